@@ -1,0 +1,1 @@
+"""The commands, one module each: arguments, printing, and nothing else."""

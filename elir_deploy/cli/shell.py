@@ -1,0 +1,147 @@
+"""What all commands share: exit codes, error lines, ``--debug``, progress.
+
+Exit codes: 0 done, 2 bad usage or input or an output that cannot be written, 3 a quality floor or
+budget missed, 4 a backend or device that is not there, 130 interrupted, 1 anything else (a bug).
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from elir_deploy import __version__
+from elir_deploy.errors import ElirError
+
+__all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command"]
+
+EXIT_BAD_OUTPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _State:
+    debug = False
+
+
+def _set_debug(value: bool) -> bool:
+    _State.debug = value
+    return value
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"elir-deploy {__version__}")
+        raise typer.Exit
+
+
+DebugOption = Annotated[
+    bool,
+    typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error."),
+]
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+]
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _guarded(function: F) -> F:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted", EXIT_INTERRUPTED)
+        except Exception as error:  # noqa: BLE001  # the one place where a bug becomes an exit code
+            if _State.debug:
+                traceback.print_exc()
+            if isinstance(error, ElirError):
+                _fail(str(error), error.exit_code)
+            if isinstance(error, OSError) and error.errno is not None:
+                where = f" ({error.filename})" if error.filename else ""
+                _fail(f"{error.strerror or error}{where}", EXIT_BAD_OUTPUT)
+            _fail(
+                f"unexpected {type(error).__name__}: {error}. This is a bug; "
+                "run again with --debug and report what it prints",
+                1,
+            )
+
+    return wrapper  # type: ignore[return-value]  # functools.wraps keeps the signature, mypy cannot tell
+
+
+def _terminate(signum: int, frame: object) -> None:
+    # SystemExit unwinds context managers, so that staging folders are removed.
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def run_command(function: Callable[..., Any]) -> None:
+    """Run ``function`` as a console command; ends the process."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # One newline inside a paragraph of help is a space, as in Markdown.
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(_guarded(function))
+    app()
+
+
+class Progress:
+    """Tells how far long work is: a bar on a terminal, plain lines elsewhere (both on stderr)."""
+
+    def __init__(self, update: Callable[[str, int, int], None]) -> None:
+        self._update = update
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        """``what`` is being done; ``done`` of ``total`` where a total is known (0: unknown)."""
+        self._update(what, done, total)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A :class:`Progress` for the length of a ``with`` block."""
+    if not sys.stderr.isatty():
+        last: list[str] = []
+        shown: list[int] = [-1]
+
+        def line(what: str, done: int, total: int) -> None:
+            tenth = 10 * done // total if total else -1
+            if last != [what] or (tenth != shown[0] and total):
+                last[:], shown[:] = [what], [tenth]
+                count = f" {done}/{total}" if total else ""
+                print(f"{what}{count}", file=sys.stderr, flush=True)
+
+        yield Progress(line)
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bars
+    from rich.progress import TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def bar(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total or None)
+
+        yield Progress(bar)

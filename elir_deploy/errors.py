@@ -1,0 +1,95 @@
+"""Every error this package raises on purpose, in one tree.
+
+::
+
+    ElirError                      exit 1
+    ├── InputError                 exit 2   something the user gave cannot be used
+    │   ├── UsageError                      arguments that do not fit together
+    │   ├── CheckpointError                 a weights file: damaged, incomplete, of another task
+    │   ├── DownloadError                   released weights that could not be fetched
+    │   ├── BundleError                     a bundle: damaged, incomplete, of another version
+    │   ├── ImageError                      an image that cannot be read or is refused
+    │   └── OutputError                     a place that cannot be written
+    ├── QualityError               exit 3   a verification floor or a budget was missed
+    └── UnavailableError           exit 4   a backend or device is not there
+        └── MissingDependencyError          an optional package; the message names the extra
+
+A message says what is wrong, with the value seen and the value wanted, and what to do, in one or
+two lines: the command line prints it as it is.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "DownloadError",
+    "ElirError",
+    "ImageError",
+    "InputError",
+    "MissingDependencyError",
+    "OutputError",
+    "QualityError",
+    "UnavailableError",
+    "UsageError",
+]
+
+
+class ElirError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what a command ends with."""
+
+    exit_code: int = 1
+
+
+class InputError(ElirError):
+    exit_code = 2
+
+
+class UsageError(InputError):
+    pass
+
+
+class CheckpointError(InputError):
+    pass
+
+
+class DownloadError(InputError):
+    pass
+
+
+class BundleError(InputError):
+    pass
+
+
+class ImageError(InputError):
+    pass
+
+
+class OutputError(InputError):
+    pass
+
+
+class QualityError(ElirError):
+    exit_code = 3
+
+
+class UnavailableError(ElirError):
+    exit_code = 4
+
+
+class MissingDependencyError(UnavailableError):
+    """An optional package is not installed.
+
+    Args:
+        package: what failed to import, such as ``onnxruntime``.
+        extra: the extra of this project that installs it, such as ``cpu``.
+        purpose: what it is needed for, completing "... is needed to ...".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{package} is needed to {purpose} and is not installed: "
+            f"pip install 'elir-deploy[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra

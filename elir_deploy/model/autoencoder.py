@@ -1,0 +1,77 @@
+"""The tiny autoencoder (TAESD3's shape): images in [0, 1] to latents of an eighth of the side.
+
+Layer numbers in the two sequences equal those of the released files and of diffusers'
+``AutoencoderTiny``, so that keys map one to one. No scaling of the latent is applied.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from elir_deploy.tasks import Architecture
+
+__all__ = ["AutoencoderBlock", "Decoder", "Encoder"]
+
+#: Latents are squashed to (-LIMIT, LIMIT) before decoding.
+LATENT_LIMIT = 3.0
+#: Times the encoder halves, and the decoder doubles, the resolution.
+LEVELS = 3
+
+
+class AutoencoderBlock(nn.Module):
+    """``relu(conv(relu(conv(relu(conv(x))))) + x)``; (N, width, H, W) in and out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x) + x)
+
+
+class Encoder(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] to latents (N, latent_channels, H/8, W/8)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.autoencoder_width
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), AutoencoderBlock(width)]
+        for _ in range(LEVELS):
+            layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
+            layers += [AutoencoderBlock(width) for _ in range(arch.autoencoder_blocks)]
+        layers.append(nn.Conv2d(width, arch.latent_channels, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        latent: Tensor = self.layers(image)
+        return latent
+
+
+class Decoder(nn.Module):
+    """Latents (N, latent_channels, h, w) to images (N, 3, 8h, 8w), not clipped to [0, 1]."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.autoencoder_width
+        layers: list[nn.Module] = [nn.Conv2d(arch.latent_channels, width, 3, padding=1), nn.ReLU()]
+        for _ in range(LEVELS):
+            layers += [AutoencoderBlock(width) for _ in range(arch.autoencoder_blocks)]
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=False))
+        layers += [AutoencoderBlock(width), nn.Conv2d(width, 3, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.layers(self.limit(latent))
+        return image
+
+    def limit(self, latent: Tensor) -> Tensor:
+        """``LIMIT * tanh(z / LIMIT)``, which the decoder was trained behind."""
+        return torch.tanh(latent / LATENT_LIMIT) * LATENT_LIMIT

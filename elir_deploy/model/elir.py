@@ -1,0 +1,74 @@
+"""The whole network and Algorithm 1 of the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from elir_deploy.model.autoencoder import Decoder, Encoder
+from elir_deploy.model.convolution import CollapsibleConv2d
+from elir_deploy.model.estimator import CoarseEstimator
+from elir_deploy.model.vector_field import VectorField
+from elir_deploy.tasks import Architecture
+
+__all__ = ["Elir", "collapse_convolutions", "count_parameters"]
+
+
+class Elir(nn.Module):
+    """Encoder, coarse estimator, vector field and decoder.
+
+    Args:
+        arch: the numbers that fix every shape.
+        collapsible: build the over-parametrised training form instead of the collapsed one.
+    """
+
+    def __init__(self, arch: Architecture, collapsible: bool = False) -> None:
+        super().__init__()
+        self.arch = arch
+        self.encoder = Encoder(arch)
+        self.estimator = CoarseEstimator(arch, collapsible)
+        self.vector_field = VectorField(arch, collapsible)
+        self.decoder = Decoder(arch)
+
+    @property
+    def collapsible(self) -> bool:
+        """Whether over-parametrised convolutions are left."""
+        return any(isinstance(module, CollapsibleConv2d) for module in self.modules())
+
+    def forward(self, image: Tensor, steps: int, noise: Tensor | None = None) -> Tensor:
+        """Restore a batch: Algorithm 1.
+
+        Args:
+            image: degraded images (N, 3, H, W) in [0, 1]; H and W multiples of
+                ``arch.image_multiple``.
+            steps: Euler steps M.
+            noise: epsilon, already scaled by sigma_s, of the latent's shape; none when omitted.
+
+        Returns:
+            Restored images (N, 3, H, W), clipped to [0, 1].
+        """
+        z = self.estimator(self.encoder(image))
+        if noise is not None:
+            z = z + noise
+        for k in range(steps):
+            t = torch.full((z.shape[0],), k / steps, dtype=z.dtype, device=z.device)
+            z = z + self.vector_field(z, t) / steps
+        out: Tensor = self.decoder(z)
+        return out.clamp(0, 1)
+
+
+def collapse_convolutions(module: nn.Module) -> None:
+    """Replace every over-parametrised convolution inside ``module`` by its single equal, in place.
+
+    Exact up to one rounding of each weight (paper, Section 7.3.2).
+    """
+    for name, child in list(module.named_children()):
+        if isinstance(child, CollapsibleConv2d):
+            setattr(module, name, child.collapse())
+        else:
+            collapse_convolutions(child)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in all parameters, each counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,78 @@
+"""The coarse estimator g: an l2 estimate of the clean latent (paper, Sections 4.2 and 7.3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elir_deploy.model.convolution import conv3x3
+from elir_deploy.tasks import Architecture
+
+__all__ = ["CoarseEstimator", "DenseBlock", "ResidualInResidualDenseBlock"]
+
+#: Factor on every residual branch of the RRDB.
+RESIDUAL_SCALE = 0.2
+#: Dense convolutions per block, the last of which leads back to the latent's channels.
+DENSE_CONVOLUTIONS = 5
+#: Dense blocks per RRDB.
+DENSE_BLOCKS = 3
+
+
+class DenseBlock(nn.Module):
+    """Each convolution sees all earlier outputs; (N, channels, h, w) in and out."""
+
+    def __init__(self, channels: int, growth: int, collapsible: bool) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            conv3x3(
+                channels + k * growth,
+                growth if k < DENSE_CONVOLUTIONS - 1 else channels,
+                collapsible,
+            )
+            for k in range(DENSE_CONVOLUTIONS)
+        )
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is scaled and added to ``x``."""
+        features = [x]
+        for conv in self.convs[:-1]:
+            features.append(F.silu(conv(torch.cat(features, dim=1))))
+        last: Tensor = self.convs[-1](torch.cat(features, dim=1))
+        return last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) * RESIDUAL_SCALE + x
+
+
+class ResidualInResidualDenseBlock(nn.Module):
+    """``0.2 * f(x) + x`` over three dense blocks."""
+
+    def __init__(self, channels: int, growth: int, collapsible: bool) -> None:
+        super().__init__()
+        self.dense_blocks = nn.Sequential(
+            *(DenseBlock(channels, growth, collapsible) for _ in range(DENSE_BLOCKS))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dense_blocks(x) * RESIDUAL_SCALE + x
+        return out
+
+
+class CoarseEstimator(nn.Module):
+    """``z + cascade(z)``; latents (N, latent_channels, h, w) in and out."""
+
+    def __init__(self, arch: Architecture, collapsible: bool) -> None:
+        super().__init__()
+        self.cascade = nn.Sequential(
+            *(
+                ResidualInResidualDenseBlock(
+                    arch.latent_channels, arch.estimator_growth, collapsible
+                )
+                for _ in range(arch.estimator_blocks)
+            )
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        out: Tensor = latent + self.cascade(latent)
+        return out
