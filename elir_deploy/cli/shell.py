@@ -92,8 +92,9 @@ def _terminate(signum: int, frame: object) -> None:
 def run_command(function: Callable[..., Any]) -> None:
     """Run ``function`` as a console command; ends the process."""
     signal.signal(signal.SIGTERM, _terminate)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    # One newline inside a paragraph of help is a space, as in Markdown.
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    )
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(_guarded(function))
     app()
 

@@ -13,7 +13,7 @@ from elir_deploy.tasks import Architecture
 
 __all__ = ["AutoencoderBlock", "Decoder", "Encoder"]
 
-#: Latents are squashed to (-LIMIT, LIMIT) before decoding.
+#: Latents are squashed to (-LATENT_LIMIT, LATENT_LIMIT) by a tanh before decoding.
 LATENT_LIMIT = 3.0
 #: Times the encoder halves, and the decoder doubles, the resolution.
 LEVELS = 3
@@ -55,10 +55,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, latent_channels, h, w) to images (N, 3, 8h, 8w), not clipped to [0, 1]."""
+    """Latents (N, latent_channels, h, w) to images (N, 3, 8h, 8w), not clipped to [0, 1].
+
+    Attributes:
+        latent_scale: factor after the tanh; 1 once it is folded into the first convolution.
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
+        self.latent_scale = LATENT_LIMIT
         width = arch.autoencoder_width
         layers: list[nn.Module] = [nn.Conv2d(arch.latent_channels, width, 3, padding=1), nn.ReLU()]
         for _ in range(LEVELS):
@@ -69,9 +74,8 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.layers(self.limit(latent))
+        limited = torch.tanh(latent / LATENT_LIMIT)
+        if self.latent_scale != 1:
+            limited = limited * self.latent_scale
+        image: Tensor = self.layers(limited)
         return image
-
-    def limit(self, latent: Tensor) -> Tensor:
-        """``LIMIT * tanh(z / LIMIT)``, which the decoder was trained behind."""
-        return torch.tanh(latent / LATENT_LIMIT) * LATENT_LIMIT

@@ -55,7 +55,7 @@ def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
         pointwise.out_channels,
         (conv.kernel_size[0], conv.kernel_size[1]),
         stride=(conv.stride[0], conv.stride[1]),
-        padding=conv.padding,  # type: ignore[arg-type]  # torch annotates it as a str or an int tuple
+        padding=conv.padding,  # type: ignore[arg-type]  # annotated as str | tuple[int, ...]
         dtype=conv.weight.dtype,
         device=conv.weight.device,
     )

@@ -20,10 +20,15 @@ DENSE_BLOCKS = 3
 
 
 class DenseBlock(nn.Module):
-    """Each convolution sees all earlier outputs; (N, channels, h, w) in and out."""
+    """Each convolution sees all earlier outputs; (N, channels, h, w) in and out.
+
+    Attributes:
+        residual_scale: factor on the branch; 1 once it is folded into the last convolution.
+    """
 
     def __init__(self, channels: int, growth: int, collapsible: bool) -> None:
         super().__init__()
+        self.residual_scale = RESIDUAL_SCALE
         self.convs = nn.ModuleList(
             conv3x3(
                 channels + k * growth,
@@ -33,16 +38,14 @@ class DenseBlock(nn.Module):
             for k in range(DENSE_CONVOLUTIONS)
         )
 
-    def branch(self, x: Tensor) -> Tensor:
-        """What is scaled and added to ``x``."""
+    def forward(self, x: Tensor) -> Tensor:
         features = [x]
         for conv in self.convs[:-1]:
             features.append(F.silu(conv(torch.cat(features, dim=1))))
-        last: Tensor = self.convs[-1](torch.cat(features, dim=1))
-        return last
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) * RESIDUAL_SCALE + x
+        branch: Tensor = self.convs[-1](torch.cat(features, dim=1))
+        if self.residual_scale != 1:
+            branch = branch * self.residual_scale
+        return branch + x
 
 
 class ResidualInResidualDenseBlock(nn.Module):

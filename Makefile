@@ -1,0 +1,71 @@
+# Everything on a fresh machine: make demo, then make test.
+#
+#   make demo     install, export a bundle, restore a photograph, print an FPS table
+#   make test     install, lint, type-check, run the tests against the wheel built from the sdist
+#   make dev      an editable install to work in
+#   make results  measure this machine and rewrite docs/results
+#
+# TORCH picks the build of PyTorch and PIP_ARGS is handed to pip, so a CPU-only one is
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test lint unit slow wheel dev results clean
+
+$(VENV)/.torch: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -U "pip>=25.1" $(PIP_ARGS)
+	$(PIP) install $(TORCH) $(PIP_ARGS)
+	touch $@
+
+$(VENV)/.user: $(VENV)/.torch pyproject.toml
+	$(PIP) install -e ".[export,cpu]" $(PIP_ARGS)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.user pyproject.toml
+	$(PIP) install --group dev $(PIP_ARGS)
+	touch $@
+
+# Editable again, should the tests have put the wheel in its place.
+dev: $(VENV)/.dev
+	$(PIP) install --no-deps -e .
+
+demo: $(VENV)/.user
+	rm -rf demo
+	elir-export random --task tiny -o demo/bundle
+	$(BIN)/python -m elir_deploy.runtime.photos demo/photos
+	elir-restore demo/bundle demo/photos -o demo/restored --compare
+	elir-bench demo/bundle --images 20 --warmup 3 --json demo/bench.json
+	@echo "pictures, input beside result: demo/restored/*.compare.png"
+
+# The package is tested as users get it: the wheel, built from the sdist.
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build -q
+	$(PIP) install --no-deps --force-reinstall dist/*.whl
+
+lint: $(VENV)/.dev
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+unit: wheel
+	pytest -n 2 -m "not slow and not gpu"
+
+slow: wheel
+	pytest -m "slow and not gpu"
+
+test: lint unit slow
+
+results: $(VENV)/.dev
+	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md
+
+clean:
+	rm -rf dist build demo $(VENV)

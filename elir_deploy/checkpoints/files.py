@@ -1,0 +1,147 @@
+"""Our own format: safetensors with the configuration inside, so that no flag has to be remembered.
+
+The metadata entry ``elir`` is JSON::
+
+    {"format": 1, "task": "bsr", "form": "collapsed", "architecture": {…},
+     "image_size": 256, "steps": 3, "sigma_s": 0.04, "sha256": "…"}
+
+``form`` is ``collapsed`` or ``over-parametrised``. ``sha256`` covers all other entries and every
+tensor's name, shape and bytes, so that damage is found on reading. Equal models give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elir_deploy.checkpoints.layouts import CONFIGURATION_KEY
+from elir_deploy.errors import CheckpointError, OutputError, UsageError
+from elir_deploy.model import Elir
+from elir_deploy.tasks import TASKS, Architecture, TaskSpec
+
+__all__ = ["Configuration", "parse_configuration", "tensors_digest", "write_file"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What our own files say about themselves.
+
+    Attributes:
+        spec: the named task with the file's architecture, image size, steps and noise.
+        collapsible: whether the tensors are of the over-parametrised form.
+        sha256: digest of the rest of the configuration and of all tensors.
+    """
+
+    spec: TaskSpec
+    collapsible: bool
+    sha256: str
+
+    def entries(self) -> dict[str, Any]:
+        """As JSON values, without the digest."""
+        return {
+            "format": FORMAT,
+            "task": self.spec.name,
+            "form": "over-parametrised" if self.collapsible else "collapsed",
+            "architecture": self.spec.architecture.to_dict(),
+            "image_size": self.spec.image_size,
+            "steps": self.spec.steps,
+            "sigma_s": self.spec.sigma_s,
+        }
+
+
+def parse_configuration(text: str) -> Configuration:
+    """Read the metadata entry of one of our files.
+
+    Raises:
+        CheckpointError: it is damaged, of a newer version or of a task that is not known.
+    """
+    try:
+        values = json.loads(text)
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"written in format {values['format']!r}, this version reads {FORMAT}: "
+                "update elir-deploy"
+            )
+        if values["task"] not in TASKS:
+            raise CheckpointError(
+                f"is for task {values['task']!r}, this version has {', '.join(TASKS)}"
+            )
+        forms = {"collapsed": False, "over-parametrised": True}
+        spec = replace(
+            TASKS[values["task"]],
+            architecture=Architecture.from_dict(values["architecture"]),
+            image_size=_positive(values["image_size"]),
+            steps=_positive(values["steps"]),
+            sigma_s=_deviation(values["sigma_s"]),
+        )
+        return Configuration(spec, forms[values["form"]], str(values["sha256"]))
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError, RecursionError) as error:
+        raise CheckpointError(f"its configuration is damaged ({error})") from error
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r}, wanted a positive integer")
+    return value
+
+
+def _deviation(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"sigma_s is {value!r}, wanted a number >= 0")
+    return float(value)
+
+
+def tensors_digest(configuration: Configuration, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the configuration and, in the order of their names, all tensors."""
+    digest = hashlib.sha256(json.dumps(configuration.entries(), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_file(path: Path, model: Elir, spec: TaskSpec) -> None:
+    """Write ``model`` in our format; see :func:`elir_deploy.checkpoints.save_checkpoint`."""
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"not saved: tensor {name!r} has numbers that are not finite")
+    spec = replace(spec, architecture=model.arch)
+    configuration = Configuration(spec, model.collapsible, "")
+    entries = configuration.entries() | {"sha256": tensors_digest(configuration, tensors)}
+    parse_configuration(json.dumps(entries))  # never write what would not be read
+    data = save(tensors, {CONFIGURATION_KEY: json.dumps(entries, sort_keys=True)})
+    _replace_file(path, data)
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Write beside ``path`` and rename, so that no reader ever sees half a file."""
+    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

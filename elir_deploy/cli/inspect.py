@@ -1,0 +1,231 @@
+"""``elir-inspect``: what is in a bundle, what here can run it, and why not the rest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+
+from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
+from elir_deploy.errors import BundleError, ElirError
+from elir_deploy.runtime.backends import BACKENDS, choose_precision
+from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
+from elir_deploy.runtime.bundle import Bundle, Verification
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Whether one backend can run the bundle here.
+
+    Attributes:
+        backend: its name.
+        precisions: those the bundle holds for it.
+        default: the precision it would run.
+        reason: why it cannot run it, and what to do; None: it can.
+    """
+
+    backend: str
+    precisions: tuple[str, ...]
+    default: str | None
+    reason: str | None
+
+
+def inspect(
+    bundle: Annotated[
+        str, typer.Argument(help="A folder made by elir-export, or 'tiny' (the one inside).")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.")
+    ] = False,
+    debug: DebugOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Show what is in a bundle, check its files, and tell what on this machine can run it.
+
+    Examples:
+
+    * `elir-inspect bfr`
+    * `elir-inspect tiny --json`
+    """
+    opened = Bundle.open(bundle)
+    damaged = _damaged_files(opened)
+    abilities = [_ability(name, opened) for name in BACKENDS]
+    conflict = conflicting_packages()
+    if as_json:
+        print(json.dumps(_as_json(opened, damaged, abilities, conflict), indent=2))
+    else:
+        _show(opened, damaged, abilities)
+        if conflict:
+            print(f"warning: {conflict}", file=sys.stderr)
+    if damaged:
+        raise BundleError(next(iter(damaged.values())))
+
+
+def _damaged_files(bundle: Bundle) -> dict[str, str]:
+    """What is wrong with each file that is damaged."""
+    return {
+        file: reason
+        for file in bundle.info.file_hashes
+        if (reason := _damage(bundle, file)) is not None
+    }
+
+
+def _damage(bundle: Bundle, file: str) -> str | None:
+    try:
+        bundle.checked_file(file)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def _ability(name: str, bundle: Bundle) -> Ability:
+    backend = BACKENDS[name]
+    held = backend.held_precisions(bundle)
+    reason = backend.available()
+    if not held:
+        reason = f"the bundle holds no {backend.kind} files that it can load here"
+    default = None
+    if reason is None:
+        try:
+            default = choose_precision(backend, bundle, None)
+        except ElirError as error:
+            reason = str(error)
+    return Ability(name, held, default, reason)
+
+
+def _as_json(
+    bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability], conflict: str | None
+) -> dict[str, Any]:
+    return {
+        "path": str(bundle.path),
+        "manifest": bundle.manifest,
+        "damaged": damaged,
+        "backends": [asdict(ability) for ability in abilities],
+        "warnings": [conflict] if conflict else [],
+    }
+
+
+# Tables ---------------------------------------------------------------------------------------
+
+Row = Sequence[str]
+
+
+def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability]) -> None:
+    print(bundle.path)
+    _table(None, _facts(bundle))
+    _table(("stage", "file", "kind", "precision", "target", "size", "made by"), _files(bundle))
+    _table(
+        ("precision", "PSNR", "floor", "verdict", "weakest part", "kept in float32", "max error"),
+        [_verified(result) for result in bundle.info.verification.values()],
+    )
+    if not bundle.info.verification:
+        print("verification: none recorded")
+    _table(("backend", "here", "why not, and what to do"), [_run(a) for a in abilities])
+    count = len(bundle.info.file_hashes)
+    print(
+        f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}"
+        if damaged
+        else f"files: all {count} have the hashes that the manifest records"
+    )
+    print(
+        "Hashes detect damage, not malice: an engine is executable code, so use bundles only from "
+        "people you trust."
+    )
+
+
+def _facts(bundle: Bundle) -> list[Row]:
+    info, model = bundle.info, bundle.info.model
+    source = info.source.name or "unknown"
+    if info.source.random:
+        source += " (random weights: for speed only)"
+    elif info.source.sha256:
+        source += f" (sha256 {info.source.sha256})"
+    enlarged = f", inputs first enlarged x{model.upscale} ({model.upscale_kernel})"
+    return [
+        ("task", model.task + (", aligned faces only" if model.faces else "")),
+        ("image", f"{model.image_size}x{model.image_size}" + enlarged * (model.upscale > 1)),
+        ("steps", f"{model.steps}, sigma_s {model.sigma_s:g}, noise seed {model.noise['seed']}"),
+        ("parameters", f"{model.parameters / 1e6:.1f} M"),
+        ("source", source),
+        ("input", str(info.input)),
+        ("output", str(info.output)),
+        ("made with", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
+    ]
+
+
+def _files(bundle: Bundle) -> list[Row]:
+    return [
+        (
+            stage.name,
+            artifact.file,
+            artifact.kind,
+            artifact.precision,
+            artifact.target or "any",
+            f"{artifact.bytes / 1e6:.1f} MB",
+            f"{artifact.tool} {artifact.tool_version}",
+        )
+        for stage in bundle.info.stages
+        for artifact in stage.artifacts
+    ]
+
+
+def _verified(result: Verification) -> Row:
+    # Identical images have no finite PSNR, and neither have images with values that are not.
+    unmeasured = "not finite" if result.max_error is None else "identical"
+    return (
+        result.precision,
+        unmeasured if result.psnr_db is None else f"{result.psnr_db:.1f} dB",
+        f"{result.floor_db:g} dB",
+        "passed" if result.passed else "MISSED",
+        result.worst_part or "-",
+        f"{len(result.kept_float32)} nodes",
+        "not finite" if result.max_error is None else f"{result.max_error:.2g}",
+    )
+
+
+def _run(ability: Ability) -> Row:
+    if ability.reason:
+        return ability.backend, "no", ability.reason
+    held = [f"{p} (default)" if p == ability.default else p for p in ability.precisions]
+    return ability.backend, "yes: " + ", ".join(held), ""
+
+
+def _table(heading: Row | None, rows: Sequence[Row]) -> None:
+    """On a terminal as a table, elsewhere as aligned lines of whatever length they need."""
+    if not rows:
+        return
+    if sys.stdout.isatty():
+        _rich_table(heading, rows)
+        return
+    print()
+    lines = [heading, *rows] if heading else list(rows)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _rich_table(heading: Row | None, rows: Sequence[Row]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_header=heading is not None)
+    for column in range(len(rows[0])):
+        table.add_column(heading[column] if heading else "", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def main() -> None:
+    run_command(inspect)
+
+
+if __name__ == "__main__":
+    main()

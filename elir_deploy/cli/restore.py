@@ -1,0 +1,175 @@
+"""``elir-restore``: image files through a bundle."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
+from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.files import Job, Outcome, plan_jobs, restore_files
+from elir_deploy.runtime.restorer import Fit as FitName
+from elir_deploy.runtime.restorer import Restorer
+
+EXIT_SOME_FAILED = 2
+
+
+class Precision(str, enum.Enum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Fit(str, enum.Enum):
+    resize = "resize"
+    tile = "tile"
+
+
+class Format(str, enum.Enum):
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    same = "same"
+
+
+def restore(
+    bundle: Annotated[
+        str, typer.Argument(help="A folder made by elir-export, or 'tiny' (the one inside).")
+    ],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Image files and folders of them.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")
+    ],
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"auto, {', '.join(BACKENDS)}; elir-inspect tells which can run here.",
+        ),
+    ] = "auto",
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="[default: the backend's best that passed verification]"),
+    ] = None,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(
+            help="Bring images of another size to the model's: 'resize' the whole, or run it on "
+            "overlapping 'tile's. [default: resize for face tasks, tile for the others]"
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let a face model run in tiles all the same.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that are there.")
+    ] = False,
+    format: Annotated[
+        Format, typer.Option(help="Of the results; 'same': as the input where that can be.")
+    ] = Format.png,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also the folders inside a folder.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads for the model. [default: all cores]")
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also write input and result side by side: *.compare.png."),
+    ] = False,
+    debug: DebugOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Restore images with a bundle.
+
+    Results keep the names of their inputs, as PNG unless --format says otherwise. A file that
+    fails is reported and the rest goes on; the exit code is then 2.
+
+    Examples:
+
+    * `elir-restore bfr portrait.jpg -o restored --compare`
+    * `elir-restore denoise album/ --recursive --format same -o restored`
+    """
+    # A damaged file can make Pillow warn; what matters comes as an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    opened = Bundle.open(bundle)
+    if opened.info.source.random:
+        _say(
+            "warning: the weights of this bundle are random, for speed only: no image it makes "
+            "means anything"
+        )
+    jobs = plan_jobs(
+        inputs,
+        output,
+        format=format.value,
+        recursive=recursive,
+        overwrite=overwrite,
+        compare=compare,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        restorer = Restorer(
+            opened,
+            backend,
+            precision=precision.value if precision else None,
+            fit=cast("FitName | None", fit.value if fit else None),
+            force=force,
+            threads=threads,
+        )
+    for warning in caught:
+        _say(f"warning: {warning.message}")
+    with restorer, progress() as report:
+        outcome = restore_files(
+            restorer, jobs, on_failure=_report_failure, on_doubt=_report_doubt, on_progress=report
+        )
+    _summarise(outcome, restorer)
+    if outcome.failures:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _report_failure(job: Job, reason: str) -> None:
+    _say(f"failed: {_named(job.source, reason)}")
+
+
+def _report_doubt(job: Job, doubt: str) -> None:
+    _say(f"warning: {_named(job.source, doubt)}")
+
+
+def _named(path: Path, text: str) -> str:
+    return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
+def _summarise(outcome: Outcome, restorer: Restorer) -> None:
+    if outcome.failures:
+        _say("failed in the end:")
+        for job, reason in outcome.failures:
+            _say(f"  {_named(job.source, reason)}")
+    parts = [f"{len(outcome.restored)} restored"]
+    if outcome.failures:
+        parts.append(f"{len(outcome.failures)} failed")
+    if outcome.restored:
+        parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
+    parts.append(f"backend {restorer.backend} {restorer.precision}")
+    print(", ".join(parts))
+
+
+def _say(text: str) -> None:
+    # A file may be named with anything, terminal controls included.
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(shown, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    run_command(restore)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""How each task's low-quality images are made: the degradations its weights were trained on.
+
+All of them take and give 8-bit RGB and draw from the generator they are handed, so that equal seeds
+give equal images. Where a degradation has parameters of its own, drawing them
+(``FaceDegradation.draw``) is apart from applying them (``FaceDegradation.apply``).
+
+Numbers are on the 8-bit scale: a noise of 25.5 is 0.1 of the range.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from elir_deploy.errors import ImageError
+from elir_deploy.tasks import task_named
+
+__all__ = [
+    "FaceDegradation",
+    "RealWorldDegradation",
+    "degrade",
+    "enlarge",
+    "gaussian_taps",
+    "sinc_kernel",
+]
+
+#: Standard deviations of the noise.
+SR_NOISE = 12.8
+DENOISE_NOISE = 89.6
+INPAINT_NOISE = 25.6
+#: Share of the pixels that inpainting takes away.
+INPAINT_MASKED = 0.9
+#: Enough sample points for :func:`_bessel_j1` up to the arguments a 21 x 21 kernel needs (44.4).
+_BESSEL_POINTS = 128
+
+_Floats = NDArray[np.float32]
+_Bytes = NDArray[np.uint8]
+
+
+def degrade(task_name: str, image: NDArray[np.uint8], rng: np.random.Generator) -> _Bytes:
+    """What someone with the task's problem would have of ``image``.
+
+    Args:
+        task_name: of :data:`elir_deploy.tasks.TASKS`.
+        image: (H, W, 3) uint8 RGB; for ``sr`` and ``bsr``, H and W are multiples of 8 and 4.
+        rng: where every random number comes from.
+
+    Returns:
+        (H, W, 3) uint8; for ``sr`` (H/8, W/8, 3) and for ``bsr`` (H/4, W/4, 3), which
+        :func:`enlarge` brings to the network's size.
+
+    Raises:
+        UsageError: there is no such task.
+        ImageError: ``image`` has another type, shape or size.
+    """
+    task = task_named(task_name)
+    _check_image(image, task.upscale)
+    return _DEGRADATIONS[task.name](image, rng)
+
+
+def enlarge(task_name: str, low: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The network's input for an image as :func:`degrade` gives it.
+
+    Args:
+        task_name: of :data:`elir_deploy.tasks.TASKS`.
+        low: (h, w, 3) uint8 RGB.
+
+    Returns:
+        (h * f, w * f, 3) uint8 with the task's factor f: nearest x8 for ``sr``, Pillow's bicubic
+        (a = -0.5) x4 for ``bsr``, ``low`` itself for the others.
+
+    Raises:
+        UsageError: there is no such task.
+        ImageError: ``low`` has another type or shape.
+    """
+    task = task_named(task_name)
+    _check_image(low, 1)
+    if task.upscale == 1:
+        return low
+    if task.upscale_kernel == "nearest":
+        return low.repeat(task.upscale, axis=0).repeat(task.upscale, axis=1)
+    return _resize_bytes(low, low.shape[0] * task.upscale, low.shape[1] * task.upscale)
+
+
+def _degrade_face(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+    return FaceDegradation.draw(rng).apply(image, rng)
+
+
+def _degrade_real_world(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+    return RealWorldDegradation.draw(rng).apply(image, rng)
+
+
+def _shrink_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+    small = _resize_bytes(image, image.shape[0] // 8, image.shape[1] // 8)
+    return _to_bytes(_add_gaussian_noise(small.astype(np.float32), SR_NOISE, rng))
+
+
+def _add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+    return _to_bytes(_add_gaussian_noise(image.astype(np.float32), DENOISE_NOISE, rng))
+
+
+def _mask_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+    """Masked pixels become 0 in all channels; then every pixel, masked or not, gets noise."""
+    height, width = image.shape[:2]
+    masked = rng.permutation(height * width)[: int(INPAINT_MASKED * height * width)]
+    pixels = image.astype(np.float32)
+    pixels.reshape(-1, 3)[masked] = 0
+    return _to_bytes(_add_gaussian_noise(pixels, INPAINT_NOISE, rng))
+
+
+_DEGRADATIONS: dict[str, Callable[[_Bytes, np.random.Generator], _Bytes]] = {
+    "bfr": _degrade_face,
+    "sr": _shrink_and_add_noise,
+    "denoise": _add_noise,
+    "inpaint": _mask_and_add_noise,
+    "bsr": _degrade_real_world,
+    "tiny": _add_noise,
+}
+
+
+# Blind face restoration -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FaceDegradation:
+    """Blur, shrink, noise, JPEG, enlarge again (paper, Section 5.1).
+
+    Attributes:
+        blur_sigma: standard deviation in pixels of the Gaussian, cut off at 41 x 41; [0.1, 15].
+        scale: side of the small image over the side of the image; [1/32, 1.2].
+        noise_sigma: standard deviation of the Gaussian noise; [0, 20].
+        jpeg_quality: 30 to 100.
+    """
+
+    blur_sigma: float
+    scale: float
+    noise_sigma: float
+    jpeg_quality: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> FaceDegradation:
+        """Every parameter uniform in its range."""
+        return cls(
+            blur_sigma=rng.uniform(0.1, 15),
+            scale=rng.uniform(1 / 32, 1.2),
+            noise_sigma=rng.uniform(0, 20),
+            jpeg_quality=int(rng.integers(30, 100, endpoint=True)),
+        )
+
+    def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Degrade (H, W, 3) uint8 RGB; ``rng`` gives the noise."""
+        height, width = image.shape[:2]
+        taps = gaussian_taps(self.blur_sigma, 41)
+        blurred = _filter(_filter(image.astype(np.float32), taps[None, :]), taps[:, None])
+        small = _resize_floats(
+            blurred,
+            max(1, round(height * self.scale)),
+            max(1, round(width * self.scale)),
+            "bilinear",
+        )
+        noisy = _to_bytes(_add_gaussian_noise(small, self.noise_sigma, rng))
+        compressed = _jpeg(noisy, self.jpeg_quality).astype(np.float32)
+        return _to_bytes(_resize_floats(compressed, height, width, "bilinear"))
+
+
+# Blind super-resolution -----------------------------------------------------------------------
+
+_Resample = Literal["area", "bilinear", "bicubic"]
+_RESAMPLES: tuple[_Resample, ...] = ("area", "bilinear", "bicubic")
+#: Side in pixels of the blur kernels: odd, drawn uniformly.
+_KERNEL_SIDES = tuple(range(7, 22, 2))
+#: The kinds of blur kernel: name to probability, among those that are no sinc.
+_KERNEL_KINDS = {
+    "iso": 0.45,
+    "aniso": 0.25,
+    "generalized_iso": 0.12,
+    "generalized_aniso": 0.03,
+    "plateau_iso": 0.12,
+    "plateau_aniso": 0.03,
+}
+_SINC_PROBABILITY = 0.1
+_FINAL_SINC_PROBABILITY = 0.8
+_RESIZE_PROBABILITIES = (0.2, 0.7, 0.1)  # up, down, keep
+_RESIZE_RANGE = (0.15, 1.5)
+_BSR_FACTOR = 4
+
+
+@dataclass(frozen=True, eq=False)
+class RealWorldDegradation:
+    """Real-ESRGAN's degradation with the second order left out, then x4 down.
+
+    Blur, resize, noise, JPEG; then a quarter of the original size, a sinc filter (ringing) and
+    JPEG once more, in one of two orders.
+
+    Attributes:
+        blur: kernel (k, k), k odd from 7 to 21, of sum 1.
+        scale: of the first resize; up with probability 0.2, down 0.7, kept 0.1; [0.15, 1.5].
+        resample: of the first resize.
+        noise: Gaussian or Poisson, equally likely.
+        noise_level: Gaussian: standard deviation in [1, 30]; Poisson: factor in [0.05, 3].
+        grey_noise: the same noise in the three channels (probability 0.4).
+        jpeg_quality: 30 to 95.
+        final_resample: of the resize to a quarter of the original size.
+        final_sinc: kernel (k, k); None for no filter (probability 0.2).
+        final_jpeg_quality: 30 to 95.
+        final_jpeg_last: JPEG after resize and filter (probability 0.5), or before them.
+    """
+
+    blur: NDArray[np.float64]
+    scale: float
+    resample: Literal["area", "bilinear", "bicubic"]
+    noise: Literal["gaussian", "poisson"]
+    noise_level: float
+    grey_noise: bool
+    jpeg_quality: int
+    final_resample: Literal["area", "bilinear", "bicubic"]
+    final_sinc: NDArray[np.float64] | None
+    final_jpeg_quality: int
+    final_jpeg_last: bool
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> RealWorldDegradation:
+        gaussian = bool(rng.random() < 0.5)
+        return cls(
+            blur=_draw_blur(rng),
+            scale=_draw_scale(rng),
+            resample=_RESAMPLES[rng.integers(3)],
+            noise="gaussian" if gaussian else "poisson",
+            noise_level=rng.uniform(1, 30) if gaussian else rng.uniform(0.05, 3),
+            grey_noise=bool(rng.random() < 0.4),
+            jpeg_quality=int(rng.integers(30, 95, endpoint=True)),
+            final_resample=_RESAMPLES[rng.integers(3)],
+            final_sinc=_draw_final_sinc(rng),
+            final_jpeg_quality=int(rng.integers(30, 95, endpoint=True)),
+            final_jpeg_last=bool(rng.random() < 0.5),
+        )
+
+    def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Degrade (H, W, 3) uint8 RGB to (H/4, W/4, 3); ``rng`` gives the noise."""
+        height, width = image.shape[:2]
+        x = _filter(image.astype(np.float32), self.blur)
+        if self.scale != 1:
+            small = max(1, int(height * self.scale)), max(1, int(width * self.scale))
+            x = _resize_floats(x, *small, self.resample)
+        if self.noise == "gaussian":
+            x = _add_gaussian_noise(x, self.noise_level, rng, grey=self.grey_noise)
+        else:
+            x = _add_poisson_noise(x, self.noise_level, rng, grey=self.grey_noise)
+        x = _jpeg(_to_bytes(x), self.jpeg_quality).astype(np.float32)
+        if not self.final_jpeg_last:
+            x = _jpeg(_to_bytes(x), self.final_jpeg_quality).astype(np.float32)
+        quarter = height // _BSR_FACTOR, width // _BSR_FACTOR
+        x = _resize_floats(x, *quarter, self.final_resample)
+        if self.final_sinc is not None:
+            x = _filter(x, self.final_sinc)
+        low = _to_bytes(x)
+        return _jpeg(low, self.final_jpeg_quality) if self.final_jpeg_last else low
+
+
+def _draw_scale(rng: np.random.Generator) -> float:
+    which = rng.choice(3, p=_RESIZE_PROBABILITIES)
+    if which == 0:
+        return rng.uniform(1, _RESIZE_RANGE[1])
+    return rng.uniform(_RESIZE_RANGE[0], 1) if which == 1 else 1.0
+
+
+def _draw_blur(rng: np.random.Generator) -> NDArray[np.float64]:
+    side = _KERNEL_SIDES[rng.integers(len(_KERNEL_SIDES))]
+    if rng.random() < _SINC_PROBABILITY:
+        least = math.pi / 3 if side < 13 else math.pi / 5
+        return sinc_kernel(rng.uniform(least, math.pi), side)
+    kind = str(rng.choice(list(_KERNEL_KINDS), p=list(_KERNEL_KINDS.values())))
+    sigma_x = rng.uniform(0.2, 3)
+    sigma_y, angle = sigma_x, 0.0
+    if kind.endswith("aniso"):
+        sigma_y, angle = rng.uniform(0.2, 3), rng.uniform(-math.pi, math.pi)
+    distance = _squared_distance(sigma_x, sigma_y, angle, side)
+    if kind.startswith("generalized"):
+        kernel = np.exp(-0.5 * distance ** _draw_shape(rng, 0.5, 4))
+    elif kind.startswith("plateau"):
+        kernel = 1 / (distance ** _draw_shape(rng, 1, 2) + 1)
+    else:
+        kernel = np.exp(-0.5 * distance)
+    normalized: NDArray[np.float64] = kernel / kernel.sum()
+    return normalized
+
+
+def _draw_shape(rng: np.random.Generator, low: float, high: float) -> float:
+    """Exponent of a kernel's fall-off: below 1 or above 1, equally likely."""
+    return rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
+
+
+def _draw_final_sinc(rng: np.random.Generator) -> NDArray[np.float64] | None:
+    if rng.random() >= _FINAL_SINC_PROBABILITY:
+        return None
+    side = _KERNEL_SIDES[rng.integers(len(_KERNEL_SIDES))]
+    return sinc_kernel(rng.uniform(math.pi / 3, math.pi), side)
+
+
+# Kernels --------------------------------------------------------------------------------------
+
+
+def gaussian_taps(sigma: float, length: int) -> NDArray[np.float64]:
+    """(length,) samples of a Gaussian around the middle, of sum 1; ``sigma`` in pixels.
+
+    Its outer product with itself is the two-dimensional kernel of that side.
+    """
+    offsets = np.arange(length) - length // 2
+    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
+    normalized: NDArray[np.float64] = taps / taps.sum()
+    return normalized
+
+
+def sinc_kernel(cutoff: float, side: int) -> NDArray[np.float64]:
+    """(side, side) circular low-pass filter of sum 1; ``cutoff`` in radians a pixel, up to pi.
+
+    Cut off as it is, it rings: that is what it is for.
+    """
+    offsets = np.arange(side) - side // 2
+    radius = np.hypot(offsets[:, None], offsets[None, :])
+    radius[side // 2, side // 2] = 1  # replaced by the limit below
+    kernel = cutoff * _bessel_j1(cutoff * radius) / (2 * math.pi * radius)
+    kernel[side // 2, side // 2] = cutoff**2 / (4 * math.pi)
+    normalized: NDArray[np.float64] = kernel / kernel.sum()
+    return normalized
+
+
+def _bessel_j1(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bessel function of the first kind, order 1, by its integral over one period.
+
+    The trapezoidal rule is exact to rounding for a periodic integrand sampled this finely.
+    """
+    angles = 2 * math.pi * np.arange(_BESSEL_POINTS) / _BESSEL_POINTS
+    values: NDArray[np.float64] = np.cos(angles - x[..., None] * np.sin(angles)).mean(axis=-1)
+    return values
+
+
+def _squared_distance(
+    sigma_x: float, sigma_y: float, angle: float, side: int
+) -> NDArray[np.float64]:
+    """(side, side): squared distance to the middle in units of the two sigmas, axes turned."""
+    offsets = (np.arange(side) - side // 2).astype(np.float64)
+    x, y = offsets[None, :], offsets[:, None]
+    along = (x * math.cos(angle) + y * math.sin(angle)) / sigma_x
+    across = (y * math.cos(angle) - x * math.sin(angle)) / sigma_y
+    distance: NDArray[np.float64] = along**2 + across**2
+    return distance
+
+
+# Steps ----------------------------------------------------------------------------------------
+
+
+def _filter(image: _Floats, kernel: NDArray[np.float64]) -> _Floats:
+    """Convolve (H, W, 3) with a symmetric kernel of odd sides, edges mirrored.
+
+    A shifted sum for each tap: the order of additions, hence every bit, is the same on all CPUs.
+    """
+    rows, columns = kernel.shape
+    margins = ((rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
+    padded = np.pad(image, margins, mode="reflect")
+    height, width = image.shape[:2]
+    total = np.zeros_like(image)
+    product = np.empty_like(image)
+    for row in range(rows):
+        for column in range(columns):
+            window = padded[row : row + height, column : column + width]
+            np.multiply(window, np.float32(kernel[row, column]), out=product)
+            total += product
+    return total
+
+
+def _resize_floats(image: _Floats, height: int, width: int, resample: _Resample) -> _Floats:
+    """Resize (H, W, 3); bilinear and bicubic sample points and do not antialias, area averages."""
+    factors = image.shape[1] / width, image.shape[0] / height
+    channels = []
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel]))
+        if resample == "area":
+            resized = plane.resize((width, height), Image.Resampling.BOX)
+        else:
+            resized = plane.transform(
+                (width, height),
+                Image.Transform.AFFINE,
+                (factors[0], 0, 0, 0, factors[1], 0),
+                Image.Resampling.BILINEAR if resample == "bilinear" else Image.Resampling.BICUBIC,
+            )
+        channels.append(np.asarray(resized))
+    return np.stack(channels, axis=2)
+
+
+def _resize_bytes(image: _Bytes, height: int, width: int) -> _Bytes:
+    """Resize (H, W, 3) with Pillow's bicubic, antialiased when it shrinks."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(resized, dtype=np.uint8)
+
+
+def _add_gaussian_noise(
+    image: _Floats, sigma: float, rng: np.random.Generator, *, grey: bool = False
+) -> _Floats:
+    shape = (*image.shape[:2], 1 if grey else 3)
+    noisy: _Floats = image + np.float32(sigma) * rng.standard_normal(shape, dtype=np.float32)
+    return noisy
+
+
+def _add_poisson_noise(
+    image: _Floats, factor: float, rng: np.random.Generator, *, grey: bool
+) -> _Floats:
+    """Shot noise times ``factor``; one level stands for one photon, or a power of two of them.
+
+    The brightest level is as many photons as there are distinct levels, rounded up to a power of
+    two; grey noise is that of the luma.
+    """
+    levels = _to_bytes(image)
+    if grey:
+        levels = np.asarray(Image.fromarray(levels).convert("L"))[:, :, None]
+    photons = 2 ** math.ceil(math.log2(len(np.unique(levels))))
+    expected = levels * (photons / 255)
+    noise = (rng.poisson(expected) - expected) * (255 / photons)
+    noisy: _Floats = image + (factor * noise).astype(np.float32)
+    return noisy
+
+
+def _jpeg(image: _Bytes, quality: int) -> _Bytes:
+    """Compress and decompress (H, W, 3), chroma at half the resolution."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(stream) as decoded:
+        return np.array(decoded, dtype=np.uint8)
+
+
+def _to_bytes(image: _Floats) -> _Bytes:
+    """Rounded half to even and clipped to 8 bits."""
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+def _check_image(image: Any, multiple: int) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"the image is a {type(image).__name__}, wanted a NumPy array")
+    if image.dtype != np.uint8:
+        raise ImageError(f"the image has values of type {image.dtype}, wanted uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(f"the image has shape {image.shape}, wanted (H, W, 3) RGB")
+    height, width = image.shape[:2]
+    if height % multiple or width % multiple:
+        raise ImageError(
+            f"the image is {width}x{height}, wanted sides that are multiples of {multiple}: "
+            "crop it first"
+        )

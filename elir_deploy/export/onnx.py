@@ -1,0 +1,252 @@
+"""Static graph to ONNX: one graph per stage, or all four fused into one.
+
+Every stage is exported on its own and the fused graph is their concatenation, so that both forms
+compute the same numbers. Nodes carry the names of the modules they come from
+(``flow.step2.vector_field.down.0.residual.block1.norm.reshape``), which is what reports, precision
+lists and TensorRT's layer listings show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+from onnx import compose, helper
+
+from elir_deploy import __version__
+from elir_deploy.errors import UsageError
+from elir_deploy.static_graph import StaticElir
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+__all__ = [
+    "DEFAULT_OPSET",
+    "FUSED",
+    "STAGE_TENSORS",
+    "IMAGE_END",
+    "boundary_tensors",
+    "export_stages",
+    "fuse_stages",
+    "set_metadata",
+]
+
+#: Every TensorRT since 8.6 parses it; 21 would need 10.9 for its GroupNormalization.
+DEFAULT_OPSET = 18
+#: What the exporter writes natively (18 and above) or its version converter reaches.
+OPSETS = range(17, 24)
+EXPORTER_OPSET = 18
+
+#: Operators opset 18 changed, and what it added to Resize.
+CHANGED_SINCE_17 = {"Split", "ReduceMax", "ReduceMin", "ReduceMean", "Pad", "BitwiseAnd", "Col2Im"}
+RESIZE_ATTRIBUTES_SINCE_18 = {"antialias", "keep_aspect_ratio_policy"}
+
+FUSED = "fused"
+#: Input and output of each stage; neighbours share a tensor.
+STAGE_TENSORS: dict[str, tuple[str, str]] = {
+    "encoder": ("image", "encoded"),
+    "estimator": ("encoded", "coarse"),
+    "flow": ("coarse", "flowed"),
+    "decoder": ("flowed", "restored"),
+    FUSED: ("image", "restored"),
+}
+#: The node that clips the decoded image; what follows is formatting.
+IMAGE_END = "decoder.1.clip"
+ONNX_DOMAINS = ("", "ai.onnx")
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+def export_stages(
+    static: StaticElir,
+    opset: int = DEFAULT_OPSET,
+    progress: ProgressCallback | None = None,
+) -> dict[str, ModelProto]:
+    """Each stage as a checked ONNX model, in order.
+
+    Weights exist once in a graph whatever the number of steps is. The bytes depend on the model
+    and the versions of torch and onnx only.
+
+    Raises:
+        UsageError: an opset the exporter cannot write.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset is {opset}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
+    models = {}
+    inputs = static.example_inputs()
+    for done, (name, stage) in enumerate(static.stages.items()):
+        if progress is not None:
+            progress("exporting to ONNX", done, len(inputs))
+        tensors = STAGE_TENSORS[name]
+        model = _export_module(stage, inputs[name], tensors, opset)
+        _name_after_modules(model, name)
+        models[name] = _finish(model)
+    return models
+
+
+def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
+    """The stages concatenated into one graph, image to image."""
+    names = list(stages)
+    fused = stages[names[0]]
+    for before, after in pairwise(names):
+        shared = STAGE_TENSORS[before][1]
+        fused = compose.merge_models(fused, stages[after], io_map=[(shared, shared)])
+    fused.graph.name = FUSED
+    return _finish(fused)
+
+
+def boundary_tensors(model: ModelProto) -> dict[str, str]:
+    """Tensor at the end of each part of the network inside one graph, in graph order.
+
+    Parts are the encoder, the estimator, each Euler step (``step1`` ...) and the decoder, whose
+    end is the image before it is clipped. Those missing from this graph are left out.
+    """
+    latents = {STAGE_TENSORS[name][1]: name for name in ("encoder", "estimator")}
+    parts: dict[str, str] = {}
+    for node in model.graph.node:
+        step = re.fullmatch(r"flow\.(step\d+)\.updates\.\d+\.add", node.name)
+        if step:
+            parts[step[1]] = node.output[0]
+        elif node.output[0] in latents:
+            parts[latents[node.output[0]]] = node.output[0]
+        elif node.name == IMAGE_END:
+            parts["decoder"] = node.input[0]
+    return parts
+
+
+def set_metadata(model: ModelProto, entries: dict[str, str]) -> None:
+    """Write key and value strings that travel inside the file."""
+    helper.set_model_props(model, dict(sorted(entries.items())))
+
+
+def _export_module(
+    module: torch.nn.Module, example: torch.Tensor, tensors: tuple[str, str], opset: int
+) -> ModelProto:
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=max(opset, EXPORTER_OPSET),
+            input_names=[tensors[0]],
+            output_names=[tensors[1]],
+            verbose=False,
+        )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    if opset < EXPORTER_OPSET:
+        model = _lower_opset(model, opset)
+    return model
+
+
+def _lower_opset(model: ModelProto, opset: int) -> ModelProto:
+    """The same graph under an older opset.
+
+    Opset 18 changed operators this network does not use, and gave Resize attributes that are at
+    their defaults here; onnx's own converter does not go down that step.
+    """
+    for node in model.graph.node:
+        if node.op_type in CHANGED_SINCE_17:
+            raise UsageError(f"{node.op_type} is another in opset {opset}; wanted opset >= 18")
+        if node.op_type == "Resize":
+            kept = [a for a in node.attribute if a.name not in RESIZE_ATTRIBUTES_SINCE_18]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    for entry in model.opset_import:
+        if entry.domain in ONNX_DOMAINS:
+            entry.version = opset
+    return model
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter logs about absent torchvision operators and warns about its own internals."""
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _module_scope(node: NodeProto) -> str:
+    """Dotted name of the innermost module a node was traced in, from the exporter's metadata."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = re.findall(r"'([^']*)'", entry.value)
+            return scopes[-2] if len(scopes) > 1 else ""
+    return ""
+
+
+def _name_after_modules(model: ModelProto, stage: str) -> None:
+    """Give nodes, their outputs and the initializers names that say where they belong."""
+    graph = model.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    renamed: dict[str, str] = {}
+    for initializer in graph.initializer:
+        renamed[initializer.name] = f"{stage}.{initializer.name}"
+    seen: dict[str, int] = {}
+    step = 1
+    for node in graph.node:
+        scope = _module_scope(node)
+        parts = [stage, f"step{step}" if stage == "flow" else "", scope, node.op_type.lower()]
+        name = ".".join(part for part in parts if part)
+        seen[name] = seen.get(name, 0) + 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
+        if scope.startswith("updates.") and node.op_type == "Add":
+            step = int(scope.removeprefix("updates.")) + 2
+        for i, output in enumerate(node.output):
+            if output not in kept:
+                renamed[output] = node.name if i == 0 else f"{node.name}.out{i}"
+    for item in (*graph.initializer, *graph.value_info):
+        item.name = renamed.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    graph.name = stage
+
+
+def _finish(model: ModelProto) -> ModelProto:
+    """Drop what is not the graph itself, check, and stamp."""
+    graph = model.graph
+    # The exporter's metadata holds source lines with this machine's paths.
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for item in (model, graph, *graph.node, *graph.initializer, *values):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del model.functions[:]
+    _drop_unused(graph)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    # The oldest file format the opset allows: old parsers refuse newer ones.
+    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
+    model.producer_name = "elir-deploy"
+    model.producer_version = __version__
+    model.domain = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    used |= {value.name for value in graph.output}
+    produced = {name for node in graph.node for name in node.output}
+    known = [value for value in graph.value_info if value.name in produced]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+    unused = [i for i, tensor in enumerate(graph.initializer) if tensor.name not in used]
+    for i in reversed(unused):
+        del graph.initializer[i]

@@ -1,0 +1,367 @@
+"""A checkpoint in, a verified bundle out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from elir_deploy import __version__
+from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
+from elir_deploy.export.bundle import BundleWriter, staged_bundle
+from elir_deploy.export.onnx import (
+    DEFAULT_OPSET,
+    FUSED,
+    STAGE_TENSORS,
+    export_stages,
+    fuse_stages,
+    set_metadata,
+)
+from elir_deploy.export.precision import Float16Plan, measure_ranges, plan_float16, to_float16
+from elir_deploy.export.references import Reference, compute_references
+from elir_deploy.export.verification import FLOORS_DB, PrecisionReport, verify_bundle
+from elir_deploy.model.elir import Elir, count_parameters
+from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION
+from elir_deploy.static_graph import (
+    NOISE_GENERATOR,
+    FixedNoise,
+    Rewrites,
+    StaticElir,
+    build_static_graph,
+    fixed_noise,
+    latent_shape,
+)
+from elir_deploy.tasks import Architecture
+
+__all__ = ["PRECISIONS", "ExportOptions", "ExportReport", "export_bundle"]
+
+PRECISIONS = ("fp32", "fp16")
+#: Random weights are for speed: their reduced precisions are measured but need not pass.
+ALWAYS_ENFORCED = "fp32"
+
+_RECORDED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is exported; ``None`` takes the task's own value.
+
+    Attributes:
+        precisions: any of ``fp32`` and ``fp16``.
+        stages: ``fused`` for one graph, ``split`` for encoder, estimator, flow and decoder.
+        io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
+        image_size: side of the square image in pixels.
+        steps: Euler steps M.
+        sigma_s: standard deviation of the fixed noise.
+        seed: of the noise, and of random weights.
+        floor_db: least PSNR against float32 PyTorch, for all precisions.
+        opset: of the ONNX graphs.
+        float16_islands: keep normalisation in float32 inside float16 graphs.
+        rewrites: exact rewrites to apply.
+        overwrite: replace a bundle that is there.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    stages: Literal["fused", "split"] = "fused"
+    io: Literal["uint8", "float32"] = "uint8"
+    image_size: int | None = None
+    steps: int | None = None
+    sigma_s: float | None = None
+    seed: int = 0
+    floor_db: float | None = None
+    opset: int = DEFAULT_OPSET
+    float16_islands: bool = True
+    rewrites: Rewrites = field(default_factory=Rewrites)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made: the bundle's folder, its manifest, and each precision's verification."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    verification: dict[str, PrecisionReport]
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    destination: Path,
+    options: ExportOptions | None = None,
+    progress: ProgressCallback | None = None,
+) -> ExportReport:
+    """Export, verify and write a bundle; nothing is left behind when it fails.
+
+    Args:
+        checkpoint: a loaded model and where it came from.
+        destination: the bundle's folder; made, or replaced if it is a bundle and
+            ``options.overwrite`` is set.
+        options: defaults are the released model's own numbers.
+        progress: called with what is being done, and how far it is where that is known.
+
+    Raises:
+        UsageError: options the model cannot be exported with.
+        OutputError: the destination cannot be written.
+        QualityError: a precision stays below its floor; the message names the worst part.
+        MissingDependencyError: onnxruntime, which verifies, is not installed.
+    """
+    options = options or ExportOptions()
+    say = progress or (lambda what, done, total: None)
+    _check_precisions(options.precisions)
+    _require_onnxruntime()
+    settings = _Settings.resolve(checkpoint, options)
+    with staged_bundle(destination, overwrite=options.overwrite) as writer:
+        say("building the static graph", 0, 0)
+        static = build_static_graph(
+            checkpoint.model,
+            image_size=settings.image_size,
+            steps=settings.steps,
+            noise=settings.noise,
+            io=options.io,
+            rewrites=options.rewrites,
+        )
+        graphs = export_stages(static, options.opset, say)
+        if options.stages == "fused":
+            graphs = {FUSED: fuse_stages(graphs)}
+        references = compute_references(
+            checkpoint.model,
+            checkpoint.task,
+            image_size=settings.image_size,
+            steps=settings.steps,
+            noise=settings.noise,
+            progress=say,
+        )
+        manifest = _manifest(checkpoint, options, settings, static)
+        manifest["references"] = [
+            writer.add_reference(reference.name, reference.image, reference.restored)
+            for reference in references
+        ]
+        kept = _write_graphs(writer, graphs, manifest, options, references, say)
+        writer.write_manifest(manifest)
+        floors = {
+            precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
+            for precision in options.precisions
+        }
+        reports = verify_bundle(writer.folder, references, options.precisions, floors, say)
+        for precision, report in reports.items():
+            report.kept_float32 = kept[precision]
+        manifest["verification"] = {p: report.to_manifest() for p, report in reports.items()}
+        writer.write_manifest(manifest)
+        _enforce_floors(reports, random=checkpoint.random, forced=options.floor_db is not None)
+    return ExportReport(destination, manifest, reports)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options with the task's values filled in."""
+
+    image_size: int
+    steps: int
+    sigma_s: float
+    noise: FixedNoise
+
+    @classmethod
+    def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> _Settings:
+        task = checkpoint.task
+        image_size = task.image_size if options.image_size is None else options.image_size
+        sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
+        return cls(
+            image_size=image_size,
+            steps=task.steps if options.steps is None else options.steps,
+            sigma_s=sigma_s,
+            noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
+        )
+
+
+def _check_precisions(precisions: tuple[str, ...]) -> None:
+    if not precisions:
+        raise UsageError(f"no precision given: choose from {', '.join(PRECISIONS)}")
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise UsageError(f"no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+
+
+def _require_onnxruntime() -> None:
+    """Said before minutes of work rather than after."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("onnxruntime", "cpu", "verify an export") from None
+
+
+def _write_graphs(
+    writer: BundleWriter,
+    graphs: dict[str, ModelProto],
+    manifest: dict[str, Any],
+    options: ExportOptions,
+    references: list[Reference],
+    say: ProgressCallback,
+) -> dict[str, list[str]]:
+    """Write every stage in every precision; returns the layers kept in float32 by precision."""
+    kept: dict[str, list[str]] = {precision: [] for precision in options.precisions}
+    for done, (stage, graph) in enumerate(graphs.items()):
+        entry = {
+            "name": stage,
+            "input": _tensor_entry(graph.graph.input[0]),
+            "output": _tensor_entry(graph.graph.output[0]),
+            "artifacts": [],
+        }
+        for precision in options.precisions:
+            say(f"writing {precision}", done, len(graphs))
+            converted = graph
+            if precision == "fp16":
+                plan = _plan_float16(stage, graph, options, references)
+                converted = to_float16(graph, plan)
+                kept[precision] += [f"{name}: {why}" for name, why in sorted(plan.reasons.items())]
+            set_metadata(converted, _graph_metadata(manifest, stage, precision))
+            entry["artifacts"].append(
+                writer.add_artifact(
+                    f"{stage}.{precision}.onnx",
+                    converted.SerializeToString(deterministic=True),
+                    kind="onnx",
+                    precision=precision,
+                    tool="torch",
+                    tool_version=metadata.version("torch"),
+                )
+            )
+        manifest["stages"].append(entry)
+    return kept
+
+
+def _plan_float16(
+    stage: str, graph: ModelProto, options: ExportOptions, references: list[Reference]
+) -> Float16Plan:
+    """Ranges are measured on the references: every stage is fed what the exact model feeds it."""
+    name = STAGE_TENSORS[stage][0]
+    feeds = [{name: _stage_input(stage, reference, options)} for reference in references]
+    ranges = measure_ranges(graph, feeds)
+    return plan_float16(graph, ranges, normalization=options.float16_islands)
+
+
+def _stage_input(stage: str, reference: Reference, options: ExportOptions) -> np.ndarray:
+    if stage in (FUSED, "encoder"):
+        if options.io == "uint8":
+            return reference.image[None]
+        scaled = reference.image.astype(np.float32) / np.float32(255)
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+    if stage == "decoder":
+        last_step = [name for name in reference.boundaries if name.startswith("step")][-1]
+        return reference.boundaries[last_step]
+    return reference.boundaries[{"estimator": "encoder", "flow": "estimator"}[stage]]
+
+
+def _tensor_entry(value: ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    is_bytes = tensor.elem_type == TensorProto.UINT8
+    return {
+        "name": value.name,
+        "dtype": "uint8" if is_bytes else "float32",
+        "shape": [dim.dim_value for dim in tensor.shape.dim],
+        "layout": "NHWC" if is_bytes else "NCHW",
+    }
+
+
+def _graph_metadata(manifest: dict[str, Any], stage: str, precision: str) -> dict[str, str]:
+    model = manifest["model"]
+    return {
+        "elir.task": model["task"],
+        "elir.stage": stage,
+        "elir.precision": precision,
+        "elir.steps": str(model["steps"]),
+        "elir.sigma_s": repr(model["sigma_s"]),
+        "elir.noise_sha256": model["noise"]["sha256"],
+        "elir.source": manifest["source"]["name"],
+        "elir.source_sha256": manifest["source"]["sha256"] or "random",
+    }
+
+
+def _manifest(
+    checkpoint: Checkpoint, options: ExportOptions, settings: _Settings, static: StaticElir
+) -> dict[str, Any]:
+    """All but stages, references and verification."""
+    task = checkpoint.task
+    size = settings.image_size
+    is_bytes = options.io == "uint8"
+    image = {
+        "dtype": options.io,
+        "layout": "NHWC" if is_bytes else "NCHW",
+        "shape": [1, size, size, 3] if is_bytes else [1, 3, size, size],
+        "range": [0, 255] if is_bytes else [0, 1],
+        "color": "RGB",
+    }
+    first, last = STAGE_TENSORS[FUSED]
+    return {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "model": {
+            "task": task.name,
+            "image_size": size,
+            "steps": settings.steps,
+            "sigma_s": settings.sigma_s,
+            "upscale": task.upscale,
+            "upscale_kernel": task.upscale_kernel,
+            "faces": task.faces,
+            "parameters": _collapsed_parameters(checkpoint.model.arch),
+            "architecture": checkpoint.model.arch.to_dict(),
+            "noise": {
+                "seed": settings.noise.seed,
+                "generator": NOISE_GENERATOR,
+                "sha256": settings.noise.sha256,
+            },
+        },
+        "source": {
+            "name": checkpoint.name,
+            "sha256": checkpoint.sha256,
+            "random": checkpoint.random,
+        },
+        "input": {"name": first, **image},
+        "output": {"name": last, **image},
+        "resize": {
+            "kernel": "bicubic",
+            "a": -0.5,
+            "antialias": True,
+            "rounding": "Pillow: coefficients in 22-bit fixed point, rows first, then columns, "
+            "each pass rounded half up to uint8",
+        },
+        "precisions": list(options.precisions),
+        "stages": [],
+        "verification": {},
+        "references": [],
+        "versions": {
+            "elir-deploy": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _RECORDED_PACKAGES},
+        },
+    }
+
+
+def _collapsed_parameters(arch: Architecture) -> int:
+    """Parameters of the collapsed network, whatever form the checkpoint has."""
+    with torch.device("meta"):
+        return count_parameters(Elir(arch))
+
+
+def _enforce_floors(
+    reports: dict[str, PrecisionReport], *, random: bool, forced: bool
+) -> None:
+    for precision, report in reports.items():
+        if report.passed or (random and not forced and precision != ALWAYS_ENFORCED):
+            continue
+        part = report.worst_part
+        own = report.parts.get(part) if part else None
+        raise QualityError(
+            f"{precision} reaches {report.psnr_db:.1f} dB against float32 PyTorch, wanted "
+            f"{report.floor_db:g} dB; worst part: {part}"
+            + (f" ({own:.1f} dB alone)" if own is not None else "")
+            + ". No bundle was written"
+        )

@@ -1,0 +1,81 @@
+"""What exports are held against: real images, and the float32 PyTorch model's results on them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elir_deploy.degradations import degrade, enlarge
+from elir_deploy.model.elir import Elir
+from elir_deploy.runtime.photos import sample_photos
+from elir_deploy.static_graph import FixedNoise
+from elir_deploy.tasks import TaskSpec
+
+__all__ = ["Reference", "compute_references"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One image and what the untransformed model makes of it.
+
+    Attributes:
+        name: of the photograph.
+        image: (S, S, 3) uint8 RGB, degraded as the task expects and at the network's size.
+        boundaries: part of the network to the float32 tensor it ends with; ``decoder`` is the
+            image (1, 3, S, S) before clipping.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    boundaries: dict[str, NDArray[np.float32]]
+
+    @property
+    def restored(self) -> NDArray[np.uint8]:
+        """(S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do."""
+        image = self.boundaries["decoder"][0].clip(0, 1).transpose(1, 2, 0)
+        return np.rint(image * np.float32(255)).astype(np.uint8)
+
+
+def compute_references(
+    model: Elir,
+    task: TaskSpec,
+    *,
+    image_size: int,
+    steps: int,
+    noise: FixedNoise,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Reference]:
+    """Run the model as it is, in float32, on the packaged photographs degraded for the task.
+
+    The images are the same on every machine: each is degraded with a seed made from its name.
+    """
+    photos = sample_photos(image_size, faces=task.faces)
+    references = []
+    for done, (name, photo) in enumerate(photos.items()):
+        if progress is not None:
+            progress("running the PyTorch model", done, len(photos))
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        image = enlarge(task.name, degrade(task.name, photo, rng))
+        references.append(Reference(name, image, _run_parts(model, image, steps, noise)))
+    return references
+
+
+@torch.inference_mode()
+def _run_parts(
+    model: Elir, image: NDArray[np.uint8], steps: int, noise: FixedNoise
+) -> dict[str, NDArray[np.float32]]:
+    """Algorithm 1 with every intermediate kept."""
+    x = torch.from_numpy(image.astype(np.float32) / np.float32(255)).permute(2, 0, 1)[None]
+    parts = {"encoder": model.encoder(x)}
+    parts["estimator"] = model.estimator(parts["encoder"])
+    z = parts["estimator"] + noise.values
+    for k in range(steps):
+        z = z + model.vector_field(z, torch.tensor([k / steps])) / steps
+        parts[f"step{k + 1}"] = z
+    parts["decoder"] = model.decoder(z)
+    return {name: tensor.numpy().copy() for name, tensor in parts.items()}

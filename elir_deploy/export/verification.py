@@ -1,0 +1,318 @@
+"""Each exported precision held against float32 PyTorch, in a process of its own.
+
+The process that verifies shares nothing with the one that exported but files: it opens the bundle
+with the runtime a user has, so that what is verified is what is shipped. float16 is run a second
+time in emulated half arithmetic, because a CPU's own float16 path hides overflows, and the worse
+of the two counts.
+
+Run as ``python -m elir_deploy.export.verification JOB_FOLDER`` by :func:`verify_bundle`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from elir_deploy.errors import ElirError
+from elir_deploy.export.onnx import STAGE_TENSORS, boundary_tensors
+from elir_deploy.export.precision import emulate_float16, open_session
+from elir_deploy.export.references import Reference
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.bundle import Bundle
+
+__all__ = [
+    "FLOORS_DB",
+    "Fidelity",
+    "PrecisionReport",
+    "fidelity",
+    "signal_to_error",
+    "verify_bundle",
+]
+
+#: What the PSNR of 8-bit outputs against float32 PyTorch, rounded the same way, must reach.
+FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "int8": 35.0}
+BACKEND = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Agreement of an 8-bit image with its reference.
+
+    Attributes:
+        psnr_db: peak signal-to-noise ratio; None where the two are identical.
+        max_error: in units of [0, 1].
+        mean_error: likewise.
+    """
+
+    psnr_db: float | None
+    max_error: float
+    mean_error: float
+
+
+@dataclass
+class PrecisionReport:
+    """What verification found for one precision; the fields are the manifest's."""
+
+    psnr_db: float | None
+    max_error: float
+    mean_error: float
+    floor_db: float
+    passed: bool
+    backend: str
+    images: dict[str, Fidelity]
+    boundaries: dict[str, float | None]
+    parts: dict[str, float | None]
+    worst_part: str | None
+    kept_float32: list[str] = field(default_factory=list)
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As plain JSON values, decibels to 0.01 so that a report reads well."""
+
+        def rounded(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: rounded(v) for key, v in value.items()}
+            return float(f"{value:.6g}") if isinstance(value, float) else value
+
+        values: dict[str, Any] = rounded(asdict(self))
+        return values
+
+
+def fidelity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Fidelity:
+    """Agreement of two 8-bit images of one shape."""
+    error = np.abs(image.astype(np.int16) - reference.astype(np.int16)).astype(np.float64) / 255
+    mse = float(np.mean(error**2))
+    return Fidelity(
+        psnr_db=-10 * math.log10(mse) if mse else None,
+        max_error=float(error.max()),
+        mean_error=float(error.mean()),
+    )
+
+
+def signal_to_error(value: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
+    """Energy of the reference over energy of the difference in dB; None where there is none.
+
+    A value that is not finite has lost everything: minus infinity is given as -1000.
+    """
+    if not np.isfinite(value).all():
+        return -1000.0
+    error = float(np.sum((value.astype(np.float64) - reference) ** 2))
+    signal = float(np.sum(reference.astype(np.float64) ** 2))
+    if error == 0:
+        return None
+    return 10 * math.log10(signal / error) if signal else -1000.0
+
+
+def verify_bundle(
+    folder: Path,
+    references: Sequence[Reference],
+    precisions: Sequence[str],
+    floors_db: dict[str, float],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, PrecisionReport]:
+    """Verify every precision of a bundle, each in a fresh process.
+
+    Args:
+        folder: the bundle, its manifest without a verification yet.
+        references: real images with the float32 model's results.
+        precisions: those to verify.
+        floors_db: least PSNR by precision.
+
+    Raises:
+        ElirError: the verifying process ended badly; the message ends with what it said.
+    """
+    reports = {}
+    with tempfile.TemporaryDirectory(prefix="elir-verify-") as job:
+        job_folder = Path(job)
+        for reference in references:
+            np.savez(job_folder / f"{reference.name}.npz", image=reference.image,
+                     restored=reference.restored, **reference.boundaries)  # fmt: skip
+        for done, precision in enumerate(precisions):
+            if progress is not None:
+                progress(f"verifying {precision}", done, len(precisions))
+            request = {
+                "bundle": str(folder.resolve()),
+                "precision": precision,
+                "floor_db": floors_db[precision],
+                "images": [reference.name for reference in references],
+            }
+            (job_folder / "job.json").write_text(json.dumps(request))
+            result = _run_child(job_folder)
+            result["images"] = {name: Fidelity(**v) for name, v in result["images"].items()}
+            reports[precision] = PrecisionReport(**result)
+    return reports
+
+
+def _run_child(job_folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "elir_deploy.export.verification", str(job_folder)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode != 0:
+        said = child.stderr.strip().splitlines()
+        raise ElirError(
+            f"the verifying process ended with status {child.returncode}: "
+            f"{said[-1] if said else 'it said nothing'}"
+        )
+    result: dict[str, Any] = json.loads((job_folder / "result.json").read_text())
+    return result
+
+
+def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
+    precision = job["precision"]
+    bundle = Bundle.open(job["bundle"])
+    images: dict[str, Fidelity] = {}
+    boundaries: dict[str, float | None] = {}
+    own: dict[str, float | None] = {}
+    chain = _Chain(_load_graphs(bundle, precision), emulate=precision == "fp16")
+    backend = f"{BACKEND} on the CPU"
+    if precision == "fp16":
+        backend += ", and in emulated half arithmetic"
+    with Restorer(bundle, backend=BACKEND, precision=precision) as restorer:
+        for name in job["images"]:
+            with np.load(job_folder / f"{name}.npz") as stored:
+                reference = {key: stored[key] for key in stored.files}
+            image, restored = reference.pop("image"), reference.pop("restored")
+            fed = _to_input(image, bundle)
+            outputs = [_to_image(restorer.run(fed), bundle)]
+            ends, emulated = chain.run(fed)
+            if precision == "fp16":
+                outputs.append(_to_image(emulated, bundle))
+            # identical images have no PSNR; any other is worse
+            images[name] = min(
+                (fidelity(output, restored) for output in outputs),
+                key=lambda found: math.inf if found.psnr_db is None else found.psnr_db,
+            )
+            for part, value in ends.items():
+                _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
+            for part, value in chain.run_parts(fed, reference).items():
+                _keep_worst(own, part, signal_to_error(value, reference[part]))
+    psnrs = [found.psnr_db for found in images.values() if found.psnr_db is not None]
+    worst = min(psnrs, default=None)
+    measured = {part: db for part, db in own.items() if db is not None}
+    return PrecisionReport(
+        psnr_db=worst,
+        max_error=max(found.max_error for found in images.values()),
+        mean_error=float(np.mean([found.mean_error for found in images.values()])),
+        floor_db=job["floor_db"],
+        passed=worst is None or worst >= job["floor_db"],
+        backend=backend,
+        images=images,
+        boundaries=boundaries,
+        parts=own,
+        worst_part=min(measured, key=lambda part: measured[part]) if measured else None,
+    )
+
+
+def _keep_worst(table: dict[str, float | None], part: str, value: float | None) -> None:
+    before = table.get(part)
+    known = [db for db in (before, value) if db is not None]
+    table[part] = min(known) if known else None
+
+
+def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
+    graphs = []
+    for stage in bundle.manifest.stages:
+        (artifact,) = [
+            artifact
+            for artifact in stage.artifacts
+            if artifact.kind == "onnx" and artifact.precision == precision
+        ]
+        graphs.append(onnx.load_model_from_string((bundle.path / artifact.file).read_bytes()))
+    return graphs
+
+
+def _to_input(image: NDArray[np.uint8], bundle: Bundle) -> NDArray[Any]:
+    """(S, S, 3) uint8 to the model's input."""
+    if bundle.manifest.input.dtype == "uint8":
+        return image[None]
+    scaled = image.astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def _to_image(output: NDArray[Any], bundle: Bundle) -> NDArray[np.uint8]:
+    """The model's output to (S, S, 3) uint8, rounded as the graphs round."""
+    if bundle.manifest.output.dtype == "uint8":
+        image: NDArray[np.uint8] = output[0]
+        return image
+    scaled = np.nan_to_num(output[0]).clip(0, 1).transpose(1, 2, 0) * np.float32(255)
+    return np.rint(scaled).astype(np.uint8)
+
+
+class _Chain:
+    """Graphs run one after the other with the end of every part of the network looked at."""
+
+    def __init__(self, graphs: list[ModelProto], *, emulate: bool) -> None:
+        self.graphs = [emulate_float16(graph) if emulate else graph for graph in graphs]
+        self.ends = [boundary_tensors(graph) for graph in graphs]
+        self.parts = [self._split_at(graph) for graph in self.graphs]
+
+    def run(self, fed: NDArray[Any]) -> tuple[dict[str, NDArray[np.float32]], NDArray[Any]]:
+        """Every part's end, and the last graph's output."""
+        value = fed
+        found: dict[str, NDArray[np.float32]] = {}
+        for graph, ends in zip(self.graphs, self.ends, strict=True):
+            exposed = _with_outputs(graph, list(ends.values()))
+            session: Any = open_session(exposed)
+            outputs = session.run(None, {graph.graph.input[0].name: value})
+            value = outputs[0]
+            found.update(zip(ends, outputs[1:], strict=True))
+        return found, value
+
+    def run_parts(
+        self, fed: NDArray[Any], exact: dict[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Each part alone, given the exact end of the part before it."""
+        found = {}
+        value = fed
+        for parts in self.parts:
+            for part, model in parts.items():
+                session: Any = open_session(model)
+                found[part] = session.run(None, {model.graph.input[0].name: value})[0]
+                value = exact[part]
+        return found
+
+    @staticmethod
+    def _split_at(graph: ModelProto) -> dict[str, ModelProto]:
+        """A graph cut at the ends of the parts inside it."""
+        extractor = onnx.utils.Extractor(graph)
+        start = graph.graph.input[0].name
+        parts = {}
+        for part, end in boundary_tensors(graph).items():
+            parts[part] = extractor.extract_model([start], [end])
+            start = end
+        return parts
+
+
+def _with_outputs(graph: ModelProto, names: list[str]) -> ModelProto:
+    """The graph with some of its tensors as further outputs, behind its own."""
+    exposed = ModelProto()
+    exposed.CopyFrom(graph)
+    own = {value.name for value in graph.graph.output}
+    for name in names:
+        alias = f"{name}.end"
+        exposed.graph.node.append(helper.make_node("Identity", [name], [alias]))
+        exposed.graph.output.append(
+            helper.make_tensor_value_info(alias, onnx.TensorProto.FLOAT, None)
+        )
+    assert own == {value.name for value in graph.graph.output}
+    return exposed
+
+
+def _main(job_folder: Path) -> None:
+    job = json.loads((job_folder / "job.json").read_text())
+    report = _verify_precision(job, job_folder)
+    (job_folder / "result.json").write_text(json.dumps(asdict(report)))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,148 @@
+"""What a backend is: something that runs the stages of a bundle on a device.
+
+A backend's module is imported to learn its name, so it imports its library only inside functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.bundle import Artifact, Bundle, TensorSpec
+
+__all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
+
+
+class Session(ABC):
+    """A bundle's stages, loaded and ready to run one image at a time.
+
+    The caller writes ``input``, calls :meth:`run` and reads ``output``; both arrays are the same
+    at every run, and a run allocates nothing. Not thread-safe: one thread at a time.
+
+    Attributes:
+        input: of the shape and dtype of the bundle's input.
+        output: of the shape and dtype of the bundle's output; contiguous.
+    """
+
+    input: NDArray[Any]
+    output: NDArray[Any]
+
+    @abstractmethod
+    def run(self) -> None:
+        """Compute ``output`` from ``input``.
+
+        Raises:
+            UnavailableError: the device failed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back the device's memory; harmless when called twice."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """One way to run bundles.
+
+    Attributes:
+        name: what ``--backend`` takes.
+        kind: of the artifacts it loads.
+        precisions: it can run, the best first: what is taken where the caller has no wish.
+        automatic: whether ``--backend auto`` may choose it.
+    """
+
+    name: str
+    kind: str
+    precisions: tuple[str, ...]
+    automatic: bool = True
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """None if this machine has what it takes, else why not and what to do about it."""
+
+    @abstractmethod
+    def open(
+        self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
+    ) -> Session:
+        """Load all stages.
+
+        Args:
+            bundle: whose files are hashed on the way.
+            precision: one of :meth:`held_precisions`.
+            threads: CPU threads a run may use; None leaves it to the library.
+            device: number of the device, where there are several.
+
+        Raises:
+            MissingDependencyError: the library is not installed.
+            UnavailableError: the device is not there, or refused.
+            BundleError: a file is damaged.
+        """
+
+    def takes(self, artifact: Artifact) -> bool:
+        """Whether ``artifact`` can be loaded on this machine."""
+        return artifact.kind == self.kind and artifact.target is None
+
+    def held_precisions(self, bundle: Bundle) -> tuple[str, ...]:
+        """Those for which ``bundle`` holds every stage, best first."""
+        return tuple(
+            precision
+            for precision in self.precisions
+            if all(
+                any(a.precision == precision and self.takes(a) for a in stage.artifacts)
+                for stage in bundle.info.stages
+            )
+        )
+
+    def artifacts(self, bundle: Bundle, precision: str) -> tuple[Artifact, ...]:
+        """The file of each stage, in order.
+
+        Raises:
+            BundleError: a stage has none.
+        """
+        chosen = []
+        for stage in bundle.info.stages:
+            fitting = [a for a in stage.artifacts if a.precision == precision and self.takes(a)]
+            if not fitting:
+                raise BundleError(
+                    f"{bundle.path}: {stage.name} has no {precision} {self.kind} file that "
+                    f"{self.name} can load"
+                )
+            chosen.append(fitting[0])
+        return tuple(chosen)
+
+
+def allocate(spec: TensorSpec) -> NDArray[Any]:
+    """A zeroed, contiguous array of the shape and dtype of ``spec``."""
+    return np.zeros(spec.shape, np.dtype(spec.dtype))
+
+
+def missing_cuda_device() -> str | None:
+    """None if the CUDA driver finds a device, else why not. Asks the driver only, no toolkit."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver"
+    status = driver.cuInit(0)
+    if status:
+        return f"the CUDA driver does not start (cuInit gives {status}): see nvidia-smi"
+    count = ctypes.c_int()
+    status = driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or count.value < 1:
+        return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return None

@@ -1,0 +1,301 @@
+"""ONNX files on ONNX Runtime: on the CPU, on CUDA, and through TensorRT.
+
+The stages share buffers by IO binding: the bound output of one is the bound input of the next, so
+nothing is copied between them. On a GPU they stay on the device; only the image goes there and
+comes back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
+from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
+from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
+
+__all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
+
+#: Only errors that also arrive as exceptions would be logged below this.
+_SILENT = 4
+_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeBackend(Backend):
+    """One execution provider of ONNX Runtime.
+
+    Attributes:
+        provider: its name in ONNX Runtime.
+        extra: of this project, that installs it.
+        on_gpu: whether tensors between stages live on a CUDA device.
+        provider_options: from precision and device number.
+    """
+
+    name: str
+    provider: str
+    extra: str
+    on_gpu: bool
+    precisions: tuple[str, ...]
+    provider_options: Callable[[str, int], dict[str, str]]
+    automatic: bool = True
+    kind: str = "onnx"
+
+    def available(self) -> str | None:
+        try:
+            ort = _library(self.extra)
+        except UnavailableError as error:
+            return str(error)
+        if self.provider not in ort.get_available_providers():
+            return (
+                f"the installed onnxruntime {ort.__version__} has no {self.provider}: "
+                f"pip uninstall onnxruntime && pip install 'elir-deploy[{self.extra}]'"
+            )
+        return missing_cuda_device() if self.on_gpu else None
+
+    def open(
+        self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
+    ) -> Session:
+        reason = self.available()
+        if reason:
+            _library(self.extra)  # a missing package has an error of its own
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        chain = []
+        for stage, artifact in zip(
+            bundle.info.stages, self.artifacts(bundle, precision), strict=True
+        ):
+            path = bundle.checked_file(artifact.file)
+            chain.append((stage, self._load(path, stage, precision, threads, device)))
+        return _CudaSession(chain, device) if self.on_gpu else _CpuSession(chain)
+
+    def _load(
+        self, path: Path, stage: Stage, precision: str, threads: int | None, device: int
+    ) -> Any:
+        ort = _library(self.extra)
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = [(self.provider, self.provider_options(precision, device))]
+        try:
+            loaded = ort.InferenceSession(str(path), options, providers=providers)
+        except _failures(ort) as error:
+            text = _one_line(error)
+            # A GPU that fails and a graph that cannot be run look alike but for these two.
+            if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
+                raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
+            raise BundleError(
+                f"{path} cannot be loaded by onnxruntime {ort.__version__}: {text}"
+            ) from None
+        loaded.disable_fallback()
+        if loaded.get_providers()[0] != self.provider:
+            raise UnavailableError(
+                f"{self.name} cannot be used: onnxruntime fell back to "
+                f"{loaded.get_providers()[0]}, so {self.provider} does not start here; check that "
+                "the versions of driver, CUDA and cuDNN are those that its release notes ask for"
+            )
+        _check_ends(path, stage, loaded)
+        return loaded
+
+
+class _CpuSession(Session):
+    def __init__(self, chain: list[tuple[Stage, Any]]) -> None:
+        buffers = [allocate(chain[0][0].input)]
+        buffers += [allocate(stage.output) for stage, _ in chain]
+        self.input, self.output = buffers[0], buffers[-1]
+        self._steps: list[tuple[Any, Any]] = []
+        for (stage, loaded), source, sink in zip(chain, buffers, buffers[1:], strict=False):
+            binding = loaded.io_binding()
+            binding.bind_input(
+                stage.input.name, "cpu", 0, source.dtype.type, source.shape, source.ctypes.data
+            )
+            binding.bind_output(
+                stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
+            )
+            self._steps.append((loaded, binding))
+        self._buffers = buffers  # the bindings hold addresses, not references
+        self._failures = _failures(_library("cpu"))
+
+    def run(self) -> None:
+        try:
+            for loaded, binding in self._steps:
+                loaded.run_with_iobinding(binding)
+        except self._failures as error:
+            raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
+
+    def close(self) -> None:
+        self._steps.clear()
+
+
+class _CudaSession(Session):
+    """As on the CPU, with the tensors between stages on the device."""
+
+    def __init__(self, chain: list[tuple[Stage, Any]], device: int) -> None:
+        ort = _library("gpu")
+        first, last = chain[0][0], chain[-1][0]
+        self.input, self.output = allocate(first.input), allocate(last.output)
+
+        def on_device(spec: TensorSpec) -> Any:
+            return ort.OrtValue.ortvalue_from_shape_and_type(
+                spec.shape, np.dtype(spec.dtype).type, "cuda", device
+            )
+
+        self._failures = _failures(ort)
+        self._steps: list[tuple[Any, Any]] = []
+        try:
+            self._device_input = source = on_device(first.input)
+            for stage, loaded in chain:
+                binding = loaded.io_binding()
+                binding.bind_ortvalue_input(stage.input.name, source)
+                if stage is last:  # copied to the bound host buffer at the end of a run
+                    binding.bind_output(
+                        stage.output.name,
+                        "cpu",
+                        0,
+                        self.output.dtype.type,
+                        self.output.shape,
+                        self.output.ctypes.data,
+                    )
+                else:
+                    source = on_device(stage.output)
+                    binding.bind_ortvalue_output(stage.output.name, source)
+                self._steps.append((loaded, binding))
+        except self._failures as error:
+            raise UnavailableError(f"onnxruntime on CUDA: {_one_line(error)}") from None
+
+    def run(self) -> None:
+        try:
+            self._device_input.update_inplace(self.input)
+            for loaded, binding in self._steps:
+                loaded.run_with_iobinding(binding)
+            self._steps[-1][1].synchronize_outputs()
+        except self._failures as error:
+            raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
+
+    def close(self) -> None:
+        self._steps.clear()
+        self._device_input = None
+
+
+def conflicting_packages() -> str | None:
+    """Why this environment's onnxruntime is unreliable, or None.
+
+    The distributions of ONNX Runtime install into one folder and overwrite each other.
+    """
+    names = ("onnxruntime", "onnxruntime-gpu")
+    if not all(any(importlib.metadata.distributions(name=name)) for name in names):
+        return None
+    return (
+        f"{' and '.join(names)} are both installed and overwrite each other's files: "
+        "pip uninstall onnxruntime onnxruntime-gpu, then install one of "
+        "'elir-deploy[cpu]' and 'elir-deploy[gpu]'"
+    )
+
+
+def _library(extra: str) -> Any:
+    try:
+        # The name is absolute: this module is elir_deploy.runtime.backends.onnxruntime.
+        library = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise UnavailableError(f"onnxruntime cannot be imported: {error}") from None
+        raise MissingDependencyError("onnxruntime", extra, "run ONNX files") from None
+    except ImportError as error:
+        raise UnavailableError(f"onnxruntime cannot be imported: {error}") from None
+    if not hasattr(library, "InferenceSession"):
+        raise UnavailableError(
+            "onnxruntime is installed in part only: "
+            f"pip install --force-reinstall 'elir-deploy[{extra}]'"
+        )
+    return library
+
+
+def _failures(ort: Any) -> tuple[type[Exception], ...]:
+    """All exceptions of ONNX Runtime; they have no common base of their own."""
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    kinds = [value for value in vars(state).values() if isinstance(value, type)]
+    return (RuntimeError, *(kind for kind in kinds if issubclass(kind, Exception)))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ..."
+    text = text.removeprefix("[ONNXRuntimeError] : ").lstrip("0123456789").removeprefix(" : ")
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
+    for what, spec, nodes in (
+        ("input", stage.input, loaded.get_inputs()),
+        ("output", stage.output, loaded.get_outputs()),
+    ):
+        wanted = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
+        seen = [(node.name, node.type, node.shape) for node in nodes]
+        if seen != [wanted]:
+            raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
+
+
+def _cache_folder() -> str:
+    """Where engines compiled on the way are kept, in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(root) / "elir-deploy" / "onnxruntime-tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _on_cpu(precision: str, device: int) -> dict[str, str]:
+    return {}
+
+
+def _on_cuda(precision: str, device: int) -> dict[str, str]:
+    return {"device_id": str(device)}
+
+
+def _on_tensorrt(precision: str, device: int) -> dict[str, str]:
+    return {
+        "device_id": str(device),
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_int8_enable": str(precision == "int8"),
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": _cache_folder(),
+    }
+
+
+BACKENDS = (
+    OnnxRuntimeBackend(
+        name="onnxruntime-cuda",
+        provider="CUDAExecutionProvider",
+        extra="gpu",
+        on_gpu=True,
+        # Its Q/DQ convolutions are float ones between conversions: int8 last.
+        precisions=("fp16", "fp32", "int8"),
+        provider_options=_on_cuda,
+    ),
+    OnnxRuntimeBackend(
+        name="onnxruntime",
+        provider="CPUExecutionProvider",
+        extra="cpu",
+        on_gpu=False,
+        # float16 has no CPU kernels and runs through casts; int8 gains 5 % (docs/decisions.md).
+        precisions=("fp32", "int8", "fp16"),
+        provider_options=_on_cpu,
+    ),
+    OnnxRuntimeBackend(
+        name="onnxruntime-tensorrt",
+        provider="TensorrtExecutionProvider",
+        extra="gpu",
+        on_gpu=True,
+        precisions=("fp16", "int8", "fp32"),
+        provider_options=_on_tensorrt,
+        # Its first run compiles an engine, for minutes: only when asked for.
+        automatic=False,
+    ),
+)

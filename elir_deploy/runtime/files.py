@@ -1,0 +1,324 @@
+"""Restoring files: what ``elir-restore`` does.
+
+All names are settled and checked before the first image is read. Then reading, running and
+writing overlap: one thread decodes the next image, the caller's runs the model, one encodes the
+last. A file that fails is noted and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import ElirError, ImageError, OutputError, UsageError
+from elir_deploy.runtime.images import (
+    IMAGE_SUFFIXES,
+    OUTPUT_FORMATS,
+    LoadedImage,
+    enlarge_alpha,
+    read_image,
+    write_image,
+)
+from elir_deploy.runtime.read_ahead import read_ahead
+from elir_deploy.runtime.resampling import resize_into
+from elir_deploy.runtime.restorer import Restorer
+
+__all__ = ["FORMATS", "Job", "Outcome", "plan_jobs", "restore_files"]
+
+#: What ``--format`` takes.
+FORMATS = ("png", "jpg", "webp", "same")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to restore.
+
+    Attributes:
+        source: the file to read.
+        target: the file to write.
+        compare: where to write input and result side by side; None: nowhere.
+    """
+
+    source: Path
+    target: Path
+    compare: Path | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs.
+
+    Attributes:
+        restored: those done.
+        failures: those that failed, with the reason.
+        seconds: from the first to the last, reading and writing included.
+    """
+
+    restored: list[Job] = field(default_factory=list)
+    failures: list[tuple[Job, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def plan_jobs(
+    inputs: Sequence[Path],
+    folder: Path,
+    *,
+    format: str = "png",
+    recursive: bool = False,
+    overwrite: bool = False,
+    compare: bool = False,
+) -> list[Job]:
+    """The jobs for files and folders, in the order given, folders sorted by name.
+
+    Files below a folder keep their place below it. A file that is not there becomes a job that
+    will fail.
+
+    Args:
+        inputs: files and folders; of a folder, the images in it.
+        folder: where the results go; made if needed.
+        format: one of :data:`FORMATS`; ``same``: the input's where that can be written, else PNG.
+        recursive: also look into the folders of a folder, but not into ``folder``.
+        overwrite: results may replace files that are there.
+        compare: also write input and result side by side, as NAME.compare.png.
+
+    Raises:
+        UsageError: nothing to do, two results of one name, a result that exists, or one that
+            would replace an input.
+        OutputError: the folder cannot be made.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
+    jobs = []
+    for source, place in _sources(inputs, folder, recursive):
+        target = folder / place.with_name(place.stem + _suffix(source, format))
+        beside = target.with_name(place.stem + ".compare.png") if compare else None
+        jobs.append(Job(source, target, beside))
+    if not jobs:
+        raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}")
+    _check_targets(jobs, overwrite)
+    for parent in sorted({job.target.parent for job in jobs}):
+        _make_folder(parent)
+    return jobs
+
+
+def restore_files(
+    restorer: Restorer,
+    jobs: Sequence[Job],
+    *,
+    on_failure: Callable[[Job, str], None] | None = None,
+    on_doubt: Callable[[Job, str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Outcome:
+    """Restore the images of ``jobs``.
+
+    At most one image waits before the model and one after it. An interruption leaves finished
+    files, and none half written.
+
+    Args:
+        restorer: is not closed.
+        jobs: from :func:`plan_jobs`.
+        on_failure: called at once when a job fails; in the thread where it did.
+        on_doubt: called when an image is hardly what the model was trained on.
+        on_progress: called with what is being done, how much of it is done, and of how much.
+    """
+    outcome = Outcome()
+    started = time.perf_counter()
+
+    def finish(job: Job, failure: str | None) -> None:
+        if failure is None:
+            outcome.restored.append(job)
+        else:
+            outcome.failures.append((job, failure))
+            if on_failure is not None:
+                on_failure(job, failure)
+
+    def write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> None:
+        finish(job, _write(job, image, result))
+
+    writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
+    writing: Future[None] | None = None
+    number = 0
+    try:
+        with closing(read_ahead(_read_all(jobs), 1)) as images:
+            for job, image in images:
+                if on_progress is not None:
+                    on_progress("restoring", number, len(jobs))
+                number += 1
+                if isinstance(image, str):
+                    finish(job, image)
+                    continue
+                doubt = restorer.doubt(*image.pixels.shape[:2])
+                if doubt is not None and on_doubt is not None:
+                    on_doubt(job, doubt)
+                result = _restore(restorer, image, _tile_progress(on_progress, number, len(jobs)))
+                if isinstance(result, str):
+                    finish(job, result)
+                    continue
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, job, image, result)
+                del image, result  # now the writer's, for as long as it needs them
+        if writing is not None:
+            writing.result()
+        if on_progress is not None:
+            on_progress("restoring", len(jobs), len(jobs))
+    finally:
+        # An image that is being written is finished: that is short, and leaves nothing in parts.
+        writer.shutdown(wait=True, cancel_futures=True)
+        outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+# Names ----------------------------------------------------------------------------------------
+
+
+def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Every input file, and its place below the output folder."""
+    for path in inputs:
+        if not path.is_dir():
+            if not path.name:
+                raise UsageError(f"{str(path)!r} is no file")
+            yield path, Path(path.name)
+            continue
+        for source in _below(path, folder, recursive):
+            yield source, source.relative_to(path)
+
+
+def _below(path: Path, excluded: Path, recursive: bool) -> Iterator[Path]:
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise ImageError(f"{path} cannot be listed: {error.strerror}") from None
+    for entry in entries:
+        # Links to folders are not followed: they can lead in circles.
+        if entry.is_dir():
+            if recursive and not entry.is_symlink() and not _same_file(entry, excluded):
+                yield from _below(entry, excluded, recursive)
+        elif entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
+            yield entry
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made a folder: {error.strerror}") from None
+
+
+def _suffix(source: Path, format: str) -> str:
+    if format != "same":
+        return f".{format}"
+    return source.suffix if source.suffix.lower() in OUTPUT_FORMATS else ".png"
+
+
+def _check_targets(jobs: Sequence[Job], overwrite: bool) -> None:
+    sources = {_identity(job.source): job.source for job in jobs}
+    made: dict[Path, Path] = {}
+    for job in jobs:
+        for target in (job.target, job.compare):
+            if target is None:
+                continue
+            if target in made:
+                raise UsageError(
+                    f"{made[target]} and {job.source} would both become {target}: "
+                    "restore them into different folders"
+                )
+            made[target] = job.source
+            source = sources.get(_identity(target))
+            if source is not None:
+                raise UsageError(
+                    f"the result {target} would replace the input {source}: "
+                    "choose another output folder"
+                )
+            if target.is_dir():
+                raise UsageError(f"the result {target} is a folder: move it away")
+            if not overwrite and target.exists():
+                raise UsageError(f"{target} exists: give --overwrite to replace results")
+
+
+def _identity(path: Path) -> object:
+    """The same for two names of one file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.absolute()
+    return status.st_dev, status.st_ino
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return _identity(one) == _identity(other)
+
+
+# Work -----------------------------------------------------------------------------------------
+
+
+def _read_all(jobs: Iterable[Job]) -> Iterator[tuple[Job, LoadedImage | str]]:
+    """Each job's image, or why there is none."""
+    for job in jobs:
+        yield job, _read(job)
+
+
+def _read(job: Job) -> LoadedImage | str:
+    try:
+        return read_image(job.source)
+    except ElirError as error:
+        return str(error)
+
+
+def _restore(
+    restorer: Restorer, image: LoadedImage, on_tile: Callable[[int, int], None] | None
+) -> NDArray[np.uint8] | str:
+    try:
+        return restorer.restore(image.pixels, on_tile=on_tile)
+    except (ImageError, UsageError) as error:
+        return str(error)
+    except MemoryError:
+        return "not enough memory for this image"
+
+
+def _write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> str | None:
+    """Write one result; the reason if that failed."""
+    try:
+        alpha = image.alpha
+        if alpha is not None:
+            alpha = enlarge_alpha(alpha, result.shape[0] // alpha.shape[0])
+        write_image(job.target, result, alpha=alpha, icc_profile=image.icc_profile)
+        if job.compare is not None:
+            pair = _side_by_side(image.pixels, result)
+            write_image(job.compare, pair, icc_profile=image.icc_profile)
+    except ElirError as error:
+        return str(error)
+    except MemoryError:
+        return f"{job.target} cannot be written: not enough memory"
+    return None
+
+
+def _side_by_side(image: NDArray[np.uint8], result: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = result.shape[:2]
+    pair = np.empty((height, 2 * width, 3), np.uint8)
+    if image.shape == result.shape:
+        pair[:, :width] = image
+    else:
+        resize_into(image, pair[:, :width])
+    pair[:, width:] = result
+    return pair
+
+
+def _tile_progress(
+    on_progress: Callable[[str, int, int], None] | None, number: int, jobs: int
+) -> Callable[[int, int], None] | None:
+    if on_progress is None:
+        return None
+
+    def on_tile(done: int, tiles: int) -> None:
+        if tiles > 1:
+            on_progress(f"restoring image {number} of {jobs}, tiles", done, tiles)
+
+    return on_tile

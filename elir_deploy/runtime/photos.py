@@ -1,0 +1,67 @@
+"""The photographs that come with the package; sources and licences are in their LICENSE.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from elir_deploy.errors import UsageError
+
+__all__ = ["sample_photos"]
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A stored photograph.
+
+    Attributes:
+        file: in ``elir_deploy/data/photos``; square, 8-bit RGB.
+        face: (left, top, right, bottom) in pixels of the crop whose eyes lie where those of an
+            aligned face crop (FFHQ) do; ``None`` where there is no face.
+    """
+
+    file: str
+    face: tuple[int, int, int, int] | None = None
+
+
+_PHOTOS = {
+    "astronaut": _Photo("astronaut.png", face=(28, 14, 212, 198)),
+    "chelsea": _Photo("chelsea.png"),
+    "coffee": _Photo("coffee.png"),
+}
+
+
+def sample_photos(size: int, faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
+    """Undegraded photographs by name, always the same and in the same order.
+
+    Args:
+        size: side in pixels of every returned image; the stored ones are of about 256, so larger
+            ones are enlarged (Lanczos) and hold no finer detail.
+        faces: only photographs of a face, cropped as aligned face crops are (one); otherwise all,
+            uncropped (three).
+
+    Returns:
+        RGB images (size, size, 3), uint8, each C-contiguous and writable.
+
+    Raises:
+        UsageError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise UsageError(f"sample photographs: size is {size}, wanted at least 1")
+    folder: Any = resources.files("elir_deploy") / "data" / "photos"
+    photos = {}
+    for name, photo in _PHOTOS.items():
+        if faces and photo.face is None:
+            continue
+        with (folder / photo.file).open("rb") as stream, Image.open(stream) as stored:
+            image = stored.convert("RGB")
+        box = photo.face if faces else None
+        if image.size != (size, size) or box is not None:
+            image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+        photos[name] = np.array(image, dtype=np.uint8)
+    return photos

@@ -1,0 +1,311 @@
+"""The restorer: a bundle opened on a backend, from picture to picture."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import ImageError, UnavailableError, UsageError
+from elir_deploy.runtime.backends import (
+    Session,
+    backend_named,
+    candidates,
+    choose_precision,
+)
+from elir_deploy.runtime.bundle import Bundle, TensorSpec
+from elir_deploy.runtime.read_ahead import read_ahead
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
+from elir_deploy.runtime.tiling import run_tiled, spans
+
+__all__ = ["Fit", "Restorer"]
+
+#: How an image of another size than the model's is brought to it.
+Fit = Literal["resize", "tile"]
+
+#: Images held between reading and running, and between running and the caller, in ``map``.
+_AHEAD = 2
+
+
+class Restorer:
+    """Restores images with a bundle.
+
+    An image is first enlarged by the task's factor (``sr``: nearest x8, ``bsr``: bicubic x4; 1 for
+    the others): the network keeps the size. If that gives the model's own size, the model runs on
+    it. If not, ``resize`` brings it to the model's square (bicubic, antialiased, proportions not
+    kept) and the result back; ``tile`` runs the model on overlapping tiles and blends them.
+
+    Calls from several threads are safe: they take turns.
+
+    Args:
+        bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
+        backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the best
+            one that this machine and the bundle have in common.
+        precision: ``fp32``, ``fp16`` or ``int8``; None: the best on that backend that passed
+            verification.
+        fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for the others.
+        force: let a face task run in tiles, which it was not trained for.
+        threads: CPU threads a run may use; None leaves it to the backend.
+        device: number of the GPU, where there are several.
+
+    Attributes:
+        bundle: the opened bundle.
+        backend: name of the backend that runs it.
+        precision: the one that runs.
+        fit: the one in use.
+
+    Raises:
+        BundleError: the bundle is damaged, or holds nothing for the backend.
+        UsageError: an argument is off.
+        UnavailableError: the backend or its device is not there.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        backend: str = "auto",
+        *,
+        precision: str | None = None,
+        fit: Fit | None = None,
+        force: bool = False,
+        threads: int | None = None,
+        device: int = 0,
+    ) -> None:
+        if fit is not None and fit not in get_args(Fit):
+            raise UsageError(f"fit is {fit!r}, wanted one of {', '.join(get_args(Fit))}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}, wanted at least 1")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self._model = self.bundle.info.model
+        self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
+        self._force = force
+        self.backend, self.precision, session = _open(
+            self.bundle, backend, precision, threads, device
+        )
+        self._session: Session | None = session
+        self._lock = threading.Lock()
+        side = self._model.image_size
+        self._scaled = (
+            np.empty((side, side, 3), np.float32) if self.output_spec.dtype == "float32" else None
+        )
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        """What :meth:`run` takes."""
+        return self.bundle.info.input
+
+    @property
+    def output_spec(self) -> TensorSpec:
+        """What :meth:`run` gives."""
+        return self.bundle.info.output
+
+    @property
+    def session(self) -> Session:
+        """The backend's session: its buffers, and a run that allocates nothing.
+
+        Whoever uses it directly keeps other threads away from this restorer.
+        """
+        if self._session is None:
+            raise UsageError("this Restorer is closed: open another one")
+        return self._session
+
+    def restore(
+        self, image: NDArray[np.uint8], *, on_tile: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.uint8]:
+        """Restore one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of any size.
+            on_tile: where tiles are used, called after each with how many are done, of how many.
+
+        Returns:
+            (H * upscale, W * upscale, 3) uint8 RGB, a new array.
+
+        Raises:
+            ImageError: ``image`` is of another shape or type, empty, or the result does not fit
+                into memory.
+            UsageError: a face task would run in tiles, or the restorer is closed.
+        """
+        _check_image(image)
+        self.session  # noqa: B018  # raises when closed
+        picture = EnlargedPicture(image, self._model.upscale, self._model.upscale_kernel)
+        side = self._model.image_size
+        own_size = (picture.height, picture.width) == (side, side)
+        if not own_size and self.fit == "tile":
+            self._check_tiles_allowed(picture)
+        try:
+            output = np.empty((picture.height, picture.width, 3), np.uint8)
+        except MemoryError:
+            raise ImageError(
+                f"the result would be {picture.width}x{picture.height} pixels, "
+                f"{3 * picture.height * picture.width / 2**30:.1f} GiB: more memory than there is"
+            ) from None
+        if own_size:
+            self._run_pixels(picture.block(0, 0, side, side), output)
+        elif self.fit == "resize":
+            square = np.empty((side, side, 3), np.uint8)
+            self._run_pixels(resize_to_square(picture, side), square)
+            resize_into(square, output)
+        else:
+            run_tiled(picture, output, side, self._run_pixels, on_tile)
+        return output
+
+    __call__ = restore
+
+    def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
+        """Restore many images, in order, reading, running and the caller's work overlapped.
+
+        One thread draws from ``images``, one runs the model; at most two images wait before and
+        two after it. An error, of ``images`` or of a run, is raised at its place in the order and
+        ends the iteration. Closing the generator early stops the threads; a thread inside
+        ``images`` ends with the item it waits for.
+
+        Args:
+            images: each as for :meth:`restore`; may be endless.
+        """
+
+        def restored() -> Iterator[NDArray[np.uint8]]:
+            with closing(read_ahead(images, _AHEAD)) as sources:
+                for image in sources:
+                    yield self.restore(image)
+
+        return read_ahead(restored(), _AHEAD)
+
+    def run(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Run the bare model once: no resizing, no rounding.
+
+        Args:
+            values: of the shape and dtype of :attr:`input_spec`.
+
+        Returns:
+            a new array of the shape and dtype of :attr:`output_spec`.
+
+        Raises:
+            ImageError: another shape or dtype.
+        """
+        spec = self.input_spec
+        if values.shape != spec.shape or values.dtype != spec.dtype:
+            sides = "x".join(str(side) for side in values.shape)
+            raise ImageError(f"values are {values.dtype} {sides}, wanted {spec}")
+        with self._lock:
+            session = self.session
+            session.input[...] = values
+            session.run()
+            made: NDArray[Any] = session.output.copy()
+            return made
+
+    def close(self) -> None:
+        """Give back the backend's memory; further calls are errors. Harmless when called twice."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+
+    def __enter__(self) -> Restorer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def tiles(self, height: int, width: int) -> int:
+        """How many times the model runs for an image of that size."""
+        upscale, side = self._model.upscale, self._model.image_size
+        if self.fit == "resize":
+            return 1
+        return len(spans(height * upscale, side)) * len(spans(width * upscale, side))
+
+    def doubt(self, height: int, width: int) -> str | None:
+        """Why an image of that size is hardly what the model was trained on, or None."""
+        if self._model.faces and max(height, width) > 1.1 * min(height, width):
+            return (
+                f"{width}x{height} is not square: {self._model.task} expects an aligned face "
+                "crop, and on anything else the result is poor"
+            )
+        return None
+
+    def _check_tiles_allowed(self, picture: EnlargedPicture) -> None:
+        if self._model.faces and not self._force:
+            side = self._model.image_size
+            raise UsageError(
+                f"the image is {picture.width}x{picture.height} at the model's scale and the "
+                f"model takes {side}x{side}: {self._model.task} expects aligned face crops and "
+                "makes no sense in tiles; use fit resize (--fit resize) on an aligned crop, "
+                "or force (--force)"
+            )
+
+    def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
+        """The model on 8-bit pixels, (side, side, 3) in and out, whatever the graph's types."""
+        with self._lock:
+            session = self.session
+            image = _pixels_last(session.input, self.input_spec)
+            if image.dtype == np.uint8:
+                image[...] = source
+            else:
+                np.divide(source, np.float32(255), out=image, dtype=np.float32)
+            session.run()
+            made = _pixels_last(session.output, self.output_spec)
+            if self._scaled is None:
+                result[...] = made
+                return
+            # As the graph of an 8-bit bundle does it; fmax takes NaN to 0.
+            np.fmax(made, 0, out=self._scaled)
+            np.fmin(self._scaled, 1, out=self._scaled)
+            np.multiply(self._scaled, 255, out=self._scaled)
+            np.rint(self._scaled, out=self._scaled)  # half to even
+            np.copyto(result, self._scaled, casting="unsafe")
+
+
+def _open(
+    bundle: Bundle, backend: str, precision: str | None, threads: int | None, device: int
+) -> tuple[str, str, Session]:
+    if backend != "auto":
+        chosen = backend_named(backend)
+        precision = choose_precision(chosen, bundle, precision)
+        return backend, precision, chosen.open(bundle, precision, threads=threads, device=device)
+    failures: list[str] = []
+    for chosen, its_precision in candidates(bundle, precision):
+        try:
+            session = chosen.open(bundle, its_precision, threads=threads, device=device)
+        except UnavailableError as error:
+            failures.append(str(error))
+            continue
+        for failure in failures:
+            warnings.warn(f"{failure}; using {chosen.name}", RuntimeWarning, stacklevel=3)
+        return chosen.name, its_precision, session
+    raise UnavailableError("; ".join(failures))
+
+
+def _pixels_last(batch: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """The one image of ``batch`` as a (H, W, 3) view."""
+    image: NDArray[Any] = batch[0]
+    return image if spec.layout == "NHWC" else image.transpose(1, 2, 0)
+
+
+def _check_image(image: object) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"the image is a {type(image).__name__}, wanted a NumPy array")
+    if image.ndim != 3 or image.shape[2] != 3:
+        hint = ""
+        if image.ndim == 3 and image.shape[2] == 4:
+            hint = ": give the colours alone, image[:, :, :3]"
+        elif image.ndim == 2:
+            hint = ": repeat the grey values three times"
+        elif image.ndim == 3 and image.shape[0] == 3:
+            hint = ": channels come last"
+        raise ImageError(f"the image has shape {image.shape}, wanted (H, W, 3) RGB{hint}")
+    if image.dtype != np.uint8:
+        raise ImageError(f"the image is {image.dtype}, wanted uint8 from 0 to 255")
+    if image.size == 0:
+        raise ImageError(f"the image is empty: its shape is {image.shape}")

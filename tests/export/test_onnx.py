@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, numpy_helper
+
+from elir_deploy.errors import UsageError
+from elir_deploy.export.onnx import (
+    OPSETS,
+    boundary_tensors,
+    export_stages,
+    fuse_stages,
+    set_metadata,
+)
+from elir_deploy.export.precision import open_session
+from elir_deploy.model import Elir
+from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph
+from tests.export.conftest import SIZE, STEPS
+
+
+def run(model: ModelProto, value: np.ndarray) -> np.ndarray:
+    return open_session(model).run(None, {model.graph.input[0].name: value})[0]
+
+
+def test_every_stage_equals_pytorch(
+    static: StaticElir, stages: dict[str, ModelProto], pixels: np.ndarray
+) -> None:
+    value = pixels
+    with torch.inference_mode():
+        for name, graph in stages.items():
+            expected = static.stages[name](torch.from_numpy(value)).numpy()
+            given = run(graph, value)
+            assert given.dtype == expected.dtype
+            if name == "decoder":
+                assert np.abs(given.astype(int) - expected).max() <= 1
+            else:
+                np.testing.assert_allclose(given, expected, atol=1e-5)
+            value = expected
+
+
+def test_fused_equals_the_chain_to_the_bit(
+    stages: dict[str, ModelProto], fused: ModelProto, pixels: np.ndarray
+) -> None:
+    value = pixels
+    for graph in stages.values():
+        value = run(graph, value)
+    np.testing.assert_array_equal(run(fused, pixels), value)
+
+
+def test_float32_images_equal_the_model(model: Elir, noise: FixedNoise) -> None:
+    static = build_static_graph(model, image_size=SIZE, steps=STEPS, noise=noise, io="float32")
+    image = torch.rand(1, 3, SIZE, SIZE)
+    restored = run(fuse_stages(export_stages(static)), image.numpy())
+    with torch.inference_mode():
+        expected = model(image, STEPS, noise.values).numpy()
+    assert expected.std() > 0.05
+    assert np.abs(restored - expected).max() < 1e-4
+
+
+def test_weights_exist_once_whatever_the_number_of_steps(model: Elir, noise: FixedNoise) -> None:
+    def flow_weights(steps: int) -> list[str]:
+        static = build_static_graph(model, image_size=SIZE, steps=steps, noise=noise)
+        graph = export_stages(static)["flow"].graph
+        return sorted(t.name for t in graph.initializer if len(t.dims) == 4 and t.dims[0] > 1)
+
+    assert flow_weights(1) == flow_weights(4)
+
+
+def test_names_say_where_a_node_belongs(fused: ModelProto) -> None:
+    names = [node.name for node in fused.graph.node]
+    assert len(set(names)) == len(names)
+    assert "encoder.1.layers.0.conv" in names
+    assert "flow.step2.vector_field.down.0.residual.block1.norm.instancenormalization" in names
+    assert "flow.vector_field.first_proj.weight" in {t.name for t in fused.graph.initializer}
+
+
+def test_boundaries_are_in_order(fused: ModelProto) -> None:
+    assert list(boundary_tensors(fused)) == ["encoder", "estimator", "step1", "step2", "decoder"]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_boundaries_of_the_plain_graph_too(model: Elir, noise: FixedNoise, fold: bool) -> None:
+    from elir_deploy.static_graph import Rewrites
+
+    rewrites = Rewrites() if fold else Rewrites.none()
+    static = build_static_graph(
+        model, image_size=SIZE, steps=3, noise=noise, io="float32", rewrites=rewrites
+    )
+    flow = export_stages(static)["flow"]
+    assert list(boundary_tensors(flow)) == ["step1", "step2", "step3"]
+    assert boundary_tensors(flow)["step3"] == "flowed"
+
+
+def test_nothing_of_this_machine_and_nothing_unused_is_left(fused: ModelProto) -> None:
+    graph = fused.graph
+    for item in (fused, graph, *graph.node, *graph.initializer, *graph.value_info):
+        assert not item.metadata_props
+        assert not item.doc_string
+    read = {name for node in graph.node for name in node.input}
+    assert {t.name for t in graph.initializer} <= read
+    assert b".py" not in fused.SerializeToString()
+    # The time MLP is constants by now: a matrix product would be refused on Turing.
+    assert not {node.op_type for node in graph.node} & {"Gemm", "MatMul", "Sin", "Cos"}
+
+
+def test_bytes_are_reproducible(static: StaticElir, fused: ModelProto) -> None:
+    again = fuse_stages(export_stages(static))
+    assert again.SerializeToString(deterministic=True) == fused.SerializeToString(
+        deterministic=True
+    )
+
+
+@pytest.mark.parametrize("opset", [17, 18, 19, 20, 21, 22, 23])
+def test_every_opset_computes_the_same(
+    static: StaticElir, fused: ModelProto, pixels: np.ndarray, opset: int
+) -> None:
+    graph = fuse_stages(export_stages(static, opset))
+    assert graph.opset_import[0].version == opset
+    difference = run(graph, pixels).astype(int) - run(fused, pixels)
+    assert np.abs(difference).max() <= 1
+    operators = collections.Counter(node.op_type for node in graph.graph.node)
+    assert bool(operators["GroupNormalization"]) == (opset >= 21)
+
+
+@pytest.mark.parametrize("opset", [OPSETS.start - 1, OPSETS.stop, 0])
+def test_other_opsets_are_refused(static: StaticElir, opset: int) -> None:
+    with pytest.raises(UsageError, match=f"opset is {opset}, wanted 17 to"):
+        export_stages(static, opset)
+
+
+def test_uint8_input_meets_a_cast_first(fused: ModelProto) -> None:
+    (reader,) = [node for node in fused.graph.node if "image" in node.input]
+    assert reader.op_type == "Cast"
+    (writer,) = [node for node in fused.graph.node if "restored" in node.output]
+    assert writer.op_type == "Cast"
+
+
+def test_metadata_travels_in_the_file(fused: ModelProto) -> None:
+    copy = ModelProto()
+    copy.CopyFrom(fused)
+    set_metadata(copy, {"b": "2", "a": "1"})
+    read = onnx.load_model_from_string(copy.SerializeToString())
+    assert [(entry.key, entry.value) for entry in read.metadata_props] == [("a", "1"), ("b", "2")]
+
+
+def test_the_noise_is_baked_in(fused: ModelProto, noise: FixedNoise) -> None:
+    baked = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}["flow.noise"]
+    np.testing.assert_array_equal(baked, noise.values.numpy())
