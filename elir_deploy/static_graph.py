@@ -297,13 +297,13 @@ class StepBiasedBlock(nn.Module):
         conv = self.block1.conv
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
+        self.conv_weight = conv.weight
         biases = (conv.bias.detach().double() + time_biases).to(conv.weight.dtype)
         self.biases = nn.ParameterList(nn.Parameter(b, requires_grad=False) for b in biases)
 
     def forward(self, x: Tensor, step: int) -> Tensor:
         normalized = F.silu(self.block1.norm(x))
-        weight = self.block1.conv.weight
-        hidden = F.conv2d(normalized, weight, self.biases[step], padding=1)
+        hidden = F.conv2d(normalized, self.conv_weight, self.biases[step], padding=1)
         out: Tensor = self.block2(hidden) + self.skip(x)
         return out
 

@@ -70,7 +70,7 @@ class Architecture:
     def image_multiple(self) -> int:
         """What an image side must divide by: 8 for the encoder, 2 for each U-Net downsampling."""
         halvings = sum(multiplier != 1 for multiplier in self.vector_field_multipliers)
-        return LATENT_STRIDE * 2**halvings
+        return LATENT_STRIDE << halvings
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -86,7 +86,10 @@ class Architecture:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise UsageError(f"architecture: unknown entry {unknown[0]!r}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        typed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**typed)
 
 
 @dataclass(frozen=True)

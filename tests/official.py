@@ -67,7 +67,7 @@ def write(name: str, folder: Path) -> Path:
     return path
 
 
-#: Widths of the bsr layouts to those of :data:`SMALL`, a part each; kernel sizes are not among them.
+#: Widths of the bsr layouts to those of :data:`SMALL`; kernel sizes are not among them.
 _AUTOENCODER_WIDTHS = {64: 8, 16: 4}
 _ESTIMATOR_WIDTHS = {16: 4, 64: 16, 96: 8, 384: 32, 112: 12, 208: 20, 304: 28, 400: 36}
 _VECTOR_FIELD_WIDTHS = {16: 4, 96: 32, 192: 64, 384: 128, 768: 256, 1536: 512, 160: 8, 640: 16}

@@ -297,8 +297,9 @@ def _as_float32(name: str, tensor: Tensor) -> Tensor:
         seen = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(f"tensor {name!r} holds {seen}, wanted floating-point numbers")
     tensor = tensor.float()
-    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-    if bad:
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        bad = int((~finite).sum())
         raise CheckpointError(
             f"tensor {name!r} has {bad} of {tensor.numel()} numbers that are not finite"
         )

@@ -14,8 +14,12 @@ import torch
 from torch import nn
 
 from elir_deploy.checkpoints.containers import first_line, opened_container, sha256_of
-from elir_deploy.checkpoints.files import Configuration, parse_configuration, tensors_digest
-from elir_deploy.checkpoints.files import write_file as _write_file
+from elir_deploy.checkpoints.files import (
+    Configuration,
+    parse_configuration,
+    tensors_digest,
+    write_file,
+)
 from elir_deploy.checkpoints.layouts import (
     NamedTensors,
     build_autoencoder,
@@ -139,7 +143,7 @@ def save_checkpoint(path: str | Path, model: Elir, task: TaskSpec) -> None:
         CheckpointError: a weight is not finite.
         OutputError: the file cannot be written.
     """
-    _write_file(Path(path), model, task)
+    write_file(Path(path), model, task)
 
 
 @contextmanager

@@ -44,7 +44,10 @@ def cache_folder() -> Path:
     general = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(general):
         return Path(general, "elir-deploy")
-    return Path("~/.cache/elir-deploy").expanduser()
+    try:
+        return Path("~/.cache/elir-deploy").expanduser()
+    except RuntimeError as error:
+        raise DownloadError("there is no home folder for a cache: set ELIR_CACHE") from error
 
 
 def fetch_released(
@@ -63,10 +66,10 @@ def fetch_released(
     """
     path = cache_folder() / f"{name}.pth"
     report = progress or (lambda what, done, total: None)
-    url = _url(name)
     try:
         if path.exists():
             return _checked(path)
+        url = _url(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path, report) as file:
             if path.exists():  # another process was faster

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,25 +17,9 @@ if TYPE_CHECKING:
     from elir_deploy.export.pipeline import ExportReport
 
 
-class Precision(str, enum.Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class Stages(str, enum.Enum):
-    fused = "fused"
-    split = "split"
-
-
-class Io(str, enum.Enum):
-    uint8 = "uint8"
-    float32 = "float32"
-
-
-class Upsampling(str, enum.Enum):
-    resize = "resize"
-    transposed = "transposed"
-    phases = "phases"
+Stages = Literal["fused", "split"]
+Io = Literal["uint8", "float32"]
+Upsampling = Literal["resize", "transposed", "phases"]
 
 
 def export(
@@ -55,22 +38,20 @@ def export(
         typer.Option(help=f"One of {', '.join(TASKS)}; read off the file where it can be."),
     ] = None,
     precision: Annotated[
-        list[Precision] | None,
-        typer.Option(help="Repeat for several. [default: fp32 and fp16]"),
+        list[str] | None,
+        typer.Option(help="fp32 or fp16; repeat for several. [default: both]"),
     ] = None,
     stages: Annotated[
         Stages,
         typer.Option(help="One graph, or encoder, estimator, flow and decoder one by one."),
-    ] = Stages.fused,
+    ] = "fused",
     io: Annotated[
         Io, typer.Option(help="uint8: NHWC RGB bytes in and out; float32: NCHW in [0, 1].")
-    ] = Io.uint8,
+    ] = "uint8",
     image_size: Annotated[
         int | None, typer.Option(help="Side of the square image in pixels. [default: the task's]")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Euler steps M. [default: the task's]")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Euler steps M. [default: the task's]")] = None,
     sigma_s: Annotated[
         float | None,
         typer.Option(help="Noise added to the coarse latent; 0: none. [default: the task's]"),
@@ -92,7 +73,7 @@ def export(
     upsampling: Annotated[
         Upsampling,
         typer.Option(help="How the decoder's upsampling is written; all three are exact."),
-    ] = Upsampling.resize,
+    ] = "resize",
     rewrites: Annotated[
         bool, typer.Option(help="Apply the exact rewrites (see docs/decisions.md).")
     ] = True,
@@ -112,13 +93,13 @@ def export(
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export", "export")
     from elir_deploy.checkpoints import load_checkpoint
-    from elir_deploy.export.pipeline import ExportOptions, export_bundle
+    from elir_deploy.export.pipeline import PRECISIONS, ExportOptions, export_bundle
     from elir_deploy.static_graph import Rewrites
 
     options = ExportOptions(
-        precisions=tuple(dict.fromkeys(p.value for p in precision or list(Precision))),
-        stages=stages.value,
-        io=io.value,
+        precisions=tuple(dict.fromkeys(precision or PRECISIONS)),
+        stages=stages,
+        io=io,
         image_size=image_size,
         steps=steps,
         sigma_s=sigma_s,
@@ -126,7 +107,7 @@ def export(
         floor_db=floor_psnr,
         opset=opset,
         float16_islands=fp16_islands,
-        rewrites=Rewrites(upsample=upsampling.value) if rewrites else Rewrites.none(),
+        rewrites=Rewrites(upsample=upsampling) if rewrites else Rewrites.none(),
         overwrite=overwrite,
     )
     with progress() as say:
@@ -153,7 +134,7 @@ def _print_report(report: ExportReport) -> None:
         verdict = "ok" if found.passed else "BELOW ITS FLOOR"
         print(
             f"  {name}  PSNR {psnr:6.2f} dB (floor {found.floor_db:g})  "
-            f"max error {found.max_error:.4f}  mean {found.mean_error:.6f}  {verdict}"
+            f"max error {found.max_error:.4f}  mean {found.mean_error:.1e}  {verdict}"
         )
         for line in found.kept_float32:
             print(f"        kept in float32: {line}")

@@ -36,7 +36,10 @@ class Ability:
 
 def inspect(
     bundle: Annotated[
-        str, typer.Argument(help="A folder made by elir-export, or 'tiny' (the one inside).")
+        str,
+        typer.Argument(
+            metavar="BUNDLE", help="A folder made by elir-export, or 'tiny' (the one inside)."
+        ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
@@ -182,7 +185,7 @@ def _verified(result: Verification) -> Row:
         f"{result.floor_db:g} dB",
         "passed" if result.passed else "MISSED",
         result.worst_part or "-",
-        f"{len(result.kept_float32)} nodes",
+        str(len(result.kept_float32)),
         "not finite" if result.max_error is None else f"{result.max_error:.2g}",
     )
 

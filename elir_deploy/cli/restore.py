@@ -6,7 +6,7 @@ import enum
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,6 @@ from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_comm
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.files import Job, Outcome, plan_jobs, restore_files
-from elir_deploy.runtime.restorer import Fit as FitName
 from elir_deploy.runtime.restorer import Restorer
 
 EXIT_SOME_FAILED = 2
@@ -40,7 +39,10 @@ class Format(str, enum.Enum):
 
 def restore(
     bundle: Annotated[
-        str, typer.Argument(help="A folder made by elir-export, or 'tiny' (the one inside).")
+        str,
+        typer.Argument(
+            metavar="BUNDLE", help="A folder made by elir-export, or 'tiny' (the one inside)."
+        ),
     ],
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Image files and folders of them.")
@@ -120,7 +122,7 @@ def restore(
             opened,
             backend,
             precision=precision.value if precision else None,
-            fit=cast("FitName | None", fit.value if fit else None),
+            fit=fit.value if fit else None,
             force=force,
             threads=threads,
         )

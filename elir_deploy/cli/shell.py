@@ -128,9 +128,14 @@ def progress() -> Iterator[Progress]:
         return
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
     from rich.progress import Progress as Bars
-    from rich.progress import TimeElapsedColumn
 
     columns = (
         SpinnerColumn(),

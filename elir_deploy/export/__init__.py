@@ -1,5 +1,1 @@
-"""Model to verified bundle: ONNX, reduced precision, verification, bundle writing."""
-
-from elir_deploy.export.pipeline import ExportOptions, export_bundle
-
-__all__ = ["ExportOptions", "export_bundle"]
+"""Model to verified bundle: ``pipeline.export_bundle`` and the steps it takes, a module each."""

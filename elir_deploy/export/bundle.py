@@ -26,6 +26,7 @@ __all__ = ["BundleWriter", "staged_bundle"]
 _UNWRITABLE = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
     errno.EISDIR,

@@ -1,7 +1,7 @@
-"""Static graph to ONNX: one graph per stage, or all four fused into one.
+"""Static graph to ONNX, a stage at a time.
 
-Every stage is exported on its own and the fused graph is their concatenation, so that both forms
-compute the same numbers. Nodes carry the names of the modules they come from
+The fused graph is the concatenation of the four (see ``graphs``), so that both forms compute the
+same numbers. Nodes carry the names of the modules they come from
 (``flow.step2.vector_field.down.0.residual.block1.norm.reshape``), which is what reports, precision
 lists and TensorRT's layer listings show.
 """
@@ -13,30 +13,18 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import onnx
 import torch
-from onnx import compose, helper
 
-from elir_deploy import __version__
 from elir_deploy.errors import UsageError
+from elir_deploy.export.graphs import STAGE_TENSORS, finish_graph, is_default_domain
 from elir_deploy.static_graph import StaticElir
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = [
-    "DEFAULT_OPSET",
-    "FUSED",
-    "STAGE_TENSORS",
-    "IMAGE_END",
-    "boundary_tensors",
-    "export_stages",
-    "fuse_stages",
-    "set_metadata",
-]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "export_stages"]
 
 #: Every TensorRT since 8.6 parses it; 21 would need 10.9 for its GroupNormalization.
 DEFAULT_OPSET = 18
@@ -47,19 +35,6 @@ EXPORTER_OPSET = 18
 #: Operators opset 18 changed, and what it added to Resize.
 CHANGED_SINCE_17 = {"Split", "ReduceMax", "ReduceMin", "ReduceMean", "Pad", "BitwiseAnd", "Col2Im"}
 RESIZE_ATTRIBUTES_SINCE_18 = {"antialias", "keep_aspect_ratio_policy"}
-
-FUSED = "fused"
-#: Input and output of each stage; neighbours share a tensor.
-STAGE_TENSORS: dict[str, tuple[str, str]] = {
-    "encoder": ("image", "encoded"),
-    "estimator": ("encoded", "coarse"),
-    "flow": ("coarse", "flowed"),
-    "decoder": ("flowed", "restored"),
-    FUSED: ("image", "restored"),
-}
-#: The node that clips the decoded image; what follows is formatting.
-IMAGE_END = "decoder.1.clip"
-ONNX_DOMAINS = ("", "ai.onnx")
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -87,43 +62,8 @@ def export_stages(
         tensors = STAGE_TENSORS[name]
         model = _export_module(stage, inputs[name], tensors, opset)
         _name_after_modules(model, name)
-        models[name] = _finish(model)
+        models[name] = finish_graph(model)
     return models
-
-
-def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
-    """The stages concatenated into one graph, image to image."""
-    names = list(stages)
-    fused = stages[names[0]]
-    for before, after in pairwise(names):
-        shared = STAGE_TENSORS[before][1]
-        fused = compose.merge_models(fused, stages[after], io_map=[(shared, shared)])
-    fused.graph.name = FUSED
-    return _finish(fused)
-
-
-def boundary_tensors(model: ModelProto) -> dict[str, str]:
-    """Tensor at the end of each part of the network inside one graph, in graph order.
-
-    Parts are the encoder, the estimator, each Euler step (``step1`` ...) and the decoder, whose
-    end is the image before it is clipped. Those missing from this graph are left out.
-    """
-    latents = {STAGE_TENSORS[name][1]: name for name in ("encoder", "estimator")}
-    parts: dict[str, str] = {}
-    for node in model.graph.node:
-        step = re.fullmatch(r"flow\.(step\d+)\.updates\.\d+\.add", node.name)
-        if step:
-            parts[step[1]] = node.output[0]
-        elif node.output[0] in latents:
-            parts[latents[node.output[0]]] = node.output[0]
-        elif node.name == IMAGE_END:
-            parts["decoder"] = node.input[0]
-    return parts
-
-
-def set_metadata(model: ModelProto, entries: dict[str, str]) -> None:
-    """Write key and value strings that travel inside the file."""
-    helper.set_model_props(model, dict(sorted(entries.items())))
 
 
 def _export_module(
@@ -160,7 +100,7 @@ def _lower_opset(model: ModelProto, opset: int) -> ModelProto:
             del node.attribute[:]
             node.attribute.extend(kept)
     for entry in model.opset_import:
-        if entry.domain in ONNX_DOMAINS:
+        if is_default_domain(entry):
             entry.version = opset
     return model
 
@@ -216,37 +156,3 @@ def _name_after_modules(model: ModelProto, stage: str) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
     graph.name = stage
-
-
-def _finish(model: ModelProto) -> ModelProto:
-    """Drop what is not the graph itself, check, and stamp."""
-    graph = model.graph
-    # The exporter's metadata holds source lines with this machine's paths.
-    values = (*graph.input, *graph.output, *graph.value_info)
-    for item in (model, graph, *graph.node, *graph.initializer, *values):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    del model.functions[:]
-    _drop_unused(graph)
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", opset))
-    # The oldest file format the opset allows: old parsers refuse newer ones.
-    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
-    model.producer_name = "elir-deploy"
-    model.producer_version = __version__
-    model.domain = ""
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    used |= {value.name for value in graph.output}
-    produced = {name for node in graph.node for name in node.output}
-    known = [value for value in graph.value_info if value.name in produced]
-    del graph.value_info[:]
-    graph.value_info.extend(known)
-    unused = [i for i, tensor in enumerate(graph.initializer) if tensor.name not in used]
-    for i in reversed(unused):
-        del graph.initializer[i]

@@ -17,14 +17,8 @@ from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
 from elir_deploy.export.bundle import BundleWriter, staged_bundle
-from elir_deploy.export.onnx import (
-    DEFAULT_OPSET,
-    FUSED,
-    STAGE_TENSORS,
-    export_stages,
-    fuse_stages,
-    set_metadata,
-)
+from elir_deploy.export.graphs import FUSED, STAGE_TENSORS, fuse_stages, set_metadata
+from elir_deploy.export.onnx import DEFAULT_OPSET, export_stages
 from elir_deploy.export.precision import Float16Plan, measure_ranges, plan_float16, to_float16
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.verification import FLOORS_DB, PrecisionReport, verify_bundle
@@ -210,11 +204,12 @@ def _write_graphs(
     """Write every stage in every precision; returns the layers kept in float32 by precision."""
     kept: dict[str, list[str]] = {precision: [] for precision in options.precisions}
     for done, (stage, graph) in enumerate(graphs.items()):
+        artifacts: list[dict[str, Any]] = []
         entry = {
             "name": stage,
             "input": _tensor_entry(graph.graph.input[0]),
             "output": _tensor_entry(graph.graph.output[0]),
-            "artifacts": [],
+            "artifacts": artifacts,
         }
         for precision in options.precisions:
             say(f"writing {precision}", done, len(graphs))
@@ -224,7 +219,7 @@ def _write_graphs(
                 converted = to_float16(graph, plan)
                 kept[precision] += [f"{name}: {why}" for name, why in sorted(plan.reasons.items())]
             set_metadata(converted, _graph_metadata(manifest, stage, precision))
-            entry["artifacts"].append(
+            artifacts.append(
                 writer.add_artifact(
                     f"{stage}.{precision}.onnx",
                     converted.SerializeToString(deterministic=True),
@@ -351,9 +346,7 @@ def _collapsed_parameters(arch: Architecture) -> int:
         return count_parameters(Elir(arch))
 
 
-def _enforce_floors(
-    reports: dict[str, PrecisionReport], *, random: bool, forced: bool
-) -> None:
+def _enforce_floors(reports: dict[str, PrecisionReport], *, random: bool, forced: bool) -> None:
     for precision, report in reports.items():
         if report.passed or (random and not forced and precision != ALWAYS_ENFORCED):
             continue

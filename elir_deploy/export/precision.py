@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.errors import MissingDependencyError
-from elir_deploy.export.onnx import IMAGE_END
+from elir_deploy.export.graphs import IMAGE_END
 
 __all__ = [
     "FLOAT16_MAX",
@@ -79,8 +80,13 @@ def layer_of(node_name: str) -> str:
     return re.sub(r"\.step\d+\.", ".", node_name)
 
 
-def open_session(model: ModelProto, *, optimize: bool = True) -> object:
+def open_session(model: ModelProto, *, in_graph_order: bool = False) -> Any:
     """An onnxruntime CPU session on a model in memory.
+
+    Args:
+        model: below 2 GB.
+        in_graph_order: run the nodes as they stand in the graph, so that a tensor read early is
+            freed early.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -91,8 +97,8 @@ def open_session(model: ModelProto, *, optimize: bool = True) -> object:
         raise MissingDependencyError("onnxruntime", "cpu", "verify an export") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if in_graph_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -129,21 +135,27 @@ def measure_ranges(
     watched = float_values(model)
     probe = ModelProto()
     probe.CopyFrom(model)
-    for name in watched:
-        # Magnitudes are reduced inside the graph: the tensors themselves would not fit in memory.
-        probe.graph.node.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
-        probe.graph.node.append(
-            helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.max"], keepdims=0)
-        )
+    del probe.graph.node[:]
+    for node in model.graph.node:
+        probe.graph.node.append(node)
+        for name in set(node.output).intersection(watched):
+            # Extremes are taken inside the graph, at once: all tensors would not fit in memory.
+            for reduction in ("ReduceMax", "ReduceMin"):
+                extreme = f"{name}.{reduction}"
+                probe.graph.node.append(helper.make_node(reduction, [name], [extreme], keepdims=0))
+    extremes = [(name, f"{name}.ReduceMax", f"{name}.ReduceMin") for name in watched]
     del probe.graph.output[:]
     probe.graph.output.extend(
-        helper.make_tensor_value_info(f"{name}.max", TensorProto.FLOAT, []) for name in watched
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, [])
+        for _, *outputs in extremes
+        for output in outputs
     )
-    session = open_session(probe)
+    session = open_session(probe, in_graph_order=True)
     for feed in inputs:
-        maxima = session.run(None, dict(feed))  # type: ignore[attr-defined]  # no types in onnxruntime
-        for name, value in zip(watched, maxima, strict=True):
-            ranges[name] = max(ranges.get(name, 0.0), float(value))
+        found = iter(session.run(None, dict(feed)))
+        for name, *_ in extremes:
+            peak = np.maximum(np.abs(next(found)), np.abs(next(found)))
+            ranges[name] = float(np.maximum(ranges.get(name, 0.0), peak))  # keeps a NaN
     return ranges
 
 

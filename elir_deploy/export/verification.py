@@ -18,19 +18,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from elir_deploy.errors import ElirError
-from elir_deploy.export.onnx import STAGE_TENSORS, boundary_tensors
+from elir_deploy.export.graphs import boundary_tensors
 from elir_deploy.export.precision import emulate_float16, open_session
-from elir_deploy.export.references import Reference
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
+
+if TYPE_CHECKING:
+    from elir_deploy.export.references import Reference
 
 __all__ = [
     "FLOORS_DB",
@@ -44,6 +46,8 @@ __all__ = [
 #: What the PSNR of 8-bit outputs against float32 PyTorch, rounded the same way, must reach.
 FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "int8": 35.0}
 BACKEND = "onnxruntime"
+#: What follows the decoder: clipping, rounding, layout.
+FORMATTING = "formatting"
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,12 @@ def verify_bundle(
     with tempfile.TemporaryDirectory(prefix="elir-verify-") as job:
         job_folder = Path(job)
         for reference in references:
-            np.savez(job_folder / f"{reference.name}.npz", image=reference.image,
-                     restored=reference.restored, **reference.boundaries)  # fmt: skip
+            arrays: dict[str, Any] = {
+                "image": reference.image,
+                "restored": reference.restored,
+                **reference.boundaries,
+            }
+            np.savez(job_folder / f"{reference.name}.npz", **arrays)
         for done, precision in enumerate(precisions):
             if progress is not None:
                 progress(f"verifying {precision}", done, len(precisions))
@@ -173,7 +181,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
     images: dict[str, Fidelity] = {}
     boundaries: dict[str, float | None] = {}
     own: dict[str, float | None] = {}
-    chain = _Chain(_load_graphs(bundle, precision), emulate=precision == "fp16")
+    parts = _Parts(_load_graphs(bundle, precision), emulate=precision == "fp16")
     backend = f"{BACKEND} on the CPU"
     if precision == "fp16":
         backend += ", and in emulated half arithmetic"
@@ -184,9 +192,8 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
             image, restored = reference.pop("image"), reference.pop("restored")
             fed = _to_input(image, bundle)
             outputs = [_to_image(restorer.run(fed), bundle)]
-            ends, emulated = chain.run(fed)
-            if precision == "fp16":
-                outputs.append(_to_image(emulated, bundle))
+            ends = parts.run_in_turn(fed)
+            outputs.append(_to_image(ends.pop(FORMATTING), bundle))
             # identical images have no PSNR; any other is worse
             images[name] = min(
                 (fidelity(output, restored) for output in outputs),
@@ -194,7 +201,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
             )
             for part, value in ends.items():
                 _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
-            for part, value in chain.run_parts(fed, reference).items():
+            for part, value in parts.run_alone(fed, reference).items():
                 _keep_worst(own, part, signal_to_error(value, reference[part]))
     psnrs = [found.psnr_db for found in images.values() if found.psnr_db is not None]
     worst = min(psnrs, default=None)
@@ -221,7 +228,7 @@ def _keep_worst(table: dict[str, float | None], part: str, value: float | None) 
 
 def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
     graphs = []
-    for stage in bundle.manifest.stages:
+    for stage in bundle.info.stages:
         (artifact,) = [
             artifact
             for artifact in stage.artifacts
@@ -233,7 +240,7 @@ def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
 
 def _to_input(image: NDArray[np.uint8], bundle: Bundle) -> NDArray[Any]:
     """(S, S, 3) uint8 to the model's input."""
-    if bundle.manifest.input.dtype == "uint8":
+    if bundle.info.input.dtype == "uint8":
         return image[None]
     scaled = image.astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
@@ -241,71 +248,49 @@ def _to_input(image: NDArray[np.uint8], bundle: Bundle) -> NDArray[Any]:
 
 def _to_image(output: NDArray[Any], bundle: Bundle) -> NDArray[np.uint8]:
     """The model's output to (S, S, 3) uint8, rounded as the graphs round."""
-    if bundle.manifest.output.dtype == "uint8":
+    if bundle.info.output.dtype == "uint8":
         image: NDArray[np.uint8] = output[0]
         return image
     scaled = np.nan_to_num(output[0]).clip(0, 1).transpose(1, 2, 0) * np.float32(255)
-    return np.rint(scaled).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return pixels
 
 
-class _Chain:
-    """Graphs run one after the other with the end of every part of the network looked at."""
+class _Parts:
+    """The network cut into its parts, to see what each does to the error."""
 
     def __init__(self, graphs: list[ModelProto], *, emulate: bool) -> None:
-        self.graphs = [emulate_float16(graph) if emulate else graph for graph in graphs]
-        self.ends = [boundary_tensors(graph) for graph in graphs]
-        self.parts = [self._split_at(graph) for graph in self.graphs]
+        self.sessions: dict[str, tuple[str, Any]] = {}
+        for graph in graphs:
+            whole = emulate_float16(graph) if emulate else graph
+            start = graph.graph.input[0].name
+            extractor = onnx.utils.Extractor(whole)
+            ends = boundary_tensors(graph)
+            if "decoder" in ends:
+                ends[FORMATTING] = graph.graph.output[0].name
+            for part, end in ends.items():
+                self.sessions[part] = start, open_session(extractor.extract_model([start], [end]))
+                start = end
 
-    def run(self, fed: NDArray[Any]) -> tuple[dict[str, NDArray[np.float32]], NDArray[Any]]:
-        """Every part's end, and the last graph's output."""
-        value = fed
-        found: dict[str, NDArray[np.float32]] = {}
-        for graph, ends in zip(self.graphs, self.ends, strict=True):
-            exposed = _with_outputs(graph, list(ends.values()))
-            session: Any = open_session(exposed)
-            outputs = session.run(None, {graph.graph.input[0].name: value})
-            value = outputs[0]
-            found.update(zip(ends, outputs[1:], strict=True))
-        return found, value
-
-    def run_parts(
-        self, fed: NDArray[Any], exact: dict[str, NDArray[np.float32]]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Each part alone, given the exact end of the part before it."""
+    def run_in_turn(self, fed: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Every part's end when each is given what the one before made of the image."""
         found = {}
         value = fed
-        for parts in self.parts:
-            for part, model in parts.items():
-                session: Any = open_session(model)
-                found[part] = session.run(None, {model.graph.input[0].name: value})[0]
-                value = exact[part]
+        for part, (start, session) in self.sessions.items():
+            value = found[part] = session.run(None, {start: value})[0]
         return found
 
-    @staticmethod
-    def _split_at(graph: ModelProto) -> dict[str, ModelProto]:
-        """A graph cut at the ends of the parts inside it."""
-        extractor = onnx.utils.Extractor(graph)
-        start = graph.graph.input[0].name
-        parts = {}
-        for part, end in boundary_tensors(graph).items():
-            parts[part] = extractor.extract_model([start], [end])
-            start = end
-        return parts
-
-
-def _with_outputs(graph: ModelProto, names: list[str]) -> ModelProto:
-    """The graph with some of its tensors as further outputs, behind its own."""
-    exposed = ModelProto()
-    exposed.CopyFrom(graph)
-    own = {value.name for value in graph.graph.output}
-    for name in names:
-        alias = f"{name}.end"
-        exposed.graph.node.append(helper.make_node("Identity", [name], [alias]))
-        exposed.graph.output.append(
-            helper.make_tensor_value_info(alias, onnx.TensorProto.FLOAT, None)
-        )
-    assert own == {value.name for value in graph.graph.output}
-    return exposed
+    def run_alone(
+        self, fed: NDArray[Any], exact: dict[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Every part's end when each is given the exact end of the part before it."""
+        found = {}
+        value = fed
+        for part, (start, session) in self.sessions.items():
+            if part in exact:
+                found[part] = session.run(None, {start: value})[0]
+                value = exact[part]
+        return found
 
 
 def _main(job_folder: Path) -> None:

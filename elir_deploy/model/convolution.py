@@ -63,7 +63,9 @@ def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
         composed.weight.copy_(weight)
         assert composed.bias is not None
         composed.bias.copy_(bias)
-    return composed
+    composed.weight.requires_grad_(conv.weight.requires_grad)
+    composed.bias.requires_grad_(conv.weight.requires_grad)
+    return composed.train(conv.training)
 
 
 def conv3x3(in_channels: int, out_channels: int, collapsible: bool) -> nn.Module:

@@ -90,6 +90,11 @@ class DownLevel(nn.Module):
             else nn.Conv2d(width, width * multiplier, 3, stride=2, padding=1)
         )
 
+    def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """The skip, taken before the downsampling, and what goes down."""
+        skip = self.residual(x, embedding)
+        return skip, self.downsample(skip)
+
 
 class UpLevel(nn.Module):
     """A transposed convolution where the multiplier is not 1, then a residual block on the
@@ -103,6 +108,10 @@ class UpLevel(nn.Module):
             else nn.ConvTranspose2d(width * multiplier, width, 4, stride=2, padding=1)
         )
         self.residual = ResidualBlock(2 * width, width, time_width, collapsible)
+
+    def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+        out: Tensor = self.residual(torch.cat([self.upsample(x), skip], dim=1), embedding)
+        return out
 
 
 class VectorField(nn.Module):
@@ -134,13 +143,11 @@ class VectorField(nn.Module):
         x = self.first_proj(z)
         skips = []
         for level in self.down:
-            x = level.residual(x, embedding)
-            skips.append(x)
-            x = level.downsample(x)
+            skip, x = level(x, embedding)
+            skips.append(skip)
         for block in self.middle:
             x = block(x, embedding)
         for level in self.up:
-            x = torch.cat([level.upsample(x), skips.pop()], dim=1)
-            x = level.residual(x, embedding)
+            x = level(x, skips.pop(), embedding)
         out: Tensor = self.final_proj(self.final_block(x))
         return out

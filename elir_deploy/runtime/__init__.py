@@ -6,7 +6,20 @@
         restored = restore(image)  # (H, W, 3) uint8 RGB
 """
 
-from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.restorer import Restorer
+from elir_deploy.runtime.backends import BACKENDS, Backend, Session
+from elir_deploy.runtime.bundle import Bundle, Manifest
+from elir_deploy.runtime.images import LoadedImage, read_image, write_image
+from elir_deploy.runtime.restorer import Fit, Restorer
 
-__all__ = ["Bundle", "Restorer"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Bundle",
+    "Fit",
+    "LoadedImage",
+    "Manifest",
+    "Restorer",
+    "Session",
+    "read_image",
+    "write_image",
+]

@@ -35,6 +35,9 @@ __all__ = ["FORMATS", "Job", "Outcome", "plan_jobs", "restore_files"]
 #: What ``--format`` takes.
 FORMATS = ("png", "jpg", "webp", "same")
 
+#: An image that takes longer than this has its tiles counted.
+_LONG_S = 2.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -171,7 +174,7 @@ def restore_files(
             on_progress("restoring", len(jobs), len(jobs))
     finally:
         # An image that is being written is finished: that is short, and leaves nothing in parts.
-        writer.shutdown(wait=True, cancel_futures=True)
+        writer.shutdown(wait=True)
         outcome.seconds = time.perf_counter() - started
     return outcome
 
@@ -316,9 +319,10 @@ def _tile_progress(
 ) -> Callable[[int, int], None] | None:
     if on_progress is None:
         return None
+    started = time.perf_counter()
 
     def on_tile(done: int, tiles: int) -> None:
-        if tiles > 1:
+        if time.perf_counter() - started > _LONG_S:
             on_progress(f"restoring image {number} of {jobs}, tiles", done, tiles)
 
     return on_tile

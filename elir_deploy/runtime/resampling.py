@@ -1,11 +1,13 @@
-"""Bringing a picture to another size, exactly as Pillow does it, without holding it whole twice.
+"""Bringing a picture to another size by Pillow's arithmetic, without holding it whole twice.
 
-Enlarging (``sr``: nearest, ``bsr``: bicubic, a = -0.5) and fitting (bicubic, antialiased) are those
-of ``Image.resize`` to the bit. Three properties of Pillow's resampling make pieces possible:
+Bicubic (a = -0.5, antialiased) is one pass along each row, rounded to 8 bits, then one along each
+column, each to the bit that of Pillow's ``Image.resize`` with the other side kept; a pass that
+would keep its side is left out. The order is fixed here because Pillow's is not: from 13.0 on it
+starts with the columns where the height shrinks much more than the width.
 
-- It works along rows first and rounds to 8 bits, then along columns. Each pass treats its rows (or
-  columns) independently, so a pass can be done in bands.
-- Where a pass would keep the size it is left out.
+Two properties make it possible to work in pieces:
+
+- A pass treats its rows (or columns) independently, so it can be done in bands.
 - Enlarging by a power of two, the weights of an output pixel depend only on its place within the
   input pixel (the arithmetic is exact) and reach at most 2.5 input pixels: a cut-out with that
   margin gives what the whole picture gives.
@@ -63,8 +65,8 @@ class EnlargedPicture:
         if self._kernel == "nearest":
             large = source.repeat(factor, axis=0).repeat(factor, axis=1)
         else:
-            size = (source.shape[1] * factor, source.shape[0] * factor)
-            large = _resized(source, size)
+            large = _resized(source, source.shape[1] * factor, source.shape[0])
+            large = _resized(large, large.shape[1], source.shape[0] * factor)
         top, left = top - first_row * factor, left - first_column * factor
         return large[top : top + height, left : left + width]
 
@@ -77,8 +79,8 @@ def resize_to_square(picture: EnlargedPicture, side: int) -> NDArray[np.uint8]:
     narrow = np.empty((picture.height, side, 3), np.uint8)
     for top, rows in _bands(picture.height, picture.width):
         band = picture.block(top, 0, rows, picture.width)
-        narrow[top : top + rows] = _resized(band, (side, rows))
-    return _resized(narrow, (side, side))
+        narrow[top : top + rows] = _resized(band, side, rows)
+    return _resized(narrow, side, side)
 
 
 def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
@@ -87,10 +89,10 @@ def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
     Takes ``3 * h * W`` bytes beside small buffers.
     """
     height, width = output.shape[:2]
-    wide = _resized(image, (width, image.shape[0]))
+    wide = _resized(image, width, image.shape[0])
     for left, columns in _bands(width, height):
         strip = wide[:, left : left + columns]
-        output[:, left : left + columns] = _resized(strip, (columns, height))
+        output[:, left : left + columns] = _resized(strip, columns, height)
 
 
 def _bands(length: int, across: int) -> Iterator[tuple[int, int]]:
@@ -100,6 +102,7 @@ def _bands(length: int, across: int) -> Iterator[tuple[int, int]]:
         yield start, min(thickness, length - start)
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """One pass: ``width`` or ``height`` is that of ``image``."""
+    source = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))

@@ -24,6 +24,15 @@ SMALL_TASK = TaskSpec(
 )
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Most tests here touch thousands of small tensors, where a second thread only costs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def small_task() -> Iterator[TaskSpec]:
     """A task that the small layouts fit."""
@@ -51,13 +60,17 @@ def small_model() -> Elir:
 
 
 @pytest.fixture(scope="session")
-def bsr_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return official.write("bsr.pth", tmp_path_factory.mktemp("official"))
+def bsr_pth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = official.write("bsr.pth", tmp_path_factory.mktemp("official"))
+    yield path
+    path.unlink()  # pytest would keep it for days
 
 
 @pytest.fixture(scope="session")
-def bsr_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return official.write("bsr.ckpt", tmp_path_factory.mktemp("official"))
+def bsr_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = official.write("bsr.ckpt", tmp_path_factory.mktemp("official"))
+    yield path
+    path.unlink()  # pytest would keep it for days
 
 
 @pytest.fixture

@@ -41,8 +41,9 @@ def loads_as(path: Path, wanted: dict[str, torch.Tensor], task: TaskSpec) -> boo
     try:
         checkpoint = load_checkpoint(path)
     except CheckpointError as error:
-        assert str(error).count("\n") <= 1
-        assert len(str(error)) < 1000
+        message = str(error)
+        assert message.count("\n") <= 1
+        assert len(message) < 1000
         return False
     assert checkpoint.task == task
     seen = checkpoint.model.state_dict()

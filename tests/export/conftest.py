@@ -9,7 +9,8 @@ from onnx import ModelProto
 from torch import nn
 
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.export.onnx import export_stages, fuse_stages
+from elir_deploy.export.graphs import fuse_stages
+from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph, fixed_noise
 from elir_deploy.tasks import TASKS, Architecture

@@ -9,13 +9,8 @@ import torch
 from onnx import ModelProto, numpy_helper
 
 from elir_deploy.errors import UsageError
-from elir_deploy.export.onnx import (
-    OPSETS,
-    boundary_tensors,
-    export_stages,
-    fuse_stages,
-    set_metadata,
-)
+from elir_deploy.export.graphs import boundary_tensors, fuse_stages, set_metadata
+from elir_deploy.export.onnx import OPSETS, export_stages
 from elir_deploy.export.precision import open_session
 from elir_deploy.model import Elir
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph

@@ -23,8 +23,11 @@ from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
-#: Only errors that also arrive as exceptions would be logged below this.
+#: Fatal only: errors also arrive as exceptions.
 _SILENT = 4
+#: Execution providers by name, with options.
+Providers = list[tuple[str, dict[str, str]]]
+
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
@@ -36,7 +39,8 @@ class OnnxRuntimeBackend(Backend):
         provider: its name in ONNX Runtime.
         extra: of this project, that installs it.
         on_gpu: whether tensors between stages live on a CUDA device.
-        provider_options: from precision and device number.
+        providers: from precision and device number, those to ask for and their options; the
+            first is ``provider``, others take the nodes it does not.
     """
 
     name: str
@@ -44,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
     extra: str
     on_gpu: bool
     precisions: tuple[str, ...]
-    provider_options: Callable[[str, int], dict[str, str]]
+    providers: Callable[[str, int], Providers]
     automatic: bool = True
     kind: str = "onnx"
 
@@ -84,9 +88,12 @@ class OnnxRuntimeBackend(Backend):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers = [(self.provider, self.provider_options(precision, device))]
+        providers = self.providers(precision, device)
         try:
-            loaded = ort.InferenceSession(str(path), options, providers=providers)
+            # With fallback, a failure would be printed and the graph loaded on the CPU.
+            loaded = ort.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0
+            )
         except _failures(ort) as error:
             text = _one_line(error)
             # A GPU that fails and a graph that cannot be run look alike but for these two.
@@ -222,7 +229,8 @@ def _failures(ort: Any) -> tuple[type[Exception], ...]:
     """All exceptions of ONNX Runtime; they have no common base of their own."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     kinds = [value for value in vars(state).values() if isinstance(value, type)]
-    return (RuntimeError, *(kind for kind in kinds if issubclass(kind, Exception)))
+    # A ValueError where the message quotes bytes of a damaged file.
+    return (RuntimeError, ValueError, *(kind for kind in kinds if issubclass(kind, Exception)))
 
 
 def _one_line(error: Exception) -> str:
@@ -251,22 +259,23 @@ def _cache_folder() -> str:
     return str(folder)
 
 
-def _on_cpu(precision: str, device: int) -> dict[str, str]:
-    return {}
+def _on_cpu(precision: str, device: int) -> Providers:
+    return [("CPUExecutionProvider", {})]
 
 
-def _on_cuda(precision: str, device: int) -> dict[str, str]:
-    return {"device_id": str(device)}
+def _on_cuda(precision: str, device: int) -> Providers:
+    return [("CUDAExecutionProvider", {"device_id": str(device)})]
 
 
-def _on_tensorrt(precision: str, device: int) -> dict[str, str]:
-    return {
+def _on_tensorrt(precision: str, device: int) -> Providers:
+    options = {
         "device_id": str(device),
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_int8_enable": str(precision == "int8"),
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": _cache_folder(),
     }
+    return [("TensorrtExecutionProvider", options), *_on_cuda(precision, device)]
 
 
 BACKENDS = (
@@ -277,7 +286,7 @@ BACKENDS = (
         on_gpu=True,
         # Its Q/DQ convolutions are float ones between conversions: int8 last.
         precisions=("fp16", "fp32", "int8"),
-        provider_options=_on_cuda,
+        providers=_on_cuda,
     ),
     OnnxRuntimeBackend(
         name="onnxruntime",
@@ -286,7 +295,7 @@ BACKENDS = (
         on_gpu=False,
         # float16 has no CPU kernels and runs through casts; int8 gains 5 % (docs/decisions.md).
         precisions=("fp32", "int8", "fp16"),
-        provider_options=_on_cpu,
+        providers=_on_cpu,
     ),
     OnnxRuntimeBackend(
         name="onnxruntime-tensorrt",
@@ -294,7 +303,7 @@ BACKENDS = (
         extra="gpu",
         on_gpu=True,
         precisions=("fp16", "int8", "fp32"),
-        provider_options=_on_tensorrt,
+        providers=_on_tensorrt,
         # Its first run compiles an engine, for minutes: only when asked for.
         automatic=False,
     ),

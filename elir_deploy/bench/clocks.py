@@ -1,0 +1,18 @@
+"""The clock everything is timed with, as a value: tests hand in one of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Clock", "clock_resolution_ns", "wall_clock"]
+
+#: Gives nanoseconds since some fixed moment; never goes back.
+Clock = Callable[[], int]
+
+wall_clock: Clock = time.perf_counter_ns
+
+
+def clock_resolution_ns() -> float:
+    """Smallest step of :data:`wall_clock` in nanoseconds, as the system states it."""
+    return time.get_clock_info("perf_counter").resolution * 1e9

@@ -1,0 +1,249 @@
+"""What is measured: one way to run one model, from 8-bit image to 8-bit image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.bench.clocks import Clock, wall_clock
+from elir_deploy.bench.device import installed_version
+from elir_deploy.bench.statistics import psnr_db
+from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
+
+__all__ = [
+    "Contender",
+    "Fidelity",
+    "RestorerContender",
+    "Unavailable",
+    "open_restorers",
+]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Agreement with float32 PyTorch on the bundle's reference images.
+
+    Attributes:
+        psnr_db: of the worst image; None where there is nothing to compare with, infinite where
+            every image is identical.
+        images: how many were compared.
+        note: what it was compared with, or why it was not.
+    """
+
+    psnr_db: float | None
+    images: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A contender that was asked for and cannot be measured."""
+
+    label: str
+    reason: str
+
+
+class Contender(ABC):
+    """One way to run the model.
+
+    Attributes:
+        label: distinct among the contenders of a run, such as ``onnxruntime fp16``.
+        backend: a backend's name, or ``torch``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        version: of the library that runs it.
+        weights: where the weights come from.
+        artifacts: file, precision and SHA-256 of every file that runs; none for PyTorch.
+        device_ns: time inside the backend during the last :meth:`restore`, in nanoseconds; None
+            where it cannot be told.
+    """
+
+    label: str
+    backend: str
+    precision: str
+    version: str
+    weights: str
+    artifacts: tuple[dict[str, Any], ...] = ()
+    device_ns: int | None = None
+
+    @abstractmethod
+    def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Restore (H, W, 3) uint8 RGB as a user would; this is what is timed.
+
+        Raises:
+            ElirError: the device failed; the contender is left out from here on.
+        """
+
+    @abstractmethod
+    def fidelity(self, bundle: Bundle) -> Fidelity:
+        """Compare with the reference outputs in ``bundle``."""
+
+    def close(self) -> None:  # noqa: B027  # not every contender holds something
+        """Give back the device's memory."""
+
+
+class RestorerContender(Contender):
+    """A bundle on one of the runtime's backends.
+
+    Args:
+        bundle: the opened bundle.
+        backend: name of the backend.
+        precision: the one to run.
+        threads: CPU threads a run may use.
+        clock: to time the session with.
+
+    Raises:
+        ElirError: the backend cannot run the bundle here.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        precision: str,
+        *,
+        threads: int | None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
+        self._clock = clock
+        self.label = f"{backend} {precision}"
+        self.backend = backend
+        self.precision = precision
+        self.version = _backend_version(backend)
+        self.weights = "random" if bundle.info.source.random else bundle.info.source.name
+        chosen = backend_named(backend).artifacts(bundle, precision)
+        self.artifacts = tuple(
+            {"file": a.file, "precision": a.precision, "bytes": a.bytes, "sha256": a.sha256}
+            for a in chosen
+        )
+        self._time_the_session()
+
+    def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self.device_ns = 0
+        return self._restorer.restore(image)
+
+    def fidelity(self, bundle: Bundle) -> Fidelity:
+        spec = self._restorer.input_spec
+        found = []
+        for _, image, reference in bundle.reference_images():
+            if spec.dtype == "uint8":
+                restored = self._restorer.run(image[None])[0]
+            else:
+                scaled = image.astype(np.float32) / np.float32(255)
+                made = self._restorer.run(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
+                restored = np.rint(made[0].transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+            found.append(psnr_db(restored, reference))
+        if not found:
+            return Fidelity(None, 0, "the bundle holds no reference images")
+        against = "float32 PyTorch"
+        if bundle.info.source.random:
+            against += " with the same random weights"
+        return Fidelity(min(found), len(found), f"against {against}, worst image")
+
+    def close(self) -> None:
+        self._restorer.close()
+
+    def _time_the_session(self) -> None:
+        """Add up, into ``device_ns``, what the session's runs take inside a restore.
+
+        Timed in the same call as the whole, so that their difference is the runtime's own work.
+        """
+        session = self._restorer.session
+        run = session.run
+
+        def timed_run() -> None:
+            start = self._clock()
+            run()
+            self.device_ns = (self.device_ns or 0) + self._clock() - start
+
+        session.run = timed_run  # type: ignore[method-assign]
+
+
+def open_restorers(
+    bundle: Bundle,
+    backends: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    *,
+    threads: int | None,
+    clock: Clock = wall_clock,
+) -> tuple[list[Contender], list[Unavailable]]:
+    """Every backend in every precision that the bundle has for it.
+
+    Args:
+        bundle: the opened bundle.
+        backends: names; None: all those the bundle holds files for.
+        precisions: wanted; None: all those the bundle holds.
+        threads: CPU threads a run may use.
+        clock: to time with.
+
+    Returns:
+        the contenders that can run, and why the others cannot.
+
+    Raises:
+        UsageError: there is no backend of that name.
+        BundleError: a file is damaged.
+    """
+    if backends is None:
+        chosen = [b for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)]
+    else:
+        chosen = [backend_named(name) for name in backends]
+    contenders: list[Contender] = []
+    missing: list[Unavailable] = []
+    for backend in chosen:
+        reason = backend.available()
+        if reason is not None:
+            missing.append(Unavailable(backend.name, reason))
+            continue
+        for precision in _wanted_precisions(bundle, backend, precisions, missing):
+            opened = _open(bundle, backend.name, precision, threads, clock)
+            if isinstance(opened, Unavailable):
+                missing.append(opened)
+            else:
+                contenders.append(opened)
+    return contenders, missing
+
+
+def _open(
+    bundle: Bundle, backend: str, precision: str, threads: int | None, clock: Clock
+) -> Contender | Unavailable:
+    try:
+        return RestorerContender(bundle, backend, precision, threads=threads, clock=clock)
+    except UnavailableError as error:
+        return Unavailable(f"{backend} {precision}", str(error))
+
+
+def _wanted_precisions(
+    bundle: Bundle,
+    backend: Backend,
+    precisions: Sequence[str] | None,
+    missing: list[Unavailable],
+) -> list[str]:
+    """Those to measure, the most exact first; what the bundle lacks goes to ``missing``."""
+    held = backend.held_precisions(bundle)
+    if precisions is None:
+        if not held:
+            missing.append(Unavailable(backend.name, f"{bundle.path} holds no files for it"))
+        return [p for p in bundle.info.precisions if p in held]
+    for precision in precisions:
+        if precision not in held:
+            has = ", ".join(held) or "none"
+            missing.append(
+                Unavailable(
+                    f"{backend.name} {precision}",
+                    f"{bundle.path} holds no {precision} files for it (it holds {has})",
+                )
+            )
+    return [p for p in precisions if p in held]
+
+
+def _backend_version(backend: str) -> str:
+    library = backend.partition("-")[0]
+    version = installed_version(library) or installed_version(f"{library}-gpu") or "unknown"
+    return f"{library} {version}"

@@ -1,0 +1,153 @@
+"""What a series of latencies says. Nothing is clipped, trimmed or smoothed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import UsageError
+
+__all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "psnr_db"]
+
+#: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
+STEADY_VARIATION = 0.025
+
+#: Random numbers drawn at a time in the bootstrap: bounds its memory.
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A series of latencies in seconds.
+
+    Attributes:
+        count: of samples.
+        mean: arithmetic; its reciprocal is the throughput at batch 1.
+        std: of the samples (``count - 1`` in the denominator); 0 for one sample.
+        minimum: the fastest.
+        p50: median; percentiles interpolate linearly between samples.
+        p90: as MLPerf's single-stream figure.
+        p95: likewise.
+        p99: likewise.
+        maximum: the slowest.
+    """
+
+    count: int
+    mean: float
+    std: float
+    minimum: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    maximum: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float] | NDArray[np.float64]) -> Summary:
+        """Summarize latencies in seconds.
+
+        Raises:
+            UsageError: there are none.
+        """
+        values = np.asarray(samples, dtype=np.float64)
+        if not values.size:
+            raise UsageError("no samples to summarize: measure at least one image")
+        p50, p90, p95, p99 = (float(p) for p in np.percentile(values, (50, 90, 95, 99)))
+        return cls(
+            count=values.size,
+            mean=float(values.mean()),
+            std=float(values.std(ddof=1)) if values.size > 1 else 0.0,
+            minimum=float(values.min()),
+            p50=p50,
+            p90=p90,
+            p95=p95,
+            p99=p99,
+            maximum=float(values.max()),
+        )
+
+    @property
+    def fps(self) -> float:
+        """Images a second at batch 1, from the mean."""
+        return 1 / self.mean if self.mean else math.inf
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation: ``std / mean``."""
+        return self.std / self.mean if self.mean else 0.0
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the reference, with an interval.
+
+    Attributes:
+        value: mean latency of the reference over that of the other; above 1 is faster.
+        low: lower end of the interval.
+        high: upper end.
+        confidence: of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+
+
+def paired_speedup(
+    reference: Sequence[float] | NDArray[np.float64],
+    other: Sequence[float] | NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Ratio:
+    """Ratio of the mean latencies of two series taken side by side.
+
+    Sample i of both was taken in the same round, so what slows the machine down slows both:
+    rounds are resampled, never single samples. They are drawn as runs of ``n ** (1/3)`` rounds
+    (circular block bootstrap), since neighbouring rounds resemble each other.
+
+    Args:
+        reference: (n,) latencies in seconds.
+        other: (n,) latencies of the same rounds.
+        confidence: of the interval, between 0 and 1.
+        resamples: bootstrap repetitions.
+        seed: of the bootstrap; the same samples always give the same interval.
+
+    Raises:
+        UsageError: the series differ in length or are empty.
+    """
+    if len(reference) != len(other):
+        raise UsageError(f"series of {len(reference)} and {len(other)} samples are no pairs")
+    pair = np.asarray([reference, other], dtype=np.float64)
+    count = pair.shape[1]
+    if not count:
+        raise UsageError("no samples to compare: measure at least one image")
+    block = max(1, round(count ** (1 / 3)))
+    blocks = -(-count // block)
+    # means[k, i] is the mean over the run of rounds that begins at i.
+    wrapped = np.concatenate([pair, pair[:, : block - 1]], axis=1)
+    sums = np.concatenate([np.zeros((2, 1)), wrapped.cumsum(axis=1)], axis=1)
+    means = (sums[:, block:] - sums[:, :-block]) / block
+    rng = np.random.default_rng(seed)
+    ratios = []
+    at_a_time = max(1, _CHUNK // blocks)
+    for start in range(0, resamples, at_a_time):
+        starts = rng.integers(0, count, (min(at_a_time, resamples - start), blocks))
+        resampled = means[:, starts].mean(axis=2)
+        ratios.append(resampled[0] / resampled[1])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(ratios), (tail, 1 - tail))
+    value = float(pair[0].mean() / pair[1].mean())
+    return Ratio(value, float(low), float(high), confidence)
+
+
+def psnr_db(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of 8-bit images in dB; infinite where they are identical."""
+    error = image.astype(np.float64) - reference
+    mse = float(np.mean(error**2))
+    return 10 * math.log10(255**2 / mse) if mse else math.inf

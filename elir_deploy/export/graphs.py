@@ -1,0 +1,112 @@
+"""What every part of the exporter knows of the ONNX graphs: their tensors, parts and metadata.
+
+Nothing here needs torch, so that verification can run without it.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import onnx
+from onnx import ModelProto, compose, helper
+
+from elir_deploy import __version__
+
+__all__ = [
+    "FUSED",
+    "IMAGE_END",
+    "STAGE_TENSORS",
+    "boundary_tensors",
+    "finish_graph",
+    "fuse_stages",
+    "is_default_domain",
+    "set_metadata",
+]
+
+FUSED = "fused"
+#: Input and output of each stage; neighbours share a tensor.
+STAGE_TENSORS: dict[str, tuple[str, str]] = {
+    "encoder": ("image", "encoded"),
+    "estimator": ("encoded", "coarse"),
+    "flow": ("coarse", "flowed"),
+    "decoder": ("flowed", "restored"),
+    FUSED: ("image", "restored"),
+}
+#: The node that clips the decoded image; what follows is formatting.
+IMAGE_END = "decoder.1.clip"
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
+    """The stages concatenated into one graph, image to image."""
+    names = list(stages)
+    fused = stages[names[0]]
+    for before, after in pairwise(names):
+        shared = STAGE_TENSORS[before][1]
+        fused = compose.merge_models(fused, stages[after], io_map=[(shared, shared)])
+    fused.graph.name = FUSED
+    return finish_graph(fused)
+
+
+def is_default_domain(entry: onnx.OperatorSetIdProto) -> bool:
+    """Whether an import is that of ONNX's own operators."""
+    return entry.domain in _DEFAULT_DOMAINS
+
+
+def boundary_tensors(model: ModelProto) -> dict[str, str]:
+    """Tensor at the end of each part of the network inside one graph, in graph order.
+
+    Parts are the encoder, the estimator, each Euler step (``step1`` ...) and the decoder, whose
+    end is the image before it is clipped. Those missing from this graph are left out.
+    """
+    latents = {STAGE_TENSORS[name][1]: name for name in ("encoder", "estimator")}
+    parts: dict[str, str] = {}
+    for node in model.graph.node:
+        step = re.fullmatch(r"flow\.(step\d+)\.updates\.\d+\.add", node.name)
+        if step:
+            parts[step[1]] = node.output[0]
+        elif node.output[0] in latents:
+            parts[latents[node.output[0]]] = node.output[0]
+        elif node.name == IMAGE_END:
+            parts["decoder"] = node.input[0]
+    return parts
+
+
+def set_metadata(model: ModelProto, entries: dict[str, str]) -> None:
+    """Write key and value strings that travel inside the file."""
+    helper.set_model_props(model, dict(sorted(entries.items())))
+
+
+def finish_graph(model: ModelProto) -> ModelProto:
+    """Drop what is not the graph itself, check it, and stamp it with who made it."""
+    graph = model.graph
+    # The exporter's metadata holds source lines with this machine's paths.
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for item in (model, graph, *graph.node, *graph.initializer, *values):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del model.functions[:]
+    drop_unused(graph)
+    opset = max(entry.version for entry in model.opset_import if is_default_domain(entry))
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    # The oldest file format the opset allows: old parsers refuse newer ones.
+    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
+    model.producer_name = "elir-deploy"
+    model.producer_version = __version__
+    model.domain = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    used |= {value.name for value in graph.output}
+    produced = {name for node in graph.node for name in node.output}
+    known = [value for value in graph.value_info if value.name in produced]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+    unused = [i for i, tensor in enumerate(graph.initializer) if tensor.name not in used]
+    for i in reversed(unused):
+        del graph.initializer[i]

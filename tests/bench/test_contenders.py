@@ -1,0 +1,120 @@
+"""Bundles as contenders: two timings, fidelity, and what is missing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from elir_deploy.bench.contenders import RestorerContender, open_restorers
+from elir_deploy.bench.protocols import random_image
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from tests.bench.synthetic import FakeClock
+from tests.bundles import make_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16"), bias=0.1))
+
+
+def test_the_session_alone_is_device_time(bundle, monkeypatch):
+    clock = FakeClock()
+    original = OnnxRuntimeBackend.open
+
+    def open_slow(self, *args, **kwargs):
+        session = original(self, *args, **kwargs)
+        run = session.run
+
+        def slow_run() -> None:
+            run()
+            clock.advance(0.25)
+
+        session.run = slow_run
+        return session
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "open", open_slow)
+    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1, clock=clock)
+    image = random_image((32, 32, 3), 0, 0)
+    for _ in range(2):
+        restored = contender.restore(image)
+        assert contender.device_ns == 250_000_000
+    expected = np.rint(np.clip(image / 255 + 0.1, 0, 1) * 255)
+    assert np.abs(restored - expected).max() <= 1
+    contender.close()
+
+
+def test_description(bundle):
+    contender = RestorerContender(bundle, "onnxruntime", "fp16", threads=1)
+    assert contender.label == "onnxruntime fp16"
+    assert contender.version.startswith("onnxruntime 1.")
+    (artifact,) = contender.artifacts
+    assert artifact["file"] == "fused.fp16.onnx"
+    assert len(artifact["sha256"]) == 64
+    contender.close()
+
+
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+def test_fidelity_against_the_references(tmp_path, io):
+    # The reference output of a test bundle is its input: without bias the two are identical.
+    exact = Bundle.open(make_bundle(tmp_path / "exact", io=io))
+    off = Bundle.open(make_bundle(tmp_path / "off", io=io, bias=10 / 255, random=True))
+    for bundle, expected in ((exact, math.inf), (off, 28.1)):
+        contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
+        fidelity = contender.fidelity(bundle)
+        contender.close()
+        assert fidelity.psnr_db == pytest.approx(expected, abs=0.5)
+        assert fidelity.images == 1
+    assert fidelity.note == "against float32 PyTorch with the same random weights, worst image"
+
+
+def test_a_bundle_without_references(tmp_path):
+    bundle = Bundle.open(make_bundle(tmp_path / "b", references=False))
+    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
+    assert contender.fidelity(bundle).psnr_db is None
+    contender.close()
+
+
+def test_all_that_a_bundle_holds_by_default(bundle):
+    contenders, missing = open_restorers(bundle, None, None, threads=1)
+    assert [c.label for c in contenders] == ["onnxruntime fp32", "onnxruntime fp16"]
+    assert {item.label for item in missing} <= set(BACKENDS) - {"onnxruntime"}
+    for contender in contenders:
+        contender.close()
+
+
+def test_what_is_missing_is_said_and_the_rest_opened(bundle):
+    contenders, missing = open_restorers(
+        bundle, ["onnxruntime", "onnxruntime-cuda"], ["fp32", "int8"], threads=1
+    )
+    assert [c.label for c in contenders] == ["onnxruntime fp32"]
+    reasons = {item.label: item.reason for item in missing}
+    assert "holds no int8 files" in reasons["onnxruntime int8"]
+    assert "CUDA" in reasons["onnxruntime-cuda"]
+    contenders[0].close()
+
+
+def test_a_device_that_refuses_is_missing_but_damage_is_an_error(bundle, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise UnavailableError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntimeBackend, "open", refuse)
+        contenders, missing = open_restorers(bundle, ["onnxruntime"], ["fp32"], threads=1)
+    assert not contenders
+    assert [(m.label, m.reason) for m in missing] == [("onnxruntime fp32", "out of memory")]
+    file = bundle.path / "fused.fp32.onnx"
+    data = bytearray(file.read_bytes())
+    data[50] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match="is damaged"):
+        open_restorers(bundle, ["onnxruntime"], ["fp32"], threads=1)
+
+
+def test_an_unknown_backend(bundle):
+    with pytest.raises(UsageError, match="no backend 'abacus'"):
+        open_restorers(bundle, ["abacus"], None, threads=1)

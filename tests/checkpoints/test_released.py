@@ -1,0 +1,379 @@
+"""Downloads from a server on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import shutil
+import socket
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elir_deploy.checkpoints import released
+from elir_deploy.checkpoints.released import cache_folder, fetch_released
+from elir_deploy.errors import CheckpointError, DownloadError
+
+#: Several chunks, and what begins like an archive of torch.save.
+CONTENT = b"PK\x03\x04" + bytes(range(256)) * 12_345
+OTHER = b"PK\x03\x04" + bytes(reversed(range(256))) * 12_345
+
+
+@dataclass
+class Server:
+    """What the server does, and what it was asked for.
+
+    Attributes:
+        cut: bytes after which it drops a connection, once.
+        ranges: whether it honours Range.
+        conditions: whether it honours If-Range.
+    """
+
+    url: str = ""
+    content: bytes = CONTENT
+    etag: str | None = '"one"'
+    cut: int | None = None
+    ranges: bool = True
+    conditions: bool = True
+    length: bool = True
+    status: int = 200
+    delay: float = 0.0
+    requests: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests.append({"path": self.path, **dict(self.headers)})
+            time.sleep(state.delay)
+            if state.status != 200:
+                self.send_error(state.status)
+                return
+            wanted = self.headers.get("Range")
+            condition = self.headers.get("If-Range")
+            start = 0
+            if wanted and state.ranges and (condition == state.etag or not state.conditions):
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                if start >= len(state.content):
+                    self.send_error(416)
+                    return
+                self.send_response(206)
+                end = len(state.content)
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+            else:
+                self.send_response(200)
+            if state.etag:
+                self.send_header("ETag", state.etag)
+            body = state.content[start:]
+            if state.length:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if state.cut is not None:
+                body, state.cut = body[: state.cut], None
+            with contextlib.suppress(ConnectionError):  # who asked may be gone
+                self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{httpd.server_address[1]}/v1"
+    monkeypatch.setenv("ELIR_RELEASES_URL", state.url)
+    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+DONE = ["elir_bfr.pth", "elir_bfr.pth.json"]
+HALF = ["elir_bfr.pth.partial", "elir_bfr.pth.partial.json"]
+
+
+def interrupted(server: Server, cache: Path, cut: int = 2_000_000) -> None:
+    server.cut = cut
+    with pytest.raises(DownloadError, match=f"cut after {cut} of {len(CONTENT)} bytes"):
+        fetch_released("elir_bfr")
+    assert names(cache) == HALF
+    assert (cache / HALF[0]).read_bytes() == server.content[:cut]
+    server.requests.clear()
+
+
+def test_fresh(server: Server, cache: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    path = fetch_released("elir_bfr", lambda *told: seen.append(told))
+    assert path == cache / "elir_bfr.pth"
+    assert path.read_bytes() == CONTENT
+    assert names(cache) == DONE
+    assert server.requests[0]["path"] == "/v1/elir_bfr.pth"
+    assert seen[0] == ("downloading elir_bfr.pth", 0, len(CONTENT))
+    assert seen[-1] == ("downloading elir_bfr.pth", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert fetch_released("elir_bfr") == path
+    assert len(server.requests) == 1
+
+
+def test_resumed(server: Server, cache: Path) -> None:
+    interrupted(server, cache)
+    seen: list[int] = []
+    path = fetch_released("elir_bfr", lambda what, done, total: seen.append(done))
+    assert path.read_bytes() == CONTENT
+    assert names(cache) == DONE
+    assert server.requests[0]["Range"] == "bytes=2000000-"
+    assert server.requests[0]["If-Range"] == '"one"'
+    assert seen[0] == 2_000_000
+
+
+def test_resumed_twice(server: Server, cache: Path) -> None:
+    interrupted(server, cache, 1000)
+    server.cut = 1000
+    with pytest.raises(DownloadError, match="cut after 2000"):
+        fetch_released("elir_bfr")
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+
+
+def test_interrupted_by_the_user(server: Server, cache: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done > 1_500_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_released("elir_bfr", interrupt)
+    assert names(cache) == HALF
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert "Range" in server.requests[-1]
+
+
+def test_server_that_ignores_ranges(server: Server, cache: Path) -> None:
+    interrupted(server, cache)
+    server.ranges = False
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("conditions", [True, False])
+def test_file_changed_in_the_middle(server: Server, cache: Path, conditions: bool) -> None:
+    interrupted(server, cache)
+    server.content, server.etag, server.conditions = OTHER, '"two"', conditions
+    assert fetch_released("elir_bfr").read_bytes() == OTHER
+    assert names(cache) == DONE
+
+
+def test_file_became_shorter(server: Server, cache: Path) -> None:
+    interrupted(server, cache)
+    server.content, server.conditions = CONTENT[:1000], False
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+def test_server_that_cannot_name_versions(server: Server, cache: Path, etag: str | None) -> None:
+    server.etag = etag
+    interrupted(server, cache)
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert "Range" not in server.requests[0]
+
+
+def test_server_of_another_address(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(server, cache)
+    monkeypatch.setenv("ELIR_RELEASES_URL", server.url + "/mirror/")
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert server.requests[0]["path"] == "/v1/mirror/elir_bfr.pth"
+    assert "Range" not in server.requests[0]
+
+
+def test_unknown_length(server: Server, cache: Path) -> None:
+    server.length = False
+    seen: list[int] = []
+    path = fetch_released("elir_bfr", lambda what, done, total: seen.append(total))
+    assert path.read_bytes() == CONTENT
+    assert set(seen) == {0}
+
+
+def assert_two_lines(error: pytest.ExceptionInfo[Any], cache: Path) -> None:
+    lines = str(error.value).split("\n")
+    assert len(lines) == 2
+    assert str(cache / "elir_bfr.pth") in lines[1]
+    assert "by hand" in lines[1]
+
+
+@pytest.mark.parametrize("status", [404, 403, 500])
+def test_refusals(server: Server, cache: Path, status: int) -> None:
+    server.status = status
+    with pytest.raises(DownloadError, match=f"answers {status}") as error:
+        fetch_released("elir_bfr")
+    assert_two_lines(error, cache)
+    assert names(cache) == []
+
+
+def test_no_server(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("ELIR_RELEASES_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(DownloadError, match=r"does not answer \(Connection refused\)") as error:
+        fetch_released("elir_bfr")
+    assert_two_lines(error, cache)
+    assert names(cache) == []
+
+
+def test_server_that_says_nothing(server: Server, cache: Path) -> None:
+    server.delay = 1.0
+    with pytest.raises(DownloadError, match="timed out") as error:
+        fetch_released("elir_bfr", timeout=0.2)
+    assert_two_lines(error, cache)
+
+
+def test_web_page_instead_of_weights(server: Server, cache: Path) -> None:
+    server.content = b"<html>Please log in</html>"
+    with pytest.raises(DownloadError, match="it looks like a web page") as error:
+        fetch_released("elir_bfr")
+    assert_two_lines(error, cache)
+    assert "elir_bfr.pth" not in names(cache)
+    server.content, server.etag = CONTENT, '"two"'
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert names(cache) == DONE
+
+
+def test_address_of_another_kind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELIR_CACHE", str(cache))
+    monkeypatch.setenv("ELIR_RELEASES_URL", "file:///etc")
+    with pytest.raises(DownloadError, match="wanted a http or https address"):
+        fetch_released("elir_bfr")
+
+
+def test_damaged_cache(server: Server, cache: Path) -> None:
+    path = fetch_released("elir_bfr")
+    path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="is not what was downloaded") as error:
+        fetch_released("elir_bfr")
+    assert "Delete it and elir_bfr.pth.json" in str(error.value)
+    assert str(error.value).count("\n") == 1
+    assert len(server.requests) == 1
+    for name in DONE:
+        (cache / name).unlink()
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+
+
+def test_damaged_record(server: Server, cache: Path) -> None:
+    fetch_released("elir_bfr")
+    for text in ("", "[]", "{", "{}"):
+        (cache / "elir_bfr.pth.json").write_text(text)
+        with pytest.raises(CheckpointError, match="Delete it"):
+            fetch_released("elir_bfr")
+
+
+def test_damaged_record_of_a_partial_file(server: Server, cache: Path) -> None:
+    interrupted(server, cache)
+    (cache / HALF[1]).write_text("{")
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+
+
+def test_file_put_there_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELIR_CACHE", str(cache))
+    cache.mkdir()
+    (cache / "elir_bfr.pth").write_bytes(CONTENT)
+    assert fetch_released("elir_bfr") == cache / "elir_bfr.pth"
+    assert set(json.loads((cache / "elir_bfr.pth.json").read_text())) == {"file", "sha256"}
+    (cache / "elir_bfr.pth").write_bytes(OTHER)
+    with pytest.raises(CheckpointError, match="is not what was downloaded"):
+        fetch_released("elir_bfr")
+
+
+def test_full_disk(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1_000_000))
+    with pytest.raises(DownloadError, match=r"needs 3 MB more and .* has 1 MB free"):
+        fetch_released("elir_bfr")
+    assert names(cache) == []
+
+
+def test_cache_that_cannot_be_made(server: Server, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(DownloadError, match=r"cannot download elir_bfr: .*exists"):
+        fetch_released("elir_bfr")
+
+
+def test_two_at_once(server: Server, cache: Path) -> None:
+    server.delay = 0.3
+    seen: list[str] = []
+    got: list[bytes] = []
+
+    def fetch() -> None:
+        path = fetch_released("elir_bfr", lambda what, done, total: seen.append(what))
+        got.append(path.read_bytes())
+
+    threads = [threading.Thread(target=fetch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [CONTENT] * 4
+    assert len(server.requests) == 1
+    assert names(cache) == DONE
+    assert "waiting for another download of elir_bfr.pth" in seen
+
+
+def test_waiting_for_one_that_fails(server: Server, cache: Path) -> None:
+    server.status, server.delay = 404, 0.2
+    errors: list[DownloadError] = []
+
+    def fetch() -> None:
+        try:
+            fetch_released("elir_bfr")
+        except DownloadError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 3
+    assert names(cache) == []
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only(**variables: str) -> None:
+        for name in ("ELIR_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    home = tmp_path / ".cache" / "elir-deploy"
+    only()
+    assert cache_folder() == home
+    only(XDG_CACHE_HOME="/x", ELIR_CACHE="")
+    assert cache_folder() == Path("/x/elir-deploy")
+    only(XDG_CACHE_HOME="relative")
+    assert cache_folder() == home
+    only(XDG_CACHE_HOME="/x", ELIR_CACHE="~/mine")
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_released_address() -> None:
+    assert released.RELEASES_URL.startswith("https://")

@@ -1,0 +1,200 @@
+"""``elir-bench`` from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from elir_deploy.bench import contenders as contenders_module
+from elir_deploy.bench import peers
+from elir_deploy.cli import bench
+from elir_deploy.errors import UnavailableError
+from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bundles import make_bundle
+
+QUICK = ["--images", "5", "--warmup", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return make_bundle(tmp_path / "b", precisions=("fp32", "fp16"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command; gives exit code, stdout and stderr."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["elir-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            bench.main()
+        code = ended.value.code
+        shown = capsys.readouterr()
+        return (code if isinstance(code, int) else int(code is not None)), shown.out, shown.err
+
+    return call
+
+
+def test_two_precisions_side_by_side(run, bundle, tmp_path):
+    target, table = tmp_path / "r.json", tmp_path / "r.md"
+    code, out, _ = run(
+        bundle, "--backend", "onnxruntime", *QUICK, "--json", target, "--report", table
+    )
+    assert code == 0
+    assert "onnxruntime fp32" in out
+    report = json.loads(target.read_text(), parse_constant=pytest.fail)
+    assert report["complete"] is True
+    assert [row["label"] for row in report["contenders"]] == [
+        "onnxruntime fp32",
+        "onnxruntime fp16",
+    ]
+    for row in report["contenders"]:
+        assert len(row["image"]["samples_s"]) == 5
+        assert all(
+            device <= image
+            for device, image in zip(
+                row["device"]["samples_s"], row["image"]["samples_s"], strict=True
+            )
+        )
+        assert row["fidelity"]["identical"] is True
+    assert report["threads"] == 1
+    assert (report["protocol"]["warmup"], report["protocol"]["images"]) == (1, 5)
+    assert table.read_text().startswith("# tiny, 32x32")
+
+
+def test_a_missing_backend_is_listed_and_the_rest_measured(run, bundle):
+    code, out, _ = run(bundle, "--backend", "onnxruntime-cuda", "--backend", "onnxruntime", *QUICK)
+    assert code == 0
+    assert "not measured: onnxruntime-cuda: " in out
+    assert "onnxruntime fp16" in out
+
+
+def test_nothing_that_can_run_is_exit_4(run, bundle):
+    code, _, err = run(bundle, "--backend", "onnxruntime-cuda", *QUICK)
+    assert code == 4
+    assert "nothing can be measured here: onnxruntime-cuda" in err
+
+
+def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypatch):
+    original = contenders_module.RestorerContender.fidelity
+
+    def fidelity(self, of):
+        if self.precision == "fp16":
+            raise UnavailableError("out of memory")
+        return original(self, of)
+
+    monkeypatch.setattr(contenders_module.RestorerContender, "fidelity", fidelity)
+    code, out, _ = run(bundle, "--backend", "onnxruntime", *QUICK)
+    assert code == 0
+    assert "not measured: onnxruntime fp16: out of memory" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "abacus"], "no backend 'abacus': choose from torch"),
+        (["--task", "bfr"], "is for task tiny, not bfr"),
+        (["--task", "deblur"], "no task 'deblur'"),
+        (["--report", "r.html"], "wanted a name that ends in .md"),
+        (["--json", "no/such/folder/r.json"], "there is no folder"),
+        (["--images", "0"], "--images"),
+        (["--precision", "fp8"], "--precision"),
+    ],
+)
+def test_bad_usage_is_exit_2(run, bundle, arguments, message):
+    code, _, err = run(bundle, *arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_random_weights_need_a_task(run):
+    pytest.importorskip("torch")
+    code, _, err = run("random", *QUICK)
+    assert code == 2
+    assert "--task" in err
+
+
+def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch):
+    clock = FakeClock()
+
+    class Interrupted(SyntheticContender):
+        def restore(self, image):
+            if len(self.images) == 4:
+                raise KeyboardInterrupt
+            return super().restore(image)
+
+    contender = Interrupted("synthetic fp32", clock, 0.01)
+    monkeypatch.setattr(bench, "open_restorers", lambda *a, **k: ([contender], []))
+    target = tmp_path / "r.json"
+    code, out, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
+    assert code == 130
+    assert "interrupted after 3 of 5 images" in out
+    assert "interrupted" in err
+    report = json.loads(target.read_text())
+    assert report["complete"] is False
+    assert len(report["contenders"][0]["image"]["samples_s"]) == 3
+    assert contender.closed
+
+
+def test_ctrl_c_for_real(bundle, tmp_path):
+    target = tmp_path / "r.json"
+    command = [sys.executable, "-m", "elir_deploy.cli.bench", str(bundle), "--threads", "1"]
+    command += ["--backend", "onnxruntime", "--images", "1000000", "--json", str(target)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("measuring"):
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(timeout=20) == 130
+    report = json.loads(target.read_text())
+    assert report["complete"] is False
+    assert report["contenders"][0]["image"]["count"] > 0
+
+
+def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
+    run, bundle, monkeypatch, tmp_path
+):
+    from elir_deploy.runtime import Bundle
+
+    folders = []
+    clock = FakeClock()
+
+    def export(checkpoint, folder, precisions, say):
+        folders.append(folder)
+        assert checkpoint == "checkpoint"
+        assert precisions == ["fp32"]
+        folder.mkdir()
+        return Bundle.open(bundle)
+
+    monkeypatch.setattr(peers, "load", lambda source, task, say: "checkpoint")
+    monkeypatch.setattr(peers, "export_to_bundle", export)
+    monkeypatch.setattr(peers, "torch_missing", lambda: None)
+    monkeypatch.setattr(
+        peers, "torch_peer", lambda *a, **k: SyntheticContender("torch eager fp32", clock, 0.1)
+    )
+    code, out, _ = run("mine.pth", "--precision", "fp32", *QUICK)
+    assert code == 0
+    assert out.index("torch eager fp32") < out.index("onnxruntime fp32")
+    assert not folders[0].exists()
+
+
+def test_without_torch_the_rest_is_measured(run, bundle, monkeypatch):
+    monkeypatch.setattr(peers, "torch_missing", lambda: "torch is not installed")
+    code, out, _ = run(bundle, "--precision", "fp32", *QUICK)
+    assert code == 0
+    assert "not measured: torch: torch is not installed" in out
+
+
+def test_help_teaches_the_use(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for word in ("--protocol", "--json", "Ctrl-C", "elir-bench bfr"):
+        assert word in out

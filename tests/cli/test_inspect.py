@@ -1,0 +1,167 @@
+"""elir-inspect: what it tells of good and of damaged bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from elir_deploy.cli import inspect as command
+from elir_deploy.runtime.backends import BACKENDS
+from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command in this process; gives the exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["elir-inspect", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as caught:
+                command.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return int(caught.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = make_bundle(
+        tmp_path / "b", stages="split", precisions=("fp32", "fp16"), upscale=4, kernel="bicubic"
+    )
+    manifest = read_manifest(path)
+    manifest["verification"]["fp16"] = verification(31.25, False)
+    write_manifest(path, manifest)
+    return path
+
+
+def test_everything_is_told(run, bundle: Path, capsys) -> None:
+    assert run(bundle) == 0
+    lines = capsys.readouterr().out.splitlines()
+    text = "\n".join(lines)
+    for part in (
+        "32x32, inputs first enlarged x4 (bicubic)",
+        "image: uint8 1x32x32x3 NHWC",
+        "sigma_s 0.025",
+        "estimator.fp16.onnx",
+        "files: all 10 have the hashes",
+        "not malice",
+    ):
+        assert part in text
+    [fp16] = [line.split() for line in lines if line.startswith("fp16")]
+    assert fp16 == ["fp16", "31.2", "dB", "45", "dB", "MISSED", "decoder", "1", "0.004"]
+    [cpu] = [line for line in lines if line.startswith("onnxruntime ")]
+    assert "yes: fp32 (default), fp16" in cpu
+    if BACKENDS["onnxruntime-cuda"].available():
+        [cuda] = [line for line in lines if line.startswith("onnxruntime-cuda")]
+        assert "pip install 'elir-deploy[gpu]'" in cuda or "driver" in cuda
+
+
+def test_json(run, bundle: Path, capsys) -> None:
+    assert run(bundle, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["manifest"] == read_manifest(bundle)
+    assert told["damaged"] == {}
+    backends = {entry["backend"]: entry for entry in told["backends"]}
+    assert list(backends) == list(BACKENDS)
+    assert backends["onnxruntime"] == {
+        "backend": "onnxruntime",
+        "precisions": ["fp32", "fp16"],
+        "default": "fp32",
+        "reason": None,
+    }
+
+
+def test_damage_is_shown_and_fails(run, bundle: Path, capsys) -> None:
+    for file in ("flow.fp16.onnx", "reference/noise.input.png"):
+        data = bytearray((bundle / file).read_bytes())
+        data[-20] ^= 1
+        (bundle / file).write_bytes(data)
+    assert run(bundle) == 2
+    printed = capsys.readouterr()
+    assert "files: 2 of 10 DAMAGED: flow.fp16.onnx, reference/noise.input.png" in printed.out
+    assert printed.err.startswith("error: ")
+    assert "the manifest says" in printed.err
+    assert run(bundle, "--json") == 2
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["damaged"]) == ["flow.fp16.onnx", "reference/noise.input.png"]
+
+
+def test_a_bundle_for_other_machines(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "b", random=True)
+    manifest = read_manifest(path)
+    manifest["stages"][0]["artifacts"][0] |= {"kind": "tensorrt", "target": "sm75"}
+    manifest["verification"] = {}
+    write_manifest(path, manifest)
+    assert run(path) == 0
+    printed = capsys.readouterr().out
+    assert "random weights: for speed only" in printed
+    assert "tensorrt  fp32       sm75" in printed
+    assert "the bundle holds no onnx files that it can load here" in printed
+    assert "verification: none recorded" in printed
+
+
+def test_no_precision_passed(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "b")
+    manifest = read_manifest(path)
+    manifest["verification"]["fp32"] = verification(None, False) | {"max_error": None}
+    write_manifest(path, manifest)
+    assert run(path) == 0
+    printed = capsys.readouterr().out
+    assert "fp32       not finite  45 dB  MISSED" in printed
+    assert "no precision passed verification" in printed
+
+
+def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:
+    assert run(tmp_path) == 2
+    assert "holds no bundle.json" in capsys.readouterr().err
+
+
+def test_two_packages_of_onnxruntime(run, bundle, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(command, "conflicting_packages", lambda: "both are installed")
+    assert run(bundle) == 0
+    assert capsys.readouterr().err == "warning: both are installed\n"
+    assert run(bundle, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == ["both are installed"]
+
+
+def test_help_teaches(run, capsys) -> None:
+    assert run("--help") == 0
+    assert "elir-inspect tiny --json" in capsys.readouterr().out
+
+
+def test_on_a_terminal(bundle: Path) -> None:
+    """Tables, with nothing cut off: what is too long goes on in the next line."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "elir_deploy.cli.inspect", str(bundle)],
+        stdout=theirs,
+        env=os.environ | {"COLUMNS": "60", "TERM": "dumb"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    text = "".join(shown.decode().split())
+    assert "…" not in text
+    assert "estimator" in text
+    assert "verdict" in text

@@ -1,0 +1,203 @@
+"""elir-restore: exit codes, what is printed, and interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from elir_deploy.cli import restore as command
+from elir_deploy.runtime.images import read_image
+from tests.bundles import make_bundle
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command in this process; gives the exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["elir-restore", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as caught:
+                command.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return int(caught.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle")
+
+
+def put(path: Path, height: int = 40, width: int = 50) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), "u1")
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    single = put(tmp_path / "single.png")
+    put(tmp_path / "album" / "a.png", 1, 1)
+    put(tmp_path / "album" / "deep" / "b.png")
+    out = tmp_path / "out"
+    arguments = (bundle, single, tmp_path / "album", "-o", out, "--recursive", "--threads", 1)
+    assert run(*arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("3 restored, ")
+    assert printed.out.endswith(" s/image, backend onnxruntime fp32\n")
+    assert "restoring 3/3" in printed.err
+    for name in ("single.png", "a.png", "deep/b.png"):
+        source = single if name == "single.png" else tmp_path / "album" / name
+        np.testing.assert_array_equal(read_image(out / name).pixels, read_image(source).pixels)
+    assert run(*arguments) == 2
+    assert "exists: give --overwrite" in capsys.readouterr().err
+    assert run(*arguments, "--overwrite", "--compare", "--precision", "fp32") == 0
+    assert read_image(out / "a.compare.png").pixels.shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_formats(run, bundle: Path, tmp_path: Path, suffix: str) -> None:
+    assert run(bundle, put(tmp_path / "a.png"), "-o", tmp_path / "out", "--format", suffix) == 0
+    with Image.open(tmp_path / "out" / f"a.{suffix}") as image:
+        assert image.format == {"jpg": "JPEG"}.get(suffix, suffix.upper())
+
+
+def test_one_bad_file(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    album = tmp_path / "album"
+    for name in ("a.png", "c.png"):
+        put(album / name)
+    whole = put(album / "b.jpg", 200, 200).read_bytes()
+    (album / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    assert run(bundle, album, "-o", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("2 restored, 1 failed, ")
+    lines = printed.err.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("failed: "))
+    assert f"{album}/b.jpg is cut off" in lines[first]
+    assert "restoring 3/3" in lines[first + 1 :]  # told at once, not at the end
+    assert lines[-2:] == ["failed in the end:", "  " + lines[first].removeprefix("failed: ")]
+    assert "Traceback" not in printed.err
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "c.png"]
+
+
+def test_all_bad(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    assert run(bundle, tmp_path / "nothing.png", "-o", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "0 restored, 1 failed, backend onnxruntime fp32\n"
+    assert "No such file" in printed.err
+
+
+def test_terminal_controls_in_a_name_are_not_obeyed(run, bundle, tmp_path: Path, capsys) -> None:
+    assert run(bundle, tmp_path / "a\x1b[31m\nb.png", "-o", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert r"a\x1b[31m\nb.png" in error
+
+
+def test_random_weights_are_warned_of(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "r", random=True)
+    assert run(path, put(tmp_path / "a.png"), "-o", tmp_path / "out") == 0
+    assert "warning: the weights of this bundle are random" in capsys.readouterr().err
+
+
+def test_face_models(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "f", faces=True)
+    image = put(tmp_path / "a.png")
+    assert run(path, image, "-o", tmp_path / "out") == 0
+    assert "a.png: 50x40 is not square" in capsys.readouterr().err
+    assert run(path, image, "-o", tmp_path / "tiles", "--fit", "tile") == 2
+    assert "--fit resize" in capsys.readouterr().err
+    assert run(path, image, "-o", tmp_path / "tiles", "--fit", "tile", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--backend", "tpu"], 2, "no backend 'tpu'"),
+        (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
+        (["--precision", "int8"], 2, "holds no int8 files"),
+        (["--precision", "fp8"], 2, "fp8"),
+        (["--fit", "stretch"], 2, "stretch"),
+        (["--threads", "0"], 2, "threads"),
+        (["--format", "tiff"], 2, "tiff"),
+        (["--nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_usage(run, bundle: Path, tmp_path: Path, capsys, arguments, code, reason) -> None:
+    image = put(tmp_path / "a.png")
+    assert run(bundle, image, "-o", tmp_path / "out", *arguments) == code
+    error = capsys.readouterr().err
+    assert reason in error
+    assert "Traceback" not in error
+
+
+def test_bad_places(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    image = put(tmp_path / "a.png")
+    (tmp_path / "file").write_text("x")
+    for path, out, reason in (
+        (tmp_path / "no bundle", "out", "no such folder"),
+        (tmp_path, "out", "is not a bundle"),
+        (bundle, "file", "cannot be made a folder"),
+        (bundle, ".", "would replace the input"),
+    ):
+        assert run(path, image, "-o", tmp_path / out) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert reason in error
+        assert len(error.splitlines()) == 1
+    (bundle / "fused.fp32.onnx").write_bytes(b"x" * (bundle / "fused.fp32.onnx").stat().st_size)
+    assert run(bundle, image, "-o", tmp_path / "out") == 2
+    assert "is damaged: its SHA-256 is" in capsys.readouterr().err
+
+
+def test_help_teaches(run, capsys) -> None:
+    assert run("--help") == 0
+    printed = capsys.readouterr().out
+    assert "elir-restore bfr portrait.jpg -o restored" in printed
+    for option in ("--fit", "--overwrite", "--compare", "--recursive", "--backend"):
+        assert option in printed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption(bundle: Path, tmp_path: Path, number: int, code: int) -> None:
+    """Finished results stay and are whole; nothing else is left."""
+    album, out = tmp_path / "album", tmp_path / "out"
+    first = put(album / "000.png", 300, 300)
+    for i in range(1, 400):
+        os.link(first, album / f"{i:03}.png")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elir_deploy.cli.restore", str(bundle), str(album), "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (out.is_dir() and len(os.listdir(out)) > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    printed, error = process.communicate(timeout=30)
+    assert process.returncode == code, error
+    assert printed == ""
+    assert "Traceback" not in error
+    if number == signal.SIGINT:
+        assert error.splitlines()[-1] == "error: interrupted"
+    left = sorted(os.listdir(out))
+    assert 3 < len(left) < 400
+    wanted = read_image(first).pixels
+    for name in left:
+        np.testing.assert_array_equal(read_image(out / name).pixels, wanted)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from elir_deploy.errors import BundleError, OutputError
+from elir_deploy.export.bundle import BundleWriter, staged_bundle
+
+
+def write_something(writer: BundleWriter) -> None:
+    (writer.folder / "bundle.json").write_text("{}")
+
+
+def test_the_folder_appears_whole_at_the_end(tmp_path: Path) -> None:
+    destination = tmp_path / "deep" / "bundle"
+    with staged_bundle(destination, overwrite=False) as writer:
+        write_something(writer)
+        assert not destination.exists()
+    assert [path.name for path in destination.iterdir()] == ["bundle.json"]
+    assert list(destination.parent.iterdir()) == [destination]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+def test_nothing_is_left_when_it_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with staged_bundle(tmp_path / "bundle", overwrite=False) as writer:
+            write_something(writer)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_replacement_keeps_the_old_bundle(tmp_path: Path) -> None:
+    destination = tmp_path / "bundle"
+    with staged_bundle(destination, overwrite=False) as writer:
+        write_something(writer)
+
+    def fail() -> None:
+        with staged_bundle(destination, overwrite=True) as writer:
+            (writer.folder / "bundle.json").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (destination / "bundle.json").read_text() == "{}"
+    with staged_bundle(destination, overwrite=True) as writer:
+        (writer.folder / "bundle.json").write_text("new")
+    assert (destination / "bundle.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [destination]
+
+
+def test_places_that_are_taken(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    with staged_bundle(bundle, overwrite=False) as writer:
+        write_something(writer)
+    with pytest.raises(OutputError, match="--overwrite"), staged_bundle(bundle, overwrite=False):
+        pass
+    other = tmp_path / "pictures"
+    other.mkdir()
+    (other / "holiday.jpg").write_text("precious")
+    for overwrite in (True, False):
+        with (
+            pytest.raises(OutputError, match="holds other files"),
+            staged_bundle(other, overwrite=overwrite),
+        ):
+            pass
+    assert (other / "holiday.jpg").read_text() == "precious"
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(OutputError, match="no folder"), staged_bundle(file, overwrite=True):
+        pass
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    with staged_bundle(tmp_path, overwrite=False) as writer:
+        write_something(writer)
+    assert (tmp_path / "bundle.json").exists()
+
+
+def test_a_file_in_the_way_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(OutputError, match="cannot write"),
+        staged_bundle(tmp_path / "file" / "bundle", overwrite=False),
+    ):
+        pass
+
+
+def test_a_full_disk_is_no_traceback_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with staged_bundle(tmp_path / "bundle", overwrite=False) as writer:
+            write_something(writer)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match="No space left"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_of_a_killed_export_is_removed(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".bundle.partial-999999999"
+    abandoned.mkdir()
+    other = tmp_path / f".bundle.partial-{os.getppid()}"
+    other.mkdir()
+    with staged_bundle(tmp_path / "bundle", overwrite=False) as writer:
+        write_something(writer)
+    assert not abandoned.exists()
+    assert other.exists()
+
+
+def test_a_manifest_against_the_schema_is_never_written(tmp_path: Path) -> None:
+    writer = BundleWriter(tmp_path)
+    with pytest.raises(BundleError):
+        writer.write_manifest({"format": "elir-bundle", "format_version": 1})
+    assert not (tmp_path / "bundle.json").exists()
+
+
+def test_artifacts_are_described_by_their_bytes(tmp_path: Path) -> None:
+    entry = BundleWriter(tmp_path).add_artifact(
+        "fused.fp32.onnx", b"abc", kind="onnx", precision="fp32", tool="t", tool_version="1"
+    )
+    assert entry["bytes"] == 3
+    assert entry["sha256"].startswith("ba7816bf")
+    assert json.dumps(entry)

@@ -1,0 +1,220 @@
+"""Whole exports of a small model: what lands in the bundle, and what happens when one fails."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
+from elir_deploy.export import pipeline
+from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
+from elir_deploy.export.references import PHOTOGRAPHS
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.static_graph import FixedNoise
+from tests.export.conftest import SIZE, STEPS
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return export_bundle(checkpoint, tmp_path_factory.mktemp("export") / "bundle")
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_bundle_holds_what_its_manifest_says(report: ExportReport) -> None:
+    bundle = Bundle.open(report.folder)
+    listed = {artifact.file for stage in bundle.info.stages for artifact in stage.artifacts}
+    assert listed == {"fused.fp32.onnx", "fused.fp16.onnx"}
+    pictures = {f"reference/{n}.{r}.png" for n in PHOTOGRAPHS for r in ("input", "output")}
+    assert set(files_of(report.folder)) == listed | pictures | {"bundle.json"}
+    text = (report.folder / "bundle.json").read_text()
+    assert str(report.folder.parent) not in text
+
+
+def test_the_manifest_describes_model_and_noise(report: ExportReport, noise: FixedNoise) -> None:
+    model = report.manifest["model"]
+    assert (model["task"], model["image_size"], model["steps"]) == ("tiny", SIZE, STEPS)
+    expected = hashlib.sha256(
+        np.ascontiguousarray(
+            model["sigma_s"]
+            * np.random.RandomState(0).standard_normal((1, 16, SIZE // 8, SIZE // 8)),
+            dtype="<f4",
+        ).tobytes()
+    ).hexdigest()
+    assert model["noise"]["sha256"] == expected
+    assert report.manifest["source"] == {
+        "name": "small.safetensors", "sha256": "0" * 64, "random": False,
+    }  # fmt: skip
+
+
+def test_both_precisions_pass_and_say_how_well(report: ExportReport) -> None:
+    fp32, fp16 = report.verification["fp32"], report.verification["fp16"]
+    assert fp32.passed
+    assert fp16.passed
+    assert fp32.psnr_db is None or fp32.psnr_db > 70
+    assert fp16.psnr_db is not None
+    assert 45 < fp16.psnr_db < 75
+    parts = ["encoder", "estimator", "step1", "step2", "decoder"]
+    assert list(fp16.parts) == parts
+    assert list(fp16.boundaries) == parts
+    assert fp16.worst_part in parts
+    # What one part loses alone is no more than what has been lost by its end, within rounding.
+    assert fp32.parts["encoder"] == pytest.approx(fp32.boundaries["encoder"])
+
+
+def test_references_are_the_models_own_results(
+    report: ExportReport, checkpoint: Checkpoint
+) -> None:
+    noise = pipeline.fixed_noise(0, checkpoint.task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
+    for entry in report.manifest["references"]:
+        pixels = np.asarray(Image.open(report.folder / entry["input"]))
+        x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            expected = checkpoint.model(x, STEPS, noise.values)[0].permute(1, 2, 0) * 255
+        stored = np.asarray(Image.open(report.folder / entry["output"])).astype(float)
+        assert np.abs(stored - expected.round().numpy()).max() <= 1
+        assert stored.std() > 10
+
+
+def test_the_runtime_restores_with_it(report: ExportReport) -> None:
+    entry = report.manifest["references"][0]
+    pixels = np.asarray(Image.open(report.folder / entry["input"]))
+    expected = np.asarray(Image.open(report.folder / entry["output"]))
+    for precision, tolerance in (("fp32", 1), ("fp16", 4)):
+        with Restorer(report.folder, backend="onnxruntime", precision=precision) as restore:
+            assert np.abs(restore(pixels).astype(int) - expected).max() <= tolerance
+
+
+def test_two_exports_from_two_folders_are_identical(
+    report: ExportReport, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = export_bundle(checkpoint, Path("somewhere/else"))
+    assert files_of(other.folder) == files_of(report.folder)
+
+
+def test_split_float_bundle_agrees_with_the_fused_one(
+    report: ExportReport, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    options = ExportOptions(stages="split", io="float32", precisions=("fp32", "fp16"))
+    split = export_bundle(checkpoint, tmp_path / "split", options)
+    names = [stage["name"] for stage in split.manifest["stages"]]
+    assert names == ["encoder", "estimator", "flow", "decoder"]
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    with (
+        Restorer(report.folder, backend="onnxruntime", precision="fp32") as fused,
+        Restorer(split.folder, backend="onnxruntime", precision="fp32") as chained,
+    ):
+        difference = fused(pixels).astype(int) - chained(pixels)
+    assert np.abs(difference).max() <= 1
+    assert np.count_nonzero(difference) < difference.size / 1000
+
+
+def test_other_numbers_than_the_tasks(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    options = ExportOptions(
+        precisions=("fp32",), image_size=96, steps=1, sigma_s=0.0, seed=5, opset=17
+    )
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    model = made.manifest["model"]
+    assert (model["image_size"], model["steps"], model["sigma_s"]) == (96, 1, 0)
+    graph = onnx.load(made.folder / "fused.fp32.onnx")
+    assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [1, 96, 96, 3]
+    assert "flow.noise" not in {t.name for t in graph.graph.initializer}
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert metadata["elir.steps"] == "1"
+
+
+def test_a_floor_that_is_missed_names_the_worst_part_and_writes_nothing(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    options = ExportOptions(precisions=("fp16",), floor_db=99.0)
+    with pytest.raises(QualityError, match=r"fp16 reaches .* wanted 99 dB; worst part: \w+"):
+        export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_need_not_reach_the_trained_floor(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.FLOORS_DB, "fp16", 99.0)
+    made = export_bundle(
+        replace(checkpoint, random=True, sha256=None),
+        tmp_path / "bundle",
+        ExportOptions(precisions=("fp16",)),
+    )
+    assert not made.verification["fp16"].passed
+    assert made.manifest["source"]["random"]
+
+
+def test_a_layer_that_overflows_float16_is_kept_and_the_picture_saved(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """A decoder whose hidden activations pass 65504 would give a black image in plain float16."""
+    model = copy.deepcopy(checkpoint.model)
+    first, last = model.decoder.layers[0], model.decoder.layers[-1]
+    scale = 1e6
+    for layer in model.decoder.layers:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+                module.bias.data.mul_(1 if module is last else scale)
+    first.weight.data.mul_(scale)
+    last.weight.data.div_(scale)
+    made = export_bundle(
+        replace(checkpoint, model=model),
+        tmp_path / "bundle",
+        ExportOptions(precisions=("fp16",)),
+    )
+    found = made.verification["fp16"]
+    assert found.passed
+    assert any(line.startswith("decoder.0.layers.0") for line in found.kept_float32)
+    assert all("reaches" in line for line in found.kept_float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ExportOptions(precisions=()), "no precision"),
+        (ExportOptions(precisions=("int8",)), "'int8'"),
+        (ExportOptions(image_size=100), "multiple of 32"),
+        (ExportOptions(steps=0), "at least 1"),
+        (ExportOptions(sigma_s=-1.0), "sigma_s"),
+        (ExportOptions(seed=-1), "seed"),
+        (ExportOptions(opset=9), "opset"),
+    ],
+)
+def test_bad_options_are_refused_and_leave_nothing(
+    checkpoint: Checkpoint, tmp_path: Path, options: ExportOptions, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnxruntime_it_says_so_before_it_works(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"elir-deploy\[cpu\]"):
+        export_bundle(checkpoint, tmp_path / "bundle")
+
+
+def test_the_manifest_is_plain_json(report: ExportReport) -> None:
+    assert json.loads((report.folder / "bundle.json").read_text()) == report.manifest

@@ -1,0 +1,322 @@
+"""Choosing a backend, and what ONNX Runtime does with good and bad files."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elir_deploy.errors import (
+    BundleError,
+    MissingDependencyError,
+    UnavailableError,
+    UsageError,
+)
+from elir_deploy.runtime import backends
+from elir_deploy.runtime.backends import (
+    BACKENDS,
+    backend_named,
+    base,
+    candidates,
+    choose_precision,
+    onnxruntime,
+)
+from elir_deploy.runtime.bundle import Bundle
+from tests.bundles import make_bundle, read_manifest, stage_graph, verification, write_manifest
+
+
+def test_the_table() -> None:
+    assert list(BACKENDS) == ["onnxruntime-cuda", "onnxruntime", "onnxruntime-tensorrt"]
+    for name, backend in BACKENDS.items():
+        assert backend_named(name) is backend
+    with pytest.raises(UsageError, match="no backend 'tpu': choose one of auto, onnxruntime-cuda"):
+        backend_named("tpu")
+
+
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_a_session_chains_stages(tmp_path: Path, io: str, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", io=io, stages=stages, gain=0.5, bias=0.25)
+    with BACKENDS["onnxruntime"].open(Bundle.open(path), "fp32", threads=1) as session:
+        rng = np.random.default_rng(0)
+        for _ in range(3):  # the same buffers every time
+            session.input[...] = rng.integers(0, 2, session.input.shape)
+            session.run()
+            scale = 255 if io == "uint8" else 1
+            wanted = np.rint if io == "uint8" else np.float32
+            np.testing.assert_array_equal(
+                session.output, wanted(session.input.astype(np.float32) * 0.5 + 0.25 * scale)
+            )
+        session.close()
+        session.close()
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_a_run_allocates_nothing(tmp_path: Path, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", stages=stages, size=64)
+    with BACKENDS["onnxruntime"].open(Bundle.open(path), "fp32", threads=1) as session:
+        tracemalloc.start()
+        try:
+            for _ in range(50):  # the interpreter specialises the code meanwhile
+                session.run()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(200):
+                session.run()
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # Over 200 runs; one image is 12,288 bytes, and the interpreter's own caches take a little.
+    assert after - before < 4000
+    assert peak - before < 8000
+
+
+# Which precision --------------------------------------------------------------------------------
+
+
+def _with_verification(tmp_path: Path, **passed: bool | None) -> Bundle:
+    path = make_bundle(tmp_path / "b", precisions=tuple(passed))
+    manifest = read_manifest(path)
+    manifest["verification"] = {
+        name: verification(30.0, ok) for name, ok in passed.items() if ok is not None
+    }
+    write_manifest(path, manifest)
+    return Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    ("passed", "chosen"),
+    [
+        ({"fp32": True, "fp16": True, "int8": True}, "fp32"),
+        ({"fp16": True, "int8": True}, "int8"),
+        ({"fp32": False, "fp16": True}, "fp16"),
+        ({"fp32": None, "fp16": True}, "fp16"),
+        ({"fp32": False, "fp16": None}, "fp16"),
+        ({"fp32": None, "fp16": None}, "fp32"),
+    ],
+)
+def test_the_best_that_passed(tmp_path: Path, passed: dict[str, bool], chosen: str) -> None:
+    bundle = _with_verification(tmp_path, **passed)
+    assert choose_precision(BACKENDS["onnxruntime"], bundle, None) == chosen
+
+
+def test_none_passed(tmp_path: Path) -> None:
+    bundle = _with_verification(tmp_path, fp32=False, fp16=False)
+    backend = BACKENDS["onnxruntime"]
+    with pytest.raises(UsageError, match=r"fp32 30\.0 dB, floor 45 dB.*--precision"):
+        choose_precision(backend, bundle, None)
+    assert choose_precision(backend, bundle, "fp16") == "fp16"
+    with pytest.raises(UsageError, match="no int8 files for onnxruntime: choose one of fp32, fp16"):
+        choose_precision(backend, bundle, "int8")
+
+
+def test_a_stage_without_the_precision(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stages="split", precisions=("fp32", "fp16"))
+    manifest = read_manifest(path)
+    del manifest["stages"][2]["artifacts"][0]
+    write_manifest(path, manifest)
+    bundle = Bundle.open(path)
+    assert BACKENDS["onnxruntime"].held_precisions(bundle) == ("fp16",)
+    with pytest.raises(BundleError, match="flow has no fp32 onnx file"):
+        BACKENDS["onnxruntime"].open(bundle, "fp32")
+
+
+def _of_kind(path: Path, **change: str) -> Bundle:
+    manifest = read_manifest(path)
+    manifest["stages"][0]["artifacts"][0].update(change)
+    write_manifest(path, manifest)
+    return Bundle.open(path)
+
+
+def test_a_bundle_for_others(bundle: Path) -> None:
+    opened = _of_kind(bundle, kind="tensorrt", target="sm75")
+    with pytest.raises(BundleError, match="holds only tensorrt files"):
+        candidates(opened, None)
+    with pytest.raises(BundleError, match="no files for the backend onnxruntime"):
+        choose_precision(BACKENDS["onnxruntime"], opened, None)
+
+
+def test_onnx_made_for_another_parser_is_left_alone(bundle: Path) -> None:
+    opened = _of_kind(bundle, target="jetpack6.0")
+    assert BACKENDS["onnxruntime"].held_precisions(opened) == ()
+
+
+def test_auto_skips_what_is_not_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Bundle.open(bundle)
+    monkeypatch.setattr(base.Backend, "available", lambda self: "no")
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(type(backend), "available", lambda self: f"no {self.name} today")
+    with pytest.raises(UnavailableError, match=r"no onnxruntime-cuda today.*no onnxruntime today"):
+        candidates(opened, None)
+    monkeypatch.setattr(
+        type(BACKENDS["onnxruntime"]),
+        "available",
+        lambda self: None if self.name == "onnxruntime" else "no",
+    )
+    assert candidates(opened, None) == [(BACKENDS["onnxruntime"], "fp32")]
+
+
+# What is not there ------------------------------------------------------------------------------
+
+
+def test_no_cuda_here_is_said(bundle: Path) -> None:
+    backend = BACKENDS["onnxruntime-cuda"]
+    reason = backend.available()
+    if reason is None:
+        pytest.skip("this machine has CUDA")
+    assert "pip install 'elir-deploy[gpu]'" in reason or "driver" in reason
+    with pytest.raises(UnavailableError, match="onnxruntime-cuda cannot be used") as caught:
+        backend.open(Bundle.open(bundle), "fp32")
+    assert caught.value.exit_code == 4
+
+
+def test_a_silent_fallback_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime logs a provider that does not start and goes on with the CPU."""
+    backend = BACKENDS["onnxruntime-cuda"]
+    monkeypatch.setattr(type(backend), "available", lambda self: None)
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(UnavailableError, match="fell back to CPUExecutionProvider"),
+    ):
+        backend.open(Bundle.open(bundle), "fp32")
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    whole = importlib.import_module
+
+    def partial(name: str, *args: Any) -> Any:
+        if name == "onnxruntime":
+            raise error
+        return whole(name, *args)
+
+    monkeypatch.setattr(onnxruntime.importlib, "import_module", partial)
+
+
+def test_a_missing_package_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, ModuleNotFoundError("gone", name="onnxruntime"))
+    for name, extra in (("onnxruntime", "cpu"), ("onnxruntime-cuda", "gpu")):
+        assert f"elir-deploy[{extra}]" in str(BACKENDS[name].available())
+        with pytest.raises(MissingDependencyError) as caught:
+            BACKENDS[name].open(Bundle.open(bundle), "fp32")
+        assert caught.value.extra == extra
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("numpy.core", name="numpy.core"), ImportError("libfoo.so.1")]
+)
+def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    _without(monkeypatch, error)
+    assert f"cannot be imported: {error}" in str(BACKENDS["onnxruntime"].available())
+
+
+def test_half_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime.importlib, "import_module", lambda name: builtins)
+    assert "installed in part only" in str(BACKENDS["onnxruntime"].available())
+
+
+def test_both_distributions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onnxruntime.conflicting_packages() is None
+    monkeypatch.setattr(
+        onnxruntime.importlib.metadata, "distributions", lambda name: iter([object()])
+    )
+    assert "overwrite each other" in str(onnxruntime.conflicting_packages())
+
+
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def __init__(self, status: int, count: int) -> None:
+            self.status, self.count = status, count
+
+        def cuInit(self, flags: int) -> int:  # noqa: N802
+            return self.status
+
+        def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+            count._obj.value = self.count
+            return 0
+
+    def absent(name: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr(base.ctypes, "CDLL", absent)
+    assert "no CUDA driver" in str(base.missing_cuda_device())
+    for status, count, reason in ((100, 0, "cuInit gives 100"), (0, 0, "finds no device")):
+        driver = Driver(status, count)
+        monkeypatch.setattr(base.ctypes, "CDLL", lambda name, driver=driver: driver)
+        assert reason in str(base.missing_cuda_device())
+    monkeypatch.setattr(base.ctypes, "CDLL", lambda name: Driver(0, 1))
+    assert base.missing_cuda_device() is None
+
+
+# Files that are damaged although their hash is right --------------------------------------------
+
+
+def _replace_graph(path: Path, data: bytes) -> Bundle:
+    (path / "fused.fp32.onnx").write_bytes(data)
+    return _of_kind(path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+@pytest.mark.parametrize("data", [b"x", b"\x00" * 100, b"\x08\x08garbage" * 50])
+def test_what_is_no_onnx(bundle: Path, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    opened = _replace_graph(bundle, data)
+    with pytest.raises(BundleError, match=r"fused\.fp32\.onnx cannot be loaded by onnxruntime"):
+        BACKENDS["onnxruntime"].open(opened, "fp32")
+    assert capfd.readouterr().err == ""
+
+
+def test_bits_flipped_in_onnx(bundle: Path) -> None:
+    """Whatever a bit does, it is a BundleError or a graph that still loads."""
+    good = (bundle / "fused.fp32.onnx").read_bytes()
+    rng = np.random.default_rng(5)
+    errors = 0
+    for position in rng.choice(len(good), 25, replace=False):
+        data = bytearray(good)
+        data[position] ^= 1 << int(rng.integers(8))
+        opened = _replace_graph(bundle, bytes(data))
+        try:
+            BACKENDS["onnxruntime"].open(opened, "fp32").close()
+        except BundleError:
+            errors += 1
+    assert errors > 5
+
+
+def test_half_an_onnx(bundle: Path) -> None:
+    good = (bundle / "fused.fp32.onnx").read_bytes()
+    opened = _replace_graph(bundle, good[: len(good) // 2])
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        BACKENDS["onnxruntime"].open(opened, "fp32")
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "float32"}, {"shape": [1, 64, 64, 3]}, {"name": "other"}]
+)
+def test_a_graph_of_another_shape(bundle: Path, change: dict[str, Any]) -> None:
+    manifest = read_manifest(bundle)["stages"][0]
+    source = manifest["input"] | change
+    if change == {"dtype": "float32"}:
+        source |= {"shape": [1, 3, 32, 32]}
+        sink = manifest["output"] | source | {"name": "restored"}
+    else:
+        sink = manifest["output"] | {k: v for k, v in change.items() if k == "shape"}
+    opened = _replace_graph(bundle, stage_graph(source, sink, 1.0, 0.0))
+    with pytest.raises(BundleError, match=r"the graph's input is .* the manifest says"):
+        BACKENDS["onnxruntime"].open(opened, "fp32")
+
+
+def test_a_flipped_bit_with_the_old_hash(bundle: Path) -> None:
+    path = bundle / "fused.fp32.onnx"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="is damaged: its SHA-256 is"):
+        BACKENDS["onnxruntime"].open(Bundle.open(bundle), "fp32")
+
+
+def test_the_public_names_are_there() -> None:
+    for name in backends.__all__:
+        assert hasattr(backends, name)

@@ -1,0 +1,112 @@
+"""What the runtime needs to be installed, what it imports, and how long that takes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import elir_deploy
+from tests.bundles import make_bundle
+
+#: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
+NEEDED = ("numpy", "pillow", "fastjsonschema", "onnxruntime")
+UNWANTED = ("torch", "onnx", "onnxscript", "safetensors", "typer", "rich", "scipy", "click")
+
+
+def run(python: str | Path, code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(python), "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def with_requirements(names: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop().lower()
+        # Some are for other systems or versions of Python, hence not installed.
+        if name not in found and any(importlib.metadata.distributions(name=name)):
+            found.add(name)
+            needs = importlib.metadata.requires(name) or []
+            left += [re.split(r"[^\w.-]", n)[0] for n in needs if "extra ==" not in n]
+    assert found >= set(names)
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with :data:`NEEDED` alone: their files of this one, so no network."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    (site / "elir_deploy").symlink_to(Path(elir_deploy.__file__).parent)
+    for name in with_requirements(NEEDED):
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return folder / "bin" / "python"
+
+
+def test_nothing_else_needs_to_be_installed(bare_python: Path, tmp_path: Path) -> None:
+    code = (
+        "import importlib.util, sys\n"
+        "import numpy as np\n"
+        "from elir_deploy.runtime import Restorer, read_image, write_image\n"
+        "import elir_deploy.runtime.files\n"
+        f"for name in {UNWANTED}:\n"
+        "    assert importlib.util.find_spec(name) is None, name\n"
+        "image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)\n"
+        "write_image(sys.argv[2], image)\n"
+        "with Restorer(sys.argv[1]) as restore:\n"
+        "    assert (restore(read_image(sys.argv[2]).pixels) == image).all()\n"
+        "    print(restore.backend)\n"
+    )
+    bundle = make_bundle(tmp_path / "b")
+    printed = run(bare_python, code, str(bundle), str(tmp_path / "x.png"))
+    assert printed == "onnxruntime\n"
+
+
+def test_without_a_backend_the_extra_is_named(bare_python: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "from elir_deploy.errors import UnavailableError\n"
+        "from elir_deploy.runtime import Restorer\n"
+        "try:\n"
+        "    Restorer(sys.argv[1])\n"
+        "except UnavailableError as error:\n"
+        "    print(error)\n"
+    )
+    printed = run(bare_python, code, str(make_bundle(tmp_path / "b")))
+    assert "pip install 'elir-deploy[cpu]'" in printed
+    assert "pip install 'elir-deploy[gpu]'" in printed
+
+
+def test_what_is_imported() -> None:
+    loaded = run(sys.executable, "import sys, elir_deploy.runtime; print(*sys.modules)").split()
+    heavy = {*UNWANTED, "onnxruntime", "openvino", "tensorrt", "PIL.PngImagePlugin", "PIL.ImageCms"}
+    assert not heavy & set(loaded)
+
+
+def test_import_time() -> None:
+    """0.3 s beside numpy; about 0.1 s where this was written."""
+    code = (
+        "import time, numpy\n"
+        "started = time.perf_counter()\n"
+        "import elir_deploy.runtime\n"
+        "print(time.perf_counter() - started)\n"
+    )
+    seconds = []
+    for _ in range(6):
+        seconds.append(float(run(sys.executable, code)))
+        if seconds[-1] < 0.3:
+            return
+    pytest.fail(f"import elir_deploy.runtime took {seconds} s")

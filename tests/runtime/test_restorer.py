@@ -1,0 +1,351 @@
+"""The restorer: sizes, types, tiles, threads, map, and closing."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from elir_deploy import runtime
+from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
+from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.runtime.backends import BACKENDS
+from tests.bundles import make_bundle
+
+SIZES = [(32, 32), (1, 1), (31, 33), (32, 1), (90, 130), (64, 33)]
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), "u1")
+
+
+def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Along rows, then along columns."""
+    bicubic = Image.Resampling.BICUBIC
+    narrow = Image.fromarray(image).resize((width, image.shape[0]), bicubic)
+    return np.asarray(narrow.resize((width, height), bicubic))
+
+
+def test_public_names() -> None:
+    assert all(hasattr(runtime, name) for name in runtime.__all__)
+
+
+# Sizes and types --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_identity_at_any_size(tmp_path: Path, io: str, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", io=io, stages=stages)
+    with Restorer(path, threads=1) as restore:
+        assert (restore.backend, restore.precision, restore.fit) == ("onnxruntime", "fp32", "tile")
+        for size in SIZES:
+            image = noise(*size)
+            before = image.copy()
+            restored = restore(image)
+            assert restored.dtype == np.uint8
+            np.testing.assert_array_equal(restored, image)
+            np.testing.assert_array_equal(image, before)
+            assert not np.shares_memory(restored, image)
+
+
+def test_float_and_uint8_bundles_round_alike(tmp_path: Path) -> None:
+    """Half to even: with gain 0.5 every odd value lies between two."""
+    image = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
+    made = []
+    for io in ("uint8", "float32"):
+        path = make_bundle(tmp_path / io, io=io, gain=0.5)
+        with Restorer(path) as restore:
+            made.append(restore(image))
+    np.testing.assert_array_equal(made[0], made[1])
+    np.testing.assert_array_equal(made[0], np.rint(image * 0.5).astype(np.uint8))
+
+
+def test_float_output_is_clipped_and_nan_is_black(bundle: Path, tmp_path: Path) -> None:
+    with Restorer(make_bundle(tmp_path / "f", io="float32")) as restore:
+        values = np.array([-1.0, 2.0, np.nan, np.inf, -np.inf, 0.5, 1.0], np.float32)
+        session = restore.session
+        session.run = lambda: np.copyto(session.output, np.resize(values, session.output.shape))
+        restored = restore(noise(32, 32)).transpose(2, 0, 1).ravel()
+    assert restored[:7].tolist() == [0, 255, 0, 255, 0, 128, 255]
+
+
+@pytest.mark.parametrize(("factor", "kernel"), [(8, "nearest"), (4, "bicubic")])
+@pytest.mark.parametrize("fit", ["tile", "resize"])
+def test_enlarging(tmp_path: Path, factor: int, kernel: str, fit: runtime.Fit) -> None:
+    path = make_bundle(tmp_path / "b", upscale=factor, kernel=kernel)
+    pillow = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}[kernel]
+    with Restorer(path, fit=fit) as restore:
+        for height, width in [(32 // factor, 32 // factor), (1, 1), (7, 3), (40, 25)]:
+            image = noise(height, width)
+            size = (width * factor, height * factor)
+            large = np.asarray(Image.fromarray(image).resize(size, pillow))
+            wanted = large
+            if fit == "resize" and size != (32, 32):
+                wanted = resized(resized(large, 32, 32), *size)
+            np.testing.assert_array_equal(restore(image), wanted)
+
+
+def test_fit_resize(bundle: Path) -> None:
+    with Restorer(bundle, fit="resize") as restore:
+        for height, width in SIZES:
+            image = noise(height, width)
+            wanted = image
+            if (height, width) != (32, 32):
+                wanted = resized(resized(image, 32, 32), width, height)
+            np.testing.assert_array_equal(restore(image), wanted)
+            assert restore.tiles(height, width) == 1
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image[::-1, ::2],
+        lambda image: image.swapaxes(0, 1),
+        lambda image: image[:, :, ::-1],
+        lambda image: np.broadcast_to(image[:1, :1], (40, 50, 3)),
+    ],
+)
+@pytest.mark.parametrize("fit", ["tile", "resize"])
+def test_any_memory_layout(bundle: Path, view, fit: runtime.Fit) -> None:
+    image = view(noise(60, 70))
+    image.flags.writeable = False
+    with Restorer(bundle, fit=fit) as restore:
+        np.testing.assert_array_equal(restore(image), restore(np.ascontiguousarray(image)))
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (noise(3, 3).tolist(), "a list, wanted a NumPy array"),
+        (Image.new("RGB", (3, 3)), "wanted a NumPy array"),
+        (noise(3, 3)[:, :, 0], r"shape \(3, 3\), wanted \(H, W, 3\) RGB: repeat"),
+        (np.zeros((3, 3, 4), np.uint8), "the colours alone"),
+        (np.zeros((3, 5, 5), np.uint8), "channels come last"),
+        (np.zeros((1, 3, 3, 3), np.uint8), r"wanted \(H, W, 3\)"),
+        (np.zeros((3, 3, 3), np.float32), "float32, wanted uint8"),
+        (np.zeros((3, 3, 3), np.uint16), "uint16, wanted uint8"),
+        (np.zeros((0, 3, 3), np.uint8), "empty"),
+        (np.zeros((3, 0, 3), np.uint8), "empty"),
+    ],
+)
+def test_what_is_no_image(bundle: Path, image: object, reason: str) -> None:
+    with Restorer(bundle) as restore, pytest.raises(ImageError, match=reason):
+        restore(image)  # type: ignore[arg-type]
+
+
+def test_a_result_larger_than_memory(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", upscale=16, kernel="nearest")
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (2**22, 2**22, 3))
+    with Restorer(path) as restore, pytest.raises(ImageError, match="more memory than there is"):
+        restore(huge)
+
+
+# Faces ------------------------------------------------------------------------------------------
+
+
+def test_a_face_model_is_not_run_in_tiles(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", faces=True)
+    with Restorer(path) as restore:
+        assert restore.fit == "resize"
+        assert restore(noise(40, 50)).shape == (40, 50, 3)
+        assert restore.doubt(40, 40) is None
+        assert "not square" in str(restore.doubt(40, 50))
+    with Restorer(path, fit="tile") as restore:
+        np.testing.assert_array_equal(restore(noise(32, 32)), noise(32, 32))
+        for size in [(40, 50), (20, 20)]:
+            with pytest.raises(UsageError, match=r"aligned face crops.*--fit resize.*--force"):
+                restore(noise(*size))
+    with Restorer(path, fit="tile", force=True) as restore:
+        np.testing.assert_array_equal(restore(noise(40, 50)), noise(40, 50))
+
+
+# Arguments --------------------------------------------------------------------------------------
+
+
+def test_bad_arguments(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="fit is 'stretch', wanted one of resize, tile"):
+        Restorer(bundle, fit="stretch")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="threads is 0"):
+        Restorer(bundle, threads=0)
+    with pytest.raises(UsageError, match="no backend 'tpu'"):
+        Restorer(bundle, "tpu")
+    with pytest.raises(UsageError, match="no int8 files"):
+        Restorer(bundle, precision="int8")
+    with pytest.raises(BundleError, match="no such folder"):
+        Restorer(bundle / "nothing")
+
+
+def test_an_opened_bundle_will_do(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    with Restorer(opened, "onnxruntime", precision="fp32") as restore:
+        assert restore.bundle is opened
+        assert restore.input_spec == opened.info.input
+
+
+def test_a_damaged_graph_is_found_on_opening(bundle: Path) -> None:
+    path = bundle / "fused.fp32.onnx"
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="is damaged"):
+        Restorer(bundle)
+
+
+def test_auto_goes_on_where_a_device_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fallback of ``auto`` is said; that of a named backend is refused."""
+    monkeypatch.setattr(type(BACKENDS["onnxruntime"]), "available", lambda self: None)
+    with pytest.warns(RuntimeWarning, match="fell back.*using onnxruntime"), Restorer(bundle) as r:
+        assert r.backend == "onnxruntime"
+    with pytest.raises(UnavailableError), pytest.warns(UserWarning, match="CUDA"):
+        Restorer(bundle, "onnxruntime-cuda")
+
+
+# The bare model ---------------------------------------------------------------------------------
+
+
+def test_run(tmp_path: Path) -> None:
+    with Restorer(make_bundle(tmp_path / "b", io="float32", gain=0.5)) as restore:
+        values = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+        first = restore.run(values)
+        second = restore.run(np.zeros_like(values))
+        np.testing.assert_array_equal(first, values * np.float32(0.5))
+        assert not second.any()
+        for wrong in (values[0], values.astype(np.float64), values[:, :, ::2]):
+            with pytest.raises(ImageError, match="wanted image: float32 1x3x32x32 NCHW"):
+                restore.run(wrong)
+
+
+def test_closing(bundle: Path) -> None:
+    restore = Restorer(bundle)
+    restore.close()
+    restore.close()
+    for use in (
+        lambda: restore(noise(5, 5)),
+        lambda: restore.run(np.zeros((1, 32, 32, 3), np.uint8)),
+        lambda: restore.session,
+        lambda: list(restore.map([noise(5, 5)])),
+    ):
+        with pytest.raises(UsageError, match="this Restorer is closed"):
+            use()
+
+
+# Threads ----------------------------------------------------------------------------------------
+
+
+def test_calls_from_many_threads(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", gain=0.5)
+    images = [noise(20 + i, 60 - i) for i in range(12)]
+    wrong = []
+    with Restorer(path, threads=1) as restore:
+
+        def work(number: int) -> None:
+            wrong.extend(
+                image.shape
+                for image in images[number::2] * 5
+                if not np.array_equal(restore(image), np.rint(image * 0.5).astype(np.uint8))
+            )
+
+        workers = [threading.Thread(target=work, args=(n % 2,)) for n in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert not wrong
+
+
+def test_closing_while_another_thread_restores(bundle: Path) -> None:
+    restore = Restorer(bundle, threads=1)
+    errors: list[Exception] = []
+    started = threading.Event()
+
+    def work() -> None:
+        try:
+            while True:
+                restore(noise(70, 70))
+                started.set()
+        except UsageError as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    started.wait(10)
+    restore.close()
+    worker.join(10)
+    assert [str(error) for error in errors] == ["this Restorer is closed: open another one"]
+
+
+# map --------------------------------------------------------------------------------------------
+
+
+def test_map_keeps_order_and_sizes(bundle: Path) -> None:
+    images = [noise(1 + 7 * i, 50 - i) for i in range(20)]
+    with Restorer(bundle) as restore:
+        for image, restored in zip(images, restore.map(images), strict=True):
+            np.testing.assert_array_equal(restored, image)
+        assert list(restore.map([])) == []
+
+
+def test_map_is_lazy_and_bounded(bundle: Path) -> None:
+    drawn = [0]
+
+    def images() -> Iterator[np.ndarray]:
+        while True:
+            drawn[0] += 1
+            yield noise(8, 8)
+
+    with Restorer(bundle) as restore:
+        results = restore.map(images())
+        assert drawn[0] == 0
+        for taken in range(1, 4):
+            next(results)
+            time.sleep(0.1)
+            # Taken, two restored, two drawn.
+            assert drawn[0] <= taken + 4
+        results.close()
+        after = drawn[0]
+        time.sleep(0.05)
+        assert drawn[0] == after
+
+
+def test_map_raises_in_order(bundle: Path) -> None:
+    def images() -> Iterator[np.ndarray]:
+        yield noise(8, 8)
+        yield noise(9, 9)
+        raise OSError("the camera is gone")
+
+    with Restorer(bundle) as restore:
+        results = restore.map(images())
+        assert next(results).shape == (8, 8, 3)
+        assert next(results).shape == (9, 9, 3)
+        with pytest.raises(OSError, match="the camera is gone"):
+            next(results)
+        results = restore.map([noise(8, 8), noise(8, 8)[:, :, 0], noise(9, 9)])
+        assert next(results).shape == (8, 8, 3)
+        with pytest.raises(ImageError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+        np.testing.assert_array_equal(restore(noise(9, 9)), noise(9, 9))  # still usable
+
+
+def test_map_leaves_no_threads(bundle: Path) -> None:
+    def ours() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "elir-read-ahead"]
+
+    with Restorer(bundle) as restore:
+        before = len(ours())
+        results = restore.map(noise(8, 8) for _ in itertools.count())
+        next(results)
+        assert len(ours()) == before + 2
+        results.close()
+        deadline = time.monotonic() + 5
+        while len(ours()) > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(ours()) == before
