@@ -74,7 +74,12 @@ def build_report(
     if measured:
         reference = measurement.samples[measured[0].label]
         for contender, row in zip(measured, rows, strict=True):
-            row["speedup"] = _speedup(measured[0], reference, measurement.samples[contender.label])
+            row["speedup"] = _speedup(
+                measured[0].label,
+                reference,
+                measurement.samples[contender.label],
+                measurement.protocol.block,
+            )
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "elir-bench",
@@ -84,7 +89,8 @@ def build_report(
             **asdict(measurement.protocol),
             "batch": 1,
             "input": "uniformly random bytes, a new image each time",
-            "order": "all contenders on each image, in an order shuffled for each",
+            "order": "contenders take turns of `block` images, each turn after one image that does "
+            "not count; the order is shuffled for one round and reversed for the next",
             "timed": "8-bit image to restored 8-bit image; device: inside the backend's run",
             "seed": seed,
             "clock_resolution_ns": clock_resolution_ns(),
@@ -177,12 +183,14 @@ def _series(samples: list[float]) -> dict[str, Any] | None:
     }
 
 
-def _speedup(reference: Contender, slow: Samples, fast: Samples) -> dict[str, Any] | None:
-    if not slow.image_ns:
+def _speedup(
+    reference_label: str, reference: Samples, other: Samples, block: int
+) -> dict[str, Any] | None:
+    if not reference.image_ns:
         return None
-    ratio = paired_speedup(_seconds(slow.image_ns), _seconds(fast.image_ns))
+    ratio = paired_speedup(_seconds(reference.image_ns), _seconds(other.image_ns), run=block)
     return {
-        "over": reference.label,
+        "over": reference_label,
         "ratio": _rounded(ratio.value),
         "low": _rounded(ratio.low),
         "high": _rounded(ratio.high),
@@ -253,7 +261,10 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     causes = {"other_programs": "other programs", "stolen": "other virtual machines"}
     for name, who in causes.items():
         if elsewhere.get(name, 0) > _BUSY_CORES:
-            warnings.append(f"{who} kept {elsewhere[name]:.2f} cores busy during the run")
+            warnings.append(
+                f"{who} kept {elsewhere[name]:.2f} cores busy during the run: neither speeds nor "
+                "ratios hold, since libraries suffer unequally; measure on an idle machine"
+            )
     return warnings
 
 

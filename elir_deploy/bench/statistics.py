@@ -102,19 +102,21 @@ def paired_speedup(
     other: Sequence[float] | NDArray[np.float64],
     *,
     confidence: float = 0.95,
+    run: int = 1,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Ratio:
     """Ratio of the mean latencies of two series taken side by side.
 
-    Sample i of both was taken in the same round, so what slows the machine down slows both:
-    rounds are resampled, never single samples. They are drawn as runs of ``n ** (1/3)`` rounds
-    (circular block bootstrap), since neighbouring rounds resemble each other.
+    Sample i of both is of the same image and of nearly the same time, so what slows the machine
+    down slows both: pairs are resampled. Neighbouring pairs resemble each other, so they are drawn
+    in runs of ``n ** (1/3)`` (circular block bootstrap), or of ``run`` where that is longer.
 
     Args:
         reference: (n,) latencies in seconds.
-        other: (n,) latencies of the same rounds.
+        other: (n,) latencies on the same images.
         confidence: of the interval, between 0 and 1.
+        run: samples that a contender took in a row.
         resamples: bootstrap repetitions.
         seed: of the bootstrap; the same samples always give the same interval.
 
@@ -127,9 +129,9 @@ def paired_speedup(
     count = pair.shape[1]
     if not count:
         raise UsageError("no samples to compare: measure at least one image")
-    block = max(1, round(count ** (1 / 3)))
+    block = min(count, max(run, round(count ** (1 / 3))))
     blocks = -(-count // block)
-    # means[k, i] is the mean over the run of rounds that begins at i.
+    # means[k, i] is the mean over the run of samples that begins at i.
     wrapped = np.concatenate([pair, pair[:, : block - 1]], axis=1)
     sums = np.concatenate([np.zeros((2, 1)), wrapped.cumsum(axis=1)], axis=1)
     means = (sums[:, block:] - sums[:, :-block]) / block

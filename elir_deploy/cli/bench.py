@@ -96,10 +96,10 @@ def bench(
 ) -> None:
     """Measure a model at batch 1 on random images, several backends side by side.
 
-    Every image goes through every contender before the next one, so that drift of the machine hits
-    all alike; speeds are compared image by image, with a confidence interval. The figure is from
-    8-bit image to 8-bit image; what the backend alone took stands beside it, and so does the
-    agreement with PyTorch. Ctrl-C keeps what was measured.
+    The contenders take turns of a few images, so that drift of the machine hits all alike; speeds
+    are compared image by image, with a confidence interval. The figure is from 8-bit image to 8-bit
+    image; what the backend alone took stands beside it, and so does the agreement with PyTorch.
+    Ctrl-C keeps what was measured.
 
     Examples:
 

@@ -39,7 +39,7 @@ def test_the_session_alone_is_device_time(bundle, monkeypatch):
 
     monkeypatch.setattr(OnnxRuntimeBackend, "open", open_slow)
     contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1, clock=clock)
-    image = random_image((32, 32, 3), 0, 0)
+    image = random_image((32, 32, 3), 0, 0, 0)
     for _ in range(2):
         restored = contender.restore(image)
         assert contender.device_ns == 250_000_000

@@ -38,7 +38,7 @@ def small_bundle(folder, **changes) -> Bundle:
 def test_a_bundles_peer_has_its_architecture_and_says_that_its_weights_are_others(tmp_path):
     bundle = small_bundle(tmp_path / "b")
     peer = peers.torch_peer(bundle, None, threads=None)
-    image = random_image((32, 32, 3), 0, 0)
+    image = random_image((32, 32, 3), 0, 0, 0)
     restored = peer.restore(image)
     assert (restored.shape, restored.dtype) == ((32, 32, 3), np.uint8)
     assert np.array_equal(restored, peer.restore(image))
@@ -53,7 +53,7 @@ def test_a_bundles_peer_has_its_architecture_and_says_that_its_weights_are_other
 def test_the_peer_runs_algorithm_1(tmp_path):
     bundle = small_bundle(tmp_path / "b", upscale=4, kernel="bicubic", task="bsr")
     peer = peers.torch_peer(bundle, None, threads=None)
-    low = random_image((8, 8, 3), 0, 0)
+    low = random_image((8, 8, 3), 0, 0, 0)
     x = torch.from_numpy(enlarge("bsr", low)).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         expected = peer._model(x, 3, peer._noise)[0].permute(1, 2, 0).numpy() * 255

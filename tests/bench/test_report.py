@@ -96,18 +96,19 @@ def test_the_tables_say_what_matters(bundle):
 
 def test_an_unsteady_series_is_warned_of(bundle):
     (warning,) = report_of(bundle, jitter=0.2)["warnings"]
-    assert "coefficient of variation above 2.5%: fast 9.3%" in warning
+    assert "coefficient of variation above 2.5%: fast 9.0%" in warning
     assert "cpupower" in warning
 
 
 def test_a_busy_machine_is_warned_of(bundle):
     warnings = report_of(bundle, elsewhere={"other_programs": 1.5, "stolen": 0.0})["warnings"]
-    assert warnings == ["other programs kept 1.50 cores busy during the run"]
+    (warning,) = warnings
+    assert warning.startswith("other programs kept 1.50 cores busy during the run")
 
 
-@pytest.mark.parametrize("done", [0, 1, 7])
-def test_an_interrupted_run(bundle, done):
-    report = report_of(bundle, stop_after=done)
+@pytest.mark.parametrize(("calls", "done"), [(0, 0), (6, 5), (12, 10)])
+def test_an_interrupted_run(bundle, calls, done):
+    report = report_of(bundle, stop_after=calls)
     assert report["complete"] is False
     assert report["warnings"][0] == f"interrupted after {done} of 20 images"
     json.loads(to_json(report), parse_constant=pytest.fail)

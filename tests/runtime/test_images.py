@@ -155,7 +155,7 @@ def test_lab_and_ycbcr(tmp_path: Path) -> None:
     ycbcr = Image.fromarray(smooth).convert("YCbCr")
     for name, image in (("lab.tif", lab), ("y.jpg", ycbcr)):
         loaded = read_image(saved(tmp_path / name, image))
-        assert np.abs(loaded.pixels.astype(int) - smooth).max() <= 4
+        assert np.abs(loaded.pixels.astype(int) - smooth).max() <= 10
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

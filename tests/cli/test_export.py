@@ -1,0 +1,156 @@
+"""elir-export as a user runs it: a process, its exit code, what it says and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from elir_deploy.checkpoints import save_checkpoint
+from tests import official
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "elir_deploy.cli.export", *map(str, arguments)]
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model in a file of ours."""
+    from elir_deploy.model import Elir
+    from elir_deploy.tasks import TASKS, Architecture
+
+    arch = Architecture(
+        autoencoder_width=8,
+        autoencoder_blocks=1,
+        estimator_blocks=1,
+        estimator_growth=8,
+        vector_field_width=32,
+        time_frequencies=8,
+        time_width=16,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Elir(arch).eval()
+    task = replace(TASKS["tiny"], architecture=arch, image_size=64, steps=2)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_checkpoint(path, model, task)
+    return path
+
+
+def test_a_bundle_and_a_report_one_can_paste(weights: Path, tmp_path: Path) -> None:
+    done = run(weights, "-o", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    assert "tiny, 64x64, M = 2" in done.stdout
+    assert "fused.fp32.onnx" in done.stdout
+    assert "PSNR" in done.stdout
+    assert "verifying fp16 1/2" in done.stderr
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert manifest["source"]["name"] == "small.safetensors"
+    again = run(weights, "-o", tmp_path / "bundle")
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert again.stderr.count("\n") == 1
+
+
+def test_help_teaches_the_use() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("--task", "--precision", "--stages", "--io", "--steps", "--sigma-s", "Examples"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.pth"], "missing.pth"),
+        (["random"], "--task"),
+        (["tiny.txt"], "tiny.txt"),
+        (["{weights}", "--task", "bfr"], "bfr"),
+        (["{weights}", "--task", "holiday"], "choose one of bfr"),
+        (["{weights}", "--image-size", "100"], "multiple of 32"),
+        (["{weights}", "--precision", "int4"], "int4"),
+        (["{weights}", "--opset", "9"], "opset is 9"),
+        (["{weights}", "--steps", "0"], "at least 1"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_2(
+    weights: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "tiny.txt").write_text("no weights here")
+    filled = [argument.format(weights=weights) for argument in arguments]
+    done = run(*filled, "-o", "bundle", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert said in line
+    assert "Traceback" not in done.stderr
+    assert len(line) < 400
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.txt"]
+
+
+def test_debug_shows_where_it_came_from(tmp_path: Path) -> None:
+    done = run("missing.pth", "-o", tmp_path / "bundle", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_missing_the_floor_is_exit_3(weights: Path, tmp_path: Path) -> None:
+    done = run(
+        weights, "-o", tmp_path / "bundle", "--precision", "fp16", "--floor-psnr", 150
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "worst part" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    values = official.state_dict(official.layout("bsr.pth"))
+    values["mmse.lrm.0.RDB1.conv1.block.0.bias"][3] = float("nan")
+    torch.save(values, tmp_path / "bsr.pth")
+    done = run(tmp_path / "bsr.pth", "-o", tmp_path / "bundle")
+    assert done.returncode == 2
+    assert "mmse.lrm.0.RDB1.conv1.block.0.bias" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bsr.pth"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_leaves_nothing(weights: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    process = subprocess.Popen(
+        command(weights, "-o", tmp_path / "bundle"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("writing fp32"):
+            break
+    assert any(tmp_path.iterdir()), "the export had not begun"
+    os.killpg(process.pid, stop)  # a terminal's Ctrl-C reaches the whole group
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == (130 if stop == signal.SIGINT else 143)
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 5
+    while any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = run(weights, "-o", tmp_path / "file" / "bundle")
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr

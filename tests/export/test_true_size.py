@@ -1,0 +1,71 @@
+"""Released layouts at their own sizes: golden values through the exported graph, and budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elir_deploy.runtime import Restorer
+from elir_deploy.tasks import TASKS
+from tests import official
+
+pytestmark = pytest.mark.slow
+
+MAX_EXPORT_BYTES = 6 * 2**30
+ONNX_MEGABYTES = {"fp32": 145, "fp16": 73}
+
+
+def export(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "elir_deploy.cli.export", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=True,
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("layout", ["bsr.pth", "bsr.ckpt"])
+def test_the_exported_graph_reaches_the_golden_values(layout: str, tmp_path: Path) -> None:
+    name = {"bsr.pth": "bsr", "bsr.ckpt": "bsr_ckpt"}[layout]
+    official.write(layout, tmp_path)
+    arguments = [layout, "-o", "bundle", "--sigma-s", 0, "--precision", "fp32", "--io", "float32"]
+    export(*arguments, cwd=tmp_path)
+    golden = official.golden(name)
+    with Restorer(tmp_path / "bundle", backend="onnxruntime") as restorer:
+        restored = restorer.run(official.golden_input(golden).numpy())
+    assert np.abs(restored[0][:, ::4, ::4] - golden["restored"]).max() < 1e-4
+
+
+def test_bfr_within_its_budgets_and_byte_identical(tmp_path: Path) -> None:
+    weights = official.write("bfr.pth", tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    export(weights, "-o", "bundle", cwd=tmp_path / "a")
+    # The largest child so far: the exporter or the process that verified.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak < MAX_EXPORT_BYTES
+    first = tmp_path / "a" / "bundle"
+    manifest = json.loads((first / "bundle.json").read_text())
+    for artifact in manifest["stages"][0]["artifacts"]:
+        assert artifact["bytes"] <= ONNX_MEGABYTES[artifact["precision"]] * 1e6
+    assert manifest["model"]["steps"] == TASKS["bfr"].steps == 5
+    assert len(manifest["references"]) >= 2
+
+    export(weights, "-o", "other", cwd=tmp_path / "b" / "c")
+    assert hashes(first) == hashes(tmp_path / "b" / "c" / "other")
