@@ -49,6 +49,8 @@ wheel: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build -q
 	$(PIP) install --no-deps --force-reinstall dist/*.whl
+	rm -rf build/tested && mkdir -p build/tested
+	cp -r tests pyproject.toml build/tested/
 
 lint: $(VENV)/.dev
 	ruff check .
@@ -56,11 +58,12 @@ lint: $(VENV)/.dev
 	mypy
 	lint-imports
 
+# The tests run from a copy, where the sources cannot be imported by accident.
 unit: wheel
-	pytest -n 2 -m "not slow and not gpu"
+	cd build/tested && pytest -n 2 -m "not slow and not gpu"
 
 slow: wheel
-	pytest -m "slow and not gpu"
+	cd build/tested && pytest -m "slow and not gpu"
 
 test: lint unit slow
 

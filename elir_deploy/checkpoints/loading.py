@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ def _from_file(path: Path, wanted: TaskSpec | None) -> Checkpoint:
         with opened_container(path) as container:
             named = named_tensors(container)
             model, configuration = _model_and_configuration(named)
-        task = _settled_task(model.arch, configuration, wanted)
+        task = _settled_task(model.arch, configuration, wanted, stem=path.stem)
         return Checkpoint(
             model=model,
             task=task,
@@ -198,9 +199,16 @@ def _model_and_configuration(named: NamedTensors) -> tuple[Elir, Configuration |
 
 
 def _settled_task(
-    architecture: Architecture, configuration: Configuration | None, wanted: TaskSpec | None
+    architecture: Architecture,
+    configuration: Configuration | None,
+    wanted: TaskSpec | None,
+    stem: str,
 ) -> TaskSpec:
-    """The task of a file: recorded in it, given, or the only one that fits."""
+    """The task of a file: recorded in it, given, the only one that fits, or said by its name.
+
+    A given task must fit. Shapes that are no task's own are a model of the user's, and the task
+    they are given for takes them; shapes of another task are a mistake.
+    """
     if configuration is not None:
         recorded = configuration.spec
         if wanted is not None and wanted.name != recorded.name:
@@ -211,11 +219,14 @@ def _settled_task(
     fitting = [spec for spec in TASKS.values() if spec.architecture == architecture]
     fitting_names = ", ".join(spec.name for spec in fitting)
     if wanted is not None:
+        if not fitting:
+            return dataclasses.replace(
+                wanted, architecture=architecture, released_name=None, paper_fps=None
+            )
         if wanted not in fitting:
-            fits = f"it fits {fitting_names}" if fitting else "it fits no task"
             raise CheckpointError(
                 f"--task {wanted.name} wants {_difference(wanted.architecture, architecture)}: "
-                f"{fits}"
+                f"it fits {fitting_names}"
             )
         return wanted
     if not fitting:
@@ -224,8 +235,12 @@ def _settled_task(
         )
         raise CheckpointError(
             f"fits no task; the nearest, {nearest.name}, wants "
-            f"{_difference(nearest.architecture, architecture)}"
+            f"{_difference(nearest.architecture, architecture)}; if it is a model of your own, "
+            "say with --task what it is for"
         )
+    named = [spec for spec in fitting if spec.released_name == stem]
+    if named:
+        return named[0]
     if len(fitting) > 1:
         raise CheckpointError(f"its shapes fit {fitting_names} alike: say which it is with --task")
     return fitting[0]

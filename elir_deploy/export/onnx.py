@@ -24,7 +24,7 @@ from elir_deploy.static_graph import StaticElir
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "export_stages"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "export_stage", "export_stages"]
 
 #: Every TensorRT since 8.6 parses it; 21 would need 10.9 for its GroupNormalization.
 DEFAULT_OPSET = 18
@@ -52,18 +52,22 @@ def export_stages(
     Raises:
         UsageError: an opset the exporter cannot write.
     """
+    models = {}
+    for done, name in enumerate(static.stages):
+        if progress is not None:
+            progress("exporting to ONNX", done, len(static.stages))
+        models[name] = export_stage(static, name, opset)
+    return models
+
+
+def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> ModelProto:
+    """One stage as :func:`export_stages` exports it."""
     if opset not in OPSETS:
         raise UsageError(f"opset is {opset}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
-    models = {}
-    inputs = static.example_inputs()
-    for done, (name, stage) in enumerate(static.stages.items()):
-        if progress is not None:
-            progress("exporting to ONNX", done, len(inputs))
-        tensors = STAGE_TENSORS[name]
-        model = _export_module(stage, inputs[name], tensors, opset)
-        _name_after_modules(model, name)
-        models[name] = finish_graph(model)
-    return models
+    example = static.example_inputs()[name]
+    model = _export_module(static.stages[name], example, STAGE_TENSORS[name], opset)
+    _name_after_modules(model, name)
+    return finish_graph(model)
 
 
 def _export_module(

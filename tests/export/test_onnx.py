@@ -10,7 +10,7 @@ from onnx import ModelProto, numpy_helper
 
 from elir_deploy.errors import UsageError
 from elir_deploy.export.graphs import boundary_tensors, fuse_stages, set_metadata
-from elir_deploy.export.onnx import OPSETS, export_stages
+from elir_deploy.export.onnx import OPSETS, export_stage, export_stages
 from elir_deploy.export.precision import open_session
 from elir_deploy.model import Elir
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph
@@ -59,7 +59,7 @@ def test_float32_images_equal_the_model(model: Elir, noise: FixedNoise) -> None:
 def test_weights_exist_once_whatever_the_number_of_steps(model: Elir, noise: FixedNoise) -> None:
     def flow_weights(steps: int) -> list[str]:
         static = build_static_graph(model, image_size=SIZE, steps=steps, noise=noise)
-        graph = export_stages(static)["flow"].graph
+        graph = export_stage(static, "flow").graph
         return sorted(t.name for t in graph.initializer if len(t.dims) == 4 and t.dims[0] > 1)
 
     assert flow_weights(1) == flow_weights(4)
@@ -85,7 +85,7 @@ def test_boundaries_of_the_plain_graph_too(model: Elir, noise: FixedNoise, fold:
     static = build_static_graph(
         model, image_size=SIZE, steps=3, noise=noise, io="float32", rewrites=rewrites
     )
-    flow = export_stages(static)["flow"]
+    flow = export_stage(static, "flow")
     assert list(boundary_tensors(flow)) == ["step1", "step2", "step3"]
     assert boundary_tensors(flow)["step3"] == "flowed"
 
@@ -109,7 +109,7 @@ def test_bytes_are_reproducible(static: StaticElir, fused: ModelProto) -> None:
     )
 
 
-@pytest.mark.parametrize("opset", [17, 18, 19, 20, 21, 22, 23])
+@pytest.mark.parametrize("opset", [17, 21, 23])
 def test_every_opset_computes_the_same(
     static: StaticElir, fused: ModelProto, pixels: np.ndarray, opset: int
 ) -> None:

@@ -1,0 +1,168 @@
+"""What each exact rewrite of the static graph is worth, per backend, in one run.
+
+    python benchmarks/rewrites.py docs/results/rewrites.md [--task bfr] [--rounds 8]
+
+Every variant is exported with random weights (speed does not depend on their values) and run on
+onnxruntime and, where installed, OpenVINO in float32 and bfloat16. Variants take turns, one run
+each, so that a drifting clock hits all alike; figures are medians, ratios are of paired runs to the
+plain graph (unrolled, nothing rewritten but the collapse).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from elir_deploy.export.graphs import fuse_stages
+from elir_deploy.export.onnx import export_stages
+from elir_deploy.model import Elir
+from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise
+from elir_deploy.tasks import TASKS
+
+PLAIN = replace(Rewrites.none(), collapse=True)
+VARIANTS = {
+    "plain": PLAIN,
+    "+ time folded": replace(PLAIN, fold_time=True),
+    "+ scalars folded": replace(PLAIN, fold_time=True, fold_scalars=True),
+    "+ projection merged": Rewrites(),
+    "+ upsampling transposed": Rewrites(upsample="transposed"),
+    "+ upsampling in phases": Rewrites(upsample="phases"),
+}
+
+Runner = Callable[[], Any]
+
+
+def onnxruntime_runner(model: bytes, image: np.ndarray, threads: int) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"image": image})
+
+
+def openvino_runner(model: bytes, image: np.ndarray, threads: int, precision: str) -> Runner:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model, b""),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads},
+    )
+    request = compiled.create_infer_request()
+    return lambda: request.infer([image], share_inputs=True)
+
+
+def runners(model: bytes, image: np.ndarray, threads: int) -> dict[str, Runner]:
+    made = {"onnxruntime f32": onnxruntime_runner(model, image, threads)}
+    try:
+        made["OpenVINO f32"] = openvino_runner(model, image, threads, "f32")
+        made["OpenVINO bf16"] = openvino_runner(model, image, threads, "bf16")
+    except ImportError:
+        print("OpenVINO is not installed: left out")
+    return made
+
+
+def measure(task_name: str, rounds: int) -> str:
+    task = TASKS[task_name]
+    threads = len(os.sched_getaffinity(0))
+    torch.manual_seed(0)
+    model = Elir(task.architecture).eval()
+    size = task.image_size
+    noise = fixed_noise(0, task.sigma_s, (1, 16, size // 8, size // 8))
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    contenders: dict[tuple[str, str], Runner] = {}
+    sizes: dict[str, tuple[int, float]] = {}
+    for name, rewrites in VARIANTS.items():
+        print(f"exporting: {name}", flush=True)
+        static = build_static_graph(
+            model, image_size=size, steps=task.steps, noise=noise, rewrites=rewrites
+        )
+        graph = fuse_stages(export_stages(static))
+        content = graph.SerializeToString(deterministic=True)
+        sizes[name] = len(graph.graph.node), len(content) / 1e6
+        for backend, runner in runners(content, image, threads).items():
+            contenders[backend, name] = runner
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
+    for round_number in range(rounds + 1):
+        print(f"round {round_number} of {rounds}", flush=True)
+        for key, runner in contenders.items():
+            begin = time.perf_counter()
+            runner()
+            if round_number:  # the first is the warm-up
+                seconds[key].append(time.perf_counter() - begin)
+    backends = list(dict.fromkeys(backend for backend, _ in contenders))
+    lines = [
+        f"{task.name}, {size}x{size}, M = {task.steps}, random weights, {threads} threads, "
+        f"{rounds} rounds; median seconds, and times the plain graph (median of paired ratios).",
+        "",
+        "| graph | nodes | MB | " + " | ".join(backends) + " |",
+        "|---|---|---|" + "---|" * len(backends),
+    ]
+    for name, (nodes, megabytes) in sizes.items():
+        cells = []
+        for backend in backends:
+            own, plain = seconds[backend, name], seconds[backend, "plain"]
+            ratio = statistics.median(p / o for p, o in zip(plain, own, strict=True))
+            cells.append(f"{statistics.median(own):.3f} ({ratio:.3f})")
+        lines.append(f"| {name} | {nodes} | {megabytes:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def environment() -> str:
+    packages = [
+        f"{name} {metadata.version(name)}"
+        for name in ("torch", "onnxruntime", "openvino", "onnx")
+        if any(d.metadata["Name"] == name for d in metadata.distributions())
+    ]
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return f"{model}; Python {platform.python_version()}; {', '.join(packages)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--task", nargs="+", default=["bfr", "tiny"], choices=sorted(TASKS))
+    parser.add_argument("--rounds", type=int, default=8)
+    arguments = parser.parse_args()
+    tables = []
+    for task in arguments.task:
+        tables.append(measure(task, arguments.rounds))
+        print(tables[-1], flush=True)
+    text = "\n\n".join(
+        [
+            "# The exact rewrites, measured",
+            "Made by `python benchmarks/rewrites.py`. A ratio above 1 is faster than the plain "
+            "graph. Each line adds to the one above, but the two ways of upsampling, which both "
+            "add to the fourth.",
+            environment(),
+            *tables,
+        ]
+    )
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
