@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit slow wheel dev results clean
+.PHONY: demo test lint unit bare slow wheel dev results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -39,10 +39,9 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.user
 	rm -rf demo
 	elir-export random --task tiny -o demo/bundle
-	$(BIN)/python -m elir_deploy.runtime.photos demo/photos
-	elir-restore demo/bundle demo/photos -o demo/restored --compare
+	elir-restore demo/bundle demo/bundle/reference/astronaut.input.png -o demo/restored --compare
 	elir-bench demo/bundle --images 20 --warmup 3 --json demo/bench.json
-	@echo "pictures, input beside result: demo/restored/*.compare.png"
+	@echo "input beside result: demo/restored/astronaut.input.compare.png"
 
 # The package is tested as users get it: the wheel, built from the sdist.
 wheel: $(VENV)/.dev
@@ -51,6 +50,18 @@ wheel: $(VENV)/.dev
 	$(PIP) install --no-deps --force-reinstall dist/*.whl
 	rm -rf build/tested && mkdir -p build/tested
 	cp -r tests pyproject.toml build/tested/
+
+# The wheel alone, in an empty environment: restoring needs neither torch nor onnx.
+bare: wheel
+	rm -rf build/bare build/bare-bundle build/bare-out
+	elir-export random --task tiny --image-size 64 --precision fp32 -o build/bare-bundle
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/pip --disable-pip-version-check -q install "$$(ls dist/*.whl)[cpu]" $(PIP_ARGS)
+	build/bare/bin/elir-restore build/bare-bundle build/bare-bundle/reference/chelsea.input.png -o build/bare-out
+	build/bare/bin/elir-inspect build/bare-bundle
+	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
+	! build/bare/bin/python -c "import torch"
+	! build/bare/bin/python -c "import onnx"
 
 lint: $(VENV)/.dev
 	ruff check .
@@ -65,7 +76,7 @@ unit: wheel
 slow: wheel
 	cd build/tested && pytest -m "slow and not gpu"
 
-test: lint unit slow
+test: lint unit bare slow
 
 results: $(VENV)/.dev
 	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md

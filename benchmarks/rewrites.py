@@ -37,7 +37,6 @@ VARIANTS = {
     "+ scalars folded": replace(PLAIN, fold_time=True, fold_scalars=True),
     "+ projection merged": Rewrites(),
     "+ upsampling transposed": Rewrites(upsample="transposed"),
-    "+ upsampling in phases": Rewrites(upsample="phases"),
 }
 
 Runner = Callable[[], Any]
@@ -154,8 +153,7 @@ def main() -> None:
         [
             "# The exact rewrites, measured",
             "Made by `python benchmarks/rewrites.py`. A ratio above 1 is faster than the plain "
-            "graph. Each line adds to the one above, but the two ways of upsampling, which both "
-            "add to the fourth.",
+            "graph. Each line adds to the one above.",
             environment(),
             *tables,
         ]

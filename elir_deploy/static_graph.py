@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 IoFormat = Literal["uint8", "float32"]
-UpsampleForm = Literal["resize", "transposed", "phases"]
+UpsampleForm = Literal["resize", "transposed"]
 
 #: The generator whose stream NumPy promises never to change.
 NOISE_GENERATOR = "numpy.random.RandomState.standard_normal, float64 rounded to float32"
@@ -49,9 +49,8 @@ class Rewrites:
         collapse: over-parametrised convolutions become single 3x3 convolutions.
         fold_time: the time MLP becomes one bias vector per residual block and step.
         merge_projection: the U-Net's last 3x3 convolution absorbs the 1x1 projection after it.
-        upsample: nearest x2 followed by a 3x3 convolution as it is (``resize``), as one 4x4
-            transposed convolution (``transposed``), or as four 2x2 convolutions whose outputs
-            interleave (``phases``).
+        upsample: nearest x2 followed by a 3x3 convolution as it is (``resize``) or as one 4x4
+            transposed convolution (``transposed``), which pays on some backends.
         fold_scalars: the dense blocks' 0.2, the step 1/M and the decoder's 3 move into weights.
     """
 
@@ -277,8 +276,8 @@ def build_static_graph(
         fold_residual_scales(model)
         fold_step_size(flow)
         fold_latent_scale(model)
-    if rewrites.upsample != "resize":
-        replace_upsampling(model, rewrites.upsample)
+    if rewrites.upsample == "transposed":
+        transpose_upsampling(model)
     return StaticElir(model, image_size, flow, io).eval().requires_grad_(False)
 
 
@@ -381,17 +380,15 @@ def fold_latent_scale(model: Elir) -> None:
     model.decoder.latent_scale = 1.0
 
 
-def replace_upsampling(model: Elir, form: UpsampleForm) -> None:
-    """Every nearest x2 with the 3x3 convolution after it becomes one sub-pixel convolution."""
+def transpose_upsampling(model: Elir) -> None:
+    """Every nearest x2 with the 3x3 convolution after it becomes one transposed convolution."""
     layers = list(model.decoder.layers)
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.Upsample):
             conv = layers[i + 1]
             assert isinstance(conv, nn.Conv2d)
             layers[i] = nn.Identity()
-            layers[i + 1] = (
-                upsampling_as_transposed(conv) if form == "transposed" else UpsamplingPhases(conv)
-            )
+            layers[i + 1] = upsampling_as_transposed(conv)
     model.decoder.layers = nn.Sequential(*layers)
 
 
@@ -442,40 +439,3 @@ def upsampling_as_transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
         if conv.bias is not None and transposed.bias is not None:
             transposed.bias.copy_(conv.bias)
     return transposed
-
-
-class UpsamplingPhases(nn.Module):
-    """nearest x2, then a 3x3 convolution, as 2x2 convolutions at the low resolution.
-
-    (N, in, h, w) to (N, out, 2h, 2w). One convolution over the input padded by one pixel computes
-    all four phases at (h+1, w+1) positions; phase (a, b) keeps the window starting at (a, b).
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        kernels = phase_kernels(conv)  # (2, 2, out, in, 2, 2)
-        out_channels, in_channels = conv.weight.shape[:2]
-        self.out_channels = out_channels
-        self.conv = nn.Conv2d(
-            in_channels,
-            4 * out_channels,
-            2,
-            padding=1,
-            bias=conv.bias is not None,
-            dtype=conv.weight.dtype,
-        )
-        with torch.no_grad():
-            self.conv.weight.copy_(kernels.flatten(0, 2))
-            if conv.bias is not None and self.conv.bias is not None:
-                self.conv.bias.copy_(conv.bias.repeat(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        phases = self.conv(x).split(self.out_channels, dim=1)
-        windows = [
-            phase[:, :, a : a + height, b : b + width]
-            for phase, (a, b) in zip(phases, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
-        ]
-        # DepthToSpace in DCR order takes the phases as they lie, phase first.
-        depth = torch.stack(windows, dim=2).flatten(1, 2)
-        return F.pixel_shuffle(depth, 2)

@@ -192,8 +192,8 @@ def _speedup(
     return {
         "over": reference_label,
         "ratio": _rounded(ratio.value),
-        "low": _rounded(ratio.low),
-        "high": _rounded(ratio.high),
+        "low": None if ratio.low is None else _rounded(ratio.low),
+        "high": None if ratio.high is None else _rounded(ratio.high),
         "confidence": ratio.confidence,
         "method": "ratio of means over the same images, paired circular block bootstrap",
     }
@@ -344,12 +344,11 @@ def _speed_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         if image is None:
             continue
         is_reference = speedup["over"] == row["label"]
-        ratio, low, high = (_digits(speedup[key], 3) for key in ("ratio", "low", "high"))
         rows.append(
             (
                 row["label"],
                 _digits(row["fps"]),
-                "1" if is_reference else f"{ratio} [{low}, {high}]",
+                "1" if is_reference else _ratio(speedup),
                 _psnr(row["fidelity"]),
                 _digits(device["mean_s"] * 1e3) if device else "-",
                 _digits((image["mean_s"] - device["mean_s"]) * 1e3) if device else "-",
@@ -404,6 +403,13 @@ def _psnr(fidelity: dict[str, Any] | None) -> str:
     if fidelity["identical"]:
         return "identical"
     return "-" if fidelity["psnr_db"] is None else f"{fidelity['psnr_db']:.1f}"
+
+
+def _ratio(speedup: dict[str, Any]) -> str:
+    ratio = _digits(speedup["ratio"], 3)
+    if speedup["low"] is None:
+        return f"{ratio} [too few images]"
+    return f"{ratio} [{_digits(speedup['low'], 3)}, {_digits(speedup['high'], 3)}]"
 
 
 def _digits(value: float, significant: int = 4) -> str:

@@ -16,6 +16,8 @@ __all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "psnr_db"]
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
 
+#: Runs of samples below which their spread says nothing, and no interval is given.
+_FEWEST_RUNS = 4
 #: Random numbers drawn at a time in the bootstrap: bounds its memory.
 _CHUNK = 2**20
 
@@ -86,14 +88,14 @@ class Ratio:
 
     Attributes:
         value: mean latency of the reference over that of the other; above 1 is faster.
-        low: lower end of the interval.
-        high: upper end.
+        low: lower end of the interval; None where there are too few samples for one.
+        high: upper end, likewise.
         confidence: of the interval.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     confidence: float
 
 
@@ -131,6 +133,9 @@ def paired_speedup(
         raise UsageError("no samples to compare: measure at least one image")
     block = min(count, max(run, round(count ** (1 / 3))))
     blocks = -(-count // block)
+    value = float(pair[0].mean() / pair[1].mean())
+    if blocks < _FEWEST_RUNS:
+        return Ratio(value, None, None, confidence)
     # means[k, i] is the mean over the run of samples that begins at i.
     wrapped = np.concatenate([pair, pair[:, : block - 1]], axis=1)
     sums = np.concatenate([np.zeros((2, 1)), wrapped.cumsum(axis=1)], axis=1)
@@ -144,7 +149,6 @@ def paired_speedup(
         ratios.append(resampled[0] / resampled[1])
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(ratios), (tail, 1 - tail))
-    value = float(pair[0].mean() / pair[1].mean())
     return Ratio(value, float(low), float(high), confidence)
 
 

@@ -104,6 +104,20 @@ _COMPILED_RULES = tuple(
 )
 
 
+def _inverse(pattern: str, ours: str) -> tuple[re.Pattern[str], str]:
+    """A rule read backwards; no rule has more than one group."""
+    group = re.search(r"\([^)]*\)", pattern)
+    if group is None:
+        return re.compile(re.escape(ours)), pattern.replace(r"\.", ".")
+    return (
+        re.compile(re.escape(ours).replace(r"\\1", group[0])),
+        pattern.replace(group[0], r"\1").replace(r"\.", "."),
+    )
+
+
+_INVERSE_RULES = tuple(_inverse(pattern, ours) for pattern, ours in _RULES)
+
+
 @dataclass(frozen=True)
 class NamedTensors:
     """A file's tensors under our names.
@@ -124,6 +138,19 @@ class NamedTensors:
     def collapsible(self) -> bool:
         """Whether they are of the over-parametrised form."""
         return any(".project." in name for name in self.tensors)
+
+    def file_name(self, ours: str) -> str:
+        """What the file calls, or would call, a tensor of the model."""
+        if ours in self.names or self.layout not in ("released", "training"):
+            return self.names.get(ours, ours)
+        layer, _, kind = ours.rpartition(".")
+        spellings = (layer,) if self.collapsible else (f"{layer}.expand", layer)
+        for spelling in spellings:
+            for pattern, name in _INVERSE_RULES:
+                match = pattern.fullmatch(spelling)
+                if match:
+                    return f"{match.expand(name)}.{kind}"
+        return ours
 
 
 def named_tensors(container: Container) -> NamedTensors:
@@ -258,7 +285,8 @@ def _fill(module: torch.nn.Module, named: NamedTensors) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = [name for name in wanted if name not in named.tensors]
     if missing:
-        raise CheckpointError(f"tensors are missing: {_listed(missing)}")
+        names = [named.file_name(name) for name in missing]
+        raise CheckpointError(f"tensors are missing: {_listed(names)}")
     extra = [named.names[name] for name in named.tensors if name not in wanted]
     if extra:
         raise CheckpointError(f"holds tensors this model does not have: {_listed(extra)}")
@@ -320,7 +348,7 @@ class _Shapes:
         """
         lazy = self.named.tensors.get(name)
         if lazy is None:
-            raise CheckpointError(f"tensors are missing: {name!r}")
+            raise CheckpointError(f"tensors are missing: {self.named.file_name(name)!r}")
         if len(lazy.shape) != dimensions or 0 in lazy.shape:
             raise CheckpointError(
                 f"tensor {self.named.names[name]!r} has shape {list(lazy.shape)}, "

@@ -219,14 +219,14 @@ def _settled_task(
     fitting = [spec for spec in TASKS.values() if spec.architecture == architecture]
     fitting_names = ", ".join(spec.name for spec in fitting)
     if wanted is not None:
-        if not fitting:
+        if not fitting and architecture.middle_blocks:  # without any, it is rather incomplete
             return dataclasses.replace(
                 wanted, architecture=architecture, released_name=None, paper_fps=None
             )
         if wanted not in fitting:
             raise CheckpointError(
                 f"--task {wanted.name} wants {_difference(wanted.architecture, architecture)}: "
-                f"it fits {fitting_names}"
+                f"it fits {fitting_names or 'no task'}"
             )
         return wanted
     if not fitting:

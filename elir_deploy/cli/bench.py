@@ -61,7 +61,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help=f"{peers.TORCH} or one of {', '.join(BACKENDS)}; repeat for several. "
-            "[default: all that the bundle has files for]"
+            f"[default: {peers.TORCH}, and those that `auto` would choose from for the bundle]"
         ),
     ] = None,
     precision: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
-Upsampling = Literal["resize", "transposed", "phases"]
+Upsampling = Literal["resize", "transposed"]
 
 
 def export(
@@ -72,10 +73,10 @@ def export(
     ] = True,
     upsampling: Annotated[
         Upsampling,
-        typer.Option(help="How the decoder's upsampling is written; all three are exact."),
+        typer.Option(help="How the decoder's upsampling is written; both are exact."),
     ] = "resize",
     rewrites: Annotated[
-        bool, typer.Option(help="Apply the exact rewrites (see docs/decisions.md).")
+        bool, typer.Option(help="Apply the other exact rewrites (see docs/decisions.md).")
     ] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     debug: DebugOption = False,
@@ -91,7 +92,7 @@ def export(
     * `elir-export elir_bfr.pth -o bfr`
     * `elir-export model.ckpt --task denoise --stages split --precision fp16 -o denoise`
     """
-    require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export", "export")
+    require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
     from elir_deploy.checkpoints import load_checkpoint
     from elir_deploy.export.pipeline import PRECISIONS, ExportOptions, export_bundle
     from elir_deploy.static_graph import Rewrites
@@ -107,7 +108,7 @@ def export(
         floor_db=floor_psnr,
         opset=opset,
         float16_islands=fp16_islands,
-        rewrites=Rewrites(upsample=upsampling) if rewrites else Rewrites.none(),
+        rewrites=replace(Rewrites() if rewrites else Rewrites.none(), upsample=upsampling),
         overwrite=overwrite,
     )
     with progress() as say:

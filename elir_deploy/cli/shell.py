@@ -1,12 +1,14 @@
 """What all commands share: exit codes, error lines, ``--debug``, progress.
 
 Exit codes: 0 done, 2 bad usage or input or an output that cannot be written, 3 a quality floor or
-budget missed, 4 a backend or device that is not there, 130 interrupted, 1 anything else (a bug).
+budget missed, 4 a backend or device that is not there, 130 interrupted, 143 terminated, 1 anything
+else (a bug).
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import traceback
@@ -67,6 +69,10 @@ def _guarded(function: F) -> F:
             raise
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough, as in `elir-inspect bfr | head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
         except Exception as error:  # noqa: BLE001  # the one place where a bug becomes an exit code
             if _State.debug:
                 traceback.print_exc()

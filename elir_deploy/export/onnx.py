@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "export_stage", "export_stages"]
 
-#: Every TensorRT since 8.6 parses it; 21 would need 10.9 for its GroupNormalization.
+#: TensorRT 10 parses it and 8.6 needs 17; 21 would need 10.9 for its GroupNormalization.
 DEFAULT_OPSET = 18
 #: What the exporter writes natively (18 and above) or its version converter reaches.
 OPSETS = range(17, 24)

@@ -63,6 +63,7 @@ def test_the_interval_is_deterministic_and_narrows_with_more_samples():
     wide, again = (paired_speedup(slow[:40], fast[:40]) for _ in range(2))
     narrow = paired_speedup(slow, fast)
     assert wide == again
+    assert None not in (wide.low, wide.high, narrow.low, narrow.high)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert narrow.low < narrow.value < narrow.high
 
@@ -98,3 +99,10 @@ def test_psnr():
     assert psnr_db(image, image) == math.inf
     assert psnr_db(image + np.uint8(255), image) == pytest.approx(0)
     assert psnr_db(image + np.uint8(1), image) == pytest.approx(48.13, abs=0.01)
+
+
+def test_too_few_samples_have_no_interval() -> None:
+    ratio = paired_speedup([2.0, 2.1, 1.9], [1.0, 1.0, 1.0], run=5)
+    assert ratio.value == pytest.approx(2.0)
+    assert (ratio.low, ratio.high) == (None, None)
+    assert paired_speedup([2.0] * 16, [1.0] * 16, run=5).low == pytest.approx(2.0)
