@@ -28,13 +28,15 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	$(PIP) install -e ".[export,cpu]" $(PIP_ARGS)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.user pyproject.toml
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -e ".[export,cpu]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
 	touch $@
 
 # Editable again, should the tests have put the wheel in its place.
 dev: $(VENV)/.dev
 	$(PIP) install --no-deps -e .
+	touch $(VENV)/.user
 
 demo: $(VENV)/.user
 	rm -rf demo
@@ -50,6 +52,7 @@ wheel: $(VENV)/.dev
 	$(PIP) install --no-deps --force-reinstall dist/*.whl
 	rm -rf build/tested && mkdir -p build/tested
 	cp -r tests pyproject.toml build/tested/
+	rm -f $(VENV)/.user  # the next demo or dev brings the editable install back
 
 # The wheel alone, in an empty environment: restoring needs neither torch nor onnx.
 bare: wheel
@@ -78,7 +81,8 @@ slow: wheel
 
 test: lint unit bare slow
 
-results: $(VENV)/.dev
+results: $(VENV)/.dev $(VENV)/.user
+	$(PIP) install --group results $(PIP_ARGS)
 	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md
 
 clean:

@@ -23,7 +23,7 @@ from elir_deploy.model.convolution import compose_with_pointwise
 from elir_deploy.model.elir import Elir, collapse_convolutions
 from elir_deploy.model.estimator import DenseBlock
 from elir_deploy.model.vector_field import ResidualBlock, VectorField
-from elir_deploy.tasks import LATENT_STRIDE
+from elir_deploy.tasks import LATENT_STRIDE, Architecture
 
 __all__ = [
     "NOISE_GENERATOR",
@@ -31,12 +31,16 @@ __all__ = [
     "Rewrites",
     "StaticElir",
     "build_static_graph",
+    "check_size",
     "fixed_noise",
 ]
 
 IoFormat = Literal["uint8", "float32"]
 UpsampleForm = Literal["resize", "transposed"]
 
+#: Bounds of what is worth unrolling; larger pictures are restored in tiles.
+MAX_IMAGE_SIZE = 4096
+MAX_STEPS = 100
 #: The generator whose stream NumPy promises never to change.
 NOISE_GENERATOR = "numpy.random.RandomState.standard_normal, float64 rounded to float32"
 
@@ -101,7 +105,10 @@ def fixed_noise(seed: int, sigma_s: float, shape: tuple[int, int, int, int]) -> 
     if not (np.isfinite(sigma_s) and sigma_s >= 0):
         raise UsageError(f"sigma_s is {sigma_s}, wanted a number >= 0")
     unit = np.random.RandomState(seed).standard_normal(shape)
-    values = np.ascontiguousarray(sigma_s * unit, dtype="<f4")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(sigma_s * unit, dtype="<f4")
+    if not np.isfinite(values).all():
+        raise UsageError(f"sigma_s is {sigma_s:g}, too large for float32")
     return FixedNoise(torch.from_numpy(values), seed, hashlib.sha256(values.tobytes()).hexdigest())
 
 
@@ -254,15 +261,7 @@ def build_static_graph(
         UsageError: an image size the network cannot take, or fewer than one step.
     """
     rewrites = rewrites or Rewrites()
-    multiple = model.arch.image_multiple
-    if image_size < multiple or image_size % multiple:
-        raise UsageError(
-            f"image size is {image_size}, wanted a multiple of {multiple}: "
-            f"{max(multiple, image_size // multiple * multiple)} would do"
-        )
-    if steps < 1:
-        raise UsageError(f"steps is {steps}, wanted at least 1")
-
+    check_size(model.arch, image_size, steps)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if rewrites.collapse:
         collapse_convolutions(model)
@@ -279,6 +278,23 @@ def build_static_graph(
     if rewrites.upsample == "transposed":
         transpose_upsampling(model)
     return StaticElir(model, image_size, flow, io).eval().requires_grad_(False)
+
+
+def check_size(arch: Architecture, image_size: int, steps: int) -> None:
+    """Whether the network takes images of that size, and the graph that many steps.
+
+    Raises:
+        UsageError: it does not; the message has a size near by that would do.
+    """
+    multiple = arch.image_multiple
+    if not multiple <= image_size <= MAX_IMAGE_SIZE or image_size % multiple:
+        near = min(max(multiple, image_size // multiple * multiple), MAX_IMAGE_SIZE)
+        raise UsageError(
+            f"image size is {image_size}, wanted a multiple of {multiple} up to {MAX_IMAGE_SIZE}: "
+            f"{near} would do"
+        )
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"steps is {steps}, wanted at least 1 and at most {MAX_STEPS}")
 
 
 class StepBiasedBlock(nn.Module):

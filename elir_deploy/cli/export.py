@@ -66,8 +66,9 @@ def export(
         ),
     ] = None,
     opset: Annotated[
-        int, typer.Option(help="Of the ONNX graphs; 21 and above need TensorRT 10.9.")
-    ] = 18,
+        int | None,
+        typer.Option(help="Of the ONNX graphs; 21 and above need TensorRT 10.9. [default: 18]"),
+    ] = None,
     fp16_islands: Annotated[
         bool, typer.Option(help="Keep normalisation in float32 inside float16 graphs.")
     ] = True,
@@ -94,11 +95,12 @@ def export(
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
     from elir_deploy.checkpoints import load_checkpoint
-    from elir_deploy.export.pipeline import PRECISIONS, ExportOptions, export_bundle
+    from elir_deploy.export.onnx import DEFAULT_OPSET
+    from elir_deploy.export.pipeline import EXPORTABLE, ExportOptions, check_options, export_bundle
     from elir_deploy.static_graph import Rewrites
 
     options = ExportOptions(
-        precisions=tuple(dict.fromkeys(precision or PRECISIONS)),
+        precisions=tuple(dict.fromkeys(precision or EXPORTABLE)),
         stages=stages,
         io=io,
         image_size=image_size,
@@ -106,11 +108,12 @@ def export(
         sigma_s=sigma_s,
         seed=seed,
         floor_db=floor_psnr,
-        opset=opset,
+        opset=DEFAULT_OPSET if opset is None else opset,
         float16_islands=fp16_islands,
         rewrites=replace(Rewrites() if rewrites else Rewrites.none(), upsample=upsampling),
         overwrite=overwrite,
     )
+    check_options(options, output)
     with progress() as say:
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say)

@@ -7,6 +7,7 @@ else (a bug).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -14,14 +15,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
 from elir_deploy import __version__
 from elir_deploy.errors import ElirError
 
-__all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command"]
+__all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command", "tell"]
 
 EXIT_BAD_OUTPUT = 2
 EXIT_INTERRUPTED = 130
@@ -55,8 +56,22 @@ VersionOption = Annotated[
 ]
 
 
+def _discard(stream: TextIO) -> None:
+    """Let what is still buffered for a stream go nowhere, so that ending cannot fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def tell(message: str) -> None:
+    """Print a line to standard error; work goes on when nobody reads it any more."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _discard(sys.stderr)
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    tell(f"error: {message}")
     raise typer.Exit(code)
 
 
@@ -64,14 +79,17 @@ def _guarded(function: F) -> F:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            sys.stdout.flush()  # what cannot be written must show here, not when Python ends
+            return result
         except typer.Exit:
             raise
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read the output has seen enough, as in `elir-inspect bfr | head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Commands print when their work is done, and whoever read it has seen enough, as in
+            # `elir-inspect bfr | head`.
+            _discard(sys.stdout)
             raise typer.Exit from None
         except Exception as error:  # noqa: BLE001  # the one place where a bug becomes an exit code
             if _State.debug:
@@ -79,6 +97,7 @@ def _guarded(function: F) -> F:
             if isinstance(error, ElirError):
                 _fail(str(error), error.exit_code)
             if isinstance(error, OSError) and error.errno is not None:
+                _discard(sys.stdout)
                 where = f" ({error.filename})" if error.filename else ""
                 _fail(f"{error.strerror or error}{where}", EXIT_BAD_OUTPUT)
             _fail(
@@ -128,7 +147,7 @@ def progress() -> Iterator[Progress]:
             if last != [what] or (tenth != shown[0] and total):
                 last[:], shown[:] = [what], [tenth]
                 count = f" {done}/{total}" if total else ""
-                print(f"{what}{count}", file=sys.stderr, flush=True)
+                tell(f"{what}{count}")
 
         yield Progress(line)
         return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,49 +22,34 @@ from PIL import Image
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime.bundle import MANIFEST_NAME, validate_manifest
 
-__all__ = ["BundleWriter", "staged_bundle"]
+__all__ = ["BundleWriter", "check_destination", "staged_bundle"]
 
-#: Errors of the operating system that mean "this place cannot be written".
-_UNWRITABLE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
+#: Behind the staging folder's name while an older bundle is being replaced.
+_REPLACED = "-replaced"
 
 
 class BundleWriter:
-    """Collects a bundle's files in a staging folder."""
+    """Collects a bundle's files in a staging folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the staging folder.
+        destination: what it becomes, for messages.
+    """
+
+    def __init__(self, folder: Path, destination: Path) -> None:
         self.folder = folder
+        self._destination = destination
 
     def add_artifact(
-        self,
-        file: str,
-        content: bytes,
-        *,
-        kind: str,
-        precision: str,
-        tool: str,
-        tool_version: str,
-        target: str | None = None,
+        self, file: str, content: bytes, *, kind: str, precision: str, tool: str, tool_version: str
     ) -> dict[str, Any]:
-        """Write one artifact; returns its entry for the manifest."""
-        (self.folder / file).write_bytes(content)
+        """Write one artifact that any device may load; returns its entry for the manifest."""
+        self._write(file, content)
         return {
             "file": file,
             "kind": kind,
             "precision": precision,
-            "target": target,
+            "target": None,
             "tool": tool,
             "tool_version": tool_version,
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -74,12 +61,11 @@ class BundleWriter:
     ) -> dict[str, Any]:
         """Write a network input and the model's output, (S, S, 3) uint8; returns the entry."""
         entry: dict[str, Any] = {"name": name}
-        (self.folder / "reference").mkdir(exist_ok=True)
         for role, pixels in (("input", image), ("output", restored)):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             file = f"reference/{name}.{role}.png"
-            (self.folder / file).write_bytes(buffer.getvalue())
+            self._write(file, buffer.getvalue())
             entry[role] = file
             entry[f"{role}_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
         return entry
@@ -88,40 +74,39 @@ class BundleWriter:
         """Check the manifest against the schema and write it."""
         validate_manifest(manifest)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (self.folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        self._write(MANIFEST_NAME, f"{text}\n".encode())
+
+    def _write(self, file: str, content: bytes) -> None:
+        with _output_errors(self._destination):
+            path = self.folder / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
 
 
 @contextlib.contextmanager
-def staged_bundle(destination: Path, *, overwrite: bool) -> Iterator[BundleWriter]:
-    """A writer whose folder becomes ``destination`` when the block ends well, else vanishes.
+def _output_errors(destination: Path) -> Iterator[None]:
+    """Errors of the operating system inside are about the place that is written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {destination}: {error.strerror}; choose another folder with -o"
+        ) from error
+
+
+def check_destination(destination: Path, *, overwrite: bool) -> None:
+    """Whether a bundle may be put there; asked before the work, and again after it.
 
     Raises:
-        OutputError: the place is taken (and ``overwrite`` not given, or it is no bundle) or
-            cannot be written.
+        OutputError: the place is taken: by a file, by other files, or by a bundle when
+            ``overwrite`` is not given.
     """
-    _check_free(destination, overwrite)
-    staging = destination.parent / f".{destination.name}.partial-{os.getpid()}"
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(destination)
-        staging.mkdir()
-        yield BundleWriter(staging)
-        _move_into_place(staging, destination)
-    except OSError as error:
-        if error.errno in _UNWRITABLE:
-            raise OutputError(
-                f"cannot write {destination}: {error.strerror}; choose another folder with -o"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_free(destination: Path, overwrite: bool) -> None:
     if not os.path.lexists(destination):
         return
     if not destination.is_dir() or destination.is_symlink():
         raise OutputError(f"{destination} exists and is no folder; choose another with -o")
+    if os.path.ismount(destination):
+        raise OutputError(f"{destination} is a mount point; choose a folder inside it with -o")
     if not any(destination.iterdir()):
         return
     if not (destination / MANIFEST_NAME).is_file():
@@ -130,29 +115,65 @@ def _check_free(destination: Path, overwrite: bool) -> None:
         raise OutputError(f"{destination} already holds a bundle; --overwrite replaces it")
 
 
-def _remove_abandoned(destination: Path) -> None:
-    """Staging folders of exports that were killed, recognised by their process being gone."""
-    for folder in destination.parent.glob(f".{destination.name}.partial-*"):
-        pid = folder.name.rpartition("-")[2]
-        if pid.isdigit() and not _is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+@contextlib.contextmanager
+def staged_bundle(destination: Path, *, overwrite: bool) -> Iterator[BundleWriter]:
+    """A writer whose folder becomes ``destination`` when the block ends well, else vanishes.
 
-
-def _is_running(pid: int) -> bool:
+    Raises:
+        OutputError: the place is taken (see :func:`check_destination`) or cannot be written.
+    """
+    shown = destination
+    destination = Path(os.path.abspath(destination))
+    with _output_errors(shown):
+        check_destination(destination, overwrite=overwrite)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _clean_up_after_the_killed(destination)
+        staging = destination.with_name(f".{destination.name}.partial-{secrets.token_hex(6)}")
+        staging.mkdir()
+    # The lock says to other exports that this one is alive, also from within a container.
+    lock = os.open(staging, os.O_RDONLY)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield BundleWriter(staging, shown)
+        with _output_errors(shown):
+            check_destination(destination, overwrite=overwrite)
+            _move_into_place(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
+
+
+def _clean_up_after_the_killed(destination: Path) -> None:
+    """Remove staging folders that no living export holds; put back what one was replacing."""
+    for folder in destination.parent.glob(f".{destination.name}.partial-*"):
+        if folder.name.endswith(_REPLACED):
+            if os.path.lexists(destination):
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.rename(destination)
+            continue
+        with contextlib.suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _move_into_place(staging: Path, destination: Path) -> None:
-    if not destination.exists():
-        staging.rename(destination)
+    try:
+        staging.rename(destination)  # free, or an empty folder
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
         return
-    replaced = staging.with_name(f"{staging.name}-old")
+    replaced = staging.with_name(f"{staging.name}{_REPLACED}")
     destination.rename(replaced)
-    staging.rename(destination)
+    try:
+        staging.rename(destination)
+    except BaseException:
+        replaced.rename(destination)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)

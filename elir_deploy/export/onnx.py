@@ -24,7 +24,7 @@ from elir_deploy.static_graph import StaticElir
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "export_stage", "export_stages"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "check_opset", "export_stage", "export_stages"]
 
 #: TensorRT 10 parses it and 8.6 needs 17; 21 would need 10.9 for its GroupNormalization.
 DEFAULT_OPSET = 18
@@ -62,12 +62,17 @@ def export_stages(
 
 def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> ModelProto:
     """One stage as :func:`export_stages` exports it."""
-    if opset not in OPSETS:
-        raise UsageError(f"opset is {opset}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
+    check_opset(opset)
     example = static.example_inputs()[name]
     model = _export_module(static.stages[name], example, STAGE_TENSORS[name], opset)
     _name_after_modules(model, name)
     return finish_graph(model)
+
+
+def check_opset(opset: int) -> None:
+    """Raise :class:`UsageError` for an opset the exporter cannot write."""
+    if opset not in OPSETS:
+        raise UsageError(f"opset is {opset}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
 
 
 def _export_module(

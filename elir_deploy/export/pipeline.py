@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
-from elir_deploy.export.bundle import BundleWriter, staged_bundle
+from elir_deploy.export.bundle import BundleWriter, check_destination, staged_bundle
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS, fuse_stages, set_metadata
-from elir_deploy.export.onnx import DEFAULT_OPSET, export_stages
+from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset, export_stages
+from elir_deploy.export.pixels import to_network
 from elir_deploy.export.precision import Float16Plan, measure_ranges, plan_float16, to_float16
 from elir_deploy.export.references import Reference, compute_references
-from elir_deploy.export.verification import FLOORS_DB, PrecisionReport, verify_bundle
+from elir_deploy.export.verification import FLOORS_DB, LOST, PrecisionReport, verify_bundle
 from elir_deploy.model.elir import Elir, count_parameters
 from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION
 from elir_deploy.static_graph import (
@@ -30,18 +32,29 @@ from elir_deploy.static_graph import (
     Rewrites,
     StaticElir,
     build_static_graph,
+    check_size,
     fixed_noise,
     latent_shape,
 )
 from elir_deploy.tasks import Architecture
 
-__all__ = ["PRECISIONS", "ExportOptions", "ExportReport", "export_bundle"]
+__all__ = ["EXPORTABLE", "ExportOptions", "ExportReport", "check_options", "export_bundle"]
 
-PRECISIONS = ("fp32", "fp16")
+#: Precisions this version exports.
+EXPORTABLE = ("fp32", "fp16")
 #: Random weights are for speed: their reduced precisions are measured but need not pass.
 ALWAYS_ENFORCED = "fp32"
 
-_RECORDED_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+#: Packages whose versions decide the bytes or the verdict, by the module that knows its version:
+#: onnxruntime comes from distributions of several names.
+_RECORDED_MODULES = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "onnxruntime": "onnxruntime",
+    "numpy": "numpy",
+    "pillow": "PIL",
+}
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -65,7 +78,7 @@ class ExportOptions:
         overwrite: replace a bundle that is there.
     """
 
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] = EXPORTABLE
     stages: Literal["fused", "split"] = "fused"
     io: Literal["uint8", "float32"] = "uint8"
     image_size: int | None = None
@@ -111,8 +124,7 @@ def export_bundle(
     """
     options = options or ExportOptions()
     say = progress or (lambda what, done, total: None)
-    _check_precisions(options.precisions)
-    _require_onnxruntime()
+    check_options(options, destination)
     settings = _Settings.resolve(checkpoint, options)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         say("building the static graph", 0, 0)
@@ -168,25 +180,34 @@ class _Settings:
     def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> _Settings:
         task = checkpoint.task
         image_size = task.image_size if options.image_size is None else options.image_size
+        steps = task.steps if options.steps is None else options.steps
+        check_size(checkpoint.model.arch, image_size, steps)
         sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
         return cls(
             image_size=image_size,
-            steps=task.steps if options.steps is None else options.steps,
+            steps=steps,
             sigma_s=sigma_s,
             noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
         )
 
 
-def _check_precisions(precisions: tuple[str, ...]) -> None:
-    if not precisions:
-        raise UsageError(f"no precision given: choose from {', '.join(PRECISIONS)}")
-    for precision in precisions:
-        if precision not in PRECISIONS:
-            raise UsageError(f"no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+def check_options(options: ExportOptions, destination: Path) -> None:
+    """Refuse what can be refused before a model is loaded.
 
-
-def _require_onnxruntime() -> None:
-    """Said before minutes of work rather than after."""
+    Raises:
+        UsageError: an option that no model can be exported with.
+        OutputError: the destination is taken.
+        MissingDependencyError: onnxruntime, which verifies, is not installed.
+    """
+    if not options.precisions:
+        raise UsageError(f"no precision given: choose from {', '.join(EXPORTABLE)}")
+    for precision in options.precisions:
+        if precision not in EXPORTABLE:
+            raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
+    if options.floor_db is not None and not math.isfinite(options.floor_db):
+        raise UsageError(f"the PSNR floor is {options.floor_db}, wanted a number of dB")
+    check_opset(options.opset)
+    check_destination(destination, overwrite=options.overwrite)
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
@@ -226,7 +247,7 @@ def _write_graphs(
                     kind="onnx",
                     precision=precision,
                     tool="torch",
-                    tool_version=metadata.version("torch"),
+                    tool_version=_version_of("torch"),
                 )
             )
         manifest["stages"].append(entry)
@@ -238,17 +259,14 @@ def _plan_float16(
 ) -> Float16Plan:
     """Ranges are measured on the references: every stage is fed what the exact model feeds it."""
     name = STAGE_TENSORS[stage][0]
-    feeds = [{name: _stage_input(stage, reference, options)} for reference in references]
+    feeds = [{name: _stage_input(stage, reference, options.io)} for reference in references]
     ranges = measure_ranges(graph, feeds)
     return plan_float16(graph, ranges, normalization=options.float16_islands)
 
 
-def _stage_input(stage: str, reference: Reference, options: ExportOptions) -> np.ndarray:
+def _stage_input(stage: str, reference: Reference, io: str) -> NDArray[Any]:
     if stage in (FUSED, "encoder"):
-        if options.io == "uint8":
-            return reference.image[None]
-        scaled = reference.image.astype(np.float32) / np.float32(255)
-        return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+        return to_network(reference.image, io)
     if stage == "decoder":
         last_step = [name for name in reference.boundaries if name.startswith("step")][-1]
         return reference.boundaries[last_step]
@@ -329,15 +347,24 @@ def _manifest(
             "each pass rounded half up to uint8",
         },
         "precisions": list(options.precisions),
+        "export": {
+            "opset": options.opset,
+            "float16_islands": options.float16_islands,
+            "rewrites": asdict(options.rewrites),
+        },
         "stages": [],
         "verification": {},
         "references": [],
         "versions": {
             "elir-deploy": __version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _RECORDED_PACKAGES},
+            **{name: _version_of(module) for name, module in _RECORDED_MODULES.items()},
         },
     }
+
+
+def _version_of(module: str) -> str:
+    return str(importlib.import_module(module).__version__)
 
 
 def _collapsed_parameters(arch: Architecture) -> int:
@@ -348,13 +375,20 @@ def _collapsed_parameters(arch: Architecture) -> int:
 
 def _enforce_floors(reports: dict[str, PrecisionReport], *, random: bool, forced: bool) -> None:
     for precision, report in reports.items():
-        if report.passed or (random and not forced and precision != ALWAYS_ENFORCED):
+        lost = LOST in report.boundaries.values()
+        spared = random and not forced and not lost and precision != ALWAYS_ENFORCED
+        if report.passed or spared:
             continue
         part = report.worst_part
         own = report.parts.get(part) if part else None
+        reached = (
+            "gives numbers that are not finite"
+            if lost or report.psnr_db is None
+            else f"reaches {report.psnr_db:.1f} dB"
+        )
         raise QualityError(
-            f"{precision} reaches {report.psnr_db:.1f} dB against float32 PyTorch, wanted "
-            f"{report.floor_db:g} dB; worst part: {part}"
+            f"{precision} {reached} against float32 PyTorch, wanted {report.floor_db:g} dB; "
+            f"worst part: {part}"
             + (f" ({own:.1f} dB alone)" if own is not None else "")
             + ". No bundle was written"
         )

@@ -52,8 +52,6 @@ IMAGE_TAIL = IMAGE_END.rsplit(".", 1)[0] + "."
 #: Inputs that are float32 by the operator's definition, whatever the data is.
 FIXED_FLOAT32_INPUTS = {"Resize": (1, 2)}
 
-_ROUNDED = (TensorProto.FLOAT16, TensorProto.FLOAT)
-
 
 @dataclass(frozen=True)
 class Float16Plan:
@@ -123,6 +121,8 @@ def measure_ranges(
 ) -> dict[str, float]:
     """Largest magnitude of every float32 tensor of a graph over some inputs, weights included.
 
+    What is not a number is passed over by the reductions: the inputs must be known to give none.
+
     Args:
         model: a float32 graph with inferred types.
         inputs: name to array, one mapping per run.
@@ -155,7 +155,7 @@ def measure_ranges(
         found = iter(session.run(None, dict(feed)))
         for name, *_ in extremes:
             peak = np.maximum(np.abs(next(found)), np.abs(next(found)))
-            ranges[name] = float(np.maximum(ranges.get(name, 0.0), peak))  # keeps a NaN
+            ranges[name] = max(ranges.get(name, 0.0), float(peak))
     return ranges
 
 
@@ -320,9 +320,13 @@ def emulate_float16(model: ModelProto) -> ModelProto:
                 node.output[i] = f"{name}.exact"
         graph.node.append(node)
         for name in rounded:
-            chain = (f"{name}.exact", f"{name}.half", name)
-            for source, target, kind in zip(chain, chain[1:], _ROUNDED, strict=False):
-                graph.node.append(helper.make_node("Cast", [source], [target], to=int(kind)))
+            exact, rounded_name = f"{name}.exact", f"{name}.half"
+            graph.node.extend(
+                [
+                    helper.make_node("Cast", [exact], [rounded_name], to=int(TensorProto.FLOAT16)),
+                    helper.make_node("Cast", [rounded_name], [name], to=int(TensorProto.FLOAT)),
+                ]
+            )
     for value in graph.value_info:
         if value.name in half:
             value.type.tensor_type.elem_type = TensorProto.FLOAT

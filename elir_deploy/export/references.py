@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from elir_deploy.degradations import degrade, enlarge
+from elir_deploy.errors import CheckpointError
+from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.model.elir import Elir
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import FixedNoise
@@ -41,9 +43,7 @@ class Reference:
     @property
     def restored(self) -> NDArray[np.uint8]:
         """(S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do."""
-        image = self.boundaries["decoder"][0].clip(0, 1).transpose(1, 2, 0)
-        pixels: NDArray[np.uint8] = np.rint(image * np.float32(255)).astype(np.uint8)
-        return pixels
+        return from_network(self.boundaries["decoder"])
 
 
 def compute_references(
@@ -76,8 +76,12 @@ def compute_references(
 def _run_parts(
     model: Elir, image: NDArray[np.uint8], steps: int, noise: FixedNoise
 ) -> dict[str, NDArray[np.float32]]:
-    """Algorithm 1 with every intermediate kept."""
-    x = torch.from_numpy(image.astype(np.float32) / np.float32(255)).permute(2, 0, 1)[None]
+    """Algorithm 1 with every intermediate kept.
+
+    Raises:
+        CheckpointError: one has numbers that are not finite: nothing could be compared with it.
+    """
+    x = torch.from_numpy(to_network(image, "float32"))
     parts = {"encoder": model.encoder(x)}
     parts["estimator"] = model.estimator(parts["encoder"])
     z = parts["estimator"] + noise.values
@@ -85,4 +89,10 @@ def _run_parts(
         z = z + model.vector_field(z, torch.tensor([k / steps])) / steps
         parts[f"step{k + 1}"] = z
     parts["decoder"] = model.decoder(z)
+    for name, tensor in parts.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"the model's {name} gives numbers that are not finite on a real image: its "
+                "weights are damaged, or sigma_s is too large"
+            )
     return {name: tensor.numpy().copy() for name, tensor in parts.items()}

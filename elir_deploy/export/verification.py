@@ -27,6 +27,7 @@ from onnx import ModelProto
 
 from elir_deploy.errors import ElirError
 from elir_deploy.export.graphs import boundary_tensors
+from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import emulate_float16, open_session
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
@@ -46,6 +47,8 @@ __all__ = [
 #: What the PSNR of 8-bit outputs against float32 PyTorch, rounded the same way, must reach.
 FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "int8": 35.0}
 BACKEND = "onnxruntime"
+#: Stands for minus infinity, which JSON does not have.
+LOST = -1000.0
 #: What follows the decoder: clipping, rounding, layout.
 FORMATTING = "formatting"
 
@@ -107,15 +110,15 @@ def fidelity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Fidelity
 def signal_to_error(value: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
     """Energy of the reference over energy of the difference in dB; None where there is none.
 
-    A value that is not finite has lost everything: minus infinity is given as -1000.
+    A value that is not finite has lost everything, which is given as :data:`LOST`.
     """
     if not np.isfinite(value).all():
-        return -1000.0
+        return LOST
     error = float(np.sum((value.astype(np.float64) - reference) ** 2))
     signal = float(np.sum(reference.astype(np.float64) ** 2))
     if error == 0:
         return None
-    return 10 * math.log10(signal / error) if signal else -1000.0
+    return 10 * math.log10(signal / error) if signal else LOST
 
 
 def verify_bundle(
@@ -164,7 +167,8 @@ def verify_bundle(
 
 def _run_child(job_folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "elir_deploy.export.verification", str(job_folder)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Python puts the current folder first on its path: not the user's, which may hold anything.
+    child = subprocess.run(command, cwd=job_folder, capture_output=True, text=True, check=False)
     if child.returncode != 0:
         said = child.stderr.strip().splitlines()
         raise ElirError(
@@ -190,10 +194,10 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
             with np.load(job_folder / f"{name}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
-            fed = _to_input(image, bundle)
-            outputs = [_to_image(restorer.run(fed), bundle)]
+            fed = to_network(image, bundle.info.input.dtype)
+            outputs = [from_network(restorer.run(fed))]
             ends = parts.run_in_turn(fed)
-            outputs.append(_to_image(ends.pop(FORMATTING), bundle))
+            outputs.append(from_network(ends.pop(FORMATTING)))
             # identical images have no PSNR; any other is worse
             images[name] = min(
                 (fidelity(output, restored) for output in outputs),
@@ -211,7 +215,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
         max_error=max(found.max_error for found in images.values()),
         mean_error=float(np.mean([found.mean_error for found in images.values()])),
         floor_db=job["floor_db"],
-        passed=worst is None or worst >= job["floor_db"],
+        passed=(worst is None or worst >= job["floor_db"]) and LOST not in boundaries.values(),
         backend=backend,
         images=images,
         boundaries=boundaries,
@@ -236,24 +240,6 @@ def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
         ]
         graphs.append(onnx.load_model_from_string((bundle.path / artifact.file).read_bytes()))
     return graphs
-
-
-def _to_input(image: NDArray[np.uint8], bundle: Bundle) -> NDArray[Any]:
-    """(S, S, 3) uint8 to the model's input."""
-    if bundle.info.input.dtype == "uint8":
-        return image[None]
-    scaled = image.astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
-
-
-def _to_image(output: NDArray[Any], bundle: Bundle) -> NDArray[np.uint8]:
-    """The model's output to (S, S, 3) uint8, rounded as the graphs round."""
-    if bundle.info.output.dtype == "uint8":
-        image: NDArray[np.uint8] = output[0]
-        return image
-    scaled = np.nan_to_num(output[0]).clip(0, 1).transpose(1, 2, 0) * np.float32(255)
-    pixels: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
-    return pixels
 
 
 class _Parts:

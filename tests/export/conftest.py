@@ -43,7 +43,7 @@ def model() -> Elir:
 
 @pytest.fixture(scope="session")
 def noise() -> FixedNoise:
-    return fixed_noise(0, 0.1, (1, 16, SIZE // 8, SIZE // 8))
+    return fixed_noise(0, TASKS["tiny"].sigma_s, (1, 16, SIZE // 8, SIZE // 8))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def checkpoint(model: Elir) -> Checkpoint:
     task = replace(TASKS["tiny"], architecture=SMALL, image_size=SIZE, steps=STEPS)
     return Checkpoint(
         model=model, task=task, name="small.safetensors", sha256="0" * 64, random=False,
-        layout="safetensors",
+        layout="elir",
     )  # fmt: skip
 
 

@@ -92,37 +92,98 @@ def test_a_file_in_the_way_is_no_traceback(tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_no_traceback_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_no_traceback_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def fill() -> None:
         with staged_bundle(tmp_path / "bundle", overwrite=False) as writer:
-            write_something(writer)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            monkeypatch.setattr(Path, "write_bytes", full)
+            writer.add_artifact(
+                "fused.fp32.onnx", b"abc", kind="onnx", precision="fp32", tool="t", tool_version="1"
+            )
 
     with pytest.raises(OutputError, match="No space left"):
         fill()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_staging_of_a_killed_export_is_removed(tmp_path: Path) -> None:
-    abandoned = tmp_path / ".bundle.partial-999999999"
+def test_staging_of_a_killed_export_is_removed_and_of_a_living_one_kept(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".bundle.partial-0123456789ab"
     abandoned.mkdir()
-    other = tmp_path / f".bundle.partial-{os.getppid()}"
-    other.mkdir()
-    with staged_bundle(tmp_path / "bundle", overwrite=False) as writer:
+    with staged_bundle(tmp_path / "bundle", overwrite=False) as first:
+        write_something(first)
+        assert not abandoned.exists()
+        # A second export to the same place, while the first is at work.
+        second = staged_bundle(tmp_path / "bundle", overwrite=False)
+        folder = second.__enter__().folder
+        assert folder != first.folder
+        assert folder.exists()
+        assert first.folder.exists()
+        assert not second.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert not folder.exists()
+        assert first.folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_whose_replacement_was_killed_comes_back(tmp_path: Path) -> None:
+    kept = tmp_path / ".bundle.partial-0123456789ab-replaced"
+    kept.mkdir()
+    (kept / "bundle.json").write_text("old")
+    with (
+        pytest.raises(OutputError, match="--overwrite"),
+        staged_bundle(tmp_path / "bundle", overwrite=False),
+    ):
+        pass
+    assert (tmp_path / "bundle" / "bundle.json").read_text() == "old"
+
+
+def test_a_failing_last_step_puts_the_old_bundle_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = tmp_path / "bundle"
+    with staged_bundle(destination, overwrite=False) as writer:
         write_something(writer)
-    assert not abandoned.exists()
-    assert other.exists()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.count("partial") and not self.name.endswith("-replaced"):
+            if not target.exists():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+
+    def replace() -> None:
+        with staged_bundle(destination, overwrite=True) as writer:
+            (writer.folder / "bundle.json").write_text("new")
+
+    with pytest.raises(OutputError, match="Input/output error"):
+        replace()
+    assert (destination / "bundle.json").read_text() == "{}"
+    assert list(tmp_path.iterdir()) == [destination]
+
+
+def test_the_current_folder_is_a_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with staged_bundle(Path("."), overwrite=False) as writer:
+        write_something(writer)
+    assert (tmp_path / "here" / "bundle.json").exists()
 
 
 def test_a_manifest_against_the_schema_is_never_written(tmp_path: Path) -> None:
-    writer = BundleWriter(tmp_path)
+    writer = BundleWriter(tmp_path, tmp_path)
     with pytest.raises(BundleError):
         writer.write_manifest({"format": "elir-bundle", "format_version": 1})
     assert not (tmp_path / "bundle.json").exists()
 
 
 def test_artifacts_are_described_by_their_bytes(tmp_path: Path) -> None:
-    entry = BundleWriter(tmp_path).add_artifact(
+    entry = BundleWriter(tmp_path, tmp_path).add_artifact(
         "fused.fp32.onnx", b"abc", kind="onnx", precision="fp32", tool="t", tool_version="1"
     )
     assert entry["bytes"] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.metadata
 import json
 import sys
 from dataclasses import replace
@@ -13,10 +14,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
+from elir_deploy.errors import CheckpointError, MissingDependencyError, QualityError, UsageError
 from elir_deploy.export import pipeline
 from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
 from elir_deploy.export.references import PHOTOGRAPHS
@@ -205,6 +207,11 @@ def test_a_layer_that_overflows_float16_is_kept_and_the_picture_saved(
         (ExportOptions(precisions=()), "no precision"),
         (ExportOptions(precisions=("int8",)), "'int8'"),
         (ExportOptions(image_size=100), "multiple of 32"),
+        (ExportOptions(image_size=-64), "multiple of 32"),
+        (ExportOptions(image_size=2**20), "up to 4096"),
+        (ExportOptions(steps=1001), "at most 100"),
+        (ExportOptions(sigma_s=1e39), "too large"),
+        (ExportOptions(floor_db=float("nan")), "floor"),
         (ExportOptions(steps=0), "at least 1"),
         (ExportOptions(sigma_s=-1.0), "sigma_s"),
         (ExportOptions(seed=-1), "seed"),
@@ -229,3 +236,68 @@ def test_without_onnxruntime_it_says_so_before_it_works(
 
 def test_the_manifest_is_plain_json(report: ExportReport) -> None:
     assert json.loads((report.folder / "bundle.json").read_text()) == report.manifest
+
+
+def shift(graph: onnx.ModelProto, name: str, by: float) -> None:
+    """Spoil one initializer of a graph."""
+    (tensor,) = [t for t in graph.graph.initializer if t.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(by), name))
+
+
+@pytest.mark.parametrize(
+    ("stage", "initializer", "part"),
+    [
+        ("decoder", "decoder.0.layers.0.bias", "decoder"),
+        ("encoder", "encoder.1.layers.0.bias", "encoder"),
+        ("flow", "flow.noise", "step1"),
+    ],
+)
+@pytest.mark.parametrize("random", [False, True])
+def test_a_wrong_graph_is_found_and_its_part_named(
+    checkpoint: Checkpoint,
+    exported_before: dict[str, onnx.ModelProto],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    initializer: str,
+    part: str,
+    random: bool,
+) -> None:
+    spoilt = {name: copy.deepcopy(graph) for name, graph in exported_before.items()}
+    shift(spoilt[stage], initializer, 0.5)
+    monkeypatch.setattr(pipeline, "export_stages", lambda *_: spoilt)
+    with pytest.raises(QualityError, match=rf"fp32 reaches .*; worst part: {part} "):
+        export_bundle(
+            replace(checkpoint, random=random),
+            tmp_path / "bundle",
+            ExportOptions(precisions=("fp32",)),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_gives_no_numbers_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Black equals black: without numbers there is nothing to hold a graph against."""
+    model = copy.deepcopy(checkpoint.model)
+    for parameter in model.encoder.parameters():
+        parameter.data.mul_(1e30)
+    with pytest.raises(CheckpointError, match="encoder gives numbers that are not finite"):
+        export_bundle(replace(checkpoint, model=model), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_the_current_folder_is_not_searched_for_modules(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('ran a file of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(precisions=("fp32",)))
+
+
+def test_versions_do_not_depend_on_the_distributions_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # onnxruntime-gpu installs the module onnxruntime under another distribution.
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert pipeline._version_of("onnxruntime")[0].isdigit()
