@@ -130,16 +130,10 @@ class RestorerContender(Contender):
         return self._restorer.restore(image)
 
     def fidelity(self, bundle: Bundle) -> Fidelity:
-        spec = self._restorer.input_spec
-        found = []
-        for _, image, reference in bundle.reference_images():
-            if spec.dtype == "uint8":
-                restored = self._restorer.run(image[None])[0]
-            else:
-                scaled = image.astype(np.float32) / np.float32(255)
-                made = self._restorer.run(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]))
-                restored = np.rint(made[0].transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
-            found.append(psnr_db(restored, reference))
+        found = [
+            psnr_db(self._restorer.run_pixels(image), reference)
+            for _, image, reference in bundle.reference_images()
+        ]
         if not found:
             return Fidelity(None, 0, "the bundle holds no reference images")
         against = "float32 PyTorch"

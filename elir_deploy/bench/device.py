@@ -65,10 +65,20 @@ def installed_version(package: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """Logical cores this process may run on."""
+    """Logical cores this process may keep busy, by its affinity and its container's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, parse_cpu_max(_read("/sys/fs/cgroup/cpu.max")) or cores)
+
+
+def parse_cpu_max(text: str) -> int | None:
+    """Whole cores, at least one, that a cgroup may use, from its cpu.max; None: no limit."""
+    quota, _, period = text.strip().partition(" ")
+    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:
+        return None
+    return max(1, int(quota) // int(period))
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:

@@ -109,6 +109,11 @@ class Measurement:
         self._reversed: list[Contender] = []
         self._began: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a sample at all."""
+        return any(series.image_ns for series in self.samples.values())
+
     def run(self, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Warm up, then measure. Interrupted, it keeps the images that all contenders finished.
 

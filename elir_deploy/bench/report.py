@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -127,13 +129,20 @@ def write_file(path: Path, content: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    part = path.with_name(f".elir-{secrets.token_hex(8)}.part")
+    created = False
     try:
-        partial.write_text(content, "utf-8")
-        partial.replace(path)
+        with part.open("x", encoding="utf-8") as file:
+            created = True
+            file.write(content)
+        part.replace(path)
+        created = False
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        if created:
+            with suppress(OSError):
+                part.unlink()
 
 
 def to_json(report: dict[str, Any]) -> str:

@@ -25,8 +25,10 @@ from elir_deploy.bench.report import (
     to_json,
     write_file,
 )
+from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
-from elir_deploy.errors import ElirError, UnavailableError, UsageError
+from elir_deploy.cli.terminal import printable_values
+from elir_deploy.errors import ElirError, MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS, backend_named
 from elir_deploy.tasks import TASKS, task_named
@@ -37,12 +39,6 @@ if TYPE_CHECKING:
 
 class Protocol(str, enum.Enum):
     paper = "paper"
-
-
-class Precision(str, enum.Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 def bench(
@@ -127,6 +123,7 @@ def bench(
     with ExitStack() as stack:
         say = stack.enter_context(progress())
         bundle, checkpoint = _open_model(model, task, precisions, stack, say)
+        _check_precisions(bundle, precisions)
         contenders, unavailable = _open_contenders(
             bundle, checkpoint, backends, precisions, threads, say
         )
@@ -142,6 +139,8 @@ def bench(
             measurement.run(say)
         except (KeyboardInterrupt, SystemExit, ElirError) as error:
             stopped = error  # raised again once what was measured is safe
+        if stopped is not None and not measurement.begun:
+            raise stopped  # an older result stays as it is
         written = build_report(
             measurement,
             contenders,
@@ -157,7 +156,7 @@ def bench(
             write_file(json, to_json(written))
         if report is not None:
             write_file(report, markdown(written))
-    print(text(written))
+    print(text(printable_values(written)))
     if stopped is not None:
         raise stopped
 
@@ -170,6 +169,15 @@ def _check_backend(name: str) -> None:
             raise UsageError(
                 f"no backend {name!r}: choose from {peers.TORCH}, {', '.join(BACKENDS)}"
             ) from None
+
+
+def _check_precisions(bundle: Bundle, precisions: list[str] | None) -> None:
+    held = bundle.info.precisions
+    for precision in precisions or ():
+        if precision not in held:
+            raise UsageError(
+                f"{bundle.path} holds no {precision} files: choose from {', '.join(held)}"
+            )
 
 
 def _open_model(
@@ -186,7 +194,13 @@ def _open_model(
         if task not in (None, held):
             raise UsageError(f"{model} is for task {held}, not {task}: leave out --task")
         return bundle, None
-    checkpoint = peers.load(model, task, say)
+    try:
+        checkpoint = peers.load(model, task, say)
+    except MissingDependencyError as error:
+        raise UnavailableError(
+            f"{model} is no bundle's folder; taken as a checkpoint it needs {error.package}: "
+            f"pip install 'elir-deploy[{error.extra}]'"
+        ) from None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-"))
     return peers.export_to_bundle(checkpoint, Path(folder) / "bundle", precisions, say), checkpoint
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
+from elir_deploy.cli.terminal import printable
 from elir_deploy.errors import BundleError, ElirError
 from elir_deploy.runtime.backends import BACKENDS, choose_precision
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
@@ -55,7 +56,7 @@ def inspect(
     * `elir-inspect tiny --json`
     """
     opened = Bundle.open(bundle)
-    damaged = _damaged_files(opened)
+    damaged = opened.damaged_files()
     abilities = [_ability(name, opened) for name in BACKENDS]
     conflict = conflicting_packages()
     if as_json:
@@ -66,23 +67,6 @@ def inspect(
             print(f"warning: {conflict}", file=sys.stderr)
     if damaged:
         raise BundleError(next(iter(damaged.values())))
-
-
-def _damaged_files(bundle: Bundle) -> dict[str, str]:
-    """What is wrong with each file that is damaged."""
-    return {
-        file: reason
-        for file in bundle.info.file_hashes
-        if (reason := _damage(bundle, file)) is not None
-    }
-
-
-def _damage(bundle: Bundle, file: str) -> str | None:
-    try:
-        bundle.checked_file(file)
-    except BundleError as error:
-        return str(error)
-    return None
 
 
 def _ability(name: str, bundle: Bundle) -> Ability:
@@ -118,7 +102,7 @@ Row = Sequence[str]
 
 
 def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability]) -> None:
-    print(bundle.path)
+    print(printable(str(bundle.path)))
     _table(None, _facts(bundle))
     _table(("stage", "file", "kind", "precision", "target", "size", "made by"), _files(bundle))
     _table(
@@ -130,7 +114,7 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     _table(("backend", "here", "why not, and what to do"), [_run(a) for a in abilities])
     count = len(bundle.info.file_hashes)
     print(
-        f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}"
+        printable(f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}")
         if damaged
         else f"files: all {count} have the hashes that the manifest records"
     )
@@ -201,6 +185,7 @@ def _table(heading: Row | None, rows: Sequence[Row]) -> None:
     """On a terminal as a table, elsewhere as aligned lines of whatever length they need."""
     if not rows:
         return
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _rich_table(heading, rows)
         return

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import enum
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
+from elir_deploy.cli.choices import Precision
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.files import Job, Outcome, plan_jobs, restore_files
 from elir_deploy.runtime.restorer import Restorer
 
 EXIT_SOME_FAILED = 2
-
-
-class Precision(str, enum.Enum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 class Fit(str, enum.Enum):
@@ -104,7 +98,7 @@ def restore(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     opened = Bundle.open(bundle)
     if opened.info.source.random:
-        _say(
+        tell(
             "warning: the weights of this bundle are random, for speed only: no image it makes "
             "means anything"
         )
@@ -127,7 +121,7 @@ def restore(
             threads=threads,
         )
     for warning in caught:
-        _say(f"warning: {warning.message}")
+        tell(f"warning: {warning.message}")
     with restorer, progress() as report:
         outcome = restore_files(
             restorer, jobs, on_failure=_report_failure, on_doubt=_report_doubt, on_progress=report
@@ -138,11 +132,11 @@ def restore(
 
 
 def _report_failure(job: Job, reason: str) -> None:
-    _say(f"failed: {_named(job.source, reason)}")
+    tell(f"failed: {_named(job.source, reason)}")
 
 
 def _report_doubt(job: Job, doubt: str) -> None:
-    _say(f"warning: {_named(job.source, doubt)}")
+    tell(f"warning: {_named(job.source, doubt)}")
 
 
 def _named(path: Path, text: str) -> str:
@@ -151,9 +145,9 @@ def _named(path: Path, text: str) -> str:
 
 def _summarise(outcome: Outcome, restorer: Restorer) -> None:
     if outcome.failures:
-        _say("failed in the end:")
+        tell("failed in the end:")
         for job, reason in outcome.failures:
-            _say(f"  {_named(job.source, reason)}")
+            tell(f"  {_named(job.source, reason)}")
     parts = [f"{len(outcome.restored)} restored"]
     if outcome.failures:
         parts.append(f"{len(outcome.failures)} failed")
@@ -161,12 +155,6 @@ def _summarise(outcome: Outcome, restorer: Restorer) -> None:
         parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
     parts.append(f"backend {restorer.backend} {restorer.precision}")
     print(", ".join(parts))
-
-
-def _say(text: str) -> None:
-    # A file may be named with anything, terminal controls included.
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    print(shown, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 import typer
 
 from elir_deploy import __version__
+from elir_deploy.cli.terminal import printable
 from elir_deploy.errors import ElirError
 
 __all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command", "tell"]
@@ -65,7 +66,7 @@ def _discard(stream: TextIO) -> None:
 def tell(message: str) -> None:
     """Print a line to standard error; work goes on when nobody reads it any more."""
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
     except BrokenPipeError:
         _discard(sys.stderr)
 

@@ -264,7 +264,8 @@ class Bundle:
     def open(cls, path_or_name: str | Path) -> Bundle:
         """Read and check the manifest, and that every file is there with its stated size.
 
-        Contents are hashed when a file is used (:meth:`checked_file`) or by :meth:`verify_all`.
+        Contents are hashed when a file is used (:meth:`checked_file`) or by
+        :meth:`damaged_files`.
 
         Args:
             path_or_name: the folder, or ``tiny`` for the one inside the package where no folder
@@ -292,13 +293,16 @@ class Bundle:
         """Where ``file`` of the bundle is, after its contents were hashed and found right.
 
         Raises:
-            BundleError: it is damaged, gone, or not a file of this bundle.
+            BundleError: it is damaged, gone, unreadable, or not a file of this bundle.
         """
         wanted = self.info.file_hashes.get(file)
         if wanted is None:
             raise BundleError(f"{self.path}: the manifest lists no file {file!r}")
         path = self._locate(file)
-        seen = file_sha256(path)
+        try:
+            seen = file_sha256(path)
+        except OSError as error:
+            raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
         if seen != wanted:
             raise BundleError(
                 f"{self.path / file} is damaged: its SHA-256 is {seen}, the manifest says "
@@ -306,14 +310,10 @@ class Bundle:
             )
         return path
 
-    def verify_all(self) -> None:
-        """Hash every file of the bundle.
-
-        Raises:
-            BundleError: the first one that is damaged.
-        """
-        for file in self.info.file_hashes:
-            self.checked_file(file)
+    def damaged_files(self) -> dict[str, str]:
+        """Hash every file of the bundle; what is wrong with each that is damaged or gone."""
+        found = {file: self._damage(file) for file in self.info.file_hashes}
+        return {file: reason for file, reason in found.items() if reason is not None}
 
     def reference_images(self) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
         """Name, network input and float32 PyTorch output, each (image_size, image_size, 3) uint8.
@@ -335,6 +335,13 @@ class Bundle:
                     )
                 pair.append(pixels)
             yield reference.name, pair[0], pair[1]
+
+    def _damage(self, file: str) -> str | None:
+        try:
+            self.checked_file(file)
+        except BundleError as error:
+            return str(error)
+        return None
 
     def _locate(self, file: str) -> Path:
         try:

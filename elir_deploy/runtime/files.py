@@ -22,6 +22,7 @@ from elir_deploy.runtime.images import (
     IMAGE_SUFFIXES,
     OUTPUT_FORMATS,
     LoadedImage,
+    check_transparency,
     enlarge_alpha,
     read_image,
     write_image,
@@ -270,7 +271,9 @@ def _read_all(jobs: Iterable[Job]) -> Iterator[tuple[Job, LoadedImage | str]]:
 
 def _read(job: Job) -> LoadedImage | str:
     try:
-        return read_image(job.source)
+        image = read_image(job.source)
+        check_transparency(job.target, image.alpha)  # not after minutes of restoring
+        return image
     except ElirError as error:
         return str(error)
 

@@ -8,9 +8,10 @@ reason. Writing is all or nothing.
 from __future__ import annotations
 
 import errno
+import functools
 import io
-import itertools
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_PIXELS",
     "OUTPUT_FORMATS",
     "LoadedImage",
+    "check_transparency",
     "enlarge_alpha",
     "read_image",
     "write_image",
@@ -58,7 +60,6 @@ OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 _BAND_PIXELS = 2**22
 _pillow_limit = threading.Lock()
-_part_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -112,30 +113,38 @@ def write_image(
         icc_profile: stored as it is.
 
     Raises:
+        ImageError: ``pixels`` or ``alpha`` is of another shape or type, or empty.
         OutputError: the suffix is of no such format, the format cannot hold the image, or the
             place cannot be written.
     """
     path = Path(path)
+    _check_array(path, "pixels", pixels, (3,))
+    if alpha is not None:
+        _check_array(path, "alpha", alpha, ())
+        if alpha.shape != pixels.shape[:2]:
+            raise ImageError(f"{path}: alpha has shape {alpha.shape}, pixels {pixels.shape}")
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise OutputError(
             f"{path}: the name ends in {path.suffix!r}, wanted one of {', '.join(OUTPUT_FORMATS)}"
         )
     kind, options = OUTPUT_FORMATS[path.suffix.lower()]
+    check_transparency(path, alpha)
     if alpha is not None and alpha.min() == 255:
         alpha = None
-    if alpha is not None and kind == "JPEG":
-        raise OutputError(
-            f"{path}: the image has transparency, which JPEG cannot hold: write PNG or WebP"
-        )
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if alpha is not None:
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     if icc_profile:
         options = options | {"icc_profile": icc_profile}
-    part = path.with_name(f".elir-{os.getpid()}-{next(_part_numbers)}.part")
+    part = path.with_name(f".elir-{secrets.token_hex(8)}.part")
+    created = False
     try:
-        _save(image, part, kind, options)
+        # Created here, so that it has the permissions of any new file.
+        with open(part, "xb") as file:
+            created = True
+            image.save(file, format=kind, **options)
         os.replace(part, path)
+        created = False
     except OSError as error:
         # Pillow reports what a format cannot hold as an OSError without a number.
         if error.errno is None:
@@ -145,8 +154,21 @@ def write_image(
     except ValueError as error:
         raise OutputError(f"{path} cannot be written as {kind}: {error}") from None
     finally:
-        with suppress(OSError):
-            part.unlink()
+        if created:
+            with suppress(OSError):
+                part.unlink()
+
+
+def check_transparency(path: Path, alpha: NDArray[np.uint8] | None) -> None:
+    """Refuse transparency where the format of ``path`` cannot hold it.
+
+    Raises:
+        OutputError: ``alpha`` is not entirely opaque and the format is JPEG.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg") and alpha is not None and alpha.min() < 255:
+        raise OutputError(
+            f"{path}: the image has transparency, which JPEG cannot hold: write PNG or WebP"
+        )
 
 
 def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -158,10 +180,14 @@ def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return np.asarray(large)
 
 
-def _save(image: Image.Image, part: Path, kind: str, options: dict[str, Any]) -> None:
-    # Created here, so that it has the permissions of any new file.
-    with open(part, "xb") as file:
-        image.save(file, format=kind, **options)
+def _check_array(path: Path, what: str, array: object, last: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"{path}: {what} is a {type(array).__name__}, wanted a NumPy array")
+    if array.dtype != np.uint8:
+        raise ImageError(f"{path}: {what} is {array.dtype}, wanted uint8 from 0 to 255")
+    if array.ndim != 2 + len(last) or array.shape[2:] != last or array.size == 0:
+        wanted = "(H, W, 3)" if last else "(H, W)"
+        raise ImageError(f"{path}: {what} has shape {array.shape}, wanted {wanted}, not empty")
 
 
 def _reason(error: OSError) -> str:
@@ -187,7 +213,10 @@ def _decoded(path: Path, file: io.BufferedReader, max_pixels: int) -> LoadedImag
         raise ImageError(f"{path} is not an image in a format that is read here") from None
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to decode it") from None
-    except Exception as error:  # noqa: BLE001  # a damaged file drives Pillow into any exception
+    except Exception as error:  # a damaged file drives Pillow into any exception
+        # What the system refused is not the file's fault; EINVAL is a jump out of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         text = str(error) or type(error).__name__
         if any(word in text.lower() for word in ("truncated", "end of file", "eof")):
             raise ImageError(f"{path} is cut off: {text}") from None
@@ -223,8 +252,12 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
 def _loaded(path: Path, image: Image.Image) -> LoadedImage:
     from PIL import ImageOps
 
-    with suppress(Exception):  # damaged EXIF data is no reason to refuse the picture
+    try:
         ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # damaged EXIF data is no reason to refuse the picture
+        pass
     profile = image.info.get("icc_profile")
     convert = _conversion(path, image, profile)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -265,7 +298,7 @@ def _conversion(
     if image.mode.startswith("I"):
         return _rounded_to_8_bits
     if image.mode == "F":
-        return _scaled_to_8_bits
+        return functools.partial(_scaled_to_8_bits, path)
     if image.mode in ("CMYK", "LAB"):
         return _to_srgb(image.mode, profile)
     return lambda band: band
@@ -273,13 +306,17 @@ def _conversion(
 
 def _rounded_to_8_bits(band: Image.Image) -> Image.Image:
     values = np.asarray(band).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    clear = band.info.get("transparency")  # the one grey value that a PNG declares transparent
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255))))
+    return grey
 
 
-def _scaled_to_8_bits(band: Image.Image) -> Image.Image:
+def _scaled_to_8_bits(path: Path, band: Image.Image) -> Image.Image:
     values = np.asarray(band) * np.float32(255)
     if np.isnan(values).any():  # which no comparison finds
-        raise ImageError("a float value is not a number: replace it first")
+        raise ImageError(f"{path} has float values that are not numbers: replace them first")
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 

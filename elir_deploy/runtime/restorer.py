@@ -23,7 +23,7 @@ from elir_deploy.runtime.backends import (
 from elir_deploy.runtime.bundle import Bundle, TensorSpec
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
-from elir_deploy.runtime.tiling import run_tiled, spans
+from elir_deploy.runtime.tiling import run_tiled
 
 __all__ = ["Fit", "Restorer"]
 
@@ -201,6 +201,26 @@ class Restorer:
             made: NDArray[Any] = session.output.copy()
             return made
 
+    def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Run the model once on 8-bit pixels, whatever types its graphs take.
+
+        Args:
+            pixels: (image_size, image_size, 3) uint8 RGB, already enlarged: at the model's scale.
+
+        Returns:
+            a new array of the same shape; values out of range are clipped, NaN is 0.
+
+        Raises:
+            ImageError: another shape or dtype.
+        """
+        _check_image(pixels)
+        side = self._model.image_size
+        if pixels.shape != (side, side, 3):
+            raise ImageError(f"pixels have shape {pixels.shape}, wanted {(side, side, 3)}")
+        result = np.empty((side, side, 3), np.uint8)
+        self._run_pixels(pixels, result)
+        return result
+
     def close(self) -> None:
         """Give back the backend's memory; further calls are errors. Harmless when called twice."""
         with self._lock:
@@ -218,13 +238,6 @@ class Restorer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def tiles(self, height: int, width: int) -> int:
-        """How many times the model runs for an image of that size."""
-        upscale, side = self._model.upscale, self._model.image_size
-        if self.fit == "resize":
-            return 1
-        return len(spans(height * upscale, side)) * len(spans(width * upscale, side))
 
     def doubt(self, height: int, width: int) -> str | None:
         """Why an image of that size is hardly what the model was trained on, or None."""

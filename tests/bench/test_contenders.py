@@ -9,6 +9,7 @@ import pytest
 
 from elir_deploy.bench.contenders import RestorerContender, open_restorers
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
@@ -70,6 +71,18 @@ def test_fidelity_against_the_references(tmp_path, io):
         assert fidelity.psnr_db == pytest.approx(expected, abs=0.5)
         assert fidelity.images == 1
     assert fidelity.note == "against float32 PyTorch with the same random weights, worst image"
+
+
+def test_fidelity_of_values_that_are_none(tmp_path):
+    """As in a restore: black."""
+    bundle = Bundle.open(make_bundle(tmp_path / "b", io="float32"))
+    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
+    session = contender._restorer.session
+    session.run = lambda: session.output.fill(np.nan)
+    ((_, _, reference),) = bundle.reference_images()
+    with np.errstate(all="raise"):
+        assert contender.fidelity(bundle).psnr_db == psnr_db(np.zeros_like(reference), reference)
+    contender.close()
 
 
 def test_a_bundle_without_references(tmp_path):

@@ -13,6 +13,7 @@ from elir_deploy.bench.device import (
     CpuTimes,
     describe_device,
     installed_version,
+    parse_cpu_max,
     parse_cpuinfo,
     parse_meminfo,
     parse_stat,
@@ -114,3 +115,22 @@ def test_graphics_cards(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("package", "known"), [("numpy", True), ("no-such-package", False)])
 def test_installed_version(package, known):
     assert (installed_version(package) is not None) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("max 100000\n", None),
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 1),
+        ("5000 100000\n", 1),
+        ("", None),
+        ("junk", None),
+        ("1 0", None),
+    ],
+)
+def test_a_containers_quota(text, cores, monkeypatch):
+    assert parse_cpu_max(text) == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(device, "_read", lambda path: text)
+    assert usable_cores() == (cores or 64)

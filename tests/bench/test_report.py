@@ -143,3 +143,16 @@ def test_places_that_cannot_be_written(tmp_path):
     check_writable(tmp_path / "r.json")
     with pytest.raises(OutputError, match="cannot be written"):
         write_file(tmp_path / "none" / "r.json", "")
+
+
+def test_an_interruption_leaves_no_part(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "r.json"
+    write_file(path, "one")
+    monkeypatch.setattr(type(path), "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(path, "two")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "one"

@@ -15,7 +15,7 @@ from elir_deploy.bench import peers
 from elir_deploy.cli import bench
 from elir_deploy.errors import UnavailableError
 from tests.bench.synthetic import FakeClock, SyntheticContender
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, read_manifest, write_manifest
 
 QUICK = ["--images", "5", "--warmup", "1", "--threads", "1"]
 
@@ -104,6 +104,7 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--json", "no/such/folder/r.json"], "there is no folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
+        (["--precision", "int8"], "holds no int8 files: choose from fp32, fp16"),
     ],
 )
 def test_bad_usage_is_exit_2(run, bundle, arguments, message):
@@ -191,6 +192,40 @@ def test_without_torch_the_rest_is_measured(run, bundle, monkeypatch):
     code, out, _ = run(bundle, "--precision", "fp32", *QUICK)
     assert code == 0
     assert "not measured: torch: torch is not installed" in out
+
+
+def test_a_mistyped_bundle_without_torch(run, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    code, _, err = run("budnle", *QUICK)
+    assert code == 4
+    assert "budnle is no bundle's folder; taken as a checkpoint it needs torch: pip" in err
+
+
+def test_an_interruption_before_the_first_sample_replaces_nothing(
+    run, bundle, tmp_path, monkeypatch
+):
+    class Interrupted(SyntheticContender):
+        def restore(self, image):
+            raise KeyboardInterrupt
+
+    contender = Interrupted("synthetic fp32", FakeClock(), 0.01)
+    monkeypatch.setattr(bench, "open_restorers", lambda *a, **k: ([contender], []))
+    target = tmp_path / "r.json"
+    target.write_text("an older result")
+    code, _, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
+    assert code == 130
+    assert "interrupted" in err
+    assert target.read_text() == "an older result"
+
+
+def test_a_manifest_does_not_steer_the_terminal(run, bundle):
+    manifest = read_manifest(bundle)
+    manifest["source"]["name"] = "\x1b[31mred\nfake"
+    write_manifest(bundle, manifest)
+    code, out, _ = run(bundle, "--backend", "onnxruntime", *QUICK)
+    assert code == 0
+    assert "\x1b" not in out
+    assert r"\x1b[31mred\nfake" in out
 
 
 def test_help_teaches_the_use(run):

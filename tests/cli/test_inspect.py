@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from elir_deploy.cli import inspect as command
+from elir_deploy.runtime import bundle as bundle_module
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
@@ -134,6 +135,31 @@ def test_two_packages_of_onnxruntime(run, bundle, capsys, monkeypatch) -> None:
     assert capsys.readouterr().err == "warning: both are installed\n"
     assert run(bundle, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == ["both are installed"]
+
+
+def test_a_manifest_does_not_steer_the_terminal(run, bundle: Path, capsys) -> None:
+    manifest = read_manifest(bundle)
+    manifest["source"]["name"] = "\x1b[31mred\nfiles: all is well"
+    write_manifest(bundle, manifest)
+    assert run(bundle) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"\x1b[31mred\nfiles: all is well" in printed
+
+
+def test_a_file_that_cannot_be_read_is_listed(run, bundle: Path, capsys, monkeypatch) -> None:
+    whole = bundle_module.file_sha256
+
+    def partly(path: Path) -> str:
+        if path.name == "flow.fp16.onnx":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(bundle_module, "file_sha256", partly)
+    assert run(bundle) == 2
+    printed = capsys.readouterr()
+    assert "files: 1 of 10 DAMAGED: flow.fp16.onnx" in printed.out
+    assert "flow.fp16.onnx cannot be read: Permission denied" in printed.err
 
 
 def test_help_teaches(run, capsys) -> None:

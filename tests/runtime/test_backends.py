@@ -166,6 +166,28 @@ def test_auto_skips_what_is_not_here(bundle: Path, monkeypatch: pytest.MonkeyPat
     assert candidates(opened, None) == [(BACKENDS["onnxruntime"], "fp32")]
 
 
+@pytest.mark.parametrize("precision", ["int8", None])
+def test_auto_goes_on_where_a_backend_lacks_the_precision(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
+) -> None:
+    """CUDA, say, for which the bundle holds float32 alone, and of that it is known to be bad."""
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(type(backend), "available", lambda self: None)
+
+    def held(self: base.Backend, bundle: Bundle) -> tuple[str, ...]:
+        return ("fp32",) if self.name == "onnxruntime-cuda" else ("fp32", "int8")
+
+    monkeypatch.setattr(base.Backend, "held_precisions", held)
+    manifest = read_manifest(bundle)
+    manifest["precisions"] = ["fp32", "int8"]
+    manifest["verification"] = {"fp32": verification(30.0, False), "int8": verification()}
+    write_manifest(bundle, manifest)
+    opened = Bundle.open(bundle)
+    assert candidates(opened, precision) == [(BACKENDS["onnxruntime"], "int8")]
+    with pytest.raises(UsageError, match="holds no fp16 files for onnxruntime-cuda"):
+        candidates(opened, "fp16")
+
+
 # What is not there ------------------------------------------------------------------------------
 
 
@@ -255,6 +277,51 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert reason in str(base.missing_cuda_device())
     monkeypatch.setattr(base.ctypes, "CDLL", lambda name: Driver(0, 1))
     assert base.missing_cuda_device() is None
+
+
+def test_compiled_engines_of_two_files_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked: list[str] = []
+
+    class Loaded:
+        def disable_fallback(self) -> None: ...
+
+        def get_providers(self) -> list[str]:
+            return ["TensorrtExecutionProvider"]
+
+    def load(path: str, options: object, *, providers: Any, enable_fallback: int) -> Loaded:
+        asked.append(providers[0][1]["trt_engine_cache_path"])
+        return Loaded()
+
+    backend = BACKENDS["onnxruntime-tensorrt"]
+    monkeypatch.setattr(type(backend), "available", lambda self: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", load)
+    monkeypatch.setattr(onnxruntime, "_check_ends", lambda *arguments: None)
+    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda chain, device: None)
+    bundles = [Bundle.open(make_bundle(tmp_path / str(gain), gain=gain)) for gain in (0.5, 1.0)]
+    for opened in bundles:
+        backend.open(opened, "fp32")
+    hashes = [opened.info.artifacts[0].sha256 for opened in bundles]
+    assert [Path(path).name for path in asked] == hashes
+    assert all(Path(path).is_dir() for path in asked)
+    assert hashes[0] != hashes[1]
+
+
+def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
+        BACKENDS["onnxruntime-tensorrt"].providers("fp32", 0, "0" * 64)  # type: ignore[attr-defined]
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
+        BACKENDS["onnxruntime-tensorrt"].providers("fp32", 0, "0" * 64)  # type: ignore[attr-defined]
 
 
 # Files that are damaged although their hash is right --------------------------------------------

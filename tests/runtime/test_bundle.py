@@ -30,7 +30,7 @@ from tests.bundles import make_bundle, read_manifest, write_manifest
 def test_a_good_bundle_opens(tmp_path: Path, io: str, stages: str) -> None:
     path = make_bundle(tmp_path / "b", io=io, stages=stages, precisions=("fp32", "fp16"))
     bundle = Bundle.open(path)
-    bundle.verify_all()
+    assert bundle.damaged_files() == {}
     info = bundle.info
     assert bundle.manifest == read_manifest(path)
     assert (info.input.height, info.input.width, info.input.channels) == (32, 32, 3)
@@ -46,13 +46,13 @@ def test_a_good_bundle_opens(tmp_path: Path, io: str, stages: str) -> None:
 
 def test_opens_by_string_and_from_anywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
-    Bundle.open("bundle").verify_all()
-    Bundle.open("bundle/../bundle").verify_all()
+    assert Bundle.open("bundle").damaged_files() == {}
+    assert Bundle.open("bundle/../bundle").damaged_files() == {}
 
 
 def test_a_bundle_may_be_reached_through_a_link(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bundle)
-    Bundle.open(tmp_path / "link").verify_all()
+    assert Bundle.open(tmp_path / "link").damaged_files() == {}
 
 
 def test_tiny_is_the_packaged_one(bundle: Path, tmp_path: Path, monkeypatch) -> None:
@@ -307,12 +307,23 @@ def test_a_flipped_bit_is_seen_by_the_hash(bundle: Path, file: str) -> None:
     data[len(data) // 2] ^= 1
     (bundle / file).write_bytes(data)
     opened = Bundle.open(bundle)
-    with pytest.raises(BundleError, match="damaged") as caught:
-        opened.verify_all()
-    assert file in str(caught.value)
-    assert wanted in str(caught.value)
+    [(seen, reason)] = opened.damaged_files().items()
+    assert seen == file
+    assert "is damaged" in reason
+    assert wanted in reason
     with pytest.raises(BundleError, match="SHA-256"):
         opened.checked_file(file)
+
+
+def test_a_file_that_cannot_be_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    opened = Bundle.open(bundle)
+    monkeypatch.setattr("elir_deploy.runtime.bundle.file_sha256", fail)
+    with pytest.raises(BundleError, match=r"fp32\.onnx cannot be read: Input/output error"):
+        opened.checked_file("fused.fp32.onnx")
+    assert list(opened.damaged_files()) == list(opened.info.file_hashes)
 
 
 def test_a_file_that_is_not_listed(bundle: Path) -> None:

@@ -111,10 +111,25 @@ def test_32_bit_and_float(tmp_path: Path) -> None:
         ("i.tif", GREY.astype(np.int32) * 100_000, "32-bit values from .* wanted 0 to 65535"),
         ("j.tif", GREY.astype(np.int32) - 1000, "32-bit values from -"),
         ("f.tif", GREY.astype(np.float32), "float values from .* wanted 0 to 1"),
-        ("n.tif", np.where(GREY > 128, np.nan, 0.5).astype(np.float32), "number|values"),
+        ("n.tif", np.where(GREY > 128, np.nan, 0.5).astype(np.float32), "n\\.tif has float values"),
     ):
         with pytest.raises(ImageError, match=reason):
             read_image(saved(tmp_path / name, values))
+
+
+def test_one_number_among_floats_that_is_none(tmp_path: Path) -> None:
+    values = np.full((20, 30), 0.5, np.float32)
+    values[7, 7] = np.nan
+    with pytest.raises(ImageError, match=r"n\.tif has float values"):
+        read_image(saved(tmp_path / "n.tif", values))
+
+
+def test_a_16_bit_grey_that_is_transparent(tmp_path: Path) -> None:
+    values = GREY.astype(np.uint16) * 257
+    path = saved(tmp_path / "x.png", values, transparency=int(values[1, 2]))
+    loaded = read_image(path)
+    np.testing.assert_array_equal(loaded.pixels[:, :, 0], GREY)
+    np.testing.assert_array_equal(loaded.alpha, np.where(GREY[1, 2] == GREY, 0, 255))
 
 
 def test_cmyk_without_a_profile(tmp_path: Path) -> None:
@@ -182,6 +197,15 @@ def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
 def test_damaged_exif_is_no_reason(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.png", RGB, exif=b"Exif\x00\x00garbage")
     np.testing.assert_array_equal(read_image(path).pixels, RGB)
+
+
+def test_memory_that_ends_at_the_exif_data(tmp_path: Path, monkeypatch) -> None:
+    def full(image: object, *, in_place: bool) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", full)
+    with pytest.raises(ImageError, match="not enough memory"):
+        read_image(saved(tmp_path / "x.png", RGB))
 
 
 def test_profiles(tmp_path: Path) -> None:
@@ -252,6 +276,16 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         read_image(tmp_path / "nothing.png")
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):
         read_image(tmp_path)
+
+
+def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path: Path, monkeypatch) -> None:
+    def fail(self: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = saved(tmp_path / "x.png", RGB)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(ImageError, match=r"x\.png cannot be read: Input/output error"):
+        read_image(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -442,4 +476,33 @@ def test_a_disk_that_fills_up(tmp_path: Path, suffix: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert os.strerror(errno.EFBIG) in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_parts_of_two_processes_do_not_meet(tmp_path: Path, monkeypatch) -> None:
+    """What another writer of the same name left or is writing stays."""
+    monkeypatch.setattr(images.secrets, "token_hex", lambda count: "0" * count)
+    other = tmp_path / f".elir-{'0' * 8}.part"
+    other.write_text("of another")
+    with pytest.raises(OutputError, match="File exists"):
+        write_image(tmp_path / "x.png", RGB)
+    assert other.read_text() == "of another"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "alpha", "reason"),
+    [
+        ([[1]], None, "pixels is a list, wanted a NumPy array"),
+        (RGB.astype(np.float32), None, "pixels is float32, wanted uint8"),
+        (GREY, None, r"pixels has shape \(20, 30\), wanted \(H, W, 3\)"),
+        (np.dstack([RGB, ALPHA]), None, "pixels has shape"),
+        (RGB[:0], None, "pixels has shape"),
+        (RGB, ALPHA / 255, "alpha is float64"),
+        (RGB, RGB, "alpha has shape"),
+        (RGB, ALPHA[:, 1:], r"alpha has shape \(20, 29\), pixels \(20, 30, 3\)"),
+    ],
+)
+def test_what_is_no_picture(tmp_path: Path, pixels, alpha, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        write_image(tmp_path / "x.png", pixels, alpha=alpha)
     assert os.listdir(tmp_path) == []

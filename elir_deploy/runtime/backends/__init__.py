@@ -47,10 +47,12 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     Raises:
         UnavailableError: none; the message says why for each.
         BundleError: the bundle holds no files for any backend known here.
-        UsageError: it does not hold ``precision``, or none that passed verification.
+        UsageError: it does not hold ``precision`` for any of them, or every one failed
+            verification.
     """
     found: list[tuple[Backend, str]] = []
     reasons: list[str] = []
+    refusals: list[UsageError] = []
     for backend in BACKENDS.values():
         if not backend.automatic or not backend.held_precisions(bundle):
             continue
@@ -58,9 +60,14 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         if reason:
             reasons.append(f"{backend.name}: {reason}")
             continue
-        found.append((backend, choose_precision(backend, bundle, precision)))
+        try:
+            found.append((backend, choose_precision(backend, bundle, precision)))
+        except UsageError as error:
+            refusals.append(error)
     if found:
         return found
+    if refusals:
+        raise refusals[0]
     if reasons:
         raise UnavailableError(f"nothing here can run {bundle.path}: {'; '.join(reasons)}")
     kinds = sorted({artifact.kind for artifact in bundle.info.artifacts})
@@ -73,9 +80,12 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:
     """``precision``, or the one ``backend`` likes best among those that passed verification.
 
+    Where none passed, the one it likes best among those that were not verified; one that failed
+    runs only where ``precision`` asks for it.
+
     Raises:
         BundleError: the bundle holds no files for ``backend``.
-        UsageError: the bundle does not hold ``precision``, or none that passed.
+        UsageError: the bundle does not hold ``precision``, or every one failed verification.
     """
     held = backend.held_precisions(bundle)
     if not held:

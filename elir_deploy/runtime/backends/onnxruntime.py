@@ -39,8 +39,8 @@ class OnnxRuntimeBackend(Backend):
         provider: its name in ONNX Runtime.
         extra: of this project, that installs it.
         on_gpu: whether tensors between stages live on a CUDA device.
-        providers: from precision and device number, those to ask for and their options; the
-            first is ``provider``, others take the nodes it does not.
+        providers: from precision, device number and the file's SHA-256, those to ask for and
+            their options; the first is ``provider``, others take the nodes it does not.
     """
 
     name: str
@@ -48,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
     extra: str
     on_gpu: bool
     precisions: tuple[str, ...]
-    providers: Callable[[str, int], Providers]
+    providers: Callable[[str, int, str], Providers]
     automatic: bool = True
     kind: str = "onnx"
 
@@ -76,19 +76,17 @@ class OnnxRuntimeBackend(Backend):
             bundle.info.stages, self.artifacts(bundle, precision), strict=True
         ):
             path = bundle.checked_file(artifact.file)
-            chain.append((stage, self._load(path, stage, precision, threads, device)))
+            providers = self.providers(precision, device, artifact.sha256)
+            chain.append((stage, self._load(path, stage, providers, threads)))
         return _CudaSession(chain, device) if self.on_gpu else _CpuSession(chain)
 
-    def _load(
-        self, path: Path, stage: Stage, precision: str, threads: int | None, device: int
-    ) -> Any:
+    def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
         ort = _library(self.extra)
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers = self.providers(precision, device)
         try:
             # With fallback, a failure would be printed and the graph loaded on the CPU.
             loaded = ort.InferenceSession(
@@ -251,31 +249,42 @@ def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
             raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
 
 
-def _cache_folder() -> str:
-    """Where engines compiled on the way are kept, in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(root) / "elir-deploy" / "onnxruntime-tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
+def _cache_folder(sha256: str) -> str:
+    """Where the engines compiled from one file are kept, in the user's cache folder.
+
+    Of that file alone: ONNX Runtime names an engine by the graph without its weights, and would
+    take that of another bundle.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = folder / "elir-deploy" / "onnxruntime-tensorrt" / sha256
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        raise UnavailableError(
+            f"{folder}, for compiled engines, cannot be made: set XDG_CACHE_HOME "
+            f"({getattr(error, 'strerror', None) or error})"
+        ) from None
     return str(folder)
 
 
-def _on_cpu(precision: str, device: int) -> Providers:
+def _on_cpu(precision: str, device: int, sha256: str) -> Providers:
     return [("CPUExecutionProvider", {})]
 
 
-def _on_cuda(precision: str, device: int) -> Providers:
+def _on_cuda(precision: str, device: int, sha256: str) -> Providers:
     return [("CUDAExecutionProvider", {"device_id": str(device)})]
 
 
-def _on_tensorrt(precision: str, device: int) -> Providers:
+def _on_tensorrt(precision: str, device: int, sha256: str) -> Providers:
     options = {
         "device_id": str(device),
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_int8_enable": str(precision == "int8"),
         "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": _cache_folder(),
+        "trt_engine_cache_path": _cache_folder(sha256),
     }
-    return [("TensorrtExecutionProvider", options), *_on_cuda(precision, device)]
+    return [("TensorrtExecutionProvider", options), *_on_cuda(precision, device, sha256)]
 
 
 BACKENDS = (
