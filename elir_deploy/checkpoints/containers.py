@@ -6,7 +6,6 @@ an optimizer's state beside the weights costs nothing.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import pickle
@@ -35,7 +34,7 @@ __all__ = [
     "first_line",
     "not_weights",
     "opened_container",
-    "sha256_of",
+    "whole_archive",
 ]
 
 #: What a torch storage holds. Others (complex, quantised) are not found and so not read.
@@ -66,6 +65,7 @@ _IMPOSTORS = (
     (b"\x89PNG", "a PNG image"),
     (b"\x80", "a pickle that torch.save did not write: save it with torch.save"),
 )
+#: What a damaged archive makes ``zipfile`` raise.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -87,10 +87,12 @@ class LazyTensor:
     Attributes:
         shape: as the file states it, already checked against the bytes that are there.
         read: gives the tensor, in memory of its own, in the file's dtype. Raises CheckpointError.
+        nbytes: of that memory, in formats whose tensors may share what they hold in the file.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    nbytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,12 @@ class Container:
     Attributes:
         entries: names to :class:`LazyTensor`, to dictionaries of the same, or to anything else.
         metadata: the text entries of a safetensors file.
+        size: of the file, in bytes.
     """
 
     entries: dict[str, Any]
     metadata: dict[str, str]
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    size: int
 
 
 @contextmanager
@@ -144,9 +139,9 @@ def opened_container(path: Path) -> Iterator[Container]:
         if head.startswith(_ZIP_MAGIC):
             yield _zip_container(file, size)
         elif head.startswith(_LEGACY_MAGIC):
-            yield _legacy_container(file)
+            yield _legacy_container(file, size)
         else:
-            with _safetensors_container(path) as container:
+            with _safetensors_container(path, size) as container:
                 yield container
 
 
@@ -164,6 +159,21 @@ def not_weights(head: bytes, size: int) -> str | None:
     return "wanted a file of torch.save or a .safetensors file, whole"
 
 
+def whole_archive(path: Path) -> bool:
+    """Whether a file has its end, as far as its format tells without reading all of it.
+
+    A zip archive, as torch.save writes it, lists its members there. Other files count as whole.
+    """
+    with path.open("rb") as file:
+        if not file.read(HEAD).startswith(_ZIP_MAGIC):
+            return True
+        try:
+            zipfile.ZipFile(file).close()
+        except _ZIP_ERRORS:
+            return False
+    return True
+
+
 def _zip_container(file: BinaryIO, size: int) -> Container:
     """A file of torch.save: a zip archive of a pickle and one raw storage a tensor."""
     try:
@@ -173,17 +183,29 @@ def _zip_container(file: BinaryIO, size: int) -> Container:
         raise CheckpointError(f"the archive is damaged or cut short ({error})") from error
     if not isinstance(tree, dict):
         raise CheckpointError("holds no dictionary of tensors")
-    return Container(_with_tensors(tree, archive.tensor), {})
+    return Container(_with_tensors(tree, archive.tensor), {}, size)
 
 
-def _with_tensors(tree: dict[str, Any], make: Callable[[Any], Any], depth: int = 0) -> Any:
-    """``tree`` with ``make`` applied to what is no dictionary, three levels deep."""
-    return {
-        key: _with_tensors(value, make, depth + 1)
-        if isinstance(value, dict) and depth < 2
-        else make(value)
-        for key, value in tree.items()
-    }
+def _with_tensors(tree: dict[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
+    """``tree`` with ``make`` applied to what is no dictionary, three levels deep.
+
+    Dictionaries that ``tree`` shares stay shared: spelt out, a few kilobytes can have a billion
+    entries.
+    """
+    made: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def level(tree: dict[str, Any], depth: int) -> dict[str, Any]:
+        place = id(tree), depth
+        if place not in made:
+            made[place] = {
+                key: level(value, depth + 1)
+                if isinstance(value, dict) and depth < 2
+                else make(value)
+                for key, value in tree.items()
+            }
+        return made[place]
+
+    return level(tree, 0)
 
 
 class _TorchArchive:
@@ -250,7 +272,7 @@ class _TorchArchive:
                 memory_format=torch.contiguous_format
             )
 
-        return LazyTensor(value.shape, read)
+        return LazyTensor(value.shape, read, math.prod(value.shape) * dtype.itemsize)
 
     def fits(self, value: TensorReference, itemsize: int) -> bool:
         """Whether the view lies inside its storage and is no larger than it."""
@@ -276,7 +298,7 @@ def _unreadable(shape: tuple[int, ...], why: str) -> LazyTensor:
     return LazyTensor(shape, read)
 
 
-def _legacy_container(file: BinaryIO) -> Container:
+def _legacy_container(file: BinaryIO, size: int) -> Container:
     """A file of torch.save before torch 1.6, left to torch's own restricted reader."""
     try:
         tree = torch.load(file, map_location="cpu", weights_only=True)
@@ -289,7 +311,7 @@ def _legacy_container(file: BinaryIO) -> Container:
         raise CheckpointError(f"damaged or cut short ({first_line(error)})") from error
     if not isinstance(tree, dict):
         raise CheckpointError("holds no dictionary of tensors")
-    return Container(_with_tensors(tree, _lazy), {})
+    return Container(_with_tensors(tree, _lazy), {}, size)
 
 
 def _lazy(value: Any) -> Any:
@@ -297,11 +319,15 @@ def _lazy(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     tensor = value.detach()
-    return LazyTensor(tuple(tensor.shape), lambda: tensor.contiguous().clone())
+    return LazyTensor(
+        tuple(tensor.shape),
+        lambda: tensor.contiguous().clone(),
+        tensor.numel() * tensor.element_size(),
+    )
 
 
 @contextmanager
-def _safetensors_container(path: Path) -> Iterator[Container]:
+def _safetensors_container(path: Path, size: int) -> Iterator[Container]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -321,7 +347,7 @@ def _safetensors_container(path: Path) -> Iterator[Container]:
 
     with file:
         entries = {name: lazy(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        yield Container(entries, dict(file.metadata() or {}))
+        yield Container(entries, dict(file.metadata() or {}), size)
 
 
 def first_line(error: BaseException) -> str:

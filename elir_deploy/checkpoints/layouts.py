@@ -157,8 +157,20 @@ def named_tensors(container: Container) -> NamedTensors:
     """Find out the layout of an open file and name its tensors as the model does.
 
     Raises:
-        CheckpointError: no known layout, or a tensor whose name has no place in it.
+        CheckpointError: no known layout, a tensor whose name has no place in it, or tensors that
+            share their numbers and so need more memory than the file has bytes.
     """
+    named = _named(container)
+    needed = sum(tensor.nbytes for tensor in named.tensors.values())
+    if needed > container.size:
+        raise CheckpointError(
+            f"its tensors take {needed} bytes and the file has {container.size}: "
+            "some of them share their numbers, and this model's never do"
+        )
+    return named
+
+
+def _named(container: Container) -> NamedTensors:
     entries = container.entries
     if any(f"state_dict_{part}" in entries for part in _PARTS):
         parts = {}
@@ -196,7 +208,7 @@ def _unwrapped(entries: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors among ``entries``, without the prefixes of wrapping modules."""
     tensors: dict[str, LazyTensor] = {}
     for key, value in entries.items():
-        if not isinstance(value, LazyTensor):
+        if not isinstance(value, LazyTensor) or not isinstance(key, str):
             continue
         name = key
         while name.startswith(_WRAPPERS):

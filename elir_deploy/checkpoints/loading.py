@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from elir_deploy.checkpoints.containers import first_line, opened_container, sha256_of
+from elir_deploy.checkpoints.containers import first_line, opened_container
 from elir_deploy.checkpoints.files import (
     Configuration,
     parse_configuration,
@@ -32,6 +32,7 @@ from elir_deploy.checkpoints.released import fetch_released
 from elir_deploy.errors import CheckpointError, UsageError
 from elir_deploy.model import Elir
 from elir_deploy.model.autoencoder import Decoder, Encoder
+from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.tasks import TASKS, Architecture, TaskSpec, task_named
 
 __all__ = ["Checkpoint", "load_autoencoder", "load_checkpoint", "save_checkpoint"]
@@ -170,7 +171,7 @@ def _from_file(path: Path, wanted: TaskSpec | None) -> Checkpoint:
             model=model,
             task=task,
             name=path.name,
-            sha256=sha256_of(path),
+            sha256=file_sha256(path),
             random=False,
             layout=named.layout,
         )

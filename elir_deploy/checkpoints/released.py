@@ -17,12 +17,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from elir_deploy.checkpoints.containers import HEAD, not_weights, sha256_of
+from elir_deploy.checkpoints.containers import HEAD, not_weights, whole_archive
 from elir_deploy.errors import CheckpointError, DownloadError
+from elir_deploy.runtime.bundle import file_sha256
 
 __all__ = ["RELEASES_URL", "cache_folder", "fetch_released"]
 
@@ -76,7 +77,7 @@ def fetch_released(
                 return _checked(path)
             _Download(url, path, file, timeout, report).run()
             _check_content(_partial(path))
-            _record(path, sha256_of(_partial(path)))
+            _record(path, file_sha256(_partial(path)))
             _partial_record(path).unlink(missing_ok=True)
             _partial(path).replace(path)
     except (OSError, http.client.HTTPException) as error:
@@ -150,13 +151,19 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
 
 
 def _check_content(file: Path) -> None:
-    """Refuse, and delete, a web page or the like that a server gave for a weights file."""
+    """Refuse what a server gave that is no weights file, or not all of one.
+
+    A web page or the like is deleted. The beginning of a file is kept, to go on after it.
+    """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
     reason = not_weights(head, file.stat().st_size)
     if reason:
         file.unlink()
         raise ConnectionError(f"what the server sends is no weights file: {reason}")
+    if not whole_archive(file):
+        size = file.stat().st_size
+        raise ConnectionError(f"the file was cut short or damaged on its way, at {size} bytes")
 
 
 def _record(path: Path, sha256: str) -> None:
@@ -166,13 +173,17 @@ def _record(path: Path, sha256: str) -> None:
 def _checked(path: Path) -> Path:
     """A cached file, if it still is what was downloaded; one put there by hand is recorded.
 
+    Unless it is cut short, or the cache cannot be written: others may own it.
+
     Raises:
         CheckpointError: it is not.
     """
     record = _checksum_record(path)
-    seen = sha256_of(path)
+    seen = file_sha256(path)
     if not record.exists():
-        _record(path, seen)
+        if whole_archive(path):
+            with suppress(OSError):
+                _record(path, seen)
         return path
     recorded = _read_json(record).get("sha256")
     if recorded != seen:
@@ -228,6 +239,8 @@ class _Download:
                 if response.status == http.client.OK:  # the whole file, asked for or not
                     return self.receive(response, 0)
         with self.request(0, "") as response:
+            if response.status != http.client.OK:
+                raise ConnectionError(f"{self.url} answers {response.status}, wanted the file")
             return self.receive(response, 0)
 
     def resumable(self) -> tuple[int, str]:
@@ -258,14 +271,16 @@ class _Download:
         """Whether an answer goes on with the file that the partial one began."""
         if response.status != http.client.PARTIAL_CONTENT:
             return False
-        first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        same = _validator(response) in ("", validator)
-        return first is not None and int(first[1]) == start and same
+        first, _ = _content_range(response)
+        return first == start and _validator(response) in ("", validator)
 
     def receive(self, response: Any, start: int) -> None:
         """Append what comes to the first ``start`` bytes of the partial file."""
         length = int(response.headers.get("Content-Length") or 0)
-        total = start + length if length else 0
+        _, total = _content_range(response)  # the answer may have less than the rest
+        if not total and length:
+            total = start + length
+        length = max(length, total - start)
         free = shutil.disk_usage(self.path.parent).free
         if length + _SPARE > free:
             raise DownloadError(
@@ -288,6 +303,16 @@ class _Download:
             self.file.flush()
         if done < total:
             raise ConnectionError(f"the connection was cut after {done} of {total} bytes")
+
+
+def _content_range(response: Any) -> tuple[int | None, int]:
+    """Where a part of the file starts, and the bytes of the whole; None and 0: unknown."""
+    seen = re.fullmatch(
+        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+    )
+    if seen is None:
+        return None, 0
+    return int(seen[1]), 0 if seen[2] == "*" else int(seen[2])
 
 
 def _validator(response: Any) -> str:

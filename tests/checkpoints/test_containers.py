@@ -14,8 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from elir_deploy.checkpoints import load_checkpoint
+from elir_deploy.checkpoints.containers import opened_container
 from elir_deploy.errors import CheckpointError
 from elir_deploy.tasks import TaskSpec
+from tests import official
 
 State = dict[str, Any]
 
@@ -145,6 +147,51 @@ def test_pickle_beyond_all_measure(tmp_path: Path) -> None:
     assert_refused(path, "wanted at most")
 
 
+def test_dictionaries_stay_shared(tmp_path: Path) -> None:
+    """Spelt out, this file of a few kilobytes has a million entries, and could have a billion."""
+    path = tmp_path / "model.pth"
+    tree: dict[str, Any] = {}
+    for _ in range(3):
+        tree = {f"{n}": tree for n in range(100)}
+    for zipped in (True, False):
+        torch.save(tree, path, _use_new_zipfile_serialization=zipped)
+        with opened_container(path) as container:
+            assert container.entries.keys() == tree.keys()
+            (inner,) = {id(entry): entry for entry in container.entries.values()}.values()
+            assert inner.keys() == tree.keys()
+            assert len({id(entry) for entry in inner.values()}) == 1
+        assert_refused(path, "no known layout")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_share_their_numbers(
+    tmp_path: Path, small_flat: State, small_task: TaskSpec, zipped: bool
+) -> None:
+    path = tmp_path / "model.pth"
+    numbers = torch.zeros(max(tensor.numel() for tensor in small_flat.values()))
+    shared = {
+        name: numbers[: tensor.numel()].view(tensor.shape) for name, tensor in small_flat.items()
+    }
+    torch.save(shared, path, _use_new_zipfile_serialization=zipped)
+    needed = 4 * sum(tensor.numel() for tensor in small_flat.values())
+    size = path.stat().st_size
+    assert_refused(path, f"take {needed} bytes and the file has {size}: some .* share")
+    averaged = {"state_dict": small_flat, "averaged": small_flat}  # beside the weights they may
+    torch.save(averaged, path, _use_new_zipfile_serialization=zipped)
+    assert load_checkpoint(path).layout == "released"
+
+
+def test_tensor_that_repeats_its_numbers(tmp_path: Path, small_flat: State) -> None:
+    path = tmp_path / "model.pth"
+    name = "enc.layers.0.weight"
+    shape = small_flat[name].shape
+    torch.save(small_flat | {name: torch.zeros(1).expand(shape)}, path)
+    assert_refused(path, "does not lie inside its storage")
+    repeated = torch.zeros(1).expand(2**20, *shape)
+    torch.save({name: repeated}, path, _use_new_zipfile_serialization=False)
+    assert_refused(path, "some of them share their numbers")
+
+
 def test_byte_order(tmp_path: Path, small_flat: State, small_task: TaskSpec) -> None:
     import numpy as np
 
@@ -199,3 +246,11 @@ def test_released_names_in_safetensors(
     path = tmp_path / "model.safetensors"
     save_file(small_flat, path)
     assert load_checkpoint(path).layout == "released"
+
+
+def test_keys_that_are_no_strings_stop_no_old_file(
+    tmp_path: Path, small_flat: dict[str, Any]
+) -> None:
+    content = {0: torch.zeros(1), **small_flat}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load_checkpoint(tmp_path / "old.pth", "bfr").model.arch == official.SMALL

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
+import io
 import json
+import os
 import shutil
 import socket
 import threading
 import time
+import zipfile
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +21,23 @@ from typing import Any
 
 import pytest
 
-from elir_deploy.checkpoints import released
+from elir_deploy.checkpoints import load_checkpoint, released
 from elir_deploy.checkpoints.released import cache_folder, fetch_released
 from elir_deploy.errors import CheckpointError, DownloadError
 
-#: Several chunks, and what begins like an archive of torch.save.
-CONTENT = b"PK\x03\x04" + bytes(range(256)) * 12_345
-OTHER = b"PK\x03\x04" + bytes(reversed(range(256))) * 12_345
+
+def archive(content: bytes) -> bytes:
+    """A whole file, as far as a download can tell."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("model/data.pkl", content)
+    return buffer.getvalue()
+
+
+#: Several chunks each.
+CONTENT = archive(bytes(range(256)) * 12_345)
+OTHER = archive(bytes(reversed(range(256))) * 12_345)
+SHORT = archive(b"short")
 
 
 @dataclass
@@ -34,6 +48,8 @@ class Server:
         cut: bytes after which it drops a connection, once.
         ranges: whether it honours Range.
         conditions: whether it honours If-Range.
+        most: bytes that it gives at a time of a range, however many are asked for.
+        unasked: whether it gives ranges that nobody asked for.
     """
 
     url: str = ""
@@ -42,6 +58,8 @@ class Server:
     cut: int | None = None
     ranges: bool = True
     conditions: bool = True
+    most: int = len(CONTENT)
+    unasked: bool = False
     length: bool = True
     status: int = 200
     delay: float = 0.0
@@ -61,20 +79,24 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 return
             wanted = self.headers.get("Range")
             condition = self.headers.get("If-Range")
-            start = 0
-            if wanted and state.ranges and (condition == state.etag or not state.conditions):
+            start, end = 0, len(state.content)
+            if state.unasked:
+                start = 1000
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+            elif wanted and state.ranges and (condition == state.etag or not state.conditions):
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 if start >= len(state.content):
                     self.send_error(416)
                     return
                 self.send_response(206)
-                end = len(state.content)
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+                size, end = end, min(end, start + state.most)
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
             else:
                 self.send_response(200)
             if state.etag:
                 self.send_header("ETag", state.etag)
-            body = state.content[start:]
+            body = state.content[start:end]
             if state.length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -183,8 +205,8 @@ def test_file_changed_in_the_middle(server: Server, cache: Path, conditions: boo
 
 def test_file_became_shorter(server: Server, cache: Path) -> None:
     interrupted(server, cache)
-    server.content, server.conditions = CONTENT[:1000], False
-    assert fetch_released("elir_bfr").read_bytes() == CONTENT[:1000]
+    server.content, server.conditions = SHORT, False
+    assert fetch_released("elir_bfr").read_bytes() == SHORT
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
@@ -211,6 +233,50 @@ def test_unknown_length(server: Server, cache: Path) -> None:
     path = fetch_released("elir_bfr", lambda what, done, total: seen.append(total))
     assert path.read_bytes() == CONTENT
     assert set(seen) == {0}
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_ranges_shorter_than_asked_for(server: Server, cache: Path, length: bool) -> None:
+    interrupted(server, cache)
+    server.most, server.length = 500_000, length
+    totals: list[int] = []
+    for done in (2_500_000, 3_000_000):
+        with pytest.raises(DownloadError, match=f"cut after {done} of {len(CONTENT)}") as error:
+            fetch_released("elir_bfr", lambda what, done, total: totals.append(total))
+        assert "Run again" in str(error.value)
+        assert names(cache) == HALF
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert names(cache) == DONE
+    assert set(totals) == {len(CONTENT)}
+
+
+def test_range_that_nobody_asked_for(server: Server, cache: Path) -> None:
+    server.unasked = True
+    with pytest.raises(DownloadError, match="answers 206, wanted the file"):
+        fetch_released("elir_bfr")
+    assert names(cache) == []
+
+
+def test_cut_at_an_unknown_length(server: Server, cache: Path) -> None:
+    server.length, server.cut = False, 2_000_000
+    with pytest.raises(DownloadError, match=r"cut short .* at 2000000 bytes") as error:
+        fetch_released("elir_bfr")
+    assert_two_lines(error, cache)
+    assert "Run again" in str(error.value)
+    assert names(cache) == HALF
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
+    assert server.requests[-1]["Range"] == "bytes=2000000-"
+    assert names(cache) == DONE
+
+
+def test_server_whose_file_is_cut(server: Server, cache: Path) -> None:
+    server.content = CONTENT[:-30]
+    for _ in range(2):
+        with pytest.raises(DownloadError, match="cut short"):
+            fetch_released("elir_bfr")
+        assert names(cache) == HALF
+    server.content, server.etag = CONTENT, '"two"'
+    assert fetch_released("elir_bfr").read_bytes() == CONTENT
 
 
 def assert_two_lines(error: pytest.ExceptionInfo[Any], cache: Path) -> None:
@@ -267,11 +333,13 @@ def test_address_of_another_kind(cache: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_damaged_cache(server: Server, cache: Path) -> None:
     path = fetch_released("elir_bfr")
-    path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(CheckpointError, match="is not what was downloaded") as error:
-        fetch_released("elir_bfr")
-    assert "Delete it and elir_bfr.pth.json" in str(error.value)
-    assert str(error.value).count("\n") == 1
+    for damaged in (CONTENT[:-1] + b"x", CONTENT[:1000], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is not what was downloaded") as error:
+            fetch_released("elir_bfr")
+        what, remedy = str(error.value).split("\n")
+        assert what.startswith(f"{path} ")
+        assert remedy.startswith("Delete it and elir_bfr.pth.json beside it")
     assert len(server.requests) == 1
     for name in DONE:
         (cache / name).unlink()
@@ -301,6 +369,32 @@ def test_file_put_there_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     (cache / "elir_bfr.pth").write_bytes(OTHER)
     with pytest.raises(CheckpointError, match="is not what was downloaded"):
         fetch_released("elir_bfr")
+
+
+def test_cut_file_put_there_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELIR_CACHE", str(cache))
+    cache.mkdir()
+    path = cache / "elir_bfr.pth"
+    path.write_bytes(CONTENT[:1000])
+    with pytest.raises(CheckpointError, match="damaged or cut short") as error:
+        load_checkpoint("elir_bfr")
+    assert str(path) in str(error.value)
+    path.write_bytes(CONTENT)  # nothing was recorded that this is not
+    assert fetch_released("elir_bfr") == path
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_cache_of_others(cache: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setenv("ELIR_CACHE", str(cache))
+    cache.mkdir()
+    (cache / "elir_bfr.pth").write_bytes(CONTENT)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert fetch_released("elir_bfr") == cache / "elir_bfr.pth"
+    assert names(cache) == ["elir_bfr.pth"]
 
 
 def test_full_disk(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ def test_every_stage_equals_pytorch(
             if name == "decoder":
                 assert np.abs(given.astype(int) - expected).max() <= 1
             else:
-                np.testing.assert_allclose(given, expected, atol=1e-5)
+                # The two libraries add up thousands of products in different orders.
+                np.testing.assert_allclose(given, expected, atol=1e-4, rtol=0)
             value = expected
 
 
