@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
+RESULT_TASKS ?= tiny bsr bfr
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -84,6 +85,9 @@ test: lint unit bare slow
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)
 	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md
+	for task in $(RESULT_TASKS); do \
+	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
+	done
 
 clean:
 	rm -rf dist build demo $(VENV)

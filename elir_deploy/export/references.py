@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,21 @@ def compute_references(
             progress("running the PyTorch model", done, len(photos))
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         image = enlarge(task.name, degrade(task.name, photo, rng))
-        references.append(Reference(name, image, _run_parts(model, image, steps, noise)))
+        with _one_thread():
+            boundaries = _run_parts(model, image, steps, noise)
+        references.append(Reference(name, image, boundaries))
     return references
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch adds up in an order that depends on its threads; one gives the same bytes anywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

@@ -122,6 +122,18 @@ def test_two_exports_from_two_folders_are_identical(
     assert files_of(other.folder) == files_of(report.folder)
 
 
+@pytest.mark.usefixtures("exported_before")
+def test_bytes_do_not_depend_on_the_number_of_threads(
+    report: ExportReport, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    torch.set_num_threads(2)
+    try:
+        other = export_bundle(checkpoint, tmp_path / "bundle")
+    finally:
+        torch.set_num_threads(1)
+    assert files_of(other.folder) == files_of(report.folder)
+
+
 def test_split_float_bundle_agrees_with_the_fused_one(
     report: ExportReport, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
