@@ -77,7 +77,7 @@ def compute_references(
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """PyTorch adds up in an order that depends on its threads; one gives the same bytes anywhere."""
+    """PyTorch adds up in an order that depends on its threads; one gives the same everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
