@@ -23,7 +23,7 @@ from elir_deploy.model.convolution import compose_with_pointwise
 from elir_deploy.model.elir import Elir, collapse_convolutions
 from elir_deploy.model.estimator import DenseBlock
 from elir_deploy.model.vector_field import ResidualBlock, VectorField
-from elir_deploy.tasks import LATENT_STRIDE, Architecture
+from elir_deploy.tasks import Architecture
 
 __all__ = [
     "NOISE_GENERATOR",
@@ -234,7 +234,7 @@ class StaticElir(nn.Module):
 
 def latent_shape(model: Elir, image_size: int) -> tuple[int, int, int, int]:
     """(1, c, h, w) of the latent of a square image."""
-    side = image_size // LATENT_STRIDE
+    side = image_size // model.arch.latent_stride
     return (1, model.arch.latent_channels, side, side)
 
 
@@ -284,8 +284,13 @@ def check_size(arch: Architecture, image_size: int, steps: int) -> None:
     """Whether the network takes images of that size, and the graph that many steps.
 
     Raises:
-        UsageError: it does not; the message has a size near by that would do.
+        UsageError: it does not; the message has a size near by that would do. Or the model has no
+            autoencoder.
     """
+    if not arch.autoencoder_width:
+        raise UsageError(
+            "a model without an autoencoder is for comparisons in training and is not exported"
+        )
     multiple = arch.image_multiple
     if not multiple <= image_size <= MAX_IMAGE_SIZE or image_size % multiple:
         near = min(max(multiple, image_size // multiple * multiple), MAX_IMAGE_SIZE)

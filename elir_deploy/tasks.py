@@ -14,7 +14,9 @@ from elir_deploy.errors import UsageError
 __all__ = ["TASKS", "Architecture", "TaskSpec", "task_named"]
 
 #: Side of one latent pixel in image pixels: the encoder halves the resolution three times.
-LATENT_STRIDE = 8
+_LATENT_STRIDE = 8
+#: Numbers that may be 0: a U-Net without a middle block, and two of the paper's ablations.
+_MAY_BE_ZERO = ("middle_blocks", "estimator_blocks", "autoencoder_width")
 #: Channels per GroupNorm group are ``width / GROUPS``; every vector-field width is a multiple.
 GROUPS = 32
 
@@ -24,10 +26,12 @@ class Architecture:
     """Numbers that fix every tensor's shape (paper, Section 7.3). Spatial size is not among them.
 
     Attributes:
-        autoencoder_width: channels inside encoder and decoder.
+        autoencoder_width: channels inside encoder and decoder; 0: neither is there and the flow
+            runs over pixels (Table 5), which can be trained and evaluated but not exported.
         autoencoder_blocks: residual blocks at each of the three resolutions.
         latent_channels: channels of the latent.
-        estimator_blocks: residual-in-residual dense blocks (RRDB) of the coarse estimator.
+        estimator_blocks: residual-in-residual dense blocks (RRDB) of the coarse estimator; 0: it
+            passes the latent on (Table 7).
         estimator_growth: channels each dense convolution adds.
         vector_field_width: channels C of the U-Net's first level; a multiple of 32.
         vector_field_multipliers: factor on the width after each level; a factor other than 1
@@ -51,14 +55,18 @@ class Architecture:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             values = value if isinstance(value, tuple) else (value,)
-            # A U-Net without a middle block is odd but well defined.
-            least = 0 if name == "middle_blocks" else 1
+            least = 0 if name in _MAY_BE_ZERO else 1
             if not values or any(type(v) is not int or v < least for v in values):
                 raise UsageError(f"architecture: {name} is {value!r}, wanted integers >= {least}")
         if self.vector_field_width % GROUPS:
             raise UsageError(
                 f"architecture: vector_field_width is {self.vector_field_width}, "
                 f"wanted a multiple of {GROUPS} (GroupNorm has {GROUPS} groups)"
+            )
+        if not self.autoencoder_width and self.latent_channels != 3:
+            raise UsageError(
+                f"architecture: latent_channels is {self.latent_channels}, wanted 3 where there "
+                "is no autoencoder"
             )
         if self.time_frequencies % 2 or self.time_frequencies < 4:
             raise UsageError(
@@ -67,10 +75,15 @@ class Architecture:
             )
 
     @property
+    def latent_stride(self) -> int:
+        """Side of one latent pixel in image pixels."""
+        return _LATENT_STRIDE if self.autoencoder_width else 1
+
+    @property
     def image_multiple(self) -> int:
         """What an image side must divide by: 8 for the encoder, 2 for each U-Net downsampling."""
         halvings = sum(multiplier != 1 for multiplier in self.vector_field_multipliers)
-        return LATENT_STRIDE << halvings
+        return self.latent_stride << halvings
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -171,7 +184,9 @@ _TABLE = (
     TaskSpec(
         name="tiny",
         title="denoising, any picture, small enough for every test",
-        architecture=Architecture(estimator_growth=24, vector_field_width=32),
+        architecture=Architecture(
+            autoencoder_width=32, estimator_growth=24, vector_field_width=32, time_width=160
+        ),
         sigma_s=0.025,
     ),
 )

@@ -20,7 +20,7 @@ from elir_deploy.bench.device import installed_version
 from elir_deploy.degradations import enlarge
 from elir_deploy.errors import MissingDependencyError
 from elir_deploy.runtime import Bundle
-from elir_deploy.tasks import LATENT_STRIDE, Architecture
+from elir_deploy.tasks import Architecture
 
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
@@ -75,7 +75,7 @@ class TorchContender(Contender):
         self._steps = steps
         self._fidelity_note = fidelity_note
         self._clock = clock
-        side = image_size // LATENT_STRIDE
+        side = image_size // model.arch.latent_stride
         generator = torch.Generator().manual_seed(_OF_THE_NOISE)
         shape = (1, model.arch.latent_channels, side, side)
         self._noise = sigma_s * torch.randn(shape, generator=generator)

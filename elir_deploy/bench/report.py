@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +20,7 @@ from elir_deploy.bench.protocols import Measurement, Samples
 from elir_deploy.bench.statistics import STEADY_VARIATION, Summary, paired_speedup
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
+from elir_deploy.tables import aligned, pipes
 from elir_deploy.tasks import TASKS
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "markdown",
     "text",
     "to_json",
-    "write_file",
 ]
 
 SCHEMA_VERSION = 1
@@ -121,28 +119,6 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path} cannot be written: {folder} is not writable")
-
-
-def write_file(path: Path, content: str) -> None:
-    """Write text whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    part = path.with_name(f".elir-{secrets.token_hex(8)}.part")
-    created = False
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            created = True
-            file.write(content)
-        part.replace(path)
-        created = False
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        if created:
-            with suppress(OSError):
-                part.unlink()
 
 
 def to_json(report: dict[str, Any]) -> str:
@@ -296,8 +272,8 @@ def text(report: dict[str, Any]) -> str:
     """For a terminal."""
     parts = [*_heading(report), ""]
     if any(row["image"] for row in report["contenders"]):
-        parts += [_aligned(_SPEED, _speed_rows(report)), ""]
-        parts += [_aligned(_LATENCY, _latency_rows(report)), ""]
+        parts += [aligned(_SPEED, _speed_rows(report)), ""]
+        parts += [aligned(_LATENCY, _latency_rows(report)), ""]
     return "\n".join([*parts, *_remarks(report)]).rstrip()
 
 
@@ -306,8 +282,8 @@ def markdown(report: dict[str, Any]) -> str:
     heading, *details = _heading(report)
     parts = [f"# {heading}", "", *(f"- {line}" for line in details), ""]
     if any(row["image"] for row in report["contenders"]):
-        parts += [_pipes(_SPEED, _speed_rows(report)), ""]
-        parts += ["Latency of an image:", "", _pipes(_LATENCY, _latency_rows(report)), ""]
+        parts += [pipes(_SPEED, _speed_rows(report)), ""]
+        parts += ["Latency of an image:", "", pipes(_LATENCY, _latency_rows(report)), ""]
     parts += [f"- {line}" for line in _remarks(report)]
     files = [(row["label"], item) for row in report["contenders"] for item in row["artifacts"]]
     if files:
@@ -426,21 +402,3 @@ def _digits(value: float, significant: int = 4) -> str:
     if value == 0:
         return "0"
     return f"{value:.{max(0, significant - 1 - math.floor(math.log10(abs(value))))}f}"
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join(lines)
-
-
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])

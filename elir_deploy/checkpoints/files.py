@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elir_deploy.atomic import replacing
 from elir_deploy.checkpoints.layouts import CONFIGURATION_KEY
-from elir_deploy.errors import CheckpointError, OutputError, UsageError
+from elir_deploy.errors import CheckpointError, UsageError
 from elir_deploy.model import Elir
 from elir_deploy.tasks import TASKS, Architecture, TaskSpec
 
@@ -128,20 +127,5 @@ def write_file(path: Path, model: Elir, spec: TaskSpec) -> None:
     entries = configuration.entries() | {"sha256": tensors_digest(configuration, tensors)}
     parse_configuration(json.dumps(entries))  # never write what would not be read
     data = save(tensors, {CONFIGURATION_KEY: json.dumps(entries, sort_keys=True)})
-    _replace_file(path, data)
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    """Write beside ``path`` and rename, so that no reader ever sees half a file."""
-    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing(path) as file:
+        file.write(data)

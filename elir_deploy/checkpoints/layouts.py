@@ -250,8 +250,13 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names[:_NAMED]) + more
 
 
-def build_model(named: NamedTensors) -> Elir:
+def build_model(named: NamedTensors, recorded: Architecture | None = None) -> Elir:
     """The model with the file's weights, its architecture read off their shapes.
+
+    Args:
+        named: the file's tensors.
+        recorded: the architecture the file says it has, which tells what the shapes of a model
+            without an autoencoder or without a coarse estimator do not.
 
     Returns:
         In evaluation mode, float32, not requiring gradients; collapsed or over-parametrised as
@@ -262,8 +267,8 @@ def build_model(named: NamedTensors) -> Elir:
     """
     if named.layout == "autoencoder":
         raise CheckpointError("holds only the autoencoder, not a whole model")
-    architecture = _Shapes(named).architecture()
-    model: Elir = _on_meta(lambda: Elir(architecture, named.collapsible))
+    arch = _Shapes(named).architecture(recorded)
+    model: Elir = _on_meta(lambda: Elir(arch, named.collapsible))
     _fill(model, named)
     return model
 
@@ -388,11 +393,16 @@ class _Shapes:
             autoencoder_width=width, autoencoder_blocks=blocks - 1, latent_channels=latent_channels
         )
 
-    def architecture(self) -> Architecture:
-        """All numbers of a whole model."""
-        autoencoder = self.autoencoder()
+    def architecture(self, recorded: Architecture | None = None) -> Architecture:
+        """All numbers of a whole model; a part may be left out only where ``recorded`` says so."""
+        if recorded and not recorded.autoencoder_width and not self.count("encoder."):
+            autoencoder = recorded
+        else:
+            autoencoder = self.autoencoder()
         dense = "estimator.cascade.0.dense_blocks.0.convs.0"
-        if self.named.collapsible:
+        if recorded and not recorded.estimator_blocks and not self.count("estimator."):
+            growth = recorded.estimator_growth
+        elif self.named.collapsible:
             growth = self.shape(f"{dense}.expand.weight", 4)[0] // EXPANSION
         else:
             growth = self.shape(f"{dense}.weight", 4)[0]

@@ -187,7 +187,7 @@ def _model_and_configuration(named: NamedTensors) -> tuple[Elir, Configuration |
             f"is damaged: its content has SHA-256 {digest[:12]}…, "
             f"recorded is {configuration.sha256[:12]}…"
         )
-    model = build_model(named)
+    model = build_model(named, configuration.spec.architecture)
     if (model.arch, model.collapsible) != (
         configuration.spec.architecture,
         configuration.collapsible,

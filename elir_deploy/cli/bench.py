@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from elir_deploy.atomic import write_text
 from elir_deploy.bench import peers
 from elir_deploy.bench.contenders import Contender, Fidelity, Unavailable, open_restorers
 from elir_deploy.bench.device import CpuMeter, describe_device, usable_cores
@@ -23,7 +24,6 @@ from elir_deploy.bench.report import (
     markdown,
     text,
     to_json,
-    write_file,
 )
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
@@ -153,9 +153,9 @@ def bench(
             cores_elsewhere=meter.cores_elsewhere(time.monotonic() - began),
         )
         if json is not None:
-            write_file(json, to_json(written))
+            write_text(json, to_json(written))
         if report is not None:
-            write_file(report, markdown(written))
+            write_text(report, markdown(written))
     print(text(printable_values(written)))
     if stopped is not None:
         raise stopped

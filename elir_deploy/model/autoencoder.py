@@ -1,7 +1,8 @@
 """The tiny autoencoder (TAESD3's shape): images in [0, 1] to latents of an eighth of the side.
 
 Layer numbers in the two sequences equal those of the released files and of diffusers'
-``AutoencoderTiny``, so that keys map one to one. No scaling of the latent is applied.
+``AutoencoderTiny``, so that keys map one to one. No scaling of the latent is applied. Of width 0
+both have no layers and pass on what they get.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class Encoder(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         width = arch.autoencoder_width
+        if not width:
+            self.layers = nn.Sequential()
+            return
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), AutoencoderBlock(width)]
         for _ in range(LEVELS):
             layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
@@ -65,6 +69,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.latent_scale = LATENT_LIMIT
         width = arch.autoencoder_width
+        if not width:
+            self.layers = nn.Sequential()
+            return
         layers: list[nn.Module] = [nn.Conv2d(arch.latent_channels, width, 3, padding=1), nn.ReLU()]
         for _ in range(LEVELS):
             layers += [AutoencoderBlock(width) for _ in range(arch.autoencoder_blocks)]
@@ -74,6 +81,8 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:
+        if not self.layers:
+            return latent
         limited = torch.tanh(latent / LATENT_LIMIT)
         if self.latent_scale != 1:
             limited = limited * self.latent_scale

@@ -1,15 +1,18 @@
 """Collapsible convolution: two linear layers while training, one 3x3 convolution afterwards.
 
 Paper, Section 7.3.2: each 3x3 convolution is widened fourfold and followed by a 1x1 convolution;
-with nothing between them the two are one linear map.
+with nothing between them the two are one linear map. The training form computes that map from its
+two weights at every call and then convolves once: the gradients are the same, and neither the
+fourfold features nor their gradients are ever made.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["CollapsibleConv2d", "compose_with_pointwise", "conv3x3"]
+__all__ = ["CollapsibleConv2d", "compose_with_pointwise", "conv3x3", "expand_conv"]
 
 #: Width of the hidden layer of an over-parametrised convolution, in output widths.
 EXPANSION = 4
@@ -28,8 +31,12 @@ class CollapsibleConv2d(nn.Module):
         self.project = nn.Conv2d(hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.project(self.expand(x))
-        return out
+        # In float32 at least: half-precision products of weights would be a rounding of their own.
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = _composed(
+                self.expand.weight, self.expand.bias, self.project.weight, self.project.bias
+            )
+        return F.conv2d(x, weight, bias, padding=1)
 
     def collapse(self) -> nn.Conv2d:
         """The single 3x3 convolution that computes the same function."""
@@ -42,14 +49,12 @@ def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
     Zero padding happens before ``conv`` only, so the composition is exact at the borders too. The
     products are summed in float64 and rounded once.
     """
-    inner = conv.weight.detach().double()  # (hidden, in, kh, kw)
-    outer = pointwise.weight.detach().double().flatten(1)  # (out, hidden)
-    weight = torch.einsum("oh,hikl->oikl", outer, inner)
-    bias = torch.zeros(outer.shape[0], dtype=torch.float64)
-    if conv.bias is not None:
-        bias = bias + outer @ conv.bias.detach().double()
-    if pointwise.bias is not None:
-        bias = bias + pointwise.bias.detach().double()
+    weight, bias = _composed(
+        conv.weight.detach().double(),
+        _doubled(conv.bias),
+        pointwise.weight.detach().double(),
+        _doubled(pointwise.bias),
+    )
     composed = nn.Conv2d(
         conv.in_channels,
         pointwise.out_channels,
@@ -66,6 +71,45 @@ def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
     composed.weight.requires_grad_(conv.weight.requires_grad)
     composed.bias.requires_grad_(conv.weight.requires_grad)
     return composed.train(conv.training)
+
+
+def expand_conv(conv: nn.Conv2d) -> CollapsibleConv2d:
+    """A collapsible convolution that computes what ``conv``, a 3x3 one, computes.
+
+    The projection's rows are orthonormal, so its transpose undoes it; what the projection drops is
+    filled at random, as an untrained layer's would be.
+    """
+    expanded = CollapsibleConv2d(conv.in_channels, conv.out_channels)
+    inner, outer = expanded.expand, expanded.project
+    assert conv.bias is not None
+    assert inner.bias is not None
+    assert outer.bias is not None
+    with torch.no_grad():
+        nn.init.orthogonal_(outer.weight)
+        mixing = outer.weight.flatten(1)
+        undo = mixing.T
+        weight = inner.weight.flatten(1)
+        weight += undo @ (conv.weight.flatten(1) - mixing @ weight)
+        inner.bias.zero_()
+        outer.bias.copy_(conv.bias)
+    return expanded
+
+
+def _doubled(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().double()
+
+
+def _composed(
+    inner: Tensor, inner_bias: Tensor | None, outer: Tensor, outer_bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution ``inner`` (hidden, in, kh, kw) followed by the pointwise
+    one ``outer`` (out, hidden, 1, 1)."""
+    mixing = outer.flatten(1)
+    weight = (mixing @ inner.flatten(1)).reshape(-1, *inner.shape[1:])
+    bias = outer.new_zeros(outer.shape[0]) if outer_bias is None else outer_bias
+    if inner_bias is not None:
+        bias = bias + mixing @ inner_bias
+    return weight, bias
 
 
 def conv3x3(in_channels: int, out_channels: int, collapsible: bool) -> nn.Module:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from elir_deploy.model.autoencoder import Decoder, Encoder
-from elir_deploy.model.convolution import CollapsibleConv2d
-from elir_deploy.model.estimator import CoarseEstimator
-from elir_deploy.model.vector_field import VectorField
+from elir_deploy.model.convolution import CollapsibleConv2d, expand_conv
+from elir_deploy.model.estimator import CoarseEstimator, DenseBlock
+from elir_deploy.model.vector_field import NormalizedConv, VectorField
 from elir_deploy.tasks import Architecture
 
-__all__ = ["Elir", "collapse_convolutions", "count_parameters"]
+__all__ = ["Elir", "collapse_convolutions", "count_parameters", "expand_convolutions"]
 
 
 class Elir(nn.Module):
@@ -67,6 +67,23 @@ def collapse_convolutions(module: nn.Module) -> None:
             setattr(module, name, child.collapse())
         else:
             collapse_convolutions(child)
+
+
+def expand_convolutions(module: nn.Module) -> None:
+    """Give the coarse estimator and the vector field inside ``module`` the over-parametrised form,
+    in place: the reverse of :func:`collapse_convolutions`, for training to go on.
+    """
+    for child in module.children():
+        if isinstance(child, DenseBlock):
+            child.convs = nn.ModuleList(_expanded(conv) for conv in child.convs)
+        elif isinstance(child, NormalizedConv):
+            child.conv = _expanded(child.conv)
+        else:
+            expand_convolutions(child)
+
+
+def _expanded(conv: nn.Module) -> nn.Module:
+    return expand_conv(conv) if isinstance(conv, nn.Conv2d) else conv
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -63,7 +63,8 @@ class ResidualInResidualDenseBlock(nn.Module):
 
 
 class CoarseEstimator(nn.Module):
-    """``z + cascade(z)``; latents (N, latent_channels, h, w) in and out."""
+    """``z + cascade(z)``, or ``z`` where there are no blocks; latents (N, latent_channels, h, w) in
+    and out."""
 
     def __init__(self, arch: Architecture, collapsible: bool) -> None:
         super().__init__()
@@ -77,5 +78,7 @@ class CoarseEstimator(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
+        if not self.cascade:
+            return latent
         out: Tensor = latent + self.cascade(latent)
         return out

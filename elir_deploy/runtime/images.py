@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from elir_deploy.atomic import replacing
 from elir_deploy.errors import ImageError, OutputError
 
 __all__ = [
@@ -136,27 +135,14 @@ def write_image(
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     if icc_profile:
         options = options | {"icc_profile": icc_profile}
-    part = path.with_name(f".elir-{secrets.token_hex(8)}.part")
-    created = False
     try:
-        # Created here, so that it has the permissions of any new file.
-        with open(part, "xb") as file:
-            created = True
+        with replacing(path) as file:
             image.save(file, format=kind, **options)
-        os.replace(part, path)
-        created = False
-    except OSError as error:
-        # Pillow reports what a format cannot hold as an OSError without a number.
-        if error.errno is None:
-            size = f"{image.width}x{image.height}"
-            raise OutputError(f"{path}: {kind} cannot hold {size} pixels: {error}") from None
-        raise OutputError(f"{path} cannot be written: {_reason(error)}") from None
+    except OSError as error:  # without a number: Pillow, of what a format cannot hold
+        size = f"{image.width}x{image.height}"
+        raise OutputError(f"{path}: {kind} cannot hold {size} pixels: {error}") from None
     except ValueError as error:
         raise OutputError(f"{path} cannot be written as {kind}: {error}") from None
-    finally:
-        if created:
-            with suppress(OSError):
-                part.unlink()
 
 
 def check_transparency(path: Path, alpha: NDArray[np.uint8] | None) -> None:
@@ -188,12 +174,6 @@ def _check_array(path: Path, what: str, array: object, last: tuple[int, ...]) ->
     if array.ndim != 2 + len(last) or array.shape[2:] != last or array.size == 0:
         wanted = "(H, W, 3)" if last else "(H, W)"
         raise ImageError(f"{path}: {what} has shape {array.shape}, wanted {wanted}, not empty")
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}: free some space and run again"
-    return error.strerror or str(error)
 
 
 # Decoding -------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from elir_deploy.bench.report import (
     markdown,
     text,
     to_json,
-    write_file,
 )
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
@@ -127,32 +126,9 @@ def test_the_papers_figure_stands_beside_the_papers_model_only(tmp_path, steps, 
     assert ("19.51 FPS on NVIDIA RTX 2080 Ti" in text(report)) == shown
 
 
-def test_files_are_written_whole(tmp_path):
-    path = tmp_path / "r.json"
-    write_file(path, "one")
-    write_file(path, "two")
-    assert path.read_text() == "two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="there is no folder"):
         check_writable(tmp_path / "none" / "r.json")
     with pytest.raises(OutputError, match="is a folder"):
         check_writable(tmp_path)
     check_writable(tmp_path / "r.json")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_file(tmp_path / "none" / "r.json", "")
-
-
-def test_an_interruption_leaves_no_part(tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    path = tmp_path / "r.json"
-    write_file(path, "one")
-    monkeypatch.setattr(type(path), "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_file(path, "two")
-    assert list(tmp_path.iterdir()) == [path]
-    assert path.read_text() == "one"

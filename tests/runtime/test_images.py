@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from elir_deploy import atomic
 from elir_deploy.errors import ImageError, OutputError
 from elir_deploy.runtime import images
 from elir_deploy.runtime.images import enlarge_alpha, read_image, write_image
@@ -445,13 +446,16 @@ def test_a_full_disk(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / f"x{suffix}"
     path.write_text("what was there")
 
+    opened = Path.open
+
     def full(part: Path, mode: str) -> object:
         part.touch()
-        return open("/dev/full", "wb")
+        return opened(Path("/dev/full"), "wb")
 
-    monkeypatch.setattr(images, "open", full, raising=False)
-    with pytest.raises(OutputError, match="No space left on device: free some space"):
-        write_image(path, PHOTO)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OutputError, match="No space left on device: free some space"):
+            write_image(path, PHOTO)
     assert os.listdir(tmp_path) == [path.name]
     assert path.read_text() == "what was there"
 
@@ -481,7 +485,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, suffix: str) -> None:
 
 def test_parts_of_two_processes_do_not_meet(tmp_path: Path, monkeypatch) -> None:
     """What another writer of the same name left or is writing stays."""
-    monkeypatch.setattr(images.secrets, "token_hex", lambda count: "0" * count)
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda count: "0" * count)
     other = tmp_path / f".elir-{'0' * 8}.part"
     other.write_text("of another")
     with pytest.raises(OutputError, match="File exists"):

@@ -1,0 +1,162 @@
+"""A checkpoint to be measured: the PyTorch model as it is, image by image, in float32 on the CPU.
+
+The noise is the one an export bakes in, so that a checkpoint and its bundle give the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.degradations import enlarge
+from elir_deploy.errors import UsageError
+from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.model import Elir, collapse_convolutions, count_parameters
+from elir_deploy.static_graph import check_size, fixed_noise
+from elir_deploy.tasks import Architecture
+from elir_deploy.training.subjects import (
+    Pixels,
+    Restored,
+    Subject,
+    Trace,
+    Variant,
+    plan_variants,
+)
+
+__all__ = ["CheckpointSubject", "euler_path"]
+
+#: Of the noise: the default of ``elir-export``.
+NOISE_SEED = 0
+
+
+def _check_size(arch: Architecture, side: int, steps: int) -> None:
+    if arch.autoencoder_width:
+        check_size(arch, side, steps)
+    elif side % arch.image_multiple:  # a flow over pixels, which exists for comparisons only
+        raise UsageError(f"image size is {side}, wanted a multiple of {arch.image_multiple}")
+
+
+def euler_path(model: Elir, coarse: Tensor, steps: int, noise: Tensor) -> Iterator[Tensor]:
+    """z_0, z_1, ..., z_M of Algorithm 1, each (N, c, h, w).
+
+    Args:
+        model: whose vector field is followed.
+        coarse: latent of the coarse estimate (N, c, h, w).
+        steps: Euler steps M.
+        noise: already scaled by sigma_s, of the latent's shape.
+    """
+    z = coarse + noise
+    yield z
+    for k in range(steps):
+        t = torch.full((z.shape[0],), k / steps, dtype=z.dtype, device=z.device)
+        z = z + model.vector_field(z, t) / steps
+        yield z
+
+
+class CheckpointSubject(Subject):
+    """A checkpoint in eager PyTorch.
+
+    Args:
+        checkpoint: is left as it is; over-parametrised convolutions are collapsed in a copy.
+        image_size: side of the square in pixels; None: the task's.
+        steps: values of M to measure; see :func:`plan_variants`.
+        sigmas: values of sigma_s to measure, likewise.
+
+    Raises:
+        UsageError: a size, a number of steps or a sigma_s that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        image_size: int | None = None,
+        steps: Sequence[int] = (),
+        sigmas: Sequence[float] = (),
+    ) -> None:
+        task = checkpoint.task
+        self.side = task.image_size if image_size is None else image_size
+        self.plan = plan_variants(Variant(task.steps, task.sigma_s), steps, sigmas)
+        arch = checkpoint.model.arch
+        for variant in self.plan.variants:
+            _check_size(arch, self.side, variant.steps)
+        latent = self.side // arch.latent_stride
+        shape = (1, arch.latent_channels, latent, latent)
+        self._noises = {
+            variant.sigma_s: fixed_noise(NOISE_SEED, variant.sigma_s, shape).values
+            for variant in self.plan.variants
+        }
+        self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False)
+        collapse_convolutions(self._model)
+        self.task = task.name
+        self.upscale = task.upscale
+        self.faces = task.faces
+        self.random = checkpoint.random
+        self.has_coarse = True
+        self.description = {
+            "kind": "checkpoint",
+            "source": checkpoint.name,
+            "sha256": checkpoint.sha256,
+            "random_weights": checkpoint.random,
+            "task": task.name,
+            "image_size": self.side,
+            "steps": self.plan.main.steps,
+            "sigma_s": self.plan.main.sigma_s,
+            "noise_seed": NOISE_SEED,
+            "parameters": count_parameters(self._model),
+            "backend": "torch",
+            "precision": "fp32",
+        }
+
+    @torch.inference_mode()
+    def restore(self, low: Pixels) -> Restored:
+        pixels = enlarge(self.task, low)
+        coarse = self._coarse(pixels)
+        pictures = []
+        for variant in self.plan.variants:
+            for z in self._path(coarse, variant):
+                last = z
+            pictures.append(self._decoded(last))
+        return Restored(pixels, self._decoded(coarse), tuple(pictures))
+
+    @torch.inference_mode()
+    def trace(self, name: str, low: Pixels, truth: Pixels) -> Trace:
+        """The main variant's way through the flow.
+
+        Args:
+            name: of the image.
+            low: as for :meth:`restore`.
+            truth: (S, S, 3) uint8.
+        """
+        pixels = enlarge(self.task, low)
+        coarse = self._coarse(pixels)
+        path = list(self._path(coarse, self.plan.main))
+        return Trace(
+            name,
+            torch.cat(path).numpy().copy(),
+            np.stack([self._decoded(z) for z in path]),
+            pixels,
+            self._decoded(coarse),
+            truth,
+            self._encoded(truth)[0].numpy().copy(),
+        )
+
+    def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
+        latent: Tensor = self._model.encoder(torch.from_numpy(to_network(pixels, "float32")))
+        return latent
+
+    def _coarse(self, pixels: NDArray[np.uint8]) -> Tensor:
+        latent: Tensor = self._model.estimator(self._encoded(pixels))
+        return latent
+
+    def _path(self, coarse: Tensor, variant: Variant) -> Iterator[Tensor]:
+        return euler_path(self._model, coarse, variant.steps, self._noises[variant.sigma_s])
+
+    def _decoded(self, latent: Tensor) -> Pixels:
+        return from_network(self._model.decoder(latent).numpy())

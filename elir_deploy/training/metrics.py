@@ -1,0 +1,346 @@
+"""What is measured of a restored image, and the libraries that measure it.
+
+PSNR, SSIM and a measure of blur come from scikit-image. The metrics the paper adds to those need
+networks with weights of their own and come from pyiqa, which the paper names too. pyiqa is
+optional, downloads the weights it needs, and its licence allows non-commercial use only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.training.paper import paper_row
+
+__all__ = [
+    "ALWAYS",
+    "METRICS",
+    "Mean",
+    "Metric",
+    "MetricInfo",
+    "MetricSet",
+    "PyiqaMetric",
+    "SkimageMetric",
+    "default_metrics",
+    "psnr_db",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """A metric.
+
+    Attributes:
+        name: what ``--metric`` takes.
+        title: for people, with the unit.
+        lower_better: whether less of it is a better image.
+        digits: decimals that are shown.
+        summary: what it is.
+        of_sets: it compares two sets of images as a whole, and an image alone has no value.
+    """
+
+    name: str
+    title: str
+    lower_better: bool
+    digits: int
+    summary: str
+    of_sets: bool = False
+
+
+_INFOS = (
+    MetricInfo("psnr", "PSNR dB", False, 2, "error of the colours, on 8-bit values"),
+    MetricInfo("ssim", "SSIM", False, 4, "structural similarity, mean of the colours"),
+    MetricInfo("lpips", "LPIPS", True, 4, "distance in the features of AlexNet"),
+    MetricInfo("ids", "IDS deg", True, 2, "angle between ArcFace's embeddings of the two faces"),
+    MetricInfo("fid", "FID", True, 2, "distance of two sets of images", of_sets=True),
+    MetricInfo("niqe", "NIQE", True, 2, "distance from the statistics of natural images"),
+    MetricInfo("musiq", "MUSIQ", False, 2, "quality as a transformer learnt it from people"),
+    MetricInfo("clipqa", "CLIPQA", False, 4, "quality by what CLIP takes the image for"),
+    MetricInfo("blur", "blur", True, 4, "0 sharp to 1 blurred; noise counts as sharp"),
+)
+#: By name, in the order of the table's columns.
+METRICS: dict[str, MetricInfo] = {info.name: info for info in _INFOS}
+
+#: Measured in every run, by scikit-image.
+ALWAYS = ("psnr", "ssim", "blur")
+#: Beside those, where the paper has no row for the task: sensible for any picture.
+_FOR_ANY_PICTURE = ("lpips", "niqe", "clipqa")
+_PYIQA_NAMES = {
+    "lpips": "lpips",
+    "fid": "fid",
+    "niqe": "niqe",
+    "musiq": "musiq",
+    "clipqa": "clipiqa",
+}
+_NO_IDS = (
+    "pyiqa has no ArcFace: measure identity with a face recognition library on images written by "
+    "elir-restore"
+)
+#: Sides in pixels for which statistics of FFHQ are published (clean-fid, pyiqa).
+_FFHQ_SIDES = (256, 512, 1024)
+
+
+def default_metrics(task_name: str) -> list[str]:
+    """What is measured when nothing is asked for: the columns of the paper's row, and ALWAYS."""
+    row = paper_row(task_name)
+    wanted = {*ALWAYS, *(row.values if row is not None else _FOR_ANY_PICTURE)}
+    return [name for name in METRICS if name in wanted]
+
+
+class Metric(ABC):
+    """One metric, ready to measure. Images are (H, W, 3) uint8 RGB, the two of one size.
+
+    Attributes:
+        info: which one it is.
+    """
+
+    info: MetricInfo
+
+    @abstractmethod
+    def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+        """The value for one image; not a number where it is not defined.
+
+        Raises:
+            UnavailableError: it cannot be computed here.
+        """
+
+    def of_folders(self, restored: Path, truths: Path) -> float:
+        """The value for all images of a folder, where ``info.of_sets``.
+
+        Raises:
+            UnavailableError: it cannot be computed here.
+        """
+        raise UnavailableError(f"{self.info.title} is measured image by image")
+
+
+class SkimageMetric(Metric):
+    """PSNR, SSIM or blur.
+
+    SSIM is Wang et al.'s: Gaussian window of standard deviation 1.5, population covariance.
+
+    Raises:
+        MissingDependencyError: scikit-image is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        if find_spec("skimage") is None:
+            raise MissingDependencyError("skimage", "eval", "measure quality")
+        self.info = METRICS[name]
+        self._measure = {"psnr": psnr_db, "ssim": _ssim, "blur": _blur}[name]
+
+    def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+        return self._measure(restored, truth)
+
+
+def psnr_db(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all colours, in dB; infinite for identical images."""
+    with np.errstate(divide="ignore"):
+        return float(_skimage("metrics").peak_signal_noise_ratio(truth, restored, data_range=255))
+
+
+def _ssim(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    similarity = _skimage("metrics").structural_similarity(
+        truth,
+        restored,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=-1,
+    )
+    return float(similarity)
+
+
+def _blur(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    return float(_skimage("measure").blur_effect(restored, channel_axis=-1))
+
+
+def _skimage(part: str) -> Any:
+    return importlib.import_module(f"skimage.{part}")
+
+
+class PyiqaMetric(Metric):
+    """LPIPS, FID, NIQE, MUSIQ or CLIPQA, each by the network that pyiqa downloads for it.
+
+    LPIPS is pyiqa's default, with AlexNet's features: the paper does not say which it took. FID of
+    faces compares with FFHQ's 70,000 images of the same size, as the paper's is "vs FFHQ"; FID of
+    anything else compares with the truths.
+
+    Args:
+        name: of :data:`METRICS`.
+        faces: whether the images are aligned faces.
+        side: of the square images, in pixels.
+
+    Raises:
+        MissingDependencyError: pyiqa is not installed.
+        UnavailableError: pyiqa has no such metric, or cannot make it.
+    """
+
+    def __init__(self, name: str, *, faces: bool = False, side: int = 256) -> None:
+        self.info = METRICS[name]
+        if name not in _PYIQA_NAMES:
+            raise UnavailableError(_NO_IDS)
+        if find_spec("pyiqa") is None:
+            raise MissingDependencyError("pyiqa", "metrics", f"measure {self.info.title}")
+        self._ffhq_side = side if faces and side in _FFHQ_SIDES else None
+        self._network = self._guarded(self._create)
+        if bool(self._network.lower_better) != self.info.lower_better:
+            raise UnavailableError(
+                f"pyiqa's {_PYIQA_NAMES[name]} is better the other way round than "
+                f"{self.info.title}: another version of pyiqa is needed"
+            )
+
+    @property
+    def compared_with(self) -> str | None:
+        """What FID compares with; None for the other metrics."""
+        if not self.info.of_sets:
+            return None
+        if self._ffhq_side is None:
+            return "the truths"
+        return f"FFHQ (70,000 faces of {self._ffhq_side}x{self._ffhq_side})"
+
+    def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+        return self._guarded(lambda: float(self._network(_batch(restored), _batch(truth))))
+
+    def of_folders(self, restored: Path, truths: Path) -> float:
+        return self._guarded(lambda: float(self._frechet(restored, truths)))
+
+    def _create(self) -> Any:
+        pyiqa = importlib.import_module("pyiqa")
+        return pyiqa.create_metric(_PYIQA_NAMES[self.info.name])
+
+    def _frechet(self, restored: Path, truths: Path) -> Any:
+        # In this process: the loaders' workers gain nothing next to the network.
+        quietly: dict[str, Any] = {"num_workers": 0, "verbose": False}
+        if self._ffhq_side is None:
+            return self._network(str(restored), str(truths), **quietly)
+        return self._network(
+            str(restored),
+            dataset_name="FFHQ",
+            dataset_res=self._ffhq_side,
+            dataset_split="trainval70k",
+            **quietly,
+        )
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Run ``call``; whatever pyiqa raises (no network, no weights) makes it unavailable."""
+        try:
+            return call()
+        except Exception as error:  # a library of forty metrics raises anything
+            text = next(iter(str(error).splitlines()), "") or type(error).__name__
+            name = _PYIQA_NAMES[self.info.name]
+            raise UnavailableError(f"pyiqa's {name} failed: {text}") from error
+
+
+def _batch(image: NDArray[np.uint8]) -> Any:
+    """(H, W, 3) uint8 to what pyiqa takes: a tensor (1, 3, H, W), RGB in [0, 1]."""
+    import torch
+
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+    return torch.from_numpy(planes).float().div(255)
+
+
+class MetricSet:
+    """The metrics of a run: those that work, and why the others do not.
+
+    Args:
+        wanted: names; those of :data:`ALWAYS` are added.
+        required: whether one that cannot run is an error.
+        faces: whether the images are aligned faces.
+        side: of the images in pixels.
+
+    Attributes:
+        working: in the order of the columns.
+        not_run: name to the reason.
+
+    Raises:
+        MissingDependencyError: scikit-image is not installed.
+        UnavailableError: a required metric cannot run.
+    """
+
+    def __init__(
+        self, wanted: Iterable[str], *, required: bool, faces: bool = False, side: int = 256
+    ) -> None:
+        names = {*ALWAYS, *wanted}
+        self.working: list[Metric] = []
+        self.not_run: dict[str, str] = {}
+        self._required = required
+        for name in (name for name in METRICS if name in names):
+            if name in ALWAYS:
+                self.working.append(SkimageMetric(name))
+                continue
+            try:
+                self.working.append(PyiqaMetric(name, faces=faces, side=side))
+            except UnavailableError as error:
+                if required:
+                    raise
+                self.not_run[name] = str(error)
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, working or not, in the order of the columns."""
+        working = {metric.info.name for metric in self.working}
+        return [name for name in METRICS if name in working or name in self.not_run]
+
+    @property
+    def fid_reference(self) -> str | None:
+        """What FID compares with, where it runs."""
+        for metric in self.working:
+            if isinstance(metric, PyiqaMetric) and metric.compared_with is not None:
+                return metric.compared_with
+        return None
+
+    @contextmanager
+    def dropping(self, metric: Metric) -> Iterator[None]:
+        """Go on without a metric that turns out in the block not to work.
+
+        Raises:
+            UnavailableError: it does not, and was required.
+        """
+        try:
+            yield
+        except UnavailableError as error:
+            if self._required and metric.info.name not in ALWAYS:
+                raise
+            self.working.remove(metric)
+            self.not_run[metric.info.name] = str(error)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of the values that are numbers.
+
+    Attributes:
+        value: infinite if one of them is; None if there are none.
+        standard_error: standard deviation over the root of the count; None for less than two
+            values, or where the mean is not finite.
+        count: how many there are.
+    """
+
+    value: float | None
+    standard_error: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        numbers = np.asarray([v for v in values if not math.isnan(v)], dtype=np.float64)
+        if not numbers.size:
+            return cls(None, None, 0)
+        value = float(numbers.mean())
+        error = None
+        if numbers.size > 1 and math.isfinite(value):
+            error = float(numbers.std(ddof=1) / math.sqrt(numbers.size))
+        return cls(value, error, int(numbers.size))

@@ -1,0 +1,158 @@
+"""The training objective: latent consistency flow matching and its companions.
+
+Equation numbers are the paper's. A norm squared is the mean over all numbers of the batch, so that
+alpha and beta weigh the same whatever the size of image and latent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elir_deploy.model import Elir
+from elir_deploy.training.settings import ObjectiveSettings
+
+__all__ = ["RestorationObjective", "flow_point", "segment_end"]
+
+
+def flow_point(z0: Tensor, z1: Tensor, t: Tensor, sigma_min: float) -> Tensor:
+    """z_t on the straight path from z_0 to z_1 (Section 4.1).
+
+    Args:
+        z0: source latents (N, C, h, w).
+        z1: target latents of the same shape.
+        t: times (N,) in [0, 1].
+        sigma_min: share of z_0 left at t = 1.
+    """
+    t = _as_factor(t)
+    return t * z1 + (1 - (1 - sigma_min) * t) * z0
+
+
+def segment_end(t: Tensor, segments: int) -> Tensor:
+    """(i + 1) / K, the end of the segment each time (N,) in [0, 1) lies in."""
+    return (torch.floor(t * segments) + 1) / segments
+
+
+def _as_factor(t: Tensor) -> Tensor:
+    return t[:, None, None, None]
+
+
+class RestorationObjective(nn.Module):
+    """All losses of a batch; what is trained are the model's own parameters.
+
+    Gradients flow as the paper has them: the estimator loss reaches encoder and coarse estimator;
+    the flow's losses reach the vector field only; the teacher, which is a frozen copy of the
+    encoder as it is now, and the decoder get none.
+
+    Args:
+        model: over-parametrised or collapsed, with a trained autoencoder inside.
+        settings: the numbers of the objective.
+        teacher: encoder of the high-quality images; a copy of the model's own when omitted.
+    """
+
+    def __init__(
+        self, model: Elir, settings: ObjectiveSettings, teacher: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = model
+        self.teacher = copy.deepcopy(model.encoder) if teacher is None else teacher
+        self.teacher.requires_grad_(False)
+        model.requires_grad_(True)
+        model.decoder.requires_grad_(False)
+        model.encoder.requires_grad_(settings.train_encoder)
+
+    def forward(
+        self, clean: Tensor, degraded: Tensor, time: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Args:
+            clean: high-quality images x (N, 3, H, W) in [0, 1].
+            degraded: their low-quality images y, of the same shape.
+            time: uniform random numbers (N,) in [0, 1), which become t in [0, 1 - delta_t).
+            noise: standard normal numbers of the latent's shape.
+
+        Returns:
+            Scalars: ``loss`` (Equation 5) and its parts ``estimator`` (L_2), ``flow`` (L_LCFM),
+            ``endpoint`` (Delta f), ``velocity`` (Delta v) and ``pixel`` (L_MSE).
+        """
+        settings = self.settings
+        with torch.no_grad():
+            z1 = self.teacher(clean).float()
+        z = self.model.estimator(self.model.encoder(degraded)).float()
+        estimator = F.mse_loss(z, z1)
+        z0 = z.detach() + settings.sigma_s * noise
+        if settings.consistency:
+            parts = self._consistency(z0, z1, time, clean)
+        else:
+            parts = self._plain(z0, z1, time, clean)
+        beta = settings.beta
+        loss = estimator + (1 - beta) * parts["flow"] + beta * parts["pixel"]  # Equations 4 and 5
+        return {"loss": loss, "estimator": estimator, **parts}
+
+    def _velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        velocity: Tensor = self.model.vector_field(z, t).float()
+        return velocity
+
+    def _consistency(
+        self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor
+    ) -> dict[str, Tensor]:
+        """Equation 3, and the pixel loss from the end of the segment on (Section 4.2)."""
+        settings = self.settings
+        t = time * (1 - settings.delta_t)
+        end = segment_end(t, settings.segments)
+        later = torch.minimum(t + settings.delta_t, end)
+        z_t = flow_point(z0, z1, t, settings.sigma_min)
+        z_later = flow_point(z0, z1, later, settings.sigma_min)
+
+        velocity = self._velocity(z_t, t)
+        f = z_t + _as_factor(end - t) * velocity
+        with torch.no_grad():
+            later_velocity = self._velocity(z_later, later)
+            later_f = z_later + _as_factor(end - later) * later_velocity
+        endpoint_loss = F.mse_loss(f, later_f)
+        velocity_loss = F.mse_loss(velocity, later_velocity)
+
+        start = f.detach()
+        # In the last segment the path ends at ``start``, and the pixel loss has no gradient.
+        open_ended = end < 1
+
+        def restored_latent() -> Tensor:
+            velocity = self._velocity(start[open_ended], end[open_ended])
+            return start[open_ended] + _as_factor(1 - end[open_ended]) * velocity
+
+        pixel = self._pixel_loss(restored_latent, clean[open_ended], len(clean))
+        return {
+            "flow": endpoint_loss + settings.alpha * velocity_loss,
+            "endpoint": endpoint_loss.detach(),
+            "velocity": velocity_loss.detach(),
+            "pixel": pixel,
+        }
+
+    def _plain(self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """Flow matching without consistency (Table 5): v is to be dz_t/dt. The pixel loss follows
+        v from z_t to t = 1."""
+        settings = self.settings
+        z_t = flow_point(z0, z1, time, settings.sigma_min)
+        velocity = self._velocity(z_t, time)
+        flow = F.mse_loss(velocity, z1 - (1 - settings.sigma_min) * z0)
+        pixel = self._pixel_loss(lambda: z_t + _as_factor(1 - time) * velocity, clean, len(clean))
+        return {"flow": flow, "endpoint": flow.detach(), "velocity": flow.detach(), "pixel": pixel}
+
+    def _pixel_loss(
+        self, restored_latent: Callable[[], Tensor], clean: Tensor, batch_size: int
+    ) -> Tensor:
+        """L_MSE of Section 4.2 as far as it depends on the vector field: over the images of
+        ``clean``, as their part of a batch of ``batch_size``.
+
+        Not computed where beta is 0 or ``clean`` is empty: it is the costliest part.
+        """
+        if self.settings.beta == 0 or len(clean) == 0:
+            return clean.new_zeros(())
+        restored = self.model.decoder(restored_latent()).float()
+        return F.mse_loss(restored, clean) * (len(clean) / batch_size)

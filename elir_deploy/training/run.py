@@ -1,0 +1,408 @@
+"""A training run: a folder of images in, checkpoints out.
+
+A run lives in a folder: ``run.json`` says what was asked for, ``state-*.pt`` where it is, so that
+the same command goes on where it was stopped or killed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from elir_deploy.atomic import replacing, write_text
+from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
+from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
+from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
+from elir_deploy.static_graph import latent_shape
+from elir_deploy.tasks import TaskSpec
+from elir_deploy.training.autoencoder import (
+    AutoencoderObjective,
+    LinearAutoencoder,
+    autoencoder_from_linear,
+    muon_and_adamw,
+)
+from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, updates_of
+from elir_deploy.training.monitor import Monitor
+from elir_deploy.training.objective import RestorationObjective
+from elir_deploy.training.settings import AutoencoderSettings, RunSettings
+from elir_deploy.training.trainer import Schedule, Stage, run_stage
+
+__all__ = ["Result", "RunOptions", "train"]
+
+#: Images that features are measured on when the linear autoencoder is put into the whole one.
+_MEASURED_IMAGES = 32
+AUTOENCODER_FILE = "autoencoder.safetensors"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is asked to do.
+
+    Attributes:
+        images: folder of clean photographs, searched with the folders in it.
+        output: the run's folder.
+        task: with the architecture, image size, steps and sigma_s of the model to train.
+        settings: the numbers of the training.
+        autoencoder: file with the autoencoder to start from; None: one is trained first.
+        autoencoder_settings: the numbers of that.
+        start_from: checkpoint whose weights are fine-tuned; None: random ones are trained.
+        whole_images: scale whole images to the model's size instead of cutting pieces.
+        validation: folder of photographs for previews; None: those in the package.
+        precision: of Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        accelerator: of Fabric: ``auto``, ``cpu`` or ``cuda``.
+        devices: processes on this machine, each with a device of its own.
+        nodes: machines.
+        workers: processes that prepare samples, for each device.
+        report_every: updates between lines of the log.
+        preview_every: updates between previews; 0: none.
+        save_seconds: time between saved states.
+    """
+
+    images: Path
+    output: Path
+    task: TaskSpec
+    settings: RunSettings
+    autoencoder: Path | None = None
+    autoencoder_settings: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    start_from: str | None = None
+    whole_images: bool = False
+    validation: Path | None = None
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 1
+    report_every: int = 20
+    preview_every: int = 500
+    save_seconds: float = 300.0
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with, as JSON values."""
+        return {
+            "task": self.task.name,
+            "architecture": self.task.architecture.to_dict(),
+            "image_size": self.task.image_size,
+            "settings": self.settings.to_dict(),
+            "autoencoder": self.autoencoder.name if self.autoencoder else None,
+            "autoencoder_settings": None if self.autoencoder else asdict(self.autoencoder_settings),
+            "start_from": self.start_from,
+            "whole_images": self.whole_images,
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run left.
+
+    Attributes:
+        checkpoint: the collapsed model, for export.
+        expanded_checkpoint: the over-parametrised one, to go on training from.
+        images: photographs in the folder.
+        unreadable: those of them that could not be read.
+        updates: of the last stage.
+    """
+
+    checkpoint: Path
+    expanded_checkpoint: Path
+    images: int
+    unreadable: int
+    updates: int
+
+
+def train(
+    options: RunOptions, say: Callable[[str, int, int], None], tell: Callable[[str], None]
+) -> Result:
+    """Train a model, going on with a run that is there.
+
+    Args:
+        options: what to do.
+        say: told what is being done, how much of it is done, and how much there is.
+        tell: given lines of text for the user.
+
+    Raises:
+        UsageError: options that do not fit each other, the images, or the run in the folder.
+        CheckpointError: a weights file or a state that cannot be used.
+        Stopped: a signal asked for it; the state is saved.
+        QualityError: the loss is no longer finite.
+        OutputError: the folder cannot be written.
+    """
+    from lightning_fabric import Fabric
+
+    photos = PhotoFolder.scan(options.images)
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        precision=options.precision,  # type: ignore[arg-type]  # a Literal there
+    )
+    fabric.launch()
+    run = _Run(options, photos, fabric, Monitor(options, fabric.is_global_zero, say, tell))
+    if fabric.is_global_zero:
+        _open_folder(options, len(photos.files))
+    fabric.barrier()
+    model, teacher = run.initial_model()
+    trained = run.train_restorer(model, teacher)
+    return run.finish(trained)
+
+
+def _open_folder(options: RunOptions, images: int) -> None:
+    """Make the folder, or check that the run in it is the one asked for."""
+    wanted = json.loads(json.dumps(options.identity() | {"images": images}))
+    record = options.output / "run.json"
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if not record.exists():
+            write_text(record, json.dumps(wanted, indent=1) + "\n")
+            return
+        found = json.loads(record.read_text())
+    except OSError as error:
+        raise OutputError(f"{options.output} cannot be written: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{record}: is damaged; choose another folder") from error
+    if found != wanted:
+        raise UsageError(
+            f"{options.output} holds a run with {_first_difference(found, wanted)}: "
+            "choose another folder, or give the same options to go on with it"
+        )
+
+
+def _first_difference(found: Any, wanted: Any, place: str = "") -> str:
+    """Such as ``settings.seed 0, not 1``."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            if found.get(key) != wanted.get(key):
+                return _first_difference(
+                    found.get(key), wanted.get(key), f"{place}.{key}" if place else key
+                )
+    return f"{place} {found!r}, not {wanted!r}"
+
+
+class _Run:
+    """The stages of one run, in their order."""
+
+    def __init__(
+        self, options: RunOptions, photos: PhotoFolder, fabric: Any, monitor: Monitor
+    ) -> None:
+        self.options = options
+        self.photos = photos
+        self.fabric = fabric
+        self.monitor = monitor
+
+    def initial_model(self) -> tuple[Elir, Encoder]:
+        """The over-parametrised model to train and the frozen encoder of clean images."""
+        options = self.options
+        torch.manual_seed(options.settings.seed)
+        architecture = options.task.architecture
+        if not architecture.autoencoder_width:
+            model = Elir(architecture, collapsible=True)
+            return model, model.encoder
+        encoder, decoder = self._autoencoder()
+        architecture = replace(architecture, **_autoencoder_numbers(encoder))
+        if options.start_from is not None:
+            model = load_checkpoint(options.start_from, options.task.name).model
+            _check_decoder(model, decoder, options)
+            expand_convolutions(model)
+            return model, encoder
+        torch.manual_seed(options.settings.seed)  # whatever the autoencoder took
+        model = Elir(architecture, collapsible=True)
+        model.encoder.load_state_dict(encoder.state_dict())
+        model.decoder.load_state_dict(decoder.state_dict())
+        return model, encoder
+
+    def _autoencoder(self) -> tuple[Encoder, Decoder]:
+        own = self.options.output / AUTOENCODER_FILE
+        if self.options.autoencoder is not None:
+            return load_autoencoder(self.options.autoencoder)
+        if not own.exists():
+            self._train_autoencoder(own)
+        return load_autoencoder(own)
+
+    def _train_autoencoder(self, target: Path) -> None:
+        settings = self.options.autoencoder_settings
+        architecture = self.options.task.architecture
+        torch.manual_seed(self.options.settings.seed)
+        linear = LinearAutoencoder(architecture)
+        linear_state = self._state("linear autoencoder")
+        whole_state = self._state("autoencoder")
+        samples = TrainingSamples(
+            self.photos,
+            settings.crop_size,
+            task_name=None,
+            noise_shape=None,
+            whole=False,
+            seed=self.options.settings.seed,
+        )
+        if whole_state.exists():
+            encoder, decoder = Encoder(architecture), Decoder(architecture)
+        else:
+            trained = self._train_pair(
+                "linear autoencoder",
+                AutoencoderObjective(linear.encoder, linear.decoder),
+                samples,
+                settings.linear_iterations,
+                settings.linear_learning_rate,
+            )
+            linear.encoder, linear.decoder = trained.encoder, trained.decoder  # type: ignore[assignment]  # nn.Module's attributes
+            first = TrainingSamples.collate([samples[k] for k in range(_MEASURED_IMAGES)])
+            measured = as_images(first["clean"])
+            encoder, decoder = autoencoder_from_linear(linear, architecture, measured)
+        trained = self._train_pair(
+            "autoencoder",
+            AutoencoderObjective(encoder, decoder),
+            samples,
+            settings.iterations,
+            settings.learning_rate,
+        )
+        if self.fabric.is_global_zero:
+            _save_autoencoder(target, trained)
+            linear_state.unlink(missing_ok=True)
+            whole_state.unlink(missing_ok=True)
+        self.fabric.barrier()
+
+    def _train_pair(
+        self,
+        name: str,
+        objective: AutoencoderObjective,
+        samples: TrainingSamples,
+        iterations: int,
+        learning_rate: float,
+    ) -> AutoencoderObjective:
+        settings = self.options.autoencoder_settings
+        stage = Stage(
+            name=name,
+            objective=objective,
+            kept=objective,
+            optimizers=muon_and_adamw(objective, learning_rate, settings.bias_learning_rate),
+            samples=samples,
+            batch_size=settings.batch_size,
+            schedule=Schedule(iterations, warmup=min(50, iterations), shape="cosine"),
+            ema_decay=settings.ema_decay,
+        )
+        trained = self._run(stage)
+        assert isinstance(trained, AutoencoderObjective)
+        return trained
+
+    def train_restorer(self, model: Elir, teacher: Encoder) -> Elir:
+        """The stage the paper is about; gives the averaged model, over-parametrised."""
+        settings, task = self.options.settings, self.options.task
+        objective = RestorationObjective(model, settings.objective, copy.deepcopy(teacher))
+        side = task.image_size
+        samples = TrainingSamples(
+            self.photos,
+            side,
+            task_name=task.name,
+            noise_shape=latent_shape(model, side)[1:],
+            whole=self.options.whole_images,
+            seed=settings.seed,
+        )
+        updates = settings.iterations or updates_of(
+            settings.epochs, len(samples), settings.batch_size
+        )
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            settings.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=settings.weight_decay,
+        )
+        stage = Stage(
+            name="restoration",
+            objective=objective,
+            kept=model,
+            optimizers=[optimizer],
+            samples=samples,
+            batch_size=settings.batch_size,
+            schedule=Schedule(updates, settings.warmup, settings.schedule),
+            ema_decay=settings.ema_decay,
+        )
+        trained = self._run(stage)
+        assert isinstance(trained, Elir)
+        return trained
+
+    def _state(self, name: str) -> Path:
+        return self.options.output / f"state-{name.replace(' ', '-')}.pt"
+
+    def _run(self, stage: Stage) -> nn.Module:
+        with self.monitor.watching(stage) as watchers:
+            return run_stage(
+                self.fabric, stage, self._state(stage.name), watchers, workers=self.options.workers
+            )
+
+    def finish(self, trained: Elir) -> Result:
+        """Write the checkpoints."""
+        options = self.options
+        task = replace(
+            options.task,
+            steps=options.settings.objective.segments
+            if options.settings.objective.consistency
+            else options.task.steps,
+            sigma_s=options.settings.objective.sigma_s,
+        )
+        collapsed_file = options.output / f"{task.name}.safetensors"
+        expanded_file = options.output / f"{task.name}.over-parametrised.safetensors"
+        if self.fabric.is_global_zero:
+            trained.requires_grad_(False).eval()
+            save_checkpoint(expanded_file, trained, task)
+            collapsed = copy.deepcopy(trained)
+            collapse_convolutions(collapsed)
+            save_checkpoint(collapsed_file, collapsed, task)
+            self.monitor.close()
+        self.fabric.barrier()
+        settings = options.settings
+        return Result(
+            collapsed_file,
+            expanded_file,
+            len(self.photos.files),
+            self.monitor.unreadable,
+            settings.iterations
+            or updates_of(settings.epochs, len(self.photos.files), settings.batch_size),
+        )
+
+
+def _autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:
+    first, last = encoder.layers[0], encoder.layers[-1]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    # A convolution and a block, the levels, a convolution.
+    blocks = (len(encoder.layers) - 3) // LEVELS - 1
+    return {
+        "autoencoder_width": first.out_channels,
+        "autoencoder_blocks": blocks,
+        "latent_channels": last.out_channels,
+    }
+
+
+def _check_decoder(model: Elir, decoder: Decoder, options: RunOptions) -> None:
+    """A checkpoint is fine-tuned with the autoencoder it was trained with, or the clean latents
+    mean nothing to it.
+
+    Raises:
+        UsageError: its decoder is another.
+    """
+    own, given = model.decoder.state_dict(), decoder.state_dict()
+    if own.keys() != given.keys() or any(
+        own[name].shape != given[name].shape or not torch.allclose(own[name], given[name])
+        for name in own
+    ):
+        raise UsageError(
+            f"{options.start_from} was trained with another autoencoder than "
+            f"{options.autoencoder}: their decoders differ"
+        )
+
+
+def _save_autoencoder(path: Path, trained: AutoencoderObjective) -> None:
+    """Under diffusers' names (``encoder.layers.N``, ``decoder.layers.N``)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+    with replacing(path) as file:
+        file.write(save(tensors))

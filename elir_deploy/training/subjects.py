@@ -1,0 +1,186 @@
+"""What is measured: a model that restores, as a bundle on a backend or as a checkpoint.
+
+Nothing here needs PyTorch; the checkpoint's half is :mod:`elir_deploy.training.eager`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.resampling import EnlargedPicture
+
+__all__ = ["BundleSubject", "Plan", "Restored", "Subject", "Trace", "Variant", "plan_variants"]
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What can be changed of a model without training it (Algorithm 1).
+
+    Attributes:
+        steps: Euler steps M.
+        sigma_s: standard deviation of the noise added to the coarse latent.
+    """
+
+    steps: int
+    sigma_s: float
+
+    def __str__(self) -> str:
+        return f"M = {self.steps}, sigma_s = {self.sigma_s:g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The variants of a run.
+
+    Attributes:
+        main: the one whose pictures are shown.
+        variants: all that are measured; ``main`` is the first.
+        curves: name of what is varied, ``steps`` or ``sigma_s``, to its variants in order.
+    """
+
+    main: Variant
+    variants: tuple[Variant, ...]
+    curves: dict[str, tuple[Variant, ...]]
+
+
+def plan_variants(own: Variant, steps: Sequence[int] = (), sigmas: Sequence[float] = ()) -> Plan:
+    """The variants to measure: one value replaces the model's own, several make a curve.
+
+    Args:
+        own: what the model says.
+        steps: values asked for.
+        sigmas: values of sigma_s asked for.
+    """
+    steps, sigmas = sorted(set(steps)), sorted(set(sigmas))
+    main = Variant(
+        steps[0] if len(steps) == 1 else own.steps, sigmas[0] if len(sigmas) == 1 else own.sigma_s
+    )
+    curves = {}
+    if len(steps) > 1:
+        curves["steps"] = tuple(Variant(value, main.sigma_s) for value in steps)
+    if len(sigmas) > 1:
+        curves["sigma_s"] = tuple(Variant(main.steps, value) for value in sigmas)
+    everything = [main, *(variant for curve in curves.values() for variant in curve)]
+    return Plan(main, tuple(dict.fromkeys(everything)), curves)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a model makes of one image; every picture is (S, S, 3) uint8 RGB.
+
+    Attributes:
+        input: what the network is given: the low-quality image, enlarged where the task does so.
+        coarse: the coarse estimate, decoded; None where it cannot be had.
+        pictures: the results, one for each variant.
+    """
+
+    input: Pixels
+    coarse: Pixels | None
+    pictures: tuple[Pixels, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The way of one image through the flow (paper, Figures 10 and 11).
+
+    Attributes:
+        name: of the image.
+        latents: z_0, with its noise, to z_M: (M + 1, c, h, w) float32.
+        pictures: the same decoded: (M + 1, S, S, 3) uint8.
+        input: what the network was given: (S, S, 3) uint8.
+        coarse: the coarse estimate without the noise, decoded, likewise.
+        truth: likewise.
+        truth_latent: the truth, encoded by the model's own encoder: (c, h, w) float32.
+    """
+
+    name: str
+    latents: NDArray[np.float32]
+    pictures: Pixels
+    input: Pixels
+    coarse: Pixels
+    truth: Pixels
+    truth_latent: NDArray[np.float32]
+
+
+class Subject(ABC):
+    """A model to be measured.
+
+    Attributes:
+        plan: its variants.
+        task: name of its task.
+        side: of its square image in pixels.
+        upscale: factor by which its input is enlarged before the network.
+        faces: whether it expects aligned faces.
+        random: whether its weights are random.
+        has_coarse: whether it gives the coarse estimate.
+        description: for the report, as plain JSON values.
+    """
+
+    plan: Plan
+    task: str
+    side: int
+    upscale: int
+    faces: bool
+    random: bool
+    has_coarse: bool
+    description: dict[str, Any]
+
+    @abstractmethod
+    def restore(self, low: Pixels) -> Restored:
+        """Restore (S / upscale, S / upscale, 3) uint8 RGB in every variant."""
+
+    def close(self) -> None:  # noqa: B027  # not every subject holds something
+        """Give back what it holds."""
+
+
+class BundleSubject(Subject):
+    """A bundle on one of the runtime's backends; it has one variant, the one it was exported with.
+
+    Args:
+        restorer: opened; closed with the subject.
+    """
+
+    def __init__(self, restorer: Restorer) -> None:
+        info = restorer.bundle.info
+        model = info.model
+        own = Variant(model.steps, model.sigma_s)
+        self._restorer = restorer
+        self._kernel = model.upscale_kernel
+        self.plan = Plan(own, (own,), {})
+        self.task = model.task
+        self.side = model.image_size
+        self.upscale = model.upscale
+        self.faces = model.faces
+        self.random = info.source.random
+        self.has_coarse = False
+        self.description = {
+            "kind": "bundle",
+            "source": info.source.name,
+            "sha256": info.source.sha256,
+            "random_weights": info.source.random,
+            "task": model.task,
+            "image_size": model.image_size,
+            "steps": model.steps,
+            "sigma_s": model.sigma_s,
+            "noise_seed": model.noise.get("seed"),
+            "parameters": model.parameters,
+            "backend": restorer.backend,
+            "precision": restorer.precision,
+        }
+
+    def restore(self, low: Pixels) -> Restored:
+        picture = EnlargedPicture(low, self.upscale, self._kernel)
+        enlarged = picture.block(0, 0, self.side, self.side)
+        return Restored(enlarged, None, (self._restorer.run_pixels(enlarged),))
+
+    def close(self) -> None:
+        self._restorer.close()

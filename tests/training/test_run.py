@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
+from elir_deploy.errors import UsageError
+from elir_deploy.tasks import TASKS
+from elir_deploy.training.run import RunOptions, train
+from elir_deploy.training.settings import AutoencoderSettings, settings_for
+from tests.training.small import SMALL, photo, save
+
+SIZE = 64
+AUTOENCODER = AutoencoderSettings(linear_iterations=3, iterations=3, batch_size=2, crop_size=32)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(4):
+        save(tmp_path / "photos" / f"{number}.png", photo(number, 70, 80))
+    return tmp_path / "photos"
+
+
+def options(photos: Path, output: Path, **changes: Any) -> RunOptions:
+    settings = replace(settings_for("tiny"), iterations=4, batch_size=2, warmup=1)
+    values: dict[str, Any] = {
+        "images": photos,
+        "output": output,
+        "task": replace(TASKS["tiny"], architecture=SMALL, image_size=SIZE),
+        "settings": settings,
+        "autoencoder_settings": AUTOENCODER,
+        "accelerator": "cpu",
+        "workers": 0,
+        "report_every": 1,
+        "preview_every": 2,
+    }
+    return RunOptions(**(values | changes))
+
+
+def run(chosen: RunOptions) -> tuple[Any, list[str], list[str]]:
+    said: list[str] = []
+    told: list[str] = []
+    result = train(chosen, lambda what, done, total: said.append(what), told.append)
+    return result, said, told
+
+
+def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Path) -> None:
+    result, said, told = run(options(photos, tmp_path / "run"))
+    assert told == []
+    assert result.images == 4
+    collapsed = load_checkpoint(result.checkpoint)
+    expanded = load_checkpoint(result.expanded_checkpoint)
+    assert (collapsed.task.name, collapsed.task.image_size) == ("tiny", SIZE)
+    assert not collapsed.random
+    assert not collapsed.model.collapsible
+    assert expanded.model.collapsible
+    image = torch.rand(1, 3, SIZE, SIZE)
+    torch.testing.assert_close(
+        collapsed.model(image, 3), expanded.model(image, 3), rtol=0, atol=1e-5
+    )
+    # The decoder is the autoencoder's still, the encoder is not.
+    encoder, decoder = load_autoencoder(tmp_path / "run" / "autoencoder.safetensors")
+    for name, tensor in decoder.state_dict().items():
+        assert torch.equal(collapsed.model.decoder.state_dict()[name], tensor)
+    assert not torch.equal(
+        collapsed.model.encoder.state_dict()["layers.0.weight"],
+        encoder.state_dict()["layers.0.weight"],
+    )
+    with (tmp_path / "run" / "log-restoration.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["update"]) for row in rows] == [1, 2, 3, 4]
+    assert {"loss", "estimator", "flow", "pixel", "learning rate"} <= rows[0].keys()
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert "restoration-000004.png" in names
+    assert "autoencoder-000003.png" in names
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert any("preview" in line for line in said)
+
+
+def test_the_same_command_goes_on_after_each_stage(photos: Path, tmp_path: Path) -> None:
+    whole, _, _ = run(options(photos, tmp_path / "whole"))
+
+    class KilledError(Exception):
+        pass
+
+    chosen = options(photos, tmp_path / "killed", save_seconds=0.0)
+    for stage, update in (
+        ("linear autoencoder", 2),
+        ("autoencoder", 2),
+        ("restoration", 1),
+        ("restoration", 3),
+    ):
+
+        def kill(
+            what: str, done: int, total: int, stage: str = stage, update: int = update
+        ) -> None:
+            if what.startswith(f"{stage}: ") and done == update:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            train(chosen, kill, lambda line: None)
+    resumed, _, _ = run(chosen)
+    assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    assert resumed.expanded_checkpoint.read_bytes() == whole.expanded_checkpoint.read_bytes()
+    logs = [
+        [row["update"] for row in csv.DictReader((folder / "log-restoration.csv").open())]
+        for folder in (tmp_path / "whole", tmp_path / "killed")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    chosen = options(photos, tmp_path / "run")
+    run(chosen)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.safetensors")}
+    other = replace(chosen, settings=replace(chosen.settings, learning_rate=0.5))
+    with pytest.raises(UsageError, match=r"settings\.learning_rate 0\.001, not 0\.5"):
+        run(other)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(UsageError, match="is damaged"):
+        run(chosen)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    first, _, _ = run(options(photos, tmp_path / "first"))
+    settings = replace(settings_for("tiny"), iterations=1, batch_size=2, learning_rate=1e-9)
+    chosen = options(
+        photos,
+        tmp_path / "second",
+        settings=settings,
+        autoencoder=tmp_path / "first" / "autoencoder.safetensors",
+        start_from=str(first.checkpoint),
+    )
+    second, _, _ = run(chosen)
+    image = torch.rand(1, 3, SIZE, SIZE)
+    wanted = load_checkpoint(first.checkpoint).model(image, 3)
+    torch.testing.assert_close(
+        load_checkpoint(second.checkpoint).model(image, 3), wanted, rtol=0, atol=1e-4
+    )
+
+
+def test_fine_tuning_with_another_autoencoder_is_refused(photos: Path, tmp_path: Path) -> None:
+    first, _, _ = run(options(photos, tmp_path / "first"))
+    other = load_checkpoint("random", "tiny").model
+    other_file = tmp_path / "other.safetensors"
+    save_checkpoint(other_file, other, TASKS["tiny"])
+    chosen = options(
+        photos, tmp_path / "second", autoencoder=other_file, start_from=str(first.checkpoint)
+    )
+    with pytest.raises(UsageError, match="their decoders differ"):
+        run(chosen)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"estimator_blocks": 0}, {"autoencoder_width": 0, "latent_channels": 3}],
+    ids=["no estimator", "pixel space"],
+)
+def test_ablations_end_in_checkpoints_that_can_be_read(
+    photos: Path, tmp_path: Path, change: dict[str, int]
+) -> None:
+    architecture = replace(SMALL, **change)  # type: ignore[arg-type]
+    task = replace(TASKS["tiny"], architecture=architecture, image_size=32)
+    result, _, _ = run(options(photos, tmp_path / "run", task=task))
+    for path in (result.checkpoint, result.expanded_checkpoint):
+        assert load_checkpoint(path).model.arch == architecture
+
+
+def test_validation_photographs_are_the_users(photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    save(tmp_path / "own" / "one.png", photo(9, 80, 70))
+    run(options(photos, tmp_path / "run", validation=tmp_path / "own"))
+    with Image.open(tmp_path / "run" / "samples" / "restoration-000004.png") as sheet:
+        assert sheet.size == (4 * SIZE, SIZE)  # input, coarse, restored, truth; one photograph
+
+
+def test_the_record_says_what_was_asked(photos: Path, tmp_path: Path) -> None:
+    run(options(photos, tmp_path / "run"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["objective"]["segments"] == 3
+    assert record["images"] == 4
+    assert str(tmp_path) not in json.dumps(record)
