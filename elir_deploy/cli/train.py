@@ -154,6 +154,10 @@ def train(
         int, typer.Option(min=0, help="Updates between previews; 0: none.")
     ] = 500,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between saved states.")] = 5.0,
+    show_samples: Annotated[
+        Path | None,
+        typer.Option(help="Write a picture of training samples to this file, and end."),
+    ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -171,7 +175,7 @@ def train(
     * `elir-train photos --task bsr --from elir_bsr --autoencoder taesd3.safetensors -o runs/mine`
     """
     require_packages(_PACKAGES, "train", "train")
-    from elir_deploy.training.run import RunOptions
+    from elir_deploy.training.run import RunOptions, draw_samples
     from elir_deploy.training.run import train as run_training
     from elir_deploy.training.settings import AutoencoderSettings, settings_for
     from elir_deploy.training.trainer import Stopped
@@ -228,6 +232,10 @@ def train(
         preview_every=preview_every,
         save_seconds=60 * save_every,
     )
+    if show_samples is not None:
+        draw_samples(options, show_samples)
+        print(f"{show_samples}: clean images, and below them what the training makes of them")
+        return
     with progress() as say:
         try:
             result = run_training(options, say, tell)
@@ -236,6 +244,8 @@ def train(
             if stopped.signal == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + stopped.signal) from None
+    if result is None:
+        return
     passed_over = f", {result.unreadable} of them unreadable" if result.unreadable else ""
     print(f"trained on {result.images} images{passed_over}, {result.updates} updates")
     print(f"to export:      {result.checkpoint}")

@@ -62,7 +62,6 @@ class Monitor:
         self._board: Any = None
         self._photos: list[NDArray[np.uint8]] | None = None
         self._quality = ""
-        self.unreadable = 0
 
     @contextmanager
     def watching(self, stage: Stage) -> Iterator[Watchers]:
@@ -113,7 +112,6 @@ class Monitor:
         return self._board
 
     def _note_unreadable(self, path: Path) -> None:
-        self.unreadable += 1
         self._tell(f"warning: {path} cannot be read and is passed over")
 
     def _scalars(self, told: Report) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_chec
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
 from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
+from elir_deploy.runtime.images import write_image
 from elir_deploy.static_graph import latent_shape
 from elir_deploy.tasks import TaskSpec
 from elir_deploy.training.autoencoder import (
@@ -35,7 +37,7 @@ from elir_deploy.training.objective import RestorationObjective
 from elir_deploy.training.settings import AutoencoderSettings, RunSettings
 from elir_deploy.training.trainer import Schedule, Stage, run_stage
 
-__all__ = ["Result", "RunOptions", "train"]
+__all__ = ["Result", "RunOptions", "draw_samples", "train"]
 
 #: Images that features are measured on when the linear autoencoder is put into the whole one.
 _MEASURED_IMAGES = 32
@@ -120,13 +122,16 @@ class Result:
 
 def train(
     options: RunOptions, say: Callable[[str, int, int], None], tell: Callable[[str], None]
-) -> Result:
+) -> Result | None:
     """Train a model, going on with a run that is there.
 
     Args:
         options: what to do.
         say: told what is being done, how much of it is done, and how much there is.
         tell: given lines of text for the user.
+
+    Returns:
+        What is left; None on all processes but the first.
 
     Raises:
         UsageError: options that do not fit each other, the images, or the run in the folder.
@@ -137,6 +142,7 @@ def train(
     """
     from lightning_fabric import Fabric
 
+    _check(options)
     photos = PhotoFolder.scan(options.images)
     fabric = Fabric(
         accelerator=options.accelerator,
@@ -152,6 +158,44 @@ def train(
     model, teacher = run.initial_model()
     trained = run.train_restorer(model, teacher)
     return run.finish(trained)
+
+
+def draw_samples(options: RunOptions, path: Path, count: int = 8) -> None:
+    """Write a picture of the first samples of a run: clean images above what is made of them.
+
+    Raises:
+        UsageError: no images, or a size the model cannot take.
+        OutputError: ``path`` cannot be written.
+    """
+    _check(options)
+    samples = TrainingSamples(
+        PhotoFolder.scan(options.images),
+        options.task.image_size,
+        task_name=options.task.name,
+        noise_shape=None,
+        whole=options.whole_images,
+        seed=options.settings.seed,
+    )
+    items = [samples[k] for k in range(count)]
+    rows = [
+        np.concatenate([item[name] for item in items], axis=2) for name in ("clean", "degraded")
+    ]
+    write_image(path, np.ascontiguousarray(np.concatenate(rows, axis=1).transpose(1, 2, 0)))
+
+
+def _check(options: RunOptions) -> None:
+    side, multiple = options.task.image_size, options.task.architecture.image_multiple
+    if side < multiple or side % multiple:
+        raise UsageError(f"image size is {side}, wanted a multiple of {multiple}")
+    batch_sizes = [options.settings.batch_size]
+    if options.autoencoder is None:
+        batch_sizes.append(options.autoencoder_settings.batch_size)
+    processes = options.devices * options.nodes
+    for batch_size in batch_sizes:
+        if batch_size % processes:
+            raise UsageError(
+                f"batch size is {batch_size}, wanted a multiple of the {processes} processes"
+            )
 
 
 def _open_folder(options: RunOptions, images: int) -> None:
@@ -196,6 +240,7 @@ class _Run:
         self.photos = photos
         self.fabric = fabric
         self.monitor = monitor
+        self.unreadable: set[Path] = set()
 
     def initial_model(self) -> tuple[Elir, Encoder]:
         """The over-parametrised model to train and the frozen encoder of clean images."""
@@ -304,9 +349,6 @@ class _Run:
             whole=self.options.whole_images,
             seed=settings.seed,
         )
-        updates = settings.iterations or updates_of(
-            settings.epochs, len(samples), settings.batch_size
-        )
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             settings.learning_rate,
@@ -321,7 +363,7 @@ class _Run:
             optimizers=[optimizer],
             samples=samples,
             batch_size=settings.batch_size,
-            schedule=Schedule(updates, settings.warmup, settings.schedule),
+            schedule=Schedule(self._updates(), settings.warmup, settings.schedule),
             ema_decay=settings.ema_decay,
         )
         trained = self._run(stage)
@@ -333,12 +375,14 @@ class _Run:
 
     def _run(self, stage: Stage) -> nn.Module:
         with self.monitor.watching(stage) as watchers:
-            return run_stage(
+            module, unreadable = run_stage(
                 self.fabric, stage, self._state(stage.name), watchers, workers=self.options.workers
             )
+        self.unreadable |= unreadable
+        return module
 
-    def finish(self, trained: Elir) -> Result:
-        """Write the checkpoints."""
+    def finish(self, trained: Elir) -> Result | None:
+        """Write the checkpoints; None on all processes but the first."""
         options = self.options
         task = replace(
             options.task,
@@ -349,22 +393,25 @@ class _Run:
         )
         collapsed_file = options.output / f"{task.name}.safetensors"
         expanded_file = options.output / f"{task.name}.over-parametrised.safetensors"
-        if self.fabric.is_global_zero:
-            trained.requires_grad_(False).eval()
-            save_checkpoint(expanded_file, trained, task)
-            collapsed = copy.deepcopy(trained)
-            collapse_convolutions(collapsed)
-            save_checkpoint(collapsed_file, collapsed, task)
-            self.monitor.close()
-        self.fabric.barrier()
-        settings = options.settings
+        if not self.fabric.is_global_zero:
+            return None
+        trained.requires_grad_(False).eval()
+        save_checkpoint(expanded_file, trained, task)
+        collapse_convolutions(trained)
+        save_checkpoint(collapsed_file, trained, task)
+        self.monitor.close()
         return Result(
-            collapsed_file,
-            expanded_file,
-            len(self.photos.files),
-            self.monitor.unreadable,
-            settings.iterations
-            or updates_of(settings.epochs, len(self.photos.files), settings.batch_size),
+            checkpoint=collapsed_file,
+            expanded_checkpoint=expanded_file,
+            images=len(self.photos.files),
+            unreadable=len(self.unreadable),
+            updates=self._updates(),
+        )
+
+    def _updates(self) -> int:
+        settings = self.options.settings
+        return settings.iterations or updates_of(
+            settings.epochs, len(self.photos.files), settings.batch_size
         )
 
 

@@ -142,7 +142,7 @@ _RUNS = {
     "bsr": RunSettings(ObjectiveSettings(delta_t=0.2), epochs=50),
     # Not of the paper: hours on a processor instead of days on four accelerators.
     "tiny": RunSettings(
-        iterations=3200, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup=100
+        iterations=2600, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup=100
     ),
 }
 

@@ -173,7 +173,7 @@ class _Window:
 
 def run_stage(
     fabric: Any, stage: Stage, state_file: Path, watchers: Watchers, *, workers: int = 1
-) -> nn.Module:
+) -> tuple[nn.Module, frozenset[Path]]:
     """Train a stage from its saved state, or from the start, to its end.
 
     Args:
@@ -184,7 +184,8 @@ def run_stage(
         workers: processes that prepare samples, for each process that trains; 0: none.
 
     Returns:
-        The average of ``stage.kept`` over the updates, on the CPU.
+        The average of ``stage.kept`` over the updates, on the CPU, and the files that could not
+        be read.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; the state is saved. A second one takes effect at once.
@@ -195,7 +196,9 @@ def run_stage(
     average = AveragedModel(
         stage.kept, multi_avg_fn=_moving_average(stage.ema_decay), use_buffers=False
     ).requires_grad_(False)
-    first = _load_state(state_file, stage, average) if state_file.is_file() else 0
+    first, unreadable = 0, set[int]()
+    if state_file.is_file():
+        first, unreadable = _load_state(state_file, stage, average)
     base_rates = [group["initial_lr"] for group in _groups(stage)]
     objective, *optimizers = fabric.setup(stage.objective, *stage.optimizers)
     average.to(fabric.device)
@@ -215,13 +218,12 @@ def run_stage(
         use_distributed_sampler=False,
         move_to_device=True,
     )
-    unreadable: set[int] = set()
     window, saved = _Window(), time.monotonic()
     done = first
 
     def save() -> None:
         if fabric.is_global_zero:
-            _save_state(state_file, stage, average, done)
+            _save_state(state_file, stage, average, done, unreadable)
         fabric.barrier()
 
     with _deferred_signals() as signals:
@@ -258,8 +260,9 @@ def run_stage(
                 saved = time.monotonic()
             if stopping:
                 raise Stopped(signals[0] if signals else signal.SIGTERM)
-    result: nn.Module = average.module.cpu()
-    return result
+    _note_unreadable(_everyones(fabric, unreadable), unreadable, stage.samples, watchers)
+    files = stage.samples.photos.files
+    return average.module.cpu(), frozenset(files[number] for number in unreadable)
 
 
 def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
@@ -295,6 +298,15 @@ def _anyone(fabric: Any, flag: bool) -> bool:
     return float(told) > 0
 
 
+def _everyones(fabric: Any, numbers: set[int]) -> list[int]:
+    """The numbers of all processes."""
+    if fabric.world_size == 1:
+        return sorted(numbers)
+    gathered: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, sorted(numbers))
+    return sorted({number for share in gathered for number in share})
+
+
 def _note_unreadable(
     numbers: list[int], known: set[int], samples: TrainingSamples, watchers: Watchers
 ) -> None:
@@ -325,7 +337,9 @@ def _report(fabric: Any, stage: Stage, window: _Window, done: int, watchers: Wat
         )
 
 
-def _save_state(path: Path, stage: Stage, average: AveragedModel, done: int) -> None:
+def _save_state(
+    path: Path, stage: Stage, average: AveragedModel, done: int, unreadable: set[int]
+) -> None:
     state = {
         "format": STATE_FORMAT,
         "stage": stage.name,
@@ -335,6 +349,7 @@ def _save_state(path: Path, stage: Stage, average: AveragedModel, done: int) -> 
         "objective": stage.objective.state_dict(),
         "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
+        "unreadable": sorted(unreadable),
     }
     with replacing(path) as file:
         torch.save(state, file)
@@ -357,8 +372,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load_state(path: Path, stage: Stage, average: AveragedModel) -> int:
-    """Fill ``stage`` and ``average``; gives the number of updates done."""
+def _load_state(path: Path, stage: Stage, average: AveragedModel) -> tuple[int, set[int]]:
+    """Fill ``stage`` and ``average``; gives the number of updates done and of unreadable files."""
     state = read_state(path)
     wanted = {
         "stage": stage.name,
@@ -373,6 +388,6 @@ def _load_state(path: Path, stage: Stage, average: AveragedModel) -> int:
         average.load_state_dict(state["average"])
         for optimizer, inner in zip(stage.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(inner)
-        return int(state["updates_done"])
+        return int(state["updates_done"]), set(state["unreadable"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: does not fit this run ({error})") from error

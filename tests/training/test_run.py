@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
 from elir_deploy.errors import UsageError
 from elir_deploy.tasks import TASKS
-from elir_deploy.training.run import RunOptions, train
+from elir_deploy.training.run import RunOptions, draw_samples, train
 from elir_deploy.training.settings import AutoencoderSettings, settings_for
 from tests.training.small import SMALL, photo, save
 
@@ -174,8 +176,6 @@ def test_ablations_end_in_checkpoints_that_can_be_read(
 
 
 def test_validation_photographs_are_the_users(photos: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     save(tmp_path / "own" / "one.png", photo(9, 80, 70))
     run(options(photos, tmp_path / "run", validation=tmp_path / "own"))
     with Image.open(tmp_path / "run" / "samples" / "restoration-000004.png") as sheet:
@@ -188,3 +188,13 @@ def test_the_record_says_what_was_asked(photos: Path, tmp_path: Path) -> None:
     assert record["settings"]["objective"]["segments"] == 3
     assert record["images"] == 4
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_a_picture_of_samples(photos: Path, tmp_path: Path) -> None:
+    draw_samples(options(photos, tmp_path / "run"), tmp_path / "samples.png", count=3)
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.size == (3 * SIZE, 2 * SIZE)
+        pixels = np.asarray(picture).astype(float)
+    # Noise of standard deviation 89.6, less what clipping takes away.
+    assert 50 < (pixels[SIZE:] - pixels[:SIZE]).std() < 90
+    assert not (tmp_path / "run").exists()

@@ -63,7 +63,7 @@ def run(
     chosen: Stage, state: Path, watchers: Watchers | None = None, workers: int = 0
 ) -> dict[str, Tensor]:
     fabric = Fabric(accelerator="cpu", devices=1)
-    module = run_stage(fabric, chosen, state, watchers or Watchers(), workers=workers)
+    module, _ = run_stage(fabric, chosen, state, watchers or Watchers(), workers=workers)
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
@@ -158,6 +158,19 @@ def test_an_unreadable_photograph_is_told_once(photos: Path, tmp_path: Path) -> 
     watchers = Watchers(unreadable=lambda path: told.append(path.name))
     run(stage(photos, updates=12), tmp_path / "state.pt", watchers)
     assert told == ["2.png"]
+
+
+def test_unreadable_photographs_are_counted_across_a_stop(photos: Path, tmp_path: Path) -> None:
+    (photos / "2.png").write_bytes(b"")
+    state = tmp_path / "state.pt"
+    watchers = Watchers(
+        report=stop_at(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), report_every=1
+    )
+    with pytest.raises(Stopped):
+        run(stage(photos, updates=4), state, watchers)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    _, unreadable = run_stage(fabric, stage(photos, updates=4), state, Watchers(), workers=0)
+    assert [path.name for path in unreadable] == ["2.png"]
 
 
 def test_a_loss_that_is_no_number_stops(photos: Path, tmp_path: Path) -> None:

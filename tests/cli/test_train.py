@@ -1,0 +1,173 @@
+"""``elir-train`` from its arguments to its exit code, in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
+from elir_deploy.cli import train
+from tests.training.small import photo, save
+
+COMMAND = [sys.executable, "-m", "elir_deploy.cli.train"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(4):
+        save(folder / f"{number}.png", photo(number, 70, 80))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = load_checkpoint("random", "tiny")
+    path = tmp_path_factory.mktemp("weights") / "autoencoder.safetensors"
+    save_checkpoint(path, checkpoint.model, checkpoint.task)
+    return path
+
+
+def arguments(photos: Path, autoencoder: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *(str(photos), "--task", "tiny", "-o", str(output), "--autoencoder", str(autoencoder)),
+        *("--image-size", "64", "--batch", "2", "--iterations", "6", "--device", "cpu"),
+        *("--precision", "fp32", "--preview-every", "0", "--workers", "1", *more),
+    ]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, env=environment(), timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    ended = run(*arguments(photos, autoencoder, output))
+    assert ended.returncode == 0, ended.stderr
+    assert "trained on 4 images, 6 updates" in ended.stdout
+    assert str(output / "tiny.safetensors") in ended.stdout
+    assert "restoration: loss" in ended.stderr
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_run_stopped_in_the_middle_ends_bit_for_bit_as_one_that_was_not(
+    photos: Path, autoencoder: Path, finished: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    chosen = arguments(photos, autoencoder, tmp_path / "run", "--save-every", "0")
+    process = subprocess.Popen([*COMMAND, *chosen], env=environment(), stderr=subprocess.DEVNULL)
+    state = tmp_path / "run" / "state-restoration.pt"
+    wait_for(state, process)
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert torch.load(state, weights_only=True)["updates_done"] < 6
+    assert not (tmp_path / "run" / "tiny.safetensors").exists()
+    ended = run(*chosen)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("tiny.safetensors", "tiny.over-parametrised.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_two_processes_are_one_with_twice_the_batch(
+    photos: Path, autoencoder: Path, finished: Path, tmp_path: Path
+) -> None:
+    ended = run(*arguments(photos, autoencoder, tmp_path / "run", "--devices", "2"))
+    assert ended.returncode == 0, ended.stderr
+    alone = load_checkpoint(finished / "tiny.safetensors").model.state_dict()
+    start = load_checkpoint(autoencoder).model.state_dict()
+    for name, tensor in (
+        load_checkpoint(tmp_path / "run" / "tiny.safetensors").model.state_dict().items()
+    ):
+        torch.testing.assert_close(tensor, alone[name], rtol=0, atol=5e-6)
+    moved = (alone["encoder.layers.0.weight"] - start["encoder.layers.0.weight"]).abs().max()
+    assert moved > 5e-5  # ten times the tolerance, so that agreeing means something
+
+
+def test_a_corrupt_and_an_empty_image_are_passed_over(autoencoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for number in range(3):
+        save(folder / f"{number}.png", photo(number, 70, 80))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:500])
+    ended = run(*arguments(folder, autoencoder, tmp_path / "run"))
+    assert ended.returncode == 0, ended.stderr
+    assert "trained on 5 images, 2 of them unreadable" in ended.stdout
+    assert len(re.findall(r"warning: .*(empty\.jpg|cut\.png) cannot be read", ended.stderr)) == 2
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command in this process; gives exit code and the error."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["elir-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        return ended.value.code, capsys.readouterr().err
+
+    return call
+
+
+def test_what_cannot_be_trained(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> None:
+    chosen = ["--task", "tiny", "-o", tmp_path / "run"]
+    assert fails(photos, "--task", "none", "-o", tmp_path)[0] == 2
+    code, error = fails(tmp_path / "empty", *chosen)
+    assert (code, "there is no such folder" in error) == (2, True)
+    code, error = fails(photos, *chosen, "--from", autoencoder)
+    assert (code, "--from needs --autoencoder" in error) == (2, True)
+    code, error = fails(photos, *chosen, "--learning-rate", "0")
+    assert (code, "learning_rate is 0" in error) == (2, True)
+    code, error = fails(photos, *chosen, "--image-size", "100", "--autoencoder", autoencoder)
+    assert (code, "image size is 100" in error) == (2, True)
+    code, error = fails(photos, *chosen, "--batch", "3", "--devices", "2")
+    assert (code, "batch size is 3" in error) == (2, True)
+    (tmp_path / "file").write_text("")
+    code, error = fails(
+        photos, "--task", "tiny", "-o", tmp_path / "file" / "run", "--autoencoder", autoencoder
+    )
+    assert (code, "cannot be written" in error) == (2, True)
+    assert not (tmp_path / "run" / "state-restoration.pt").exists()
+
+
+def test_without_fabric(fails, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    from elir_deploy.cli import imports
+
+    found = imports.find_spec
+    monkeypatch.setattr(
+        imports, "find_spec", lambda name: None if name == "lightning_fabric" else found(name)
+    )
+    code, error = fails(photos, "--task", "tiny", "-o", tmp_path / "run")
+    assert code == 4
+    assert "pip install 'elir-deploy[train]'" in error
+
+
+def test_help_teaches() -> None:
+    shown = run("--help").stdout
+    for word in ("--autoencoder", "--plain-flow", "Ctrl-C", "runs/tiny"):
+        assert word in shown
