@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow wheel dev results clean
+.PHONY: demo test lint unit bare slow wheel dev tiny results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +41,7 @@ dev: $(VENV)/.dev
 
 demo: $(VENV)/.user
 	rm -rf demo
-	elir-export random --task tiny -o demo/bundle
+	elir-export tiny -o demo/bundle
 	elir-restore demo/bundle demo/bundle/reference/astronaut.input.png -o demo/restored --compare
 	elir-bench demo/bundle --images 20 --warmup 3 --json demo/bench.json
 	@echo "input beside result: demo/restored/astronaut.input.compare.png"
@@ -64,6 +64,7 @@ bare: wheel
 	build/bare/bin/elir-restore build/bare-bundle build/bare-bundle/reference/chelsea.input.png -o build/bare-out
 	build/bare/bin/elir-inspect build/bare-bundle
 	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
+	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
 	! build/bare/bin/python -c "import torch"
 	! build/bare/bin/python -c "import onnx"
 
@@ -88,6 +89,10 @@ results: $(VENV)/.dev $(VENV)/.user
 	for task in $(RESULT_TASKS); do \
 	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
 	done
+
+# The packaged bundle, anew from the packaged checkpoint.
+tiny: $(VENV)/.user
+	elir-export tiny -o elir_deploy/data/tiny.bundle --overwrite
 
 clean:
 	rm -rf dist build demo $(VENV)

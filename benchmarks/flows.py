@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from skimage.measure import blur_effect
-from torch import Tensor, nn
+from torch import Tensor
 
 from elir_deploy.atomic import replacing, write_text
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
@@ -27,25 +27,14 @@ from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
 from elir_deploy.static_graph import fixed_noise, latent_shape
 from elir_deploy.tables import pipes
-from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images
+from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, collate
 from elir_deploy.training.metrics import psnr_db
-from elir_deploy.training.objective import RestorationObjective
+from elir_deploy.training.objective import LatentFlow, RestorationObjective
 from elir_deploy.training.samples import Sample, SampleFolder
 from elir_deploy.training.settings import settings_for
 
 STEPS = (1, 2, 3, 5, 10, 25)
 NAMES = {True: "consistency flow matching", False: "plain flow matching"}
-
-
-class LatentModel(nn.Module):
-    """What the objective trains, with latents for images."""
-
-    def __init__(self, vector_field: VectorField) -> None:
-        super().__init__()
-        self.encoder = nn.Identity()
-        self.estimator = nn.Identity()
-        self.vector_field = vector_field
-        self.decoder = nn.Identity()
 
 
 @torch.no_grad()
@@ -57,7 +46,7 @@ def latents(model: Elir, run: Path, photos: Path, count: int) -> tuple[Tensor, T
     )
     coarse, clean = [], []
     for first in range(0, count, 4):
-        batch = TrainingSamples.collate([samples[first + k] for k in range(4)])
+        batch = collate([samples[first + k] for k in range(4)])
         with torch.autocast("cpu", torch.bfloat16):
             coarse.append(model.estimator(model.encoder(as_images(batch["degraded"]))).float())
             clean.append(teacher(as_images(batch["clean"])).float())
@@ -71,7 +60,7 @@ def trained_field(
     torch.manual_seed(0)
     settings = settings_for("tiny")
     objective = RestorationObjective(
-        LatentModel(VectorField(model.arch, collapsible=True)),  # type: ignore[arg-type]
+        LatentFlow(VectorField(model.arch, collapsible=True)),
         replace(settings.objective, consistency=consistency, beta=0.0),
     )
     field = objective.model.vector_field

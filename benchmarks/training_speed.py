@@ -47,7 +47,12 @@ def measure(photos: Path, task_name: str, precision: str) -> dict[str, Any]:
         autoencoder = Path(folder) / "autoencoder.safetensors"
         save_checkpoint(autoencoder, checkpoint.model, checkpoint.task)
         del checkpoint
-        settings = replace(settings_for(task_name), iterations=WARMUP + UPDATES, batch_size=1)
+        settings = replace(
+            settings_for(task_name),
+            iterations=WARMUP + UPDATES,
+            batch_size=1,
+            flow_iterations=0,
+        )
         options = RunOptions(
             images=photos,
             output=Path(folder) / "run",

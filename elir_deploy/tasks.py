@@ -187,6 +187,7 @@ _TABLE = (
         architecture=Architecture(
             autoencoder_width=32, estimator_growth=24, vector_field_width=32, time_width=160
         ),
+        sigma_s=0.04,
     ),
 )
 

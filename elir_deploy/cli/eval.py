@@ -37,6 +37,8 @@ TORCH = "torch"
 SHEET_ROWS = 6
 #: Warnings about single images that are printed.
 MOST_WARNINGS = 10
+#: Images whose steps are drawn.
+TRACED_IMAGES = 3
 
 
 class MetricName(str, enum.Enum):
@@ -62,7 +64,7 @@ class Request:
     size: int | None
     steps: Sequence[int]
     sigmas: Sequence[float]
-    show_steps: int
+    show_steps: bool
 
 
 def evaluate_quality(
@@ -124,7 +126,7 @@ def evaluate_quality(
         int | None,
         typer.Option(min=1, help="Side in pixels, for a checkpoint. [default: the task's]"),
     ] = None,
-    steps: Annotated[
+    euler_steps: Annotated[
         list[int] | None,
         typer.Option(
             min=1, help="Euler steps M, for a checkpoint; repeat for a curve. [default: its own]"
@@ -136,12 +138,14 @@ def evaluate_quality(
             min=0, help="Noise sigma_s, for a checkpoint; repeat for a curve. [default: its own]"
         ),
     ] = None,
-    show_steps: Annotated[
-        int,
+    steps: Annotated[
+        bool,
         typer.Option(
-            min=0, help="Draw the flow's steps for so many of the first images of a checkpoint."
+            "--steps",
+            help=f"Draw every Euler step and the latents' paths, for a checkpoint: of its first "
+            f"{TRACED_IMAGES} images.",
         ),
-    ] = 0,
+    ] = False,
     pictures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Draw pictures beside the tables.")
     ] = True,
@@ -151,8 +155,8 @@ def evaluate_quality(
     """Measure how well a model restores a folder of images.
 
     Writes quality.md, a table to paste, quality.json with the value of every image, and pictures:
-    sheet.png always, curve-steps.png and curve-sigma-s.png with several --steps or --sigma-s,
-    steps.png and trajectories.png with --show-steps.
+    sheet.png always, curve-steps.png and curve-sigma-s.png with several --euler-steps or --sigma-s,
+    steps.png and trajectories.png with --steps.
 
     Images larger than the model's are cut to their middle, aligned faces scaled; smaller ones are
     left out, since an enlarged image holds no detail to compare with. Image number k is degraded
@@ -165,8 +169,8 @@ def evaluate_quality(
     Examples:
 
     * `elir-eval bfr faces/ -o quality`
-    * `elir-eval model.ckpt photos/ --task bsr --limit 100 --show-steps 2 -o quality`
-    * `elir-eval denoise.safetensors faces/ --steps 1 --steps 3 --steps 10 -o curve`
+    * `elir-eval model.ckpt photos/ --task bsr --limit 100 --steps -o quality`
+    * `elir-eval denoise.safetensors faces/ --euler-steps 1 --euler-steps 3 -o curve`
     * `elir-eval bfr truths/ --input degraded/ --backend onnxruntime --precision fp16 -o fp16`
     """
     # A damaged file can make Pillow warn; what matters comes as an error.
@@ -176,17 +180,17 @@ def evaluate_quality(
         require_packages(("matplotlib",), "eval", "draw the pictures (--no-figures: none)")
     if task is not None:
         task_named(task)
-    if show_steps and not pictures:
-        raise UsageError("--show-steps draws pictures: leave out --no-figures")
+    if steps and not pictures:
+        raise UsageError("--steps draws pictures: leave out --no-figures")
     request = Request(
         model,
         task,
         backend,
         precision.value if precision else None,
         size,
-        steps or (),
+        euler_steps or (),
         sigma_s or (),
-        show_steps,
+        steps,
     )
     with ExitStack() as stack:
         _make_folder(output, images, stack)
@@ -218,7 +222,7 @@ def evaluate_quality(
             total=len(samples),
             show=SHEET_ROWS if pictures else 0,
             tracer=tracer.trace if tracer is not None else None,
-            traces=show_steps,
+            traces=TRACED_IMAGES if steps else 0,
             on_progress=say,
             on_doubt=_Doubts(),
         )
@@ -259,7 +263,7 @@ def _open_bundle(request: Request) -> Subject:
             f"{request.model} is for task {model.task}, not {request.task}: leave out --task"
         )
     for option, given, exported, export_option in (
-        ("--steps", request.steps, f"M = {model.steps}", "--steps"),
+        ("--euler-steps", request.steps, f"M = {model.steps}", "--steps"),
         ("--sigma-s", request.sigmas, f"sigma_s = {model.sigma_s:g}", "--sigma-s"),
         ("--size", request.size, f"images of {model.image_size}", "--image-size"),
     ):
@@ -270,7 +274,7 @@ def _open_bundle(request: Request) -> Subject:
             )
     if request.show_steps:
         raise UsageError(
-            f"--show-steps: {request.model} is a bundle, whose steps cannot be looked into: give "
+            f"--steps: {request.model} is a bundle, whose steps cannot be looked into: give "
             "the checkpoint"
         )
     with warnings.catch_warnings(record=True) as caught:

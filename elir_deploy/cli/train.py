@@ -101,6 +101,22 @@ def train(
         float | None,
         typer.Option(help="Weight of the pixel loss; 0 leaves it out. [default: 0.001]"),
     ] = None,
+    sigma_min: Annotated[float | None, typer.Option(help="[default: 1e-5]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW. [default: 0.02]")] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Of the average of the weights. [default: 0.999]")
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(help="Updates in which the learning rate rises. [default: the task's]"),
+    ] = None,
+    flow_iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Further updates of the vector field alone, on latents made once by the finished "
+            "encoder and coarse estimator. [default: the task's; 0 for the paper's]"
+        ),
+    ] = None,
     plain_flow: Annotated[
         bool, typer.Option("--plain-flow", help="Ablation: flow matching without consistency.")
     ] = False,
@@ -189,7 +205,14 @@ def train(
     base = settings_for(task)
     objective = replace(
         base.objective,
-        **_given(segments=segments, delta_t=delta_t, alpha=alpha, beta=beta, sigma_s=sigma_s),
+        **_given(
+            segments=segments,
+            delta_t=delta_t,
+            alpha=alpha,
+            beta=beta,
+            sigma_s=sigma_s,
+            sigma_min=sigma_min,
+        ),
         consistency=not plain_flow,
         train_encoder=not frozen_encoder,
     )
@@ -203,6 +226,10 @@ def train(
             batch_size=batch,
             learning_rate=learning_rate,
             schedule=schedule.value if schedule else None,
+            weight_decay=weight_decay,
+            ema_decay=ema_decay,
+            warmup=warmup,
+            flow_iterations=flow_iterations,
         ),
     )
     if epochs is not None and iterations is None:

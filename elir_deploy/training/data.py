@@ -25,16 +25,18 @@ from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime.images import IMAGE_SUFFIXES, read_image
 
 __all__ = [
+    "LatentSamples",
     "PhotoFolder",
     "SampleNumbers",
     "TrainingSamples",
     "as_images",
+    "collate",
     "fit_to_square",
     "updates_of",
 ]
 
 # What a random generator is for; a part of its seed.
-_ORDER, _SAMPLE = 0, 1
+_ORDER, _SAMPLE, _LATENT = 0, 1, 2
 #: After so many unreadable images in a row a folder is taken for unusable.
 _MOST_UNREADABLE = 100
 
@@ -105,6 +107,29 @@ def fit_to_square(
     return np.ascontiguousarray(piece)
 
 
+class _Order:
+    """Sample number to image: every epoch has all of them, in a new order."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self._seed = seed
+        self._count = count
+        self._epoch: tuple[int, NDArray[np.int64]] | None = None
+
+    def __getitem__(self, sample: int) -> int:
+        epoch, position = divmod(sample, self._count)
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([self._seed, _ORDER, epoch])
+            self._epoch = epoch, rng.permutation(self._count)
+        return int(self._epoch[1][position])
+
+
+def _time_and_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "time": np.float32(rng.random(dtype=np.float32)),
+        "noise": rng.standard_normal(shape, dtype=np.float32),
+    }
+
+
 class TrainingSamples(Dataset[dict[str, Any]]):
     """Sample number to sample.
 
@@ -137,18 +162,14 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self.noise_shape = noise_shape
         self.whole = whole
         self.seed = seed
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._order = _Order(seed, len(photos.files))
 
     def __len__(self) -> int:
         return len(self.photos.files)
 
     def file_number(self, sample: int) -> int:
-        """Which file sample number ``sample`` is cut from: every epoch has all, in a new order."""
-        epoch, position = divmod(sample, len(self))
-        if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = epoch, rng.permutation(len(self))
-        return int(self._order[1][position])
+        """Which file sample number ``sample`` is cut from."""
+        return self._order[sample]
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, _SAMPLE, sample])
@@ -161,8 +182,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             low = degrade(self.task_name, clean, rng)
             item["degraded"] = _planes(enlarge(self.task_name, low))
         if self.noise_shape is not None:
-            item["time"] = np.float32(rng.random(dtype=np.float32))
-            item["noise"] = rng.standard_normal(self.noise_shape, dtype=np.float32)
+            item |= _time_and_noise(rng, self.noise_shape)
         return item
 
     def _read(self, sample: int) -> tuple[NDArray[np.uint8], list[int]]:
@@ -179,15 +199,49 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             f"{self.photos.files[unreadable[0]].name}"
         )
 
-    @staticmethod
-    def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Samples to a batch of tensors; ``unreadable`` is one list."""
-        batch: dict[str, Any] = {
-            key: torch.from_numpy(np.stack([item[key] for item in items]))
-            for key in items[0]
-            if key != "unreadable"
+
+class LatentSamples(Dataset[dict[str, Any]]):
+    """Sample number to a pair of latents that were made once.
+
+    Args:
+        photos: what they were made of.
+        coarse: coarse estimates (N, c, h, w), float32.
+        clean: the clean images' latents, of the same shape.
+        seed: of the order, the times and the noise.
+
+    A sample is as one of :class:`TrainingSamples`, with latents for ``clean`` and ``degraded``.
+    """
+
+    def __init__(self, photos: PhotoFolder, coarse: Tensor, clean: Tensor, seed: int) -> None:
+        self.photos = photos
+        self._coarse = coarse.numpy()
+        self._clean = clean.numpy()
+        self._seed = seed
+        self._order = _Order(seed, len(coarse))
+
+    def __len__(self) -> int:
+        return len(self._coarse)
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        number = self._order[sample]
+        clean = self._clean[number]
+        rng = np.random.default_rng([self._seed, _LATENT, sample])
+        return {
+            "clean": clean,
+            "degraded": self._coarse[number],
+            **_time_and_noise(rng, clean.shape),
+            "unreadable": [],
         }
-        return batch | {"unreadable": [number for item in items for number in item["unreadable"]]}
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples to a batch of tensors; ``unreadable`` is one list."""
+    batch: dict[str, Any] = {
+        key: torch.from_numpy(np.stack([item[key] for item in items]))
+        for key in items[0]
+        if key != "unreadable"
+    }
+    return batch | {"unreadable": [number for item in items for number in item["unreadable"]]}
 
 
 def _planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from torch import nn
 from elir_deploy.atomic import replacing
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.model import Elir
+from elir_deploy.model.vector_field import VectorField
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import fixed_noise
@@ -57,11 +59,13 @@ class Monitor:
     ) -> None:
         self._options = options
         self._active = active
-        self._say = say
+        self.say = say if active else _say_nothing
         self._tell = tell
         self._board: Any = None
         self._photos: list[NDArray[np.uint8]] | None = None
         self._quality = ""
+        #: The model around a vector field that is trained alone, for previews.
+        self.around: Elir | None = None
 
     @contextmanager
     def watching(self, stage: Stage) -> Iterator[Watchers]:
@@ -75,13 +79,13 @@ class Monitor:
         done = int(read_state(state)["updates_done"]) if state.is_file() else 0
         rows = _rows_until(log, done)
         self._quality = ""
-        self._say(stage.name, done, stage.schedule.updates)
+        self.say(stage.name, done, stage.schedule.updates)
 
         def report(told: Report) -> None:
             rows.append(_row(told))
             _write_rows(log, rows)
             self._scalars(told)
-            self._say(
+            self.say(
                 f"{told.stage}: loss {told.losses['loss']:.5f}"
                 f", {told.images_per_second:.1f} images/s{self._quality}",
                 told.update,
@@ -161,6 +165,10 @@ class Monitor:
     ) -> list[NDArray[np.uint8]]:
         """[input, coarse, restored, truth], or [restored, truth] of an autoencoder."""
         device = next(module.parameters()).device
+        if isinstance(module, VectorField) and self.around is not None:
+            whole = copy.copy(self.around)  # not its parts
+            whole._modules = {**self.around._modules, "vector_field": module}
+            module = whole.to(device)
         if not isinstance(module, Elir):
             assert isinstance(module, AutoencoderObjective) or hasattr(module, "encoder")
             decoded = module.decoder(module.encoder(_as_batch(photo, device)))  # type: ignore[operator]
@@ -175,6 +183,10 @@ class Monitor:
         steps = objective.segments if objective.consistency else task.steps
         restored = module(image, steps, noise)
         return [low, _as_picture(module.decoder(coarse)), _as_picture(restored), photo]
+
+
+def _say_nothing(what: str, done: int, total: int) -> None:
+    pass
 
 
 def _as_batch(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:

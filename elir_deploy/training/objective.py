@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elir_deploy.model import Elir
+from elir_deploy.model.vector_field import VectorField
 from elir_deploy.training.settings import ObjectiveSettings
 
-__all__ = ["RestorationObjective", "flow_point", "segment_end"]
+__all__ = ["LatentFlow", "RestorationObjective", "flow_point", "segment_end"]
 
 
 def flow_point(z0: Tensor, z1: Tensor, t: Tensor, sigma_min: float) -> Tensor:
@@ -41,6 +42,20 @@ def _as_factor(t: Tensor) -> Tensor:
     return t[:, None, None, None]
 
 
+class LatentFlow(nn.Module):
+    """A vector field where the objective wants a model: its images are latents already.
+
+    ``clean`` is then z_1 and ``degraded`` the coarse estimate z; beta has to be 0.
+    """
+
+    def __init__(self, vector_field: VectorField) -> None:
+        super().__init__()
+        self.encoder = nn.Identity()
+        self.estimator = nn.Identity()
+        self.vector_field = vector_field
+        self.decoder = nn.Identity()
+
+
 class RestorationObjective(nn.Module):
     """All losses of a batch; what is trained are the model's own parameters.
 
@@ -55,7 +70,10 @@ class RestorationObjective(nn.Module):
     """
 
     def __init__(
-        self, model: Elir, settings: ObjectiveSettings, teacher: nn.Module | None = None
+        self,
+        model: Elir | LatentFlow,
+        settings: ObjectiveSettings,
+        teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings

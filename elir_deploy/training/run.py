@@ -22,6 +22,7 @@ from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_chec
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
 from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
+from elir_deploy.model.vector_field import VectorField
 from elir_deploy.runtime.images import write_image
 from elir_deploy.static_graph import latent_shape
 from elir_deploy.tasks import TaskSpec
@@ -31,9 +32,16 @@ from elir_deploy.training.autoencoder import (
     autoencoder_from_linear,
     muon_and_adamw,
 )
-from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, updates_of
+from elir_deploy.training.data import (
+    LatentSamples,
+    PhotoFolder,
+    TrainingSamples,
+    as_images,
+    collate,
+    updates_of,
+)
 from elir_deploy.training.monitor import Monitor
-from elir_deploy.training.objective import RestorationObjective
+from elir_deploy.training.objective import LatentFlow, RestorationObjective
 from elir_deploy.training.settings import AutoencoderSettings, RunSettings
 from elir_deploy.training.trainer import Schedule, Stage, run_stage
 
@@ -95,7 +103,7 @@ class RunOptions:
             "settings": self.settings.to_dict(),
             "autoencoder": self.autoencoder.name if self.autoencoder else None,
             "autoencoder_settings": None if self.autoencoder else asdict(self.autoencoder_settings),
-            "start_from": self.start_from,
+            "start_from": self.start_from and Path(self.start_from).name,
             "whole_images": self.whole_images,
             "precision": self.precision,
         }
@@ -156,7 +164,10 @@ def train(
         _open_folder(options, len(photos.files))
     fabric.barrier()
     model, teacher = run.initial_model()
+    teacher = copy.deepcopy(teacher)  # the model's own encoder, which is trained, may be the same
     trained = run.train_restorer(model, teacher)
+    if options.settings.flow_iterations:
+        run.train_flow(trained, teacher)
     return run.finish(trained)
 
 
@@ -190,6 +201,8 @@ def _check(options: RunOptions) -> None:
     batch_sizes = [options.settings.batch_size]
     if options.autoencoder is None:
         batch_sizes.append(options.autoencoder_settings.batch_size)
+    if options.settings.flow_iterations:
+        batch_sizes.append(options.settings.flow_batch_size)
     processes = options.devices * options.nodes
     for batch_size in batch_sizes:
         if batch_size % processes:
@@ -297,7 +310,7 @@ class _Run:
                 settings.linear_learning_rate,
             )
             linear.encoder, linear.decoder = trained.encoder, trained.decoder  # type: ignore[assignment]  # nn.Module's attributes
-            first = TrainingSamples.collate([samples[k] for k in range(_MEASURED_IMAGES)])
+            first = collate([samples[k] for k in range(_MEASURED_IMAGES)])
             measured = as_images(first["clean"])
             encoder, decoder = autoencoder_from_linear(linear, architecture, measured)
         trained = self._train_pair(
@@ -338,29 +351,14 @@ class _Run:
 
     def train_restorer(self, model: Elir, teacher: Encoder) -> Elir:
         """The stage the paper is about; gives the averaged model, over-parametrised."""
-        settings, task = self.options.settings, self.options.task
-        objective = RestorationObjective(model, settings.objective, copy.deepcopy(teacher))
-        side = task.image_size
-        samples = TrainingSamples(
-            self.photos,
-            side,
-            task_name=task.name,
-            noise_shape=latent_shape(model, side)[1:],
-            whole=self.options.whole_images,
-            seed=settings.seed,
-        )
-        optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            settings.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=settings.weight_decay,
-        )
+        settings = self.options.settings
+        objective = RestorationObjective(model, settings.objective, teacher)
+        samples = self._samples(model, settings.seed)
         stage = Stage(
             name="restoration",
             objective=objective,
             kept=model,
-            optimizers=[optimizer],
+            optimizers=[self._adamw(model)],
             samples=samples,
             batch_size=settings.batch_size,
             schedule=Schedule(self._updates(), settings.warmup, settings.schedule),
@@ -369,6 +367,66 @@ class _Run:
         trained = self._run(stage)
         assert isinstance(trained, Elir)
         return trained
+
+    def train_flow(self, model: Elir, teacher: Encoder) -> None:
+        """Train the vector field of a trained model on, with everything else as it is."""
+        settings = self.options.settings
+        field = model.vector_field.requires_grad_(True)
+        stage = Stage(
+            name="flow",
+            objective=RestorationObjective(
+                LatentFlow(field), replace(settings.objective, beta=0.0), torch.nn.Identity()
+            ),
+            kept=field,
+            optimizers=[self._adamw(field)],
+            samples=self._latents(model, teacher),
+            batch_size=settings.flow_batch_size,
+            schedule=Schedule(settings.flow_iterations, settings.warmup, settings.schedule),
+            ema_decay=settings.ema_decay,
+        )
+        self.monitor.around = model
+        trained = self._run(stage)
+        assert isinstance(trained, VectorField)
+        model.vector_field = trained
+
+    @torch.no_grad()
+    def _latents(self, model: Elir, teacher: Encoder) -> LatentSamples:
+        """What the vector field is trained on, made anew whenever a run goes on."""
+        settings, device = self.options.settings, self.fabric.device
+        samples = self._samples(model, settings.seed + 1)
+        model.eval().to(device)
+        teacher.to(device)
+        coarse, clean = [], []
+        for first in range(0, settings.flow_latents, settings.flow_batch_size):
+            self.monitor.say("latents for the flow", first, settings.flow_latents)
+            last = min(first + settings.flow_batch_size, settings.flow_latents)
+            batch = collate([samples[k] for k in range(first, last)])
+            with self.fabric.autocast():
+                degraded = as_images(batch["degraded"].to(device))
+                coarse.append(model.estimator(model.encoder(degraded)).float().cpu())
+                clean.append(teacher(as_images(batch["clean"].to(device))).float().cpu())
+        return LatentSamples(self.photos, torch.cat(coarse), torch.cat(clean), settings.seed)
+
+    def _samples(self, model: Elir, seed: int) -> TrainingSamples:
+        task = self.options.task
+        return TrainingSamples(
+            self.photos,
+            task.image_size,
+            task_name=task.name,
+            noise_shape=latent_shape(model, task.image_size)[1:],
+            whole=self.options.whole_images,
+            seed=seed,
+        )
+
+    def _adamw(self, module: nn.Module) -> torch.optim.Optimizer:
+        settings = self.options.settings
+        return torch.optim.AdamW(
+            [p for p in module.parameters() if p.requires_grad],
+            settings.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=settings.weight_decay,
+        )
 
     def _state(self, name: str) -> Path:
         return self.options.output / f"state-{name.replace(' ', '-')}.pt"
@@ -410,9 +468,9 @@ class _Run:
 
     def _updates(self) -> int:
         settings = self.options.settings
-        return settings.iterations or updates_of(
-            settings.epochs, len(self.photos.files), settings.batch_size
-        )
+        if settings.iterations is not None:
+            return settings.iterations
+        return updates_of(settings.epochs, len(self.photos.files), settings.batch_size)
 
 
 def _autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:

@@ -94,13 +94,19 @@ class RunSettings:
     Attributes:
         objective: the loss.
         epochs: passes over the images, unless ``iterations`` is set.
-        iterations: updates; None: as many as ``epochs`` take.
+        iterations: updates; None: as many as ``epochs`` take; 0: only those of the flow.
         batch_size: images an update, over all devices.
         learning_rate: of AdamW; its betas are 0.9 and 0.999, its eps 1e-8.
         schedule: the learning rate stays ``constant``, or falls along half a ``cosine`` to 0.
         warmup: updates over which the learning rate rises from 0.
         weight_decay: of AdamW.
         ema_decay: of the exponential moving average of the weights, which is what is kept.
+        flow_iterations: further updates of the vector field alone, on latents that the finished
+            encoder and coarse estimator make once; 0: none, as in the paper. No gradient of the
+            field reaches the other parts (Section 4.2), and beside an autoencoder's its own work
+            is small, so that a short training affords many more of them.
+        flow_batch_size: latents an update of those, over all devices.
+        flow_latents: how many latents are made, of as many pieces of photographs.
         seed: of everything random.
     """
 
@@ -113,13 +119,17 @@ class RunSettings:
     warmup: int = 0
     weight_decay: float = 0.02
     ema_decay: float = 0.999
+    flow_iterations: int = 0
+    flow_batch_size: int = 8
+    flow_latents: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        _at_least("flow_iterations", self.flow_iterations, 0)
+        for name in ("epochs", "batch_size", "flow_batch_size", "flow_latents"):
             _at_least(name, getattr(self, name), 1)
         if self.iterations is not None:
-            _at_least("iterations", self.iterations, 1)
+            _at_least("iterations", self.iterations, 0)
         _at_least("warmup", self.warmup, 0)
         _at_least("seed", self.seed, 0)
         _within("learning_rate", self.learning_rate, 0, 1, open_ends=True)
@@ -142,7 +152,12 @@ _RUNS = {
     "bsr": RunSettings(ObjectiveSettings(delta_t=0.2), epochs=50),
     # Not of the paper: hours on a processor instead of days on four accelerators.
     "tiny": RunSettings(
-        iterations=2600, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup=100
+        iterations=2600,
+        batch_size=4,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=100,
+        flow_iterations=2000,
     ),
 }
 

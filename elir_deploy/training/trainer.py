@@ -22,7 +22,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from elir_deploy.atomic import replacing
 from elir_deploy.errors import CheckpointError, QualityError
-from elir_deploy.training.data import SampleNumbers, TrainingSamples, as_images
+from elir_deploy.training.data import (
+    LatentSamples,
+    SampleNumbers,
+    TrainingSamples,
+    as_images,
+    collate,
+)
 
 __all__ = ["Report", "Schedule", "Stage", "Stopped", "run_stage"]
 
@@ -71,7 +77,7 @@ class Stage:
     objective: nn.Module
     kept: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    samples: TrainingSamples
+    samples: TrainingSamples | LatentSamples
     batch_size: int
     schedule: Schedule
     ema_decay: float
@@ -211,7 +217,7 @@ def run_stage(
             stage.samples,
             batch_sampler=numbers,
             num_workers=workers,
-            collate_fn=TrainingSamples.collate,
+            collate_fn=collate,
             pin_memory=fabric.device.type == "cuda",
             persistent_workers=False,
         ),
@@ -308,7 +314,10 @@ def _everyones(fabric: Any, numbers: set[int]) -> list[int]:
 
 
 def _note_unreadable(
-    numbers: list[int], known: set[int], samples: TrainingSamples, watchers: Watchers
+    numbers: list[int],
+    known: set[int],
+    samples: TrainingSamples | LatentSamples,
+    watchers: Watchers,
 ) -> None:
     for number in numbers:
         if number not in known:

@@ -142,10 +142,10 @@ def test_a_part_has_the_values_of_the_whole(run, bundle, photos, tmp_path, no_py
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--steps", "5"], "--steps: {b} was exported with M = 3"),
+        (["--euler-steps", "5"], "--euler-steps: {b} was exported with M = 3"),
         (["--sigma-s", "0"], "elir-export --sigma-s"),
         (["--size", "96"], "elir-export --image-size"),
-        (["--show-steps", "1"], "give the checkpoint"),
+        (["--steps"], "give the checkpoint"),
         (["--task", "bfr"], "is for task tiny, not bfr: leave out --task"),
         (["--task", "deblur"], "no task 'deblur'"),
         (["--backend", "abacus"], "no backend 'abacus'"),
@@ -308,9 +308,9 @@ def test_a_checkpoint_and_its_bundle_agree(
 
 def test_curves_and_steps_of_a_checkpoint(run, weights, photos, tmp_path, no_pyiqa) -> None:
     out = tmp_path / "out"
-    steps = ["--steps", 1, "--steps", 2, "--steps", 4]
+    steps = ["--euler-steps", 1, "--euler-steps", 2, "--euler-steps", 4]
     code, printed, err = run(
-        weights, photos, "-o", out, *steps, "--sigma-s", 0, "--sigma-s", 0.5, "--show-steps", 2
+        weights, photos, "-o", out, *steps, "--sigma-s", 0, "--sigma-s", 0.5, "--steps"
     )
     assert code == 0, err
     report = report_in(out)
@@ -326,13 +326,13 @@ def test_curves_and_steps_of_a_checkpoint(run, weights, photos, tmp_path, no_pyi
     assert size_of(out / "curve-steps.png") == (720, 560)
     assert size_of(out / "sheet.png") == (GAP + 4 * PANEL, 24 + 4 * (64 + 24 + GAP))
     # Input, coarse estimate, z_0, three steps of the task's own M, truth.
-    assert size_of(out / "steps.png") == (GAP + 7 * PANEL, 24 + 2 * (64 + 24 + GAP))
-    assert size_of(out / "trajectories.png") == (1120, 960)
+    assert size_of(out / "steps.png") == (GAP + 7 * PANEL, 24 + 3 * (64 + 24 + GAP))
+    assert size_of(out / "trajectories.png") == (1120, 1440)
 
 
 def test_one_number_of_steps_is_no_curve(run, weights, photos, tmp_path, no_pyiqa) -> None:
     out = tmp_path / "out"
-    assert run(weights, photos, "-o", out, "--steps", 5, "--limit", 1, "--size", 32)[0] == 0
+    assert run(weights, photos, "-o", out, "--euler-steps", 5, "--limit", 1, "--size", 32)[0] == 0
     report = report_in(out)
     assert (report["model"]["steps"], report["model"]["image_size"]) == (5, 32)
     assert report["curves"] == {}
@@ -345,11 +345,11 @@ def test_one_number_of_steps_is_no_curve(run, weights, photos, tmp_path, no_pyiq
         (["--backend", "onnxruntime"], "runs on torch in fp32: export it"),
         (["--precision", "fp16"], "runs on torch in fp32: export it"),
         (["--size", "50"], "image size is 50, wanted a multiple of 32"),
-        (["--steps", "1000"], "steps is 1000"),
+        (["--euler-steps", "1000"], "steps is 1000"),
         (["--sigma-s", "inf"], "sigma_s is inf"),
         (["--sigma-s", "-1"], "--sigma-s"),
         (["--task", "bfr"], "was saved for task tiny, not bfr"),
-        (["--no-figures", "--show-steps", "1"], "leave out --no-figures"),
+        (["--no-figures", "--steps"], "leave out --no-figures"),
     ],
 )
 def test_bad_usage_of_a_checkpoint_is_exit_2(
@@ -412,7 +412,7 @@ def test_help_teaches(run) -> None:
     code, printed, _ = run("--help")
     assert code == 0
     assert "elir-eval bfr faces/ -o quality" in printed
-    for option in ("--input", "--metric", "--steps", "--sigma-s", "--show-steps", "--limit"):
+    for option in ("--input", "--metric", "--euler-steps", "--sigma-s", "--steps", "--limit"):
         assert option in printed
 
 

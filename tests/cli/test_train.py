@@ -40,7 +40,8 @@ def arguments(photos: Path, autoencoder: Path, output: Path, *more: str) -> list
     return [
         *(str(photos), "--task", "tiny", "-o", str(output), "--autoencoder", str(autoencoder)),
         *("--image-size", "64", "--batch", "2", "--iterations", "6", "--device", "cpu"),
-        *("--precision", "fp32", "--preview-every", "0", "--workers", "1", *more),
+        *("--precision", "fp32", "--preview-every", "0", "--workers", "1"),
+        *("--flow-iterations", "0", *more),
     ]
 
 

@@ -13,6 +13,7 @@ from elir_deploy.training.data import (
     SampleNumbers,
     TrainingSamples,
     as_images,
+    collate,
     fit_to_square,
     updates_of,
 )
@@ -130,7 +131,7 @@ def test_nothing_readable(photos: Path) -> None:
 
 def test_batches(photos: Path) -> None:
     data = samples(photos)
-    batch = TrainingSamples.collate([data[0], data[1]])
+    batch = collate([data[0], data[1]])
     assert batch["clean"].shape == (2, 3, 32, 32)
     assert batch["unreadable"] == []
     images = as_images(batch["clean"])

@@ -30,7 +30,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def options(photos: Path, output: Path, **changes: Any) -> RunOptions:
-    settings = replace(settings_for("tiny"), iterations=4, batch_size=2, warmup=1)
+    settings = replace(
+        settings_for("tiny"), iterations=4, batch_size=2, warmup=1, flow_iterations=0
+    )
     values: dict[str, Any] = {
         "images": photos,
         "output": output,
@@ -117,6 +119,41 @@ def test_the_same_command_goes_on_after_each_stage(photos: Path, tmp_path: Path)
     assert logs[0] == logs[1]
 
 
+def with_flow(chosen: RunOptions) -> RunOptions:
+    settings = replace(
+        chosen.settings, flow_iterations=4, flow_batch_size=2, flow_latents=5, learning_rate=1e-2
+    )
+    return replace(chosen, settings=settings)
+
+
+def test_a_vector_field_trained_on_alone(photos: Path, tmp_path: Path) -> None:
+    """Nothing else changes, and a run stopped in the middle of it ends as one that was not."""
+    chosen = with_flow(options(photos, tmp_path / "flow"))
+    result, _, _ = run(chosen)
+    model = load_checkpoint(result.checkpoint).model.state_dict()
+    before = replace(chosen, output=tmp_path / "plain")
+    before = replace(before, settings=replace(before.settings, flow_iterations=0))
+    plain = load_checkpoint(run(before)[0].checkpoint).model.state_dict()
+    changed = {
+        name.partition(".")[0] for name in model if not torch.equal(model[name], plain[name])
+    }
+    assert changed == {"vector_field"}
+    assert (tmp_path / "flow" / "samples" / "flow-000004.png").exists()
+
+    class KilledError(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what.startswith("flow: ") and done == 2:
+            raise KilledError
+
+    again = replace(chosen, output=tmp_path / "again", save_seconds=0.0)
+    with pytest.raises(KilledError):
+        train(again, kill, lambda line: None)
+    resumed, _, _ = run(again)
+    assert resumed.checkpoint.read_bytes() == result.checkpoint.read_bytes()
+
+
 def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
     chosen = options(photos, tmp_path / "run")
     run(chosen)
@@ -132,7 +169,9 @@ def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> N
 
 def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) -> None:
     first, _, _ = run(options(photos, tmp_path / "first"))
-    settings = replace(settings_for("tiny"), iterations=1, batch_size=2, learning_rate=1e-9)
+    settings = replace(
+        settings_for("tiny"), iterations=1, batch_size=2, learning_rate=1e-9, flow_iterations=0
+    )
     chosen = options(
         photos,
         tmp_path / "second",

@@ -1,0 +1,86 @@
+"""The trained model in the package: what a user gets without training or downloading anything."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elir_deploy.degradations import degrade
+from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.runtime.photos import sample_photos
+from elir_deploy.tasks import TASKS
+
+DATA = Path(str(resources.files("elir_deploy"))) / "data"
+CHECKPOINT = DATA / "tiny.safetensors"
+
+
+def psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((image.astype(float) - truth) ** 2)))
+
+
+def noisy_photos() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(noisy, truth) of the packaged photographs, none of which was trained on."""
+    photos = sample_photos(256, faces=False).values()
+    return [
+        (degrade("tiny", photo, np.random.default_rng(number)), photo)
+        for number, photo in enumerate(photos)
+    ]
+
+
+def test_it_is_small() -> None:
+    assert CHECKPOINT.stat().st_size <= 10e6
+
+
+def test_the_bundle_was_made_from_the_checkpoint() -> None:
+    info = Bundle.open("tiny").info
+    assert info.source.sha256 == file_sha256(CHECKPOINT)
+    assert not info.source.random
+    assert info.model.task == "tiny"
+    assert Bundle.open("tiny").damaged_files() == {}
+
+
+def test_it_removes_noise() -> None:
+    pytest.importorskip("onnxruntime")
+    with Restorer("tiny") as restore:
+        gains = [psnr(restore(low), truth) - psnr(low, truth) for low, truth in noisy_photos()]
+    assert np.mean(gains) >= 10.5
+    assert min(gains) >= 9
+
+
+def test_checkpoint_and_bundle_agree() -> None:
+    torch = pytest.importorskip("torch")
+    from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.training.eager import CheckpointSubject
+
+    checkpoint = load_checkpoint("tiny")
+    assert checkpoint.task.architecture == TASKS["tiny"].architecture
+    subject = CheckpointSubject(checkpoint)
+    low, truth = noisy_photos()[0]
+    with torch.inference_mode(), Restorer("tiny", precision="fp32") as restore:
+        assert psnr(restore(low), subject.restore(low).pictures[0]) > 60
+    del truth
+
+
+def test_the_flow_sharpens_the_coarse_estimate() -> None:
+    pytest.importorskip("torch")
+    from skimage.measure import blur_effect
+
+    from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.training.eager import CheckpointSubject
+
+    subject = CheckpointSubject(load_checkpoint("tiny"))
+    blurs = []
+    for low, _ in noisy_photos():
+        restored = subject.restore(low)
+        blurs.append(
+            [
+                blur_effect(image, channel_axis=2)
+                for image in (restored.coarse, restored.pictures[0])
+            ]
+        )
+    coarse, sharp = np.mean(blurs, axis=0)
+    assert sharp < coarse
