@@ -1,18 +1,17 @@
 """What consistency is worth: M steps of consistency flow matching against plain flow matching.
 
-    python benchmarks/flows.py TRAINING_PHOTOS OTHER_PHOTOS RUN docs/results/flows.md
+    python benchmarks/flows.py PHOTOS OTHER_PHOTOS CHECKPOINT AUTOENCODER docs/results/flows.md
 
-RUN is the folder of a finished elir-train run. Encoder and coarse estimator are taken from it and
-kept: no gradient of a vector field reaches them (Section 4.2), so that two fields can be trained on
-the very same latents. Both have the run's architecture and get the same random start, batches,
-times, noise and number of updates; the pixel loss is left out. Shown is what each restores of
-photographs that were not trained on, over the number of Euler steps.
+CHECKPOINT is tiny's, AUTOENCODER what it was trained with. Encoder and coarse estimator are kept:
+no gradient of a vector field reaches them (Section 4.2), so that two fields can be trained on the
+very same latents. Both get the same random start, batches, times, noise and number of updates; the
+pixel loss is left out. Shown is what each restores of other photographs, over the number of Euler
+steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +37,9 @@ NAMES = {True: "consistency flow matching", False: "plain flow matching"}
 
 
 @torch.no_grad()
-def latents(model: Elir, run: Path, photos: Path, count: int) -> tuple[Tensor, Tensor]:
+def latents(model: Elir, autoencoder: Path, photos: Path, count: int) -> tuple[Tensor, Tensor]:
     """Coarse estimates and the clean images' latents, ``count`` of each."""
-    teacher, _ = load_autoencoder(run / "autoencoder.safetensors")
+    teacher, _ = load_autoencoder(autoencoder)
     samples = TrainingSamples(
         PhotoFolder.scan(photos), 256, task_name="tiny", noise_shape=None, whole=False, seed=1
     )
@@ -84,11 +83,13 @@ def trained_field(
 
 
 @torch.no_grad()
-def measured(model: Elir, field: VectorField, photos: Path, sigma_s: float) -> list[list[float]]:
+def measured(
+    model: Elir, field: VectorField, samples: SampleFolder, sigma_s: float
+) -> list[list[float]]:
     """[M, mean PSNR, mean blur] for each number of steps; M = 0 is the coarse estimate."""
     noise = fixed_noise(0, sigma_s, latent_shape(model, 256)).values
     found: dict[int, list[tuple[float, float]]] = {steps: [] for steps in (0, *STEPS)}
-    for sample in SampleFolder(photos, "tiny", side=256):
+    for sample in samples:
         if not isinstance(sample, Sample):
             continue
         low = torch.from_numpy(sample.low.copy()).permute(2, 0, 1)[None]
@@ -128,19 +129,21 @@ def plot(path: Path, results: dict[bool, list[list[float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in ("photos", "others", "run", "output"):
+    for name in ("photos", "others", "checkpoint", "autoencoder", "output"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--latents", type=int, default=2000)
+    parser.add_argument("--limit", type=int, help="of the other photographs")
     arguments = parser.parse_args()
 
-    checkpoint = load_checkpoint(arguments.run / "tiny.safetensors")
+    checkpoint = load_checkpoint(arguments.checkpoint)
     model = checkpoint.model
-    coarse, clean = latents(model, arguments.run, arguments.photos, arguments.latents)
+    coarse, clean = latents(model, arguments.autoencoder, arguments.photos, arguments.latents)
+    others = SampleFolder(arguments.others, "tiny", side=256, limit=arguments.limit)
     results = {}
     for consistency in (True, False):
         field = trained_field(model, coarse, clean, arguments.updates, consistency)
-        results[consistency] = measured(model, field, arguments.others, checkpoint.task.sigma_s)
+        results[consistency] = measured(model, field, others, checkpoint.task.sigma_s)
     picture = arguments.output.with_suffix(".png")
     plot(picture, results)
     rows = []
@@ -148,11 +151,11 @@ def main() -> None:
         name = f"M = {steps:.0f}" if steps else "coarse estimate"
         rows.append([name, *(f"{v:.2f}" if k == 0 else f"{v:.3f}" for k, v in enumerate(values))])
         rows[-1] += [f"{v:.2f}" if k == 0 else f"{v:.3f}" for k, v in enumerate(plain)]
-    record = json.loads((arguments.run / "run.json").read_text())
+    photographs = len(PhotoFolder.scan(arguments.photos).files)
     text = (
         "# Consistency against plain flow matching\n\n"
         f"Two vector fields of `tiny`'s size, {arguments.updates} updates of 8 latents each out "
-        f"of {arguments.latents} made from {record['images']} photographs, the same start, "
+        f"of {arguments.latents} made from {photographs} photographs, the same start, "
         "batches, times and noise; encoder, coarse estimator and decoder are `tiny`'s. Without the "
         "pixel loss. Means over photographs that were not trained on.\n\n"
         + pipes(

@@ -65,6 +65,7 @@ class Request:
     steps: Sequence[int]
     sigmas: Sequence[float]
     show_steps: bool
+    autoencoder: Path | None
 
 
 def evaluate_quality(
@@ -146,6 +147,13 @@ def evaluate_quality(
             f"{TRACED_IMAGES} images.",
         ),
     ] = False,
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the checkpoint was trained with: the truths' latents in the paths that "
+            "--steps draws are its encoder's. [default: they are left out]"
+        ),
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--figures/--no-figures", help="Draw pictures beside the tables.")
     ] = True,
@@ -191,6 +199,7 @@ def evaluate_quality(
         euler_steps or (),
         sigma_s or (),
         steps,
+        autoencoder,
     )
     with ExitStack() as stack:
         _make_folder(output, images, stack)
@@ -302,12 +311,16 @@ def _open_checkpoint(request: Request, say: Callable[[str, int, int], None]) -> 
             f"{request.model} is no bundle's folder; taken as a checkpoint it needs "
             f"{error.package}: pip install 'elir-deploy[{error.extra}]'"
         ) from None
-    from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
     from elir_deploy.training.eager import CheckpointSubject
 
     checkpoint = load_checkpoint(request.model, request.task, progress=say)
     return CheckpointSubject(
-        checkpoint, image_size=request.size, steps=request.steps, sigmas=request.sigmas
+        checkpoint,
+        image_size=request.size,
+        steps=request.steps,
+        sigmas=request.sigmas,
+        clean_encoder=load_autoencoder(request.autoencoder)[0] if request.autoencoder else None,
     )
 
 

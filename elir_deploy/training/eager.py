@@ -18,6 +18,7 @@ from elir_deploy.degradations import enlarge
 from elir_deploy.errors import UsageError
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.model import Elir, collapse_convolutions, count_parameters
+from elir_deploy.model.autoencoder import Encoder
 from elir_deploy.static_graph import check_size, fixed_noise
 from elir_deploy.tasks import Architecture
 from elir_deploy.training.subjects import (
@@ -67,6 +68,8 @@ class CheckpointSubject(Subject):
         image_size: side of the square in pixels; None: the task's.
         steps: values of M to measure; see :func:`plan_variants`.
         sigmas: values of sigma_s to measure, likewise.
+        clean_encoder: what the model's targets were encoded with, for the truths in a trace; the
+            model's own encoder has been trained on degraded images since.
 
     Raises:
         UsageError: a size, a number of steps or a sigma_s that the model cannot take.
@@ -79,6 +82,7 @@ class CheckpointSubject(Subject):
         image_size: int | None = None,
         steps: Sequence[int] = (),
         sigmas: Sequence[float] = (),
+        clean_encoder: Encoder | None = None,
     ) -> None:
         task = checkpoint.task
         self.side = task.image_size if image_size is None else image_size
@@ -94,6 +98,7 @@ class CheckpointSubject(Subject):
         }
         self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False)
         collapse_convolutions(self._model)
+        self._clean_encoder = clean_encoder
         self.task = task.name
         self.upscale = task.upscale
         self.faces = task.faces
@@ -144,8 +149,15 @@ class CheckpointSubject(Subject):
             pixels,
             self._decoded(coarse),
             truth,
-            self._encoded(truth)[0].numpy().copy(),
+            self._clean_latent(truth),
         )
+
+    def _clean_latent(self, truth: Pixels) -> NDArray[np.float32] | None:
+        if self._clean_encoder is None:
+            return None
+        latent = self._clean_encoder(torch.from_numpy(to_network(truth, "float32")))
+        array: NDArray[np.float32] = latent[0].numpy().copy()
+        return array
 
     def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
         latent: Tensor = self._model.encoder(torch.from_numpy(to_network(pixels, "float32")))

@@ -180,7 +180,7 @@ class Movers:
         positions: (n, 2) row and column in the latent.
         channels: two channels of the latent.
         latent: (M + 1, n, 2) values of those channels there.
-        latent_truth: (n, 2) likewise of the truth's latent.
+        latent_truth: (n, 2) likewise of the truth's latent; None where it is not known.
         colours: two of 0 red, 1 green, 2 blue.
         pixel: (M + 1, n, 2) 8-bit values of those colours in the middle of each position.
         pixel_truth: (n, 2) likewise of the truth.
@@ -189,7 +189,7 @@ class Movers:
     positions: NDArray[np.intp]
     channels: tuple[int, int]
     latent: NDArray[np.float64]
-    latent_truth: NDArray[np.float64]
+    latent_truth: NDArray[np.float64] | None
     colours: tuple[int, int]
     pixel: NDArray[np.float64]
     pixel_truth: NDArray[np.float64]
@@ -217,7 +217,9 @@ def find_movers(trace: Trace, count: int = _POSITIONS) -> Movers:
         np.stack([rows, columns], axis=1),
         channels,
         latents[:, channels, :, :][:, :, rows, columns].transpose(0, 2, 1),
-        trace.truth_latent[list(channels)][:, rows, columns].T.astype(np.float64),
+        None
+        if trace.truth_latent is None
+        else trace.truth_latent[list(channels)][:, rows, columns].T.astype(np.float64),
         colours,
         pixels[:, :, colours],
         trace.truth[y, x][:, colours].astype(np.float64),
@@ -245,8 +247,8 @@ def trajectories(traces: Sequence[Trace]) -> Pixels:
     """Ways from z_0 to z_M at some positions of the latent, and of their pixels (Figure 11).
 
     A row for each image: latent values on the left, the same positions decoded on the right.
-    Circles are z_0, squares z_M, crosses the truth: encoded by the model's own encoder, which its
-    training has moved away from the one that made the targets of the flow.
+    Circles are z_0, squares z_M, crosses the truth; a latent's only where the encoder of clean
+    images is at hand, since the model's own has been trained on degraded ones.
     """
     width, height = _TRAJECTORY_SIZE
     figure = _figure(2 * width, height * len(traces))
@@ -268,12 +270,17 @@ def _two_largest(values: NDArray[np.float64]) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _draw_paths(axes: Axes, path: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
+def _draw_paths(axes: Axes, path: NDArray[np.float64], truth: NDArray[np.float64] | None) -> None:
+    marks = {"z_0": ("o", path[0]), "z_M": ("s", path[-1])}
+    if truth is not None:
+        marks["truth"] = ("x", truth)
     for place in range(path.shape[1]):
         (line,) = axes.plot(path[:, place, 0], path[:, place, 1], ".-", linewidth=1, markersize=4)
-        for marker, point in (("o", path[0, place]), ("s", path[-1, place]), ("x", truth[place])):
-            axes.plot(*point, marker, color=line.get_color(), markersize=6, fillstyle="none")
-    for marker, name in (("o", "z_0"), ("s", "z_M"), ("x", "truth")):
+        for marker, points in marks.values():
+            axes.plot(
+                *points[place], marker, color=line.get_color(), markersize=6, fillstyle="none"
+            )
+    for name, (marker, _) in marks.items():
         axes.plot([], [], marker, color="black", markersize=6, fillstyle="none", label=name)
     axes.legend(fontsize=_SMALL)
 

@@ -99,7 +99,8 @@ class Trace:
         input: what the network was given: (S, S, 3) uint8.
         coarse: the coarse estimate without the noise, decoded, likewise.
         truth: likewise.
-        truth_latent: the truth, encoded by the model's own encoder: (c, h, w) float32.
+        truth_latent: z_1, the truth encoded by the encoder of clean images: (c, h, w) float32;
+            None where that is not known.
     """
 
     name: str
@@ -108,7 +109,7 @@ class Trace:
     input: Pixels
     coarse: Pixels
     truth: Pixels
-    truth_latent: NDArray[np.float32]
+    truth_latent: NDArray[np.float32] | None
 
 
 class Subject(ABC):

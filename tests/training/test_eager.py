@@ -78,7 +78,9 @@ def test_an_enlarged_task(checkpoint) -> None:
 
 
 def test_the_trace_is_the_way_to_the_picture(checkpoint) -> None:
-    subject = CheckpointSubject(checkpoint, steps=[4])
+    encoder = copy.deepcopy(checkpoint.model.encoder)
+    encoder.layers[0].bias.add_(0.1)
+    subject = CheckpointSubject(checkpoint, steps=[4], clean_encoder=encoder)
     trace = subject.trace("a.png", LOW, TRUTH)
     restored = subject.restore(LOW)
     side = SIZE // 8
@@ -87,8 +89,10 @@ def test_the_trace_is_the_way_to_the_picture(checkpoint) -> None:
     np.testing.assert_array_equal(trace.coarse, restored.coarse)
     x = torch.from_numpy(TRUTH).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        encoded = checkpoint.model.encoder(x)[0].numpy()
+        encoded = encoder(x)[0].numpy()
     np.testing.assert_allclose(trace.truth_latent, encoded, atol=1e-5)
+    # The model's own encoder is another by now, and does not stand in for it.
+    assert CheckpointSubject(checkpoint).trace("a.png", LOW, TRUTH).truth_latent is None
 
 
 def test_numbers_the_model_cannot_take(checkpoint) -> None:
