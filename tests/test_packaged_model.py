@@ -51,6 +51,22 @@ def test_it_removes_noise() -> None:
     assert min(gains) >= 9
 
 
+def test_its_autoencoder_is_there_for_fine_tuning() -> None:
+    torch = pytest.importorskip("torch")
+    from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
+    from elir_deploy.cli.train import PACKAGED_AUTOENCODER
+
+    encoder, decoder = load_autoencoder(DATA / PACKAGED_AUTOENCODER)
+    own = load_checkpoint("tiny").model.decoder.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in decoder.state_dict().items())
+    # Far better than 26 dB on what it never saw: otherwise the decoder would limit the restoration.
+    for photo in sample_photos(256, faces=False).values():
+        image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+        with torch.inference_mode():
+            decoded = decoder(encoder(image))[0].clamp(0, 1).mul(255).permute(1, 2, 0).numpy()
+        assert psnr(decoded, photo) > 27
+
+
 def test_checkpoint_and_bundle_agree() -> None:
     torch = pytest.importorskip("torch")
     from elir_deploy.checkpoints import load_checkpoint

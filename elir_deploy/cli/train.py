@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import signal
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_comm
 from elir_deploy.errors import UsageError
 from elir_deploy.tasks import TASKS, task_named
 
+#: What the packaged model was trained with.
+PACKAGED_AUTOENCODER = "tiny.autoencoder.safetensors"
 _PACKAGES = ("torch", "lightning_fabric", "safetensors", "tensorboard")
 
 
@@ -68,7 +71,7 @@ def train(
         typer.Option(
             "--from",
             help="Checkpoint to fine-tune, as elir-export takes it; needs --autoencoder, since "
-            "its own encoder has been changed for its task.",
+            "its own encoder has been changed for its task (the package has tiny's).",
         ),
     ] = None,
     epochs: Annotated[
@@ -188,6 +191,7 @@ def train(
 
     * `elir-train photos --task tiny -o runs/tiny`
     * `elir-train ffhq --task bfr --autoencoder taesd3.safetensors --devices 4 -o runs/bfr`
+    * `elir-train photos --task tiny --from tiny --iterations 500 -o runs/mine`
     * `elir-train photos --task bsr --from elir_bsr --autoencoder taesd3.safetensors -o runs/mine`
     """
     require_packages(_PACKAGES, "train", "train")
@@ -197,6 +201,8 @@ def train(
     from elir_deploy.training.trainer import Stopped
 
     spec = task_named(task)
+    if start_from == "tiny" and autoencoder is None:
+        autoencoder = Path(str(resources.files("elir_deploy"))) / "data" / PACKAGED_AUTOENCODER
     if start_from is not None and autoencoder is None:
         raise UsageError(
             "--from needs --autoencoder: the encoder in a checkpoint has been fine-tuned on "

@@ -172,3 +172,16 @@ def test_help_teaches() -> None:
     shown = run("--help").stdout
     for word in ("--autoencoder", "--plain-flow", "Ctrl-C", "runs/tiny"):
         assert word in shown
+
+
+def test_the_packaged_model_can_be_trained_on(photos: Path, tmp_path: Path) -> None:
+    ended = run(
+        *(str(photos), "--task", "tiny", "--from", "tiny", "-o", str(tmp_path / "run")),
+        *("--image-size", "64", "--batch", "2", "--iterations", "1", "--flow-iterations", "0"),
+        *("--device", "cpu", "--preview-every", "0", "--learning-rate", "1e-9"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    before = load_checkpoint("tiny").model
+    after = load_checkpoint(tmp_path / "run" / "tiny.safetensors").model
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(after(image, 3), before(image, 3), rtol=0, atol=1e-3)
