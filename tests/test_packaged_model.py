@@ -75,10 +75,9 @@ def test_checkpoint_and_bundle_agree() -> None:
     checkpoint = load_checkpoint("tiny")
     assert checkpoint.task.architecture == TASKS["tiny"].architecture
     subject = CheckpointSubject(checkpoint)
-    low, truth = noisy_photos()[0]
+    low, _ = noisy_photos()[0]
     with torch.inference_mode(), Restorer("tiny", precision="fp32") as restore:
         assert psnr(restore(low), subject.restore(low).pictures[0]) > 60
-    del truth
 
 
 def test_the_flow_sharpens_the_coarse_estimate() -> None:

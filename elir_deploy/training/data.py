@@ -62,7 +62,8 @@ class PhotoFolder:
         """
         root = Path(root)
         if not root.is_dir():
-            raise UsageError(f"{root}: there is no such folder")
+            seen = "is a file, wanted a folder" if root.exists() else "there is no such folder"
+            raise UsageError(f"{root}: {seen}")
         files = sorted(
             path
             for path in root.rglob("*")

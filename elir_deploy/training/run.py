@@ -160,6 +160,7 @@ def train(
     )
     fabric.launch()
     run = _Run(options, photos, fabric, Monitor(options, fabric.is_global_zero, say, tell))
+    # Files that cannot be used are found before the folder says that they were asked for.
     if fabric.is_global_zero:
         _open_folder(options, len(photos.files))
     fabric.barrier()
@@ -195,6 +196,13 @@ def draw_samples(options: RunOptions, path: Path, count: int = 8) -> None:
 
 
 def _check(options: RunOptions) -> None:
+    architecture = options.task.architecture
+    if options.start_from and not (
+        architecture.estimator_blocks and architecture.autoencoder_width
+    ):
+        raise UsageError(
+            "a model is fine-tuned with all its parts: leave out --no-estimator and --pixel-space"
+        )
     side, multiple = options.task.image_size, options.task.architecture.image_multiple
     if side < multiple or side % multiple:
         raise UsageError(f"image size is {side}, wanted a multiple of {multiple}")
@@ -254,6 +262,7 @@ class _Run:
         self.fabric = fabric
         self.monitor = monitor
         self.unreadable: set[Path] = set()
+        self.given_autoencoder, self.given_model = _given_weights(options)
 
     def initial_model(self) -> tuple[Elir, Encoder]:
         """The over-parametrised model to train and the frozen encoder of clean images."""
@@ -265,11 +274,9 @@ class _Run:
             return model, model.encoder
         encoder, decoder = self._autoencoder()
         architecture = replace(architecture, **_autoencoder_numbers(encoder))
-        if options.start_from is not None:
-            model = load_checkpoint(options.start_from, options.task.name).model
-            _check_decoder(model, decoder, options)
-            expand_convolutions(model)
-            return model, encoder
+        if self.given_model is not None:
+            expand_convolutions(self.given_model)
+            return self.given_model, encoder
         torch.manual_seed(options.settings.seed)  # whatever the autoencoder took
         model = Elir(architecture, collapsible=True)
         model.encoder.load_state_dict(encoder.state_dict())
@@ -278,8 +285,8 @@ class _Run:
 
     def _autoencoder(self) -> tuple[Encoder, Decoder]:
         own = self.options.output / AUTOENCODER_FILE
-        if self.options.autoencoder is not None:
-            return load_autoencoder(self.options.autoencoder)
+        if self.given_autoencoder is not None:
+            return self.given_autoencoder
         if not own.exists():
             self._train_autoencoder(own)
         return load_autoencoder(own)
@@ -401,6 +408,7 @@ class _Run:
             self.monitor.say("latents for the flow", first, settings.flow_latents)
             last = min(first + settings.flow_batch_size, settings.flow_latents)
             batch = collate([samples[k] for k in range(first, last)])
+            self.unreadable |= {self.photos.files[number] for number in batch["unreadable"]}
             with self.fabric.autocast():
                 degraded = as_images(batch["degraded"].to(device))
                 coarse.append(model.estimator(model.encoder(degraded)).float().cpu())
@@ -471,6 +479,17 @@ class _Run:
         if settings.iterations is not None:
             return settings.iterations
         return updates_of(settings.epochs, len(self.photos.files), settings.batch_size)
+
+
+def _given_weights(options: RunOptions) -> tuple[tuple[Encoder, Decoder] | None, Elir | None]:
+    """The autoencoder and the model to start from, each None where none was given."""
+    autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
+    if options.start_from is None:
+        return autoencoder, None
+    model = load_checkpoint(options.start_from, options.task.name).model
+    if autoencoder is not None:
+        _check_decoder(model, autoencoder[1], options)
+    return autoencoder, model
 
 
 def _autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:

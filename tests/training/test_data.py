@@ -42,6 +42,9 @@ def test_folders_without_images(tmp_path: Path) -> None:
         PhotoFolder.scan(tmp_path)
     with pytest.raises(UsageError, match="there is no such folder"):
         PhotoFolder.scan(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file, wanted a folder"):
+        PhotoFolder.scan(tmp_path / "file")
 
 
 def test_a_sample_is_fixed_by_seed_and_number(photos: Path) -> None:

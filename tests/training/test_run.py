@@ -197,6 +197,14 @@ def test_fine_tuning_with_another_autoencoder_is_refused(photos: Path, tmp_path:
     )
     with pytest.raises(UsageError, match="their decoders differ"):
         run(chosen)
+    # Nothing says that this was asked for, so that the right files can be given next.
+    assert not (tmp_path / "second").exists()
+
+
+def test_ablations_are_no_fine_tuning(photos: Path, tmp_path: Path) -> None:
+    task = replace(TASKS["tiny"], architecture=replace(SMALL, estimator_blocks=0), image_size=SIZE)
+    with pytest.raises(UsageError, match="leave out --no-estimator"):
+        run(options(photos, tmp_path / "run", task=task, start_from="tiny"))
 
 
 @pytest.mark.parametrize(
