@@ -24,9 +24,9 @@ from skimage.restoration import denoise_bilateral, denoise_tv_chambolle
 from elir_deploy.atomic import write_text
 from elir_deploy.degradations import DENOISE_NOISE
 from elir_deploy.runtime import Restorer
+from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tables import pipes
 from elir_deploy.training.metrics import psnr_db
-from elir_deploy.training.samples import Sample, SampleFolder
 
 SIDE = 256
 Floats = NDArray[np.float64]

@@ -24,12 +24,12 @@ from elir_deploy.atomic import replacing, write_text
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
 from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.static_graph import fixed_noise, latent_shape
 from elir_deploy.tables import pipes
 from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, collate
 from elir_deploy.training.metrics import psnr_db
 from elir_deploy.training.objective import LatentFlow, RestorationObjective
-from elir_deploy.training.samples import Sample, SampleFolder
 from elir_deploy.training.settings import settings_for
 
 STEPS = (1, 2, 3, 5, 10, 25)

@@ -20,12 +20,12 @@ from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_comm
 from elir_deploy.cli.terminal import printable_values
 from elir_deploy.errors import MissingDependencyError, OutputError, UnavailableError, UsageError
 from elir_deploy.runtime import BACKENDS, Bundle, Restorer, write_image
+from elir_deploy.samples import SampleFolder
 from elir_deploy.tasks import TASKS, task_named
 from elir_deploy.training import figures
 from elir_deploy.training.evaluation import Evaluation, evaluate
 from elir_deploy.training.metrics import ALWAYS, METRICS, MetricSet, default_metrics
 from elir_deploy.training.quality import build_report, curve_metric, markdown, text, to_json
-from elir_deploy.training.samples import SampleFolder
 from elir_deploy.training.subjects import BundleSubject, Pixels, Subject
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from elir_deploy.errors import ImageError, UnavailableError
 from elir_deploy.runtime.images import write_image
+from elir_deploy.samples import Sample, Skipped
 from elir_deploy.training.metrics import Mean, Metric, MetricSet
-from elir_deploy.training.samples import Sample, Skipped
 from elir_deploy.training.subjects import Pixels, Restored, Subject, Trace, Variant
 
 __all__ = ["Evaluation", "Row", "Shown", "Tracer", "evaluate"]

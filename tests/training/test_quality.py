@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from elir_deploy.samples import Skipped
 from elir_deploy.training.evaluation import evaluate
 from elir_deploy.training.metrics import MetricSet, default_metrics
 from elir_deploy.training.quality import build_report, curve_metric, markdown, text, to_json
-from elir_deploy.training.samples import Skipped
 from tests.training.synthetic import Shifter, samples
 
 

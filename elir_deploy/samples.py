@@ -19,7 +19,7 @@ from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime.images import IMAGE_SUFFIXES, read_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
 
-__all__ = ["Sample", "SampleFolder", "Skipped"]
+__all__ = ["Sample", "SampleFolder", "Skipped", "images_in"]
 
 #: Of the larger over the smaller side, above which an image is hardly an aligned face.
 _SQUARE_ENOUGH = 1.1
@@ -89,7 +89,7 @@ class SampleFolder:
         self.faces = faces
         self.seed = seed
         self._truths = truths
-        self._places = _images_in(truths)[:limit]
+        self._places = images_in(truths)[:limit]
         self._partners = None if degraded is None else _partners(self._places, degraded)
 
     def __len__(self) -> int:
@@ -97,9 +97,11 @@ class SampleFolder:
 
     def __iter__(self) -> Iterator[Sample | Skipped]:
         for number in range(len(self)):
-            yield self._sample_or_why_not(number)
+            yield self[number]
 
-    def _sample_or_why_not(self, number: int) -> Sample | Skipped:
+    def __getitem__(self, number: int) -> Sample | Skipped:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
         try:
             return self._sample(number)
         except ImageError as error:
@@ -154,8 +156,13 @@ class SampleFolder:
         return piece if cut == side else resize_to_square(EnlargedPicture(piece, 1, "none"), side)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """Places of the images below a folder, sorted."""
+def images_in(folder: Path) -> list[Path]:
+    """Places of the images below a folder, sorted.
+
+    Raises:
+        UsageError: it is not there, is no folder, or has no images.
+        ImageError: it cannot be listed.
+    """
     if not folder.is_dir():
         what = "is a file, wanted a folder of images" if folder.exists() else "is no folder"
         raise UsageError(f"{folder} {what}")
@@ -178,7 +185,7 @@ def _images_in(folder: Path) -> list[Path]:
 def _partners(places: Sequence[Path], degraded: Path) -> list[Path]:
     """The degraded image of each image, by its place without the suffix."""
     by_name: dict[Path, Path] = {}
-    for place in _images_in(degraded):
+    for place in images_in(degraded):
         other = by_name.setdefault(place.with_suffix(""), place)
         if other is not place:
             raise UsageError(

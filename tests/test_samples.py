@@ -7,8 +7,13 @@ import pytest
 
 from elir_deploy.degradations import degrade
 from elir_deploy.errors import UsageError
-from elir_deploy.training.samples import Sample, SampleFolder, Skipped
-from tests.training.small import SIZE, photo, save
+from elir_deploy.samples import Sample, SampleFolder, Skipped
+from tests.training.small import SIZE, photo, save, save_photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return save_photos(tmp_path / "photos")
 
 
 def samples_of(folder: SampleFolder) -> list[Sample]:
