@@ -90,9 +90,12 @@ results: $(VENV)/.dev $(VENV)/.user
 	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
 	done
 
-# The packaged bundle, anew from the packaged checkpoint.
+# The packaged bundle, anew from the packaged checkpoint. CALIBRATION is a folder of photographs, or
+# the bundle whose calibration is used again.
+CALIBRATION ?= elir_deploy/data/tiny.bundle
 tiny: $(VENV)/.user
-	elir-export tiny -o elir_deploy/data/tiny.bundle --overwrite
+	elir-export tiny -o elir_deploy/data/tiny.bundle --overwrite --calibration $(CALIBRATION) \
+	    --precision fp32 --precision fp16 --precision bf16 --precision int8
 
 clean:
 	rm -rf dist build demo $(VENV)

@@ -3,9 +3,10 @@
     python benchmarks/rewrites.py docs/results/rewrites.md [--task bfr] [--rounds 8]
 
 Every variant is exported with random weights (speed does not depend on their values) and run on
-onnxruntime and, where installed, OpenVINO in float32 and bfloat16. Variants take turns, one run
-each, so that a drifting clock hits all alike; figures are medians, ratios are of paired runs to the
-plain graph (unrolled, nothing rewritten but the collapse).
+onnxruntime and, where installed, OpenVINO in float32, bfloat16 and INT8 (every part, its other
+operators in bfloat16 where the processor has it). Variants take turns, one run each, so that a
+drifting clock hits all alike; figures are medians, ratios are of paired runs to the plain graph
+(unrolled, nothing rewritten but the collapse).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import ModelProto
 
+from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
+from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
 from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise
-from elir_deploy.tasks import TASKS
+from elir_deploy.tasks import TASKS, TaskSpec
 
 PLAIN = replace(Rewrites.none(), collapse=True)
 VARIANTS = {
@@ -64,14 +68,27 @@ def openvino_runner(model: bytes, image: np.ndarray, threads: int, precision: st
     return lambda: request.infer([image], share_inputs=True)
 
 
-def runners(model: bytes, image: np.ndarray, threads: int) -> dict[str, Runner]:
+def runners(model: bytes, int8: bytes, image: np.ndarray, threads: int) -> dict[str, Runner]:
     made = {"onnxruntime f32": onnxruntime_runner(model, image, threads)}
     try:
-        made["OpenVINO f32"] = openvino_runner(model, image, threads, "f32")
-        made["OpenVINO bf16"] = openvino_runner(model, image, threads, "bf16")
+        import openvino
     except ImportError:
         print("OpenVINO is not installed: left out")
+        return made
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    rest = "bf16" if "BF16" in capabilities else "f32"
+    made["OpenVINO f32"] = openvino_runner(model, image, threads, "f32")
+    if rest == "bf16":
+        made["OpenVINO bf16"] = openvino_runner(model, image, threads, rest)
+    made["OpenVINO INT8"] = openvino_runner(int8, image, threads, rest)
     return made
+
+
+def quantized(graph: ModelProto, task: TaskSpec) -> bytes:
+    """With every part in INT8; one image gives ranges enough for a measurement of speed."""
+    images = packaged_images(task, task.image_size)[:1]
+    recipe, _ = calibrate(graph, images, "uint8", Int8Options(), None)
+    return recipe.apply(graph).SerializeToString(deterministic=True)
 
 
 def measure(task_name: str, rounds: int) -> str:
@@ -92,7 +109,8 @@ def measure(task_name: str, rounds: int) -> str:
         graph = fuse_stages(export_stages(static))
         content = graph.SerializeToString(deterministic=True)
         sizes[name] = len(graph.graph.node), len(content) / 1e6
-        for backend, runner in runners(content, image, threads).items():
+        int8 = quantized(graph, task)
+        for backend, runner in runners(content, int8, image, threads).items():
             contenders[backend, name] = runner
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
     for round_number in range(rounds + 1):

@@ -18,10 +18,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file beside ``path``, in the ``with`` block; it takes that name when the block ends.
 
-    If the block raises, ``path`` is as it was. What is written is on disk before the name changes.
+    If the block raises, ``path`` is as it was.
+
+    Args:
+        path: of the file.
+        durable: what is written is on disk before the name changes, so that not even a power cut
+            leaves a file in parts.
 
     Raises:
         OutputError: the place cannot be written, or is full.
@@ -34,8 +39,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with part.open("xb") as file:
             created = True
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
         created = False
     except OSError as error:

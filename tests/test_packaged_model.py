@@ -51,6 +51,30 @@ def test_it_removes_noise() -> None:
     assert min(gains) >= 9
 
 
+def test_every_precision_is_there_and_passed() -> None:
+    info = Bundle.open("tiny").info
+    assert info.precisions == ("fp32", "fp16", "int8")
+    assert {name: v.passed for name, v in info.verification.items()} == dict.fromkeys(
+        ("fp32", "fp16", "bf16", "int8"), True
+    )
+
+
+@pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.02), ("int8", 0.3)])
+def test_reduced_precision_costs_no_more_than_promised(precision: str, loss: float) -> None:
+    pytest.importorskip("onnxruntime")
+    photos = noisy_photos()
+    found = {}
+    for name in ("fp32", precision):
+        with Restorer("tiny", backend="onnxruntime", precision=name) as restore:
+            found[name] = [restore(low) for low, _ in photos]
+    to_truth = {
+        name: np.mean([psnr(r, truth) for r, (_, truth) in zip(restored, photos, strict=True)])
+        for name, restored in found.items()
+    }
+    assert to_truth["fp32"] - to_truth[precision] <= loss
+    assert min(map(psnr, found[precision], found["fp32"])) >= 35
+
+
 def test_its_autoencoder_is_there_for_fine_tuning() -> None:
     torch = pytest.importorskip("torch")
     from elir_deploy.checkpoints import load_autoencoder, load_checkpoint

@@ -16,6 +16,7 @@ from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
+from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
 
 __all__ = [
     "Contender",
@@ -56,10 +57,10 @@ class Contender(ABC):
     Attributes:
         label: distinct among the contenders of a run, such as ``onnxruntime fp16``.
         backend: a backend's name, or ``torch``.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
         weights: where the weights come from.
-        artifacts: file, precision and SHA-256 of every file that runs; none for PyTorch.
+        artifacts: file, its precision and SHA-256, of every file that runs; none for PyTorch.
         device_ns: time inside the backend during the last :meth:`restore`, in nanoseconds; None
             where it cannot be told.
     """
@@ -173,7 +174,7 @@ def open_restorers(
     Args:
         bundle: the opened bundle.
         backends: names; None: all those the bundle holds files for.
-        precisions: wanted; None: all those the bundle holds.
+        precisions: wanted; None: all that bundle and machine allow.
         threads: CPU threads a run may use.
         clock: to time with.
 
@@ -219,22 +220,27 @@ def _wanted_precisions(
     precisions: Sequence[str] | None,
     missing: list[Unavailable],
 ) -> list[str]:
-    """Those to measure, the most exact first; what the bundle lacks goes to ``missing``."""
-    held = backend.held_precisions(bundle)
+    """Those to measure, the most exact first; what bundle or machine lack goes to ``missing``."""
     if precisions is None:
+        held = backend.held_precisions(bundle)
         if not held:
             missing.append(Unavailable(backend.name, f"{bundle.path} holds no files for it"))
-        return [p for p in bundle.info.precisions if p in held]
-    for precision in precisions:
-        if precision not in held:
-            has = ", ".join(held) or "none"
-            missing.append(
-                Unavailable(
-                    f"{backend.name} {precision}",
-                    f"{bundle.path} holds no {precision} files for it (it holds {has})",
-                )
-            )
-    return [p for p in precisions if p in held]
+        precisions = [p for p in RUN_PRECISIONS if p in held]
+    reasons = {p: _why_not(bundle, backend, p) for p in precisions}
+    missing += [Unavailable(f"{backend.name} {p}", why) for p, why in reasons.items() if why]
+    return [p for p, why in reasons.items() if why is None]
+
+
+def _why_not(bundle: Bundle, backend: Backend, precision: str) -> str | None:
+    held = backend.held_precisions(bundle)
+    if precision in held:
+        return backend.unsupported(precision)
+    if precision not in backend.precisions:
+        return f"it does not run in {precision}"
+    return (
+        f"{bundle.path} holds no {file_precision(precision)} files for it "
+        f"(it can run {', '.join(held) or 'none'})"
+    )
 
 
 def _backend_version(backend: str) -> str:

@@ -20,6 +20,7 @@ from elir_deploy.bench.device import installed_version
 from elir_deploy.degradations import enlarge
 from elir_deploy.errors import MissingDependencyError
 from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.bundle import file_precision
 from elir_deploy.tasks import Architecture
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def export_to_bundle(
     Args:
         checkpoint: what to export.
         folder: of the bundle.
-        precisions: None: the exporter's default.
+        precisions: to be run; None: the exporter's default.
         progress: told what is done.
 
     Raises:
@@ -194,6 +195,9 @@ def export_to_bundle(
             raise MissingDependencyError(package, extra, "measure a checkpoint")
     from elir_deploy.export.pipeline import ExportOptions, export_bundle
 
-    options = ExportOptions() if precisions is None else ExportOptions(tuple(precisions))
+    options = ExportOptions()
+    if precisions is not None:
+        files = dict.fromkeys(file_precision(precision) for precision in precisions)
+        options = ExportOptions(tuple(files))
     export_bundle(checkpoint, folder, options, progress)
     return Bundle.open(folder)

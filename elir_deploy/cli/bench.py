@@ -31,6 +31,7 @@ from elir_deploy.cli.terminal import printable_values
 from elir_deploy.errors import ElirError, MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS, backend_named
+from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
 from elir_deploy.tasks import TASKS, task_named
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def bench(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help=f"Repeat for several; {peers.TORCH} is always fp32. [default: all in the bundle]"
+            help=f"Repeat for several; {peers.TORCH} is always fp32, and bf16 runs the fp32 files. "
+            "[default: all that bundle and backend have]"
         ),
     ] = None,
     images: Annotated[
@@ -174,9 +176,11 @@ def _check_backend(name: str) -> None:
 def _check_precisions(bundle: Bundle, precisions: list[str] | None) -> None:
     held = bundle.info.precisions
     for precision in precisions or ():
-        if precision not in held:
+        if file_precision(precision) not in held:
+            choices = [p for p in RUN_PRECISIONS if file_precision(p) in held]
             raise UsageError(
-                f"{bundle.path} holds no {precision} files: choose from {', '.join(held)}"
+                f"{bundle.path} holds no {file_precision(precision)} files: "
+                f"choose from {', '.join(choices)}"
             )
 
 

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from elir_deploy.cli.imports import require_packages
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.tables import aligned
 from elir_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
+    from elir_deploy.export.int8 import Int8Report
     from elir_deploy.export.pipeline import ExportReport
 
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
 Upsampling = Literal["resize", "transposed"]
+Normalization = Literal["measured", "float32", "float16"]
+Method = Literal["minmax", "percentile", "mse", "entropy"]
+Scales = Literal["shared", "per-step"]
 
 
 def export(
@@ -40,7 +45,7 @@ def export(
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="fp32 or fp16; repeat for several. [default: both]"),
+        typer.Option(help="fp32, fp16 or int8; repeat for several. [default: fp32 and fp16]"),
     ] = None,
     stages: Annotated[
         Stages,
@@ -58,20 +63,63 @@ def export(
         typer.Option(help="Noise added to the coarse latent; 0: none. [default: the task's]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise, which is baked into the graph.")] = 0,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Clean images for INT8, degraded here as the task does it; or a bundle whose "
+            "calibration is used again. [default: the package's photographs]",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="How many, spread evenly over the folder.", min=1)
+    ] = 16,
+    calibration_degraded: Annotated[
+        bool,
+        typer.Option(
+            "--calibration-degraded",
+            help="The images are degraded already: nothing is done to them.",
+        ),
+    ] = False,
+    calibration_method: Annotated[
+        Method, typer.Option(help="How INT8's ranges are chosen (see docs/decisions.md).")
+    ] = "minmax",
+    scales: Annotated[
+        Scales, typer.Option(help="INT8's ranges: one for all Euler steps, or one for each.")
+    ] = "shared",
+    max_psnr_drop: Annotated[
+        float,
+        typer.Option(
+            metavar="DB",
+            help="What INT8 may lose against the truth on the calibration images; parts that cost "
+            "more stay in floating point. Degraded images have no truth: the floor alone counts.",
+        ),
+    ] = 0.3,
+    sensitivity_plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also draw what each part costs in INT8 (.png, .svg or .pdf)."
+        ),
+    ] = None,
     floor_psnr: Annotated[
         float | None,
         typer.Option(
             metavar="DB",
-            help="Least PSNR against float32 PyTorch. [default: 60 for fp32, 45 for fp16]",
+            help="Least PSNR against float32 PyTorch. "
+            "[default: 60 for fp32, 45 for fp16, 35 for bf16 and int8]",
         ),
     ] = None,
     opset: Annotated[
         int | None,
         typer.Option(help="Of the ONNX graphs; 21 and above need TensorRT 10.9. [default: 18]"),
     ] = None,
-    fp16_islands: Annotated[
-        bool, typer.Option(help="Keep normalisation in float32 inside float16 graphs.")
-    ] = True,
+    fp16_normalization: Annotated[
+        Normalization,
+        typer.Option(
+            help="Whether normalisation inside float16 graphs is float32: where a measurement "
+            "says that it must, always, or never."
+        ),
+    ] = "measured",
     upsampling: Annotated[
         Upsampling,
         typer.Option(help="How the decoder's upsampling is written; both are exact."),
@@ -91,16 +139,28 @@ def export(
     Examples:
 
     * `elir-export elir_bfr.pth -o bfr`
+    * `elir-export elir_bfr.pth --precision fp32 --precision int8 --calibration faces/ -o bfr`
     * `elir-export model.ckpt --task denoise --stages split --precision fp16 -o denoise`
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
+    if sensitivity_plot is not None:
+        from elir_deploy.export.sensitivity_plot import check_picture_name, draw_sensitivities
+
+        require_packages(("matplotlib",), "eval", "draw sensitivities")
+        check_picture_name(sensitivity_plot)
     from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.export.int8 import Int8Options
     from elir_deploy.export.onnx import DEFAULT_OPSET
-    from elir_deploy.export.pipeline import EXPORTABLE, ExportOptions, check_options, export_bundle
+    from elir_deploy.export.pipeline import (
+        DEFAULT_PRECISIONS,
+        ExportOptions,
+        check_options,
+        export_bundle,
+    )
     from elir_deploy.static_graph import Rewrites
 
     options = ExportOptions(
-        precisions=tuple(dict.fromkeys(precision or EXPORTABLE)),
+        precisions=tuple(dict.fromkeys(precision or DEFAULT_PRECISIONS)),
         stages=stages,
         io=io,
         image_size=image_size,
@@ -109,15 +169,26 @@ def export(
         seed=seed,
         floor_db=floor_psnr,
         opset=DEFAULT_OPSET if opset is None else opset,
-        float16_islands=fp16_islands,
+        float16_normalization=fp16_normalization,
         rewrites=replace(Rewrites() if rewrites else Rewrites.none(), upsample=upsampling),
+        int8=Int8Options(
+            method=calibration_method,
+            per_step=scales == "per-step",
+            max_psnr_drop_db=max_psnr_drop,
+        ),
+        calibration=calibration,
+        calibration_images=calibration_images,
+        calibration_degraded=calibration_degraded,
         overwrite=overwrite,
     )
     check_options(options, output)
     with progress() as say:
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
-        report = export_bundle(loaded, output, options, say)
+        report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
+    if sensitivity_plot is not None and report.int8 is not None:
+        draw_sensitivities(report.int8, sensitivity_plot)
+        print(f"what each part costs: {sensitivity_plot}")
 
 
 def _print_report(report: ExportReport) -> None:
@@ -132,6 +203,8 @@ def _print_report(report: ExportReport) -> None:
     for stage in report.manifest["stages"]:
         for artifact in stage["artifacts"]:
             print(f"  {artifact['file']:24} {artifact['bytes'] / 1e6:8.1f} MB")
+    if report.int8 is not None and report.int8.quality is not None:
+        _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")
     for name, found in report.verification.items():
         psnr = math.inf if found.psnr_db is None else found.psnr_db
@@ -141,9 +214,31 @@ def _print_report(report: ExportReport) -> None:
             f"max error {found.max_error:.4f}  mean {found.mean_error:.1e}  {verdict}"
         )
         for line in found.kept_float32:
-            print(f"        kept in float32: {line}")
+            kept = "floating point" if name == "int8" else "float32"
+            print(f"        kept in {kept}: {line}")
         if not found.passed:
             print(f"        worst part: {found.worst_part}", file=sys.stderr)
+
+
+def _print_int8(report: Int8Report) -> None:
+    """What each part costs and saves, and what was decided."""
+    assert report.quality is not None
+    assert report.everything is not None
+    saving = sum(s.part.saving for s in report.sensitivities)
+    rows = [
+        [
+            s.part.name,
+            f"{s.psnr_db:.1f}",
+            f"{100 * s.part.saving / saving:.1f}",
+            "kept" if s.part.name in report.kept else "int8",
+        ]
+        for s in report.sensitivities
+    ]
+    print("INT8, each part alone, on calibration images:")
+    print(aligned(["part", "PSNR dB to float32", "time saved %", ""], rows))
+    for what, quality in (("all parts", report.everything), ("as chosen", report.quality)):
+        drop = "" if quality.drop_db is None else f"loses {quality.drop_db:.3f} dB to the truth, "
+        print(f"INT8, {what}: {drop}worst image {quality.fidelity_db:.1f} dB to float32")
 
 
 def main() -> None:

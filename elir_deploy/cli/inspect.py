@@ -25,12 +25,15 @@ class Ability:
     Attributes:
         backend: its name.
         precisions: those the bundle holds for it.
+        unsupported: of those, the ones this machine cannot run in, each with the reason; none
+            where the backend as a whole cannot be used.
         default: the precision it would run.
         reason: why it cannot run it, and what to do; None: it can.
     """
 
     backend: str
     precisions: tuple[str, ...]
+    unsupported: dict[str, str]
     default: str | None
     reason: str | None
 
@@ -75,13 +78,15 @@ def _ability(name: str, bundle: Bundle) -> Ability:
     reason = backend.available()
     if not held:
         reason = f"the bundle holds no {backend.kind} files that it can load here"
-    default = None
+    default, unsupported = None, {}
     if reason is None:
+        why_not = {precision: backend.unsupported(precision) for precision in held}
+        unsupported = {precision: why for precision, why in why_not.items() if why}
         try:
             default = choose_precision(backend, bundle, None)
         except ElirError as error:
             reason = str(error)
-    return Ability(name, held, default, reason)
+    return Ability(name, held, unsupported, default, reason)
 
 
 def _as_json(
@@ -177,8 +182,10 @@ def _verified(result: Verification) -> Row:
 def _run(ability: Ability) -> Row:
     if ability.reason:
         return ability.backend, "no", ability.reason
-    held = [f"{p} (default)" if p == ability.default else p for p in ability.precisions]
-    return ability.backend, "yes: " + ", ".join(held), ""
+    runnable = [p for p in ability.precisions if p not in ability.unsupported]
+    shown = [f"{p} (default)" if p == ability.default else p for p in runnable]
+    why_not = "; ".join(f"not {p}: {why}" for p, why in ability.unsupported.items())
+    return ability.backend, "yes: " + ", ".join(shown), why_not
 
 
 def _table(heading: Row | None, rows: Sequence[Row]) -> None:

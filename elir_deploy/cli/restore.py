@@ -24,6 +24,11 @@ class Fit(str, enum.Enum):
     tile = "tile"
 
 
+class Mode(str, enum.Enum):
+    latency = "latency"
+    throughput = "throughput"
+
+
 class Format(str, enum.Enum):
     png = "png"
     jpg = "jpg"
@@ -53,7 +58,9 @@ def restore(
     ] = "auto",
     precision: Annotated[
         Precision | None,
-        typer.Option(help="[default: the backend's best that passed verification]"),
+        typer.Option(
+            help="bf16 runs the fp32 files. [default: the backend's best that passed verification]"
+        ),
     ] = None,
     fit: Annotated[
         Fit | None,
@@ -77,6 +84,13 @@ def restore(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads for the model. [default: all cores]")
     ] = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="'throughput' restores several images at once where the backend gains by it, "
+            "which takes more memory."
+        ),
+    ] = Mode.latency,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Also write input and result side by side: *.compare.png."),
@@ -92,7 +106,7 @@ def restore(
     Examples:
 
     * `elir-restore bfr portrait.jpg -o restored --compare`
-    * `elir-restore denoise album/ --recursive --format same -o restored`
+    * `elir-restore denoise album/ --recursive --format same --mode throughput -o restored`
     """
     # A damaged file can make Pillow warn; what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -119,6 +133,7 @@ def restore(
             fit=fit.value if fit else None,
             force=force,
             threads=threads,
+            mode=mode.value,
         )
     for warning in caught:
         tell(f"warning: {warning.message}")
@@ -153,7 +168,8 @@ def _summarise(outcome: Outcome, restorer: Restorer) -> None:
         parts.append(f"{len(outcome.failures)} failed")
     if outcome.restored:
         parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
-    parts.append(f"backend {restorer.backend} {restorer.precision}")
+    at_once = f", {restorer.at_once} at once" if restorer.at_once > 1 else ""
+    parts.append(f"backend {restorer.backend} {restorer.precision}{at_once}")
     print(", ".join(parts))
 
 

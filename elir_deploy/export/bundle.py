@@ -56,6 +56,11 @@ class BundleWriter:
             "bytes": len(content),
         }
 
+    def add_file(self, file: str, content: bytes) -> dict[str, Any]:
+        """Write a file that is no artifact; returns what the manifest says of it."""
+        self._write(file, content)
+        return {"file": file, "sha256": hashlib.sha256(content).hexdigest()}
+
     def add_reference(
         self, name: str, image: NDArray[np.uint8], restored: NDArray[np.uint8]
     ) -> dict[str, Any]:

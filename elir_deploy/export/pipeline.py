@@ -11,21 +11,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
 from elir_deploy.export.bundle import BundleWriter, check_destination, staged_bundle
+from elir_deploy.export.calibration import (
+    CalibrationImage,
+    calibration_images,
+    packaged_images,
+)
+from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS, fuse_stages, set_metadata
+from elir_deploy.export.int8 import (
+    RECIPE_NAME,
+    Int8Options,
+    Int8Report,
+    Recipe,
+    calibrate,
+    holds_recipe,
+)
+from elir_deploy.export.islands import (
+    Float16Plan,
+    Normalization,
+    extreme_images,
+    gather_evidence,
+    plan_float16,
+    stage_feeds,
+)
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset, export_stages
 from elir_deploy.export.pixels import to_network
-from elir_deploy.export.precision import Float16Plan, measure_ranges, plan_float16, to_float16
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.verification import FLOORS_DB, LOST, PrecisionReport, verify_bundle
 from elir_deploy.model.elir import Elir, count_parameters
-from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION
+from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION, file_precision
 from elir_deploy.static_graph import (
     NOISE_GENERATOR,
     FixedNoise,
@@ -38,10 +58,18 @@ from elir_deploy.static_graph import (
 )
 from elir_deploy.tasks import Architecture
 
-__all__ = ["EXPORTABLE", "ExportOptions", "ExportReport", "check_options", "export_bundle"]
+__all__ = [
+    "DEFAULT_PRECISIONS",
+    "EXPORTABLE",
+    "ExportOptions",
+    "ExportReport",
+    "check_options",
+    "export_bundle",
+]
 
-#: Precisions this version exports.
-EXPORTABLE = ("fp32", "fp16")
+#: What can be asked for; bf16 makes no file, but verifies what a backend may do with fp32's.
+EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
+DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: Random weights are for speed: their reduced precisions are measured but need not pass.
 ALWAYS_ENFORCED = "fp32"
 
@@ -57,6 +85,7 @@ _RECORDED_MODULES = {
 }
 
 ProgressCallback = Callable[[str, int, int], None]
+WarningCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +93,7 @@ class ExportOptions:
     """How a checkpoint is exported; ``None`` takes the task's own value.
 
     Attributes:
-        precisions: any of ``fp32`` and ``fp16``.
+        precisions: any of :data:`EXPORTABLE`.
         stages: ``fused`` for one graph, ``split`` for encoder, estimator, flow and decoder.
         io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
         image_size: side of the square image in pixels.
@@ -73,12 +102,18 @@ class ExportOptions:
         seed: of the noise, and of random weights.
         floor_db: least PSNR against float32 PyTorch, for all precisions.
         opset: of the ONNX graphs.
-        float16_islands: keep normalisation in float32 inside float16 graphs.
+        float16_normalization: what sums over feature maps is float32 inside float16 graphs where
+            it is ``measured`` to be needed, always (``float32``) or never (``float16``).
         rewrites: exact rewrites to apply.
+        int8: how INT8 is made.
+        calibration: folder of images for INT8, or a bundle or file whose calibration is used
+            again; None takes the package's photographs.
+        calibration_images: taken from the folder.
+        calibration_degraded: they are low-quality images already, not to be degraded.
         overwrite: replace a bundle that is there.
     """
 
-    precisions: tuple[str, ...] = EXPORTABLE
+    precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     stages: Literal["fused", "split"] = "fused"
     io: Literal["uint8", "float32"] = "uint8"
     image_size: int | None = None
@@ -87,18 +122,30 @@ class ExportOptions:
     seed: int = 0
     floor_db: float | None = None
     opset: int = DEFAULT_OPSET
-    float16_islands: bool = True
+    float16_normalization: Normalization = "measured"
     rewrites: Rewrites = field(default_factory=Rewrites)
+    int8: Int8Options = field(default_factory=Int8Options)
+    calibration: Path | None = None
+    calibration_images: int = 16
+    calibration_degraded: bool = False
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export made: the bundle's folder, its manifest, and each precision's verification."""
+    """What an export made.
+
+    Attributes:
+        folder: the bundle.
+        manifest: its manifest.
+        verification: of each precision.
+        int8: what was measured to make INT8; None where there is none.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     verification: dict[str, PrecisionReport]
+    int8: Int8Report | None = None
 
 
 def export_bundle(
@@ -106,6 +153,7 @@ def export_bundle(
     destination: Path,
     options: ExportOptions | None = None,
     progress: ProgressCallback | None = None,
+    warn: WarningCallback = lambda text: None,
 ) -> ExportReport:
     """Export, verify and write a bundle; nothing is left behind when it fails.
 
@@ -115,9 +163,12 @@ def export_bundle(
             ``options.overwrite`` is set.
         options: defaults are the released model's own numbers.
         progress: called with what is being done, and how far it is where that is known.
+        warn: called with doubts about the calibration images.
 
     Raises:
-        UsageError: options the model cannot be exported with.
+        UsageError: options the model cannot be exported with, or calibration images that cannot
+            be used.
+        BundleError: a calibration to be used again is damaged, or of another model.
         OutputError: the destination cannot be written.
         QualityError: a precision stays below its floor; the message names the worst part.
         MissingDependencyError: onnxruntime, which verifies, is not installed.
@@ -126,6 +177,7 @@ def export_bundle(
     say = progress or (lambda what, done, total: None)
     check_options(options, destination)
     settings = _Settings.resolve(checkpoint, options)
+    images = _calibration_images(checkpoint, options, settings.image_size, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         say("building the static graph", 0, 0)
         static = build_static_graph(
@@ -137,8 +189,9 @@ def export_bundle(
             rewrites=options.rewrites,
         )
         graphs = export_stages(static, options.opset, say)
+        fused = fuse_stages(graphs)
         if options.stages == "fused":
-            graphs = {FUSED: fuse_stages(graphs)}
+            graphs = {FUSED: fused}
         references = compute_references(
             checkpoint.model,
             checkpoint.task,
@@ -152,19 +205,25 @@ def export_bundle(
             writer.add_reference(reference.name, reference.image, reference.restored)
             for reference in references
         ]
-        kept = _write_graphs(writer, graphs, manifest, options, references, say)
+        recipe, int8 = None, None
+        if "int8" in options.precisions:
+            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, say)
+            _add_recipe(writer, manifest, recipe)
+        kept = _write_graphs(writer, graphs, manifest, options, references, recipe, say)
+        if recipe is not None:
+            kept["int8"] = recipe.kept
         writer.write_manifest(manifest)
         floors = {
             precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
-            for precision in options.precisions
+            for precision in _verified(options.precisions)
         }
-        reports = verify_bundle(writer.folder, references, options.precisions, floors, say)
+        reports = verify_bundle(writer.folder, references, list(floors), floors, say)
         for precision, report in reports.items():
             report.kept_float32 = kept[precision]
         manifest["verification"] = {p: report.to_manifest() for p, report in reports.items()}
         writer.write_manifest(manifest)
         _enforce_floors(reports, random=checkpoint.random, forced=options.floor_db is not None)
-    return ExportReport(destination, manifest, reports)
+    return ExportReport(destination, manifest, reports, int8)
 
 
 @dataclass(frozen=True)
@@ -206,6 +265,16 @@ def check_options(options: ExportOptions, destination: Path) -> None:
             raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
     if options.floor_db is not None and not math.isfinite(options.floor_db):
         raise UsageError(f"the PSNR floor is {options.floor_db}, wanted a number of dB")
+    if options.calibration_images < 1:
+        raise UsageError(f"{options.calibration_images} calibration images, wanted at least 1")
+    drop = options.int8.max_psnr_drop_db
+    if drop is not None and not (math.isfinite(drop) and drop >= 0):
+        raise UsageError(f"the PSNR drop allowed is {drop}, wanted a number of dB >= 0")
+    if options.calibration is not None:
+        if "int8" not in options.precisions:
+            raise UsageError("calibration images are for INT8: add --precision int8")
+        if not options.calibration.exists():
+            raise UsageError(f"{options.calibration}: no such folder of calibration images")
     check_opset(options.opset)
     check_destination(destination, overwrite=options.overwrite)
     try:
@@ -220,10 +289,12 @@ def _write_graphs(
     manifest: dict[str, Any],
     options: ExportOptions,
     references: list[Reference],
+    recipe: Recipe | None,
     say: ProgressCallback,
 ) -> dict[str, list[str]]:
     """Write every stage in every precision; returns the layers kept in float32 by precision."""
-    kept: dict[str, list[str]] = {precision: [] for precision in options.precisions}
+    kept: dict[str, list[str]] = {precision: [] for precision in _verified(options.precisions)}
+    plans = _float16_plans(graphs, options, references, say) if "fp16" in kept else {}
     for done, (stage, graph) in enumerate(graphs.items()):
         artifacts: list[dict[str, Any]] = []
         entry = {
@@ -232,13 +303,15 @@ def _write_graphs(
             "output": _tensor_entry(graph.graph.output[0]),
             "artifacts": artifacts,
         }
-        for precision in options.precisions:
+        for precision in _with_files(options.precisions):
             say(f"writing {precision}", done, len(graphs))
             converted = graph
             if precision == "fp16":
-                plan = _plan_float16(stage, graph, options, references)
-                converted = to_float16(graph, plan)
-                kept[precision] += [f"{name}: {why}" for name, why in sorted(plan.reasons.items())]
+                converted = to_float16(graph, plans[stage])
+                kept[precision] += plans[stage].summary()
+            elif precision == "int8":
+                assert recipe is not None
+                converted = recipe.apply(graph)
             set_metadata(converted, _graph_metadata(manifest, stage, precision))
             artifacts.append(
                 writer.add_artifact(
@@ -254,23 +327,84 @@ def _write_graphs(
     return kept
 
 
-def _plan_float16(
-    stage: str, graph: ModelProto, options: ExportOptions, references: list[Reference]
-) -> Float16Plan:
-    """Ranges are measured on the references: every stage is fed what the exact model feeds it."""
-    name = STAGE_TENSORS[stage][0]
-    feeds = [{name: _stage_input(stage, reference, options.io)} for reference in references]
-    ranges = measure_ranges(graph, feeds)
-    return plan_float16(graph, ranges, normalization=options.float16_islands)
+def _calibration_images(
+    checkpoint: Checkpoint, options: ExportOptions, image_size: int, warn: WarningCallback
+) -> list[CalibrationImage]:
+    """What INT8 is calibrated with; none where there is no INT8, or a calibration to use again."""
+    source = options.calibration
+    if "int8" not in options.precisions or (source is not None and holds_recipe(source)):
+        return []
+    if source is not None:
+        return calibration_images(
+            source,
+            checkpoint.task,
+            image_size,
+            count=options.calibration_images,
+            degraded=options.calibration_degraded,
+            warn=warn,
+        )
+    images = packaged_images(checkpoint.task, image_size)
+    warn(
+        f"calibrating INT8 with the package's {len(images)} photographs: give --calibration "
+        "FOLDER with images like those to come"
+    )
+    return images
 
 
-def _stage_input(stage: str, reference: Reference, io: str) -> NDArray[Any]:
-    if stage in (FUSED, "encoder"):
-        return to_network(reference.image, io)
-    if stage == "decoder":
-        last_step = [name for name in reference.boundaries if name.startswith("step")][-1]
-        return reference.boundaries[last_step]
-    return reference.boundaries[{"estimator": "encoder", "flow": "estimator"}[stage]]
+def _int8_recipe(
+    fused: ModelProto,
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    images: list[CalibrationImage],
+    say: ProgressCallback,
+) -> tuple[Recipe, Int8Report]:
+    """The calibration that was asked for: made now, or made before."""
+    if not images:
+        assert options.calibration is not None
+        return Recipe.read_for(options.calibration, fused), Int8Report()
+    # The pictures of random weights mean nothing: there is no quality to keep.
+    floor = FLOORS_DB["int8"] if options.floor_db is None else options.floor_db
+    enforced = None if checkpoint.random and options.floor_db is None else floor
+    return calibrate(fused, images, options.io, options.int8, enforced, say)
+
+
+def _add_recipe(writer: BundleWriter, manifest: dict[str, Any], recipe: Recipe) -> None:
+    manifest["quantization"] = {
+        **writer.add_file(RECIPE_NAME, recipe.to_json()),
+        "method": recipe.method,
+        "images": recipe.images,
+        "per_step": recipe.per_step,
+        **recipe.measured,
+    }
+
+
+def _with_files(precisions: tuple[str, ...]) -> list[str]:
+    """Those of which there are files, in the order asked for."""
+    return list(dict.fromkeys(file_precision(precision) for precision in precisions))
+
+
+def _verified(precisions: tuple[str, ...]) -> list[str]:
+    """Those asked for and those of which there are files because of it."""
+    return list(dict.fromkeys((*_with_files(precisions), *precisions)))
+
+
+def _float16_plans(
+    graphs: dict[str, ModelProto],
+    options: ExportOptions,
+    references: list[Reference],
+    say: ProgressCallback,
+) -> dict[str, Float16Plan]:
+    """What float16 would do is measured on the references, and on images like no photograph."""
+    side = references[0].image.shape[0]
+    pixels = [reference.image for reference in references]
+    pixels += extreme_images(side).values()
+    feeds = stage_feeds(graphs, [to_network(image, options.io) for image in pixels])
+    plans = {}
+    for done, (stage, graph) in enumerate(graphs.items()):
+        say("measuring what float16 would do", done, len(graphs))
+        evidence = gather_evidence(graph, feeds[stage])
+        plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
+    return plans
 
 
 def _tensor_entry(value: ValueInfoProto) -> dict[str, Any]:
@@ -346,10 +480,10 @@ def _manifest(
             "rounding": "Pillow: coefficients in 22-bit fixed point, rows first, then columns, "
             "each pass rounded half up to uint8",
         },
-        "precisions": list(options.precisions),
+        "precisions": _with_files(options.precisions),
         "export": {
             "opset": options.opset,
-            "float16_islands": options.float16_islands,
+            "float16_normalization": options.float16_normalization,
             "rewrites": asdict(options.rewrites),
         },
         "stages": [],

@@ -3,7 +3,8 @@
 The process that verifies shares nothing with the one that exported but files: it opens the bundle
 with the runtime a user has, so that what is verified is what is shipped. float16 is run a second
 time in emulated half arithmetic, because a CPU's own float16 path hides overflows, and the worse
-of the two counts.
+of the two counts. bfloat16 has no file: it is what a backend may compute with the float32 one, and
+is emulated only.
 
 Run as ``python -m elir_deploy.export.verification JOB_FOLDER`` by :func:`verify_bundle`.
 """
@@ -26,11 +27,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from elir_deploy.errors import ElirError
+from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
 from elir_deploy.export.graphs import boundary_tensors
 from elir_deploy.export.pixels import from_network, to_network
-from elir_deploy.export.precision import emulate_float16, open_session
+from elir_deploy.export.precision import open_session
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.bundle import Bundle, file_precision
 
 if TYPE_CHECKING:
     from elir_deploy.export.references import Reference
@@ -45,8 +47,13 @@ __all__ = [
 ]
 
 #: What the PSNR of 8-bit outputs against float32 PyTorch, rounded the same way, must reach.
-FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "int8": 35.0}
+FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 35.0, "int8": 35.0}
 BACKEND = "onnxruntime"
+#: Precisions that no CPU computes as other hardware does, and what is computed for them instead.
+_EMULATIONS: dict[str, tuple[Callable[[ModelProto], ModelProto], str]] = {
+    "fp16": (emulate_float16, "half"),
+    "bf16": (emulate_bfloat16, "bfloat16"),
+}
 #: Stands for minus infinity, which JSON does not have.
 LOST = -1000.0
 #: What follows the decoder: clipping, rounding, layout.
@@ -185,17 +192,20 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
     images: dict[str, Fidelity] = {}
     boundaries: dict[str, float | None] = {}
     own: dict[str, float | None] = {}
-    parts = _Parts(_load_graphs(bundle, precision), emulate=precision == "fp16")
-    backend = f"{BACKEND} on the CPU"
-    if precision == "fp16":
-        backend += ", and in emulated half arithmetic"
-    with Restorer(bundle, backend=BACKEND, precision=precision) as restorer:
+    emulation, arithmetic = _EMULATIONS.get(precision, (None, ""))
+    parts = _Parts(_load_graphs(bundle, file_precision(precision)), emulation)
+    # The float32 file in float32 would say nothing of bfloat16.
+    has_file = precision == file_precision(precision)
+    runs = [f"{BACKEND} on the CPU"] * has_file
+    runs += [f"in emulated {arithmetic} arithmetic"] * (emulation is not None)
+    backend = ", and ".join(runs)
+    with Restorer(bundle, backend=BACKEND, precision=file_precision(precision)) as restorer:
         for name in job["images"]:
             with np.load(job_folder / f"{name}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
             fed = to_network(image, bundle.info.input.dtype)
-            outputs = [from_network(restorer.run(fed))]
+            outputs = [from_network(restorer.run(fed))] if has_file else []
             ends = parts.run_in_turn(fed)
             outputs.append(from_network(ends.pop(FORMATTING)))
             # identical images have no PSNR; any other is worse
@@ -245,10 +255,12 @@ def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
 class _Parts:
     """The network cut into its parts, to see what each does to the error."""
 
-    def __init__(self, graphs: list[ModelProto], *, emulate: bool) -> None:
+    def __init__(
+        self, graphs: list[ModelProto], emulation: Callable[[ModelProto], ModelProto] | None
+    ) -> None:
         self.sessions: dict[str, tuple[str, Any]] = {}
         for graph in graphs:
-            whole = emulate_float16(graph) if emulate else graph
+            whole = emulation(graph) if emulation is not None else graph
             start = graph.graph.input[0].name
             extractor = onnx.utils.Extractor(whole)
             ends = boundary_tensors(graph)

@@ -9,7 +9,7 @@
 from elir_deploy.runtime.backends import BACKENDS, Backend, Session
 from elir_deploy.runtime.bundle import Bundle, Manifest
 from elir_deploy.runtime.images import LoadedImage, read_image, write_image
-from elir_deploy.runtime.restorer import Fit, Restorer
+from elir_deploy.runtime.restorer import Fit, Mode, Restorer
 
 __all__ = [
     "BACKENDS",
@@ -18,6 +18,7 @@ __all__ = [
     "Fit",
     "LoadedImage",
     "Manifest",
+    "Mode",
     "Restorer",
     "Session",
     "read_image",

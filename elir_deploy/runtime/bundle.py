@@ -38,9 +38,11 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "PRECISIONS",
+    "RUN_PRECISIONS",
     "SPLIT_STAGES",
     "Artifact",
     "Bundle",
+    "Calibration",
     "Manifest",
     "ModelInfo",
     "Reference",
@@ -48,6 +50,7 @@ __all__ = [
     "Stage",
     "TensorSpec",
     "Verification",
+    "file_precision",
     "file_sha256",
     "validate_manifest",
 ]
@@ -57,6 +60,10 @@ FORMAT_NAME = "elir-bundle"
 FORMAT_VERSION = 1
 #: Every precision a stage can be exported in.
 PRECISIONS = ("fp32", "fp16", "int8")
+#: Every precision a stage can run in, the most exact first. There are no files of bf16: a backend
+#: that has it rounds those of fp32.
+RUN_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_SERVED_BY = {"bf16": "fp32"}
 #: The stages of a split bundle, in order. A fused bundle has the one stage ``fused``.
 SPLIT_STAGES = ("encoder", "estimator", "flow", "decoder")
 
@@ -184,7 +191,7 @@ class Verification:
     """Agreement of one precision with float32 PyTorch, over all reference images.
 
     Attributes:
-        precision: which one.
+        precision: which one; beside those of files, ``bf16`` where it was measured.
         psnr_db: of the worst image, in dB; None where every image is identical.
         max_error: in output units of [0, 1]; None where it is not finite.
         mean_error: likewise.
@@ -218,6 +225,25 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Where INT8 has its ranges from: a file that makes the same graph again, and how it was made.
+
+    Attributes:
+        file: path inside the bundle.
+        sha256: of the file.
+        method: that chose the ranges.
+        images: how many they were chosen on.
+        per_step: whether each Euler step has ranges of its own.
+    """
+
+    file: str
+    sha256: str
+    method: str
+    images: int
+    per_step: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """``bundle.json`` with types; ``Bundle.manifest`` is the same as plain JSON values."""
 
@@ -230,6 +256,7 @@ class Manifest:
     verification: Mapping[str, Verification]
     references: tuple[Reference, ...]
     versions: Mapping[str, str]
+    calibration: Calibration | None = None
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -243,6 +270,8 @@ class Manifest:
         for reference in self.references:
             hashes[reference.input] = reference.input_sha256
             hashes[reference.output] = reference.output_sha256
+        if self.calibration is not None:
+            hashes[self.calibration.file] = self.calibration.sha256
         return hashes
 
 
@@ -363,6 +392,11 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r})"
+
+
+def file_precision(precision: str) -> str:
+    """The precision of the files that are loaded to run in ``precision``."""
+    return _SERVED_BY.get(precision, precision)
 
 
 def file_sha256(path: Path) -> str:
@@ -536,7 +570,9 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
                 f"{name}.range is {_short(manifest[name]['range'])}, wanted {list(wanted)} "
                 f"for {manifest[name]['dtype']}"
             )
+    quantization = manifest.get("quantization")
     return Manifest(
+        calibration=quantization and record(Calibration, quantization, "quantization"),
         model=record(ModelInfo, manifest["model"], "model"),
         source=record(Source, manifest["source"], "source"),
         input=tensor(manifest["input"], "input"),
@@ -601,6 +637,8 @@ def _check_files(info: Manifest) -> None:
     files = [artifact.file for artifact in info.artifacts]
     for reference in info.references:
         files += [reference.input, reference.output]
+    if info.calibration is not None:
+        files.append(info.calibration.file)
     seen: set[str] = {MANIFEST_NAME}
     for file in files:
         if file in seen:

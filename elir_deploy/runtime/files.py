@@ -2,7 +2,8 @@
 
 All names are settled and checked before the first image is read. Then reading, running and
 writing overlap: one thread decodes the next image, the caller's runs the model, one encodes the
-last. A file that fails is noted and the rest goes on.
+last; a restorer that runs several images at once does so here. A file that fails is noted and the
+rest goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from elir_deploy.runtime.images import (
     read_image,
     write_image,
 )
+from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.restorer import Restorer
@@ -38,6 +41,9 @@ FORMATS = ("png", "jpg", "webp", "same")
 
 #: An image that takes longer than this has its tiles counted.
 _LONG_S = 2.0
+
+#: A job, its image, and the result; without an image, or instead of a result, why not.
+_Restored: TypeAlias = "tuple[Job, LoadedImage | None, NDArray[np.uint8] | str]"
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,17 @@ def restore_files(
 ) -> Outcome:
     """Restore the images of ``jobs``.
 
-    At most one image waits before the model and one after it. An interruption leaves finished
-    files, and none half written.
+    At most one image waits before the model and one after it, and one more between them where the
+    restorer runs several at once. An interruption leaves finished files, and none half written.
 
     Args:
         restorer: is not closed.
         jobs: from :func:`plan_jobs`.
         on_failure: called at once when a job fails; in the thread where it did.
-        on_doubt: called when an image is hardly what the model was trained on.
-        on_progress: called with what is being done, how much of it is done, and of how much.
+        on_doubt: called when an image is hardly what the model was trained on; in the thread that
+            restores it.
+        on_progress: called with what is being done, how much of it is done, and of how much. Tiles
+            are counted where the restorer runs one image at a time.
     """
     outcome = Outcome()
     started = time.perf_counter()
@@ -146,33 +154,41 @@ def restore_files(
     def write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> None:
         finish(job, _write(job, image, result))
 
+    def say(done: int) -> None:
+        if on_progress is not None:
+            on_progress("restoring", done, len(jobs))
+
+    def restore(item: tuple[int, Job, LoadedImage | str]) -> _Restored:
+        number, job, image = item
+        if isinstance(image, str):
+            return job, None, image
+        doubt = restorer.doubt(*image.pixels.shape[:2])
+        if doubt is not None and on_doubt is not None:
+            on_doubt(job, doubt)
+        tiles = _tile_progress(on_progress, number, len(jobs)) if restorer.at_once == 1 else None
+        return job, image, _restore(restorer, image, tiles)
+
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
-    number = 0
     try:
-        with closing(read_ahead(_read_all(jobs), 1)) as images:
-            for job, image in images:
-                if on_progress is not None:
-                    on_progress("restoring", number, len(jobs))
-                number += 1
-                if isinstance(image, str):
-                    finish(job, image)
-                    continue
-                doubt = restorer.doubt(*image.pixels.shape[:2])
-                if doubt is not None and on_doubt is not None:
-                    on_doubt(job, doubt)
-                result = _restore(restorer, image, _tile_progress(on_progress, number, len(jobs)))
-                if isinstance(result, str):
-                    finish(job, result)
-                    continue
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write, job, image, result)
+        with (
+            closing(read_ahead(_read_all(jobs), 1)) as images,
+            closing(map_in_order(restore, images, restorer.at_once)) as restored,
+        ):
+            say(0)
+            for number, (job, image, result) in enumerate(restored, 1):
+                if image is None or isinstance(result, str):
+                    finish(job, str(result))
+                else:
+                    if writing is not None:
+                        writing.result()
+                    writing = writer.submit(write, job, image, result)
                 del image, result  # now the writer's, for as long as it needs them
+                if number < len(jobs):
+                    say(number)
         if writing is not None:
             writing.result()
-        if on_progress is not None:
-            on_progress("restoring", len(jobs), len(jobs))
+        say(len(jobs))
     finally:
         # An image that is being written is finished: that is short, and leaves nothing in parts.
         writer.shutdown(wait=True)
@@ -263,10 +279,10 @@ def _same_file(one: Path, other: Path) -> bool:
 # Work -----------------------------------------------------------------------------------------
 
 
-def _read_all(jobs: Iterable[Job]) -> Iterator[tuple[Job, LoadedImage | str]]:
-    """Each job's image, or why there is none."""
-    for job in jobs:
-        yield job, _read(job)
+def _read_all(jobs: Iterable[Job]) -> Iterator[tuple[int, Job, LoadedImage | str]]:
+    """Number, from 1 on, and image of each job, or why there is none."""
+    for number, job in enumerate(jobs, 1):
+        yield number, job, _read(job)
 
 
 def _read(job: Job) -> LoadedImage | str:

@@ -15,20 +15,24 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import ImageError, UnavailableError, UsageError
 from elir_deploy.runtime.backends import (
+    Backend,
     Session,
     backend_named,
     candidates,
     choose_precision,
 )
 from elir_deploy.runtime.bundle import Bundle, TensorSpec
+from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import run_tiled
 
-__all__ = ["Fit", "Restorer"]
+__all__ = ["Fit", "Mode", "Restorer"]
 
 #: How an image of another size than the model's is brought to it.
 Fit = Literal["resize", "tile"]
+#: What a backend is set up for: one image as fast as can be, or the most images in a second.
+Mode = Literal["latency", "throughput"]
 
 #: Images held between reading and running, and between running and the caller, in ``map``.
 _AHEAD = 2
@@ -42,24 +46,27 @@ class Restorer:
     it. If not, ``resize`` brings it to the model's square (bicubic, antialiased, proportions not
     kept) and the result back; ``tile`` runs the model on overlapping tiles and blends them.
 
-    Calls from several threads are safe: they take turns.
+    Calls from several threads are safe: as many as ``at_once`` run, the others take turns.
 
     Args:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
         backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the best
             one that this machine and the bundle have in common.
-        precision: ``fp32``, ``fp16`` or ``int8``; None: the best on that backend that passed
-            verification.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the best on that backend that
+            passed verification.
         fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for the others.
         force: let a face task run in tiles, which it was not trained for.
         threads: CPU threads a run may use; None leaves it to the backend.
         device: number of the GPU, where there are several.
+        mode: ``latency``, or ``throughput`` to let a backend that gains by it run several images
+            at once, which :meth:`map` and calls from several threads then do. Each takes longer.
 
     Attributes:
         bundle: the opened bundle.
         backend: name of the backend that runs it.
         precision: the one that runs.
         fit: the one in use.
+        at_once: how many images it runs at a time; 1 unless ``mode`` is ``throughput``.
 
     Raises:
         BundleError: the bundle is damaged, or holds nothing for the backend.
@@ -77,24 +84,23 @@ class Restorer:
         force: bool = False,
         threads: int | None = None,
         device: int = 0,
+        mode: Mode = "latency",
     ) -> None:
         if fit is not None and fit not in get_args(Fit):
             raise UsageError(f"fit is {fit!r}, wanted one of {', '.join(get_args(Fit))}")
+        if mode not in get_args(Mode):
+            raise UsageError(f"mode is {mode!r}, wanted one of {', '.join(get_args(Mode))}")
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, wanted at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._model = self.bundle.info.model
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._force = force
-        self.backend, self.precision, session = _open(
-            self.bundle, backend, precision, threads, device
+        self.backend, self.precision, sessions = _open(
+            self.bundle, backend, precision, threads, device, mode
         )
-        self._session: Session | None = session
-        self._lock = threading.Lock()
-        side = self._model.image_size
-        self._scaled = (
-            np.empty((side, side, 3), np.float32) if self.output_spec.dtype == "float32" else None
-        )
+        self.at_once = len(sessions)
+        self._pool = _Pool(_Runner(self.bundle, session) for session in sessions)
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -110,11 +116,9 @@ class Restorer:
     def session(self) -> Session:
         """The backend's session: its buffers, and a run that allocates nothing.
 
-        Whoever uses it directly keeps other threads away from this restorer.
+        Whoever uses it directly keeps other threads, and ``map``, away from this restorer.
         """
-        if self._session is None:
-            raise UsageError("this Restorer is closed: open another one")
-        return self._session
+        return self._pool.first().session
 
     def restore(
         self, image: NDArray[np.uint8], *, on_tile: Callable[[int, int], None] | None = None
@@ -162,10 +166,11 @@ class Restorer:
     def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
         """Restore many images, in order, reading, running and the caller's work overlapped.
 
-        One thread draws from ``images``, one runs the model; at most two images wait before and
-        two after it. An error, of ``images`` or of a run, is raised at its place in the order and
-        ends the iteration. Closing the generator early stops the threads; a thread inside
-        ``images`` ends with the item it waits for.
+        One thread draws from ``images``, and :attr:`at_once` run the model; at most two images
+        wait before and two after it, and where several run, one more between them. An error, of
+        ``images`` or of a run, is raised at its place in the order and ends the iteration.
+        Closing the generator early stops the threads; a thread inside ``images`` ends with the
+        item it waits for.
 
         Args:
             images: each as for :meth:`restore`; may be endless.
@@ -173,8 +178,7 @@ class Restorer:
 
         def restored() -> Iterator[NDArray[np.uint8]]:
             with closing(read_ahead(images, _AHEAD)) as sources:
-                for image in sources:
-                    yield self.restore(image)
+                yield from map_in_order(self.restore, sources, self.at_once)
 
         return read_ahead(restored(), _AHEAD)
 
@@ -194,12 +198,10 @@ class Restorer:
         if values.shape != spec.shape or values.dtype != spec.dtype:
             sides = "x".join(str(side) for side in values.shape)
             raise ImageError(f"values are {values.dtype} {sides}, wanted {spec}")
-        with self._lock:
-            session = self.session
-            session.input[...] = values
-            session.run()
-            made: NDArray[Any] = session.output.copy()
-            return made
+        try:
+            return self._pool.take().run(values)
+        finally:
+            self._pool.give_back()
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Run the model once on 8-bit pixels, whatever types its graphs take.
@@ -223,10 +225,7 @@ class Restorer:
 
     def close(self) -> None:
         """Give back the backend's memory; further calls are errors. Harmless when called twice."""
-        with self._lock:
-            if self._session is not None:
-                self._session.close()
-            self._session = None
+        self._pool.close()
 
     def __enter__(self) -> Restorer:
         return self
@@ -260,43 +259,129 @@ class Restorer:
 
     def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
         """The model on 8-bit pixels, (side, side, 3) in and out, whatever the graph's types."""
-        with self._lock:
-            session = self.session
-            image = _pixels_last(session.input, self.input_spec)
-            if image.dtype == np.uint8:
-                image[...] = source
-            else:
-                np.divide(source, np.float32(255), out=image, dtype=np.float32)
-            session.run()
-            made = _pixels_last(session.output, self.output_spec)
-            if self._scaled is None:
-                result[...] = made
-                return
-            # As the graph of an 8-bit bundle does it; fmax takes NaN to 0.
-            np.fmax(made, 0, out=self._scaled)
-            np.fmin(self._scaled, 1, out=self._scaled)
-            np.multiply(self._scaled, 255, out=self._scaled)
-            np.rint(self._scaled, out=self._scaled)  # half to even
-            np.copyto(result, self._scaled, casting="unsafe")
+        try:
+            self._pool.take().run_pixels(source, result)
+        finally:
+            self._pool.give_back()
+
+
+class _Runner:
+    """A session, and what lies between its arrays and 8-bit pixels. One thread at a time."""
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        info = bundle.info
+        side = info.model.image_size
+        self.session = session
+        self._input_spec, self._output_spec = info.input, info.output
+        self._scaled = (
+            np.empty((side, side, 3), np.float32) if info.output.dtype == "float32" else None
+        )
+
+    def run(self, values: NDArray[Any]) -> NDArray[Any]:
+        self.session.input[...] = values
+        self.session.run()
+        made: NDArray[Any] = self.session.output.copy()
+        return made
+
+    def run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
+        image = _pixels_last(self.session.input, self._input_spec)
+        if image.dtype == np.uint8:
+            image[...] = source
+        else:
+            np.divide(source, np.float32(255), out=image, dtype=np.float32)
+        self.session.run()
+        made = _pixels_last(self.session.output, self._output_spec)
+        if self._scaled is None:
+            result[...] = made
+            return
+        # As the graph of an 8-bit bundle does it; fmax takes NaN to 0.
+        np.fmax(made, 0, out=self._scaled)
+        np.fmin(self._scaled, 1, out=self._scaled)
+        np.multiply(self._scaled, 255, out=self._scaled)
+        np.rint(self._scaled, out=self._scaled)  # half to even
+        np.copyto(result, self._scaled, casting="unsafe")
+
+
+class _Pool:
+    """Runners lent to one thread each, until it is closed.
+
+    Ctrl-C may come between any two steps of a thread, also of taking a runner and giving it back.
+    So there is one record of what is lent, by thread, and a thread that asks while it has one was
+    interrupted: it gets that one again, and does not wait for itself when it closes the pool.
+    """
+
+    def __init__(self, runners: Iterable[_Runner]) -> None:
+        self._runners = tuple(runners)
+        self._lent: dict[int, _Runner] = {}
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def first(self) -> _Runner:
+        """One of them, lent or not."""
+        self._check_open()
+        return self._runners[0]
+
+    def take(self) -> _Runner:
+        """Wait for an idle one; it is this thread's until :meth:`give_back`."""
+        thread = threading.get_ident()
+        with self._changed:
+            if thread not in self._lent:
+                self._changed.wait_for(lambda: self._closed or len(self._lent) < len(self._runners))
+                self._check_open()
+                lent = self._lent.values()
+                self._lent[thread] = next(r for r in self._runners if r not in lent)
+            self._check_open()
+            return self._lent[thread]
+
+    def give_back(self) -> None:
+        """End what :meth:`take` began."""
+        with self._changed:
+            self._lent.pop(threading.get_ident(), None)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait for the other threads' runs, and close all sessions; nothing new starts."""
+        thread = threading.get_ident()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._lent.keys() - {thread})
+            for runner in self._runners:
+                runner.session.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this Restorer is closed: open another one")
 
 
 def _open(
-    bundle: Bundle, backend: str, precision: str | None, threads: int | None, device: int
-) -> tuple[str, str, Session]:
+    bundle: Bundle,
+    backend: str,
+    precision: str | None,
+    threads: int | None,
+    device: int,
+    mode: Mode,
+) -> tuple[str, str, tuple[Session, ...]]:
+    def start(chosen: Backend, precision: str) -> tuple[str, str, tuple[Session, ...]]:
+        if mode == "throughput":
+            sessions = chosen.open_several(bundle, precision, threads=threads, device=device)
+        else:
+            sessions = (chosen.open(bundle, precision, threads=threads, device=device),)
+        return chosen.name, precision, sessions
+
     if backend != "auto":
         chosen = backend_named(backend)
-        precision = choose_precision(chosen, bundle, precision)
-        return backend, precision, chosen.open(bundle, precision, threads=threads, device=device)
+        return start(chosen, choose_precision(chosen, bundle, precision))
     failures: list[str] = []
     for chosen, its_precision in candidates(bundle, precision):
         try:
-            session = chosen.open(bundle, its_precision, threads=threads, device=device)
+            opened = start(chosen, its_precision)
         except UnavailableError as error:
             failures.append(str(error))
             continue
         for failure in failures:
             warnings.warn(f"{failure}; using {chosen.name}", RuntimeWarning, stacklevel=3)
-        return chosen.name, its_precision, session
+        return opened
     raise UnavailableError("; ".join(failures))
 
 

@@ -14,6 +14,7 @@ from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from tests.bench.synthetic import FakeClock
 from tests.bundles import make_bundle
 
@@ -94,8 +95,13 @@ def test_a_bundle_without_references(tmp_path):
 
 def test_all_that_a_bundle_holds_by_default(bundle):
     contenders, missing = open_restorers(bundle, None, None, threads=1)
-    assert [c.label for c in contenders] == ["onnxruntime fp32", "onnxruntime fp16"]
-    assert {item.label for item in missing} <= set(BACKENDS) - {"onnxruntime"}
+    labels = [c.label for c in contenders]
+    assert [label for label in labels if "onnxruntime" in label] == [
+        *("onnxruntime fp32", "onnxruntime fp16")
+    ]
+    automatic = {backend.name for backend in BACKENDS.values() if backend.automatic}
+    named = {*labels, *(item.label for item in missing)}
+    assert {name.partition(" ")[0] for name in named} == automatic
     for contender in contenders:
         contender.close()
 
@@ -109,6 +115,33 @@ def test_what_is_missing_is_said_and_the_rest_opened(bundle):
     assert "holds no int8 files" in reasons["onnxruntime int8"]
     assert "CUDA" in reasons["onnxruntime-cuda"]
     contenders[0].close()
+
+
+def test_bf16_runs_the_float32_files(bundle, monkeypatch):
+    monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
+    monkeypatch.setattr(OpenVinoBackend, "unsupported", lambda self, p: "no such instructions")
+    wanted = ["openvino", "onnxruntime"]
+    contenders, missing = open_restorers(bundle, wanted, ["bf16"], threads=1)
+    assert not contenders
+    assert {item.label: item.reason for item in missing} == {
+        "openvino bf16": "no such instructions",
+        "onnxruntime bf16": "it does not run in bf16",
+    }
+
+
+@pytest.mark.skipif(
+    BACKENDS["openvino"].available() is not None or BACKENDS["openvino"].unsupported("bf16"),
+    reason="no OpenVINO, or no bf16 instructions",
+)
+def test_bf16_is_measured_where_it_runs(bundle):
+    contenders, missing = open_restorers(bundle, ["openvino"], None, threads=1)
+    assert not missing
+    assert [c.label for c in contenders] == ["openvino fp32", "openvino fp16", "openvino bf16"]
+    (artifact,) = contenders[2].artifacts
+    assert (artifact["file"], artifact["precision"]) == ("fused.fp32.onnx", "fp32")
+    assert contenders[2].fidelity(bundle).psnr_db is not None
+    for contender in contenders:
+        contender.close()
 
 
 def test_a_device_that_refuses_is_missing_but_damage_is_an_error(bundle, monkeypatch):

@@ -89,3 +89,20 @@ def test_without_torch(monkeypatch):
     assert "pip install 'elir-deploy[export]'" in peers.torch_missing()
     with pytest.raises(MissingDependencyError, match="measure a checkpoint"):
         peers.load("random", "bfr")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "exported"),
+    [(["bf16"], ("fp32",)), (["fp32", "bf16", "fp16"], ("fp32", "fp16")), (None, None)],
+)
+def test_a_checkpoint_is_exported_to_the_files_that_run(tmp_path, monkeypatch, wanted, exported):
+    pipeline = pytest.importorskip("elir_deploy.export.pipeline")
+    asked = []
+
+    def export(checkpoint, folder, options, progress):
+        asked.append(options.precisions)
+        make_bundle(folder)
+
+    monkeypatch.setattr(pipeline, "export_bundle", export)
+    peers.export_to_bundle("checkpoint", tmp_path / "b", wanted)
+    assert asked == [exported or pipeline.ExportOptions().precisions]

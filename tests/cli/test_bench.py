@@ -14,6 +14,7 @@ from elir_deploy.bench import contenders as contenders_module
 from elir_deploy.bench import peers
 from elir_deploy.cli import bench
 from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.synthetic import FakeClock, SyntheticContender
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
@@ -74,6 +75,23 @@ def test_a_missing_backend_is_listed_and_the_rest_measured(run, bundle):
     assert "onnxruntime fp16" in out
 
 
+def test_bf16_is_a_run_of_the_float32_files(run, bundle, monkeypatch):
+    code, out, err = run(bundle, "--backend", "onnxruntime", "--precision", "bf16", *QUICK)
+    assert code == 4
+    assert "nothing can be measured here: onnxruntime bf16: it does not run in bf16" in err
+    lacking = BACKENDS["openvino"].available() or BACKENDS["openvino"].unsupported("bf16")
+    code, out, err = run(bundle, "--backend", "openvino", "--precision", "bf16", *QUICK)
+    assert code == (4 if lacking else 0)
+    assert "openvino" in (err if lacking else out)
+    manifest = read_manifest(bundle)
+    manifest["precisions"] = ["fp16"]
+    del manifest["stages"][0]["artifacts"][0]
+    write_manifest(bundle, manifest)
+    code, _, err = run(bundle, "--precision", "bf16", *QUICK)
+    assert code == 2
+    assert "holds no fp32 files: choose from fp16" in err
+
+
 def test_nothing_that_can_run_is_exit_4(run, bundle):
     code, _, err = run(bundle, "--backend", "onnxruntime-cuda", *QUICK)
     assert code == 4
@@ -104,7 +122,7 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--json", "no/such/folder/r.json"], "there is no folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
-        (["--precision", "int8"], "holds no int8 files: choose from fp32, fp16"),
+        (["--precision", "int8"], "holds no int8 files: choose from fp32, fp16, bf16"),
     ],
 )
 def test_bad_usage_is_exit_2(run, bundle, arguments, message):

@@ -110,8 +110,9 @@ def test_a_bundle_on_pairs_with_a_known_error(run, bundle, tmp_path, no_pyiqa) -
         save(tmp_path / "truths" / f"{number}.png", truth)
         save(tmp_path / "low" / f"{number}.bmp", truth - np.uint8(30))
     out = tmp_path / "out"
+    chosen = ("--precision", "fp32", "--backend", "onnxruntime")
     code, printed, err = run(
-        bundle, tmp_path / "truths", "--input", tmp_path / "low", "-o", out, "--precision", "fp32"
+        bundle, tmp_path / "truths", "--input", tmp_path / "low", "-o", out, *chosen
     )
     assert code == 0, err
     report = report_in(out)

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from elir_deploy.checkpoints import save_checkpoint
 from tests import official
@@ -68,7 +70,17 @@ def test_a_bundle_and_a_report_one_can_paste(weights: Path, tmp_path: Path) -> N
 def test_help_teaches_the_use() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for word in ("--task", "--precision", "--stages", "--io", "--steps", "--sigma-s", "Examples"):
+    for word in (
+        "--task",
+        "--precision",
+        "--calibration",
+        "--max-psnr-drop",
+        "--stages",
+        "--io",
+        "--steps",
+        "--sigma-s",
+        "Examples",
+    ):
         assert word in done.stdout
 
 
@@ -154,3 +166,49 @@ def test_a_place_that_cannot_be_written(weights: Path, tmp_path: Path) -> None:
     done = run(weights, "-o", tmp_path / "file" / "bundle")
     assert done.returncode == 2
     assert "cannot write" in done.stderr
+
+
+def test_int8_prints_what_each_part_costs_and_draws_it(weights: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "parts.svg"
+    done = run(weights, "-o", tmp_path / "bundle", "--precision", "int8", "--max-psnr-drop", "1",
+               "--floor-psnr", "30", "--sensitivity-plot", picture)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "encoder.1.layers.1 skip" in done.stdout
+    assert "INT8, all parts: loses" in done.stdout
+    assert "INT8, as chosen: loses" in done.stdout
+    assert "calibrating 3/3" in done.stderr
+    assert "give --calibration FOLDER" in done.stderr
+    assert picture.read_text().count("<path") > 50
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert manifest["precisions"] == ["int8"]
+    assert manifest["quantization"]["max_psnr_drop_db"] == 1
+
+
+def test_a_budget_that_cannot_be_met_is_exit_3_with_the_best(weights: Path, tmp_path: Path) -> None:
+    done = run(weights, "-o", tmp_path / "bundle", "--precision", "int8", "--floor-psnr", "101")
+    assert done.returncode == 3
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "the best is a drop of" in line
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: None, "no images in it"),
+        (lambda folder: Image.new("RGB", (90, 90), "red").save(folder / "a.png"), "one colour"),
+        (lambda folder: Image.effect_noise((32, 90), 50).save(folder / "a.png"), "smaller than"),
+        (lambda folder: (folder / "a.jpg").write_bytes(b"..."), "none of 1 images"),
+    ],
+)
+def test_calibration_images_of_no_use_are_exit_2(
+    weights: Path, tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    make(folder)
+    done = run(weights, "-o", tmp_path / "bundle", "--precision", "int8", "--calibration", folder)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert said in line
+    assert not (tmp_path / "bundle").exists()

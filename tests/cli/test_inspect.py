@@ -16,6 +16,7 @@ import pytest
 from elir_deploy.cli import inspect as command
 from elir_deploy.runtime import bundle as bundle_module
 from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 
@@ -79,9 +80,31 @@ def test_json(run, bundle: Path, capsys) -> None:
     assert backends["onnxruntime"] == {
         "backend": "onnxruntime",
         "precisions": ["fp32", "fp16"],
+        "unsupported": {},
         "default": "fp32",
         "reason": None,
     }
+
+
+def test_a_precision_that_this_machine_lacks(run, bundle: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
+    lacking = {"bf16": "no such instructions"}
+    monkeypatch.setattr(OpenVinoBackend, "unsupported", lambda self, p: lacking.get(p))
+    assert run(bundle) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.startswith("openvino ")]
+    assert "yes: fp32 (default), fp16 " in line
+    assert line.endswith("not bf16: no such instructions")
+    assert run(bundle, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["backends"]
+    [entry] = [entry for entry in told if entry["backend"] == "openvino"]
+    assert entry["precisions"] == ["bf16", "fp32", "fp16"]
+    assert entry["unsupported"] == lacking
+    monkeypatch.setattr(OpenVinoBackend, "available", lambda self: "pip install it")
+    assert run(bundle, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["backends"]
+    [entry] = [entry for entry in told if entry["backend"] == "openvino"]
+    assert (entry["unsupported"], entry["reason"]) == ({}, "pip install it")
 
 
 def test_damage_is_shown_and_fails(run, bundle: Path, capsys) -> None:

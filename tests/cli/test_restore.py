@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
     put(tmp_path / "album" / "deep" / "b.png")
     out = tmp_path / "out"
     arguments = (bundle, single, tmp_path / "album", "-o", out, "--recursive", "--threads", 1)
+    arguments += ("--backend", "onnxruntime")
     assert run(*arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("3 restored, ")
@@ -66,6 +68,20 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
     assert "exists: give --overwrite" in capsys.readouterr().err
     assert run(*arguments, "--overwrite", "--compare", "--precision", "fp32") == 0
     assert read_image(out / "a.compare.png").pixels.shape == (1, 2, 3)
+
+
+def test_several_at_once(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("openvino")
+    for index in range(5):
+        put(tmp_path / "album" / f"{index}.png", 32, 32 + index)
+    arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", "--mode", "throughput")
+    assert run(*arguments, "--backend", "openvino", "--precision", "fp32") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^5 restored, .*backend openvino fp32(, \d+ at once)?\n$", printed)
+    for index in range(5):
+        wanted = read_image(tmp_path / "album" / f"{index}.png").pixels
+        made = read_image(tmp_path / "out" / f"{index}.png").pixels
+        np.testing.assert_array_equal(made, wanted)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -94,7 +110,8 @@ def test_one_bad_file(run, bundle: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_all_bad(run, bundle: Path, tmp_path: Path, capsys) -> None:
-    assert run(bundle, tmp_path / "nothing.png", "-o", tmp_path / "out") == 2
+    missing = tmp_path / "nothing.png"
+    assert run(bundle, missing, "-o", tmp_path / "out", "--backend", "onnxruntime") == 2
     printed = capsys.readouterr()
     assert printed.out == "0 restored, 1 failed, backend onnxruntime fp32\n"
     assert "No such file" in printed.err
@@ -130,6 +147,8 @@ def test_face_models(run, tmp_path: Path, capsys) -> None:
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "holds no int8 files"),
         (["--precision", "fp8"], 2, "fp8"),
+        (["--precision", "bf16", "--backend", "onnxruntime"], 2, "does not run in bf16"),
+        (["--mode", "fast"], 2, "fast"),
         (["--fit", "stretch"], 2, "stretch"),
         (["--threads", "0"], 2, "threads"),
         (["--format", "tiff"], 2, "tiff"),

@@ -28,16 +28,27 @@ from elir_deploy.runtime.backends import (
     choose_precision,
     onnxruntime,
 )
+from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from elir_deploy.runtime.bundle import Bundle
 from tests.bundles import make_bundle, read_manifest, stage_graph, verification, write_manifest
 
 
 def test_the_table() -> None:
-    assert list(BACKENDS) == ["onnxruntime-cuda", "onnxruntime", "onnxruntime-tensorrt"]
+    assert list(BACKENDS) == [
+        *("onnxruntime-cuda", "onnxruntime", "onnxruntime-tensorrt", "openvino")
+    ]
     for name, backend in BACKENDS.items():
         assert backend_named(name) is backend
     with pytest.raises(UsageError, match="no backend 'tpu': choose one of auto, onnxruntime-cuda"):
         backend_named("tpu")
+
+
+def test_auto_ranks_every_pair_as_the_backend_does() -> None:
+    ranked = backends._AUTOMATIC
+    assert len(set(ranked)) == len(ranked)
+    for backend in BACKENDS.values():
+        own = tuple(precision for name, precision in ranked if name == backend.name)
+        assert own == (backend.precisions if backend.automatic else ())
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -85,7 +96,7 @@ def test_a_run_allocates_nothing(tmp_path: Path, stages: str) -> None:
 
 
 def _with_verification(tmp_path: Path, **passed: bool | None) -> Bundle:
-    path = make_bundle(tmp_path / "b", precisions=tuple(passed))
+    path = make_bundle(tmp_path / "b", precisions=tuple(p for p in passed if p != "bf16"))
     manifest = read_manifest(path)
     manifest["verification"] = {
         name: verification(30.0, ok) for name, ok in passed.items() if ok is not None
@@ -151,19 +162,91 @@ def test_onnx_made_for_another_parser_is_left_alone(bundle: Path) -> None:
     assert BACKENDS["onnxruntime"].held_precisions(opened) == ()
 
 
+def _pretend(monkeypatch: pytest.MonkeyPatch, *here: str, bf16: bool = True) -> None:
+    """Let only the backends called ``here`` be available, OpenVINO's with bf16 or without."""
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(
+            type(backend),
+            "available",
+            lambda self: None if self.name in here else f"no {self.name} today",
+        )
+    lacking = {} if bf16 else {"bf16": "no bf16 instructions"}
+    monkeypatch.setattr(OpenVinoBackend, "unsupported", lambda self, p: lacking.get(p))
+
+
+def _tried(bundle: Bundle, precision: str | None = None) -> list[str]:
+    return [f"{backend.name} {p}" for backend, p in candidates(bundle, precision)]
+
+
 def test_auto_skips_what_is_not_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Bundle.open(bundle)
-    monkeypatch.setattr(base.Backend, "available", lambda self: "no")
-    for backend in BACKENDS.values():
-        monkeypatch.setattr(type(backend), "available", lambda self: f"no {self.name} today")
+    _pretend(monkeypatch)
     with pytest.raises(UnavailableError, match=r"no onnxruntime-cuda today.*no onnxruntime today"):
         candidates(opened, None)
-    monkeypatch.setattr(
-        type(BACKENDS["onnxruntime"]),
-        "available",
-        lambda self: None if self.name == "onnxruntime" else "no",
-    )
-    assert candidates(opened, None) == [(BACKENDS["onnxruntime"], "fp32")]
+    _pretend(monkeypatch, "onnxruntime")
+    assert _tried(opened) == ["onnxruntime fp32"]
+    _pretend(monkeypatch, *BACKENDS)
+    assert _tried(opened) == ["onnxruntime-cuda fp32", "openvino fp32", "onnxruntime fp32"]
+
+
+@pytest.mark.parametrize(
+    ("passed", "bf16", "tried"),
+    [
+        ({"fp32": True, "int8": True, "bf16": True}, True, ["int8", "fp32"]),
+        ({"fp32": True, "int8": False, "bf16": True}, True, ["bf16", "fp32"]),
+        ({"fp32": True, "int8": False, "bf16": True}, False, ["fp32", "fp32"]),
+        ({"fp32": True, "bf16": False}, True, ["fp32", "fp32"]),
+        ({"fp32": True, "fp16": True}, True, ["fp32", "fp32"]),
+        # Not verified: neither bf16 ahead of what passed, nor on its own.
+        ({"fp32": True, "int8": None}, True, ["fp32", "fp32"]),
+        ({"fp32": None}, True, ["fp32", "fp32"]),
+    ],
+)
+def test_auto_takes_the_fastest_on_a_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passed: dict[str, bool | None],
+    bf16: bool,
+    tried: list[str],
+) -> None:
+    _pretend(monkeypatch, "openvino", "onnxruntime", bf16=bf16)
+    opened = _with_verification(tmp_path, **passed)
+    assert _tried(opened) == [f"openvino {tried[0]}", f"onnxruntime {tried[1]}"]
+
+
+def test_auto_compares_pairs_and_not_backends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 files are slow on CPUs whatever runs them, and OpenVINO has nothing better here."""
+    _pretend(monkeypatch, "openvino", "onnxruntime")
+    opened = _with_verification(tmp_path, fp32=True, fp16=True)
+
+    def held(self: base.Backend, bundle: Bundle) -> tuple[str, ...]:
+        return ("fp16",) if self.name == "openvino" else ("fp32", "fp16")
+
+    monkeypatch.setattr(base.Backend, "held_precisions", held)
+    assert _tried(opened) == ["onnxruntime fp32", "openvino fp16"]
+
+
+def test_bf16_is_asked_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Bundle.open(bundle)
+    assert BACKENDS["openvino"].held_precisions(opened) == ("bf16", "fp32")
+    _pretend(monkeypatch, "openvino", "onnxruntime")
+    assert _tried(opened, "bf16") == ["openvino bf16"]
+    with pytest.raises(UsageError, match="onnxruntime does not run in bf16: choose one of fp32"):
+        choose_precision(BACKENDS["onnxruntime"], opened, "bf16")
+    _pretend(monkeypatch, "openvino", "onnxruntime", bf16=False)
+    for ask in (candidates, lambda *a: choose_precision(BACKENDS["openvino"], *a)):
+        with pytest.raises(UnavailableError, match="cannot run in bf16: no bf16 instructions"):
+            ask(opened, "bf16")
+    _pretend(monkeypatch, "onnxruntime")
+    with pytest.raises(UnavailableError, match="no openvino today"):
+        candidates(opened, "bf16")
+    with pytest.raises(UsageError, match="holds no int8 files for onnxruntime"):
+        candidates(opened, "int8")
+    _pretend(monkeypatch)
+    with pytest.raises(UnavailableError, match="nothing here can run"):
+        candidates(opened, "int8")
 
 
 @pytest.mark.parametrize("precision", ["int8", None])
@@ -171,8 +254,7 @@ def test_auto_goes_on_where_a_backend_lacks_the_precision(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
 ) -> None:
     """CUDA, say, for which the bundle holds float32 alone, and of that it is known to be bad."""
-    for backend in BACKENDS.values():
-        monkeypatch.setattr(type(backend), "available", lambda self: None)
+    _pretend(monkeypatch, "onnxruntime-cuda", "onnxruntime")
 
     def held(self: base.Backend, bundle: Bundle) -> tuple[str, ...]:
         return ("fp32",) if self.name == "onnxruntime-cuda" else ("fp32", "int8")

@@ -19,10 +19,13 @@ from elir_deploy.runtime.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    PRECISIONS,
+    RUN_PRECISIONS,
     Bundle,
+    file_precision,
     validate_manifest,
 )
-from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -42,6 +45,23 @@ def test_a_good_bundle_opens(tmp_path: Path, io: str, stages: str) -> None:
     assert name == "noise"
     assert given_image.shape == wanted.shape == (32, 32, 3)
     assert str(path) in repr(bundle)
+
+
+def test_bf16_is_run_but_has_no_files(bundle: Path) -> None:
+    assert [file_precision(p) for p in RUN_PRECISIONS] == ["fp32", "fp16", "fp32", "int8"]
+    assert set(map(file_precision, RUN_PRECISIONS)) == set(PRECISIONS)
+    manifest = read_manifest(bundle)
+    manifest["verification"]["bf16"] = verification(42.0)
+    write_manifest(bundle, manifest)
+    assert Bundle.open(bundle).info.verification["bf16"].psnr_db == 42.0
+    for change in ("precisions", "stages"):
+        wrong = read_manifest(bundle)
+        if change == "precisions":
+            wrong["precisions"].append("bf16")
+        else:
+            wrong["stages"][0]["artifacts"][0]["precision"] = "bf16"
+        with pytest.raises(BundleError, match=change):
+            validate_manifest(wrong)
 
 
 def test_opens_by_string_and_from_anywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

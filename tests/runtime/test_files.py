@@ -176,6 +176,32 @@ def test_one_bad_file_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> No
         np.testing.assert_array_equal(restored, noise(seed=number))
 
 
+def test_several_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [put(tmp_path / "in" / f"{i}.png", noise(seed=i)) for i in range(9)]
+    inputs[4].write_bytes(b"")
+    jobs = plan_jobs(inputs, tmp_path / "out")
+    together = threading.Barrier(2)  # breaks, unless two images wait at it
+    progress: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(files, "_LONG_S", 0)
+    with Restorer(bundle) as restorer:
+        original = restorer.restore
+
+        def restore(image: np.ndarray, **options: object) -> np.ndarray:
+            together.wait(10)
+            return original(image)
+
+        monkeypatch.setattr(restorer, "restore", restore)
+        restorer.at_once = 2
+        outcome = restore_files(restorer, jobs, on_progress=lambda *step: progress.append(step))
+    restored_names = [job.source.name for job in outcome.restored]
+    assert restored_names == [f"{i}.png" for i in range(9) if i != 4]
+    assert [job.source.name for job, _ in outcome.failures] == ["4.png"]
+    assert progress == [("restoring", done, 9) for done in range(10)]
+    for number in (0, 8):
+        restored = read_image(tmp_path / "out" / f"{number}.png").pixels
+        np.testing.assert_array_equal(restored, noise(seed=number))
+
+
 def test_a_result_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     inputs = [put(tmp_path / "in" / name) for name in ("a.png", "b.png", "c.png")]
     jobs = plan_jobs(inputs, tmp_path / "out")

@@ -88,6 +88,7 @@ def test_without_a_backend_the_extra_is_named(bare_python: Path, tmp_path: Path)
     printed = run(bare_python, code, str(make_bundle(tmp_path / "b")))
     assert "pip install 'elir-deploy[cpu]'" in printed
     assert "pip install 'elir-deploy[gpu]'" in printed
+    assert "pip install 'elir-deploy[openvino]'" in printed
 
 
 def test_what_is_imported() -> None:

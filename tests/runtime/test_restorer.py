@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 from elir_deploy import runtime
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends import BACKENDS, Session, base
 from tests.bundles import make_bundle
 
 SIZES = [(32, 32), (1, 1), (31, 33), (32, 1), (90, 130), (64, 33)]
@@ -43,8 +45,9 @@ def test_public_names() -> None:
 @pytest.mark.parametrize("stages", ["fused", "split"])
 def test_identity_at_any_size(tmp_path: Path, io: str, stages: str) -> None:
     path = make_bundle(tmp_path / "b", io=io, stages=stages)
-    with Restorer(path, threads=1) as restore:
+    with Restorer(path, "onnxruntime", threads=1) as restore:
         assert (restore.backend, restore.precision, restore.fit) == ("onnxruntime", "fp32", "tile")
+        assert restore.at_once == 1
         for size in SIZES:
             image = noise(*size)
             before = image.copy()
@@ -61,7 +64,7 @@ def test_float_and_uint8_bundles_round_alike(tmp_path: Path) -> None:
     made = []
     for io in ("uint8", "float32"):
         path = make_bundle(tmp_path / io, io=io, gain=0.5)
-        with Restorer(path) as restore:
+        with Restorer(path, "onnxruntime") as restore:
             made.append(restore(image))
     np.testing.assert_array_equal(made[0], made[1])
     np.testing.assert_array_equal(made[0], np.rint(image * 0.5).astype(np.uint8))
@@ -79,7 +82,7 @@ def test_float_output_is_clipped_and_nan_is_black(bundle: Path, tmp_path: Path) 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
 def test_pixels_at_the_models_scale(tmp_path: Path, io: str) -> None:
     path = make_bundle(tmp_path / "b", io=io, upscale=4, kernel="bicubic", gain=0.5)
-    with Restorer(path) as restore:
+    with Restorer(path, "onnxruntime") as restore:
         image = noise(32, 32)
         made = restore.run_pixels(image)
         np.testing.assert_array_equal(made, np.rint(image * 0.5).astype(np.uint8))
@@ -187,6 +190,8 @@ def test_a_face_model_is_not_run_in_tiles(tmp_path: Path) -> None:
 def test_bad_arguments(bundle: Path) -> None:
     with pytest.raises(UsageError, match="fit is 'stretch', wanted one of resize, tile"):
         Restorer(bundle, fit="stretch")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="mode is 'fast', wanted one of latency, throughput"):
+        Restorer(bundle, mode="fast")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="threads is 0"):
         Restorer(bundle, threads=0)
     with pytest.raises(UsageError, match="no backend 'tpu'"):
@@ -216,8 +221,8 @@ def test_a_damaged_graph_is_found_on_opening(bundle: Path) -> None:
 def test_auto_goes_on_where_a_device_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback of ``auto`` is said; that of a named backend is refused."""
     monkeypatch.setattr(type(BACKENDS["onnxruntime"]), "available", lambda self: None)
-    with pytest.warns(RuntimeWarning, match="fell back.*using onnxruntime"), Restorer(bundle) as r:
-        assert r.backend == "onnxruntime"
+    with pytest.warns(RuntimeWarning, match="fell back.*; using (openvino|onnxruntime)"):
+        Restorer(bundle).close()
     with pytest.raises(UnavailableError), pytest.warns(UserWarning, match="CUDA"):
         Restorer(bundle, "onnxruntime-cuda")
 
@@ -258,7 +263,7 @@ def test_calls_from_many_threads(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "b", gain=0.5)
     images = [noise(20 + i, 60 - i) for i in range(12)]
     wrong = []
-    with Restorer(path, threads=1) as restore:
+    with Restorer(path, "onnxruntime", threads=1) as restore:
 
         def work(number: int) -> None:
             wrong.extend(
@@ -364,3 +369,159 @@ def test_map_leaves_no_threads(bundle: Path) -> None:
         while len(ours()) > before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(ours()) == before
+
+
+# Several at once --------------------------------------------------------------------------------
+
+
+class Halving(Session):
+    """Halves what it is given, once ``gate`` lets it."""
+
+    def __init__(self, bundle: Bundle, gate: Callable[[], object]) -> None:
+        self.input = base.allocate(bundle.info.input)
+        self.output = base.allocate(bundle.info.output)
+        self.gate = gate
+        self.closed = False
+
+    def run(self) -> None:
+        assert not self.closed
+        self.gate()
+        np.floor_divide(self.input, 2, out=self.output)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def open_wide(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Restorer]:
+    """Opens a restorer with three sessions."""
+
+    def call(gate: Callable[[], object] = lambda: None) -> Restorer:
+        def open_several(self: object, bundle: Bundle, *_: object, **__: object) -> tuple:
+            return tuple(Halving(bundle, gate) for _ in range(3))
+
+        monkeypatch.setattr(type(BACKENDS["onnxruntime"]), "open_several", open_several)
+        return Restorer(bundle, "onnxruntime", mode="throughput")
+
+    return call
+
+
+def test_a_backend_without_gain_runs_one_at_a_time(bundle: Path) -> None:
+    with Restorer(bundle, "onnxruntime", mode="throughput") as restore:
+        assert restore.at_once == 1
+        np.testing.assert_array_equal(restore(noise(40, 50)), noise(40, 50))
+
+
+def test_map_runs_several_at_once_and_keeps_order(open_wide) -> None:
+    together = threading.Barrier(3)  # breaks, unless three runs wait at it
+    with open_wide(lambda: together.wait(10)) as restore:
+        assert restore.at_once == 3
+        images = [noise(32, 32) + np.uint8(i) for i in range(9)]
+        for image, restored in zip(images, restore.map(images), strict=True):
+            np.testing.assert_array_equal(restored, image // 2)
+
+
+def test_calls_from_threads_run_at_once_too(open_wide) -> None:
+    together = threading.Barrier(3)
+    with open_wide(lambda: together.wait(10)) as restore, ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(restore, [noise(32, 32)] * 9))
+    assert all(np.array_equal(image, noise(32, 32) // 2) for image in made)
+
+
+def test_map_of_several_is_bounded(open_wide) -> None:
+    drawn = [0]
+
+    def images() -> Iterator[np.ndarray]:
+        while True:
+            drawn[0] += 1
+            yield noise(32, 32)
+
+    with open_wide() as restore:
+        results = restore.map(images())
+        for taken in range(1, 4):
+            next(results)
+            time.sleep(0.1)
+            # Taken, two restored, three running or done, one between, two drawn.
+            assert drawn[0] <= taken + 8
+        results.close()
+        after = drawn[0]
+        time.sleep(0.05)
+        assert drawn[0] == after
+
+
+def test_map_of_several_raises_in_order(open_wide) -> None:
+    with open_wide() as restore:
+        results = restore.map([noise(32, 32), noise(9, 9), noise(8, 8)[:, :, 0], noise(9, 9)])
+        assert [next(results).shape, next(results).shape] == [(32, 32, 3), (9, 9, 3)]
+        with pytest.raises(ImageError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+
+
+def test_closing_waits_for_all_that_run(open_wide) -> None:
+    running, go = threading.Semaphore(0), threading.Event()
+
+    def gate() -> None:
+        running.release()
+        assert go.wait(10)
+
+    restore = open_wide(gate)
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(restore, noise(32, 32)) for _ in range(3)]
+        for _ in range(3):
+            assert running.acquire(timeout=10)
+        closing = pool.submit(restore.close)
+        time.sleep(0.05)
+        assert not closing.done()
+        go.set()
+        closing.result(10)
+    for result in results:
+        np.testing.assert_array_equal(result.result(), noise(32, 32) // 2)
+    with pytest.raises(UsageError, match="this Restorer is closed"):
+        restore(noise(32, 32))
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_an_interruption_at_any_place_blocks_nothing(open_wide, bundle: Path, mode: str) -> None:
+    """Ctrl-C may come between any two steps, also of taking and giving back a session."""
+
+    class Interruption(BaseException):
+        pass
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interruption
+
+    def restore_until_interrupted(seconds: float) -> bool:
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                for _ in range(100):
+                    restore(image)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interruption:
+            return True
+        return False
+
+    restore = open_wide() if mode == "throughput" else Restorer(bundle, "onnxruntime")
+    image = noise(32, 32)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        interrupted = sum(restore_until_interrupted(1e-5 * (1 + n % 60)) for n in range(300))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    assert restore(image).shape == image.shape
+    assert not restore._pool._lent
+    restore.close()
+
+
+def test_closing_after_an_interruption_in_the_middle(bundle: Path) -> None:
+    """A run that was left without giving its session back, as between two steps of Python."""
+    with Restorer(bundle, "onnxruntime") as restore:
+        restore._pool.take()
+        assert restore(noise(32, 32)).shape == (32, 32, 3)
+        restore._pool.take()
+    with pytest.raises(UsageError, match="this Restorer is closed"):
+        restore(noise(32, 32))

@@ -11,11 +11,26 @@ from collections.abc import Iterator
 
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
-from elir_deploy.runtime.bundle import Bundle, Verification
+from elir_deploy.runtime.bundle import Bundle, Verification, file_precision
 
 __all__ = ["BACKENDS", "Backend", "Session", "backend_named", "candidates", "choose_precision"]
 
-_MODULES = ("onnxruntime",)
+_MODULES = ("onnxruntime", "openvino")
+
+#: What ``auto`` takes, the first of these pairs that bundle and machine allow: by measured speed
+#: (docs/decisions.md), and of about equals the more exact. GPUs come first.
+_AUTOMATIC = (
+    ("onnxruntime-cuda", "fp16"),
+    ("onnxruntime-cuda", "fp32"),
+    ("onnxruntime-cuda", "int8"),
+    ("openvino", "int8"),
+    ("openvino", "bf16"),
+    ("openvino", "fp32"),
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp16"),
+    ("onnxruntime", "fp16"),
+)
 
 
 def _load() -> Iterator[Backend]:
@@ -23,7 +38,7 @@ def _load() -> Iterator[Backend]:
         yield from importlib.import_module(f"{__name__}.{module}").BACKENDS
 
 
-#: Every known backend by name, in the order in which ``auto`` prefers them.
+#: Every known backend by name.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _load()}
 
 
@@ -42,7 +57,7 @@ def backend_named(name: str) -> Backend:
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
-    """What ``auto`` tries, in order: backends of this machine with a precision to run.
+    """What ``auto`` tries, in order: backends of this machine, each with the precision to run.
 
     Raises:
         UnavailableError: none; the message says why for each.
@@ -51,25 +66,31 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
             verification.
     """
     found: list[tuple[Backend, str]] = []
-    reasons: list[str] = []
+    reasons: list[str] = []  # of those that hold what is wanted
+    others: list[str] = []
     refusals: list[UsageError] = []
     for backend in BACKENDS.values():
-        if not backend.automatic or not backend.held_precisions(bundle):
+        held = backend.held_precisions(bundle)
+        if not backend.automatic or not held:
             continue
         reason = backend.available()
         if reason:
-            reasons.append(f"{backend.name}: {reason}")
+            fitting = precision is None or precision in held
+            (reasons if fitting else others).append(f"{backend.name}: {reason}")
             continue
         try:
             found.append((backend, choose_precision(backend, bundle, precision)))
         except UsageError as error:
             refusals.append(error)
+        except UnavailableError as error:
+            reasons.append(str(error))
     if found:
-        return found
-    if refusals:
+        return sorted(found, key=lambda pair: _rank(bundle, *pair))
+    if refusals and (precision is None or not reasons):
         raise refusals[0]
-    if reasons:
-        raise UnavailableError(f"nothing here can run {bundle.path}: {'; '.join(reasons)}")
+    if reasons or others:
+        why = "; ".join(reasons or others)
+        raise UnavailableError(f"nothing here can run {bundle.path}: {why}")
     kinds = sorted({artifact.kind for artifact in bundle.info.artifacts})
     raise BundleError(
         f"{bundle.path} holds only {', '.join(kinds)} files that no backend here can load; "
@@ -77,36 +98,67 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     )
 
 
+def _rank(bundle: Bundle, backend: Backend, precision: str) -> tuple[bool, int]:
+    """What passed verification comes before what was not verified."""
+    verified = precision in bundle.info.verification
+    pair = (backend.name, precision)
+    return not verified, _AUTOMATIC.index(pair)
+
+
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:
     """``precision``, or the one ``backend`` likes best among those that passed verification.
 
     Where none passed, the one it likes best among those that were not verified; one that failed
-    runs only where ``precision`` asks for it.
+    runs only where ``precision`` asks for it, and so does bf16 where it was not verified, because
+    it computes something else than the files it takes.
+
+    Args:
+        backend: is available.
+        bundle: is to be run.
+        precision: the caller's wish.
 
     Raises:
         BundleError: the bundle holds no files for ``backend``.
         UsageError: the bundle does not hold ``precision``, or every one failed verification.
+        UnavailableError: this machine cannot run in ``precision``.
     """
     held = backend.held_precisions(bundle)
     if not held:
         raise BundleError(f"{bundle.path} holds no files for the backend {backend.name}")
     if precision is not None:
-        if precision not in held:
-            raise UsageError(
-                f"{bundle.path} holds no {precision} files for {backend.name}: "
-                f"choose one of {', '.join(held)}"
-            )
+        _check_wish(backend, bundle, precision)
         return precision
     verification = bundle.info.verification
-    passed = [p for p in held if p in verification and verification[p].passed]
-    unknown = [p for p in held if p not in verification]
+    usable = [
+        p
+        for p in held
+        if (p in verification or p == file_precision(p)) and not backend.unsupported(p)
+    ]
+    passed = [p for p in usable if p in verification and verification[p].passed]
+    unknown = [p for p in usable if p not in verification]
     if passed or unknown:
         return (passed or unknown)[0]
-    seen = ", ".join(_missed(verification[p]) for p in held)
+    seen = ", ".join(_missed(verification[p]) for p in usable)
     raise UsageError(
         f"{bundle.path}: no precision passed verification ({seen}): "
         "choose one with --precision to run it all the same"
     )
+
+
+def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
+    held = backend.held_precisions(bundle)
+    if precision not in backend.precisions:
+        raise UsageError(
+            f"{backend.name} does not run in {precision}: choose one of {', '.join(held)}"
+        )
+    if precision not in held:
+        raise UsageError(
+            f"{bundle.path} holds no {file_precision(precision)} files for {backend.name}: "
+            f"choose one of {', '.join(held)}"
+        )
+    reason = backend.unsupported(precision)
+    if reason is not None:
+        raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
 
 
 def _missed(result: Verification) -> str:

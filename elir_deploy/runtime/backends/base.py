@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.bundle import Artifact, Bundle, TensorSpec
+from elir_deploy.runtime.bundle import Artifact, Bundle, Stage, TensorSpec, file_precision
 
 __all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
 
@@ -63,7 +63,8 @@ class Backend(ABC):
     Attributes:
         name: what ``--backend`` takes.
         kind: of the artifacts it loads.
-        precisions: it can run, the best first: what is taken where the caller has no wish.
+        precisions: it can run, the best first: what is taken where the caller has no wish. One
+            may use the files of another (see :func:`~elir_deploy.runtime.bundle.file_precision`).
         automatic: whether ``--backend auto`` may choose it.
     """
 
@@ -94,6 +95,23 @@ class Backend(ABC):
             BundleError: a file is damaged.
         """
 
+    def open_several(
+        self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
+    ) -> tuple[Session, ...]:
+        """Load all stages once, for as many images at a time as restore the most in a second.
+
+        Each session may run in a thread of its own. One alone, unless a backend gains by more.
+        Arguments and errors are those of :meth:`open`, which restores one image the fastest.
+        """
+        return (self.open(bundle, precision, threads=threads, device=device),)
+
+    def unsupported(self, precision: str) -> str | None:
+        """None if this machine can run in ``precision``, one of :attr:`precisions`, else why not.
+
+        Asked only where the backend is :meth:`available`.
+        """
+        return None
+
     def takes(self, artifact: Artifact) -> bool:
         """Whether ``artifact`` can be loaded on this machine."""
         return artifact.kind == self.kind and artifact.target is None
@@ -103,10 +121,7 @@ class Backend(ABC):
         return tuple(
             precision
             for precision in self.precisions
-            if all(
-                any(a.precision == precision and self.takes(a) for a in stage.artifacts)
-                for stage in bundle.info.stages
-            )
+            if all(self._fitting(stage, precision) for stage in bundle.info.stages)
         )
 
     def artifacts(self, bundle: Bundle, precision: str) -> tuple[Artifact, ...]:
@@ -117,14 +132,18 @@ class Backend(ABC):
         """
         chosen = []
         for stage in bundle.info.stages:
-            fitting = [a for a in stage.artifacts if a.precision == precision and self.takes(a)]
+            fitting = self._fitting(stage, precision)
             if not fitting:
                 raise BundleError(
-                    f"{bundle.path}: {stage.name} has no {precision} {self.kind} file that "
-                    f"{self.name} can load"
+                    f"{bundle.path}: {stage.name} has no {file_precision(precision)} {self.kind} "
+                    f"file that {self.name} can load"
                 )
             chosen.append(fitting[0])
         return tuple(chosen)
+
+    def _fitting(self, stage: Stage, precision: str) -> list[Artifact]:
+        wanted = file_precision(precision)
+        return [a for a in stage.artifacts if a.precision == wanted and self.takes(a)]
 
 
 def allocate(spec: TensorSpec) -> NDArray[Any]:

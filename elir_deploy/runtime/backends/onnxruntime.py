@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
+from elir_deploy.errors import (
+    BundleError,
+    MissingDependencyError,
+    OutputError,
+    UnavailableError,
+)
 from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
+from elir_deploy.runtime.cache import cache_folder
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
@@ -255,17 +260,10 @@ def _cache_folder(sha256: str) -> str:
     Of that file alone: ONNX Runtime names an engine by the graph without its weights, and would
     take that of another bundle.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    folder = folder / "elir-deploy" / "onnxruntime-tensorrt" / sha256
     try:
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        raise UnavailableError(
-            f"{folder}, for compiled engines, cannot be made: set XDG_CACHE_HOME "
-            f"({getattr(error, 'strerror', None) or error})"
-        ) from None
-    return str(folder)
+        return str(cache_folder("onnxruntime-tensorrt", sha256))
+    except OutputError as error:
+        raise UnavailableError(f"no place for compiled engines: {error}") from None
 
 
 def _on_cpu(precision: str, device: int, sha256: str) -> Providers:

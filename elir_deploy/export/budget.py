@@ -1,0 +1,381 @@
+"""Which parts of the network INT8 may have, so that the picture stays within a budget.
+
+Each part alone is quantised and the result's error measured; parts are then kept in higher
+precision, those that cost the picture most for the time they save first, until the whole, measured
+again on every calibration image, is inside the budget. Nothing is extrapolated: what decides is
+always a measured picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from elir_deploy.errors import QualityError
+from elir_deploy.export.calibration import CalibrationImage
+from elir_deploy.export.graphs import IMAGE_END, STAGE_TENSORS
+from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.precision import open_session
+from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
+
+__all__ = [
+    "Budget",
+    "Judge",
+    "Part",
+    "Quality",
+    "Selection",
+    "Sensitivity",
+    "measure_sensitivities",
+    "parts_of",
+    "select_parts",
+]
+
+#: int8 multiply-accumulates in the time in which one byte is moved, on an edge GPU (a Jetson Orin
+#: NX: about 25e12 a second and 100e9 bytes); they make both savings one number.
+MACS_PER_BYTE = 250
+#: Images that each part alone is measured on.
+SENSITIVITY_IMAGES = 2
+#: Parts kept at first that are tried in int8 once more.
+SECOND_LOOKS = 6
+#: The part of a budget that calibration images may use up: others differ.
+CAUTION = 0.9
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is quantised together or not at all.
+
+    Attributes:
+        name: module path.
+        layers: convolutions in it.
+        skips: residual additions that would read int8.
+        macs: multiply-accumulates of the convolutions, over all Euler steps.
+        saving: time saved against float16, in int8 multiply-accumulates.
+    """
+
+    name: str
+    layers: frozenset[str]
+    skips: frozenset[str]
+    macs: int
+    saving: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantising one part alone does to the restored image.
+
+    Attributes:
+        part: which.
+        mse: mean squared error against the float32 image, in units of [0, 1].
+    """
+
+    part: Part
+    mse: float
+
+    @property
+    def psnr_db(self) -> float:
+        return -10 * math.log10(self.mse) if self.mse else math.inf
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What quantising does to 8-bit results over the calibration images.
+
+    Attributes:
+        drop_db: mean loss of PSNR to the truth; against float32 where there is no truth: None.
+        fidelity_db: PSNR against float32's result, of the worst image.
+    """
+
+    drop_db: float | None
+    fidelity_db: float
+
+    def to_manifest(self) -> dict[str, float | None]:
+        """As plain JSON values."""
+        drop = None if self.drop_db is None else round(self.drop_db, 4)
+        return {"psnr_drop_db": drop, "fidelity_db": round(self.fidelity_db, 2)}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What INT8 may cost.
+
+    Attributes:
+        drop_db: of PSNR to the truth; None: no such limit.
+        floor_db: least PSNR of each image against float32.
+    """
+
+    drop_db: float | None
+    floor_db: float
+
+    def allows(self, quality: Quality, caution: float = CAUTION) -> bool:
+        enough = quality.fidelity_db >= self.floor_db - 10 * math.log10(caution)
+        if self.drop_db is None or quality.drop_db is None:
+            return enough
+        return enough and quality.drop_db <= caution * self.drop_db
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The outcome.
+
+    Attributes:
+        kept: parts that stay in floating point.
+        quality: measured with them kept.
+        everything: measured with none kept.
+    """
+
+    kept: tuple[Part, ...]
+    quality: Quality
+    everything: Quality
+
+
+def parts_of(model: ModelProto) -> list[Part]:
+    """The parts that may be quantised, in graph order.
+
+    A part is a module of the network: a layer or block of encoder and decoder, an RRDB of the
+    estimator, a level of the U-Net; the skips of a block are a part of their own. The convolutions
+    that read or write RGB are in none: they stay in higher precision.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    elements = _elements(model)
+    layers: dict[str, set[str]] = {}
+    macs: dict[str, int] = {}
+    for layer, nodes in conv_layers(model).items():
+        shape = list(weights[nodes[0].input[1]].dims)
+        if 3 in shape[:2]:
+            continue
+        module = _module_of(layer)
+        layers.setdefault(module, set()).add(layer)
+        for node in nodes:
+            axis = 1 - CHANNEL_AXIS[node.op_type]
+            # Of a transposed convolution each input pixel meets every tap.
+            pixels = node.output[0] if node.op_type == "Conv" else node.input[0]
+            outputs = math.prod(elements[pixels][2:]) * shape[1 - axis]
+            macs[module] = macs.get(module, 0) + outputs * math.prod(shape[2:]) * shape[axis]
+    parts = {
+        name: Part(name, frozenset(found), frozenset(), macs[name], macs[name])
+        for name, found in layers.items()
+    }
+    nodes_by_name = {node.name: node for node in model.graph.node}
+    for addition in residual_additions(model):
+        name = f"{_module_of(addition)} skip"
+        # float16 moves one byte more in each direction.
+        moved = 2 * math.prod(elements[nodes_by_name[addition].output[0]])
+        parts[name] = Part(name, frozenset(), frozenset([addition]), 0, moved * MACS_PER_BYTE)
+    return list(parts.values())
+
+
+def _module_of(layer: str) -> str:
+    """``encoder.1.layers.4.conv.2.conv`` -> ``encoder.1.layers.4``, and so on for every stage."""
+    parts = layer.split(".")
+    wanted = 3 if parts[0] == "estimator" else 4
+    if parts[:3] in (
+        ["flow", "vector_field", "first_proj"],
+        ["flow", "vector_field", "final_block"],
+    ):
+        wanted = 3
+    return ".".join(parts[:wanted])
+
+
+def _elements(model: ModelProto) -> dict[str, list[int]]:
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in values}
+
+
+class Judge:
+    """Measures quantised graphs against the float32 one on calibration images.
+
+    Args:
+        model: the fused float32 graph.
+        images: at least one.
+        io: format of the graph's image ends.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        images: Sequence[CalibrationImage],
+        io: str,
+        progress: ProgressCallback = lambda what, done, total: None,
+    ) -> None:
+        self.images = images
+        self._io = io
+        self._model = model
+        self._progress = progress
+        session = open_session(model)
+        self._exact = []
+        for done, image in enumerate(images):
+            progress("running float32", done, len(images))
+            self._exact.append(self._run(session, image))
+
+    def _run(self, session: Any, image: CalibrationImage) -> NDArray[np.uint8]:
+        feed = {STAGE_TENSORS["fused"][0]: to_network(image.image, self._io)}
+        return from_network(session.run(None, feed)[0])
+
+    def measure(self, model: ModelProto, what: str = "measuring INT8") -> Quality:
+        """What a quantised graph does to the images."""
+        session = open_session(model)
+        drops, fidelities = [], []
+        for done, (image, exact) in enumerate(zip(self.images, self._exact, strict=True)):
+            self._progress(what, done, len(self.images))
+            made = self._run(session, image)
+            fidelities.append(_psnr(made, exact))
+            if image.truth is not None:
+                drops.append(_psnr(exact, image.truth) - _psnr(made, image.truth))
+        drop = float(np.mean(drops)) if drops else None
+        return Quality(drop, min(fidelities))
+
+
+def measure_sensitivities(
+    model: ModelProto,
+    parts: Sequence[Part],
+    quantize: Callable[[Collection[Part]], ModelProto],
+    images: Sequence[CalibrationImage],
+    io: str,
+    progress: ProgressCallback = lambda what, done, total: None,
+) -> list[Sensitivity]:
+    """Quantise each part alone and measure the restored image, in the order of ``parts``.
+
+    Only what stands behind the beginning of a part's stage runs again; what is before it is exact
+    and computed once.
+
+    Args:
+        model: the fused float32 graph that ``quantize`` quantises.
+        parts: to be measured.
+        quantize: the graph with only those parts in int8.
+        images: the first few are used.
+        io: format of the graph's image ends.
+    """
+    images = images[:SENSITIVITY_IMAGES]
+    inputs, exact = _boundaries(model, images, io)
+    found = []
+    for done, part in enumerate(parts):
+        progress("measuring what each part costs", done, len(parts))
+        stage = part.name.partition(".")[0]
+        start = STAGE_TENSORS[stage][0]
+        cut = onnx.utils.Extractor(quantize([part])).extract_model([start], [_image_end(model)])
+        session = open_session(cut)
+        errors = [
+            np.mean((session.run(None, {start: inputs[k][start]})[0] - exact[k]) ** 2)
+            for k in range(len(images))
+        ]
+        found.append(Sensitivity(part, float(np.mean(errors))))
+    progress("measuring what each part costs", len(parts), len(parts))
+    return found
+
+
+def _image_end(model: ModelProto) -> str:
+    """The decoded image, clipped, in floating point."""
+    (name,) = (node.output[0] for node in model.graph.node if node.name == IMAGE_END)
+    return str(name)
+
+
+def _boundaries(
+    model: ModelProto, images: Sequence[CalibrationImage], io: str
+) -> tuple[list[dict[str, NDArray[np.generic]]], list[NDArray[np.float32]]]:
+    """Each stage's input, and the clipped image, of the exact graph, for each image."""
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    starts = [STAGE_TENSORS[stage][0] for stage in ("estimator", "flow", "decoder")]
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    del probe.graph.output[:]
+    probe.graph.output.extend(known[name] for name in (*starts, _image_end(model)))
+    session = open_session(probe, in_graph_order=True)
+    first = STAGE_TENSORS["fused"][0]
+    inputs, exact = [], []
+    for image in images:
+        fed = to_network(image.image, io)
+        *values, end = session.run(None, {first: fed})
+        inputs.append({first: fed, **dict(zip(starts, values, strict=True))})
+        exact.append(end)
+    return inputs, exact
+
+
+def select_parts(
+    sensitivities: Sequence[Sensitivity],
+    quantize: Callable[[Collection[Part]], ModelProto],
+    judge: Judge,
+    budget: Budget,
+) -> Selection:
+    """Keep as little as possible in floating point so that ``budget`` holds on every image.
+
+    Args:
+        sensitivities: of all parts.
+        quantize: the graph with only those parts in int8.
+        judge: measures it.
+        budget: what must hold.
+
+    Raises:
+        QualityError: it does not hold even with every part kept; the message has what does.
+    """
+    # Those that cost the picture most for the time they save.
+    ranked = sorted(sensitivities, key=lambda s: s.mse / s.part.saving, reverse=True)
+
+    def measured(kept: Collection[Part]) -> Quality:
+        rest = [s.part for s in sensitivities if s.part not in kept]
+        what = f"measuring INT8 with {len(kept)} of {len(sensitivities)} parts kept"
+        return judge.measure(quantize(rest), what)
+
+    everything = measured([])
+    if budget.allows(everything):
+        return Selection((), everything, everything)
+    best = everything
+    fails, count = 0, max(1, len(ranked) // 8)
+    while not budget.allows(quality := measured([s.part for s in ranked[:count]])):
+        best = max(best, quality, key=lambda q: q.fidelity_db)
+        if count == len(ranked):
+            raise QualityError(_missed(budget, best))
+        fails, count = count, min(2 * count, len(ranked))
+    while count - fails > 1:  # each part kept helps: the fewest from the top by bisection
+        middle = (fails + count) // 2
+        found = measured([s.part for s in ranked[:middle]])
+        if budget.allows(found):
+            count, quality = middle, found
+        else:
+            fails = middle
+    kept = [s.part for s in ranked[:count]]
+    if len(kept) > 1:
+        kept, quality = _spared(kept, quality, measured, budget)
+    return Selection(tuple(kept), quality, everything)
+
+
+def _spared(
+    kept: list[Part],
+    quality: Quality,
+    measured: Callable[[Collection[Part]], Quality],
+    budget: Budget,
+) -> tuple[list[Part], Quality]:
+    """Try once more in int8 what saves most: the last part kept may have freed enough for it."""
+    for part in sorted(kept, key=lambda p: p.saving, reverse=True)[:SECOND_LOOKS]:
+        fewer = [other for other in kept if other is not part]
+        found = measured(fewer)
+        if budget.allows(found):
+            kept, quality = fewer, found
+    return kept, quality
+
+
+def _missed(budget: Budget, best: Quality) -> str:
+    wanted = f"at least {budget.floor_db:g} dB against float32"
+    reached = f"{best.fidelity_db:.1f} dB"
+    if budget.drop_db is not None and best.drop_db is not None:
+        wanted = f"a drop of at most {budget.drop_db:g} dB, and {wanted}"
+        reached = f"a drop of {best.drop_db:.3f} dB and {reached}"
+    return (
+        f"INT8 cannot be kept inside its budget ({wanted}) on the calibration images: the best is "
+        f"{reached}; allow more with --max-psnr-drop, or take fp16. No bundle was written"
+    )
+
+
+def _psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    error = image.astype(np.float64) - reference
+    mse = float(np.mean(error**2))
+    return 10 * math.log10(255**2 / mse) if mse else 100.0

@@ -1,0 +1,347 @@
+"""What calibration images make of a graph's activations: the images, the statistics, the ranges.
+
+One float32 run of each image gives everything that INT8 needs later: per channel the largest
+magnitude and the mean, and a sample of the values, spread over the feature map. Ranges by any
+method, equalisation and bias correction are computed from these without running the graph again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from elir_deploy.degradations import degrade, enlarge
+from elir_deploy.errors import ImageError, UsageError
+from elir_deploy.export.precision import open_session
+from elir_deploy.runtime.images import read_image
+from elir_deploy.runtime.photos import sample_photos
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
+from elir_deploy.samples import Sample, SampleFolder, images_in
+from elir_deploy.tasks import TaskSpec
+
+__all__ = [
+    "METHODS",
+    "CalibrationImage",
+    "TensorStatistics",
+    "calibration_images",
+    "collect_statistics",
+    "packaged_images",
+    "peak_of",
+]
+
+#: How the magnitude that becomes 127 is chosen.
+METHODS = ("minmax", "percentile", "mse", "entropy")
+PERCENTILE = 99.99
+#: Values sampled from one tensor over all images: enough for the 99.99th percentile.
+SAMPLES_PER_TENSOR = 2**17
+#: Bins of the histograms that the methods ``mse`` and ``entropy`` search.
+BINS = 2048
+#: Levels of a symmetric int8 magnitude.
+LEVELS = 128
+#: Fewer images than this are enough for a first look only.
+FEW_IMAGES = 8
+
+ProgressCallback = Callable[[str, int, int], None]
+WarningCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CalibrationImage:
+    """One image to calibrate with.
+
+    Attributes:
+        name: of its file.
+        image: (S, S, 3) uint8 RGB, degraded and at the network's size.
+        truth: what it was made from, likewise; None where the images came degraded.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None
+
+
+def packaged_images(task: TaskSpec, side: int) -> list[CalibrationImage]:
+    """The package's own photographs, for a user who has given none."""
+    photos = sample_photos(side, faces=task.faces)
+    return [
+        CalibrationImage(name, enlarge(task.name, degrade(task.name, photo, _rng(k))), photo)
+        for k, (name, photo) in enumerate(photos.items())
+    ]
+
+
+def calibration_images(
+    folder: Path,
+    task: TaskSpec,
+    side: int,
+    *,
+    count: int,
+    degraded: bool = False,
+    warn: WarningCallback = lambda text: None,
+) -> list[CalibrationImage]:
+    """Images of a folder, spread evenly over it, as the network takes them.
+
+    Args:
+        folder: with folders inside it.
+        task: whose degradation is applied to clean images.
+        side: of the network's square image in pixels.
+        count: of images wanted.
+        degraded: the images are low-quality ones already, as the model will meet them.
+        warn: called with what is left out, and with doubts about the rest.
+
+    Raises:
+        UsageError: no folder, no images in it, or none that can be used.
+    """
+    wanted: Iterator[CalibrationImage | str] = (
+        _degraded_images(folder, task, side, count)
+        if degraded
+        else _clean_images(folder, task, side, count)
+    )
+    images: list[CalibrationImage] = []
+    left_out: list[str] = []
+    for item in wanted:
+        if isinstance(item, CalibrationImage) and not _is_flat(item):
+            images.append(item)
+        else:
+            left_out.append(item if isinstance(item, str) else f"{item.name}: of one colour")
+    for reason in left_out[:3]:
+        warn(f"left out of the calibration: {reason}")
+    if len(left_out) > 3:
+        warn(f"left out of the calibration: {len(left_out) - 3} more")
+    if not images:
+        raise UsageError(
+            f"{folder}: none of {len(left_out)} images can be used for calibration, the first "
+            f"because {left_out[0]}; wanted photographs of at least {side}x{side} pixels"
+        )
+    if len(images) < FEW_IMAGES:
+        warn(
+            f"calibrating with {len(images)} image{'s' * (len(images) > 1)}: "
+            f"{FEW_IMAGES} or more, as different as those to come, give safer ranges"
+        )
+    return images
+
+
+def _is_flat(item: CalibrationImage) -> bool:
+    shown = item.image if item.truth is None else item.truth
+    return bool((shown == shown[0, 0]).all())
+
+
+def _rng(number: int) -> np.random.Generator:
+    return np.random.default_rng([0, number])
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """``count`` places evenly over ``length``, all of them where there are fewer."""
+    return (
+        sorted({k * length // count for k in range(count)}) if count < length else [*range(length)]
+    )
+
+
+def _clean_images(
+    folder: Path, task: TaskSpec, side: int, count: int
+) -> Iterator[CalibrationImage | str]:
+    samples = SampleFolder(folder, task.name, side=side, upscale=task.upscale, faces=task.faces)
+    for number in _spread(len(samples), count):
+        sample = samples[number]
+        if isinstance(sample, Sample):
+            image = enlarge(task.name, sample.low)
+            yield CalibrationImage(sample.name, image, sample.truth)
+        else:
+            yield sample.reason
+
+
+def _degraded_images(
+    folder: Path, task: TaskSpec, side: int, count: int
+) -> Iterator[CalibrationImage | str]:
+    places = images_in(folder)
+    for number in _spread(len(places), count):
+        name = places[number].as_posix()
+        try:
+            picture = EnlargedPicture(
+                read_image(folder / name).pixels, task.upscale, task.upscale_kernel
+            )
+        except ImageError as error:
+            yield str(error)
+            continue
+        if task.faces:
+            yield CalibrationImage(name, resize_to_square(picture, side), None)
+        elif min(picture.height, picture.width) < side:
+            yield f"{folder / name} is smaller than the model's {side}x{side}"
+        else:
+            top, left = (picture.height - side) // 2, (picture.width - side) // 2
+            block = np.ascontiguousarray(picture.block(top, left, side, side))
+            yield CalibrationImage(name, block, None)
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One activation tensor (1, C, H, W) over all calibration images.
+
+    Attributes:
+        peak: (C,) float32, the largest magnitude of each channel.
+        mean: (C,) float64.
+        samples: (C, n) float32, values at places drawn at random once for all images.
+    """
+
+    peak: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    samples: NDArray[np.float32]
+
+    def scaled(self, factors: NDArray[np.float32]) -> TensorStatistics:
+        """Those of the tensor with each channel multiplied by its factor, (C,) and positive."""
+        return TensorStatistics(
+            self.peak * factors, self.mean * factors, self.samples * factors[:, None]
+        )
+
+
+def collect_statistics(
+    model: ModelProto,
+    tensors: Sequence[str],
+    feeds: Iterable[Mapping[str, NDArray[np.generic]]],
+    *,
+    images: int,
+    progress: ProgressCallback = lambda what, done, total: None,
+) -> dict[str, TensorStatistics]:
+    """Run a float32 graph on each image and keep the statistics of ``tensors``.
+
+    Extremes, means and samples are taken inside the graph, so that no feature map leaves it.
+
+    Args:
+        model: a float32 graph with inferred types and shapes.
+        tensors: names of float32 activations (1, C, H, W).
+        feeds: input name to array, for each image.
+        images: how many there are.
+        progress: called before each.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    per_image = max(1, SAMPLES_PER_TENSOR // images)
+    _add_probes(probe, tensors, per_image)
+    session = open_session(probe, in_graph_order=True)
+    peaks: list[NDArray[np.float32]] = []
+    means: list[NDArray[np.float64]] = []
+    samples: list[list[NDArray[np.float32]]] = [[] for _ in tensors]
+    for done, feed in enumerate(feeds):
+        progress("calibrating", done, images)
+        found = iter(session.run(None, dict(feed)))
+        for k in range(len(tensors)):
+            peak, mean, sampled = (next(found) for _ in range(3))
+            if done == 0:
+                peaks.append(peak.reshape(-1))
+                means.append(mean.reshape(-1).astype(np.float64) / images)
+            else:
+                np.maximum(peaks[k], peak.reshape(-1), out=peaks[k])
+                means[k] += mean.reshape(-1).astype(np.float64) / images
+            samples[k].append(sampled)
+    progress("calibrating", images, images)
+    return {
+        name: TensorStatistics(peaks[k], means[k], np.concatenate(samples[k], axis=1))
+        for k, name in enumerate(tensors)
+    }
+
+
+def _add_probes(probe: ModelProto, tensors: Sequence[str], samples: int) -> None:
+    """Three outputs for each tensor; pooling, because its form is the same in every opset."""
+    graph = probe.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    nodes = {name: k for k, node in enumerate(graph.node) for name in node.output}
+    added: dict[int, list[NodeProto]] = {}
+    del graph.output[:]
+    rng = np.random.default_rng(0)
+    constants: dict[str, NDArray[np.int64]] = {}
+    for name in tensors:
+        _, channels, height, width = shapes[name]
+        pixels = height * width
+        places, flat = f"places.{channels}x{pixels}", f"flat.{channels}x{pixels}"
+        if places not in constants:
+            count = min(pixels, max(1, samples // channels))
+            constants[places] = np.sort(rng.choice(pixels, count, replace=False))
+            constants[flat] = np.array([channels, pixels])
+        ends = [f"{name}.{what}" for what in ("abs", "peak", "mean", "flat", "samples")]
+        magnitude, peak, mean, flattened, sampled = ends
+        added.setdefault(nodes.get(name, -1), []).extend(
+            [
+                helper.make_node("Abs", [name], [magnitude]),
+                helper.make_node("GlobalMaxPool", [magnitude], [peak]),
+                helper.make_node("GlobalAveragePool", [name], [mean]),
+                helper.make_node("Reshape", [name, flat], [flattened]),
+                helper.make_node("Gather", [flattened, places], [sampled], axis=1),
+            ]
+        )
+        graph.output.extend(
+            helper.make_tensor_value_info(end, TensorProto.FLOAT, None)
+            for end in (peak, mean, sampled)
+        )
+    # Each beside what it watches, so that a feature map can be freed early.
+    before = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(added.get(-1, []))
+    for k, node in enumerate(before):
+        graph.node.append(node)
+        graph.node.extend(added.get(k, []))
+    graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
+
+
+def peak_of(statistics: TensorStatistics, method: str) -> float:
+    """The magnitude that becomes 127.
+
+    Args:
+        statistics: of the tensor.
+        method: ``minmax`` covers everything seen; ``percentile`` all but 1 of 10,000 values;
+            ``mse`` has the least squared rounding and clipping error; ``entropy`` loses the least
+            information (Kullback-Leibler divergence), as TensorRT's own calibrator did.
+    """
+    largest = float(statistics.peak.max())
+    if method == "minmax" or largest == 0:
+        return largest
+    magnitudes = np.abs(statistics.samples)
+    if method == "percentile":
+        return float(np.percentile(magnitudes, PERCENTILE))
+    counts, edges = np.histogram(magnitudes, bins=BINS, range=(0, largest))
+    search = {"mse": _least_squared_error, "entropy": _least_divergence}[method]
+    return float(edges[search(counts.astype(np.float64))])
+
+
+def _candidates() -> range:
+    """Numbers of bins that are kept; the rest is clipped to the last."""
+    return range(LEVELS, BINS + 1, BINS // LEVELS)
+
+
+def _least_squared_error(counts: NDArray[np.float64]) -> int:
+    centres = np.arange(BINS) + 0.5
+    best = {}
+    for kept in _candidates():
+        step = kept / (LEVELS - 1)
+        rounded = np.minimum(np.rint(centres / step), LEVELS - 1) * step
+        best[kept] = float(np.sum(counts * (rounded - centres) ** 2))
+    return min(best, key=lambda kept: best[kept])
+
+
+def _least_divergence(counts: NDArray[np.float64]) -> int:
+    best = {}
+    for kept in _candidates():
+        reference = counts[:kept].copy()
+        reference[-1] += counts[kept:].sum()
+        level = np.arange(kept) * LEVELS // kept
+        filled = counts[:kept] > 0
+        # Each level's mass, spread over those of its bins that are not empty.
+        mass = np.bincount(level, counts[:kept], LEVELS)
+        bins = np.bincount(level, filled, LEVELS)
+        quantized = np.where(filled, mass[level] / np.maximum(bins[level], 1), 0)
+        best[kept] = _divergence(reference, quantized)
+    return min(best, key=lambda kept: best[kept])
+
+
+def _divergence(reference: NDArray[np.float64], quantized: NDArray[np.float64]) -> float:
+    p, q = reference / reference.sum(), quantized / max(quantized.sum(), 1e-12)
+    seen = p > 0
+    return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-9))))

@@ -1,0 +1,152 @@
+"""Equalised channels: an exact rewrite that makes a graph easier to quantise.
+
+Between convolutions joined by ReLU, residual additions and nearest upsampling only, a channel may
+be divided by any positive number where it is written and multiplied by it where it is read:
+these operators commute with a positive factor. One scale per activation tensor wants channels of
+like magnitude; one scale per output channel of a weight wants input channels of like magnitude.
+The factors balance the two (Nagel et al., Data-Free Quantization Through Weight Equalization and
+Bias Correction, ICCV 2019; here with measured activation magnitudes). In this network that reaches
+the autoencoder's blocks; SiLU and normalisation stand in the way elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from elir_deploy.export.calibration import TensorStatistics
+
+__all__ = ["channel_factors", "equalize", "weight_factors"]
+
+#: Operators that commute with a positive factor per channel.
+HOMOGENEOUS = frozenset({"Relu", "Add", "Resize"})
+#: No factor is larger, nor its inverse: a channel that calibration images hardly excite may be
+#: excited by others.
+LIMIT = 8.0
+#: Channels below this part of their tensor's largest count as silent; they say nothing.
+SILENT = 1e-3
+
+
+@dataclass
+class _Space:
+    """Tensors whose channels must be scaled alike, and the convolutions at their ends."""
+
+    tensors: set[str] = field(default_factory=set)
+    writers: list[NodeProto] = field(default_factory=list)
+    readers: list[NodeProto] = field(default_factory=list)
+    fixed: bool = False
+
+
+def channel_factors(
+    model: ModelProto, statistics: Mapping[str, TensorStatistics]
+) -> dict[str, NDArray[np.float32]]:
+    """The factor on each channel of every tensor that can be equalised, (C,).
+
+    Args:
+        model: a float32 graph.
+        statistics: of every tensor that a convolution reads, at least.
+    """
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    factors: dict[str, NDArray[np.float32]] = {}
+    for space in _spaces(model):
+        read = {node.input[0] for node in space.readers}
+        read |= {name for name in space.tensors if name in statistics}
+        peaks = [statistics[name].peak for name in sorted(read) if name in statistics]
+        if not peaks:
+            continue
+        readers = [np.abs(weights[node.input[1]]).max(axis=(0, 2, 3)) for node in space.readers]
+        found = _balanced(np.max(peaks, axis=0), np.max(readers, axis=0))
+        factors.update(dict.fromkeys(space.tensors, found))
+    return factors
+
+
+def _balanced(activation: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Factors that bring activation and weight magnitudes of all channels together by half each."""
+    heard = (activation > SILENT * activation.max()) & (weight > SILENT * weight.max())
+    exponents = np.zeros(len(activation))
+    if heard.any():
+        exponents[heard] = 0.5 * np.log2(weight[heard] / activation[heard])
+        exponents[heard] -= exponents[heard].mean()
+    limit = np.log2(LIMIT)
+    factors: NDArray[np.float32] = np.exp2(exponents.clip(-limit, limit)).astype(np.float32)
+    return factors
+
+
+def equalize(model: ModelProto, factors: Mapping[str, NDArray[np.float32]]) -> ModelProto:
+    """The graph, or a stage of it, with the factors moved into its weights and biases."""
+    equalized = ModelProto()
+    equalized.CopyFrom(model)
+    scales = weight_factors(model, factors)
+    for tensor in equalized.graph.initializer:
+        if tensor.name in scales:
+            scaled = numpy_helper.to_array(tensor) * scales[tensor.name]
+            tensor.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), tensor.name))
+    return equalized
+
+
+def weight_factors(
+    model: ModelProto, factors: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What each weight and bias of the graph's convolutions is multiplied by."""
+    scales: dict[str, NDArray[np.float32]] = {}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        weight, *bias = node.input[1:]
+        read, written = factors.get(node.input[0]), factors.get(node.output[0])
+        scale = np.ones((1, 1, 1, 1), np.float32)
+        if read is not None:
+            scale = scale / read[None, :, None, None]
+        if written is not None:
+            scale = scale * written[:, None, None, None]
+            scales.update(dict.fromkeys(bias, written))
+        if read is not None or written is not None:
+            scales[weight] = scale
+    return scales
+
+
+def _spaces(model: ModelProto) -> list[_Space]:
+    """The spaces that may be scaled, in graph order."""
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    space_of: dict[str, _Space] = {}
+
+    def space(name: str) -> _Space:
+        found = space_of.setdefault(name, _Space())
+        found.tensors.add(name)
+        return found
+
+    def join(first: _Space, second: _Space) -> None:
+        if first is second:
+            return
+        for name in second.tensors:
+            space_of[name] = first
+        first.tensors |= second.tensors
+        first.writers += second.writers
+        first.readers += second.readers
+        first.fixed |= second.fixed
+
+    uses: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            uses[name] = uses.get(name, 0) + 1
+    for value in (*graph.input, *graph.output):
+        space(value.name).fixed = True
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        values = [name for name in inputs if name not in constants]
+        if node.op_type == "Conv" and uses[node.input[1]] == 1:
+            space(node.input[0]).readers.append(node)
+            space(node.output[0]).writers.append(node)
+        elif node.op_type in HOMOGENEOUS and (node.op_type == "Resize" or values == inputs):
+            for name in values:
+                join(space(node.output[0]), space(name))
+        else:
+            for name in (*values, *node.output):
+                space(name).fixed = True
+    distinct = {id(found): found for found in space_of.values()}
+    return [s for s in distinct.values() if not s.fixed and s.readers and s.writers]

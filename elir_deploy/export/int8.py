@@ -1,0 +1,370 @@
+"""INT8 from calibration to graph: equalise, place, choose ranges, correct biases, stay in budget.
+
+What was found is a recipe, plain JSON that travels in the bundle: it makes the same graph again
+without the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.export.bias_correction import bias_corrections
+from elir_deploy.export.budget import (
+    Budget,
+    Judge,
+    Part,
+    Quality,
+    Sensitivity,
+    measure_sensitivities,
+    parts_of,
+    select_parts,
+)
+from elir_deploy.export.calibration import (
+    METHODS,
+    CalibrationImage,
+    TensorStatistics,
+    collect_statistics,
+    peak_of,
+)
+from elir_deploy.export.equalization import channel_factors, equalize
+from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
+from elir_deploy.export.pixels import to_network
+from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
+from elir_deploy.runtime.bundle import Bundle
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "RECIPE_NAME",
+    "Int8Options",
+    "Int8Report",
+    "Recipe",
+    "calibrate",
+    "graph_sha256",
+    "holds_recipe",
+]
+
+DEFAULT_METHOD = "minmax"
+#: Its file in a bundle.
+RECIPE_NAME = "calibration.json"
+RECIPE_FORMAT = "elir-int8-recipe"
+#: A recipe is some hundred kilobytes.
+MAX_RECIPE_BYTES = 64 * 2**20
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How INT8 is made.
+
+    Attributes:
+        method: one of :data:`elir_deploy.export.calibration.METHODS`.
+        per_step: a scale for each Euler step, or one for all of them.
+        equalize: balance the channels first.
+        correct_biases: take back the mean error of rounding.
+        max_psnr_drop_db: budget of PSNR to the truth; None: the floor alone.
+    """
+
+    method: str = DEFAULT_METHOD
+    per_step: bool = False
+    equalize: bool = True
+    correct_biases: bool = True
+    max_psnr_drop_db: float | None = 0.3
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(
+                f"no calibration method {self.method!r}: choose from {', '.join(METHODS)}"
+            )
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What was measured on the way; all of it is empty where nothing had to be chosen.
+
+    Attributes:
+        max_psnr_drop_db: the budget.
+        quality: of the chosen graph on the calibration images.
+        everything: of the graph with every part in INT8.
+        sensitivities: of each part alone.
+        kept: names of the parts that stay in floating point.
+    """
+
+    max_psnr_drop_db: float | None = None
+    quality: Quality | None = None
+    everything: Quality | None = None
+    sensitivities: tuple[Sensitivity, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "max_psnr_drop_db": self.max_psnr_drop_db,
+            "measured": None if self.quality is None else self.quality.to_manifest(),
+            "everything_int8": None if self.everything is None else self.everything.to_manifest(),
+            "parts": [
+                {
+                    "part": s.part.name,
+                    "macs": s.part.macs,
+                    "psnr_db": round(s.psnr_db, 2) if math.isfinite(s.psnr_db) else None,
+                    "kept": s.part.name in self.kept,
+                }
+                for s in self.sensitivities
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a float32 graph, or a stage of it, an INT8 one.
+
+    Attributes:
+        graph_sha256: of the fused float32 graph it is for.
+        method: that chose the ranges.
+        images: how many they were chosen on.
+        per_step: whether each Euler step has scales of its own.
+        factors: tensor to the equalising factor of each channel.
+        peaks: scale name to the magnitude that becomes 127.
+        corrections: node name to what its bias is corrected by.
+        layers: convolutions in INT8.
+        skips: residual additions that read INT8.
+        measured: what the manifest says was measured with it (:meth:`Int8Report.to_manifest`).
+    """
+
+    graph_sha256: str
+    method: str
+    images: int
+    per_step: bool
+    layers: frozenset[str]
+    skips: frozenset[str]
+    peaks: Mapping[str, float]
+    factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the parts that stay in floating point."""
+        return [part["part"] for part in self.measured["parts"] if part["kept"]]
+
+    def apply(self, model: ModelProto) -> ModelProto:
+        """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
+        equalized = equalize(model, self.factors)
+        placement = place(equalized, self.layers, self.skips, per_step=self.per_step)
+        return quantize_graph(equalized, placement, self.peaks, self.corrections)
+
+    def to_json(self) -> bytes:
+        """As it is stored; the same recipe gives the same bytes."""
+        values = {
+            "format": RECIPE_FORMAT,
+            "version": 1,
+            "graph_sha256": self.graph_sha256,
+            "method": self.method,
+            "images": self.images,
+            "per_step": self.per_step,
+            "layers": sorted(self.layers),
+            "skips": sorted(self.skips),
+            "peaks": {name: float(str(np.float32(v))) for name, v in sorted(self.peaks.items())},
+            "factors": _lists(self.factors),
+            "corrections": _lists(self.corrections),
+            "measured": self.measured,
+        }
+        return (json.dumps(values, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """A stored recipe: the file, or the bundle that holds it.
+
+        Raises:
+            BundleError: it is none, or damaged.
+        """
+        file = Bundle.open(path).checked_file(RECIPE_NAME) if path.is_dir() else path
+        try:
+            if file.stat().st_size > MAX_RECIPE_BYTES:
+                raise ValueError("it is too large")
+            values = json.loads(file.read_bytes(), parse_constant=_no_constant)
+            if values["format"] != RECIPE_FORMAT or values["version"] != 1:
+                raise ValueError("it is of another format or version")
+            return cls(
+                graph_sha256=str(values["graph_sha256"]),
+                method=str(values["method"]),
+                images=int(values["images"]),
+                per_step=bool(values["per_step"]),
+                layers=frozenset(map(str, values["layers"])),
+                skips=frozenset(map(str, values["skips"])),
+                peaks={str(k): float(np.float32(v)) for k, v in values["peaks"].items()},
+                factors=_arrays(values["factors"]),
+                corrections=_arrays(values["corrections"]),
+                measured={key: values["measured"][key] for key in Int8Report().to_manifest()},
+            )
+        except OSError as error:
+            raise BundleError(f"{file} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BundleError(f"{file} is no calibration of elir-export: {error}") from None
+
+    @classmethod
+    def read_for(cls, path: Path, fused: ModelProto) -> Recipe:
+        """A stored recipe for this fused float32 graph.
+
+        Raises:
+            BundleError: it is none, damaged, or of another graph.
+        """
+        recipe = cls.read(path)
+        seen = graph_sha256(fused)
+        if recipe.graph_sha256 != seen:
+            raise BundleError(
+                f"the calibration in {path} is of another graph ({recipe.graph_sha256[:12]}, this "
+                f"one is {seen[:12]}): other weights, image size, steps, noise or versions; "
+                "calibrate again with --calibration FOLDER"
+            )
+        return recipe
+
+
+def holds_recipe(path: Path) -> bool:
+    """Whether it is a bundle with a calibration, or a calibration's file."""
+    return path.is_file() or (path / RECIPE_NAME).is_file()
+
+
+def _lists(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, list[float]]:
+    # The shortest decimals that give the same float32 again.
+    return {name: [float(str(v)) for v in arrays[name]] for name in sorted(arrays)}
+
+
+def _arrays(lists: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float32]]:
+    arrays = {str(name): np.asarray(values, np.float32) for name, values in lists.items()}
+    for name, array in arrays.items():
+        if array.ndim != 1 or not np.isfinite(array).all():
+            raise ValueError(f"the values of {name} are not finite numbers")
+    return arrays
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def graph_sha256(model: ModelProto) -> str:
+    """Of a graph's structure and weights."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def calibrate(
+    model: ModelProto,
+    images: Sequence[CalibrationImage],
+    io: str,
+    options: Int8Options,
+    floor_db: float | None,
+    progress: ProgressCallback = lambda what, done, total: None,
+) -> tuple[Recipe, Int8Report]:
+    """Find the recipe for a fused float32 graph.
+
+    Args:
+        model: the fused graph.
+        images: to calibrate and to measure on.
+        io: format of the graph's image ends.
+        options: how.
+        floor_db: least PSNR against float32; None measures nothing and quantises everything, as
+            for random weights, whose pictures mean nothing.
+        progress: called with what is being done, and how far it is.
+
+    Raises:
+        QualityError: the budget cannot be met.
+    """
+    calibrated = _Calibrated(model, images, io, options, progress)
+    parts = parts_of(calibrated.model)
+    if floor_db is None:
+        return calibrated.recipe(parts, Int8Report()), Int8Report()
+    sensitivities = measure_sensitivities(
+        calibrated.model, parts, calibrated.quantized, images, io, progress
+    )
+    judge = Judge(model, images, io, progress)
+    budget = Budget(options.max_psnr_drop_db, floor_db)
+    selection = select_parts(sensitivities, calibrated.quantized, judge, budget)
+    report = Int8Report(
+        max_psnr_drop_db=options.max_psnr_drop_db,
+        quality=selection.quality,
+        everything=selection.everything,
+        sensitivities=tuple(sensitivities),
+        kept=tuple(part.name for part in selection.kept),
+    )
+    rest = [part for part in parts if part not in selection.kept]
+    return calibrated.recipe(rest, report), report
+
+
+class _Calibrated:
+    """A graph with its statistics, from which any choice of parts is quantised."""
+
+    def __init__(
+        self,
+        model: ModelProto,
+        images: Sequence[CalibrationImage],
+        io: str,
+        options: Int8Options,
+        progress: ProgressCallback,
+    ) -> None:
+        self.options = options
+        self.images = len(images)
+        self.sha256 = graph_sha256(model)
+        first = STAGE_TENSORS[FUSED][0]
+        feeds = ({first: to_network(image.image, io)} for image in images)
+        statistics = collect_statistics(
+            model, activations(model), feeds, images=len(images), progress=progress
+        )
+        self.factors = channel_factors(model, statistics) if options.equalize else {}
+        self.model = equalize(model, self.factors)
+        self.statistics: dict[str, TensorStatistics] = {
+            name: found.scaled(self.factors[name]) if name in self.factors else found
+            for name, found in statistics.items()
+        }
+        self.peaks = {
+            name: float(np.float32(peak_of(found, options.method)))
+            for name, found in self.statistics.items()
+        }
+
+    def _placed(self, parts: Collection[Part]) -> tuple[Placement, dict[str, float]]:
+        layers = {layer for part in parts for layer in part.layers}
+        skips = {skip for part in parts for skip in part.skips}
+        placement = place(self.model, layers, skips, per_step=self.options.per_step)
+        peaks: dict[str, float] = {}
+        for tensor, group in placement.groups.items():
+            # No tensor is clipped more than its own choice.
+            peaks[group] = max(peaks.get(group, 0.0), self.peaks[tensor])
+        return placement, peaks
+
+    def _corrections(
+        self, placement: Placement, peaks: Mapping[str, float]
+    ) -> dict[str, NDArray[np.float32]]:
+        if not self.options.correct_biases:
+            return {}
+        return bias_corrections(self.model, placement, peaks, self.statistics)
+
+    def quantized(self, parts: Collection[Part]) -> ModelProto:
+        """The graph with these parts in INT8."""
+        placement, peaks = self._placed(parts)
+        return quantize_graph(self.model, placement, peaks, self._corrections(placement, peaks))
+
+    def recipe(self, parts: Collection[Part], report: Int8Report) -> Recipe:
+        """What makes :meth:`quantized` of the graph this was calibrated on."""
+        placement, peaks = self._placed(parts)
+        return Recipe(
+            graph_sha256=self.sha256,
+            method=self.options.method,
+            images=self.images,
+            per_step=self.options.per_step,
+            layers=placement.layers,
+            skips=frozenset(skip for part in parts for skip in part.skips),
+            peaks=peaks,
+            factors=self.factors,
+            corrections=self._corrections(placement, peaks),
+            measured=report.to_manifest(),
+        )

@@ -1,0 +1,326 @@
+"""Which layers of a float16 graph stay float32: those where a measurement says that they must.
+
+Three things are measured while the float32 graph runs on real and on extreme images: how large
+every tensor gets, how large the sums of squares in normalisation get, and what it does to the
+output of each normalisation when it sums in float16. The largest partial sum that a convolution
+can have, in whatever order it adds, follows from the ranges. Each layer that is kept has a reason
+with the number that decided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from elir_deploy.export.emulation import NORMALIZATIONS, REDUCTIONS, HalfForms, Steps
+from elir_deploy.export.precision import (
+    Probe,
+    in_image_tail,
+    largest_magnitudes,
+    layer_of,
+    open_session,
+    watch_ranges,
+)
+
+__all__ = [
+    "FLOAT16_MAX",
+    "HEADROOM",
+    "LEAST_DB",
+    "Evidence",
+    "Float16Plan",
+    "Normalization",
+    "Reason",
+    "extreme_images",
+    "gather_evidence",
+    "plan_float16",
+    "stage_feeds",
+]
+
+FLOAT16_MAX = 65504.0
+#: What comes within this factor of the limit stays float32: the images of a customer are not ours.
+HEADROOM = 4.0
+#: Signal over error, in dB, that summing in float16 must leave of a layer's output. A layer with 43
+#: changes nothing in a picture; the rest is for images never seen.
+LEAST_DB = 50.0
+#: Side in pixels of a square of the chequered image.
+SQUARE = 16
+#: Convolutions, and the axes of a weight that one output channel sums over.
+SUMMED_AXES = {"Conv": (1, 2, 3), "ConvTranspose": (0, 2, 3)}
+
+#: Which normalisations are float32: those that a measurement says, all, or none.
+Normalization = Literal["measured", "float32", "float16"]
+Kind = Literal["range", "squares", "lost", "error", "partial", "asked"]
+#: Those that say most first.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Part = Literal["normalisation", "convolution", "other"]
+
+
+def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
+    """Images that no photograph comes near: name to (side, side, 3) uint8 RGB.
+
+    Where a picture is of one colour a feature map nearly is, too: its mean is large against its
+    deviation, and the variance that sums in float16 make of it may be negative.
+    """
+    images = {
+        name: np.full((side, side, 3), level, np.uint8)
+        for name, level in (("black", 0), ("grey", 128), ("white", 255))
+    }
+    odd = np.indices((side, side)).sum(axis=0) // SQUARE % 2 == 1
+    images["chequered"] = np.where(odd[..., None], images["white"], images["black"])
+    return images
+
+
+def stage_feeds(
+    graphs: Mapping[str, ModelProto], images: Iterable[NDArray[Any]]
+) -> dict[str, list[dict[str, NDArray[Any]]]]:
+    """What each stage is fed with: for each image, input name to array.
+
+    Args:
+        graphs: float32 graph of each stage; each takes what the one before it gives.
+        images: as the first one takes them.
+    """
+    values = list(images)
+    feeds = {}
+    last = list(graphs)[-1]
+    for stage, graph in graphs.items():
+        name = graph.graph.input[0].name
+        feeds[stage] = [{name: value} for value in values]
+        if stage != last:
+            session = open_session(graph)
+            values = [session.run(None, feed)[0] for feed in feeds[stage]]
+    return feeds
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What float16 would meet in a graph.
+
+    Attributes:
+        peaks: largest magnitude of every float32 tensor, inputs and weights included.
+        sums: node name to the largest sum of squares in it; of magnitudes where it squares nothing.
+        error_db: node name to signal over error of its output when it sums in float16, against
+            float32 sums of the same input; minus infinity where the output is not finite.
+    """
+
+    peaks: Mapping[str, float]
+    sums: Mapping[str, float] = field(default_factory=dict)
+    error_db: Mapping[str, float] = field(default_factory=dict)
+
+
+def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> Evidence:
+    """Run a float32 graph on some inputs and keep the worst of all.
+
+    Args:
+        model: with inferred types and shapes.
+        inputs: name to array, one mapping per run; results on them are known to be finite.
+    """
+    probe = Probe(model)
+    watch_ranges(probe)
+    forms = HalfForms(model)
+    nodes = [node for node in model.graph.node if forms.has(node)]
+    for node in nodes:
+        _watch_sums(probe, forms, node)
+    found = list(probe.run(inputs))
+    sums = {n.name: max(numbers[f"{n.name}.largest"] for numbers in found) for n in nodes}
+    error_db = {
+        n.name: min(
+            _decibels(numbers[f"{n.name}.signal"], numbers[f"{n.name}.error"]) for numbers in found
+        )
+        for n in nodes
+    }
+    peaks = largest_magnitudes(model, found)
+    for feed in inputs:
+        for name, array in feed.items():
+            if array.dtype == np.float32:
+                peaks[name] = max(peaks.get(name, 0.0), float(np.abs(array).max()))
+    return Evidence(peaks, sums, error_db)
+
+
+def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
+    """Let ``probe`` tell the largest sum in ``node``, and the error of its half form."""
+    steps = Steps(f"{node.name}.watched")
+    source = steps.rounded(node.input[0], TensorProto.FLOAT16)
+    # What it would give as an island: the input is rounded there, too.
+    exact = f"{source}.exact"
+    island = NodeProto()
+    island.CopyFrom(node)
+    island.name = exact
+    island.input[0] = source
+    island.output[0] = exact
+    half = forms.of(node, source, f"{source}.summed")
+    steps.nodes.extend([island, *half.nodes])
+
+    rows = forms.rows(node, source, steps)
+    plain = node.op_type in ("ReduceMean", "ReduceSum")
+    terms = steps.exact("Abs", rows) if plain else steps.exact("Mul", rows, rows)
+    last_axis = steps.constant(np.array([1], np.int64))
+    sums = steps.exact("ReduceSum", terms, last_axis, keepdims=0)
+    steps.exact("ReduceMax", sums, keepdims=0)
+    largest = steps.name_last(f"{node.name}.largest")
+
+    error = steps.exact("Sub", f"{source}.summed", exact)
+    energies = []
+    for name, tensor in (("signal", exact), ("error", error)):
+        steps.exact("ReduceSum", steps.exact("Mul", tensor, tensor), keepdims=0)
+        energies.append(steps.name_last(f"{node.name}.{name}"))
+    probe.watch(node, steps.nodes, [largest, *energies], [*steps.constants, *half.constants])
+
+
+def _decibels(signal: float, error: float) -> float:
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(signal / error) if signal and math.isfinite(error) else -math.inf
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a layer stays float32.
+
+    Attributes:
+        kind: what decided: the ``range`` of a tensor, a sum of ``squares``, sums in float16 that
+            are ``lost`` because nothing finite comes of them, or their ``error``; what
+            ``partial`` sums of a convolution may reach; or that it was ``asked`` for.
+        part: what sort of layer it is.
+        value: that was measured, in dB for ``error``.
+        tensor: whose range it is.
+    """
+
+    kind: Kind
+    part: Part
+    value: float = 0.0
+    tensor: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "range":
+            return f"|{self.tensor}| reaches {self.value:.4g}"
+        return _in_words(self.kind, [self.value])
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Of a layer's reasons the first is given: by kind, then the worst value."""
+        worst_first = self.value if self.kind == "error" else -self.value
+        return KINDS.index(self.kind), -math.inf if math.isnan(worst_first) else worst_first
+
+
+def _in_words(kind: Kind, values: Sequence[float]) -> str:
+    """A reason for one layer, or for several at once."""
+    least, most = (
+        f"{v:.0f}" if kind == "error" else f"{v:.3g}" for v in (min(values), max(values))
+    )
+    span = least if least == most else f"{least} to {most}"
+    limit = f"the limit is {FLOAT16_MAX / HEADROOM:.0f}, 1/{HEADROOM:g} of float16's"
+    return {
+        "range": f"values reach {span}; {limit}",
+        "squares": f"sums of squares reach {span}; {limit}",
+        "lost": "sums in float16 give nothing finite",
+        "error": f"sums in float16 leave {span} dB; the limit is {LEAST_DB:g}",
+        "partial": f"partial sums may reach {span}; float16 ends at {FLOAT16_MAX:.0f}",
+        "asked": "as asked for",
+    }[kind]
+
+
+@dataclass(frozen=True)
+class Float16Plan:
+    """Which layers of a graph stay float32.
+
+    Attributes:
+        reasons: layer name (see :func:`layer_of`) to why.
+    """
+
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+
+    def keeps(self, node: NodeProto) -> bool:
+        """Whether ``node`` computes in float32."""
+        return in_image_tail(node) or layer_of(node.name) in self.reasons
+
+    def summary(self) -> list[str]:
+        """A line for each sort of layer and of reason, for people."""
+        groups: dict[tuple[Part, Kind], list[float]] = {}
+        for reason in self.reasons.values():
+            groups.setdefault((reason.part, reason.kind), []).append(reason.value)
+        return [
+            f"{part}, {len(values)} layer{'s' * (len(values) > 1)}: {_in_words(kind, values)}"
+            for (part, kind), values in sorted(groups.items())
+        ]
+
+
+def plan_float16(
+    model: ModelProto, evidence: Evidence, *, normalization: Normalization = "measured"
+) -> Float16Plan:
+    """Keep those layers in float32 that the evidence is against, and what was asked for.
+
+    Args:
+        model: the float32 graph.
+        evidence: on it.
+        normalization: whether what sums over a feature map is float32: where measured, always, or
+            only where a range demands it.
+    """
+    judge = _Judge(model, evidence, normalization)
+    reasons: dict[str, Reason] = {}
+    for node in model.graph.node:
+        layer = layer_of(node.name)
+        for reason in judge.against(node):
+            if layer not in reasons or reason.order < reasons[layer].order:
+                reasons[layer] = reason
+    return Float16Plan(reasons)
+
+
+class _Judge:
+    def __init__(self, model: ModelProto, evidence: Evidence, normalization: Normalization) -> None:
+        self.evidence = evidence
+        self.normalization = normalization
+        self.gains = _largest_gains(model)
+
+    def against(self, node: NodeProto) -> Iterator[Reason]:
+        """Reasons against float16 in ``node``."""
+        part = _part_of(node)
+        limit = FLOAT16_MAX / HEADROOM
+        for name in (*node.input, *node.output):
+            peak = self.evidence.peaks.get(name, 0.0)
+            if not peak <= limit:  # so that what is not a number counts
+                yield Reason("range", part, peak, layer_of(name))
+        if part == "convolution":
+            partial = self._partial_sums(node)
+            if not partial <= FLOAT16_MAX:
+                yield Reason("partial", part, partial)
+        if part == "normalisation" and self.normalization == "float32":
+            yield Reason("asked", part)
+        if part == "normalisation" and self.normalization == "measured":
+            squares = self.evidence.sums.get(node.name, 0.0)
+            if not squares <= limit:
+                yield Reason("squares", part, squares)
+            error_db = self.evidence.error_db.get(node.name, math.inf)
+            if error_db == -math.inf:
+                yield Reason("lost", part)
+            elif error_db < LEAST_DB:
+                yield Reason("error", part, error_db)
+
+    def _partial_sums(self, node: NodeProto) -> float:
+        """What no partial sum exceeds, whatever the signs and the order are."""
+        peaks = self.evidence.peaks
+        bias = peaks.get(node.input[2], 0.0) if len(node.input) > 2 else 0.0
+        return peaks.get(node.input[0], 0.0) * self.gains.get(node.input[1], 0.0) + bias
+
+
+def _part_of(node: NodeProto) -> Part:
+    if node.op_type in NORMALIZATIONS | REDUCTIONS:
+        return "normalisation"
+    return "convolution" if node.op_type in SUMMED_AXES else "other"
+
+
+def _largest_gains(model: ModelProto) -> dict[str, float]:
+    """Weight of a convolution to the largest sum of its magnitudes in an output channel."""
+    axes = {
+        n.input[1]: SUMMED_AXES[n.op_type] for n in model.graph.node if n.op_type in SUMMED_AXES
+    }
+    return {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).sum(axes[tensor.name]).max())
+        for tensor in model.graph.initializer
+        if tensor.name in axes
+    }

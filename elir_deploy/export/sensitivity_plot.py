@@ -1,0 +1,72 @@
+"""A picture of what each part of the network costs in INT8, and what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elir_deploy.atomic import replacing
+from elir_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from elir_deploy.export.int8 import Int8Report
+
+__all__ = ["check_picture_name", "draw_sensitivities"]
+
+FORMATS = (".png", ".svg", ".pdf")
+_INT8, _KEPT = "#3b75af", "#d1495b"
+
+
+def check_picture_name(path: Path) -> None:
+    """Raise :class:`UsageError` for a name that says no known format, or a folder that is not."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: wanted a name ending in {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: {path.absolute().parent} is no folder")
+
+
+def draw_sensitivities(report: Int8Report, path: Path) -> None:
+    """Draw each part's error alone, and its share of the time saved against float16.
+
+    Raises:
+        UsageError: nothing was measured.
+        OutputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    found = report.sensitivities
+    if not found:
+        raise UsageError(
+            "there are no sensitivities to draw: they are measured where INT8 is calibrated on "
+            "images, with trained weights"
+        )
+    names = [s.part.name for s in found]
+    colours = [_KEPT if name in report.kept else _INT8 for name in names]
+    saving = sum(s.part.saving for s in found)
+    figure = Figure(figsize=(11, 1.5 + 0.17 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    costs, saves = figure.subplots(1, 2, sharey=True)
+    _bars(costs, [1e6 * s.mse for s in found], colours, names)
+    costs.set_xscale("symlog", linthresh=0.1)
+    costs.set_xlabel("squared error of the image, alone in INT8 (1e-6 of full scale)")
+    _bars(saves, [100 * s.part.saving / saving for s in found], colours, names)
+    saves.set_xlabel("share of the time saved, % (estimated from operations and bytes)")
+    costs.invert_yaxis()
+    handles = [Patch(color=_INT8, label="INT8"), Patch(color=_KEPT, label="kept in floating point")]
+    saves.legend(handles=handles, loc="center right")
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=120)
+
+
+def _bars(
+    axes: Axes, values: Sequence[float], colours: Sequence[str], names: Sequence[str]
+) -> None:
+    axes.barh(range(len(names)), values, color=colours)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.margins(y=0.01)
+    axes.grid(axis="x", alpha=0.3)

@@ -1,0 +1,300 @@
+"""ONNX files on OpenVINO, on the CPU.
+
+The stages share buffers: what one writes is what the next reads, and nothing is copied or
+allocated by a run. A compiled model is kept in the user's cache folder, so that the next process
+starts in half the time. It is kept by this module and not by OpenVINO's own cache, which takes a
+file with a flipped bit for good and forgets a bundle that was moved (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import (
+    BundleError,
+    MissingDependencyError,
+    OutputError,
+    UnavailableError,
+)
+from elir_deploy.runtime.backends.base import Backend, Session, allocate
+from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
+from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+
+__all__ = ["BACKENDS", "OpenVinoBackend"]
+
+_EXTRA = "openvino"
+_DEVICE = "CPU"
+_TYPES = {"uint8": "u8", "float32": "f32"}
+
+#: What operators in floating point compute in, by precision. Without a word OpenVINO takes
+#: bfloat16 for float32 graphs where the processor has it. Of fp16 only the weights are float16:
+#: arithmetic in it was slower than in float32 (docs/decisions.md).
+_FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
+
+_LATENCY: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+_THROUGHPUT: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+
+
+class OpenVinoBackend(Backend):
+    """OpenVINO's CPU plugin."""
+
+    name = "openvino"
+    kind = "onnx"
+    precisions = ("int8", "bf16", "fp32", "fp16")
+
+    def available(self) -> str | None:
+        try:
+            devices = _library().Core().available_devices
+        except UnavailableError as error:
+            return str(error)
+        except RuntimeError as error:
+            return f"openvino does not start: {_one_line(error)}"
+        if _DEVICE not in devices:
+            return f"the installed openvino has no {_DEVICE} plugin: {_REINSTALL}"
+        return None
+
+    def unsupported(self, precision: str) -> str | None:
+        if precision != "bf16" or _has_bfloat16(_library().Core()):
+            return None
+        return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32"
+
+    def open(
+        self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
+    ) -> Session:
+        return _Session(self._load(bundle, precision, threads, _LATENCY))
+
+    def open_several(
+        self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
+    ) -> tuple[Session, ...]:
+        chain = self._load(bundle, precision, threads, _THROUGHPUT)
+        name = "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
+        count = max(loaded.compiled.get_property(name) for loaded in chain)
+        return tuple(_Session(chain) for _ in range(count))
+
+    def _load(
+        self, bundle: Bundle, precision: str, threads: int | None, mode: dict[str, Any]
+    ) -> list[_Loaded]:
+        reason = self.available()
+        if reason:
+            _library()  # a missing package has an error of its own
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        reason = self.unsupported(precision)
+        if reason:
+            raise UnavailableError(f"{self.name} cannot run in {precision}: {reason}")
+        core = _library().Core()
+        float_type = _FLOAT_TYPES[precision] if _has_bfloat16(core) else "f32"
+        config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        return [
+            _loaded(core, bundle.checked_file(artifact.file), stage, artifact, config)
+            for stage, artifact in zip(
+                bundle.info.stages, self.artifacts(bundle, precision), strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A stage ready to run.
+
+    Attributes:
+        stage: which one.
+        compiled: OpenVINO's compiled model.
+        content: the mapped file that the weights of ``compiled`` may lie in; None: in none.
+    """
+
+    stage: Stage
+    compiled: Any
+    content: NDArray[np.uint8] | None = None
+
+
+class _Session(Session):
+    def __init__(self, chain: Sequence[_Loaded]) -> None:
+        ov = _library()
+        buffers = [allocate(chain[0].stage.input)]
+        buffers += [allocate(loaded.stage.output) for loaded in chain]
+        self.input, self.output = buffers[0], buffers[-1]
+        # OpenVINO holds addresses into these, not references.
+        self._held: list[Any] = [*buffers, *chain]
+        self._requests: list[Any] = []
+        try:
+            for loaded, source, sink in zip(chain, buffers, buffers[1:], strict=False):
+                request = loaded.compiled.create_infer_request()
+                request.set_input_tensor(ov.Tensor(source, shared_memory=True))
+                request.set_output_tensor(ov.Tensor(sink, shared_memory=True))
+                self._requests.append(request)
+        except RuntimeError as error:
+            raise UnavailableError(f"openvino does not start: {_one_line(error)}") from None
+
+    def run(self) -> None:
+        try:
+            for request in self._requests:
+                request.infer(share_outputs=True)  # or the result would be copied
+        except RuntimeError as error:
+            raise UnavailableError(f"openvino failed: {_one_line(error)}") from None
+
+    def close(self) -> None:
+        self._requests.clear()
+        self._held.clear()
+
+
+# The library ------------------------------------------------------------------------------------
+
+_REINSTALL = f"pip install --force-reinstall 'elir-deploy[{_EXTRA}]'"
+
+
+def _library() -> Any:
+    try:
+        # The name is absolute: this module is elir_deploy.runtime.backends.openvino.
+        library = importlib.import_module("openvino")
+        importlib.import_module("openvino.frontend")
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise UnavailableError(f"openvino cannot be imported: {error}") from None
+        raise MissingDependencyError("openvino", _EXTRA, "run bundles with it") from None
+    except ImportError as error:
+        raise UnavailableError(f"openvino cannot be imported: {error}") from None
+    if not hasattr(library, "Core"):
+        raise UnavailableError(f"openvino is installed in part only: {_REINSTALL}")
+    return library
+
+
+def _has_bfloat16(core: Any) -> bool:
+    """Whether the processor has the instructions; without, OpenVINO emulates them, slowly."""
+    return "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _one_line(error: Exception) -> str:
+    # "Exception from src/inference/src/cpp/core.cpp:84:", once for every caller, says nothing.
+    text = re.sub(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:", "", str(error))
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+# Compiled models --------------------------------------------------------------------------------
+
+
+def _loaded(
+    core: Any, path: Path, stage: Stage, artifact: Artifact, config: dict[str, Any]
+) -> _Loaded:
+    """The stage in ``path`` for ``config``, from the cache if it is there, else kept in it."""
+    place = _cached_file(core, artifact.sha256, config["INFERENCE_PRECISION_HINT"])
+    loaded = _recalled(core, place, stage, config)
+    if loaded is not None:
+        _check_ends(path, stage, loaded.compiled)
+        return loaded
+    try:
+        compiled = core.compile_model(_read(path), _DEVICE, config)
+    except RuntimeError as error:
+        raise UnavailableError(f"openvino cannot run {path}: {_one_line(error)}") from None
+    _check_ends(path, stage, compiled)
+    if place is not None:
+        _keep(compiled, place)
+    return _Loaded(stage, compiled)
+
+
+def _read(path: Path) -> Any:
+    """The model in an ONNX file.
+
+    ``Core.read_model`` would hand a damaged file to the readers of all other formats, which print.
+    """
+    ov = _library()
+    library = importlib.import_module("openvino.frontend")
+    kinds = [value for value in vars(library).values() if isinstance(value, type)]
+    # A ValueError where the message quotes bytes of a damaged file.
+    failures: tuple[type[Exception], ...] = (RuntimeError, ValueError)
+    failures += tuple(kind for kind in kinds if issubclass(kind, Exception))
+    try:
+        reader = library.FrontEndManager().load_by_framework("onnx")
+        return reader.convert(reader.load(str(path)))
+    except failures as error:
+        raise BundleError(
+            f"{path} cannot be loaded by openvino {ov.get_version()}: {_one_line(error)}"
+        ) from None
+
+
+def _check_ends(path: Path, stage: Stage, compiled: Any) -> None:
+    for what, spec, ports in (
+        ("input", stage.input, compiled.inputs),
+        ("output", stage.output, compiled.outputs),
+    ):
+        seen = [_described(port, spec.name) for port in ports]
+        wanted = f"{spec.name}: {_TYPES[spec.dtype]} [{','.join(map(str, spec.shape))}]"
+        if seen != [wanted]:
+            raise BundleError(
+                f"{path}: the graph's {what} is {', '.join(seen) or 'missing'}, "
+                f"the manifest says {wanted}"
+            )
+
+
+def _described(port: Any, name: str) -> str:
+    # An operator that does nothing is dropped, and leaves its name to what it read.
+    names = [name] if name in port.names else sorted(port.names)
+    return f"{'/'.join(names)}: {port.element_type.get_type_name()} {port.partial_shape}"
+
+
+def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
+    """Where what was compiled from one file, for this processor and OpenVINO, is kept.
+
+    None, and a warning, where there is no place for it.
+    """
+    processor = [
+        core.get_property(_DEVICE, "FULL_DEVICE_NAME"),
+        *sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
+    ]
+    version = re.sub(r"[^\w.-]", "-", _library().get_version())
+    try:
+        folder = cache_folder("openvino", version, sha256)
+    except OutputError as error:
+        _warn(error)
+        return None
+    return folder / f"{float_type}.{hashlib.sha256(repr(processor).encode()).hexdigest()[:16]}.blob"
+
+
+def _recalled(
+    core: Any, place: Path | None, stage: Stage, config: dict[str, Any]
+) -> _Loaded | None:
+    """What is kept in ``place``, if it is whole."""
+    content = None if place is None else read_sealed(place)
+    if content is None:
+        return None
+    tensor = _library().Tensor(content, shared_memory=True)
+    try:
+        try:
+            return _Loaded(stage, core.import_model(tensor, _DEVICE, config), content)
+        except TypeError:  # 2024 takes bytes only
+            return _Loaded(stage, core.import_model(content.tobytes(), _DEVICE, config))
+    except RuntimeError:  # what OpenVINO asks for beside its version; compiling makes it anew
+        return None
+
+
+def _keep(compiled: Any, place: Path) -> None:
+    try:
+        content = compiled.export_model()
+        write_sealed(place, content if isinstance(content, bytes) else content.getvalue())
+    except OutputError as error:
+        _warn(error)
+    except RuntimeError as error:
+        _warn(OutputError(f"openvino cannot export what it compiled: {_one_line(error)}"))
+
+
+def _warn(error: OutputError) -> None:
+    warnings.warn(
+        f"{error}; so compiled models are not kept and every start takes longer",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+BACKENDS = (OpenVinoBackend(),)

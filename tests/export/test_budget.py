@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from elir_deploy.errors import QualityError
+from elir_deploy.export.budget import (
+    Budget,
+    Judge,
+    Part,
+    Quality,
+    Sensitivity,
+    measure_sensitivities,
+    parts_of,
+    select_parts,
+)
+from elir_deploy.export.calibration import CalibrationImage, packaged_images
+from elir_deploy.export.quantization import conv_layers, place, quantize_graph, residual_additions
+from elir_deploy.tasks import TASKS
+from tests.export.conftest import SIZE, STEPS
+
+
+def quantize(model: ModelProto, parts: Collection[Part], peak: float = 4.0) -> ModelProto:
+    layers = {layer for part in parts for layer in part.layers}
+    skips = {skip for part in parts for skip in part.skips}
+    placement = place(model, layers, skips, per_step=False)
+    return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[CalibrationImage]:
+    return packaged_images(TASKS["tiny"], SIZE)
+
+
+class TestParts:
+    def test_they_are_everything_but_the_ends_that_see_rgb(self, fused: ModelProto) -> None:
+        parts = parts_of(fused)
+        layers = [layer for part in parts for layer in part.layers]
+        assert len(layers) == len(set(layers))
+        rgb = set(conv_layers(fused)) - set(layers)
+        weights = {t.name: t.dims for t in fused.graph.initializer}
+        shapes = [weights[conv_layers(fused)[layer][0].input[1]] for layer in rgb]
+        assert sorted((shape[0], shape[1]) for shape in shapes) == [(3, 16), (16, 3)]
+        skips = {skip for part in parts for skip in part.skips}
+        assert skips == set(residual_additions(fused))
+
+    def test_operations_are_counted_over_all_steps(self, fused: ModelProto) -> None:
+        parts = {part.name: part for part in parts_of(fused)}
+        # 1x1 convolution of 16 latent channels to 32 at an eighth of the side.
+        pixels = (SIZE // 8) ** 2
+        assert parts["flow.vector_field.first_proj"].macs == STEPS * pixels * 16 * 32
+        # Three 3x3 convolutions of 16 channels at full size.
+        assert parts["encoder.1.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
+        assert parts["encoder.1.layers.1 skip"].macs == 0
+        assert parts["encoder.1.layers.1 skip"].saving > 0
+
+    def test_a_transposed_convolution_is_counted_by_its_input(self, fused: ModelProto) -> None:
+        weights = {t.name: numpy_helper.to_array(t).shape for t in fused.graph.initializer}
+        (layer,) = [n for n, nodes in conv_layers(fused).items() if "up.0.upsample" in n]
+        node = conv_layers(fused)[layer][0]
+        into, out = weights[node.input[1]][:2]
+        sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+                 for v in fused.graph.value_info}  # fmt: skip
+        (_, _, height, width), (_, _, tall, wide) = sizes[node.input[0]], sizes[node.output[0]]
+        assert (tall, wide) == (2 * height, 2 * width)
+        by_output = tall * wide * into * out * 4  # of 16 taps, 4 meet an output pixel
+        parts = {part.name: part for part in parts_of(fused)}
+        alone = parts["flow.vector_field.up.0"]
+        assert layer in alone.layers
+        others = sum(
+            math.prod(sizes[n.output[0]][2:]) * math.prod(weights[n.input[1]])
+            for name in alone.layers - {layer}
+            for n in conv_layers(fused)[name]
+        )
+        assert alone.macs == STEPS * by_output + others
+
+
+class TestMeasuring:
+    def test_the_float32_graph_loses_nothing(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        assert Judge(fused, images, "uint8").measure(fused) == Quality(0.0, 100.0)
+
+    def test_quality_is_psnr_to_truth_and_to_float32(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        found = Judge(fused, images, "uint8").measure(quantize(fused, parts_of(fused)))
+        assert found.drop_db is not None
+        assert 10 < found.fidelity_db < 60
+        blind = [CalibrationImage(i.name, i.image, None) for i in images]
+        assert Judge(fused, blind, "uint8").measure(fused).drop_db is None
+
+    def test_a_part_alone_is_measured_as_if_the_whole_graph_ran(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        parts = [p for p in parts_of(fused) if p.name.startswith(("decoder.0.layers.2", "flow"))]
+        found = measure_sensitivities(
+            fused, parts, lambda chosen: quantize(fused, chosen, 64.0), images, "uint8"
+        )
+        assert [s.part for s in found] == parts
+        judge = Judge(fused, images[:2], "uint8")
+        for sensitivity in found:
+            whole = judge.measure(quantize(fused, [sensitivity.part], 64.0)).fidelity_db
+            if sensitivity.psnr_db < 50:  # else 8 bits hide it
+                assert sensitivity.psnr_db == pytest.approx(whole, abs=3)
+        assert any(s.psnr_db < 50 for s in found)
+
+
+class PretendedJudge(Judge):
+    """Errors of the parts in int8 add up; graphs are lists of parts."""
+
+    def __init__(self, mse: dict[str, float]) -> None:
+        self.mse = mse
+        self.asked: list[int] = []
+
+    def measure(self, model: object, what: str = "") -> Quality:  # type: ignore[override]
+        assert isinstance(model, list)
+        self.asked.append(len(model))
+        total = sum(self.mse[part.name] for part in model)
+        return Quality(total / 1e-3, -10 * math.log10(total) if total else 100.0)
+
+
+def made_up(mse: list[float], savings: list[float]) -> tuple[list[Sensitivity], PretendedJudge]:
+    parts = [
+        Part(f"p{k}", frozenset([f"p{k}"]), frozenset(), 1, saving)
+        for k, saving in enumerate(savings)
+    ]
+    found = [Sensitivity(part, value) for part, value in zip(parts, mse, strict=True)]
+    return found, PretendedJudge({s.part.name: s.mse for s in found})
+
+
+def chosen(found: list[Sensitivity], judge: PretendedJudge, budget: Budget) -> set[str]:
+    selection = select_parts(found, lambda parts: list(parts), judge, budget)  # type: ignore[arg-type, return-value]
+    kept = {part.name for part in selection.kept}
+    rest = [s.part for s in found if s.part.name not in kept]
+    assert selection.quality == judge.measure(rest)
+    assert budget.allows(selection.quality)
+    return kept
+
+
+class TestSelection:
+    def test_nothing_is_kept_where_the_budget_holds_already(self) -> None:
+        found, judge = made_up([1e-6] * 5, [1] * 5)
+        assert chosen(found, judge, Budget(0.3, 35)) == set()
+        assert judge.asked[0] == 5
+
+    def test_the_worst_part_is_kept_and_no_other(self) -> None:
+        found, judge = made_up([1e-6] * 20 + [5e-4] + [1e-6] * 20, [1] * 41)
+        assert chosen(found, judge, Budget(0.3, 35)) == {"p20"}
+
+    def test_of_two_equal_evils_the_one_that_saves_little_is_kept(self) -> None:
+        found, judge = made_up([2e-4, 2e-4, 1e-6], [100, 1, 1])
+        assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
+
+    def test_the_floor_counts_where_there_is_no_truth(self) -> None:
+        found, judge = made_up([1e-3, 1e-5], [1, 1])
+        assert chosen(found, judge, Budget(None, 35)) == {"p0"}
+
+    def test_what_was_kept_in_vain_goes_back(self) -> None:
+        # The ranking keeps the cheap p0 first, but p1 alone would have done.
+        found, judge = made_up([5e-5, 3e-4], [0.01, 1])
+        assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
+
+    def test_a_budget_that_cannot_be_met_names_the_best(self) -> None:
+        class Stubborn(PretendedJudge):
+            def measure(self, model: object, what: str = "") -> Quality:  # type: ignore[override]
+                return Quality(0.5, 33.25)
+
+        found, _ = made_up([1e-4] * 9, [1] * 9)
+        with pytest.raises(QualityError, match=r"a drop of 0\.500 dB and 33\.2 dB"):
+            chosen(found, Stubborn({}), Budget(0.3, 35))
+
+    def test_some_of_the_budget_is_left_for_other_images(self) -> None:
+        budget = Budget(0.3, 35)
+        assert not budget.allows(Quality(0.29, 50))
+        assert not budget.allows(Quality(0.1, 35.1))
+        assert budget.allows(Quality(0.26, 36))
+
+
+def test_parts_are_hashable_and_named_once(fused: ModelProto) -> None:
+    parts = parts_of(fused)
+    assert len({part.name for part in parts}) == len(set(parts)) == len(parts)
+    assert np.isfinite([part.saving for part in parts]).all()

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from elir_deploy.errors import BundleError, QualityError, UsageError
+from elir_deploy.export.budget import Judge, parts_of
+from elir_deploy.export.calibration import CalibrationImage, packaged_images
+from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
+from elir_deploy.export.precision import open_session
+from elir_deploy.tasks import TASKS
+from tests.export.conftest import SIZE
+
+
+@pytest.fixture(scope="module")
+def images() -> list[CalibrationImage]:
+    return packaged_images(TASKS["tiny"], SIZE)
+
+
+@pytest.fixture(scope="module")
+def calibrated(fused: ModelProto, images: list[CalibrationImage]) -> tuple[Recipe, Int8Report]:
+    return calibrate(fused, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 35.0)
+
+
+def restored(model: ModelProto, image: CalibrationImage) -> np.ndarray:
+    return open_session(model).run(None, {"image": image.image[None]})[0].astype(float)
+
+
+class TestCalibrating:
+    def test_the_budget_holds(
+        self,
+        fused: ModelProto,
+        images: list[CalibrationImage],
+        calibrated: tuple[Recipe, Int8Report],
+    ) -> None:
+        recipe, report = calibrated
+        assert report.quality is not None
+        assert report.quality.fidelity_db >= 35
+        assert report.quality.drop_db is not None
+        assert report.quality.drop_db <= 0.3
+        assert Judge(fused, images, "uint8").measure(recipe.apply(fused)) == report.quality
+        assert [s.part.name for s in report.sensitivities] == [p.name for p in parts_of(fused)]
+        assert set(report.kept) <= {s.part.name for s in report.sensitivities}
+
+    def test_random_weights_are_quantised_whole_and_not_measured(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        recipe, report = calibrate(fused, images, "uint8", Int8Options(), None)
+        assert report == Int8Report()
+        assert recipe.layers == {layer for part in parts_of(fused) for layer in part.layers}
+
+    def test_a_budget_out_of_reach_is_an_error(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        with pytest.raises(QualityError, match="the best is"):
+            calibrate(fused, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 101.0)
+
+    def test_an_unknown_method_is_an_error(self) -> None:
+        with pytest.raises(UsageError, match="minmax, percentile, mse, entropy"):
+            Int8Options(method="magic")
+
+    @pytest.mark.parametrize("change", [{"equalize": False}, {"correct_biases": False}])
+    def test_what_can_be_switched_off_changes_the_graph(
+        self, fused: ModelProto, images: list[CalibrationImage], change: dict[str, bool]
+    ) -> None:
+        whole, _ = calibrate(fused, images, "uint8", Int8Options(), None)
+        part, _ = calibrate(fused, images, "uint8", Int8Options(**change), None)
+        assert whole.to_json() != part.to_json()
+        assert bool(part.factors) is change.get("equalize", True)
+        assert bool(part.corrections) is change.get("correct_biases", True)
+
+    def test_openvino_keeps_the_same_picture(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        openvino = pytest.importorskip("openvino")
+        core = openvino.Core()
+        recipe, _ = calibrate(fused, images, "uint8", Int8Options(), None)
+        made = recipe.apply(fused)
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = core.compile_model(core.read_model(made.SerializeToString()), "CPU", settings)
+        for image in images:
+            exact, ours = restored(fused, image), restored(made, image)
+            theirs = compiled(image.image[None])[0].astype(float)
+            # Values half-way between two levels go either way, so their errors differ, but not
+            # in size.
+            assert np.abs(theirs - exact).mean() < 2 * np.abs(ours - exact).mean() + 0.1
+
+
+class TestRecipe:
+    def test_it_makes_the_same_graph_again(
+        self, fused: ModelProto, calibrated: tuple[Recipe, Int8Report], tmp_path: Path
+    ) -> None:
+        recipe, _ = calibrated
+        (tmp_path / "calibration.json").write_bytes(recipe.to_json())
+        again = Recipe.read_for(tmp_path / "calibration.json", fused)
+        first, second = (
+            r.apply(fused).SerializeToString(deterministic=True) for r in (recipe, again)
+        )
+        assert first == second
+        assert again.to_json() == recipe.to_json()
+        assert again.kept == list(calibrated[1].kept)
+
+    def test_another_graph_refuses_it(
+        self, fused: ModelProto, calibrated: tuple[Recipe, Int8Report], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "calibration.json"
+        file.write_bytes(calibrated[0].to_json())
+        other = ModelProto()
+        other.CopyFrom(fused)
+        other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+        with pytest.raises(BundleError, match="of another graph"):
+            Recipe.read_for(file, other)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda text: text[: len(text) // 2],
+            lambda text: b"",
+            lambda text: b"\xff\xfe\x00",
+            lambda text: b"[]",
+            lambda text: b"[" * 100_000,
+            lambda text: json.dumps({**json.loads(text), "version": 2}).encode(),
+            lambda text: json.dumps({**json.loads(text), "format": "else"}).encode(),
+            lambda text: json.dumps({**json.loads(text), "peaks": [1, 2]}).encode(),
+            lambda text: json.dumps({**json.loads(text), "peaks": {"a": "b"}}).encode(),
+            lambda text: json.dumps({**json.loads(text), "factors": {"a": [[1]]}}).encode(),
+            lambda text: text.replace(b'"per_step":', b'"pre_step":'),
+            lambda text: text.replace(b'"everything_int8":', b'"everything":'),
+            lambda text: text.replace(b'"corrections":{"', b'"corrections":{"a":[NaN],"'),
+            lambda text: text.replace(b'"corrections":{"', b'"corrections":{"a":[1e999],"'),
+        ],
+    )
+    def test_a_damaged_file_is_an_error(
+        self, calibrated: tuple[Recipe, Int8Report], tmp_path: Path, damage: object
+    ) -> None:
+        file = tmp_path / "calibration.json"
+        file.write_bytes(damage(calibrated[0].to_json()))  # type: ignore[operator]
+        with pytest.raises(BundleError, match="is no calibration of elir-export"):
+            Recipe.read(file)
+
+    def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="cannot be read"):
+            Recipe.read(tmp_path / "none.json")

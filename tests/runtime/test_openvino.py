@@ -1,0 +1,568 @@
+"""OpenVINO: the numbers, the buffers, the precisions, the cache, and what goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import itertools
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.backends import BACKENDS, openvino
+from elir_deploy.runtime.bundle import Bundle
+from tests.bundles import make_bundle, read_manifest, sha256, stage_graph, write_manifest
+
+pytest.importorskip("openvino")
+
+BACKEND = BACKENDS["openvino"]
+needs_bfloat16 = pytest.mark.skipif(
+    BACKEND.unsupported("bf16") is not None, reason="no bf16 instructions"
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "elir-deploy" / "openvino"
+
+
+def noise(session: Any, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if session.input.dtype == np.uint8:
+        return rng.integers(0, 256, session.input.shape, np.uint8)
+    return rng.random(session.input.shape, np.float32)
+
+
+def restored(bundle: Path, precision: str = "fp32", backend: str = "openvino") -> np.ndarray:
+    with BACKENDS[backend].open(Bundle.open(bundle), precision, threads=1) as session:
+        session.input[...] = noise(session)
+        session.run()
+        return session.output.copy()
+
+
+def put_graph(bundle: Path, data: bytes, precision: str = "fp32") -> None:
+    """Let the fused stage's file of ``precision`` be ``data``."""
+    (bundle / f"fused.{precision}.onnx").write_bytes(data)
+    manifest = read_manifest(bundle)
+    (artifact,) = [a for a in manifest["stages"][0]["artifacts"] if a["precision"] == precision]
+    artifact |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    write_manifest(bundle, manifest)
+
+
+# Numbers and buffers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_the_numbers_are_those_of_onnxruntime(tmp_path: Path, io: str, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", io=io, stages=stages, gain=0.7, bias=0.1)
+    made, wanted = restored(path), restored(path, backend="onnxruntime")
+    assert made.dtype == wanted.dtype
+    if io == "float32":
+        np.testing.assert_allclose(made, wanted, atol=1e-6)
+    else:
+        # The last bit of a float decides where a value lies between two bytes.
+        assert np.abs(made.astype(int) - wanted).max() <= 1
+        assert (made != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_stages_share_buffers(tmp_path: Path, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", stages=stages, gain=0.5)
+    with BACKEND.open(Bundle.open(path), "fp32", threads=1) as session:
+        ends = session.input, session.output
+        for seed in range(3):
+            session.input[...] = noise(session, seed)
+            session.run()
+            assert session.input is ends[0]
+            assert session.output is ends[1]
+            np.testing.assert_allclose(session.output, session.input * 0.5, atol=0.51)
+        requests = session._requests
+        addresses = [
+            (r.get_input_tensor().data.ctypes.data, r.get_output_tensor().data.ctypes.data)
+            for r in requests
+        ]
+    assert len(addresses) == (4 if stages == "split" else 1)
+    assert addresses[0][0] == ends[0].ctypes.data
+    assert addresses[-1][1] == ends[1].ctypes.data
+    for (_, sink), (source, _) in itertools.pairwise(addresses):
+        assert sink == source
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_a_run_allocates_nothing(tmp_path: Path, stages: str) -> None:
+    path = make_bundle(tmp_path / "b", stages=stages, size=64)
+    with BACKEND.open(Bundle.open(path), "fp32", threads=1) as session:
+        gc.collect()
+        gc.disable()  # what others do at a collection would count here
+        tracemalloc.start()
+        try:
+            for _ in range(500):  # until the interpreter has its free lists and caches
+                session.run()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(200):
+                session.run()
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    # Over 200 runs; one image is 12,288 bytes.
+    assert after - before < 500
+    assert peak - before < 2000
+
+
+def test_threads(bundle: Path) -> None:
+    for threads in (1, 2):
+        session = BACKEND.open(Bundle.open(bundle), "fp32", threads=threads)
+        compiled = session._held[-1].compiled
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.get_property("NUM_STREAMS") == 1
+        session.close()
+
+
+def test_closing(bundle: Path) -> None:
+    session = BACKEND.open(Bundle.open(bundle), "fp32")
+    session.close()
+    session.close()
+    assert session._held == session._requests == []
+
+
+# Several at once --------------------------------------------------------------------------------
+
+
+def test_several_at_once(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stages="split", size=64, gain=0.5)
+    assert len(BACKEND.open_several(Bundle.open(path), "fp32", threads=1)) == 1
+    sessions = BACKEND.open_several(Bundle.open(path), "fp32")
+    together = threading.Barrier(len(sessions))
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        session = sessions[number]
+        together.wait(10)
+        for seed in range(20):
+            session.input[...] = noise(session, 100 * number + seed)
+            session.run()
+            if np.abs(session.output - session.input * 0.5).max() > 0.51:
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(len(sessions))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for session in sessions:
+        session.close()
+    assert not wrong
+
+
+def test_the_restorer_in_both_modes(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", gain=0.5)
+    images = [np.random.default_rng(n).integers(0, 256, (32, 32, 3), "u1") for n in range(8)]
+    results = []
+    for mode in ("latency", "throughput"):
+        with Restorer(path, "openvino", precision="fp32", mode=mode) as restore:
+            results.append(list(restore.map(images)))
+            assert (restore.at_once == 1) or mode == "throughput"
+    np.testing.assert_array_equal(*results)
+
+
+# Precisions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "capable", "float_type"),
+    [
+        ("fp32", True, "f32"),
+        ("fp16", True, "f32"),
+        ("bf16", True, "bf16"),
+        ("int8", True, "bf16"),
+        ("fp32", False, "f32"),
+        ("int8", False, "f32"),
+    ],
+)
+def test_what_floats_are_computed_in(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    capable: bool,
+    float_type: str,
+) -> None:
+    configs: list[dict[str, Any]] = []
+    monkeypatch.setattr(openvino, "_has_bfloat16", lambda core: capable)
+    monkeypatch.setattr(openvino, "_loaded", lambda *arguments: configs.append(arguments[-1]))
+    monkeypatch.setattr(openvino, "_Session", lambda chain: None)
+    opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16", "int8")))
+    BACKEND.open(opened, precision)
+    assert configs == [
+        {"INFERENCE_PRECISION_HINT": float_type, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    ]
+
+
+def test_a_processor_without_bf16(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "_has_bfloat16", lambda core: False)
+    assert "no bf16 instructions" in str(BACKEND.unsupported("bf16"))
+    assert BACKEND.unsupported("fp32") is BACKEND.unsupported("int8") is None
+    with pytest.raises(UnavailableError, match="this processor has no bf16 instructions"):
+        BACKEND.open(Bundle.open(bundle), "bf16")
+    with pytest.raises(UnavailableError, match="cannot run in bf16: this processor has no"):
+        Restorer(bundle, "openvino", precision="bf16")
+
+
+def convolution_graph(manifest: dict[str, Any], *, int8: bool = False) -> bytes:
+    """A 3x3 convolution, clipped, between the ends that ``manifest`` wants; int8 by Q/DQ."""
+    ends = [
+        helper.make_tensor_value_info(spec["name"], TensorProto.FLOAT, spec["shape"])
+        for spec in (manifest["input"], manifest["output"])
+    ]
+    weight = np.random.default_rng(0).normal(0, 0.15, (3, 3, 3, 3)).astype(np.float32)
+    constants: dict[str, Any] = {"weight": weight, "bias": np.full(3, 0.3, np.float32)}
+    constants |= {"low": np.float32(0), "high": np.float32(1)}
+    nodes, read = [], ["image", "weight"]
+    if int8:
+        scale = (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+        constants |= {
+            "image.scale": np.float32(1 / 127),
+            "image.zero": np.int8(0),
+            "weight": np.rint(weight / scale[:, None, None, None]).astype(np.int8),
+            "weight.scale": scale,
+            "weight.zero": np.zeros(3, np.int8),
+        }
+        how = ["image.scale", "image.zero"]
+        nodes += [
+            helper.make_node("QuantizeLinear", ["image", *how], ["image.q"]),
+            helper.make_node("DequantizeLinear", ["image.q", *how], ["image.dq"]),
+            helper.make_node(
+                "DequantizeLinear",
+                ["weight", "weight.scale", "weight.zero"],
+                ["weight.dq"],
+                axis=0,
+            ),
+        ]
+        read = ["image.dq", "weight.dq"]
+    nodes += [
+        helper.make_node("Conv", [*read, "bias"], ["sum"], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["sum", "low", "high"], ["restored"]),
+    ]
+    tensors = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "stage", ends[:1], ends[1:], tensors)
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def convolution(tmp_path: Path) -> Path:
+    """A bundle that convolves, in fp32 and int8."""
+    path = make_bundle(tmp_path / "conv", io="float32", precisions=("fp32", "int8"))
+    manifest = read_manifest(path)
+    put_graph(path, convolution_graph(manifest))
+    put_graph(path, convolution_graph(manifest, int8=True), "int8")
+    return path
+
+
+def test_an_int8_file(convolution: Path) -> None:
+    exact, made = restored(convolution), restored(convolution, "int8")
+    wanted = restored(convolution, "int8", backend="onnxruntime")
+    # The float operators around the convolution may compute in bfloat16: eight bits.
+    np.testing.assert_allclose(made, wanted, atol=2**-8)
+    assert 1e-4 < np.abs(made - exact).max() < 0.02
+
+
+@needs_bfloat16
+def test_bf16_runs_the_float32_file(convolution: Path) -> None:
+    exact, made = restored(convolution), restored(convolution, "bf16")
+    assert 1e-5 < np.abs(made - exact).max() < 2**-6
+    wanted = restored(convolution, backend="onnxruntime")
+    np.testing.assert_allclose(exact, wanted, atol=1e-6)  # float32 is not silently bfloat16
+
+
+# The cache --------------------------------------------------------------------------------------
+
+
+def blobs(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/*/*"))
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """The files that had to be compiled."""
+    files: list[Path] = []
+    original = openvino._read
+
+    def read(path: Path) -> Any:
+        files.append(path)
+        return original(path)
+
+    monkeypatch.setattr(openvino, "_read", read)
+    return files
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_compiled_models_are_kept(
+    tmp_path: Path, cache: Path, compiled: list[Path], stages: str
+) -> None:
+    path = make_bundle(tmp_path / "b", stages=stages, gain=0.5)
+    count = 4 if stages == "split" else 1
+    first = restored(path)
+    assert len(compiled) == len(blobs(cache)) == count
+    np.testing.assert_array_equal(restored(path), first)
+    moved = path.rename(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(restored(moved), first)
+    with Restorer(moved, "openvino", precision="fp32", mode="throughput") as restore:
+        assert len(compiled) == count
+        image = np.full((32, 32, 3), 100, np.uint8)
+        assert np.abs(restore(image) - 50.0).max() <= 1
+    for artifact in Bundle.open(moved).info.artifacts:
+        assert len(list(cache.glob(f"*/{artifact.sha256}/f32.*.blob"))) == 1
+
+
+def test_bundles_versions_processors_and_precisions_are_kept_apart(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (make_bundle(tmp_path / str(gain), gain=gain) for gain in (0.5, 1.0))
+    assert (restored(one) != restored(other)).any()
+    assert len(compiled) == len(blobs(cache)) == 2
+    library = importlib.import_module("openvino")
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "get_version", lambda: "2099.1-releases/2099/1")
+        restored(one)
+    assert (cache / "2099.1-releases-2099-1" / sha256(one / "fused.fp32.onnx")).is_dir()
+    assert len(compiled) == 3
+    core = library.Core()
+    places = {openvino._cached_file(core, "0" * 64, kind) for kind in ("f32", "bf16")}
+
+    class OtherProcessor:
+        def get_property(self, device: str, name: str) -> Any:
+            return core.get_property(device, name) * 2
+
+    places.add(openvino._cached_file(OtherProcessor(), "0" * 64, "f32"))
+    assert len(places) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "weights", "header", "foreign", "folder"])
+def test_a_damaged_cache_is_made_anew(
+    convolution: Path, cache: Path, compiled: list[Path], damage: str
+) -> None:
+    wanted = restored(convolution)
+    (blob,) = blobs(cache)
+    whole = blob.read_bytes()
+    flipped = bytearray(whole)
+    weights = onnx.load(convolution / "fused.fp32.onnx").graph.initializer[0].raw_data
+    flipped[whole.index(weights) if damage == "weights" else 10] ^= 64
+    blob.unlink()
+    if damage == "folder":
+        blob.mkdir()
+    elif damage == "foreign":  # sealed, and nothing that OpenVINO knows
+        openvino.write_sealed(blob, b"from another world" * 100)
+    else:
+        blob.write_bytes({"cut": whole[:-100], "empty": b""}.get(damage, bytes(flipped)))
+    if damage == "folder":
+        with pytest.warns(RuntimeWarning, match="cannot be written.*compiled models are not kept"):
+            np.testing.assert_array_equal(restored(convolution), wanted)
+        return
+    np.testing.assert_array_equal(restored(convolution), wanted)
+    assert len(compiled) == 2
+    np.testing.assert_array_equal(restored(convolution), wanted)
+    assert len(compiled) == 2
+
+
+def test_without_a_place_for_the_cache(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = restored(bundle)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(RuntimeWarning, match=r"cannot be made.*compiled models are not kept"):
+        np.testing.assert_array_equal(restored(bundle), wanted)
+
+
+def test_an_older_openvino_that_takes_bytes(
+    bundle: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = restored(bundle)
+    library = importlib.import_module("openvino")
+    original = library.Core.import_model
+
+    def import_model(self: Any, content: object, *arguments: Any) -> Any:
+        if not isinstance(content, bytes):
+            raise TypeError("`model_stream` must be an io.BytesIO object or bytes")
+        return original(self, content, *arguments)
+
+    monkeypatch.setattr(library.Core, "import_model", import_model)
+    np.testing.assert_array_equal(restored(bundle), wanted)
+    assert len(compiled) == 1
+
+
+def test_a_model_that_cannot_be_exported(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("openvino")
+
+    def refuse(self: Any) -> bytes:
+        raise RuntimeError("Exception from src/a.cpp:1:\nnot implemented\n")
+
+    monkeypatch.setattr(library.CompiledModel, "export_model", refuse)
+    with pytest.warns(RuntimeWarning, match="cannot export what it compiled: not implemented; so"):
+        restored(bundle)
+
+
+def test_a_warm_cache_hides_no_damaged_graph(bundle: Path) -> None:
+    restored(bundle)
+    path = bundle / "fused.fp32.onnx"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="is damaged: its SHA-256 is"):
+        restored(bundle)
+
+
+# What is not there ------------------------------------------------------------------------------
+
+
+def without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    whole = importlib.import_module
+
+    def partial(name: str, *arguments: Any) -> Any:
+        if name == "openvino":
+            raise error
+        return whole(name, *arguments)
+
+    monkeypatch.setattr(openvino.importlib, "import_module", partial)
+
+
+def test_a_missing_package_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, ModuleNotFoundError("gone", name="openvino"))
+    assert "pip install 'elir-deploy[openvino]'" in str(BACKEND.available())
+    with pytest.raises(MissingDependencyError) as caught:
+        BACKEND.open(Bundle.open(bundle), "fp32")
+    assert (caught.value.extra, caught.value.exit_code) == ("openvino", 4)
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("numpy.core", name="numpy.core"), ImportError("libfoo.so.1")]
+)
+def test_a_package_that_does_not_import(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    without(monkeypatch, error)
+    assert f"cannot be imported: {error}" in str(BACKEND.available())
+    with pytest.raises(UnavailableError, match="cannot be imported"):
+        BACKEND.open(Bundle.open(bundle), "fp32")
+
+
+class FakeCore:
+    """A library that is there and of no use."""
+
+    available_devices: tuple[str, ...] = ("GPU",)
+
+
+def test_a_library_of_no_use(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("openvino")
+    monkeypatch.setattr(library, "Core", FakeCore)
+    assert "has no CPU plugin: pip install --force-reinstall" in str(BACKEND.available())
+    with pytest.raises(UnavailableError, match="openvino cannot be used: the installed openvino"):
+        BACKEND.open(Bundle.open(bundle), "fp32")
+
+    def broken() -> None:
+        raise RuntimeError("Exception from src/core.cpp:1:\nno plugins.xml")
+
+    monkeypatch.setattr(library, "Core", broken)
+    assert BACKEND.available() == "openvino does not start: no plugins.xml"
+    monkeypatch.delattr(library, "Core")
+    assert "installed in part only" in str(BACKEND.available())
+
+
+def test_a_device_that_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def infer(self, **options: object) -> None:
+            raise RuntimeError("Exception from src/infer.cpp:80:\nout of memory")
+
+    session = BACKEND.open(Bundle.open(bundle), "fp32")
+    session._requests = [Broken()]
+    with pytest.raises(UnavailableError, match=r"^openvino failed: out of memory$"):
+        session.run()
+    session.close()
+
+
+# Files that are damaged although their hash is right --------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"x", b"\x00" * 100, b"\x08\x08garbage" * 50])
+def test_what_is_no_onnx(bundle: Path, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    put_graph(bundle, data)
+    with pytest.raises(BundleError, match=r"fused\.fp32\.onnx cannot be loaded by openvino 20"):
+        restored(bundle)
+    assert capfd.readouterr().err == ""  # nor does a reader of another format try
+
+
+def test_bits_flipped_in_onnx(bundle: Path, cache: Path) -> None:
+    """Whatever a bit does, it is an error of ours or a graph that still loads."""
+    good = (bundle / "fused.fp32.onnx").read_bytes()
+    rng = np.random.default_rng(5)
+    errors = 0
+    for position in rng.choice(len(good), 40, replace=False):
+        data = bytearray(good)
+        data[position] ^= 1 << int(rng.integers(8))
+        put_graph(bundle, bytes(data))
+        try:
+            BACKEND.open(Bundle.open(bundle), "fp32", threads=1).close()
+        except (BundleError, UnavailableError):
+            errors += 1
+    assert errors > 5
+    assert len(blobs(cache)) == 40 - errors
+
+
+def test_half_an_onnx(bundle: Path) -> None:
+    good = (bundle / "fused.fp32.onnx").read_bytes()
+    put_graph(bundle, good[: len(good) // 2])
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        restored(bundle)
+
+
+def test_an_operator_that_there_is_not(bundle: Path) -> None:
+    model = onnx.load(bundle / "fused.fp32.onnx")
+    model.graph.node[3].op_type = "Sharpen"
+    put_graph(bundle, model.SerializeToString())
+    with pytest.raises(BundleError, match=r"cannot be loaded by openvino .*Sharpen"):
+        restored(bundle)
+
+
+def test_a_graph_that_cannot_be_compiled(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("openvino")
+
+    def refuse(self: Any, *arguments: Any) -> None:
+        raise RuntimeError("Exception from src/plugin.cpp:54:\nout of memory")
+
+    monkeypatch.setattr(library.Core, "compile_model", refuse)
+    with pytest.raises(UnavailableError, match=r"openvino cannot run .*onnx: out of memory"):
+        restored(bundle)
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "float32"}, {"shape": [1, 64, 64, 3]}, {"name": "other"}]
+)
+def test_a_graph_of_another_shape(bundle: Path, cache: Path, change: dict[str, Any]) -> None:
+    manifest = read_manifest(bundle)["stages"][0]
+    source = manifest["input"] | change
+    if change == {"dtype": "float32"}:
+        source |= {"shape": [1, 3, 32, 32]}
+        sink = manifest["output"] | source | {"name": "restored"}
+    else:
+        sink = manifest["output"] | {k: v for k, v in change.items() if k == "shape"}
+    put_graph(bundle, stage_graph(source, sink, 1.0, 0.0))
+    with pytest.raises(BundleError, match=r"the graph's input is .* the manifest says image: u8"):
+        restored(bundle)
+    assert blobs(cache) == []
