@@ -30,7 +30,7 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e ".[export,cpu,train,eval]" $(PIP_ARGS)
+	$(PIP) install -e ".[export,cpu,openvino,train,eval]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
 	touch $@
 

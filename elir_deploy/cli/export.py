@@ -24,6 +24,7 @@ Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
 Upsampling = Literal["resize", "transposed"]
 Normalization = Literal["measured", "float32", "float16"]
+Rest = Literal["float32", "float16"]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 Scales = Literal["shared", "per-step"]
 
@@ -95,6 +96,12 @@ def export(
             "more stay in floating point. Degraded images have no truth: the floor alone counts.",
         ),
     ] = 0.3,
+    int8_rest: Annotated[
+        Rest,
+        typer.Option(
+            help="What INT8 graphs compute in elsewhere: float32 for CPUs, float16 for TensorRT."
+        ),
+    ] = "float32",
     sensitivity_plot: Annotated[
         Path | None,
         typer.Option(
@@ -176,6 +183,7 @@ def export(
             per_step=scales == "per-step",
             max_psnr_drop_db=max_psnr_drop,
         ),
+        int8_rest=int8_rest,
         calibration=calibration,
         calibration_images=calibration_images,
         calibration_degraded=calibration_degraded,

@@ -22,6 +22,7 @@ from elir_deploy.export.calibration import (
     calibration_images,
     packaged_images,
 )
+from elir_deploy.export.equalization import equalize
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS, fuse_stages, set_metadata
 from elir_deploy.export.int8 import (
@@ -106,6 +107,8 @@ class ExportOptions:
             it is ``measured`` to be needed, always (``float32``) or never (``float16``).
         rewrites: exact rewrites to apply.
         int8: how INT8 is made.
+        int8_rest: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
+            ``float16`` with its own islands, for TensorRT.
         calibration: folder of images for INT8, or a bundle or file whose calibration is used
             again; None takes the package's photographs.
         calibration_images: taken from the folder.
@@ -125,6 +128,7 @@ class ExportOptions:
     float16_normalization: Normalization = "measured"
     rewrites: Rewrites = field(default_factory=Rewrites)
     int8: Int8Options = field(default_factory=Int8Options)
+    int8_rest: Literal["float32", "float16"] = "float32"
     calibration: Path | None = None
     calibration_images: int = 16
     calibration_degraded: bool = False
@@ -211,7 +215,7 @@ def export_bundle(
             _add_recipe(writer, manifest, recipe)
         kept = _write_graphs(writer, graphs, manifest, options, references, recipe, say)
         if recipe is not None:
-            kept["int8"] = recipe.kept
+            kept["int8"] += recipe.kept
         writer.write_manifest(manifest)
         floors = {
             precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
@@ -295,6 +299,10 @@ def _write_graphs(
     """Write every stage in every precision; returns the layers kept in float32 by precision."""
     kept: dict[str, list[str]] = {precision: [] for precision in _verified(options.precisions)}
     plans = _float16_plans(graphs, options, references, say) if "fp16" in kept else {}
+    int8_plans = {}
+    if recipe is not None and options.int8_rest == "float16":
+        equalized = {stage: equalize(graph, recipe.factors) for stage, graph in graphs.items()}
+        int8_plans = _float16_plans(equalized, options, references, say)
     for done, (stage, graph) in enumerate(graphs.items()):
         artifacts: list[dict[str, Any]] = []
         entry = {
@@ -312,6 +320,9 @@ def _write_graphs(
             elif precision == "int8":
                 assert recipe is not None
                 converted = recipe.apply(graph)
+                if stage in int8_plans:
+                    converted = to_float16(converted, int8_plans[stage])
+                    kept[precision] += int8_plans[stage].summary()
             set_metadata(converted, _graph_metadata(manifest, stage, precision))
             artifacts.append(
                 writer.add_artifact(
@@ -484,6 +495,7 @@ def _manifest(
         "export": {
             "opset": options.opset,
             "float16_normalization": options.float16_normalization,
+            "int8_rest": options.int8_rest,
             "rewrites": asdict(options.rewrites),
         },
         "stages": [],

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from elir_deploy.errors import ElirError
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
@@ -192,8 +192,13 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
     images: dict[str, Fidelity] = {}
     boundaries: dict[str, float | None] = {}
     own: dict[str, float | None] = {}
-    emulation, arithmetic = _EMULATIONS.get(precision, (None, ""))
-    parts = _Parts(_load_graphs(bundle, file_precision(precision)), emulation)
+    graphs = _load_graphs(bundle, file_precision(precision))
+    # INT8 graphs may compute in float16 elsewhere.
+    holds_half = any(
+        t.data_type == TensorProto.FLOAT16 for g in graphs for t in g.graph.initializer
+    )
+    emulation, arithmetic = _EMULATIONS.get("fp16" if holds_half else precision, (None, ""))
+    parts = _Parts(graphs, emulation)
     # The float32 file in float32 would say nothing of bfloat16.
     has_file = precision == file_precision(precision)
     runs = [f"{BACKEND} on the CPU"] * has_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -34,6 +35,10 @@ Fit = Literal["resize", "tile"]
 #: What a backend is set up for: one image as fast as can be, or the most images in a second.
 Mode = Literal["latency", "throughput"]
 
+#: What a backend's rounding may add to a precision's verified error before it counts as wrong, and
+#: a quality that is enough whatever was verified, both in dB.
+_TOLERATED_DB = 3.0
+_ENOUGH_DB = 50.0
 #: Images held between reading and running, and between running and the caller, in ``map``.
 _AHEAD = 2
 
@@ -371,7 +376,11 @@ def _open(
 
     if backend != "auto":
         chosen = backend_named(backend)
-        return start(chosen, choose_precision(chosen, bundle, precision))
+        opened = start(chosen, choose_precision(chosen, bundle, precision))
+        ruined = _ruined_here(bundle, *opened)
+        if ruined:
+            warnings.warn(ruined, RuntimeWarning, stacklevel=3)
+        return opened
     failures: list[str] = []
     for chosen, its_precision in candidates(bundle, precision):
         try:
@@ -379,10 +388,41 @@ def _open(
         except UnavailableError as error:
             failures.append(str(error))
             continue
+        ruined = _ruined_here(bundle, *opened)
+        if ruined:
+            failures.append(ruined)
+            for session in opened[2]:
+                session.close()
+            continue
         for failure in failures:
             warnings.warn(f"{failure}; using {chosen.name}", RuntimeWarning, stacklevel=3)
         return opened
     raise UnavailableError("; ".join(failures))
+
+
+def _ruined_here(
+    bundle: Bundle, backend: str, precision: str, sessions: tuple[Session, ...]
+) -> str | None:
+    """Why a reduced precision is not what the bundle's verification saw, or None.
+
+    Processors differ most where precision is low: INT8 kernels for those without the newest
+    instructions saturate or err. One of the bundle's own pictures tells, in the time of one run.
+    """
+    verified = bundle.info.verification.get(precision)
+    if precision == "fp32" or verified is None or not bundle.info.references:
+        return None
+    name, image, expected = next(bundle.reference_images())
+    made = np.empty_like(expected)
+    _Runner(bundle, sessions[0]).run_pixels(image, made)
+    error = float(np.mean((made.astype(np.float32) - expected) ** 2))
+    reached = 10 * math.log10(255**2 / error) if error else math.inf
+    wanted = min(_ENOUGH_DB, math.inf if verified.psnr_db is None else verified.psnr_db)
+    if reached >= wanted - _TOLERATED_DB:
+        return None
+    return (
+        f"{backend} computes {precision} wrongly on this processor: {reached:.1f} dB on the "
+        f"bundle's picture {name}, verified with {wanted:.1f}; take another backend or precision"
+    )
 
 
 def _pixels_last(batch: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:

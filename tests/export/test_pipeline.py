@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from elir_deploy.checkpoints import Checkpoint
@@ -451,3 +451,23 @@ def test_random_weights_are_quantised_without_a_budget(
     assert report.manifest["quantization"]["parts"] == []
     assert report.manifest["quantization"]["measured"] is None
     assert "the package's 3 photographs" in said[0]
+
+
+def test_int8_and_float16_in_one_graph(
+    int8_report: ExportReport,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    exported_before: dict[str, onnx.ModelProto],
+) -> None:
+    options = ExportOptions(
+        precisions=("int8",), calibration=int8_report.folder, int8_rest="float16"
+    )
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    graph = onnx.load(made.folder / "fused.int8.onnx").graph
+    stored = {tensor.data_type for tensor in graph.initializer}
+    assert {TensorProto.INT8, TensorProto.FLOAT16} <= stored
+    found = made.verification["int8"]
+    assert found.passed
+    assert found.backend.endswith("in emulated half arithmetic")
+    before = int8_report.verification["int8"].psnr_db
+    assert found.psnr_db == pytest.approx(before, abs=1)

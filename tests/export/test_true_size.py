@@ -80,3 +80,16 @@ def test_bfr_within_its_budgets_and_byte_identical(
     del again["bundle.json"]
     assert again == {name: value for name, value in hashes(first).items() if name in again}
     assert len(again) == len(hashes(first)) - 1
+
+
+def test_bfr_in_int8_within_its_budgets(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    export("random", "--task", "bfr", "--precision", "int8", "-o", "bundle", cwd=tmp_path)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert max(peak, before) < 8 * 2**30
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    (artifact,) = manifest["stages"][0]["artifacts"]
+    assert artifact["bytes"] <= 45e6
+    assert manifest["quantization"]["measured"] is None, "random weights have no quality to keep"
+    found = manifest["verification"]["int8"]
+    assert found["psnr_db"] is None or found["psnr_db"] > 20

@@ -217,9 +217,18 @@ def test_auto_takes_the_fastest_on_a_cpu(
 def test_auto_compares_pairs_and_not_backends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float16 files are slow on CPUs whatever runs them, and OpenVINO has nothing better here."""
     _pretend(monkeypatch, "openvino", "onnxruntime")
-    opened = _with_verification(tmp_path, fp32=True, fp16=True)
+    ranked = (("openvino", "int8"), ("onnxruntime", "fp32"), ("openvino", "fp32"))
+    monkeypatch.setattr(backends, "_AUTOMATIC", ranked)
+    exact = _with_verification(tmp_path / "exact", fp32=True)
+    assert _tried(exact) == ["onnxruntime fp32", "openvino fp32"]
+    small = _with_verification(tmp_path / "small", fp32=True, int8=True)
+    assert _tried(small) == ["openvino int8", "onnxruntime fp32"]
+
+
+def test_auto_takes_what_is_verified_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, "openvino", "onnxruntime")
+    opened = _with_verification(tmp_path, fp32=True, fp16=None)
 
     def held(self: base.Backend, bundle: Bundle) -> tuple[str, ...]:
         return ("fp16",) if self.name == "openvino" else ("fp32", "fp16")

@@ -26,9 +26,9 @@ _AUTOMATIC = (
     ("openvino", "int8"),
     ("openvino", "bf16"),
     ("openvino", "fp32"),
+    ("openvino", "fp16"),
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
-    ("openvino", "fp16"),
     ("onnxruntime", "fp16"),
 )
 
