@@ -1,0 +1,835 @@
+"""What INT8 engines make of the packaged model, from the same calibration images.
+
+    python benchmarks/quantizers.py PHOTOS OTHER_PHOTOS docs/results/quantizers.md
+
+PHOTOS are calibrated on, OTHER_PHOTOS measured on. Wherever an engine lets one choose, it is set to
+what TensorRT needs: symmetric int8 activations with one scale a tensor, int8 weights with one scale
+an output channel, float biases. The convolutions that read or write RGB stay in float. Engines that
+are not installed are named and left out. All of them are
+
+    pip install openvino nncf torchao "nvidia-modelopt[onnx]"
+
+and then once more onnx and onnxruntime: ModelOpt's requirements replace them by older ones,
+onnxruntime by its build for CUDA, but it works with the newer. onnxruntime's SmoothQuant wants a
+neural-compressor before 3.0, which asks for older versions of much else (pip's --no-deps).
+
+Every graph is made and run in a process of its own, so that its memory can be told and a crash
+stays in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from elir_deploy.atomic import write_text
+from elir_deploy.bench.device import describe_device, installed_version
+from elir_deploy.export.bias_correction import bias_corrections
+from elir_deploy.export.budget import parts_of
+from elir_deploy.export.calibration import (
+    METHODS,
+    CalibrationImage,
+    calibration_images,
+    collect_statistics,
+    peak_of,
+)
+from elir_deploy.export.equalization import channel_factors, equalize
+from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
+from elir_deploy.export.quantization import (
+    CHANNEL_AXIS,
+    activations,
+    conv_layers,
+    place,
+    quantize_graph,
+)
+from elir_deploy.export.verification import FLOORS_DB
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.tables import pipes
+from elir_deploy.tasks import task_named
+from elir_deploy.training.metrics import psnr_db
+
+TASK = task_named("tiny")
+SIDE = TASK.image_size
+LONGEST_S = 1800
+LIBRARIES = ("onnx", "onnxruntime", "openvino", "nncf", "nvidia-modelopt", "torchao", "torch")
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every engine is given.
+
+    Attributes:
+        model: file of the fused float32 graph, uint8 at both ends.
+        images: to calibrate with.
+        output: what is to be written, without a suffix: ``.onnx``, or ``.xml`` of OpenVINO.
+    """
+
+    model: Path
+    images: list[CalibrationImage]
+    output: Path
+
+    @property
+    def onnx(self) -> Path:
+        return self.output.with_suffix(".onnx")
+
+    @property
+    def batches(self) -> list[Bytes]:
+        """The images as the graph takes them."""
+        return [image.image[None] for image in self.images]
+
+    @property
+    def rgb_ends(self) -> list[str]:
+        """Names of the convolutions that read or write RGB."""
+        model = onnx.load(self.model)
+        weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+        return [
+            node.name
+            for nodes in conv_layers(model).values()
+            for node in nodes
+            if 3 in weights[node.input[1]][:2]
+        ]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A row of the table.
+
+    Attributes:
+        name: with the settings that make it differ from its neighbours.
+        make: writes the graph.
+        needs: modules it imports.
+    """
+
+    name: str
+    make: Callable[[Material], None]
+    needs: tuple[str, ...] = ()
+
+
+def ours(
+    options: Int8Options, *, skips: bool = True, floor_db: float | None = None
+) -> Callable[[Material], None]:
+    def make(material: Material) -> None:
+        model = onnx.load(material.model)
+        recipe, _ = calibrate(model, material.images, "uint8", options, floor_db)
+        if not skips:
+            recipe = replace(recipe, skips=frozenset())
+        onnx.save(recipe.apply(model), material.onnx)
+        material.output.with_suffix(".recipe").write_bytes(recipe.to_json())
+
+    return make
+
+
+def nncf_onnx(*, corrected: bool, fast: bool = True) -> Callable[[Material], None]:
+    def make(material: Material) -> None:
+        import nncf
+
+        quantized = nncf.quantize(
+            onnx.load(material.model),
+            nncf.Dataset([{"image": batch} for batch in material.batches]),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=len(material.images),
+            fast_bias_correction=fast,
+            ignored_scope=nncf.IgnoredScope(names=material.rgb_ends),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=not corrected
+            ),
+        )
+        onnx.save(quantized, material.onnx)
+
+    return make
+
+
+def nncf_openvino(material: Material) -> None:
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(material.model)
+    ends = [
+        operation.get_friendly_name()
+        for operation in model.get_ops()
+        if operation.get_type_name() == "Convolution"
+        and 3 in list(operation.input(1).get_shape())[:2]
+    ]
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(material.batches),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(material.images),
+        ignored_scope=nncf.IgnoredScope(names=ends),
+    )
+    openvino.save_model(quantized, material.output.with_suffix(".xml"), compress_to_fp16=False)
+
+
+def onnxruntime_static(
+    method: str, operators: list[str] | None, **extra: Any
+) -> Callable[[Material], None]:
+    def make(material: Material) -> None:
+        from onnxruntime import quantization
+
+        batches = material.batches
+
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.rewind()
+
+            def rewind(self) -> None:
+                self.feeds = iter([{"image": batch} for batch in batches])
+
+            def get_next(self) -> dict[str, Bytes] | None:
+                return next(self.feeds, None)
+
+        quantization.quantize_static(
+            str(material.model),  # SmoothQuant refuses a Path
+            str(material.onnx),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=operators,
+            nodes_to_exclude=material.rgb_ends,
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod[method],
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "QDQOpTypePerChannelSupportToAxis": dict(CHANNEL_AXIS),
+                **extra,
+            },
+        )
+
+    return make
+
+
+def modelopt(method: str) -> Callable[[Material], None]:
+    def make(material: Material) -> None:
+        from modelopt.onnx import quantization
+
+        quantization.quantize(
+            str(material.model),
+            quantize_mode="int8",
+            calibration_data=np.concatenate(material.batches),
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            nodes_to_exclude=material.rgb_ends,
+            high_precision_dtype="fp32",
+            output_path=str(material.onnx),
+        )
+
+    return make
+
+
+def torchao_pt2e(material: Material) -> None:
+    import torch
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
+
+    network = load_checkpoint(TASK.name).model
+    noise = fixed_noise(0, TASK.sigma_s, latent_shape(network, SIDE))
+    static = build_static_graph(network, image_size=SIDE, steps=TASK.steps, noise=noise)
+    example = (torch.from_numpy(material.batches[0]),)
+    prepared = prepare_pt2e(torch.export.export(static, example).module(), _torch_quantizer())
+    for batch in material.batches:
+        prepared(torch.from_numpy(batch))
+    program = torch.onnx.export(
+        convert_pt2e(prepared),
+        example,
+        dynamo=True,
+        opset_version=18,
+        input_names=["image"],
+        output_names=["restored"],
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # Half of the file would be source lines.
+    for item in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        del item.metadata_props[:]
+    onnx.save(model, material.onnx)
+
+
+def _torch_quantizer() -> Any:
+    """Min-max, on what each convolution reads and on its weight."""
+    import torch
+    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantizer import (
+        QuantizationAnnotation,
+        QuantizationSpec,
+        Quantizer,
+    )
+
+    levels = {"dtype": torch.int8, "quant_min": -127, "quant_max": 127}
+    activation = QuantizationSpec(
+        **levels,
+        qscheme=torch.per_tensor_symmetric,
+        observer_or_fake_quant_ctr=MinMaxObserver,
+    )
+    weights = {
+        axis: QuantizationSpec(
+            **levels,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=axis,
+            observer_or_fake_quant_ctr=PerChannelMinMaxObserver,
+        )
+        for axis in (0, 1)
+    }
+
+    class Convolutions(Quantizer):  # type: ignore[misc]
+        def annotate(self, model: Any) -> Any:
+            for node in model.graph.nodes:
+                if "aten.conv" not in str(node.target) or 3 in node.args[1].meta["val"].shape[:2]:
+                    continue
+                weight = weights[1 if "transpose" in str(node.target) else 0]
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    input_qspec_map={node.args[0]: activation, node.args[1]: weight},
+                    _annotated=True,
+                )
+            return model
+
+        def validate(self, model: Any) -> None:
+            pass
+
+    return Convolutions()
+
+
+CONVOLUTIONS = ["Conv", "ConvTranspose"]
+EVERYTHING = "ours, every part"
+BUDGETED = "ours, budget of 0.3 dB"
+ENGINES = (
+    Engine(EVERYTHING, ours(Int8Options())),
+    Engine("ours, biases not corrected", ours(Int8Options(correct_biases=False))),
+    Engine("ours, channels not equalised", ours(Int8Options(equalize=False))),
+    Engine("ours, neither", ours(Int8Options(correct_biases=False, equalize=False))),
+    Engine("ours, skips in float", ours(Int8Options(), skips=False)),
+    Engine(BUDGETED, ours(Int8Options(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"])),
+    Engine("NNCF on ONNX, biases not corrected", nncf_onnx(corrected=False), ("nncf",)),
+    Engine("NNCF on ONNX, fast bias correction", nncf_onnx(corrected=True), ("nncf",)),
+    Engine("NNCF on ONNX, slow bias correction", nncf_onnx(corrected=True, fast=False), ("nncf",)),
+    Engine("NNCF on OpenVINO, mixed preset", nncf_openvino, ("nncf", "openvino")),
+    Engine("onnxruntime, min-max", onnxruntime_static("MinMax", CONVOLUTIONS), ("onnxruntime",)),
+    Engine(
+        "onnxruntime, percentile",
+        onnxruntime_static("Percentile", CONVOLUTIONS, CalibPercentile=99.99),
+        ("onnxruntime",),
+    ),
+    Engine(
+        "onnxruntime, min-max, every operator",
+        onnxruntime_static("MinMax", None),
+        ("onnxruntime",),
+    ),
+    Engine(
+        "onnxruntime, min-max, SmoothQuant",
+        onnxruntime_static("MinMax", CONVOLUTIONS, SmoothQuant=True),
+        ("onnxruntime", "neural_compressor"),
+    ),
+    Engine("ModelOpt, max", modelopt("max"), ("modelopt",)),
+    Engine("ModelOpt, entropy", modelopt("entropy"), ("modelopt",)),
+    Engine("torchao PT2E, min-max", torchao_pt2e, ("torch", "torchao")),
+)
+
+
+def run_onnxruntime(file: Path, images: Bytes) -> list[Bytes]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return [session.run(None, {"image": image[None]})[0][0] for image in images]
+
+
+def run_openvino(file: Path, images: Bytes) -> list[Bytes]:
+    """What is not int8 computes in float32, whatever the processor would prefer."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(file, "CPU", settings)
+    return [compiled([image[None]])[0][0].copy() for image in images]
+
+
+BACKENDS = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+
+
+def child_make(number: int, folder: Path, model: Path) -> dict[str, Any]:
+    """Runs in a process of its own; its imports are not timed."""
+    with np.load(folder / "images.npz") as stored:
+        pairs = zip(stored["calibration"], stored["calibration_truth"], strict=True)
+        images = [CalibrationImage(str(k), *pair) for k, pair in enumerate(pairs)]
+    engine = ENGINES[number]
+    for module in engine.needs:
+        importlib.import_module(module)
+    began = time.perf_counter()
+    engine.make(Material(model, images, folder / str(number)))
+    return {"seconds": time.perf_counter() - began, "peak_gib": _peak_gib()}
+
+
+def child_run(backend: str, file: Path, folder: Path) -> dict[str, Any]:
+    """Runs in a process of its own."""
+    with np.load(folder / "images.npz") as stored:
+        restored = BACKENDS[backend](file, stored["other"])
+    np.save(folder / "restored.npy", np.stack(restored))
+    return {}
+
+
+def _peak_gib() -> float:
+    """Of this process; what getrusage tells begins with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20
+
+
+def in_child(*arguments: object) -> dict[str, Any] | str:
+    """What a child process found out, or why it did not."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, Path(__file__).resolve(), "--child", answer, *arguments]
+        try:
+            ended = subprocess.run(
+                [str(part) for part in command],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=LONGEST_S,
+                cwd=folder,
+            )
+        except subprocess.TimeoutExpired:
+            return f"took longer than {LONGEST_S // 60} minutes"
+        if answer.exists():
+            found: dict[str, Any] = json.loads(answer.read_text())
+            return found
+    return _why(ended)
+
+
+def _why(ended: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    if ended.returncode < 0 or not lines:
+        return f"ended with code {ended.returncode}"
+    errors = [line for line in lines if "Error: " in line[:60] or "Exception: " in line[:60]]
+    return (errors or lines)[-1][:200].replace("|", "/")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a graph does to the images that were not calibrated on.
+
+    Attributes:
+        drop_db: mean loss of PSNR to the truth.
+        mean_db: mean PSNR against float32.
+        worst_db: that of the worst image.
+    """
+
+    drop_db: float
+    mean_db: float
+    worst_db: float
+
+    def cells(self) -> list[str]:
+        return [f"{self.drop_db:.2f}", f"{self.mean_db:.1f}", f"{self.worst_db:.1f}"]
+
+
+class Measured:
+    """The images that are measured on, and graphs' results on them."""
+
+    def __init__(self, folder: Path, model: Path, truths: list[Bytes]) -> None:
+        self.folder = folder
+        self.model = model
+        self.truths = truths
+        exact = self.restored("onnxruntime", model)
+        assert not isinstance(exact, str), exact
+        self.exact = exact
+
+    def restored(self, backend: str, file: Path) -> Bytes | str:
+        """All images, or why there are none."""
+        found = in_child("run", backend, file, self.folder)
+        if isinstance(found, str):
+            return found
+        restored: Bytes = np.load(self.folder / "restored.npy")
+        return restored
+
+    def tally(self, restored: Bytes) -> Tally:
+        drops = [
+            psnr_db(exact, truth) - psnr_db(made, truth)
+            for exact, made, truth in zip(self.exact, restored, self.truths, strict=True)
+        ]
+        fidelities = agreement(restored, self.exact)
+        return Tally(float(np.mean(drops)), float(np.mean(fidelities)), min(fidelities))
+
+
+def agreement(images: Bytes, others: Bytes) -> list[float]:
+    return [psnr_db(image, other) for image, other in zip(images, others, strict=True)]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a graph is made of.
+
+    Attributes:
+        nodes: operators.
+        activations: quantised tensors by type; a zero-point other than 0 is told.
+        biases: those of quantised convolutions by type.
+        weights_mb: size of the convolutions' weights.
+        copies: their number over the float graph's.
+        scales: distinct scales of activations.
+    """
+
+    nodes: int
+    activations: str
+    biases: str
+    weights_mb: float
+    copies: float
+    scales: int
+
+    @classmethod
+    def of(cls, model: ModelProto, exact: ModelProto) -> Form:
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        quantizers = [
+            node
+            for node in model.graph.node
+            if node.op_type == "QuantizeLinear" and node.input[0] not in stored
+        ]
+        kinds = Counter(_zero_point(node, stored) for node in quantizers)
+        scales = {float(numpy_helper.to_array(stored[node.input[1]])) for node in quantizers}
+        return cls(
+            nodes=len(model.graph.node),
+            activations=", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+            biases=_bias_types(model),
+            weights_mb=sum(weight.nbytes for weight in _weights(model)) / 1e6,
+            copies=_elements(_weights(model)) / _elements(_weights(exact)),
+            scales=len(scales),
+        )
+
+
+def _zero_point(node: NodeProto, stored: dict[str, TensorProto]) -> str:
+    if len(node.input) < 3:
+        return "uint8"
+    zero = numpy_helper.to_array(stored[node.input[2]])
+    return f"{zero.dtype}{' asymmetric' if zero.any() else ''}"
+
+
+def _convolutions(model: ModelProto) -> list[NodeProto]:
+    return [node for node in model.graph.node if node.op_type in CHANNEL_AXIS]
+
+
+def _origins(model: ModelProto) -> dict[str, str]:
+    """What each quantised or dequantised tensor is made from."""
+    origins: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    return origins
+
+
+def _weights(model: ModelProto) -> list[NDArray[Any]]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    origins = _origins(model)
+    names = {origins.get(node.input[1], node.input[1]) for node in _convolutions(model)}
+    return [numpy_helper.to_array(stored[name]) for name in names]
+
+
+def _elements(arrays: list[NDArray[Any]]) -> int:
+    return sum(array.size for array in arrays)
+
+
+def _bias_types(model: ModelProto) -> str:
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    origins = _origins(model)
+    biases = [
+        origins.get(node.input[2], node.input[2])
+        for node in _convolutions(model)
+        if len(node.input) > 2 and node.input[1] in origins
+    ]
+    found = {TensorProto.DataType.Name(kinds[name]).lower() for name in biases}
+    return ", ".join(sorted(found))
+
+
+def engine_rows(
+    engine: Engine, number: int, measured: Measured
+) -> tuple[list[str], list[str] | None]:
+    """The row of results and, of an ONNX graph, that of its form."""
+    missing = [module for module in engine.needs if find_spec(module) is None]
+    if missing:
+        return _failed(engine, f"not installed: {', '.join(missing)}"), None
+    made = in_child("make", number, measured.folder, measured.model)
+    if isinstance(made, str):
+        return _failed(engine, made), None
+    file = measured.folder / f"{number}.onnx"
+    end = [f"{made['seconds']:.0f}", f"{made['peak_gib']:.1f}"]
+    if not file.exists():
+        return _openvino_row(engine, file.with_suffix(".xml"), measured, end), None
+    first = measured.restored("onnxruntime", file)
+    if isinstance(first, str):
+        return _failed(engine, f"onnxruntime does not run it: {first}"), None
+    cells = [engine.name, *measured.tally(first).cells()]
+    second = measured.restored("openvino", file)
+    if isinstance(second, str):
+        cells += [f"fails: {second}", ""]
+    else:
+        same = np.mean(agreement(first, second))
+        cells += [f"{measured.tally(second).drop_db:.2f}", f"{same:.1f}"]
+    form = Form.of(onnx.load(file), onnx.load(measured.model))
+    row = [*cells, str(form.nodes), f"{file.stat().st_size / 1e6:.1f}", *end]
+    weights = [f"{form.weights_mb:.1f}", f"{form.copies:.2f}"]
+    shape = [engine.name, form.activations, form.biases, *weights, str(form.scales)]
+    return row, shape
+
+
+def _openvino_row(engine: Engine, file: Path, measured: Measured, end: list[str]) -> list[str]:
+    import openvino
+
+    found = measured.restored("openvino", file)
+    if isinstance(found, str):
+        return _failed(engine, f"OpenVINO does not run it: {found}")
+    tally = measured.tally(found)
+    operations = openvino.Core().read_model(file).get_ops()
+    nodes = sum(operation.get_type_name() != "Constant" for operation in operations)
+    size = (file.stat().st_size + file.with_suffix(".bin").stat().st_size) / 1e6
+    cells = [*tally.cells(), f"{tally.drop_db:.2f}", ""]
+    return [engine.name, *cells, str(nodes), f"{size:.1f}", *end]
+
+
+def _failed(engine: Engine, reason: str) -> list[str]:
+    return [f"{engine.name}: {reason}", *[""] * (len(RESULT_HEADER) - 1)]
+
+
+class Ours:
+    """The packaged model with its statistics, taken once for all ways to choose scales."""
+
+    def __init__(self, model: ModelProto, images: list[CalibrationImage]) -> None:
+        found = collect_statistics(
+            model,
+            activations(model),
+            ({"image": image.image[None]} for image in images),
+            images=len(images),
+        )
+        factors = channel_factors(model, found)
+        self.model = equalize(model, factors)
+        self.statistics = {
+            name: tensor.scaled(factors[name]) if name in factors else tensor
+            for name, tensor in found.items()
+        }
+        self.peak = cache(lambda tensor, method: peak_of(self.statistics[tensor], method))
+
+    def quantized(
+        self, method: str, per_step: bool, layers: Collection[str], skips: Collection[str]
+    ) -> ModelProto:
+        placement = place(self.model, layers, skips, per_step=per_step)
+        peaks: dict[str, float] = {}
+        for tensor, group in placement.groups.items():
+            peaks[group] = max(peaks.get(group, 0.0), self.peak(tensor, method))
+        corrections = bias_corrections(self.model, placement, peaks, self.statistics)
+        return quantize_graph(self.model, placement, peaks, corrections)
+
+
+def scale_rows(made: Ours, measured: Measured, recipe: Recipe) -> list[list[str]]:
+    """Every method, with one scale for all Euler steps and with one for each."""
+    rows = []
+    for method in METHODS:
+        for per_step in (False, True):
+            graph = made.quantized(method, per_step, recipe.layers, recipe.skips)
+            file = measured.folder / "scales.onnx"
+            onnx.save(graph, file)
+            found = measured.restored("onnxruntime", file)
+            assert not isinstance(found, str), found
+            tally = measured.tally(found)
+            scales = Form.of(graph, made.model).scales
+            size = f"{file.stat().st_size / 1e6:.2f}"
+            how = "one for each step" if per_step else "shared"
+            rows.append([method, how, *tally.cells(), size, str(scales)])
+            print(rows[-1], flush=True)
+    return rows
+
+
+def moved_db(measured: Measured, file: Path) -> float:
+    """PSNR between a graph and itself with its first bias a millionth larger."""
+    model = onnx.load(file)
+    bias = _convolutions(model)[0].input[2]
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == bias)
+    moved = numpy_helper.to_array(tensor) * np.float32(1 + 1e-6)
+    tensor.CopyFrom(numpy_helper.from_array(moved, bias))
+    moved_file = measured.folder / "moved.onnx"
+    onnx.save(model, moved_file)
+    pair = []
+    for path in (file, moved_file):
+        found = measured.restored("onnxruntime", path)
+        assert not isinstance(found, str), found
+        pair.append(found)
+    return float(np.mean(agreement(*pair)))
+
+
+def truths(images: list[CalibrationImage]) -> list[Bytes]:
+    return [image.truth for image in images if image.truth is not None]
+
+
+def write_images(
+    folder: Path, calibration: list[CalibrationImage], other: list[CalibrationImage]
+) -> None:
+    np.savez(
+        folder / "images.npz",
+        calibration=np.stack([image.image for image in calibration]),
+        calibration_truth=np.stack(truths(calibration)),
+        other=np.stack([image.image for image in other]),
+    )
+
+
+RESULT_HEADER = [
+    *("engine", "drop dB", "to float32 dB", "worst dB", "drop on OpenVINO dB"),
+    *("the two agree dB", "nodes", "MB", "s to make", "GiB"),
+]
+FORM_HEADER = ["engine", "activations", "biases", "weights MB", "copies", "scales"]
+SCALES_HEADER = [
+    *("method", "scales", "drop dB", "to float32 dB", "worst dB", "MB", "distinct scales"),
+]
+
+
+def environment() -> str:
+    device = describe_device()
+    packages = [f"{name} {version}" for name in LIBRARIES if (version := installed_version(name))]
+    sets = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(device["cpu"]["instruction_sets"])
+    return f"{device['cpu']['model']} ({', '.join(sorted(sets))}); " + ", ".join(packages)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the report tells.
+
+    Attributes:
+        calibrated_on: number of images.
+        measured: on what.
+        results: rows of the first table.
+        forms: rows of the second.
+        moved_db: see :func:`moved_db`.
+        shares: by set of parts, the share of multiply-accumulates in INT8.
+        scales: by set of parts, rows of the last tables.
+    """
+
+    calibrated_on: int
+    measured: Measured
+    results: list[list[str]]
+    forms: list[list[str]]
+    moved_db: float
+    shares: dict[str, float]
+    scales: dict[str, list[list[str]]]
+
+
+def compare(photos: Path, others: Path, limit: int) -> str:
+    """The whole comparison as Markdown."""
+    model = Bundle.open(TASK.name).checked_file("fused.fp32.onnx").resolve()
+    calibration = calibration_images(photos, TASK, SIDE, count=16, warn=print)
+    other = calibration_images(others, TASK, SIDE, count=limit, warn=print)
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), calibration, other)
+        measured = Measured(Path(folder), model, truths(other))
+        results, forms = [], []
+        for number, engine in enumerate(ENGINES):
+            row, form = engine_rows(engine, number, measured)
+            print(row, form, flush=True)
+            results.append(row)
+            forms += [form] if form else []
+        moved = moved_db(measured, Path(folder) / "0.onnx")
+        made = Ours(onnx.load(model), calibration)
+        shares, scales = {}, {}
+        for number, engine in enumerate(ENGINES):
+            recipe_file = Path(folder) / f"{number}.recipe"
+            if engine.name in (EVERYTHING, BUDGETED) and recipe_file.exists():
+                recipe = Recipe.read(recipe_file)
+                shares[engine.name] = share_of_macs(made.model, recipe.layers)
+                scales[engine.name] = scale_rows(made, measured, recipe)
+        return report(Outcome(len(calibration), measured, results, forms, moved, shares, scales))
+
+
+def share_of_macs(model: ModelProto, layers: Collection[str]) -> float:
+    """Of the multiply-accumulates of all parts, those of ``layers``."""
+    parts = parts_of(model)
+    wanted = sum(part.macs for part in parts if part.layers <= set(layers))
+    return wanted / sum(part.macs for part in parts)
+
+
+def report(outcome: Outcome) -> str:
+    measured = outcome.measured
+    exact = zip(measured.exact, measured.truths, strict=True)
+    level = np.mean([psnr_db(image, truth) for image, truth in exact])
+    parts = [
+        "# INT8 engines on the packaged model",
+        "Made by `python benchmarks/quantizers.py PHOTOS OTHER_PHOTOS "
+        "docs/results/quantizers.md`; how each engine is set is in that program.",
+        f"tiny, {SIDE}x{SIDE}, noise of standard deviation 89.6; {outcome.calibrated_on} "
+        f"photographs to calibrate with, {len(measured.truths)} others to measure on, which the "
+        f"model was not trained on. The float32 graph reaches {level:.2f} dB on those; it has "
+        f"{len(onnx.load(measured.model).graph.node)} nodes and "
+        f"{measured.model.stat().st_size / 1e6:.1f} MB.",
+        environment(),
+        "## Engines",
+        "Drop: mean loss of PSNR to the truth against float32. To float32: PSNR between the two, "
+        "mean and worst image. Both on onnxruntime, but for NNCF's OpenVINO model, which is "
+        "asymmetric and for OpenVINO only. Memory is the peak of the process that makes the "
+        "graph.",
+        pipes(RESULT_HEADER, outcome.results),
+        "Backends add up in different orders, and rounding to int8 makes a whole step of a last "
+        "bit: the first graph of the table and the same one with its first bias a millionth larger "
+        f"agree to {outcome.moved_db:.1f} dB. Two backends cannot agree better; their drops can.",
+        "### Form of the ONNX graphs",
+        "Activations: quantised tensors by type; TensorRT reads uint8 as int8. Weights are those "
+        "of all convolutions; copies: their number over that in the float32 graph, above 1 where "
+        "they are stored for every Euler step. Scales: distinct ones of activations.",
+        pipes(FORM_HEADER, outcome.forms),
+        "## Our scales",
+        "By the way they are chosen, for all Euler steps or for each.",
+    ]
+    for name, rows in outcome.scales.items():
+        parts += [
+            f"### {name[0].upper()}{name[1:]}",
+            f"{outcome.shares[name]:.0%} of the multiply-accumulates in INT8, "
+            "the ends that read and write RGB not counted.",
+            pipes(SCALES_HEADER, rows),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def child(answer: str, what: str, *arguments: str) -> None:
+    if what == "make":
+        number, folder, model = arguments
+        found = child_make(int(number), Path(folder), Path(model))
+    else:
+        backend, file, folder = arguments
+        found = child_run(backend, Path(file), Path(folder))
+    Path(answer).write_text(json.dumps(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("other_photos", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--limit", type=int, default=24, help="photographs to measure on")
+    arguments = parser.parse_args()
+    text = compare(arguments.photos, arguments.other_photos, arguments.limit)
+    write_text(arguments.output, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
+    else:
+        main()
