@@ -327,6 +327,11 @@ def _least_squared_error(counts: NDArray[np.float64]) -> int:
 
 
 def _least_divergence(counts: NDArray[np.float64]) -> int:
+    # The exact zeros that a ReLU leaves are kept by any range, and would outweigh all else.
+    counts = counts.copy()
+    counts[0] = counts[1]
+    if not counts.any():
+        return BINS
     best = {}
     for kept in _candidates():
         reference = counts[:kept].copy()

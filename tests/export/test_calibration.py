@@ -87,6 +87,12 @@ class TestPeaks:
         flat = rng.uniform(-1, 1, size=(1, 200_000))
         assert peak_of(statistics_of(flat), method) > 0.95
 
+    def test_the_zeros_of_a_relu_do_not_decide_the_entropy(self) -> None:
+        values = np.abs(np.random.default_rng(7).laplace(size=(1, 20_000))) + 0.5
+        silent = np.concatenate([np.zeros((1, 180_000)), values], axis=1)
+        alone, among = (peak_of(statistics_of(v), "entropy") for v in (values, silent))
+        assert among == alone
+
     def test_mse_is_the_least_squared_error(self) -> None:
         values = np.random.default_rng(0).laplace(size=(4, 20_000))
         found = statistics_of(values)

@@ -6,6 +6,8 @@ import gc
 import hashlib
 import importlib
 import itertools
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -138,6 +140,31 @@ def test_closing(bundle: Path) -> None:
     session.close()
     session.close()
     assert session._held == session._requests == []
+
+
+def test_signals_arrive_after_sessions_were_closed_in_any_order(tmp_path: Path) -> None:
+    """OpenVINO gives the thread a stack for signals; a freed one would be the end at Ctrl-C."""
+    code = (
+        "import os, signal, sys\n"
+        "from elir_deploy.runtime import Restorer\n"
+        "def open_one(threads):\n"
+        "    return Restorer(sys.argv[1], 'openvino', precision='fp32', threads=threads)\n"
+        "first = open_one(1)\n"
+        "second = open_one(2)\n"
+        "first.close()\n"
+        "second.close()\n"
+        "del first, second\n"
+        "try:\n"
+        "    for _ in range(10):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    path = make_bundle(tmp_path / "b")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 # Several at once --------------------------------------------------------------------------------
@@ -471,7 +498,7 @@ class FakeCore:
 
 def test_a_library_of_no_use(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = importlib.import_module("openvino")
-    monkeypatch.setattr(library, "Core", FakeCore)
+    monkeypatch.setattr(openvino, "_cores", [FakeCore()])
     assert "has no CPU plugin: pip install --force-reinstall" in str(BACKEND.available())
     with pytest.raises(UnavailableError, match="openvino cannot be used: the installed openvino"):
         BACKEND.open(Bundle.open(bundle), "fp32")
@@ -479,6 +506,7 @@ def test_a_library_of_no_use(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> None:
         raise RuntimeError("Exception from src/core.cpp:1:\nno plugins.xml")
 
+    monkeypatch.setattr(openvino, "_cores", [])
     monkeypatch.setattr(library, "Core", broken)
     assert BACKEND.available() == "openvino does not start: no plugins.xml"
     monkeypatch.delattr(library, "Core")

@@ -54,7 +54,7 @@ class OpenVinoBackend(Backend):
 
     def available(self) -> str | None:
         try:
-            devices = _library().Core().available_devices
+            devices = _core().available_devices
         except UnavailableError as error:
             return str(error)
         except RuntimeError as error:
@@ -64,7 +64,7 @@ class OpenVinoBackend(Backend):
         return None
 
     def unsupported(self, precision: str) -> str | None:
-        if precision != "bf16" or _has_bfloat16(_library().Core()):
+        if precision != "bf16" or _has_bfloat16(_core()):
             return None
         return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32"
 
@@ -91,7 +91,7 @@ class OpenVinoBackend(Backend):
         reason = self.unsupported(precision)
         if reason:
             raise UnavailableError(f"{self.name} cannot run in {precision}: {reason}")
-        core = _library().Core()
+        core = _core()
         float_type = _FLOAT_TYPES[precision] if _has_bfloat16(core) else "f32"
         config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
         if threads is not None:
@@ -168,6 +168,22 @@ def _library() -> Any:
     if not hasattr(library, "Core"):
         raise UnavailableError(f"openvino is installed in part only: {_REINSTALL}")
     return library
+
+
+def _core() -> Any:
+    """OpenVINO's core, one for the process and until it ends.
+
+    Each one gives the thread that makes it a stack for signals, and takes it away when it goes. Of
+    two that go in the order they came, the second would put back the first one's, which is no
+    more, and the next signal (Ctrl-C) would crash the process.
+    """
+    library = _library()
+    if not _cores:
+        _cores.append(library.Core())
+    return _cores[0]
+
+
+_cores: list[Any] = []
 
 
 def _has_bfloat16(core: Any) -> bool:
