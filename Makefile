@@ -86,6 +86,7 @@ test: lint unit bare slow
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)
 	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md
+	$(BIN)/python benchmarks/precisions.py docs/results/precisions.md
 	for task in $(RESULT_TASKS); do \
 	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
 	done

@@ -19,6 +19,7 @@ from elir_deploy.export.quantization import (
     CHANNEL_AXIS,
     INT8_MAX,
     Placement,
+    activation_scale,
     quantize_weight,
     quantized_convolutions,
 )
@@ -47,7 +48,7 @@ def bias_corrections(
     def means(name: str, read: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of each channel, exact and as the quantised graph has it."""
         if read is not None:
-            scale = max(peaks[placement.groups[read]] / INT8_MAX, 1e-30)
+            scale = activation_scale(peaks[placement.groups[read]])
             found = statistics[read]
             levels = np.rint(found.samples / scale).clip(-INT8_MAX, INT8_MAX)
             shift = (levels * scale - found.samples).mean(axis=1, dtype=np.float64)

@@ -22,8 +22,9 @@ from elir_deploy.errors import QualityError
 from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.graphs import IMAGE_END, STAGE_TENSORS
 from elir_deploy.export.pixels import from_network, to_network
-from elir_deploy.export.precision import open_session
+from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
+from elir_deploy.export.verification import fidelity
 
 __all__ = [
     "Budget",
@@ -42,6 +43,8 @@ __all__ = [
 MACS_PER_BYTE = 250
 #: Images that each part alone is measured on.
 SENSITIVITY_IMAGES = 2
+#: Stands for the infinite PSNR of two identical images, so that means can be taken.
+IDENTICAL_DB = 100.0
 #: Parts kept at first that are tried in int8 once more.
 SECOND_LOOKS = 6
 #: The part of a budget that calibration images may use up: others differ.
@@ -145,12 +148,11 @@ def parts_of(model: ModelProto) -> list[Part]:
     estimator, a level of the U-Net; the skips of a block are a part of their own. The convolutions
     that read or write RGB are in none: they stay in higher precision.
     """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    elements = _elements(model)
+    shapes = shapes_of(model)
     layers: dict[str, set[str]] = {}
     macs: dict[str, int] = {}
     for layer, nodes in conv_layers(model).items():
-        shape = list(weights[nodes[0].input[1]].dims)
+        shape = shapes[nodes[0].input[1]]
         if 3 in shape[:2]:
             continue
         module = _module_of(layer)
@@ -159,7 +161,7 @@ def parts_of(model: ModelProto) -> list[Part]:
             axis = 1 - CHANNEL_AXIS[node.op_type]
             # Of a transposed convolution each input pixel meets every tap.
             pixels = node.output[0] if node.op_type == "Conv" else node.input[0]
-            outputs = math.prod(elements[pixels][2:]) * shape[1 - axis]
+            outputs = math.prod(shapes[pixels][2:]) * shape[1 - axis]
             macs[module] = macs.get(module, 0) + outputs * math.prod(shape[2:]) * shape[axis]
     parts = {
         name: Part(name, frozenset(found), frozenset(), macs[name], macs[name])
@@ -169,7 +171,7 @@ def parts_of(model: ModelProto) -> list[Part]:
     for addition in residual_additions(model):
         name = f"{_module_of(addition)} skip"
         # float16 moves one byte more in each direction.
-        moved = 2 * math.prod(elements[nodes_by_name[addition].output[0]])
+        moved = 2 * math.prod(shapes[nodes_by_name[addition].output[0]])
         parts[name] = Part(name, frozenset(), frozenset([addition]), 0, moved * MACS_PER_BYTE)
     return list(parts.values())
 
@@ -184,11 +186,6 @@ def _module_of(layer: str) -> str:
     ):
         wanted = 3
     return ".".join(parts[:wanted])
-
-
-def _elements(model: ModelProto) -> dict[str, list[int]]:
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in values}
 
 
 class Judge:
@@ -376,6 +373,5 @@ def _missed(budget: Budget, best: Quality) -> str:
 
 
 def _psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    error = image.astype(np.float64) - reference
-    mse = float(np.mean(error**2))
-    return 10 * math.log10(255**2 / mse) if mse else 100.0
+    found = fidelity(image, reference).psnr_db
+    return IDENTICAL_DB if found is None else found

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
-from elir_deploy.export.precision import open_session
+from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
@@ -247,10 +247,7 @@ def collect_statistics(
 def _add_probes(probe: ModelProto, tensors: Sequence[str], samples: int) -> None:
     """Three outputs for each tensor; pooling, because its form is the same in every opset."""
     graph = probe.graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
+    shapes = shapes_of(probe)
     nodes = {name: k for k, node in enumerate(graph.node) for name in node.output}
     added: dict[int, list[NodeProto]] = {}
     del graph.output[:]

@@ -41,7 +41,7 @@ from elir_deploy.export.equalization import channel_factors, equalize
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
-from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.bundle import MANIFEST_NAME, Bundle
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -211,29 +211,29 @@ class Recipe:
         except OSError as error:
             raise BundleError(f"{file} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BundleError(f"{file} is no calibration of elir-export: {error}") from None
+            raise BundleError(
+                f"{file} is no calibration of elir-export ({error}): wanted a folder of images, "
+                f"a bundle with INT8, or its {RECIPE_NAME}"
+            ) from None
 
-    @classmethod
-    def read_for(cls, path: Path, fused: ModelProto) -> Recipe:
-        """A stored recipe for this fused float32 graph.
+    def check_graph(self, fused: ModelProto) -> None:
+        """Whether it is for this fused float32 graph.
 
         Raises:
-            BundleError: it is none, damaged, or of another graph.
+            BundleError: it is not.
         """
-        recipe = cls.read(path)
         seen = graph_sha256(fused)
-        if recipe.graph_sha256 != seen:
+        if self.graph_sha256 != seen:
             raise BundleError(
-                f"the calibration in {path} is of another graph ({recipe.graph_sha256[:12]}, this "
+                f"the calibration is of another graph ({self.graph_sha256[:12]}, this "
                 f"one is {seen[:12]}): other weights, image size, steps, noise or versions; "
                 "calibrate again with --calibration FOLDER"
             )
-        return recipe
 
 
 def holds_recipe(path: Path) -> bool:
-    """Whether it is a bundle with a calibration, or a calibration's file."""
-    return path.is_file() or (path / RECIPE_NAME).is_file()
+    """Whether it is a bundle or a file, and so no folder of images."""
+    return path.is_file() or (path / MANIFEST_NAME).is_file()
 
 
 def _lists(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, list[float]]:

@@ -182,6 +182,7 @@ def export_bundle(
     check_options(options, destination)
     settings = _Settings.resolve(checkpoint, options)
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
+    stored = None if images or "int8" not in options.precisions else _stored_recipe(options)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         say("building the static graph", 0, 0)
         static = build_static_graph(
@@ -211,7 +212,7 @@ def export_bundle(
         ]
         recipe, int8 = None, None
         if "int8" in options.precisions:
-            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, say)
+            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say)
             _add_recipe(writer, manifest, recipe)
         kept = _write_graphs(writer, graphs, manifest, options, references, recipe, say)
         if recipe is not None:
@@ -362,17 +363,23 @@ def _calibration_images(
     return images
 
 
+def _stored_recipe(options: ExportOptions) -> Recipe:
+    assert options.calibration is not None
+    return Recipe.read(options.calibration)
+
+
 def _int8_recipe(
     fused: ModelProto,
     checkpoint: Checkpoint,
     options: ExportOptions,
     images: list[CalibrationImage],
+    stored: Recipe | None,
     say: ProgressCallback,
 ) -> tuple[Recipe, Int8Report]:
     """The calibration that was asked for: made now, or made before."""
-    if not images:
-        assert options.calibration is not None
-        return Recipe.read_for(options.calibration, fused), Int8Report()
+    if stored is not None:
+        stored.check_graph(fused)
+        return stored, Int8Report()
     # The pictures of random weights mean nothing: there is no quality to keep.
     floor = FLOORS_DB["int8"] if options.floor_db is None else options.floor_db
     enforced = None if checkpoint.random and options.floor_db is None else floor

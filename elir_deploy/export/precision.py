@@ -17,7 +17,6 @@ __all__ = [
     "in_image_tail",
     "largest_magnitudes",
     "layer_of",
-    "measure_ranges",
     "open_session",
     "shapes_of",
     "watch_ranges",
@@ -161,19 +160,3 @@ def largest_magnitudes(model: ModelProto, found: Sequence[Mapping[str, float]]) 
             if reduction in ("ReduceMax", "ReduceMin"):
                 ranges[name] = float(np.maximum(ranges.get(name, 0.0), abs(value)))
     return ranges
-
-
-def measure_ranges(
-    model: ModelProto, inputs: Sequence[Mapping[str, np.ndarray]]
-) -> dict[str, float]:
-    """Largest magnitude of every float32 tensor of a graph over some inputs, weights included.
-
-    What is not a number is passed over by the reductions: the inputs must be known to give none.
-
-    Args:
-        model: a float32 graph with inferred types.
-        inputs: name to array, one mapping per run.
-    """
-    probe = Probe(model)
-    watch_ranges(probe)
-    return largest_magnitudes(model, list(probe.run(inputs)))

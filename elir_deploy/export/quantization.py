@@ -28,6 +28,7 @@ from elir_deploy.export.precision import layer_of
 
 __all__ = [
     "Placement",
+    "activation_scale",
     "activations",
     "conv_layers",
     "place",
@@ -202,6 +203,11 @@ def quantized_convolutions(model: ModelProto, placement: Placement) -> list[Node
     ]
 
 
+def activation_scale(peak: float) -> float:
+    """What one int8 level of an activation is worth, where ``peak`` becomes 127."""
+    return max(peak / INT8_MAX, SMALLEST_SCALE)
+
+
 def quantize_weight(
     weight: NDArray[np.float32], axis: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -314,8 +320,7 @@ class _Rewriter:
         if group is None:
             return
         scale, zero = f"{group}.scale", "int8.zero_point"
-        value = max(self.peaks[group] / INT8_MAX, SMALLEST_SCALE)
-        self._add(scale, np.asarray(value, np.float32))
+        self._add(scale, np.asarray(activation_scale(self.peaks[group]), np.float32))
         self._add(zero, np.asarray(0, np.int8))
         q, dq = f"{name}.quantized", f"{name}.dequantized"
         yield helper.make_node("QuantizeLinear", [name, scale, zero], [q], name=q)

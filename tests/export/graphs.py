@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.export.precision import open_session
+from elir_deploy.export.precision import Probe, largest_magnitudes, open_session, watch_ranges
 
 
 def run(model: ModelProto, value: np.ndarray, *, optimized: bool = True) -> Any:
@@ -98,3 +99,19 @@ def instance_norm(channels: int, length: int, *, gain: float = 1.0) -> ModelProt
     ]
     weights["one"] = np.array([1], np.float32)
     return small_model(nodes, weights, [1, channels, length])
+
+
+def measure_ranges(
+    model: ModelProto, inputs: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, float]:
+    """Largest magnitude of every float32 tensor of a graph over some inputs, weights included.
+
+    What is not a number is passed over by the reductions: the inputs must be known to give none.
+
+    Args:
+        model: a float32 graph with inferred types.
+        inputs: name to array, one mapping per run.
+    """
+    probe = Probe(model)
+    watch_ranges(probe)
+    return largest_magnitudes(model, list(probe.run(inputs)))

@@ -18,14 +18,14 @@ from elir_deploy.export.islands import (
     gather_evidence,
     plan_float16,
 )
-from elir_deploy.export.precision import layer_of, measure_ranges
+from elir_deploy.export.precision import layer_of
 from elir_deploy.export.quantization import (
     conv_layers,
     place,
     quantize_graph,
     residual_additions,
 )
-from tests.export.graphs import chain_of_products, run, small_model, with_opset
+from tests.export.graphs import chain_of_products, measure_ranges, run, small_model, with_opset
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
 PAIR = ("QuantizeLinear", "DequantizeLinear")

@@ -17,8 +17,8 @@ from elir_deploy.export.islands import (
     plan_float16,
     stage_feeds,
 )
-from elir_deploy.export.precision import layer_of, measure_ranges
-from tests.export.graphs import chain_of_products, instance_norm, run, small_model
+from elir_deploy.export.precision import layer_of
+from tests.export.graphs import chain_of_products, instance_norm, measure_ranges, run, small_model
 
 
 def noise(mean: float, deviation: float, channels: int, length: int) -> dict[str, np.ndarray]:

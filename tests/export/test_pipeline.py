@@ -471,3 +471,19 @@ def test_int8_and_float16_in_one_graph(
     assert found.backend.endswith("in emulated half arithmetic")
     before = int8_report.verification["int8"].psnr_db
     assert found.psnr_db == pytest.approx(before, abs=1)
+
+
+def test_what_is_no_calibration_is_refused_before_the_work(
+    report: ExportReport,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "build_static_graph", None)
+    text = tmp_path / "readme.md"
+    text.write_text("no calibration")
+    for given, message in ((text, "wanted a folder of images"), (report.folder, "lists no file")):
+        options = ExportOptions(precisions=("int8",), calibration=given)
+        with pytest.raises(BundleError, match=message):
+            export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert not (tmp_path / "bundle").exists()

@@ -7,10 +7,9 @@ from elir_deploy.export.precision import (
     Probe,
     in_image_tail,
     layer_of,
-    measure_ranges,
     shapes_of,
 )
-from tests.export.graphs import chain_of_products
+from tests.export.graphs import chain_of_products, measure_ranges
 
 
 class TestNames:
