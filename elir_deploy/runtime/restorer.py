@@ -394,10 +394,11 @@ def _open(
             for session in opened[2]:
                 session.close()
             continue
-        for failure in failures:
-            warnings.warn(f"{failure}; using {chosen.name}", RuntimeWarning, stacklevel=3)
+        for failure in dict.fromkeys(failures):
+            used = f"using {chosen.name} in {its_precision}"
+            warnings.warn(f"{failure}; {used}", RuntimeWarning, stacklevel=3)
         return opened
-    raise UnavailableError("; ".join(failures))
+    raise UnavailableError("; ".join(dict.fromkeys(failures)))
 
 
 def _ruined_here(

@@ -192,14 +192,14 @@ def test_auto_skips_what_is_not_here(bundle: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("passed", "bf16", "tried"),
     [
-        ({"fp32": True, "int8": True, "bf16": True}, True, ["int8", "fp32"]),
-        ({"fp32": True, "int8": False, "bf16": True}, True, ["bf16", "fp32"]),
-        ({"fp32": True, "int8": False, "bf16": True}, False, ["fp32", "fp32"]),
-        ({"fp32": True, "bf16": False}, True, ["fp32", "fp32"]),
-        ({"fp32": True, "fp16": True}, True, ["fp32", "fp32"]),
+        ({"fp32": True, "int8": True, "bf16": True}, True, "int8 bf16 fp32 | fp32 int8"),
+        ({"fp32": True, "int8": False, "bf16": True}, True, "bf16 fp32 | fp32"),
+        ({"fp32": True, "int8": False, "bf16": True}, False, "fp32 | fp32"),
+        ({"fp32": True, "bf16": False}, True, "fp32 | fp32"),
+        ({"fp32": True, "fp16": True}, True, "fp32 fp16 | fp32 fp16"),
         # Not verified: neither bf16 ahead of what passed, nor on its own.
-        ({"fp32": True, "int8": None}, True, ["fp32", "fp32"]),
-        ({"fp32": None}, True, ["fp32", "fp32"]),
+        ({"fp32": True, "int8": None}, True, "fp32 | fp32"),
+        ({"fp32": None}, True, "fp32 | fp32"),
     ],
 )
 def test_auto_takes_the_fastest_on_a_cpu(
@@ -207,23 +207,29 @@ def test_auto_takes_the_fastest_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
     passed: dict[str, bool | None],
     bf16: bool,
-    tried: list[str],
+    tried: str,
 ) -> None:
+    """OpenVINO's precisions before onnxruntime's, each to fall back on where one is ruined."""
     _pretend(monkeypatch, "openvino", "onnxruntime", bf16=bf16)
     opened = _with_verification(tmp_path, **passed)
-    assert _tried(opened) == [f"openvino {tried[0]}", f"onnxruntime {tried[1]}"]
+    first, then = (part.split() for part in tried.split("|"))
+    wanted = [f"openvino {p}" for p in first] + [f"onnxruntime {p}" for p in then]
+    assert _tried(opened) == wanted
 
 
 def test_auto_compares_pairs_and_not_backends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend(monkeypatch, "openvino", "onnxruntime")
-    ranked = (("openvino", "int8"), ("onnxruntime", "fp32"), ("openvino", "fp32"))
+    ranked = tuple(
+        tuple(pair.split())
+        for pair in ("openvino int8", "onnxruntime fp32", "openvino fp32", "onnxruntime int8")
+    )
     monkeypatch.setattr(backends, "_AUTOMATIC", ranked)
     exact = _with_verification(tmp_path / "exact", fp32=True)
     assert _tried(exact) == ["onnxruntime fp32", "openvino fp32"]
     small = _with_verification(tmp_path / "small", fp32=True, int8=True)
-    assert _tried(small) == ["openvino int8", "onnxruntime fp32"]
+    assert _tried(small) == [f"{backend} {precision}" for backend, precision in ranked]
 
 
 def test_auto_takes_what_is_verified_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,15 @@ from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
 from elir_deploy.runtime.bundle import Bundle, Verification, file_precision
 
-__all__ = ["BACKENDS", "Backend", "Session", "backend_named", "candidates", "choose_precision"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Session",
+    "backend_named",
+    "candidates",
+    "choose_precision",
+    "precisions_to_try",
+]
 
 _MODULES = ("onnxruntime", "openvino")
 
@@ -57,7 +65,7 @@ def backend_named(name: str) -> Backend:
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
-    """What ``auto`` tries, in order: backends of this machine, each with the precision to run.
+    """What ``auto`` tries, in order: backends of this machine, with each precision they may run.
 
     Raises:
         UnavailableError: none; the message says why for each.
@@ -79,7 +87,8 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
             (reasons if fitting else others).append(f"{backend.name}: {reason}")
             continue
         try:
-            found.append((backend, choose_precision(backend, bundle, precision)))
+            usable = precisions_to_try(backend, bundle, precision)
+            found += [(backend, its_precision) for its_precision in usable]
         except UsageError as error:
             refusals.append(error)
         except UnavailableError as error:
@@ -106,16 +115,24 @@ def _rank(bundle: Bundle, backend: Backend, precision: str) -> tuple[bool, int]:
 
 
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:
-    """``precision``, or the one ``backend`` likes best among those that passed verification.
+    """The first of :func:`precisions_to_try`, whose arguments and errors are these."""
+    return precisions_to_try(backend, bundle, precision)[0]
 
-    Where none passed, the one it likes best among those that were not verified; one that failed
-    runs only where ``precision`` asks for it, and so does bf16 where it was not verified, because
-    it computes something else than the files it takes.
+
+def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -> tuple[str, ...]:
+    """``precision``, or those that passed verification, in the order ``backend`` likes them.
+
+    Where none passed, those that were not verified; one that failed runs only where ``precision``
+    asks for it, and so does bf16 where it was not verified, because it computes something else
+    than the files it takes.
 
     Args:
         backend: is available.
         bundle: is to be run.
         precision: the caller's wish.
+
+    Returns:
+        one or more.
 
     Raises:
         BundleError: the bundle holds no files for ``backend``.
@@ -127,7 +144,7 @@ def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) ->
         raise BundleError(f"{bundle.path} holds no files for the backend {backend.name}")
     if precision is not None:
         _check_wish(backend, bundle, precision)
-        return precision
+        return (precision,)
     verification = bundle.info.verification
     usable = [
         p
@@ -137,7 +154,7 @@ def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) ->
     passed = [p for p in usable if p in verification and verification[p].passed]
     unknown = [p for p in usable if p not in verification]
     if passed or unknown:
-        return (passed or unknown)[0]
+        return tuple(passed or unknown)
     seen = ", ".join(_missed(verification[p]) for p in usable)
     raise UsageError(
         f"{bundle.path}: no precision passed verification ({seen}): "

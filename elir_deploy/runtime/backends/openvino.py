@@ -211,7 +211,9 @@ def _loaded(
         _check_ends(path, stage, loaded.compiled)
         return loaded
     try:
-        compiled = core.compile_model(_read(path), _DEVICE, config)
+        model = _read(path)
+        _join_quantizers(model)
+        compiled = core.compile_model(model, _DEVICE, config)
     except RuntimeError as error:
         raise UnavailableError(f"openvino cannot run {path}: {_one_line(error)}") from None
     _check_ends(path, stage, compiled)
@@ -240,6 +242,44 @@ def _read(path: Path) -> Any:
         ) from None
 
 
+#: What is done to a model before it is compiled; another number for another way.
+_REWRITING = 1
+
+#: The way from QuantizeLinear to DequantizeLinear, as OpenVINO reads it, from the end.
+_QUANTIZER = ("Multiply", "Subtract", "Convert", "Convert", "FakeQuantize")
+
+
+def _join_quantizers(model: Any) -> None:
+    """Write each pair of QuantizeLinear and DequantizeLinear as one FakeQuantize.
+
+    They compute the same. But where the pairs stay apart and the processor has no AMX, OpenVINO
+    2026.4 loses their scales in front of concatenations, and the picture with them.
+    """
+    library = importlib.import_module("openvino.opset13")
+    for node in model.get_ordered_ops():
+        chain = [node]
+        while chain[-1].get_type_name() == _QUANTIZER[len(chain) - 1]:
+            if len(chain) == len(_QUANTIZER):
+                if np.any(_constant(chain[1], 1)):
+                    break  # a zero point is none of ours
+                scale = _constant(node, 1)
+                low, high = (library.constant(_constant(chain[-1], i) * scale) for i in (3, 4))
+                source, least, most = (chain[-1].input_value(i) for i in range(3))
+                levels = chain[-1].get_attributes()["levels"]
+                joined = library.fake_quantize(source, least, most, low, high, levels)
+                node.output(0).replace(joined.output(0))
+                break
+            chain.append(chain[-1].input_value(0).get_node())
+
+
+def _constant(node: Any, port: int) -> NDArray[Any]:
+    source = node.input_value(port).get_node()
+    while source.get_type_name() != "Constant":  # a Convert of one
+        source = source.input_value(0).get_node()
+    value: NDArray[Any] = source.get_data()
+    return value
+
+
 def _check_ends(path: Path, stage: Stage, compiled: Any) -> None:
     for what, spec, ports in (
         ("input", stage.input, compiled.inputs),
@@ -265,7 +305,8 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
 
     None, and a warning, where there is no place for it.
     """
-    processor = [
+    maker = [
+        _REWRITING,
         core.get_property(_DEVICE, "FULL_DEVICE_NAME"),
         *sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
     ]
@@ -275,7 +316,7 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
     except OutputError as error:
         _warn(error)
         return None
-    return folder / f"{float_type}.{hashlib.sha256(repr(processor).encode()).hexdigest()[:16]}.blob"
+    return folder / f"{float_type}.{hashlib.sha256(repr(maker).encode()).hexdigest()[:16]}.blob"
 
 
 def _recalled(
