@@ -2,11 +2,13 @@
 
 Between convolutions joined by ReLU, residual additions and nearest upsampling only, a channel may
 be divided by any positive number where it is written and multiplied by it where it is read:
-these operators commute with a positive factor. One scale per activation tensor wants channels of
-like magnitude; one scale per output channel of a weight wants input channels of like magnitude.
-The factors balance the two (Nagel et al., Data-Free Quantization Through Weight Equalization and
-Bias Correction, ICCV 2019; here with measured activation magnitudes). In this network that reaches
-the autoencoder's blocks; SiLU and normalisation stand in the way elsewhere.
+these operators commute with a positive factor. Activations have one scale per tensor, which wants
+channels of like magnitude; weights have one per output channel, which wants input channels of like
+magnitude. Nagel et al. (Data-Free Quantization Through Weight Equalization and Bias Correction,
+ICCV 2019) balance the two by half each. Here the activations, measured, get all of it: theirs is
+the larger error, and a sum over many input channels forgives an uneven weight (measured in
+docs/decisions.md). In this network that reaches the autoencoder's blocks; SiLU and normalisation
+stand in the way elsewhere.
 """
 
 from __future__ import annotations
@@ -50,7 +52,6 @@ def channel_factors(
         model: a float32 graph.
         statistics: of every tensor that a convolution reads, at least.
     """
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     factors: dict[str, NDArray[np.float32]] = {}
     for space in _spaces(model):
         read = {node.input[0] for node in space.readers}
@@ -58,18 +59,17 @@ def channel_factors(
         peaks = [statistics[name].peak for name in sorted(read) if name in statistics]
         if not peaks:
             continue
-        readers = [np.abs(weights[node.input[1]]).max(axis=(0, 2, 3)) for node in space.readers]
-        found = _balanced(np.max(peaks, axis=0), np.max(readers, axis=0))
+        found = _levelling(np.max(peaks, axis=0))
         factors.update(dict.fromkeys(space.tensors, found))
     return factors
 
 
-def _balanced(activation: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Factors that bring activation and weight magnitudes of all channels together by half each."""
-    heard = (activation > SILENT * activation.max()) & (weight > SILENT * weight.max())
-    exponents = np.zeros(len(activation))
+def _levelling(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Factors that bring channels of these peaks, (C,), to one magnitude."""
+    heard = peaks > SILENT * peaks.max()
+    exponents = np.zeros(len(peaks))
     if heard.any():
-        exponents[heard] = 0.5 * np.log2(weight[heard] / activation[heard])
+        exponents[heard] = -np.log2(peaks[heard])
         exponents[heard] -= exponents[heard].mean()
     limit = np.log2(LIMIT)
     factors: NDArray[np.float32] = np.exp2(exponents.clip(-limit, limit)).astype(np.float32)

@@ -1,0 +1,169 @@
+"""The devices that engines are made for, as data: what people call them and what serves them.
+
+An engine is for a kind of GPU (its compute capability) and for one library. TensorRT-RTX makes
+engines for desktop RTX GPUs ahead of time, on machines without any GPU; TensorRT makes them on the
+device itself, from an ONNX file that the device's version can parse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from elir_deploy.errors import UsageError
+
+__all__ = [
+    "DEVICE_TENSORRT",
+    "RTX",
+    "RTX_CAPABILITIES",
+    "TARGETS",
+    "EngineKind",
+    "OnnxLimits",
+    "Target",
+    "joined_name",
+    "onnx_limits",
+    "target_named",
+    "targets_named",
+]
+
+#: The kind of an engine's artifact, and the library that makes and runs it.
+EngineKind = Literal["tensorrt", "tensorrt-rtx"]
+RTX: EngineKind = "tensorrt-rtx"
+DEVICE_TENSORRT: EngineKind = "tensorrt"
+
+
+@dataclass(frozen=True)
+class OnnxLimits:
+    """What a version of TensorRT's parser takes.
+
+    Attributes:
+        opset: the newest; GroupNormalization, of opset 21, is parsed from TensorRT 10.9 on.
+        bytes_ends: whether uint8 images may go in and out.
+    """
+
+    opset: int
+    bytes_ends: bool
+
+
+#: By the first version of TensorRT that takes it; what is older than all is not supported.
+_LIMITS = (
+    ((8, 6), OnnxLimits(opset=17, bytes_ends=False)),
+    ((10, 0), OnnxLimits(opset=20, bytes_ends=True)),
+    ((10, 9), OnnxLimits(opset=23, bytes_ends=True)),
+)
+
+
+def onnx_limits(version: str) -> OnnxLimits:
+    """What TensorRT ``version``, such as ``10.3``, parses.
+
+    Raises:
+        UsageError: it is older than 8.6.
+    """
+    major, minor = (int(part) for part in version.split(".")[:2])
+    fitting = [limits for first, limits in _LIMITS if first <= (major, minor)]
+    if not fitting:
+        raise UsageError(f"TensorRT {version} is too old: 8.6 is the oldest supported")
+    return fitting[-1]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of device.
+
+    Attributes:
+        name: what people call it.
+        device: in words.
+        capability: its GPU's compute capability, such as ``sm75``.
+        kind: of the engines for it.
+        documented: the precisions that NVIDIA's support matrix lists for it and this network's
+            operators; others may build and are used on one's own account.
+        tensorrt: the version that the device brings, for ``tensorrt`` targets.
+    """
+
+    name: str
+    device: str
+    capability: str
+    kind: EngineKind
+    documented: tuple[str, ...]
+    tensorrt: str | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether its engines can be built only there."""
+        return self.kind == DEVICE_TENSORRT
+
+    @property
+    def onnx(self) -> OnnxLimits:
+        """What may be in an ONNX file for it."""
+        return onnx_limits(self.tensorrt) if self.tensorrt else _LIMITS[-1][1]
+
+
+#: What TensorRT-RTX can build for, and its GPUs. Its support matrix (1.0 to 1.7) lists FP32 and
+#: FP16 for all of them; of INT8 only weight-only GEMMs, from Ampere on, and no convolutions.
+#: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
+RTX_CAPABILITIES = {
+    "sm75": "Turing (RTX 20, GTX 16)",
+    "sm80": "Ampere (A100, A30)",
+    "sm86": "Ampere (RTX 30)",
+    "sm89": "Ada (RTX 40)",
+    "sm120": "Blackwell (RTX 50)",
+    "sm121": "Blackwell (GB10, DGX Spark)",
+}
+_RTX_MODELS = {
+    "sm75": ("rtx2060", "rtx2070", "rtx2080", "rtx2080ti"),
+    "sm86": ("rtx3060", "rtx3070", "rtx3080", "rtx3090"),
+    "sm89": ("rtx4060", "rtx4070", "rtx4080", "rtx4090"),
+    "sm120": ("rtx5060", "rtx5070", "rtx5080", "rtx5090"),
+}
+
+#: Of JetPack's Orin modules; JetPack 5 stops at Python 3.8, which this package does not run on.
+_JETPACKS = {
+    "jetpack6.0": ("Jetson Orin with JetPack 6.0", "8.6"),
+    "jetpack6.1": ("Jetson Orin with JetPack 6.1", "10.3"),
+    "jetpack6.2": ("Jetson Orin with JetPack 6.2", "10.3"),
+    "jetpack7": ("Jetson Orin with JetPack 7.2.2 or newer", "11.4"),
+}
+
+
+def _all_targets() -> Iterable[Target]:
+    documented = ("fp32", "fp16")
+    for capability, models in _RTX_MODELS.items():
+        for model in models:
+            words = f"GeForce {model[:3].upper()} {model[3:].replace('ti', ' Ti')}"
+            yield Target(model, words, capability, RTX, documented)
+    for capability, words in RTX_CAPABILITIES.items():
+        yield Target(capability, words, capability, RTX, documented)
+    for name, (words, version) in _JETPACKS.items():
+        yield Target(name, words, "sm87", DEVICE_TENSORRT, (*documented, "int8"), version)
+
+
+#: Every target by name.
+TARGETS: dict[str, Target] = {target.name: target for target in _all_targets()}
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``; capital letters, spaces and hyphens do not matter.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
+    found = TARGETS.get(plain)
+    if found is None:
+        raise UsageError(f"no target {name!r}: choose from {', '.join(TARGETS)}")
+    return found
+
+
+def targets_named(names: Iterable[str]) -> tuple[Target, ...]:
+    """Each once, in the order given.
+
+    Raises:
+        UsageError: one of them does not exist.
+    """
+    return tuple(dict.fromkeys(target_named(name) for name in names))
+
+
+def joined_name(capabilities: Iterable[str]) -> str:
+    """What an engine for several is called: ``sm75+sm86``, in rising order."""
+    return "+".join(sorted(set(capabilities), key=lambda sm: int(sm.removeprefix("sm"))))
