@@ -23,7 +23,7 @@ import numpy as np
 import openvino
 import torch
 from onnx import ModelProto
-from rewrites import environment, onnxruntime_runner
+from rewrites import environment, onnxruntime_runner, read
 
 from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints import load_checkpoint
@@ -54,10 +54,6 @@ def compiled(model: Any, threads: int, hint: str, *, profile: bool = False) -> A
 def openvino_runner(model: Any, threads: int, hint: str, image: np.ndarray) -> Runner:
     request = compiled(model, threads, hint).create_infer_request()
     return lambda: request.infer([image], share_inputs=True)
-
-
-def read(content: bytes) -> Any:
-    return openvino.Core().read_model(content, b"")
 
 
 def nncf_model(content: bytes, images: list[np.ndarray]) -> Any | None:

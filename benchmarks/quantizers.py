@@ -60,6 +60,7 @@ from elir_deploy.export.quantization import (
     quantize_graph,
 )
 from elir_deploy.export.verification import FLOORS_DB
+from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.tables import pipes
 from elir_deploy.tasks import task_named
@@ -363,7 +364,8 @@ def run_openvino(file: Path, images: Bytes) -> list[Bytes]:
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(file, "CPU", settings)
+    model = read_model(file) if file.suffix == ".onnx" else file
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
     return [compiled([image[None]])[0][0].copy() for image in images]
 
 

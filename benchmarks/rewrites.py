@@ -15,6 +15,7 @@ import argparse
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +32,7 @@ from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
+from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise
 from elir_deploy.tasks import TASKS, TaskSpec
 
@@ -55,12 +57,19 @@ def onnxruntime_runner(model: bytes, image: np.ndarray, threads: int) -> Runner:
     return lambda: session.run(None, {"image": image})
 
 
+def read(content: bytes) -> Any:
+    """OpenVINO's model, as the runtime reads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        return read_model(path)
+
+
 def openvino_runner(model: bytes, image: np.ndarray, threads: int, precision: str) -> Runner:
     import openvino
 
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(model, b""),
+    compiled = openvino.Core().compile_model(
+        read(model),
         "CPU",
         {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads},
     )

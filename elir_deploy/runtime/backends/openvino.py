@@ -30,7 +30,7 @@ from elir_deploy.runtime.backends.base import Backend, Session, allocate
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
 
-__all__ = ["BACKENDS", "OpenVinoBackend"]
+__all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
 
 _EXTRA = "openvino"
 _DEVICE = "CPU"
@@ -211,9 +211,7 @@ def _loaded(
         _check_ends(path, stage, loaded.compiled)
         return loaded
     try:
-        model = _read(path)
-        _join_quantizers(model)
-        compiled = core.compile_model(model, _DEVICE, config)
+        compiled = core.compile_model(read_model(path), _DEVICE, config)
     except RuntimeError as error:
         raise UnavailableError(f"openvino cannot run {path}: {_one_line(error)}") from None
     _check_ends(path, stage, compiled)
@@ -222,10 +220,14 @@ def _loaded(
     return _Loaded(stage, compiled)
 
 
-def _read(path: Path) -> Any:
-    """The model in an ONNX file.
+def read_model(path: Path) -> Any:
+    """The model in an ONNX file, ready to be compiled.
 
     ``Core.read_model`` would hand a damaged file to the readers of all other formats, which print.
+
+    Raises:
+        BundleError: OpenVINO cannot read it.
+        UnavailableError: OpenVINO is not there.
     """
     ov = _library()
     library = importlib.import_module("openvino.frontend")
@@ -235,11 +237,13 @@ def _read(path: Path) -> Any:
     failures += tuple(kind for kind in kinds if issubclass(kind, Exception))
     try:
         reader = library.FrontEndManager().load_by_framework("onnx")
-        return reader.convert(reader.load(str(path)))
+        model = reader.convert(reader.load(str(path)))
     except failures as error:
         raise BundleError(
             f"{path} cannot be loaded by openvino {ov.get_version()}: {_one_line(error)}"
         ) from None
+    _join_quantizers(model)
+    return model
 
 
 #: What is done to a model before it is compiled; another number for another way.
