@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.contenders import Contender, Fidelity
+from elir_deploy.bench.cost_model import Layer
 from elir_deploy.bench.device import installed_version
+from elir_deploy.bench.eager_cost import eager_layers
 from elir_deploy.degradations import enlarge
 from elir_deploy.errors import MissingDependencyError
 from elir_deploy.runtime import Bundle
@@ -27,7 +29,15 @@ if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
     from elir_deploy.model import Elir
 
-__all__ = ["TORCH", "TorchContender", "export_to_bundle", "load", "torch_missing", "torch_peer"]
+__all__ = [
+    "TORCH",
+    "TorchContender",
+    "eager_model_layers",
+    "export_to_bundle",
+    "load",
+    "torch_missing",
+    "torch_peer",
+]
 
 #: What ``--backend`` calls PyTorch.
 TORCH = "torch"
@@ -201,3 +211,56 @@ def export_to_bundle(
         options = ExportOptions(tuple(files))
     export_bundle(checkpoint, folder, options, progress)
     return Bundle.open(folder)
+
+
+def eager_model_layers(arch: Architecture, *, image_size: int, steps: int) -> list[Layer]:
+    """Kernels that eager float32 PyTorch launches on a CUDA device for one image.
+
+    The model runs without weights or data (on the ``meta`` device), so none of either is needed.
+
+    Args:
+        arch: of the network, in its collapsed form.
+        image_size: side of the square image in pixels.
+        steps: Euler steps M.
+
+    Raises:
+        MissingDependencyError: PyTorch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise MissingDependencyError("torch", "export", "predict what eager PyTorch costs")
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from elir_deploy.model import Elir
+
+    layers: list[Layer] = []
+    part = "encoder"
+
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's metaclass
+        def __torch_dispatch__(
+            self, call: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = call(*args, **(kwargs or {}))
+            results = made if isinstance(made, tuple) else (made,)
+            layers.extend(eager_layers(call.overloadpacket.__name__, args, results, part))
+            return made
+
+    def entering(name: str) -> Callable[..., None]:
+        def enter(*_: object) -> None:
+            nonlocal part
+            part = name
+
+        return enter
+
+    with torch.device("meta"):
+        model = Elir(arch).eval().requires_grad_(False)
+        image = torch.empty(1, 3, image_size, image_size)
+        side = image_size // arch.latent_stride
+        noise = torch.empty(1, arch.latent_channels, side, side)
+    model.estimator.register_forward_pre_hook(entering("estimator"))
+    model.estimator.register_forward_hook(entering("flow"))
+    model.decoder.register_forward_pre_hook(entering("decoder"))
+    # Not inference_mode, under which a convolution arrives as a call that is none of CUDA's yet.
+    with torch.no_grad(), torch.device("meta"), Recorder():  # type: ignore[no-untyped-call]
+        model(image, steps, noise)
+    return layers
