@@ -3,6 +3,7 @@
 #   make demo     install, export a bundle, restore a photograph, print an FPS table
 #   make test     install, lint, type-check, run the tests against the wheel built from the sdist
 #   make dev      an editable install to work in
+#   make gpu-check  what needs a GPU, on a machine with one
 #   make results  measure this machine and rewrite docs/results
 #
 # TORCH picks the build of PyTorch and PIP_ARGS is handed to pip, so a CPU-only one is
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow wheel dev tiny results clean
+.PHONY: demo test lint unit bare slow gpu-check wheel dev tiny results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +31,9 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e ".[export,cpu,openvino,train,eval]" $(PIP_ARGS)
+	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
+	$(PIP) install --no-deps "tensorrt-stubs>=10.13" $(PIP_ARGS)  # types alone, without TensorRT
 	touch $@
 
 # Editable again, should the tests have put the wheel in its place.
@@ -52,12 +54,13 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build -q
 	$(PIP) install --no-deps --force-reinstall dist/*.whl
 	rm -rf build/tested && mkdir -p build/tested
-	cp -r tests pyproject.toml build/tested/
+	cp -r tests exporters pyproject.toml build/tested/
+	mkdir build/tested/docs && cp docs/guide-devices.md build/tested/docs/
 	rm -f $(VENV)/.user  # the next demo or dev brings the editable install back
 
-# The wheel alone, in an empty environment: restoring needs neither torch nor onnx.
+# The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
 bare: wheel
-	rm -rf build/bare build/bare-bundle build/bare-out
+	rm -rf build/bare build/bare-bundle build/bare-out build/bare-engines
 	elir-export random --task tiny --image-size 64 --precision fp32 -o build/bare-bundle
 	$(PYTHON) -m venv build/bare
 	build/bare/bin/pip --disable-pip-version-check -q install "$$(ls dist/*.whl)[cpu]" $(PIP_ARGS)
@@ -65,10 +68,19 @@ bare: wheel
 	build/bare/bin/elir-inspect build/bare-bundle
 	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
 	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
+	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
+	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
 	! build/bare/bin/python -c "import torch"
 	! build/bare/bin/python -c "import onnx"
 
-lint: $(VENV)/.dev
+# TensorRT's published types, made into valid Python: a keyword for a name, a default left out.
+SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+build/stubs: $(VENV)/.dev
+	rm -rf $@ && mkdir -p $@
+	cd $(SITE) && cp --parents tensorrt/*.pyi tensorrt_bindings/*.pyi $(abspath $@)
+	sed -i -E 's/\bin: /in_: /; s/channel_axis: int\)/channel_axis: int = ...)/' $@/tensorrt_bindings/tensorrt.pyi
+
+lint: $(VENV)/.dev build/stubs
 	ruff check .
 	ruff format --check .
 	mypy
@@ -83,10 +95,16 @@ slow: wheel
 
 test: lint unit bare slow
 
+# Needs a GPU and PyTorch with CUDA; where TensorRT or TensorRT-RTX is there, their engines too.
+gpu-check: $(VENV)/.dev
+	pytest -m gpu -s tests/gpu
+
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)
 	$(BIN)/python benchmarks/rewrites.py docs/results/rewrites.md
 	$(BIN)/python benchmarks/precisions.py docs/results/precisions.md
+	$(BIN)/python benchmarks/cost_model.py docs/results/cost-model.md
+	$(BIN)/python benchmarks/engines.py docs/results/engines.md
 	for task in $(RESULT_TASKS); do \
 	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
 	done

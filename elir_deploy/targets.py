@@ -15,6 +15,7 @@ from elir_deploy.errors import UsageError
 
 __all__ = [
     "DEVICE_TENSORRT",
+    "PRECISIONS_DOCUMENTED_BY_RTX",
     "RTX",
     "RTX_CAPABILITIES",
     "TARGETS",
@@ -99,11 +100,13 @@ class Target:
         return onnx_limits(self.tensorrt) if self.tensorrt else _LIMITS[-1][1]
 
 
-#: What TensorRT-RTX can build for, and its GPUs. Its support matrix (1.0 to 1.7) lists FP32 and
-#: FP16 for all of them; of INT8 only weight-only GEMMs, from Ampere on, and no convolutions.
+#: What TensorRT-RTX can build for, and its GPUs. Its support matrices (1.0 to 1.5) list FP32 and
+#: FP16 for all of them but sm80, which they do not name; of INT8 only weight-only GEMMs, from
+#: Ampere on, and no convolutions.
 #: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
+PRECISIONS_DOCUMENTED_BY_RTX = ("fp32", "fp16")
 RTX_CAPABILITIES = {
-    "sm75": "Turing (RTX 20, GTX 16)",
+    "sm75": "Turing (RTX 20)",
     "sm80": "Ampere (A100, A30)",
     "sm86": "Ampere (RTX 30)",
     "sm89": "Ada (RTX 40)",
@@ -117,17 +120,18 @@ _RTX_MODELS = {
     "sm120": ("rtx5060", "rtx5070", "rtx5080", "rtx5090"),
 }
 
-#: Of JetPack's Orin modules; JetPack 5 stops at Python 3.8, which this package does not run on.
+#: Of JetPack's Orin modules, with the oldest TensorRT that comes with it: JetPack 7.2 has 10.16,
+#: and 11.4 can be installed. JetPack 5 stops at Python 3.8, which this package does not run on.
 _JETPACKS = {
     "jetpack6.0": ("Jetson Orin with JetPack 6.0", "8.6"),
     "jetpack6.1": ("Jetson Orin with JetPack 6.1", "10.3"),
     "jetpack6.2": ("Jetson Orin with JetPack 6.2", "10.3"),
-    "jetpack7": ("Jetson Orin with JetPack 7.2.2 or newer", "11.4"),
+    "jetpack7": ("Jetson Orin with JetPack 7.2 or newer", "10.16"),
 }
 
 
 def _all_targets() -> Iterable[Target]:
-    documented = ("fp32", "fp16")
+    documented = PRECISIONS_DOCUMENTED_BY_RTX
     for capability, models in _RTX_MODELS.items():
         for model in models:
             words = f"GeForce {model[:3].upper()} {model[3:].replace('ti', ' Ti')}"

@@ -17,6 +17,8 @@ from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
 from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 __all__ = [
     "Contender",
@@ -244,6 +246,8 @@ def _why_not(bundle: Bundle, backend: Backend, precision: str) -> str | None:
 
 
 def _backend_version(backend: str) -> str:
+    if backend in (DEVICE_TENSORRT, RTX):
+        return str(load_library(backend))
     library = backend.partition("-")[0]
     version = installed_version(library) or installed_version(f"{library}-gpu") or "unknown"
     return f"{library} {version}"

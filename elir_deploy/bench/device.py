@@ -25,7 +25,8 @@ _INSTRUCTION_SETS = (
 #: Libraries whose version changes a latency or an image.
 _LIBRARIES = (
     *("numpy", "pillow", "torch", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorrt", "tensorrt-cu12-bindings", "tensorrt-rtx", "onnx"),
+    *("tensorrt", "tensorrt-cu12-bindings", "tensorrt-rtx", "tensorrt-rtx-cu12-bindings"),
+    *("cuda-python", "cuda-bindings", "pycuda", "onnx"),
 )
 #: Environment variables that change how many threads run where.
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND")

@@ -13,6 +13,7 @@ import typer
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.tables import aligned
+from elir_deploy.targets import targets_named
 from elir_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -52,9 +53,29 @@ def export(
         Stages,
         typer.Option(help="One graph, or encoder, estimator, flow and decoder one by one."),
     ] = "fused",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A device to build engines for, such as rtx2080ti, sm86 or jetpack6.2; repeat for "
+            "several. Engines for RTX GPUs are built here, without one; a Jetson builds its own "
+            "from this bundle with elir-build."
+        ),
+    ] = None,
+    joint_engine: Annotated[
+        bool,
+        typer.Option(
+            "--joint-engine",
+            help="One engine for all RTX targets instead of one for each kind of GPU; the oldest "
+            "then decides for all of them.",
+        ),
+    ] = False,
     io: Annotated[
-        Io, typer.Option(help="uint8: NHWC RGB bytes in and out; float32: NCHW in [0, 1].")
-    ] = "uint8",
+        Io | None,
+        typer.Option(
+            help="uint8: NHWC RGB bytes in and out; float32: NCHW in [0, 1]. "
+            "[default: uint8, but float32 for jetpack6.0]"
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the square image in pixels. [default: the task's]")
     ] = None,
@@ -97,11 +118,12 @@ def export(
         ),
     ] = 0.3,
     int8_rest: Annotated[
-        Rest,
+        Rest | None,
         typer.Option(
-            help="What INT8 graphs compute in elsewhere: float32 for CPUs, float16 for TensorRT."
+            help="What INT8 graphs compute in elsewhere. "
+            "[default: float32, which suits CPUs; float16 with --target]"
         ),
-    ] = "float32",
+    ] = None,
     sensitivity_plot: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +140,10 @@ def export(
     ] = None,
     opset: Annotated[
         int | None,
-        typer.Option(help="Of the ONNX graphs; 21 and above need TensorRT 10.9. [default: 18]"),
+        typer.Option(
+            help="Of the ONNX graphs; 21 and above need TensorRT 10.9. "
+            "[default: 18, or what the targets take]"
+        ),
     ] = None,
     fp16_normalization: Annotated[
         Normalization,
@@ -148,6 +173,9 @@ def export(
     * `elir-export elir_bfr.pth -o bfr`
     * `elir-export elir_bfr.pth --precision fp32 --precision int8 --calibration faces/ -o bfr`
     * `elir-export model.ckpt --task denoise --stages split --precision fp16 -o denoise`
+    * `elir-export elir_bfr.pth --precision fp16 --target rtx2080ti --target rtx4090 -o bfr`
+    * `elir-export elir_bfr.pth --precision fp16 --target jetpack6.2 -o bfr`, then on the Jetson
+      `elir-build bfr --device`
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
     if sensitivity_plot is not None:
@@ -157,16 +185,13 @@ def export(
         check_picture_name(sensitivity_plot)
     from elir_deploy.checkpoints import load_checkpoint
     from elir_deploy.export.int8 import Int8Options
-    from elir_deploy.export.onnx import DEFAULT_OPSET
-    from elir_deploy.export.pipeline import (
-        DEFAULT_PRECISIONS,
-        ExportOptions,
-        check_options,
-        export_bundle,
-    )
+    from elir_deploy.export.options import DEFAULT_PRECISIONS, ExportOptions, check_options
+    from elir_deploy.export.pipeline import export_bundle
     from elir_deploy.static_graph import Rewrites
 
-    options = ExportOptions(
+    options = ExportOptions.for_targets(
+        targets_named(target or ()),
+        joint_engine=joint_engine,
         precisions=tuple(dict.fromkeys(precision or DEFAULT_PRECISIONS)),
         stages=stages,
         io=io,
@@ -175,7 +200,7 @@ def export(
         sigma_s=sigma_s,
         seed=seed,
         floor_db=floor_psnr,
-        opset=DEFAULT_OPSET if opset is None else opset,
+        opset=opset,
         float16_normalization=fp16_normalization,
         rewrites=replace(Rewrites() if rewrites else Rewrites.none(), upsample=upsampling),
         int8=Int8Options(
@@ -210,7 +235,12 @@ def _print_report(report: ExportReport) -> None:
         print("random weights: good for measuring speed; its pictures mean nothing")
     for stage in report.manifest["stages"]:
         for artifact in stage["artifacts"]:
-            print(f"  {artifact['file']:24} {artifact['bytes'] / 1e6:8.1f} MB")
+            print(f"  {artifact['file']:30} {artifact['bytes'] / 1e6:8.1f} MB")
+    for target in report.manifest.get("targets", ()):
+        if target["engines"] == "build on the device":
+            print(
+                f"  {target['name']}: build its engines on the device: elir-build FOLDER --device"
+            )
     if report.int8 is not None and report.int8.quality is not None:
         _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")

@@ -10,6 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from elir_deploy.bench.cost_report import (
+    ALL_DEVICES,
+    PREDICTED,
+    CostReport,
+    build_cost_report,
+    chosen_devices,
+)
+from elir_deploy.bench.devices import CPU, DEVICES
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.cli.terminal import printable
 from elir_deploy.errors import BundleError, ElirError
@@ -48,6 +56,16 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Also predict, from the ONNX graphs, what each part and layer costs and how fast "
+            f"DEVICE could be: {', '.join(DEVICES)}, '{CPU}' (this one, its peak rates measured "
+            f"now) or '{ALL_DEVICES}' (every device listed); repeat for several. Needs the export "
+            "extra.",
+        ),
+    ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -57,15 +75,24 @@ def inspect(
 
     * `elir-inspect bfr`
     * `elir-inspect tiny --json`
+    * `elir-inspect bfr --cost rtx2080ti --cost orin-nano-8gb-super`
     """
     opened = Bundle.open(bundle)
     damaged = opened.damaged_files()
+    predicted = None
+    if cost and not damaged:
+        predicted = build_cost_report(opened, chosen_devices(cost))
     abilities = [_ability(name, opened) for name in BACKENDS]
     conflict = conflicting_packages()
     if as_json:
-        print(json.dumps(_as_json(opened, damaged, abilities, conflict), indent=2))
+        told = _as_json(opened, damaged, abilities, conflict)
+        if predicted is not None:
+            told["cost"] = predicted.to_json()
+        print(json.dumps(told, indent=2))
     else:
         _show(opened, damaged, abilities)
+        if predicted is not None:
+            _show_cost(predicted)
         if conflict:
             print(f"warning: {conflict}", file=sys.stderr)
     if damaged:
@@ -75,7 +102,7 @@ def inspect(
 def _ability(name: str, bundle: Bundle) -> Ability:
     backend = BACKENDS[name]
     held = backend.held_precisions(bundle)
-    reason = backend.available()
+    reason = backend.available() or backend.obstacle(bundle)
     if not held:
         reason = f"the bundle holds no {backend.kind} files that it can load here"
     default, unsupported = None, {}
@@ -97,6 +124,7 @@ def _as_json(
         "manifest": bundle.manifest,
         "damaged": damaged,
         "backends": [asdict(ability) for ability in abilities],
+        "engines": _misfits(bundle),
         "warnings": [conflict] if conflict else [],
     }
 
@@ -117,6 +145,7 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     if not bundle.info.verification:
         print("verification: none recorded")
     _table(("backend", "here", "why not, and what to do"), [_run(a) for a in abilities])
+    _table(("engine", "fits here", "why not"), _engines(bundle))
     count = len(bundle.info.file_hashes)
     print(
         printable(f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}")
@@ -127,6 +156,20 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
         "Hashes detect damage, not malice: an engine is executable code, so use bundles only from "
         "people you trust."
     )
+
+
+def _show_cost(report: CostReport) -> None:
+    """What every precision moves and computes; its costliest layers on the first device."""
+    print(f"\n{PREDICTED}")
+    for precision in report.layers:
+        _table(*report.parts_table(precision))
+    first = report.predictions[0][1].device if report.predictions else None
+    for precision, prediction in report.predictions:
+        if prediction.device == first:
+            _table(*report.costliest_table(precision, prediction))
+    _table(*report.predictions_table())
+    for reason in report.unavailable:
+        print(printable(f"not predicted: {reason}"))
 
 
 def _facts(bundle: Bundle) -> list[Row]:
@@ -162,6 +205,27 @@ def _files(bundle: Bundle) -> list[Row]:
         )
         for stage in bundle.info.stages
         for artifact in stage.artifacts
+    ]
+
+
+def _misfits(bundle: Bundle) -> dict[str, str | None]:
+    """By file of an engine: why it is not for this machine; None: it is, or nothing is known."""
+    return {
+        artifact.file: backend.misfit(artifact)
+        for artifact in bundle.info.artifacts
+        for backend in BACKENDS.values()
+        if artifact.kind == backend.kind != "onnx"
+    }
+
+
+def _engines(bundle: Bundle) -> list[Row]:
+    unusable = {b.kind for b in BACKENDS.values() if b.kind != "onnx" and b.available()}
+    kinds = {artifact.file: artifact.kind for artifact in bundle.info.artifacts}
+    return [
+        (file, "unknown", f"no usable {kinds[file]} here")
+        if kinds[file] in unusable and reason is None
+        else (file, "no" if reason else "yes", reason or "")
+        for file, reason in _misfits(bundle).items()
     ]
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime.bundle import MANIFEST_NAME, validate_manifest
 
-__all__ = ["BundleWriter", "check_destination", "staged_bundle"]
+__all__ = ["BundleWriter", "check_destination", "manifest_bytes", "staged_bundle"]
 
 #: Behind the staging folder's name while an older bundle is being replaced.
 _REPLACED = "-replaced"
@@ -41,15 +41,23 @@ class BundleWriter:
         self._destination = destination
 
     def add_artifact(
-        self, file: str, content: bytes, *, kind: str, precision: str, tool: str, tool_version: str
+        self,
+        file: str,
+        content: bytes,
+        *,
+        kind: str,
+        precision: str,
+        tool: str,
+        tool_version: str,
+        target: str | None = None,
     ) -> dict[str, Any]:
-        """Write one artifact that any device may load; returns its entry for the manifest."""
+        """Write one artifact, for any device or for ``target``; returns its manifest entry."""
         self._write(file, content)
         return {
             "file": file,
             "kind": kind,
             "precision": precision,
-            "target": None,
+            "target": target,
             "tool": tool,
             "tool_version": tool_version,
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -77,15 +85,20 @@ class BundleWriter:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Check the manifest against the schema and write it."""
-        validate_manifest(manifest)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        self._write(MANIFEST_NAME, f"{text}\n".encode())
+        self._write(MANIFEST_NAME, manifest_bytes(manifest))
 
     def _write(self, file: str, content: bytes) -> None:
         with _output_errors(self._destination):
             path = self.folder / file
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """The manifest as it is written, after a check against the schema."""
+    validate_manifest(manifest)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 @contextlib.contextmanager

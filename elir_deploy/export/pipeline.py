@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import math
-import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto
 
-from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.errors import MissingDependencyError, QualityError, UsageError
-from elir_deploy.export.bundle import BundleWriter, check_destination, staged_bundle
+from elir_deploy.errors import QualityError
+from elir_deploy.export.bundle import BundleWriter, staged_bundle
 from elir_deploy.export.calibration import (
     CalibrationImage,
     calibration_images,
@@ -24,10 +19,9 @@ from elir_deploy.export.calibration import (
 )
 from elir_deploy.export.equalization import equalize
 from elir_deploy.export.float16 import to_float16
-from elir_deploy.export.graphs import FUSED, STAGE_TENSORS, fuse_stages, set_metadata
+from elir_deploy.export.graphs import FUSED, fuse_stages, set_metadata
 from elir_deploy.export.int8 import (
     RECIPE_NAME,
-    Int8Options,
     Int8Report,
     Recipe,
     calibrate,
@@ -35,104 +29,38 @@ from elir_deploy.export.int8 import (
 )
 from elir_deploy.export.islands import (
     Float16Plan,
-    Normalization,
     extreme_images,
     gather_evidence,
     plan_float16,
     stage_feeds,
 )
-from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset, export_stages
+from elir_deploy.export.manifest import begin_manifest, graph_metadata, tensor_entry, version_of
+from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.options import (
+    ExportOptions,
+    Settings,
+    check_options,
+    file_precisions,
+    verified_precisions,
+)
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.references import Reference, compute_references
+from elir_deploy.export.tensorrt.builder import BuildOptions
+from elir_deploy.export.tensorrt.engines import make_engines, orders_for
 from elir_deploy.export.verification import FLOORS_DB, LOST, PrecisionReport, verify_bundle
-from elir_deploy.model.elir import Elir, count_parameters
-from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION, file_precision
-from elir_deploy.static_graph import (
-    NOISE_GENERATOR,
-    FixedNoise,
-    Rewrites,
-    StaticElir,
-    build_static_graph,
-    check_size,
-    fixed_noise,
-    latent_shape,
-)
-from elir_deploy.tasks import Architecture
+from elir_deploy.runtime.bundle import validate_manifest
+from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.static_graph import build_static_graph
+from elir_deploy.targets import RTX
 
-__all__ = [
-    "DEFAULT_PRECISIONS",
-    "EXPORTABLE",
-    "ExportOptions",
-    "ExportReport",
-    "check_options",
-    "export_bundle",
-]
+__all__ = ["ExportOptions", "ExportReport", "export_bundle"]
 
-#: What can be asked for; bf16 makes no file, but verifies what a backend may do with fp32's.
-EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
-DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: Random weights are for speed: their reduced precisions are measured but need not pass.
 ALWAYS_ENFORCED = "fp32"
 
-#: Packages whose versions decide the bytes or the verdict, by the module that knows its version:
-#: onnxruntime comes from distributions of several names.
-_RECORDED_MODULES = {
-    "torch": "torch",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "onnxruntime": "onnxruntime",
-    "numpy": "numpy",
-    "pillow": "PIL",
-}
 
 ProgressCallback = Callable[[str, int, int], None]
 WarningCallback = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How a checkpoint is exported; ``None`` takes the task's own value.
-
-    Attributes:
-        precisions: any of :data:`EXPORTABLE`.
-        stages: ``fused`` for one graph, ``split`` for encoder, estimator, flow and decoder.
-        io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
-        image_size: side of the square image in pixels.
-        steps: Euler steps M.
-        sigma_s: standard deviation of the fixed noise.
-        seed: of the noise, and of random weights.
-        floor_db: least PSNR against float32 PyTorch, for all precisions.
-        opset: of the ONNX graphs.
-        float16_normalization: what sums over feature maps is float32 inside float16 graphs where
-            it is ``measured`` to be needed, always (``float32``) or never (``float16``).
-        rewrites: exact rewrites to apply.
-        int8: how INT8 is made.
-        int8_rest: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
-            ``float16`` with its own islands, for TensorRT.
-        calibration: folder of images for INT8, or a bundle or file whose calibration is used
-            again; None takes the package's photographs.
-        calibration_images: taken from the folder.
-        calibration_degraded: they are low-quality images already, not to be degraded.
-        overwrite: replace a bundle that is there.
-    """
-
-    precisions: tuple[str, ...] = DEFAULT_PRECISIONS
-    stages: Literal["fused", "split"] = "fused"
-    io: Literal["uint8", "float32"] = "uint8"
-    image_size: int | None = None
-    steps: int | None = None
-    sigma_s: float | None = None
-    seed: int = 0
-    floor_db: float | None = None
-    opset: int = DEFAULT_OPSET
-    float16_normalization: Normalization = "measured"
-    rewrites: Rewrites = field(default_factory=Rewrites)
-    int8: Int8Options = field(default_factory=Int8Options)
-    int8_rest: Literal["float32", "float16"] = "float32"
-    calibration: Path | None = None
-    calibration_images: int = 16
-    calibration_degraded: bool = False
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,13 +102,16 @@ def export_bundle(
             be used.
         BundleError: a calibration to be used again is damaged, or of another model.
         OutputError: the destination cannot be written.
-        QualityError: a precision stays below its floor; the message names the worst part.
-        MissingDependencyError: onnxruntime, which verifies, is not installed.
+        QualityError: a precision stays below its floor; the message names the worst part. Or an
+            engine is not of the precision that it should be.
+        MissingDependencyError: onnxruntime, which verifies, or a library that builds engines is
+            not installed.
+        UnavailableError: that library cannot build an engine.
     """
     options = options or ExportOptions()
     say = progress or (lambda what, done, total: None)
     check_options(options, destination)
-    settings = _Settings.resolve(checkpoint, options)
+    settings = Settings.resolve(checkpoint, options)
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
@@ -205,7 +136,7 @@ def export_bundle(
             noise=settings.noise,
             progress=say,
         )
-        manifest = _manifest(checkpoint, options, settings, static)
+        manifest = begin_manifest(checkpoint, options, settings, static)
         manifest["references"] = [
             writer.add_reference(reference.name, reference.image, reference.restored)
             for reference in references
@@ -220,7 +151,7 @@ def export_bundle(
         writer.write_manifest(manifest)
         floors = {
             precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
-            for precision in _verified(options.precisions)
+            for precision in verified_precisions(options.precisions)
         }
         reports = verify_bundle(writer.folder, references, list(floors), floors, say)
         for precision, report in reports.items():
@@ -228,64 +159,10 @@ def export_bundle(
         manifest["verification"] = {p: report.to_manifest() for p, report in reports.items()}
         writer.write_manifest(manifest)
         _enforce_floors(reports, random=checkpoint.random, forced=options.floor_db is not None)
+        if options.targets:
+            _build_engines(writer, manifest, options, say, warn)
+            writer.write_manifest(manifest)
     return ExportReport(destination, manifest, reports, int8)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The options with the task's values filled in."""
-
-    image_size: int
-    steps: int
-    sigma_s: float
-    noise: FixedNoise
-
-    @classmethod
-    def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> _Settings:
-        task = checkpoint.task
-        image_size = task.image_size if options.image_size is None else options.image_size
-        steps = task.steps if options.steps is None else options.steps
-        check_size(checkpoint.model.arch, image_size, steps)
-        sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
-        return cls(
-            image_size=image_size,
-            steps=steps,
-            sigma_s=sigma_s,
-            noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
-        )
-
-
-def check_options(options: ExportOptions, destination: Path) -> None:
-    """Refuse what can be refused before a model is loaded.
-
-    Raises:
-        UsageError: an option that no model can be exported with.
-        OutputError: the destination is taken.
-        MissingDependencyError: onnxruntime, which verifies, is not installed.
-    """
-    if not options.precisions:
-        raise UsageError(f"no precision given: choose from {', '.join(EXPORTABLE)}")
-    for precision in options.precisions:
-        if precision not in EXPORTABLE:
-            raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
-    if options.floor_db is not None and not math.isfinite(options.floor_db):
-        raise UsageError(f"the PSNR floor is {options.floor_db}, wanted a number of dB")
-    if options.calibration_images < 1:
-        raise UsageError(f"{options.calibration_images} calibration images, wanted at least 1")
-    drop = options.int8.max_psnr_drop_db
-    if drop is not None and not (math.isfinite(drop) and drop >= 0):
-        raise UsageError(f"the PSNR drop allowed is {drop}, wanted a number of dB >= 0")
-    if options.calibration is not None:
-        if "int8" not in options.precisions:
-            raise UsageError("calibration images are for INT8: add --precision int8")
-        if not options.calibration.exists():
-            raise UsageError(f"{options.calibration}: no such folder of calibration images")
-    check_opset(options.opset)
-    check_destination(destination, overwrite=options.overwrite)
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("onnxruntime", "cpu", "verify an export") from None
 
 
 def _write_graphs(
@@ -298,7 +175,9 @@ def _write_graphs(
     say: ProgressCallback,
 ) -> dict[str, list[str]]:
     """Write every stage in every precision; returns the layers kept in float32 by precision."""
-    kept: dict[str, list[str]] = {precision: [] for precision in _verified(options.precisions)}
+    kept: dict[str, list[str]] = {
+        precision: [] for precision in verified_precisions(options.precisions)
+    }
     plans = _float16_plans(graphs, options, references, say) if "fp16" in kept else {}
     int8_plans = {}
     if recipe is not None and options.int8_rest == "float16":
@@ -308,11 +187,11 @@ def _write_graphs(
         artifacts: list[dict[str, Any]] = []
         entry = {
             "name": stage,
-            "input": _tensor_entry(graph.graph.input[0]),
-            "output": _tensor_entry(graph.graph.output[0]),
+            "input": tensor_entry(graph.graph.input[0]),
+            "output": tensor_entry(graph.graph.output[0]),
             "artifacts": artifacts,
         }
-        for precision in _with_files(options.precisions):
+        for precision in file_precisions(options.precisions):
             say(f"writing {precision}", done, len(graphs))
             converted = graph
             if precision == "fp16":
@@ -324,7 +203,7 @@ def _write_graphs(
                 if stage in int8_plans:
                     converted = to_float16(converted, int8_plans[stage])
                     kept[precision] += int8_plans[stage].summary()
-            set_metadata(converted, _graph_metadata(manifest, stage, precision))
+            set_metadata(converted, graph_metadata(manifest, stage, precision))
             artifacts.append(
                 writer.add_artifact(
                     f"{stage}.{precision}.onnx",
@@ -332,7 +211,7 @@ def _write_graphs(
                     kind="onnx",
                     precision=precision,
                     tool="torch",
-                    tool_version=_version_of("torch"),
+                    tool_version=version_of("torch"),
                 )
             )
         manifest["stages"].append(entry)
@@ -396,16 +275,6 @@ def _add_recipe(writer: BundleWriter, manifest: dict[str, Any], recipe: Recipe) 
     }
 
 
-def _with_files(precisions: tuple[str, ...]) -> list[str]:
-    """Those of which there are files, in the order asked for."""
-    return list(dict.fromkeys(file_precision(precision) for precision in precisions))
-
-
-def _verified(precisions: tuple[str, ...]) -> list[str]:
-    """Those asked for and those of which there are files because of it."""
-    return list(dict.fromkeys((*_with_files(precisions), *precisions)))
-
-
 def _float16_plans(
     graphs: dict[str, ModelProto],
     options: ExportOptions,
@@ -425,105 +294,41 @@ def _float16_plans(
     return plans
 
 
-def _tensor_entry(value: ValueInfoProto) -> dict[str, Any]:
-    tensor = value.type.tensor_type
-    is_bytes = tensor.elem_type == TensorProto.UINT8
-    return {
-        "name": value.name,
-        "dtype": "uint8" if is_bytes else "float32",
-        "shape": [dim.dim_value for dim in tensor.shape.dim],
-        "layout": "NHWC" if is_bytes else "NCHW",
-    }
-
-
-def _graph_metadata(manifest: dict[str, Any], stage: str, precision: str) -> dict[str, str]:
-    model = manifest["model"]
-    return {
-        "elir.task": model["task"],
-        "elir.stage": stage,
-        "elir.precision": precision,
-        "elir.steps": str(model["steps"]),
-        "elir.sigma_s": repr(model["sigma_s"]),
-        "elir.noise_sha256": model["noise"]["sha256"],
-        "elir.source": manifest["source"]["name"],
-        "elir.source_sha256": manifest["source"]["sha256"] or "random",
-    }
-
-
-def _manifest(
-    checkpoint: Checkpoint, options: ExportOptions, settings: _Settings, static: StaticElir
-) -> dict[str, Any]:
-    """All but stages, references and verification."""
-    task = checkpoint.task
-    size = settings.image_size
-    is_bytes = options.io == "uint8"
-    image = {
-        "dtype": options.io,
-        "layout": "NHWC" if is_bytes else "NCHW",
-        "shape": [1, size, size, 3] if is_bytes else [1, 3, size, size],
-        "range": [0, 255] if is_bytes else [0, 1],
-        "color": "RGB",
-    }
-    first, last = STAGE_TENSORS[FUSED]
-    return {
-        "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
-        "model": {
-            "task": task.name,
-            "image_size": size,
-            "steps": settings.steps,
-            "sigma_s": settings.sigma_s,
-            "upscale": task.upscale,
-            "upscale_kernel": task.upscale_kernel,
-            "faces": task.faces,
-            "parameters": _collapsed_parameters(checkpoint.model.arch),
-            "architecture": checkpoint.model.arch.to_dict(),
-            "noise": {
-                "seed": settings.noise.seed,
-                "generator": NOISE_GENERATOR,
-                "sha256": settings.noise.sha256,
-            },
-        },
-        "source": {
-            "name": checkpoint.name,
-            "sha256": checkpoint.sha256,
-            "random": checkpoint.random,
-        },
-        "input": {"name": first, **image},
-        "output": {"name": last, **image},
-        "resize": {
-            "kernel": "bicubic",
-            "a": -0.5,
-            "antialias": True,
-            "rounding": "Pillow: coefficients in 22-bit fixed point, rows first, then columns, "
-            "each pass rounded half up to uint8",
-        },
-        "precisions": _with_files(options.precisions),
-        "export": {
-            "opset": options.opset,
-            "float16_normalization": options.float16_normalization,
-            "int8_rest": options.int8_rest,
-            "rewrites": asdict(options.rewrites),
-        },
-        "stages": [],
-        "verification": {},
-        "references": [],
-        "versions": {
-            "elir-deploy": __version__,
-            "python": platform.python_version(),
-            **{name: _version_of(module) for name, module in _RECORDED_MODULES.items()},
-        },
-    }
-
-
-def _version_of(module: str) -> str:
-    return str(importlib.import_module(module).__version__)
-
-
-def _collapsed_parameters(arch: Architecture) -> int:
-    """Parameters of the collapsed network, whatever form the checkpoint has."""
-    with torch.device("meta"):
-        return count_parameters(Elir(arch))
+def _build_engines(
+    writer: BundleWriter,
+    manifest: dict[str, Any],
+    options: ExportOptions,
+    say: ProgressCallback,
+    warn: WarningCallback,
+) -> None:
+    """Engines of what was verified; for devices that build their own, a note."""
+    manifest["targets"] = [
+        {
+            "name": target.name,
+            "kind": target.kind,
+            "capability": target.capability,
+            "engines": "build on the device" if target.on_device else "built",
+        }
+        for target in options.targets
+    ]
+    orders = orders_for(options.targets, joint=options.joint_engine)
+    if not orders:
+        return
+    made = make_engines(
+        load_library(RTX, "build engines"),
+        validate_manifest(manifest),
+        file_precisions(options.precisions),
+        orders,
+        lambda artifact: (writer.folder / artifact.file).read_bytes(),
+        BuildOptions(),
+        say,
+        warn,
+    )
+    entries = {stage["name"]: stage["artifacts"] for stage in manifest["stages"]}
+    for engine in made:
+        file, content = engine.file, engine.built.content
+        entry = writer.add_artifact(file, content, **engine.origin)
+        entries[engine.stage].append(entry | engine.notes)
 
 
 def _enforce_floors(reports: dict[str, PrecisionReport], *, random: bool, forced: bool) -> None:

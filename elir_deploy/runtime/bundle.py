@@ -22,7 +22,7 @@ import math
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -126,6 +126,10 @@ class Artifact:
         tool_version: of that tool.
         sha256: of the file, lowercase hexadecimal.
         bytes: its size.
+        convolutions: of an engine: how many of its kernels that convolve read ``int8``, ``fp16``
+            and ``fp32``; None: not known, or no engine.
+        version_compatible: an engine for later releases of its library too.
+        hardware_compatible: an engine for other GPUs of its kind too.
     """
 
     file: str
@@ -136,6 +140,9 @@ class Artifact:
     tool_version: str
     sha256: str
     bytes: int
+    convolutions: Mapping[str, int] | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -545,7 +552,11 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
         return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]), values["layout"])
 
     def record(kind: type[Any], values: dict[str, Any], where: str, **typed: object) -> Any:
-        chosen = {f.name: values[f.name] for f in fields(kind) if f.name not in typed}
+        chosen = {
+            f.name: values[f.name]
+            for f in fields(kind)
+            if f.name not in typed and (f.name in values or f.default is MISSING)
+        }
         for field in fields(kind):
             value = chosen.get(field.name)
             if field.type == "int" and type(value) is not int and field.name in chosen:

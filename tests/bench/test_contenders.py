@@ -99,7 +99,7 @@ def test_all_that_a_bundle_holds_by_default(bundle):
     assert [label for label in labels if "onnxruntime" in label] == [
         *("onnxruntime fp32", "onnxruntime fp16")
     ]
-    automatic = {backend.name for backend in BACKENDS.values() if backend.automatic}
+    automatic = {b.name for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)}
     named = {*labels, *(item.label for item in missing)}
     assert {name.partition(" ")[0] for name in named} == automatic
     for contender in contenders:

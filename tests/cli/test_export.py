@@ -212,3 +212,77 @@ def test_calibration_images_of_no_use_are_exit_2(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert said in line
     assert not (tmp_path / "bundle").exists()
+
+
+# Targets ------------------------------------------------------------------------------------------
+
+
+def without(*modules: str) -> list[str]:
+    """elir-export as where these modules are not installed."""
+    hidden = "; ".join(f"sys.modules[{module!r}] = None" for module in modules)
+    return [
+        *(sys.executable, "-c"),
+        f"import sys; {hidden}; from elir_deploy.cli.export import main; main()",
+    ]
+
+
+def test_engines_for_gpus_that_are_not_here(weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    targets = ("--target", "rtx2080ti", "--target", "RTX 2060", "--target", "rtx3090")
+    done = run(weights, "-o", tmp_path / "bundle", "--precision", "fp16", *targets)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    engines = [a for a in manifest["stages"][0]["artifacts"] if a["kind"] == "tensorrt-rtx"]
+    assert [engine["file"] for engine in engines] == [
+        *("fused.fp16.sm75.rtx.engine", "fused.fp16.sm86.rtx.engine")
+    ]
+    for engine in engines:
+        assert engine["convolutions"]["fp16"] > 0
+        assert engine["convolutions"]["fp32"] == 0
+        assert engine["bytes"] == (tmp_path / "bundle" / engine["file"]).stat().st_size
+        assert engine["file"] in done.stdout
+    assert [(t["name"], t["engines"]) for t in manifest["targets"]] == [
+        *(("rtx2080ti", "built"), ("rtx2060", "built"), ("rtx3090", "built"))
+    ]
+    assert "fused.fp16.sm75.rtx.engine (1 of 2): building engine" in done.stderr
+
+
+def test_a_jetson_gets_what_its_parser_takes(weights: Path, tmp_path: Path) -> None:
+    targets = ("--target", "jetpack6.0", "--target", "jetpack7")
+    done = run(weights, "-o", tmp_path / "bundle", "--precision", "fp16", *targets)
+    assert done.returncode == 0, done.stderr
+    assert "jetpack6.0: build its engines on the device: elir-build FOLDER --device" in done.stdout
+    manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert manifest["export"]["opset"] == 17
+    assert manifest["input"]["dtype"] == manifest["output"]["dtype"] == "float32"
+    assert {t["engines"] for t in manifest["targets"]} == {"build on the device"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--target jetpack6.0 --io uint8", "TensorRT 8.6, which takes no uint8 images"),
+        ("--target jetpack6.2 --opset 21", "TensorRT 10.3, which takes opset 20 at most"),
+        ("--target gtx480", "no target 'gtx480': choose from rtx2060"),
+    ],
+)
+def test_targets_that_do_not_fit(
+    weights: Path, tmp_path: Path, arguments: str, message: str
+) -> None:
+    done = run(weights, "-o", tmp_path / "bundle", *arguments.split())
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_extra_for_engines_is_named_before_the_work(weights: Path, tmp_path: Path) -> None:
+    hidden = without("tensorrt_rtx", "tensorrt_rtx_bindings")
+    done = subprocess.run(
+        [*hidden, str(weights), "-o", str(tmp_path / "bundle"), "--target", "sm75"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "pip install 'elir-deploy[tensorrt-rtx]'" in done.stderr
+    assert "measuring" not in done.stderr

@@ -35,11 +35,12 @@ from tests.bundles import make_bundle, read_manifest, stage_graph, verification,
 
 def test_the_table() -> None:
     assert list(BACKENDS) == [
-        *("onnxruntime-cuda", "onnxruntime", "onnxruntime-tensorrt", "openvino")
+        *("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime", "onnxruntime-tensorrt"),
+        "openvino",
     ]
     for name, backend in BACKENDS.items():
         assert backend_named(name) is backend
-    with pytest.raises(UsageError, match="no backend 'tpu': choose one of auto, onnxruntime-cuda"):
+    with pytest.raises(UsageError, match="no backend 'tpu': choose one of auto, tensorrt"):
         backend_named("tpu")
 
 
@@ -150,8 +151,8 @@ def _of_kind(path: Path, **change: str) -> Bundle:
 
 
 def test_a_bundle_for_others(bundle: Path) -> None:
-    opened = _of_kind(bundle, kind="tensorrt", target="sm75")
-    with pytest.raises(BundleError, match="holds only tensorrt files"):
+    opened = _of_kind(bundle, kind="openvino", target="cpu")
+    with pytest.raises(BundleError, match="holds only openvino files"):
         candidates(opened, None)
     with pytest.raises(BundleError, match="no files for the backend onnxruntime"):
         choose_precision(BACKENDS["onnxruntime"], opened, None)

@@ -23,11 +23,17 @@ __all__ = [
     "precisions_to_try",
 ]
 
-_MODULES = ("onnxruntime", "openvino")
+_MODULES = ("tensorrt", "onnxruntime", "openvino")
 
 #: What ``auto`` takes, the first of these pairs that bundle and machine allow: by measured speed
 #: (docs/decisions.md), and of about equals the more exact. GPUs come first.
 _AUTOMATIC = (
+    ("tensorrt", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt-rtx", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt-rtx", "fp32"),
+    ("tensorrt-rtx", "int8"),
     ("onnxruntime-cuda", "fp16"),
     ("onnxruntime-cuda", "fp32"),
     ("onnxruntime-cuda", "int8"),
@@ -67,6 +73,9 @@ def backend_named(name: str) -> Backend:
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
     """What ``auto`` tries, in order: backends of this machine, with each precision they may run.
 
+    Where the bundle holds engines for machines like this one and none of them can run, they come
+    first all the same: opening them tells why, which is worth a warning before what is slower.
+
     Raises:
         UnavailableError: none; the message says why for each.
         BundleError: the bundle holds no files for any backend known here.
@@ -74,6 +83,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
             verification.
     """
     found: list[tuple[Backend, str]] = []
+    obstructed: list[tuple[Backend, str]] = []
     reasons: list[str] = []  # of those that hold what is wanted
     others: list[str] = []
     refusals: list[UsageError] = []
@@ -81,10 +91,13 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         held = backend.held_precisions(bundle)
         if not backend.automatic or not held:
             continue
-        reason = backend.available()
+        obstacle = backend.obstacle(bundle)
+        reason = obstacle or backend.available()
         if reason:
             fitting = precision is None or precision in held
             (reasons if fitting else others).append(f"{backend.name}: {reason}")
+            if obstacle and fitting:
+                obstructed.append((backend, precision or held[0]))
             continue
         try:
             usable = precisions_to_try(backend, bundle, precision)
@@ -94,7 +107,9 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         except UnavailableError as error:
             reasons.append(str(error))
     if found:
-        return sorted(found, key=lambda pair: _rank(bundle, *pair))
+        if any(backend.kind != "onnx" for backend, _ in found):
+            obstructed.clear()  # other engines can run, as fast
+        return obstructed + sorted(found, key=lambda pair: _rank(bundle, *pair))
     if refusals and (precision is None or not reasons):
         raise refusals[0]
     if reasons or others:

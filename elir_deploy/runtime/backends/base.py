@@ -112,6 +112,14 @@ class Backend(ABC):
         """
         return None
 
+    def misfit(self, artifact: Artifact) -> str | None:
+        """Why a file of :attr:`kind` is not for this machine; None: it is, or nothing is known."""
+        return None
+
+    def obstacle(self, bundle: Bundle) -> str | None:
+        """Why files made for machines like this one cannot run here, and what to do; else None."""
+        return None
+
     def takes(self, artifact: Artifact) -> bool:
         """Whether ``artifact`` can be loaded on this machine."""
         return artifact.kind == self.kind and artifact.target is None

@@ -264,9 +264,9 @@ def _join_quantizers(model: Any) -> None:
         chain = [node]
         while chain[-1].get_type_name() == _QUANTIZER[len(chain) - 1]:
             if len(chain) == len(_QUANTIZER):
-                if np.any(_constant(chain[1], 1)):
-                    break  # a zero point is none of ours
                 scale = _constant(node, 1)
+                if scale.size > 1 or np.any(_constant(chain[1], 1)):
+                    break  # channels of their own, or a zero point: none of ours
                 low, high = (library.constant(_constant(chain[-1], i) * scale) for i in (3, 4))
                 source, least, most = (chain[-1].input_value(i) for i in range(3))
                 levels = chain[-1].get_attributes()["levels"]

@@ -1,0 +1,177 @@
+"""TensorRT-RTX engines of every task, built ahead of time: seconds, size, what they compute in.
+
+    python benchmarks/engines.py docs/results/engines.md [--task bfr tiny] [--target sm75]
+
+No GPU is needed, and none runs the engines. The packaged weights for ``tiny``, random ones for the
+other tasks: sizes do not depend on their values, and of the layers only where float16 must be
+avoided does, which is said in the table. Every engine of a fused graph in float16 is built twice
+and compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+from rewrites import environment
+
+from elir_deploy.atomic import write_text
+from elir_deploy.checkpoints import load_checkpoint
+from elir_deploy.export.calibration import packaged_images
+from elir_deploy.export.equalization import equalize
+from elir_deploy.export.float16 import to_float16
+from elir_deploy.export.graphs import FUSED, fuse_stages
+from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
+from elir_deploy.export.islands import (
+    Float16Plan,
+    Normalization,
+    gather_evidence,
+    plan_float16,
+    stage_feeds,
+)
+from elir_deploy.export.manifest import tensor_entry
+from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.pixels import to_network
+from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.model import Elir
+from elir_deploy.runtime.bundle import Stage, TensorSpec
+from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
+from elir_deploy.tables import pipes
+from elir_deploy.targets import RTX
+from elir_deploy.tasks import TASKS, TaskSpec
+
+Graphs = dict[str, ModelProto]
+HEADER = [
+    *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
+    *("s to build", "twice the same"),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is built of a task: the graphs of one precision."""
+
+    form: str
+    precision: str
+    words: str
+    graphs: Graphs
+
+
+def stage_of(name: str, model: ModelProto) -> Stage:
+    ends = []
+    for value in (model.graph.input[0], model.graph.output[0]):
+        entry = tensor_entry(value)
+        ends.append(TensorSpec(**{**entry, "shape": tuple(entry["shape"])}))
+    return Stage(name, *ends, artifacts=())
+
+
+def plans(graphs: Graphs, task: TaskSpec, normalization: Normalization) -> dict[str, Float16Plan]:
+    images = [to_network(packaged_images(task, task.image_size)[0].image, "uint8")]
+    feeds = stage_feeds(graphs, images)
+    return {
+        stage: plan_float16(
+            graph, gather_evidence(graph, feeds[stage]), normalization=normalization
+        )
+        for stage, graph in graphs.items()
+    }
+
+
+def mixed(graphs: Graphs, recipe: Recipe, task: TaskSpec) -> Graphs:
+    """INT8, and float16 elsewhere."""
+    equalized = {stage: equalize(graph, recipe.factors) for stage, graph in graphs.items()}
+    chosen = plans(equalized, task, "measured")
+    return {stage: to_float16(recipe.apply(graphs[stage]), chosen[stage]) for stage in graphs}
+
+
+def cases(task: TaskSpec) -> Iterator[Case]:
+    torch.manual_seed(0)
+    trained = task.name == "tiny"
+    model = load_checkpoint("tiny").model if trained else Elir(task.architecture).eval()
+    noise = fixed_noise(0, task.sigma_s, latent_shape(model, task.image_size))
+    static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
+    split = export_stages(static)
+    fused = {FUSED: fuse_stages(split)}
+    images = packaged_images(task, task.image_size)[:1]
+
+    def halves(graphs: Graphs, normalization: Normalization) -> Graphs:
+        chosen = plans(graphs, task, normalization)
+        return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
+
+    yield Case("fused", "fp16", "fp16", halves(fused, "measured"))
+    yield Case("fused", "fp16", "fp16, no float32 sums", halves(fused, "float16"))
+    yield Case("split", "fp16", "fp16", halves(split, "measured"))
+    for per_step in (False, True):
+        recipe, _ = calibrate(fused[FUSED], images, "uint8", Int8Options(per_step=per_step), None)
+        words = "int8, scales of each step" if per_step else "int8"
+        yield Case("fused", "int8", words, mixed(fused, recipe, task))
+        if not per_step:
+            yield Case("split", "int8", words, mixed(split, recipe, task))
+
+
+def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
+    library = load_library(RTX)
+    built = []
+    for name, model in case.graphs.items():
+        content = model.SerializeToString(deterministic=True)
+        stage, options = stage_of(name, model), BuildOptions((target,))
+        engine = build_engine(
+            library, content, stage, case.precision, options, lambda what, done, total: None
+        )
+        built.append((content, engine))
+    return built
+
+
+def row(task: TaskSpec, case: Case, target: str) -> list[str]:
+    built = build(case, target)
+    engines = [engine for _, engine in built]
+    same = ""
+    if case.form == "fused" and case.words == "fp16":
+        again = [engine.content for _, engine in build(case, target)]
+        same = "yes" if again == [engine.content for engine in engines] else "NO"
+    counts = [sum((e.found or {}).get(p, 0) for e in engines) for p in ("int8", "fp16", "fp32")]
+    return [
+        task.name,
+        case.form,
+        case.words,
+        f"{sum(len(content) for content, _ in built) / 1e6:.1f}",
+        f"{sum(len(engine.content) for engine in engines) / 1e6:.1f}",
+        f"{sum(engine.layers for engine in engines)}",
+        *map(str, counts),
+        f"{sum(engine.seconds for engine in engines):.0f}",
+        same,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--target", nargs="+", default=["sm75", "sm86"])
+    arguments = parser.parse_args()
+    version = load_library(RTX).version
+    parts = [
+        "# Engines built ahead of time",
+        "Made by `python benchmarks/engines.py docs/results/engines.md`; nothing ran them, no GPU "
+        "was there. Random weights but for tiny. int8, fp16 and fp32 are numbers of kernels that "
+        "convolve, by what they read, as the builder lists them.",
+        f"tensorrt-rtx {version}; {environment()}",
+    ]
+    rows: dict[str, list[list[str]]] = {target: [] for target in arguments.target}
+    for name in arguments.task:
+        for case in cases(TASKS[name]):
+            for target, found in rows.items():
+                found.append(row(TASKS[name], case, target))
+                print(target, *found[-1], flush=True)
+        tables = [f"## {target}\n\n{pipes(HEADER, found)}" for target, found in rows.items()]
+        write_text(arguments.output, "\n\n".join([*parts, *tables]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What an export is asked for, and what of it can be refused before the work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.errors import MissingDependencyError, UsageError
+from elir_deploy.export.bundle import check_destination
+from elir_deploy.export.int8 import Int8Options
+from elir_deploy.export.islands import Normalization
+from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
+from elir_deploy.export.tensorrt.engines import check_orders, orders_for
+from elir_deploy.runtime.bundle import file_precision
+from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
+from elir_deploy.targets import RTX, Target
+
+__all__ = [
+    "DEFAULT_PRECISIONS",
+    "EXPORTABLE",
+    "ExportOptions",
+    "Settings",
+    "check_options",
+    "file_precisions",
+    "verified_precisions",
+]
+
+#: What can be asked for; bf16 makes no file, but verifies what a backend may do with fp32's.
+EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
+DEFAULT_PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is exported; ``None`` takes the task's own value.
+
+    Attributes:
+        precisions: any of :data:`EXPORTABLE`.
+        stages: ``fused`` for one graph, ``split`` for encoder, estimator, flow and decoder.
+        io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
+        image_size: side of the square image in pixels.
+        steps: Euler steps M.
+        sigma_s: standard deviation of the fixed noise.
+        seed: of the noise, and of random weights.
+        floor_db: least PSNR against float32 PyTorch, for all precisions.
+        opset: of the ONNX graphs.
+        float16_normalization: what sums over feature maps is float32 inside float16 graphs where
+            it is ``measured`` to be needed, always (``float32``) or never (``float16``).
+        rewrites: exact rewrites to apply.
+        int8: how INT8 is made.
+        int8_rest: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
+            ``float16`` with its own islands, for TensorRT.
+        calibration: folder of images for INT8, or a bundle or file whose calibration is used
+            again; None takes the package's photographs.
+        calibration_images: taken from the folder.
+        calibration_degraded: they are low-quality images already, not to be degraded.
+        targets: devices to build engines for, or ONNX files that theirs can be built from.
+        joint_engine: one engine for all targets instead of one for each compute capability.
+        overwrite: replace a bundle that is there.
+    """
+
+    precisions: tuple[str, ...] = DEFAULT_PRECISIONS
+    stages: Literal["fused", "split"] = "fused"
+    io: Literal["uint8", "float32"] = "uint8"
+    image_size: int | None = None
+    steps: int | None = None
+    sigma_s: float | None = None
+    seed: int = 0
+    floor_db: float | None = None
+    opset: int = DEFAULT_OPSET
+    float16_normalization: Normalization = "measured"
+    rewrites: Rewrites = field(default_factory=Rewrites)
+    int8: Int8Options = field(default_factory=Int8Options)
+    int8_rest: Literal["float32", "float16"] = "float32"
+    calibration: Path | None = None
+    calibration_images: int = 16
+    calibration_degraded: bool = False
+    targets: tuple[Target, ...] = ()
+    joint_engine: bool = False
+    overwrite: bool = False
+
+    @classmethod
+    def for_targets(
+        cls,
+        targets: tuple[Target, ...],
+        *,
+        io: Literal["uint8", "float32"] | None = None,
+        opset: int | None = None,
+        int8_rest: Literal["float32", "float16"] | None = None,
+        **others: Any,
+    ) -> ExportOptions:
+        """Options whose graphs all of ``targets`` can take; ``None`` lets them decide."""
+        limits = [target.onnx for target in targets]
+        takes_bytes = all(limit.bytes_ends for limit in limits)
+        return cls(
+            targets=targets,
+            io=io or ("uint8" if takes_bytes else "float32"),
+            opset=opset or min([DEFAULT_OPSET, *(limit.opset for limit in limits)]),
+            int8_rest=int8_rest or ("float16" if targets else "float32"),
+            **others,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options with the task's values filled in."""
+
+    image_size: int
+    steps: int
+    sigma_s: float
+    noise: FixedNoise
+
+    @classmethod
+    def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> Settings:
+        task = checkpoint.task
+        image_size = task.image_size if options.image_size is None else options.image_size
+        steps = task.steps if options.steps is None else options.steps
+        check_size(checkpoint.model.arch, image_size, steps)
+        sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
+        return cls(
+            image_size=image_size,
+            steps=steps,
+            sigma_s=sigma_s,
+            noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
+        )
+
+
+def check_options(options: ExportOptions, destination: Path) -> None:
+    """Refuse what can be refused before a model is loaded.
+
+    Raises:
+        UsageError: an option that no model can be exported with.
+        OutputError: the destination is taken.
+        MissingDependencyError: onnxruntime, which verifies, or TensorRT-RTX, which builds for some
+            targets, is not installed.
+    """
+    if not options.precisions:
+        raise UsageError(f"no precision given: choose from {', '.join(EXPORTABLE)}")
+    for precision in options.precisions:
+        if precision not in EXPORTABLE:
+            raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
+    if options.floor_db is not None and not math.isfinite(options.floor_db):
+        raise UsageError(f"the PSNR floor is {options.floor_db}, wanted a number of dB")
+    if options.calibration_images < 1:
+        raise UsageError(f"{options.calibration_images} calibration images, wanted at least 1")
+    drop = options.int8.max_psnr_drop_db
+    if drop is not None and not (math.isfinite(drop) and drop >= 0):
+        raise UsageError(f"the PSNR drop allowed is {drop}, wanted a number of dB >= 0")
+    if options.calibration is not None:
+        if "int8" not in options.precisions:
+            raise UsageError("calibration images are for INT8: add --precision int8")
+        if not options.calibration.exists():
+            raise UsageError(f"{options.calibration}: no such folder of calibration images")
+    check_opset(options.opset)
+    _check_targets(options)
+    check_destination(destination, overwrite=options.overwrite)
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("onnxruntime", "cpu", "verify an export") from None
+
+
+def _check_targets(options: ExportOptions) -> None:
+    for target in options.targets:
+        limits = target.onnx
+        if options.io == "uint8" and not limits.bytes_ends:
+            raise UsageError(
+                f"{target.name} has TensorRT {target.tensorrt}, which takes no uint8 images: "
+                "export with --io float32"
+            )
+        if options.opset > limits.opset:
+            raise UsageError(
+                f"{target.name} has TensorRT {target.tensorrt}, which takes opset {limits.opset} "
+                f"at most, and opset {options.opset} is asked for"
+            )
+    orders = orders_for(options.targets, joint=options.joint_engine)
+    if orders:
+        check_orders(load_library(RTX, "build engines"), orders)
+
+
+def file_precisions(precisions: tuple[str, ...]) -> list[str]:
+    """Those of which there are files, in the order asked for."""
+    return list(dict.fromkeys(file_precision(precision) for precision in precisions))
+
+
+def verified_precisions(precisions: tuple[str, ...]) -> list[str]:
+    """Those asked for and those of which there are files because of it."""
+    return list(dict.fromkeys((*file_precisions(precisions), *precisions)))

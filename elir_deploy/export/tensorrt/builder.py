@@ -1,0 +1,372 @@
+"""One ONNX graph to one engine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from elir_deploy.errors import OutputError, UnavailableError, UsageError
+from elir_deploy.export.tensorrt.layers import (
+    EngineLayer,
+    convolution_precisions,
+    engine_precisions,
+    layers_in_log,
+    layers_of_inspector,
+)
+from elir_deploy.runtime.bundle import Stage
+from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.tensorrt_engine import Library, release_of
+from elir_deploy.targets import DEVICE_TENSORRT, RTX
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
+
+ProgressCallback = Callable[[str, int, int], None]
+
+#: Since when a network's types are those of its ONNX file, and no flags choose others.
+_STRONGLY_TYPED_SINCE = (10, 0)
+#: What warnings say again and again is shown this often.
+_WARNINGS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built.
+
+    Attributes:
+        capabilities: what TensorRT-RTX builds for, such as ``("sm75", "sm86")``; TensorRT builds
+            for the GPU it runs on.
+        workspace_mib: the most that one kernel may use beside its tensors, in MiB; None: what the
+            device has.
+        version_compatible: later TensorRT 8.6+ releases of this and the next major version can run
+            the engine, with a lean runtime inside it.
+        hardware_compatible: GPUs of the same compute capability (since 10.9), or Ampere and newer
+            (before), can run it.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    workspace_mib: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine, and what is known of it.
+
+    Attributes:
+        content: the file.
+        asked: convolutions of the ONNX graph by precision.
+        found: kernels of the engine that convolve, by precision; None: the library does not say.
+        layers: kernels of the engine.
+        seconds: it took.
+        warnings: of the library, in its words.
+    """
+
+    content: bytes
+    asked: dict[str, int]
+    found: dict[str, int] | None
+    layers: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def build_engine(
+    library: Library,
+    model: bytes,
+    stage: Stage,
+    precision: str,
+    options: BuildOptions,
+    progress: ProgressCallback,
+) -> BuiltEngine:
+    """Build one engine.
+
+    Args:
+        library: TensorRT-RTX, on any machine, or TensorRT, on the device.
+        model: the ONNX file.
+        stage: whose ends the graph must have.
+        precision: of the file.
+        options: how.
+        progress: called with what is being done, and how far it is where that is known.
+
+    Raises:
+        UsageError: the library cannot build for a capability.
+        UnavailableError: the library cannot build the graph, or finds no device; with its words.
+        KeyboardInterrupt: Ctrl-C; the library stops at the next step.
+    """
+    began = time.perf_counter()
+    trt = library.module
+    with _interruptible() as interrupted, _listening(trt) as (logger, log):
+        builder = _made(trt.Builder(logger), log, "start")
+        network = builder.create_network(_network_flags(library))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(model):
+            reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+            raise UnavailableError(
+                f"{library.kind} {library.version} cannot parse {stage.name}.{precision}: "
+                f"{_brief(reasons)}"
+            )
+        _check_ends(trt, network, stage)
+        asked = convolution_precisions(trt, network)
+        config = builder.create_builder_config()
+        if hasattr(trt, "IProgressMonitor"):  # since 9.1
+            config.progress_monitor = _monitor(trt, progress, interrupted)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_mib is not None:
+            pool = trt.MemoryPoolType.WORKSPACE
+            config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
+        if library.kind == RTX:
+            _choose_capabilities(trt, config, options.capabilities)
+        else:
+            _set_flags(library, network, config, precision, options)
+        with _timing_cache(library, config):
+            serialized = builder.build_serialized_network(network, config)
+    if interrupted.signal is not None:
+        raise KeyboardInterrupt
+    if serialized is None:
+        raise UnavailableError(
+            f"{library.kind} {library.version} cannot build {stage.name}.{precision}: "
+            f"{_brief(log.errors)}"
+        )
+    content = bytes(serialized)
+    layers = log.layers or _inspected(library, logger, content)
+    return BuiltEngine(
+        content=content,
+        asked=asked,
+        found=engine_precisions(layers) if layers else None,
+        layers=len(layers),
+        seconds=time.perf_counter() - began,
+        warnings=tuple(dict.fromkeys(log.warnings))[:_WARNINGS_SHOWN],
+    )
+
+
+# What the library says --------------------------------------------------------------------------
+
+
+@dataclass
+class _Log:
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    layers: list[EngineLayer] = field(default_factory=list)
+
+
+#: One for each library and process: TensorRT keeps to the first that it was given.
+_LOGGERS: dict[str, Any] = {}
+
+
+@contextmanager
+def _listening(library: Any) -> Iterator[tuple[trt.ILogger, _Log]]:
+    """The library's logger, and what it says meanwhile."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]  # a class of the library at hand
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.heard = _Log()
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                self.heard.errors.append(text)
+            elif severity == library.ILogger.WARNING:
+                self.heard.warnings.append(text)
+            else:
+                self.heard.layers.extend(layers_in_log(text))
+
+    logger = _LOGGERS.setdefault(library.__name__, None) or Logger()
+    _LOGGERS[library.__name__] = logger
+    logger.heard = _Log()
+    try:
+        yield logger, logger.heard
+    finally:
+        logger.heard = _Log()
+
+
+def _brief(reasons: list[str]) -> str:
+    """The library's reasons on one line."""
+    text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in reasons))
+    return (text if len(text) <= 600 else text[:597] + "...") or "it gives no reason"
+
+
+def _made(value: Any, log: _Log, what: str) -> Any:
+    if value is None:
+        raise UnavailableError(f"TensorRT does not {what}: {_brief(log.errors)}")
+    return value
+
+
+def _inspected(library: Library, logger: Any, content: bytes) -> list[EngineLayer]:
+    """The layers of an engine for the device at hand."""
+    if library.kind == RTX:  # its engines can be opened on their GPU alone
+        return []
+    runtime = library.module.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        return []
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(library.module.LayerInformationFormat.JSON)
+    return layers_of_inspector(text)
+
+
+# Progress and Ctrl-C ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Interruption:
+    signal: int | None = None
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Interruption]:
+    """Ctrl-C inside is noted, and not raised in the middle of the library's callbacks."""
+    noted = _Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.signal = number
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _monitor(library: Any, progress: ProgressCallback, interrupted: _Interruption) -> Any:
+    """Tells of the outermost phase; those inside it come by the dozen. Ctrl-C ends any of them."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]  # a class of the library at hand
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)
+            self._outermost: dict[str, int] = {}
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self._outermost[name] = steps
+                progress(name.lower(), 0, steps)
+
+        def phase_finish(self, name: str) -> None:
+            self._outermost.pop(name, None)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            if name in self._outermost:
+                progress(name.lower(), step + 1, self._outermost[name])
+            return interrupted.signal is None
+
+    return Monitor()
+
+
+# The network and how it is built ----------------------------------------------------------------
+
+
+def _network_flags(library: Library) -> int:
+    flags = library.module.NetworkDefinitionCreationFlag
+    if library.kind == RTX or release_of(library.version) >= _STRONGLY_TYPED_SINCE:
+        # Later releases know no other way, and may lose the flag.
+        return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    return 1 << int(flags.EXPLICIT_BATCH)
+
+
+def _check_ends(library: Any, network: trt.INetworkDefinition, stage: Stage) -> None:
+    types = {"uint8": library.DataType.UINT8, "float32": library.DataType.FLOAT}
+    for what, spec, tensors in (
+        ("input", stage.input, [network.get_input(i) for i in range(network.num_inputs)]),
+        ("output", stage.output, [network.get_output(i) for i in range(network.num_outputs)]),
+    ):
+        # A shape has a length and items, but no iterator of its own.
+        seen = [(t.name, t.dtype, tuple(t.shape[i] for i in range(len(t.shape)))) for t in tensors]
+        if seen != [(spec.name, types[spec.dtype], spec.shape)]:
+            raise UnavailableError(
+                f"TensorRT reads the {what} of {stage.name} as {_described(seen)}, "
+                f"the manifest says {spec}"
+            )
+
+
+def _described(seen: list[tuple[str, Any, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in seen) or "missing"
+
+
+def _choose_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+    known = library.ComputeCapability.__members__
+    for capability in capabilities:
+        if capability.upper() not in known:
+            offered = ", ".join(name.lower() for name in known if name.startswith("SM"))
+            raise UsageError(
+                f"tensorrt-rtx {library.__version__} does not build for {capability}: it offers "
+                f"{offered}"
+            )
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        config.set_compute_capability(known[capability.upper()], index)
+
+
+def _set_flags(
+    library: Library, network: Any, config: Any, precision: str, options: BuildOptions
+) -> None:
+    trt = library.module
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        levels = trt.HardwareCompatibilityLevel
+        same = getattr(levels, "SAME_COMPUTE_CAPABILITY", levels.AMPERE_PLUS)
+        config.hardware_compatibility_level = same
+    if release_of(library.version) >= _STRONGLY_TYPED_SINCE:
+        return
+    if precision != "fp32":
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _hold_types(trt, network)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+
+
+def _hold_types(library: Any, network: Any) -> None:
+    """Let every layer compute in the types that the ONNX file gives it, as in a typed network.
+
+    Layers of other types than floats, and those around quantised values, have no choice.
+    """
+    floats = (library.DataType.HALF, library.DataType.FLOAT)
+    free = {library.LayerType.CONSTANT, library.LayerType.QUANTIZE, library.LayerType.DEQUANTIZE}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type in free or layer.num_outputs == 0:
+            continue
+        types = [layer.get_output(output).dtype for output in range(layer.num_outputs)]
+        if all(dtype in floats for dtype in types):
+            layer.precision = types[0]
+            for output, dtype in enumerate(types):
+                layer.set_output_type(output, dtype)
+
+
+@contextmanager
+def _timing_cache(library: Library, config: Any) -> Iterator[None]:
+    """What TensorRT measured of kernels is kept in the user's cache folder, and used again.
+
+    TensorRT-RTX chooses on the user's GPU, at the first run: it measures nothing here.
+    """
+    if library.kind != DEVICE_TENSORRT:
+        yield
+        return
+    place = None
+    try:
+        place = cache_folder("tensorrt", library.version) / "timing.cache"
+    except OutputError:
+        stored = None
+    else:
+        stored = read_sealed(place)
+    cache = config.create_timing_cache(b"" if stored is None else stored.tobytes())
+    # A cache of another device is refused by the library, and begun anew.
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    yield
+    made = config.get_timing_cache()
+    if place is not None and made is not None:
+        with suppress(OutputError):  # the next build measures again
+            write_sealed(place, bytes(made.serialize()))

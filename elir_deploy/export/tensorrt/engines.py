@@ -1,0 +1,219 @@
+"""Which engines a bundle gets, and how they get into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from elir_deploy.errors import QualityError, UsageError
+from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.layers import check_layers
+from elir_deploy.runtime.bundle import Artifact, Manifest, Stage
+from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target, joined_name
+
+__all__ = [
+    "EngineOrder",
+    "StageEngine",
+    "check_orders",
+    "engine_file",
+    "make_engines",
+    "onnx_of",
+    "orders_for",
+]
+
+_SUFFIXES: dict[EngineKind, str] = {RTX: "rtx", DEVICE_TENSORRT: "trt"}
+
+
+@dataclass(frozen=True)
+class EngineOrder:
+    """One engine file to be made of each stage and precision.
+
+    Attributes:
+        kind: of the engines.
+        capabilities: of the GPUs that it is for.
+        documented: precisions that the vendor lists for all of them.
+    """
+
+    kind: EngineKind
+    capabilities: tuple[str, ...]
+    documented: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageEngine:
+    """An engine made for a bundle.
+
+    Attributes:
+        stage: name of the stage.
+        precision: of the engine.
+        order: what for.
+        library: that made it.
+        options: how.
+        built: the engine.
+    """
+
+    stage: str
+    precision: str
+    order: EngineOrder
+    library: Library
+    options: BuildOptions
+    built: BuiltEngine
+
+    @property
+    def file(self) -> str:
+        """Its name inside the bundle."""
+        return engine_file(self.stage, self.precision, self.order)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the manifest says of its making."""
+        return {
+            "kind": self.order.kind,
+            "precision": self.precision,
+            "target": joined_name(self.order.capabilities),
+            "tool": self.library.kind,
+            "tool_version": self.library.version,
+        }
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the manifest says of it beside that."""
+        found: dict[str, Any] = {}
+        if self.built.found is not None:
+            found["convolutions"] = self.built.found
+        for name in ("version_compatible", "hardware_compatible"):
+            if getattr(self.options, name):
+                found[name] = True
+        return found
+
+
+def orders_for(targets: Iterable[Target], *, joint: bool = False) -> list[EngineOrder]:
+    """What is to be built ahead of time for ``targets``; nothing for those built on the device.
+
+    Args:
+        targets: may name a capability more than once.
+        joint: one engine for all of them, instead of one for each capability.
+    """
+    ahead: dict[str, tuple[str, ...]] = {}
+    for target in targets:
+        if not target.on_device:
+            ahead[target.capability] = target.documented
+    groups = [list(ahead)] if joint and ahead else [[capability] for capability in ahead]
+    return [
+        EngineOrder(
+            RTX,
+            tuple(joined_name(group).split("+")),
+            tuple(p for p in ahead[group[0]] if all(p in ahead[other] for other in group)),
+        )
+        for group in groups
+    ]
+
+
+def check_orders(library: Library, orders: Sequence[EngineOrder]) -> None:
+    """Refuse before the work what the library cannot build for.
+
+    Raises:
+        UsageError: a capability that it does not offer.
+    """
+    if library.kind != RTX:
+        return
+    offered = [
+        name.lower() for name in library.module.ComputeCapability.__members__ if name[:2] == "SM"
+    ]
+    for order in orders:
+        for capability in order.capabilities:
+            if capability not in offered:
+                raise UsageError(
+                    f"tensorrt-rtx {library.version} does not build for {capability}: it offers "
+                    f"{', '.join(offered)}"
+                )
+
+
+def engine_file(stage: str, precision: str, order: EngineOrder) -> str:
+    """The name of an engine inside its bundle."""
+    target = joined_name(order.capabilities)
+    return f"{stage}.{precision}.{target}.{_SUFFIXES[order.kind]}.engine"
+
+
+def onnx_of(stage: Stage, precision: str) -> Artifact:
+    """The graph that an engine of ``precision`` is made from.
+
+    Raises:
+        UsageError: the bundle holds none.
+    """
+    for artifact in stage.artifacts:
+        if artifact.kind == "onnx" and artifact.precision == precision and not artifact.target:
+            return artifact
+    held = ", ".join(dict.fromkeys(a.precision for a in stage.artifacts if a.kind == "onnx"))
+    raise UsageError(f"the bundle holds no {precision} ONNX file of {stage.name}: it has {held}")
+
+
+def make_engines(
+    library: Library,
+    info: Manifest,
+    precisions: Sequence[str],
+    orders: Sequence[EngineOrder],
+    read: Callable[[Artifact], bytes],
+    options: BuildOptions,
+    progress: Callable[[str, int, int], None],
+    warn: Callable[[str], None],
+) -> Iterator[StageEngine]:
+    """Build one engine after the other; each is checked to be what its precision says.
+
+    Args:
+        library: that builds.
+        info: the bundle's manifest.
+        precisions: to build in.
+        orders: what for.
+        read: gives the contents of an ONNX file.
+        options: how; the orders say for which capabilities.
+        progress: called with what is being done.
+        warn: called with what the user should know of an engine.
+
+    Raises:
+        QualityError: an engine is of another precision than was asked for.
+        UnavailableError, UsageError: as :func:`~.builder.build_engine`.
+    """
+    jobs = [(s, p, order) for s in info.stages for p in precisions for order in orders]
+    for number, (stage, precision, order) in enumerate(jobs, start=1):
+        file = engine_file(stage.name, precision, order)
+        where = f"{file} ({number} of {len(jobs)})" if len(jobs) > 1 else file
+
+        def say(what: str, done: int, total: int, where: str = where) -> None:
+            progress(f"{where}: {what}", done, total)
+
+        say("parsing", 0, 0)
+        own = replace(options, capabilities=order.capabilities)
+        built = build_engine(library, read(onnx_of(stage, precision)), stage, precision, own, say)
+        for text in built.warnings:
+            warn(f"{file}: {library.kind} says: {' '.join(text.split())}")
+        _judge(file, precision, order, library, built, warn)
+        yield StageEngine(stage.name, precision, order, library, own, built)
+
+
+def _judge(
+    file: str,
+    precision: str,
+    order: EngineOrder,
+    library: Library,
+    built: BuiltEngine,
+    warn: Callable[[str], None],
+) -> None:
+    documented = precision in order.documented
+    target = joined_name(order.capabilities)
+    if not documented:
+        warn(
+            f"{file}: NVIDIA does not list {precision} for {target} under {library.kind}; it "
+            "builds, and was run by nobody here"
+        )
+    if built.found is None:
+        warn(f"{file}: {library.kind} does not tell what its layers compute in")
+        return
+    try:
+        check_layers(file, precision, built.asked, built.found)
+    except QualityError as error:
+        if documented:
+            raise
+        warn(str(error))

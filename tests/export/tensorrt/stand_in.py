@@ -1,0 +1,280 @@
+"""A stand-in for TensorRT's builder, for machines without it: it records what it is asked for.
+
+Every name in it is held against the published type stubs of TensorRT 10.13 by a test, but for what
+older and newer releases have alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+__all__ = ["ABSENT_BY_RELEASE", "StandIn"]
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    UINT8 = 5
+
+
+class LayerType(enum.Enum):
+    CONVOLUTION = 0
+    CAST = 1
+    DECONVOLUTION = 7
+    CONCATENATION = 8
+    MATRIX_MULTIPLY = 14
+    CONSTANT = 19
+    QUANTIZE = 37
+    DEQUANTIZE = 38
+    SHUFFLE = 15
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    EXPLICIT_BATCH = 0
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(enum.IntEnum):
+    FP16 = 0
+    INT8 = 2
+    OBEY_PRECISION_CONSTRAINTS = 12
+    VERSION_COMPATIBLE = 15
+
+
+class HardwareCompatibilityLevel(enum.IntEnum):
+    NONE = 0
+    AMPERE_PLUS = 1
+    SAME_COMPUTE_CAPABILITY = 2
+
+
+class MemoryPoolType(enum.IntEnum):
+    WORKSPACE = 0
+
+
+class ProfilingVerbosity(enum.IntEnum):
+    DETAILED = 2
+
+
+class LayerInformationFormat(enum.IntEnum):
+    JSON = 1
+
+
+#: Members that a release does not have.
+ABSENT_BY_RELEASE = {
+    8: {"STRONGLY_TYPED", "SAME_COMPUTE_CAPABILITY"},
+    10: set(),
+    11: {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "EXPLICIT_BATCH", "STRONGLY_TYPED"},
+}
+
+
+@dataclass
+class Tensor:
+    name: str
+    dtype: DataType
+    shape: tuple[int, ...] = (1, 32, 32, 3)
+
+
+@dataclass
+class Layer:
+    type: LayerType
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    precision: DataType | None = None
+    output_types: dict[int, DataType] = field(default_factory=dict)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.outputs)
+
+    def get_input(self, index: int) -> Tensor:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> Tensor:
+        return self.outputs[index]
+
+    def set_output_type(self, index: int, dtype: DataType) -> None:
+        self.output_types[index] = dtype
+
+
+class Network:
+    """image -> cast -> convolution in float16 -> quantised -> convolution in int8 -> restored."""
+
+    def __init__(self, ends: DataType) -> None:
+        tensors = {
+            "image": Tensor("image", ends, (1, 3, 32, 32)),
+            "half": Tensor("half", DataType.HALF),
+            "first": Tensor("first", DataType.HALF),
+            "sum": Tensor("sum", DataType.FLOAT),
+            "q": Tensor("q", DataType.INT8),
+            "dq": Tensor("dq", DataType.HALF),
+            "weight": Tensor("weight", DataType.HALF),
+            "restored": Tensor("restored", ends, (1, 3, 32, 32)),
+        }
+
+        def layer(kind: LayerType, read: str, made: str) -> Layer:
+            inputs = [tensors[name] for name in read.split()]
+            return Layer(kind, inputs, [tensors[made]])
+
+        self.layers = [
+            layer(LayerType.CAST, "image", "half"),
+            layer(LayerType.CONVOLUTION, "half", "first"),
+            layer(LayerType.CAST, "first", "sum"),
+            layer(LayerType.QUANTIZE, "sum", "q"),
+            layer(LayerType.DEQUANTIZE, "q", "dq"),
+            layer(LayerType.DEQUANTIZE, "", "weight"),
+            layer(LayerType.CONVOLUTION, "dq weight", "restored"),
+        ]
+        self.ends = tensors["image"], tensors["restored"]
+        self.num_inputs = self.num_outputs = 1
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def get_input(self, index: int) -> Tensor:
+        return self.ends[0]
+
+    def get_output(self, index: int) -> Tensor:
+        return self.ends[1]
+
+
+class TimingCache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content + b"measured;"
+
+
+class Config:
+    def __init__(self, accepts_cache: bool) -> None:
+        self.flags: set[Any] = set()
+        self.pools: dict[Any, int] = {}
+        self.cache: TimingCache | None = None
+        self.progress_monitor: Any = None
+        self.profiling_verbosity: Any = None
+        self.hardware_compatibility_level: Any = HardwareCompatibilityLevel.NONE
+        self._accepts_cache = accepts_cache
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag)
+
+    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+        self.pools[pool] = size
+
+    def create_timing_cache(self, content: bytes) -> TimingCache:
+        return TimingCache(content)
+
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache.content and not self._accepts_cache:
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> TimingCache | None:
+        return self.cache
+
+
+class StandIn:
+    """The module ``tensorrt`` of a release.
+
+    Args:
+        version: in full.
+        layers: what the inspector lists of the engine; None: it cannot be opened here.
+        fails: whether the builder fails, after it logged why.
+        accepts_cache: whether a stored timing cache is of this device.
+        ends: type of the network's input and output.
+        shapes: what has the shape of each of them.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        layers: list[dict[str, Any]] | None = None,
+        *,
+        fails: bool = False,
+        accepts_cache: bool = True,
+        ends: DataType = DataType.FLOAT,
+        shapes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.__name__ = f"tensorrt {version} {id(self)}"
+        self.__version__ = version
+        absent = ABSENT_BY_RELEASE[int(version.split(".")[0])]
+        self.configs: list[Config] = []
+        self.networks: list[Network] = []
+        self.network_flags: list[int] = []
+        for kind in (DataType, LayerType, MemoryPoolType, ProfilingVerbosity):
+            setattr(self, kind.__name__, kind)
+        for kind in (NetworkDefinitionCreationFlag, BuilderFlag, HardwareCompatibilityLevel):
+            members = {name: m for name, m in kind.__members__.items() if name not in absent}
+            setattr(self, kind.__name__, SimpleNamespace(**members))
+        self.LayerInformationFormat = LayerInformationFormat
+        outer = self
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+            def __init__(self) -> None: ...
+
+        class IProgressMonitor:
+            def __init__(self) -> None: ...
+
+        class Builder:
+            def __init__(self, logger: Any) -> None:
+                self._logger = logger
+
+            def create_network(self, flags: int = 0) -> Network:
+                outer.network_flags.append(flags)
+                outer.networks.append(Network(ends))
+                for tensor in outer.networks[-1].ends:
+                    tensor.shape = shapes[tensor.name].shape if shapes else tensor.shape
+                return outer.networks[-1]
+
+            def create_builder_config(self) -> Config:
+                outer.configs.append(Config(accepts_cache))
+                return outer.configs[-1]
+
+            def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+                if fails:
+                    self._logger.log(ILogger.ERROR, "Error Code 10:\n no implementation for node c")
+                    return None
+                self._logger.log(ILogger.WARNING, "tactics were skipped")
+                return b"an engine"
+
+        class OnnxParser:
+            num_errors = 0
+
+            def __init__(self, network: Network, logger: Any) -> None: ...
+
+            def parse(self, model: bytes) -> bool:
+                return True
+
+        class Runtime:
+            def __init__(self, logger: Any) -> None: ...
+
+            def deserialize_cuda_engine(self, content: bytes) -> Any:
+                if layers is None:
+                    return None
+                text = json.dumps({"Layers": layers})
+                inspector = SimpleNamespace(get_engine_information=lambda form: text)
+                return SimpleNamespace(create_engine_inspector=lambda: inspector)
+
+        self.ILogger, self.Builder = ILogger, Builder
+        if not version.startswith("8."):
+            self.IProgressMonitor = IProgressMonitor
+        self.OnnxParser, self.Runtime = OnnxParser, Runtime

@@ -1,0 +1,197 @@
+"""Engines built for real, by TensorRT-RTX, which needs no GPU for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.tensorrt_engine import Library, load_library
+from elir_deploy.targets import RTX
+from tests.export.tensorrt.graphs import SIDE, convolutions, stage
+
+try:
+    LIBRARY = load_library(RTX)
+except UnavailableError as error:
+    pytest.skip(f"TensorRT-RTX is not here: {error}", allow_module_level=True)
+
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def built(
+    precision: str, *capabilities: str, progress: Progress = quiet, model: Any = None
+) -> BuiltEngine:
+    content = (model or convolutions(precision)).SerializeToString(deterministic=True)
+    options = BuildOptions(capabilities or ("sm75",))
+    return build_engine(LIBRARY, content, stage(), precision, options, progress)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_computes_in_the_precision_of_its_graph(precision: str) -> None:
+    engine = built(precision)
+    wanted = {"int8": 0, "fp16": 0, "fp32": 0} | {precision: 3}
+    assert engine.asked == wanted
+    assert engine.found == wanted
+    assert engine.layers >= 3
+    assert len(engine.content) > 10_000
+
+
+def test_int8_runs_in_int8_from_ampere_on_and_in_float16_on_turing() -> None:
+    asked = {"int8": 1, "fp16": 2, "fp32": 0}
+    ampere, turing = built("int8", "sm86"), built("int8", "sm75")
+    assert ampere.asked == turing.asked == asked
+    assert ampere.found == asked
+    assert turing.found == {"int8": 0, "fp16": 3, "fp32": 0}
+    # In one engine for both, Turing decides.
+    assert built("int8", "sm75", "sm86").found == turing.found
+
+
+def test_two_builds_are_identical() -> None:
+    assert built("fp16").content == built("fp16").content
+    assert built("int8", "sm86").content == built("int8", "sm86").content
+
+
+def test_an_engine_needs_the_gpu_it_is_for() -> None:
+    """Without a driver the library refuses, and says so in its log."""
+    if os.path.exists("/dev/nvidiactl"):
+        pytest.skip("this machine has a GPU")
+    trt = LIBRARY.module
+    runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    assert runtime.deserialize_cuda_engine(built("fp16").content) is None
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[str, int, int]] = []
+    built("fp16", progress=lambda *step: told.append(step))
+    assert told[0][1] == 0
+    assert len({(what, total) for what, _, total in told}) == 1, "of the outermost phase"
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_ctrl_c_ends_a_build() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        built("fp16", progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert built("fp16").found, "the next one builds"
+
+
+def test_a_build_in_another_thread() -> None:
+    made: list[BuiltEngine] = []
+    thread = threading.Thread(target=lambda: made.append(built("fp16")))
+    thread.start()
+    thread.join()
+    assert made[0].content == built("fp16").content
+
+
+# What TensorRT reads ------------------------------------------------------------------------------
+
+
+def parsed_types(library: Library, model: onnx.ModelProto) -> dict[str, str]:
+    """The type of each tensor of the parsed network."""
+    trt = library.module
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(model.SerializeToString()), parser.get_error(0).desc()
+    types = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            types[tensor.name] = str(tensor.dtype).rpartition(".")[2]
+    return types
+
+
+_ONNX_TYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.INT8: "INT8",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT64: "INT64",
+    TensorProto.BOOL: "BOOL",
+}
+
+
+def onnx_types(model: onnx.ModelProto) -> dict[str, str]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    return {value.name: _ONNX_TYPES[value.type.tensor_type.elem_type] for value in values}
+
+
+def packaged(precision: str) -> onnx.ModelProto:
+    return onnx.load(Bundle.open("tiny").path / f"fused.{precision}.onnx")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(pytest.param(lambda p=p: packaged(p), id=f"tiny-{p}") for p in ("fp32", "fp16", "int8")),
+        pytest.param(lambda: convolutions("int8"), id="int8-and-float16"),
+    ],
+)
+def test_the_types_are_those_of_the_onnx_file(model: Callable[[], onnx.ModelProto]) -> None:
+    graph = model()
+    meant, read = onnx_types(graph), parsed_types(LIBRARY, graph)
+    shared = meant.keys() & read.keys()
+    assert len(shared) > 0.9 * len(meant), "names are kept, so that types can be compared"
+    assert {name: read[name] for name in shared} == {name: meant[name] for name in shared}
+    assert "UINT8" not in {read[name] for name in shared - {"restored"}}
+
+
+# What goes wrong ----------------------------------------------------------------------------------
+
+
+def test_a_capability_that_is_not_offered() -> None:
+    with pytest.raises(UsageError, match=r"does not build for sm87: it offers .*sm75, .*sm86"):
+        built("fp16", "sm87")
+
+
+def test_a_file_that_is_no_graph() -> None:
+    with pytest.raises(UnavailableError, match=r"tensorrt-rtx .* cannot parse fused\.fp16: \S+"):
+        build_engine(LIBRARY, b"no graph", stage(), "fp16", BuildOptions(("sm75",)), quiet)
+
+
+def test_a_graph_with_other_ends() -> None:
+    content = convolutions("fp16").SerializeToString()
+    with pytest.raises(UnavailableError, match="reads the input of fused as image"):
+        build_engine(LIBRARY, content, stage("float32"), "fp16", BuildOptions(("sm75",)), quiet)
+
+
+def test_a_float32_matrix_product_is_refused_on_turing_in_words() -> None:
+    """Which is why the time embedding's must be folded away."""
+    model = convolutions("fp32")
+    weight = np.eye(SIDE, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "gemm"))
+    (scaled,) = [node for node in model.graph.node if node.output[0] == "scaled"]
+    scaled.output[0] = "before"
+    index = list(model.graph.node).index(scaled)
+    product = helper.make_node("MatMul", ["before", "gemm"], ["scaled"])
+    model.graph.node.insert(index + 1, product)
+    with pytest.raises(UnavailableError, match=r"cannot build fused\.fp32: \S+"):
+        built("fp32", "sm75", model=model)
+
+
+def test_the_graphs_of_this_package_have_no_matrix_product() -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        kinds = {node.op_type for node in packaged(precision).graph.node}
+        assert kinds.isdisjoint({"MatMul", "Gemm"})

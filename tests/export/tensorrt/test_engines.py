@@ -1,0 +1,119 @@
+"""Which engines are built for which targets, and what they are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from elir_deploy.errors import QualityError, UsageError
+from elir_deploy.export.tensorrt import engines
+from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
+from elir_deploy.export.tensorrt.engines import (
+    EngineOrder,
+    check_orders,
+    engine_file,
+    make_engines,
+    onnx_of,
+    orders_for,
+)
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.targets import PRECISIONS_DOCUMENTED_BY_RTX as DOCUMENTED
+from elir_deploy.targets import RTX, targets_named
+
+
+class _Module:
+    class ComputeCapability:
+        __members__ = {"NONE": 0, "SM75": 1, "SM86": 2}  # noqa: RUF012
+
+
+LIBRARY = Library(RTX, _Module, "1.7.1.116")
+
+
+def test_one_engine_for_each_kind_of_gpu() -> None:
+    targets = targets_named(["rtx3090", "rtx2080ti", "rtx3060", "jetpack6.2"])
+    orders = orders_for(targets)
+    assert [order.capabilities for order in orders] == [("sm86",), ("sm75",)]
+    assert all(order.kind == RTX and order.documented == DOCUMENTED for order in orders)
+    assert [engine_file("fused", "fp16", order) for order in orders] == [
+        *("fused.fp16.sm86.rtx.engine", "fused.fp16.sm75.rtx.engine")
+    ]
+
+
+def test_one_engine_for_all() -> None:
+    targets = targets_named(["rtx5090", "rtx2080ti", "rtx3090"])
+    (order,) = orders_for(targets, joint=True)
+    assert engine_file("flow", "int8", order) == "flow.int8.sm75+sm86+sm120.rtx.engine"
+
+
+def test_what_builds_its_own_is_not_built_for() -> None:
+    assert orders_for(targets_named(["jetpack6.0", "jetpack7"]), joint=True) == []
+    assert engine_file("fused", "int8", EngineOrder("tensorrt", ("sm87",), ())) == (
+        "fused.int8.sm87.trt.engine"
+    )
+
+
+def test_a_capability_that_the_library_lacks() -> None:
+    check_orders(LIBRARY, orders_for(targets_named(["sm75", "sm86"])))
+    with pytest.raises(UsageError, match=r"1\.7\.1\.116 does not build for sm121: it offers sm75"):
+        check_orders(LIBRARY, orders_for(targets_named(["sm121"])))
+
+
+def test_the_graph_of_an_engine() -> None:
+    (stage,) = Bundle.open("tiny").info.stages
+    assert onnx_of(stage, "int8").file == "fused.int8.onnx"
+    with pytest.raises(UsageError, match="holds no fp8 ONNX file of fused: it has fp32, fp16"):
+        onnx_of(stage, "fp8")
+
+
+def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precision: str) -> Any:
+    """What comes out and what is warned of, of an engine with these kernels."""
+    asked = {"int8": 2, "fp16": 1, "fp32": 0}
+    built = BuiltEngine(b"engine", asked, found, 9, 1.0, ("tactics  were\nskipped",))
+    monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
+    warned: list[str] = []
+    order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16"))
+    made = make_engines(
+        LIBRARY,
+        Bundle.open("tiny").info,
+        [precision],
+        [order],
+        lambda artifact: b"",
+        BuildOptions(workspace_mib=64),
+        lambda what, done, total: None,
+        warned.append,
+    )
+    return list(made), warned
+
+
+def test_an_engine_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "fp16")
+    assert engine.options == BuildOptions(("sm86",), workspace_mib=64)
+    assert engine.origin == {
+        "kind": "tensorrt-rtx",
+        "precision": "fp16",
+        "target": "sm86",
+        "tool": "tensorrt-rtx",
+        "tool_version": "1.7.1.116",
+    }
+    assert engine.notes == {"convolutions": {"int8": 0, "fp16": 3, "fp32": 0}}
+    assert warned == ["fused.fp16.sm86.rtx.engine: tensorrt-rtx says: tactics were skipped"]
+
+
+def test_a_documented_precision_must_be_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QualityError, match=r"fused\.fp16\.sm86\.rtx\.engine is not fp16"):
+        make(monkeypatch, {"int8": 0, "fp16": 1, "fp32": 2}, "fp16")
+
+
+def test_an_undocumented_one_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "int8")
+    assert engine.notes["convolutions"]["int8"] == 0
+    assert "NVIDIA does not list int8 for sm86" in warned[1]
+    assert warned[2].endswith("is not int8: its convolutions run as 3 fp16")
+
+
+def test_a_library_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    (engine,), warned = make(monkeypatch, None, "fp16")
+    assert engine.notes == {}
+    assert "does not tell what its layers compute in" in warned[-1]

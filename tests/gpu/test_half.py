@@ -1,0 +1,57 @@
+"""The exported graphs in the arithmetic of a GPU, without TensorRT.
+
+Those marked ``gpu`` have not been run yet: there was no GPU where they were written.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from elir_deploy.runtime.bundle import Bundle
+
+torch = pytest.importorskip("torch")
+
+from tests.gpu.onnx_on_torch import OnnxOnTorch  # noqa: E402  # it needs torch
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> None:
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def psnr(made: np.ndarray, wanted: np.ndarray) -> float:
+    error = float(np.mean((made.astype(np.float64) - wanted) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def worst_psnr(precision: str, device: str, images: int | None = None) -> float:
+    """Of the packaged bundle's pictures, against what float32 PyTorch made of them."""
+    bundle = Bundle.open("tiny")
+    graph = OnnxOnTorch(onnx.load(bundle.path / f"fused.{precision}.onnx"), device)
+    pictures = list(bundle.reference_images())[:images]
+    return min(psnr(graph(image[None])[0], wanted) for _, image, wanted in pictures)
+
+
+def test_the_graph_is_computed_as_it_says() -> None:
+    """On the CPU in float32, where it is known what has to come out."""
+    assert worst_psnr("fp32", "cpu", 1) > 80
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_graph_on_a_gpu(precision: str) -> None:
+    """Half arithmetic of real hardware keeps the quality that emulation promised."""
+    verified = Bundle.open("tiny").info.verification[precision]
+    assert verified.psnr_db is not None
+    reached = worst_psnr(precision, "cuda")
+    print(f"{precision}: {reached:.2f} dB, verified with {verified.psnr_db:.2f} dB")
+    # As where a bundle is opened: what is enough is enough, and kernels differ by a little.
+    assert reached >= max(verified.floor_db, min(verified.psnr_db, 50) - 3)
