@@ -94,9 +94,12 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> str:
     return f"{statistics.median(found):.2f}"
 
 
-def profiled(content: bytes, threads: int, hint: str, image: np.ndarray) -> list[list[str]]:
-    """Time by kind of operation and kernel, of our INT8 graph."""
-    request = compiled(read(content), threads, hint, profile=True).create_infer_request()
+Profile = dict[tuple[str, str], tuple[int, float]]
+
+
+def profiled(model: Any, threads: int, hint: str, image: np.ndarray) -> Profile:
+    """Nodes and milliseconds of a run by kind of operation and kernel."""
+    request = compiled(model, threads, hint, profile=True).create_infer_request()
     spent: Counter[tuple[str, str]] = Counter()
     nodes: Counter[tuple[str, str]] = Counter()
     runs = 5
@@ -105,14 +108,32 @@ def profiled(content: bytes, threads: int, hint: str, image: np.ndarray) -> list
         for entry in request.get_profiling_info() if number else ():
             if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
                 kind = entry.node_type, entry.exec_type
-                spent[kind] += entry.real_time.total_seconds() / runs
+                spent[kind] += 1e3 * entry.real_time.total_seconds() / runs
                 nodes[kind] += 1
-    whole = sum(spent.values())
-    return [
-        [f"{kind} ({kernel})", str(nodes[kind, kernel] // runs), f"{1e3 * s:.1f}",
-         f"{100 * s / whole:.1f}"]
-        for (kind, kernel), s in spent.most_common(12)
-    ]  # fmt: skip
+    return {kind: (nodes[kind] // runs, ms) for kind, ms in spent.items()}
+
+
+def side_by_side(ours: Profile, theirs: Profile) -> str:
+    """The twelve kernels that take the longest in either."""
+    none = (0, 0.0)
+    longest = sorted(
+        {*ours, *theirs}, key=lambda kind: -max(ours.get(kind, none)[1], theirs.get(kind, none)[1])
+    )
+    rows = []
+    for kind in longest[:12]:
+        cells = [
+            text
+            for nodes, ms in (ours.get(kind, none), theirs.get(kind, none))
+            for text in ((str(nodes), f"{ms:.1f}") if nodes else ("", ""))
+        ]
+        rows.append([f"{kind[0]} ({kind[1]})", *cells])
+    totals = [
+        text
+        for profile in (ours, theirs)
+        for text in ("", f"{sum(ms for _, ms in profile.values()):.1f}" if profile else "")
+    ]
+    header = ["operation (kernel)", "ours: nodes", "ms", "NNCF's: nodes", "ms"]
+    return pipes(header, [*rows, ["all", *totals]])
 
 
 def exported(task: TaskSpec) -> tuple[Elir, ModelProto, torch.Tensor]:
@@ -169,18 +190,24 @@ def measure(task: TaskSpec, rounds: int) -> str:
     weights = (
         "the packaged weights" if task.name == "tiny" else "random weights, every part in INT8"
     )
+    profiles = []
+    for hint in hints:
+        own = profiled(read(int8), threads, hint, image)
+        other = {} if theirs is None else profiled(theirs, threads, hint, image)
+        profiles += [
+            f"Where the time of an INT8 run goes on OpenVINO (rest {hint}), with its own profiler "
+            "on, one after the other:",
+            side_by_side(own, other),
+        ]
     return "\n\n".join(
         [
             f"## {task.name}, {task.image_size}x{task.image_size}, M = {task.steps}",
             f"{weights}, {threads} threads, {rounds} rounds. Files: float32 "
             f"{len(content) / 1e6:.1f} MB, INT8 {len(int8) / 1e6:.1f} MB{kept}.",
             pipes(["", "median s", "times eager", "times NNCF's"], rows),
-            f"Where the time of our INT8 graph goes on OpenVINO (rest {hints[0]}), with its own "
-            "profiler on:",
-            pipes(["operation (kernel)", "nodes", "ms", "%"], profiled(
-                int8, threads, hints[0], image)),
+            *profiles,
         ]
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
