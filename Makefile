@@ -3,6 +3,7 @@
 #   make demo     install, export a bundle, restore a photograph, print an FPS table
 #   make test     install, lint, type-check, run the tests against the wheel built from the sdist
 #   make dev      an editable install to work in
+#   make cpp      build and test the C++ runtime, sanitized and fuzzed too
 #   make gpu-check  what needs a GPU, on a machine with one
 #   make results  measure this machine and rewrite docs/results
 #
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow gpu-check wheel dev tiny results clean
+.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -93,7 +94,37 @@ unit: wheel
 slow: wheel
 	cd build/tested && pytest -m "slow and not gpu"
 
-test: lint unit bare slow
+test: lint unit bare slow cpp
+
+# The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
+# Build folders lie in build/cpp. CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
+CPP := build/cpp
+CPP_SANITIZE ?= 1
+CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libstb-dev pkg-config
+CPP_CONFIGURE := cmake -S runtime -G Ninja -DELIR_WERROR=ON -DELIR_BUILD_TESTS=ON
+CPP_BARE := -DELIR_WITH_OPENVINO=OFF -DELIR_WITH_ONNXRUNTIME=OFF -DCMAKE_BUILD_TYPE= -DCMAKE_CXX_FLAGS=-O1 \
+    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+
+# Debian's and Ubuntu's packages, where they are missing and this user may install them.
+$(CPP)/.packages:
+	mkdir -p $(CPP)
+	dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || { apt-get update -q && apt-get install -y -q $(CPP_PACKAGES); }
+	touch $@
+
+cpp: $(VENV)/.dev $(CPP)/.packages
+	$(CPP_CONFIGURE) -B $(CPP)/release -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=ON \
+	    -DOpenVINO_DIR="$$($(BIN)/python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")')"
+	cmake --build $(CPP)/release
+	ctest --test-dir $(CPP)/release --output-on-failure
+	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest tests/runtime_cpp
+ifneq ($(CPP_SANITIZE),0)
+	$(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
+	cmake --build $(CPP)/address
+	ctest --test-dir $(CPP)/address --output-on-failure
+	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread
+	cmake --build $(CPP)/thread
+	ctest --test-dir $(CPP)/thread --output-on-failure
+endif
 
 # Needs a GPU and PyTorch with CUDA; where TensorRT or TensorRT-RTX is there, their engines too.
 gpu-check: $(VENV)/.dev

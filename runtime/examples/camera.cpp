@@ -1,0 +1,113 @@
+// The skeleton of a camera's loop: frames come at their own pace, and those that come while all
+// buffers are busy are dropped, so that what is shown is never late by more than the queue.
+//
+//     camera BUNDLE [FRAMES]
+//
+// The camera is made up; put your own in its place.
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <elir/elir.hpp>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using Bytes = std::vector<unsigned char>;
+
+// Thirty grey frames a second, each a little lighter.
+class Camera {
+ public:
+  Camera(int width, int height) : width_(width), height_(height) {}
+  int width() const { return width_; }
+  int height() const { return height_; }
+
+  // Waits for the next frame. BGR, as most drivers have it.
+  void read(Bytes& frame) {
+    next_ += std::chrono::milliseconds(33);
+    std::this_thread::sleep_until(next_);
+    frame.assign(frame.size(), static_cast<unsigned char>(count_++));
+  }
+
+ private:
+  int width_;
+  int height_;
+  int count_ = 0;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now();
+};
+
+// A frame, its result, and whether the library has them.
+struct Slot {
+  Bytes frame;
+  Bytes result;
+  std::atomic<bool> busy{false};
+  int number = 0;
+};
+
+void show(const Slot& slot, elir_status status, const char* message) {
+  if (status != ELIR_OK) {
+    std::fprintf(stderr, "frame %d: %s\n", slot.number, message);
+    return;
+  }
+  std::printf("frame %d: %d\n", slot.number, slot.result.front());
+}
+
+int run(const char* bundle, int frames) {
+  // Before the restorer, which is gone first and waits for its callbacks.
+  std::vector<Slot> slots(3);
+  elir_params params = elir_default_params();
+  params.queue = 1;
+  elir::Restorer restorer(bundle, params);
+  Camera camera(256, 256);
+  const elir::Size size = restorer.output_size(camera.width(), camera.height());
+  for (Slot& slot : slots) {
+    slot.frame.resize(static_cast<std::size_t>(3 * camera.width() * camera.height()));
+    slot.result.resize(static_cast<std::size_t>(3 * size.width * size.height));
+  }
+
+  Bytes unused(slots.front().frame.size());
+  int dropped = 0;
+  for (int number = 0; number < frames; ++number) {
+    Slot* idle = nullptr;
+    for (Slot& slot : slots) {
+      if (!slot.busy) idle = &slot;
+    }
+    camera.read(idle == nullptr ? unused : idle->frame);
+    if (idle == nullptr) {
+      ++dropped;
+      continue;
+    }
+    idle->busy = true;
+    idle->number = number;
+    const bool accepted = restorer.restore_async(
+        elir::image(idle->frame.data(), camera.width(), camera.height(), 0, ELIR_BGR8),
+        elir::image(idle->result.data(), size.width, size.height, 0, ELIR_BGR8),
+        [idle](elir_status status, const char* message) {
+          show(*idle, status, message);
+          idle->busy = false;
+        });
+    if (!accepted) {
+      idle->busy = false;
+      ++dropped;
+    }
+  }
+  restorer.wait();
+  std::printf("%d of %d frames dropped\n", dropped, frames);
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** given) {
+  if (count < 2) {
+    std::fprintf(stderr, "usage: camera BUNDLE [FRAMES]\n");
+    return 2;
+  }
+  try {
+    return run(given[1], count > 2 ? std::atoi(given[2]) : 100);
+  } catch (const elir::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
+}

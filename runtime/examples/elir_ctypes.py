@@ -1,0 +1,185 @@
+"""libelir from Python with nothing but ctypes and NumPy.
+
+    python elir_ctypes.py libelir.so BUNDLE INPUT.png OUTPUT.png
+
+The command needs Pillow, too, to read and write pictures. (In Python, ``elir_deploy.runtime`` does
+the same without a C++ library; this shows how any language with a C interface uses it.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OK = 0
+FITS = {None: 0, "resize": 1, "tile": 2}
+MODES = {"latency": 0, "throughput": 1}
+
+LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+
+
+class Params(ctypes.Structure):
+    """``elir_params``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("backend", ctypes.c_char_p),
+        ("precision", ctypes.c_char_p),
+        ("fit", ctypes.c_int),
+        ("force", ctypes.c_int),
+        ("threads", ctypes.c_int),
+        ("device", ctypes.c_int),
+        ("mode", ctypes.c_int),
+        ("skip_trial", ctypes.c_int),
+        ("queue", ctypes.c_int),
+        ("log", LogCallback),
+        ("log_user", ctypes.c_void_p),
+    )
+
+
+class Image(ctypes.Structure):
+    """``elir_image``."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("width", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("stride", ctypes.c_ssize_t),
+        ("format", ctypes.c_int),
+    )
+
+
+class Tensor(ctypes.Structure):
+    """``elir_tensor``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_int),
+        ("layout", ctypes.c_int),
+        ("shape", ctypes.c_int32 * 4),
+        ("bytes", ctypes.c_size_t),
+    )
+
+
+class Description(ctypes.Structure):
+    """``elir_description``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("task", ctypes.c_char_p),
+        ("backend", ctypes.c_char_p),
+        ("precision", ctypes.c_char_p),
+        ("image_size", ctypes.c_int32),
+        ("upscale", ctypes.c_int32),
+        ("fit", ctypes.c_int),
+        ("faces", ctypes.c_int32),
+        ("random", ctypes.c_int32),
+        ("at_once", ctypes.c_int32),
+        ("input", Tensor),
+        ("output", Tensor),
+    )
+
+
+class ElirError(Exception):
+    """What ``elir_last_error`` says; ``status`` is the ``elir_status``."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def load(path: str | Path) -> ctypes.CDLL:
+    """The library with the types of its functions."""
+    library = ctypes.CDLL(str(path))
+    pointer = ctypes.c_void_p
+    library.elir_last_error.restype = ctypes.c_char_p
+    library.elir_version.restype = ctypes.c_char_p
+    library.elir_backends.restype = ctypes.c_char_p
+    library.elir_default_params.restype = Params
+    library.elir_create.argtypes = [
+        ctypes.c_char_p,
+        ctypes.POINTER(Params),
+        ctypes.POINTER(pointer),
+    ]
+    library.elir_destroy.argtypes = [pointer]
+    library.elir_destroy.restype = None
+    library.elir_describe.argtypes = [pointer, ctypes.POINTER(Description)]
+    library.elir_restore.argtypes = [pointer, ctypes.POINTER(Image), ctypes.POINTER(Image)]
+    return library
+
+
+class Restorer:
+    """A bundle on a backend: see elir.h."""
+
+    def __init__(self, library: ctypes.CDLL, bundle: str | Path, **params: Any) -> None:
+        self._library = library
+        self._handle = ctypes.c_void_p()
+        given = library.elir_default_params()
+        for name, value in params.items():
+            setattr(given, name, value.encode() if isinstance(value, str) else value)
+        self._check(
+            library.elir_create(
+                str(bundle).encode(), ctypes.byref(given), ctypes.byref(self._handle)
+            )
+        )
+
+    def describe(self) -> Description:
+        description = Description(struct_size=ctypes.sizeof(Description))
+        self._check(self._library.elir_describe(self._handle, ctypes.byref(description)))
+        return description
+
+    def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, rows of any stride, to a new array of the result."""
+        upscale = self.describe().upscale
+        output = np.empty((image.shape[0] * upscale, image.shape[1] * upscale, 3), np.uint8)
+        source, sink = _described(image), _described(output)
+        self._check(
+            self._library.elir_restore(self._handle, ctypes.byref(source), ctypes.byref(sink))
+        )
+        return output
+
+    def close(self) -> None:
+        self._library.elir_destroy(self._handle)
+        self._handle = ctypes.c_void_p()
+
+    def __enter__(self) -> Restorer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self, status: int) -> None:
+        if status != OK:
+            raise ElirError(status, self._library.elir_last_error().decode())
+
+
+def _described(image: NDArray[np.uint8]) -> Image:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"the image is {image.dtype} {image.shape}, wanted uint8 (H, W, 3)")
+    if image.strides[1:] != (3, 1):
+        raise ValueError("the pixels of a row must lie side by side: numpy.ascontiguousarray")
+    return Image(image.ctypes.data, image.shape[1], image.shape[0], image.strides[0], 0)
+
+
+def main() -> None:
+    from PIL import Image as Pillow
+
+    library, bundle, source, sink = sys.argv[1:]
+    with Restorer(load(library), bundle) as restorer:
+        pixels = np.array(Pillow.open(source).convert("RGB"))
+        Pillow.fromarray(restorer.restore(pixels)).save(sink)
+
+
+if __name__ == "__main__":
+    main()

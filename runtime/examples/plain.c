@@ -1,0 +1,79 @@
+/* The library from C: one picture in the PPM format, which needs no library.
+ *
+ *     plain BUNDLE INPUT.ppm OUTPUT.ppm
+ */
+#include <elir/elir.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Pixels of a binary PPM of 8 bits, to be freed; NULL if the file is none. */
+static unsigned char *read_ppm(const char *name, int *width, int *height) {
+  FILE *file = fopen(name, "rb");
+  unsigned char *pixels = NULL;
+  size_t size = 0;
+  if (file == NULL) return NULL;
+  if (fscanf(file, "P6 %d %d 255", width, height) == 2 && fgetc(file) != EOF && *width > 0 &&
+      *height > 0 && *width < 32768 && *height < 32768) {
+    size = 3 * (size_t)*width * (size_t)*height;
+    pixels = malloc(size);
+  }
+  if (pixels != NULL && fread(pixels, 1, size, file) != size) {
+    free(pixels);
+    pixels = NULL;
+  }
+  (void)fclose(file);
+  return pixels;
+}
+
+static int write_ppm(const char *name, const unsigned char *pixels, int width, int height) {
+  const size_t size = 3 * (size_t)width * (size_t)height;
+  FILE *file = fopen(name, "wb");
+  int good = 0;
+  if (file == NULL) return 0;
+  good = fprintf(file, "P6\n%d %d\n255\n", width, height) > 0 &&
+         fwrite(pixels, 1, size, file) == size;
+  return fclose(file) == 0 && good;
+}
+
+int main(int count, char **given) {
+  elir_restorer *restorer = NULL;
+  elir_image input = {NULL, 0, 0, 0, ELIR_RGB8};
+  elir_image output = {NULL, 0, 0, 0, ELIR_RGB8};
+  int status = 2;
+
+  if (count != 4) {
+    fprintf(stderr, "usage: plain BUNDLE INPUT.ppm OUTPUT.ppm\n");
+    return 2;
+  }
+  input.data = read_ppm(given[2], &input.width, &input.height);
+  if (input.data == NULL) {
+    fprintf(stderr, "%s is no binary PPM of 8 bits\n", given[2]);
+    return 2;
+  }
+  if (elir_create(given[1], NULL, &restorer) != ELIR_OK ||
+      elir_output_size(restorer, input.width, input.height, &output.width, &output.height) !=
+          ELIR_OK) {
+    fprintf(stderr, "%s\n", elir_last_error());
+    goto done;
+  }
+  output.data = malloc(3 * (size_t)output.width * (size_t)output.height);
+  if (output.data == NULL) {
+    fprintf(stderr, "out of memory\n");
+    goto done;
+  }
+  if (elir_restore(restorer, &input, &output) != ELIR_OK) {
+    fprintf(stderr, "%s\n", elir_last_error());
+    goto done;
+  }
+  if (!write_ppm(given[3], output.data, output.width, output.height)) {
+    fprintf(stderr, "%s cannot be written\n", given[3]);
+    goto done;
+  }
+  status = 0;
+
+done:
+  elir_destroy(restorer);
+  free(output.data);
+  free(input.data);
+  return status;
+}

@@ -1,0 +1,96 @@
+// The C API of elir.h for C++17: owning, and throwing elir::Error. Everything is inline, so a
+// program and the library may be built by different compilers.
+#pragma once
+
+#include <elir/elir.h>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace elir {
+
+class Error : public std::runtime_error {
+ public:
+  Error(elir_status status, const std::string& message)
+      : std::runtime_error(message), status_(status) {}
+  elir_status status() const noexcept { return status_; }
+
+ private:
+  elir_status status_;
+};
+
+// Throws what went wrong in the call that gave `status`.
+inline void check(elir_status status) {
+  if (status != ELIR_OK) throw Error(status, elir_last_error());
+}
+
+// `data` belongs to the caller; a stride of 0 means rows without padding.
+inline elir_image image(void* data, int width, int height, std::ptrdiff_t stride = 0,
+                        elir_format format = ELIR_RGB8) {
+  return {data, width, height, stride, format};
+}
+
+struct Size {
+  int width;
+  int height;
+};
+
+// A bundle loaded on a backend. May be moved, not copied. Threads: as elir.h says.
+class Restorer {
+ public:
+  explicit Restorer(const std::string& bundle, const elir_params& params = elir_default_params()) {
+    elir_restorer* made = nullptr;
+    check(elir_create(bundle.c_str(), &params, &made));
+    restorer_.reset(made);
+  }
+
+  elir_description describe() const {
+    elir_description description{};
+    description.struct_size = sizeof description;
+    check(elir_describe(restorer_.get(), &description));
+    return description;
+  }
+
+  Size output_size(int width, int height) const {
+    Size size{};
+    check(elir_output_size(restorer_.get(), width, height, &size.width, &size.height));
+    return size;
+  }
+
+  void restore(const elir_image& input, const elir_image& output) {
+    check(elir_restore(restorer_.get(), &input, &output));
+  }
+
+  // False where the queue is full. `done(status, message)` must not throw.
+  bool restore_async(const elir_image& input, const elir_image& output,
+                     std::function<void(elir_status, const char*)> done) {
+    auto kept = std::make_unique<std::function<void(elir_status, const char*)>>(std::move(done));
+    const elir_status status =
+        elir_restore_async(restorer_.get(), &input, &output, &Restorer::finished, kept.get());
+    if (status == ELIR_ERROR_BUSY) return false;
+    check(status);
+    static_cast<void>(kept.release());  // finished() owns it now
+    return true;
+  }
+
+  void wait() { check(elir_wait(restorer_.get())); }
+
+  elir_restorer* get() const noexcept { return restorer_.get(); }
+
+ private:
+  static void finished(void* user, elir_status status, const char* message) noexcept {
+    const std::unique_ptr<std::function<void(elir_status, const char*)>> done(
+        static_cast<std::function<void(elir_status, const char*)>*>(user));
+    if (*done) (*done)(status, message);
+  }
+
+  struct Destroy {
+    void operator()(elir_restorer* restorer) const noexcept { elir_destroy(restorer); }
+  };
+  std::unique_ptr<elir_restorer, Destroy> restorer_;
+};
+
+}  // namespace elir

@@ -1,0 +1,62 @@
+#include "backend.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "error.hpp"
+#include "text.hpp"
+
+namespace elir::core {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+}  // namespace
+
+Buffer::Buffer(std::size_t bytes) : data_(::operator new(bytes, kAlignment)) {
+  std::memset(data_.get(), 0, bytes);
+}
+
+void Buffer::Free::operator()(void* data) const { ::operator delete(data, kAlignment); }
+
+std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
+  const auto& stages = bundle.manifest().stages;
+  std::vector<std::string> held;
+  for (const std::string& precision : precisions) {
+    if (std::all_of(stages.begin(), stages.end(),
+                    [&](const Stage& stage) { return fitting(stage, precision) != nullptr; })) {
+      held.push_back(precision);
+    }
+  }
+  return held;
+}
+
+std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
+                                                const std::string& precision) const {
+  std::vector<const Artifact*> chosen;
+  for (const Stage& stage : bundle.manifest().stages) {
+    chosen.push_back(fitting(stage, precision));
+    if (chosen.back() == nullptr) {
+      throw bundle_error(text(bundle.path().string(), ": ", stage.name, " has no ",
+                              file_precision(precision), " ", kind, " file that ", name,
+                              " can load"));
+    }
+  }
+  return chosen;
+}
+
+const Artifact* Backend::fitting(const Stage& stage, const std::string& precision) const {
+  const auto found =
+      std::find_if(stage.artifacts.begin(), stage.artifacts.end(), [&](const Artifact& artifact) {
+        return artifact.precision == file_precision(precision) && takes(artifact);
+      });
+  return found == stage.artifacts.end() ? nullptr : &*found;
+}
+
+const std::string& file_precision(const std::string& precision) {
+  static const std::string kFp32 = "fp32";
+  return precision == "bf16" ? kFp32 : precision;
+}
+
+}  // namespace elir::core

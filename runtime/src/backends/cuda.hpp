@@ -1,0 +1,85 @@
+// What the TensorRT backends use of CUDA: memory, a stream and a graph, each given back by its
+// owner.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <string>
+
+#include "../error.hpp"
+#include "../text.hpp"
+
+namespace elir::core {
+
+inline void check_cuda(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  // The error stays CUDA's last one of this thread otherwise, and the next call would find it.
+  static_cast<void>(cudaGetLastError());
+  throw unavailable_error(text(call, ": ", cudaGetErrorString(error)));
+}
+
+struct FreeDevice {
+  void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
+};
+struct FreePinned {
+  void operator()(void* data) const { static_cast<void>(cudaFreeHost(data)); }
+};
+struct DestroyStream {
+  void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
+};
+struct DestroyGraph {
+  void operator()(cudaGraph_t graph) const { static_cast<void>(cudaGraphDestroy(graph)); }
+};
+struct DestroyExec {
+  void operator()(cudaGraphExec_t exec) const { static_cast<void>(cudaGraphExecDestroy(exec)); }
+};
+
+using DeviceMemory = std::unique_ptr<void, FreeDevice>;
+using PinnedMemory = std::unique_ptr<void, FreePinned>;
+using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph>;
+using GraphExec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyExec>;
+
+inline DeviceMemory device_memory(std::size_t bytes) {
+  void* data = nullptr;
+  check_cuda(cudaMalloc(&data, bytes), "cudaMalloc");
+  return DeviceMemory(data);
+}
+
+// Page-locked, so that copies to and from the device need not go through the driver's own buffers.
+inline PinnedMemory pinned_memory(std::size_t bytes) {
+  void* data = nullptr;
+  check_cuda(cudaHostAlloc(&data, bytes, cudaHostAllocDefault), "cudaHostAlloc");
+  return PinnedMemory(data);
+}
+
+inline Stream new_stream() {
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  return Stream(stream);
+}
+
+// Such as "sm86".
+inline std::string capability(int device) {
+  int major = 0;
+  int minor = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+             "cudaDeviceGetAttribute");
+  return text("sm", major, minor);
+}
+
+// None if there is a device, else why not.
+inline std::optional<std::string> missing_cuda_device() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count > 0) return std::nullopt;
+  static_cast<void>(cudaGetLastError());
+  const char* const reason = error == cudaSuccess ? "there is none" : cudaGetErrorString(error);
+  return text("the CUDA driver finds no device (", reason,
+              "): see nvidia-smi and CUDA_VISIBLE_DEVICES");
+}
+
+}  // namespace elir::core

@@ -1,0 +1,276 @@
+// ONNX files on OpenVINO, on the CPU. The same way to read, rewrite and set up a model as the
+// Python runtime's, so that both give the same bytes.
+//
+// The stages share buffers: what one writes is what the next reads, and nothing is copied between
+// them.
+#include <algorithm>
+#include <openvino/frontend/manager.hpp>
+#include <openvino/op/constant.hpp>
+#include <openvino/op/fake_quantize.hpp>
+#include <openvino/openvino.hpp>
+#include <regex>
+
+#include "../error.hpp"
+#include "../text.hpp"
+#include "all.hpp"
+
+namespace elir::core {
+namespace {
+
+constexpr const char* kDevice = "CPU";
+
+// OpenVINO's core, one for the process and never destroyed: each gives the thread that makes it a
+// stack for signals, and of two that go in the order they came, the second would put back the
+// first one's.
+ov::Core& core() {
+  static auto* made = new ov::Core;
+  return *made;
+}
+
+ov::frontend::FrontEndManager& frontends() {
+  static auto* made = new ov::frontend::FrontEndManager;
+  return *made;
+}
+
+std::string one_line_of(const std::exception& error) {
+  // "Exception from src/inference/src/cpp/core.cpp:84:", once for every caller, says nothing.
+  static const std::regex noise(
+      R"(Exception from \S{1,300}:\d{1,9}:|Check '[^\n]{0,500}' failed at \S{1,300}:\d{1,9}:)");
+  const std::string text = std::string(error.what()).substr(0, 4000);
+  return one_line(std::regex_replace(text, noise, ""));
+}
+
+// Without the instructions, OpenVINO emulates them, slowly.
+bool has_bfloat16() {
+  const auto found = core().get_property(kDevice, ov::device::capabilities);
+  return std::find(found.begin(), found.end(), "BF16") != found.end();
+}
+
+// What operators in floating point compute in. Of fp16 only the weights are float16.
+const char* float_type(const std::string& precision) {
+  const bool reduced = precision == "bf16" || precision == "int8";
+  return reduced && has_bfloat16() ? "bf16" : "f32";
+}
+
+// `Core::read_model` would hand a damaged file to the readers of all other formats, which print.
+std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
+  try {
+    const auto reader = frontends().load_by_framework("onnx");
+    return reader->convert(reader->load(path.string()));
+  } catch (const std::exception& error) {
+    throw bundle_error(text(path.string(), " cannot be loaded by openvino ",
+                            ov::get_openvino_version().buildNumber, ": ", one_line_of(error)));
+  }
+}
+
+// The constant that an input takes, before its conversion to another type; null if it is none.
+std::shared_ptr<ov::op::v0::Constant> constant(const ov::Node& node, std::size_t port) {
+  std::shared_ptr<ov::Node> source = node.get_input_node_shared_ptr(port);
+  while (std::string(source->get_type_name()) == "Convert") {
+    source = source->get_input_node_shared_ptr(0);
+  }
+  return ov::as_type_ptr<ov::op::v0::Constant>(source);
+}
+
+// `values` times a scale, as NumPy has it: rounded to the wider of the two types.
+std::shared_ptr<ov::op::v0::Constant> scaled(const ov::op::v0::Constant& values,
+                                             const ov::op::v0::Constant& scale) {
+  std::vector<float> made = values.cast_vector<float>();
+  for (float& value : made) value *= scale.cast_vector<float>().front();
+  const bool half =
+      values.get_element_type() == ov::element::f16 && scale.get_element_type() == ov::element::f16;
+  const bool deeper = scale.get_shape().size() > values.get_shape().size();  // 1 or 1x1 to none
+  return ov::op::v0::Constant::create(
+      half ? ov::element::f16 : ov::element::f32,
+      deeper && made.size() == 1 ? scale.get_shape() : values.get_shape(), made);
+}
+
+// The way from QuantizeLinear to DequantizeLinear that ends in `last`, from the end; null if it is
+// not there.
+std::shared_ptr<ov::op::v0::FakeQuantize> quantizer_before(const ov::Node& last,
+                                                           const ov::Node** subtraction) {
+  const ov::Node* node = &last;
+  for (const char* type : {"Multiply", "Subtract", "Convert", "Convert"}) {
+    if (std::string(node->get_type_name()) != type) return nullptr;
+    if (std::string(type) == "Subtract") *subtraction = node;
+    node = node->get_input_node_ptr(0);
+  }
+  return ov::as_type_ptr<ov::op::v0::FakeQuantize>(
+      std::const_pointer_cast<ov::Node>(node->shared_from_this()));
+}
+
+// Writes each pair of QuantizeLinear and DequantizeLinear as one FakeQuantize.
+//
+// They compute the same. But where the pairs stay apart and the processor has no AMX, OpenVINO
+// 2026.4 loses their scales in front of concatenations, and the picture with them.
+void join_quantizers(ov::Model& model) {
+  for (const auto& node : model.get_ordered_ops()) {
+    const ov::Node* subtraction = nullptr;
+    const auto quantizer = quantizer_before(*node, &subtraction);
+    if (!quantizer) continue;
+    const auto scale = constant(*node, 1);
+    const auto zero = constant(*subtraction, 1);
+    const auto low = constant(*quantizer, 3);
+    const auto high = constant(*quantizer, 4);
+    if (!scale || !zero || !low || !high) continue;
+    const std::vector<float> zeros = zero->cast_vector<float>();
+    const bool zero_point = std::any_of(zeros.begin(), zeros.end(), [](float z) { return z != 0; });
+    // Channels of their own, or a zero point: none of ours.
+    if (zero_point || ov::shape_size(scale->get_shape()) != 1) continue;
+    const auto joined_one = std::make_shared<ov::op::v0::FakeQuantize>(
+        quantizer->input_value(0), quantizer->input_value(1), quantizer->input_value(2),
+        scaled(*low, *scale), scaled(*high, *scale), quantizer->get_levels());
+    node->output(0).replace(joined_one->output(0));
+  }
+}
+
+std::string described(const ov::Output<const ov::Node>& port, const std::string& name) {
+  std::string shown = name;
+  const auto& names = port.get_names();
+  if (names.count(name) == 0) {  // an operator that does nothing leaves its name to what it read
+    std::vector<std::string> sorted(names.begin(), names.end());
+    std::sort(sorted.begin(), sorted.end());
+    shown = joined(sorted, "/");
+  }
+  return text(shown, ": ", port.get_element_type().get_type_name(), " ",
+              port.get_partial_shape().to_string());
+}
+
+void check_end(const std::filesystem::path& path, const char* what, const TensorSpec& spec,
+               const std::vector<ov::Output<const ov::Node>>& ports) {
+  std::vector<std::string> seen;
+  for (const auto& port : ports) seen.push_back(described(port, spec.name));
+  const auto& s = spec.shape;
+  const std::string wanted = text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "u8" : "f32", " [",
+                                  s[0], ",", s[1], ",", s[2], ",", s[3], "]");
+  if (seen == std::vector<std::string>{wanted}) return;
+  throw bundle_error(text(path.string(), ": the graph's ", what, " is ",
+                          seen.empty() ? "missing" : joined(seen, ", "), ", the manifest says ",
+                          wanted));
+}
+
+ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
+  const ov::Shape shape(std::begin(spec.shape), std::end(spec.shape));
+  return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32, shape, buffer.data()};
+}
+
+using Chain = std::vector<ov::CompiledModel>;
+
+class OpenVinoSession final : public Session {
+ public:
+  OpenVinoSession(const std::vector<Stage>& stages, Chain& chain) {
+    buffers_.emplace_back(stages.front().input.bytes());
+    for (std::size_t i = 0; i < chain.size(); ++i) {
+      buffers_.emplace_back(stages[i].output.bytes());
+      ov::InferRequest request = chain[i].create_infer_request();
+      request.set_input_tensor(tensor(stages[i].input, buffers_[i]));
+      request.set_output_tensor(tensor(stages[i].output, buffers_[i + 1]));
+      requests_.push_back(std::move(request));
+    }
+  }
+
+  void* input() override { return buffers_.front().data(); }
+  void* output() override { return buffers_.back().data(); }
+
+  void run() override {
+    try {
+      for (ov::InferRequest& request : requests_) request.infer();
+    } catch (const std::exception& error) {
+      throw unavailable_error("openvino failed: " + one_line_of(error));
+    }
+  }
+
+ private:
+  std::vector<Buffer> buffers_;  // outlive the requests, which hold their addresses
+  std::vector<ov::InferRequest> requests_;
+};
+
+class OpenVinoBackend final : public Backend {
+ public:
+  OpenVinoBackend() : Backend({"openvino", "onnx", {"int8", "bf16", "fp32", "fp16"}, true}) {}
+
+  std::optional<std::string> available() const override {
+    try {
+      const std::vector<std::string> devices = core().get_available_devices();
+      if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
+      return text("the installed openvino has no ", kDevice, " plugin");
+    } catch (const std::exception& error) {
+      return "openvino does not start: " + one_line_of(error);
+    }
+  }
+
+  std::optional<std::string> unsupported(const std::string& precision) const override {
+    if (precision != "bf16" || has_bfloat16()) return std::nullopt;
+    return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32";
+  }
+
+  std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
+                                             const Setup& setup) const override {
+    const auto& stages = bundle.manifest().stages;
+    const auto files = artifacts(bundle, precision);
+    const ov::AnyMap config = configured(precision, setup);
+    Chain chain;
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      chain.push_back(compiled(bundle.checked_file(files[i]->file), stages[i], config));
+    }
+    try {
+      std::vector<std::unique_ptr<Session>> made;
+      for (std::uint32_t i = 0; i < at_once(chain, setup); ++i) {
+        made.push_back(std::make_unique<OpenVinoSession>(stages, chain));
+      }
+      return made;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      throw unavailable_error("openvino does not start: " + one_line_of(error));
+    }
+  }
+
+ private:
+  static ov::AnyMap configured(const std::string& precision, const Setup& setup) {
+    ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", float_type(precision)}};
+    if (setup.throughput) {
+      config["PERFORMANCE_HINT"] = "THROUGHPUT";
+    } else {
+      config["PERFORMANCE_HINT"] = "LATENCY";
+      config["NUM_STREAMS"] = 1;
+    }
+    if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
+    return config;
+  }
+
+  static ov::CompiledModel compiled(const std::filesystem::path& path, const Stage& stage,
+                                    const ov::AnyMap& config) {
+    const std::shared_ptr<ov::Model> model = read(path);
+    ov::CompiledModel made;
+    try {
+      join_quantizers(*model);
+      made = core().compile_model(model, kDevice, config);
+    } catch (const std::exception& error) {
+      throw unavailable_error(
+          text("openvino cannot run ", path.string(), ": ", one_line_of(error)));
+    }
+    check_end(path, "input", stage.input, made.inputs());
+    check_end(path, "output", stage.output, made.outputs());
+    return made;
+  }
+
+  static std::uint32_t at_once(const Chain& chain, const Setup& setup) {
+    std::uint32_t most = 1;
+    for (const ov::CompiledModel& each : chain) {
+      if (!setup.throughput) break;
+      most = std::max(most, each.get_property(ov::optimal_number_of_infer_requests));
+    }
+    return most;
+  }
+};
+
+}  // namespace
+
+Backends make_openvino_backends() {
+  Backends made;
+  made.push_back(std::make_unique<OpenVinoBackend>());
+  return made;
+}
+
+}  // namespace elir::core

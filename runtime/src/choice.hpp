@@ -1,0 +1,34 @@
+// The backends, and the choice among them: that of the Python runtime, with its messages.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend.hpp"
+
+namespace elir::core {
+
+// Every backend known, also those this library was built without, which are never available.
+const std::vector<const Backend*>& backends();
+
+// The names of those built in.
+const std::vector<std::string>& built_in();
+
+// Throws a usage error that lists those there are.
+const Backend& backend_named(const std::string& name);
+
+struct Candidate {
+  const Backend* backend;
+  std::string precision;
+};
+
+// What "auto" tries, in order. `precision` is empty for any. Throws where there is nothing to try.
+std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision);
+
+// `precision`, or those that passed verification, in the order `backend` likes them; where none
+// passed, those that were not verified. Throws where there is none.
+std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle& bundle,
+                                           const std::string& precision);
+
+}  // namespace elir::core

@@ -1,0 +1,9 @@
+// What the build takes from the Python package, so that both follow one source.
+#pragma once
+
+namespace elir::core {
+
+extern const char* const kVersion;         // of elir_deploy
+extern const char* const kManifestSchema;  // elir_deploy/runtime/bundle.schema.json
+
+}  // namespace elir::core

@@ -1,0 +1,80 @@
+#include "picture.hpp"
+
+#include <algorithm>
+
+namespace elir::core {
+
+void EnlargedPicture::block(std::size_t left, std::size_t top, Pixels block,
+                            Scratch& scratch) const {
+  if (factor_ == 1) {
+    copy(image_.part(left, top, block.width, block.height), block, bgr_);
+    return;
+  }
+  if (kernel_ == Kernel::nearest) {
+    for (std::size_t y = 0; y < block.height; ++y) {
+      for (std::size_t x = 0; x < block.width; ++x) {
+        const std::uint8_t* source = image_.at((left + x) / factor_, (top + y) / factor_);
+        std::copy_n(source, kChannels, block.at(x, y));
+      }
+    }
+  } else {
+    // The factor is a power of two, so a pixel's weights are the same wherever it is computed.
+    scratch.across.compute(image_.width, width(), left, block.width);
+    scratch.down.compute(image_.height, height(), top, block.height);
+    const std::size_t first = scratch.down.first();
+    const std::size_t rows = scratch.down.last() - first;
+    scratch.narrow.resize(kChannels * block.width * rows);
+    const Pixels wide = packed(scratch.narrow.data(), block.width, rows);
+    resample_rows(image_.part(0, first, image_.width, rows), wide, scratch.across);
+    resample_columns(wide, block, scratch.down, scratch.sums, first);
+  }
+  if (bgr_) swap_channels(block);
+}
+
+void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& scratch) {
+  const std::size_t side = square.width;
+  // Bands keep an enlarged picture from being held whole. `block` uses the rest of `scratch`.
+  constexpr std::size_t kBandPixels = std::size_t{1} << 16U;
+  const std::size_t thickness =
+      std::min(picture.height(), std::max<std::size_t>(1, kBandPixels / picture.width()));
+  scratch.band.resize(kChannels * picture.width() * thickness);
+  std::vector<std::uint8_t>& columns = scratch.square;  // side wide, as high as the picture
+  columns.resize(kChannels * side * picture.height());
+  scratch.whole.compute(picture.width(), side);
+  const Pixels narrow = packed(columns.data(), side, picture.height());
+  for (std::size_t top = 0; top < picture.height(); top += thickness) {
+    const std::size_t rows = std::min(thickness, picture.height() - top);
+    const Pixels band = packed(scratch.band.data(), picture.width(), rows);
+    picture.block(0, top, band, scratch);
+    if (picture.width() == side) {
+      copy(band, narrow.part(0, top, side, rows));
+    } else {
+      resample_rows(band, narrow.part(0, top, side, rows), scratch.whole);
+    }
+  }
+  if (picture.height() == side) {
+    copy(narrow, square);
+  } else {
+    scratch.whole.compute(picture.height(), side);
+    resample_columns(narrow, square, scratch.whole, scratch.sums);
+  }
+}
+
+void resize_into(ConstPixels image, Pixels output, Scratch& scratch) {
+  ConstPixels wide = image;
+  if (output.width != image.width) {
+    scratch.narrow.resize(kChannels * output.width * image.height);
+    const Pixels made = packed(scratch.narrow.data(), output.width, image.height);
+    scratch.across.compute(image.width, output.width);
+    resample_rows(image, made, scratch.across);
+    wide = made;
+  }
+  if (output.height == image.height) {
+    copy(wide, output);
+    return;
+  }
+  scratch.down.compute(image.height, output.height);
+  resample_columns(wide, output, scratch.down, scratch.sums);
+}
+
+}  // namespace elir::core

@@ -1,0 +1,58 @@
+// Runners lent to one thread each.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "runner.hpp"
+
+namespace elir::core {
+
+class Pool {
+ public:
+  explicit Pool(std::vector<std::unique_ptr<Runner>> runners) : runners_(std::move(runners)) {
+    for (const auto& runner : runners_) idle_.push_back(runner.get());
+  }
+
+  std::size_t size() const { return runners_.size(); }
+
+  // One runner, this thread's while the loan lives.
+  class Loan {
+   public:
+    explicit Loan(Pool& pool) : pool_(pool), runner_(pool.take()) {}
+    ~Loan() { pool_.give_back(runner_); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    Runner* operator->() const { return runner_; }
+    Runner& operator*() const { return *runner_; }
+
+   private:
+    Pool& pool_;
+    Runner* runner_;
+  };
+
+ private:
+  Runner* take() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !idle_.empty(); });
+    Runner* runner = idle_.back();
+    idle_.pop_back();
+    return runner;
+  }
+  void give_back(Runner* runner) {
+    {
+      const std::lock_guard lock(mutex_);
+      idle_.push_back(runner);  // within the capacity it had
+    }
+    changed_.notify_one();
+  }
+
+  std::vector<std::unique_ptr<Runner>> runners_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Runner*> idle_;
+};
+
+}  // namespace elir::core

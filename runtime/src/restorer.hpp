@@ -1,0 +1,72 @@
+// A bundle opened on a backend, from picture to picture.
+#pragma once
+
+#include <elir/elir.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "backend.hpp"
+#include "pool.hpp"
+
+namespace elir::core {
+
+struct Log {
+  elir_log_callback callback = nullptr;
+  void* user = nullptr;
+
+  void warn(const std::string& message) const {
+    if (callback != nullptr) callback(user, ELIR_LOG_WARNING, message.c_str());
+  }
+  void info(const std::string& message) const {
+    if (callback != nullptr) callback(user, ELIR_LOG_INFO, message.c_str());
+  }
+};
+
+// elir_params, checked and with types.
+struct Wishes {
+  std::string backend = "auto";
+  std::string precision;  // empty for any
+  elir_fit fit = ELIR_FIT_DEFAULT;
+  bool force = false;
+  bool trial = true;
+  Setup setup;
+  Log log;
+};
+
+class Restorer {
+ public:
+  Restorer(const std::string& folder, const Wishes& wishes);
+
+  const Manifest& manifest() const { return bundle_.manifest(); }
+  const std::string& backend() const { return backend_; }
+  const std::string& precision() const { return precision_; }
+  elir_fit fit() const { return fit_; }
+  std::size_t at_once() const { return pool_->size(); }
+
+  // Throws an image error, or a usage error where a face model would run in tiles.
+  void check(const elir_image& input, const elir_image& output) const;
+
+  // Of images that were checked.
+  void restore(const elir_image& input, const elir_image& output);
+
+  void run(const void* input, void* output);
+
+ private:
+  using Runners = std::vector<std::unique_ptr<Runner>>;
+  void open(const Wishes& wishes);
+  Runners start(const Backend& backend, const std::string& precision, const Setup& setup) const;
+  std::optional<std::string> ruined(const std::string& backend, const std::string& precision,
+                                    Runner& runner) const;
+  void use(const Backend& backend, std::string precision, Runners runners);
+
+  Bundle bundle_;
+  elir_fit fit_;
+  bool force_;
+  std::string backend_;
+  std::string precision_;
+  std::unique_ptr<Pool> pool_;
+};
+
+}  // namespace elir::core

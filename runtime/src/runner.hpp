@@ -1,0 +1,42 @@
+// A session, and what lies between its tensors and 8-bit pixels. One thread at a time.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend.hpp"
+#include "tiling.hpp"
+
+namespace elir::core {
+
+class Runner final : public TileModel {
+ public:
+  Runner(const Manifest& manifest, std::unique_ptr<Session> session);
+
+  Pixels input() override;
+  Pixels run() override;
+
+  // The order of channels of what run() gives; RGB at first.
+  void give_bgr(bool bgr) { bgr_ = bgr; }
+
+  // The bare model: both are of the manifest's specs.
+  void run_bare(const void* input, void* output);
+
+  Scratch& scratch() { return scratch_; }
+
+ private:
+  void write_input();
+  Pixels read_output();
+
+  const TensorSpec input_spec_;
+  const TensorSpec output_spec_;
+  const std::size_t side_;
+  std::unique_ptr<Session> session_;
+  // Pixels on their way in and out; empty where the tensor holds them as they are.
+  std::vector<std::uint8_t> staged_input_;
+  std::vector<std::uint8_t> staged_output_;
+  bool bgr_ = false;
+  Scratch scratch_;
+};
+
+}  // namespace elir::core

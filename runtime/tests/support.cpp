@@ -1,0 +1,128 @@
+#include "support.hpp"
+
+#include <stdlib.h>
+
+#include <fstream>
+#include <map>
+#include <stdexcept>
+
+#include "golden.hpp"
+#include "sha256.hpp"
+
+namespace elir::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string hash(const std::string& content) {
+  core::Sha256 sha;
+  sha.update(content.data(), content.size());
+  return sha.finish();
+}
+
+Golden bundle_manifest(const BundleOptions& options) {
+  Golden made = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
+  made.erase("quantization");
+  made["references"] = Golden::array();
+  Golden& model = made["model"];
+  model["image_size"] = options.side;
+  model["faces"] = options.faces;
+  model["upscale"] = options.upscale;
+  model["upscale_kernel"] = options.kernel;
+  const auto shape = [&](Golden& tensor) {
+    tensor["dtype"] = options.float_images ? "float32" : "uint8";
+    tensor["layout"] = options.float_images ? "NCHW" : "NHWC";
+    tensor["shape"] = options.float_images ? Golden{1, 3, options.side, options.side}
+                                           : Golden{1, options.side, options.side, 3};
+  };
+  for (const char* end : {"input", "output"}) {
+    shape(made[end]);
+    made[end]["range"] = {0, options.float_images ? 1 : 255};
+  }
+  shape(made["stages"].front()["input"]);
+  shape(made["stages"].back()["output"]);
+  return made;
+}
+
+}  // namespace
+
+const Golden& golden(const std::string& name) {
+  static std::map<std::string, Golden> read;
+  Golden& content = read[name];
+  if (content.is_null()) content = Golden::parse(std::ifstream(fs::path(ELIR_GOLDEN) / name));
+  return content;
+}
+
+std::vector<std::uint8_t> pattern(std::size_t width, std::size_t height, std::uint64_t seed) {
+  std::vector<std::uint8_t> pixels;
+  pixels.reserve(3 * width * height);
+  for (std::uint64_t y = 0; y < height; ++y) {
+    for (std::uint64_t x = 0; x < width; ++x) {
+      for (std::uint64_t c = 0; c < 3; ++c) {
+        const std::uint64_t value =
+            y * 2654435761U + x * 40503U + c * 97U + seed * 7919U + x * y * 31U;
+        pixels.push_back(static_cast<std::uint8_t>(((value ^ (value >> 7U)) * 0x9E3779B1U) >> 16U));
+      }
+    }
+  }
+  return pixels;
+}
+
+void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size_t side) {
+  for (std::size_t y = 0; y < side; ++y) {
+    for (std::size_t x = 0; x < side; ++x) {
+      for (std::size_t c = 0; c < 3; ++c) {
+        const std::size_t at = (y * side + x) * 3 + c;
+        result[at] = static_cast<std::uint8_t>(source[at] + 7 * y + 13 * x + 31 * c);
+      }
+    }
+  }
+}
+
+std::string digest(const std::vector<std::uint8_t>& bytes) {
+  core::Sha256 sha;
+  sha.update(bytes.data(), bytes.size());
+  return sha.finish();
+}
+
+Folder::Folder() {
+  std::string name = (fs::temp_directory_path() / "elir-test-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
+  path_ = name;
+}
+
+Folder::~Folder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+void write_bundle(const fs::path& folder, const BundleOptions& options) {
+  Golden manifest = bundle_manifest(options);
+  fs::create_directories(folder);
+  for (Golden& stage : manifest["stages"]) {
+    for (Golden& artifact : stage["artifacts"]) {
+      const auto file = artifact["file"].get<std::string>();
+      const std::string content = "the graph of " + file;
+      write_file(folder / file, content);
+      artifact["bytes"] = content.size();
+      artifact["sha256"] = hash(content);
+    }
+  }
+  write_file(folder / "bundle.json", manifest.dump(1));
+}
+
+void write_file(const fs::path& path, const std::string& content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
+
+elir_params reference_params() {
+  elir_params params = elir_default_params();
+  params.backend = "reference";
+  return params;
+}
+
+elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height) {
+  return {pixels.data(), width, height, 0, ELIR_RGB8};
+}
+
+}  // namespace elir::test

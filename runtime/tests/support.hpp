@@ -1,0 +1,54 @@
+// Pictures and bundles for tests.
+#pragma once
+
+#include <elir/elir.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace elir::test {
+
+// The pictures of tests/golden/make.py: rows without padding.
+std::vector<std::uint8_t> pattern(std::size_t width, std::size_t height, std::uint64_t seed);
+
+// What the reference backend makes of a square.
+void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size_t side);
+
+std::string digest(const std::vector<std::uint8_t>& bytes);
+
+// A folder that is gone at the end.
+class Folder {
+ public:
+  Folder();
+  ~Folder();
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::string string() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct BundleOptions {
+  int side = 32;
+  bool split = false;
+  bool float_images = false;
+  bool faces = false;
+  int upscale = 1;
+  std::string kernel = "none";
+};
+
+// Writes a bundle that the reference backend runs.
+void write_bundle(const std::filesystem::path& folder, const BundleOptions& options = {});
+
+void write_file(const std::filesystem::path& path, const std::string& content);
+
+// Parameters with the reference backend.
+elir_params reference_params();
+
+elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height);
+
+}  // namespace elir::test

@@ -1,0 +1,253 @@
+// The API from C++, on the reference backend.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <elir/elir.hpp>
+
+#include "golden.hpp"
+#include "support.hpp"
+
+namespace elir {
+namespace {
+
+using test::BundleOptions;
+
+class ApiTest : public ::testing::Test {
+ protected:
+  std::string bundle(const BundleOptions& options) {
+    test::write_bundle(folder_.path() / "b", options);
+    return (folder_.path() / "b").string();
+  }
+  static std::string refused(const std::string& bundle, const elir_params& params,
+                             elir_status wanted) {
+    try {
+      Restorer restorer(bundle, params);
+      return "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), wanted) << error.what();
+      return error.what();
+    }
+  }
+  test::Folder folder_;
+};
+
+std::vector<std::uint8_t> restored(Restorer& restorer, std::vector<std::uint8_t> pixels, int width,
+                                   int height) {
+  const Size size = restorer.output_size(width, height);
+  std::vector<std::uint8_t> result(static_cast<std::size_t>(3 * size.width * size.height));
+  restorer.restore(test::image_of(pixels, width, height),
+                   test::image_of(result, size.width, size.height));
+  return result;
+}
+
+TEST_F(ApiTest, Describes) {
+  Restorer restorer(bundle({64, true, false, true}), test::reference_params());
+  const elir_description seen = restorer.describe();
+  EXPECT_STREQ(seen.task, "tiny");
+  EXPECT_STREQ(seen.backend, "reference");
+  EXPECT_STREQ(seen.precision, "fp32");
+  EXPECT_EQ(seen.image_size, 64);
+  EXPECT_EQ(seen.fit, ELIR_FIT_RESIZE);
+  EXPECT_EQ(seen.faces, 1);
+  EXPECT_EQ(seen.at_once, 1);
+  EXPECT_STREQ(seen.input.name, "image");
+  EXPECT_EQ(seen.input.bytes, 64U * 64 * 3);
+}
+
+TEST_F(ApiTest, OwnSize) {
+  Restorer restorer(bundle({}), test::reference_params());
+  const auto pixels = test::pattern(32, 32, 5);
+  std::vector<std::uint8_t> wanted(pixels.size());
+  test::reference_model(pixels.data(), wanted.data(), 32);
+  EXPECT_EQ(restored(restorer, pixels, 32, 32), wanted);
+}
+
+// Whole images against what the Python runtime gave.
+TEST_F(ApiTest, TilesAreTheGoldenOnes) {
+  std::uint64_t seed = 0;
+  for (const test::Golden& golden : test::golden("pictures.json")["tiled"]) {
+    Restorer restorer(
+        bundle({golden["tile"], false, false, false, golden["factor"], golden["kernel"]}),
+        test::reference_params());
+    const int width = golden["width"];
+    const int height = golden["height"];
+    const auto pixels = test::pattern(golden["width"], golden["height"], seed++);
+    EXPECT_EQ(test::digest(restored(restorer, pixels, width, height)), golden["output"]) << golden;
+  }
+}
+
+TEST_F(ApiTest, FloatImages) {
+  Restorer restorer(bundle({32, false, true}), test::reference_params());
+  const auto pixels = test::pattern(32, 32, 1);
+  const auto result = restored(restorer, pixels, 32, 32);
+  EXPECT_EQ(result[0], 0);  // the reference backend gives NaN there
+  for (std::size_t i = 1; i < pixels.size(); ++i) {
+    const float value = static_cast<float>(pixels[i]) / 255.0F * 1.5F - 0.25F;
+    const float clipped = std::min(std::max(value, 0.0F), 1.0F);
+    ASSERT_EQ(result[i], static_cast<std::uint8_t>(std::nearbyint(clipped * 255.0F))) << i;
+  }
+}
+
+// Any order of channels, stride and direction of rows gives the same picture.
+TEST_F(ApiTest, FormatsAndStrides) {
+  for (const int width : {32, 50, 20}) {
+    for (const elir_fit fit : {ELIR_FIT_TILE, ELIR_FIT_RESIZE}) {
+      const int height = 41;
+      elir_params params = test::reference_params();
+      params.fit = fit;
+      Restorer restorer(bundle({32, false, false, false, 2, "bicubic"}), params);
+      const auto pixels = test::pattern(static_cast<std::size_t>(width), 41, 3);
+      const auto wanted = restored(restorer, pixels, width, height);
+      for (const bool bgr_in : {false, true}) {
+        for (const bool bgr_out : {false, true}) {
+          const std::ptrdiff_t stride_in = 3 * width + 5;
+          const std::ptrdiff_t stride_out = 6 * width + 11;
+          std::vector<std::uint8_t> in(static_cast<std::size_t>(stride_in * height), 77);
+          std::vector<std::uint8_t> out(static_cast<std::size_t>(stride_out * 2 * height), 77);
+          for (int y = 0; y < height; ++y) {
+            for (int x = 0; x < width; ++x) {
+              for (int c = 0; c < 3; ++c) {
+                in[static_cast<std::size_t>(y * stride_in + 3 * x + (bgr_in ? 2 - c : c))] =
+                    pixels[static_cast<std::size_t>((y * width + x) * 3 + c)];
+              }
+            }
+          }
+          const elir_image input{in.data(), width, height, stride_in,
+                                 bgr_in ? ELIR_BGR8 : ELIR_RGB8};
+          // Bottom up.
+          const elir_image output{out.data() + stride_out * (2 * height - 1), 2 * width, 2 * height,
+                                  -stride_out, bgr_out ? ELIR_BGR8 : ELIR_RGB8};
+          restorer.restore(input, output);
+          for (int y = 0; y < 2 * height; ++y) {
+            const std::uint8_t* row =
+                &out[static_cast<std::size_t>((2 * height - 1 - y) * stride_out)];
+            for (int x = 0; x < 2 * width; ++x) {
+              for (int c = 0; c < 3; ++c) {
+                ASSERT_EQ(row[3 * x + (bgr_out ? 2 - c : c)],
+                          wanted[static_cast<std::size_t>((y * 2 * width + x) * 3 + c)]);
+              }
+            }
+            for (std::ptrdiff_t i = 6 * width; i < stride_out; ++i) ASSERT_EQ(row[i], 77);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ApiTest, RunsTheBareModel) {
+  Restorer restorer(bundle({}), test::reference_params());
+  const auto pixels = test::pattern(32, 32, 9);
+  std::vector<std::uint8_t> wanted(pixels.size());
+  std::vector<std::uint8_t> seen(pixels.size());
+  test::reference_model(pixels.data(), wanted.data(), 32);
+  check(elir_run(restorer.get(), pixels.data(), pixels.size(), seen.data(), seen.size()));
+  EXPECT_EQ(seen, wanted);
+  EXPECT_EQ(elir_run(restorer.get(), pixels.data(), 5, seen.data(), seen.size()), ELIR_ERROR_USAGE);
+  EXPECT_STREQ(elir_last_error(),
+               "the input has 5 bytes, wanted 3072 for image: uint8 1x32x32x3 NHWC");
+}
+
+TEST_F(ApiTest, WrongImages) {
+  Restorer restorer(bundle({}), test::reference_params());
+  std::vector<std::uint8_t> pixels(30 * 30 * 3);
+  const elir_image good = test::image_of(pixels, 30, 30);
+  const auto said = [&](elir_image input, elir_image output) {
+    EXPECT_EQ(elir_restore(restorer.get(), &input, &output), ELIR_ERROR_IMAGE);
+    return std::string(elir_last_error());
+  };
+  EXPECT_EQ(said({nullptr, 1, 1, 0, ELIR_RGB8}, good), "the input has no data: it is NULL");
+  EXPECT_EQ(said({pixels.data(), 0, 1, 0, ELIR_RGB8}, good),
+            "the input is 0x1, wanted at least 1x1");
+  EXPECT_EQ(said({pixels.data(), 30, 30, 89, ELIR_RGB8}, good),
+            "the input has a stride of 89 bytes, wanted at least 90 for 30 pixels");
+  EXPECT_EQ(said(good, test::image_of(pixels, 29, 30)),
+            "the output is 29x30, wanted 30x30 for an input of 30x30");
+  elir_image odd = good;
+  const int nonsense = 9;
+  std::memcpy(&odd.format, &nonsense, sizeof nonsense);
+  EXPECT_EQ(said(odd, good), "the input has format 9, wanted ELIR_RGB8 or ELIR_BGR8");
+}
+
+TEST_F(ApiTest, FacesAreNotCutIntoTiles) {
+  elir_params params = test::reference_params();
+  params.fit = ELIR_FIT_TILE;
+  const std::string path = bundle({32, false, false, true});
+  std::vector<std::uint8_t> pixels(40 * 32 * 3);
+  const elir_image image = test::image_of(pixels, 40, 32);
+  std::vector<std::uint8_t> result(pixels.size());
+  const elir_image output = test::image_of(result, 40, 32);
+  Restorer restorer(path, params);
+  EXPECT_EQ(elir_restore(restorer.get(), &image, &output), ELIR_ERROR_USAGE);
+  EXPECT_STREQ(elir_last_error(),
+               "the image is 40x32 at the model's scale and the model takes 32x32: tiny expects "
+               "aligned face crops and makes no sense in tiles; use fit resize on an aligned crop, "
+               "or force");
+  params.force = 1;
+  Restorer forced(path, params);
+  forced.restore(image, output);
+}
+
+TEST_F(ApiTest, WrongWishes) {
+  const std::string path = bundle({});
+  elir_params params = test::reference_params();
+  params.backend = "cuda";
+  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE).substr(0, 38),
+            "no backend 'cuda': choose one of auto,");
+  params.backend = "reference";
+  params.precision = "bf16";
+  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE),
+            "reference does not run in bf16: choose one of fp32, int8");
+  params.precision = "fp16";
+  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE),
+            path + " holds no fp16 files for reference: choose one of fp32, int8");
+  params = test::reference_params();
+  params.struct_size = 8;
+  EXPECT_NE(refused(path, params, ELIR_ERROR_USAGE).find("struct_size is 8"), std::string::npos);
+  params = test::reference_params();
+  params.queue = 0;
+  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE), "elir_params.queue is 0, wanted 1 to 1024");
+}
+
+TEST_F(ApiTest, ABackendThatWasLeftOut) {
+  if (std::string(elir_backends()).find("tensorrt-rtx") != std::string::npos) GTEST_SKIP();
+  elir_params params = elir_default_params();
+  params.backend = "tensorrt-rtx";
+  EXPECT_EQ(refused(bundle({}), params, ELIR_ERROR_UNAVAILABLE),
+            "tensorrt-rtx cannot be used: this libelir was built without it: configure with "
+            "-DELIR_WITH_TENSORRT_RTX=ON");
+}
+
+TEST_F(ApiTest, SizesThatDoNotFit) {
+  Restorer restorer(bundle({32, false, false, false, 4, "bicubic"}), test::reference_params());
+  EXPECT_EQ(restorer.output_size(10, 20).height, 80);
+  EXPECT_THROW(restorer.output_size(1 << 30, 1), Error);
+  EXPECT_THROW(restorer.output_size(0, 1), Error);
+}
+
+TEST_F(ApiTest, LogsWhatWasChosen) {
+  elir_params params = test::reference_params();
+  std::string seen;
+  params.log_user = &seen;
+  params.log = [](void* user, elir_log_level level, const char* message) {
+    EXPECT_EQ(level, ELIR_LOG_INFO);
+    *static_cast<std::string*>(user) += message;
+  };
+  const std::string path = bundle({});
+  Restorer restorer(path, params);
+  EXPECT_EQ(seen, path + ": tiny in fp32 on reference");
+}
+
+// Leaks show in the sanitized build, and as memory that grows everywhere.
+TEST_F(ApiTest, AThousandTimesCreatedAndDestroyed) {
+  const std::string path = bundle({});
+  const auto pixels = test::pattern(40, 40, 1);
+  for (int i = 0; i < 1000; ++i) {
+    Restorer restorer(path, test::reference_params());
+    if (i % 10 == 0) restored(restorer, pixels, 40, 40);
+  }
+}
+
+}  // namespace
+}  // namespace elir

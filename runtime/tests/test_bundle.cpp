@@ -1,0 +1,102 @@
+// Folders that are no bundles, and what the library says of them.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "bundle.hpp"
+#include "error.hpp"
+#include "support.hpp"
+
+namespace elir::core {
+namespace {
+
+namespace fs = std::filesystem;
+
+class BundleTest : public ::testing::Test {
+ protected:
+  void SetUp() override { test::write_bundle(path()); }
+  fs::path path() const { return folder_.path() / "b"; }
+
+  // What opening and using all files gives, with the folder's name as "B".
+  std::string said() const { return said(path()); }
+  static std::string said(const fs::path& at) {
+    std::string message;
+    try {
+      const Bundle bundle(at.string());
+      for (const auto& [file, hash] : bundle.manifest().file_hashes) bundle.checked_file(file);
+      return "";
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
+      message = failure.what();
+    }
+    for (std::size_t place; (place = message.find(at.string())) != std::string::npos;) {
+      message.replace(place, at.string().size(), "B");
+    }
+    return message;
+  }
+
+  test::Folder folder_;
+};
+
+TEST_F(BundleTest, AGoodOneOpens) {
+  EXPECT_EQ(said(), "");
+  EXPECT_EQ(Bundle(path().string() + "//./").path(), path());
+}
+
+TEST_F(BundleTest, WhatIsNoBundle) {
+  EXPECT_EQ(said(folder_.path() / "none"), "B: no such folder");
+  EXPECT_EQ(said(path() / "fused.fp32.onnx"),
+            "B is a file, wanted the folder that holds bundle.json");
+  EXPECT_EQ(said(folder_.path()), "B is not a bundle: it holds no bundle.json");
+  fs::create_directories(folder_.path() / "c" / "bundle.json");
+  EXPECT_EQ(said(folder_.path() / "c"), "B/bundle.json cannot be read: Is a directory");
+}
+
+TEST_F(BundleTest, ManifestTooLarge) {
+  test::write_file(path() / "bundle.json", std::string((16U << 20U) + 1, ' '));
+  EXPECT_EQ(said(), "B/bundle.json: larger than 16777216 bytes, so not a manifest");
+}
+
+TEST_F(BundleTest, MissingFile) {
+  fs::remove(path() / "fused.fp32.onnx");
+  EXPECT_EQ(said(), "B/fused.fp32.onnx is missing: the bundle is incomplete, copy it again");
+}
+
+TEST_F(BundleTest, TruncatedFile) {
+  fs::resize_file(path() / "fused.fp32.onnx", 5);
+  EXPECT_EQ(
+      said(),
+      "B/fused.fp32.onnx: 5 bytes, the manifest says 28: the file is cut off or replaced, copy "
+      "the bundle again");
+}
+
+TEST_F(BundleTest, FlippedBit) {
+  std::fstream file(path() / "fused.fp32.onnx", std::ios::in | std::ios::out | std::ios::binary);
+  file.put('T');
+  file.close();
+  EXPECT_EQ(said().substr(0, 44), "B/fused.fp32.onnx is damaged: its SHA-256 is");
+}
+
+TEST_F(BundleTest, Links) {
+  test::write_file(folder_.path() / "elsewhere", "the graph of fused.fp32.onnx");
+  fs::remove(path() / "fused.fp32.onnx");
+  fs::create_symlink(folder_.path() / "elsewhere", path() / "fused.fp32.onnx");
+  EXPECT_EQ(said(), "B/fused.fp32.onnx is a link out of the bundle: a bundle holds its own files");
+  fs::remove(path() / "fused.fp32.onnx");
+  fs::create_symlink("fused.fp32.onnx", path() / "fused.fp32.onnx");
+  EXPECT_EQ(said(), "B/fused.fp32.onnx cannot be read: Too many levels of symbolic links");
+}
+
+TEST_F(BundleTest, AFolderInPlaceOfAFile) {
+  fs::remove(path() / "fused.fp32.onnx");
+  fs::create_directory(path() / "fused.fp32.onnx");
+  EXPECT_EQ(said(), "B/fused.fp32.onnx is not a regular file");
+}
+
+TEST_F(BundleTest, ReachedThroughALink) {
+  fs::create_directory_symlink(path(), folder_.path() / "link");
+  EXPECT_EQ(said(folder_.path() / "link"), "");
+}
+
+}  // namespace
+}  // namespace elir::core

@@ -1,0 +1,101 @@
+// The geometry against what the Python runtime gave: tests/golden/make.py.
+#include <gtest/gtest.h>
+
+#include "golden.hpp"
+#include "support.hpp"
+#include "tiling.hpp"
+
+namespace elir::core {
+namespace {
+
+using test::Golden;
+
+Kernel kernel_of(const Golden& text) {
+  return text == "none" ? Kernel::none : text == "nearest" ? Kernel::nearest : Kernel::bicubic;
+}
+
+// A golden case's picture, and room for what becomes of it.
+struct Case {
+  explicit Case(const Golden& golden, std::uint64_t seed)
+      : width(golden["width"]),
+        height(golden["height"]),
+        factor(golden["factor"]),
+        pixels(test::pattern(width, height, seed)),
+        picture(packed<const std::uint8_t>(pixels.data(), width, height), false,
+                static_cast<int>(factor), kernel_of(golden["kernel"])),
+        output(3 * picture.width() * picture.height()) {}
+
+  Pixels out() { return packed(output.data(), picture.width(), picture.height()); }
+
+  std::size_t width;
+  std::size_t height;
+  std::size_t factor;
+  std::vector<std::uint8_t> pixels;
+  EnlargedPicture picture;
+  std::vector<std::uint8_t> output;
+};
+
+class ReferenceModel final : public TileModel {
+ public:
+  explicit ReferenceModel(std::size_t side)
+      : side_(side), input_(3 * side * side), output_(3 * side * side) {}
+  Pixels input() override { return packed(input_.data(), side_, side_); }
+  Pixels run() override {
+    test::reference_model(input_.data(), output_.data(), side_);
+    return packed(output_.data(), side_, side_);
+  }
+
+ private:
+  std::size_t side_;
+  std::vector<std::uint8_t> input_;
+  std::vector<std::uint8_t> output_;
+};
+
+TEST(Geometry, Spans) {
+  for (const Golden& golden : test::golden("geometry.json")["spans"]) {
+    const std::size_t length = golden["length"];
+    const std::size_t tile = golden["tile"];
+    Golden seen = Golden::array();
+    for (std::size_t i = 0; i < span_count(length, tile); ++i) {
+      const Span s = span(length, tile, i);
+      seen.push_back({s.start, s.begin, s.end, s.ramp});
+    }
+    EXPECT_EQ(seen, golden["spans"]) << length << " in tiles of " << tile;
+  }
+}
+
+TEST(Geometry, Mirrored) {
+  for (const Golden& golden : test::golden("geometry.json")["mirrored"]) {
+    for (std::size_t i = 0; i < golden["wanted"]; ++i) {
+      EXPECT_EQ(mirrored(i, golden["length"]), golden["indices"][i]);
+    }
+  }
+}
+
+TEST(Geometry, SquaresAndBack) {
+  Scratch scratch;  // one for all: what is left in it must not matter
+  std::uint64_t seed = 0;
+  for (const Golden& golden : test::golden("pictures.json")["squares"]) {
+    Case given(golden, seed++);
+    const std::size_t side = golden["side"];
+    std::vector<std::uint8_t> square(3 * side * side);
+    resize_to_square(given.picture, packed(square.data(), side, side), scratch);
+    EXPECT_EQ(test::digest(square), golden["square"]) << golden;
+    resize_into(packed(square.data(), side, side), given.out(), scratch);
+    EXPECT_EQ(test::digest(given.output), golden["back"]) << golden;
+  }
+}
+
+TEST(Geometry, Tiled) {
+  Scratch scratch;
+  std::uint64_t seed = 0;
+  for (const Golden& golden : test::golden("pictures.json")["tiled"]) {
+    Case given(golden, seed++);
+    ReferenceModel model(golden["tile"]);
+    run_tiled(given.picture, given.out(), model, scratch);
+    EXPECT_EQ(test::digest(given.output), golden["output"]) << golden;
+  }
+}
+
+}  // namespace
+}  // namespace elir::core

@@ -1,0 +1,28 @@
+"""The golden vectors are what the Python runtime gives today."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runtime_cpp.conftest import RUNTIME
+
+GOLDEN = RUNTIME / "tests" / "golden"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden")
+    subprocess.run([sys.executable, GOLDEN / "make.py", "--into", folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["geometry.json", "pictures.json", "manifests.json"])
+def test_up_to_date(made: Path, name: str) -> None:
+    assert (made / name).read_text() == (GOLDEN / name).read_text(), (
+        "the Python runtime gives something else: run runtime/tests/golden/make.py, and look at "
+        "what changed"
+    )

@@ -1,0 +1,129 @@
+"""The same bytes as the Python runtime's, on OpenVINO."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from elir_deploy.runtime import Restorer
+from tests.bundles import make_bundle
+from tests.runtime_cpp.conftest import RUNTIME, Library
+
+pytest.importorskip("openvino")
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    """Something smooth with noise on it."""
+    y, x = np.mgrid[:height, :width]
+    waves = 127 + 90 * np.sin(np.stack([y / 9 + x / 31, x / 13, (x + y) / 17], axis=-1))
+    noise = np.random.RandomState(0).normal(0, 20, (height, width, 3))
+    return np.clip(waves + noise, 0, 255).astype(np.uint8)
+
+
+def same(library: Library, bundle: str | Path, path: Path, image: NDArray[np.uint8], **how) -> None:
+    fits = {"resize": 1, "tile": 2}
+    with Restorer(bundle, "openvino", **how) as python:
+        wanted = python.restore(image)
+    params = {key: fits[value] if key == "fit" else value for key, value in how.items()}
+    with library.open(path, backend="openvino", **params) as cpp:
+        seen = cpp.restore(image)
+        again = cpp.restore(image)
+    assert np.array_equal(seen, wanted)
+    assert np.array_equal(again, wanted)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Path:
+    from importlib import resources
+
+    return Path(str(resources.files("elir_deploy") / "data" / "tiny.bundle"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("size", [(256, 256), (300, 400)])
+def test_the_packaged_bundle(
+    library: Library, tiny: Path, precision: str, size: tuple[int, int]
+) -> None:
+    if precision == "bf16":
+        with Restorer("tiny", "openvino", precision="fp32"):
+            pass
+        from elir_deploy.runtime.backends import backend_named
+
+        reason = backend_named("openvino").unsupported("bf16")
+        if reason:
+            pytest.skip(reason)
+    same(library, "tiny", tiny, picture(*size), precision=precision)
+
+
+@pytest.mark.parametrize("fit", ["resize", "tile"])
+@pytest.mark.parametrize("size", [(100, 37), (64, 64), (20, 200)])
+@pytest.mark.parametrize(("upscale", "kernel"), [(1, "none"), (4, "bicubic"), (8, "nearest")])
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+def test_any_size(
+    tmp_path: Path,
+    library: Library,
+    fit: str,
+    size: tuple[int, int],
+    upscale: int,
+    kernel: str,
+    io: str,
+) -> None:
+    """On graphs that compute little, so that the geometry is what is compared."""
+    bundle = make_bundle(
+        tmp_path / "b", size=64, io=io, upscale=upscale, kernel=kernel, gain=1.3, bias=-0.1
+    )
+    same(library, bundle, bundle, picture(*size), fit=fit, precision="fp32")
+
+
+def test_split(tmp_path: Path, library: Library) -> None:
+    bundle = make_bundle(tmp_path / "b", size=64, stages="split", gain=0.7, bias=0.1)
+    same(library, bundle, bundle, picture(90, 80), precision="fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnxruntime(library: Library, tiny: Path, precision: str) -> None:
+    if "onnxruntime" not in library.loaded.elir_backends().decode().split(", "):
+        pytest.skip("this libelir was built without ONNX Runtime")
+    image = picture(256, 300)
+    with Restorer("tiny", "onnxruntime", precision=precision) as python:
+        wanted = python.restore(image)
+    with library.open(tiny, backend="onnxruntime", precision=precision) as cpp:
+        assert np.array_equal(cpp.restore(image), wanted)
+
+
+def test_strides(tmp_path: Path, library: Library) -> None:
+    bundle = make_bundle(tmp_path / "b", size=64)
+    whole = picture(90, 80)
+    with library.open(bundle, backend="openvino") as cpp:
+        part = cpp.restore(whole[:, 5:70])
+        assert np.array_equal(part, cpp.restore(np.ascontiguousarray(whole[:, 5:70])))
+
+
+@pytest.mark.parametrize("bundle", os.environ.get("ELIR_BUNDLES", "").split(":"))
+def test_bundles_of_the_environment(library: Library, bundle: str) -> None:
+    """ELIR_BUNDLES: more folders, such as exports of full size, separated by a colon."""
+    if not bundle:
+        pytest.skip("ELIR_BUNDLES names no bundle")
+    with Restorer(bundle, "openvino") as python:
+        info, precision = python.bundle.info.model, python.precision
+    for height, width in ((info.image_size, info.image_size), (200, 300)):
+        image = picture(height // info.upscale, width // info.upscale)
+        same(library, bundle, Path(bundle), image, precision=precision)
+
+
+def test_the_example_runs(tmp_path: Path, tiny: Path) -> None:
+    output = tmp_path / "restored.png"
+    source = tiny / "reference" / "chelsea.input.png"
+    example = RUNTIME / "examples" / "elir_ctypes.py"
+    command = [sys.executable, example, os.environ["ELIR_LIBRARY"], tiny, source, output]
+    subprocess.run(command, check=True)
+    with Restorer("tiny", "openvino") as python:
+        wanted = python.restore(np.array(Image.open(source)))
+    assert np.array_equal(np.array(Image.open(output)), wanted)
