@@ -57,6 +57,7 @@ def compare(
 
     A ratio above 1 is faster. It is of the tenth percentiles, which other programs disturb least.
     'same within 3 %' means that no difference was shown, and that one of up to 3 % may be there.
+    'unknown' takes more images, or a machine that is not overloaded.
     Whatever else differs between the files (device, threads, driver, weights) is warned of.
 
     The exit code is 0 whatever the verdicts are, and 2 where the files cannot be compared.
@@ -95,7 +96,7 @@ def _lines(before: Path, after: Path, found: Comparison) -> list[str]:
         "",
         f"intervals allow for {found.run_to_run * 100:.3g} % of variation from run to run",
     ]
-    if any(change.verdict == "unknown" for change in found.changes):
+    if any(min(change.samples) < FEWEST_SAMPLES for change in found.changes):
         lines.append(f"unknown: a verdict takes {FEWEST_SAMPLES} images in both files")
     lines += [f"only in {before}: {label}" for label in found.only_before]
     lines += [f"only in {after}: {label}" for label in found.only_after]

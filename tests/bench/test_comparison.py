@@ -71,16 +71,20 @@ def compared(tmp_path):
 # Rates ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pairs():
+def recorded_pairs(prefix=""):
     """Every two different runs of the same thing, in either order."""
     recorded = np.load(RECORDED)
     rng = np.random.default_rng(0)
     found = []
     for name in ("onnxruntime_fp32", "openvino_fp32", "openvino_bf16"):
-        for one, other in itertools.combinations(recorded[name] / 1e6, 2):
+        for one, other in itertools.combinations(recorded[prefix + name] / 1e6, 2):
             found.append((one, other) if rng.random() < 0.5 else (other, one))
     return found
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return recorded_pairs()
 
 
 def share(pairs, verdicts, *, slower=1.0, run_to_run):
@@ -102,6 +106,13 @@ def test_what_is_found_on_the_recorded_busy_machine(pairs):
 
 def test_without_an_allowance_the_same_thing_is_called_different(pairs):
     assert share(pairs, {"faster", "slower"}, run_to_run=0) > 0.3
+
+
+def test_why_an_overloaded_machine_gets_no_verdict():
+    # Two cores and one thread; the last run was not overloaded any more.
+    assert (np.load(RECORDED)["overloaded_busy_cores"][:-1] > 1.25).all()
+    pairs = recorded_pairs("overloaded_")
+    assert share(pairs, {"faster", "slower"}, run_to_run=BUSY_RUN_TO_RUN) > 0.3
 
 
 def steady_run(rng, count=200):
@@ -237,6 +248,19 @@ def test_a_busy_machine_gets_more_allowance(compared, cores):
     assert found.run_to_run == BUSY_RUN_TO_RUN
     assert "b.json was measured while others kept the machine busy" in found.remarks[0]
     assert compared(report_values(), after, run_to_run=0.002).run_to_run == 0.002
+
+
+@pytest.mark.parametrize(("elsewhere", "overloaded"), [(0.2, False), (0.3, True)])
+def test_an_overloaded_machine_gets_no_verdict(compared, elsewhere, overloaded):
+    after = report_values(seed=1, scale=2)
+    after["device"]["cpu"]["usable_cores"] = 2
+    after["device"]["cores_busy_elsewhere"]["other_programs"] = elsewhere
+    found = compared(report_values(), after)
+    change = found.changes[0]
+    assert change.verdict == ("unknown" if overloaded else "slower")
+    assert (change.low is None) == overloaded
+    assert ("no verdict" in found.remarks[0]) == overloaded
+    assert compared(report_values(), after, run_to_run=0.05).changes[0].verdict == "slower"
 
 
 def test_doubtful_files(compared):

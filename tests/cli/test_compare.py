@@ -84,6 +84,7 @@ def test_what_elir_bench_writes_is_read(run, tmp_path):
     code, out, err = run(*paths)
     assert (code, err) == (0, "")
     assert "onnxruntime fp32" in out
+    assert "60 / 60" in out
     assert "differs" not in out
 
 
