@@ -25,19 +25,19 @@ percentile of the same program moved by a quarter from run to run. Such files ge
 
 from __future__ import annotations
 
-import json
 import math
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.report import SCHEMA_VERSION
 from elir_deploy.errors import InputError, UsageError
+from elir_deploy.runtime.strict_json import strict_json
 
 __all__ = [
     "BUSY_RUN_TO_RUN",
@@ -467,34 +467,14 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(data: bytes) -> Any:
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(items)
-        if len(found) != len(items):
-            raise ValueError("an object has the same entry twice")
-        return found
-
-    def constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not JSON")
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError(f"{_short(text)} is out of range")
-        return value
-
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-            parse_float=number,
-        )
+        return strict_json(data)
     except UnicodeDecodeError as error:
         raise _UnfitError(f"is damaged: not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise _UnfitError("is damaged: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError is one
-        raise _UnfitError(f"is no JSON or cut off: {error}") from None
+        raise _UnfitError(f"is no JSON or cut off: {str(error)[:200]}") from None
 
 
 def _check_kind(values: Any) -> None:

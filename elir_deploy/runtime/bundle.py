@@ -25,13 +25,14 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
+from elir_deploy.runtime.strict_json import strict_json
 
 __all__ = [
     "FORMAT_NAME",
@@ -475,26 +476,8 @@ def _read_manifest(folder: Path) -> Any:
 
 
 def _strict_json(data: bytes) -> Any:
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(items)
-        if len(found) != len(items):
-            raise ValueError("an object has the same entry twice")
-        return found
-
-    def constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not JSON")
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError(f"{text} is out of range")
-        return value
-
     try:
-        text = data.decode("utf-8")
-        return json.loads(
-            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number
-        )
+        return strict_json(data)
     except UnicodeDecodeError as error:
         raise BundleError(f"damaged: not UTF-8 at byte {error.start}") from None
     except RecursionError:
