@@ -169,7 +169,8 @@ def _for_targets(names: list[str], joint: bool) -> tuple[Library, list[EngineOrd
 
 
 def _print_engines(folder: Path, library: Library, added: list[AddedEngine]) -> None:
-    print(f"{folder}: {len(added)} engines by {library.kind} {library.version}")
+    count = "1 engine" if len(added) == 1 else f"{len(added)} engines"
+    print(f"{folder}: {count} by {library}")
     for engine in added:
         counts = engine.convolutions or {}
         told = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
