@@ -1,0 +1,301 @@
+"""NVIDIA GPUs, by a stand-in that is held against the real package."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from elir_deploy.bench.sensors import nvml as module
+from elir_deploy.bench.sensors.files import Tree
+from elir_deploy.bench.sensors.memory import device_bytes
+from elir_deploy.bench.sensors.nvml import Nvml, decode_reasons, import_pynvml, nvidia_present
+from tests.bench.sensors.nvml_stand_in import PREFIX, NoDriver, StandIn, field, not_installed
+from tests.bench.sensors.trees import plant
+
+
+def opened(stand_in: StandIn) -> Nvml:
+    return Nvml(lambda: stand_in)
+
+
+def state_of(stand_in: StandIn) -> module.GpuState:
+    with opened(stand_in) as nvml:
+        (state,) = nvml.states()
+    return state
+
+
+def test_everything_a_gpu_tells():
+    assert state_of(StandIn()) == module.GpuState(
+        index=0,
+        name="NVIDIA GeForce RTX 2080 Ti",
+        uuid="GPU-9f1c",
+        driver="550.127.05",
+        sm_mhz=1545,
+        sm_max_mhz=2160,
+        memory_mhz=6800,
+        memory_max_mhz=7000,
+        application_sm_mhz=1350,
+        temperature_celsius=83,
+        power_watts=240.5,
+        power_limit_watts=250.0,
+        performance_state=2,
+        reasons=("power cap",),
+        held_back_seconds={
+            "power cap": 3.0,
+            "heat": 0.0,
+            "sync boost": 0.0,
+            "board limit": 0.0,
+            "reliability voltage": 0.0,
+        },
+        utilisation_percent=97,
+        memory_utilisation_percent=41,
+        process_memory_bytes=600 << 20,
+        memory_used_bytes=1 << 30,
+        memory_total_bytes=11 << 30,
+        persistence=True,
+        ecc=False,
+        pcie_generation=1,
+        pcie_max_generation=3,
+        pcie_width=8,
+        pcie_max_width=16,
+    )
+
+
+def test_a_gpu_that_tells_nothing_but_its_name():
+    stand_in = StandIn()
+    kept = {"nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"}
+    kept.add("nvmlDeviceGetName")
+    stand_in.refused = {name for name in dir(StandIn) if name.startswith(PREFIX)} - kept
+    state = state_of(stand_in)
+    known = {name for name, value in vars(state).items() if value is not None}
+    assert known == {"index", "name"}
+
+
+def test_older_libraries():
+    stand_in = StandIn()
+    stand_in.absent = {
+        "nvmlDeviceGetTemperatureV",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetFieldValues",
+    }
+    state = state_of(stand_in)
+    assert state.temperature_celsius == 82
+    assert state.reasons == ("power cap",)
+    assert state.held_back_seconds["power cap"] == 1.5
+    assert state.held_back_seconds["heat"] == 0.25
+
+
+def test_a_performance_state_that_is_unknown():
+    assert state_of(StandIn(performance=32)).performance_state is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [
+        (0, ()),
+        (0x1, ("idle",)),
+        (0x2, ("application clocks",)),
+        (0x4 | 0x20, ("power cap", "heat")),
+        (0x8 | 0x40, ("hardware slowdown", "heat, by hardware")),
+        (0x10 | 0x80 | 0x100, ("sync boost", "power brake", "display clocks")),
+        (0x1000, ("reason 0x1000",)),
+        (2**64 - 1, None),
+    ],
+)
+def test_reasons_in_words(bits, words):
+    found = decode_reasons(bits)
+    assert found == words or (words is None and len(found) == 64)
+
+
+def test_sessions_are_closed():
+    stand_in = StandIn()
+    with opened(stand_in) as nvml:
+        assert stand_in.open == 1
+        assert nvml.reason is None
+    assert stand_in.open == 0
+    nvml.close()
+    assert stand_in.open == 0
+    assert nvml.states() is None
+    assert nvml.ask("nvmlDeviceGetCount") is None
+
+
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        (not_installed, "nvidia-ml-py is not installed"),
+        (NoDriver, "NVML: NVML Shared Library Not Found"),
+    ],
+)
+def test_why_there_is_no_nvml(load, reason):
+    with Nvml(load) as nvml:
+        assert nvml.reason == reason
+        assert nvml.states() is None
+        assert nvml.handles == ()
+    assert nvml.reason == reason
+
+
+def test_a_driver_without_gpus():
+    stand_in = StandIn()
+    stand_in.nvmlDeviceGetCount = lambda: 0
+    with opened(stand_in) as nvml:
+        assert nvml.reason == "NVML knows of no GPU"
+        assert nvml.states() is None
+    assert stand_in.open == 0
+
+
+def test_memory_of_a_process():
+    own, other = os.getpid(), os.getpid() + 1
+    entry = lambda pid, used: SimpleNamespace(pid=pid, usedGpuMemory=used)  # noqa: E731
+    # Computing and drawing: the same sum in both lists. Two slices: twice in one.
+    stand_in = StandIn(
+        compute=[entry(own, 100), entry(own, 30), entry(other, 7)],
+        graphics=[entry(own, 130), entry(other, None)],
+    )
+    nvml = opened(stand_in)
+    assert device_bytes(nvml=nvml) == 130
+    assert device_bytes(other, nvml) == 7
+    assert device_bytes(other + 1, nvml) is None
+    stand_in.compute, stand_in.graphics = [], []
+    assert device_bytes(nvml=nvml) is None
+    assert device_bytes(nvml=Nvml(not_installed)) is None
+
+
+def test_energy_and_power():
+    stand_in = StandIn()
+    nvml = opened(stand_in)
+    (handle,) = nvml.handles
+    assert nvml.joules(handle) == 5000.0
+    assert nvml.watts(handle) == 251.0
+    stand_in.instant = None
+    assert nvml.watts(handle) == 240.5
+    stand_in.refused = {"nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"}
+    assert nvml.joules(handle) is None
+    assert nvml.watts(handle) is None
+
+
+def test_fields_of_every_type():
+    stand_in = StandIn()
+    values = [field(kind, kind + 1, kind=kind) for kind in range(7)]
+    stand_in.nvmlDeviceGetFieldValues = lambda handle, numbers: [
+        *values,
+        field(50, 1, status=3),
+        SimpleNamespace(fieldId=51, nvmlReturn=0, valueType=99, value=None),
+    ]
+    nvml = opened(stand_in)
+    assert nvml.fields(nvml.handles[0], [0]) == {kind: kind + 1 for kind in range(7)}
+
+
+def test_whether_there_is_an_nvidia_gpu(tmp_path):
+    tree = Tree(tmp_path)
+    assert not nvidia_present(tree)
+    folder = "sys/bus/pci/devices/0000:01:00.1"
+    # Its sound device alone is no GPU.
+    plant(tmp_path, {f"{folder}/vendor": "0x10de", f"{folder}/class": "0x040300"})
+    assert not nvidia_present(tree)
+    folder = "sys/bus/pci/devices/0000:01:00.0"
+    plant(tmp_path, {f"{folder}/vendor": "0x10de", f"{folder}/class": "0x030000"})
+    assert nvidia_present(tree)
+    plant(tmp_path / "other", {"proc/driver/nvidia/version": "NVRM version: 550"})
+    assert nvidia_present(Tree(tmp_path / "other"))
+
+
+def called_functions() -> set[str]:
+    """Every NVML function that the sensors name."""
+    found = set()
+    for path in Path(module.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            name = None
+            if isinstance(node, ast.Attribute):
+                name = node.attr
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = node.value
+            if name is not None and name.startswith(PREFIX) and name.isidentifier():
+                found.add(name)
+    return found - {PREFIX}
+
+
+def stand_in_functions() -> set[str]:
+    return {name for name in dir(StandIn) if name.startswith(PREFIX)}
+
+
+def test_the_stand_in_has_what_is_called_and_no_more():
+    assert called_functions() - {"nvmlReturn"} == stand_in_functions()
+
+
+@pytest.fixture(scope="module")
+def pynvml():
+    """The real package; it imports without a driver."""
+    pytest.importorskip("pynvml")
+    return import_pynvml()
+
+
+def test_the_real_package_has_every_function_with_the_same_parameters(pynvml):
+    for name in sorted(called_functions() - {"nvmlReturn"}):
+        real = inspect.signature(getattr(pynvml, name))
+        ours = inspect.signature(getattr(StandIn(), name))
+        assert list(ours.parameters) == list(real.parameters), name
+
+
+def test_the_real_package_takes_the_arguments_that_are_given(pynvml):
+    stand_in = StandIn()
+    stand_in.refused = {
+        "nvmlDeviceGetTemperatureV",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetFieldValues",
+    }
+    with opened(stand_in) as nvml:
+        nvml.states()
+        nvml.joules(nvml.handles[0])
+        nvml.watts(nvml.handles[0])
+    assert {name for name, _ in stand_in.calls} == stand_in_functions()
+    for name, arguments in stand_in.calls:
+        inspect.signature(getattr(pynvml, name)).bind(*arguments)
+
+
+def test_the_real_package_has_the_same_numbers(pynvml):
+    assert module.CLOCK_SM == pynvml.NVML_CLOCK_SM
+    assert module.CLOCK_MEMORY == pynvml.NVML_CLOCK_MEM
+    assert module.CLOCK_APPLICATION == pynvml.NVML_CLOCK_ID_APP_CLOCK_TARGET
+    assert module.TEMPERATURE_GPU == pynvml.NVML_TEMPERATURE_GPU
+    assert module.FIELD_POWER_INSTANT == pynvml.NVML_FI_DEV_POWER_INSTANT
+    names = ("POWER", "THERMAL", "SYNC_BOOST", "BOARD_LIMIT", "RELIABILITY")
+    assert {field: policy for field, (policy, _) in module.POLICIES.items()} == {
+        getattr(pynvml, f"NVML_FI_DEV_PERF_POLICY_{name}"): getattr(
+            pynvml, f"NVML_PERF_POLICY_{name}"
+        )
+        for name in names
+    }
+    reasons = {
+        "GpuIdle": "idle",
+        "ApplicationsClocksSetting": "application clocks",
+        "SwPowerCap": "power cap",
+        "HwSlowdown": "hardware slowdown",
+        "SyncBoost": "sync boost",
+        "SwThermalSlowdown": "heat",
+        "HwThermalSlowdown": "heat, by hardware",
+        "HwPowerBrakeSlowdown": "power brake",
+        "DisplayClockSetting": "display clocks",
+        "BoardLimit": "board limit",
+        "Reliability": "reliability voltage",
+    }
+    assert {
+        getattr(pynvml, f"nvmlClocksThrottleReason{name}"): word for name, word in reasons.items()
+    } == module.REASONS
+    types = ("DOUBLE", "UNSIGNED_INT", "UNSIGNED_LONG", "UNSIGNED_LONG_LONG")
+    types = (*types, "SIGNED_LONG_LONG", "SIGNED_INT", "UNSIGNED_SHORT")
+    numbers = [getattr(pynvml, f"NVML_VALUE_TYPE_{name}") for name in types]
+    assert numbers == list(range(len(module._MEMBERS)))
+    assert [name for name, _ in pynvml.c_nvmlValue_t._fields_] == list(module._MEMBERS)
+    struct = {name for name, _ in pynvml.c_nvmlFieldValue_t._fields_}
+    assert struct >= {"fieldId", "nvmlReturn", "valueType", "value"}
+    assert {name for name, _ in pynvml.c_nvmlViolationTime_t._fields_} >= {"violationTime"}
+    assert {name for name, _ in pynvml.c_nvmlUtilization_t._fields_} == {"gpu", "memory"}
+    assert {name for name, _ in pynvml.c_nvmlMemory_t._fields_} >= {"total", "used"}
+    assert {name for name, _ in pynvml.c_nvmlProcessInfo_v3_t._fields_} >= {
+        "pid",
+        "usedGpuMemory",
+    }
