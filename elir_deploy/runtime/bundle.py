@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
+from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.strict_json import strict_json
 
 __all__ = [
@@ -111,7 +112,7 @@ class TensorSpec:
 
     def __str__(self) -> str:
         sides = "x".join(str(side) for side in self.shape)
-        return f"{self.name}: {self.dtype} {sides} {self.layout}"
+        return message("tensor", name=self.name, dtype=self.dtype, sides=sides, layout=self.layout)
 
 
 @dataclass(frozen=True)
@@ -321,8 +322,7 @@ class Bundle:
             size = bundle._locate(file).stat().st_size
             if size != sizes.get(file, size):
                 raise BundleError(
-                    f"{path / file}: {size} bytes, the manifest says {sizes[file]}: the file is "
-                    "cut off or replaced, copy the bundle again"
+                    message("file_size", path=path / file, seen=size, wanted=sizes[file])
                 )
         return bundle
 
@@ -334,16 +334,17 @@ class Bundle:
         """
         wanted = self.info.file_hashes.get(file)
         if wanted is None:
-            raise BundleError(f"{self.path}: the manifest lists no file {file!r}")
+            raise BundleError(message("file_unknown", bundle=self.path, file=repr(file)))
         path = self._locate(file)
         try:
             seen = file_sha256(path)
         except OSError as error:
-            raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
+            raise BundleError(
+                message("file_unreadable", path=self.path / file, reason=str(error.strerror))
+            ) from None
         if seen != wanted:
             raise BundleError(
-                f"{self.path / file} is damaged: its SHA-256 is {seen}, the manifest says "
-                f"{wanted}: copy the bundle again"
+                message("file_changed", path=self.path / file, seen=seen, wanted=wanted)
             )
         return path
 
@@ -381,21 +382,18 @@ class Bundle:
         return None
 
     def _locate(self, file: str) -> Path:
+        shown = self.path / file
         try:
-            path = (self.path / file).resolve(strict=True)
+            path = shown.resolve(strict=True)
             regular = stat.S_ISREG(path.stat().st_mode)
         except FileNotFoundError:
-            raise BundleError(
-                f"{self.path / file} is missing: the bundle is incomplete, copy it again"
-            ) from None
+            raise BundleError(message("file_missing", path=shown)) from None
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
-            raise BundleError(f"{self.path / file} cannot be read: {error}") from None
+            raise BundleError(message("file_unreadable", path=shown, reason=str(error))) from None
         if not path.is_relative_to(self.path.resolve()):
-            raise BundleError(
-                f"{self.path / file} is a link out of the bundle: a bundle holds its own files"
-            )
+            raise BundleError(message("file_is_a_link", path=shown))
         if not regular:
-            raise BundleError(f"{self.path / file} is not a regular file")
+            raise BundleError(message("file_irregular", path=shown))
         return path
 
     def __repr__(self) -> str:
@@ -424,7 +422,7 @@ def validate_manifest(manifest: object) -> Manifest:
             consistent in itself.
     """
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
-        raise BundleError(f'not the manifest of a bundle: it has no "format": "{FORMAT_NAME}"')
+        raise BundleError(message("bundle_format", format=FORMAT_NAME))
     _check_version(manifest)
     _check_schema(manifest)
     info = _typed(manifest)
@@ -447,8 +445,8 @@ def _folder(path_or_name: str | Path) -> Path:
             return packaged
         raise BundleError(f"there is no folder tiny, and elir-deploy {__version__} carries none")
     if path.exists():
-        raise BundleError(f"{path} is a file, wanted the folder that holds {MANIFEST_NAME}")
-    raise BundleError(f"{path}: no such folder")
+        raise BundleError(message("folder_is_a_file", path=path, manifest=MANIFEST_NAME))
+    raise BundleError(message("folder_missing", path=path))
 
 
 @contextmanager
@@ -457,7 +455,8 @@ def _naming(folder: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:
-        raise BundleError(f"{folder / MANIFEST_NAME}: {error}") from None
+        where = folder / MANIFEST_NAME
+        raise BundleError(message("manifest_in", path=where, reason=str(error))) from None
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -466,12 +465,16 @@ def _read_manifest(folder: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(f"{folder} is not a bundle: it holds no {MANIFEST_NAME}") from None
+        raise BundleError(
+            message("folder_without", folder=folder, manifest=MANIFEST_NAME)
+        ) from None
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+        raise BundleError(
+            message("file_unreadable", path=path, reason=str(error.strerror))
+        ) from None
     with _naming(folder):
         if len(data) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes, so not a manifest")
+            raise BundleError(message("manifest_large", limit=MAX_MANIFEST_BYTES))
         return _strict_json(data)
 
 
@@ -479,11 +482,11 @@ def _strict_json(data: bytes) -> Any:
     try:
         return strict_json(data)
     except UnicodeDecodeError as error:
-        raise BundleError(f"damaged: not UTF-8 at byte {error.start}") from None
+        raise BundleError(message("json_encoding", place=error.start)) from None
     except RecursionError:
-        raise BundleError("damaged: nested too deeply") from None
+        raise BundleError(message("json_deep")) from None
     except ValueError as error:  # JSONDecodeError is one
-        raise BundleError(f"damaged: {error}") from None
+        raise BundleError(message("json_damaged", reason=str(error))) from None
 
 
 # Checking -------------------------------------------------------------------------------------
@@ -492,14 +495,13 @@ def _strict_json(data: bytes) -> Any:
 def _check_version(manifest: dict[str, Any]) -> None:
     version = manifest.get("format_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"format_version is {_short(version)}, wanted {FORMAT_VERSION}")
+        raise BundleError(message("bundle_version", seen=_short(version), wanted=FORMAT_VERSION))
     if version > FORMAT_VERSION:
         versions = manifest.get("versions")
         maker = versions.get("elir-deploy") if isinstance(versions, dict) else None
-        by = f" ({_short(maker)})" if maker else ""
+        by = message("bundle_newer_by", maker=_short(maker)) if maker else ""
         raise BundleError(
-            f"made by a newer version of elir-deploy{by}: bundle format {version}, and "
-            f"elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade elir-deploy"
+            message("bundle_newer", by=by, version=version, own=__version__, wanted=FORMAT_VERSION)
         )
 
 
@@ -518,8 +520,8 @@ def _check_schema(manifest: dict[str, Any]) -> None:
     try:
         _schema_check()(manifest)
     except JsonSchemaValueException as error:
-        where = str(error.message).removeprefix("data").removeprefix(".")
-        raise BundleError(f"{where}, and is {_short(error.value)}") from None
+        rule = str(error.message).removeprefix("data").removeprefix(".")
+        raise BundleError(message("manifest_schema", rule=rule, seen=_short(error.value))) from None
 
 
 def _short(value: object) -> str:
@@ -531,7 +533,7 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
     def tensor(values: dict[str, Any], where: str) -> TensorSpec:
         # JSON Schema counts 1.0 as an integer; an array's shape does not.
         if any(type(side) is not int for side in values["shape"]):
-            raise BundleError(f"{where}: shape is {_short(values['shape'])}, wanted integers")
+            raise BundleError(message("manifest_shape", place=where, seen=_short(values["shape"])))
         return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]), values["layout"])
 
     def record(kind: type[Any], values: dict[str, Any], where: str, **typed: object) -> Any:
@@ -543,7 +545,9 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
         for field in fields(kind):
             value = chosen.get(field.name)
             if field.type == "int" and type(value) is not int and field.name in chosen:
-                raise BundleError(f"{where}.{field.name} is {_short(value)}, wanted an integer")
+                raise BundleError(
+                    message("manifest_integer", place=where, entry=field.name, seen=_short(value))
+                )
         return kind(**chosen, **typed)
 
     stages = []
@@ -561,8 +565,13 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
         wanted = _RANGES[manifest[name]["dtype"]]
         if tuple(manifest[name]["range"]) != wanted:
             raise BundleError(
-                f"{name}.range is {_short(manifest[name]['range'])}, wanted {list(wanted)} "
-                f"for {manifest[name]['dtype']}"
+                message(
+                    "image_range",
+                    end=name,
+                    seen=_short(manifest[name]["range"]),
+                    wanted=str(list(wanted)),
+                    dtype=manifest[name]["dtype"],
+                )
             )
     quantization = manifest.get("quantization")
     return Manifest(
@@ -596,35 +605,43 @@ def _check_model(info: Manifest) -> None:
     for name, spec in (("input", info.input), ("output", info.output)):
         seen = (spec.shape[0], spec.height, spec.width, spec.channels)
         if seen != (1, side, side, 3):
-            raise BundleError(
-                f"{name} is {spec}, wanted one RGB image of model.image_size, {side}x{side}"
-            )
+            raise BundleError(message("image_shape", end=name, seen=str(spec), side=side))
     upscale, kernel = info.model.upscale, info.model.upscale_kernel
     if (upscale == 1) != (kernel == "none"):
-        raise BundleError(f"model.upscale is {upscale} and model.upscale_kernel is {kernel!r}")
+        raise BundleError(message("upscale_kernel", factor=upscale, kernel=repr(kernel)))
     # With a power of two the weights of a bicubic enlargement are exact, hence the same wherever
     # a picture is cut into tiles.
     if kernel == "bicubic" and upscale & (upscale - 1):
-        raise BundleError(f"model.upscale is {upscale}, wanted a power of two for bicubic")
+        raise BundleError(message("upscale_bicubic", factor=upscale))
 
 
 def _check_chain(info: Manifest) -> None:
     names = tuple(stage.name for stage in info.stages)
     if names not in (("fused",), SPLIT_STAGES):
         raise BundleError(
-            f"stages are {', '.join(names)}; wanted fused alone, or {', '.join(SPLIT_STAGES)}"
+            message("stage_names", seen=", ".join(names), wanted=", ".join(SPLIT_STAGES))
         )
     ends = [("input", info.input)]
     for stage in info.stages:
         before, spec = ends[-1]
         if stage.input != spec:
-            raise BundleError(f"{stage.name} takes {stage.input}, but {before} is {spec}")
-        ends.append((f"the output of {stage.name}", stage.output))
+            raise BundleError(
+                message(
+                    "stage_takes",
+                    stage=stage.name,
+                    seen=str(stage.input),
+                    before=before,
+                    handed=str(spec),
+                )
+            )
+        ends.append((message("stage_output", stage=stage.name), stage.output))
         if stage.input.nbytes > MAX_TENSOR_BYTES or stage.output.nbytes > MAX_TENSOR_BYTES:
-            raise BundleError(f"{stage.name} has a tensor of more than {MAX_TENSOR_BYTES} bytes")
+            raise BundleError(message("tensor_large", stage=stage.name, limit=MAX_TENSOR_BYTES))
     before, spec = ends[-1]
     if spec != info.output:
-        raise BundleError(f"output is {info.output}, but {before} is {spec}")
+        raise BundleError(
+            message("stages_give", seen=str(info.output), before=before, handed=str(spec))
+        )
 
 
 def _check_files(info: Manifest) -> None:
@@ -636,23 +653,32 @@ def _check_files(info: Manifest) -> None:
     seen: set[str] = {MANIFEST_NAME}
     for file in files:
         if file in seen:
-            raise BundleError(f"two entries name the file {file}")
+            raise BundleError(message("file_named_twice", file=file))
         seen.add(file)
     names = [reference.name for reference in info.references]
     if len(set(names)) != len(names):
-        raise BundleError(f"two references have the same name: {', '.join(names)}")
+        raise BundleError(message("references_alike", names=", ".join(names)))
     for stage in info.stages:
         made = set()
         for artifact in stage.artifacts:
             if artifact.precision not in info.precisions:
                 raise BundleError(
-                    f"{artifact.file} is {artifact.precision}, but precisions are "
-                    f"{', '.join(info.precisions)}"
+                    message(
+                        "file_precision",
+                        file=artifact.file,
+                        precision=artifact.precision,
+                        precisions=", ".join(info.precisions),
+                    )
                 )
             key = (artifact.kind, artifact.precision, artifact.target)
             if key in made:
                 raise BundleError(
-                    f"{stage.name} has two {artifact.kind} files of {artifact.precision} for "
-                    f"{artifact.target or 'any device'}"
+                    message(
+                        "file_twice",
+                        stage=stage.name,
+                        kind=artifact.kind,
+                        precision=artifact.precision,
+                        target=artifact.target or message("any_device"),
+                    )
                 )
             made.add(key)

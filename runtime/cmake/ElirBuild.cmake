@@ -10,7 +10,7 @@ if(ELIR_WERROR)
 endif()
 if(ELIR_SANITIZE)
   target_compile_options(elir_options INTERFACE
-    -fsanitize=${ELIR_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    -fsanitize=${ELIR_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(elir_options INTERFACE -fsanitize=${ELIR_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # sees ghosts in instrumented code
     target_compile_options(elir_options INTERFACE -Wno-maybe-uninitialized)

@@ -40,6 +40,7 @@ class Params(ctypes.Structure):
         ("queue", ctypes.c_int),
         ("log", LogCallback),
         ("log_user", ctypes.c_void_p),
+        ("cache", ctypes.c_char_p),
     )
 
 

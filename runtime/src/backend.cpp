@@ -5,7 +5,7 @@
 #include <new>
 
 #include "error.hpp"
-#include "text.hpp"
+#include "messages.hpp"
 
 namespace elir::core {
 namespace {
@@ -38,9 +38,12 @@ std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
   for (const Stage& stage : bundle.manifest().stages) {
     chosen.push_back(fitting(stage, precision));
     if (chosen.back() == nullptr) {
-      throw bundle_error(text(bundle.path().string(), ": ", stage.name, " has no ",
-                              file_precision(precision), " ", kind, " file that ", name,
-                              " can load"));
+      throw bundle_error(
+          message("nothing_for_stage", {{"bundle", bundle.path().string()},
+                                        {"stage", stage.name},
+                                        {"precision", file_precision(precision)},
+                                        {"kind", kind},
+                                        {"backend", name}}));
     }
   }
   return chosen;

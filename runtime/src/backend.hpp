@@ -43,11 +43,26 @@ class Session {
   virtual void run() = 0;
 };
 
+struct Log {
+  elir_log_callback callback = nullptr;
+  void* user = nullptr;
+
+  void warn(const std::string& message) const {
+    if (callback != nullptr) callback(user, ELIR_LOG_WARNING, message.c_str());
+  }
+  void info(const std::string& message) const {
+    if (callback != nullptr) callback(user, ELIR_LOG_INFO, message.c_str());
+  }
+};
+
 // How to open a bundle.
 struct Setup {
   int threads = 0;  // of one run; 0 leaves it to the library
   int device = 0;
   bool throughput = false;  // several sessions, where that gives more images in a second
+  // The folder for what is compiled: none for the user's own, an empty one to keep nothing.
+  std::optional<std::string> cache;
+  Log log;
 };
 
 // What a backend says of itself.

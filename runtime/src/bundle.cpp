@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "error.hpp"
+#include "messages.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -32,19 +33,24 @@ fs::path tidied(const std::string& given) {
 
 std::string reason(int error) { return std::generic_category().message(error); }
 
+Failure unreadable(const std::string& path, const std::string& why) {
+  return bundle_error(message("file_unreadable", {{"path", path}, {"reason", why}}));
+}
+
 std::string read_file(const fs::path& folder, const fs::path& path) {
   std::error_code ignored;
   const fs::file_type type = fs::status(path, ignored).type();
   if (type == fs::file_type::not_found) {
-    throw bundle_error(text(folder.string(), " is not a bundle: it holds no ", kManifestName));
+    throw bundle_error(
+        message("folder_without", {{"folder", folder.string()}, {"manifest", kManifestName}}));
   }
   // Anything but a file might keep a reader waiting; a folder has an error of its own.
   if (type != fs::file_type::regular && type != fs::file_type::directory &&
       type != fs::file_type::unknown) {
-    throw bundle_error(path.string() + " is not a regular file");
+    throw bundle_error(message("file_irregular", {{"path", path.string()}}));
   }
   const File file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw bundle_error(text(path.string(), " cannot be read: ", reason(errno)));
+  if (!file) throw unreadable(path.string(), reason(errno));
   std::string data;
   char chunk[65536];
   while (data.size() <= kMaxManifestBytes) {
@@ -52,9 +58,7 @@ std::string read_file(const fs::path& folder, const fs::path& path) {
     if (count == 0) break;
     data.append(chunk, count);
   }
-  if (std::ferror(file.get()) != 0) {
-    throw bundle_error(text(path.string(), " cannot be read: ", reason(errno)));
-  }
+  if (std::ferror(file.get()) != 0) throw unreadable(path.string(), reason(errno));
   return data;
 }
 
@@ -63,33 +67,32 @@ Manifest opened(const fs::path& folder) {
   if (!fs::is_directory(folder, ignored)) {
     if (fs::exists(folder, ignored)) {
       throw bundle_error(
-          text(folder.string(), " is a file, wanted the folder that holds ", kManifestName));
+          message("folder_is_a_file", {{"path", folder.string()}, {"manifest", kManifestName}}));
     }
-    throw bundle_error(folder.string() + ": no such folder");
+    throw bundle_error(message("folder_missing", {{"path", folder.string()}}));
   }
   const fs::path path = folder / kManifestName;
   const std::string data = read_file(folder, path);
   try {
     if (data.size() > kMaxManifestBytes) {
-      throw bundle_error(text("larger than ", kMaxManifestBytes, " bytes, so not a manifest"));
+      throw bundle_error(message("manifest_large", {{"limit", kMaxManifestBytes}}));
     }
     return read_manifest(data);
   } catch (const Failure& failure) {
-    throw Failure(failure.status(), path.string() + ": " + failure.what());
+    throw Failure(failure.status(),
+                  message("manifest_in", {{"path", path.string()}, {"reason", failure.what()}}));
   }
 }
 
 std::string hashed(const fs::path& path, const std::string& shown) {
   const File file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw bundle_error(text(shown, " cannot be read: ", reason(errno)));
+  if (!file) throw unreadable(shown, reason(errno));
   Sha256 hash;
   const auto chunk = std::make_unique<char[]>(std::size_t{1} << 20U);
   while (const std::size_t count = std::fread(chunk.get(), 1, std::size_t{1} << 20U, file.get())) {
     hash.update(chunk.get(), count);
   }
-  if (std::ferror(file.get()) != 0) {
-    throw bundle_error(text(shown, " cannot be read: ", reason(errno)));
-  }
+  if (std::ferror(file.get()) != 0) throw unreadable(shown, reason(errno));
   return hash.finish();
 }
 
@@ -102,9 +105,9 @@ Bundle::Bundle(const std::string& folder) : path_(tidied(folder)), manifest_(ope
       for (const Artifact& artifact : stage.artifacts) {
         if (artifact.file != file) continue;
         if (size == static_cast<std::uintmax_t>(artifact.bytes)) continue;
-        throw bundle_error(text((path_ / file).string(), ": ", size, " bytes, the manifest says ",
-                                artifact.bytes,
-                                ": the file is cut off or replaced, copy the bundle again"));
+        throw bundle_error(message("file_size", {{"path", (path_ / file).string()},
+                                                 {"seen", size},
+                                                 {"wanted", artifact.bytes}}));
       }
     }
   }
@@ -115,14 +118,15 @@ fs::path Bundle::checked_file(const std::string& file) const {
   const auto listed = std::find_if(hashes.begin(), hashes.end(),
                                    [&](const auto& entry) { return entry.first == file; });
   if (listed == hashes.end()) {
-    throw bundle_error(text(path_.string(), ": the manifest lists no file ", python_repr(file)));
+    throw bundle_error(
+        message("file_unknown", {{"bundle", path_.string()}, {"file", python_repr(file)}}));
   }
   fs::path path = located(file);
   const std::string shown = (path_ / file).string();
   const std::string seen = hashed(path, shown);
   if (seen != listed->second) {
-    throw bundle_error(text(shown, " is damaged: its SHA-256 is ", seen, ", the manifest says ",
-                            listed->second, ": copy the bundle again"));
+    throw bundle_error(message(
+        "file_changed", {{"path", shown}, {"seen", seen}, {"wanted", listed->second}}));
   }
   return path;
 }
@@ -132,15 +136,17 @@ fs::path Bundle::located(const std::string& file) const {
   std::error_code error;
   fs::path path = fs::canonical(path_ / file, error);
   if (error == std::errc::no_such_file_or_directory) {
-    throw bundle_error(shown + " is missing: the bundle is incomplete, copy it again");
+    throw bundle_error(message("file_missing", {{"path", shown}}));
   }
-  if (error) throw bundle_error(text(shown, " cannot be read: ", error.message()));
+  if (error) throw unreadable(shown, error.message());
   const fs::path folder = fs::canonical(path_, error);
-  if (error) throw bundle_error(text(shown, " cannot be read: ", error.message()));
+  if (error) throw unreadable(shown, error.message());
   if (std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first != folder.end()) {
-    throw bundle_error(shown + " is a link out of the bundle: a bundle holds its own files");
+    throw bundle_error(message("file_is_a_link", {{"path", shown}}));
   }
-  if (!fs::is_regular_file(path, error)) throw bundle_error(shown + " is not a regular file");
+  if (!fs::is_regular_file(path, error)) {
+    throw bundle_error(message("file_irregular", {{"path", shown}}));
+  }
   return path;
 }
 

@@ -82,8 +82,11 @@ Wishes checked(const elir_params& params) {
   wishes.fit = params.fit;
   wishes.force = params.force != 0;
   wishes.trial = params.skip_trial == 0;
-  wishes.setup = {params.threads, params.device, params.mode == ELIR_MODE_THROUGHPUT};
-  wishes.log = {params.log, params.log_user};
+  wishes.setup.threads = params.threads;
+  wishes.setup.device = params.device;
+  wishes.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
+  if (params.cache != nullptr) wishes.setup.cache = params.cache;
+  wishes.setup.log = {params.log, params.log_user};
   return wishes;
 }
 

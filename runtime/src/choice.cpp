@@ -6,6 +6,7 @@
 
 #include "backends/all.hpp"
 #include "error.hpp"
+#include "messages.hpp"
 #include "text.hpp"
 
 namespace elir::core {
@@ -32,23 +33,31 @@ std::vector<std::string> known() {
 
 std::string missed(const Verification& verification) {
   const std::string reached =
-      verification.psnr_db ? with_one_digit(*verification.psnr_db) + " dB" : "not finite";
-  return text(verification.precision, " ", reached, ", floor ", general(verification.floor_db),
-              " dB");
+      verification.psnr_db ? message("decibels", {{"value", with_one_digit(*verification.psnr_db)}})
+                           : message("not_finite");
+  return message("nothing_passed_of", {{"precision", verification.precision},
+                                       {"reached", reached},
+                                       {"floor", general(verification.floor_db)}});
 }
 
 void check_wish(const Backend& backend, const Bundle& bundle, const std::string& precision) {
   const std::vector<std::string> held = backend.held_precisions(bundle);
-  const std::string choose = "choose one of " + joined(held, ", ");
   if (!contains(backend.precisions, precision)) {
-    throw usage_error(text(backend.name, " does not run in ", precision, ": ", choose));
+    throw usage_error(
+        message("precision_of_others", {{"backend", backend.name},
+                                        {"precision", precision},
+                                        {"held", joined(held, ", ")}}));
   }
   if (!contains(held, precision)) {
-    throw usage_error(text(bundle.path().string(), " holds no ", file_precision(precision),
-                           " files for ", backend.name, ": ", choose));
+    throw usage_error(message("nothing_for_precision", {{"bundle", bundle.path().string()},
+                                                        {"precision", file_precision(precision)},
+                                                        {"backend", backend.name},
+                                                        {"held", joined(held, ", ")}}));
   }
   if (const auto reason = backend.unsupported(precision)) {
-    throw unavailable_error(text(backend.name, " cannot run in ", precision, ": ", *reason));
+    throw unavailable_error(
+        message("precision_refused",
+                {{"backend", backend.name}, {"precision", precision}, {"reason", *reason}}));
   }
 }
 
@@ -64,15 +73,17 @@ std::pair<bool, std::ptrdiff_t> rank(const Bundle& bundle, const Candidate& cand
 [[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons) {
   if (!reasons.empty()) {
     throw unavailable_error(
-        text("nothing here can run ", bundle.path().string(), ": ", joined(reasons, "; ")));
+        message("nothing_can_run",
+                {{"bundle", bundle.path().string()}, {"reasons", joined(reasons, "; ")}}));
   }
   std::set<std::string> kinds;
   for (const Stage& stage : bundle.manifest().stages) {
     for (const Artifact& artifact : stage.artifacts) kinds.insert(artifact.kind);
   }
   throw bundle_error(
-      text(bundle.path().string(), " holds only ", joined({kinds.begin(), kinds.end()}, ", "),
-           " files that no backend here can load; backends: ", joined(known(), ", ")));
+      message("bundle_kinds", {{"bundle", bundle.path().string()},
+                               {"kinds", joined({kinds.begin(), kinds.end()}, ", ")},
+                               {"backends", joined(known(), ", ")}}));
 }
 
 }  // namespace
@@ -82,7 +93,7 @@ const Backend& backend_named(const std::string& name) {
     if (backend->name == name) return *backend;
   }
   throw usage_error(
-      text("no backend ", python_repr(name), ": choose one of auto, ", joined(known(), ", ")));
+      message("no_backend", {{"seen", python_repr(name)}, {"backends", joined(known(), ", ")}}));
 }
 
 std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision) {
@@ -95,7 +106,9 @@ std::vector<Candidate> candidates(const Bundle& bundle, const std::string& preci
     if (!backend->automatic || held.empty()) continue;
     if (const auto reason = backend->available()) {
       const bool fitting = precision.empty() || contains(held, precision);
-      (fitting ? reasons : others).push_back(backend->name + ": " + *reason);
+      (fitting ? reasons : others)
+          .push_back(
+              message("nothing_can_run_by", {{"backend", backend->name}, {"reason", *reason}}));
       continue;
     }
     try {
@@ -126,7 +139,8 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
   const std::vector<std::string> held = backend.held_precisions(bundle);
   if (held.empty()) {
     throw bundle_error(
-        text(bundle.path().string(), " holds no files for the backend ", backend.name));
+        message("nothing_for_backend",
+                {{"bundle", bundle.path().string()}, {"backend", backend.name}}));
   }
   if (!precision.empty()) {
     check_wish(backend, bundle, precision);
@@ -150,9 +164,8 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
   }
   if (!passed.empty()) return passed;
   if (!unknown.empty()) return unknown;
-  throw usage_error(text(bundle.path().string(), ": no precision passed verification (",
-                         joined(failed, ", "),
-                         "): choose one with --precision to run it all the same"));
+  throw usage_error(message("nothing_passed", {{"bundle", bundle.path().string()},
+                                               {"seen", joined(failed, ", ")}}));
 }
 
 }  // namespace elir::core

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "error.hpp"
+#include "messages.hpp"
 #include "text.hpp"
 
 namespace elir::core {
@@ -12,6 +13,10 @@ namespace {
 
 // A manifest nests 8 deep. Values are destroyed recursively, so there must be some limit.
 constexpr std::size_t kMaxDepth = 256;
+
+Failure damaged(const std::string& reason) {
+  return bundle_error(message("json_damaged", {{"reason", reason}}));
+}
 
 // Builds a Json from what the parser finds.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
@@ -46,19 +51,18 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     const auto& members = open_.back()->as<Json::Object>();
     std::unordered_set<std::string_view> names;
     for (const JsonMember& member : members) names.insert(member.key);
-    if (names.size() != members.size())
-      throw bundle_error("damaged: an object has the same entry twice");
+    if (names.size() != members.size()) throw damaged(message("json_entry_twice"));
     return close();
   }
 
   bool parse_error(std::size_t /*position*/, const std::string& token,
                    const nlohmann::json::exception& error) override {
-    if (error.id == 406) throw bundle_error("damaged: " + shortened(token) + " is out of range");
+    if (error.id == 406) throw damaged(message("json_number", {{"number", shortened(token)}}));
     // "[json.exception.parse_error.101] parse error at line 1, column 1: syntax error while ..."
     std::string_view reason = error.what();
     const std::size_t bracket = reason.find("] ");
     if (bracket != std::string_view::npos) reason.remove_prefix(bracket + 2);
-    throw bundle_error("damaged: " + one_line(reason));
+    throw damaged(one_line(reason));
   }
 
  private:
@@ -81,7 +85,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool open(Json container) {
-    if (open_.size() == kMaxDepth) throw bundle_error("damaged: nested too deeply");
+    if (open_.size() == kMaxDepth) throw bundle_error(message("json_deep"));
     open_.push_back(place(std::move(container)));
     return true;
   }
@@ -151,6 +155,14 @@ double Json::number() const {
   return as<double>();
 }
 
+bool Json::is_empty() const {
+  if (is_number()) return number() == 0;
+  if (is<std::string>()) return as<std::string>().empty();
+  if (is<Array>()) return as<Array>().empty();
+  if (is<Object>()) return as<Object>().empty();
+  return is<std::nullptr_t>() || !as<bool>();
+}
+
 const Json* Json::find(std::string_view key) const {
   if (!is<Object>()) return nullptr;
   const auto& members = as<Object>();
@@ -171,7 +183,7 @@ std::string Json::canonical() const { return repr_of(*this, true); }
 
 Json parse_json(std::string_view data) {
   const std::size_t invalid = first_invalid(data);
-  if (invalid != data.size()) throw bundle_error(text("damaged: not UTF-8 at byte ", invalid));
+  if (invalid != data.size()) throw bundle_error(message("json_encoding", {{"place", invalid}}));
   Builder builder;
   nlohmann::json::sax_parse(data.begin(), data.end(), &builder);
   return builder.take();

@@ -42,6 +42,9 @@ class Json {
   bool is_integer() const { return is<std::int64_t>() || is<BigInteger>(); }
   bool is_number() const { return is_integer() || is<double>(); }
 
+  // Whether Python would call it false: nothing, zero or empty.
+  bool is_empty() const;
+
   // Of a number; exact for what 53 bits hold.
   double number() const;
 

@@ -8,6 +8,7 @@
 #include "embedded.hpp"
 #include "error.hpp"
 #include "json.hpp"
+#include "messages.hpp"
 #include "schema.hpp"
 #include "text.hpp"
 
@@ -21,15 +22,19 @@ void check_version(const Json& manifest) {
   const Json* version = manifest.find("format_version");
   if (version == nullptr || !version->is_integer() || version->number() < 1) {
     const std::string seen = version == nullptr ? "None" : shortened(version->repr());
-    throw bundle_error(text("format_version is ", seen, ", wanted ", kFormatVersion));
+    throw bundle_error(message("bundle_version", {{"seen", seen}, {"wanted", kFormatVersion}}));
   }
   if (version->number() > static_cast<double>(kFormatVersion)) {
     const Json* versions = manifest.find("versions");
     const Json* maker = versions == nullptr ? nullptr : versions->find("elir-deploy");
-    const std::string by = maker == nullptr ? "" : " (" + shortened(maker->repr()) + ")";
-    throw bundle_error(text("made by a newer version of elir-deploy", by, ": bundle format ",
-                            version->repr(), ", and elir-deploy ", kVersion, " reads format ",
-                            kFormatVersion, ": upgrade elir-deploy"));
+    const std::string by =
+        maker == nullptr || maker->is_empty()
+            ? ""
+            : message("bundle_newer_by", {{"maker", shortened(maker->repr())}});
+    throw bundle_error(message("bundle_newer", {{"by", by},
+                                                {"version", version->repr()},
+                                                {"own", kVersion},
+                                                {"wanted", kFormatVersion}}));
   }
 }
 
@@ -43,7 +48,8 @@ std::int64_t integer(const Json& record, const std::string& where, std::string_v
   const Json& value = record[key];
   if (!value.is_integer()) {
     throw bundle_error(
-        text(where, ".", key, " is ", shortened(value.repr()), ", wanted an integer"));
+        message("manifest_integer",
+                {{"place", where}, {"entry", key}, {"seen", shortened(value.repr())}}));
   }
   // A number of parameters or bytes beyond 64 bits fits no file; its size will tell.
   return value.is<std::int64_t>() ? value.as<std::int64_t>() : INT64_MAX;
@@ -57,8 +63,8 @@ TensorSpec tensor(const Json& values, const std::string& where) {
   const auto& shape = values["shape"].as<Json::Array>();
   if (std::any_of(shape.begin(), shape.end(),
                   [](const Json& side) { return !side.is_integer(); })) {
-    throw bundle_error(
-        text(where, ": shape is ", shortened(values["shape"].repr()), ", wanted integers"));
+    throw bundle_error(message(
+        "manifest_shape", {{"place", where}, {"seen", shortened(values["shape"].repr())}}));
   }
   TensorSpec made;
   made.name = string(values, "name");
@@ -88,8 +94,10 @@ void check_range(const Json& manifest, std::string_view end) {
   const bool bytes = string(manifest[end], "dtype") == "uint8";
   const auto& ends = range.as<Json::Array>();
   if (ends[0].number() == 0 && ends[1].number() == (bytes ? 255 : 1)) return;
-  throw bundle_error(text(end, ".range is ", shortened(range.repr()), ", wanted ",
-                          bytes ? "[0, 255] for uint8" : "[0, 1] for float32"));
+  throw bundle_error(message("image_range", {{"end", end},
+                                             {"seen", shortened(range.repr())},
+                                             {"wanted", bytes ? "[0, 255]" : "[0, 1]"},
+                                             {"dtype", bytes ? "uint8" : "float32"}}));
 }
 
 // In the order of the Python runtime, so that of several things wrong the same one is named.
@@ -158,18 +166,17 @@ void check_model(const Manifest& info, const std::string& kernel) {
        {std::make_pair("input", &info.input), {"output", &info.output}}) {
     if (spec->shape[0] != 1 || spec->height() != side || spec->width() != side ||
         spec->channels() != 3) {
-      throw bundle_error(text(name, " is ", spec->describe(),
-                              ", wanted one RGB image of model.image_size, ", side, "x", side));
+      throw bundle_error(
+          message("image_shape", {{"end", name}, {"seen", spec->describe()}, {"side", side}}));
     }
   }
   if ((info.upscale == 1) != (info.upscale_kernel == Kernel::none)) {
-    throw bundle_error(text("model.upscale is ", info.upscale, " and model.upscale_kernel is ",
-                            python_repr(kernel)));
+    throw bundle_error(message("upscale_kernel",
+                               {{"factor", info.upscale}, {"kernel", python_repr(kernel)}}));
   }
   const auto factor = static_cast<unsigned>(info.upscale);
   if (info.upscale_kernel == Kernel::bicubic && (factor & (factor - 1)) != 0) {
-    throw bundle_error(
-        text("model.upscale is ", info.upscale, ", wanted a power of two for bicubic"));
+    throw bundle_error(message("upscale_bicubic", {{"factor", info.upscale}}));
   }
 }
 
@@ -188,52 +195,61 @@ void check_chain(const Manifest& info) {
   const bool split =
       std::equal(names.begin(), names.end(), kSplitStages.begin(), kSplitStages.end());
   if (!split && names != std::vector<std::string>{"fused"}) {
-    throw bundle_error(text("stages are ", joined(names, ", "), "; wanted fused alone, or ",
-                            joined({kSplitStages.begin(), kSplitStages.end()}, ", ")));
+    throw bundle_error(message(
+        "stage_names", {{"seen", joined(names, ", ")},
+                        {"wanted", joined({kSplitStages.begin(), kSplitStages.end()}, ", ")}}));
   }
   std::string before = "input";
   const TensorSpec* handed = &info.input;
   for (const Stage& stage : info.stages) {
     if (stage.input != *handed) {
-      throw bundle_error(text(stage.name, " takes ", stage.input.describe(), ", but ", before,
-                              " is ", handed->describe()));
+      throw bundle_error(message("stage_takes", {{"stage", stage.name},
+                                                 {"seen", stage.input.describe()},
+                                                 {"before", before},
+                                                 {"handed", handed->describe()}}));
     }
-    before = "the output of " + stage.name;
+    before = message("stage_output", {{"stage", stage.name}});
     handed = &stage.output;
     if (too_large(stage.input) || too_large(stage.output)) {
       throw bundle_error(
-          text(stage.name, " has a tensor of more than ", kMaxTensorBytes, " bytes"));
+          message("tensor_large", {{"stage", stage.name}, {"limit", kMaxTensorBytes}}));
     }
   }
   if (*handed != info.output) {
-    throw bundle_error(
-        text("output is ", info.output.describe(), ", but ", before, " is ", handed->describe()));
+    throw bundle_error(message("stages_give", {{"seen", info.output.describe()},
+                                               {"before", before},
+                                               {"handed", handed->describe()}}));
   }
 }
 
 void check_files(const Manifest& info) {
   std::set<std::string_view> seen = {kManifestName};
   for (const auto& [file, hash] : info.file_hashes) {
-    if (!seen.insert(file).second) throw bundle_error("two entries name the file " + file);
+    if (!seen.insert(file).second) {
+      throw bundle_error(message("file_named_twice", {{"file", file}}));
+    }
   }
   std::vector<std::string> names;
   for (const Reference& reference : info.references) names.push_back(reference.name);
   if (std::set<std::string>(names.begin(), names.end()).size() != names.size()) {
-    throw bundle_error("two references have the same name: " + joined(names, ", "));
+    throw bundle_error(message("references_alike", {{"names", joined(names, ", ")}}));
   }
   for (const Stage& stage : info.stages) {
     std::set<std::tuple<std::string, std::string, std::optional<std::string>>> made;
     for (const Artifact& artifact : stage.artifacts) {
       const auto& all = info.precisions;
       if (std::find(all.begin(), all.end(), artifact.precision) == all.end()) {
-        throw bundle_error(text(artifact.file, " is ", artifact.precision, ", but precisions are ",
-                                joined(all, ", ")));
+        throw bundle_error(message("file_precision", {{"file", artifact.file},
+                                                      {"precision", artifact.precision},
+                                                      {"precisions", joined(all, ", ")}}));
       }
       if (!made.insert({artifact.kind, artifact.precision, artifact.target}).second) {
         const std::string target = artifact.target.value_or("");
-        throw bundle_error(text(stage.name, " has two ", artifact.kind, " files of ",
-                                artifact.precision, " for ",
-                                target.empty() ? "any device" : target));
+        throw bundle_error(
+            message("file_twice", {{"stage", stage.name},
+                                   {"kind", artifact.kind},
+                                   {"precision", artifact.precision},
+                                   {"target", target.empty() ? message("any_device") : target}}));
       }
     }
   }
@@ -247,8 +263,11 @@ std::size_t TensorSpec::bytes() const {
 }
 
 std::string TensorSpec::describe() const {
-  return text(name, ": ", dtype == Dtype::uint8 ? "uint8 " : "float32 ", shape[0], "x", shape[1],
-              "x", shape[2], "x", shape[3], layout == Layout::nhwc ? " NHWC" : " NCHW");
+  return message("tensor",
+                 {{"name", name},
+                  {"dtype", dtype == Dtype::uint8 ? "uint8" : "float32"},
+                  {"sides", text(shape[0], "x", shape[1], "x", shape[2], "x", shape[3])},
+                  {"layout", layout == Layout::nhwc ? "NHWC" : "NCHW"}});
 }
 
 bool operator==(const TensorSpec& a, const TensorSpec& b) {
@@ -266,8 +285,7 @@ Manifest read_manifest(std::string_view json) {
   const Json manifest = parse_json(json);
   const Json* format = manifest.find("format");
   if (format == nullptr || !format->is<std::string>() || format->as<std::string>() != kFormatName) {
-    throw bundle_error(
-        text("not the manifest of a bundle: it has no \"format\": \"", kFormatName, "\""));
+    throw bundle_error(message("bundle_format", {{"format", kFormatName}}));
   }
   check_version(manifest);
   check_schema(manifest);

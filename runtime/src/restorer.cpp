@@ -7,6 +7,7 @@
 
 #include "choice.hpp"
 #include "error.hpp"
+#include "messages.hpp"
 #include "png.hpp"
 #include "text.hpp"
 
@@ -67,7 +68,7 @@ Restorer::Restorer(const std::string& folder, const Wishes& wishes)
                                           : ELIR_FIT_TILE),
       force_(wishes.force) {
   open(wishes);
-  wishes.log.info(
+  wishes.setup.log.info(
       text(bundle_.path().string(), ": ", manifest().task, " in ", precision_, " on ", backend_));
 }
 
@@ -118,13 +119,14 @@ void Restorer::open(const Wishes& wishes) {
   if (wishes.backend != "auto") {
     const Backend& chosen = backend_named(wishes.backend);
     if (const auto reason = chosen.available()) {
-      throw unavailable_error(chosen.name + " cannot be used: " + *reason);
+      throw unavailable_error(
+          message("cannot_use", {{"backend", chosen.name}, {"reason", *reason}}));
     }
     const std::string precision = precisions_to_try(chosen, bundle_, wishes.precision).front();
     Runners runners = start(chosen, precision, wishes.setup);
     if (wishes.trial) {
       if (const auto reason = ruined(chosen.name, precision, *runners.front())) {
-        wishes.log.warn(*reason);
+        wishes.setup.log.warn(*reason);
       }
     }
     use(chosen, precision, std::move(runners));
@@ -142,7 +144,9 @@ void Restorer::open(const Wishes& wishes) {
         }
       }
       for (const std::string& failure : failures) {
-        wishes.log.warn(text(failure, "; using ", chosen->name, " in ", precision));
+        wishes.setup.log.warn(text(
+            failure, "; ",
+            message("using_instead", {{"backend", chosen->name}, {"precision", precision}})));
       }
       use(*chosen, precision, std::move(runners));
       return;
@@ -181,10 +185,11 @@ std::optional<std::string> Restorer::ruined(const std::string& backend,
   const double wanted =
       std::min(kEnoughDb, verified->psnr_db.value_or(std::numeric_limits<double>::infinity()));
   if (reached >= wanted - kToleratedDb) return std::nullopt;
-  return text(backend, " computes ", precision,
-              " wrongly on this processor: ", with_one_digit(reached),
-              " dB on the bundle's picture ", reference.name, ", verified with ",
-              with_one_digit(wanted), "; take another backend or precision");
+  return message("precision_ruined", {{"backend", backend},
+                                      {"precision", precision},
+                                      {"seen", with_one_digit(reached)},
+                                      {"picture", reference.name},
+                                      {"wanted", with_one_digit(wanted)}});
 }
 
 void Restorer::use(const Backend& backend, std::string precision, Runners runners) {

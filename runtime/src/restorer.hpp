@@ -12,18 +12,6 @@
 
 namespace elir::core {
 
-struct Log {
-  elir_log_callback callback = nullptr;
-  void* user = nullptr;
-
-  void warn(const std::string& message) const {
-    if (callback != nullptr) callback(user, ELIR_LOG_WARNING, message.c_str());
-  }
-  void info(const std::string& message) const {
-    if (callback != nullptr) callback(user, ELIR_LOG_INFO, message.c_str());
-  }
-};
-
 // elir_params, checked and with types.
 struct Wishes {
   std::string backend = "auto";
@@ -32,7 +20,6 @@ struct Wishes {
   bool force = false;
   bool trial = true;
   Setup setup;
-  Log log;
 };
 
 class Restorer {

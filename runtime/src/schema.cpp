@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "error.hpp"
+#include "messages.hpp"
 #include "text.hpp"
 
 namespace elir::core {
@@ -41,7 +42,8 @@ constexpr std::size_t kMaxMatched = 4096;
   std::string_view where = name;  // "data.model.image_size"
   where.remove_prefix(4);
   if (!where.empty() && where.front() == '.') where.remove_prefix(1);
-  throw bundle_error(text(where, " ", wanted, ", and is ", shortened(seen.repr())));
+  throw bundle_error(message(
+      "manifest_schema", {{"rule", text(where, " ", wanted)}, {"seen", shortened(seen.repr())}}));
 }
 
 bool has_type(const Json& value, const std::string& type) {

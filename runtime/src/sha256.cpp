@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 namespace elir::core {
 namespace {
 
@@ -20,7 +25,70 @@ std::uint32_t rotated(std::uint32_t value, unsigned by) {
   return (value >> by) | (value << (32U - by));
 }
 
+#ifdef __x86_64__
+
+bool has_instructions() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_SSE4_1) == 0) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & (1U << 29U)) != 0;
+}
+
+// Four words at a time. The instructions want the state as ABEF and CDGH, A in the highest word.
+__attribute__((target("sha,sse4.1"))) void blocks_by_instruction(std::uint32_t* state,
+                                                                 const std::uint8_t* bytes,
+                                                                 std::size_t count) {
+  const auto load = [](const void* from) __attribute__((target("sha,sse4.1"))) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(from));
+  };
+  const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  const __m128i cdab = _mm_shuffle_epi32(load(state), 0xB1);
+  const __m128i efgh = _mm_shuffle_epi32(load(state + 4), 0x1B);
+  __m128i abef = _mm_alignr_epi8(cdab, efgh, 8);
+  __m128i cdgh = _mm_blend_epi16(efgh, cdab, 0xF0);
+  for (; count > 0; --count, bytes += 64) {
+    const __m128i abef_before = abef;
+    const __m128i cdgh_before = cdgh;
+    __m128i w[4];
+    for (std::size_t i = 0; i < 16; ++i) {  // four rounds each
+      __m128i& now = w[i % 4];
+      if (i < 4) {
+        now = _mm_shuffle_epi8(load(bytes + 16 * i), big_endian);
+      } else {
+        const __m128i last = w[(i + 3) % 4];
+        const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(now, w[(i + 1) % 4]),
+                                          _mm_alignr_epi8(last, w[(i + 2) % 4], 4));
+        now = _mm_sha256msg2_epu32(sum, last);
+      }
+      const __m128i added = _mm_add_epi32(now, load(kRounds + 4 * i));
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, added);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(added, 0x0E));
+    }
+    abef = _mm_add_epi32(abef, abef_before);
+    cdgh = _mm_add_epi32(cdgh, cdgh_before);
+  }
+  const __m128i feba = _mm_shuffle_epi32(abef, 0x1B);
+  const __m128i dchg = _mm_shuffle_epi32(cdgh, 0xB1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(feba, dchg, 0xF0));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+#endif
+
 }  // namespace
+
+void Sha256::blocks(const std::uint8_t* bytes, std::size_t count) {
+#ifdef __x86_64__
+  static const bool instructions = has_instructions();
+  if (instructions && !plain_) {
+    blocks_by_instruction(state_.data(), bytes, count);
+    return;
+  }
+#endif
+  for (; count > 0; --count, bytes += pending_.size()) block(bytes);
+}
 
 void Sha256::block(const std::uint8_t* bytes) {
   std::uint32_t w[64];
@@ -57,9 +125,10 @@ void Sha256::update(const void* data, std::size_t size) {
   total_ += size;
   while (size > 0) {
     if (filled_ == 0 && size >= pending_.size()) {
-      block(bytes);
-      bytes += pending_.size();
-      size -= pending_.size();
+      const std::size_t whole = size / pending_.size();
+      blocks(bytes, whole);
+      bytes += whole * pending_.size();
+      size -= whole * pending_.size();
       continue;
     }
     const std::size_t taken = std::min(size, pending_.size() - filled_);
@@ -68,13 +137,13 @@ void Sha256::update(const void* data, std::size_t size) {
     bytes += taken;
     size -= taken;
     if (filled_ == pending_.size()) {
-      block(pending_.data());
+      blocks(pending_.data(), 1);
       filled_ = 0;
     }
   }
 }
 
-std::string Sha256::finish() {
+std::array<std::uint8_t, 32> Sha256::digest() {
   const std::uint64_t bits = total_ * 8;
   const std::uint8_t one = 0x80;
   const std::uint8_t zero = 0;
@@ -83,11 +152,18 @@ std::string Sha256::finish() {
   std::uint8_t length[8];
   for (unsigned i = 0; i < 8; ++i) length[i] = static_cast<std::uint8_t>(bits >> (56U - 8U * i));
   update(length, sizeof length);
+  std::array<std::uint8_t, 32> made{};
+  for (unsigned i = 0; i < made.size(); ++i) {
+    made[i] = static_cast<std::uint8_t>(state_[i / 4] >> (24U - 8U * (i % 4)));
+  }
+  return made;
+}
+
+std::string Sha256::finish() {
   std::string made;
-  for (const std::uint32_t word : state_) {
-    for (unsigned shift = 32; shift > 0; shift -= 4) {
-      made += "0123456789abcdef"[(word >> (shift - 4U)) & 0xFU];
-    }
+  for (const std::uint8_t byte : digest()) {
+    made += "0123456789abcdef"[byte >> 4U];
+    made += "0123456789abcdef"[byte & 0xFU];
   }
   return made;
 }

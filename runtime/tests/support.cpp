@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <fstream>
+#include <functional>
 #include <map>
 #include <stdexcept>
 
@@ -42,6 +43,53 @@ Golden bundle_manifest(const BundleOptions& options) {
   shape(made["stages"].front()["input"]);
   shape(made["stages"].back()["output"]);
   return made;
+}
+
+// Fields of a message of Protocol Buffers.
+std::string number(int field, std::size_t value) {
+  std::string made(1, static_cast<char>(field << 3));
+  for (; value >= 128; value /= 128) made += static_cast<char>(value % 128 + 128);
+  return made + static_cast<char>(value);
+}
+
+std::string bytes(int field, const std::string& content) {
+  std::string made = number(field, content.size());
+  made[0] = static_cast<char>(made[0] + 2);
+  return made + content;
+}
+
+// Of ONNX: an image of `side` by `side` pixels, of type uint8.
+std::string image_info(const std::string& name, std::size_t side) {
+  std::string shape;
+  for (const std::size_t length : {std::size_t{1}, side, side, std::size_t{3}}) {
+    shape += bytes(1, number(1, length));
+  }
+  return bytes(1, name) + bytes(2, bytes(1, number(1, 2) + bytes(2, shape)));
+}
+
+// "restored" is "image" and "image".
+std::string adding_graph(std::size_t side) {
+  const std::string node =
+      bytes(1, "image") + bytes(1, "image") + bytes(2, "restored") + bytes(4, "Add");
+  const std::string graph = bytes(1, node) + bytes(2, "g") + bytes(11, image_info("image", side)) +
+                            bytes(12, image_info("restored", side));
+  return number(1, 8) + bytes(7, graph) + bytes(8, bytes(1, "") + number(2, 14));
+}
+
+void write_bundle_of(const fs::path& folder, const BundleOptions& options,
+                     const std::function<std::string(const std::string&)>& graph_of) {
+  Golden manifest = bundle_manifest(options);
+  fs::create_directories(folder);
+  for (Golden& stage : manifest["stages"]) {
+    for (Golden& artifact : stage["artifacts"]) {
+      const auto file = artifact["file"].get<std::string>();
+      const std::string content = graph_of(file);
+      write_file(folder / file, content);
+      artifact["bytes"] = content.size();
+      artifact["sha256"] = hash(content);
+    }
+  }
+  write_file(folder / "bundle.json", manifest.dump(1));
 }
 
 }  // namespace
@@ -97,18 +145,14 @@ Folder::~Folder() {
 }
 
 void write_bundle(const fs::path& folder, const BundleOptions& options) {
-  Golden manifest = bundle_manifest(options);
-  fs::create_directories(folder);
-  for (Golden& stage : manifest["stages"]) {
-    for (Golden& artifact : stage["artifacts"]) {
-      const auto file = artifact["file"].get<std::string>();
-      const std::string content = "the graph of " + file;
-      write_file(folder / file, content);
-      artifact["bytes"] = content.size();
-      artifact["sha256"] = hash(content);
-    }
-  }
-  write_file(folder / "bundle.json", manifest.dump(1));
+  write_bundle_of(folder, options, [](const std::string& file) { return "the graph of " + file; });
+}
+
+void write_adding_bundle(const fs::path& folder) {
+  const BundleOptions options;
+  write_bundle_of(folder, options, [&](const std::string&) {
+    return adding_graph(static_cast<std::size_t>(options.side));
+  });
 }
 
 void write_file(const fs::path& path, const std::string& content) {

@@ -44,6 +44,9 @@ struct BundleOptions {
 // Writes a bundle that the reference backend runs.
 void write_bundle(const std::filesystem::path& folder, const BundleOptions& options = {});
 
+// Writes one whose graphs are ONNX, of 32x32 pixels: they add the image to itself.
+void write_adding_bundle(const std::filesystem::path& folder);
+
 void write_file(const std::filesystem::path& path, const std::string& content);
 
 // Parameters with the reference backend.

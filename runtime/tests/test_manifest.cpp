@@ -54,7 +54,7 @@ std::string changed(Golden manifest, const Golden& golden) {
 
 TEST(Manifest, SaysWhatPythonSays) {
   const Golden& all = test::golden("manifests.json");
-  ASSERT_GT(all["cases"].size(), 500U);
+  ASSERT_GT(all["cases"].size(), 1200U);
   for (const Golden& golden : all["cases"]) {
     const std::string manifest = changed(all["bases"][golden["base"].get<std::string>()], golden);
     const std::optional<std::string> seen = message_of(manifest);
@@ -104,6 +104,15 @@ TEST(Manifest, TypedValues) {
   EXPECT_EQ(seen.verified("bf16")->psnr_db, 70.5);
   EXPECT_EQ(seen.verified("int8"), nullptr);
   EXPECT_EQ(seen.file_hashes.size(), 11U);
+}
+
+TEST(Manifest, Engines) {
+  const Manifest seen = read_manifest(test::golden("manifests.json")["bases"]["engines"].dump());
+  const std::vector<Artifact>& artifacts = seen.stages.front().artifacts;
+  ASSERT_EQ(artifacts.size(), 5U);
+  EXPECT_EQ(artifacts[2].target, "sm75+sm86");
+  EXPECT_TRUE(artifacts[2].version_compatible);
+  EXPECT_FALSE(artifacts[3].version_compatible);
 }
 
 TEST(Schema, KnowsEveryKeywordOfTheManifests) { Schema{parse_json(kManifestSchema)}; }

@@ -2,12 +2,16 @@
 // tests/runtime_cpp.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <cmath>
+#include <cstdlib>
 #include <elir/elir.hpp>
 #include <fstream>
 #include <thread>
 
 #include "bundle.hpp"
+#include "cache.hpp"
 #include "choice.hpp"
 #include "error.hpp"
 #include "png.hpp"
@@ -18,10 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Nothing is kept, unless a test names a folder for it.
 elir_params openvino_params(const char* precision) {
   elir_params params = elir_default_params();
   params.backend = "openvino";
   params.precision = precision;
+  params.cache = "";
   return params;
 }
 
@@ -61,6 +67,145 @@ TEST(OpenVino, ThreadsThroughOneHandle) {
     threads.emplace_back([&] { EXPECT_GT(psnr_on_reference(restorer), 60); });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+class OpenVinoCache : public ::testing::Test {
+ protected:
+  // Restores with `cache` as the folder. What it logged is in `log_`, what it gave in the result.
+  std::vector<std::uint8_t> restored(const std::string& cache, elir_mode mode = ELIR_MODE_LATENCY) {
+    log_.clear();
+    elir_params params = openvino_params("fp32");
+    params.cache = cache.c_str();
+    params.mode = mode;
+    params.log_user = &log_;
+    params.log = [](void* user, elir_log_level level, const char* message) {
+      const char* const mark = level == ELIR_LOG_WARNING ? "warning: " : "";
+      static_cast<std::vector<std::string>*>(user)->push_back(std::string(mark) + message);
+    };
+    Restorer restorer(ELIR_TINY, params);
+    log_.pop_back();  // what was chosen
+    auto pixels = test::pattern(256, 256, 0);
+    std::vector<std::uint8_t> result(pixels.size());
+    restorer.restore(test::image_of(pixels, 256, 256), test::image_of(result, 256, 256));
+    return result;
+  }
+  std::string folder() const { return (folder_.path() / "cache").string(); }
+  std::vector<fs::path> kept() const {
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::recursive_directory_iterator(folder())) {
+      if (entry.is_regular_file()) found.push_back(entry.path());
+    }
+    return found;
+  }
+
+  test::Folder folder_;
+  std::vector<std::string> log_;
+  using Lines = std::vector<std::string>;
+};
+
+TEST_F(OpenVinoCache, ACompiledModelIsKeptAndUsed) {
+  const auto first = restored(folder());
+  ASSERT_EQ(kept().size(), 1U);
+  const std::string place = kept().front().string();
+  EXPECT_EQ(log_, Lines{"compiled, and kept: " + place});
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(log_, Lines{"compiled before: " + place});
+  EXPECT_EQ(restored(folder(), ELIR_MODE_THROUGHPUT), first);
+  EXPECT_EQ(log_, Lines{"compiled before: " + place});
+}
+
+TEST_F(OpenVinoCache, AFlippedByteIsNoticed) {
+  const auto first = restored(folder());
+  const fs::path place = kept().front();
+  const auto size = fs::file_size(place);
+  for (const std::uintmax_t at : {std::uintmax_t{0}, size / 2, size - 40, size - 1}) {
+    std::fstream file(place, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(at));
+    const char byte = static_cast<char>(file.get() ^ 4);
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put(byte);
+    file.close();
+    EXPECT_EQ(restored(folder()), first);
+    EXPECT_EQ(log_, (Lines{place.string() + " is damaged, and compiled anew",
+                           "compiled, and kept: " + place.string()}));
+  }
+  fs::resize_file(place, size / 2);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(log_, Lines{"compiled before: " + place.string()});
+}
+
+// Whole, but nothing that OpenVINO takes.
+TEST_F(OpenVinoCache, WhatOpenVinoRefusesIsCompiledAnew) {
+  const auto first = restored(folder());
+  const fs::path place = kept().front();
+  core::write_sealed(place, [](std::ostream& file) { file << "no model"; });
+  EXPECT_EQ(restored(folder()), first);
+  ASSERT_EQ(log_.size(), 2U);
+  EXPECT_EQ(log_[0].find(place.string() + " is refused, and compiled anew: "), 0U) << log_[0];
+}
+
+TEST_F(OpenVinoCache, NothingIsKeptWhereThatIsTheWish) {
+  setenv("XDG_CACHE_HOME", folder().c_str(), 1);
+  restored("");
+  EXPECT_EQ(log_, Lines{});
+  EXPECT_FALSE(fs::exists(folder()));
+}
+
+TEST_F(OpenVinoCache, TheUsersFolderIsTheDefault) {
+  setenv("XDG_CACHE_HOME", folder().c_str(), 1);
+  elir_params params = openvino_params("fp32");
+  params.cache = nullptr;
+  const Restorer restorer(ELIR_TINY, params);
+  ASSERT_EQ(kept().size(), 1U);
+  EXPECT_EQ(kept().front().string().find(folder() + "/elir-deploy/openvino/"), 0U);
+}
+
+// Neither a folder that cannot be made, nor a file that cannot be written, fails anything.
+TEST_F(OpenVinoCache, APlaceThatCannotBeWritten) {
+  const auto first = restored(folder());
+  const fs::path place = kept().front();
+  const std::string then = "; so compiled models are not kept and every start takes longer";
+  EXPECT_EQ(restored(place.string()), first);
+  ASSERT_EQ(log_.size(), 1U);
+  EXPECT_EQ(log_[0].find("warning: " + place.string() + "/openvino/"), 0U) << log_[0];
+  EXPECT_NE(log_[0].find(" cannot be made: set XDG_CACHE_HOME (Not a directory)" + then),
+            std::string::npos)
+      << log_[0];
+  fs::remove(place);
+  fs::create_directory(place);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(log_, (Lines{place.string() + " is damaged, and compiled anew",
+                         "warning: " + place.string() + " cannot be written: Is a directory" +
+                             then}));
+}
+
+TEST_F(OpenVinoCache, AFolderThatMayOnlyBeRead) {
+  if (geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+  const auto first = restored(folder());
+  const fs::path place = kept().front();
+  fs::remove(place);
+  fs::permissions(place.parent_path(), fs::perms::owner_read | fs::perms::owner_exec);
+  EXPECT_EQ(restored(folder()), first);
+  ASSERT_EQ(log_.size(), 1U);
+  EXPECT_NE(log_[0].find("cannot be written: Permission denied"), std::string::npos) << log_[0];
+  fs::permissions(place.parent_path(), fs::perms::owner_all);
+}
+
+// Several at once: each finds all of a file, or none.
+TEST_F(OpenVinoCache, ThreadsThatStartTogether) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      const std::string cache = folder();
+      elir_params params = openvino_params("fp32");
+      params.cache = cache.c_str();
+      Restorer restorer(ELIR_TINY, params);
+      EXPECT_GT(psnr_on_reference(restorer), 60);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(kept().size(), 1U);
 }
 
 TEST(OpenVino, ADamagedGraphWithTheRightHash) {

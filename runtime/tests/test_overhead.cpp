@@ -47,7 +47,9 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   const auto [width, height] = GetParam();
   const Bundle bundle(ELIR_TINY);
   Cost inside;
-  auto sessions = backend_named("openvino").open(bundle, "fp32", {});
+  core::Setup setup;
+  setup.cache = "";
+  auto sessions = backend_named("openvino").open(bundle, "fp32", setup);
   Runner runner(bundle.manifest(),
                 std::make_unique<MeasuredSession>(std::move(sessions.front()), inside));
   const auto across = static_cast<std::size_t>(width);

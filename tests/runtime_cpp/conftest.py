@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +36,14 @@ class Library:
         self.loaded = self.binding.load(os.environ["ELIR_LIBRARY"])
 
     def open(self, bundle: Path, **params: object):
-        return self.binding.Restorer(self.loaded, bundle, **params)
+        """Compiled by itself: ``cache`` is "" unless it is given."""
+        return self.binding.Restorer(self.loaded, bundle, **({"cache": ""} | params))
+
+    def open_told(self, bundle: Path, **params: object):
+        """The same, and the lines of its log."""
+        lines: list[str] = []
+        callback = self.binding.LogCallback(lambda user, level, line: lines.append(line.decode()))
+        return self.open(bundle, log=callback, **params), lines
 
     def refusal(self, bundle: Path, **params: object) -> str | None:
         """Its message where a bundle cannot be opened."""
@@ -49,3 +57,8 @@ class Library:
 @pytest.fixture(scope="session")
 def library() -> Library:
     return Library()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    return Path(str(resources.files("elir_deploy") / "data" / "tiny.bundle"))

@@ -39,13 +39,6 @@ def same(library: Library, bundle: str | Path, path: Path, image: NDArray[np.uin
     assert np.array_equal(again, wanted)
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Path:
-    from importlib import resources
-
-    return Path(str(resources.files("elir_deploy") / "data" / "tiny.bundle"))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 @pytest.mark.parametrize("size", [(256, 256), (300, 400)])
 def test_the_packaged_bundle(

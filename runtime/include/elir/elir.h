@@ -117,6 +117,11 @@ typedef struct elir_params {
   int queue;       /* images that may wait in elir_restore_async, 1 to 1024 */
   elir_log_callback log; /* NULL: nothing is logged */
   void *log_user;        /* handed to `log` */
+  const char *cache; /* folder where models that took long to compile are kept for the next start,
+                        UTF-8; NULL: elir-deploy in $XDG_CACHE_HOME or ~/.cache, which the Python
+                        runtime uses, too; "": none is kept. What is kept there is code, so the
+                        folder deserves the protection of a program's. That it cannot be written is
+                        no error but a warning to `log` */
 } elir_params;
 
 /* Pixels of an image, row by row, 8 bits a channel, 3 bytes a pixel, never padded in between. */
@@ -173,7 +178,8 @@ ELIR_API const char *elir_last_error(void);
 /* A status in words, such as "usage error". Lives forever. */
 ELIR_API const char *elir_status_name(elir_status status);
 
-/* Every field at its default: automatic backend and precision, latency, a queue of 2, no log. */
+/* Every field at its default: automatic backend and precision, latency, a queue of 2, no log, the
+ * user's cache folder. */
 ELIR_API elir_params elir_default_params(void);
 
 /* Loads a bundle: checks its manifest and the SHA-256 of the files in use, opens the backend, and

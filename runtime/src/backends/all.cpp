@@ -4,6 +4,7 @@
 
 #include "../choice.hpp"
 #include "../error.hpp"
+#include "../messages.hpp"
 
 namespace elir::core {
 namespace {
@@ -18,7 +19,7 @@ class AbsentBackend final : public Backend {
   std::optional<std::string> available() const override { return reason_; }
   std::vector<std::unique_ptr<Session>> open(const Bundle&, const std::string&,
                                              const Setup&) const override {
-    throw unavailable_error(name + " cannot be used: " + reason_);
+    throw unavailable_error(message("cannot_use", {{"backend", name}, {"reason", reason_}}));
   }
 
  private:

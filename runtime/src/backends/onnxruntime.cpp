@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "../error.hpp"
+#include "../messages.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 
@@ -155,8 +156,10 @@ void check_end(const std::filesystem::path& path, const End& end, const TensorSp
   }
   const std::string wanted = described(spec);
   if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(text(path.string(), ": the graph's ", end.what, " is [", joined(seen, ", "),
-                          "], the manifest says ", wanted));
+  throw bundle_error(message("graph_end", {{"path", path.string()},
+                                           {"end", end.what},
+                                           {"seen", text("[", joined(seen, ", "), "]")},
+                                           {"wanted", wanted}}));
 }
 
 OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int threads) {
@@ -178,8 +181,11 @@ OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int t
               stage.output, session.get());
     return session;
   } catch (const OrtFailure& failure) {
-    throw bundle_error(text(path.string(), " cannot be loaded by onnxruntime ",
-                            OrtGetApiBase()->GetVersionString(), ": ", failure.what()));
+    throw bundle_error(
+        message("graph_unreadable", {{"path", path.string()},
+                                     {"library", "onnxruntime"},
+                                     {"version", OrtGetApiBase()->GetVersionString()},
+                                     {"reason", failure.what()}}));
   }
 }
 
@@ -218,7 +224,8 @@ class OnnxRuntimeSession final : public Session {
         check(api().RunWithBinding(step.session.get(), nullptr, step.binding.get()));
       }
     } catch (const OrtFailure& failure) {
-      throw unavailable_error(text("onnxruntime failed: ", failure.what()));
+      throw unavailable_error(
+          message("backend_failed", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
     }
   }
 
@@ -257,7 +264,8 @@ class OnnxRuntimeBackend final : public Backend {
       opened.push_back(std::make_unique<OnnxRuntimeSession>(stages, std::move(chain)));
       return opened;
     } catch (const OrtFailure& failure) {
-      throw unavailable_error(text("onnxruntime does not start: ", failure.what()));
+      throw unavailable_error(
+          message("cannot_start", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
     }
   }
 };

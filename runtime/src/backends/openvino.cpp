@@ -3,14 +3,21 @@
 //
 // The stages share buffers: what one writes is what the next reads, and nothing is copied between
 // them.
+//
+// A compiled model is kept in the user's cache folder, in the same file as the Python runtime's. It
+// is kept here and not by OpenVINO's own cache, which takes a file with a flipped bit for good.
 #include <algorithm>
 #include <openvino/frontend/manager.hpp>
 #include <openvino/op/constant.hpp>
 #include <openvino/op/fake_quantize.hpp>
 #include <openvino/openvino.hpp>
 #include <regex>
+#include <sstream>
 
+#include "../cache.hpp"
 #include "../error.hpp"
+#include "../messages.hpp"
+#include "../sha256.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 
@@ -58,10 +65,17 @@ std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
     const auto reader = frontends().load_by_framework("onnx");
     return reader->convert(reader->load(path.string()));
   } catch (const std::exception& error) {
-    throw bundle_error(text(path.string(), " cannot be loaded by openvino ",
-                            ov::get_openvino_version().buildNumber, ": ", one_line_of(error)));
+    throw bundle_error(
+        message("graph_unreadable", {{"path", path.string()},
+                                     {"library", "openvino"},
+                                     {"version", ov::get_openvino_version().buildNumber},
+                                     {"reason", one_line_of(error)}}));
   }
 }
+
+// What is done to a model before it is compiled; the number of Python's module, whose compiled
+// models these are.
+constexpr int kRewriting = 1;
 
 // The constant that an input takes, before its conversion to another type; null if it is none.
 std::shared_ptr<ov::op::v0::Constant> constant(const ov::Node& node, std::size_t port) {
@@ -144,9 +158,11 @@ void check_end(const std::filesystem::path& path, const char* what, const Tensor
   const std::string wanted = text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "u8" : "f32", " [",
                                   s[0], ",", s[1], ",", s[2], ",", s[3], "]");
   if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(text(path.string(), ": the graph's ", what, " is ",
-                          seen.empty() ? "missing" : joined(seen, ", "), ", the manifest says ",
-                          wanted));
+  throw bundle_error(
+      message("graph_end", {{"path", path.string()},
+                            {"end", what},
+                            {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
+                            {"wanted", wanted}}));
 }
 
 ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
@@ -154,15 +170,95 @@ ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
   return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32, shape, buffer.data()};
 }
 
-using Chain = std::vector<ov::CompiledModel>;
+// A stage ready to run.
+struct Loaded {
+  std::shared_ptr<const MappedFile> content;  // that the weights may lie in; null: in none
+  ov::CompiledModel model;
+};
+using Chain = std::vector<Loaded>;
+
+// Compiled models --------------------------------------------------------------------------------
+
+// Where what was compiled from one file, for this processor and OpenVINO, is kept.
+std::filesystem::path cached_file(const std::optional<std::string>& base, const std::string& sha256,
+                                  const std::string& float_type) {
+  std::vector<std::string> processor = core().get_property(kDevice, ov::device::capabilities);
+  std::sort(processor.begin(), processor.end());
+  processor.insert(processor.begin(), core().get_property(kDevice, ov::device::full_name));
+  for (std::string& each : processor) each = python_repr(each);
+  const std::string maker = text("[", kRewriting, ", ", joined(processor, ", "), "]");
+  Sha256 hash;
+  hash.update(maker.data(), maker.size());
+  const std::string version = std::regex_replace(
+      std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
+  return cache_folder(base, {"openvino", version, sha256}) /
+         text(float_type, ".", hash.finish().substr(0, 16), ".blob");
+}
+
+// Since 2025 a compiled model is taken from memory, and its weights stay there.
+template <typename Core, typename = void>
+struct TakesMemory : std::false_type {};
+template <typename Core>
+struct TakesMemory<Core, std::void_t<decltype(std::declval<Core&>().import_model(
+                             std::declval<const ov::Tensor&>(), std::string(), ov::AnyMap()))>>
+    : std::true_type {};
+
+template <typename Core>
+Loaded imported(Core& own_core, const Sealed& sealed, const ov::AnyMap& config) {
+  if constexpr (TakesMemory<Core>::value) {
+    const ov::Tensor content(ov::element::u8, {sealed.size}, sealed.file->data());
+    return {sealed.file, own_core.import_model(content, kDevice, config)};
+  } else {
+    std::istringstream content(
+        std::string(reinterpret_cast<const char*>(sealed.file->data()), sealed.size));
+    return {nullptr, own_core.import_model(content, kDevice, config)};
+  }
+}
+
+// What is kept in `place`, if it is whole.
+std::optional<Loaded> recalled(const std::filesystem::path& place, const ov::AnyMap& config,
+                               const Log& log) {
+  const Sealed sealed = read_sealed(place);
+  if (sealed.damaged) log.info(place.string() + " is damaged, and compiled anew");
+  if (!sealed.file) return std::nullopt;
+  try {
+    Loaded found = imported(core(), sealed, config);
+    log.info("compiled before: " + place.string());
+    return found;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {  // what OpenVINO asks for beside its version
+    log.info(text(place.string(), " is refused, and compiled anew: ", one_line_of(error)));
+    return std::nullopt;
+  }
+}
+
+void warn(const Log& log, const std::string& reason) {
+  log.warn(message("compiled_not_kept", {{"reason", reason}}));
+}
+
+void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Log& log) {
+  try {
+    write_sealed(place, [&](std::ostream& file) { compiled.export_model(file); });
+    log.info("compiled, and kept: " + place.string());
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const CacheFailure& failure) {
+    warn(log, failure.what());
+  } catch (const std::exception& error) {
+    warn(log, message("compiled_export", {{"reason", one_line_of(error)}}));
+  }
+}
+
+// Running ----------------------------------------------------------------------------------------
 
 class OpenVinoSession final : public Session {
  public:
-  OpenVinoSession(const std::vector<Stage>& stages, Chain& chain) {
+  OpenVinoSession(const std::vector<Stage>& stages, Chain& chain) : chain_(chain) {
     buffers_.emplace_back(stages.front().input.bytes());
     for (std::size_t i = 0; i < chain.size(); ++i) {
       buffers_.emplace_back(stages[i].output.bytes());
-      ov::InferRequest request = chain[i].create_infer_request();
+      ov::InferRequest request = chain_[i].model.create_infer_request();
       request.set_input_tensor(tensor(stages[i].input, buffers_[i]));
       request.set_output_tensor(tensor(stages[i].output, buffers_[i + 1]));
       requests_.push_back(std::move(request));
@@ -176,12 +272,15 @@ class OpenVinoSession final : public Session {
     try {
       for (ov::InferRequest& request : requests_) request.infer();
     } catch (const std::exception& error) {
-      throw unavailable_error("openvino failed: " + one_line_of(error));
+      throw unavailable_error(
+          message("backend_failed", {{"library", "openvino"}, {"reason", one_line_of(error)}}));
     }
   }
 
  private:
-  std::vector<Buffer> buffers_;  // outlive the requests, which hold their addresses
+  // These outlive the requests, which hold addresses into them.
+  Chain chain_;
+  std::vector<Buffer> buffers_;
   std::vector<ov::InferRequest> requests_;
 };
 
@@ -195,13 +294,13 @@ class OpenVinoBackend final : public Backend {
       if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
       return text("the installed openvino has no ", kDevice, " plugin");
     } catch (const std::exception& error) {
-      return "openvino does not start: " + one_line_of(error);
+      return does_not_start(error);
     }
   }
 
   std::optional<std::string> unsupported(const std::string& precision) const override {
     if (precision != "bf16" || has_bfloat16()) return std::nullopt;
-    return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32";
+    return message("no_bf16");
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
@@ -211,7 +310,8 @@ class OpenVinoBackend final : public Backend {
     const ov::AnyMap config = configured(precision, setup);
     Chain chain;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(compiled(bundle.checked_file(files[i]->file), stages[i], config));
+      chain.push_back(
+          loaded(bundle.checked_file(files[i]->file), stages[i], *files[i], config, setup));
     }
     try {
       std::vector<std::unique_ptr<Session>> made;
@@ -222,7 +322,7 @@ class OpenVinoBackend final : public Backend {
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& error) {
-      throw unavailable_error("openvino does not start: " + one_line_of(error));
+      throw unavailable_error(does_not_start(error));
     }
   }
 
@@ -239,27 +339,62 @@ class OpenVinoBackend final : public Backend {
     return config;
   }
 
-  static ov::CompiledModel compiled(const std::filesystem::path& path, const Stage& stage,
-                                    const ov::AnyMap& config) {
+  static std::string does_not_start(const std::exception& error) {
+    return message("cannot_start", {{"library", "openvino"}, {"reason", one_line_of(error)}});
+  }
+
+  // The stage in `path` for `config`, from the cache if it is there, else kept in it.
+  static Loaded loaded(const std::filesystem::path& path, const Stage& stage,
+                       const Artifact& artifact, const ov::AnyMap& config, const Setup& setup) {
+    const auto place = place_of(artifact, config, setup);
+    if (place) {
+      if (auto found = recalled(*place, config, setup.log)) {
+        check_ends(path, stage, found->model);
+        return *std::move(found);
+      }
+    }
+    Loaded made{nullptr, compiled(path, config)};
+    check_ends(path, stage, made.model);
+    if (place) keep(made.model, *place, setup.log);
+    return made;
+  }
+
+  // None where nothing is to be kept, or there is no place for it.
+  static std::optional<std::filesystem::path> place_of(const Artifact& artifact,
+                                                       const ov::AnyMap& config,
+                                                       const Setup& setup) {
+    if (setup.cache && setup.cache->empty()) return std::nullopt;
+    try {
+      const auto& type = config.at("INFERENCE_PRECISION_HINT").as<std::string>();
+      return cached_file(setup.cache, artifact.sha256, type);
+    } catch (const CacheFailure& failure) {
+      warn(setup.log, failure.what());
+      return std::nullopt;
+    }
+  }
+
+  static ov::CompiledModel compiled(const std::filesystem::path& path, const ov::AnyMap& config) {
     const std::shared_ptr<ov::Model> model = read(path);
-    ov::CompiledModel made;
     try {
       join_quantizers(*model);
-      made = core().compile_model(model, kDevice, config);
+      return core().compile_model(model, kDevice, config);
     } catch (const std::exception& error) {
-      throw unavailable_error(
-          text("openvino cannot run ", path.string(), ": ", one_line_of(error)));
+      throw unavailable_error(message(
+          "graph_refused", {{"path", path.string()}, {"reason", one_line_of(error)}}));
     }
-    check_end(path, "input", stage.input, made.inputs());
-    check_end(path, "output", stage.output, made.outputs());
-    return made;
+  }
+
+  static void check_ends(const std::filesystem::path& path, const Stage& stage,
+                         const ov::CompiledModel& seen) {
+    check_end(path, "input", stage.input, seen.inputs());
+    check_end(path, "output", stage.output, seen.outputs());
   }
 
   static std::uint32_t at_once(const Chain& chain, const Setup& setup) {
     std::uint32_t most = 1;
-    for (const ov::CompiledModel& each : chain) {
+    for (const Loaded& each : chain) {
       if (!setup.throughput) break;
-      most = std::max(most, each.get_property(ov::optimal_number_of_infer_requests));
+      most = std::max(most, each.model.get_property(ov::optimal_number_of_infer_requests));
     }
     return most;
   }

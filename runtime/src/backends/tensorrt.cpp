@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "../error.hpp"
+#include "../messages.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 #include "cuda.hpp"
@@ -91,13 +92,14 @@ std::string written(const Release& release) {
 std::optional<std::string> misfit(const Artifact& artifact, const std::string& device) {
   const std::string targets = "+" + artifact.target.value_or(device) + "+";
   if (targets.find("+" + device + "+") == std::string::npos) {
-    return text("it is for ", *artifact.target, ", and this device is ", device);
+    return message("engine_of_device", {{"target", *artifact.target}, {"device", device}});
   }
   const Release made = release_of(artifact.tool_version);
   if (made == installed()) return std::nullopt;
   if (kLaterReleases && artifact.version_compatible && made < installed()) return std::nullopt;
-  return text("it was made by ", artifact.tool, " ", artifact.tool_version, ", and ", kName, " ",
-              written(installed()), " is installed");
+  return message("engine_of_release", {{"tool", artifact.tool},
+                                       {"version", artifact.tool_version},
+                                       {"library", text(kName, " ", written(installed()))}});
 }
 
 const char* type_name(nvinfer1::DataType type) {
@@ -135,9 +137,11 @@ void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& e
   }
   const std::string wanted = described(spec);
   if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(text(path.string(), ": the engine's ", what, " is ",
-                          seen.empty() ? "missing" : joined(seen, ", "), ", the manifest says ",
-                          wanted));
+  throw bundle_error(
+      message("engine_end", {{"path", path.string()},
+                             {"end", what},
+                             {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
+                             {"wanted", wanted}}));
 }
 
 // Released in the opposite order.
@@ -218,7 +222,8 @@ class TensorRtSession final : public Session {
                "cudaMemcpyAsync");
     for (const Step& step : steps_) {
       if (!step.context->enqueueV3(stream_.get())) {
-        throw unavailable_error(text(kName, " failed: ", engine_log().last()));
+        throw unavailable_error(
+            message("backend_failed", {{"library", kName}, {"reason", engine_log().last()}}));
       }
     }
     check_cuda(cudaMemcpyAsync(output_.get(), buffers_.back().get(), output_bytes_,
@@ -279,7 +284,7 @@ class TensorRtBackend final : public Backend {
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
     if (const auto reason = available()) {
-      throw unavailable_error(text(name, " cannot be used: ", *reason));
+      throw unavailable_error(message("cannot_use", {{"backend", name}, {"reason", *reason}}));
     }
     check_cuda(cudaSetDevice(setup.device), "cudaSetDevice");
     const std::string device = capability(setup.device);

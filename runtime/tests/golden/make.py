@@ -272,7 +272,82 @@ def changed(base: dict[str, Any], path: Path_, *value: Any) -> dict[str, Any]:
     return made
 
 
+def with_engines(base: dict[str, Any]) -> dict[str, Any]:
+    """The same with engines beside its graphs, and the devices they are for."""
+    made = changed(base, ("versions", "tensorrt-rtx"), "1.5.0")
+    artifacts = made["stages"][0]["artifacts"]
+    engine = artifacts[0] | {"kind": "tensorrt-rtx", "tool": "tensorrt-rtx", "tool_version": "1.5"}
+    artifacts += [
+        engine
+        | {
+            "file": "fused.fp32.sm75+sm86.rtx",
+            "target": "sm75+sm86",
+            "convolutions": {"int8": 0, "fp16": 12, "fp32": 3},
+            "version_compatible": True,
+            "hardware_compatible": False,
+        },
+        engine | {"file": "fused.fp32.sm89.rtx", "target": "sm89"},
+        engine | {"file": "fused.fp32.engine", "kind": "tensorrt", "target": "sm87"},
+    ]
+    made["targets"] = [
+        {"name": "rtx2080ti", "kind": "tensorrt-rtx", "capability": "sm75", "engines": "built"},
+        {
+            "name": "jetpack6.2",
+            "kind": "tensorrt",
+            "capability": "sm87",
+            "engines": "build on the device",
+        },
+    ]
+    return made
+
+
 ARTIFACT: Path_ = ("stages", 0, "artifacts", 0)
+ENGINE: Path_ = ("stages", 0, "artifacts", 2)
+#: What came into the schema with engines.
+OF_ENGINES: list[Path_] = [
+    ("targets",),
+    *(
+        (*ENGINE, name)
+        for name in ("kind", "target", "convolutions", "version_compatible", "hardware_compatible")
+    ),
+]
+#: More of them: (path, value).
+ENGINES: list[tuple[Path_, Any]] = [
+    (("targets", 0, "capability"), "sm9"),
+    (("targets", 0, "capability"), "sm120"),
+    (("targets", 0, "capability"), "sm1200"),
+    (("targets", 0, "capability"), "sm75\n"),
+    (("targets", 0, "capability"), "SM75"),
+    (("targets", 0, "kind"), "onnx"),
+    (("targets", 0, "engines"), "build"),
+    (("targets", 0, "engines"), "build on the device"),
+    (("targets", 0, "extra"), 1),
+    (("targets", 0), {"name": "rtx2080ti", "kind": "tensorrt-rtx"}),
+    ((*ENGINE, "kind"), "tensorrt"),
+    ((*ENGINE, "kind"), "openvino"),
+    ((*ENGINE, "target"), "sm89"),
+    ((*ENGINE, "target"), None),
+    ((*ENGINE, "precision"), "fp16"),
+    ((*ENGINE, "file"), "fused.fp32.sm89.rtx"),
+    ((*ENGINE, "convolutions", "extra"), 1),
+    ((*ENGINE, "convolutions", "fp16"), 12.0),
+    ((*ENGINE, "convolutions", "fp16"), 12.5),
+    ((*ENGINE, "convolutions"), {"fp16": 1}),
+    (("stages", 0, "artifacts", 4, "kind"), "tensorrt-rtx"),
+    (("stages", 0, "artifacts", 3, "target"), "sm75+sm86"),
+]
+#: Of a bundle of a later format, who made it: its "versions".
+MAKERS: list[Any] = [
+    {},
+    {"elir-deploy": "0.2.0"},
+    {"elir-deploy": ""},
+    {"elir-deploy": 0},
+    {"elir-deploy": 1.5},
+    {"elir-deploy": [1]},
+    {"elir-deploy": "{by} " * 20},
+    [],
+    None,
+]
 #: What no schema can say: (split, path, value).
 INCONSISTENT: list[tuple[bool, Path_, Any]] = [
     (False, ("format_version",), 2),
@@ -310,7 +385,13 @@ INCONSISTENT: list[tuple[bool, Path_, Any]] = [
 
 
 def messages() -> dict[str, Any]:
-    bases = {"fused": manifest(False), "split": manifest(True)}
+    fused = manifest(False)
+    bases = {
+        "fused": fused,
+        "split": manifest(True),
+        "engines": with_engines(fused),
+        "newer": fused | {"format_version": 2},
+    }
     chance = random.Random(0)
     cases: list[dict[str, Any]] = []
 
@@ -341,6 +422,24 @@ def messages() -> dict[str, Any]:
             continue
         made = changed(bases["fused"], path, 1)
         add("fused", made, {"set": list(path), "text": "1"})
+
+    def put(base: str, path: Path_, value: Any) -> None:
+        made = changed(bases[base], path, value)
+        add(base, made, {"set": list(path), "text": json.dumps(value)})
+
+    for path in OF_ENGINES:
+        inside = bases["engines"]
+        for key in path:
+            inside = inside[key]
+        below = places(inside) if isinstance(inside, dict | list) else []
+        for place in (path, *((*path, *inner) for inner in below)):
+            add("engines", changed(bases["engines"], place), {"delete": list(place)})
+            for value in VALUES:
+                put("engines", place, value)
+    for path, value in ENGINES:
+        put("engines", path, value)
+    for versions in MAKERS:
+        put("newer", ("versions",), versions)
     return {"bases": bases, "cases": cases}
 
 

@@ -1,0 +1,66 @@
+// What is kept in the user's cache folder, where and as the Python runtime keeps it
+// (elir_deploy/runtime/cache.py): slow to make, harmless to lose, never trusted blindly.
+//
+// A sealed file ends with the SHA-256 of the rest, so that one that was damaged, or cut off by a
+// crash, is found to be none. Seals detect damage, not malice.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace elir::core {
+
+// A place that cannot be made or written. Nobody's call fails for it.
+class CacheFailure : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// The folder `parts` of `base`, or without one of elir-deploy in $XDG_CACHE_HOME or ~/.cache; made
+// if needed. Throws a CacheFailure.
+std::filesystem::path cache_folder(const std::optional<std::string>& base,
+                                   const std::vector<std::string>& parts);
+
+// A file in memory. Writing there changes nothing but the memory.
+class MappedFile {
+ public:
+  // None if it cannot be read or is empty.
+  static std::shared_ptr<const MappedFile> of(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::uint8_t* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  MappedFile(std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+
+  std::uint8_t* data_;
+  std::size_t size_;
+};
+
+inline constexpr std::size_t kSealBytes = 32;
+
+// The file at `path` without its seal; `damaged` where there is something else.
+struct Sealed {
+  std::shared_ptr<const MappedFile> file;  // null: not there, unreadable or damaged
+  std::size_t size = 0;                    // without the seal
+  bool damaged = false;
+};
+Sealed read_sealed(const std::filesystem::path& path);
+
+// Keeps what `write` puts into the stream, from its start; another process sees all of it or
+// nothing. Throws a CacheFailure, or what `write` throws.
+void write_sealed(const std::filesystem::path& path,
+                  const std::function<void(std::ostream&)>& write);
+
+}  // namespace elir::core
