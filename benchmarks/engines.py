@@ -1,17 +1,19 @@
 """TensorRT-RTX engines of every task, built ahead of time: seconds, size, what they compute in.
 
     python benchmarks/engines.py docs/results/engines.md [--task bfr tiny] [--target sm75]
+    python benchmarks/engines.py limits.md --target sm75 --smallest-layer 0 32768 98304
 
 No GPU is needed, and none runs the engines. The packaged weights for ``tiny``, random ones for the
 other tasks: sizes do not depend on their values, and of the layers only where float16 must be
 avoided does, which is said in the table. Every engine of a fused graph in float16 is built twice
-and compared byte by byte.
+and compared byte by byte. INT8 leaves out the convolutions that it leaves out by default for the
+target, or, instead of that, those of fewer weights than each ``--smallest-layer``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from elir_deploy.export.islands import (
 )
 from elir_deploy.export.manifest import tensor_entry
 from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
@@ -42,7 +45,7 @@ from elir_deploy.runtime.bundle import Stage, TensorSpec
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
 from elir_deploy.tables import pipes
-from elir_deploy.targets import RTX
+from elir_deploy.targets import RTX, target_named
 from elir_deploy.tasks import TASKS, TaskSpec
 
 Graphs = dict[str, ModelProto]
@@ -54,12 +57,13 @@ HEADER = [
 
 @dataclass(frozen=True)
 class Case:
-    """What is built of a task: the graphs of one precision."""
+    """What is built of a task: the graphs of one precision, for these targets."""
 
     form: str
     precision: str
     words: str
     graphs: Graphs
+    targets: tuple[str, ...]
 
 
 def stage_of(name: str, model: ModelProto) -> Stage:
@@ -88,7 +92,21 @@ def mixed(graphs: Graphs, recipe: Recipe, task: TaskSpec) -> Graphs:
     return {stage: to_float16(recipe.apply(graphs[stage]), chosen[stage]) for stage in graphs}
 
 
-def cases(task: TaskSpec) -> Iterator[Case]:
+def limits_of(targets: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
+    """The targets by the smallest layer that is INT8 for them by default."""
+    limits: dict[int, tuple[str, ...]] = {}
+    for target in targets:
+        limit = default_smallest_layer([target_named(target)])
+        limits[limit] = (*limits.get(limit, ()), target)
+    return limits
+
+
+def cases(
+    task: TaskSpec,
+    targets: tuple[str, ...],
+    precisions: Collection[str],
+    smallest_layers: Sequence[int],
+) -> Iterator[Case]:
     torch.manual_seed(0)
     trained = task.name == "tiny"
     model = load_checkpoint("tiny").model if trained else Elir(task.architecture).eval()
@@ -102,15 +120,27 @@ def cases(task: TaskSpec) -> Iterator[Case]:
         chosen = plans(graphs, task, normalization)
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
-    yield Case("fused", "fp16", "fp16", halves(fused, "measured"))
-    yield Case("fused", "fp16", "fp16, no float32 sums", halves(fused, "float16"))
-    yield Case("split", "fp16", "fp16", halves(split, "measured"))
-    for per_step in (False, True):
-        recipe, _ = calibrate(fused[FUSED], images, "uint8", Int8Options(per_step=per_step), None)
-        words = "int8, scales of each step" if per_step else "int8"
-        yield Case("fused", "int8", words, mixed(fused, recipe, task))
-        if not per_step:
-            yield Case("split", "int8", words, mixed(split, recipe, task))
+    def quantized(options: Int8Options) -> Recipe:
+        return calibrate(fused[FUSED], images, "uint8", options, None)[0]
+
+    if "fp16" in precisions:
+        yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)
+        yield Case("fused", "fp16", "fp16, no float32 sums", halves(fused, "float16"), targets)
+        yield Case("split", "fp16", "fp16", halves(split, "measured"), targets)
+    if "int8" not in precisions:
+        return
+    for limit in smallest_layers:
+        recipe, words = quantized(Int8Options(smallest_layer=limit)), f"int8, from {limit} weights"
+        yield Case("fused", "int8", words, mixed(fused, recipe, task), targets)
+    for limit, served in {} if smallest_layers else limits_of(targets).items():
+        recipe = quantized(Int8Options(smallest_layer=limit))
+        yield Case("fused", "int8", "int8", mixed(fused, recipe, task), served)
+        yield Case("split", "int8", "int8", mixed(split, recipe, task), served)
+        each = quantized(Int8Options(smallest_layer=limit, per_step=True))
+        yield Case("fused", "int8", "int8, scales of each step", mixed(fused, each, task), served)
+        if limit:
+            every = quantized(Int8Options())
+            yield Case("fused", "int8", "int8, every layer", mixed(fused, every, task), served)
 
 
 def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
@@ -154,6 +184,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--target", nargs="+", default=["sm75", "sm86"])
+    parser.add_argument("--precision", nargs="+", default=["fp16", "int8"])
+    parser.add_argument("--smallest-layer", nargs="+", type=int, default=[], metavar="WEIGHTS")
     arguments = parser.parse_args()
     version = load_library(RTX).version
     parts = [
@@ -165,10 +197,11 @@ def main() -> None:
     ]
     rows: dict[str, list[list[str]]] = {target: [] for target in arguments.target}
     for name in arguments.task:
-        for case in cases(TASKS[name]):
-            for target, found in rows.items():
-                found.append(row(TASKS[name], case, target))
-                print(target, *found[-1], flush=True)
+        wanted = tuple(rows), arguments.precision, arguments.smallest_layer
+        for case in cases(TASKS[name], *wanted):
+            for target in case.targets:
+                rows[target].append(row(TASKS[name], case, target))
+                print(target, *rows[target][-1], flush=True)
         tables = [f"## {target}\n\n{pipes(HEADER, found)}" for target, found in rows.items()]
         write_text(arguments.output, "\n\n".join([*parts, *tables]) + "\n")
 

@@ -80,6 +80,7 @@ class Target:
         documented: the precisions that NVIDIA's support matrix lists for it and this network's
             operators; others may build and are used on one's own account.
         tensorrt: the version that the device brings, for ``tensorrt`` targets.
+        int8_in_float16: its INT8 engines compute convolutions in float16: INT8 is for size alone.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Target:
     kind: EngineKind
     documented: tuple[str, ...]
     tensorrt: str | None = None
+    int8_in_float16: bool = False
 
     @property
     def on_device(self) -> bool:
@@ -113,6 +115,9 @@ RTX_CAPABILITIES = {
     "sm120": "Blackwell (RTX 50)",
     "sm121": "Blackwell (GB10, DGX Spark)",
 }
+#: Where TensorRT-RTX 1.7 computes all convolutions of an INT8 graph in float16, as its list of
+#: kernels shows.
+_RTX_INT8_IN_FLOAT16 = frozenset({"sm75"})
 _RTX_MODELS = {
     "sm75": ("rtx2060", "rtx2070", "rtx2080", "rtx2080ti"),
     "sm86": ("rtx3060", "rtx3070", "rtx3080", "rtx3090"),
@@ -132,12 +137,17 @@ _JETPACKS = {
 
 def _all_targets() -> Iterable[Target]:
     documented = PRECISIONS_DOCUMENTED_BY_RTX
+
+    def rtx(name: str, words: str, capability: str) -> Target:
+        in_float16 = capability in _RTX_INT8_IN_FLOAT16
+        return Target(name, words, capability, RTX, documented, int8_in_float16=in_float16)
+
     for capability, models in _RTX_MODELS.items():
         for model in models:
             words = f"GeForce {model[:3].upper()} {model[3:].replace('ti', ' Ti')}"
-            yield Target(model, words, capability, RTX, documented)
+            yield rtx(model, words, capability)
     for capability, words in RTX_CAPABILITIES.items():
-        yield Target(capability, words, capability, RTX, documented)
+        yield rtx(capability, words, capability)
     for name, (words, version) in _JETPACKS.items():
         yield Target(name, words, "sm87", DEVICE_TENSORRT, (*documented, "int8"), version)
 

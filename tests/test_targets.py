@@ -40,6 +40,10 @@ def test_every_target_is_consistent() -> None:
         assert set(target.documented) <= {"fp32", "fp16", "int8"}
 
 
+def test_where_int8_is_for_size_alone() -> None:
+    assert {t.capability for t in TARGETS.values() if t.int8_in_float16} == {"sm75"}
+
+
 @pytest.mark.parametrize(
     ("version", "opset", "takes_bytes"),
     [("8.6.2.3", 17, False), ("10.3.0.30", 20, True), ("10.9", 23, True), ("11.4.0.106", 23, True)],

@@ -117,6 +117,17 @@ def export(
             "more stay in floating point. Degraded images have no truth: the floor alone counts.",
         ),
     ] = 0.3,
+    int8_smallest_layer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Convolutions of fewer than N weights stay in floating point; 0 quantises all. "
+            "RTX 20 engines compute INT8 in float16: there it is for size alone, and each "
+            "activation scale costs about 0.1 MB, which small layers never win back. "
+            "[default: 0, but 147456 where all targets are such GPUs]",
+        ),
+    ] = None,
     int8_rest: Annotated[
         Rest | None,
         typer.Option(
@@ -208,6 +219,7 @@ def export(
             per_step=scales == "per-step",
             max_psnr_drop_db=max_psnr_drop,
         ),
+        int8_smallest_layer=int8_smallest_layer,
         int8_rest=int8_rest,
         calibration=calibration,
         calibration_images=calibration_images,

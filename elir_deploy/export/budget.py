@@ -141,17 +141,21 @@ class Selection:
     everything: Quality
 
 
-def parts_of(model: ModelProto) -> list[Part]:
+def parts_of(model: ModelProto, smallest_layer: int = 0) -> list[Part]:
     """The parts that may be quantised, in graph order.
 
     A part is a module of the network: a layer or block of encoder and decoder, an RRDB of the
     estimator, a level of the U-Net; the skips of a block are a part of their own. The convolutions
     that read or write RGB are in none: they stay in higher precision.
+
+    Args:
+        model: a float32 graph with inferred types.
+        smallest_layer: convolutions of fewer weights are in none either.
     """
     shapes = shapes_of(model)
     layers: dict[str, set[str]] = {}
     macs: dict[str, int] = {}
-    for layer, nodes in conv_layers(model).items():
+    for layer, nodes in conv_layers(model, smallest_layer).items():
         shape = shapes[nodes[0].input[1]]
         if 3 in shape[:2]:
             continue
@@ -168,7 +172,7 @@ def parts_of(model: ModelProto) -> list[Part]:
         for name, found in layers.items()
     }
     nodes_by_name = {node.name: node for node in model.graph.node}
-    for addition in residual_additions(model):
+    for addition in residual_additions(model, smallest_layer):
         name = f"{_module_of(addition)} skip"
         # float16 moves one byte more in each direction.
         moved = 2 * math.prod(shapes[nodes_by_name[addition].output[0]])

@@ -74,6 +74,8 @@ class Int8Options:
         equalize: balance the channels first.
         correct_biases: take back the mean error of rounding.
         max_psnr_drop_db: budget of PSNR to the truth; None: the floor alone.
+        smallest_layer: convolutions of fewer weights stay in floating point; 0: none because of
+            that.
     """
 
     method: str = DEFAULT_METHOD
@@ -81,8 +83,13 @@ class Int8Options:
     equalize: bool = True
     correct_biases: bool = True
     max_psnr_drop_db: float | None = 0.3
+    smallest_layer: int = 0
 
     def __post_init__(self) -> None:
+        if self.smallest_layer < 0:
+            raise UsageError(
+                f"the smallest layer in INT8 has {self.smallest_layer} weights, wanted 0 or more"
+            )
         if self.method not in METHODS:
             raise UsageError(
                 f"no calibration method {self.method!r}: choose from {', '.join(METHODS)}"
@@ -140,6 +147,7 @@ class Recipe:
         layers: convolutions in INT8.
         skips: residual additions that read INT8.
         measured: what the manifest says was measured with it (:meth:`Int8Report.to_manifest`).
+        smallest_layer: convolutions of fewer weights are not among ``layers``.
     """
 
     graph_sha256: str
@@ -152,11 +160,14 @@ class Recipe:
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    smallest_layer: int = 0
 
     @property
     def kept(self) -> list[str]:
-        """Names of the parts that stay in floating point."""
-        return [part["part"] for part in self.measured["parts"] if part["kept"]]
+        """What stays in floating point: parts by name, and all layers that are too small."""
+        small = f"convolutions of fewer than {self.smallest_layer} weights"
+        parts = [part["part"] for part in self.measured["parts"] if part["kept"]]
+        return [small, *parts] if self.smallest_layer else parts
 
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
@@ -173,6 +184,8 @@ class Recipe:
             "method": self.method,
             "images": self.images,
             "per_step": self.per_step,
+            # Only where there is one, so that what was stored before stays the same bytes.
+            **({"smallest_layer": self.smallest_layer} if self.smallest_layer else {}),
             "layers": sorted(self.layers),
             "skips": sorted(self.skips),
             "peaks": {name: float(str(np.float32(v))) for name, v in sorted(self.peaks.items())},
@@ -201,6 +214,7 @@ class Recipe:
                 method=str(values["method"]),
                 images=int(values["images"]),
                 per_step=bool(values["per_step"]),
+                smallest_layer=_count(values.get("smallest_layer", 0)),
                 layers=frozenset(map(str, values["layers"])),
                 skips=frozenset(map(str, values["skips"])),
                 peaks={str(k): float(np.float32(v)) for k, v in values["peaks"].items()},
@@ -249,6 +263,12 @@ def _arrays(lists: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float3
     return arrays
 
 
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of weights")
+    return value
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
@@ -281,7 +301,7 @@ def calibrate(
         QualityError: the budget cannot be met.
     """
     calibrated = _Calibrated(model, images, io, options, progress)
-    parts = parts_of(calibrated.model)
+    parts = parts_of(calibrated.model, options.smallest_layer)
     if floor_db is None:
         return calibrated.recipe(parts, Int8Report()), Int8Report()
     sensitivities = measure_sensitivities(
@@ -317,8 +337,11 @@ class _Calibrated:
         self.sha256 = graph_sha256(model)
         first = STAGE_TENSORS[FUSED][0]
         feeds = ({first: to_network(image.image, io)} for image in images)
-        statistics = collect_statistics(
-            model, activations(model), feeds, images=len(images), progress=progress
+        read = activations(model, options.smallest_layer)
+        statistics = (
+            collect_statistics(model, read, feeds, images=len(images), progress=progress)
+            if read  # else every layer is too small
+            else {}
         )
         self.factors = channel_factors(model, statistics) if options.equalize else {}
         self.model = equalize(model, self.factors)
@@ -361,6 +384,7 @@ class _Calibrated:
             method=self.options.method,
             images=self.images,
             per_step=self.options.per_step,
+            smallest_layer=self.options.smallest_layer,
             layers=placement.layers,
             skips=frozenset(skip for part in parts for skip in part.skips),
             peaks=peaks,

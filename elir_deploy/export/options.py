@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +23,11 @@ from elir_deploy.targets import RTX, Target
 __all__ = [
     "DEFAULT_PRECISIONS",
     "EXPORTABLE",
+    "SMALLEST_LAYER_IN_FLOAT16",
     "ExportOptions",
     "Settings",
     "check_options",
+    "default_smallest_layer",
     "file_precisions",
     "verified_precisions",
 ]
@@ -32,6 +35,16 @@ __all__ = [
 #: What can be asked for; bf16 makes no file, but verifies what a backend may do with fp32's.
 EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_PRECISIONS = ("fp32", "fp16")
+#: Weights of a convolution from which on INT8 no longer makes engines larger that compute it in
+#: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was
+#: measured is in docs/decisions.md.
+SMALLEST_LAYER_IN_FLOAT16 = 147456
+
+
+def default_smallest_layer(targets: Collection[Target]) -> int:
+    """What :attr:`Int8Options.smallest_layer` is where nobody says: speed goes before size."""
+    for_size = bool(targets) and all(target.int8_in_float16 for target in targets)
+    return SMALLEST_LAYER_IN_FLOAT16 if for_size else 0
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,21 @@ class ExportOptions:
         io: Literal["uint8", "float32"] | None = None,
         opset: int | None = None,
         int8_rest: Literal["float32", "float16"] | None = None,
+        int8: Int8Options | None = None,
+        int8_smallest_layer: int | None = None,
         **others: Any,
     ) -> ExportOptions:
-        """Options whose graphs all of ``targets`` can take; ``None`` lets them decide."""
+        """Options whose graphs all of ``targets`` can take; ``None`` lets them decide.
+
+        Args:
+            targets: devices that engines are for.
+            io, opset, int8_rest, int8: as the attributes of these names.
+            int8_smallest_layer: goes before that of ``int8``, which goes before the targets'.
+            others: further attributes.
+        """
+        int8 = int8 or Int8Options()
+        if int8_smallest_layer is None:
+            int8_smallest_layer = int8.smallest_layer or default_smallest_layer(targets)
         limits = [target.onnx for target in targets]
         takes_bytes = all(limit.bytes_ends for limit in limits)
         return cls(
@@ -101,6 +126,7 @@ class ExportOptions:
             io=io or ("uint8" if takes_bytes else "float32"),
             opset=opset or min([DEFAULT_OPSET, *(limit.opset for limit in limits)]),
             int8_rest=int8_rest or ("float16" if targets else "float32"),
+            int8=replace(int8, smallest_layer=int8_smallest_layer),
             **others,
         )
 

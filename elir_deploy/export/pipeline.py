@@ -113,7 +113,7 @@ def export_bundle(
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
-    stored = None if images or "int8" not in options.precisions else _stored_recipe(options)
+    stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         say("building the static graph", 0, 0)
         static = build_static_graph(
@@ -143,7 +143,7 @@ def export_bundle(
         ]
         recipe, int8 = None, None
         if "int8" in options.precisions:
-            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say)
+            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say, warn)
             _add_recipe(writer, manifest, recipe)
         kept = _write_graphs(writer, graphs, manifest, options, references, recipe, say)
         if recipe is not None:
@@ -242,9 +242,15 @@ def _calibration_images(
     return images
 
 
-def _stored_recipe(options: ExportOptions) -> Recipe:
+def _stored_recipe(options: ExportOptions, warn: WarningCallback) -> Recipe:
     assert options.calibration is not None
-    return Recipe.read(options.calibration)
+    recipe, wanted = Recipe.read(options.calibration), options.int8.smallest_layer
+    if wanted and recipe.smallest_layer != wanted:
+        warn(
+            f"the calibration used again has INT8 from {recipe.smallest_layer} weights of a "
+            f"convolution on, and not from {wanted}: calibrate again with --calibration FOLDER"
+        )
+    return recipe
 
 
 def _int8_recipe(
@@ -254,6 +260,7 @@ def _int8_recipe(
     images: list[CalibrationImage],
     stored: Recipe | None,
     say: ProgressCallback,
+    warn: WarningCallback,
 ) -> tuple[Recipe, Int8Report]:
     """The calibration that was asked for: made now, or made before."""
     if stored is not None:
@@ -262,7 +269,13 @@ def _int8_recipe(
     # The pictures of random weights mean nothing: there is no quality to keep.
     floor = FLOORS_DB["int8"] if options.floor_db is None else options.floor_db
     enforced = None if checkpoint.random and options.floor_db is None else floor
-    return calibrate(fused, images, options.io, options.int8, enforced, say)
+    recipe, report = calibrate(fused, images, options.io, options.int8, enforced, say)
+    if not recipe.layers and options.int8.smallest_layer:
+        warn(
+            f"no convolution is INT8: those that may be have fewer than "
+            f"{options.int8.smallest_layer} weights, or cost too much (--int8-smallest-layer)"
+        )
+    return recipe, report
 
 
 def _add_recipe(writer: BundleWriter, manifest: dict[str, Any], recipe: Recipe) -> None:

@@ -11,11 +11,13 @@ biases. Where a Q/DQ pair stands decides what a backend can run in 8 bits from e
 * on the skip of an addition before a ReLU (the autoencoder's blocks), never on its branch: the
   addition joins the convolution's epilogue.
 
-Latents between the parts, normalisation and SiLU stay in floating point.
+Latents between the parts, normalisation and SiLU stay in floating point, and so do convolutions of
+fewer weights than a limit, where one is given.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -63,20 +65,32 @@ class Placement:
     layers: frozenset[str]
 
 
-def conv_layers(model: ModelProto) -> dict[str, list[NodeProto]]:
-    """The graph's convolutions by layer, in graph order; a layer has a node for each Euler step."""
+def conv_layers(model: ModelProto, smallest_layer: int = 0) -> dict[str, list[NodeProto]]:
+    """The graph's convolutions by layer, in graph order; a layer has a node for each Euler step.
+
+    Args:
+        model: a graph.
+        smallest_layer: those of fewer weights are left out.
+    """
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     layers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type in CHANNEL_AXIS:
+        if node.op_type in CHANNEL_AXIS and weights.get(node.input[1], 0) >= smallest_layer:
             layers.setdefault(layer_of(node.name), []).append(node)
     return layers
 
 
-def residual_additions(model: ModelProto) -> dict[str, str]:
+def residual_additions(model: ModelProto, smallest_layer: int = 0) -> dict[str, str]:
     """Additions whose skip can be quantised, by layer, with the layer of the branch's convolution.
 
     They stand before a ReLU: the autoencoder's blocks.
+
+    Args:
+        model: a graph.
+        smallest_layer: where the branch's convolution has fewer weights, and so floating point, it
+            has no int8 epilogue to join: left out.
     """
+    branches = conv_layers(model, smallest_layer)
     consumers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -87,14 +101,14 @@ def residual_additions(model: ModelProto) -> dict[str, str]:
         readers = consumers.get(node.output[0], [])
         if node.op_type == "Add" and readers and all(r.op_type == "Relu" for r in readers):
             branch = producers.get(node.input[0])
-            if branch is not None and branch.op_type in CHANNEL_AXIS:
+            if branch is not None and layer_of(branch.name) in branches:
                 found[layer_of(node.name)] = layer_of(branch.name)
     return found
 
 
-def activations(model: ModelProto) -> list[str]:
+def activations(model: ModelProto, smallest_layer: int = 0) -> list[str]:
     """Every tensor that some choice of layers and skips quantises, in graph order."""
-    layers, skips = conv_layers(model), residual_additions(model)
+    layers, skips = conv_layers(model, smallest_layer), residual_additions(model, smallest_layer)
     found = set(place(model, layers, skips, per_step=True).groups)
     # Where only some of a tensor's readers are quantised, it is itself, not what it is made of.
     found |= {node.input[0] for nodes in layers.values() for node in nodes}

@@ -11,7 +11,9 @@ from elir_deploy.errors import BundleError, QualityError, UsageError
 from elir_deploy.export.budget import Judge, parts_of
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
-from elir_deploy.export.precision import open_session
+from elir_deploy.export.precision import layer_of, open_session
+from elir_deploy.export.quantization import activations
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE
 
@@ -88,6 +90,74 @@ class TestCalibrating:
             # Values half-way between two levels go either way, so their errors differ, but not
             # in size.
             assert np.abs(theirs - exact).mean() < 2 * np.abs(ours - exact).mean() + 0.1
+
+
+class TestSmallestLayer:
+    LIMIT = 5000
+
+    @pytest.fixture(scope="class")
+    def made(self, fused: ModelProto, images: list[CalibrationImage]) -> Recipe:
+        options = Int8Options(smallest_layer=self.LIMIT)
+        return calibrate(fused, images, "uint8", options, None)[0]
+
+    def test_small_layers_have_no_pair_and_large_ones_do(
+        self, fused: ModelProto, made: Recipe
+    ) -> None:
+        weights = {t.name: int(np.prod(t.dims)) for t in fused.graph.initializer}
+        small, large = [], []
+        for node in made.apply(fused).graph.node:
+            if node.op_type in ("Conv", "ConvTranspose"):
+                name = node.input[1].removesuffix(".dequantized")
+                (small if weights[name] < self.LIMIT else large).append(node.input[1])
+        assert small
+        assert large
+        assert not any(name.endswith(".dequantized") for name in small)
+        assert all(name.endswith(".dequantized") for name in large)
+
+    def test_all_of_the_making_sees_the_same_layers(self, fused: ModelProto, made: Recipe) -> None:
+        parts = parts_of(fused, self.LIMIT)
+        assert made.layers == {layer for part in parts for layer in part.layers}
+        assert made.skips == {skip for part in parts for skip in part.skips}
+        read = set(activations(fused, self.LIMIT))
+        assert set(made.peaks) <= read < set(activations(fused))
+        layers = {layer_of(node) for node in made.corrections}
+        assert layers == made.layers
+
+    def test_the_recipe_keeps_it(self, fused: ModelProto, made: Recipe, tmp_path: Path) -> None:
+        file = tmp_path / "calibration.json"
+        file.write_bytes(made.to_json())
+        again = Recipe.read(file)
+        assert again.smallest_layer == self.LIMIT
+        assert again.to_json() == made.to_json()
+        assert again.kept == [f"convolutions of fewer than {self.LIMIT} weights"]
+
+    def test_a_recipe_from_before_has_none(self) -> None:
+        stored = Bundle.open("tiny").path / "calibration.json"
+        recipe = Recipe.read(stored)
+        assert recipe.smallest_layer == 0
+        assert recipe.to_json() == stored.read_bytes()
+
+    @pytest.mark.parametrize("value", [-1, True, 1.0, "1", None])
+    def test_what_is_no_number_of_weights(
+        self, made: Recipe, tmp_path: Path, value: object
+    ) -> None:
+        values = {**json.loads(made.to_json()), "smallest_layer": value}
+        (tmp_path / "calibration.json").write_text(json.dumps(values))
+        with pytest.raises(BundleError, match="is no number of weights"):
+            Recipe.read(tmp_path / "calibration.json")
+
+    def test_below_zero_is_an_error(self) -> None:
+        with pytest.raises(UsageError, match="wanted 0 or more"):
+            Int8Options(smallest_layer=-1)
+
+    def test_nothing_may_be_large_enough(
+        self, fused: ModelProto, images: list[CalibrationImage]
+    ) -> None:
+        options = Int8Options(smallest_layer=10**9)
+        recipe, report = calibrate(fused, images, "uint8", options, 35.0)
+        assert not recipe.layers
+        assert report.sensitivities == ()
+        assert "QuantizeLinear" not in {node.op_type for node in recipe.apply(fused).graph.node}
 
 
 class TestRecipe:

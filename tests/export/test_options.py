@@ -1,0 +1,34 @@
+"""What targets decide where the user does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from elir_deploy.export.int8 import Int8Options
+from elir_deploy.export.options import SMALLEST_LAYER_IN_FLOAT16, ExportOptions
+from elir_deploy.targets import targets_named
+
+
+@pytest.mark.parametrize(
+    ("names", "limit"),
+    [
+        (["rtx2080ti"], SMALLEST_LAYER_IN_FLOAT16),
+        (["rtx2080ti", "sm75"], SMALLEST_LAYER_IN_FLOAT16),
+        (["rtx3090"], 0),
+        (["rtx2080ti", "rtx3090"], 0),
+        (["rtx2080ti", "jetpack6.2"], 0),
+        ([], 0),
+    ],
+)
+def test_the_smallest_layer_in_int8(names: list[str], limit: int) -> None:
+    made = ExportOptions.for_targets(targets_named(names))
+    assert made.int8.smallest_layer == limit
+
+
+def test_what_is_asked_for_goes_first() -> None:
+    turing = targets_named(["rtx2080ti"])
+    for asked in (0, 7):
+        made = ExportOptions.for_targets(turing, int8_smallest_layer=asked)
+        assert made.int8.smallest_layer == asked
+    own = ExportOptions.for_targets(turing, int8=Int8Options(smallest_layer=7, per_step=True))
+    assert own.int8 == Int8Options(smallest_layer=7, per_step=True)
