@@ -32,7 +32,7 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval]" $(PIP_ARGS)
+	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval,report,sensors]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
 	$(PIP) install --no-deps "tensorrt-stubs>=10.13" $(PIP_ARGS)  # types alone, without TensorRT
 	touch $@
@@ -87,8 +87,16 @@ lint: $(VENV)/.dev build/stubs
 	mypy
 	lint-imports
 
+# The HTML report's tests drive this browser; where it cannot be had they are skipped.
+build/.browser:
+	mkdir -p build
+	command -v chromium chromium-browser google-chrome > /dev/null \
+	    || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } \
+	    || echo "no browser: the tests of the HTML report are skipped"
+	touch $@
+
 # The tests run from a copy, where the sources cannot be imported by accident.
-unit: wheel
+unit: wheel build/.browser
 	cd build/tested && pytest -n 2 -m "not slow and not gpu"
 
 slow: wheel
@@ -111,19 +119,25 @@ $(CPP)/.packages:
 	dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || { apt-get update -q && apt-get install -y -q $(CPP_PACKAGES); }
 	touch $@
 
+# ONNX Runtime's header comes from Debian; where that cannot be had, the backend is left out.
+CPP_ORT := $(abspath $(CPP))/ort
+
 cpp: $(VENV)/.dev $(CPP)/.packages
+	runtime/cmake/onnxruntime.sh $(CPP_ORT) $(abspath $(BIN))/python || echo "without the ONNX Runtime backend"
 	$(CPP_CONFIGURE) -B $(CPP)/release -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=ON \
-	    -DOpenVINO_DIR="$$($(BIN)/python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")')"
+	    -DOpenVINO_DIR="$$($(BIN)/python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")')" \
+	    -DELIR_WITH_ONNXRUNTIME=$$(test -e $(CPP_ORT)/include/onnxruntime_c_api.h && echo ON || echo OFF) \
+	    -DOnnxRuntime_INCLUDE_DIR=$(CPP_ORT)/include -DOnnxRuntime_LIBRARY=$(CPP_ORT)/lib/libonnxruntime.so
 	cmake --build $(CPP)/release
-	ctest --test-dir $(CPP)/release --output-on-failure
-	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest tests/runtime_cpp
+	ctest --test-dir $(CPP)/release -j 2 --output-on-failure
+	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -n 2 tests/runtime_cpp
 ifneq ($(CPP_SANITIZE),0)
 	$(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
 	cmake --build $(CPP)/address
-	ctest --test-dir $(CPP)/address --output-on-failure
+	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
 	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread
 	cmake --build $(CPP)/thread
-	ctest --test-dir $(CPP)/thread --output-on-failure
+	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
 
 # Needs a GPU and PyTorch with CUDA; where TensorRT or TensorRT-RTX is there, their engines too.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,22 @@ from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
-from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.bundle import RUN_PRECISIONS, Artifact, file_precision
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 __all__ = [
+    "RANDOM_WEIGHTS",
     "Contender",
     "Fidelity",
     "RestorerContender",
     "Unavailable",
+    "compare_with_references",
     "open_restorers",
 ]
+
+#: Why a bundle with random weights has no PSNR.
+RANDOM_WEIGHTS = "random weights: good for speed only, there is no picture to compare"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,10 @@ class Contender(ABC):
         artifacts: file, its precision and SHA-256, of every file that runs; none for PyTorch.
         device_ns: time inside the backend during the last :meth:`restore`, in nanoseconds; None
             where it cannot be told.
+        part_names: of the parts that ``device_ns`` consists of; empty where it is all one.
+        parts_ns: of the last :meth:`restore`, one for each name.
+        arithmetic: how many convolutions really run in which type; None where nobody tells.
+        on_cpu: whether the yardstick, which is the processor's, says something about it.
     """
 
     label: str
@@ -74,6 +84,10 @@ class Contender(ABC):
     weights: str
     artifacts: tuple[dict[str, Any], ...] = ()
     device_ns: int | None = None
+    part_names: tuple[str, ...] = ()
+    parts_ns: tuple[int, ...] = ()
+    arithmetic: dict[str, int] | None = None
+    on_cpu: bool = True
 
     @abstractmethod
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -99,7 +113,11 @@ class RestorerContender(Contender):
         backend: name of the backend.
         precision: the one to run.
         threads: CPU threads a run may use.
+        variant: added to the label, where several bundles are measured.
         clock: to time the session with.
+
+    Attributes:
+        bundle: that runs.
 
     Raises:
         ElirError: the backend cannot run the bundle here.
@@ -112,55 +130,97 @@ class RestorerContender(Contender):
         precision: str,
         *,
         threads: int | None,
+        variant: str = "",
         clock: Clock = wall_clock,
     ) -> None:
+        self.bundle = bundle
         self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
         self._clock = clock
-        self.label = f"{backend} {precision}"
+        self.label = f"{backend} {precision}{variant}"
         self.backend = backend
         self.precision = precision
         self.version = _backend_version(backend)
         self.weights = "random" if bundle.info.source.random else bundle.info.source.name
-        chosen = backend_named(backend).artifacts(bundle, precision)
+        runs_on = backend_named(backend)
+        self.on_cpu = not runs_on.on_gpu
+        chosen = runs_on.artifacts(bundle, precision)
         self.artifacts = tuple(
             {"file": a.file, "precision": a.precision, "bytes": a.bytes, "sha256": a.sha256}
             for a in chosen
         )
+        self.arithmetic = self._restorer.session.arithmetic() or _counted(chosen)
         self._time_the_session()
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        self.device_ns = 0
-        return self._restorer.restore(image)
+        for part in range(len(self._parts)):
+            self._parts[part] = 0
+        restored = self._restorer.restore(image)
+        self.device_ns = sum(self._parts)
+        if self.part_names:
+            self.parts_ns = tuple(self._parts)
+        return restored
+
+    def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The model alone: (image_size, image_size, 3) uint8 RGB at its own scale, and back."""
+        return self._restorer.run_pixels(pixels)
 
     def fidelity(self, bundle: Bundle) -> Fidelity:
-        found = [
-            psnr_db(self._restorer.run_pixels(image), reference)
-            for _, image, reference in bundle.reference_images()
-        ]
-        if not found:
-            return Fidelity(None, 0, "the bundle holds no reference images")
-        against = "float32 PyTorch"
-        if bundle.info.source.random:
-            against += " with the same random weights"
-        return Fidelity(min(found), len(found), f"against {against}, worst image")
+        return compare_with_references(bundle, self._restorer.run_pixels)
 
     def close(self) -> None:
         self._restorer.close()
 
     def _time_the_session(self) -> None:
-        """Add up, into ``device_ns``, what the session's runs take inside a restore.
+        """Add up what each part of the session's runs takes inside a restore.
 
         Timed in the same call as the whole, so that their difference is the runtime's own work.
         """
-        session = self._restorer.session
-        run = session.run
+        session, clock = self._restorer.session, self._clock
+        steps = session.steps()
+        parts = self._parts = [0] * len(steps)
+        calls: tuple[Callable[[], None], ...] = (session.run,)
+        if len(steps) > 1:
+            self.part_names = tuple(name for name, _ in steps)
+            calls = tuple(call for _, call in steps)
 
         def timed_run() -> None:
-            start = self._clock()
-            run()
-            self.device_ns = (self.device_ns or 0) + self._clock() - start
+            start = clock()
+            for part, call in enumerate(calls):
+                call()
+                end = clock()
+                parts[part] += end - start
+                start = end
 
         session.run = timed_run  # type: ignore[method-assign]
+
+
+def _counted(artifacts: Sequence[Artifact]) -> dict[str, int] | None:
+    """What the builder of every engine found its convolutions to be."""
+    if not all(artifact.convolutions for artifact in artifacts):
+        return None
+    total: Counter[str] = Counter()
+    for artifact in artifacts:
+        total.update(artifact.convolutions or {})
+    return dict(total)
+
+
+def compare_with_references(
+    bundle: Bundle, run: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> Fidelity:
+    """How near to float32 PyTorch the pixels are that ``run`` makes of the reference images.
+
+    With random weights nothing is run: such pictures are noise, and so is their PSNR.
+
+    Args:
+        bundle: that holds the references.
+        run: from (image_size, image_size, 3) uint8 RGB to the same.
+    """
+    if bundle.info.source.random:
+        return Fidelity(None, 0, RANDOM_WEIGHTS)
+    found = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
+    if not found:
+        return Fidelity(None, 0, "the bundle holds no reference images")
+    return Fidelity(min(found), len(found), "against float32 PyTorch, worst image")
 
 
 def open_restorers(
@@ -169,6 +229,7 @@ def open_restorers(
     precisions: Sequence[str] | None,
     *,
     threads: int | None,
+    variant: str = "",
     clock: Clock = wall_clock,
 ) -> tuple[list[Contender], list[Unavailable]]:
     """Every backend in every precision that the bundle has for it.
@@ -178,6 +239,7 @@ def open_restorers(
         backends: names; None: all those the bundle holds files for.
         precisions: wanted; None: all that bundle and machine allow.
         threads: CPU threads a run may use.
+        variant: added to the labels, where several bundles are measured.
         clock: to time with.
 
     Returns:
@@ -199,7 +261,7 @@ def open_restorers(
             missing.append(Unavailable(backend.name, reason))
             continue
         for precision in _wanted_precisions(bundle, backend, precisions, missing):
-            opened = _open(bundle, backend.name, precision, threads, clock)
+            opened = _open(bundle, backend.name, precision, threads, variant, clock)
             if isinstance(opened, Unavailable):
                 missing.append(opened)
             else:
@@ -208,12 +270,19 @@ def open_restorers(
 
 
 def _open(
-    bundle: Bundle, backend: str, precision: str, threads: int | None, clock: Clock
+    bundle: Bundle,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    variant: str,
+    clock: Clock,
 ) -> Contender | Unavailable:
     try:
-        return RestorerContender(bundle, backend, precision, threads=threads, clock=clock)
+        return RestorerContender(
+            bundle, backend, precision, threads=threads, variant=variant, clock=clock
+        )
     except UnavailableError as error:
-        return Unavailable(f"{backend} {precision}", str(error))
+        return Unavailable(f"{backend} {precision}{variant}", str(error))
 
 
 def _wanted_precisions(

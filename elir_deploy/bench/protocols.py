@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.contenders import Contender
+from elir_deploy.bench.stability import half_width, settled_from
+from elir_deploy.bench.yardstick import SETTLE_NS
 from elir_deploy.errors import ElirError, UnavailableError
 
-__all__ = ["PROTOCOLS", "BenchProtocol", "Measurement", "Samples", "random_image"]
+__all__ = [
+    "PROTOCOLS",
+    "BenchProtocol",
+    "Measurement",
+    "Samples",
+    "Warmup",
+    "random_image",
+]
 
 #: What a random image is for; no two images are the same.
 _WARMUP, _COUNTED, _SETTLING = range(3)
+#: Warming up by itself: never fewer images or shorter, unless the most of the other is reached.
+_LEAST_WARMUP, _MOST_WARMUP = 10, 500
+_LEAST_WARMUP_NS, _MOST_WARMUP_NS = 10**9, 60 * 10**9
+#: How much longer a series must be before it is looked at again: looking at every image would end
+#: at a lucky moment.
+_LOOK_AGAIN_WARMUP, _LOOK_AGAIN = 1.25, 1.1
 
 
 @dataclass(frozen=True)
@@ -27,15 +44,22 @@ class BenchProtocol:
     Attributes:
         name: what ``--protocol`` takes.
         title: one line for people.
-        warmup: images restored before the first that counts.
-        images: images that count.
+        warmup: images restored before the first that counts; None: until the latencies settle.
+        images: images that count; None: until the medians are known to ``tolerance``.
+        seconds: that the run lasts for at least, for each of the contenders, where ``images`` is
+            None; of each load, for throughput; of each contender, for soak.
+        at_most_s: after which the run ends in any case, where ``images`` is None.
+        tolerance: largest relative half-width of the 95 % interval of each median.
         block: images a contender restores in a row before the next one's turn.
     """
 
     name: str
     title: str
-    warmup: int
-    images: int
+    warmup: int | None = None
+    images: int | None = None
+    seconds: float = 10.0
+    at_most_s: float = 300.0
+    tolerance: float = 0.02
     block: int = 5
 
 
@@ -46,9 +70,35 @@ _TABLE = (
         warmup=10,
         images=200,
     ),
+    BenchProtocol(
+        name="latency",
+        title="one image at a time, until every median is known to 2 % and 10 s have passed",
+    ),
+    BenchProtocol(
+        name="throughput",
+        title="many images: several callers, streams, batches, and from files to files",
+        seconds=5.0,
+    ),
+    BenchProtocol(
+        name="stages",
+        title="as latency, each of encoder, estimator, every Euler step and decoder timed alone",
+    ),
+    BenchProtocol(
+        name="steps",
+        title="as latency, over numbers of Euler steps M: speed and quality of each",
+    ),
+    BenchProtocol(
+        name="soak",
+        title="each contender kept busy for long: does it slow down, does its memory grow",
+        seconds=600.0,
+    ),
 )
 #: All protocols by name.
 PROTOCOLS: dict[str, BenchProtocol] = {protocol.name: protocol for protocol in _TABLE}
+
+
+class _Yardstick(Protocol):
+    def measure(self) -> int: ...
 
 
 @dataclass
@@ -59,11 +109,52 @@ class Samples:
         image_ns: from the 8-bit image to the restored 8-bit image.
         device_ns: of that, inside the backend's run; None where it cannot be told apart.
         started_ns: when the sample began, since the first began.
+        yardstick_ns: what the yardstick took next to the sample's turn, the faster of before and
+            after; None without a yardstick.
+        joules: of the turn, shared out over its images; None where no meter runs.
+        parts_ns: what ``device_ns`` consists of, by part; empty where it is all one.
     """
 
     image_ns: list[int] = field(default_factory=list)
     device_ns: list[int | None] = field(default_factory=list)
     started_ns: list[int] = field(default_factory=list)
+    yardstick_ns: list[int | None] = field(default_factory=list)
+    joules: list[float | None] = field(default_factory=list)
+    parts_ns: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def _lists(self) -> tuple[list[Any], ...]:
+        return tuple(getattr(self, entry.name) for entry in fields(self))
+
+    def keep(self, more: Samples, count: int) -> None:
+        """Append the first ``count`` of ``more``."""
+        for own, other in zip(self._lists, more._lists, strict=True):
+            own += other[:count]
+
+    def cut(self, count: int) -> None:
+        """Leave no more than ``count``."""
+        for own in self._lists:
+            del own[count:]
+
+    @property
+    def whole(self) -> int:
+        """Samples that have every entry: an interruption may fall between two lists."""
+        return min(len(own) for own in self._lists)
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What a contender restored before it counted.
+
+    Attributes:
+        images: how many.
+        seconds: it took.
+        settled: whether the latencies had settled; None where nobody looked.
+    """
+
+    images: int
+    seconds: float
+    settled: bool | None
 
 
 class Measurement:
@@ -71,9 +162,10 @@ class Measurement:
 
     They take turns of a few images each, every round of the same images, in an order that is
     shuffled for one round and reversed for the next: clock changes, heat and other programs hit
-    all of them alike, and none always follows the same neighbour. A turn begins with one image
-    that does not count, since the neighbour has emptied the caches: right after another library,
-    eager PyTorch took a fifth longer than in a row of its own (4.9 M parameters at 128 x 128).
+    all of them alike, and none always follows the same neighbour. A turn begins with images that
+    do not count, one or as many as take 50 ms, since the neighbour has emptied the caches and its
+    threads still spin: right after another library, eager PyTorch took a fifth longer than in a
+    row of its own (4.9 M parameters at 128 x 128).
 
     Args:
         contenders: with distinct labels.
@@ -81,9 +173,13 @@ class Measurement:
         image_shape: (H, W, 3) of the images handed to the contenders.
         seed: of images and order.
         clock: to time with.
+        yardstick: measured before every turn; None: none.
+        joules: gives the energy used since some moment; read at both ends of a turn.
+        between: called between rounds, with the seconds since the first.
 
     Attributes:
         samples: by label; all series have the same length, also after an interruption.
+        warmups: by label.
         failures: label to reason, of contenders that gave up and were left out.
         complete: whether every image was measured.
     """
@@ -96,18 +192,26 @@ class Measurement:
         *,
         seed: int = 0,
         clock: Clock = wall_clock,
+        yardstick: _Yardstick | None = None,
+        joules: Callable[[], float] | None = None,
+        between: Callable[[float], None] | None = None,
     ) -> None:
         self.protocol = protocol
         self.samples = {contender.label: Samples() for contender in contenders}
+        self.warmups: dict[str, Warmup] = {}
         self.failures: dict[str, str] = {}
         self.complete = False
         self._contenders = list(contenders)
         self._image_shape = image_shape
         self._seed = seed
         self._clock = clock
+        self._yardstick = yardstick
+        self._joules = joules
+        self._between = between
         self._shuffle = np.random.default_rng(seed)
         self._reversed: list[Contender] = []
         self._began: int | None = None
+        self._last_yardstick: int | None = None
 
     @property
     def begun(self) -> bool:
@@ -121,28 +225,88 @@ class Measurement:
             UnavailableError: no contender was left.
         """
         tell = progress or (lambda what, done, total: None)
-        protocol = self.protocol
-        with _no_garbage_collection_of_the_past():
-            for contender in self._contenders:
-                tell(f"warming up {contender.label}", 0, 0)
-                self._turn(contender, [self._image(_WARMUP, k) for k in range(protocol.warmup)])
-            for first in range(0, protocol.images, protocol.block):
-                tell("measuring", first, protocol.images)
-                self._round(range(first, min(first + protocol.block, protocol.images)))
+        try:
+            with _no_garbage_collection_of_the_past():
+                for contender in self._contenders:
+                    tell(f"warming up {contender.label}", 0, 0)
+                    self._warm_up(contender)
+                if self.protocol.images is None:
+                    self._until_known(tell)
+                else:
+                    self._so_many(self.protocol.images, tell)
+        finally:  # an interruption may fall between two contenders' samples
+            whole = min((series.whole for series in self.samples.values()), default=0)
+            for series in self.samples.values():
+                series.cut(whole)
         self.complete = True
+
+    def half_widths(self) -> dict[str, float]:
+        """By label, of the 95 % interval of the median, relative to it."""
+        return {label: half_width(series.image_ns) for label, series in self.samples.items()}
+
+    def _so_many(self, images: int, tell: Callable[[str, int, int], None]) -> None:
+        block = self.protocol.block
+        for first in range(0, images, block):
+            tell("measuring", first, images)
+            self._round(range(first, min(first + block, images)))
+
+    def _until_known(self, tell: Callable[[str, int, int], None]) -> None:
+        """Until every median is known well enough, looked at whenever there is a tenth more."""
+        protocol, block = self.protocol, self.protocol.block
+        began, first, next_look = self._clock(), 0, 8 * block
+        while True:
+            passed = (self._clock() - began) / 1e9
+            tell("measuring, seconds", round(passed), round(protocol.at_most_s))
+            if first and passed >= protocol.at_most_s:
+                return
+            self._round(range(first, first + block))
+            first += block
+            if first >= next_look:
+                next_look = math.ceil(first * _LOOK_AGAIN)
+                # Of each contender: settling counts, or a fast one would never come to an end.
+                each = (self._clock() - began) / 1e9 / len(self.samples)
+                widest = max(self.half_widths().values())
+                if each >= protocol.seconds and widest <= protocol.tolerance:
+                    return
+
+    def _warm_up(self, contender: Contender) -> None:
+        fixed = self.protocol.warmup
+        taken = Samples()
+        began, next_look = self._clock(), _LEAST_WARMUP
+        settled: bool | None = None
+        while contender.label not in self.failures:
+            done, passed = len(taken.image_ns), self._clock() - began
+            if fixed is not None:
+                if done >= fixed:
+                    break
+            else:
+                last = done >= _MOST_WARMUP or passed >= _MOST_WARMUP_NS
+                if last or (done >= next_look and passed >= _LEAST_WARMUP_NS):
+                    settled = settled_from(taken.image_ns) is not None
+                    next_look = math.ceil(done * _LOOK_AGAIN_WARMUP)
+                if last or settled:
+                    break
+            self._take(contender, [self._image(_WARMUP, done)], taken)
+        passed = self._clock() - began
+        self.warmups[contender.label] = Warmup(len(taken.image_ns), passed / 1e9, settled)
 
     def _round(self, indices: range) -> None:
         """The same images through every contender."""
         images = [self._image(_COUNTED, index) for index in indices]
         running = [c for c in self._contenders if c.label in self.samples]
-        settling = [self._image(_SETTLING, indices.start)] if len(running) > 1 else []
         taken = {contender.label: Samples() for contender in running}
         try:
+            if self._yardstick is not None and self._last_yardstick is None:
+                self._last_yardstick = self._yardstick.measure()
             for contender in self._next_order(running):
-                self._turn(contender, settling)
-                self._turn(contender, images, taken[contender.label])
+                if self._yardstick is not None or len(running) > 1:
+                    self._settle(contender, indices.start)
+                if contender.label in self.samples:
+                    self._turn(contender, images, taken[contender.label])
         finally:
             self._keep({label: taken[label] for label in taken if label in self.samples})
+        if self._between is not None and self._began is not None:
+            self._between((self._clock() - self._began) / 1e9)
 
     def _next_order(self, running: list[Contender]) -> list[Contender]:
         """Shuffled, and the next time the same reversed: a steady drift cancels in two rounds."""
@@ -153,16 +317,40 @@ class Measurement:
             self._reversed = order[::-1]
         return order
 
-    def _turn(
-        self,
-        contender: Contender,
-        images: Sequence[NDArray[np.uint8]],
-        series: Samples | None = None,
-    ) -> None:
-        """Images in a row through one contender; timed into ``series`` where there is one."""
-        for image in images:
-            if contender.label in self.failures:
+    def _settle(self, contender: Contender, first: int) -> None:
+        began, done = self._clock(), 0
+        while contender.label not in self.failures:
+            # Numbered so that every contender settles on the same images.
+            image = self._image(_SETTLING, first * _MOST_WARMUP + done)
+            self._take(contender, [image], Samples())
+            done += 1
+            if self._clock() - began >= SETTLE_NS or done >= _MOST_WARMUP:
                 return
+
+    def _turn(
+        self, contender: Contender, images: Sequence[NDArray[np.uint8]], series: Samples
+    ) -> None:
+        """Images in a row, with the energy they took and the yardstick on either side."""
+        before = self._last_yardstick
+        energy = None if self._joules is None else self._joules()
+        try:
+            self._take(contender, images, series)
+        finally:
+            # The faster of both sides, or the one there is when interrupted.
+            series.yardstick_ns += [before] * len(series.image_ns)
+            series.joules += [None] * len(series.image_ns)
+        count = len(series.image_ns)
+        if self._joules is not None and energy is not None and count:
+            series.joules = [(self._joules() - energy) / count] * count
+        if self._yardstick is not None and before is not None:
+            self._last_yardstick = self._yardstick.measure()
+            series.yardstick_ns = [min(before, self._last_yardstick)] * count
+
+    def _take(
+        self, contender: Contender, images: Sequence[NDArray[np.uint8]], series: Samples
+    ) -> None:
+        """Time images in a row through one contender."""
+        for image in images:
             start = self._clock()
             try:
                 contender.restore(image)
@@ -170,21 +358,19 @@ class Measurement:
                 self._drop(contender, str(error))
                 return
             end = self._clock()
-            if series is not None:
-                if self._began is None:
-                    self._began = start
-                series.started_ns.append(start - self._began)
-                series.image_ns.append(end - start)
-                series.device_ns.append(contender.device_ns)
+            series.started_ns.append(start)
+            series.image_ns.append(end - start)
+            series.device_ns.append(contender.device_ns)
+            series.parts_ns.append(contender.parts_ns)
 
     def _keep(self, taken: dict[str, Samples]) -> None:
         """Add a round's samples, cut to the images that every contender finished."""
-        # An interruption may fall between two lists; device_ns is the last to grow.
-        whole = min((len(series.device_ns) for series in taken.values()), default=0)
+        whole = min((series.whole for series in taken.values()), default=0)
+        if self._began is None and whole:
+            self._began = min(series.started_ns[0] for series in taken.values())
         for label, series in taken.items():
-            self.samples[label].started_ns += series.started_ns[:whole]
-            self.samples[label].image_ns += series.image_ns[:whole]
-            self.samples[label].device_ns += series.device_ns[:whole]
+            series.started_ns = [start - (self._began or 0) for start in series.started_ns]
+            self.samples[label].keep(series, whole)
 
     def _image(self, purpose: int, index: int) -> NDArray[np.uint8]:
         return random_image(self._image_shape, self._seed, purpose, index)

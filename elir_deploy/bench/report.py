@@ -8,99 +8,178 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.bench import stability
 from elir_deploy.bench.clocks import clock_resolution_ns
+from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.contenders import Contender, Fidelity, Unavailable
-from elir_deploy.bench.protocols import Measurement, Samples
-from elir_deploy.bench.statistics import STEADY_VARIATION, Summary, paired_speedup
+from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
+from elir_deploy.bench.soak import Soak, Trend
+from elir_deploy.bench.statistics import (
+    STEADY_VARIATION,
+    Summary,
+    paired_speedup,
+    student_95,
+)
+from elir_deploy.bench.throughput import Load
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
-from elir_deploy.tables import aligned, pipes
+from elir_deploy.runtime.bundle import MANIFEST_NAME, file_sha256
 from elir_deploy.tasks import TASKS
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Conditions",
+    "Picture",
+    "Results",
     "build_report",
     "check_writable",
-    "markdown",
-    "text",
     "to_json",
 ]
 
-SCHEMA_VERSION = 1
+#: 2 came with protocols beside the paper's, the yardstick, sensors and stages.
+SCHEMA_VERSION = 2
 #: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
 PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 #: Cores busy with something else, on average, above which a measurement is doubtful.
 _BUSY_CORES = 0.1
+#: Growth that a soak warns of: less is allocators settling.
+_SOAKED_S = 300.0
+_LEAK_BYTES_PER_HOUR = 4 * 2**20
 _STEADIER = (
     "close other programs, fix the clock rate (cpupower frequency-set -g performance), "
     "cool the device, and measure again"
 )
 
 
-def build_report(
-    measurement: Measurement,
-    contenders: Sequence[Contender],
-    fidelities: dict[str, Fidelity],
-    unavailable: Sequence[Unavailable],
-    bundle: Bundle,
-    device: dict[str, Any],
-    *,
-    seed: int,
-    threads: int | None,
-    cores_elsewhere: dict[str, float] | None,
-) -> dict[str, Any]:
-    """Everything known about a run, as plain JSON values.
+@dataclass
+class Conditions:
+    """What a run was made under.
 
-    Args:
-        measurement: complete or interrupted.
-        contenders: in the order of the rows; the first is what the others are compared with.
-        fidelities: by label.
-        unavailable: asked for, but not measured.
-        bundle: that was measured.
-        device: of :func:`elir_deploy.bench.device.describe_device`.
+    Attributes:
         seed: of the images.
         threads: CPU threads of every contender.
+        device: of :func:`elir_deploy.bench.device.describe_device`.
         cores_elsewhere: of :meth:`elir_deploy.bench.device.CpuMeter.cores_elsewhere`.
+        sensors: ``before``, ``after`` and ``during`` the run, as plain JSON values.
+        held_back: sentences on what throttled the machine.
+        unreadable: what of that could not be seen.
+        yardstick: what it is; None: none was measured.
+        energy: where the joules come from; None: nowhere.
+        energy_scope: what they are of.
+        energy_problems: why they are not to be believed.
     """
-    failed = [Unavailable(label, why) for label, why in measurement.failures.items()]
-    measured = [c for c in contenders if c.label in measurement.samples]
-    rows = [_row(c, measurement.samples[c.label], fidelities.get(c.label)) for c in measured]
-    if measured:
-        reference = measurement.samples[measured[0].label]
-        for contender, row in zip(measured, rows, strict=True):
+
+    seed: int
+    threads: int | None
+    device: Mapping[str, Any]
+    cores_elsewhere: dict[str, float] | None = None
+    sensors: dict[str, Any] | None = None
+    held_back: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    yardstick: dict[str, Any] | None = None
+    energy: str | None = None
+    energy_scope: str | None = None
+    energy_problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image before and after; all arrays are (H, W, 3) uint8 RGB.
+
+    Attributes:
+        name: of the image.
+        before: what the model is given.
+        after: the restored image by the label of the contender that made it.
+    """
+
+    name: str
+    before: NDArray[np.uint8]
+    after: Mapping[str, NDArray[np.uint8]]
+
+
+@dataclass
+class Results:
+    """What was measured; a protocol fills its part.
+
+    Attributes:
+        protocol: that was followed.
+        contenders: in the order of the rows; the first measured is what others are compared with.
+        complete: whether the run went to its end.
+        fidelities: by label.
+        unavailable: asked for, but not measured.
+        measurement: of contenders in turns.
+        colds: first starts, by label.
+        loads: of the throughput protocol.
+        steps: rows of the steps protocol, as in the report.
+        soaks: of the soak protocol.
+        pictures: for a report that shows them.
+    """
+
+    protocol: BenchProtocol
+    contenders: Sequence[Contender]
+    complete: bool = False
+    fidelities: dict[str, Fidelity] = field(default_factory=dict)
+    unavailable: list[Unavailable] = field(default_factory=list)
+    measurement: Measurement | None = None
+    colds: dict[str, ColdStart] = field(default_factory=dict)
+    loads: Sequence[Load] = ()
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    soaks: list[Soak] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> dict[str, Any]:
+    """Everything known about a run, as plain JSON values."""
+    measurement = results.measurement
+    failures = measurement.failures if measurement else {}
+    samples = measurement.samples if measurement else {}
+    warmups = measurement.warmups if measurement else {}
+    shown = [c for c in results.contenders if c.label not in failures]
+    rows = [_row(c, samples.get(c.label, Samples()), results, warmups.get(c.label)) for c in shown]
+    if samples:
+        reference = shown[0].label
+        for row in rows:
             row["speedup"] = _speedup(
-                measured[0].label,
-                reference,
-                measurement.samples[contender.label],
-                measurement.protocol.block,
+                reference, samples[reference], samples[row["label"]], results.protocol.block
             )
+    failed = [Unavailable(label, why) for label, why in failures.items()]
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "elir-bench",
-        "complete": measurement.complete,
+        "complete": results.complete,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "protocol": {
-            **asdict(measurement.protocol),
-            "batch": 1,
-            "input": "uniformly random bytes, a new image each time",
-            "order": "contenders take turns of `block` images, each turn after one image that does "
-            "not count; the order is shuffled for one round and reversed for the next",
-            "timed": "8-bit image to restored 8-bit image; device: inside the backend's run",
-            "seed": seed,
-            "clock_resolution_ns": clock_resolution_ns(),
-        },
-        "threads": threads,
+        "protocol": _protocol(results.protocol, conditions.seed),
+        "threads": conditions.threads,
         "model": _model(bundle),
         "paper": _paper(bundle),
-        "device": {**device, "cores_busy_elsewhere": cores_elsewhere},
+        "device": {
+            **conditions.device,
+            "cores_busy_elsewhere": conditions.cores_elsewhere,
+            "sensors": conditions.sensors,
+            "held_back": conditions.held_back,
+            "unreadable": conditions.unreadable,
+        },
+        "yardstick": conditions.yardstick,
+        "energy": {
+            "source": conditions.energy,
+            "scope": conditions.energy_scope,
+            "problems": conditions.energy_problems,
+        },
         "contenders": rows,
-        "unavailable": [asdict(item) for item in [*unavailable, *failed]],
+        "stages": [stages for row in shown if (stages := _stages(row, samples))] or None,
+        "throughput": [_load(load) for load in results.loads] or None,
+        "steps": results.steps or None,
+        "soak": [_soak(soak) for soak in results.soaks] or None,
+        "unavailable": [asdict(item) for item in [*results.unavailable, *failed]],
     }
     report["warnings"] = _warnings(report)
     return report
@@ -129,11 +208,32 @@ def to_json(report: dict[str, Any]) -> str:
 # Rows -----------------------------------------------------------------------------------------
 
 
-def _row(contender: Contender, samples: Samples, fidelity: Fidelity | None) -> dict[str, Any]:
+def _protocol(protocol: BenchProtocol, seed: int) -> dict[str, Any]:
+    values = asdict(protocol)
+    if protocol.images is not None:  # these end a run that has no number of images
+        values |= {"seconds": None, "at_most_s": None, "tolerance": None}
+    return {
+        **values,
+        "batch": 1,
+        "input": "uniformly random bytes, a new image each time",
+        "order": "contenders take turns of `block` images, each turn after images that do not "
+        "count; the order is shuffled for one round and reversed for the next",
+        "timed": "8-bit image to restored 8-bit image; device: inside the backend's run",
+        "seed": seed,
+        "clock_resolution_ns": clock_resolution_ns(),
+    }
+
+
+def _row(
+    contender: Contender, samples: Samples, results: Results, warmup: Warmup | None
+) -> dict[str, Any]:
     image = _seconds(samples.image_ns)
     device = _seconds([ns for ns in samples.device_ns if ns is not None])
     if len(device) != len(image):
         device = []
+    cold = results.colds.get(contender.label)
+    tolerance = results.protocol.tolerance
+    known = stability.half_width(image) if image else math.inf
     return {
         "label": contender.label,
         "backend": contender.backend,
@@ -141,12 +241,132 @@ def _row(contender: Contender, samples: Samples, fidelity: Fidelity | None) -> d
         "library": contender.version,
         "weights": contender.weights,
         "artifacts": list(contender.artifacts),
-        "fidelity": _fidelity(fidelity),
+        "arithmetic": contender.arithmetic,
+        "fidelity": _fidelity(results.fidelities.get(contender.label)),
         "fps": _rounded(Summary.of(image).fps) if image else None,
         "image": _series(image),
         "device": _series(device),
         "started_s": _seconds(samples.started_ns),
+        "yardstick_s": _known(samples.yardstick_ns) if contender.on_cpu else None,
+        "half_width": _rounded(known) if math.isfinite(known) else None,
+        "stable": None if results.protocol.images or not image else known <= tolerance,
+        "warmup": asdict(warmup) if warmup else None,
+        "behaviour": _behaviour(image, _seconds(samples.started_ns)),
+        "cold": _cold(cold),
+        "energy": _energy(samples),
+        "speedup": None,
     }
+
+
+def _known(yardstick_ns: Sequence[int | None]) -> list[float] | None:
+    known = [ns / 1e9 for ns in yardstick_ns if ns is not None]
+    return known if known and len(known) == len(yardstick_ns) else None
+
+
+def _cold(cold: ColdStart | None) -> dict[str, Any] | None:
+    if cold is None:
+        return None
+    times = ("import_s", "load_s", "first_result_s")
+    return {**asdict(cold), **{name: _rounded(getattr(cold, name)) for name in times}}
+
+
+def _energy(samples: Samples) -> dict[str, Any] | None:
+    pairs = zip(samples.joules, samples.image_ns, strict=True)
+    known = [(joules, ns) for joules, ns in pairs if joules is not None]
+    if not known:
+        return None
+    joules, seconds = sum(joules for joules, _ in known), sum(ns for _, ns in known) / 1e9
+    return {
+        "joules_per_image": _rounded(joules / len(known)),
+        "watts": _rounded(joules / seconds) if seconds else None,
+    }
+
+
+def _behaviour(samples: list[float], started: list[float]) -> dict[str, Any]:
+    """Whether the series stays where it is: drift, a step, two speeds."""
+    drift = stability.drift(samples, started)
+    step = stability.step(samples)
+    modes = stability.two_speeds(samples)
+    return {
+        "drift": None
+        if drift is None
+        else {name: _rounded(value) for name, value in asdict(drift).items()},
+        "step": None if step is None else {"at": step.at, "ratio": _rounded(step.ratio)},
+        "two_speeds": None
+        if modes is None
+        else {
+            "fast_s": _rounded(modes.fast),
+            "slow_s": _rounded(modes.slow),
+            "fast_share": _rounded(modes.share),
+        },
+    }
+
+
+def _stages(contender: Contender, samples: Mapping[str, Samples]) -> dict[str, Any] | None:
+    """Where the time of an image goes, in the order it is spent; the runtime's own at the end."""
+    series = samples.get(contender.label)
+    if series is None or not contender.part_names or not series.image_ns:
+        return None
+    image = np.array(series.image_ns, dtype=np.float64)
+    parts = np.array(series.parts_ns, dtype=np.float64)
+    outside = image - parts.sum(axis=1)
+    columns = [*parts.T, outside]
+    names = [*contender.part_names, "runtime"]
+    return {
+        "label": contender.label,
+        "parts": [
+            {"name": name, "mean_s": _rounded(float(part.mean()) / 1e9), **_share(part, image)}
+            for name, part in zip(names, columns, strict=True)
+        ],
+    }
+
+
+def _share(part: np.ndarray[Any, Any], image: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    """Of the whole time, with the 95 % interval from eight stretches of time."""
+    share = float(part.sum() / image.sum())
+    batches = 8
+    if image.size < 2 * batches:
+        return {"share": _rounded(share), "low": None, "high": None}
+    cuts = np.array_split(np.arange(image.size), batches)
+    found = [float(part[cut].sum() / image[cut].sum()) for cut in cuts]
+    reach = student_95(batches - 1) * float(np.std(found, ddof=1)) / math.sqrt(batches)
+    return {
+        "share": _rounded(share),
+        "low": _rounded(max(0.0, share - reach)),
+        "high": _rounded(min(1.0, share + reach)),
+    }
+
+
+def _load(load: Load) -> dict[str, Any]:
+    summary = Summary.of(load.latencies_s) if load.latencies_s else None
+    return {
+        "label": load.label,
+        "way": load.way,
+        "at_once": load.at_once,
+        "fps": _rounded(load.mean_fps),
+        "fps_by_pass": [_rounded(fps) for fps in load.fps],
+        "seconds": _rounded(load.seconds),
+        "images": load.images,
+        "p50_s": _rounded(summary.p50) if summary else None,
+        "p99_s": _rounded(summary.p99) if summary else None,
+    }
+
+
+def _soak(soak: Soak) -> dict[str, Any]:
+    slowdown, growth = soak.slowdown(), soak.growth()
+    return {
+        "label": soak.contender.label,
+        "complete": soak.complete,
+        "windows": [asdict(window) for window in soak.windows],
+        "drift_percent_per_hour": None if slowdown is None else _rounded(100 * slowdown.per_hour),
+        "drift_interval": _ends(slowdown, 100),
+        "rss_growth_bytes_per_hour": None if growth is None else _rounded(growth.per_hour),
+        "rss_growth_interval": _ends(growth, 1),
+    }
+
+
+def _ends(found: Trend | None, factor: float) -> list[float] | None:
+    return None if found is None else [_rounded(factor * e) for e in (found.low, found.high)]
 
 
 def _series(samples: list[float]) -> dict[str, Any] | None:
@@ -208,6 +428,7 @@ def _model(bundle: Bundle) -> dict[str, Any]:
         "parameters": model.parameters,
         "source": source.name,
         "source_sha256": source.sha256,
+        "bundle_sha256": file_sha256(bundle.path / MANIFEST_NAME),
         "random_weights": source.random,
         "stages": [stage.name for stage in bundle.info.stages],
         "versions": dict(bundle.info.versions),
@@ -227,21 +448,102 @@ def _paper(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
+    """Reasons not to believe the figures, each with what to do."""
+    return [
+        *_unfinished(report),
+        *_unknown(report),
+        *_unsteady(report),
+        *_moving(report),
+        *_disturbed(report),
+        *_soaked(report),
+    ]
+
+
+def _unfinished(report: dict[str, Any]) -> list[str]:
+    if report["complete"]:
+        return []
+    done = max((len(row["started_s"]) for row in report["contenders"]), default=0)
+    wanted = report["protocol"]["images"]
+    if report["soak"]:
+        seconds = sum(w["seconds"] for soak in report["soak"] for w in soak["windows"])
+        return [f"interrupted after {seconds:.0f} s"]
+    if report["throughput"]:
+        return [f"interrupted after {len(report['throughput'])} loads: the passes are not complete"]
+    return [f"interrupted after {done}" + (f" of {wanted} images" if wanted else " images")]
+
+
+def _unknown(report: dict[str, Any]) -> list[str]:
+    protocol = report["protocol"]
     warnings = []
-    if not report["complete"]:
-        done = max((len(row["started_s"]) for row in report["contenders"]), default=0)
-        wanted = report["protocol"]["images"]
-        warnings.append(f"interrupted after {done} of {wanted} images")
+    wide = [
+        f"{row['label']} {_percent(row['half_width'])}"
+        for row in report["contenders"]
+        if row["image"] and row["stable"] is False
+    ]
+    if wide and report["complete"]:
+        warnings.append(
+            f"after {protocol['at_most_s']:g} s these medians were not known to "
+            f"{100 * protocol['tolerance']:g}%: {', '.join(wide)}; {_STEADIER}, or give --at-most "
+            "more"
+        )
+    cold = [
+        row["label"]
+        for row in report["contenders"]
+        if row["warmup"] and row["warmup"]["settled"] is False
+    ]
+    if cold:
+        warnings.append(f"had not settled when the warm-up ended: {', '.join(cold)}; {_STEADIER}")
+    return warnings
+
+
+def _unsteady(report: dict[str, Any]) -> list[str]:
     unsteady = [
         f"{row['label']} {row['image']['variation']:.1%}"
         for row in report["contenders"]
         if row["image"] and row["image"]["variation"] > STEADY_VARIATION
     ]
-    if unsteady:
-        warnings.append(
-            f"coefficient of variation above {STEADY_VARIATION:.1%}: {', '.join(unsteady)}; "
-            f"{_STEADIER}"
-        )
+    if not unsteady:
+        return []
+    return [
+        f"coefficient of variation above {STEADY_VARIATION:.1%}: {', '.join(unsteady)}; {_STEADIER}"
+    ]
+
+
+def _moving(report: dict[str, Any]) -> list[str]:
+    """Steps, else drift; and two speeds, which are no drift."""
+    warnings = []
+    for row in report["contenders"]:
+        found, label = row["behaviour"], row["label"]
+        drift, step, modes = found["drift"], found["step"], found["two_speeds"]
+        if step is not None:
+            slower = "slower" if step["ratio"] > 1 else "faster"
+            change = max(step["ratio"], 1 / step["ratio"]) - 1
+            warnings.append(
+                f"{label} was {change:.0%} {slower} from image {step['at']} on: the device "
+                "throttled, or something else began or ended; look at clocks and temperatures"
+            )
+        elif drift is not None and abs(drift["change"]) > STEADY_VARIATION and _shown(drift):
+            slower = "slower" if drift["change"] > 0 else "faster"
+            warnings.append(
+                f"{label} became {abs(drift['change']):.1%} {slower} during the run: let the "
+                "device reach its working temperature first"
+            )
+        if modes is not None and step is None:
+            warnings.append(
+                f"{label} has two speeds, {modes['fast_s'] * 1e3:.4g} ms in "
+                f"{modes['fast_share']:.0%} of the images and {modes['slow_s'] * 1e3:.4g} ms "
+                "else: a mean describes neither; cores of two kinds, two clocks, or another "
+                "program (pin the threads with taskset, fix the clock)"
+            )
+    return warnings
+
+
+def _shown(drift: Mapping[str, float]) -> bool:
+    return bool(drift["low"] > 0 or drift["high"] < 0)
+
+
+def _disturbed(report: dict[str, Any]) -> list[str]:
+    warnings = []
     elsewhere = report["device"]["cores_busy_elsewhere"] or {}
     causes = {"other_programs": "other programs", "stolen": "other virtual machines"}
     for name, who in causes.items():
@@ -250,7 +552,29 @@ def _warnings(report: dict[str, Any]) -> list[str]:
                 f"{who} kept {elsewhere[name]:.2f} cores busy during the run: neither speeds nor "
                 "ratios hold, since libraries suffer unequally; measure on an idle machine"
             )
+    warnings += [f"during the run {what}" for what in report["device"]["held_back"]]
+    return warnings + [f"energies do not hold: {what}" for what in report["energy"]["problems"]]
+
+
+def _soaked(report: dict[str, Any]) -> list[str]:
+    warnings = []
+    for soak in report["soak"] or ():
+        if sum(window["seconds"] for window in soak["windows"]) < _SOAKED_S:
+            continue  # an hour's change is not to be told from less
+        drift, ends = soak["drift_percent_per_hour"], soak["drift_interval"]
+        if ends and (ends[0] > 0 or ends[1] < 0) and abs(drift) > 100 * STEADY_VARIATION:
+            warnings.append(f"{soak['label']} drifts by {drift:+.1f} % an hour")
+        growth, ends = soak["rss_growth_bytes_per_hour"], soak["rss_growth_interval"]
+        if ends and ends[0] > _LEAK_BYTES_PER_HOUR:
+            warnings.append(
+                f"{soak['label']}: memory grows by {growth / 2**20:.0f} MiB an hour, and not by "
+                "chance"
+            )
     return warnings
+
+
+def _percent(fraction: float | None) -> str:
+    return "unknown" if fraction is None else f"{fraction:.1%}"
 
 
 def _seconds(nanoseconds: Sequence[int]) -> list[float]:
@@ -260,145 +584,3 @@ def _seconds(nanoseconds: Sequence[int]) -> list[float]:
 def _rounded(value: float) -> float:
     """Six significant digits: more than any measurement holds."""
     return float(f"{value:.6g}")
-
-
-# Tables ---------------------------------------------------------------------------------------
-
-_SPEED = ("contender", "FPS", "times faster [95 %]", "PSNR dB", "device ms", "runtime ms")
-_LATENCY = ("ms", "n", "mean", "std", "CV %", "min", "p50", "p90", "p95", "p99", "max")
-
-
-def text(report: dict[str, Any]) -> str:
-    """For a terminal."""
-    parts = [*_heading(report), ""]
-    if any(row["image"] for row in report["contenders"]):
-        parts += [aligned(_SPEED, _speed_rows(report)), ""]
-        parts += [aligned(_LATENCY, _latency_rows(report)), ""]
-    return "\n".join([*parts, *_remarks(report)]).rstrip()
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """For a file."""
-    heading, *details = _heading(report)
-    parts = [f"# {heading}", "", *(f"- {line}" for line in details), ""]
-    if any(row["image"] for row in report["contenders"]):
-        parts += [pipes(_SPEED, _speed_rows(report)), ""]
-        parts += ["Latency of an image:", "", pipes(_LATENCY, _latency_rows(report)), ""]
-    parts += [f"- {line}" for line in _remarks(report)]
-    files = [(row["label"], item) for row in report["contenders"] for item in row["artifacts"]]
-    if files:
-        parts += ["", "Files measured:", ""]
-        parts += [
-            f"- {label}: `{item['file']}`, SHA-256 `{item['sha256']}`" for label, item in files
-        ]
-    return "\n".join(parts) + "\n"
-
-
-def _heading(report: dict[str, Any]) -> list[str]:
-    model, device, cpu = report["model"], report["device"], report["device"]["cpu"]
-    side = model["image_size"]
-    memory = device["memory"]["total_bytes"]
-    lines = [
-        f"{model['task']}, {side}x{side}, M = {model['steps']}, "
-        f"{model['parameters'] / 1e6:.1f} M parameters, from {model['source']}"
-    ]
-    if model["random_weights"]:
-        lines.append("random weights: speed only; PSNR is against PyTorch with the same weights")
-    name = device["machine"] or cpu["model"] or cpu["architecture"]
-    lines.append(
-        f"{name}, {cpu['usable_cores']} usable cores, {report['threads'] or 'default'} threads"
-        + (f", {memory / 2**30:.0f} GiB" if memory else "")
-        + (", virtual" if cpu["virtual_machine"] else "")
-        + f"; governor {cpu['governor'] or 'unknown'}; {device['os']}"
-    )
-    lines += [f"GPU: {gpu['name']}, driver {gpu['driver_version']}" for gpu in device["gpus"]]
-    if cpu["instruction_sets"]:
-        lines.append("instruction sets: " + " ".join(cpu["instruction_sets"]))
-    protocol = report["protocol"]
-    lines.append(
-        f"protocol {protocol['name']}: batch 1, random images, {protocol['warmup']} to warm up, "
-        f"{protocol['images']} measured; FPS is from image to image, by the mean"
-    )
-    return lines
-
-
-def _speed_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for row in report["contenders"]:
-        image, device, speedup = row["image"], row["device"], row["speedup"]
-        if image is None:
-            continue
-        is_reference = speedup["over"] == row["label"]
-        rows.append(
-            (
-                row["label"],
-                _digits(row["fps"]),
-                "1" if is_reference else _ratio(speedup),
-                _psnr(row["fidelity"]),
-                _digits(device["mean_s"] * 1e3) if device else "-",
-                _digits((image["mean_s"] - device["mean_s"]) * 1e3) if device else "-",
-            )
-        )
-    return rows
-
-
-def _latency_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
-    for row in report["contenders"]:
-        image = row["image"]
-        if image is None:
-            continue
-        tail = [
-            _digits(image[f"{key}_s"] * 1e3) for key in ("min", "p50", "p90", "p95", "p99", "max")
-        ]
-        rows.append(
-            (
-                row["label"],
-                str(image["count"]),
-                _digits(image["mean_s"] * 1e3),
-                _digits(image["std_s"] * 1e3),
-                f"{100 * image['variation']:.1f}",
-                *tail,
-            )
-        )
-    return rows
-
-
-def _remarks(report: dict[str, Any]) -> list[str]:
-    lines = []
-    if report["paper"]:
-        lines.append(
-            f"paper: {report['paper']['fps']:g} FPS on {report['paper']['device']} "
-            "(another device: for orientation)"
-        )
-    for row in report["contenders"]:
-        fidelity = row["fidelity"]
-        if fidelity and fidelity["psnr_db"] is None and not fidelity["identical"]:
-            lines.append(f"PSNR of {row['label']}: {fidelity['note']}")
-    lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
-              if row["backend"] == "torch"]  # fmt: skip
-    lines += [f"not measured: {item['label']}: {item['reason']}" for item in report["unavailable"]]
-    lines += [f"warning: {line}" for line in report["warnings"]]
-    return lines
-
-
-def _psnr(fidelity: dict[str, Any] | None) -> str:
-    if fidelity is None:
-        return "-"
-    if fidelity["identical"]:
-        return "identical"
-    return "-" if fidelity["psnr_db"] is None else f"{fidelity['psnr_db']:.1f}"
-
-
-def _ratio(speedup: dict[str, Any]) -> str:
-    ratio = _digits(speedup["ratio"], 3)
-    if speedup["low"] is None:
-        return f"{ratio} [too few images]"
-    return f"{ratio} [{_digits(speedup['low'], 3)}, {_digits(speedup['high'], 3)}]"
-
-
-def _digits(value: float, significant: int = 4) -> str:
-    """At least so many significant digits, never in powers of ten."""
-    if value == 0:
-        return "0"
-    return f"{value:.{max(0, significant - 1 - math.floor(math.log10(abs(value))))}f}"

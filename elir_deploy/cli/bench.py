@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import tempfile
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from elir_deploy.atomic import write_text
-from elir_deploy.bench import peers
-from elir_deploy.bench.contenders import Contender, Fidelity, Unavailable, open_restorers
-from elir_deploy.bench.device import CpuMeter, describe_device, usable_cores
-from elir_deploy.bench.protocols import PROTOCOLS, Measurement
-from elir_deploy.bench.report import (
-    build_report,
-    check_writable,
-    markdown,
-    text,
-    to_json,
-)
+from elir_deploy.bench import html_report, peers
+from elir_deploy.bench.device import usable_cores
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
+from elir_deploy.bench.report import build_report, check_writable, to_json
+from elir_deploy.bench.report_text import markdown, text
+from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.cli.terminal import printable_values
-from elir_deploy.errors import ElirError, MissingDependencyError, UnavailableError, UsageError
-from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.backends import BACKENDS, backend_named
-from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
+from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
 
-if TYPE_CHECKING:
-    from elir_deploy.checkpoints import Checkpoint
+#: Pictures in a page: two of 512x512 are a megabyte for each contender.
+_PICTURES = 2
+
+_MEASURE = "What to measure"
+_HOW = "How long"
+_OUTPUT = "Output"
 
 
 class Protocol(str, enum.Enum):
     paper = "paper"
+    latency = "latency"
+    throughput = "throughput"
+    stages = "stages"
+    steps = "steps"
+    soak = "soak"
 
 
 def bench(
@@ -52,42 +50,155 @@ def bench(
         ),
     ],
     protocol: Annotated[
-        Protocol, typer.Option(help="; ".join(f"{p.name}: {p.title}" for p in PROTOCOLS.values()))
+        Protocol,
+        typer.Option(
+            help="; ".join(f"{p.name}: {p.title}" for p in PROTOCOLS.values()),
+            rich_help_panel=_MEASURE,
+        ),
     ] = Protocol.paper,
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{peers.TORCH} or one of {', '.join(BACKENDS)}; repeat for several. "
-            f"[default: {peers.TORCH}, and those that `auto` would choose from for the bundle]"
+            help=f"One of {', '.join(BACKENDS)}, or without this project: "
+            + "; ".join(f"{name}: {peer.summary}" for name, peer in peers.PEERS.items())
+            + f". Repeat for several. [default: {peers.TORCH}, and those that `auto` would choose "
+            "from for the bundle]",
+            rich_help_panel=_MEASURE,
         ),
     ] = None,
+    all_peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help=f"Also measure {', '.join(peers.PEERS)}; compiling takes minutes.",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = False,
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help=f"Repeat for several; {peers.TORCH} is always fp32, and bf16 runs the fp32 files. "
-            "[default: all that bundle and backend have]"
+            help="Repeat for several; bf16 runs the fp32 files. "
+            "[default: all that bundle and backend have]",
+            rich_help_panel=_MEASURE,
         ),
     ] = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Images measured. [default: the protocol's]")
-    ] = None,
-    warmup: Annotated[
-        int | None, typer.Option(min=0, help="Images before those. [default: the protocol's]")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads of every contender. [default: all usable cores]"),
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="What the bundle was made from (checked by its hash), so that PyTorch has its "
+            "weights and --protocol steps something to export.",
+            rich_help_panel=_MEASURE,
+        ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(TASKS)}; needed where a checkpoint does not tell."),
+        typer.Option(
+            help=f"One of {', '.join(TASKS)}; needed where a checkpoint does not tell.",
+            rich_help_panel=_MEASURE,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random images.")] = 0,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Euler steps M for --protocol steps; repeat for several. [default: 1 2 3 5]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    callers: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Threads that share a restorer, for --protocol throughput. [default: 1 2]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=2,
+            help="Images in one run, for --protocol throughput; ONNX files only. [default: 4]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of every contender. [default: all usable cores]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the random images.", rich_help_panel=_MEASURE)
+    ] = 0,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            help="Start every contender of the bundle in a new process too: time to load, time to "
+            "the first image, peak memory.",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = True,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images measured. [default: 200 for paper, else as many as it takes]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images before those. [default: 10 for paper, else until the latencies settle]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="At least, for each contender; of each load for throughput. "
+            "[default: 10; 5 for throughput, 600 for soak]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    at_most: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="When to end in any case. [default: 300]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=50,
+            metavar="PERCENT",
+            help="How well every median is to be known (95 % interval). [default: 2]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write everything, all samples included, to this file.")
+        Path | None,
+        typer.Option(
+            help="Write everything, all samples included, to this file.", rich_help_panel=_OUTPUT
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="F.md", help="Write the tables as Markdown.")
+        list[Path] | None,
+        typer.Option(
+            metavar="F.html|F.md",
+            help="Write a page with charts and pictures, or the tables as Markdown; repeat for "
+            "both.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
@@ -101,163 +212,114 @@ def bench(
 
     Examples:
 
-    * `elir-bench bfr --json bfr.json`
-    * `elir-bench random --task bfr --precision fp32 --backend torch --backend onnxruntime`
+    * `elir-bench bfr --json bfr.json --report bfr.html`
+    * `elir-bench bfr --protocol latency --backend openvino --backend onnxruntime --tolerance 1`
+    * `elir-bench random --task bfr --precision fp32 --peers`
+    * `elir-bench tiny --protocol steps --steps 1 --steps 3 --steps 10`
+    * `elir-bench bfr --protocol soak --backend openvino --precision int8 --seconds 3600`
     """
-    for path in (json, report):
-        if path is not None:
-            check_writable(path)
-    if report is not None and report.suffix != ".md":
-        raise UsageError(f"--report {report}: wanted a name that ends in .md")
+    reports = report or []
+    _check_outputs(json, reports)
     if task is not None:
         task_named(task)
-    for name in backend or ():
-        _check_backend(name)
-    plan = dataclasses.replace(PROTOCOLS[protocol.value])
-    if images is not None:
-        plan = dataclasses.replace(plan, images=images)
-    if warmup is not None:
-        plan = dataclasses.replace(plan, warmup=warmup)
-    threads = threads or usable_cores()
-    backends = list(dict.fromkeys(backend)) if backend else None
-    precisions = list(dict.fromkeys(p.value for p in precision)) if precision else None
-
+    plan = with_numbers(
+        PROTOCOLS[protocol.value],
+        images=images,
+        warmup=warmup,
+        seconds=seconds,
+        at_most_s=at_most,
+        tolerance=None if tolerance is None else tolerance / 100,
+    )
+    _check_options(plan, images, steps, callers, batch)
+    wishes = Wishes(
+        plan,
+        **_contenders(backend, all_peers),
+        precisions=list(dict.fromkeys(p.value for p in precision)) if precision else None,
+        threads=threads or usable_cores(),
+        seed=seed,
+        cold=cold,
+        pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
+        callers=_distinct(callers, (1, 2)),
+        batches=_distinct(batch, (4,)),
+        steps=_distinct(steps, (1, 2, 3, 5)),
+    )
     with ExitStack() as stack:
         say = stack.enter_context(progress())
-        bundle, checkpoint = _open_model(model, task, precisions, stack, say)
-        _check_precisions(bundle, precisions)
-        contenders, unavailable = _open_contenders(
-            bundle, checkpoint, backends, precisions, threads, say
-        )
-        for contender in contenders:
-            stack.callback(contender.close)
-        contenders, fidelities = _compare(contenders, bundle, unavailable, say)
-        side = bundle.info.model.image_size // bundle.info.model.upscale
-        measurement = Measurement(contenders, plan, (side, side, 3), seed=seed)
-        device = describe_device()
-        meter, began = CpuMeter(), time.monotonic()
+        bundle, source = open_model(model, wishes, stack, task=task, checkpoint=checkpoint, say=say)
+        run = Run(bundle, source, wishes)
         stopped: BaseException | None = None
         try:
-            measurement.run(say)
+            run.measure(say)
         except (KeyboardInterrupt, SystemExit, ElirError) as error:
             stopped = error  # raised again once what was measured is safe
-        if stopped is not None and not measurement.begun:
+        if run.conditions is None or (stopped is not None and not run.begun):
+            assert stopped is not None
             raise stopped  # an older result stays as it is
-        written = build_report(
-            measurement,
-            contenders,
-            fidelities,
-            unavailable,
-            bundle,
-            device,
-            seed=seed,
-            threads=threads,
-            cores_elsewhere=meter.cores_elsewhere(time.monotonic() - began),
-        )
-        if json is not None:
-            write_text(json, to_json(written))
-        if report is not None:
-            write_text(report, markdown(written))
+        written = build_report(run.results, bundle, run.conditions)
+        _write(written, run, json, reports)
     print(text(printable_values(written)))
     if stopped is not None:
         raise stopped
 
 
-def _check_backend(name: str) -> None:
-    if name != peers.TORCH:
-        try:
-            backend_named(name)
-        except UsageError:
-            raise UsageError(
-                f"no backend {name!r}: choose from {peers.TORCH}, {', '.join(BACKENDS)}"
-            ) from None
+def _contenders(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
+    """By default what the bundle has for this machine, and eager PyTorch."""
+    for name in named or ():
+        if name not in peers.PEERS and name not in BACKENDS:
+            names = ", ".join([*peers.PEERS, *BACKENDS])
+            raise UsageError(f"no backend {name!r}: choose from {names}")
+    others = None if named is None else [name for name in named if name in peers.PEERS]
+    own = None if named is None else [name for name in named if name not in peers.PEERS]
+    return {
+        "backends": None if own is None else list(dict.fromkeys(own)),
+        "peers": list(peers.PEERS)
+        if all_peers
+        else others
+        if others is not None
+        else [peers.TORCH],
+    }
 
 
-def _check_precisions(bundle: Bundle, precisions: list[str] | None) -> None:
-    held = bundle.info.precisions
-    for precision in precisions or ():
-        if file_precision(precision) not in held:
-            choices = [p for p in RUN_PRECISIONS if file_precision(p) in held]
-            raise UsageError(
-                f"{bundle.path} holds no {file_precision(precision)} files: "
-                f"choose from {', '.join(choices)}"
-            )
+def _distinct(numbers: list[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers)) if numbers else default
 
 
-def _open_model(
-    model: str,
-    task: str | None,
-    precisions: list[str] | None,
-    stack: ExitStack,
-    say: Callable[[str, int, int], None],
-) -> tuple[Bundle, Checkpoint | None]:
-    """The bundle to measure, and the checkpoint it was made from if that is what was given."""
-    if Path(model).is_dir() or model == "tiny":
-        bundle = Bundle.open(model)
-        held = bundle.info.model.task
-        if task not in (None, held):
-            raise UsageError(f"{model} is for task {held}, not {task}: leave out --task")
-        return bundle, None
-    try:
-        checkpoint = peers.load(model, task, say)
-    except MissingDependencyError as error:
-        raise UnavailableError(
-            f"{model} is no bundle's folder; taken as a checkpoint it needs {error.package}: "
-            f"pip install 'elir-deploy[{error.extra}]'"
-        ) from None
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-"))
-    return peers.export_to_bundle(checkpoint, Path(folder) / "bundle", precisions, say), checkpoint
+def _check_options(
+    plan: BenchProtocol,
+    images: int | None,
+    steps: list[int] | None,
+    callers: list[int] | None,
+    batch: list[int] | None,
+) -> None:
+    for option, value, protocol in (
+        ("--steps", steps, "steps"),
+        ("--callers", callers, "throughput"),
+        ("--batch", batch, "throughput"),
+    ):
+        if value and plan.name != protocol:
+            raise UsageError(f"{option} goes with --protocol {protocol}, not {plan.name}")
+    if images is not None and plan.name in ("throughput", "soak"):
+        raise UsageError(f"--images does not go with --protocol {plan.name}: give --seconds")
 
 
-def _open_contenders(
-    bundle: Bundle,
-    checkpoint: Checkpoint | None,
-    backends: list[str] | None,
-    precisions: list[str] | None,
-    threads: int,
-    say: Callable[[str, int, int], None],
-) -> tuple[list[Contender], list[Unavailable]]:
-    """PyTorch first, where it takes part: the others are compared with the first."""
-    contenders: list[Contender] = []
-    missing: list[Unavailable] = []
-    say("loading", 0, 0)
-    if backends is None or peers.TORCH in backends:
-        reason = peers.torch_missing()
-        if reason is None:
-            contenders.append(peers.torch_peer(bundle, checkpoint, threads=threads))
+def _check_outputs(json: Path | None, reports: list[Path]) -> None:
+    for path in reports:
+        if path.suffix not in (".html", ".md"):
+            raise UsageError(f"--report {path}: wanted a name that ends in .html or .md")
+    for path in [*reports, *([json] if json is not None else [])]:
+        check_writable(path)
+    if any(path.suffix == ".html" for path in reports):
+        html_report.check_installed()
+
+
+def _write(written: dict[str, Any], run: Run, json: Path | None, reports: list[Path]) -> None:
+    if json is not None:
+        write_text(json, to_json(written))
+    for path in reports:
+        if path.suffix == ".md":
+            write_text(path, markdown(written))
         else:
-            missing.append(Unavailable(peers.TORCH, reason))
-    others = None if backends is None else [name for name in backends if name != peers.TORCH]
-    opened, absent = open_restorers(bundle, others, precisions, threads=threads)
-    contenders += opened
-    missing += absent
-    _require_any(contenders, missing)
-    return contenders, missing
-
-
-def _compare(
-    contenders: list[Contender],
-    bundle: Bundle,
-    unavailable: list[Unavailable],
-    say: Callable[[str, int, int], None],
-) -> tuple[list[Contender], dict[str, Fidelity]]:
-    """Agreement with the references by label; one that cannot run at all becomes unavailable."""
-    fidelities: dict[str, Fidelity] = {}
-    for done, contender in enumerate(contenders):
-        say("comparing with PyTorch's results", done, len(contenders))
-        try:
-            fidelities[contender.label] = contender.fidelity(bundle)
-        except UnavailableError as error:
-            unavailable.append(Unavailable(contender.label, str(error)))
-    running = [contender for contender in contenders if contender.label in fidelities]
-    _require_any(running, unavailable)
-    return running, fidelities
-
-
-def _require_any(contenders: list[Contender], unavailable: list[Unavailable]) -> None:
-    if not contenders:
-        reasons = "; ".join(f"{item.label}: {item.reason}" for item in unavailable)
-        raise UnavailableError(f"nothing can be measured here: {reasons}")
+            write_text(path, html_report.html(written, run.results.pictures))
 
 
 def main() -> None:

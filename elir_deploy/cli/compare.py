@@ -11,19 +11,21 @@ import typer
 
 from elir_deploy.bench.comparison import (
     BUSY_RUN_TO_RUN,
+    FEWEST_RUNS,
     FEWEST_SAMPLES,
-    IDLE_RUN_TO_RUN,
+    RUN_TO_RUN,
+    VIRTUAL_RUN_TO_RUN,
     Change,
     Comparison,
-    Difference,
-    compare_reports,
-    read_report,
+    compare_runs,
 )
+from elir_deploy.bench.report_differences import Difference
+from elir_deploy.bench.report_reading import read_runs
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.cli.terminal import printable, printable_values
 from elir_deploy.tables import aligned
 
-_HEADER = ("row", "verdict", "times as fast", "95 % interval", "by medians", "samples")
+_HEADER = ("row", "verdict", "times as fast", "95 % interval", "by medians", "runs", "samples")
 _LONGEST_VALUE = 60
 
 
@@ -31,7 +33,9 @@ def compare(
     before: Annotated[
         Path,
         typer.Argument(
-            metavar="A.json", help="Written by elir-bench --json: what to compare with."
+            metavar="A.json",
+            help="Written by elir-bench --json, or a folder of such files, several runs of the "
+            "same thing: what to compare with.",
         ),
     ],
     after: Annotated[
@@ -43,8 +47,10 @@ def compare(
             metavar="PERCENT",
             min=0,
             max=100,
-            help="How much two runs of the same thing differ on your machine (standard deviation). "
-            f"[default: {IDLE_RUN_TO_RUN:.0%}; {BUSY_RUN_TO_RUN:.0%} where other programs ran]",
+            help="How much two runs of the same thing differ on your machine (standard deviation), "
+            f"where a side has fewer than {FEWEST_RUNS}. "
+            f"[default: {RUN_TO_RUN:.1%}; {BUSY_RUN_TO_RUN:.0%} where other programs ran, "
+            f"{VIRTUAL_RUN_TO_RUN:.0%} on a virtual machine without the yardstick]",
         ),
     ] = None,
     as_json: Annotated[
@@ -55,7 +61,10 @@ def compare(
 ) -> None:
     """Say for each row of two measurements whether B is faster, slower or the same as A.
 
-    A ratio above 1 is faster. It is of the tenth percentiles, which other programs disturb least.
+    A ratio above 1 is faster. Latencies are taken relative to the yardstick, a fixed piece of work
+    that elir-bench times next to them, so that a machine that is slower today does not count. With
+    one file on each side a change of 12 % is found nearly always on a shared machine; to find one
+    of 5 %, give folders of five runs each, taken in turns.
     'same within 3 %' means that no difference was shown, and that one of up to 3 % may be there.
     'unknown' takes more images, or a machine that is not overloaded.
     Whatever else differs between the files (device, threads, driver, weights) is warned of.
@@ -66,10 +75,10 @@ def compare(
 
     * `elir-bench bfr --json before.json`, change something, `elir-bench bfr --json after.json`
     * `elir-compare before.json after.json`
-    * `elir-compare before.json after.json --run-to-run 0.5 --json`
+    * `elir-compare before/ after/ --json`
     """
     allowance = None if run_to_run is None else run_to_run / 100
-    found = compare_reports(read_report(before), read_report(after), run_to_run=allowance)
+    found = compare_runs(read_runs(before), read_runs(after), run_to_run=allowance)
     if as_json:
         print(json.dumps(_as_json(before, after, found), indent=1, allow_nan=False))
     else:
@@ -79,7 +88,7 @@ def compare(
 def _as_json(before: Path, after: Path, found: Comparison) -> dict[str, Any]:
     return {
         "kind": "elir-compare",
-        "schema_version": 1,
+        "schema_version": 2,
         "before": str(before),
         "after": str(after),
         **asdict(found),
@@ -94,7 +103,7 @@ def _lines(before: Path, after: Path, found: Comparison) -> list[str]:
         "",
         aligned(_HEADER, printable_values([list(row) for row in rows])),
         "",
-        f"intervals allow for {found.run_to_run * 100:.3g} % of variation from run to run",
+        *dict.fromkeys(f"compared: {change.method}" for change in found.changes),
     ]
     if any(min(change.samples) < FEWEST_SAMPLES for change in found.changes):
         lines.append(f"unknown: a verdict takes {FEWEST_SAMPLES} images in both files")
@@ -117,6 +126,7 @@ def _row(change: Change) -> tuple[str, ...]:
         f"{change.ratio:.3f}",
         interval,
         f"{change.median_ratio:.3f}",
+        " / ".join(map(str, change.runs)),
         " / ".join(map(str, change.samples)),
     )
 

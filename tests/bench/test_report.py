@@ -1,70 +1,125 @@
-"""What is written down, and that it is strict JSON and readable."""
+"""What is written down, that it is strict JSON of the schema, and what it warns of."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
+import re
+from importlib import resources
 
+import fastjsonschema
+import numpy as np
 import pytest
 
+from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.contenders import Fidelity, Unavailable
 from elir_deploy.bench.device import describe_device
-from elir_deploy.bench.protocols import BenchProtocol, Measurement
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
 from elir_deploy.bench.report import (
     SCHEMA_VERSION,
+    Conditions,
+    Results,
     build_report,
     check_writable,
-    markdown,
-    text,
-    to_json,
 )
+from elir_deploy.bench.report_text import markdown, text
+from elir_deploy.bench.sensors import Affinity
+from elir_deploy.bench.soak import Soak
+from elir_deploy.bench.throughput import Load
+from elir_deploy.bench.watch import Watch
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
 from elir_deploy.tasks import TASKS
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.schema import checked
+from tests.bench.synthetic import (
+    FakeClock,
+    SyntheticContender,
+    SyntheticMeter,
+    SyntheticYardstick,
+    bimodal,
+    drifting,
+    scattered,
+    throttled,
+)
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
 
-@pytest.fixture
-def bundle(tmp_path) -> Bundle:
-    return Bundle.open(make_bundle(tmp_path / "b", random=True))
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path_factory.mktemp("report") / "b", random=True))
 
 
-def report_of(bundle, *, images=20, stop_after=None, elsewhere=None, jitter=0.0):
-    clock = FakeClock()
+def conditions(**changes) -> Conditions:
+    device = {**describe_device(), "affinity": Affinity.read().as_json()}
+    return Conditions(**({"seed": 0, "threads": 2, "device": device} | changes))
 
-    class Stopping(SyntheticContender):
-        def restore(self, image):
-            if stop_after is not None and len(self.images) >= stop_after:
-                raise KeyboardInterrupt
-            return super().restore(image)
 
-    contenders = [
-        SyntheticContender("eager", clock, 0.4),
-        Stopping("fast", clock, lambda k: 0.1 * (1 + jitter * (k % 2))),
-    ]
-    measurement = Measurement(
-        contenders, BenchProtocol("paper", "", 0, images), (8, 8, 3), clock=clock
-    )
+def paper(images: int = 20) -> BenchProtocol:
+    return BenchProtocol("paper", "a title", 0, images)
+
+
+def report_of(
+    bundle,
+    latencies,
+    *,
+    clock=None,
+    protocol=None,
+    under=None,
+    stop_after=None,
+    results=None,
+    **measuring,
+):
+    """Of contenders with those latencies by label; the last is stopped after so many images."""
+    clock = clock or FakeClock()
+    protocol = protocol or paper()
+    contenders = [SyntheticContender(name, clock, latency) for name, latency in latencies.items()]
+    last = contenders[-1]
+    restore = last.restore
+
+    def stopping(image):
+        if stop_after is not None and len(last.images) >= stop_after:
+            raise KeyboardInterrupt
+        return restore(image)
+
+    last.restore = stopping
+    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock, **measuring)
     with contextlib.suppress(KeyboardInterrupt):
         measurement.run()
-    return build_report(
-        measurement,
+    found = Results(
+        protocol,
         contenders,
-        {"eager": Fidelity(None, 0, "the reference itself"), "fast": Fidelity(math.inf, 2, "x")},
-        [Unavailable("onnxruntime-cuda", "no driver")],
-        bundle,
-        describe_device(),
-        seed=0,
-        threads=2,
-        cores_elsewhere=elsewhere,
+        complete=measurement.complete,
+        measurement=measurement,
+        **results or {},
     )
+    return checked(build_report(found, bundle, under or conditions()))
 
 
-def test_the_json_holds_all_samples_and_is_strict(bundle):
-    report = json.loads(to_json(report_of(bundle)), parse_constant=pytest.fail)
-    assert report["schema_version"] == SCHEMA_VERSION
+PAIR = {"eager": 0.4, "fast": 0.1}
+
+
+def warnings_of(bundle, latency, *, images=200, **more):
+    return report_of(bundle, {"a": latency}, protocol=paper(images), **more)["warnings"]
+
+
+# Figures --------------------------------------------------------------------------------------
+
+
+def test_the_json_holds_all_samples(bundle):
+    report = report_of(
+        bundle,
+        PAIR,
+        results={
+            "fidelities": {
+                "eager": Fidelity(None, 0, "the reference itself"),
+                "fast": Fidelity(math.inf, 2, "x"),
+            },
+            "unavailable": [Unavailable("onnxruntime-cuda", "no driver")],
+        },
+    )
+    assert report["schema_version"] == SCHEMA_VERSION == 2
     assert report["complete"] is True
     eager, fast = report["contenders"]
     for row, seconds in ((eager, 0.4), (fast, 0.1)):
@@ -72,47 +127,432 @@ def test_the_json_holds_all_samples_and_is_strict(bundle):
         assert row["image"]["mean_s"] == seconds
         assert row["device"]["mean_s"] == pytest.approx(0.9 * seconds)
         assert len(row["started_s"]) == 20
+        assert row["started_s"] == sorted(row["started_s"])
         assert row["fps"] == pytest.approx(1 / seconds)
+    assert min(eager["started_s"][0], fast["started_s"][0]) == 0
     assert eager["speedup"]["ratio"] == 1
     assert (fast["speedup"]["over"], fast["speedup"]["ratio"]) == ("eager", pytest.approx(4))
+    assert eager["fidelity"]["psnr_db"] is None
     assert fast["fidelity"] == {"psnr_db": None, "identical": True, "images": 2, "note": "x"}
     assert report["unavailable"] == [{"label": "onnxruntime-cuda", "reason": "no driver"}]
     assert report["warnings"] == []
     assert report["model"]["random_weights"] is True
+    for name in ("stages", "throughput", "steps", "soak", "yardstick"):
+        assert report[name] is None
 
 
-def test_the_tables_say_what_matters(bundle):
-    report = report_of(bundle)
-    for shown in (text(report), markdown(report)):
-        assert "eager" in shown
-        assert "4.00 [4.00, 4.00]" in shown
-        assert "identical" in shown
-        assert "random weights: speed only" in shown
-        assert "not measured: onnxruntime-cuda: no driver" in shown
-        assert "PSNR of eager: the reference itself" in shown
-    assert all(len(line) <= 110 for line in text(report).splitlines()[4:9])
+BACKENDS = {
+    "constant": lambda clock: 0.1,
+    "scattered": lambda clock: scattered(0.1, 0.1),
+    "drifting": lambda clock: drifting(clock, 0.1, 0.01),
+    "throttled": lambda clock: throttled(clock, 0.1, 12, 1.4),
+    "bimodal": lambda clock: bimodal(0.1, 0.15, fast_of_ten=7),
+}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_figures_are_those_of_the_samples_to_six_digits(bundle, name):
+    clock = FakeClock()
+    report = report_of(bundle, {"a": BACKENDS[name](clock)}, clock=clock, protocol=paper(203))
+    (row,) = report["contenders"]
+    for key, share in (("image", 1), ("device", 0.9)):
+        found = row[key]
+        samples = np.array(found["samples_s"])
+        assert found["count"] == samples.size == 203
+        assert samples.mean() == pytest.approx(share * np.mean(row["image"]["samples_s"]), rel=1e-6)
+        p50, p90, p95, p99 = np.percentile(samples, (50, 90, 95, 99))
+        expected = {
+            "mean_s": samples.mean(),
+            "std_s": samples.std(ddof=1),
+            "variation": samples.std(ddof=1) / samples.mean(),
+            "min_s": samples.min(),
+            "max_s": samples.max(),
+            "p50_s": p50,
+            "p90_s": p90,
+            "p95_s": p95,
+            "p99_s": p99,
+        }
+        shown = {k: v for k, v in found.items() if k not in ("count", "samples_s")}
+        assert shown == pytest.approx(expected, rel=6e-6, abs=1e-12)
+    assert row["fps"] == pytest.approx(1 / np.mean(row["image"]["samples_s"]), rel=6e-6)
+
+
+def test_percentiles_of_known_backends(bundle):
+    """By hand, not by numpy."""
+    report = report_of(
+        bundle,
+        {"two": bimodal(0.1, 0.15, fast_of_ten=7)},
+        protocol=paper(200),
+    )
+    two = report["contenders"][0]["image"]
+    assert (two["min_s"], two["p50_s"], two["p90_s"], two["p99_s"]) == (0.1, 0.1, 0.15, 0.15)
+    report = report_of(bundle, {"ramp": lambda k: 0.001 * (1 + k)}, protocol=paper(101))
+    ramp = report["contenders"][0]["image"]
+    assert [ramp[f"{p}_s"] for p in ("min", "p50", "p90", "p95", "p99", "max")] == pytest.approx(
+        [0.001, 0.051, 0.091, 0.096, 0.1, 0.101]
+    )
+
+
+def test_a_device_that_cannot_be_told_apart_has_no_series(bundle):
+    clock = FakeClock()
+    contender = SyntheticContender("a", clock, 0.1)
+    restore = contender.restore
+
+    def without(image):
+        restored = restore(image)
+        contender.device_ns = None
+        return restored
+
+    contender.restore = without
+    measurement = Measurement([contender], paper(), (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(paper(), [contender], True, measurement=measurement)
+    (row,) = checked(build_report(results, bundle, conditions()))["contenders"]
+    assert row["device"] is None
+    assert row["image"]["count"] == 20
+
+
+def test_how_well_a_median_is_known(bundle):
+    protocol = BenchProtocol("latency", "", 0, None, seconds=5, at_most_s=30, tolerance=0.02)
+    (row,) = report_of(bundle, {"a": scattered(0.1, 0.05)}, protocol=protocol)["contenders"]
+    assert row["stable"] is True
+    assert 0 < row["half_width"] <= 0.02
+    (row,) = report_of(bundle, {"a": 0.1})["contenders"]  # 20 images
+    assert (row["stable"], row["half_width"]) == (None, None)
+
+
+def test_the_protocol_says_only_what_held(bundle):
+    fixed = report_of(bundle, PAIR)["protocol"]
+    assert (fixed["images"], fixed["seconds"], fixed["at_most_s"], fixed["tolerance"]) == (
+        *(20, None),
+        *(None, None),
+    )
+    protocol = BenchProtocol("latency", "", None, None, seconds=3, at_most_s=30, tolerance=0.02)
+    until = report_of(bundle, {"a": 0.1}, protocol=protocol)["protocol"]
+    assert (until["images"], until["warmup"]) == (None, None)
+    assert (until["seconds"], until["at_most_s"], until["tolerance"]) == (3, 30, 0.02)
+
+
+def test_the_yardstick_stands_beside_the_samples_of_the_processor_only(bundle):
+    clock = FakeClock()
+    contenders = [SyntheticContender("cpu", clock, 0.1), SyntheticContender("gpu", clock, 0.1)]
+    contenders[1].on_cpu = False
+    measurement = Measurement(
+        contenders,
+        paper(),
+        (8, 8, 3),
+        clock=clock,
+        yardstick=SyntheticYardstick(clock, lambda k: 0.001 * (1 + k % 2)),
+    )
+    measurement.run()
+    results = Results(paper(), contenders, True, measurement=measurement)
+    under = conditions(yardstick={"work": "a product", "numpy": "2", "blas": None})
+    report = checked(build_report(results, bundle, under))
+    cpu, gpu = report["contenders"]
+    assert cpu["yardstick_s"] == [0.001] * 20
+    assert gpu["yardstick_s"] is None
+    assert report["yardstick"]["work"] == "a product"
+
+
+def test_energy_is_per_image_and_in_watts(bundle):
+    clock = FakeClock()
+    report = report_of(
+        bundle,
+        {"even": 0.1, "odd": lambda k: 0.1 + 0.1 * (k % 2)},
+        clock=clock,
+        joules=SyntheticMeter(clock, 12.0).read,
+        under=conditions(energy="a meter", energy_scope="the board"),
+    )
+    even, odd = (row["energy"] for row in report["contenders"])
+    assert even == {"joules_per_image": 1.2, "watts": 12.0}
+    mean = report["contenders"][1]["image"]["mean_s"]
+    assert mean > 0.12
+    assert odd["joules_per_image"] == pytest.approx(12 * mean)
+    assert odd["watts"] == pytest.approx(12)
+    assert report["energy"] == {"source": "a meter", "scope": "the board", "problems": []}
+
+
+def test_energy_of_turns_without_a_reading_is_left_out(bundle):
+    clock = FakeClock()
+    meter = SyntheticMeter(clock, 12.0)
+
+    def read() -> float:
+        if meter.readings == 7:  # the end of the fourth turn is not seen
+            raise KeyboardInterrupt
+        return meter.read()
+
+    report = report_of(bundle, {"a": 0.1}, clock=clock, joules=read)
+    (row,) = report["contenders"]
+    assert row["image"]["count"] == 20
+    assert row["energy"] == {"joules_per_image": 1.2, "watts": 12.0}
+
+
+def test_where_the_time_goes(bundle):
+    clock = FakeClock()
+    parts = {"encoder": 0.3, "step 1": 0.5, "decoder": 0.2}
+    contender = SyntheticContender("a", clock, scattered(0.1, 0.2), parts=parts)
+    whole = SyntheticContender("b", clock, 0.1)
+    measurement = Measurement([contender, whole], paper(64), (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(paper(64), [contender, whole], True, measurement=measurement)
+    report = checked(build_report(results, bundle, conditions()))
+    (stages,) = report["stages"]  # the other has one part only
+    assert stages["label"] == "a"
+    assert [part["name"] for part in stages["parts"]] == [*parts, "runtime"]
+    shares = [part["share"] for part in stages["parts"]]
+    assert shares == pytest.approx([0.27, 0.45, 0.18, 0.1], rel=1e-4)
+    mean = report["contenders"][0]["image"]["mean_s"]
+    assert sum(part["mean_s"] for part in stages["parts"]) == pytest.approx(mean, rel=1e-5)
+    for part in stages["parts"]:
+        assert part["low"] <= part["share"] <= part["high"]
+        assert part["high"] - part["low"] < 0.001
+
+
+def test_shares_of_few_images_have_no_interval(bundle):
+    clock = FakeClock()
+    contender = SyntheticContender("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
+    measurement = Measurement([contender], paper(15), (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(paper(15), [contender], True, measurement=measurement)
+    (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
+    assert {(part["low"], part["high"]) for part in stages["parts"]} == {(None, None)}
+
+
+def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
+    clock = FakeClock()
+    contender = SyntheticContender("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
+    restore, rng = contender.restore, np.random.default_rng(0)
+
+    def scattering(image):
+        restored = restore(image)
+        x = round(contender.device_ns * rng.uniform(0.3, 0.7))
+        contender.parts_ns = (x, contender.device_ns - x)
+        return restored
+
+    contender.restore = scattering
+    measurement = Measurement([contender], paper(400), (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(paper(400), [contender], True, measurement=measurement)
+    (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
+    x = stages["parts"][0]
+    # 0.9 of the time, 0.115 standard deviation, 400 images, and Student's 2.36 for 1.96.
+    assert (x["high"] - x["low"]) / 2 == pytest.approx(2.36 * 0.9 * 0.115 / 20, rel=0.5)
+    assert x["low"] - 0.01 < 0.45 < x["high"] + 0.01
+
+
+def test_every_part_that_a_protocol_fills(bundle):
+    clock = FakeClock()
+    contender = SyntheticContender("a", clock, 0.5)
+    soak = Soak(contender, (8, 8, 3), 20.0, clock=clock, rss=lambda: 2**20 + len(soak.windows))
+    soak.run()
+    results = Results(
+        PROTOCOLS["soak"],
+        [contender],
+        complete=True,
+        colds={"a": ColdStart(0.5, 1.0, 2.0, None)},
+        loads=[Load("a", "callers", 2, (0.1, 0.2), 2, 0.3, (5.0, 8.0))],
+        steps=[
+            {
+                "steps": 3,
+                "label": "a",
+                "fps": 2.0,
+                "mean_s": 0.5,
+                "psnr_db": None,
+                "psnr_to_full_db": 40.0,
+            }
+        ],
+        soaks=[soak, Soak(contender, (8, 8, 3), 20.0, clock=clock)],
+    )
+    report = checked(build_report(results, bundle, conditions()))
+    (row,) = report["contenders"]
+    assert (row["image"], row["stable"], row["fps"]) == (None, None, None)
+    assert row["cold"] == {
+        "import_s": 0.5,
+        "load_s": 1.0,
+        "first_result_s": 2.0,
+        "peak_rss_bytes": None,
+    }
+    (load,) = report["throughput"]
+    assert load["fps"] == pytest.approx(2 / 0.3)
+    assert load["fps_by_pass"] == [5.0, 8.0]
+    assert (load["p50_s"], load["images"]) == (0.15, 2)
+    soaked, empty = report["soak"]
+    assert len(soaked["windows"]) == 20
+    assert soaked["drift_percent_per_hour"] == pytest.approx(0, abs=1e-6)
+    assert soaked["rss_growth_bytes_per_hour"] == pytest.approx(3600)
+    assert (empty["windows"], empty["complete"], empty["drift_interval"]) == ([], False, None)
+
+
+def test_sensors_are_of_the_schema(bundle):
+    with Watch() as watch:
+        watch.look(0)
+        watch.look(5)
+        watch.finish()
+    under = conditions(sensors=watch.as_json(), unreadable=["a", "b"])
+    report = report_of(bundle, PAIR, under=under)
+    assert [seen["at_s"] for seen in report["device"]["sensors"]["during"]] == [0, 5]
+    assert report["device"]["unreadable"] == ["a", "b"]
+
+
+# Warnings -------------------------------------------------------------------------------------
+
+
+def test_a_steady_backend_is_not_warned_of(bundle):
+    assert warnings_of(bundle, scattered(0.1, 0.01)) == []
 
 
 def test_an_unsteady_series_is_warned_of(bundle):
-    (warning,) = report_of(bundle, jitter=0.2)["warnings"]
-    assert "coefficient of variation above 2.5%: fast 9.0%" in warning
+    (warning,) = warnings_of(bundle, lambda k: 0.1 * (1 + 0.08 * (k % 2)))
+    assert "coefficient of variation above 2.5%: a 3.9%" in warning
     assert "cpupower" in warning
 
 
+def test_throttling_is_a_step(bundle):
+    clock = FakeClock()
+    warnings = warnings_of(bundle, throttled(clock, 0.1, 12, 1.4), clock=clock)
+    assert len(warnings) == 2
+    assert warnings[0].startswith("coefficient of variation")
+    assert re.match("a was 40% slower from image 120 on: the device throttled", warnings[1])
+
+
+def test_a_step_to_faster_is_one_too(bundle):
+    clock = FakeClock()
+    warnings = warnings_of(bundle, throttled(clock, 0.1, 12, 0.8), clock=clock)
+    assert warnings[1].startswith("a was 25% faster from image 120 on")
+
+
+def test_drift_is_warned_of(bundle):
+    clock = FakeClock()
+    warnings = warnings_of(bundle, drifting(clock, 0.1, 0.01), clock=clock)
+    assert len(warnings) == 2
+    found = re.match(r"a became (\d+\.\d)% slower during the run", warnings[1])
+    # exp(0.001 * 200) over its middle, exp(0.1).
+    assert float(found[1]) == pytest.approx(100 * (math.exp(0.2) - 1) / math.exp(0.1), abs=0.7)
+
+
+def test_two_speeds_are_warned_of(bundle):
+    warnings = warnings_of(bundle, bimodal(0.1, 0.15, fast_of_ten=7))
+    assert len(warnings) == 2
+    assert warnings[1].startswith(
+        "a has two speeds, 100 ms in 70% of the images and 150 ms else: a mean describes neither"
+    )
+
+
+def test_a_median_that_did_not_come_to_be_known_is_warned_of(bundle):
+    protocol = BenchProtocol("latency", "", 0, None, seconds=1, at_most_s=30, tolerance=0.001)
+    warnings = report_of(bundle, {"a": scattered(0.1, 0.02), "b": 0.1}, protocol=protocol)[
+        "warnings"
+    ]
+    assert len(warnings) == 1
+    assert re.match(
+        r"after 30 s these medians were not known to 0\.1%: a 0\.\d%; close other programs.*"
+        "or give --at-most more",
+        warnings[0],
+    )
+
+
+def test_a_warm_up_without_an_end_is_warned_of(bundle):
+    protocol = BenchProtocol("latency", "", None, 20)
+    report = report_of(bundle, {"a": lambda k: 0.1 * 1.0001**k}, protocol=protocol)
+    assert report["contenders"][0]["warmup"]["settled"] is False
+    (warning,) = report["warnings"]
+    assert warning.startswith("had not settled when the warm-up ended: a; ")
+
+
 def test_a_busy_machine_is_warned_of(bundle):
-    warnings = report_of(bundle, elsewhere={"other_programs": 1.5, "stolen": 0.0})["warnings"]
-    (warning,) = warnings
-    assert warning.startswith("other programs kept 1.50 cores busy during the run")
+    under = conditions(cores_elsewhere={"other_programs": 1.5, "stolen": 0.2})
+    first, second = report_of(bundle, PAIR, under=under)["warnings"]
+    assert first.startswith("other programs kept 1.50 cores busy during the run")
+    assert second.startswith("other virtual machines kept 0.20 cores busy during the run")
+    under = conditions(cores_elsewhere={"other_programs": 0.1, "stolen": 0.0})
+    assert report_of(bundle, PAIR, under=under)["warnings"] == []
+
+
+def test_what_held_the_machine_back_and_what_a_meter_lost_are_warned_of(bundle):
+    under = conditions(held_back=["the clock fell"], energy_problems=["RAPL went back"])
+    assert report_of(bundle, PAIR, under=under)["warnings"] == [
+        "during the run the clock fell",
+        "energies do not hold: RAPL went back",
+    ]
+
+
+def soaked(latency, clock, *, rss=lambda: None, seconds=1200.0):
+    soak = Soak(SyntheticContender("a", clock, latency), (8, 8, 3), seconds, clock=clock, rss=rss)
+    soak.run()
+    return soak
+
+
+def test_a_soak_that_slows_down_or_grows_is_warned_of(bundle):
+    clock = FakeClock()
+    growing = soaked(
+        drifting(clock, 0.5, 0.1 / 3600), clock, rss=lambda: round(2**28 + 9 * 2**20 * clock.passed)
+    )
+    results = Results(PROTOCOLS["soak"], [], True, soaks=[growing])
+    first, second = checked(build_report(results, bundle, conditions()))["warnings"]
+    assert re.match(r"a drifts by \+9\.\d % an hour", first)
+    assert re.fullmatch(r"a: memory grows by 32[34]\d\d MiB an hour, and not by chance", second)
+    clock = FakeClock()
+    steady = soaked(scattered(0.5, 0.02), clock, rss=lambda: 2**28 + round(1000 * clock.passed))
+    results = Results(PROTOCOLS["soak"], [], True, soaks=[steady])
+    assert checked(build_report(results, bundle, conditions()))["warnings"] == []
+
+
+# Interruptions and failures -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("calls", "done"), [(0, 0), (6, 5), (12, 10)])
 def test_an_interrupted_run(bundle, calls, done):
-    report = report_of(bundle, stop_after=calls)
+    report = report_of(bundle, PAIR, stop_after=calls)
     assert report["complete"] is False
-    assert report["warnings"][0] == f"interrupted after {done} of 20 images"
-    json.loads(to_json(report), parse_constant=pytest.fail)
+    assert report["warnings"] == [f"interrupted after {done} of 20 images"]
+    assert {len(row["started_s"]) for row in report["contenders"]} == {done}
+    assert (report["contenders"][0]["speedup"] is None) == (done == 0)
     assert f"interrupted after {done} of 20 images" in text(report)
     assert f"interrupted after {done} of 20 images" in markdown(report)
+
+
+def test_an_interrupted_run_without_a_number_of_images(bundle):
+    protocol = BenchProtocol("latency", "", 0, None, tolerance=0.0001)
+    report = report_of(bundle, {"a": scattered(0.1, 0.3)}, protocol=protocol, stop_after=47)
+    assert report["warnings"][0] == "interrupted after 47 images"
+    # It was the interruption, not the time, that left the median unknown.
+    assert not any("not known" in warning for warning in report["warnings"])
+
+
+def test_interrupted_loads_and_soaks(bundle):
+    clock = FakeClock()
+    contender = SyntheticContender("a", clock, 0.5)
+    loads = [Load("a", "callers", 1, (0.1,), 1, 0.1, (10.0,))]
+    report = build_report(
+        Results(PROTOCOLS["throughput"], [contender], loads=loads), bundle, conditions()
+    )
+    assert checked(report)["warnings"] == ["interrupted after 1 loads: the passes are not complete"]
+    soak = soaked(0.5, clock, seconds=30)
+    soak.complete = False
+    report = build_report(Results(PROTOCOLS["soak"], [], soaks=[soak]), bundle, conditions())
+    assert checked(report)["warnings"] == ["interrupted after 30 s"]
+
+
+def test_who_failed_is_listed_and_the_rest_compared_with_the_first_that_did_not(bundle):
+    from elir_deploy.errors import UnavailableError
+
+    clock = FakeClock()
+    contenders = [SyntheticContender(name, clock, 0.1) for name in "abc"]
+
+    def fail(image):
+        raise UnavailableError("the device is gone")
+
+    contenders[0].restore = fail
+    measurement = Measurement(contenders, paper(), (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(paper(), contenders, True, measurement=measurement)
+    report = checked(build_report(results, bundle, conditions()))
+    assert [row["label"] for row in report["contenders"]] == ["b", "c"]
+    assert {row["speedup"]["over"] for row in report["contenders"]} == {"b"}
+    assert report["unavailable"] == [{"label": "a", "reason": "the device is gone"}]
+
+
+# The model, the paper, and places -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("steps", "shown"), [(5, True), (3, False)])
@@ -121,7 +561,7 @@ def test_the_papers_figure_stands_beside_the_papers_model_only(tmp_path, steps, 
     manifest = read_manifest(folder)
     manifest["model"] |= {"steps": steps, "architecture": TASKS["bfr"].architecture.to_dict()}
     write_manifest(folder, manifest)
-    report = report_of(Bundle.open(folder))
+    report = report_of(Bundle.open(folder), PAIR)
     assert (report["paper"] is not None) == shown
     assert ("19.51 FPS on NVIDIA RTX 2080 Ti" in text(report)) == shown
 
@@ -132,3 +572,54 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
         check_writable(tmp_path)
     check_writable(tmp_path / "r.json")
+
+
+# The schema itself ----------------------------------------------------------------------------
+
+
+def places(report):
+    """Every object of a report, with the way to it; of a list, the first entry."""
+    waiting = [((), report)]
+    while waiting:
+        way, value = waiting.pop()
+        if isinstance(value, dict):
+            yield way, value
+            waiting += [((*way, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list) and value:
+            waiting.append(((*way, 0), value[0]))
+
+
+FREE = {"versions", "libraries", "environment", "counters", "arithmetic", "held_back_seconds"}
+
+
+def test_the_schema_knows_every_field_and_misses_each(bundle):
+    """A field too many or too few anywhere is refused, but where names are not ours."""
+    with Watch() as watch:
+        watch.look(0)
+        watch.finish()
+    report = report_of(bundle, PAIR, under=conditions(sensors=watch.as_json()))
+    checkable = [(way, set(value)) for way, value in places(report) if not FREE & set(way)]
+    assert len(checkable) > 15
+    for way, names in checkable:
+        for name in ("forgotten", *names):
+            changed = copy.deepcopy(report)
+            place = changed
+            for key in way:
+                place = place[key]
+            if name == "forgotten":
+                place[name] = 1
+            else:
+                del place[name]
+            with pytest.raises(fastjsonschema.JsonSchemaException):
+                checked(changed)
+
+
+def test_the_schema_closes_every_object_and_requires_all_it_names():
+    text = (resources.files("elir_deploy.bench") / "report.schema.json").read_text("utf-8")
+    schemas = [value for _, value in places(json.loads(text)) if "properties" in value]
+    assert len(schemas) > 30
+    for schema in schemas:
+        if not isinstance(schema.get("type"), (str, list)):
+            continue  # the object called properties
+        assert schema["additionalProperties"] is False
+        assert schema["required"] == list(schema["properties"])

@@ -6,19 +6,18 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from elir_deploy.bench import contenders as contenders_module
-from elir_deploy.bench import peers
+from elir_deploy.bench import peers, protocols, runs
 from elir_deploy.cli import bench
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.synthetic import FakeClock, SyntheticContender
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
-QUICK = ["--images", "5", "--warmup", "1", "--threads", "1"]
+QUICK = ["--images", "5", "--warmup", "1", "--threads", "1", "--no-cold"]
 
 
 @pytest.fixture
@@ -118,7 +117,12 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--backend", "abacus"], "no backend 'abacus': choose from torch"),
         (["--task", "bfr"], "is for task tiny, not bfr"),
         (["--task", "deblur"], "no task 'deblur'"),
-        (["--report", "r.html"], "wanted a name that ends in .md"),
+        (["--report", "r.pdf"], "wanted a name that ends in .html or .md"),
+        (["--batch", "4"], "--batch goes with --protocol throughput, not paper"),
+        (["--steps", "4"], "--steps goes with --protocol steps, not paper"),
+        (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
+        (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
+        (["--protocol", "steps"], "give the checkpoint instead"),
         (["--json", "no/such/folder/r.json"], "there is no folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
@@ -143,12 +147,13 @@ def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch)
 
     class Interrupted(SyntheticContender):
         def restore(self, image):
-            if len(self.images) == 4:
+            if len(self.images) == 5:  # one to warm up, one to settle, three that count
                 raise KeyboardInterrupt
             return super().restore(image)
 
     contender = Interrupted("synthetic fp32", clock, 0.01)
-    monkeypatch.setattr(bench, "open_restorers", lambda *a, **k: ([contender], []))
+    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
     target = tmp_path / "r.json"
     code, out, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
     assert code == 130
@@ -163,13 +168,13 @@ def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch)
 def test_ctrl_c_for_real(bundle, tmp_path):
     target = tmp_path / "r.json"
     command = [sys.executable, "-m", "elir_deploy.cli.bench", str(bundle), "--threads", "1"]
-    command += ["--backend", "onnxruntime", "--images", "1000000", "--json", str(target)]
+    command += ["--backend", "onnxruntime", "--images", "400", "--json", str(target)]
+    command += ["--no-cold"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("measuring"):
+            if line.startswith("measuring") and not line.startswith("measuring 0/"):
                 break
-        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         process.stderr.read()
         assert process.wait(timeout=20) == 130
@@ -186,19 +191,21 @@ def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
     folders = []
     clock = FakeClock()
 
-    def export(checkpoint, folder, precisions, say):
+    def export(checkpoint, folder, precisions, say, **options):
         folders.append(folder)
         assert checkpoint == "checkpoint"
         assert precisions == ["fp32"]
+        assert options == {"stages": "fused"}
         folder.mkdir()
         return Bundle.open(bundle)
 
+    def open_peers(names, of, checkpoint, threads, say):
+        assert (list(names), checkpoint, threads) == (["torch"], "checkpoint", 1)
+        return [SyntheticContender("torch eager fp32", clock, 0.1)], []
+
     monkeypatch.setattr(peers, "load", lambda source, task, say: "checkpoint")
     monkeypatch.setattr(peers, "export_to_bundle", export)
-    monkeypatch.setattr(peers, "torch_missing", lambda: None)
-    monkeypatch.setattr(
-        peers, "torch_peer", lambda *a, **k: SyntheticContender("torch eager fp32", clock, 0.1)
-    )
+    monkeypatch.setattr(peers, "open_peers", open_peers)
     code, out, _ = run("mine.pth", "--precision", "fp32", *QUICK)
     assert code == 0
     assert out.index("torch eager fp32") < out.index("onnxruntime fp32")
@@ -227,7 +234,7 @@ def test_an_interruption_before_the_first_sample_replaces_nothing(
             raise KeyboardInterrupt
 
     contender = Interrupted("synthetic fp32", FakeClock(), 0.01)
-    monkeypatch.setattr(bench, "open_restorers", lambda *a, **k: ([contender], []))
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
     target = tmp_path / "r.json"
     target.write_text("an older result")
     code, _, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
@@ -251,3 +258,61 @@ def test_help_teaches_the_use(run):
     assert code == 0
     for word in ("--protocol", "--json", "Ctrl-C", "elir-bench bfr"):
         assert word in out
+
+
+def test_the_machine_is_described(run, bundle, tmp_path):
+    target = tmp_path / "r.json"
+    code, _, _ = run(bundle, "--backend", "onnxruntime", *QUICK[:-1], "--json", target)
+    assert code == 0
+    report = json.loads(target.read_text())
+    assert report["yardstick"]["work"].startswith("float32 matrix product")
+    for row in report["contenders"]:
+        assert len(row["yardstick_s"]) == 5
+        assert row["cold"]["first_result_s"] > 0
+        assert row["cold"]["peak_rss_bytes"] > 2**20
+    assert set(report["device"]["sensors"]) == {"before", "after", "during"}
+    assert len(report["model"]["bundle_sha256"]) == 64
+
+
+def test_latency_ends_when_the_medians_are_known_or_the_time_is_over(run, bundle, tmp_path):
+    target = tmp_path / "r.json"
+    code, _, _ = run(
+        *(bundle, "--protocol", "latency", "--backend", "onnxruntime", "--precision", "fp32"),
+        *("--seconds", "0.1", "--at-most", "3", "--no-cold", "--threads", "1", "--json", target),
+    )
+    assert code == 0
+    (row,) = json.loads(target.read_text())["contenders"]
+    assert row["warmup"]["images"] >= 5
+    assert row["image"]["count"] >= 5
+    assert row["stable"] in (True, False)
+
+
+def test_throughput_of_callers_files_and_batches(run, bundle, tmp_path):
+    pytest.importorskip("onnx")
+    target = tmp_path / "r.json"
+    code, out, _ = run(
+        *(bundle, "--protocol", "throughput", "--backend", "onnxruntime", "--precision", "fp32"),
+        *("--seconds", "0.1", "--callers", "2", "--batch", "3", "--no-cold", "--json", target),
+    )
+    assert code == 0
+    loads = json.loads(target.read_text())["throughput"]
+    assert [(load["way"], load["at_once"]) for load in loads] == [
+        ("callers", 2),
+        ("files", 1),
+        ("batch", 3),
+    ]
+    assert all(load["fps"] > 0 and len(load["fps_by_pass"]) == 2 for load in loads)
+    assert "Many images" in out
+
+
+def test_a_soak_has_windows(run, bundle, tmp_path):
+    target = tmp_path / "r.json"
+    code, out, _ = run(
+        *(bundle, "--protocol", "soak", "--backend", "onnxruntime", "--precision", "fp32"),
+        *("--seconds", "1.5", "--no-cold", "--json", target),
+    )
+    assert code == 0
+    (soak,) = json.loads(target.read_text())["soak"]
+    assert soak["complete"] is True
+    assert len(soak["windows"]) == 2
+    assert "Soak" in out

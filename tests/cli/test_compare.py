@@ -42,7 +42,7 @@ def test_a_slowdown(run, files):
     assert row.split()[2:4] == ["slower", "0.833"]
     assert row.endswith("200 / 200")
     assert "warning: threads differs: 2 -> 1" in out
-    assert "allow for 1 % of variation" in out
+    assert "interval allows 1.00% from run to run" in out
     assert run(*reversed(files))[1].count("faster") == 3  # the heading, and both rows
 
 
@@ -52,7 +52,7 @@ def test_the_same(run, files, tmp_path):
     assert code == 0
     assert "same within 1." in out
     assert f"only in {files[0]}: y fp16" in out
-    assert "allow for 0.5 % of variation" in out
+    assert "interval allows 0.50% from run to run" in out
 
 
 def test_too_few_images(run, files, tmp_path):
@@ -66,7 +66,7 @@ def test_json(run, files):
     code, out, _ = run(*files, "--json")
     assert code == 0
     told = json.loads(out, parse_constant=pytest.fail)
-    assert (told["kind"], told["schema_version"]) == ("elir-compare", 1)
+    assert (told["kind"], told["schema_version"]) == ("elir-compare", 2)
     first = told["changes"][0]
     assert (first["label"], first["verdict"]) == ("x fp32", "slower")
     assert first["low"] < first["ratio"] < first["high"] < 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,21 @@ class Session(ABC):
             UnavailableError: the device failed.
         """
 
+    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        """What :meth:`run` does, in order, for whoever times it: name and call of each part.
+
+        Calling all in order is a run. One part alone, unless every stage ends before the next
+        begins anyway.
+        """
+        return (("all stages", self.run),)
+
+    def arithmetic(self) -> dict[str, int] | None:
+        """How many convolutions really run in which type, as the library tells; None: it does not.
+
+        Types are named as in ``float32``, ``bfloat16``, ``float16`` and ``int8``.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Give back the device's memory; harmless when called twice."""
@@ -66,12 +82,14 @@ class Backend(ABC):
         precisions: it can run, the best first: what is taken where the caller has no wish. One
             may use the files of another (see :func:`~elir_deploy.runtime.bundle.file_precision`).
         automatic: whether ``--backend auto`` may choose it.
+        on_gpu: whether it computes on a GPU.
     """
 
     name: str
     kind: str
     precisions: tuple[str, ...]
     automatic: bool = True
+    on_gpu: bool = False
 
     @abstractmethod
     def available(self) -> str | None:

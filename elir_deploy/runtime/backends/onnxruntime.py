@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,17 @@ class OnnxRuntimeBackend(Backend):
     Attributes:
         provider: its name in ONNX Runtime.
         extra: of this project, that installs it.
-        on_gpu: whether tensors between stages live on a CUDA device.
         providers: from precision, device number and the file's SHA-256, those to ask for and
             their options; the first is ``provider``, others take the nodes it does not.
+        on_gpu: whether tensors between stages live on a CUDA device.
     """
 
     name: str
     provider: str
     extra: str
-    on_gpu: bool
     precisions: tuple[str, ...]
     providers: Callable[[str, int, str], Providers]
+    on_gpu: bool = False
     automatic: bool = True
     kind: str = "onnx"
 
@@ -121,7 +122,7 @@ class _CpuSession(Session):
         buffers = [allocate(chain[0][0].input)]
         buffers += [allocate(stage.output) for stage, _ in chain]
         self.input, self.output = buffers[0], buffers[-1]
-        self._steps: list[tuple[Any, Any]] = []
+        self._steps: list[tuple[str, Any, Any]] = []
         for (stage, loaded), source, sink in zip(chain, buffers, buffers[1:], strict=False):
             binding = loaded.io_binding()
             binding.bind_input(
@@ -130,14 +131,22 @@ class _CpuSession(Session):
             binding.bind_output(
                 stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
             )
-            self._steps.append((loaded, binding))
+            self._steps.append((stage.name, loaded, binding))
         self._buffers = buffers  # the bindings hold addresses, not references
         self._failures = _failures(_library("cpu"))
 
     def run(self) -> None:
+        for _, loaded, binding in self._steps:
+            self._run(loaded, binding)
+
+    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        return tuple(
+            (name, partial(self._run, loaded, binding)) for name, loaded, binding in self._steps
+        )
+
+    def _run(self, loaded: Any, binding: Any) -> None:
         try:
-            for loaded, binding in self._steps:
-                loaded.run_with_iobinding(binding)
+            loaded.run_with_iobinding(binding)
         except self._failures as error:
             raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
 

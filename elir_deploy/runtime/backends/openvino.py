@@ -12,8 +12,10 @@ import hashlib
 import importlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,14 @@ _TYPES = {"uint8": "u8", "float32": "f32"}
 #: bfloat16 for float32 graphs where the processor has it. Of fp16 only the weights are float16:
 #: arithmetic in it was slower than in float32 (docs/decisions.md).
 _FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
+
+_COMPUTED_IN = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "i8": "int8",
+    "u8": "int8",
+}
 
 _LATENCY: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 _THROUGHPUT: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
@@ -126,8 +136,9 @@ class _Session(Session):
         buffers += [allocate(loaded.stage.output) for loaded in chain]
         self.input, self.output = buffers[0], buffers[-1]
         # OpenVINO holds addresses into these, not references.
-        self._held: list[Any] = [*buffers, *chain]
+        self._held: list[Any] = [*buffers]
         self._requests: list[Any] = []
+        self._chain = tuple(chain)
         try:
             for loaded, source, sink in zip(chain, buffers, buffers[1:], strict=False):
                 request = loaded.compiled.create_infer_request()
@@ -138,15 +149,42 @@ class _Session(Session):
             raise UnavailableError(f"openvino does not start: {_one_line(error)}") from None
 
     def run(self) -> None:
-        try:
-            for request in self._requests:
-                request.infer(share_outputs=True)  # or the result would be copied
-        except RuntimeError as error:
-            raise UnavailableError(f"openvino failed: {_one_line(error)}") from None
+        for request in self._requests:
+            _infer(request)
+
+    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        calls = (partial(_infer, request) for request in self._requests)
+        names = (loaded.stage.name for loaded in self._chain)
+        return tuple(zip(names, calls, strict=True))
+
+    def arithmetic(self) -> dict[str, int]:
+        return dict(Counter(kind for loaded in self._chain for kind in _convolutions(loaded)))
 
     def close(self) -> None:
         self._requests.clear()
         self._held.clear()
+        self._chain = ()
+
+
+def _convolutions(loaded: _Loaded) -> Iterator[str]:
+    """The type each convolution of a compiled model runs in."""
+    for node in loaded.compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        if _fact(facts, "layerType") in ("Convolution", "Deconvolution"):
+            kind = _fact(facts, "runtimePrecision")
+            yield _COMPUTED_IN.get(kind, kind)
+
+
+def _fact(facts: Any, name: str) -> str:
+    found = facts[name]
+    return str(getattr(found, "value", found))
+
+
+def _infer(request: Any) -> None:
+    try:
+        request.infer(share_outputs=True)  # or the result would be copied
+    except RuntimeError as error:
+        raise UnavailableError(f"openvino failed: {_one_line(error)}") from None
 
 
 # The library ------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class TensorRtBackend(Backend):
     name: str
     kind: EngineKind
     precisions: tuple[str, ...]
+    on_gpu: bool = True
 
     def available(self) -> str | None:
         try:

@@ -1,0 +1,221 @@
+"""What a user gets without this project: the model exported as it is, onto libraries as they come.
+
+``torch.onnx.export`` with default options, of the network as it was loaded, with float32 images at
+both ends. Once exported, the file serves all of these peers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.bench.clocks import Clock
+from elir_deploy.bench.device import installed_version
+from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
+from elir_deploy.bench.peers.subject import Subject
+from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.runtime.backends import backend_named
+from elir_deploy.runtime.bundle import file_sha256
+
+__all__ = ["ONNXRUNTIME", "OPENVINO", "PlainContender", "PlainGraph"]
+
+ONNXRUNTIME = "plain-onnxruntime"
+OPENVINO = "plain-openvino"
+
+#: OpenVINO's names of types, and ours.
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+
+#: A batch of one float32 NCHW image in [0, 1] to the same.
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PlainGraph:
+    """An exported model.
+
+    Attributes:
+        path: of the ONNX file; its weights lie beside it.
+        seconds: that the export took.
+        artifacts: name, precision, bytes and SHA-256 of both files.
+    """
+
+    path: Path
+    seconds: float
+    artifacts: tuple[dict[str, Any], ...]
+
+
+class PlainContender(PeerContender):
+    """A plain graph on a library as it comes, on the CPU.
+
+    Args:
+        subject: that was exported.
+        graph: of it.
+        run: the library's.
+        name: what ``--backend`` calls it.
+        precision: that it computes in.
+        library: its name.
+        clock: to time the library with.
+
+    Attributes:
+        export_seconds: that the export took.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        graph: PlainGraph,
+        run: Run,
+        *,
+        name: str,
+        precision: str,
+        library: str,
+        clock: Clock,
+    ) -> None:
+        super().__init__(subject, clock)
+        self.label = f"{name} {precision}"
+        self.backend = name
+        self.precision = precision
+        self.version = f"{library} {installed_version(library) or 'unknown'}"
+        if subject.model.collapsible:
+            self.weights += ", over-parametrised"
+        self.artifacts = graph.artifacts
+        self.export_seconds = graph.seconds
+        self._library: Run | None = run
+
+    def close(self) -> None:
+        self._library = None
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        assert self._library is not None
+        x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
+        x /= 255
+        start = self._clock()
+        restored = self._library(x)
+        self.device_ns = self._clock() - start
+        levels = np.rint(restored[0] * np.float32(255))
+        with np.errstate(invalid="ignore"):  # what is no number becomes some colour
+            return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
+
+
+def open_onnxruntime(bench: Workbench) -> PlainContender:
+    """With default session options, but for the number of threads."""
+    _require("onnxruntime")
+    graph = _graph(bench)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors, which are raised too
+    if bench.threads is not None:
+        options.intra_op_num_threads = bench.threads
+    bench.say(f"loading {ONNXRUNTIME}", 0, 0)
+    with as_unavailable("onnxruntime cannot load what torch.onnx.export made"):
+        session = onnxruntime.InferenceSession(
+            str(graph.path), options, providers=["CPUExecutionProvider"]
+        )
+    name = session.get_inputs()[0].name
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        restored: NDArray[np.float32] = session.run(None, {name: x})[0]
+        return restored
+
+    return PlainContender(
+        bench.subject,
+        graph,
+        run,
+        name=ONNXRUNTIME,
+        precision="fp32",
+        library="onnxruntime",
+        clock=bench.clock,
+    )
+
+
+def open_openvino(bench: Workbench) -> PlainContender:
+    """With OpenVINO's own choice of precision, for latency."""
+    _require("openvino")
+    graph = _graph(bench)
+    openvino = importlib.import_module("openvino")  # untyped
+    # Two cores in one process can make Ctrl-C crash it: this is the backend's.
+    from elir_deploy.runtime.backends.openvino import _core
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if bench.threads is not None:
+        config["INFERENCE_NUM_THREADS"] = bench.threads
+    bench.say(f"loading {OPENVINO}", 0, 0)
+    with quiet(), as_unavailable("openvino cannot load what torch.onnx.export made"):
+        compiled = _core().compile_model(openvino.convert_model(str(graph.path)), "CPU", config)
+        chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        restored: NDArray[np.float32] = compiled(x)[0]
+        return restored
+
+    return PlainContender(
+        bench.subject,
+        graph,
+        run,
+        name=OPENVINO,
+        precision=_PRECISIONS.get(chosen, chosen),
+        library="openvino",
+        clock=bench.clock,
+    )
+
+
+def _require(backend: str) -> None:
+    """Raise :class:`UnavailableError` for what is not installed, before the export."""
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, "export", "export the plain model")
+    reason = backend_named(backend).available()
+    if reason is not None:
+        raise UnavailableError(reason)
+
+
+def _graph(bench: Workbench) -> PlainGraph:
+    return bench.once("plain graph", lambda: _export(bench))
+
+
+def _export(bench: Workbench) -> PlainGraph:
+    import torch
+    from torch import Tensor, nn
+
+    class Plain(nn.Module):
+        """One image in, one out: what the exporter wants."""
+
+        def __init__(self, subject: Subject) -> None:
+            super().__init__()
+            self.model = subject.model
+            self.steps = subject.steps
+            self.register_buffer("noise", subject.noise)
+
+        def forward(self, image: Tensor) -> Tensor:
+            restored: Tensor = self.model(image, self.steps, self.noise)
+            return restored
+
+    bench.say("exporting with torch.onnx.export", 0, 0)
+    folder = bench.folder / "plain"
+    folder.mkdir()
+    path = folder / "plain.onnx"
+    side = bench.subject.image_size
+    start = time.perf_counter()
+    with quiet(), as_unavailable("torch.onnx.export failed"):
+        plain = Plain(bench.subject).eval()
+        torch.onnx.export(plain, (torch.zeros(1, 3, side, side),), path, verbose=False)
+    seconds = time.perf_counter() - start
+    artifacts = tuple(
+        {
+            "file": file.name,
+            "precision": "fp32",
+            "bytes": file.stat().st_size,
+            "sha256": file_sha256(file),
+        }
+        for file in sorted(folder.iterdir())
+    )
+    return PlainGraph(path, seconds, artifacts)

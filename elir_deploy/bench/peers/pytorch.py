@@ -1,0 +1,163 @@
+"""PyTorch itself: eager, and compiled by ``torch.compile``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.bench.clocks import Clock, wall_clock
+from elir_deploy.bench.device import installed_version
+from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
+from elir_deploy.bench.peers.subject import Subject
+from elir_deploy.errors import UnavailableError
+
+__all__ = ["COMPILED", "TORCH", "CompiledContender", "TorchContender"]
+
+#: What ``--backend`` calls eager PyTorch.
+TORCH = "torch"
+#: What it calls ``torch.compile``.
+COMPILED = "torch-compile"
+
+
+class TorchContender(PeerContender):
+    """PyTorch as it comes: eager, float32, one image at a time, on the CPU.
+
+    Args:
+        subject: run with single 3x3 convolutions.
+        threads: CPU threads of PyTorch, for the whole process; None leaves them.
+        clock: to time the network with.
+    """
+
+    def __init__(self, subject: Subject, *, threads: int | None, clock: Clock = wall_clock) -> None:
+        import torch
+
+        super().__init__(subject, clock)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.label = f"{TORCH} eager fp32"
+        self.backend = TORCH
+        self.precision = "fp32"
+        self.version = f"torch {installed_version('torch')}"
+        self._network: Callable[..., Any] | None = subject.collapsed
+        self._steps = subject.steps
+        self._noise = subject.noise
+
+    def close(self) -> None:
+        self._network = None
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import torch
+
+        assert self._network is not None
+        with torch.inference_mode():
+            x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).contiguous()
+            start = self._clock()
+            restored = self._network(x, self._steps, self._noise)
+            self.device_ns = self._clock() - start
+            levels = restored[0].mul(255).round().to(torch.uint8).permute(1, 2, 0)
+            made: NDArray[np.uint8] = levels.contiguous().numpy()
+            return made
+
+
+class CompiledContender(TorchContender):
+    """``torch.compile`` in its default mode, for this size and this number of threads.
+
+    Args:
+        subject: as for :class:`TorchContender`.
+        threads: likewise.
+        clock: likewise.
+        folder: made for what is compiled, and not needed afterwards. With PyTorch's own cache, a
+            second benchmark would say that compiling takes no time. (Headers stay in that cache.)
+
+    Attributes:
+        compile_seconds: until the first image was done.
+
+    Raises:
+        UnavailableError: there is no C++ compiler, or compiling failed.
+    """
+
+    compile_seconds: float
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        threads: int | None,
+        folder: Path,
+        clock: Clock = wall_clock,
+    ) -> None:
+        super().__init__(subject, threads=threads, clock=clock)
+        self.label = f"{COMPILED} fp32"
+        self.backend = COMPILED
+        start = time.perf_counter()
+        with quiet(), as_unavailable("torch.compile failed"):
+            self._compile(subject, folder)
+        self.compile_seconds = time.perf_counter() - start
+
+    def close(self) -> None:
+        import torch
+
+        super().close()
+        torch.compiler.reset()
+
+    def _compile(self, subject: Subject, folder: Path) -> None:
+        import torch
+        from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
+
+        _require_compiler()
+        self._network = torch.compile(subject.collapsed)
+        side = subject.image_size
+        try:
+            with temporary_cache_dir(str(folder)):
+                self._run(np.zeros((side, side, 3), np.uint8))
+        except BaseException:
+            self.close()
+            _stop_compiling()
+            raise
+
+
+def _require_compiler() -> None:
+    """Raise :class:`UnavailableError` where PyTorch would, but before it has traced the model."""
+    from torch._inductor import config, cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        names = ", ".join(str(name) for name in config.cpp.cxx if name is not None)
+        raise UnavailableError(
+            f"torch.compile needs a C++ compiler and {names} does not start: install g++, or "
+            "name one in the environment variable CXX"
+        ) from None
+
+
+def _stop_compiling() -> None:
+    """Let the kernels go that still wait for a compiler, and wait for those that have one.
+
+    Left alone, an interrupted process would compile them all before it ends.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # private to PyTorch
+        from torch._inductor.async_compile import AsyncCompile
+
+        if AsyncCompile.pool.cache_info().currsize:
+            AsyncCompile.pool().shutdown(wait=True, cancel_futures=True)
+            AsyncCompile.pool.cache_clear()
+
+
+def open_eager(bench: Workbench) -> TorchContender:
+    return TorchContender(bench.subject, threads=bench.threads, clock=bench.clock)
+
+
+def open_compiled(bench: Workbench) -> CompiledContender:
+    bench.say("compiling with torch.compile", 0, 0)
+    return CompiledContender(
+        bench.subject,
+        threads=bench.threads,
+        folder=bench.folder / "torch",
+        clock=bench.clock,
+    )

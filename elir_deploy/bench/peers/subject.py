@@ -1,0 +1,145 @@
+"""The model that every peer runs: its weights, its noise, and whether results can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elir_deploy.bench.contenders import RANDOM_WEIGHTS
+from elir_deploy.errors import UsageError
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.tasks import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from elir_deploy.checkpoints import Checkpoint
+    from elir_deploy.model import Elir
+
+__all__ = ["Subject", "check_source", "subject_of"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle's model in PyTorch.
+
+    Attributes:
+        task: its name, for how an image is enlarged before the network.
+        image_size: side in pixels of the network's square image.
+        steps: Euler steps M.
+        noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs.
+        model: collapsed or over-parametrised as the file is; in evaluation mode.
+        weights: where they come from.
+        doubt: why results cannot be compared with the bundle's references; None: they can.
+    """
+
+    task: str
+    image_size: int
+    steps: int
+    noise: Tensor
+    model: Elir
+    weights: str
+    doubt: str | None
+
+    @cached_property
+    def collapsed(self) -> Elir:
+        """The model with single 3x3 convolutions; :attr:`model` is left as it is."""
+        import copy
+
+        from elir_deploy.model import collapse_convolutions
+
+        if not self.model.collapsible:
+            return self.model
+        model = copy.deepcopy(self.model)
+        collapse_convolutions(model)
+        return model
+
+
+def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
+    """The model of a bundle.
+
+    Args:
+        bundle: whose numbers and noise are used.
+        checkpoint: it was made from. None: the packaged one, if it was made from that; else random
+            weights of the same architecture, which run just as fast.
+
+    Raises:
+        UsageError: another checkpoint than the bundle's, or a manifest with no architecture.
+    """
+    from elir_deploy.static_graph import fixed_noise, latent_shape
+
+    info = bundle.info
+    if checkpoint is None:
+        checkpoint = _packaged_checkpoint(bundle)
+    else:
+        check_source(bundle, checkpoint.sha256, checkpoint.name)
+    if checkpoint is None:
+        model, weights = _random_model(bundle), "random, of the bundle's architecture"
+        doubt: str | None = "not compared: other weights than the bundle's"
+    else:
+        model = checkpoint.model
+        weights = "random" if checkpoint.random else checkpoint.name
+        doubt = None
+    seed = info.model.noise["seed"]
+    noise = fixed_noise(seed, info.model.sigma_s, latent_shape(model, info.model.image_size))
+    if doubt is None and noise.sha256 != info.model.noise["sha256"]:
+        doubt = (
+            f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
+            f"the bundle's {info.model.noise['sha256']}"
+        )
+    return Subject(
+        task=info.model.task,
+        image_size=info.model.image_size,
+        steps=info.model.steps,
+        noise=noise.values,
+        model=model,
+        weights=weights,
+        doubt=RANDOM_WEIGHTS if info.source.random else doubt,
+    )
+
+
+def check_source(bundle: Bundle, sha256: str | None, name: str) -> None:
+    """Whether a checkpoint is the one that a bundle was made from.
+
+    Raises:
+        UsageError: it is another.
+    """
+    wanted = bundle.info.source.sha256
+    if sha256 == wanted:
+        return
+    if wanted is None:
+        raise UsageError(
+            f"{bundle.path} was made from {bundle.info.source.name} weights that no file holds, "
+            f"so not from {name}: leave the checkpoint out"
+        )
+    raise UsageError(
+        f"{name} is not the checkpoint that {bundle.path} was made from: its SHA-256 is "
+        f"{sha256 or 'none (random weights)'}, wanted {wanted} ({bundle.info.source.name})"
+    )
+
+
+def _packaged_checkpoint(bundle: Bundle) -> Checkpoint | None:
+    """The one in the package if ``bundle`` was made from it."""
+    packaged = resources.files("elir_deploy") / "data" / "tiny.safetensors"
+    if bundle.info.source.sha256 is None or not packaged.is_file():
+        return None
+    from elir_deploy.checkpoints import load_checkpoint
+
+    with resources.as_file(packaged) as file:
+        path = Path(file)
+        return load_checkpoint(path) if file_sha256(path) == bundle.info.source.sha256 else None
+
+
+def _random_model(bundle: Bundle) -> Elir:
+    import torch
+
+    from elir_deploy.model import Elir
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Elir(Architecture.from_dict(dict(bundle.info.model.architecture)))
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,437 @@
+"""From a model and wishes to results: which contenders take part, and what each protocol does."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from elir_deploy.bench import peers
+from elir_deploy.bench.cold import start_cold
+from elir_deploy.bench.contenders import (
+    Contender,
+    RestorerContender,
+    Unavailable,
+    open_restorers,
+)
+from elir_deploy.bench.device import CpuMeter, describe_device
+from elir_deploy.bench.graph_variants import by_step
+from elir_deploy.bench.protocols import BenchProtocol, Measurement
+from elir_deploy.bench.report import Conditions, Picture, Results
+from elir_deploy.bench.sensors import Affinity, rss_bytes
+from elir_deploy.bench.soak import Soak
+from elir_deploy.bench.statistics import psnr_db
+from elir_deploy.bench.throughput import Throughput
+from elir_deploy.bench.watch import Watch
+from elir_deploy.bench.yardstick import Yardstick, describe
+from elir_deploy.errors import (
+    ElirError,
+    MissingDependencyError,
+    UnavailableError,
+    UsageError,
+)
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.backends import BACKENDS, backend_named
+from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.photos import sample_photos
+
+if TYPE_CHECKING:
+    from elir_deploy.checkpoints import Checkpoint
+
+__all__ = ["Run", "Wishes", "open_model"]
+
+Say = Callable[[str, int, int], None]
+
+_REFERENCE = "float32 PyTorch (reference)"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a run is asked for.
+
+    Attributes:
+        protocol: to follow.
+        backends: by name; None: what the bundle has for this machine.
+        peers: by name; those that are missing are noted.
+        precisions: None: all that bundle and backend have.
+        threads: CPU threads of every contender.
+        seed: of the images.
+        cold: start every contender of the bundle in a process of its own, too.
+        callers: of the throughput protocol.
+        batches: of the throughput protocol.
+        steps: numbers of Euler steps, of the steps protocol.
+        pictures: reference images that every contender of the bundle restores for the report.
+    """
+
+    protocol: BenchProtocol
+    backends: Sequence[str] | None = None
+    peers: Sequence[str] = (peers.TORCH,)
+    precisions: Sequence[str] | None = None
+    threads: int | None = None
+    seed: int = 0
+    cold: bool = True
+    callers: tuple[int, ...] = (1, 2)
+    batches: tuple[int, ...] = (4,)
+    steps: tuple[int, ...] = (1, 2, 3, 5)
+    pictures: int = 0
+
+
+def open_model(
+    model: str,
+    wishes: Wishes,
+    stack: ExitStack,
+    *,
+    task: str | None = None,
+    checkpoint: str | None = None,
+    say: Say,
+) -> tuple[Bundle, Checkpoint | None]:
+    """The bundle to measure, and the checkpoint it was made from if that is known.
+
+    Args:
+        model: a bundle's folder or ``tiny``, or a checkpoint, which is exported to a folder that
+            lives as long as ``stack``.
+        wishes: whose protocol may want the graph split, or a checkpoint to export again.
+        stack: that temporary folders are entered in.
+        task: of the checkpoint, where it does not tell.
+        checkpoint: that the bundle was made from, by file or name.
+        say: told what is being done.
+
+    Raises:
+        UsageError: the protocol needs something else, or the checkpoint is another one.
+        ElirError: as of opening and exporting.
+    """
+    protocol = wishes.protocol.name
+    is_bundle = Path(model).is_dir() or model == "tiny"
+    if is_bundle and not (model == "tiny" and protocol in ("steps", "stages")):
+        bundle = Bundle.open(model)
+        held = bundle.info.model.task
+        if task not in (None, held):
+            raise UsageError(f"{model} is for task {held}, not {task}: leave out --task")
+        _check_precisions(bundle, wishes.precisions)
+        found = None if checkpoint is None else peers.checkpoint_of(bundle, checkpoint, say)
+        if protocol == "steps" and found is None:
+            raise UsageError(
+                f"{model} has M = {bundle.info.model.steps} in its graphs: give the checkpoint "
+                "instead, or beside it with --checkpoint"
+            )
+        return bundle, found
+    if checkpoint is not None:
+        raise UsageError("--checkpoint goes with a bundle, and says what it was made from")
+    try:
+        loaded = peers.load(model, task, say)
+    except MissingDependencyError as error:
+        raise UnavailableError(
+            f"{model} is no bundle's folder; taken as a checkpoint it needs {error.package}: "
+            f"pip install 'elir-deploy[{error.extra}]'"
+        ) from None
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
+    stages: Literal["fused", "split"] = "split" if protocol == "stages" else "fused"
+    bundle = peers.export_to_bundle(
+        loaded, folder / "bundle", wishes.precisions, say, stages=stages
+    )
+    return bundle, loaded
+
+
+def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
+    held = bundle.info.precisions
+    for precision in precisions or ():
+        if file_precision(precision) not in held:
+            choices = [p for p in RUN_PRECISIONS if file_precision(p) in held]
+            raise UsageError(
+                f"{bundle.path} holds no {file_precision(precision)} files: "
+                f"choose from {', '.join(choices)}"
+            )
+
+
+@dataclass
+class Run:
+    """One run: contenders opened, measured and closed.
+
+    Attributes:
+        bundle: that is measured.
+        checkpoint: it was made from, where that is known.
+        wishes: what is asked for.
+        results: filled as it goes; after an interruption, with what was finished.
+        conditions: what it was made under, once measuring began.
+    """
+
+    bundle: Bundle
+    checkpoint: Checkpoint | None
+    wishes: Wishes
+    results: Results = field(init=False)
+    conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        self.results = Results(self.wishes.protocol, [])
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to keep."""
+        found = self.results
+        return bool(
+            found.loads
+            or any(soak.windows for soak in found.soaks)
+            or (found.measurement is not None and found.measurement.begun)
+        )
+
+    def measure(self, say: Say) -> None:
+        """Open the contenders, compare their pictures, and follow the protocol.
+
+        Raises:
+            UnavailableError: nothing can be measured here.
+            KeyboardInterrupt: interrupted; :attr:`results` holds what was finished.
+        """
+        wishes, results = self.wishes, self.results
+        with ExitStack() as stack:
+            contenders = self._open(stack, say)
+            for contender in contenders:
+                stack.callback(contender.close)
+            results.contenders = self._compared(contenders, say)
+            self._start_cold(say)
+            watch = stack.enter_context(Watch())
+            conditions = self.conditions = Conditions(
+                seed=wishes.seed,
+                threads=wishes.threads,
+                device={**describe_device(), "affinity": Affinity.read().as_json()},
+                unreadable=list(watch.before.unreadable),
+            )
+            meter, began = CpuMeter(), time.monotonic()
+            try:
+                _PROTOCOLS[wishes.protocol.name](self, watch, say)
+                results.complete = True
+            finally:
+                conditions.cores_elsewhere = meter.cores_elsewhere(time.monotonic() - began)
+                watch.finish()
+                if watch.meter is not None:
+                    conditions.unreadable += watch.meter.problems()
+                conditions.sensors = watch.as_json()
+                conditions.held_back = watch.held_back
+                if watch.meter is not None:
+                    conditions.energy_problems = list(watch.meter.problems())
+            if wishes.protocol.name == "steps":
+                results.steps = self._step_rows()
+
+    # Contenders -------------------------------------------------------------------------------
+
+    def _open(self, stack: ExitStack, say: Say) -> list[Contender]:
+        """Peers first, where they take part: the others are compared with the first."""
+        say("loading", 0, 0)
+        wishes, missing = self.wishes, self.results.unavailable
+        # PyTorch is measured as a whole, at one M.
+        whole = wishes.protocol.name not in ("stages", "steps")
+        opened, absent = peers.open_peers(
+            wishes.peers if whole else (), self.bundle, self.checkpoint, wishes.threads, say
+        )
+        missing += absent
+        variants: list[tuple[Bundle, str, Sequence[str] | None]]
+        if wishes.protocol.name == "stages":
+            variants = self._cut(stack)
+        elif wishes.protocol.name == "steps":
+            variants = self._by_steps(stack, say)
+        else:
+            variants = [(self.bundle, "", wishes.precisions)]
+        for bundle, variant, precisions in variants:
+            found, absent = open_restorers(
+                bundle, wishes.backends, precisions, threads=wishes.threads, variant=variant
+            )
+            opened += found
+            missing += absent
+        self._require(opened)
+        return opened
+
+    def _cut(self, stack: ExitStack) -> list[tuple[Bundle, str, Sequence[str] | None]]:
+        """A bundle for each precision, whose flow is cut into its steps."""
+        names = self.wishes.backends
+        chosen = list(BACKENDS.values()) if names is None else [backend_named(n) for n in names]
+        held = [
+            p for p in RUN_PRECISIONS if any(p in b.held_precisions(self.bundle) for b in chosen)
+        ]
+        variants: list[tuple[Bundle, str, Sequence[str] | None]] = []
+        for precision in held if self.wishes.precisions is None else self.wishes.precisions:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
+            variants.append((by_step(self.bundle, precision, folder), "", [precision]))
+        return variants
+
+    def _by_steps(
+        self, stack: ExitStack, say: Say
+    ) -> list[tuple[Bundle, str, Sequence[str] | None]]:
+        assert self.checkpoint is not None
+        variants: list[tuple[Bundle, str, Sequence[str] | None]] = []
+        for steps in self.wishes.steps:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
+            bundle = peers.export_to_bundle(
+                self.checkpoint,
+                folder / "bundle",
+                self.wishes.precisions or ["fp32"],
+                say,
+                steps=steps,
+            )
+            variants.append((bundle, f", M = {steps}", self.wishes.precisions or ["fp32"]))
+        return variants
+
+    def _compared(self, contenders: list[Contender], say: Say) -> list[Contender]:
+        """Those that run at all, with their agreement with the references noted."""
+        for done, contender in enumerate(contenders):
+            say("comparing with PyTorch's results", done, len(contenders))
+            held = contender.bundle if isinstance(contender, RestorerContender) else self.bundle
+            against = held if held.info.references else self.bundle
+            try:
+                self.results.fidelities[contender.label] = contender.fidelity(against)
+            except UnavailableError as error:
+                self.results.unavailable.append(Unavailable(contender.label, str(error)))
+        running = [c for c in contenders if c.label in self.results.fidelities]
+        self._require(running)
+        self._take_pictures(running)
+        return running
+
+    def _take_pictures(self, contenders: Sequence[Contender]) -> None:
+        """What each contender makes of the first reference images; none of random weights."""
+        if self.bundle.info.source.random:
+            return
+        own = [c for c in contenders if isinstance(c, RestorerContender)]
+        for name, low, full in self.bundle.reference_images():
+            if len(self.results.pictures) == self.wishes.pictures:
+                return
+            after = {contender.label: contender.run_pixels(low) for contender in own}
+            self.results.pictures.append(Picture(name, low, {**after, _REFERENCE: full}))
+
+    def _require(self, contenders: Sequence[Contender]) -> None:
+        if not contenders:
+            reasons = "; ".join(f"{item.label}: {item.reason}" for item in self.results.unavailable)
+            raise UnavailableError(f"nothing can be measured here: {reasons}")
+
+    def _start_cold(self, say: Say) -> None:
+        if not self.wishes.cold or self.wishes.protocol.name in ("stages", "steps"):
+            return
+        own = [c for c in self.results.contenders if isinstance(c, RestorerContender)]
+        for done, contender in enumerate(own):
+            say("starting each in a process of its own", done, len(own))
+            try:
+                self.results.colds[contender.label] = start_cold(
+                    self.bundle.path,
+                    contender.backend,
+                    contender.precision,
+                    threads=self.wishes.threads,
+                )
+            except UnavailableError as error:
+                self.results.unavailable.append(
+                    Unavailable(f"{contender.label}, first start", str(error))
+                )
+
+    # Protocols --------------------------------------------------------------------------------
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        side = self.bundle.info.model.image_size // self.bundle.info.model.upscale
+        return (side, side, 3)
+
+    def _in_turns(self, watch: Watch, say: Say) -> None:
+        assert self.conditions is not None
+        self.conditions.yardstick = describe()
+        if watch.meter is not None:
+            self.conditions.energy = watch.meter.source
+            self.conditions.energy_scope = watch.meter.scope
+        measurement = self.results.measurement = Measurement(
+            self.results.contenders,
+            self.wishes.protocol,
+            self._image_shape,
+            seed=self.wishes.seed,
+            yardstick=Yardstick(),
+            joules=watch.meter.read if watch.meter is not None else None,
+            between=watch.look,
+        )
+        measurement.run(say)
+
+    def _together(self, watch: Watch, say: Say) -> None:
+        throughput = Throughput(
+            self.bundle,
+            self.wishes.threads,
+            seconds=self.wishes.protocol.seconds,
+            callers=self.wishes.callers,
+            batches=self.wishes.batches,
+            seed=self.wishes.seed,
+        )
+        try:
+            throughput.run(self.results.contenders, say)
+        finally:
+            self.results.loads = list(throughput.loads.values())
+            self.results.unavailable += throughput.unavailable
+
+    def _for_long(self, watch: Watch, say: Say) -> None:
+        for contender in self.results.contenders:
+            soak = Soak(
+                contender,
+                self._image_shape,
+                self.wishes.protocol.seconds,
+                rss=rss_bytes,
+                heat=watch.heat,
+                seed=self.wishes.seed,
+            )
+            self.results.soaks.append(soak)
+            try:
+                soak.run(say)
+            except ElirError as error:
+                self.results.unavailable.append(Unavailable(contender.label, str(error)))
+
+    def _step_rows(self) -> list[dict[str, Any]]:
+        """Speed and quality of every M; quality is refused where the weights are random."""
+        measurement = self.results.measurement
+        if measurement is None:
+            return []
+        info = self.bundle.info.model
+        random = self.bundle.info.source.random
+        truths = dict(sample_photos(info.image_size, faces=False))
+        if info.faces:
+            truths.update(sample_photos(info.image_size, faces=True))
+        references = list(self.bundle.reference_images())
+        rows = []
+        for contender in self.results.contenders:
+            series = measurement.samples.get(contender.label)
+            if (
+                series is None
+                or not series.image_ns
+                or not isinstance(contender, RestorerContender)
+            ):
+                continue
+            mean = float(np.mean(series.image_ns)) / 1e9
+            made = {} if random else {n: contender.run_pixels(low) for n, low, _ in references}
+            to_truth = [psnr_db(made[n], truths[n]) for n in made if n in truths]
+            to_default = [psnr_db(made[n], full) for n, _, full in references if n in made]
+            rows.append(
+                {
+                    "steps": contender.bundle.info.model.steps,
+                    "label": f"{contender.backend} {contender.precision}",
+                    "fps": 1 / mean,
+                    "mean_s": mean,
+                    "psnr_db": float(np.mean(to_truth)) if to_truth else None,
+                    "psnr_to_full_db": _finite(min(to_default)) if to_default else None,
+                }
+            )
+        return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+_PROTOCOLS: dict[str, Callable[[Run, Watch, Say], None]] = {
+    "paper": Run._in_turns,
+    "latency": Run._in_turns,
+    "stages": Run._in_turns,
+    "steps": Run._in_turns,
+    "throughput": Run._together,
+    "soak": Run._for_long,
+}
+
+
+def with_numbers(protocol: BenchProtocol, **numbers: Any) -> BenchProtocol:
+    """The protocol with those numbers that are not None in place of its own."""
+    given = {name: value for name, value in numbers.items() if value is not None}
+    return dataclasses.replace(protocol, **given)

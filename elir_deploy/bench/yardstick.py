@@ -1,0 +1,76 @@
+"""A fixed amount of work, measured between the contenders' turns: how fast the machine is just now.
+
+A machine that is shared, hot or clocked otherwise is slower for everything. Latencies divided by
+what the same matrix product took next to them can be compared between runs of different days;
+bare latencies cannot (docs/decisions.md has what that gained).
+
+The product is of float32, on all cores, in numpy's own BLAS: compute on every core, a barrier at
+the end, and matrices that leave the second-level cache, as convolutions do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from elir_deploy.bench.clocks import Clock, wall_clock
+
+__all__ = ["Yardstick"]
+
+#: Rows and columns: a few milliseconds on two cores, 4.9 MB of matrices.
+_SIDE = 640
+_TIMED = 8
+#: Worker threads of other libraries spin for tens of milliseconds after their last call (24 ms in
+#: OpenBLAS by default), and take turns with whoever comes next.
+SETTLE_NS = 50_000_000
+
+
+class Yardstick:
+    """The matrix product, and the time it took.
+
+    Args:
+        clock: to time with.
+    """
+
+    def __init__(self, clock: Clock = wall_clock) -> None:
+        rng = np.random.default_rng(0)
+        shape = (_SIDE, _SIDE)
+        self._left = rng.random(shape, dtype=np.float32)
+        self._right = rng.random(shape, dtype=np.float32)
+        self._product = np.empty(shape, np.float32)
+        self._clock = clock
+
+    def measure(self) -> int:
+        """Nanoseconds of the fastest of eight products, after as many as let the machine settle.
+
+        The fastest: whatever disturbs a product of milliseconds is not the machine's speed.
+        """
+        began = self._clock()
+        last = self._time()
+        while last and self._clock() - began < SETTLE_NS:
+            last = self._time()
+        return min(self._time() for _ in range(_TIMED))
+
+    def _time(self) -> int:
+        start = self._clock()
+        np.matmul(self._left, self._right, out=self._product)
+        return self._clock() - start
+
+
+def describe() -> dict[str, Any]:
+    """What the yardstick is, and what it runs on; only the same ones can be compared."""
+    return {
+        "work": f"float32 matrix product, {_SIDE}x{_SIDE}x{_SIDE}, fastest of {_TIMED}",
+        "numpy": np.__version__,
+        "blas": _blas(),
+    }
+
+
+def _blas() -> str | None:
+    try:
+        config: Any = np.show_config(mode="dicts")  # type: ignore[call-overload,unused-ignore]
+        found = config["Build Dependencies"]["blas"]
+        return f"{found['name']} {found['version']}"
+    except (TypeError, KeyError):  # numpy before 1.26 only prints
+        return None

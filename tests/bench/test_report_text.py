@@ -1,0 +1,305 @@
+"""Reports as tables: every one that there is data for, and what the cells say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from elir_deploy.bench.cold import ColdStart
+from elir_deploy.bench.contenders import Fidelity, Unavailable
+from elir_deploy.bench.device import describe_device
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
+from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
+from elir_deploy.bench.sensors import Affinity
+from elir_deploy.bench.soak import Soak
+from elir_deploy.bench.throughput import Load
+from elir_deploy.runtime import Bundle
+from tests.bench.schema import checked
+from tests.bench.synthetic import FakeClock, SyntheticContender, SyntheticMeter
+from tests.bundles import make_bundle
+
+TITLES = [
+    "",
+    "Latency of an image",
+    "A new process, to its first picture",
+    "Energy",
+    "Where the time goes",
+    "Many images",
+    "Euler steps",
+    "Soak",
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path_factory.mktemp("text") / "b", random=True))
+
+
+def conditions(**changes) -> Conditions:
+    device = {**describe_device(), "affinity": Affinity.read().as_json()}
+    return Conditions(**({"seed": 0, "threads": 2, "device": device} | changes))
+
+
+@pytest.fixture(scope="module")
+def everything(bundle):
+    """A report that has something for every table."""
+    clock = FakeClock()
+    eager = SyntheticContender("eager", clock, 0.4)
+    fast = SyntheticContender("fast", clock, 0.1, parts={"encoder": 0.25, "decoder": 0.75})
+    eager.backend = "torch"
+    fast.arithmetic = {"int8": 30, "float32": 2}
+    fast.artifacts = ({"file": "f.onnx", "precision": "int8", "bytes": 9, "sha256": "ab" * 32},)
+    protocol = BenchProtocol("paper", "a title", 0, 20)
+    meter = SyntheticMeter(clock, 12.0)
+    measurement = Measurement([eager, fast], protocol, (8, 8, 3), clock=clock, joules=meter.read)
+    measurement.run()
+    memory = iter(range(2**28, 2**30, 2**20))
+    soak = Soak(
+        *(fast, (8, 8, 3), 600.0),
+        clock=clock,
+        rss=lambda: next(memory),
+        heat=lambda: (50.0 + len(soak.windows), 2000.0),
+    )
+    soak.run()
+    results = Results(
+        protocol,
+        [eager, fast],
+        complete=True,
+        fidelities={
+            "eager": Fidelity(None, 0, "the reference itself"),
+            "fast": Fidelity(41.234, 2, "x"),
+        },
+        unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
+        measurement=measurement,
+        colds={"fast": ColdStart(0.51234, 1.0, 2.0, 300 * 2**20)},
+        loads=[
+            Load("fast", "callers", 2, (0.1, 0.3), 2, 0.4, (4.0, 6.0)),
+            Load("fast", "files", 1, (), 8, 2.0, (4.0,)),
+        ],
+        steps=[
+            {
+                "steps": 3,
+                "label": "fast",
+                "fps": 2.0,
+                "mean_s": 0.5,
+                "psnr_db": 30.126,
+                "psnr_to_full_db": None,
+            }
+        ],
+        soaks=[soak],
+    )
+    under = conditions(
+        energy="a meter",
+        energy_scope="the whole board",
+        unreadable=["clocks", "temperatures"],
+        held_back=["the clock fell"],
+    )
+    return checked(build_report(results, bundle, under))
+
+
+def rows_of(report, title):
+    (found,) = [rows for name, _, rows in tables(report) if name == title]
+    return [list(row) for row in found]
+
+
+def test_every_table_appears_where_there_is_data(everything):
+    assert [title for title, _, _ in tables(everything)] == TITLES
+    for shown in (text(everything), markdown(everything)):
+        places = [shown.index(title) for title in TITLES[1:]]
+        assert places == sorted(places)
+    for _, header, rows in tables(everything):
+        assert rows
+        assert all(len(row) == len(header) for row in rows)
+        assert all(cell for row in rows for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("missing", "title"),
+    [
+        ("stages", "Where the time goes"),
+        ("throughput", "Many images"),
+        ("steps", "Euler steps"),
+        ("soak", "Soak"),
+    ],
+)
+def test_a_table_without_data_is_left_out(everything, missing, title):
+    report = everything | {missing: None}
+    assert title not in [name for name, _, _ in tables(report)]
+    assert title not in text(report)
+
+
+def test_rows_that_a_contender_has_nothing_for_are_left_out(everything):
+    bare = {"image": None, "device": None, "cold": None, "energy": None}
+    report = everything | {"contenders": [row | bare for row in everything["contenders"]]}
+    assert [name for name, _, _ in tables(report)] == TITLES[4:]
+
+
+def test_speeds(everything):
+    eager, fast = rows_of(everything, "")
+    assert eager == ["eager", "2.500", "1", "-", "360.0", "40.00"]
+    assert fast == ["fast", "10.00", "4.00 [4.00, 4.00]", "41.2", "90.00", "10.00"]
+
+
+def test_identical_pictures_and_too_few_images(bundle):
+    clock = FakeClock()
+    contenders = [SyntheticContender(name, clock, 0.1) for name in "ab"]
+    protocol = BenchProtocol("paper", "", 0, 5)
+    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(
+        *(protocol, contenders, True, {"b": Fidelity(math.inf, 1, "x")}), measurement=measurement
+    )
+    report = checked(build_report(results, bundle, conditions()))
+    assert rows_of(report, "")[1][2:4] == ["1.00 [too few images]", "identical"]
+
+
+def test_a_session_that_cannot_be_told_apart(everything):
+    row = everything["contenders"][1] | {"device": None}
+    assert rows_of(everything | {"contenders": [row]}, "")[0][-2:] == ["-", "-"]
+
+
+def test_latencies(everything):
+    eager, _ = rows_of(everything, "Latency of an image")
+    assert eager == ["eager", "20", "400.0", "0", "0.0", *["400.0"] * 6]
+
+
+def test_first_starts(everything):
+    assert rows_of(everything, "A new process, to its first picture") == [
+        ["fast", "0.512", "1.00", "2.00", "300"]
+    ]
+    row = everything["contenders"][1]
+    row = row | {"cold": row["cold"] | {"peak_rss_bytes": None}}
+    report = everything | {"contenders": [row]}
+    assert rows_of(report, "A new process, to its first picture")[0][-1] == "-"
+
+
+def test_energies(everything):
+    assert rows_of(everything, "Energy") == [["eager", "4.80", "12.0"], ["fast", "1.20", "12.0"]]
+    assert "energy: a meter, of the whole board" in remarks(everything)
+
+
+def test_stages(everything):
+    assert rows_of(everything, "Where the time goes") == [
+        ["fast", "encoder", "22.50", "22.5", "[22.5, 22.5]"],
+        ["fast", "decoder", "67.50", "67.5", "[67.5, 67.5]"],
+        ["fast", "runtime", "10.00", "10.0", "[10.0, 10.0]"],
+    ]
+
+
+def test_loads(everything):
+    assert rows_of(everything, "Many images") == [
+        ["fast", "callers", "2", "5.000", "4.00 / 6.00", "200.0", "298.0", "2"],
+        ["fast", "files", "1", "4.000", "4.00", "-", "-", "8"],
+    ]
+
+
+def test_steps(everything):
+    assert rows_of(everything, "Euler steps") == [["fast", "3", "2.000", "500.0", "30.13", "-"]]
+
+
+def test_soaks(everything):
+    ((label, seconds, images, first, last, drift, growth, hottest),) = rows_of(everything, "Soak")
+    assert (label, seconds, images, first, last) == ("fast", "600", "6000", "100.0", "100.0")
+    assert drift in ("+0.0 [0.0, 0.0]", "+0.0 [-0.0, 0.0]", "-0.0 [-0.0, 0.0]")
+    assert growth == "+360.0 [360.0, 360.0]"  # a mebibyte in every window of ten seconds
+    assert hottest == "109"
+
+
+def test_a_soak_that_was_too_short_for_a_trend(bundle):
+    clock = FakeClock()
+    soak = Soak(SyntheticContender("a", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
+    soak.run()
+    empty = Soak(SyntheticContender("b", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
+    results = Results(PROTOCOLS["soak"], [], True, soaks=[soak, empty])
+    report = checked(build_report(results, bundle, conditions()))
+    assert rows_of(report, "Soak") == [["a", "3.00", "6", "500.0", "500.0", "-", "-", "-"]]
+
+
+def test_remarks_say_everything_else(everything):
+    found = remarks(everything)
+    for line in (
+        "PSNR of eager: the reference itself",
+        "weights of eager: none",
+        "convolutions of fast: 30 in int8, 2 in float32",
+        "not measured: onnxruntime-cuda: no driver",
+        "throttling would not be seen here in: clocks; temperatures",
+        "warning: during the run the clock fell",
+    ):
+        assert line in found
+    assert not any(line.startswith("PSNR of fast") for line in found)
+    kinds = [line.startswith("warning: ") for line in found]
+    assert kinds == sorted(kinds)
+
+
+def test_the_heading_says_what_was_measured_on_what_and_how(everything):
+    first, *rest = heading(everything)
+    assert first == "tiny, 32x32, M = 3, 0.0 M parameters, from random"
+    assert rest[0] == "random weights: speed only, there is no quality to state"
+    assert ", 2 threads" in rest[1]
+    assert rest[-1] == (
+        "protocol paper: batch 1, random images, 0 to warm up, 20 measured; FPS is from image to "
+        "image, by the mean"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("latency", "warm-up until settled, measured until every median is known to 1.5%; FPS"),
+        ("stages", "known to 1.5%"),
+        ("throughput", "protocol throughput: many images: "),
+        ("soak", "protocol soak: each contender kept busy"),
+    ],
+)
+def test_the_heading_of_the_other_protocols(bundle, name, shown):
+    from dataclasses import replace
+
+    protocol = replace(PROTOCOLS[name], tolerance=0.015)
+    report = checked(build_report(Results(protocol, []), bundle, conditions()))
+    assert shown in heading(report)[-1]
+    assert ("FPS is from image to image" in heading(report)[-1]) == (
+        name not in ("throughput", "soak")
+    )
+
+
+def test_markdown_is_a_heading_tables_and_lists(everything):
+    shown = markdown(everything)
+    lines = shown.splitlines()
+    assert lines[0] == "# tiny, 32x32, M = 3, 0.0 M parameters, from random"
+    table: list[str] = []
+    for line in [*lines, ""]:
+        if line.startswith("|"):
+            table.append(line)
+        elif table:
+            assert {row.count("|") for row in table} == {table[0].count("|")}
+            assert set(table[1]) <= set("|-: ")
+            table = []
+        else:
+            assert not line or line[0] in "#-" or line.endswith(":")
+    assert f"- fast: `f.onnx`, SHA-256 `{'ab' * 32}`" in lines
+    assert shown.endswith("\n")
+
+
+def test_no_table_is_wider_than_a_terminal(everything):
+    table_lines = [line for line in text(everything).splitlines() if "  " in line]
+    assert len(table_lines) > 15
+    assert all(len(line) <= 110 for line in table_lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (6e-14, "0"),
+        (0.0123456, "0.01235"),
+        (1, "1.000"),
+        (999.96, "1000.0"),
+        (12345.6, "12346"),
+        (-2.5, "-2.500"),
+        (1e-7, "0.0000001000"),
+    ],
+)
+def test_digits(value, shown):
+    assert digits(value) == shown

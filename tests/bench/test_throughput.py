@@ -1,0 +1,359 @@
+"""Many images: threads that ask, batches, files; on clocks of their own, and for real."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from elir_deploy.bench import throughput as module
+from elir_deploy.bench.contenders import open_restorers
+from elir_deploy.bench.throughput import Load, Throughput, ask_together
+from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.backends import BACKENDS
+from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bundles import make_bundle
+
+IMAGES = [np.full((2, 2, 3), k, np.uint8) for k in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def no_threads_are_left():
+    yield
+    assert [t.name for t in threading.enumerate() if t.name.startswith("elir-bench")] == []
+
+
+class OwnClocks:
+    """A clock for every thread; asking takes what the thread's number says, in seconds."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = seconds
+        self._own = threading.local()
+        self.asked: dict[str, list[int]] = defaultdict(list)
+
+    def __call__(self) -> int:
+        return getattr(self._own, "now", 0)
+
+    def restore(self, image) -> None:
+        name = threading.current_thread().name
+        self.asked[name].append(int(image[0, 0, 0]))
+        seconds = self._seconds[int(name.rpartition("-")[2])]
+        self._own.now = self() + round(1e9 * seconds)
+
+
+# Callers --------------------------------------------------------------------------------------
+
+
+def test_one_caller():
+    clocks = OwnClocks(0.1)
+    load = ask_together(clocks.restore, IMAGES, 1, 1.0, clock=clocks)
+    assert load.at_once == 1
+    assert load.latencies_s == pytest.approx([0.1] * 10)
+    assert (load.images, load.seconds, load.fps) == (10, pytest.approx(1), (pytest.approx(10),))
+    assert load.mean_fps == pytest.approx(10)
+
+
+def test_each_caller_counts_in_its_own_time():
+    clocks = OwnClocks(0.1, 0.3, 2.0)
+    load = ask_together(clocks.restore, IMAGES, 3, 1.0, clock=clocks)
+    # An image that is begun is finished: 4 of 0.3 s, 1 of 2 s.
+    assert load.images == 10 + 4 + 1
+    assert load.fps == (pytest.approx(10 + 1 / 0.3 + 0.5),)
+    assert load.mean_fps == pytest.approx(load.fps[0])
+    assert sorted(load.latencies_s) == pytest.approx([0.1] * 10 + [0.3] * 4 + [2.0])
+
+
+def test_callers_go_round_the_images_from_different_places_and_the_first_does_not_count():
+    clocks = OwnClocks(0.2, 0.2)
+    load = ask_together(clocks.restore, IMAGES, 2, 1.0, clock=clocks)
+    assert load.images == 10
+    assert clocks.asked == {
+        "elir-bench-caller-0": [0, 0, 1, 2, 3, 0],
+        "elir-bench-caller-1": [1, 1, 2, 3, 0, 1],
+    }
+
+
+def test_a_call_may_restore_several():
+    clocks = OwnClocks(0.5)
+    load = ask_together(clocks.restore, IMAGES, 1, 2.0, images_per_call=4, clock=clocks)
+    assert load.images == 16
+    assert load.mean_fps == pytest.approx(8)
+    assert len(load.latencies_s) == 4
+
+
+def test_callers_ask_at_the_same_time():
+    together = threading.Barrier(3)  # passed only by three at once
+    clocks = OwnClocks(0.25, 0.25, 0.25)
+
+    def restore(image):
+        together.wait(timeout=60)
+        clocks.restore(image)
+
+    assert ask_together(restore, IMAGES, 3, 1.0, clock=clocks).images == 12
+
+
+@pytest.mark.parametrize("error", [UnavailableError("the device is gone"), ValueError("a bug")])
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_an_error_of_one_caller_stops_all(error, at):
+    clock = FakeClock()  # stands still: the others would ask for ever
+    asked = 0
+
+    def restore(image):
+        nonlocal asked
+        if threading.current_thread().name.endswith("-1"):
+            asked += 1
+            if asked > at:
+                raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        ask_together(restore, IMAGES, 3, 1.0, clock=clock)
+
+
+def press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def test_ctrl_c_stops_all():
+    clock = FakeClock()  # stands still: without it they would ask for ever
+    asked = defaultdict(int)
+
+    def restore(image):
+        name = threading.current_thread().name
+        asked[name] += 1
+        if name.endswith("-0") and asked[name] == 5:
+            press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_together(restore, IMAGES, 3, 1.0, clock=clock)
+
+
+def test_two_passes_are_one_load():
+    first = Load("a", "callers", 2, (0.1, 0.2), 2, 0.2, (10.0,))
+    second = Load("a", "callers", 2, (0.4,), 1, 0.4, (2.5,))
+    both = first.with_pass(second)
+    assert both == Load("a", "callers", 2, (0.1, 0.2, 0.4), 3, pytest.approx(0.6), (10.0, 2.5))
+    assert both.mean_fps == pytest.approx(5)
+    assert Load("a", "files", 1).mean_fps == 0
+
+
+# Contenders that are not of a bundle ----------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path / "b", size=64, precisions=("fp32", "fp16")))
+
+
+def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
+    clock = FakeClock()
+    order = []
+
+    class Noted(SyntheticContender):
+        def restore(self, image):
+            order.append(self.label)
+            return super().restore(image)
+
+    contenders = [Noted("a", clock, 0.1), Noted("b", clock, 0.5)]
+    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    told = []
+    throughput.run(contenders, lambda *arguments: told.append(arguments))
+    assert throughput.complete
+    assert list(throughput.loads) == [("a", "callers", 1), ("b", "callers", 1)]
+    assert [load.images for load in throughput.loads.values()] == [20, 4]
+    assert [len(load.fps) for load in throughput.loads.values()] == [2, 2]
+    turns = [label for k, label in enumerate(order) if not k or order[k - 1] != label]
+    assert turns == ["a", "b", "a"]
+    assert told == [
+        ("throughput of a", 0, 4),
+        ("throughput of b", 1, 4),
+        ("throughput of b", 2, 4),
+        ("throughput of a", 3, 4),
+    ]
+    assert contenders[0].images[0].shape == (64, 64, 3)
+
+
+def test_one_that_fails_is_listed_once_and_the_rest_goes_on(bundle):
+    clock = FakeClock()
+    bad, good = SyntheticContender("bad", clock, 0.1), SyntheticContender("good", clock, 0.1)
+
+    def fail(image):
+        raise UnavailableError("the device is gone")
+
+    bad.restore = fail
+    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    throughput.run([bad, good])
+    assert throughput.complete
+    assert list(throughput.loads) == [("good", "callers", 1)]
+    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+        ("bad, callers 1", "the device is gone")
+    ]
+
+
+# Each load is one image to warm up and ten that count.
+@pytest.mark.parametrize(("image", "kept"), [(5, [0, 0]), (16, [10, 0]), (27, [10, 10])])
+def test_an_interruption_keeps_finished_loads(bundle, image, kept):
+    clock = FakeClock()
+    made = 0
+
+    class Interrupting(SyntheticContender):
+        def restore(self, image_):
+            nonlocal made
+            made += 1
+            if made == image:
+                press_ctrl_c()
+            # From then on the clock stands still, so that only the interruption ends it.
+            return super().restore(image_) if made < image else image_
+
+    contenders = [Interrupting(name, clock, 0.1) for name in "ab"]
+    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        throughput.run(contenders)
+    assert not throughput.complete
+    nothing = Load("", "", 1)
+    assert [throughput.loads.get((n, "callers", 1), nothing).images for n in "ab"] == kept
+
+
+# Bundles, for real ----------------------------------------------------------------------------
+
+
+def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
+    contenders, missing = open_restorers(bundle, [backend], [precision], threads=threads)
+    assert not missing
+    throughput = Throughput(bundle, threads, **({"seconds": 0.005} | how))
+    try:
+        throughput.run(contenders)
+    finally:
+        for contender in contenders:
+            contender.close()
+    return throughput
+
+
+@pytest.mark.parametrize("size", [{}, {"upscale": 4, "kernel": "bicubic", "task": "bsr"}])
+def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
+    bundle = Bundle.open(make_bundle(tmp_path / "b", size=64, **size))
+    restored = []
+    original = module.restore_files
+
+    def restore_files(restorer, jobs):
+        outcome = original(restorer, jobs)
+        restored.append([job.target.stat().st_size > 0 for job in jobs])
+        return outcome
+
+    monkeypatch.setattr(module, "restore_files", restore_files)
+    throughput = loads_of(bundle, "onnxruntime", callers=(1, 3), batches=(2, 4))
+    assert throughput.complete
+    assert throughput.unavailable == []
+    label = "onnxruntime fp32"
+    assert list(throughput.loads) == [
+        (label, "callers", 1),
+        (label, "callers", 3),
+        (label, "files", 1),
+        (label, "batch", 2),
+        (label, "batch", 4),
+    ]
+    for (_, way, at_once), load in throughput.loads.items():
+        assert (load.label, load.way, load.at_once) == (label, way, at_once)
+        assert len(load.fps) == 2
+        assert min(load.fps) > 0
+        if way == "files":
+            assert load.latencies_s == ()
+        else:
+            assert load.images == len(load.latencies_s) * (at_once if way == "batch" else 1)
+        assert min(load.fps) * 0.999 <= load.mean_fps <= max(load.fps) * 1.001
+    files = throughput.loads[label, "files", 1]
+    assert files.images == sum(len(done) for done in restored) >= 2 * 8
+    assert all(all(done) for done in restored)
+
+
+@pytest.mark.skipif(
+    BACKENDS["openvino"].available() is not None, reason=str(BACKENDS["openvino"].available())
+)
+def test_streams_are_asked_by_as_many_callers_as_run_at_once(bundle, monkeypatch):
+    callers = []
+    original = module.ask_together
+
+    def asked(restore, images, count, *arguments, **more):
+        callers.append(count)
+        return original(restore, images, count, *arguments, **more)
+
+    monkeypatch.setattr(module, "ask_together", asked)
+    throughput = loads_of(bundle, "openvino", threads=2, callers=(1,), batches=())
+    streams = [load for (_, way, _), load in throughput.loads.items() if way == "streams"]
+    (files,) = [load for (_, way, _), load in throughput.loads.items() if way == "files"]
+    if files.at_once > 1:
+        (load,) = streams
+        assert load.at_once == files.at_once == callers[1]
+    else:  # it found that one image at a time is as good
+        assert streams == []
+
+
+def test_without_photographs_there_are_no_files_to_restore(tmp_path):
+    bundle = Bundle.open(make_bundle(tmp_path / "b", size=64, random=True, references=False))
+    throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
+    assert throughput.complete
+    assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
+    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+        ("onnxruntime fp32, files 1", "the bundle holds no reference images to restore")
+    ]
+
+
+def test_a_batch_of_what_cannot_be_cut_is_refused_with_the_reason(bundle, monkeypatch):
+    def engines(*arguments):
+        raise UnavailableError("engines are not cut")
+
+    monkeypatch.setattr(module, "with_batch", engines)
+    throughput = loads_of(bundle, "onnxruntime", callers=(1,))
+    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+        ("onnxruntime fp32, batch 4", "engines are not cut")
+    ]
+
+
+def test_a_backend_without_room_for_streams_is_still_asked_for_batches(bundle, monkeypatch):
+    def refuse(*arguments, **how):
+        raise UnavailableError("out of memory")
+
+    monkeypatch.setattr(module, "Restorer", refuse)
+    throughput = loads_of(bundle, "onnxruntime", callers=(1,))
+    assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
+    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+        ("onnxruntime fp32, streams and files", "out of memory")
+    ]
+
+
+def test_a_file_that_cannot_be_restored_is_a_reason(bundle, monkeypatch):
+    original = module.restore_files
+
+    def restore_files(restorer, jobs):
+        jobs[3].source.write_bytes(b"no picture")
+        return original(restorer, jobs)
+
+    monkeypatch.setattr(module, "restore_files", restore_files)
+    throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=())
+    (item,) = throughput.unavailable
+    assert item.label == "onnxruntime fp32, files 1"
+    assert "3.png" in item.reason
+
+
+def test_so_many_files_as_the_time_takes(bundle, monkeypatch):
+    counts = []
+    monkeypatch.setattr(
+        module, "_jobs", lambda inputs, folder, count: counts.append(count) or iter(())
+    )
+    monkeypatch.setattr(
+        module,
+        "restore_files",
+        lambda restorer, jobs: type("Done", (), {"failures": [], "restored": [1], "seconds": 1.0}),
+    )
+    contenders, _ = open_restorers(bundle, ["onnxruntime"], ["fp32"], threads=1)
+    for fps, seconds in ((0.5, 5.0), (30.0, 5.0), (999.0, 5.0)):
+        throughput = Throughput(bundle, 1, seconds=seconds, callers=(), batches=())
+        # Whoever asked: with two callers alone, theirs is the rate that is known.
+        label = contenders[0].label
+        throughput.loads[label, "callers", 2] = Load(label, "callers", 2, (), 10, 10 / fps, (fps,))
+        throughput.run(contenders)
+    contenders[0].close()
+    assert counts[::2] == [8, 150, 1000]

@@ -1,0 +1,129 @@
+"""The machine looked at before, between and after."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from elir_deploy.bench import watch as module
+from elir_deploy.bench.watch import Watch, heat
+
+
+class Machine:
+    """Gives one state after another; each is its number, hotter and slower than the one before."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.asked: list[dict] = []
+        self.closed = 0
+
+    def state(self, *, nvml, **how):
+        assert nvml is self
+        self.asked.append(how)
+        self.read += 1
+        return a_state(celsius=40.0 + self.read, mhz=3000 - 100 * self.read, number=self.read)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def a_state(celsius=None, mhz=None, gpus=None, number=0):
+    return SimpleNamespace(
+        number=number,
+        temperatures=[] if celsius is None else [SimpleNamespace(celsius=celsius)],
+        cpu=SimpleNamespace(cores=[SimpleNamespace(now_mhz=mhz)]),
+        gpus=gpus,
+        as_json=lambda: {"number": number},
+    )
+
+
+def a_gpu(celsius=None, watts=None):
+    return SimpleNamespace(temperature_celsius=celsius, power_watts=watts)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(module, "Nvml", lambda: machine)
+    monkeypatch.setattr(module, "read_state", machine.state)
+    monkeypatch.setattr(module.EnergyMeter, "find", lambda nvml: None)
+    # Throttled whenever a state of an even number is read.
+    monkeypatch.setattr(
+        module,
+        "throttled_between",
+        lambda before, after: [f"{before.number} to {after.number}"] * (after.number % 2 == 0),
+    )
+    return machine
+
+
+def test_before_and_after_are_compared(machine):
+    with Watch() as watch:
+        assert watch.as_json() == {"before": {"number": 1}, "after": None, "during": []}
+        assert watch.held_back == []
+        watch.finish()
+        assert watch.as_json() == {
+            "before": {"number": 1},
+            "after": {"number": 2},
+            "during": [],
+        }
+        assert watch.held_back == ["1 to 2"]
+
+
+def test_the_machine_is_looked_at_every_two_seconds(machine):
+    with Watch() as watch:
+        for tenth in range(65):
+            watch.look(tenth / 10)
+    assert [seen["at_s"] for seen in watch.during] == [0, 2, 4, 6]
+    assert [seen["celsius"] for seen in watch.during] == [42, 43, 44, 45]
+    assert [seen["mhz"] for seen in watch.during] == [2800, 2700, 2600, 2500]
+    assert [seen["throttled"] for seen in watch.during] == [None, False, True, False]
+
+
+def test_looking_in_between_neither_spins_nor_asks(machine):
+    with Watch() as watch:
+        watch.look(0)
+        watch.heat()
+        watch.finish()
+    quick = {"spin_seconds": 0, "ask": False}
+    assert machine.asked == [{}, quick, quick, {}]
+
+
+def test_watts_are_of_all_gpus(machine, monkeypatch):
+    gpus = [a_gpu(50, 100.0), a_gpu(None, 20.5), a_gpu(70, None)]
+    monkeypatch.setattr(module, "read_state", lambda **how: a_state(40.0, 3000, gpus))
+    with Watch() as watch:
+        watch.look(0)
+    assert watch.during[0]["watts"] == 120.5
+    assert watch.during[0]["celsius"] == 70
+
+
+def test_heat_is_of_the_hottest_and_the_mean_clock():
+    assert heat(a_state()) == (None, None)
+    assert heat(a_state(40.0, 3000)) == (40.0, 3000)
+    assert heat(a_state(40.0, None, [a_gpu(60)])) == (60.0, None)
+    state = a_state(40.0)
+    state.cpu.cores = [SimpleNamespace(now_mhz=mhz) for mhz in (1000, None, 2000, 2000)]
+    assert heat(state)[1] == 1666.7
+
+
+@pytest.mark.parametrize("with_meter", [False, True])
+def test_the_end_closes_meter_and_driver(machine, monkeypatch, with_meter):
+    meter = SimpleNamespace(closed=0)
+    meter.close = lambda: setattr(meter, "closed", meter.closed + 1)
+    monkeypatch.setattr(module.EnergyMeter, "find", lambda nvml: meter if with_meter else None)
+    with Watch() as watch:
+        assert watch.meter is (meter if with_meter else None)
+        assert (meter.closed, machine.closed) == (0, 0)
+    assert meter.closed == with_meter
+    assert machine.closed == 1
+
+
+def test_on_this_machine():
+    with Watch() as watch:
+        watch.look(0.0)
+        watch.finish()
+    found = watch.as_json()
+    assert set(found) == {"before", "after", "during"}
+    assert set(found["before"]) == set(found["after"])
+    assert len(found["during"]) == 1
