@@ -192,7 +192,7 @@ def test_a_run_allocates_nothing(tmp_path: Path, stages: str) -> None:
 def test_threads(bundle: Path) -> None:
     for threads in (1, 2):
         session = BACKEND.open(Bundle.open(bundle), "fp32", threads=threads)
-        compiled = session._held[-1].compiled
+        compiled = session._chain[-1].compiled
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("NUM_STREAMS") == 1
         session.close()

@@ -41,7 +41,7 @@ def by_cpp(library: Library, bundle: Path, precision: str) -> tuple[np.ndarray, 
         return opened.restore(picture(90, 80)), lines
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_python_takes_what_cpp_compiled(
     tiny: Path, library: Library, cache: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
@@ -54,7 +54,7 @@ def test_python_takes_what_cpp_compiled(
     assert kept(cache) == before
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_cpp_takes_what_python_compiled(
     tiny: Path, library: Library, cache: Path, precision: str
 ) -> None:
