@@ -108,8 +108,9 @@ def open_model(
         ElirError: as of opening and exporting.
     """
     protocol = wishes.protocol.name
-    is_bundle = Path(model).is_dir() or model == "tiny"
-    if is_bundle and not (model == "tiny" and protocol in ("steps", "stages")):
+    # The packaged bundle is one graph of one M; the packaged checkpoint is not.
+    packaged = model == "tiny" and protocol not in ("steps", "stages")
+    if Path(model).is_dir() or packaged:
         bundle = Bundle.open(model)
         held = bundle.info.model.task
         if task not in (None, held):
@@ -148,6 +149,16 @@ def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
                 f"{bundle.path} holds no {file_precision(precision)} files: "
                 f"choose from {', '.join(choices)}"
             )
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A bundle to open contenders of, the name that tells them apart, and which to open."""
+
+    bundle: Bundle
+    name: str
+    backends: Sequence[str] | None
+    precisions: Sequence[str] | None
 
 
 @dataclass
@@ -209,8 +220,6 @@ class Run:
             finally:
                 conditions.cores_elsewhere = meter.cores_elsewhere(time.monotonic() - began)
                 watch.finish()
-                if watch.meter is not None:
-                    conditions.unreadable += watch.meter.problems()
                 conditions.sensors = watch.as_json()
                 conditions.held_back = watch.held_back
                 if watch.meter is not None:
@@ -224,56 +233,74 @@ class Run:
         """Peers first, where they take part: the others are compared with the first."""
         say("loading", 0, 0)
         wishes, missing = self.wishes, self.results.unavailable
-        # PyTorch is measured as a whole, at one M.
-        whole = wishes.protocol.name not in ("stages", "steps")
-        opened, absent = peers.open_peers(
-            wishes.peers if whole else (), self.bundle, self.checkpoint, wishes.threads, say
-        )
+        opened, absent = self._open_peers(say)
         missing += absent
-        variants: list[tuple[Bundle, str, Sequence[str] | None]]
         if wishes.protocol.name == "stages":
             variants = self._cut(stack)
         elif wishes.protocol.name == "steps":
             variants = self._by_steps(stack, say)
         else:
-            variants = [(self.bundle, "", wishes.precisions)]
-        for bundle, variant, precisions in variants:
+            variants = [_Variant(self.bundle, "", wishes.backends, wishes.precisions)]
+        for one in variants:
             found, absent = open_restorers(
-                bundle, wishes.backends, precisions, threads=wishes.threads, variant=variant
+                *(one.bundle, one.backends, one.precisions),
+                threads=wishes.threads,
+                variant=one.name,
             )
             opened += found
-            missing += absent
+            missing += [item for item in absent if item not in missing]
         self._require(opened)
         return opened
 
-    def _cut(self, stack: ExitStack) -> list[tuple[Bundle, str, Sequence[str] | None]]:
+    def _open_peers(self, say: Say) -> tuple[list[Contender], list[Unavailable]]:
+        wishes = self.wishes
+        if wishes.protocol.name not in ("stages", "steps"):
+            return peers.open_peers(wishes.peers, self.bundle, self.checkpoint, wishes.threads, say)
+        # They are part of every run without a wish, so nobody misses them then.
+        named = wishes.backends is not None or tuple(wishes.peers) != (peers.TORCH,)
+        reason = f"it is measured as a whole, not with --protocol {wishes.protocol.name}"
+        return [], [Unavailable(name, reason) for name in wishes.peers if named]
+
+    def _cut(self, stack: ExitStack) -> list[_Variant]:
         """A bundle for each precision, whose flow is cut into its steps."""
-        names = self.wishes.backends
+        wishes = self.wishes
+        names = wishes.backends
         chosen = list(BACKENDS.values()) if names is None else [backend_named(n) for n in names]
-        held = [
-            p for p in RUN_PRECISIONS if any(p in b.held_precisions(self.bundle) for b in chosen)
-        ]
-        variants: list[tuple[Bundle, str, Sequence[str] | None]] = []
-        for precision in held if self.wishes.precisions is None else self.wishes.precisions:
+        variants: list[_Variant] = []
+        for precision in wishes.precisions or RUN_PRECISIONS:
+            holding = [b for b in chosen if precision in b.held_precisions(self.bundle)]
+            if wishes.precisions is None and not holding:
+                continue
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
-            variants.append((by_step(self.bundle, precision, folder), "", [precision]))
+            try:
+                cut = by_step(self.bundle, precision, folder)
+            except UnavailableError as error:
+                self.results.unavailable.append(Unavailable(precision, str(error)))
+                continue
+            backends = names
+            if wishes.precisions is None:  # whoever does not have it was not asked for it
+                own = [b for b in holding if precision in b.held_precisions(cut)]
+                backends = [b.name for b in own if b.automatic or names is not None]
+            variants.append(_Variant(cut, "", backends, [precision]))
         return variants
 
-    def _by_steps(
-        self, stack: ExitStack, say: Say
-    ) -> list[tuple[Bundle, str, Sequence[str] | None]]:
+    def _by_steps(self, stack: ExitStack, say: Say) -> list[_Variant]:
+        """A bundle for each M, otherwise as the one that is given."""
         assert self.checkpoint is not None
-        variants: list[tuple[Bundle, str, Sequence[str] | None]] = []
+        variants: list[_Variant] = []
+        precisions = self.wishes.precisions or ["fp32"]
         for steps in self.wishes.steps:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
             bundle = peers.export_to_bundle(
                 self.checkpoint,
                 folder / "bundle",
-                self.wishes.precisions or ["fp32"],
+                precisions,
                 say,
                 steps=steps,
+                image_size=self.bundle.info.model.image_size,
             )
-            variants.append((bundle, f", M = {steps}", self.wishes.precisions or ["fp32"]))
+            name = f", M = {steps}"
+            variants.append(_Variant(bundle, name, self.wishes.backends, precisions))
         return variants
 
     def _compared(self, contenders: list[Contender], say: Say) -> list[Contender]:
@@ -302,8 +329,8 @@ class Run:
             after = {contender.label: contender.run_pixels(low) for contender in own}
             self.results.pictures.append(Picture(name, low, {**after, _REFERENCE: full}))
 
-    def _require(self, contenders: Sequence[Contender]) -> None:
-        if not contenders:
+    def _require(self, found: Sequence[object]) -> None:
+        if not found:
             reasons = "; ".join(f"{item.label}: {item.reason}" for item in self.results.unavailable)
             raise UnavailableError(f"nothing can be measured here: {reasons}")
 
@@ -363,6 +390,7 @@ class Run:
         finally:
             self.results.loads = list(throughput.loads.values())
             self.results.unavailable += throughput.unavailable
+        self._require(self.results.loads)
 
     def _for_long(self, watch: Watch, say: Say) -> None:
         for contender in self.results.contenders:
@@ -379,6 +407,7 @@ class Run:
                 soak.run(say)
             except ElirError as error:
                 self.results.unavailable.append(Unavailable(contender.label, str(error)))
+        self._require([window for soak in self.results.soaks for window in soak.windows])
 
     def _step_rows(self) -> list[dict[str, Any]]:
         """Speed and quality of every M; quality is refused where the weights are random."""

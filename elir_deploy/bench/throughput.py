@@ -237,7 +237,7 @@ class Throughput:
             if at_once > 1:
                 asked = partial(self._asked, restorer.restore, pool, at_once)
                 self._keep(label, "streams", at_once, asked)
-            self._keep(label, "files", at_once, partial(self._files, restorer, label))
+            self._keep(label, "files", at_once, partial(self._files, restorer))
 
     def _asked(self, restore: Restore, pool: Sequence[NDArray[np.uint8]], callers: int) -> Load:
         return ask_together(restore, pool, callers, self.seconds, clock=self.clock)
@@ -262,24 +262,13 @@ class Throughput:
                     clock=self.clock,
                 )
 
-    def _files(self, restorer: Restorer, label: str) -> Load:
+    def _files(self, restorer: Restorer) -> Load:
         """Photographs, since noise takes PNG several times as long."""
         inputs = self._photographs()
-        others = (load for load in self.loads.values() if load.label == label)
-        known = [load.mean_fps for load in others if load.way in ("callers", "streams")]
-        wanted = math.ceil(max(known, default=1) * self.seconds)
-        count = min(_MOST_FILES, max(_FEWEST_FILES, wanted))
         restorer.restore(inputs[0])  # warm
-        with tempfile.TemporaryDirectory(prefix="elir-bench-") as name:
-            folder = Path(name)
-            jobs = list(_jobs(inputs, folder, count))
-            outcome = restore_files(restorer, jobs)
-        if outcome.failures:
-            raise ElirError(outcome.failures[0][1])
-        done = len(outcome.restored)
-        return Load(
-            "", "files", restorer.at_once, (), done, outcome.seconds, (done / outcome.seconds,)
-        )
+        load = _from_files(restorer, inputs, _FEWEST_FILES)
+        count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))
+        return load if count <= _FEWEST_FILES else _from_files(restorer, inputs, count)
 
     def _photographs(self) -> list[NDArray[np.uint8]]:
         """The bundle's reference images in the size that it takes."""
@@ -303,6 +292,15 @@ class Throughput:
     def _note(self, label: str, reason: str) -> None:
         if all(item.label != label for item in self.unavailable):
             self.unavailable.append(Unavailable(label, reason))
+
+
+def _from_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
+    with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
+        outcome = restore_files(restorer, list(_jobs(inputs, Path(folder), count)))
+    if outcome.failures:
+        raise ElirError(outcome.failures[0][1])
+    fps = count / outcome.seconds
+    return Load("", "files", restorer.at_once, (), count, outcome.seconds, (fps,))
 
 
 def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iterator[Job]:

@@ -230,7 +230,17 @@ def bench(
         at_most_s=at_most,
         tolerance=None if tolerance is None else tolerance / 100,
     )
-    _check_options(plan, images, steps, callers, batch)
+    _check_options(
+        plan,
+        images=images,
+        warmup=warmup,
+        seconds=seconds,
+        at_most=at_most,
+        tolerance=tolerance,
+        steps=steps,
+        callers=callers,
+        batch=batch,
+    )
     wishes = Wishes(
         plan,
         **_contenders(backend, all_peers),
@@ -284,22 +294,30 @@ def _distinct(numbers: list[int] | None, default: tuple[int, ...]) -> tuple[int,
     return tuple(dict.fromkeys(numbers)) if numbers else default
 
 
-def _check_options(
-    plan: BenchProtocol,
-    images: int | None,
-    steps: list[int] | None,
-    callers: list[int] | None,
-    batch: list[int] | None,
-) -> None:
-    for option, value, protocol in (
-        ("--steps", steps, "steps"),
-        ("--callers", callers, "throughput"),
-        ("--batch", batch, "throughput"),
-    ):
-        if value and plan.name != protocol:
-            raise UsageError(f"{option} goes with --protocol {protocol}, not {plan.name}")
-    if images is not None and plan.name in ("throughput", "soak"):
-        raise UsageError(f"--images does not go with --protocol {plan.name}: give --seconds")
+#: Options that say how a run of a given number of images, or of seconds, does not end.
+_NOT_BY_IMAGES = ("seconds", "at_most", "tolerance")
+_NOT_BY_SECONDS = ("images", "warmup", "at_most", "tolerance")
+_OF_ONE_PROTOCOL = {"steps": "steps", "callers": "throughput", "batch": "throughput"}
+
+
+def _check_options(plan: BenchProtocol, **given: Any) -> None:
+    """Nothing is given that would be ignored."""
+    names = [name for name, value in given.items() if value is not None]
+    for name, protocol in _OF_ONE_PROTOCOL.items():
+        if name in names and plan.name != protocol:
+            raise UsageError(f"--{name} goes with --protocol {protocol}, not {plan.name}")
+    for name in names:
+        option = "--" + name.replace("_", "-")
+        if plan.name in ("throughput", "soak"):
+            if name in _NOT_BY_SECONDS:
+                raise UsageError(
+                    f"{option} does not go with --protocol {plan.name}: give --seconds"
+                )
+        elif plan.images is not None and name in _NOT_BY_IMAGES:
+            raise UsageError(
+                f"{option} does not go with a number of images, here {plan.images}: choose "
+                "--protocol latency without --images"
+            )
 
 
 def _check_outputs(json: Path | None, reports: list[Path]) -> None:

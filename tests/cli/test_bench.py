@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 from elir_deploy.bench import contenders as contenders_module
-from elir_deploy.bench import peers, protocols, runs
+from elir_deploy.bench import peers, protocols, runs, soak
 from elir_deploy.cli import bench
 from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
+from tests.bench.cut import split_tiny
+from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticContender
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
@@ -119,6 +125,17 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--task", "deblur"], "no task 'deblur'"),
         (["--report", "r.pdf"], "wanted a name that ends in .html or .md"),
         (["--batch", "4"], "--batch goes with --protocol throughput, not paper"),
+        (["--callers", "4"], "--callers goes with --protocol throughput, not paper"),
+        (["--seconds", "4"], "--seconds does not go with a number of images, here 200"),
+        (
+            ["--protocol", "latency", "--images", "9", "--at-most", "4"],
+            "--at-most does not go with a number of images, here 9",
+        ),
+        (
+            ["--protocol", "throughput", "--tolerance", "4"],
+            "--tolerance does not go with --protocol throughput: give --seconds",
+        ),
+        (["--protocol", "soak", "--warmup", "4"], "--warmup does not go with --protocol soak"),
         (["--steps", "4"], "--steps goes with --protocol steps, not paper"),
         (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
@@ -133,6 +150,19 @@ def test_bad_usage_is_exit_2(run, bundle, arguments, message):
     code, _, err = run(bundle, *arguments)
     assert code == 2
     assert message in err
+
+
+def test_bad_places_are_told_before_anything_is_opened(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "open_model", lambda *a, **k: pytest.fail("opened"))
+    for option, place in (
+        ("--json", tmp_path / "none" / "r.json"),
+        ("--report", tmp_path / "none" / "r.md"),
+        ("--report", tmp_path / "r.txt"),
+        ("--json", tmp_path),
+    ):
+        code, out, err = run("tiny", option, place)
+        assert (code, out) == (2, "")
+        assert str(place) in err
 
 
 def test_random_weights_need_a_task(run):
@@ -316,3 +346,276 @@ def test_a_soak_has_windows(run, bundle, tmp_path):
     assert soak["complete"] is True
     assert len(soak["windows"]) == 2
     assert "Soak" in out
+
+
+# Every protocol -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    pytest.importorskip("onnx")
+    return split_tiny(tmp_path_factory.mktemp("split") / "tiny", ("fp32",))
+
+
+def written(path) -> dict:
+    """The report, which must be of the schema."""
+    return checked(json.loads(path.read_text()))
+
+
+def test_stages_of_a_split_bundle(run, split, tmp_path):
+    target, table = tmp_path / "r.json", tmp_path / "r.md"
+    code, out, _ = run(
+        *(split, "--protocol", "stages", "--backend", "onnxruntime", *QUICK),
+        *("--json", target, "--report", table),
+    )
+    assert code == 0
+    report = written(target)
+    (stages,) = report["stages"]
+    parts = ["encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime"]
+    assert [part["name"] for part in stages["parts"]] == parts
+    assert sum(part["share"] for part in stages["parts"]) == pytest.approx(1, abs=1e-4)
+    steps = [part["mean_s"] for part in stages["parts"][2:5]]
+    assert max(steps) < 3 * min(steps)  # the same work
+    (row,) = report["contenders"]
+    assert row["fidelity"]["psnr_db"] > 50
+    assert len(row["artifacts"]) == 6
+    for shown in (out, table.read_text()):
+        assert "Where the time goes" in shown
+        assert "step 2" in shown
+
+
+def test_stages_of_one_graph_are_refused(run, bundle):
+    code, _, err = run(bundle, "--protocol", "stages", *QUICK)
+    assert code == 2
+    assert "is one graph: stages are timed in a bundle that was exported with --stages split" in err
+
+
+def test_stages_of_peers_alone_are_nothing(run, split):
+    code, _, err = run(split, "--protocol", "stages", "--backend", "torch", *QUICK)
+    assert code == 4
+    assert "torch: it is measured as a whole, not with --protocol stages" in err
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """Exports in no time: bundles of the right M whose quality rises with it."""
+    asked = []
+
+    def export(checkpoint, folder, precisions, say, *, steps=None, **how):
+        asked.append((checkpoint, steps, how))
+        bias = 0.05 / (steps or 3)
+        make_bundle(folder, bias=bias, random=checkpoint == "random", size=32)
+        manifest = read_manifest(folder)
+        manifest["model"]["steps"] = steps or 3
+        write_manifest(folder, manifest)
+        return Bundle.open(folder)
+
+    monkeypatch.setattr(peers, "load", lambda source, task, say: source)
+    monkeypatch.setattr(peers, "checkpoint_of", lambda of, source, say: source)
+    monkeypatch.setattr(peers, "export_to_bundle", export)
+    return asked
+
+
+STEPS = ("--protocol", "steps", "--steps", "1", "--steps", "5", "--backend", "onnxruntime")
+
+
+def test_steps_of_a_bundle_and_its_checkpoint(run, bundle, tmp_path, exported):
+    target = tmp_path / "r.json"
+    code, out, _ = run(bundle, *STEPS, "--checkpoint", "c.pth", *QUICK, "--json", target)
+    assert code == 0
+    assert exported == [("c.pth", steps, {"image_size": 32}) for steps in (1, 5)]
+    one, five = written(target)["steps"]
+    assert (one["steps"], five["steps"]) == (1, 5)
+    assert one["psnr_to_full_db"] + 10 < five["psnr_to_full_db"]
+    assert "Euler steps" in out
+    assert "onnxruntime fp32, M = 5" in out
+
+
+def test_steps_without_a_checkpoint_are_refused(run, bundle):
+    code, _, err = run(bundle, *STEPS, *QUICK)
+    assert code == 2
+    assert "has M = 3 in its graphs: give the checkpoint instead, or beside it" in err
+
+
+def test_random_weights_have_speed_and_no_quality(run, tmp_path, exported):
+    target = tmp_path / "r.json"
+    code, out, _ = run("random", "--task", "tiny", *STEPS, *QUICK, "--json", target)
+    assert code == 0
+    report = written(target)
+    assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
+    assert {row["fidelity"]["psnr_db"] for row in report["contenders"]} == {None}
+    reason = "random weights: good for speed only, there is no picture to compare"
+    assert f"PSNR of onnxruntime fp32, M = 1: {reason}" in out
+    assert "random weights: speed only, there is no quality to state" in out
+
+
+@pytest.mark.parametrize("protocol", ["paper", "latency", "throughput", "stages", "soak"])
+def test_every_protocol_with_a_backend_that_is_missing(run, split, bundle, tmp_path, protocol):
+    """The rest is measured, the missing one listed, and the files are of the schema."""
+    target, table = tmp_path / "r.json", tmp_path / "r.md"
+    how = {
+        "paper": QUICK,
+        "latency": ["--seconds", "0.1", "--at-most", "1", "--warmup", "1", "--no-cold"],
+        "throughput": ["--seconds", "0.1", "--callers", "1", "--no-cold"],
+        "stages": QUICK,
+        "soak": ["--seconds", "1", "--no-cold"],
+    }[protocol]
+    code, out, _ = run(
+        *(split if protocol == "stages" else bundle, "--protocol", protocol, *how),
+        *("--backend", "onnxruntime-cuda", "--backend", "onnxruntime", "--precision", "fp32"),
+        *("--json", target, "--report", table),
+    )
+    assert code == 0
+    report = written(target)
+    assert report["complete"] is True
+    assert report["protocol"]["name"] == protocol
+    assert [row["label"] for row in report["contenders"]] == ["onnxruntime fp32"]
+    missing = [item for item in report["unavailable"] if item["label"] == "onnxruntime-cuda"]
+    assert len(missing) == 1
+    for shown in (out, table.read_text()):
+        assert f"not measured: onnxruntime-cuda: {missing[0]['reason']}" in shown
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Let Ctrl-C be pressed once, while an image is restored."""
+    original = contenders_module.RestorerContender.restore
+
+    def at(pressed) -> None:
+        restored = 0
+
+        def restore(contender, pixels):
+            nonlocal restored
+            restored += 1
+            if restored >= 0 and pressed(restored):
+                restored = -(10**9)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            return original(contender, pixels)
+
+        monkeypatch.setattr(contenders_module.RestorerContender, "restore", restore)
+
+    return at
+
+
+def second_caller(image: int) -> bool:
+    return threading.current_thread().name.endswith("caller-1")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pressed", "how"),
+    [
+        ("latency", lambda image: image == 300, ["--warmup", "1"]),
+        ("stages", lambda image: image == 60, ["--warmup", "1", "--images", "10000"]),
+        # When one alone has been measured.
+        ("throughput", second_caller, ["--seconds", "0.1"]),
+        ("soak", lambda image: image == 50, ["--seconds", "600"]),
+    ],
+)
+def test_ctrl_c_keeps_what_was_measured(
+    run, bundle, tmp_path, monkeypatch, interrupted, protocol, pressed, how
+):
+    if protocol == "stages":  # four parts, of a graph of no steps to speak of
+        bundle = make_bundle(tmp_path / "s", stages="split")
+        manifest = read_manifest(bundle)
+        manifest["model"]["steps"] = 1
+        write_manifest(bundle, manifest)
+    interrupted(pressed)
+    monkeypatch.setattr(soak, "_SHORTEST_S", 0)
+    monkeypatch.setattr(soak, "_WINDOWS", 10**12)  # each as long as an image
+    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    monkeypatch.setattr(runs, "Yardstick", lambda: SimpleNamespace(measure=lambda: 10**6))
+    target = tmp_path / "r.json"
+    code, out, err = run(
+        *(bundle, "--protocol", protocol, "--backend", "onnxruntime", "--precision", "fp32"),
+        *("--no-cold", "--threads", "1", *how, "--json", target),
+    )
+    assert code == 130
+    assert "error: interrupted" in err
+    report = written(target)
+    assert report["complete"] is False
+    assert any(warning.startswith("interrupted after ") for warning in report["warnings"])
+    assert "warning: interrupted after " in out
+    (row,) = report["contenders"]
+    if protocol in ("latency", "stages"):
+        # A round is one image to settle and five that count, after one to warm up.
+        image = 300 if protocol == "latency" else 60
+        assert image * 5 // 6 - 10 <= row["image"]["count"] <= image - 2
+        assert (report["stages"] is not None) == (protocol == "stages")
+    elif protocol == "throughput":
+        (load,) = report["throughput"]
+        assert (load["way"], load["at_once"]) == ("callers", 1)
+        assert load["images"] > 0
+    else:
+        (soaked,) = report["soak"]
+        assert soaked["complete"] is False
+        assert len(soaked["windows"]) == 49
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["random", "file"])
+def test_a_checkpoint_is_cut_into_its_stages_for_real(run, tmp_path, monkeypatch, model):
+    target = tmp_path / "r.json"
+    arguments = small_checkpoint(tmp_path, monkeypatch, model)
+    code, _, _ = run(
+        *(*arguments, "--protocol", "stages", "--backend", "onnxruntime", *QUICK),
+        *("--precision", "fp32", "--precision", "fp16", "--json", target),
+    )
+    assert code == 0
+    report = written(target)
+    assert [stages["label"] for stages in report["stages"]] == [
+        "onnxruntime fp32",
+        "onnxruntime fp16",
+    ]
+    for stages in report["stages"]:
+        names = [part["name"] for part in stages["parts"]]
+        assert names[2:4] == ["step 1", "step 2"]
+    assert report["model"]["random_weights"] == (model == "random")
+    for row in report["contenders"]:
+        assert (row["fidelity"]["images"] == 0) == (model == "random")
+
+
+@pytest.mark.slow
+def test_steps_are_exported_for_real(run, tmp_path, monkeypatch):
+    from elir_deploy.bench.peers import export_to_bundle, load
+
+    target = tmp_path / "r.json"
+    (file,) = small_checkpoint(tmp_path, monkeypatch, "file")
+    exported = export_to_bundle(load(str(file), None), tmp_path / "b", ["fp32"], image_size=64)
+    code, _, _ = run(
+        *(exported.path, "--checkpoint", file, "--protocol", "steps", "--steps", "1"),
+        *("--steps", "2", "--backend", "onnxruntime", *QUICK, "--json", target),
+    )
+    assert code == 0
+    one, two = written(target)["steps"]
+    assert one["mean_s"] < two["mean_s"]
+    assert one["psnr_to_full_db"] < 60
+    assert two["psnr_to_full_db"] is None or two["psnr_to_full_db"] > 60
+    assert None not in (one["psnr_db"], two["psnr_db"])
+
+
+def small_checkpoint(folder, monkeypatch, model) -> tuple:
+    """Arguments that name a checkpoint of a small model of 64x64 and M = 2."""
+    torch = pytest.importorskip("torch")
+    pipeline = pytest.importorskip("elir_deploy.export.pipeline")
+    from elir_deploy.checkpoints import save_checkpoint
+    from elir_deploy.model import Elir
+    from elir_deploy.tasks import TASKS
+    from tests.bench.peers.bundles import SMALL
+
+    if model == "random":  # of the task's own architecture, in a size that is quick
+        small = pipeline.ExportOptions
+        monkeypatch.setattr(
+            pipeline,
+            "ExportOptions",
+            lambda **how: small(**(how | {"image_size": 64, "steps": 2})),
+        )
+        return ("random", "--task", "tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Elir(SMALL).eval().requires_grad_(False)
+    last = network.decoder.layers[-1]
+    torch.nn.init.normal_(last.weight, std=0.2)
+    torch.nn.init.constant_(last.bias, 0.5)
+    task = dataclasses.replace(TASKS["tiny"], architecture=SMALL, image_size=64, steps=2)
+    save_checkpoint(folder / "small.safetensors", network, task)
+    return (folder / "small.safetensors",)

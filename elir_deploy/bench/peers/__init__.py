@@ -196,6 +196,7 @@ def export_to_bundle(
     *,
     stages: Literal["fused", "split"] = "fused",
     steps: int | None = None,
+    image_size: int | None = None,
 ) -> Bundle:
     """Export a checkpoint to ``folder``, which must not exist, otherwise with default options.
 
@@ -206,6 +207,7 @@ def export_to_bundle(
         progress: told what is done.
         stages: one graph, or one for each part.
         steps: Euler steps M; None: the task's.
+        image_size: side of the image that the graph takes; None: the task's.
 
     Raises:
         QualityError: a precision missed its floor.
@@ -217,7 +219,7 @@ def export_to_bundle(
             raise MissingDependencyError(package, extra, "measure a checkpoint")
     from elir_deploy.export.pipeline import ExportOptions, export_bundle
 
-    options = ExportOptions(stages=stages, steps=steps)
+    options = ExportOptions(stages=stages, steps=steps, image_size=image_size)
     if precisions is not None:
         files = dict.fromkeys(file_precision(precision) for precision in precisions)
         options = replace(options, precisions=tuple(files))
