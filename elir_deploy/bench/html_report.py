@@ -27,6 +27,7 @@ from elir_deploy.bench import html_charts as charts
 from elir_deploy.bench import report_text as texts
 from elir_deploy.bench.report import Picture, to_json
 from elir_deploy.errors import MissingDependencyError
+from elir_deploy.printable import printable, printable_values
 
 __all__ = ["Picture", "check_installed", "html"]
 
@@ -61,7 +62,7 @@ def html(report: dict[str, Any], pictures: Sequence[Picture] = ()) -> str:
     plotly = _plotly()
     script = (_FOLDER / "report.js").read_text("utf-8")
     raw = to_json(report)
-    shown = _whole(_printable(report))
+    shown = _whole(printable_values(report))
     sections = [make(shown) for make in _SECTIONS]
     sections = [one for one in sections if one.figure is not None or one.tables or one.items]
     environment = jinja.Environment(
@@ -134,10 +135,7 @@ def _speeds(report: dict[str, Any]) -> Section:
 
 
 def _remarks(report: dict[str, Any]) -> Section:
-    # These stand at the top, or in a section of their own.
-    elsewhere = ("warning: ", "not measured: ", "PSNR of ", "convolutions of ")
-    lines = [line for line in texts.remarks(report) if not line.startswith(elsewhere)]
-    return Section("remarks", "Remarks", items=lines)
+    return Section("remarks", "Remarks", items=texts.circumstances(report))
 
 
 def _latency(report: dict[str, Any]) -> Section:
@@ -408,17 +406,6 @@ def _size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
-def _printable(values: Any) -> Any:
-    """Plain JSON values; characters that show nothing or turn text around become escapes."""
-    if isinstance(values, str):
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in values)
-    if isinstance(values, dict):
-        return {_printable(name): _printable(value) for name, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_printable(value) for value in values]
-    return values
-
-
 # Pictures -------------------------------------------------------------------------------------
 
 
@@ -426,10 +413,10 @@ def _embedded(picture: Picture) -> dict[str, Any]:
     # An input that is enlarged before the network is shown as large as its result.
     height, width = next(iter(picture.after.values()), picture.before).shape[:2]
     return {
-        "name": _printable(picture.name),
+        "name": printable(picture.name),
         "before": _png(picture.before),
         "size": [width, height],
-        "after": [[_printable(label), _png(image)] for label, image in picture.after.items()],
+        "after": [[printable(label), _png(image)] for label, image in picture.after.items()],
     }
 
 

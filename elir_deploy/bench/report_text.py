@@ -11,6 +11,7 @@ from elir_deploy.tables import aligned, pipes
 __all__ = [
     "LATENCY",
     "SPEED",
+    "circumstances",
     "digits",
     "heading",
     "latency_rows",
@@ -158,31 +159,37 @@ def latency_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def remarks(report: dict[str, Any]) -> list[str]:
-    """Everything that has no place in a table, warnings last."""
+def circumstances(report: dict[str, Any]) -> list[str]:
+    """What the figures are to be read with."""
     lines = []
     if report["paper"]:
         lines.append(
             f"paper: {report['paper']['fps']:g} FPS on {report['paper']['device']} "
             "(another device: for orientation)"
         )
+    lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
+              if row["backend"] == "torch"]  # fmt: skip
+    if any(row["energy"] for row in report["contenders"]):
+        energy = report["energy"]
+        lines.append(f"energy: {energy['source']}, of {energy['scope']}")
+    if report["device"]["unreadable"]:
+        unseen = "; ".join(report["device"]["unreadable"])
+        lines.append(f"throttling would not be seen here in: {unseen}")
+    return lines
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """Everything that has no place in a table, warnings last."""
+    lines = circumstances(report)
     for row in report["contenders"]:
         fidelity = row["fidelity"]
         if fidelity and fidelity["psnr_db"] is None and not fidelity["identical"]:
             lines.append(f"PSNR of {row['label']}: {fidelity['note']}")
-    lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
-              if row["backend"] == "torch"]  # fmt: skip
     for row in report["contenders"]:
         if row["arithmetic"]:
             counts = ", ".join(f"{count} in {kind}" for kind, count in row["arithmetic"].items())
             lines.append(f"convolutions of {row['label']}: {counts}")
-    if any(row["energy"] for row in report["contenders"]):
-        energy = report["energy"]
-        lines.append(f"energy: {energy['source']}, of {energy['scope']}")
     lines += [f"not measured: {item['label']}: {item['reason']}" for item in report["unavailable"]]
-    if report["device"]["unreadable"]:
-        unseen = "; ".join(report["device"]["unreadable"])
-        lines.append(f"throttling would not be seen here in: {unseen}")
     lines += [f"warning: {line}" for line in report["warnings"]]
     return lines
 

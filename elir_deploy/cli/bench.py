@@ -18,8 +18,8 @@ from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
-from elir_deploy.cli.terminal import printable_values
 from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.printable import printable_values
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
 

@@ -22,7 +22,7 @@ from elir_deploy.bench.comparison import (
 from elir_deploy.bench.report_differences import Difference
 from elir_deploy.bench.report_reading import read_runs
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
-from elir_deploy.cli.terminal import printable, printable_values
+from elir_deploy.printable import printable, printable_values
 from elir_deploy.tables import aligned
 
 _HEADER = ("row", "verdict", "times as fast", "95 % interval", "by medians", "runs", "samples")

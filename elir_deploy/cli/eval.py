@@ -17,8 +17,8 @@ from elir_deploy.bench.report import check_writable
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
-from elir_deploy.cli.terminal import printable_values
 from elir_deploy.errors import MissingDependencyError, OutputError, UnavailableError, UsageError
+from elir_deploy.printable import printable_values
 from elir_deploy.runtime import BACKENDS, Bundle, Restorer, write_image
 from elir_deploy.samples import SampleFolder
 from elir_deploy.tasks import TASKS, task_named

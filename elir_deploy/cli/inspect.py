@@ -19,11 +19,11 @@ from elir_deploy.bench.cost_report import (
 )
 from elir_deploy.bench.devices import CPU, DEVICES
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
-from elir_deploy.cli.terminal import printable
 from elir_deploy.errors import BundleError, ElirError
+from elir_deploy.printable import printable
 from elir_deploy.runtime.backends import BACKENDS, choose_precision
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
-from elir_deploy.runtime.bundle import Bundle, Verification
+from elir_deploy.runtime.bundle import Bundle, Calibration, Verification
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,17 @@ def _facts(bundle: Bundle) -> list[Row]:
         ("source", source),
         ("input", str(info.input)),
         ("output", str(info.output)),
+        *([("INT8", _calibration(info.calibration))] if info.calibration else []),
         ("made with", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
     ]
+
+
+def _calibration(made: Calibration) -> str:
+    scales = "a scale for each step" if made.per_step else "one scale for all steps"
+    small = f"; float convolutions of fewer than {made.smallest_layer} weights"
+    return f"{made.method} ranges of {made.images} images, {scales}" + small * bool(
+        made.smallest_layer
+    )
 
 
 def _files(bundle: Bundle) -> list[Row]:

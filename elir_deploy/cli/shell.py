@@ -20,8 +20,8 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 import typer
 
 from elir_deploy import __version__
-from elir_deploy.cli.terminal import printable
 from elir_deploy.errors import ElirError
+from elir_deploy.printable import printable
 
 __all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command", "tell"]
 

@@ -169,6 +169,10 @@ class Recipe:
         parts = [part["part"] for part in self.measured["parts"] if part["kept"]]
         return [small, *parts] if self.smallest_layer else parts
 
+    def smallest_entry(self) -> dict[str, int]:
+        """``smallest_layer`` as it is stored: only where there is one."""
+        return {"smallest_layer": self.smallest_layer} if self.smallest_layer else {}
+
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
         equalized = equalize(model, self.factors)
@@ -184,8 +188,7 @@ class Recipe:
             "method": self.method,
             "images": self.images,
             "per_step": self.per_step,
-            # Only where there is one, so that what was stored before stays the same bytes.
-            **({"smallest_layer": self.smallest_layer} if self.smallest_layer else {}),
+            **self.smallest_entry(),
             "layers": sorted(self.layers),
             "skips": sorted(self.skips),
             "peaks": {name: float(str(np.float32(v))) for name, v in sorted(self.peaks.items())},

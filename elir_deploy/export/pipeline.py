@@ -284,6 +284,7 @@ def _add_recipe(writer: BundleWriter, manifest: dict[str, Any], recipe: Recipe) 
         "method": recipe.method,
         "images": recipe.images,
         "per_step": recipe.per_step,
+        **recipe.smallest_entry(),
         **recipe.measured,
     }
 

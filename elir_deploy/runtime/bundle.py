@@ -243,6 +243,7 @@ class Calibration:
         method: that chose the ranges.
         images: how many they were chosen on.
         per_step: whether each Euler step has ranges of its own.
+        smallest_layer: convolutions of fewer weights stay in floating point.
     """
 
     file: str
@@ -250,6 +251,7 @@ class Calibration:
     method: str
     images: int
     per_step: bool
+    smallest_layer: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from elir_deploy.cli import inspect as command
+from elir_deploy.runtime import Bundle
 from elir_deploy.runtime import bundle as bundle_module
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
@@ -46,6 +48,19 @@ def bundle(tmp_path: Path) -> Path:
     manifest["verification"]["fp16"] = verification(31.25, False)
     write_manifest(path, manifest)
     return path
+
+
+def test_how_int8_was_made(run, capsys, tmp_path: Path) -> None:
+    assert run("tiny") == 0
+    assert "minmax ranges of 16 images, one scale for all steps\n" in capsys.readouterr().out
+    path = tmp_path / "b"
+    shutil.copytree(Bundle.open("tiny").path, path)
+    manifest = read_manifest(path)
+    manifest["quantization"] |= {"per_step": True, "smallest_layer": 147456}
+    write_manifest(path, manifest)
+    assert run(path) == 0
+    said = "a scale for each step; float convolutions of fewer than 147456 weights\n"
+    assert said in capsys.readouterr().out
 
 
 def test_everything_is_told(run, bundle: Path, capsys) -> None:

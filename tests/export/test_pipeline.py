@@ -339,6 +339,7 @@ def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None
     assert bundle.info.calibration is not None
     assert bundle.info.calibration.file == "calibration.json"
     assert (bundle.info.calibration.method, bundle.info.calibration.images) == ("minmax", 3)
+    assert bundle.info.calibration.smallest_layer == 0
     assert not bundle.damaged_files()
     assert int8_report.int8 is not None
     stored = int8_report.manifest["quantization"]
@@ -446,11 +447,14 @@ def test_random_weights_are_quantised_without_a_budget(
     report = export_bundle(
         replace(checkpoint, random=True, sha256=None),
         tmp_path / "bundle",
-        ExportOptions(precisions=("int8",)),
+        ExportOptions(precisions=("int8",), int8=Int8Options(smallest_layer=5000)),
         warn=said.append,
     )
     assert report.manifest["quantization"]["parts"] == []
     assert report.manifest["quantization"]["measured"] is None
+    calibration = Bundle.open(report.folder).info.calibration
+    assert calibration is not None
+    assert calibration.smallest_layer == 5000
     assert "the package's 3 photographs" in said[0]
 
 

@@ -1,4 +1,4 @@
-"""Text of unknown origin on a terminal."""
+"""Text of unknown origin, made fit to be shown."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def printable(text: str) -> str:
 
 
 def printable_values(values: Any) -> Any:
-    """Plain JSON values with every string in them :func:`printable`."""
+    """Plain JSON values with every string in them, names too, :func:`printable`."""
     if isinstance(values, str):
         return printable(values)
     if isinstance(values, dict):
-        return {name: printable_values(value) for name, value in values.items()}
-    if isinstance(values, list):
+        return {printable(name): printable_values(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
         return [printable_values(value) for value in values]
     return values
