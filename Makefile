@@ -5,7 +5,7 @@
 #   make dev      an editable install to work in
 #   make cpp      build and test the C++ runtime, sanitized and fuzzed too
 #   make gpu-check  what needs a GPU, on a machine with one
-#   make results  measure this machine and rewrite docs/results
+#   make results  measure this machine and rewrite docs/results (bench-results: elir-bench's alone)
 #
 # TORCH picks the build of PyTorch and PIP_ARGS is handed to pip, so a CPU-only one is
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -14,12 +14,13 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
-RESULT_TASKS ?= tiny bsr bfr
+RESULT_TASKS ?= bfr sr bsr
+RESULT_IMAGES ?= 20
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results clean
+.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -150,8 +151,15 @@ results: $(VENV)/.dev $(VENV)/.user
 	$(BIN)/python benchmarks/precisions.py docs/results/precisions.md
 	$(BIN)/python benchmarks/cost_model.py docs/results/cost-model.md
 	$(BIN)/python benchmarks/engines.py docs/results/engines.md
+	$(MAKE) bench-results
+
+# Speed of this machine, beside what else one could run; it should have nothing else to do.
+bench-results: $(VENV)/.dev
+	elir-bench tiny --peers --json docs/results/tiny.json --report docs/results/tiny.md
 	for task in $(RESULT_TASKS); do \
-	    elir-bench random --task $$task --images 20 --warmup 3 --report docs/results/$$task.md || exit 1; \
+	    elir-bench random --task $$task --precision fp32 --precision fp16 --precision int8 --peers \
+	        --images $(RESULT_IMAGES) --warmup 3 \
+	        --json docs/results/$$task.json --report docs/results/$$task.md || exit 1; \
 	done
 
 # The packaged bundle, anew from the packaged checkpoint. CALIBRATION is a folder of photographs, or

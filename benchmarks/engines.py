@@ -16,8 +16,10 @@ import argparse
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from rewrites import environment
 
@@ -31,6 +33,7 @@ from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
 from elir_deploy.export.islands import (
     Float16Plan,
     Normalization,
+    extreme_images,
     gather_evidence,
     plan_float16,
     stage_feeds,
@@ -49,6 +52,7 @@ from elir_deploy.targets import RTX, target_named
 from elir_deploy.tasks import TASKS, TaskSpec
 
 Graphs = dict[str, ModelProto]
+Images = Sequence[NDArray[Any]]
 HEADER = [
     *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
     *("s to build", "twice the same"),
@@ -74,8 +78,15 @@ def stage_of(name: str, model: ModelProto) -> Stage:
     return Stage(name, *ends, artifacts=())
 
 
-def plans(graphs: Graphs, task: TaskSpec, normalization: Normalization) -> dict[str, Float16Plan]:
-    images = [to_network(packaged_images(task, task.image_size)[0].image, "uint8")]
+def float16_images(task: TaskSpec, trained: bool) -> Images:
+    """What an export measures float16 on; of random weights, that mean nothing, one will do."""
+    side = task.image_size
+    pixels = [photograph.image for photograph in packaged_images(task, side)]
+    chosen = [*pixels, *extreme_images(side).values()] if trained else pixels[:1]
+    return [to_network(image, "uint8") for image in chosen]
+
+
+def plans(graphs: Graphs, images: Images, normalization: Normalization) -> dict[str, Float16Plan]:
     feeds = stage_feeds(graphs, images)
     return {
         stage: plan_float16(
@@ -85,10 +96,10 @@ def plans(graphs: Graphs, task: TaskSpec, normalization: Normalization) -> dict[
     }
 
 
-def mixed(graphs: Graphs, recipe: Recipe, task: TaskSpec) -> Graphs:
+def mixed(graphs: Graphs, recipe: Recipe, images: Images) -> Graphs:
     """INT8, and float16 elsewhere."""
     equalized = {stage: equalize(graph, recipe.factors) for stage, graph in graphs.items()}
-    chosen = plans(equalized, task, "measured")
+    chosen = plans(equalized, images, "measured")
     return {stage: to_float16(recipe.apply(graphs[stage]), chosen[stage]) for stage in graphs}
 
 
@@ -114,10 +125,10 @@ def cases(
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
     split = export_stages(static)
     fused = {FUSED: fuse_stages(split)}
-    images = packaged_images(task, task.image_size)[:1]
+    images, pixels = packaged_images(task, task.image_size)[:1], float16_images(task, trained)
 
     def halves(graphs: Graphs, normalization: Normalization) -> Graphs:
-        chosen = plans(graphs, task, normalization)
+        chosen = plans(graphs, pixels, normalization)
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
     def quantized(options: Int8Options) -> Recipe:
@@ -131,16 +142,16 @@ def cases(
         return
     for limit in smallest_layers:
         recipe, words = quantized(Int8Options(smallest_layer=limit)), f"int8, from {limit} weights"
-        yield Case("fused", "int8", words, mixed(fused, recipe, task), targets)
+        yield Case("fused", "int8", words, mixed(fused, recipe, pixels), targets)
     for limit, served in {} if smallest_layers else limits_of(targets).items():
         recipe = quantized(Int8Options(smallest_layer=limit))
-        yield Case("fused", "int8", "int8", mixed(fused, recipe, task), served)
-        yield Case("split", "int8", "int8", mixed(split, recipe, task), served)
+        yield Case("fused", "int8", "int8", mixed(fused, recipe, pixels), served)
+        yield Case("split", "int8", "int8", mixed(split, recipe, pixels), served)
         each = quantized(Int8Options(smallest_layer=limit, per_step=True))
-        yield Case("fused", "int8", "int8, scales of each step", mixed(fused, each, task), served)
+        yield Case("fused", "int8", "int8, scales of each step", mixed(fused, each, pixels), served)
         if limit:
             every = quantized(Int8Options())
-            yield Case("fused", "int8", "int8, every layer", mixed(fused, every, task), served)
+            yield Case("fused", "int8", "int8, every layer", mixed(fused, every, pixels), served)
 
 
 def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:

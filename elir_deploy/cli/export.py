@@ -125,7 +125,7 @@ def export(
             help="Convolutions of fewer than N weights stay in floating point; 0 quantises all. "
             "RTX 20 engines compute INT8 in float16: there it is for size alone, and each "
             "activation scale costs about 0.1 MB, which small layers never win back. "
-            "[default: 0, but 147456 where all targets are such GPUs]",
+            "[default: 0, but 150000 where all targets are such GPUs]",
         ),
     ] = None,
     int8_rest: Annotated[

@@ -38,7 +38,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: Weights of a convolution from which on INT8 no longer makes engines larger that compute it in
 #: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was
 #: measured is in docs/decisions.md.
-SMALLEST_LAYER_IN_FLOAT16 = 147456
+SMALLEST_LAYER_IN_FLOAT16 = 150_000
 
 
 def default_smallest_layer(targets: Collection[Target]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import resource
 import subprocess
@@ -24,14 +25,18 @@ MAX_EXPORT_BYTES = 6 * 2**30
 ONNX_MEGABYTES = {"fp32": 145, "fp16": 73}
 
 
-def export(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "elir_deploy.cli.export", *map(str, arguments)],
+        [sys.executable, "-m", f"elir_deploy.cli.{name}", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
         check=True,
     )
+
+
+def export(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command("export", *arguments, cwd=cwd)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -71,6 +76,14 @@ def test_bfr_within_its_budgets_and_byte_identical(
     assert manifest["model"]["steps"] == TASKS["bfr"].steps == 5
     assert len(manifest["references"]) >= 2
 
+    # An engine of it, built for a GPU that is not here.
+    if importlib.util.find_spec("tensorrt_rtx_bindings"):
+        built = command("build", "bundle", "--target", "rtx2080ti", "--precision", "fp16",
+                        "-o", "engines", cwd=tmp_path / "a")  # fmt: skip
+        engine = tmp_path / "a" / "engines" / "fused.fp16.sm75.rtx.engine"
+        assert engine.stat().st_size <= 80e6
+        assert "convolutions: 310 in fp16" in built.stdout
+
     # The second time in this process, from another folder, and without verifying: small models
     # are compared with their verification, here the minutes go to the graphs.
     monkeypatch.chdir(tmp_path / "b" / "c")
@@ -93,3 +106,20 @@ def test_bfr_in_int8_within_its_budgets(tmp_path: Path) -> None:
     assert manifest["quantization"]["measured"] is None, "random weights have no quality to keep"
     found = manifest["verification"]["int8"]
     assert found["psnr_db"] is None or found["psnr_db"] > 20
+
+
+def test_int8_for_turing_is_no_larger_than_float16(tmp_path: Path) -> None:
+    """Of the task whose INT8 engine is the larger one if every layer is quantised.
+
+    Weights and kernels fill an engine, whatever the image's size: a small one is quicker.
+    """
+    pytest.importorskip("tensorrt_rtx_bindings")
+    precisions = ("--precision", "fp16", "--precision", "int8")
+    arguments = ("random", "--task", "bsr", "--image-size", 64, *precisions)
+    done = export(*arguments, "--target", "rtx2080ti", "-o", "bundle", cwd=tmp_path)
+    fp16, int8 = (
+        (tmp_path / "bundle" / f"fused.{precision}.sm75.rtx.engine").stat().st_size
+        for precision in ("fp16", "int8")
+    )
+    assert int8 < 0.9 * fp16, "the weights of most layers are halved"
+    assert "kernels of small layers" not in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,6 +177,7 @@ def make_engines(
         UnavailableError, UsageError: as :func:`~.builder.build_engine`.
     """
     jobs = [(s, p, order) for s in info.stages for p in precisions for order in orders]
+    sizes = {artifact.file: artifact.bytes for artifact in info.artifacts}
     for number, (stage, precision, order) in enumerate(jobs, start=1):
         file = engine_file(stage.name, precision, order)
         where = f"{file} ({number} of {len(jobs)})" if len(jobs) > 1 else file
@@ -190,7 +191,33 @@ def make_engines(
         for text in built.warnings:
             warn(f"{file}: {library.kind} says: {' '.join(text.split())}")
         _judge(file, precision, order, library, built, warn)
+        sizes[file] = len(built.content)
         yield StageEngine(stage.name, precision, order, library, own, built)
+    if "int8" in precisions:
+        for order in orders:
+            _compare_sizes(info.stages, order, sizes, warn)
+
+
+def _compare_sizes(
+    stages: Sequence[Stage],
+    order: EngineOrder,
+    sizes: Mapping[str, int],
+    warn: Callable[[str], None],
+) -> None:
+    """Tell where INT8 engines are larger than the FP16 ones that stand beside them."""
+    bytes_of: dict[str, int] = {}
+    for precision in ("int8", "fp16"):
+        files = [engine_file(stage.name, precision, order) for stage in stages]
+        if not all(file in sizes for file in files):
+            return
+        bytes_of[precision] = sum(sizes[file] for file in files)
+    if bytes_of["int8"] > bytes_of["fp16"]:
+        int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
+        warn(
+            f"int8 for {joined_name(order.capabilities)} has {int8} and fp16 {fp16}: scales and "
+            "kernels of small layers take more than their weights give; elir-export "
+            "--int8-smallest-layer keeps those in floating point"
+        )
 
 
 def _judge(

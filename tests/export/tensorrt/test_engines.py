@@ -28,6 +28,7 @@ class _Module:
         __members__ = {"NONE": 0, "SM75": 1, "SM86": 2}  # noqa: RUF012
 
 
+NO_COUNTS = {"int8": 0, "fp16": 0, "fp32": 0}
 LIBRARY = Library(RTX, _Module, "1.7.1.116")
 
 
@@ -111,6 +112,30 @@ def test_an_undocumented_one_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
     assert engine.notes["convolutions"]["int8"] == 0
     assert "NVIDIA does not list int8 for sm86" in warned[1]
     assert warned[2].endswith("is not int8: its convolutions run as 3 fp16")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({"fp16": 2_000_000, "int8": 2_100_000}, ["int8 for sm86 has 2.1 MB and fp16 2.0 MB"]),
+        ({"int8": 2_100_000, "fp16": 2_000_000}, ["int8 for sm86 has 2.1 MB and fp16 2.0 MB"]),
+        ({"fp16": 2_000_000, "int8": 2_000_000}, []),
+        ({"int8": 2_100_000}, []),
+        ({"fp32": 1, "int8": 2_100_000}, []),
+    ],
+)
+def test_int8_that_is_larger_than_fp16_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], told: list[str]
+) -> None:
+    def build(library: object, content: bytes, stage: object, precision: str, *_: object) -> Any:
+        return BuiltEngine(b"e" * sizes[precision], dict(NO_COUNTS), dict(NO_COUNTS), 9, 1.0, ())
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    warned: list[str] = []
+    order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16", "int8"))
+    arguments = (LIBRARY, Bundle.open("tiny").info, list(sizes), [order], lambda artifact: b"")
+    list(make_engines(*arguments, BuildOptions(), lambda what, done, total: None, warned.append))
+    assert [text.partition(": ")[0] for text in warned] == told
 
 
 def test_a_library_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
