@@ -8,9 +8,11 @@ contender loads, and its memory is everybody's. So each is started alone:
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,16 @@ class ColdStart:
         load_s: opening the bundle on the backend; hashes, compiling and caches are inside.
         first_result_s: of the first picture.
         peak_rss_bytes: most memory that the process had until then; None where unknown.
+        device_bytes: memory of NVIDIA's GPUs that it held then; None where it held none, or NVML
+            does not tell: without the package, in most containers, on Jetson, whose GPU has no
+            memory of its own.
     """
 
     import_s: float
     load_s: float
     first_result_s: float
     peak_rss_bytes: int | None
+    device_bytes: int | None
 
 
 def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | None) -> ColdStart:
@@ -89,6 +95,7 @@ def main(arguments: list[str]) -> None:
         loaded = time.perf_counter()
         restore(np.zeros((side, side, 3), np.uint8))
         done = time.perf_counter()
+        device_bytes = held_on_devices()
     print(
         json.dumps(
             {
@@ -96,9 +103,24 @@ def main(arguments: list[str]) -> None:
                 "load_s": loaded - imported,
                 "first_result_s": done - loaded,
                 "peak_rss_bytes": _peak_rss_bytes(),
+                "device_bytes": device_bytes,
             }
         )
     )
+
+
+def held_on_devices(load: Callable[[], Any] | None = None) -> int | None:
+    """Bytes that this process holds on all of NVIDIA's GPUs; None where none are known of.
+
+    Args:
+        load: gives the NVML module; None: the installed one.
+    """
+    from elir_deploy.bench.sensors.nvml import Nvml, import_pynvml
+
+    with Nvml(load or import_pynvml) as nvml:
+        held = [nvml.process_bytes(handle, os.getpid()) for handle in nvml.handles]
+    known = [count for count in held if count is not None]
+    return sum(known) if known else None
 
 
 def _peak_rss_bytes() -> int | None:

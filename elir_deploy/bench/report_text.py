@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 SPEED = ("contender", "FPS", "times faster [95 %]", "PSNR dB", "device ms", "runtime ms")
-COLD = ("contender", "import s", "load s", "first image s", "peak MiB")
+COLD = ("contender", "import s", "load s", "first image s", "peak MiB", "GPU MiB")
 ENERGY = ("contender", "J per image", "W")
 STAGES = ("contender", "part", "ms", "share %", "95 %")
 THROUGHPUT = ("contender", "way", "at once", "FPS", "by pass", "p50 ms", "p99 ms", "images")
@@ -202,6 +202,7 @@ def _cold_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             digits(cold["load_s"], 3),
             digits(cold["first_result_s"], 3),
             _mebibytes(cold["peak_rss_bytes"]),
+            _mebibytes(cold["device_bytes"]),
         )
         for row in report["contenders"]
         if (cold := row["cold"])

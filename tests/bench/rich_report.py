@@ -103,6 +103,7 @@ def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
             "load_s": 1.25,
             "first_result_s": 1.75,
             "peak_rss_bytes": 300 * 2**20,
+            "device_bytes": None,
         },
         "energy": {"joules_per_image": 2.5, "watts": 12.5},
         "arithmetic": {"f32": 12, "i8": 300},

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from elir_deploy.bench import cold
-from elir_deploy.bench.cold import ColdStart, start_cold
+from elir_deploy.bench.cold import ColdStart, held_on_devices, start_cold
 from elir_deploy.errors import UnavailableError
+from tests.bench.sensors.nvml_stand_in import StandIn
 from tests.bundles import make_bundle
 
-GOOD = {"import_s": 0.5, "load_s": 1.0, "first_result_s": 2.0, "peak_rss_bytes": 2**20}
+GOOD = {
+    "import_s": 0.5,
+    "load_s": 1.0,
+    "first_result_s": 2.0,
+    "peak_rss_bytes": 2**20,
+    "device_bytes": None,
+}
 
 
 @pytest.fixture
@@ -44,6 +53,30 @@ def test_a_real_start(tmp_path):
     assert found.import_s + found.load_s + found.first_result_s < took
     # More than a bare interpreter; the processes of these tests hold far more.
     assert found.peak_rss_bytes is None or 2**24 < found.peak_rss_bytes < 2**30
+
+
+@pytest.mark.parametrize(
+    ("processes", "held"),
+    [
+        ([(os.getpid(), 600 << 20), (1, 900 << 20)], 600 << 20),
+        ([(1, 900 << 20)], None),
+        ([(os.getpid(), None)], None),  # as in a container
+        ([], None),
+    ],
+)
+def test_memory_of_the_gpu(processes, held):
+    entries = [SimpleNamespace(pid=pid, usedGpuMemory=count) for pid, count in processes]
+    library = StandIn(compute=entries)
+    assert held_on_devices(lambda: library) == held
+    assert library.open == 0
+
+
+def test_without_a_gpu_it_has_no_memory():
+    def missing():
+        raise ImportError
+
+    assert held_on_devices(missing) is None
+    assert held_on_devices(lambda: StandIn(compute=[])) is None
 
 
 def test_a_backend_that_fails_says_why(tmp_path):

@@ -349,7 +349,7 @@ def test_every_part_that_a_protocol_fills(bundle):
         PROTOCOLS["soak"],
         [contender],
         complete=True,
-        colds={"a": ColdStart(0.5, 1.0, 2.0, None)},
+        colds={"a": ColdStart(0.5, 1.0, 2.0, None, 2**30)},
         loads=[Load("a", "callers", 2, (0.1, 0.2), 2, 0.3, (5.0, 8.0))],
         steps=[
             {
@@ -371,6 +371,7 @@ def test_every_part_that_a_protocol_fills(bundle):
         "load_s": 1.0,
         "first_result_s": 2.0,
         "peak_rss_bytes": None,
+        "device_bytes": 2**30,
     }
     (load,) = report["throughput"]
     assert load["fps"] == pytest.approx(2 / 0.3)

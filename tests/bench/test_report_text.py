@@ -73,7 +73,7 @@ def everything(bundle):
         },
         unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
         measurement=measurement,
-        colds={"fast": ColdStart(0.51234, 1.0, 2.0, 300 * 2**20)},
+        colds={"fast": ColdStart(0.51234, 1.0, 2.0, 300 * 2**20, 700 * 2**20)},
         loads=[
             Load("fast", "callers", 2, (0.1, 0.3), 2, 0.4, (4.0, 6.0)),
             Load("fast", "files", 1, (), 8, 2.0, (4.0,)),
@@ -167,12 +167,12 @@ def test_latencies(everything):
 
 def test_first_starts(everything):
     assert rows_of(everything, "A new process, to its first picture") == [
-        ["fast", "0.512", "1.00", "2.00", "300"]
+        ["fast", "0.512", "1.00", "2.00", "300", "700"]
     ]
     row = everything["contenders"][1]
-    row = row | {"cold": row["cold"] | {"peak_rss_bytes": None}}
+    row = row | {"cold": row["cold"] | {"peak_rss_bytes": None, "device_bytes": None}}
     report = everything | {"contenders": [row]}
-    assert rows_of(report, "A new process, to its first picture")[0][-1] == "-"
+    assert rows_of(report, "A new process, to its first picture")[0][-2:] == ["-", "-"]
 
 
 def test_energies(everything):

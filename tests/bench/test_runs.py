@@ -393,7 +393,7 @@ def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeyp
         started.append((folder, backend, precision, threads))
         if precision == "fp16":
             raise UnavailableError("killed")
-        return ColdStart(1.0, 2.0, 3.0, 4)
+        return ColdStart(1.0, 2.0, 3.0, 4, 5)
 
     monkeypatch.setattr(runs, "start_cold", start_cold)
     report = measured(Run(bundle, None, wishes()))
