@@ -119,7 +119,12 @@ Manifest typed(const Json& manifest) {
   check_range(manifest, "input");
   check_range(manifest, "output");
   const Json* quantization = manifest.find("quantization");
-  if (quantization != nullptr) integer(*quantization, "quantization", "images");
+  if (quantization != nullptr) {
+    integer(*quantization, "quantization", "images");
+    if (quantization->find("smallest_layer") != nullptr) {
+      integer(*quantization, "quantization", "smallest_layer");
+    }
+  }
 
   const Json& model = manifest["model"];
   made.task = string(model, "task");

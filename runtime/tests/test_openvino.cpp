@@ -44,11 +44,25 @@ double psnr_on_reference(Restorer& restorer) {
   return 10 * std::log10(255 * 255 * static_cast<double>(result.size()) / error);
 }
 
-TEST(OpenVino, EveryPrecisionIsWhatItShouldBe) {
+// Sums of INT8 saturate on x86 processors without VNNI. A picture that suffers is told of.
+TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
   for (const auto& [precision, least] : {std::pair("fp32", 60.0), {"fp16", 45.0}, {"int8", 35.0}}) {
-    Restorer restorer(ELIR_TINY, openvino_params(precision));
+    std::string warned;
+    elir_params params = openvino_params(precision);
+    params.log_user = &warned;
+    params.log = [](void* user, elir_log_level level, const char* message) {
+      if (level == ELIR_LOG_WARNING) *static_cast<std::string*>(user) += message;
+    };
+    Restorer restorer(ELIR_TINY, params);
     EXPECT_STREQ(restorer.describe().precision, precision);
-    EXPECT_GT(psnr_on_reference(restorer), least) << precision;
+    const double reached = psnr_on_reference(restorer);
+    if (std::string(precision) == "int8" && reached <= least) {
+      EXPECT_NE(warned.find("openvino computes int8 wrongly on this processor"), std::string::npos)
+          << reached << " dB: " << warned;
+    } else {
+      EXPECT_GT(reached, least) << precision;
+      EXPECT_EQ(warned, "") << precision;
+    }
   }
 }
 
