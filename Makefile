@@ -14,8 +14,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
-RESULT_TASKS ?= bfr sr bsr
-RESULT_IMAGES ?= 20
+# Tasks that bench-results measures, each with the number of images.
+RESULT_TASKS ?= sr:100 bsr:100 bfr:40
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -156,9 +156,10 @@ results: $(VENV)/.dev $(VENV)/.user
 # Speed of this machine, beside what else one could run; it should have nothing else to do.
 bench-results: $(VENV)/.dev
 	elir-bench tiny --peers --json docs/results/tiny.json --report docs/results/tiny.md
-	for task in $(RESULT_TASKS); do \
-	    elir-bench random --task $$task --precision fp32 --precision fp16 --precision int8 --peers \
-	        --images $(RESULT_IMAGES) --warmup 3 \
+	for entry in $(RESULT_TASKS); do \
+	    task=$${entry%:*}; \
+	    elir-bench random --task $$task --precision fp32 --precision int8 --peers \
+	        --images $${entry#*:} --warmup 3 \
 	        --json docs/results/$$task.json --report docs/results/$$task.md || exit 1; \
 	done
 

@@ -39,7 +39,7 @@ _LOOK_AGAIN_WARMUP, _LOOK_AGAIN = 1.25, 1.1
 
 @dataclass(frozen=True)
 class BenchProtocol:
-    """What one run consists of; batch 1 throughout.
+    """What one run consists of.
 
     Attributes:
         name: what ``--protocol`` takes.
@@ -51,6 +51,10 @@ class BenchProtocol:
         at_most_s: after which the run ends in any case, where ``images`` is None.
         tolerance: largest relative half-width of the 95 % interval of each median.
         block: images a contender restores in a row before the next one's turn.
+        in_turns: whether contenders take turns; without, the last three mean nothing.
+        input: which images, in words.
+        order: in which the contenders come, in words.
+        timed: from where to where, in words.
     """
 
     name: str
@@ -61,6 +65,13 @@ class BenchProtocol:
     at_most_s: float = 300.0
     tolerance: float = 0.02
     block: int = 5
+    in_turns: bool = True
+    input: str = "uniformly random bytes, a new image each time"
+    order: str = (
+        "contenders take turns of `block` images, each turn after images that do not count; the "
+        "order is shuffled for one round and reversed for the next"
+    )
+    timed: str = "8-bit image to restored 8-bit image; device: inside the backend's run"
 
 
 _TABLE = (
@@ -77,7 +88,14 @@ _TABLE = (
     BenchProtocol(
         name="throughput",
         title="many images: several callers, streams, batches, and from files to files",
+        input="16 images of uniformly random bytes in a ring; batch: one batch of random bytes; "
+        "files: the bundle's photographs as PNG",
+        order="every load of one contender after the other, in two passes of opposite order",
+        timed="callers, streams: 8-bit image to restored 8-bit image; batch: inside the backend's "
+        "run; files: image file to image file",
+        warmup=1,
         seconds=5.0,
+        in_turns=False,
     ),
     BenchProtocol(
         name="stages",
@@ -90,7 +108,12 @@ _TABLE = (
     BenchProtocol(
         name="soak",
         title="each contender kept busy for long: does it slow down, does its memory grow",
+        input="16 images of uniformly random bytes in a ring",
+        order="one contender after the other",
+        timed="8-bit image to restored 8-bit image",
+        warmup=0,
         seconds=600.0,
+        in_turns=False,
     ),
 )
 #: All protocols by name.
@@ -175,7 +198,7 @@ class Measurement:
         clock: to time with.
         yardstick: measured before every turn; None: none.
         joules: gives the energy used since some moment; read at both ends of a turn.
-        between: called between rounds, with the seconds since the first.
+        between: called after every turn, with the seconds since the first.
 
     Attributes:
         samples: by label; all series have the same length, also after an interruption.
@@ -303,10 +326,14 @@ class Measurement:
                     self._settle(contender, indices.start)
                 if contender.label in self.samples:
                     self._turn(contender, images, taken[contender.label])
+                    self._look_around(taken[contender.label])
         finally:
             self._keep({label: taken[label] for label in taken if label in self.samples})
-        if self._between is not None and self._began is not None:
-            self._between((self._clock() - self._began) / 1e9)
+
+    def _look_around(self, series: Samples) -> None:
+        if self._between is not None and series.started_ns:
+            began = series.started_ns[0] if self._began is None else self._began
+            self._between((self._clock() - began) / 1e9)
 
     def _next_order(self, running: list[Contender]) -> list[Contender]:
         """Shuffled, and the next time the same reversed: a steady drift cancels in two rounds."""

@@ -51,6 +51,8 @@ SCHEMA_VERSION = 2
 PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 #: Cores busy with something else, on average, above which a measurement is doubtful.
 _BUSY_CORES = 0.1
+#: Shorter stretches are not resolved by meters of energy.
+_METERED_S = 1.0
 #: Growth that a soak warns of: less is allocators settling.
 _SOAKED_S = 300.0
 _LEAK_BYTES_PER_HOUR = 4 * 2**20
@@ -76,6 +78,7 @@ class Conditions:
         energy: where the joules come from; None: nowhere.
         energy_scope: what they are of.
         energy_problems: why they are not to be believed.
+        energy_missing: whose energy was not to be had, and why.
     """
 
     seed: int
@@ -89,6 +92,7 @@ class Conditions:
     energy: str | None = None
     energy_scope: str | None = None
     energy_problems: list[str] = field(default_factory=list)
+    energy_missing: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -173,10 +177,11 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> di
             "source": conditions.energy,
             "scope": conditions.energy_scope,
             "problems": conditions.energy_problems,
+            "missing": conditions.energy_missing,
         },
         "contenders": rows,
         "stages": [stages for row in shown if (stages := _stages(row, samples))] or None,
-        "throughput": [_load(load) for load in results.loads] or None,
+        "throughput": [_load(load, results.fidelities) for load in results.loads] or None,
         "steps": results.steps or None,
         "soak": [_soak(soak) for soak in results.soaks] or None,
         "unavailable": [asdict(item) for item in [*results.unavailable, *failed]],
@@ -212,13 +217,11 @@ def _protocol(protocol: BenchProtocol, seed: int) -> dict[str, Any]:
     values = asdict(protocol)
     if protocol.images is not None:  # these end a run that has no number of images
         values |= {"seconds": None, "at_most_s": None, "tolerance": None}
+    if not values.pop("in_turns"):
+        values |= {"at_most_s": None, "tolerance": None, "block": None}
     return {
         **values,
-        "batch": 1,
-        "input": "uniformly random bytes, a new image each time",
-        "order": "contenders take turns of `block` images, each turn after images that do not "
-        "count; the order is shuffled for one round and reversed for the next",
-        "timed": "8-bit image to restored 8-bit image; device: inside the backend's run",
+        "batch": None if protocol.name == "throughput" else 1,
         "seed": seed,
         "clock_resolution_ns": clock_resolution_ns(),
     }
@@ -337,8 +340,12 @@ def _share(part: np.ndarray[Any, Any], image: np.ndarray[Any, Any]) -> dict[str,
     }
 
 
-def _load(load: Load) -> dict[str, Any]:
+def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> dict[str, Any]:
     summary = Summary.of(load.latencies_s) if load.latencies_s else None
+    times = {
+        f"{name}_s": None if summary is None else _rounded(getattr(summary, name))
+        for name in ("std", "p50", "p90", "p95", "p99")
+    }
     return {
         "label": load.label,
         "way": load.way,
@@ -347,8 +354,9 @@ def _load(load: Load) -> dict[str, Any]:
         "fps_by_pass": [_rounded(fps) for fps in load.fps],
         "seconds": _rounded(load.seconds),
         "images": load.images,
-        "p50_s": _rounded(summary.p50) if summary else None,
-        "p99_s": _rounded(summary.p99) if summary else None,
+        "fidelity": _fidelity(load.fidelity or fidelities.get(load.label)),
+        **times,
+        "samples_s": list(load.latencies_s),
     }
 
 
@@ -553,7 +561,19 @@ def _disturbed(report: dict[str, Any]) -> list[str]:
                 "ratios hold, since libraries suffer unequally; measure on an idle machine"
             )
     warnings += [f"during the run {what}" for what in report["device"]["held_back"]]
-    return warnings + [f"energies do not hold: {what}" for what in report["energy"]["problems"]]
+    warnings += [f"energies do not hold: {what}" for what in report["energy"]["problems"]]
+    block = report["protocol"]["block"]
+    short = [
+        f"{row['label']} {row['image']['mean_s'] * block:.2g} s"
+        for row in report["contenders"]
+        if row["energy"] and row["image"] and row["image"]["mean_s"] * block < _METERED_S
+    ]
+    if short:
+        warnings.append(
+            "energies are rough, since meters move in steps and average: a turn should last "
+            f"{_METERED_S:g} s, and these were {', '.join(short)}"
+        )
+    return warnings
 
 
 def _soaked(report: dict[str, Any]) -> list[str]:

@@ -26,10 +26,12 @@ SPEED = ("contender", "FPS", "times faster [95 %]", "PSNR dB", "device ms", "run
 COLD = ("contender", "import s", "load s", "first image s", "peak MiB", "GPU MiB")
 ENERGY = ("contender", "J per image", "W")
 STAGES = ("contender", "part", "ms", "share %", "95 %")
-THROUGHPUT = ("contender", "way", "at once", "FPS", "by pass", "p50 ms", "p99 ms", "images")
+THROUGHPUT = (
+    *("contender", "way", "at once", "FPS", "by pass", "PSNR dB", "p50 ms", "p99 ms", "images"),
+)
 STEPS = ("contender", "M", "FPS", "ms", "PSNR to truth dB", "PSNR to default M dB")
 SOAK = (
-    *("contender", "s", "images", "first p50 ms", "last p50 ms"),
+    *("contender", "s", "images", "PSNR dB", "first p50 ms", "last p50 ms"),
     *("drift %/h [95 %]", "memory MiB/h [95 %]", "hottest C"),
 )
 LATENCY = ("ms", "n", "mean", "std", "CV %", "min", "p50", "p90", "p95", "p99", "max")
@@ -172,6 +174,8 @@ def circumstances(report: dict[str, Any]) -> list[str]:
     if any(row["energy"] for row in report["contenders"]):
         energy = report["energy"]
         lines.append(f"energy: {energy['source']}, of {energy['scope']}")
+    if report["energy"]["missing"]:
+        lines.append(f"no energy: {'; '.join(report['energy']['missing'])}")
     if report["device"]["unreadable"]:
         unseen = "; ".join(report["device"]["unreadable"])
         lines.append(f"throttling would not be seen here in: {unseen}")
@@ -242,6 +246,7 @@ def _throughput_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             str(load["at_once"]),
             digits(load["fps"]),
             " / ".join(digits(fps, 3) for fps in load["fps_by_pass"]),
+            _psnr(load["fidelity"]),
             *("-" if load[p] is None else digits(load[p] * 1e3) for p in ("p50_s", "p99_s")),
             str(load["images"]),
         )
@@ -265,6 +270,7 @@ def _step_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _soak_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
+    fidelities = {row["label"]: row["fidelity"] for row in report["contenders"]}
     for soak in report["soak"] or ():
         windows = soak["windows"]
         if not windows:
@@ -276,6 +282,7 @@ def _soak_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
                 soak["label"],
                 digits(sum(w["seconds"] for w in windows), 3),
                 str(sum(w["images"] for w in windows)),
+                _psnr(fidelities.get(soak["label"])),
                 digits(windows[0]["p50_s"] * 1e3),
                 digits(windows[-1]["p50_s"] * 1e3),
                 "-" if drift is None else f"{drift:+.1f} {_interval(soak['drift_interval'])}",

@@ -134,10 +134,14 @@ def open_model(
         ) from None
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
     stages: Literal["fused", "split"] = "split" if protocol == "stages" else "fused"
-    bundle = peers.export_to_bundle(
-        loaded, folder / "bundle", wishes.precisions, say, stages=stages
-    )
+    precisions = _step_precisions(wishes) if protocol == "steps" else wishes.precisions
+    bundle = peers.export_to_bundle(loaded, folder / "bundle", precisions, say, stages=stages)
     return bundle, loaded
+
+
+def _step_precisions(wishes: Wishes) -> Sequence[str]:
+    """Every M is an export: of float32 alone, unless others are asked for."""
+    return wishes.precisions or ["fp32"]
 
 
 def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
@@ -205,6 +209,7 @@ class Run:
             for contender in contenders:
                 stack.callback(contender.close)
             results.contenders = self._compared(contenders, say)
+            qualities = self._qualities(say) if wishes.protocol.name == "steps" else {}
             self._start_cold(say)
             watch = stack.enter_context(Watch())
             conditions = self.conditions = Conditions(
@@ -212,6 +217,7 @@ class Run:
                 threads=wishes.threads,
                 device={**describe_device(), "affinity": Affinity.read().as_json()},
                 unreadable=list(watch.before.unreadable),
+                energy_missing=list(watch.unmetered),
             )
             meter, began = CpuMeter(), time.monotonic()
             try:
@@ -224,8 +230,8 @@ class Run:
                 conditions.held_back = watch.held_back
                 if watch.meter is not None:
                     conditions.energy_problems = list(watch.meter.problems())
-            if wishes.protocol.name == "steps":
-                results.steps = self._step_rows()
+                if wishes.protocol.name == "steps":
+                    results.steps = self._step_rows(qualities)
 
     # Contenders -------------------------------------------------------------------------------
 
@@ -285,11 +291,16 @@ class Run:
         return variants
 
     def _by_steps(self, stack: ExitStack, say: Say) -> list[_Variant]:
-        """A bundle for each M, otherwise as the one that is given."""
+        """A bundle for each M, otherwise as the one that is given, which is its own M's."""
         assert self.checkpoint is not None
         variants: list[_Variant] = []
-        precisions = self.wishes.precisions or ["fp32"]
+        precisions = _step_precisions(self.wishes)
+        model = self.bundle.info.model
         for steps in self.wishes.steps:
+            name = f", M = {steps}"
+            if steps == model.steps:
+                variants.append(_Variant(self.bundle, name, self.wishes.backends, precisions))
+                continue
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
             bundle = peers.export_to_bundle(
                 self.checkpoint,
@@ -297,9 +308,10 @@ class Run:
                 precisions,
                 say,
                 steps=steps,
-                image_size=self.bundle.info.model.image_size,
+                image_size=model.image_size,
+                sigma_s=model.sigma_s,
+                seed=model.noise["seed"],
             )
-            name = f", M = {steps}"
             variants.append(_Variant(bundle, name, self.wishes.backends, precisions))
         return variants
 
@@ -361,7 +373,9 @@ class Run:
 
     def _in_turns(self, watch: Watch, say: Say) -> None:
         assert self.conditions is not None
-        self.conditions.yardstick = describe()
+        # It tells how fast the processor is; a GPU would wait for it and grow cold.
+        timed = any(contender.on_cpu for contender in self.results.contenders)
+        self.conditions.yardstick = describe() if timed else None
         if watch.meter is not None:
             self.conditions.energy = watch.meter.source
             self.conditions.energy_scope = watch.meter.scope
@@ -370,7 +384,7 @@ class Run:
             self.wishes.protocol,
             self._image_shape,
             seed=self.wishes.seed,
-            yardstick=Yardstick(),
+            yardstick=Yardstick() if timed else None,
             joules=watch.meter.read if watch.meter is not None else None,
             between=watch.look,
         )
@@ -384,6 +398,7 @@ class Run:
             callers=self.wishes.callers,
             batches=self.wishes.batches,
             seed=self.wishes.seed,
+            between=watch.look,
         )
         try:
             throughput.run(self.results.contenders, say)
@@ -393,13 +408,19 @@ class Run:
         self._require(self.results.loads)
 
     def _for_long(self, watch: Watch, say: Say) -> None:
+        began = time.monotonic()
+
+        def look() -> tuple[float | None, float | None]:
+            watch.look(time.monotonic() - began)
+            return watch.heat()
+
         for contender in self.results.contenders:
             soak = Soak(
                 contender,
                 self._image_shape,
                 self.wishes.protocol.seconds,
                 rss=rss_bytes,
-                heat=watch.heat,
+                heat=look,
                 seed=self.wishes.seed,
             )
             self.results.soaks.append(soak)
@@ -409,38 +430,55 @@ class Run:
                 self.results.unavailable.append(Unavailable(contender.label, str(error)))
         self._require([window for soak in self.results.soaks for window in soak.windows])
 
-    def _step_rows(self) -> list[dict[str, Any]]:
-        """Speed and quality of every M; quality is refused where the weights are random."""
-        measurement = self.results.measurement
-        if measurement is None:
-            return []
+    def _qualities(self, say: Say) -> dict[str, tuple[float | None, float | None]]:
+        """By label: PSNR to the truth, and of the worst picture to the default M's.
+
+        Random weights have none: their pictures mean nothing.
+        """
+        if self.bundle.info.source.random:
+            return {}
         info = self.bundle.info.model
-        random = self.bundle.info.source.random
         truths = dict(sample_photos(info.image_size, faces=False))
         if info.faces:
             truths.update(sample_photos(info.image_size, faces=True))
         references = list(self.bundle.reference_images())
+        found: dict[str, tuple[float | None, float | None]] = {}
+        for number, contender in enumerate(self.results.contenders):
+            say("restoring the references", number, len(self.results.contenders))
+            if isinstance(contender, RestorerContender):
+                made = [(name, contender.run_pixels(low), full) for name, low, full in references]
+                truth = [psnr_db(image, truths[name]) for name, image, _ in made if name in truths]
+                default = [psnr_db(image, full) for _, image, full in made]
+                found[contender.label] = (
+                    float(np.mean(truth)) if truth else None,
+                    _finite(min(default)) if default else None,
+                )
+        return found
+
+    def _step_rows(
+        self, qualities: dict[str, tuple[float | None, float | None]]
+    ) -> list[dict[str, Any]]:
+        """Speed and quality of every M."""
+        measurement = self.results.measurement
+        if measurement is None:
+            return []
         rows = []
         for contender in self.results.contenders:
             series = measurement.samples.get(contender.label)
-            if (
-                series is None
-                or not series.image_ns
-                or not isinstance(contender, RestorerContender)
-            ):
+            if not isinstance(contender, RestorerContender):
+                continue
+            if series is None or not series.image_ns:
                 continue
             mean = float(np.mean(series.image_ns)) / 1e9
-            made = {} if random else {n: contender.run_pixels(low) for n, low, _ in references}
-            to_truth = [psnr_db(made[n], truths[n]) for n in made if n in truths]
-            to_default = [psnr_db(made[n], full) for n, _, full in references if n in made]
+            to_truth, to_default = qualities.get(contender.label, (None, None))
             rows.append(
                 {
                     "steps": contender.bundle.info.model.steps,
                     "label": f"{contender.backend} {contender.precision}",
                     "fps": 1 / mean,
                     "mean_s": mean,
-                    "psnr_db": float(np.mean(to_truth)) if to_truth else None,
-                    "psnr_to_full_db": _finite(min(to_default)) if to_default else None,
+                    "psnr_db": to_truth,
+                    "psnr_to_full_db": to_default,
                 }
             )
         return rows

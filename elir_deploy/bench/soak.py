@@ -35,6 +35,7 @@ class Window:
         p50_s: median latency.
         p99_s: 99th percentile.
         max_s: the slowest.
+        samples_s: all of them, in the order they were taken.
         rss_bytes: the process's resident memory at its end; None where unknown.
         celsius: the hottest sensor at its end; None where unknown.
         mhz: mean clock of the cores at its end; None where unknown.
@@ -46,6 +47,7 @@ class Window:
     p50_s: float
     p99_s: float
     max_s: float
+    samples_s: tuple[float, ...]
     rss_bytes: int | None
     celsius: float | None
     mhz: float | None
@@ -120,6 +122,7 @@ class Soak:
                     p50_s=float(p50),
                     p99_s=float(p99),
                     max_s=max(taken),
+                    samples_s=tuple(taken),
                     rss_bytes=self.rss(),
                     celsius=celsius,
                     mhz=mhz,

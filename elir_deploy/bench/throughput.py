@@ -19,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Contender, Unavailable
+from elir_deploy.bench.contenders import (
+    Contender,
+    Fidelity,
+    Unavailable,
+    compare_with_references,
+)
 from elir_deploy.bench.graph_variants import with_batch
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.errors import ElirError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, backend_named
+from elir_deploy.runtime.backends.base import Session
 from elir_deploy.runtime.files import Job, restore_files
 from elir_deploy.runtime.images import write_image
 
@@ -50,6 +56,7 @@ class Load:
         images: restored, all passes together.
         seconds: spent, all passes together.
         fps: images a second in each pass.
+        fidelity: of the pictures, where they are not made by the contender itself.
     """
 
     label: str
@@ -59,6 +66,7 @@ class Load:
     images: int = 0
     seconds: float = 0.0
     fps: tuple[float, ...] = ()
+    fidelity: Fidelity | None = None
 
     def with_pass(self, other: Load) -> Load:
         """Both passes of the same load as one."""
@@ -172,8 +180,8 @@ class Throughput:
         batches: images in one run, each number a load; none where they cannot be had.
         seed: of the images.
         loads: what was measured, in the order of the first pass.
+        between: called after every load, with the seconds since the first began.
         unavailable: ways that cannot be measured, with the reason.
-        complete: whether both passes were finished.
     """
 
     bundle: Bundle
@@ -183,9 +191,10 @@ class Throughput:
     batches: tuple[int, ...] = (4,)
     seed: int = 0
     clock: Clock = wall_clock
+    between: Callable[[float], None] = lambda seconds: None
     loads: dict[tuple[str, str, int], Load] = field(default_factory=dict)
     unavailable: list[Unavailable] = field(default_factory=list)
-    complete: bool = False
+    _began: int = 0
 
     def run(
         self,
@@ -200,13 +209,13 @@ class Throughput:
         """
         side = self.bundle.info.model.image_size // self.bundle.info.model.upscale
         pool = [random_image((side, side, 3), self.seed, _IMAGE, k) for k in range(_POOL)]
+        self._began = self.clock()
         for number, order in enumerate((contenders, contenders[::-1])):
             for place, contender in enumerate(order):
                 if progress is not None:
                     done = number * len(contenders) + place
                     progress(f"throughput of {contender.label}", done, 2 * len(contenders))
                 self._measure(contender, pool)
-        self.complete = True
 
     def _measure(self, contender: Contender, pool: Sequence[NDArray[np.uint8]]) -> None:
         label = contender.label
@@ -248,12 +257,13 @@ class Throughput:
             widened = with_batch(self.bundle, contender.precision, batch, Path(folder))
             backend = backend_named(contender.backend)
             with backend.open(widened, contender.precision, threads=self.threads) as session:
+                fidelity = compare_with_references(self.bundle, partial(_in_batch, session))
                 rng = np.random.default_rng([self.seed, _IMAGE])
                 if session.input.dtype == np.uint8:
                     session.input[...] = rng.integers(0, 256, session.input.shape, np.uint8)
                 else:
                     session.input[...] = rng.random(session.input.shape, np.float32)
-                return ask_together(
+                load = ask_together(
                     lambda _: session.run(),
                     pool,
                     1,
@@ -261,6 +271,7 @@ class Throughput:
                     images_per_call=batch,
                     clock=self.clock,
                 )
+                return replace(load, fidelity=fidelity)
 
     def _files(self, restorer: Restorer) -> Load:
         """Photographs, since noise takes PNG several times as long."""
@@ -288,10 +299,24 @@ class Throughput:
             self._note(_named(*key), str(error))
             return
         self.loads[key] = self.loads[key].with_pass(load) if key in self.loads else load
+        self.between((self.clock() - self._began) / 1e9)
 
     def _note(self, label: str, reason: str) -> None:
         if all(item.label != label for item in self.unavailable):
             self.unavailable.append(Unavailable(label, reason))
+
+
+def _in_batch(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in the last place of a batch, behind black ones: (S, S, 3) uint8 RGB, and back."""
+    session.input[...] = 0
+    if session.input.dtype == np.uint8:
+        session.input[-1] = pixels
+        session.run()
+        return np.array(session.output[-1], np.uint8)
+    session.input[-1] = pixels.transpose(2, 0, 1) / np.float32(255)
+    session.run()
+    made = np.clip(np.nan_to_num(session.output[-1]), 0, 1)
+    return np.array(np.rint(made * 255).transpose(1, 2, 0), np.uint8)
 
 
 def _from_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 from typing import Any
 
@@ -21,15 +22,17 @@ class Watch:
         during: what was seen in between, as plain JSON values.
         held_back: sentences on what throttled the machine, once :meth:`finish` was called.
         meter: of energy; None where nothing measures it.
+        unmetered: whose energy cannot be had, with the reason and the way out.
     """
 
     def __init__(self) -> None:
         self._nvml = Nvml()
-        self.meter = EnergyMeter.find(nvml=self._nvml)
+        self.meter, self.unmetered = EnergyMeter.search(nvml=self._nvml)
         self.before = read_state(nvml=self._nvml)
         self.after: State | None = None
         self.during: list[dict[str, Any]] = []
         self.held_back: list[str] = []
+        self._seen: list[str] = []
         self._last: tuple[float, State] | None = None
 
     def look(self, at_s: float) -> None:
@@ -37,7 +40,10 @@ class Watch:
         if self._last is not None and at_s - self._last[0] < _INTERVAL_S:
             return
         state = read_state(nvml=self._nvml, spin_seconds=0, ask=False)
-        before = self._last[1] if self._last is not None else None
+        throttled = []
+        if self._last is not None:
+            throttled = throttled_between(self._last[1], state, loaded=False)
+        self._seen += throttled
         celsius, mhz = heat(state)
         watts = [gpu.power_watts for gpu in state.gpus or () if gpu.power_watts is not None]
         self.during.append(
@@ -45,7 +51,7 @@ class Watch:
                 "at_s": round(at_s, 3),
                 "mhz": mhz,
                 "celsius": celsius,
-                "throttled": None if before is None else bool(throttled_between(before, state)),
+                "throttled": None if self._last is None else bool(throttled),
                 "watts": sum(watts) if watts else None,
             }
         )
@@ -59,6 +65,12 @@ class Watch:
         """Look for the last time."""
         self.after = read_state(nvml=self._nvml)
         self.held_back = throttled_between(self.before, self.after)
+        # What came and went in between shows in neither.
+        told = {_kind(text) for text in self.held_back}
+        for text in self._seen:
+            if _kind(text) not in told:
+                told.add(_kind(text))
+                self.held_back.append(text)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,6 +96,11 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _kind(sentence: str) -> str:
+    """A sentence without its numbers, which differ from look to look."""
+    return re.sub(r"\d+(\.\d+)?", "#", sentence)
 
 
 def heat(state: State) -> tuple[float | None, float | None]:

@@ -78,7 +78,7 @@ def bench(
         list[Precision] | None,
         typer.Option(
             help="Repeat for several; bf16 runs the fp32 files. "
-            "[default: all that bundle and backend have]",
+            "[default: all that bundle and backend have; fp32 for --protocol steps]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -171,7 +171,7 @@ def bench(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="When to end in any case. [default: 300]",
+            help="When to end in any case. [default: 300, or ten times --seconds]",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -222,12 +222,17 @@ def bench(
     _check_outputs(json, reports)
     if task is not None:
         task_named(task)
+    if seconds is not None and at_most is None:
+        # For each of the contenders, and there may be ten.
+        at_most_s: float | None = max(PROTOCOLS[protocol.value].at_most_s, 10 * seconds)
+    else:
+        at_most_s = at_most
     plan = with_numbers(
         PROTOCOLS[protocol.value],
         images=images,
         warmup=warmup,
         seconds=seconds,
-        at_most_s=at_most,
+        at_most_s=at_most_s,
         tolerance=None if tolerance is None else tolerance / 100,
     )
     _check_options(
@@ -318,6 +323,10 @@ def _check_options(plan: BenchProtocol, **given: Any) -> None:
                 f"{option} does not go with a number of images, here {plan.images}: choose "
                 "--protocol latency without --images"
             )
+    if None not in (given["seconds"], given["at_most"]) and given["at_most"] < given["seconds"]:
+        raise UsageError(
+            f"--at-most {given['at_most']:g} ends the run before --seconds {given['seconds']:g}"
+        )
 
 
 def _check_outputs(json: Path | None, reports: list[Path]) -> None:

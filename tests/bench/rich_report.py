@@ -158,8 +158,13 @@ def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
             "fps_by_pass": [9.0 * count, 11.0 * count],
             "seconds": 5.0,
             "images": 100 * count,
+            "fidelity": {"psnr_db": 40.0, "identical": False, "images": 2, "note": "worst image"},
+            "std_s": 0.01,
             "p50_s": 0.1 * count,
+            "p90_s": 0.12 * count,
+            "p95_s": 0.13 * count,
             "p99_s": 0.15 * count,
+            "samples_s": [0.1 * count, 0.15 * count],
         }
         for way, factor in (("callers", 1.0), ("batch", 1.3))
         for count in (1, 2, 4, 8)
@@ -176,6 +181,7 @@ def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
                     "p50_s": 0.1 + 0.001 * window,
                     "p99_s": 0.12 + 0.001 * window,
                     "max_s": 0.2,
+                    "samples_s": [0.1, 0.2],
                     "rss_bytes": 2**28 + window * 2**16,
                     "celsius": 45.0 + 2 * window,
                     "mhz": None,

@@ -336,7 +336,7 @@ def test_two_modes_are_kept_as_they_are():
     assert Counter(measurement.samples["bimodal"].image_ns) == {10**7: 14, 3 * 10**7: 6}
 
 
-# The yardstick, energy and what is called between rounds ---------------------------------------
+# The yardstick, energy and what is called between turns ----------------------------------------
 
 
 def test_every_sample_has_the_faster_yardstick_of_the_two_beside_its_turn():
@@ -390,11 +390,15 @@ def test_the_energy_of_a_turn_is_shared_out_over_its_images():
         assert sum(odd.joules[turn]) == pytest.approx(10 * sum(odd.image_ns[turn]) / 1e9)
 
 
-def test_something_is_called_after_every_round_with_the_seconds_since_the_first_image():
+def test_something_is_called_after_every_turn_with_the_seconds_since_the_first_image():
     clock = FakeClock()
     called: list[float] = []
     measured([SyntheticContender("a", clock, 0.1)], clock, between=called.append).run()
     assert called == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    called.clear()
+    pair = [SyntheticContender(name, clock, 0.1) for name in "ab"]
+    measured(pair, clock, between=called.append).run()
+    assert len(called) == 2 * 4
 
 
 # Interruptions and failures -------------------------------------------------------------------

@@ -269,7 +269,28 @@ def test_energy_is_per_image_and_in_watts(bundle):
     assert mean > 0.12
     assert odd["joules_per_image"] == pytest.approx(12 * mean)
     assert odd["watts"] == pytest.approx(12)
-    assert report["energy"] == {"source": "a meter", "scope": "the board", "problems": []}
+    assert report["energy"] == {
+        "source": "a meter",
+        "scope": "the board",
+        "problems": [],
+        "missing": [],
+    }
+
+
+@pytest.mark.parametrize(("seconds", "rough"), [(0.1, True), (0.3, False)])
+def test_energy_of_turns_shorter_than_a_meters_steps_is_rough(bundle, seconds, rough):
+    clock = FakeClock()
+    measurement = Measurement(
+        [SyntheticContender("a", clock, seconds)],
+        paper(),
+        (8, 8, 3),
+        clock=clock,
+        joules=SyntheticMeter(clock, 10.0).read,
+    )
+    measurement.run()
+    results = Results(paper(), measurement._contenders, True, measurement=measurement)
+    warnings = checked(build_report(results, bundle, conditions()))["warnings"]
+    assert any("energies are rough" in line and "a 0.5 s" in line for line in warnings) == rough
 
 
 def test_energy_of_turns_without_a_reading_is_left_out(bundle):
@@ -377,8 +398,10 @@ def test_every_part_that_a_protocol_fills(bundle):
     assert load["fps"] == pytest.approx(2 / 0.3)
     assert load["fps_by_pass"] == [5.0, 8.0]
     assert (load["p50_s"], load["images"]) == (0.15, 2)
+    assert (load["samples_s"], load["p90_s"]) == ([0.1, 0.2], 0.19)
     soaked, empty = report["soak"]
     assert len(soaked["windows"]) == 20
+    assert all(len(w["samples_s"]) == w["images"] for w in soaked["windows"])
     assert soaked["drift_percent_per_hour"] == pytest.approx(0, abs=1e-6)
     assert soaked["rss_growth_bytes_per_hour"] == pytest.approx(3600)
     assert (empty["windows"], empty["complete"], empty["drift_interval"]) == ([], False, None)

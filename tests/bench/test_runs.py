@@ -323,7 +323,12 @@ def test_every_m_is_exported_in_the_bundles_size(bundle, exports, contenders):
     run = Run(bundle, "a checkpoint", wishes("steps", steps=(1, 4)))
     report = measured(run)
     assert exports.exported == [
-        ("a checkpoint", ["fp32"], {"steps": steps, "image_size": 32}) for steps in (1, 4)
+        (
+            "a checkpoint",
+            ["fp32"],
+            {"steps": steps, "image_size": 32, "sigma_s": 0.025, "seed": 0},
+        )
+        for steps in (1, 4)
     ]
     assert contenders.asked == [
         (["onnxruntime"], ["fp32"], ", M = 1"),
@@ -362,6 +367,41 @@ def test_steps_have_speed_and_quality_where_there_are_pictures(
         made = np.rint(np.clip(low / 255 + 10 / 255, 0, 1) * 255).astype(np.uint8)
         assert row["psnr_db"] == pytest.approx(psnr_db(made, truth), abs=0.05)
         assert row["psnr_to_full_db"] == pytest.approx(psnr_db(made, full), abs=0.05)
+
+
+def test_ctrl_c_keeps_the_rows_of_every_m(bundle, exports, monkeypatch, no_yardstick):
+    monkeypatch.setattr(runs, "sample_photos", lambda side, faces: iter([]))
+    original, restored = runs.RestorerContender.restore, []
+
+    def restore(self, image):
+        restored.append(self)
+        if len(restored) == 25:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(runs.RestorerContender, "restore", restore)
+    plan = with_numbers(PROTOCOLS["steps"], images=500, warmup=1)
+    run = Run(bundle, "a checkpoint", replace(wishes("steps", steps=(1, 3)), protocol=plan))
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(silent)
+    report = checked(build_report(run.results, bundle, run.conditions))
+    assert report["complete"] is False
+    assert [row["steps"] for row in report["steps"]] == [1, 3]
+
+
+def test_the_bundles_own_m_is_not_exported_again(bundle, exports, contenders):
+    Run(bundle, "a checkpoint", wishes("steps", steps=(3, 4))).measure(silent)
+    assert [how["steps"] for _, _, how in exports.exported] == [4]
+    assert [variant for _, _, variant in contenders.asked] == [", M = 3", ", M = 4"]
+
+
+def test_a_yardstick_for_the_processor_alone(bundle, contenders, monkeypatch):
+    made = []
+    monkeypatch.setattr(runs, "Yardstick", lambda: made.append(1) or SimpleNamespace())
+    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    monkeypatch.setattr(SyntheticContender, "on_cpu", False, raising=False)
+    report = measured(Run(bundle, None, wishes(cold=False)))
+    assert (made, report["yardstick"]) == ([], None)
 
 
 def test_the_default_m_is_identical_to_itself(tmp_path, monkeypatch, no_yardstick, bundle):
@@ -433,6 +473,7 @@ def test_energy_comes_from_the_meter_with_its_problems(bundle, contenders, monke
         "source": "a meter",
         "scope": "the board",
         "problems": ["it went back"],
+        "missing": report["energy"]["missing"],
     }
     assert report["contenders"][0]["energy"]["joules_per_image"] == pytest.approx(0.05)
     assert "energies do not hold: it went back" in report["warnings"]

@@ -47,12 +47,14 @@ def machine(monkeypatch):
     machine = Machine()
     monkeypatch.setattr(module, "Nvml", lambda: machine)
     monkeypatch.setattr(module, "read_state", machine.state)
-    monkeypatch.setattr(module.EnergyMeter, "find", lambda nvml: None)
+    monkeypatch.setattr(module.EnergyMeter, "search", lambda nvml: (None, ("RAPL: no package",)))
     # Throttled whenever a state of an even number is read.
     monkeypatch.setattr(
         module,
         "throttled_between",
-        lambda before, after: [f"{before.number} to {after.number}"] * (after.number % 2 == 0),
+        lambda before, after, loaded=True: (
+            [f"throttled {after.number} times"] * (after.number % 2 == 0)
+        ),
     )
     return machine
 
@@ -67,7 +69,26 @@ def test_before_and_after_are_compared(machine):
             "after": {"number": 2},
             "during": [],
         }
-        assert watch.held_back == ["1 to 2"]
+        assert watch.held_back == ["throttled 2 times"]
+        assert watch.unmetered == ("RAPL: no package",)
+
+
+def test_what_came_and_went_during_the_run_is_told_once(machine, monkeypatch):
+    seen = {3: ["fan at 3 of 4"], 4: ["fan at 4 of 4", "a reason"], 6: ["a reason"]}
+    asked = []
+
+    def throttled(before, after, *, loaded=True):
+        asked.append(loaded)
+        return seen.get(after.number, [])
+
+    monkeypatch.setattr(module, "throttled_between", throttled)
+    with Watch() as watch:
+        for second in range(0, 8, 2):
+            watch.look(second)
+        watch.finish()
+    assert watch.held_back == ["a reason", "fan at 3 of 4"]
+    # In between nothing keeps the processor busy, so its clock says nothing.
+    assert asked == [False, False, False, True]
 
 
 def test_the_machine_is_looked_at_every_two_seconds(machine):
@@ -111,7 +132,9 @@ def test_heat_is_of_the_hottest_and_the_mean_clock():
 def test_the_end_closes_meter_and_driver(machine, monkeypatch, with_meter):
     meter = SimpleNamespace(closed=0)
     meter.close = lambda: setattr(meter, "closed", meter.closed + 1)
-    monkeypatch.setattr(module.EnergyMeter, "find", lambda nvml: meter if with_meter else None)
+    monkeypatch.setattr(
+        module.EnergyMeter, "search", lambda nvml: (meter if with_meter else None, ())
+    )
     with Watch() as watch:
         assert watch.meter is (meter if with_meter else None)
         assert (meter.closed, machine.closed) == (0, 0)

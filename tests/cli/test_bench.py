@@ -136,6 +136,10 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
             "--tolerance does not go with --protocol throughput: give --seconds",
         ),
         (["--protocol", "soak", "--warmup", "4"], "--warmup does not go with --protocol soak"),
+        (
+            ["--protocol", "latency", "--seconds", "60", "--at-most", "30"],
+            "--at-most 30 ends the run before --seconds 60",
+        ),
         (["--steps", "4"], "--steps goes with --protocol steps, not paper"),
         (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),

@@ -197,6 +197,8 @@ def export_to_bundle(
     stages: Literal["fused", "split"] = "fused",
     steps: int | None = None,
     image_size: int | None = None,
+    sigma_s: float | None = None,
+    seed: int = 0,
 ) -> Bundle:
     """Export a checkpoint to ``folder``, which must not exist, otherwise with default options.
 
@@ -208,6 +210,8 @@ def export_to_bundle(
         stages: one graph, or one for each part.
         steps: Euler steps M; None: the task's.
         image_size: side of the image that the graph takes; None: the task's.
+        sigma_s: standard deviation of the noise; None: the task's.
+        seed: of the noise.
 
     Raises:
         QualityError: a precision missed its floor.
@@ -219,7 +223,9 @@ def export_to_bundle(
             raise MissingDependencyError(package, extra, "measure a checkpoint")
     from elir_deploy.export.pipeline import ExportOptions, export_bundle
 
-    options = ExportOptions(stages=stages, steps=steps, image_size=image_size)
+    options = ExportOptions(
+        stages=stages, steps=steps, image_size=image_size, sigma_s=sigma_s, seed=seed
+    )
     if precisions is not None:
         files = dict.fromkeys(file_precision(precision) for precision in precisions)
         options = replace(options, precisions=tuple(files))

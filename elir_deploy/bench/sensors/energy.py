@@ -238,17 +238,6 @@ class EnergyMeter:
             self._thread.start()
 
     @classmethod
-    def find(
-        cls,
-        root: Path = ROOT,
-        *,
-        nvml: Nvml | None = None,
-        load_jtop: Callable[[], Any] = import_jtop,
-    ) -> EnergyMeter | None:
-        """The best meter there is; None where nothing is measured."""
-        return cls.search(root, nvml=nvml, load_jtop=load_jtop)[0]
-
-    @classmethod
     def search(
         cls,
         root: Path = ROOT,

@@ -123,18 +123,25 @@ def read_state(
     return _with_unreadable(state, tree)
 
 
-def throttled_between(before: State, after: State) -> list[str]:
+def throttled_between(before: State, after: State, *, loaded: bool = True) -> list[str]:
     """What held the machine back between two moments, and which settings changed, in sentences.
 
     Empty where nothing was seen; :attr:`State.unreadable` says what could not be.
+
+    Args:
+        before: the first.
+        after: the second.
+        loaded: whether both were taken with the processor kept busy; else its clock and a GPU's
+            may be low because nothing was to be done.
     """
     return [
         *_counted(before.cpu, after.cpu),
         *_events(before, after),
         *_cooling(before, after),
-        *_processor_clocks(before.cpu, after.cpu),
+        *_limits(before.cpu, after.cpu),
+        *(_processor_clock(before.cpu, after.cpu) if loaded else ()),
         *_device_clocks(before, after),
-        *_gpus(before, after),
+        *_gpus(before, after, loaded),
         *_settings(before, after),
     ]
 
@@ -177,7 +184,7 @@ def _cooling(before: State, after: State) -> Iterator[str]:
         yield f"{device.name} was slowed down for heat (cooling state {device.state}{end})"
 
 
-def _processor_clocks(before: CpuState, after: CpuState) -> Iterator[str]:
+def _limits(before: CpuState, after: CpuState) -> Iterator[str]:
     lowered: dict[tuple[float, float], list[int]] = defaultdict(list)
     for core in after.cores:
         then = before.core(core.number)
@@ -188,6 +195,9 @@ def _processor_clocks(before: CpuState, after: CpuState) -> Iterator[str]:
             yield (
                 f"the highest clock allowed fell from {old:.0f} to {new:.0f} MHz ({_cores(cores)})"
             )
+
+
+def _processor_clock(before: CpuState, after: CpuState) -> Iterator[str]:
     busy_then, busy_now = before.core(before.busy_core), after.core(after.busy_core)
     if busy_then is not None and busy_now is not None and _same_kind(busy_then, busy_now):
         old_clock, new_clock = busy_then.now_mhz, busy_now.now_mhz
@@ -214,15 +224,15 @@ def _device_clocks(before: State, after: State) -> Iterator[str]:
             )
 
 
-def _gpus(before: State, after: State) -> Iterator[str]:
+def _gpus(before: State, after: State, loaded: bool) -> Iterator[str]:
     earlier = {_identity(gpu): gpu for gpu in before.gpus or ()}
     for gpu in after.gpus or ():
         then = earlier.get(_identity(gpu))
         if then is not None:
-            yield from _gpu(then, gpu)
+            yield from _gpu(then, gpu, loaded)
 
 
-def _gpu(before: GpuState, after: GpuState) -> Iterator[str]:
+def _gpu(before: GpuState, after: GpuState, loaded: bool) -> Iterator[str]:
     name = f"GPU {after.index}"
     held = _held_back(before, after)
     for reason, seconds in held.items():
@@ -242,7 +252,7 @@ def _gpu(before: GpuState, after: GpuState) -> Iterator[str]:
         before.performance_state == after.performance_state
     )
     idle = "idle" in (*(before.reasons or ()), *(after.reasons or ()))
-    if alike and not idle and _fell(before.sm_mhz, after.sm_mhz):
+    if loaded and alike and not idle and _fell(before.sm_mhz, after.sm_mhz):
         yield f"the clock of {name} fell from {before.sm_mhz} to {after.sm_mhz} MHz"
     old, new = before.power_limit_watts, after.power_limit_watts
     if old and new and old != new:

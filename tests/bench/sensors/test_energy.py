@@ -126,7 +126,7 @@ def test_a_virtual_machine_has_no_meter(tmp_path):
     meter, _, missing = meter_of(tmp_path)
     assert meter is None
     assert missing == ("RAPL: /sys/class/powercap has no package",)
-    assert EnergyMeter.find(tmp_path, nvml=no_nvml(), load_jtop=not_installed) is None
+    assert EnergyMeter.search(tmp_path, nvml=no_nvml(), load_jtop=not_installed)[0] is None
 
 
 def test_a_gpus_counter_beside_the_processors(tmp_path):
