@@ -427,7 +427,8 @@ def test_steps_of_a_bundle_and_its_checkpoint(run, bundle, tmp_path, exported):
     target = tmp_path / "r.json"
     code, out, _ = run(bundle, *STEPS, "--checkpoint", "c.pth", *QUICK, "--json", target)
     assert code == 0
-    assert exported == [("c.pth", steps, {"image_size": 32}) for steps in (1, 5)]
+    as_given = {"image_size": 32, "sigma_s": 0.025, "seed": 0}
+    assert exported == [("c.pth", steps, as_given) for steps in (1, 5)]
     one, five = written(target)["steps"]
     assert (one["steps"], five["steps"]) == (1, 5)
     assert one["psnr_to_full_db"] + 10 < five["psnr_to_full_db"]
