@@ -13,11 +13,11 @@ from elir_deploy.bench.sensors import (
     EnergyMeter,
     Nvml,
     State,
-    peak_host_bytes,
     read_state,
     rss_bytes,
     throttled_between,
 )
+from elir_deploy.bench.sensors.memory import peak_host_bytes
 from elir_deploy.bench.sensors.nvml import HELD_BACK
 from tests.bench.sensors import trees
 from tests.bench.sensors.nvml_stand_in import NoDriver, StandIn, not_installed
