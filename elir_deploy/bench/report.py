@@ -36,6 +36,7 @@ from elir_deploy.runtime.bundle import MANIFEST_NAME, file_sha256
 from elir_deploy.tasks import TASKS
 
 __all__ = [
+    "BUSY_CORES",
     "SCHEMA_VERSION",
     "Conditions",
     "Picture",
@@ -50,7 +51,7 @@ SCHEMA_VERSION = 2
 #: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
 PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 #: Cores busy with something else, on average, above which a measurement is doubtful.
-_BUSY_CORES = 0.1
+BUSY_CORES = 0.1
 #: Growth that a soak warns of: less is allocators settling.
 _SOAKED_S = 300.0
 _LEAK_BYTES_PER_HOUR = 4 * 2**20
@@ -547,7 +548,7 @@ def _disturbed(report: dict[str, Any]) -> list[str]:
     elsewhere = report["device"]["cores_busy_elsewhere"] or {}
     causes = {"other_programs": "other programs", "stolen": "other virtual machines"}
     for name, who in causes.items():
-        if elsewhere.get(name, 0) > _BUSY_CORES:
+        if elsewhere.get(name, 0) > BUSY_CORES:
             warnings.append(
                 f"{who} kept {elsewhere[name]:.2f} cores busy during the run: neither speeds nor "
                 "ratios hold, since libraries suffer unequally; measure on an idle machine"

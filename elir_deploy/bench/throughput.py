@@ -173,7 +173,6 @@ class Throughput:
         seed: of the images.
         loads: what was measured, in the order of the first pass.
         unavailable: ways that cannot be measured, with the reason.
-        complete: whether both passes were finished.
     """
 
     bundle: Bundle
@@ -185,7 +184,6 @@ class Throughput:
     clock: Clock = wall_clock
     loads: dict[tuple[str, str, int], Load] = field(default_factory=dict)
     unavailable: list[Unavailable] = field(default_factory=list)
-    complete: bool = False
 
     def run(
         self,
@@ -206,7 +204,6 @@ class Throughput:
                     done = number * len(contenders) + place
                     progress(f"throughput of {contender.label}", done, 2 * len(contenders))
                 self._measure(contender, pool)
-        self.complete = True
 
     def _measure(self, contender: Contender, pool: Sequence[NDArray[np.uint8]]) -> None:
         label = contender.label

@@ -162,7 +162,6 @@ def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
     throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
     told = []
     throughput.run(contenders, lambda *arguments: told.append(arguments))
-    assert throughput.complete
     assert list(throughput.loads) == [("a", "callers", 1), ("b", "callers", 1)]
     assert [load.images for load in throughput.loads.values()] == [20, 4]
     assert [len(load.fps) for load in throughput.loads.values()] == [2, 2]
@@ -187,7 +186,6 @@ def test_one_that_fails_is_listed_once_and_the_rest_goes_on(bundle):
     bad.restore = fail
     throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
     throughput.run([bad, good])
-    assert throughput.complete
     assert list(throughput.loads) == [("good", "callers", 1)]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
         ("bad, callers 1", "the device is gone")
@@ -213,7 +211,6 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
     throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
     with pytest.raises(KeyboardInterrupt):
         throughput.run(contenders)
-    assert not throughput.complete
     nothing = Load("", "", 1)
     assert [throughput.loads.get((n, "callers", 1), nothing).images for n in "ab"] == kept
 
@@ -246,7 +243,6 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
 
     monkeypatch.setattr(module, "restore_files", restore_files)
     throughput = loads_of(bundle, "onnxruntime", callers=(1, 3), batches=(2, 4))
-    assert throughput.complete
     assert throughput.unavailable == []
     label = "onnxruntime fp32"
     assert list(throughput.loads) == [
@@ -295,7 +291,6 @@ def test_streams_are_asked_by_as_many_callers_as_run_at_once(bundle, monkeypatch
 def test_without_photographs_there_are_no_files_to_restore(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", size=64, random=True, references=False))
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
-    assert throughput.complete
     assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
         ("onnxruntime fp32, files 1", "the bundle holds no reference images to restore")
