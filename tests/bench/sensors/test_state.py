@@ -82,6 +82,14 @@ def test_what_cannot_be_seen(tmp_path):
         "the processor's throttling: no cpu*/thermal_throttle counters",
         "temperatures: no sensor",
     )
+    plant(tmp_path / "arm", {"sys/class/dmi/id/sys_vendor": "QEMU"})
+    plant(tmp_path / "arm", {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\n"})
+    assert state_of(tmp_path / "arm").unreadable[:4] == (
+        "the host's clocks, temperatures and throttling: this is a virtual machine",
+        "the processor's clock",
+        "the processor's governor: no cpufreq",
+        "the processor's throttling: no cooling device",
+    )
     assert state_of(trees.laptop_amd(tmp_path / "amd")).unreadable == (
         "the processor's throttling: no cpu*/thermal_throttle counters",
     )
