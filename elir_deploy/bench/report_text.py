@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from elir_deploy.tables import aligned, pipes
+from elir_deploy.tables import aligned, in_code, in_markdown, pipes
 
 __all__ = [
     "LATENCY",
@@ -44,17 +44,18 @@ def text(report: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """For a file."""
-    first, *details = heading(report)
+    """For a file; manifests hold anything, and none of it is markup."""
+    first, *details = map(in_markdown, heading(report))
     parts = [f"# {first}", "", *(f"- {line}" for line in details), ""]
     for title, header, rows in tables(report):
         parts += [*([f"{title}:", ""] if title else []), pipes(header, rows), ""]
-    parts += [f"- {line}" for line in remarks(report)]
+    parts += [f"- {in_markdown(line)}" for line in remarks(report)]
     files = [(row["label"], item) for row in report["contenders"] for item in row["artifacts"]]
     if files:
         parts += ["", "Files measured:", ""]
         parts += [
-            f"- {label}: `{item['file']}`, SHA-256 `{item['sha256']}`" for label, item in files
+            f"- {in_markdown(label)}: {in_code(item['file'])}, SHA-256 {in_code(item['sha256'])}"
+            for label, item in files
         ]
     return "\n".join(parts) + "\n"
 
