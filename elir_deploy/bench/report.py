@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from elir_deploy.bench import stability
 from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Contender, Fidelity, Unavailable
+from elir_deploy.bench.contenders import Contender, Fidelity, Preparation, Unavailable
 from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
 from elir_deploy.bench.soak import Soak, Trend
 from elir_deploy.bench.statistics import (
@@ -241,6 +241,8 @@ def _row(
         "precision": contender.precision,
         "library": contender.version,
         "weights": contender.weights,
+        "on_cpu": contender.on_cpu,
+        "preparation": _preparation(contender.preparation),
         "artifacts": list(contender.artifacts),
         "arithmetic": contender.arithmetic,
         "fidelity": _fidelity(results.fidelities.get(contender.label)),
@@ -257,6 +259,10 @@ def _row(
         "energy": _energy(samples),
         "speedup": None,
     }
+
+
+def _preparation(found: Preparation | None) -> dict[str, Any] | None:
+    return None if found is None else {"what": found.what, "seconds": _rounded(found.seconds)}
 
 
 def _known(yardstick_ns: Sequence[int | None]) -> list[float] | None:

@@ -170,12 +170,32 @@ def circumstances(report: dict[str, Any]) -> list[str]:
         )
     lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
               if row["backend"] == "torch"]  # fmt: skip
+    lines += _whose_cpu(report)
+    lines += [
+        f"{row['label']}: {digits(made['seconds'], 2)} s {made['what']}"
+        for row in report["contenders"]
+        if (made := row["preparation"])
+    ]
     if any(row["energy"] for row in report["contenders"]):
         energy = report["energy"]
         lines.append(f"energy: {energy['source']}, of {energy['scope']}")
     if report["device"]["unreadable"]:
         unseen = "; ".join(report["device"]["unreadable"])
         lines.append(f"throttling would not be seen here in: {unseen}")
+    return lines
+
+
+def _whose_cpu(report: dict[str, Any]) -> list[str]:
+    """What ran on the processor, where a reader could take it for the GPU's."""
+    rows = report["contenders"]
+    here = [row["label"] for row in rows if row["on_cpu"]]
+    elsewhere = len(here) < len(rows)
+    if not here or not (elsewhere or report["device"]["gpus"]):
+        return []
+    lines = [f"on the CPU, not on the GPU: {', '.join(here)}"]
+    over = {row["speedup"]["over"] for row in rows if row["speedup"]}
+    if elsewhere and over & set(here):
+        lines.append(f"times faster is over {', '.join(over)} on the CPU")
     return lines
 
 
