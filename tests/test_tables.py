@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from elir_deploy.tables import aligned, pipes
+import pytest
+
+from elir_deploy.printable import printable
+from elir_deploy.tables import aligned, in_code, in_markdown, pipes
+from tests.shown import Shown
 
 HEADER = ("row", "a", "long")
 ROWS = [("first", "1", "2"), ("x", "1000", "")]
@@ -21,3 +25,40 @@ def test_markdown() -> None:
         "| first | 1 | 2 |",
         "| x | 1000 |  |",
     ]
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)> <b>bold</b> <!-- gone --> <https://example.org>",
+    "a | b || c \\| d \\\\| e \\",
+    "one\n| two | three |\n\n# four\n\n<script>",
+    "[text](https://example.org) ![image](x.png) [a][b] [a]: https://example.org",
+    "*one* **two** _three_ __four__ a_b ~~five~~ ~six~ `code` ``co`de``",
+    "&lt;b&gt; &amp; &#60; AT&T; 3 & 4",
+    "# heading",
+    "> quotation",
+    r"\* \_ \< \\ $x^2$",
+    "`",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_shows_any_text_as_it_is(text: str) -> None:
+    table = Shown(pipes([text, "a"], [[text, "1"], ["x", text]]))
+    wanted = printable(text)
+    row = ["tr", "td", "td"]
+    assert table.tags == ["table", "thead", "tr", "th", "th", "tbody", *row, *row]
+    assert table.of("th") == [wanted, "a"]
+    assert table.of("td") == [wanted, "1", "x", wanted]
+    lines = Shown(f"# {in_markdown(text)}\n\n- {in_markdown(text)}\n- {in_code(text)}, more\n")
+    assert lines.tags == ["h1", "ul", "li", "li", "code"]
+    assert (lines.of("h1"), lines.of("li")[0], lines.of("code")) == (
+        [wanted],
+        wanted,
+        [f"{wanted}, more"],
+    )
+
+
+def test_usual_text_stays_as_it_is_in_markdown() -> None:
+    for text in ("1.2 [1.1, 1.3]", "avx512_vnni", "-3.5", "a -> b", "+-1 %, 3 & 4 (AT&T)"):
+        assert in_markdown(text) == text
+    assert in_code("fused.fp16.onnx") == "`fused.fp16.onnx`"

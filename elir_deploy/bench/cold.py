@@ -2,18 +2,16 @@
 
 In the benchmark's own process libraries are imported and caches are warm long before the second
 contender loads, and its memory is everybody's. So each is started alone:
-``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS`` prints one line of JSON.
+``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS BEGAN`` prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,18 @@ from elir_deploy.errors import UnavailableError
 __all__ = ["ColdStart", "start_cold"]
 
 _SECONDS_AT_MOST = 600
+#: Of the image's random bytes.
+_SEED = 0
 
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A new process from its first instruction to its first picture.
+    """A new process from the call that starts it to its first picture.
 
     Attributes:
-        import_s: importing the runtime.
+        import_s: starting Python and importing the runtime.
         load_s: opening the bundle on the backend; hashes, compiling and caches are inside.
-        first_result_s: of the first picture.
+        first_result_s: of the first picture, of random bytes.
         peak_rss_bytes: most memory that the process had until then; None where unknown.
         device_bytes: memory of NVIDIA's GPUs that it held then; None where it held none, or NVML
             does not tell: without the package, in most containers, on Jetson, whose GPU has no
@@ -59,9 +59,11 @@ def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | Non
     """
     command = [sys.executable, "-m", "elir_deploy.bench.cold"]
     arguments = [str(bundle), backend, precision, str(threads or 0)]
+    # The clock that counts from the machine's start, so that both processes read the same.
+    began = str(time.monotonic_ns())
     try:
         done = subprocess.run(
-            [*command, *arguments],
+            [*command, *arguments, began],
             capture_output=True,
             text=True,
             timeout=_SECONDS_AT_MOST,
@@ -82,57 +84,31 @@ def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | Non
 
 def main(arguments: list[str]) -> None:
     """In the new process."""
-    began = time.perf_counter()
     import numpy as np
 
     from elir_deploy.runtime import Bundle, Restorer
 
-    imported = time.perf_counter()
-    folder, backend, precision, threads = arguments
+    imported = time.monotonic_ns()
+    folder, backend, precision, threads, began = arguments
     bundle = Bundle.open(folder)
-    side = bundle.info.model.image_size // bundle.info.model.upscale
     with Restorer(bundle, backend, precision=precision, threads=int(threads) or None) as restore:
-        loaded = time.perf_counter()
-        restore(np.zeros((side, side, 3), np.uint8))
-        done = time.perf_counter()
-        device_bytes = held_on_devices()
-    print(
-        json.dumps(
-            {
-                "import_s": imported - began,
-                "load_s": loaded - imported,
-                "first_result_s": done - loaded,
-                "peak_rss_bytes": _peak_rss_bytes(),
-                "device_bytes": device_bytes,
-            }
+        loaded = time.monotonic_ns()
+        side = bundle.info.model.image_size // bundle.info.model.upscale
+        image = np.random.default_rng(_SEED).integers(0, 256, (side, side, 3), np.uint8)
+        ready = time.monotonic_ns()
+        restore(image)
+        done = time.monotonic_ns()
+        # Not before: it is no part of what an application loads.
+        from elir_deploy.bench.sensors import memory
+
+        found = ColdStart(
+            import_s=(imported - int(began)) / 1e9,
+            load_s=(loaded - imported) / 1e9,
+            first_result_s=(done - ready) / 1e9,
+            peak_rss_bytes=memory.peak_host_bytes(),
+            device_bytes=memory.device_bytes(),
         )
-    )
-
-
-def held_on_devices(load: Callable[[], Any] | None = None) -> int | None:
-    """Bytes that this process holds on all of NVIDIA's GPUs; None where none are known of.
-
-    Args:
-        load: gives the NVML module; None: the installed one.
-    """
-    from elir_deploy.bench.sensors.nvml import Nvml, import_pynvml
-
-    with Nvml(load or import_pynvml) as nvml:
-        held = [nvml.process_bytes(handle, os.getpid()) for handle in nvml.handles]
-    known = [count for count in held if count is not None]
-    return sum(known) if known else None
-
-
-def _peak_rss_bytes() -> int | None:
-    """Since the process began."""
-    try:
-        status = Path("/proc/self/status").read_text("ascii", "replace")
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+    print(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ __all__ = [
     "RANDOM_WEIGHTS",
     "Contender",
     "Fidelity",
+    "Preparation",
     "RestorerContender",
     "Unavailable",
     "compare_with_references",
@@ -59,6 +60,19 @@ class Unavailable:
     reason: str
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What had to be done once before a contender could run.
+
+    Attributes:
+        what: such as ``to compile``.
+        seconds: it took.
+    """
+
+    what: str
+    seconds: float
+
+
 class Contender(ABC):
     """One way to run the model.
 
@@ -74,7 +88,9 @@ class Contender(ABC):
         part_names: of the parts that ``device_ns`` consists of; empty where it is all one.
         parts_ns: of the last :meth:`restore`, one for each name.
         arithmetic: how many convolutions really run in which type; None where nobody tells.
-        on_cpu: whether the yardstick, which is the processor's, says something about it.
+        on_cpu: whether the processor runs it, so that the yardstick, which is the processor's, says
+            something about it.
+        preparation: before the first image; None where loading is all.
     """
 
     label: str
@@ -88,6 +104,7 @@ class Contender(ABC):
     parts_ns: tuple[int, ...] = ()
     arithmetic: dict[str, int] | None = None
     on_cpu: bool = True
+    preparation: Preparation | None = None
 
     @abstractmethod
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

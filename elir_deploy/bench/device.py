@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from elir_deploy import __version__
+from elir_deploy.bench.sensors.affinity import quota_cores
+from elir_deploy.bench.sensors.cpu import is_virtual
+from elir_deploy.bench.sensors.files import ROOT, Tree
 
 __all__ = ["CpuMeter", "CpuTimes", "describe_device", "installed_version", "usable_cores"]
 
@@ -39,6 +42,7 @@ def describe_device() -> dict[str, Any]:
         "machine": _read("/proc/device-tree/model").strip("\0\n") or None,
         "cpu": {
             **parse_cpuinfo(cpuinfo),
+            "virtual_machine": is_virtual(Tree()),
             "architecture": platform.machine(),
             "logical_cores": os.cpu_count(),
             "usable_cores": usable_cores(),
@@ -65,25 +69,21 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def usable_cores() -> int:
-    """Logical cores this process may keep busy, by its affinity and its container's quota."""
+def usable_cores(root: Path = ROOT) -> int:
+    """Logical cores this process may keep busy, by its affinity and its container's quota.
+
+    At least one, and no part of one: threads wait for the last of them.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return min(cores, parse_cpu_max(_read("/sys/fs/cgroup/cpu.max")) or cores)
-
-
-def parse_cpu_max(text: str) -> int | None:
-    """Whole cores, at least one, that a cgroup may use, from its cpu.max; None: no limit."""
-    quota, _, period = text.strip().partition(" ")
-    if not quota.isdecimal() or not period.isdecimal() or int(period) == 0:
-        return None
-    return max(1, int(quota) // int(period))
+    quota = quota_cores(Tree(root))
+    return cores if quota is None else min(cores, max(1, int(quota)))
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:
-    """Model, physical cores, instruction sets and whether it is virtual, from /proc/cpuinfo."""
+    """Model, physical cores and instruction sets, from /proc/cpuinfo."""
     processors = _cpuinfo_entries(text)
     first = processors[0] if processors else {}
     flags = set((first.get("flags") or first.get("Features") or "").split())
@@ -93,7 +93,6 @@ def parse_cpuinfo(text: str) -> dict[str, Any]:
         "physical_cores": len(cores) or None,
         "cache": first.get("cache size"),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-        "virtual_machine": "hypervisor" in flags,
     }
 
 

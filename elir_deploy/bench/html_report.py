@@ -62,7 +62,7 @@ def html(report: dict[str, Any], pictures: Sequence[Picture] = ()) -> str:
     plotly = _plotly()
     script = (_FOLDER / "report.js").read_text("utf-8")
     raw = to_json(report)
-    shown = _whole(printable_values(report))
+    shown: dict[str, Any] = printable_values(report)
     sections = [make(shown) for make in _SECTIONS]
     sections = [one for one in sections if one.figure is not None or one.tables or one.items]
     environment = jinja.Environment(
@@ -306,39 +306,6 @@ _DETAILS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "median known to": _known_to,
     "two speeds": _two_speeds,
 }
-
-#: What a report of schema version 1 lacks, and what a protocol may leave out.
-_REPORT_LACKS: dict[str, Any] = {
-    "yardstick": None,
-    "energy": None,
-    "stages": None,
-    "throughput": None,
-}
-_REPORT_LACKS |= {"steps": None, "soak": None}
-_DEVICE_LACKS: dict[str, Any] = {"sensors": None, "held_back": [], "unreadable": []}
-_CONTENDER_LACKS = (
-    "arithmetic",
-    "yardstick_s",
-    "half_width",
-    "warmup",
-    "behaviour",
-    "cold",
-    "energy",
-)
-
-
-def _whole(report: dict[str, Any]) -> dict[str, Any]:
-    """A report with every field, null where it has none."""
-    lacks = dict.fromkeys(_CONTENDER_LACKS)
-    return {
-        **_filled(report, _REPORT_LACKS),
-        "device": _filled(report["device"], _DEVICE_LACKS),
-        "contenders": [_filled(row, lacks) for row in report["contenders"]],
-    }
-
-
-def _filled(values: dict[str, Any], lacks: dict[str, Any]) -> dict[str, Any]:
-    return values | {name: value for name, value in lacks.items() if name not in values}
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:

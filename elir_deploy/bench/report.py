@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from elir_deploy.bench import stability
 from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Contender, Fidelity, Unavailable
+from elir_deploy.bench.contenders import Contender, Fidelity, Preparation, Unavailable
 from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
 from elir_deploy.bench.soak import Soak, Trend
 from elir_deploy.bench.statistics import (
@@ -36,6 +36,7 @@ from elir_deploy.runtime.bundle import MANIFEST_NAME, file_sha256
 from elir_deploy.tasks import TASKS
 
 __all__ = [
+    "BUSY_CORES",
     "SCHEMA_VERSION",
     "Conditions",
     "Picture",
@@ -50,7 +51,7 @@ SCHEMA_VERSION = 2
 #: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
 PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 #: Cores busy with something else, on average, above which a measurement is doubtful.
-_BUSY_CORES = 0.1
+BUSY_CORES = 0.1
 #: Shorter stretches are not resolved by meters of energy.
 _METERED_S = 1.0
 #: Growth that a soak warns of: less is allocators settling.
@@ -243,6 +244,8 @@ def _row(
         "precision": contender.precision,
         "library": contender.version,
         "weights": contender.weights,
+        "on_cpu": contender.on_cpu,
+        "preparation": _preparation(contender.preparation),
         "artifacts": list(contender.artifacts),
         "arithmetic": contender.arithmetic,
         "fidelity": _fidelity(results.fidelities.get(contender.label)),
@@ -259,6 +262,10 @@ def _row(
         "energy": _energy(samples),
         "speedup": None,
     }
+
+
+def _preparation(found: Preparation | None) -> dict[str, Any] | None:
+    return None if found is None else {"what": found.what, "seconds": _rounded(found.seconds)}
 
 
 def _known(yardstick_ns: Sequence[int | None]) -> list[float] | None:
@@ -555,7 +562,7 @@ def _disturbed(report: dict[str, Any]) -> list[str]:
     elsewhere = report["device"]["cores_busy_elsewhere"] or {}
     causes = {"other_programs": "other programs", "stolen": "other virtual machines"}
     for name, who in causes.items():
-        if elsewhere.get(name, 0) > _BUSY_CORES:
+        if elsewhere.get(name, 0) > BUSY_CORES:
             warnings.append(
                 f"{who} kept {elsewhere[name]:.2f} cores busy during the run: neither speeds nor "
                 "ratios hold, since libraries suffer unequally; measure on an idle machine"

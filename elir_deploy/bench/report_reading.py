@@ -11,14 +11,12 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.report import SCHEMA_VERSION
+from elir_deploy.bench.report import BUSY_CORES, SCHEMA_VERSION
 from elir_deploy.errors import InputError
 from elir_deploy.runtime.strict_json import strict_json
 
 __all__ = ["Report", "at_path", "is_number", "read_report", "read_runs", "shortened"]
 
-#: Cores busy with something else from which on a machine is not idle, as ``elir-bench`` warns.
-_BUSY_CORES = 0.1
 #: Cores wanted beyond those there are from which on a run says nothing. The recorded runs bear
 #: 0.22, and at 0.31 they no longer do.
 _OVERLOAD_CORES = 0.25
@@ -55,7 +53,7 @@ class Report:
             return True
         # Written so that a figure that is no number counts as busy.
         figures = [cores.get("other_programs"), cores.get("stolen")]
-        return not all(is_number(figure) and figure <= _BUSY_CORES for figure in figures)
+        return not all(is_number(figure) and figure <= BUSY_CORES for figure in figures)
 
     @property
     def overloaded(self) -> bool:

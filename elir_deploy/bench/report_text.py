@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from elir_deploy.tables import aligned, pipes
+from elir_deploy.tables import aligned, in_code, in_markdown, pipes
 
 __all__ = [
     "LATENCY",
@@ -46,17 +46,18 @@ def text(report: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """For a file."""
-    first, *details = heading(report)
+    """For a file; manifests hold anything, and none of it is markup."""
+    first, *details = map(in_markdown, heading(report))
     parts = [f"# {first}", "", *(f"- {line}" for line in details), ""]
     for title, header, rows in tables(report):
         parts += [*([f"{title}:", ""] if title else []), pipes(header, rows), ""]
-    parts += [f"- {line}" for line in remarks(report)]
+    parts += [f"- {in_markdown(line)}" for line in remarks(report)]
     files = [(row["label"], item) for row in report["contenders"] for item in row["artifacts"]]
     if files:
         parts += ["", "Files measured:", ""]
         parts += [
-            f"- {label}: `{item['file']}`, SHA-256 `{item['sha256']}`" for label, item in files
+            f"- {in_markdown(label)}: {in_code(item['file'])}, SHA-256 {in_code(item['sha256'])}"
+            for label, item in files
         ]
     return "\n".join(parts) + "\n"
 
@@ -171,6 +172,12 @@ def circumstances(report: dict[str, Any]) -> list[str]:
         )
     lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
               if row["backend"] == "torch"]  # fmt: skip
+    lines += _whose_cpu(report)
+    lines += [
+        f"{row['label']}: {digits(made['seconds'], 2)} s {made['what']}"
+        for row in report["contenders"]
+        if (made := row["preparation"])
+    ]
     if any(row["energy"] for row in report["contenders"]):
         energy = report["energy"]
         lines.append(f"energy: {energy['source']}, of {energy['scope']}")
@@ -179,6 +186,20 @@ def circumstances(report: dict[str, Any]) -> list[str]:
     if report["device"]["unreadable"]:
         unseen = "; ".join(report["device"]["unreadable"])
         lines.append(f"throttling would not be seen here in: {unseen}")
+    return lines
+
+
+def _whose_cpu(report: dict[str, Any]) -> list[str]:
+    """What ran on the processor, where a reader could take it for the GPU's."""
+    rows = report["contenders"]
+    here = [row["label"] for row in rows if row["on_cpu"]]
+    elsewhere = len(here) < len(rows)
+    if not here or not (elsewhere or report["device"]["gpus"]):
+        return []
+    lines = [f"on the CPU, not on the GPU: {', '.join(here)}"]
+    over = {row["speedup"]["over"] for row in rows if row["speedup"]}
+    if elsewhere and over & set(here):
+        lines.append(f"times faster is over {', '.join(over)} on the CPU")
     return lines
 
 

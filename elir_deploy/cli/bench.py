@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +22,7 @@ from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
-from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.printable import printable_values
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
@@ -258,21 +262,27 @@ def bench(
         batches=_distinct(batch, (4,)),
         steps=_distinct(steps, (1, 2, 3, 5)),
     )
-    with ExitStack() as stack:
-        say = stack.enter_context(progress())
-        bundle, source = open_model(model, wishes, stack, task=task, checkpoint=checkpoint, say=say)
-        run = Run(bundle, source, wishes)
-        stopped: BaseException | None = None
+    with ExitStack() as held:
+        with ExitStack() as stack:
+            say = stack.enter_context(progress())
+            bundle, source = open_model(
+                model, wishes, stack, task=task, checkpoint=checkpoint, say=say
+            )
+            run = Run(bundle, source, wishes)
+            stopped: BaseException | None = None
+            try:
+                run.measure(say)
+            except (KeyboardInterrupt, SystemExit, ElirError) as error:
+                stopped = error  # raised again once what was measured is safe
+            if run.conditions is None or (stopped is not None and not run.begun):
+                assert stopped is not None
+                raise stopped  # an older result stays as it is
+            held.enter_context(_one_signal_later())
+            written = build_report(run.results, bundle, run.conditions)
         try:
-            run.measure(say)
-        except (KeyboardInterrupt, SystemExit, ElirError) as error:
-            stopped = error  # raised again once what was measured is safe
-        if run.conditions is None or (stopped is not None and not run.begun):
-            assert stopped is not None
-            raise stopped  # an older result stays as it is
-        written = build_report(run.results, bundle, run.conditions)
-        _write(written, run, json, reports)
-    print(text(printable_values(written)))
+            _write(written, run, json, reports)
+        finally:
+            print(text(printable_values(written)))
     if stopped is not None:
         raise stopped
 
@@ -333,20 +343,67 @@ def _check_outputs(json: Path | None, reports: list[Path]) -> None:
     for path in reports:
         if path.suffix not in (".html", ".md"):
             raise UsageError(f"--report {path}: wanted a name that ends in .html or .md")
-    for path in [*reports, *([json] if json is not None else [])]:
+    paths = [*reports, *([json] if json is not None else [])]
+    for path in paths:
         check_writable(path)
+    # Files take their names when they are complete, so a link is replaced, not written through.
+    places = [path.parent.resolve() / path.name for path in paths]
+    for place in places:
+        if places.count(place) > 1:
+            raise UsageError(f"{place} is named twice, and would hold the last one only")
     if any(path.suffix == ".html" for path in reports):
         html_report.check_installed()
 
 
 def _write(written: dict[str, Any], run: Run, json: Path | None, reports: list[Path]) -> None:
+    """Every file that can be written, those that are made in no time first.
+
+    Raises:
+        OutputError: one of them cannot.
+    """
+    made: list[tuple[Path, Callable[[], str]]] = []
     if json is not None:
-        write_text(json, to_json(written))
-    for path in reports:
+        made.append((json, partial(to_json, written)))
+    for path in sorted(reports, key=lambda path: path.suffix == ".html"):
         if path.suffix == ".md":
-            write_text(path, markdown(written))
+            made.append((path, partial(markdown, written)))
         else:
-            write_text(path, html_report.html(written, run.results.pictures))
+            made.append((path, partial(html_report.html, written, run.results.pictures)))
+    failed: OutputError | None = None
+    for path, make in made:
+        try:
+            write_text(path, make())
+        except OutputError as error:  # noqa: PERF203  # the others are written all the same
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+@contextmanager
+def _one_signal_later() -> Iterator[None]:
+    """Hold back the first Ctrl-C, or request to end, until the block is done; the second ends it.
+
+    Measuring took minutes; what is left takes seconds.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        give_back()
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        give_back()
+    if came:
+        signal.raise_signal(came[0])
 
 
 def main() -> None:

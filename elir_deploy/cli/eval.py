@@ -399,7 +399,7 @@ def _draw_curve(subject: Subject, evaluation: Evaluation, name: str) -> Pixels:
 def _write(output: Path, report: dict[str, object], drawn: dict[str, Pixels]) -> None:
     for name, pixels in drawn.items():
         write_image(output / name, pixels)
-    write_text(output / "quality.md", markdown(printable_values(report)))
+    write_text(output / "quality.md", markdown(report))
     write_text(output / "quality.json", to_json(report))
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from elir_deploy import __version__
-from elir_deploy.tables import aligned, pipes
+from elir_deploy.tables import aligned, in_markdown, pipes
 from elir_deploy.training.evaluation import Evaluation, Row
 from elir_deploy.training.metrics import METRICS, MetricSet
 from elir_deploy.training.paper import paper_row
@@ -168,16 +168,16 @@ def text(report: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """For a file."""
+    """For a file; names of files and manifests hold anything, and none of it is markup."""
     heading, details = _heading(report)
-    parts = [f"# {heading}", "", *(f"- {line}" for line in details), ""]
+    parts = [f"# {in_markdown(heading)}", "", *(f"- {in_markdown(line)}" for line in details), ""]
     parts += [pipes(*_main_table(report)), ""]
     for name in report["curves"]:
         parts += [f"{_CURVE_TITLES[name]}:", "", pipes(*_curve_table(report, name)), ""]
-    parts += [f"- {line}" for line in _remarks(report)]
+    parts += [f"- {in_markdown(line)}" for line in _remarks(report)]
     skipped = report["data"]["skipped"]
     if skipped:
-        parts += ["", "Left out:", "", *(f"- {item['reason']}" for item in skipped)]
+        parts += ["", "Left out:", "", *(f"- {in_markdown(item['reason'])}" for item in skipped)]
     if report["pictures"]:
         parts += ["", *(f"![{name}]({name})" for name in report["pictures"])]
     return "\n".join(parts) + "\n"

@@ -65,21 +65,6 @@ def plain_report(
     return build_report(results, bundle, conditions)
 
 
-def old_report(bundle: Bundle) -> dict[str, Any]:
-    """As schema version 1 had it."""
-    report = plain_report(bundle)
-    for name in ("yardstick", "energy", "stages", "throughput", "steps", "soak"):
-        del report[name]
-    for name in ("sensors", "held_back", "unreadable"):
-        del report["device"][name]
-    for row in report["contenders"]:
-        for name in ("arithmetic", "yardstick_s", "half_width", "stable", "warmup"):
-            del row[name]
-        for name in ("behaviour", "cold", "energy"):
-            del row[name]
-    return report | {"schema_version": 1}
-
-
 def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
     """Of three contenders that scatter, with every optional part."""
     report = plain_report(bundle, images)

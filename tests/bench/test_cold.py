@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from elir_deploy import runtime
 from elir_deploy.bench import cold
-from elir_deploy.bench.cold import ColdStart, held_on_devices, start_cold
+from elir_deploy.bench.cold import ColdStart, start_cold
 from elir_deploy.errors import UnavailableError
-from tests.bench.sensors.nvml_stand_in import StandIn
 from tests.bundles import make_bundle
 
 GOOD = {
@@ -55,28 +54,25 @@ def test_a_real_start(tmp_path):
     assert found.peak_rss_bytes is None or 2**24 < found.peak_rss_bytes < 2**30
 
 
-@pytest.mark.parametrize(
-    ("processes", "held"),
-    [
-        ([(os.getpid(), 600 << 20), (1, 900 << 20)], 600 << 20),
-        ([(1, 900 << 20)], None),
-        ([(os.getpid(), None)], None),  # as in a container
-        ([], None),
-    ],
-)
-def test_memory_of_the_gpu(processes, held):
-    entries = [SimpleNamespace(pid=pid, usedGpuMemory=count) for pid, count in processes]
-    library = StandIn(compute=entries)
-    assert held_on_devices(lambda: library) == held
-    assert library.open == 0
+def test_it_counts_from_the_call_and_restores_random_bytes(tmp_path, monkeypatch, capsys):
+    bundle = make_bundle(tmp_path / "b", upscale=4, kernel="bicubic", task="bsr")
+    images = []
 
+    class Noting(runtime.Restorer):
+        def __call__(self, image):
+            images.append(image)
+            return super().__call__(image)
 
-def test_without_a_gpu_it_has_no_memory():
-    def missing():
-        raise ImportError
-
-    assert held_on_devices(missing) is None
-    assert held_on_devices(lambda: StandIn(compute=[])) is None
+    monkeypatch.setattr(runtime, "Restorer", Noting)
+    for waited in (0, 5 * 10**9):
+        began = time.monotonic_ns() - waited
+        cold.main([str(bundle), "onnxruntime", "fp32", "1", str(began)])
+        found = ColdStart(**json.loads(capsys.readouterr().out))
+        assert waited / 1e9 < found.import_s < waited / 1e9 + 4
+    first, second = images
+    assert np.array_equal(first, second)
+    assert first.shape == (8, 8, 3)
+    assert np.unique(first).size > 100  # of 192 random bytes, 135 on average
 
 
 def test_a_backend_that_fails_says_why(tmp_path):
@@ -88,8 +84,11 @@ def test_a_backend_that_fails_says_why(tmp_path):
 
 def test_the_process_is_this_python_with_everything_it_needs(said, tmp_path):
     commands = said(json.dumps(GOOD) + "\n")
+    times = [time.monotonic_ns()]
     assert start_cold(tmp_path, "openvino", "fp16", threads=3) == ColdStart(**GOOD)
     start_cold(tmp_path, "openvino", "fp16", threads=None)
+    times += [int(command.pop()) for command in commands] + [time.monotonic_ns()]
+    assert times == sorted(times)
     assert commands == [
         [sys.executable, "-m", "elir_deploy.bench.cold", str(tmp_path), "openvino", "fp16", threads]
         for threads in ("3", "0")

@@ -13,12 +13,14 @@ from elir_deploy.bench.device import (
     CpuTimes,
     describe_device,
     installed_version,
-    parse_cpu_max,
     parse_cpuinfo,
     parse_meminfo,
     parse_stat,
     usable_cores,
 )
+from elir_deploy.bench.sensors.cpu import is_virtual
+from elir_deploy.bench.sensors.files import Tree
+from tests.bench.sensors.trees import plant
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC
@@ -50,7 +52,6 @@ def test_cpuinfo_of_x86():
         "physical_cores": 1,
         "cache": "1024 KB",
         "instruction_sets": ["sse4_2", "avx2", "avx512f", "avx512_vnni", "avx512_bf16"],
-        "virtual_machine": True,
     }
     assert device._clock_rate(X86) == 2550
 
@@ -60,7 +61,6 @@ def test_cpuinfo_of_arm():
     assert found["model"] == "0xd42"
     assert found["physical_cores"] is None
     assert found["instruction_sets"] == ["asimd", "fphp", "asimdhp", "asimddp"]
-    assert not found["virtual_machine"]
     assert device._clock_rate(JETSON) is None
 
 
@@ -96,6 +96,7 @@ def test_this_machine():
     found = describe_device()
     json.dumps(found, allow_nan=False)
     assert found["cpu"]["usable_cores"] == usable_cores() >= 1
+    assert found["cpu"]["virtual_machine"] is is_virtual(Tree())
     assert found["libraries"]["numpy"]
     assert len(found["load_average"]) == 3
     assert found["elir_deploy"]
@@ -118,19 +119,20 @@ def test_installed_version(package, known):
 
 
 @pytest.mark.parametrize(
-    ("text", "cores"),
+    ("group", "files", "cores"),
     [
-        ("max 100000\n", None),
-        ("200000 100000\n", 2),
-        ("150000 100000\n", 1),
-        ("5000 100000\n", 1),
-        ("", None),
-        ("junk", None),
-        ("1 0", None),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "150000 100000"}, 1),
+        ("0::/", {"cpu.max": "5000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "900000 100000"}, 8),
+        # A service's, of which the root knows nothing, and version 1's.
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": 200_000, "cpu/cpu.cfs_period_us": 100_000}, 2),
     ],
 )
-def test_a_containers_quota(text, cores, monkeypatch):
-    assert parse_cpu_max(text) == cores
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
-    monkeypatch.setattr(device, "_read", lambda path: text)
-    assert usable_cores() == (cores or 64)
+def test_a_containers_quota(tmp_path, monkeypatch, group, files, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    plant(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    plant(tmp_path, {"proc/self/cgroup": group})
+    assert usable_cores(tmp_path) == cores

@@ -194,7 +194,7 @@ def key_names(page, chart) -> list[str]:
 def test_a_key_hides_and_shows_what_it_stands_for(desktop):
     key = desktop.locator("#throughput .keys button").nth(1)
     for pressed, count in (("false", 3), ("true", 6)):
-        key.click()
+        key.click()  # waits until it is enabled
         assert key.get_attribute("aria-pressed") == pressed
         assert marks(desktop, "throughput", ".scatterlayer .trace") == [4] * count
 
@@ -389,7 +389,32 @@ def test_a_browser_that_cannot_unpack_says_so(browser, file):
         assert page.evaluate("document.documentElement.dataset.charts") == "failed"
         assert "cannot draw the chart" in page.locator("#plot-latency").text_content()
         assert page.locator("#speeds td").count() > 0
+        assert page.locator(".keys button:disabled").count() > 0
+        use_keys_and_print(page)
         assert is_quiet(page)
+
+
+def test_keys_wait_for_their_charts(browser, file):
+    never = """window.DecompressionStream = class {
+            constructor() {
+                document.documentElement.dataset.charts = "waiting";
+                return new TransformStream({ transform: () => new Promise(() => {}) });
+            }
+        };"""
+    with opened(browser, file, script=never) as page:
+        use_keys_and_print(page)
+        assert page.evaluate("document.documentElement.dataset.charts") == "waiting"
+        assert is_quiet(page)
+
+
+def use_keys_and_print(page) -> None:
+    """What must do nothing where there are no charts."""
+    assert page.locator("#time .keys button").count() > 1
+    # As a finger would: the browser holds back the click on what is disabled.
+    page.locator("#time .keys button").first.click(force=True)
+    assert page.locator(".keys button:not([aria-pressed=true])").count() == 0
+    for event in ("beforeprint", "afterprint"):
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
 
 
 def test_a_chart_can_be_saved_as_an_image_and_sent_nowhere(desktop):

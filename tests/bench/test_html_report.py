@@ -23,7 +23,6 @@ from elir_deploy.errors import MissingDependencyError
 from elir_deploy.runtime import Bundle
 from tests.bench.rich_report import (
     HOSTILE,
-    old_report,
     plain_pictures,
     plain_report,
     rich_report,
@@ -108,12 +107,6 @@ def test_a_report_without_the_optional_parts(bundle):
     assert len(ids) == len(set(ids))
 
 
-def test_a_report_of_schema_version_1(bundle):
-    page = Page(html(old_report(bundle)))
-    assert page.sections == ALWAYS
-    assert list(json.loads(page.script("charts"))) == ["latency", "time", "quality"]
-
-
 def test_every_optional_part_is_a_section_with_a_chart(rich):
     page = Page(html(rich, plain_pictures()))
     assert [name for name in page.sections if name not in [*ALWAYS, "warnings"]] == [
@@ -127,12 +120,8 @@ def test_every_optional_part_is_a_section_with_a_chart(rich):
 
 
 @pytest.mark.parametrize("absent", OPTIONAL)
-@pytest.mark.parametrize("how", ["null", "missing"])
-def test_a_part_that_is_not_there_has_no_section(rich, absent, how):
-    report = (
-        {**rich, absent: None} if how == "null" else {k: v for k, v in rich.items() if k != absent}
-    )
-    page = Page(html(report))
+def test_a_part_that_is_not_there_has_no_section(rich, absent):
+    page = Page(html({**rich, absent: None}))
     assert absent not in page.sections
     assert set(OPTIONAL) - {absent} < set(page.sections)
 

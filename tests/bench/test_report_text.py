@@ -7,11 +7,19 @@ import math
 import pytest
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Fidelity, Unavailable
+from elir_deploy.bench.contenders import Fidelity, Preparation, Unavailable
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
 from elir_deploy.bench.report import Conditions, Results, build_report
-from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
+from elir_deploy.bench.report_text import (
+    circumstances,
+    digits,
+    heading,
+    markdown,
+    remarks,
+    tables,
+    text,
+)
 from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
@@ -231,6 +239,43 @@ def test_remarks_say_everything_else(everything):
     assert not any(line.startswith("PSNR of fast") for line in found)
     kinds = [line.startswith("warning: ") for line in found]
     assert kinds == sorted(kinds)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "on_cpu", "lines"),
+    [
+        # A reader of a GPU's figures would take PyTorch's to be the GPU's, too.
+        (
+            [{"name": "a GPU"}],
+            (True, True, False),
+            ["on the CPU, not on the GPU: eager, plain", "times faster is over eager on the CPU"],
+        ),
+        ([{"name": "a GPU"}], (True, True, True), ["on the CPU, not on the GPU: eager, plain, c"]),
+        ([], (False, True, False), ["on the CPU, not on the GPU: plain"]),
+        ([], (True, True, True), []),
+        ([{"name": "a GPU"}], (False, False, False), []),
+    ],
+)
+def test_what_ran_on_the_cpu_is_told_where_there_is_a_gpu(bundle, gpus, on_cpu, lines):
+    clock = FakeClock()
+    contenders = [SyntheticContender(name, clock, 0.1) for name in ("eager", "plain", "c")]
+    for contender, own in zip(contenders, on_cpu, strict=True):
+        contender.on_cpu = own
+    protocol = BenchProtocol("paper", "", 0, 20)
+    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock)
+    measurement.run()
+    results = Results(protocol, contenders, True, measurement=measurement)
+    report = checked(build_report(results, bundle, conditions()))
+    report["device"]["gpus"] = gpus
+    assert [line for line in circumstances(report) if "CPU" in line] == lines
+
+
+def test_what_had_to_be_done_first_is_told(bundle):
+    contender = SyntheticContender("torch-compile fp32", FakeClock(), 0.1)
+    contender.preparation = Preparation("to compile", 92.345)
+    results = Results(PROTOCOLS["paper"], [contender])
+    report = checked(build_report(results, bundle, conditions()))
+    assert "torch-compile fp32: 92 s to compile" in circumstances(report)
 
 
 def test_the_heading_says_what_was_measured_on_what_and_how(everything):

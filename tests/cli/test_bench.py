@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
+import hashlib
 import json
 import signal
 import subprocess
@@ -15,13 +18,15 @@ import pytest
 from elir_deploy.bench import contenders as contenders_module
 from elir_deploy.bench import peers, protocols, runs, soak
 from elir_deploy.cli import bench
-from elir_deploy.errors import UnavailableError
+from elir_deploy.errors import OutputError, UnavailableError
+from elir_deploy.printable import printable
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.cut import split_tiny
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticContender
 from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.shown import HOSTILE_NAME, Shown
 
 QUICK = ["--images", "5", "--warmup", "1", "--threads", "1", "--no-cold"]
 
@@ -277,14 +282,125 @@ def test_an_interruption_before_the_first_sample_replaces_nothing(
     assert target.read_text() == "an older result"
 
 
-def test_a_manifest_does_not_steer_the_terminal(run, bundle):
+def test_a_manifest_steers_no_terminal_and_adds_nothing_to_what_is_pasted(run, bundle, tmp_path):
     manifest = read_manifest(bundle)
-    manifest["source"]["name"] = "\x1b[31mred\nfake"
+    manifest["source"]["name"] = "\x1b[31mred\nfake" + HOSTILE_NAME
     write_manifest(bundle, manifest)
-    code, out, _ = run(bundle, "--backend", "onnxruntime", *QUICK)
+    table = tmp_path / "r.md"
+    code, out, _ = run(bundle, "--backend", "onnxruntime", *QUICK, "--report", table)
     assert code == 0
     assert "\x1b" not in out
     assert r"\x1b[31mred\nfake" in out
+    shown = Shown(table.read_text())
+    assert shown.of("h1")[0].endswith(r"\x1b[31mred\nfake" + printable(HOSTILE_NAME))
+    assert shown.tags.count("table") == 2  # speeds and latencies
+    assert shown.tags.count("tr") == 2 * 3
+    assert {"img", "a", "b", "em"}.isdisjoint(shown.tags)
+
+
+def test_a_report_as_a_page(run, bundle, tmp_path):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("plotly")
+    target, page = tmp_path / "r.json", tmp_path / "x.html"
+    code, out, _ = run(
+        *(bundle, "--backend", "onnxruntime", "--precision", "fp32", *QUICK),
+        *("--report", page, "--json", target),
+    )
+    assert code == 0
+    assert "onnxruntime fp32" in out
+    shown = page.read_text("utf-8")
+    report = json.loads(shown.partition('id="report">')[2].partition("</script>")[0])
+    assert report == json.loads(target.read_text())
+    packed = shown.partition('id="plotly">')[2].partition("</script>")[0]
+    library = gzip.decompress(base64.b64decode(packed))
+    assert b"plotly.js" in library[:200]
+    allowed = base64.b64encode(hashlib.sha256(library).digest()).decode()
+    assert f"sha256-{allowed}" in shown
+    pictures = json.loads(shown.partition('id="pictures-data">')[2].partition("</script>")[0])
+    assert [name for name, _ in pictures[0]["after"]] == [
+        "onnxruntime fp32",
+        "float32 PyTorch (reference)",
+    ]
+
+
+# Outputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ["r.json", "r.md"])
+def test_what_cannot_be_written_is_printed_and_the_others_are_written(
+    run, bundle, tmp_path, monkeypatch, broken
+):
+    original = bench.write_text
+
+    def write(path, content):
+        if path.name == broken:
+            raise OutputError(f"{path} cannot be written: no space left: free some space")
+        original(path, content)
+
+    monkeypatch.setattr(bench, "write_text", write)
+    files = [tmp_path / "r.json", tmp_path / "r.md"]
+    arguments = (bundle, "--backend", "onnxruntime", "--precision", "fp32", *QUICK)
+    code, out, err = run(*arguments, "--json", files[0], "--report", files[1])
+    assert code == 2
+    assert f"{broken} cannot be written" in err
+    assert "onnxruntime fp32" in out
+    assert [file.name for file in files if file.exists()] == [
+        file.name for file in files if file.name != broken
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pressed", "number", "ended"),
+    [("build_report", signal.SIGINT, 130), ("markdown", signal.SIGTERM, 143)],
+)
+def test_a_signal_after_the_last_image_waits_for_the_files(
+    run, bundle, tmp_path, monkeypatch, pressed, number, ended
+):
+    original = getattr(bench, pressed)
+
+    def interrupted(*arguments):
+        signal.raise_signal(number)
+        return original(*arguments)
+
+    handlers = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(bench, pressed, interrupted)
+    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    contender = SyntheticContender("synthetic fp32", FakeClock(), 0.01)
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
+    target, table = tmp_path / "r.json", tmp_path / "r.md"
+    code, out, _ = run(
+        *(bundle, "--backend", "onnxruntime", *QUICK), *("--json", target, "--report", table)
+    )
+    assert code == ended
+    assert json.loads(target.read_text())["complete"] is True
+    for shown in (out, table.read_text()):
+        assert "synthetic fp32" in shown
+    assert signal.getsignal(signal.SIGINT) is handlers
+
+
+def test_a_second_signal_does_not_wait(run, bundle, monkeypatch):
+    def hang(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("still here")
+
+    monkeypatch.setattr(bench, "build_report", hang)
+    code, out, _ = run(bundle, "--backend", "onnxruntime", "--precision", "fp32", *QUICK)
+    assert (code, out) == (130, "")
+
+
+def test_two_outputs_of_one_name_are_refused_before_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "open_model", lambda *a, **k: pytest.fail("opened"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for one, other in (("r.md", "r.md"), ("r.md", "./link/r.md")):
+        for place in (other, tmp_path / other):
+            code, out, err = run("tiny", "--json", one, "--report", place)
+            assert (code, out) == (2, "")
+            assert f"{tmp_path / 'r.md'} is named twice" in err
+    code, _, err = run("tiny", "--report", "r.html", "--report", "link/r.html")
+    assert code == 2
+    assert "is named twice" in err
 
 
 def test_help_teaches_the_use(run):

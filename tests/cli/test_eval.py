@@ -20,8 +20,10 @@ pytest.importorskip("matplotlib")
 
 from elir_deploy.cli import eval as command
 from elir_deploy.cli import imports
+from elir_deploy.printable import printable
 from elir_deploy.training.metrics import METRICS
 from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.shown import HOSTILE_NAME, Shown
 from tests.training.small import (
     SIZE,
     install_stand_in,
@@ -170,13 +172,18 @@ def test_a_missing_backend_is_exit_4(run, bundle, photos, tmp_path) -> None:
 
 def test_a_manifest_does_not_steer_the_terminal(run, bundle, photos, tmp_path, no_pyiqa) -> None:
     manifest = read_manifest(bundle)
-    manifest["source"]["name"] = "\x1b[31mred\nfake"
+    manifest["source"]["name"] = "\x1b[31mred\nfake" + HOSTILE_NAME
     write_manifest(bundle, manifest)
-    save(photos / "z\x1b[31m.png", photo(0, 8, 8))
+    save(photos / "z\x1b[31m<b>.png", photo(0, 8, 8))
     code, out, err = run(bundle, photos, "-o", tmp_path / "out")
     assert code == 0
-    assert "\x1b" not in out + err + (tmp_path / "out" / "quality.md").read_text()
+    assert "\x1b" not in out + err
     assert r"\x1b[31mred\nfake" in out
+    shown = Shown((tmp_path / "out" / "quality.md").read_text())
+    assert shown.of("h1")[0].endswith(r"\x1b[31mred\nfake" + printable(HOSTILE_NAME))
+    assert any(r"z\x1b[31m<b>.png" in line for line in shown.of("li"))
+    assert shown.tags.count("table") == shown.tags.count("img") == 1  # the sheet
+    assert {"a", "b", "em"}.isdisjoint(shown.tags)
 
 
 # Images ---------------------------------------------------------------------------------------

@@ -55,8 +55,13 @@
     }
   }
 
+  const keys = [...document.querySelectorAll(".keys button")];
+
   drawCharts().then(
-    () => (document.documentElement.dataset.charts = "drawn"),
+    () => {
+      for (const key of keys) key.disabled = false; // until now there was nothing to hide
+      document.documentElement.dataset.charts = "drawn";
+    },
     (error) => {
       document.documentElement.dataset.charts = "failed";
       for (const place of document.querySelectorAll(".plot")) {
@@ -66,7 +71,7 @@
     },
   );
 
-  for (const key of document.querySelectorAll(".keys button")) {
+  for (const key of keys) {
     key.addEventListener("click", () => {
       const visible = key.getAttribute("aria-pressed") !== "true";
       key.setAttribute("aria-pressed", visible);

@@ -56,7 +56,6 @@ __all__ = [
     "load",
     "open_peers",
     "torch_missing",
-    "torch_peer",
 ]
 
 
@@ -146,17 +145,6 @@ def torch_missing() -> str | None:
     if find_spec("torch") is not None:
         return None
     return str(MissingDependencyError("torch", "export", "run the PyTorch model"))
-
-
-def torch_peer(
-    bundle: Bundle,
-    checkpoint: Checkpoint | None,
-    *,
-    threads: int | None,
-    clock: Clock = wall_clock,
-) -> TorchContender:
-    """Eager PyTorch alone; arguments and errors are those of :func:`open_peers`."""
-    return TorchContender(subject_of(bundle, checkpoint), threads=threads, clock=clock)
 
 
 def load(source: str, task: str | None, progress: Progress | None = None) -> Checkpoint:

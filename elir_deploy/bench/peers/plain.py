@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock
+from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
@@ -63,9 +64,6 @@ class PlainContender(PeerContender):
         precision: that it computes in.
         library: its name.
         clock: to time the library with.
-
-    Attributes:
-        export_seconds: that the export took.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class PlainContender(PeerContender):
         if subject.model.collapsible:
             self.weights += ", over-parametrised"
         self.artifacts = graph.artifacts
-        self.export_seconds = graph.seconds
+        self.preparation = Preparation("to export", graph.seconds)
         self._library: Run | None = run
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
+from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
@@ -76,13 +77,11 @@ class CompiledContender(TorchContender):
             second benchmark would say that compiling takes no time. (Headers stay in that cache.)
 
     Attributes:
-        compile_seconds: until the first image was done.
+        preparation: until the first image was done.
 
     Raises:
         UnavailableError: there is no C++ compiler, or compiling failed.
     """
-
-    compile_seconds: float
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class CompiledContender(TorchContender):
         start = time.perf_counter()
         with quiet(), as_unavailable("torch.compile failed"):
             self._compile(subject, folder)
-        self.compile_seconds = time.perf_counter() - start
+        self.preparation = Preparation("to compile", time.perf_counter() - start)
 
     def close(self) -> None:
         import torch

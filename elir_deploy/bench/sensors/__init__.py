@@ -8,12 +8,7 @@ broken.
 
 from elir_deploy.bench.sensors.affinity import Affinity
 from elir_deploy.bench.sensors.energy import EnergyMeter
-from elir_deploy.bench.sensors.memory import (
-    device_bytes,
-    peak_host_bytes,
-    reset_peak,
-    rss_bytes,
-)
+from elir_deploy.bench.sensors.memory import rss_bytes
 from elir_deploy.bench.sensors.nvml import Nvml
 from elir_deploy.bench.sensors.state import State, read_state, throttled_between
 
@@ -22,10 +17,7 @@ __all__ = [
     "EnergyMeter",
     "Nvml",
     "State",
-    "device_bytes",
-    "peak_host_bytes",
     "read_state",
-    "reset_peak",
     "rss_bytes",
     "throttled_between",
 ]

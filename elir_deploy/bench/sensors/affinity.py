@@ -10,7 +10,7 @@ from typing import Any
 
 from elir_deploy.bench.sensors.files import ROOT, Tree, cpu_list, plain, whole
 
-__all__ = ["Affinity", "CoreKind", "NumaNode"]
+__all__ = ["Affinity", "CoreKind", "NumaNode", "quota_cores"]
 
 _CPUS = "sys/devices/system/cpu"
 #: Part of the fastest one's capacity and clock from which a core is of the same kind.
@@ -82,7 +82,7 @@ class Affinity:
             physical_cores=_physical_cores(tree, cores),
             kinds=_kinds(tree, cores),
             nodes=_nodes(tree, cores),
-            quota_cores=_quota(tree),
+            quota_cores=quota_cores(tree),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -156,8 +156,10 @@ def _nodes(tree: Tree, cores: Iterable[int]) -> tuple[NumaNode, ...]:
     return tuple(found)
 
 
-def _quota(tree: Tree) -> float | None:
-    """The smallest of the process's control groups, of either version, up to the root.
+def quota_cores(tree: Tree) -> float | None:
+    """Processor time a second that the control groups grant; None: no limit.
+
+    The smallest of the process's groups, of either version, up to the root.
 
     Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``; Documentation/scheduler/sched-bwc.rst,
     ``cpu.cfs_quota_us``.

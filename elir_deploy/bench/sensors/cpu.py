@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elir_deploy.bench.sensors.files import Tree, cpu_list, whole
 
-__all__ = ["SPIN_SECONDS", "Core", "CpuState", "keep_busy", "read_cpu"]
+__all__ = ["SPIN_SECONDS", "Core", "CpuState", "is_virtual", "is_x86", "keep_busy", "read_cpu"]
 
 #: How long a core is kept busy before its clock is read. Kernels average it over a tick or less
 #: (10 ms at most), and governors raise an idle core's clock within some ticks.
@@ -27,6 +27,16 @@ _COUNTERS = (
     "package_throttle_total_time_ms",
     "package_power_limit_count",
 )
+#: Where firmware names the machine; the product first.
+_DMI = ("product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version")
+#: How names begin that hypervisors and clouds give, as in systemd's detect-virt.
+_HYPERVISORS = (
+    *("KVM", "QEMU", "Bochs", "VMware", "VMW", "VirtualBox", "innotek GmbH", "Xen", "Parallels"),
+    *("BHYVE", "Hyper-V", "Virtual Machine", "Apple Virtualization", "OpenStack", "KubeVirt"),
+    *("Amazon EC2", "Google Compute Engine"),
+)
+#: The board that QEMU and others make up on ARM.
+_MADE_UP_BOARD = "linux,dummy-virt"
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ class CpuState:
         driver: of the clocks, such as ``intel_pstate``, ``amd-pstate-epp`` or ``acpi-cpufreq``.
         boost: whether clocks above the base are allowed (turbo).
         smt_active: whether physical cores run more than one thread.
-        virtual_machine: whether a hypervisor says that it is there. Its clocks are then nominal
-            and throttling shows in no file.
+        virtual_machine: of :func:`is_virtual`. Its clocks are then nominal and throttling shows
+            in no file.
         busy_core: the core kept busy before the clocks were read; None where none was.
         counters: events, and milliseconds, that the kernel has counted since it started. Those of
             cores are added up over physical cores, those of packages over packages.
@@ -119,10 +129,50 @@ def read_cpu(tree: Tree, busy_core: int | None = None) -> CpuState:
         driver=tree.text(f"{_CPUS}/cpu0/cpufreq/scaling_driver"),
         boost=_boost(tree),
         smt_active=tree.flag(f"{_CPUS}/smt/active"),
-        virtual_machine=_virtual(entries),
+        virtual_machine=_virtual(tree, entries),
         busy_core=busy_core,
         counters=_counters(tree, cores),
     )
+
+
+def is_x86(tree: Tree) -> bool:
+    """Whether the processor is of Intel's and AMD's kind."""
+    return _x86_flags(_cpuinfo(tree.text("proc/cpuinfo") or "")) is not None
+
+
+def is_virtual(tree: Tree) -> bool | None:
+    """Whether a hypervisor is below the kernel; None where nothing tells.
+
+    Processors of x86 say so themselves. Elsewhere a hypervisor has to show in the tables that it
+    hands to the kernel, and may have chosen any name for them: that none is known there means
+    something only where they name a board.
+    """
+    return _virtual(tree, _cpuinfo(tree.text("proc/cpuinfo") or ""))
+
+
+def _virtual(tree: Tree, entries: Mapping[int, Mapping[str, str]]) -> bool | None:
+    flags = _x86_flags(entries)
+    if "hypervisor" in (flags or ()) or tree.text("sys/hypervisor/type") is not None:
+        return True
+    if flags is not None:
+        return False
+    if tree.exists("proc/device-tree/hypervisor") or _names_a_hypervisor(tree):
+        return True
+    return None if tree.text("proc/device-tree/model") is None else False
+
+
+def _x86_flags(entries: Mapping[int, Mapping[str, str]]) -> list[str] | None:
+    return next((entry["flags"].split() for entry in entries.values() if "flags" in entry), None)
+
+
+def _names_a_hypervisor(tree: Tree) -> bool:
+    """Whether one of the machine's names is a hypervisor's, in the device tree or in DMI."""
+    compatible = (tree.text("proc/device-tree/compatible") or "").split("\0")
+    if _MADE_UP_BOARD in compatible:
+        return True
+    names = [tree.text(f"sys/class/dmi/id/{entry}") or "" for entry in _DMI]
+    # A cloud's own machines bear its name too.
+    return any(name.startswith(_HYPERVISORS) for name in names) and ".metal" not in names[0]
 
 
 def _core(tree: Tree, number: int, entry: Mapping[str, str]) -> Core:
@@ -183,12 +233,6 @@ def _cpuinfo(text: str) -> dict[int, dict[str, str]]:
         if number is not None:
             entries[number] = entry
     return entries
-
-
-def _virtual(entries: Mapping[int, Mapping[str, str]]) -> bool | None:
-    """x86 alone says so."""
-    flags = next((entry["flags"] for entry in entries.values() if "flags" in entry), None)
-    return None if flags is None else "hypervisor" in flags.split()
 
 
 def _megahertz(text: str | None) -> float | None:

@@ -11,7 +11,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from elir_deploy.bench.sensors.jetson import Jtop, find_rails, import_jtop, is_j
 from elir_deploy.bench.sensors.nvml import Nvml, nvidia_present
 from elir_deploy.bench.sensors.rapl import RaplZone, find_zones
 
-__all__ = ["CounterSource", "EnergyMeter", "MeterCost", "PowerSource", "Source"]
+__all__ = ["CounterSource", "EnergyMeter", "PowerSource", "Source"]
 
 #: Between two samples of a power. Sensors average over about as long, or longer; a sample takes
 #: some 0.1 ms of processor time, after a sleep more than in a row.
@@ -33,21 +32,6 @@ COUNTER_SECONDS = 10.0
 #: A power is taken to go on for so long after its last sample; then it is unknown.
 LONGEST_GAP_SECONDS = 1.0
 _JOULES_OF_MICROJOULES = 1e-6
-
-
-@dataclass(frozen=True)
-class MeterCost:
-    """What measuring took so far, in the meter's own thread.
-
-    Attributes:
-        samples: readings.
-        cpu_seconds: processor time of the thread.
-        seconds: of the clock since the meter began.
-    """
-
-    samples: int
-    cpu_seconds: float
-    seconds: float
 
 
 class Source(ABC):
@@ -228,9 +212,6 @@ class EnergyMeter:
         self.missing = tuple(missing)
         self._clock = clock
         self._also_close = list(also_close)
-        self._began = clock()
-        self._samples = 0
-        self._cpu_seconds = 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         if thread:
@@ -296,23 +277,14 @@ class EnergyMeter:
         now = self._clock()
         return sum(source.joules(now) for source in self.sources)
 
-    def read_each(self) -> dict[str, float]:
-        """The same, by the source's name."""
-        now = self._clock()
-        return {source.name: source.joules(now) for source in self.sources}
-
     def problems(self) -> tuple[str, ...]:
         """Why the sum is not to be believed; empty while it is."""
         return tuple(source.problem for source in self.sources if source.problem)
 
-    def cost(self) -> MeterCost:
-        """What the meter's thread took so far."""
-        return MeterCost(self._samples, self._cpu_seconds, self._clock() - self._began)
-
     def update(self) -> None:
         """Look at every source; the thread does so by itself."""
         for source in self.sources:
-            self._look(source)
+            source.update(self._clock())
 
     def close(self) -> None:
         """End the thread and give the sensors back."""
@@ -334,20 +306,15 @@ class EnergyMeter:
     ) -> None:
         self.close()
 
-    def _look(self, source: Source) -> None:
-        source.update(self._clock())
-        self._samples += 1
-
     def _watch(self) -> None:
         began = self._clock()
         due = [began + source.period_seconds for source in self.sources]
         while not self._ended.wait(max(0.0, min(due) - self._clock())):
             for index, source in enumerate(self.sources):
                 if due[index] <= self._clock():
-                    self._look(source)
+                    source.update(self._clock())
                     # After a pause there is nothing to catch up on.
                     due[index] = max(due[index] + source.period_seconds, self._clock())
-            self._cpu_seconds = time.thread_time()
 
 
 def _module_sources(

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from elir_deploy.bench.sensors.cpu import SPIN_SECONDS, Core, CpuState, keep_busy, read_cpu
+from elir_deploy.bench.sensors.cpu import (
+    SPIN_SECONDS,
+    Core,
+    CpuState,
+    is_x86,
+    keep_busy,
+    read_cpu,
+)
 from elir_deploy.bench.sensors.files import ROOT, Tree, plain
 from elir_deploy.bench.sensors.jetson import DeviceClock, is_jetson, read_device_clocks
 from elir_deploy.bench.sensors.nvml import HELD_BACK, GpuState, Nvml, nvidia_present
@@ -295,7 +302,7 @@ def _unreadable(state: State, tree: Tree) -> Iterator[str]:
         yield "the processor's clock"
     if not cpu.governors:
         yield "the processor's governor: no cpufreq"
-    x86 = cpu.virtual_machine is not None
+    x86 = is_x86(tree)
     if x86 and cpu.boost is None:
         yield "whether the processor may boost"
     if x86 and not cpu.counters:

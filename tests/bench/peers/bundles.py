@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from elir_deploy.bench import peers
 from elir_deploy.runtime import Bundle
 from elir_deploy.tasks import Architecture
 from tests.bundles import make_bundle, read_manifest, write_manifest
@@ -27,6 +28,13 @@ def small_bundle(folder: Path, *, random: bool = True, steps: int = 1, **changes
     manifest["model"] |= {"architecture": SMALL.to_dict(), "steps": steps}
     write_manifest(folder, manifest)
     return Bundle.open(folder)
+
+
+def eager_peer(bundle: Bundle, checkpoint=None, *, threads: int | None = None):
+    """Eager PyTorch alone."""
+    (peer,), missing = peers.open_peers(["torch"], bundle, checkpoint, threads)
+    assert not missing
+    return peer
 
 
 def with_manifest(bundle: Bundle, folder: Path, **changes) -> Bundle:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
+from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.peers import plain
 from elir_deploy.bench.peers.base import Workbench
 from elir_deploy.bench.peers.subject import subject_of
@@ -75,7 +76,7 @@ def test_onnxruntime_runs_the_same_network(exported, exports):
     assert len(exports) == 1
     assert (contender.label, contender.precision) == ("plain-onnxruntime fp32", "fp32")
     assert contender.version.startswith("onnxruntime 1.")
-    assert contender.export_seconds == graph.seconds
+    assert contender.preparation == Preparation("to export", graph.seconds)
     assert contender.artifacts == graph.artifacts
     for k in range(3):
         assert levels_apart(contender, eager, random_image((8, 8, 3), 0, 0, k)) <= 1

@@ -18,7 +18,7 @@ from elir_deploy.bench.peers import pytorch
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.degradations import enlarge
-from tests.bench.peers.bundles import SMALL, small_bundle
+from tests.bench.peers.bundles import SMALL, eager_peer, small_bundle
 
 torch = pytest.importorskip("torch")
 
@@ -48,7 +48,7 @@ def opened_elsewhere(bundle, *names, **environment):
 
 def test_a_bundles_peer_has_its_architecture_and_says_that_its_weights_are_others(tmp_path):
     bundle = small_bundle(tmp_path / "b", random=False)
-    peer = peers.torch_peer(bundle, None, threads=None)
+    peer = eager_peer(bundle)
     image = random_image((32, 32, 3), 0, 0, 0)
     restored = peer.restore(image)
     assert (restored.shape, restored.dtype) == ((32, 32, 3), np.uint8)
@@ -63,7 +63,7 @@ def test_a_bundles_peer_has_its_architecture_and_says_that_its_weights_are_other
 
 def test_the_peer_runs_algorithm_1_with_the_bundles_noise(tmp_path):
     bundle = small_bundle(tmp_path / "b", steps=3, upscale=4, kernel="bicubic", task="bsr")
-    peer = peers.torch_peer(bundle, None, threads=None)
+    peer = eager_peer(bundle)
     subject = subject_of(bundle, None)
     low = random_image((8, 8, 3), 0, 0, 0)
     x = torch.from_numpy(enlarge("bsr", low)).permute(2, 0, 1)[None] / 255
@@ -77,7 +77,7 @@ def test_the_peer_runs_algorithm_1_with_the_bundles_noise(tmp_path):
 def test_threads_are_set(tmp_path):
     before = torch.get_num_threads()
     try:
-        peers.torch_peer(small_bundle(tmp_path / "b"), None, threads=1)
+        eager_peer(small_bundle(tmp_path / "b"), threads=1)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -95,7 +95,7 @@ def test_a_checkpoints_peer_is_collapsed_and_leaves_the_checkpoint_alone(tmp_pat
     assert subject.model is model
     assert not subject.collapsed.collapsible
     assert model.collapsible
-    peer = peers.torch_peer(bundle, checkpoint, threads=None)
+    peer = eager_peer(bundle, checkpoint)
     assert peer.weights == "random"
     assert peer.fidelity(bundle).note.startswith("random weights")
 
@@ -107,11 +107,13 @@ def check_compiled(bundle, temporary):
     # What it was compiled to is gone from disk; it runs all the same, and compiles no more.
     assert not list(temporary.glob("elir-bench-*"))
     assert "elir-bench" not in os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    assert eager.preparation is None
+    assert compiled.preparation.what == "to compile"
     for k in range(3):
         image = random_image((32, 32, 3), 0, 0, k)
         start = time.perf_counter()
         restored = compiled.restore(image)
-        assert time.perf_counter() - start < compiled.compile_seconds / 2
+        assert time.perf_counter() - start < compiled.preparation.seconds / 2
         assert np.abs(restored.astype(int) - eager.restore(image)).max() <= 1
         assert compiled.device_ns > 0
     assert compiled.fidelity(bundle).note.startswith("random weights")

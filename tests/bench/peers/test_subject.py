@@ -9,7 +9,7 @@ import pytest
 from elir_deploy.bench import peers
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.errors import CheckpointError, MissingDependencyError, UsageError
-from tests.bench.peers.bundles import small_bundle, with_manifest
+from tests.bench.peers.bundles import eager_peer, small_bundle, with_manifest
 from tests.bench.peers.conftest import TINY
 from tests.bundles import make_bundle
 
@@ -32,7 +32,7 @@ def test_noise_that_cannot_be_made_again_is_a_reason(tiny64, tmp_path):
     doubt = subject_of(other, None).doubt
     assert "the noise of seed 1 has SHA-256" in doubt
     assert tiny64.info.model.noise["sha256"] in doubt
-    fidelity = peers.torch_peer(other, None, threads=None).fidelity(other)
+    fidelity = eager_peer(other).fidelity(other)
     assert (fidelity.psnr_db, fidelity.images, fidelity.note) == (None, 0, doubt)
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from elir_deploy.bench.sensors import cpu as cpu_module
-from elir_deploy.bench.sensors.cpu import keep_busy, read_cpu
+from elir_deploy.bench.sensors.cpu import is_virtual, keep_busy, read_cpu
 from elir_deploy.bench.sensors.files import Tree
 from tests.bench.sensors import trees
 from tests.bench.sensors.trees import CPUS, plant
@@ -74,9 +74,61 @@ def test_virtual_machine_has_nominal_clocks_only(tmp_path):
     assert cpu.virtual_machine
 
 
-def test_arm_does_not_say_whether_it_is_virtual(tmp_path):
+ARM = "processor\t: 0\nFeatures\t: fp asimd\n"
+X86 = "processor\t: 0\nflags\t\t: fpu sse2"
+
+
+@pytest.mark.parametrize(
+    ("files", "virtual"),
+    [
+        # As QEMU and Firecracker, KVM on PowerPC, and Xen show themselves in a device tree.
+        ({"proc/device-tree/compatible": b"linux,dummy-virt\0"}, True),
+        ({"proc/device-tree/hypervisor/compatible": b"linux,kvm\0"}, True),
+        ({"sys/hypervisor/type": "xen"}, True),
+        ({"sys/class/dmi/id/product_name": "KVM Virtual Machine"}, True),
+        ({"sys/class/dmi/id/sys_vendor": "QEMU"}, True),
+        ({"sys/class/dmi/id/product_name": "Virtual Machine"}, True),  # Azure
+        (
+            {
+                "sys/class/dmi/id/sys_vendor": "Amazon EC2",
+                "sys/class/dmi/id/product_name": "c7g.large",
+            },
+            True,
+        ),
+        (
+            {
+                "sys/class/dmi/id/sys_vendor": "Amazon EC2",
+                "sys/class/dmi/id/product_name": "c7g.metal",
+            },
+            None,
+        ),
+        ({"sys/class/dmi/id/product_name": "Mt. Jade"}, None),
+        ({}, None),
+        (
+            {
+                "proc/device-tree/model": b"NVIDIA Jetson Orin Nano\0",
+                "proc/device-tree/compatible": b"nvidia,p3768\0nvidia,tegra234\0",
+            },
+            False,
+        ),
+    ],
+)
+def test_a_virtual_machine_on_arm_shows_in_its_tables(tmp_path, files, virtual):
+    plant(tmp_path, {"proc/cpuinfo": ARM, **files})
+    assert is_virtual(Tree(tmp_path)) is virtual
+    assert read_cpu(Tree(tmp_path)).virtual_machine is virtual
+
+
+def test_x86_says_itself_whether_it_is_virtual(tmp_path):
+    # A cloud's own machine may bear its name.
+    plant(tmp_path, {"proc/cpuinfo": X86, "sys/class/dmi/id/sys_vendor": "Amazon EC2"})
+    assert is_virtual(Tree(tmp_path)) is False
+    plant(tmp_path, {"proc/cpuinfo": f"{X86} hypervisor lm"})
+    assert is_virtual(Tree(tmp_path)) is True
+
+
+def test_clocks_of_arm(tmp_path):
     cpu = read_cpu(Tree(trees.orin_nano(tmp_path)))
-    assert cpu.virtual_machine is None
     assert len(cpu.cores) == 6
     assert cpu.core(0).now_mhz == 1728
 

@@ -62,7 +62,6 @@ def test_packages_and_their_memory_and_nothing_twice(tmp_path):
         },
     )
     assert meter.read() == pytest.approx(34.0)
-    assert meter.read_each() == pytest.approx({"RAPL package-0": 30, "RAPL package-0 dram": 4})
     assert meter.problems() == ()
 
 
@@ -428,9 +427,6 @@ def test_the_thread_samples_and_ends(monkeypatch):
         assert meter.read() > 0
     assert not thread.is_alive()
     assert closed == [1]
-    cost = meter.cost()
-    assert cost.samples >= 5
-    assert 0 < cost.cpu_seconds < cost.seconds
     meter.close()
     assert closed == [1]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from elir_deploy.bench.sensors import memory
-from elir_deploy.bench.sensors.memory import peak_host_bytes, reset_peak, rss_bytes
-from tests.bench.sensors.test_files import forbid
+from elir_deploy.bench.sensors.memory import device_bytes, peak_host_bytes, rss_bytes
+from tests.bench.sensors.nvml_stand_in import StandIn, not_installed
 from tests.bench.sensors.trees import plant
 
 STATUS = "Name:\tpython\nVmPeak:\t  900000 kB\nVmHWM:\t  300000 kB\nVmRSS:\t  100000 kB\n"
@@ -29,32 +29,34 @@ def test_a_status_without_it(tmp_path, status):
 def test_nothing_is_known_without_procfs(tmp_path):
     assert peak_host_bytes(tmp_path) is None
     assert rss_bytes(tmp_path) is None
-    folder = tmp_path / "proc/self"
-    folder.mkdir(parents=True)
-    assert reset_peak(tmp_path) is False
-    # A file that was not there is not made.
-    assert list(folder.iterdir()) == []
 
 
-def test_reset_writes_what_the_kernel_takes(tmp_path, monkeypatch):
-    plant(tmp_path, {"proc/self/clear_refs": b""})
-    assert reset_peak(tmp_path) is True
-    assert (tmp_path / "proc/self/clear_refs").read_bytes() == b"5"
-    forbid(monkeypatch, "clear_refs")
-    assert reset_peak(tmp_path) is False
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux only")
-def test_the_peak_of_this_process_falls_and_rises():
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux only")
+def test_what_this_process_gave_back_is_in_its_peak_alone():
     size = 256 << 20
     block = bytearray(size)
     block[::4096] = b"x" * len(block[::4096])
-    high = peak_host_bytes()
-    assert high >= size
+    assert rss_bytes() >= size
     del block
-    if not reset_peak():
-        pytest.skip("the system does not allow it")
-    low = peak_host_bytes()
-    assert low <= high - size // 2
-    assert low >= rss_bytes() * 0.9
-    assert memory.peak_host_bytes() < high
+    assert peak_host_bytes() >= size
+    assert rss_bytes() <= peak_host_bytes() - size // 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "held"),
+    [
+        ([(os.getpid(), 600 << 20), (1, 900 << 20)], 600 << 20),
+        ([(1, 900 << 20)], None),
+        ([(os.getpid(), None)], None),  # as in a container
+        ([], None),
+    ],
+)
+def test_memory_of_the_gpu(processes, held):
+    entries = [SimpleNamespace(pid=pid, usedGpuMemory=count) for pid, count in processes]
+    library = StandIn(compute=entries)
+    assert device_bytes(lambda: library) == held
+    assert library.open == 0
+
+
+def test_without_nvml_no_memory_of_the_gpu_is_known():
+    assert device_bytes(not_installed) is None

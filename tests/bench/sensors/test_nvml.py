@@ -12,7 +12,6 @@ import pytest
 
 from elir_deploy.bench.sensors import nvml as module
 from elir_deploy.bench.sensors.files import Tree
-from elir_deploy.bench.sensors.memory import device_bytes
 from elir_deploy.bench.sensors.nvml import Nvml, decode_reasons, import_pynvml, nvidia_present
 from tests.bench.sensors.nvml_stand_in import PREFIX, NoDriver, StandIn, field, not_installed
 from tests.bench.sensors.trees import plant
@@ -156,12 +155,12 @@ def test_memory_of_a_process():
         graphics=[entry(own, 130), entry(other, None)],
     )
     nvml = opened(stand_in)
-    assert device_bytes(nvml=nvml) == 130
-    assert device_bytes(other, nvml) == 7
-    assert device_bytes(other + 1, nvml) is None
+    (handle,) = nvml.handles
+    assert nvml.process_bytes(handle, own) == 130
+    assert nvml.process_bytes(handle, other) == 7
+    assert nvml.process_bytes(handle, other + 1) is None
     stand_in.compute, stand_in.graphics = [], []
-    assert device_bytes(nvml=nvml) is None
-    assert device_bytes(nvml=Nvml(not_installed)) is None
+    assert nvml.process_bytes(handle, own) is None
 
 
 def test_energy_and_power():

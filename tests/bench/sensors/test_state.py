@@ -13,11 +13,11 @@ from elir_deploy.bench.sensors import (
     EnergyMeter,
     Nvml,
     State,
-    peak_host_bytes,
     read_state,
     rss_bytes,
     throttled_between,
 )
+from elir_deploy.bench.sensors.memory import peak_host_bytes
 from elir_deploy.bench.sensors.nvml import HELD_BACK
 from tests.bench.sensors import trees
 from tests.bench.sensors.nvml_stand_in import NoDriver, StandIn, not_installed
@@ -81,6 +81,14 @@ def test_what_cannot_be_seen(tmp_path):
         "whether the processor may boost",
         "the processor's throttling: no cpu*/thermal_throttle counters",
         "temperatures: no sensor",
+    )
+    plant(tmp_path / "arm", {"sys/class/dmi/id/sys_vendor": "QEMU"})
+    plant(tmp_path / "arm", {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\n"})
+    assert state_of(tmp_path / "arm").unreadable[:4] == (
+        "the host's clocks, temperatures and throttling: this is a virtual machine",
+        "the processor's clock",
+        "the processor's governor: no cpufreq",
+        "the processor's throttling: no cooling device",
     )
     assert state_of(trees.laptop_amd(tmp_path / "amd")).unreadable == (
         "the processor's throttling: no cpu*/thermal_throttle counters",
