@@ -17,6 +17,11 @@ program (``tests/data/latencies``, 21 quiet runs of two rows), replayed as pairs
   since no single run can show it: 4.5 % of 420 pairs are called different then, and a change of
   12 % is found in 91 %.
 
+All rates are of those recordings, and the allowances (:data:`RUN_TO_RUN` and its like) were chosen
+so that on them about 5 % of pairs of the same program are called different: they describe the
+recordings and prove nothing about another machine. Where it matters, measure one's own
+(``run_to_run``) or give three runs a side, which need no such figure.
+
 Without a yardstick in both files (a GPU's rows have none) the tenth percentile is compared.
 Where threads and other programs wanted more cores than there were, nothing helps: such files get
 no verdict.
@@ -31,7 +36,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.report_differences import Difference, differences
+from elir_deploy.bench.report_differences import Difference, differences, quality_differs
 from elir_deploy.bench.report_reading import Report, at_path, shortened
 from elir_deploy.bench.statistics import student_95
 from elir_deploy.errors import InputError, UsageError
@@ -53,6 +58,7 @@ __all__ = [
 #: Standard deviation of the logarithm between runs of the same thing, where there is one run on a
 #: side: what recorded runs need against the yardstick, or without it on a machine that is not
 #: shared; on a busy one; and without a yardstick on one that is shared with other virtual machines.
+#: Chosen on the recordings that the tests replay, so the tests show no more than that they fit.
 RUN_TO_RUN = 0.01
 BUSY_RUN_TO_RUN = 0.04
 VIRTUAL_RUN_TO_RUN = 0.12
@@ -102,6 +108,8 @@ class Change:
         samples: on the first and the second side.
         runs: likewise.
         method: what was compared, and where the interval comes from.
+        quality_differs: whether the sides agree differently with float32 PyTorch, so that they
+            are not the same work.
     """
 
     label: str
@@ -113,6 +121,7 @@ class Change:
     samples: tuple[int, int]
     runs: tuple[int, int]
     method: str
+    quality_differs: bool = False
 
     @property
     def within(self) -> float | None:
@@ -327,13 +336,15 @@ def _change(
         allowance = BUSY_RUN_TO_RUN
     if not measured and any(_virtual(run) for run in runs):
         allowance = VIRTUAL_RUN_TO_RUN
-    return compare_levels(
+    change = compare_levels(
         label,
         levels(before),
         levels(after),
         run_to_run=allowance if run_to_run is None else run_to_run,
         unit="fastest of each turn over the yardstick" if measured else "tenth percentile",
     )
+    rows = [run.rows[label] for run in runs]
+    return replace(change, quality_differs=any(quality_differs(rows[0], row) for row in rows))
 
 
 def _virtual(run: Report) -> bool:

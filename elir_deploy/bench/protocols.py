@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.contenders import Contender
-from elir_deploy.bench.stability import half_width, settled_from
+from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
 from elir_deploy.bench.yardstick import SETTLE_NS
 from elir_deploy.errors import ElirError, UnavailableError
 
@@ -172,7 +172,8 @@ class Warmup:
     Attributes:
         images: how many.
         seconds: it took.
-        settled: whether the latencies had settled; None where nobody looked.
+        settled: whether the latencies had settled; None where nobody looked, or where too few
+            images fit into the longest warm-up to tell.
     """
 
     images: int
@@ -305,7 +306,9 @@ class Measurement:
             else:
                 last = done >= _MOST_WARMUP or passed >= _MOST_WARMUP_NS
                 if last or (done >= next_look and passed >= _LEAST_WARMUP_NS):
-                    settled = settled_from(taken.image_ns) is not None
+                    # The longest warm-up of a slow device ends before that can be told.
+                    known = done >= FEWEST_WARM
+                    settled = settled_from(taken.image_ns) is not None if known else None
                     next_look = math.ceil(done * _LOOK_AGAIN_WARMUP)
                 if last or settled:
                     break

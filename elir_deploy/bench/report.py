@@ -22,7 +22,7 @@ from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.contenders import Contender, Fidelity, Preparation, Unavailable
 from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
-from elir_deploy.bench.soak import Soak, Trend
+from elir_deploy.bench.soak import Soak, Trend, lasting_step
 from elir_deploy.bench.statistics import (
     STEADY_VARIATION,
     Summary,
@@ -54,9 +54,10 @@ PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 BUSY_CORES = 0.1
 #: Shorter stretches are not resolved by meters of energy.
 _METERED_S = 1.0
-#: Growth that a soak warns of: less is allocators settling.
+#: How long a soak takes at least to be warned of.
 _SOAKED_S = 300.0
-_LEAK_BYTES_PER_HOUR = 4 * 2**20
+#: Growth that a soak warns of, an hour and within the run: less is allocators settling.
+_LEAK_BYTES_PER_HOUR, _LEAK_BYTES = 4 * 2**20, 2**20
 _STEADIER = (
     "close other programs, fix the clock rate (cpupower frequency-set -g performance), "
     "cool the device, and measure again"
@@ -414,8 +415,9 @@ def _speedup(
         "ratio": _rounded(ratio.value),
         "low": None if ratio.low is None else _rounded(ratio.low),
         "high": None if ratio.high is None else _rounded(ratio.high),
-        "confidence": ratio.confidence,
-        "method": "ratio of means over the same images, paired circular block bootstrap",
+        "confidence": 0.95,
+        "method": "ratio of means over the same images, Student's interval from the scatter of up "
+        "to eight stretches of turns",
     }
 
 
@@ -584,20 +586,45 @@ def _disturbed(report: dict[str, Any]) -> list[str]:
 
 
 def _soaked(report: dict[str, Any]) -> list[str]:
+    """Steps, else drift; and memory. What a run did not show itself is not extrapolated."""
     warnings = []
     for soak in report["soak"] or ():
-        if sum(window["seconds"] for window in soak["windows"]) < _SOAKED_S:
-            continue  # an hour's change is not to be told from less
-        drift, ends = soak["drift_percent_per_hour"], soak["drift_interval"]
-        if ends and (ends[0] > 0 or ends[1] < 0) and abs(drift) > 100 * STEADY_VARIATION:
-            warnings.append(f"{soak['label']} drifts by {drift:+.1f} % an hour")
-        growth, ends = soak["rss_growth_bytes_per_hour"], soak["rss_growth_interval"]
-        if ends and ends[0] > _LEAK_BYTES_PER_HOUR:
+        label, windows = soak["label"], soak["windows"]
+        seconds = sum(window["seconds"] for window in windows)
+        if seconds < _SOAKED_S:
+            continue
+        step = lasting_step([window["p50_s"] for window in windows])
+        drift = soak["drift_percent_per_hour"]
+        change = None if drift is None else drift * seconds / 3600
+        if step is not None:
             warnings.append(
-                f"{soak['label']}: memory grows by {growth / 2**20:.0f} MiB an hour, and not by "
-                "chance"
+                f"{label} was {_change(step.ratio - 1)} from minute "
+                f"{windows[step.at]['at_s'] / 60:.1f} on: the device throttled, or something else "
+                "began or ended; look at clocks and temperatures"
+            )
+        elif (
+            change is not None
+            and abs(change) > 100 * STEADY_VARIATION
+            and _beyond_chance(soak["drift_interval"])
+        ):
+            warnings.append(
+                f"{label} became {_change(change / 100)} within {seconds / 60:.0f} min "
+                f"({drift:+.1f} % an hour)"
+            )
+        growth, ends = soak["rss_growth_bytes_per_hour"], soak["rss_growth_interval"]
+        if ends and ends[0] > _LEAK_BYTES_PER_HOUR and growth * seconds / 3600 > _LEAK_BYTES:
+            warnings.append(
+                f"{label}: memory grows by {growth / 2**20:.0f} MiB an hour, and not by chance"
             )
     return warnings
+
+
+def _change(slower: float) -> str:
+    return f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}"
+
+
+def _beyond_chance(ends: Sequence[float] | None) -> bool:
+    return ends is not None and (ends[0] > 0 or ends[1] < 0)
 
 
 def _percent(fraction: float | None) -> str:

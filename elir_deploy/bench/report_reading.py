@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report import BUSY_CORES, SCHEMA_VERSION
 from elir_deploy.errors import InputError
 from elir_deploy.runtime.strict_json import strict_json
@@ -26,6 +27,8 @@ _MAX_BYTES = 128 * 2**20
 _MIN_SECONDS, _MAX_SECONDS = 1e-12, 1e6
 #: Runs of one side, and so the files of a folder.
 _MOST_RUNS = 1000
+#: Protocols that time no single images in turns.
+_WITHOUT_SERIES = ("throughput", "soak")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Report:
     values: Mapping[str, Any]
     series: Mapping[str, NDArray[np.float64]]
     yardsticks: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def rows(self) -> dict[str, Mapping[str, Any]]:
+        """What the file says of each row, by its label."""
+        return {row["label"]: row for row in self.values["contenders"]}
 
     @property
     def busy(self) -> bool:
@@ -166,6 +174,13 @@ def _series(values: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
             raise _UnfitError(f"is damaged: the row {shortened(label)} is there twice")
         found[label] = _samples(row, label)
     if not any(samples.size for samples in found.values()):
+        protocol = at_path(values, ("protocol", "name"))
+        if protocol in _WITHOUT_SERIES:
+            others = ", ".join(name for name in PROTOCOLS if name not in _WITHOUT_SERIES)
+            raise _UnfitError(
+                f"is of protocol {protocol}, which times no images one by one in turns: what can "
+                f"be compared are files of {others}"
+            )
         raise _UnfitError(
             "holds no samples: the measurement was interrupted before the first image"
         )

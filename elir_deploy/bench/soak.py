@@ -11,9 +11,10 @@ import numpy as np
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.contenders import Contender
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.stability import Step, step
 from elir_deploy.bench.statistics import student_95
 
-__all__ = ["Soak", "Trend", "Window", "trend"]
+__all__ = ["Soak", "Trend", "Window", "lasting_step", "trend"]
 
 #: Windows that a soak is cut into; none shorter than a second.
 _WINDOWS = 60
@@ -22,6 +23,11 @@ _IMAGE = 4  # what a random image is for, beside those of the other protocols
 _POOL = 16
 #: Part of a soak at its start that memory is not judged by: pools and caches fill.
 _FILLING = 0.25
+#: Independent points that a slope's interval assumes at least; one degree of freedom is left then.
+_FEWEST_INDEPENDENT = 3.0
+#: Part of a soak's variance that a step must account for. Noise whose neighbours are correlated by
+#: 0.9 has steps, too, but 96 % of them account for less.
+_STEP_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,12 @@ class Soak:
 
 
 def trend(at_s: list[float], values: list[float]) -> Trend | None:
-    """Least squares, and the 95 % interval of the slope; None with fewer than eight points."""
+    """Least squares, and the 95 % interval of the slope; None with fewer than eight points.
+
+    Windows that follow each other resemble each other, so they tell less than their number: what
+    remains beside the line is taken for a first-order autoregressive process, and counts as
+    ``n (1 - r) / (1 + r)`` independent points (Santer et al. 2000).
+    """
     count = len(values)
     if count < 8:
         return None
@@ -158,7 +169,25 @@ def trend(at_s: list[float], values: list[float]) -> Trend | None:
     numbers = np.asarray(values) - np.mean(values)
     slope = float(centred @ numbers) / spread
     left = numbers - slope * centred
-    # Rounding may leave a tiny negative number of nothing.
-    error = math.sqrt(max(0.0, float(left @ left)) / (count - 2) / spread)
-    reach = student_95(count - 2) * error
+    squares = float(left @ left)
+    neighbours = float(left[1:] @ left[:-1]) / squares if squares else 0.0
+    # The line takes some of the correlation with it: by so much the estimate is too low.
+    neighbours = min(max(0.0, neighbours + (1 + 4 * neighbours) / count), 1.0)
+    independent = max(_FEWEST_INDEPENDENT, count * (1 - neighbours) / (1 + neighbours))
+    error = math.sqrt(squares / (independent - 2) / spread)
+    reach = student_95(independent - 2) * error
     return Trend(slope, slope - reach, slope + reach)
+
+
+def lasting_step(values: list[float]) -> Step | None:
+    """A change of level between two windows that is most of what happened, as of throttling.
+
+    A straight line fits such a series so badly that its slope says nothing.
+    """
+    found = step(values)
+    if found is None:
+        return None
+    series = np.asarray(values)
+    parts = np.split(series, [found.at])
+    within = sum(float(part.var()) * part.size for part in parts)
+    return found if within <= (1 - _STEP_SHARE) * float(series.var()) * series.size else None

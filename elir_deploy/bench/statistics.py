@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,14 @@ __all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "psnr_db", 
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
 
-#: Runs of samples below which their spread says nothing, and no interval is given.
+#: Runs of samples below which no interval is given: of three, Student's is 4.3 errors wide and
+#: hardly tells a ratio, and one run that was disturbed is a third of them.
 _FEWEST_RUNS = 4
-#: Random numbers drawn at a time in the bootstrap: bounds its memory.
-_CHUNK = 2**20
+#: Stretches that an error is estimated from: more would be shorter than what neighbours share.
+_MOST_BATCHES = 8
+#: Gauss's and Legendre's places and weights for the mean over 0 to 1.
+_NODES, _WEIGHTS = (np.asarray(each) / 2 for each in np.polynomial.legendre.leggauss(32))
+_NODES += 0.5
 
 
 @dataclass(frozen=True)
@@ -88,68 +93,56 @@ class Ratio:
 
     Attributes:
         value: mean latency of the reference over that of the other; above 1 is faster.
-        low: lower end of the interval; None where there are too few samples for one.
+        low: lower end of the 95 % interval; None where there are too few samples for one.
         high: upper end, likewise.
-        confidence: of the interval.
     """
 
     value: float
     low: float | None
     high: float | None
-    confidence: float
 
 
 def paired_speedup(
     reference: Sequence[float] | NDArray[np.float64],
     other: Sequence[float] | NDArray[np.float64],
     *,
-    confidence: float = 0.95,
     run: int = 1,
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> Ratio:
     """Ratio of the mean latencies of two series taken side by side.
 
     Sample i of both is of the same image and of nearly the same time, so what slows the machine
-    down slows both: pairs are resampled. Neighbouring pairs resemble each other, so they are drawn
-    in runs of ``n ** (1/3)`` (circular block bootstrap), or of ``run`` where that is longer.
+    down slows both: only what is left of it in the ratio counts. Neighbouring pairs resemble each
+    other, so the error is from the scatter between up to eight stretches of whole runs (batch
+    means, of the ratio's logarithm to first order), and Student's quantile allows for how badly so
+    few of them tell it. A bootstrap does not: of four runs, its 95 % interval holds 77 to 87 %.
 
     Args:
         reference: (n,) latencies in seconds.
         other: (n,) latencies on the same images.
-        confidence: of the interval, between 0 and 1.
         run: samples that a contender took in a row.
-        resamples: bootstrap repetitions.
-        seed: of the bootstrap; the same samples always give the same interval.
 
     Raises:
         UsageError: the series differ in length or are empty.
     """
     if len(reference) != len(other):
         raise UsageError(f"series of {len(reference)} and {len(other)} samples are no pairs")
-    pair = np.asarray([reference, other], dtype=np.float64)
-    count = pair.shape[1]
+    first, second = (np.asarray(side, dtype=np.float64) for side in (reference, other))
+    count = first.size
     if not count:
         raise UsageError("no samples to compare: measure at least one image")
-    block = min(count, max(run, round(count ** (1 / 3))))
-    blocks = -(-count // block)
-    value = float(pair[0].mean() / pair[1].mean())
-    if blocks < _FEWEST_RUNS:
-        return Ratio(value, None, None, confidence)
-    # means[k, i] is the mean over the run of samples that begins at i.
-    wrapped = np.concatenate([pair, pair[:, : block - 1]], axis=1)
-    sums = np.concatenate([np.zeros((2, 1)), wrapped.cumsum(axis=1)], axis=1)
-    means = (sums[:, block:] - sums[:, :-block]) / block
-    rng = np.random.default_rng(seed)
-    ratios = []
-    at_a_time = max(1, _CHUNK // blocks)
-    for start in range(0, resamples, at_a_time):
-        starts = rng.integers(0, count, (min(at_a_time, resamples - start), blocks))
-        resampled = means[:, starts].mean(axis=2)
-        ratios.append(resampled[0] / resampled[1])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(ratios), (tail, 1 - tail))
-    return Ratio(value, float(low), float(high), confidence)
+    means = float(first.mean()), float(second.mean())
+    value = means[0] / means[1]
+    whole_runs = count // run
+    if whole_runs < _FEWEST_RUNS:
+        return Ratio(value, None, None)
+    batches = min(whole_runs, _MOST_BATCHES)
+    # What each pair adds to the ratio's logarithm; over all pairs it adds up to 0.
+    influence = first / means[0] - second / means[1]
+    begins = [run * int(part[0]) for part in np.array_split(np.arange(whole_runs), batches)]
+    sums = np.add.reduceat(influence, begins)
+    error = math.sqrt(batches / (batches - 1) * float(sums @ sums)) / count
+    reach = math.exp(student_95(batches - 1) * error)
+    return Ratio(value, value / reach, value * reach)
 
 
 def psnr_db(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
@@ -159,15 +152,19 @@ def psnr_db(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
+@lru_cache(maxsize=256)
 def student_95(freedom: float) -> float:
-    """The 97.5th percentile of Student's t, to 0.005 from 5 degrees of freedom on.
+    """The 97.5th percentile of Student's t; ``freedom`` may be any number from 1 on.
 
-    Cornish and Fisher's expansion about the normal distribution (Abramowitz and Stegun 26.7.5).
+    Of ``angle``, where ``t = sqrt(freedom) tan(angle)``, the density is proportional to
+    ``cos(angle) ** (freedom - 1)``: smooth enough to integrate for any number of degrees.
     """
-    z = 1.959964
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    half = (
+        math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
     )
+    # From the normal percentile, which is lower, Newton's steps only rise: the density falls.
+    angle = math.atan(1.959963 / math.sqrt(freedom))
+    for _ in range(6):
+        between = angle * float(_WEIGHTS @ np.cos(angle * _NODES) ** (freedom - 1))
+        angle += (0.95 * half - between) / math.cos(angle) ** (freedom - 1)
+    return math.sqrt(freedom) * math.tan(angle)

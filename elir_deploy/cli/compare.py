@@ -67,7 +67,9 @@ def compare(
     of 5 %, give folders of five runs each, taken in turns.
     'same within 3 %' means that no difference was shown, and that one of up to 3 % may be there.
     'unknown' takes more images, or a machine that is not overloaded.
-    Whatever else differs between the files (device, threads, driver, weights) is warned of.
+    Settings and versions that differ between the files are warned of: device, power mode, clock
+    limits, threads, driver, weights. 'quality differs' beside a verdict says that the two do not
+    restore alike: PSNR to float32 PyTorch moved by 1 dB or more, or is missing in one.
 
     The exit code is 0 whatever the verdicts are, and 2 where the files cannot be compared.
 
@@ -120,6 +122,8 @@ def _row(change: Change) -> tuple[str, ...]:
         interval = f"[{change.low:.3f}, {change.high:.3f}]"
     if change.verdict == "same" and change.within is not None:
         verdict = f"same within {change.within * 100:.2g} %"
+    if change.quality_differs:
+        verdict += ", quality differs"
     return (
         change.label,
         verdict,

@@ -310,6 +310,125 @@ def test_what_differs_is_named_with_both_values(compared, path, value, expected)
     assert compared(report_values(), after).differences == (expected,)
 
 
+def with_state(values):
+    """As from a laptop, or a Jetson; a report of a newer elir-bench than the others here."""
+    values["protocol"]["seed"] = 0
+    values["device"]["affinity"] = {"allowed": [0, 1], "quota_cores": None}
+    core = {"now_mhz": 1800.0, "max_mhz": 3000.0, "limit_mhz": 3000.0, "preference": "performance"}
+    values["device"]["sensors"] = {
+        "before": {
+            "unix_seconds": 1.0,
+            "cpu": {"boost": True, "smt_active": True, "cores": [core, dict(core)]},
+            "temperatures": [{"name": "cpu", "celsius": 50.0}],
+            "device_clocks": [
+                {"name": "gpu", "now_mhz": 300, "min_mhz": 306, "max_mhz": 1020, "governor": "x"}
+            ],
+            "power_mode": {
+                "nvpmodel": {"name": "25W", "number": 1, "fan": None},
+                "platform_profile": "balanced",
+            },
+            "power_supplies": [
+                {"name": "AC", "kind": "Mains", "online": True, "status": None},
+                {"name": "BAT0", "kind": "Battery", "online": None, "status": "Charging"},
+            ],
+            "gpus": [{"name": "a GPU", "application_sm_mhz": 1500, "power_limit_watts": 70.0}],
+        }
+    }
+    return values
+
+
+BEFORE = ("device", "sensors", "before")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        (("protocol", "seed"), 1, "seed of the images"),
+        (("device", "affinity", "allowed"), [0], "cores allowed"),
+        (("device", "affinity", "quota_cores"), 1.5, "CPU quota in cores"),
+        ((*BEFORE, "cpu", "boost"), False, "boost"),
+        ((*BEFORE, "cpu", "smt_active"), False, "SMT"),
+        ((*BEFORE, "cpu", "cores", 1, "limit_mhz"), 1e3, "highest clock allowed to cores in MHz"),
+        ((*BEFORE, "cpu", "cores", 0, "preference"), "power", "energy preference of cores"),
+        ((*BEFORE, "device_clocks", 0, "max_mhz"), 624, "clock of gpu: max_mhz"),
+        ((*BEFORE, "device_clocks", 0, "governor"), "y", "clock of gpu: governor"),
+        ((*BEFORE, "power_mode", "nvpmodel", "name"), "15W", "nvpmodel name"),
+        ((*BEFORE, "power_mode", "nvpmodel"), None, "nvpmodel"),
+        ((*BEFORE, "power_mode", "platform_profile"), "low-power", "platform profile"),
+        ((*BEFORE, "power_supplies", 1, "status"), "Discharging", "power"),
+        ((*BEFORE, "gpus", 0, "application_sm_mhz"), 900, "GPU 0 application_sm_mhz"),
+        ((*BEFORE, "temperatures", 0, "celsius"), 70.0, None),
+        ((*BEFORE, "cpu", "cores", 0, "now_mhz"), 900.0, None),
+        ((*BEFORE, "device_clocks", 0, "now_mhz"), 900, None),
+        ((*BEFORE, "power_supplies", 1, "status"), "Full", None),
+    ],
+)
+def test_settings_of_the_machine_that_differ_are_named_and_what_moves_is_not(
+    compared, path, value, what
+):
+    after = with_state(report_values(seed=1))
+    *way, last = path
+    inner = after
+    for step in way:
+        inner = inner[step]
+    inner[last] = value
+    found = compared(with_state(report_values()), after).differences
+    assert [difference.what for difference in found] == ([] if what is None else [what])
+
+
+def test_what_nvidia_smi_tells_is_not_told_twice(compared):
+    after = with_state(report_values(seed=1))
+    after["device"]["sensors"]["before"]["gpus"][0]["power_limit_watts"] = 60.0
+    before = with_state(report_values())
+    assert compared(before, after).differences == ()
+    for side in (before, after):
+        side["device"]["gpus"] = []
+    assert [d.what for d in compared(before, after).differences] == ["GPU 0 power_limit_watts"]
+
+
+def psnr(value):
+    return {"psnr_db": value, "identical": False, "images": 4, "note": "x"}
+
+
+IDENTICAL = psnr(None) | {"identical": True}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differs"),
+    [
+        (psnr(48.0), psnr(20.0), True),
+        (psnr(48.0), psnr(49.0), True),
+        (psnr(48.0), psnr(48.9), False),
+        (psnr(48.0), psnr(None), True),
+        (None, psnr(48.0), True),
+        (IDENTICAL, psnr(48.0), True),
+        (IDENTICAL, psnr(None), True),
+        (IDENTICAL, psnr(70.0), False),  # finer than rounding to 8 bits
+        (psnr(75.0), psnr(62.0), False),
+        (IDENTICAL, IDENTICAL, False),
+        (psnr(None), None, False),
+    ],
+)
+def test_another_quality_is_another_thing_however_fast(compared, before, after, differs):
+    sides = report_values(), report_values(seed=1, scale=0.5)
+    for side, fidelity in zip(sides, (before, after), strict=True):
+        side["contenders"][0]["fidelity"] = fidelity
+    for found in (compared(*sides), compared(*sides[::-1])):
+        names = [d.what for d in found.differences]
+        wanted = ["onnxruntime fp32: PSNR to float32 PyTorch in dB"] if differs else []
+        assert (names, found.changes[0].quality_differs) == (wanted, differs)
+
+
+def test_one_run_of_other_quality_among_several_is_enough(compared):
+    before, after = ([report_values(seed=k + at) for k in range(3)] for at in (0, 9))
+    for side in (*before, *after):
+        side["contenders"][0]["fidelity"] = psnr(48.0)
+    after[2]["contenders"][0]["fidelity"] = psnr(20.0)
+    found = compared(before, after)
+    assert found.changes[0].quality_differs
+    assert any("not all runs were made alike" in r and "PSNR" in r for r in found.remarks)
+
+
 @pytest.mark.parametrize(
     "cores",
     [None, {}, {"other_programs": 0.5, "stolen": 0}, {"other_programs": 0, "stolen": "x"}, [1]],
@@ -391,10 +510,17 @@ def test_nothing_in_common(compared):
         compared(report_values(("a",)), report_values(("b",)))
 
 
-@pytest.mark.parametrize("value", [None, [], 3, "x", {"cpu": 1, "gpus": [1, {}]}])
+ODD_STATE = {"cpu": {"cores": [1, {"limit_mhz": []}]}, "gpus": 1, "power_supplies": [[]]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], 3, "x", {"cpu": 1, "gpus": [1, {}]}, {"sensors": {"before": ODD_STATE}}],
+)
 def test_odd_descriptions_are_differences_not_crashes(compared, value):
     after = report_values(seed=1) | {"device": value, "model": value, "protocol": value}
     after["contenders"][0]["artifacts"] = value
+    after["contenders"][0]["fidelity"] = {"psnr_db": -(10**400)} if value == 3 else value
     found = compared(report_values(), after)
     assert found.changes[0].verdict == "same"
     assert "CPU" in [d.what for d in found.differences]

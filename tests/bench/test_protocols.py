@@ -153,7 +153,7 @@ def test_who_never_settles_is_measured_all_the_same():
 
 def test_a_minute_is_enough_for_the_slowest():
     warmup, samples = warmup_of(25.0, FakeClock())
-    assert (warmup.images, warmup.settled) == (3, False)
+    assert (warmup.images, warmup.settled) == (3, None)  # nobody can tell from three
     assert len(samples.image_ns) == 20
 
 

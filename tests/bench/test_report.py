@@ -513,12 +513,45 @@ def test_a_soak_that_slows_down_or_grows_is_warned_of(bundle):
     )
     results = Results(PROTOCOLS["soak"], [], True, soaks=[growing])
     first, second = checked(build_report(results, bundle, conditions()))["warnings"]
-    assert re.match(r"a drifts by \+9\.\d % an hour", first)
+    assert re.fullmatch(r"a became 3\.\d% slower within 20 min \(\+9\.\d % an hour\)", first)
     assert re.fullmatch(r"a: memory grows by 32[34]\d\d MiB an hour, and not by chance", second)
     clock = FakeClock()
     steady = soaked(scattered(0.5, 0.02), clock, rss=lambda: 2**28 + round(1000 * clock.passed))
     results = Results(PROTOCOLS["soak"], [], True, soaks=[steady])
     assert checked(build_report(results, bundle, conditions()))["warnings"] == []
+
+
+def test_a_soak_warns_of_what_it_saw_and_not_of_what_an_hour_might_bring(bundle):
+    clock = FakeClock()
+    # 12 % and 5 MiB an hour, both beyond chance: 2 % and 0.8 MiB in ten minutes.
+    short = soaked(
+        drifting(clock, 0.5, 0.12 / 3600),
+        clock,
+        rss=lambda: 2**28 + round(5 * 2**20 / 3600 * clock.passed),
+        seconds=600,
+    )
+    report = checked(
+        build_report(Results(PROTOCOLS["soak"], [], True, soaks=[short]), bundle, conditions())
+    )
+    assert report["soak"][0]["drift_interval"][0] > 10
+    assert report["soak"][0]["rss_growth_interval"][0] > 4 * 2**20
+    assert report["warnings"] == []
+
+
+def test_a_soak_that_throttles_is_warned_of(bundle):
+    clock = FakeClock()
+    noise = scattered(1.0, 0.02)
+    late = throttled(clock, 0.5, 480.0, 1.3)
+    results = Results(
+        PROTOCOLS["soak"],
+        [],
+        True,
+        soaks=[soaked(lambda k: late(k) * noise(k), clock, seconds=600)],
+    )
+    (warning,) = checked(build_report(results, bundle, conditions()))["warnings"]
+    assert re.match(
+        r"a was (29|30|31)\.\d% slower from minute [78]\.\d on: the device throttled", warning
+    )
 
 
 # Interruptions and failures -------------------------------------------------------------------

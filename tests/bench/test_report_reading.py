@@ -74,6 +74,18 @@ def test_an_interrupted_row_without_samples_is_left_out(tmp_path):
     assert list(read_report(write_report(tmp_path / "r.json", values)).series) == ["b"]
 
 
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("protocol", ["throughput", "soak"])
+def test_a_protocol_without_series_is_named_with_those_that_have_some(tmp_path, protocol, complete):
+    values = report_values(("a", "b")) | {"complete": complete}
+    values["protocol"]["name"] = protocol
+    for row in values["contenders"]:
+        row["image"] = None
+    message = f"is of protocol {protocol}, .* files of paper, latency, stages, steps"
+    with pytest.raises(InputError, match=message):
+        read_report(write_report(tmp_path / "r.json", values))
+
+
 def test_places_that_hold_no_file(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_report(tmp_path / "none.json")

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from elir_deploy.bench.soak import Soak, trend
+from elir_deploy.bench.soak import Soak, lasting_step, trend
 from elir_deploy.errors import UnavailableError
 from tests.bench.synthetic import FakeClock, SyntheticContender, drifting, scattered
 
@@ -177,6 +177,37 @@ def test_the_interval_of_a_trend_holds_it_as_often_as_it_says():
         found = trend(at_s, (3 + np.array(at_s) / 3600 + rng.normal(0, 0.1, 20)).tolist())
         held += found.low <= 1 <= found.high
     assert 0.93 <= held / 1000 <= 0.97
+
+
+def wandering(rng, neighbour: float, count: int = 60) -> np.ndarray:
+    """Noise of variance 1 in which neighbours are correlated so much."""
+    values = rng.normal(0, 1, count)
+    for k in range(1, count):
+        values[k] = neighbour * values[k - 1] + np.sqrt(1 - neighbour**2) * values[k]
+    return values
+
+
+@pytest.mark.parametrize("neighbour", [0.5, 0.8, 0.9])
+def test_noise_that_wanders_is_no_trend(neighbour):
+    # Of white noise as many windows would tell: 25, 50 and 66 % then.
+    at_s, shown, trials = [10.0 * k for k in range(60)], 0, 400
+    for seed in range(trials):
+        found = trend(at_s, wandering(np.random.default_rng(seed), neighbour).tolist())
+        shown += found.low > 0 or found.high < 0
+    assert shown / trials <= 0.11
+
+
+def test_throttling_is_a_lasting_step_and_wandering_noise_is_none():
+    rng = np.random.default_rng(0)
+    for at in (9, 30, 51):
+        values = 0.5 * (1 + 0.01 * wandering(rng, 0.5))
+        values[at:] *= 1.2
+        found = lasting_step(values.tolist())
+        assert abs(found.at - at) <= 3
+        assert found.ratio == pytest.approx(1.2, rel=0.03)
+    noise = [(1 + 0.03 * wandering(rng, 0.9)).tolist() for _ in range(100)]
+    assert sum(lasting_step(values) is not None for values in noise) <= 8
+    assert lasting_step([0.5] * 60) is None
 
 
 def test_few_points_or_no_time_have_no_trend():

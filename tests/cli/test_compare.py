@@ -55,6 +55,20 @@ def test_the_same(run, files, tmp_path):
     assert "interval allows 0.50% from run to run" in out
 
 
+def test_a_fast_row_of_other_quality_is_said_beside_the_verdict(run, files, tmp_path):
+    paths = []
+    for name, decibels in (("good", 48.0), ("bad", 20.0)):
+        values = report_values(("x fp32",), scale=1.0 if name == "good" else 0.5)
+        values["contenders"][0]["fidelity"] = {"psnr_db": decibels, "identical": False}
+        paths.append(write_report(tmp_path / f"{name}.json", values))
+    code, out, _ = run(*paths)
+    assert code == 0
+    assert "faster, quality differs" in out
+    assert "warning: x fp32: PSNR to float32 PyTorch in dB differs: 48.0 -> 20.0" in out
+    assert json.loads(run(*paths, "--json")[1])["changes"][0]["quality_differs"] is True
+    assert "quality" not in run(*files)[1]
+
+
 def test_too_few_images(run, files, tmp_path):
     short = write_report(tmp_path / "c.json", report_values(("x fp32",), count=20))
     code, out, _ = run(files[0], short)
