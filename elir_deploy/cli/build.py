@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import EngineOrder, check_orders, orders_for
 from elir_deploy.export.tensorrt.existing import (
@@ -92,7 +92,8 @@ def build(
 
     Needs TensorRT or TensorRT-RTX and NumPy only: no torch, no onnx, so that it runs on a Jetson.
     Every engine is checked to compute in the precision that it was asked for (exit 3), and run on
-    the bundle's own pictures where this machine can.
+    the bundle's own pictures: with --device always (exit 4 if it cannot be run, but for a missing
+    cuda-python), with --target where this machine can.
 
     Examples:
 
@@ -103,6 +104,10 @@ def build(
         raise UsageError("give --device for the GPU of this machine, or --target for others")
     if not device and (version_compatible or hardware_compatible):
         raise UsageError("TensorRT-RTX engines are compatible with neither: these are for --device")
+    if device and joint_engine:
+        raise UsageError("--joint-engine joins targets, and --device builds for one GPU alone")
+    if overwrite and output is None:
+        raise UsageError("--overwrite is for a bundle that is there at -o FOLDER: give it, too")
     opened = Bundle.open(bundle)
     precisions = tuple(dict.fromkeys(precision or default_precisions(opened)))
     for name in precisions:
@@ -134,6 +139,9 @@ def build(
     try:
         qualities = measure_engines(folder, library.kind, precisions)
     except UnavailableError as error:
+        # What was built for this very machine runs here, unless what runs it is not installed.
+        if device and not isinstance(error, MissingDependencyError):
+            raise
         print(f"not run here: {error}")
         return
     for quality in qualities:

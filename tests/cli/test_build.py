@@ -7,13 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.cli import build as command
+from elir_deploy.errors import MissingDependencyError, QualityError, UnavailableError
+from elir_deploy.export.tensorrt.existing import EngineQuality
+from elir_deploy.runtime.bundle import SPLIT_STAGES, Bundle
 from elir_deploy.runtime.tensorrt_engine import Library
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
+from tests.export.tensorrt.graphs import SIDE, convolutions
 from tests.export.tensorrt.stand_in import DataType, StandIn
 
 
@@ -51,25 +57,48 @@ def test_engines_by_name_of_the_card(bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_one_engine_in_a_copy(bundle: Path, tmp_path: Path) -> None:
+def test_an_engine_of_each_stage_for_all_gpus_in_a_copy(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", stages="split")
     arguments = ("--target", "sm75", "--target", "sm86", "--joint-engine", "--precision", "fp32")
     done = run(bundle, *arguments, "-o", tmp_path / "copy")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "copy" / "fused.fp32.sm75+sm86.rtx.engine").exists()
-    assert Bundle.open(tmp_path / "copy").damaged_files() == {}
+    copy = Bundle.open(tmp_path / "copy")
+    assert copy.damaged_files() == {}
+    for stage in copy.info.stages:
+        (engine,) = [a for a in stage.artifacts if a.kind == "tensorrt-rtx"]
+        assert engine.file == f"{stage.name}.fp32.sm75+sm86.rtx.engine"
+    assert len(list(copy.path.glob("*.engine"))) == len(SPLIT_STAGES)
     assert all(a.kind == "onnx" for a in Bundle.open(bundle).info.artifacts)
 
 
 @pytest.mark.usefixtures("rtx")
-def test_an_undocumented_precision_is_told_of(tmp_path: Path) -> None:
-    done = run("tiny", "--target", "rtx2080ti", "--precision", "int8", "-o", tmp_path / "copy")
-    assert done.returncode == 0, done.stderr
-    assert "NVIDIA does not list int8 for sm75 under tensorrt-rtx" in done.stderr
-    assert "is not int8: its convolutions run as" in done.stderr
+def test_a_full_disk(bundle: Path) -> None:
+    full = "import errno, os\ndef fsync(fd): raise OSError(errno.ENOSPC, 'No space left on device')"
+    done = run(
+        bundle, "--target", "sm75", "--precision", "fp32", script=f"{full}\nos.fsync = fsync"
+    )
+    assert done.returncode == 2
+    assert "engine cannot be written: No space left on device: free some space" in done.stderr
+    assert not list(bundle.glob(".elir-*"))
 
 
 @pytest.mark.usefixtures("rtx")
-def test_ctrl_c_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
+def test_an_undocumented_precision_is_told_of(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", size=SIDE, precisions=("int8",))
+    manifest = read_manifest(bundle)
+    (graph,) = manifest["stages"][0]["artifacts"]
+    content = convolutions("int8").SerializeToString()
+    (bundle / graph["file"]).write_bytes(content)
+    graph |= {"sha256": sha256(bundle / graph["file"]), "bytes": len(content)}
+    write_manifest(bundle, manifest)
+    done = run(bundle, "--target", "rtx2080ti")
+    assert done.returncode == 0, done.stderr
+    assert "NVIDIA does not list int8 for sm75 under tensorrt-rtx" in done.stderr
+    assert "is not int8: its convolutions run as 3 fp16, wanted 1 int8" in done.stderr
+
+
+@pytest.mark.usefixtures("rtx")
+def test_being_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
     code = "from elir_deploy.cli.build import main; main()"
     arguments = ["tiny", "--target", "sm75", "--precision", "fp16", "-o", str(tmp_path / "copy")]
     process = subprocess.Popen(
@@ -78,13 +107,13 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
     assert process.stderr is not None
     for line in process.stderr:
         if "building engine" in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # as docker stop does
             break
     began = time.monotonic()
     rest = process.stderr.read()
-    assert process.wait(60) == 130
+    assert process.wait(60) == 143
     assert time.monotonic() - began < 60
-    assert "error: interrupted" in rest
+    assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,6 +127,8 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
         ("--target sm75 --precision int8", "holds no int8: choose from fp32, fp16"),
         ("--target sm75 --precision fp8", "there is no precision fp8: choose from fp32, fp16"),
         ("--target sm75 --version-compatible", "these are for --device"),
+        ("--device --joint-engine", "--joint-engine joins targets, and --device builds for one"),
+        ("--target sm75 --overwrite", "--overwrite is for a bundle that is there at -o FOLDER"),
     ],
 )
 def test_bad_usage(bundle: Path, arguments: str, message: str) -> None:
@@ -142,17 +173,9 @@ def test_no_driver(bundle: Path) -> None:
     assert "no device to build for: no CUDA driver" in done.stderr
 
 
-def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Up to the driver: what it says, and the engines, are a stand-in's."""
-    from elir_deploy.cli import build as command
-    from elir_deploy.errors import QualityError
-
-    def layers(kind: str) -> list[dict[str, object]]:
-        types = [{"Format/Datatype": f"Row major linear {kind} format"}]
-        return [{"Name": "c", "LayerType": "CaskConvolution", "Inputs": types}]
-
+@pytest.fixture
+def device(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Library]:
+    """A machine with a GPU up to the driver; gives a library whose engines compute in one type."""
     monkeypatch.setattr(command, "missing_cuda_device", lambda: None)
     monkeypatch.setattr(command, "device_capabilities", lambda: ("sm87",))
     monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.parent / "cache"))
@@ -160,21 +183,55 @@ def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
     ends = {"image": fused.input, "restored": fused.output}
 
     def library(kind: str) -> Library:
-        module = StandIn("10.3.0.30", layers(kind), ends=DataType.UINT8, shapes=ends)
-        return Library("tensorrt", module, module.__version__)
+        types = [{"Format/Datatype": f"Row major linear {kind} format"}]
+        layers = [{"Name": "c", "LayerType": "CaskConvolution", "Inputs": types}]
+        module = StandIn("10.3.0.30", layers, ends=DataType.UINT8, shapes=ends)
+        found = Library("tensorrt", module, module.__version__)
+        monkeypatch.setattr(command, "load_library", lambda kind, purpose: found)
+        return found
 
-    monkeypatch.setattr(command, "load_library", lambda kind, purpose: library("FP16"))
+    library("FP16")
+    return library
+
+
+def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
+    bundle: Path,
+    device: Callable[[str], Library],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    floors = [EngineQuality("fp16", 52.25, 45.0)]
+    monkeypatch.setattr(command, "measure_engines", lambda *arguments: floors)
     command.build(str(bundle), device=True, precision=["fp16"])
     told = capsys.readouterr()
     assert "building for sm87 with tensorrt 10.3.0.30" in told.err
     assert "fused.fp16.sm87.trt.engine" in told.out
+    assert "fp16  PSNR 52.25 dB against float32 PyTorch, floor 45" in told.out
     (engine,) = [a for a in Bundle.open(bundle).info.artifacts if a.kind == "tensorrt"]
     assert (engine.target, engine.tool_version) == ("sm87", "10.3.0.30")
     assert engine.convolutions == {"int8": 0, "fp16": 1, "fp32": 0}
 
-    monkeypatch.setattr(command, "load_library", lambda kind, purpose: library("FP32"))
+    device("FP32")
     with pytest.raises(QualityError, match=r"fused\.fp16\.sm87\.trt\.engine is not fp16") as caught:
         command.build(str(bundle), device=True, precision=["fp16"])
     assert caught.value.exit_code == 3
     (kept,) = [a for a in Bundle.open(bundle).info.artifacts if a.kind == "tensorrt"]
     assert kept == engine, "the good one stays"
+
+
+@pytest.mark.usefixtures("device")
+def test_what_a_device_built_for_itself_must_run_there(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> None:
+        def measure(*arguments: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr(command, "measure_engines", measure)
+        command.build(str(bundle), device=True, precision=["fp16"])
+
+    with pytest.raises(UnavailableError, match="out of memory") as caught:
+        fail(UnavailableError("tensorrt 10.3.0.30 cannot load it: out of memory"))
+    assert caught.value.exit_code == 4
+    fail(MissingDependencyError("cuda-python", "tensorrt", "use a GPU"))
+    assert "not run here: cuda-python is needed to use a GPU" in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,14 @@ import torch
 from PIL import Image
 
 from elir_deploy.checkpoints import save_checkpoint
+from elir_deploy.cli import export as export_command
+from elir_deploy.export import pipeline
+from elir_deploy.export.bundle import staged_bundle
+from elir_deploy.export.options import ExportOptions
+from elir_deploy.export.pipeline import ExportReport
+from elir_deploy.runtime.bundle import Bundle
 from tests import official
+from tests.bundles import make_bundle, read_manifest
 
 
 def command(*arguments: object) -> list[str]:
@@ -245,6 +254,67 @@ def test_engines_for_gpus_that_are_not_here(weights: Path, tmp_path: Path) -> No
         *(("rtx2080ti", "built"), ("rtx2060", "built"), ("rtx3090", "built"))
     ]
     assert "fused.fp16.sm75.rtx.engine (1 of 2): building engine" in done.stderr
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """elir-export in this process, where parts of it can be exchanged; its exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["elir-export", *map(str, arguments)])
+    try:
+        with pytest.raises(SystemExit) as caught:
+            export_command.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported is there at once, so that engines alone are on trial."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    ready = make_bundle(tmp_path / "ready", precisions=("fp16",))
+
+    def export(
+        checkpoint: object, output: Path, options: ExportOptions, say: object, warn: object
+    ) -> ExportReport:
+        manifest = read_manifest(ready)
+        with staged_bundle(output, overwrite=False) as writer:
+            shutil.copytree(ready, writer.folder, dirs_exist_ok=True)
+            pipeline._build_engines(writer, manifest, options, say, warn)
+            writer.write_manifest(manifest)
+        return ExportReport(output, manifest, {}, None)
+
+    monkeypatch.setattr(pipeline, "export_bundle", export)
+
+
+@pytest.mark.usefixtures("verified")
+def test_one_engine_for_all_gpus(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ("--target", "rtx2080ti", "--target", "rtx3090", "--joint-engine")
+    folder = tmp_path / "bundle"
+    assert main(monkeypatch, weights, "-o", folder, "--precision", "fp16", *wanted) == 0
+    (engine,) = [a for a in Bundle.open(folder).info.artifacts if a.kind == "tensorrt-rtx"]
+    assert engine.file == "fused.fp16.sm75+sm86.rtx.engine"
+    assert engine.target == "sm75+sm86"
+
+
+@pytest.mark.usefixtures("verified")
+def test_a_disk_that_is_full_at_the_engine(
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    arguments = ("--precision", "fp16", "--target", "rtx2080ti")
+    assert main(monkeypatch, weights, "-o", tmp_path / "bundle", *arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "bundle: No space left on device; choose another folder with -o" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["ready"]
 
 
 def test_a_jetson_gets_what_its_parser_takes(weights: Path, tmp_path: Path) -> None:

@@ -524,6 +524,8 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, error: Ex
 def test_an_old_library(monkeypatch: pytest.MonkeyPatch) -> None:
     StandInGpu().install(monkeypatch, "tensorrt", version="8.5.2.2")
     assert TENSORRT.available() == "tensorrt 8.5.2.2 is too old: 8.6 is the oldest supported"
+    StandInGpu().install(monkeypatch, "tensorrt-rtx", version="1.4.0.76")
+    assert RTX.available() == "tensorrt-rtx 1.4.0.76 is too old: 1.5 is the oldest supported"
 
 
 def test_the_bindings_alone(monkeypatch: pytest.MonkeyPatch) -> None:

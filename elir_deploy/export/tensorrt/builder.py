@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt.layers import (
@@ -33,6 +33,9 @@ ProgressCallback = Callable[[str, int, int], None]
 
 #: Since when a network's types are those of its ONNX file, and no flags choose others.
 _STRONGLY_TYPED_SINCE = (10, 0)
+#: Since when the parser needs no flag to take instance normalisation as a layer of TensorRT's own;
+#: before, it looks for a plugin, which has to be loaded and takes scale and bias in float32 alone.
+_NATIVE_NORMS_SINCE = (10, 0)
 #: What warnings say again and again is shown this often.
 _WARNINGS_SHOWN = 5
 
@@ -64,7 +67,7 @@ class BuiltEngine:
 
     Attributes:
         content: the file.
-        asked: convolutions of the ONNX graph by precision.
+        asked: convolutions of the ONNX file by precision.
         found: kernels of the engine that convolve, by precision; None: the library does not say.
         layers: kernels of the engine.
         seconds: it took.
@@ -99,48 +102,50 @@ def build_engine(
 
     Raises:
         UsageError: the library cannot build for a capability.
-        UnavailableError: the library cannot build the graph, or finds no device; with its words.
+        UnavailableError: the library does not start, cannot build the graph, or cannot open what it
+            built; with its words.
         KeyboardInterrupt: Ctrl-C; the library stops at the next step.
+        SystemExit: so it does when it is told to terminate.
     """
     began = time.perf_counter()
-    trt = library.module
-    with _interruptible() as interrupted, _listening(trt) as (logger, log):
-        builder = _made(trt.Builder(logger), log, "start")
-        network = builder.create_network(_network_flags(library))
-        parser = trt.OnnxParser(network, logger)
-        if not parser.parse(model):
+    module = library.module
+    with _interruptible() as interrupted, _listening(module) as (logger, log):
+        builder: trt.Builder = _started(library, module.Builder, logger, log)
+        network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
+        parser: trt.OnnxParser = module.OnnxParser(network, logger)
+        if library.kind == DEVICE_TENSORRT and release_of(library.version) < _NATIVE_NORMS_SINCE:
+            parser.set_flag(module.OnnxParserFlag.NATIVE_INSTANCENORM)
+        if not bool(parser.parse(model)):  # the stubs mean a type of tensors by bool
             reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
             raise UnavailableError(
                 f"{library.kind} {library.version} cannot parse {stage.name}.{precision}: "
                 f"{_brief(reasons)}"
             )
-        _check_ends(trt, network, stage)
-        asked = convolution_precisions(trt, network)
-        config = builder.create_builder_config()
-        if hasattr(trt, "IProgressMonitor"):  # since 9.1
-            config.progress_monitor = _monitor(trt, progress, interrupted)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        _check_ends(module, network, stage)
+        config: trt.IBuilderConfig = builder.create_builder_config()
+        if hasattr(module, "IProgressMonitor"):  # since 9.1
+            config.progress_monitor = _monitor(module, progress, interrupted)
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
         if options.workspace_mib is not None:
-            pool = trt.MemoryPoolType.WORKSPACE
+            pool = module.MemoryPoolType.WORKSPACE
             config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
         if library.kind == RTX:
-            _choose_capabilities(trt, config, options.capabilities)
+            _choose_capabilities(module, cast(RtxBuilderConfig, config), options.capabilities)
         else:
             _set_flags(library, network, config, precision, options)
         with _timing_cache(library, config):
-            serialized = builder.build_serialized_network(network, config)
-    if interrupted.signal is not None:
-        raise KeyboardInterrupt
+            made = builder.build_serialized_network(network, config)
+    serialized = cast("trt.IHostMemory | None", made)  # the stubs know no failures
     if serialized is None:
         raise UnavailableError(
             f"{library.kind} {library.version} cannot build {stage.name}.{precision}: "
             f"{_brief(log.errors)}"
         )
     content = bytes(serialized)
-    layers = log.layers or _inspected(library, logger, content)
+    layers = log.layers if library.kind == RTX else _inspected(library, content, options)
     return BuiltEngine(
         content=content,
-        asked=asked,
+        asked=convolution_precisions(model),
         found=engine_precisions(layers) if layers else None,
         layers=len(layers),
         seconds=time.perf_counter() - began,
@@ -194,22 +199,30 @@ def _brief(reasons: list[str]) -> str:
     return (text if len(text) <= 600 else text[:597] + "...") or "it gives no reason"
 
 
-def _made(value: Any, log: _Log, what: str) -> Any:
-    if value is None:
-        raise UnavailableError(f"TensorRT does not {what}: {_brief(log.errors)}")
-    return value
+def _started(library: Library, kind: Any, logger: trt.ILogger, log: _Log) -> Any:
+    """A builder or runtime of the library, which needs its device."""
+    try:
+        return kind(logger)
+    except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
+        reasons = log.errors or [str(error)]
+        raise UnavailableError(f"{library} does not start: {_brief(reasons)}") from None
 
 
-def _inspected(library: Library, logger: Any, content: bytes) -> list[EngineLayer]:
-    """The layers of an engine for the device at hand."""
-    if library.kind == RTX:  # its engines can be opened on their GPU alone
-        return []
-    runtime = library.module.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        return []
-    inspector = engine.create_engine_inspector()
-    text = inspector.get_engine_information(library.module.LayerInformationFormat.JSON)
+def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[EngineLayer]:
+    """The layers of an engine that TensorRT built for the device at hand.
+
+    TensorRT-RTX opens engines on their GPU alone, and lists the layers when it builds.
+    """
+    module = library.module
+    with _listening(module) as (logger, log):
+        runtime: trt.Runtime = _started(library, module.Runtime, logger, log)
+        if options.version_compatible:  # inside is a runtime of its own, which is code
+            runtime.engine_host_code_allowed = True
+        engine = cast("trt.ICudaEngine | None", runtime.deserialize_cuda_engine(content))
+        if engine is None:
+            raise UnavailableError(f"{library} cannot open what it built: {_brief(log.errors)}")
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
     return layers_of_inspector(text)
 
 
@@ -223,7 +236,7 @@ class _Interruption:
 
 @contextmanager
 def _interruptible() -> Iterator[_Interruption]:
-    """Ctrl-C inside is noted, and not raised in the middle of the library's callbacks."""
+    """Ctrl-C and SIGTERM are noted, and raised at the end: the library's callbacks drop errors."""
     noted = _Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield noted
@@ -232,11 +245,16 @@ def _interruptible() -> Iterator[_Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         noted.signal = number
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted.signal == signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    if noted.signal is not None:
+        raise KeyboardInterrupt
 
 
 def _monitor(library: Any, progress: ProgressCallback, interrupted: _Interruption) -> Any:
@@ -293,7 +311,17 @@ def _described(seen: list[tuple[str, Any, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in seen) or "missing"
 
 
-def _choose_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+class RtxBuilderConfig(Protocol):
+    """What TensorRT-RTX has besides."""
+
+    num_compute_capabilities: int
+
+    def set_compute_capability(self, capability: Any, index: int) -> bool: ...
+
+
+def _choose_capabilities(
+    library: Any, config: RtxBuilderConfig, capabilities: tuple[str, ...]
+) -> None:
     known = library.ComputeCapability.__members__
     for capability in capabilities:
         if capability.upper() not in known:
@@ -308,26 +336,30 @@ def _choose_capabilities(library: Any, config: Any, capabilities: tuple[str, ...
 
 
 def _set_flags(
-    library: Library, network: Any, config: Any, precision: str, options: BuildOptions
+    library: Library,
+    network: trt.INetworkDefinition,
+    config: trt.IBuilderConfig,
+    precision: str,
+    options: BuildOptions,
 ) -> None:
-    trt = library.module
+    module = library.module
     if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
-        levels = trt.HardwareCompatibilityLevel
+        levels = module.HardwareCompatibilityLevel
         same = getattr(levels, "SAME_COMPUTE_CAPABILITY", levels.AMPERE_PLUS)
         config.hardware_compatibility_level = same
     if release_of(library.version) >= _STRONGLY_TYPED_SINCE:
         return
     if precision != "fp32":
-        config.set_flag(trt.BuilderFlag.FP16)
-        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-        _hold_types(trt, network)
+        config.set_flag(module.BuilderFlag.FP16)
+        config.set_flag(module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _hold_types(module, network)
     if precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
+        config.set_flag(module.BuilderFlag.INT8)
 
 
-def _hold_types(library: Any, network: Any) -> None:
+def _hold_types(library: Any, network: trt.INetworkDefinition) -> None:
     """Let every layer compute in the types that the ONNX file gives it, as in a typed network.
 
     Layers of other types than floats, and those around quantised values, have no choice.
@@ -346,7 +378,7 @@ def _hold_types(library: Any, network: Any) -> None:
 
 
 @contextmanager
-def _timing_cache(library: Library, config: Any) -> Iterator[None]:
+def _timing_cache(library: Library, config: trt.IBuilderConfig) -> Iterator[None]:
     """What TensorRT measured of kernels is kept in the user's cache folder, and used again.
 
     TensorRT-RTX chooses on the user's GPU, at the first run: it measures nothing here.
@@ -361,8 +393,10 @@ def _timing_cache(library: Library, config: Any) -> Iterator[None]:
         stored = None
     else:
         stored = read_sealed(place)
-    cache = config.create_timing_cache(b"" if stored is None else stored.tobytes())
-    # A cache of another device is refused by the library, and begun anew.
+    # What is no cache at all gives None, which the stubs do not know. One of another device is
+    # refused by the library, and begun anew.
+    content = b"" if stored is None else stored.tobytes()
+    cache = cast("trt.ITimingCache | None", config.create_timing_cache(content))
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import math
@@ -21,7 +22,8 @@ from elir_deploy.export.bundle import manifest_bytes, staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import EngineOrder, StageEngine, make_engines
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.bundle import MANIFEST_NAME, Bundle
+from elir_deploy.runtime.backends import backend_named
+from elir_deploy.runtime.bundle import MANIFEST_NAME, Artifact, Bundle
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import RTX, onnx_limits
 
@@ -114,8 +116,8 @@ def add_engines(
 ) -> list[AddedEngine]:
     """Build engines and add them to the bundle, one by one as they are finished.
 
-    An engine of the same kind, precision and target is replaced. What was added before an error or
-    Ctrl-C stays, unless ``output`` is given, which appears whole or not at all.
+    A stage's engine of the same kind, precision and target is replaced. What was added before an
+    error or Ctrl-C stays, unless ``output`` is given, which appears whole or not at all.
 
     Args:
         bundle: that has the ONNX files.
@@ -161,7 +163,7 @@ def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[En
 
     Raises:
         UnavailableError: this machine cannot run them.
-        QualityError: a precision stays below its floor; its engines are taken out.
+        QualityError: a precision stays below its floor; the engines that ran are taken out.
     """
     bundle = Bundle.open(path)
     found = []
@@ -177,7 +179,7 @@ def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[En
         floor = verified.floor_db if verified is not None and verified.passed else 0.0
         found.append(EngineQuality(precision, worst, floor))
         if worst < floor:
-            _drop(path, kind, precision)
+            _drop(path, backend_named(kind).artifacts(bundle, precision))
             raise QualityError(
                 f"{precision} engines reach {worst:.1f} dB against float32 PyTorch, wanted "
                 f"{floor:g} dB: they were taken out of {path}"
@@ -205,7 +207,10 @@ def _put(path: Path, manifest: dict[str, Any], engine: StageEngine) -> dict[str,
     """
     origin, content = engine.origin, engine.built.content
     key = (origin["kind"], origin["precision"], origin["target"])
-    without = _without(manifest, lambda a: (a["kind"], a["precision"], a["target"]) == key)
+    without = _without(
+        manifest,
+        lambda stage, a: stage == engine.stage and (a["kind"], a["precision"], a["target"]) == key,
+    )
     if without != manifest:
         _write_manifest(path, without)
     with replacing(path / engine.file) as file:
@@ -228,23 +233,22 @@ def _put(path: Path, manifest: dict[str, Any], engine: StageEngine) -> dict[str,
     return filled
 
 
-def _drop(path: Path, kind: str, precision: str) -> None:
-    """Take the engines of a kind and precision out of the bundle."""
-    bundle = Bundle.open(path)
-
-    def bad(artifact: dict[str, Any]) -> bool:
-        return bool(artifact["kind"] == kind and artifact["precision"] == precision)
-
-    _write_manifest(path, _without(bundle.manifest, bad))
-    for artifact in bundle.info.artifacts:
-        if artifact.kind == kind and artifact.precision == precision:
-            with contextlib.suppress(OSError):
-                (path / artifact.file).unlink()
+def _drop(path: Path, engines: Sequence[Artifact]) -> None:
+    """Take engines out of the bundle."""
+    files = {engine.file for engine in engines}
+    manifest = Bundle.open(path).manifest
+    _write_manifest(path, _without(manifest, lambda stage, a: a["file"] in files))
+    for file in files:
+        with contextlib.suppress(OSError):
+            (path / file).unlink()
 
 
-def _without(manifest: dict[str, Any], bad: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def _without(
+    manifest: dict[str, Any], bad: Callable[[str, dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """The manifest without what is ``bad`` of the artifacts, each given with its stage's name."""
     stages = [
-        stage | {"artifacts": [a for a in stage["artifacts"] if not bad(a)]}
+        stage | {"artifacts": [a for a in stage["artifacts"] if not bad(stage["name"], a)]}
         for stage in manifest["stages"]
     ]
     return manifest | {"stages": stages}
@@ -263,7 +267,9 @@ def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
             (folder / file).parent.mkdir(exist_ok=True)
             shutil.copy2(bundle.path / file, folder / file)
     except OSError as error:
-        raise OutputError(f"cannot copy the bundle to {output}: {error.strerror}") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ": free some space, or choose another folder with -o" if full else ""
+        raise OutputError(f"cannot copy the bundle to {output}: {error.strerror}{hint}") from None
 
 
 @contextlib.contextmanager

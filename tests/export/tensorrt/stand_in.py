@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -27,18 +27,18 @@ class DataType(enum.Enum):
 class LayerType(enum.Enum):
     CONVOLUTION = 0
     CAST = 1
-    DECONVOLUTION = 7
-    CONCATENATION = 8
-    MATRIX_MULTIPLY = 14
     CONSTANT = 19
     QUANTIZE = 37
     DEQUANTIZE = 38
-    SHUFFLE = 15
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     EXPLICIT_BATCH = 0
     STRONGLY_TYPED = 1
+
+
+class OnnxParserFlag(enum.IntEnum):
+    NATIVE_INSTANCENORM = 0
 
 
 class BuilderFlag(enum.IntEnum):
@@ -74,6 +74,12 @@ ABSENT_BY_RELEASE = {
 }
 
 
+#: What a builder may say of its layers before they are final.
+_LOGGED_LAYER = (
+    "Name: c, LayerType: correlation, Inputs: [ { Name: x, Datatype: Float } ], Outputs: [ ]"
+)
+
+
 @dataclass
 class Tensor:
     name: str
@@ -84,21 +90,13 @@ class Tensor:
 @dataclass
 class Layer:
     type: LayerType
-    inputs: list[Tensor]
     outputs: list[Tensor]
     precision: DataType | None = None
     output_types: dict[int, DataType] = field(default_factory=dict)
 
     @property
-    def num_inputs(self) -> int:
-        return len(self.inputs)
-
-    @property
     def num_outputs(self) -> int:
         return len(self.outputs)
-
-    def get_input(self, index: int) -> Tensor:
-        return self.inputs[index]
 
     def get_output(self, index: int) -> Tensor:
         return self.outputs[index]
@@ -122,18 +120,17 @@ class Network:
             "restored": Tensor("restored", ends, (1, 3, 32, 32)),
         }
 
-        def layer(kind: LayerType, read: str, made: str) -> Layer:
-            inputs = [tensors[name] for name in read.split()]
-            return Layer(kind, inputs, [tensors[made]])
-
         self.layers = [
-            layer(LayerType.CAST, "image", "half"),
-            layer(LayerType.CONVOLUTION, "half", "first"),
-            layer(LayerType.CAST, "first", "sum"),
-            layer(LayerType.QUANTIZE, "sum", "q"),
-            layer(LayerType.DEQUANTIZE, "q", "dq"),
-            layer(LayerType.DEQUANTIZE, "", "weight"),
-            layer(LayerType.CONVOLUTION, "dq weight", "restored"),
+            Layer(kind, [tensors[made]])
+            for kind, made in (
+                (LayerType.CAST, "half"),
+                (LayerType.CONVOLUTION, "first"),
+                (LayerType.CAST, "sum"),
+                (LayerType.QUANTIZE, "q"),
+                (LayerType.DEQUANTIZE, "dq"),
+                (LayerType.DEQUANTIZE, "weight"),
+                (LayerType.CONVOLUTION, "restored"),
+            )
         ]
         self.ends = tensors["image"], tensors["restored"]
         self.num_inputs = self.num_outputs = 1
@@ -173,11 +170,11 @@ class Config:
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
 
-    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        self.pools[pool] = size
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        self.pools[pool] = pool_size
 
-    def create_timing_cache(self, content: bytes) -> TimingCache:
-        return TimingCache(content)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+        return TimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
@@ -195,8 +192,10 @@ class StandIn:
 
     Args:
         version: in full.
-        layers: what the inspector lists of the engine; None: it cannot be opened here.
+        layers: what the inspector lists of the engine.
+        starts: whether there is a device for the builder.
         fails: whether the builder fails, after it logged why.
+        opens: whether the engine can be opened.
         accepts_cache: whether a stored timing cache is of this device.
         ends: type of the network's input and output.
         shapes: what has the shape of each of them.
@@ -205,20 +204,23 @@ class StandIn:
     def __init__(
         self,
         version: str,
-        layers: list[dict[str, Any]] | None = None,
+        layers: Sequence[dict[str, Any]] = (),
         *,
+        starts: bool = True,
         fails: bool = False,
+        opens: bool = True,
         accepts_cache: bool = True,
         ends: DataType = DataType.FLOAT,
         shapes: Mapping[str, Any] | None = None,
     ) -> None:
         self.__name__ = f"tensorrt {version} {id(self)}"
         self.__version__ = version
-        absent = ABSENT_BY_RELEASE[int(version.split(".")[0])]
+        major = int(version.split(".")[0])
+        absent = ABSENT_BY_RELEASE[major]
         self.configs: list[Config] = []
         self.networks: list[Network] = []
         self.network_flags: list[int] = []
-        for kind in (DataType, LayerType, MemoryPoolType, ProfilingVerbosity):
+        for kind in (DataType, LayerType, MemoryPoolType, ProfilingVerbosity, OnnxParserFlag):
             setattr(self, kind.__name__, kind)
         for kind in (NetworkDefinitionCreationFlag, BuilderFlag, HardwareCompatibilityLevel):
             members = {name: m for name, m in kind.__members__.items() if name not in absent}
@@ -231,11 +233,16 @@ class StandIn:
 
             def __init__(self) -> None: ...
 
+            def log(self, severity: int, msg: str) -> None: ...
+
         class IProgressMonitor:
             def __init__(self) -> None: ...
 
         class Builder:
             def __init__(self, logger: Any) -> None:
+                if not starts:
+                    logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+                    raise TypeError("pybind11::init(): factory function returned nullptr")
                 self._logger = logger
 
             def create_network(self, flags: int = 0) -> Network:
@@ -254,27 +261,52 @@ class StandIn:
                     self._logger.log(ILogger.ERROR, "Error Code 10:\n no implementation for node c")
                     return None
                 self._logger.log(ILogger.WARNING, "tactics were skipped")
-                return b"an engine"
+                self._logger.log(ILogger.VERBOSE, _LOGGED_LAYER)
+                alone = BuilderFlag.VERSION_COMPATIBLE not in config.flags
+                return b"an engine" if alone else b"a runtime, and an engine"
 
         class OnnxParser:
             num_errors = 0
 
-            def __init__(self, network: Network, logger: Any) -> None: ...
+            def __init__(self, network: Network, logger: Any) -> None:
+                #: Before 10.0 the plugin is the default.
+                self._native = major >= 10
+
+            def set_flag(self, flag: OnnxParserFlag) -> None:
+                self._native = self._native or flag == OnnxParserFlag.NATIVE_INSTANCENORM
 
             def parse(self, model: bytes) -> bool:
-                return True
+                self.num_errors = 0 if self._native else 1
+                return self._native
+
+            def get_error(self, index: int) -> Any:
+                return SimpleNamespace(desc=lambda: "InstanceNormalization_TRT was not found")
+
+        class EngineInspector:
+            def get_engine_information(self, format: Any) -> str:
+                assert format == LayerInformationFormat.JSON
+                return json.dumps({"Layers": list(layers)})
+
+        class ICudaEngine:
+            def create_engine_inspector(self) -> EngineInspector:
+                return EngineInspector()
 
         class Runtime:
-            def __init__(self, logger: Any) -> None: ...
+            def __init__(self, logger: Any) -> None:
+                self._logger = logger
+                self.engine_host_code_allowed = False
 
-            def deserialize_cuda_engine(self, content: bytes) -> Any:
-                if layers is None:
+            def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+                if b"runtime" in serialized_engine and not self.engine_host_code_allowed:
+                    self._logger.log(ILogger.ERROR, "host executable code is not allowed")
                     return None
-                text = json.dumps({"Layers": layers})
-                inspector = SimpleNamespace(get_engine_information=lambda form: text)
-                return SimpleNamespace(create_engine_inspector=lambda: inspector)
+                if not opens:
+                    self._logger.log(ILogger.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+                    return None
+                return ICudaEngine()
 
         self.ILogger, self.Builder = ILogger, Builder
         if not version.startswith("8."):
             self.IProgressMonitor = IProgressMonitor
         self.OnnxParser, self.Runtime = OnnxParser, Runtime
+        self.ICudaEngine, self.EngineInspector = ICudaEngine, EngineInspector

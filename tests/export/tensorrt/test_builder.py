@@ -14,7 +14,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.export.float16 import to_float16
+from elir_deploy.export.islands import Float16Plan
+from elir_deploy.export.quantization import (
+    conv_layers,
+    place,
+    quantize_graph,
+    residual_additions,
+)
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.layers import convolution_precisions
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.tensorrt_engine import Library, load_library
 from elir_deploy.targets import RTX
@@ -26,6 +35,7 @@ except UnavailableError as error:
     pytest.skip(f"TensorRT-RTX is not here: {error}", allow_module_level=True)
 
 Progress = Callable[[str, int, int], None]
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -82,15 +92,25 @@ def test_progress_is_told() -> None:
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_ctrl_c_ends_a_build() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("number", "raised", "exit_code"),
+    [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)],
+)
+def test_a_signal_ends_a_build(
+    number: signal.Signals, raised: type[BaseException], exit_code: int | None
+) -> None:
+    before = signal.getsignal(number)
+    told: list[int] = []
 
     def interrupt(what: str, done: int, total: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        told.append(done)
+        os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised) as caught:
         built("fp16", progress=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert getattr(caught.value, "code", None) == exit_code
+    assert len(told) < 4, "the library stops at the next step"
+    assert signal.getsignal(number) is before
     assert built("fp16").found, "the next one builds"
 
 
@@ -142,6 +162,14 @@ def packaged(precision: str) -> onnx.ModelProto:
     return onnx.load(Bundle.open("tiny").path / f"fused.{precision}.onnx")
 
 
+def misread(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """Tensors whose type is one in the file and another in the parsed network."""
+    meant, read = onnx_types(model), parsed_types(LIBRARY, model)
+    shared = meant.keys() & read.keys()
+    assert len(shared) > 0.9 * len(meant), "names are kept, so that types can be compared"
+    return {name: (meant[name], read[name]) for name in shared if meant[name] != read[name]}
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -150,12 +178,30 @@ def packaged(precision: str) -> onnx.ModelProto:
     ],
 )
 def test_the_types_are_those_of_the_onnx_file(model: Callable[[], onnx.ModelProto]) -> None:
-    graph = model()
-    meant, read = onnx_types(graph), parsed_types(LIBRARY, graph)
-    shared = meant.keys() & read.keys()
-    assert len(shared) > 0.9 * len(meant), "names are kept, so that types can be compared"
-    assert {name: read[name] for name in shared} == {name: meant[name] for name in shared}
-    assert "UINT8" not in {read[name] for name in shared - {"restored"}}
+    assert misread(model()) == {}
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_int8_with_float16_around_it_is_read_as_it_is_exported(
+    fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], split: bool
+) -> None:
+    for graph in stages.values() if split else [fused]:
+        placement = place(graph, conv_layers(graph), residual_additions(graph), per_step=False)
+        peaks = dict.fromkeys(placement.groups.values(), 1.0)
+        model = to_float16(quantize_graph(graph, placement, peaks), Float16Plan())
+        assert misread(model) == {}
+        # What reads an enlarged tensor is dequantised before that, and counts as float16.
+        counts = convolution_precisions(model.SerializeToString())
+        assert counts["int8"] > counts["fp16"]
+        assert counts["fp32"] == 0
+        assert sum(counts.values()) == sum(n.op_type in CONVOLUTIONS for n in model.graph.node)
+
+
+def test_a_type_that_the_parser_changes_would_show() -> None:
+    model = convolutions("int8")
+    (zero,) = [constant for constant in model.graph.initializer if constant.name == "zero"]
+    zero.CopyFrom(numpy_helper.from_array(np.asarray(0, np.uint8), "zero"))
+    assert misread(model)["relu.q"] == ("UINT8", "INT8")
 
 
 # What goes wrong ----------------------------------------------------------------------------------

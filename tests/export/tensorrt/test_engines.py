@@ -111,7 +111,7 @@ def test_an_undocumented_one_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
     (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "int8")
     assert engine.notes["convolutions"]["int8"] == 0
     assert "NVIDIA does not list int8 for sm86" in warned[1]
-    assert warned[2].endswith("is not int8: its convolutions run as 3 fp16")
+    assert warned[2].endswith("run as 3 fp16, wanted 2 int8")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import enum
+import inspect
 import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,7 +18,7 @@ from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT
 from tests.export.tensorrt import stand_in
-from tests.export.tensorrt.graphs import stage
+from tests.export.tensorrt.graphs import convolutions, stage
 from tests.export.tensorrt.stand_in import DataType, LayerType, StandIn
 
 RELEASES = ("8.6.2.3", "10.3.0.30", "11.4.0.106")
@@ -37,8 +40,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def build(library: StandIn, precision: str = "fp16", **options: Any) -> BuiltEngine:
     found = Library(DEVICE_TENSORRT, library, library.__version__)
+    model = convolutions(precision).SerializeToString()
     return build_engine(
-        found, b"onnx", stage("float32"), precision, BuildOptions(**options), lambda *step: None
+        found, model, stage("float32"), precision, BuildOptions(**options), lambda *step: None
     )
 
 
@@ -105,10 +109,29 @@ def test_options_reach_the_builder(version: str) -> None:
 
 def test_what_the_engine_is_comes_from_the_inspector() -> None:
     engine = build(StandIn("10.3.0.30", HALF_LAYERS))
-    assert engine.asked == {"int8": 1, "fp16": 1, "fp32": 0}
+    assert engine.asked == {"int8": 0, "fp16": 3, "fp32": 0}
     assert engine.found == {"int8": 0, "fp16": 2, "fp32": 0}
     assert engine.layers == 2
-    assert build(StandIn("10.3.0.30")).found is None, "an engine that cannot be opened here"
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_engine_for_later_releases_is_inspected_too(version: str) -> None:
+    engine = build(StandIn(version, HALF_LAYERS), version_compatible=True)
+    assert engine.content == b"a runtime, and an engine"
+    assert engine.found == {"int8": 0, "fp16": 2, "fp32": 0}
+
+
+def test_an_engine_that_cannot_be_opened_where_it_was_built() -> None:
+    with pytest.raises(UnavailableError, match=r"cannot open what it built: .*out of memory"):
+        build(StandIn("10.3.0.30", opens=False))
+
+
+def test_a_builder_without_a_device() -> None:
+    with pytest.raises(UnavailableError) as caught:
+        build(StandIn("10.3.0.30", starts=False))
+    assert str(caught.value) == (
+        "tensorrt 10.3.0.30 does not start: CUDA initialization failure with error: 35"
+    )
 
 
 def test_what_was_measured_is_used_again(cache: Path) -> None:
@@ -169,50 +192,89 @@ def test_the_librarys_words_reach_the_user() -> None:
     assert build(StandIn("10.3.0.30")).warnings == ("tactics were skipped",)
 
 
-def test_the_stand_in_has_the_names_of_the_real_one() -> None:
-    """Against the published stubs, read as text: they do not parse in all places."""
+# The stand-in against the published types ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, ast.ClassDef]:
+    """The classes of the stubs, made into valid Python as the Makefile does it."""
     try:
-        published = distribution("tensorrt-stubs")
+        stubs = distribution("tensorrt-stubs")
     except PackageNotFoundError:
         pytest.skip("tensorrt-stubs is not installed")
-    text = Path(str(published.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text()
+    text = Path(str(stubs.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text()
+    text = re.sub(r"\bin: ", "in_: ", text).replace("channel_axis: int)", "channel_axis: int = 0)")
+    return {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
 
-    def members(name: str) -> str:
-        found = re.search(rf"^class {name}\b.*?(?=^class |\Z)", text, re.MULTILINE | re.DOTALL)
-        assert found, name
-        return found[0]
 
-    for kind in (
-        stand_in.DataType,
-        stand_in.LayerType,
-        stand_in.NetworkDefinitionCreationFlag,
-        stand_in.BuilderFlag,
-        stand_in.HardwareCompatibilityLevel,
-        stand_in.MemoryPoolType,
-        stand_in.ProfilingVerbosity,
-        stand_in.LayerInformationFormat,
+def values(kind: ast.ClassDef) -> set[str]:
+    """Names of a class's attributes and properties."""
+    plain = {n.target.id for n in kind.body if isinstance(n, ast.AnnAssign)}
+    return plain | {
+        n.name
+        for n in kind.body
+        if isinstance(n, ast.FunctionDef)
+        and any(ast.unparse(decorator) == "property" for decorator in n.decorator_list)
+    }
+
+
+def takes(method: ast.FunctionDef, names: list[str]) -> bool:
+    """Whether a method has these parameters, and needs no others."""
+    parameters = [parameter.arg for parameter in method.args.args]
+    needed = len(parameters) - len(method.args.defaults)
+    return parameters[: len(names)] == names and len(names) >= needed
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(stand_in.DataType, stand_in.LayerType, stand_in.NetworkDefinitionCreationFlag),
+        *(stand_in.BuilderFlag, stand_in.HardwareCompatibilityLevel, stand_in.MemoryPoolType),
+        *(stand_in.ProfilingVerbosity, stand_in.LayerInformationFormat, stand_in.OnnxParserFlag),
+    ],
+)
+def test_the_stand_ins_constants_are_real(
+    published: dict[str, ast.ClassDef], kind: type[enum.Enum]
+) -> None:
+    assert set(kind.__members__) <= values(published[kind.__name__])
+
+
+def test_the_stand_in_has_the_signatures_and_attributes_of_the_real_one(
+    published: dict[str, ast.ClassDef],
+) -> None:
+    library = StandIn("10.3.0.30")
+    logger = library.ILogger()
+    network = stand_in.Network(DataType.FLOAT)
+    for name, thing, own in (
+        ("ILogger", logger, ""),
+        ("Builder", library.Builder(logger), ""),
+        ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache"),
+        ("INetworkDefinition", network, "__init__ layers ends"),
+        ("ILayer", network.layers[0], "__init__ outputs output_types"),
+        ("ITensor", network.ends[0], "__init__"),
+        ("ITimingCache", stand_in.TimingCache(b""), "__init__ content"),
+        ("OnnxParser", library.OnnxParser(network, logger), ""),
+        ("Runtime", library.Runtime(logger), ""),
+        ("ICudaEngine", library.ICudaEngine(), ""),
+        ("EngineInspector", library.EngineInspector(), ""),
     ):
-        body = members(kind.__name__)
-        missing = [name for name in kind.__members__ if not re.search(rf"\b{name}\b", body)]
-        assert not missing, kind
-    for name, wanted in {
-        "IBuilderConfig": (stand_in.Config, ()),
-        "INetworkDefinition": (stand_in.Network, ("layers", "ends")),
-        "ILayer": (stand_in.Layer, ("inputs", "outputs", "output_types")),
-        "ITimingCache": (stand_in.TimingCache, ("content",)),
-    }.items():
-        kind, own = wanted
-        body = members(name)
-        public = [n for n in vars(kind) if not n.startswith("_") and n not in own]
-        missing = [n for n in public if not re.search(rf"\b{n}\b", body)]
-        assert not missing, name
-    for name, methods in {
-        "Builder": ("create_network", "create_builder_config", "build_serialized_network"),
-        "OnnxParser": ("parse", "num_errors", "get_error"),
-        "Runtime": ("deserialize_cuda_engine",),
-        "ICudaEngine": ("create_engine_inspector",),
-        "EngineInspector": ("get_engine_information",),
-        "IProgressMonitor": ("phase_start", "phase_finish", "step_complete"),
-    }.items():
-        body = members(name)
-        assert all(re.search(rf"\b{method}\b", body) for method in methods), name
+        real = published[name]
+        for member in {*vars(thing), *vars(type(thing))} - set(own.split()):
+            if member.startswith("_") and member != "__init__":
+                continue
+            if not inspect.isroutine(getattr(thing, member)):
+                assert member in values(real), f"{name}.{member}"
+                continue
+            methods = [n for n in real.body if getattr(n, "name", None) == member]
+            parameters = list(inspect.signature(getattr(type(thing), member)).parameters)
+            assert any(takes(method, parameters) for method in methods), f"{name}.{member}"
+
+
+def test_progress_is_asked_for_as_the_library_does(published: dict[str, ast.ClassDef]) -> None:
+    library = StandIn("10.3.0.30")
+    build(library)
+    monitor = library.configs[0].progress_monitor
+    for method in published["IProgressMonitor"].body:
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+            parameters = inspect.signature(getattr(monitor, method.name)).parameters
+            assert len(parameters) == len(method.args.args) - 1, method.name
