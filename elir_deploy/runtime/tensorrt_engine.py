@@ -136,6 +136,11 @@ class Engine:
         if not config.set_runtime_cache(cache):
             raise self.refused("set_runtime_cache")
 
+    @property
+    def captures_itself(self) -> bool:
+        """Whether the library makes a graph of each run."""
+        return self._config is not None and not self._device.captures
+
     def create_stage(self) -> CudaStage:
         """A context of its own to run in, on the device that is current.
 
@@ -173,6 +178,7 @@ class Engine:
 class _EngineStage(CudaStage):
     def __init__(self, engine: Engine, context: trt.IExecutionContext) -> None:
         self.input, self.output = engine.stage.input, engine.stage.output
+        self.captures_itself = engine.captures_itself
         self._engine: Engine | None = engine
         self._context: trt.IExecutionContext | None = context
 
