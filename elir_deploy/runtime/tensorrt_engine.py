@@ -13,6 +13,8 @@ import mmap
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -32,14 +34,22 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["Engine", "Library", "load_engine", "load_library", "release_of"]
+__all__ = [
+    "Engine",
+    "Library",
+    "LibraryLog",
+    "library_log",
+    "load_engine",
+    "load_library",
+    "release_of",
+]
 
 #: By the names they are imported under; the bindings of TensorRT-RTX have one of their own.
 _MODULES: dict[EngineKind, tuple[str, ...]] = {
     RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     DEVICE_TENSORRT: ("tensorrt",),
 }
-_OLDEST = (8, 6)
+_OLDEST: dict[EngineKind, tuple[int, int]] = {DEVICE_TENSORRT: (8, 6), RTX: (1, 5)}
 _TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
 #: Where a library complains of the device, and not of the file.
 _OF_THE_DEVICE = re.compile(
@@ -85,8 +95,10 @@ def load_library(kind: EngineKind, purpose: str = "run engines") -> Library:
         if not hasattr(module, "Runtime"):  # type stubs alone are an empty package
             continue
         version = str(module.__version__)
-        if kind == DEVICE_TENSORRT and release_of(version)[:2] < _OLDEST:
-            raise UnavailableError(f"{kind} {version} is too old: 8.6 is the oldest supported")
+        oldest = _OLDEST[kind]
+        if release_of(version)[:2] < oldest:
+            wanted = ".".join(map(str, oldest))
+            raise UnavailableError(f"{kind} {version} is too old: {wanted} is the oldest supported")
         return Library(kind, module, version)
     if kind == DEVICE_TENSORRT:
         raise UnavailableError(
@@ -113,7 +125,12 @@ class Engine:
     """
 
     def __init__(
-        self, library: Library, device: Device, engine: trt.ICudaEngine, log: _Log, stage: Stage
+        self,
+        library: Library,
+        device: Device,
+        engine: trt.ICudaEngine,
+        log: LibraryLog,
+        stage: Stage,
     ) -> None:
         self.stage = stage
         self.library = library
@@ -231,10 +248,10 @@ def load_engine(
         BundleError: it is damaged, or does not compute this stage.
         UnavailableError: library or device refuse it.
     """
-    log = _Log()
-    logger = _logger(library.module, log)
+    log = library_log(library)
+    log.taken()  # what is left of calls that went well in the end
     try:
-        runtime: trt.Runtime = library.module.Runtime(logger)
+        runtime: trt.Runtime = library.module.Runtime(log.logger)
     except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
         reasons = log.taken() or [str(error)]
         raise UnavailableError(f"{library} does not start: {_brief(reasons)}") from None
@@ -248,7 +265,7 @@ def load_engine(
         try:
             engine = runtime.deserialize_cuda_engine(content)
         except RuntimeError as error:
-            log.lines.append(str(error))
+            log.add(str(error))
             engine = None
     if engine is None:
         reasons = log.taken()
@@ -316,31 +333,69 @@ def _described(name: str, dtype: str, shape: tuple[int, ...], layout: str) -> st
 # What the library says --------------------------------------------------------------------------
 
 
-class _Log:
-    """The last errors of a library."""
+#: One for each library, by its module's name.
+_LOGS: dict[str, LibraryLog] = {}
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+Listener = Callable[[Any, str], None]
+
+
+class LibraryLog:
+    """A library's last errors and, while somebody listens, everything it says.
+
+    Attributes:
+        logger: to be handed to the library.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._errors: list[str] = []
+        self._listeners: tuple[Listener, ...] = ()
+        heard = self._heard
+        self._of_errors = (module.ILogger.ERROR, module.ILogger.INTERNAL_ERROR)
+
+        class Logger(module.ILogger):  # type: ignore[misc]  # a class of the library at hand
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+
+            def log(self, severity: Any, text: str) -> None:
+                heard(severity, text)
+
+        self.logger: trt.ILogger = Logger()
+
+    def _heard(self, severity: Any, text: str) -> None:
+        if severity in self._of_errors:
+            self.add(text)
+        for listener in self._listeners:
+            listener(severity, text)
 
     def add(self, text: str) -> None:
-        self.lines = [*self.lines[-9:], text]
+        """Note an error that the library tells of in another way."""
+        self._errors = [*self._errors[-9:], text]
 
     def taken(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
+        """The last errors, which are forgotten."""
+        errors, self._errors = self._errors, []
+        return errors
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Inside, ``listener`` is called with the severity and text of all that is said."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
 
 
-def _logger(library: Any, log: _Log) -> trt.ILogger:
-    class Logger(library.ILogger):  # type: ignore[misc]  # a class of the library at hand
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
+def library_log(library: Library) -> LibraryLog:
+    """The one log of a library in this process.
 
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                log.add(text)
-
-    made: trt.ILogger = Logger()
-    return made
+    TensorRT keeps to the first logger that it was given, as long as something holds it: what is
+    said outside of a runtime's own calls would be lost to the second.
+    """
+    name = library.module.__name__
+    if name not in _LOGS:
+        _LOGS.setdefault(name, LibraryLog(library.module))
+    return _LOGS[name]
 
 
 def _brief(reasons: list[str]) -> str:

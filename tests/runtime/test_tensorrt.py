@@ -533,6 +533,22 @@ def test_a_bad_file_and_a_bad_device_are_told_apart(
     assert gpu.leaked == {}
 
 
+def test_what_is_said_of_a_later_engine_is_heard(tmp_path: Path, gpu: StandInGpu) -> None:
+    opened = Bundle.open(engine_bundle(tmp_path / "b", stages="split"))
+    log = tensorrt_engine.library_log(load_library("tensorrt-rtx"))
+    heard: list[str] = []
+    with log.listening(lambda severity, text: heard.append(text)):
+        RTX.open(opened, "fp32").close()
+        log.logger.log(0, "left over")  # type: ignore[arg-type]
+        loads = [n for n, name in enumerate(gpu.calls) if name == "trt.deserialize_cuda_engine"]
+        gpu.fail_at = len(gpu.calls) + loads[-1]
+        with pytest.raises(UnavailableError, match=r"cannot load .*decoder.*oom") as caught:
+            RTX.open(opened, "fp32")
+        assert "left over" not in str(caught.value)
+    log.logger.log(0, "to nobody")  # type: ignore[arg-type]
+    assert heard == ["left over", "[a.cpp::f::1] Error Code 1: Cuda Runtime (oom)"]
+
+
 # The library --------------------------------------------------------------------------------------
 
 
@@ -576,6 +592,8 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, error: Ex
 def test_an_old_library(monkeypatch: pytest.MonkeyPatch) -> None:
     StandInGpu().install(monkeypatch, "tensorrt", version="8.5.2.2")
     assert TENSORRT.available() == "tensorrt 8.5.2.2 is too old: 8.6 is the oldest supported"
+    StandInGpu().install(monkeypatch, "tensorrt-rtx", version="1.4.0.76")
+    assert RTX.available() == "tensorrt-rtx 1.4.0.76 is too old: 1.5 is the oldest supported"
 
 
 def test_the_bindings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
