@@ -216,7 +216,7 @@ FOREIGN = (
     "Some tactics do not have sufficient workspace memory to run",
 )
 #: The least of a quoted message that has to be the program's own words: the rest is what it names.
-_OWN_SHARE = 1 / 3
+_OWN_SHARE = 0.45
 
 
 def _quoted() -> list[tuple[Path, str]]:
@@ -273,9 +273,9 @@ def _open(parts: list[str]) -> _Text:
 def _own(quoted: str, text: _Text) -> int:
     """Characters of ``quoted`` that are the text's own; 0 where it is not this text at all.
 
-    A quotation may begin late and end early, and leaves out what it has an ellipsis for.
+    A quotation may begin late and end early; an ellipsis inside it stands for what is put in.
     """
-    pattern = [None, *_open(quoted.split("…")), None]
+    pattern = [None, *quoted.strip("… "), None]
     best: list[int | None] = [0] + [None] * len(text)
     for place, c in enumerate(text, 1):
         if c is None and best[place - 1] is not None:
@@ -291,6 +291,10 @@ def _own(quoted: str, text: _Text) -> int:
                 ways.append(before[place - 1] + 1)
             best[place] = max((way for way in ways if way is not None), default=None)
     return best[-1] or 0
+
+
+def test_what_others_say_is_quoted_somewhere() -> None:
+    assert set(FOREIGN) <= {quoted for _, quoted in _quoted()}
 
 
 @pytest.mark.parametrize(
