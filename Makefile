@@ -141,9 +141,13 @@ ifneq ($(CPP_SANITIZE),0)
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
 
-# Needs a GPU and PyTorch with CUDA; where TensorRT or TensorRT-RTX is there, their engines too.
-gpu-check: $(VENV)/.dev
-	pytest -m gpu -s tests/gpu
+# Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
+# CUDA; where onnx, TensorRT or TensorRT-RTX is there, what they make, too. Tests that find no device are
+# skipped, so that is asked first.
+gpu-check:
+	$(PYTHON) -c "import sys, torch; from elir_deploy.runtime.backends.base import missing_cuda_device; \
+	    sys.exit(missing_cuda_device() or (None if torch.cuda.is_available() else 'PyTorch finds no CUDA device'))"
+	$(PYTHON) -m pytest -m gpu -s tests/gpu
 
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)
