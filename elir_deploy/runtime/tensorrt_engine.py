@@ -49,7 +49,7 @@ _MODULES: dict[EngineKind, tuple[str, ...]] = {
     RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     DEVICE_TENSORRT: ("tensorrt",),
 }
-_OLDEST: dict[EngineKind, tuple[int, int]] = {DEVICE_TENSORRT: (8, 6), RTX: (1, 5)}
+_OLDEST: dict[EngineKind, tuple[int, int]] = {RTX: (1, 5), DEVICE_TENSORRT: (8, 6)}
 _TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
 #: Where a library complains of the device, and not of the file.
 _OF_THE_DEVICE = re.compile(
@@ -95,10 +95,9 @@ def load_library(kind: EngineKind, purpose: str = "run engines") -> Library:
         if not hasattr(module, "Runtime"):  # type stubs alone are an empty package
             continue
         version = str(module.__version__)
-        oldest = _OLDEST[kind]
-        if release_of(version)[:2] < oldest:
-            wanted = ".".join(map(str, oldest))
-            raise UnavailableError(f"{kind} {version} is too old: {wanted} is the oldest supported")
+        if release_of(version)[:2] < _OLDEST[kind]:
+            oldest = "{}.{}".format(*_OLDEST[kind])
+            raise UnavailableError(f"{kind} {version} is too old: {oldest} is the oldest supported")
         return Library(kind, module, version)
     if kind == DEVICE_TENSORRT:
         raise UnavailableError(
