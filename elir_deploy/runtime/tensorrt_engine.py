@@ -51,6 +51,8 @@ _MODULES: dict[EngineKind, tuple[str, ...]] = {
 }
 _OLDEST: dict[EngineKind, tuple[int, int]] = {RTX: (1, 5), DEVICE_TENSORRT: (8, 6)}
 _TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
+#: Where a library complains of the file; after that it may complain of the device, too.
+_OF_THE_FILE = re.compile(r"serialization assertion", re.IGNORECASE)
 #: Where a library complains of the device, and not of the file.
 _OF_THE_DEVICE = re.compile(
     r"cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", re.IGNORECASE
@@ -268,7 +270,8 @@ def load_engine(
             engine = None
     if engine is None:
         reasons = log.taken()
-        if any(_OF_THE_DEVICE.search(reason) for reason in reasons):
+        said = "; ".join(reasons)
+        if _OF_THE_DEVICE.search(said) and not _OF_THE_FILE.search(said):
             raise UnavailableError(f"{library} cannot load {path}: {_brief(reasons)}")
         raise BundleError(
             f"{path} cannot be loaded by {library}: {_brief(reasons)}: make it anew with {rebuild}"

@@ -959,6 +959,25 @@ def test_tensorrt_rtx_without_a_driver(tmp_path: Path) -> None:
         tensorrt_engine.load_engine(library, device, path / bad.file, bad, stage, "elir-build")
 
 
+@without_driver
+@pytest.mark.skipif(not has("tensorrt_rtx_bindings"), reason="TensorRT-RTX is not installed")
+def test_a_real_engine_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library tells of that, although it then misses the driver, which is a stand-in's."""
+    trt = importlib.import_module("tensorrt_rtx_bindings")
+    path = make_bundle(tmp_path / "b", size=8)
+    put_engine(path, content=_real_engine(trt)[:-30], version=trt.__version__)
+    StandInGpu().install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    image = path / "reference" / "noise.input.png"
+    options = ("-o", tmp_path / "out", "--backend", "tensorrt-rtx")
+    assert command(monkeypatch, restore_command, path, image, *options) == 2
+    printed = capsys.readouterr().err
+    assert "cannot be loaded by tensorrt-rtx" in printed
+    assert "make it anew with elir-build" in printed
+
+
 def _real_engine(trt: Any) -> bytes:
     """x + x for sm86, made where there is no GPU."""
     logger = trt.Logger(trt.Logger.ERROR)
