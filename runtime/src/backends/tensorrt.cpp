@@ -22,11 +22,11 @@ namespace {
 
 #ifdef ELIR_WITH_TENSORRT_RTX
 constexpr const char* kName = "tensorrt-rtx";
-constexpr bool kCompatible = false;  // its engines fit one release, and the GPUs they are for
+constexpr bool kLaterReleases = false;  // its engines fit one release
 const std::vector<std::string> kPrecisions = {"fp16", "fp32", "int8"};
 #else
 constexpr const char* kName = "tensorrt";
-constexpr bool kCompatible = true;
+constexpr bool kLaterReleases = true;
 const std::vector<std::string> kPrecisions = {"int8", "fp16", "fp32"};
 #endif
 
@@ -88,35 +88,34 @@ std::string written(const Release& release) {
   return text(release.major, ".", release.minor, ".", release.patch);
 }
 
-bool names(const Artifact& artifact, const std::string& device) {
-  const std::string targets = "+" + artifact.target.value_or(device) + "+";
-  return targets.find("+" + device + "+") != std::string::npos;
-}
-
-// Hardware-compatible engines are for GPUs of one compute capability since TensorRT 10.9; before,
-// for all from Ampere on, but for Jetsons, where NVIDIA supports none.
-bool covers(const Artifact& artifact, const std::string& device) {
+// Whether an engine is for GPUs of a compute capability. Hardware-compatible ones are for all of one
+// capability since TensorRT 10.9; before, for all from Ampere on, but for Jetsons, where NVIDIA
+// supports none.
+bool is_for(const Artifact& artifact, const std::string& device) {
   constexpr Release kSameCapabilitySince{10, 9, 0};
   constexpr int kAmpere = 80;
   const std::string jetson = "sm87";
-  return kCompatible && artifact.hardware_compatible &&
+  const std::string targets = "+" + artifact.target.value_or(device) + "+";
+  if (targets.find("+" + device + "+") != std::string::npos) return true;
+  return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
          release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
          artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
 }
 
 // Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
 // few platforms.
-int last_major(const Release& made) { return made.major == 8 ? 10 : made.major + 1; }
+bool in_reach(const Release& made, const Release& later) {
+  return made < later && later.major <= (made.major == 8 ? 10 : made.major + 1);
+}
 
 // Why an engine does not fit a device and the library, or none.
 std::optional<std::string> misfit(const Artifact& artifact, const std::string& device) {
-  if (!names(artifact, device) && !covers(artifact, device)) {
+  if (!is_for(artifact, device)) {
     return message("engine_of_device", {{"target", *artifact.target}, {"device", device}});
   }
   const Release made = release_of(artifact.tool_version);
   if (made == installed()) return std::nullopt;
-  if (kCompatible && artifact.version_compatible && made < installed() &&
-      installed().major <= last_major(made)) {
+  if (kLaterReleases && artifact.version_compatible && in_reach(made, installed())) {
     return std::nullopt;
   }
   return message("engine_of_release", {{"tool", artifact.tool},
@@ -172,15 +171,13 @@ struct Engine {
   std::shared_ptr<nvinfer1::ICudaEngine> engine;
 };
 
-Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage) {
+Engine loaded(const std::filesystem::path& path, const Stage& stage) {
   std::ifstream file(path, std::ios::binary);
   const std::vector<char> content{std::istreambuf_iterator<char>(file),
                                   std::istreambuf_iterator<char>()};
   Engine made;
   made.runtime.reset(nvinfer1::createInferRuntime(engine_log()));
   if (!made.runtime) throw unavailable_error(text(kName, ": ", engine_log().last()));
-  // Inside is a runtime of the engine's own version: code, as much as the engine itself is.
-  made.runtime->setEngineHostCodeAllowed(artifact.version_compatible);
   made.engine.reset(made.runtime->deserializeCudaEngine(content.data(), content.size()));
   if (!made.engine) {
     throw bundle_error(text(path.string(), " cannot be loaded by ", kName, " ",
@@ -316,7 +313,7 @@ class TensorRtBackend final : public Backend {
     std::vector<Engine> engines;
     for (const Stage& stage : stages) {
       const Artifact& chosen = fitting(stage, precision, device);
-      engines.push_back(loaded(bundle.checked_file(chosen.file), chosen, stage));
+      engines.push_back(loaded(bundle.checked_file(chosen.file), stage));
     }
     std::vector<std::unique_ptr<Session>> made;
     // Two side by side: one copies while the other computes.
@@ -330,16 +327,12 @@ class TensorRtBackend final : public Backend {
   const Artifact& fitting(const Stage& stage, const std::string& precision,
                           const std::string& device) const {
     std::vector<std::string> reasons;
-    const Artifact* other = nullptr;
     for (const Artifact& artifact : stage.artifacts) {
       if (artifact.kind != kind || artifact.precision != precision) continue;
       const auto reason = misfit(artifact, device);
-      // One made for this GPU is faster than one that others can run, too.
-      if (!reason && names(artifact, device)) return artifact;
-      if (!reason && other == nullptr) other = &artifact;
-      if (reason) reasons.push_back(artifact.file + ": " + *reason);
+      if (!reason) return artifact;
+      reasons.push_back(artifact.file + ": " + *reason);
     }
-    if (other != nullptr) return *other;
     if (reasons.empty()) {
       throw bundle_error(text(stage.name, " has no ", precision, " ", kind, " file"));
     }
