@@ -62,7 +62,7 @@ wheel: $(VENV)/.dev
 
 # The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
 bare: wheel
-	rm -rf build/bare build/bare-bundle build/bare-out build/bare-engines
+	rm -rf build/bare build/bare-bundle build/bare-out build/bare-engines build/bare-device
 	elir-export random --task tiny --image-size 64 --precision fp32 -o build/bare-bundle
 	$(PYTHON) -m venv build/bare
 	build/bare/bin/pip --disable-pip-version-check -q install "$$(ls dist/*.whl)[cpu]" $(PIP_ARGS)
@@ -72,6 +72,8 @@ bare: wheel
 	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
 	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
 	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
+	cd build/tested && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device
+	test -s build/bare-device/fused.fp16.sm87.trt.engine
 	! build/bare/bin/python -c "import torch"
 	! build/bare/bin/python -c "import onnx"
 
@@ -141,9 +143,13 @@ ifneq ($(CPP_SANITIZE),0)
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
 
-# Needs a GPU and PyTorch with CUDA; where TensorRT or TensorRT-RTX is there, their engines too.
-gpu-check: $(VENV)/.dev
-	pytest -m gpu -s tests/gpu
+# Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
+# CUDA; where onnx, TensorRT or TensorRT-RTX is there, what they make, too. Tests that find no device are
+# skipped, so that is asked first.
+gpu-check:
+	$(PYTHON) -c "import sys, torch; from elir_deploy.runtime.backends.base import missing_cuda_device; \
+	    sys.exit(missing_cuda_device() or (None if torch.cuda.is_available() else 'PyTorch finds no CUDA device'))"
+	$(PYTHON) -m pytest -m gpu -s tests/gpu
 
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)

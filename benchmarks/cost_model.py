@@ -283,7 +283,9 @@ def main() -> None:
         "**Predicted, not measured**, batch 1, at the vendors' peaks: an engine that reaches 60 % "
         "of them takes 1.7 times as long. fp32 is on CUDA cores; TensorRT's TF32, on by default on "
         "Orin, may be faster. fp16 on the RTX 2080 Ti is at the rate with float32 sums. int8 is "
-        "the Q/DQ graph with float16 beside it, not yet run on Turing by anyone here.",
+        "the Q/DQ graph with float16 beside it, not yet run on Turing by anyone here; on the RTX "
+        "2080 Ti it is what TensorRT can reach, while TensorRT-RTX computes its convolutions in "
+        "float16 (engines.md), no faster than fp16.",
     ]
     for network in made:
         sections += [f"### {network.title}", devices_table(network)]

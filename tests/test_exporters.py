@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import heapq
 import importlib
+import itertools
+import json
 import re
 import shlex
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ from typing import Any
 import pytest
 import typer
 
+import elir_deploy
 from elir_deploy.targets import TARGETS, onnx_limits, target_named
 
 ROOT = Path(__file__).parents[1]
@@ -195,3 +202,109 @@ def test_a_jetpack_has_the_tensorrt_that_its_target_says() -> None:
 def test_graphs_for_a_target_parse_under_every_release_named_for_it() -> None:
     for name, version in _versions():
         assert onnx_limits(version) == TARGETS[name].onnx, (name, version)
+
+
+# Messages -----------------------------------------------------------------------------------------
+
+#: What others say: the kernel, pip, apt, NumPy, and TensorRT while it builds.
+FOREIGN = (
+    "Killed",
+    "error: externally-managed-environment",
+    "E: Unable to locate package python3-libnvinfer",
+    "A module that was compiled using NumPy 1.x cannot be run in NumPy 2",
+    "Target GPU SM 87 is not supported by this TensorRT release",
+    "Some tactics do not have sufficient workspace memory to run",
+)
+#: The least of a quoted message that has to be the program's own words: the rest is what it names.
+_OWN_SHARE = 0.45
+
+
+def _quoted() -> list[tuple[Path, str]]:
+    """Messages that the pages' tables of them quote."""
+    found = []
+    for page in _pages():
+        lines = page.read_text("utf-8").splitlines()
+        for start, line in enumerate(lines):
+            if line.startswith("| message |"):
+                rows = itertools.takewhile(lambda row: row.startswith("|"), lines[start + 2 :])
+                cells = [_cells(row)[0] for row in rows]
+                found += [(page, cell.split("`")[1]) for cell in cells if cell.startswith("`")]
+    return found
+
+
+#: A text of the program, by character; None: something is put in.
+_Text = list[str | None]
+
+
+@functools.cache
+def _texts() -> tuple[tuple[frozenset[str], _Text], ...]:
+    """Every text of the program that may be a message, with its words."""
+    package = Path(elir_deploy.__file__).parent
+    table = json.loads((package / "runtime" / "messages.json").read_text("utf-8"))
+    texts = [_open(re.split(r"\{\w+\}", text)) for text in table.values()]
+    for source in package.rglob("*.py"):
+        if source.relative_to(package).parts[0] in ("bench", "checkpoints", "model", "training"):
+            continue  # neither builds engines nor runs them
+        nodes = list(ast.walk(ast.parse(source.read_text("utf-8"))))
+        joined = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+        for node in joined:
+            parts = [p.value if isinstance(p, ast.Constant) else None for p in node.values]
+            texts.append([c for part in parts for c in (part if part else [None])])
+        inside = {id(part) for node in joined for part in node.values}
+        alone = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in inside]
+        texts += [list(node.value) for node in alone if isinstance(node.value, str)]
+    return tuple((_words(t), t) for t in texts if len(t) < 400 and "\n" not in t)
+
+
+def _nearness(words: frozenset[str], others: frozenset[str]) -> float:
+    return len(words & others) ** 2 / max(1, len(others))
+
+
+def _words(text: Iterable[str | None]) -> frozenset[str]:
+    return frozenset(re.findall(r"\w{3,}", "".join(c or " " for c in text)))
+
+
+def _open(parts: list[str]) -> _Text:
+    """Parts of a text by character, with something between any two."""
+    between: _Text = [None]
+    return [c for number, part in enumerate(parts) for c in (*between[: number > 0], *part)]
+
+
+def _own(quoted: str, text: _Text) -> int:
+    """Characters of ``quoted`` that are the text's own; 0 where it is not this text at all.
+
+    A quotation may begin late and end early; an ellipsis inside it stands for what is put in.
+    """
+    pattern = [None, *quoted.strip("… "), None]
+    best: list[int | None] = [0] + [None] * len(text)
+    for place, c in enumerate(text, 1):
+        if c is None and best[place - 1] is not None:
+            best[place] = best[place - 1]
+    for wanted in pattern:
+        before, best = best, [None] * (len(text) + 1)
+        for place in range(len(text) + 1):
+            c = text[place - 1] if place else ""
+            ways = [before[place]] if wanted is None or c is None else []
+            if place and (wanted is None or c is None):
+                ways.append(best[place - 1])
+            if place and c is not None and c == wanted and before[place - 1] is not None:
+                ways.append(before[place - 1] + 1)
+            best[place] = max((way for way in ways if way is not None), default=None)
+    return best[-1] or 0
+
+
+def test_what_others_say_is_quoted_somewhere() -> None:
+    assert set(FOREIGN) <= {quoted for _, quoted in _quoted()}
+
+
+@pytest.mark.parametrize(
+    ("page", "quoted"),
+    [pytest.param(*entry, id=f"{entry[0].parent.name}: {entry[1]}") for entry in _quoted()],
+)
+def test_a_documented_message_exists(page: Path, quoted: str) -> None:
+    if quoted in FOREIGN:
+        return
+    words = _words(quoted)
+    near = heapq.nlargest(6, _texts(), key=lambda text: _nearness(words, text[0]))
+    told = len(quoted.replace("…", ""))
+    assert max(_own(quoted, text) for _, text in near) >= _OWN_SHARE * told

@@ -19,6 +19,7 @@ from elir_deploy.bench.devices import CPU, DEVICES, Device, device_named
 from elir_deploy.bench.graph_cost import bundle_layers, graph_precisions
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.targets import TARGETS
 
 __all__ = [
     "ALL_DEVICES",
@@ -101,7 +102,18 @@ class CostReport:
                 for precision, p in self.predictions
             ],
             "unavailable": list(self.unavailable),
+            "remarks": self.remarks,
         }
+
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be known of a prediction."""
+        return [
+            f"int8 on {p.device.name} is what TensorRT can reach: TensorRT-RTX computes its "
+            "convolutions in float16 there, no faster than fp16"
+            for precision, p in self.predictions
+            if precision == "int8" and _int8_in_float16(p.device)
+        ]
 
     def parts_table(self, precision: str) -> Table:
         """A line for each part and one for their sum."""
@@ -163,6 +175,11 @@ def build_cost_report(bundle: Bundle, devices: Sequence[Device]) -> CostReport:
             else:
                 predictions.append((precision, predict(own, device)))
     return CostReport(layers, predictions, unavailable)
+
+
+def _int8_in_float16(device: Device) -> bool:
+    target = TARGETS.get(device.name)
+    return target is not None and target.int8_in_float16
 
 
 def _sums(own: Totals) -> dict[str, Any]:

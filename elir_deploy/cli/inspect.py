@@ -170,6 +170,8 @@ def _show_cost(report: CostReport) -> None:
     _table(*report.predictions_table())
     for reason in report.unavailable:
         print(printable(f"not predicted: {reason}"))
+    for remark in report.remarks:
+        print(remark)
 
 
 def _facts(bundle: Bundle) -> list[Row]:

@@ -29,10 +29,12 @@ class CudaStage(ABC):
     Attributes:
         input: what it reads.
         output: what it writes.
+        captures_itself: whether what computes it makes a graph of its work by itself.
     """
 
     input: TensorSpec
     output: TensorSpec
+    captures_itself: bool = False
 
     @abstractmethod
     def bind(self, source: int, sink: int) -> None:
@@ -191,6 +193,8 @@ class CudaSession(Session):
 
     def _capture(self) -> None:
         """Make a run one launch; where that fails, go on without."""
+        if not self._device.captures and all(stage.captures_itself for stage in self._stages):
+            return  # nothing is left to capture but the two copies
         try:
             graph = self._captured()
         except UnavailableError as error:

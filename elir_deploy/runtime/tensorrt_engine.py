@@ -13,6 +13,8 @@ import mmap
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -32,7 +34,15 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["Engine", "Library", "load_engine", "load_library", "release_of"]
+__all__ = [
+    "Engine",
+    "Library",
+    "LibraryLog",
+    "library_log",
+    "load_engine",
+    "load_library",
+    "release_of",
+]
 
 #: By the names they are imported under; the bindings of TensorRT-RTX have one of their own.
 _MODULES: dict[EngineKind, tuple[str, ...]] = {
@@ -41,6 +51,8 @@ _MODULES: dict[EngineKind, tuple[str, ...]] = {
 }
 _OLDEST: dict[EngineKind, tuple[int, int]] = {RTX: (1, 5), DEVICE_TENSORRT: (8, 6)}
 _TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
+#: Where a library complains of the file; after that it may complain of the device, too.
+_OF_THE_FILE = re.compile(r"serialization assertion", re.IGNORECASE)
 #: Where a library complains of the device, and not of the file.
 _OF_THE_DEVICE = re.compile(
     r"cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", re.IGNORECASE
@@ -114,7 +126,12 @@ class Engine:
     """
 
     def __init__(
-        self, library: Library, device: Device, engine: trt.ICudaEngine, log: _Log, stage: Stage
+        self,
+        library: Library,
+        device: Device,
+        engine: trt.ICudaEngine,
+        log: LibraryLog,
+        stage: Stage,
     ) -> None:
         self.stage = stage
         self.library = library
@@ -136,6 +153,11 @@ class Engine:
         self._compiled = _CompiledKernels(self.library, self._device, artifact.sha256, cache)
         if not config.set_runtime_cache(cache):
             raise self.refused("set_runtime_cache")
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether the library makes a graph of each run."""
+        return self._config is not None and not self._device.captures
 
     def create_stage(self) -> CudaStage:
         """A context of its own to run in, on the device that is current.
@@ -174,6 +196,7 @@ class Engine:
 class _EngineStage(CudaStage):
     def __init__(self, engine: Engine, context: trt.IExecutionContext) -> None:
         self.input, self.output = engine.stage.input, engine.stage.output
+        self.captures_itself = engine.captures_itself
         self._engine: Engine | None = engine
         self._context: trt.IExecutionContext | None = context
 
@@ -226,10 +249,10 @@ def load_engine(
         BundleError: it is damaged, or does not compute this stage.
         UnavailableError: library or device refuse it.
     """
-    log = _Log()
-    logger = _logger(library.module, log)
+    log = library_log(library)
+    log.taken()  # what is left of calls that went well in the end
     try:
-        runtime: trt.Runtime = library.module.Runtime(logger)
+        runtime: trt.Runtime = library.module.Runtime(log.logger)
     except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
         reasons = log.taken() or [str(error)]
         raise UnavailableError(f"{library} does not start: {_brief(reasons)}") from None
@@ -243,11 +266,12 @@ def load_engine(
         try:
             engine = runtime.deserialize_cuda_engine(content)
         except RuntimeError as error:
-            log.lines.append(str(error))
+            log.add(str(error))
             engine = None
     if engine is None:
         reasons = log.taken()
-        if any(_OF_THE_DEVICE.search(reason) for reason in reasons):
+        said = "; ".join(reasons)
+        if _OF_THE_DEVICE.search(said) and not _OF_THE_FILE.search(said):
             raise UnavailableError(f"{library} cannot load {path}: {_brief(reasons)}")
         raise BundleError(
             f"{path} cannot be loaded by {library}: {_brief(reasons)}: make it anew with {rebuild}"
@@ -311,31 +335,69 @@ def _described(name: str, dtype: str, shape: tuple[int, ...], layout: str) -> st
 # What the library says --------------------------------------------------------------------------
 
 
-class _Log:
-    """The last errors of a library."""
+#: One for each library, by its module's name.
+_LOGS: dict[str, LibraryLog] = {}
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+Listener = Callable[[Any, str], None]
+
+
+class LibraryLog:
+    """A library's last errors and, while somebody listens, everything it says.
+
+    Attributes:
+        logger: to be handed to the library.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._errors: list[str] = []
+        self._listeners: tuple[Listener, ...] = ()
+        heard = self._heard
+        self._of_errors = (module.ILogger.ERROR, module.ILogger.INTERNAL_ERROR)
+
+        class Logger(module.ILogger):  # type: ignore[misc]  # a class of the library at hand
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+
+            def log(self, severity: Any, text: str) -> None:
+                heard(severity, text)
+
+        self.logger: trt.ILogger = Logger()
+
+    def _heard(self, severity: Any, text: str) -> None:
+        if severity in self._of_errors:
+            self.add(text)
+        for listener in self._listeners:
+            listener(severity, text)
 
     def add(self, text: str) -> None:
-        self.lines = [*self.lines[-9:], text]
+        """Note an error that the library tells of in another way."""
+        self._errors = [*self._errors[-9:], text]
 
     def taken(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
+        """The last errors, which are forgotten."""
+        errors, self._errors = self._errors, []
+        return errors
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Inside, ``listener`` is called with the severity and text of all that is said."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
 
 
-def _logger(library: Any, log: _Log) -> trt.ILogger:
-    class Logger(library.ILogger):  # type: ignore[misc]  # a class of the library at hand
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
+def library_log(library: Library) -> LibraryLog:
+    """The one log of a library in this process.
 
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                log.add(text)
-
-    made: trt.ILogger = Logger()
-    return made
+    TensorRT keeps to the first logger that it was given, as long as something holds it: what is
+    said outside of a runtime's own calls would be lost to the second.
+    """
+    name = library.module.__name__
+    if name not in _LOGS:
+        _LOGS.setdefault(name, LibraryLog(library.module))
+    return _LOGS[name]
 
 
 def _brief(reasons: list[str]) -> str:

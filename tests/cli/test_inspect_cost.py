@@ -59,6 +59,7 @@ def test_tables(run, capsys) -> None:
     for row in rows:
         assert float(row[3]) == pytest.approx(1e3 / float(row[2]), rel=0.01)
     assert "not predicted: fp16 on cpu: no fp16 rate is known" in cost
+    assert cost.count("int8 on rtx2080ti is what TensorRT can reach: TensorRT-RTX computes") == 1
 
 
 def test_json(run, capsys) -> None:
@@ -72,6 +73,8 @@ def test_json(run, capsys) -> None:
         spent = ("compute_bound_s", "memory_bound_s", "waiting_for_launches_s")
         assert sum(entry[key] for key in spent) == pytest.approx(entry["predicted_s"])
         assert len(entry["costliest"]) == 10
+    (remark,) = cost["remarks"]  # Orins have TensorRT, which has INT8 convolutions
+    assert "rtx2080ti" in remark
     held = cost["precisions"]["int8"]
     assert sum(part["macs"] for part in held["parts"].values()) == sum(
         layer["macs"] for layer in held["layers"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx
 import pytest
 
 from elir_deploy.runtime.bundle import Bundle
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
-from tests.gpu.onnx_on_torch import OnnxOnTorch  # noqa: E402  # it needs torch
+from tests.gpu.onnx_on_torch import OnnxOnTorch  # noqa: E402  # it needs both
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import itertools
 import json
 import math
 import sys
@@ -34,6 +35,7 @@ import pytest
 from elir_deploy.runtime.backends import tensorrt as backend
 
 VERSIONS = {"tensorrt": "10.13.3.9", "tensorrt-rtx": "1.7.1.116"}
+_NUMBERS = itertools.count()
 
 
 class cudaError_t(enum.IntEnum):
@@ -702,6 +704,7 @@ def engine_bytes(
 
 def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
     rtx = kind == "tensorrt-rtx"
+    loggers: list[Any] = []
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -728,7 +731,8 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
         def __init__(self, logger):
             if gpu.enter("trt.Runtime"):
                 raise TypeError("pybind11::init(): factory function returned nullptr")
-            self._logger = logger
+            loggers.append(logger)
+            self._logger = loggers[0]  # the real one, too, keeps to the first for much it says
             self.engine_host_code_allowed = False
 
         def get_engine_validity(self, buffer):
@@ -879,4 +883,5 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
     else:
         del Runtime.get_engine_validity, ICudaEngine.create_runtime_config
         del IExecutionContext.is_stream_capturable
-    return types.SimpleNamespace(__version__=version, **classes)
+    name = f"{kind}, stand-in {next(_NUMBERS)}"
+    return types.SimpleNamespace(__name__=name, __version__=version, **classes)

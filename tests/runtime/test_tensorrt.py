@@ -183,6 +183,9 @@ def test_the_engine_that_fits_is_taken(
         ("tensorrt", "10.3.0.30", "10.13.0", False, False),
         ("tensorrt", "10.3.0.30", "10.13.0", True, True),
         ("tensorrt", "10.3.0.30", "11.4.0", True, True),
+        ("tensorrt", "10.3.0.30", "12.0.0", True, False),
+        ("tensorrt", "8.6.2", "10.3.0", True, True),
+        ("tensorrt", "8.6.2", "11.4.0", True, False),
         ("tensorrt", "10.13.0", "10.3.0", True, False),
     ],
 )
@@ -205,6 +208,52 @@ def test_releases(
     )
     if fits:
         BACKENDS[kind].open(opened, "fp32").close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "made", "compatible", "capability", "fits"),
+    [
+        ("tensorrt", "sm86", "10.3.0", True, (8, 9), True),
+        ("tensorrt", "sm86", "10.3.0", True, (12, 0), True),
+        ("tensorrt", "sm86", "10.3.0", False, (8, 9), False),
+        ("tensorrt", "sm86", "10.3.0", True, (7, 5), False),
+        ("tensorrt", "sm86", "10.9.0", True, (8, 9), False),  # for one capability from here on
+        ("tensorrt", "sm86", "10.3.0", True, (8, 7), False),  # a Jetson
+        ("tensorrt", "sm87", "10.3.0", True, (8, 6), False),
+        ("tensorrt-rtx", "sm86", "1.7.1", True, (8, 9), False),
+    ],
+)
+def test_hardware_that_an_engine_covers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    target: str,
+    made: str,
+    compatible: bool,
+    capability: tuple[int, int],
+    fits: bool,
+) -> None:
+    StandInGpu((capability,)).install(monkeypatch, kind, version=made)
+    more = {"hardware_compatible": True} if compatible else {}
+    path = engine_bundle(tmp_path / "b", kind=kind, target=target, version=made, **more)
+    opened, sm = Bundle.open(path), "sm{}{}".format(*capability)
+    reason = BACKENDS[kind].misfit(opened.info.artifacts[1])
+    assert reason == (None if fits else f"it is for {target}, and this device is {sm}")
+    StandInGpu((capability,)).install(monkeypatch)
+    # Where the library is missing, that is worth a warning to those whose engine it would run.
+    assert (BACKENDS[kind].obstacle(opened) is not None) == fits
+
+
+def test_an_engine_for_this_gpu_comes_before_one_that_others_can_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StandInGpu(((8, 9),)).install(monkeypatch, "tensorrt", version="10.3.0")
+    path = engine_bundle(
+        tmp_path / "b", kind="tensorrt", version="10.3.0", hardware_compatible=True
+    )
+    assert ".sm86." in taken(Bundle.open(path), TENSORRT)[0]
+    own = put_engine(path, kind="tensorrt", version="10.3.0", target="sm89")
+    assert taken(Bundle.open(path), TENSORRT) == [own]
 
 
 def test_code_inside_an_engine_is_allowed_to_those_that_need_it(
@@ -249,6 +298,9 @@ def test_another_device_than_the_first(tmp_path: Path, monkeypatch: pytest.Monke
     gpu = StandInGpu(((7, 5), (8, 6))).install(monkeypatch, "tensorrt-rtx")
     opened = Bundle.open(engine_bundle(tmp_path / "b"))
     assert RTX.obstacle(opened) is None
+    assert len(RTX.artifacts(opened, "fp32", device=1)) == 1
+    with pytest.raises(UnavailableError, match="needed for sm75"):
+        RTX.artifacts(opened, "fp32", device=0)
     with RTX.open(opened, "fp32", device=1) as session:
         for _ in range(3):
             session.run()
@@ -479,6 +531,22 @@ def test_a_bad_file_and_a_bad_device_are_told_apart(
     assert "cpp" not in str(caught.value)
     del caught
     assert gpu.leaked == {}
+
+
+def test_what_is_said_of_a_later_engine_is_heard(tmp_path: Path, gpu: StandInGpu) -> None:
+    opened = Bundle.open(engine_bundle(tmp_path / "b", stages="split"))
+    log = tensorrt_engine.library_log(load_library("tensorrt-rtx"))
+    heard: list[str] = []
+    with log.listening(lambda severity, text: heard.append(text)):
+        RTX.open(opened, "fp32").close()
+        log.logger.log(0, "left over")  # type: ignore[arg-type]
+        loads = [n for n, name in enumerate(gpu.calls) if name == "trt.deserialize_cuda_engine"]
+        gpu.fail_at = len(gpu.calls) + loads[-1]
+        with pytest.raises(UnavailableError, match=r"cannot load .*decoder.*oom") as caught:
+            RTX.open(opened, "fp32")
+        assert "left over" not in str(caught.value)
+    log.logger.log(0, "to nobody")  # type: ignore[arg-type]
+    assert heard == ["left over", "[a.cpp::f::1] Error Code 1: Cuda Runtime (oom)"]
 
 
 # The library --------------------------------------------------------------------------------------
@@ -727,10 +795,19 @@ def test_graphs_by_the_library_where_cuda_has_none(
         ("pycuda.driver", CudaGraphStrategy.WHOLE_GRAPH_CAPTURE),
     ):
         StandInGpu().install(monkeypatch, "tensorrt-rtx", library=library)
-        with RTX.open(Bundle.open(path), "fp32") as session:
+        with RTX.open(Bundle.open(path), "fp32") as session, warnings.catch_warnings():
             config = session._stages[0]._context._config  # type: ignore[attr-defined]
             assert config.cuda_graph_strategy == strategy
+            warnings.simplefilter("error")  # nothing is lost that a warning could tell of
+            session.run()
+            session.run()
             del config
+    StandInGpu().install(monkeypatch, "tensorrt", library="pycuda.driver")
+    path = engine_bundle(tmp_path / "c", kind="tensorrt")
+    with TENSORRT.open(Bundle.open(path), "fp32") as session:
+        session.run()
+        with pytest.warns(RuntimeWarning, match="pycuda cannot capture graphs"):
+            session.run()
 
 
 def test_a_context_that_cannot_be_captured(tmp_path: Path, gpu: StandInGpu) -> None:
@@ -880,6 +957,25 @@ def test_tensorrt_rtx_without_a_driver(tmp_path: Path) -> None:
         tensorrt_engine.load_engine(library, device, path / good.file, good, stage, "elir-build")
     with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
         tensorrt_engine.load_engine(library, device, path / bad.file, bad, stage, "elir-build")
+
+
+@without_driver
+@pytest.mark.skipif(not has("tensorrt_rtx_bindings"), reason="TensorRT-RTX is not installed")
+def test_a_real_engine_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library tells of that, although it then misses the driver, which is a stand-in's."""
+    trt = importlib.import_module("tensorrt_rtx_bindings")
+    path = make_bundle(tmp_path / "b", size=8)
+    put_engine(path, content=_real_engine(trt)[:-30], version=trt.__version__)
+    StandInGpu().install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    image = path / "reference" / "noise.input.png"
+    options = ("-o", tmp_path / "out", "--backend", "tensorrt-rtx")
+    assert command(monkeypatch, restore_command, path, image, *options) == 2
+    printed = capsys.readouterr().err
+    assert "cannot be loaded by tensorrt-rtx" in printed
+    assert "make it anew with elir-build" in printed
 
 
 def _real_engine(trt: Any) -> bytes:

@@ -150,8 +150,8 @@ class Backend(ABC):
             if all(self._fitting(stage, precision) for stage in bundle.info.stages)
         )
 
-    def artifacts(self, bundle: Bundle, precision: str) -> tuple[Artifact, ...]:
-        """The file of each stage, in order.
+    def artifacts(self, bundle: Bundle, precision: str, *, device: int = 0) -> tuple[Artifact, ...]:
+        """The file of each stage that :meth:`open` takes on this device, in order.
 
         Raises:
             BundleError: a stage has none.

@@ -29,6 +29,14 @@ __all__ = ["BACKENDS", "TensorRtBackend"]
 
 #: Sessions side by side for the most images in a second: one copies while the other computes.
 _SEVERAL = 2
+#: Hardware-compatible engines of TensorRT are for GPUs of one compute capability since this
+#: release; before, for all from Ampere on, but for Jetsons, where NVIDIA supports none.
+_SAME_CAPABILITY_SINCE = (10, 9)
+_AMPERE = 80
+_JETSON = "sm87"
+#: Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
+#: few platforms.
+_NEXT_MAJOR = {8: 10}
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,11 @@ class _Machine:
 
     def misfit(self, artifact: Artifact) -> str | None:
         """Why an engine of the library's kind cannot run, or None."""
-        if artifact.target is not None and self.capability not in artifact.target.split("+"):
+        if not _is_for(artifact, self.capability):
             return f"it is for {artifact.target}, and this device is {self.capability}"
         made, here = release_of(artifact.tool_version), release_of(self.library.version)
         later_too = artifact.version_compatible and self.library.kind == DEVICE_TENSORRT
-        if made == here or (later_too and made < here):
+        if made == here or (later_too and made < here and here[0] <= _last_major(made[0])):
             return None
         return (
             f"it was made by {artifact.tool} {artifact.tool_version}, and {self.library} is "
@@ -97,8 +105,8 @@ class TensorRtBackend(Backend):
             return None
         reason = self.available()
         if reason is not None:
-            targets = {sm for engine in engines for sm in (engine.target or "").split("+")}
-            return reason if targets & set(device_capabilities()) else None
+            here = device_capabilities()
+            return reason if any(_is_for(engine, sm) for engine in engines for sm in here) else None
         if any(self._fits(bundle, precision) for precision in self.precisions):
             return None
         machines = self._machines()
@@ -109,8 +117,8 @@ class TensorRtBackend(Backend):
         held = super().held_precisions(bundle)
         return tuple(p for p in held if self._fits(bundle, p)) or held
 
-    def artifacts(self, bundle: Bundle, precision: str) -> tuple[Artifact, ...]:
-        machines = self._machines()
+    def artifacts(self, bundle: Bundle, precision: str, *, device: int = 0) -> tuple[Artifact, ...]:
+        machines = self._machines()[device : device + 1]
         if not machines:
             return super().artifacts(bundle, precision)
         return tuple(engine for _, engine in self._chain(bundle, precision, machines[0]))
@@ -188,7 +196,8 @@ class TensorRtBackend(Backend):
             fitting = [artifact for artifact in held if machine.misfit(artifact) is None]
             if not fitting:
                 raise UnavailableError(self._misfits(bundle, held, machine))
-            chain.append((stage, fitting[0]))
+            # One made for this GPU is faster than one that others can run, too.
+            chain.append((stage, min(fitting, key=lambda a: not _names(a, machine.capability))))
         return chain
 
     def _misfits(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> str:
@@ -200,6 +209,28 @@ class TensorRtBackend(Backend):
             f"for {machine.capability} by {machine.library.version}: "
             f"{machine.rebuild(bundle, precisions)}"
         )
+
+
+def _names(artifact: Artifact, capability: str) -> bool:
+    return artifact.target is None or capability in artifact.target.split("+")
+
+
+def _is_for(artifact: Artifact, capability: str) -> bool:
+    """Whether an engine is for GPUs of a compute capability."""
+    if _names(artifact, capability):
+        return True
+    return (
+        artifact.kind == DEVICE_TENSORRT
+        and artifact.hardware_compatible
+        and release_of(artifact.tool_version) < _SAME_CAPABILITY_SINCE
+        and _JETSON not in (capability, artifact.target)
+        and int(capability.removeprefix("sm")) >= _AMPERE
+    )
+
+
+def _last_major(made: int) -> int:
+    """The last major version whose releases run a version-compatible engine of ``made``."""
+    return _NEXT_MAJOR.get(made, made + 1)
 
 
 def _session(device: Device, engines: Sequence[Engine], *, sleeping: bool) -> Session:

@@ -88,15 +88,36 @@ std::string written(const Release& release) {
   return text(release.major, ".", release.minor, ".", release.patch);
 }
 
+// Whether an engine is for GPUs of a compute capability. Hardware-compatible ones are for all of one
+// capability since TensorRT 10.9; before, for all from Ampere on, but for Jetsons, where NVIDIA
+// supports none.
+bool is_for(const Artifact& artifact, const std::string& device) {
+  constexpr Release kSameCapabilitySince{10, 9, 0};
+  constexpr int kAmpere = 80;
+  const std::string jetson = "sm87";
+  const std::string targets = "+" + artifact.target.value_or(device) + "+";
+  if (targets.find("+" + device + "+") != std::string::npos) return true;
+  return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
+         release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
+         artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
+}
+
+// Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
+// few platforms.
+bool in_reach(const Release& made, const Release& later) {
+  return made < later && later.major <= (made.major == 8 ? 10 : made.major + 1);
+}
+
 // Why an engine does not fit a device and the library, or none.
 std::optional<std::string> misfit(const Artifact& artifact, const std::string& device) {
-  const std::string targets = "+" + artifact.target.value_or(device) + "+";
-  if (targets.find("+" + device + "+") == std::string::npos) {
+  if (!is_for(artifact, device)) {
     return message("engine_of_device", {{"target", *artifact.target}, {"device", device}});
   }
   const Release made = release_of(artifact.tool_version);
   if (made == installed()) return std::nullopt;
-  if (kLaterReleases && artifact.version_compatible && made < installed()) return std::nullopt;
+  if (kLaterReleases && artifact.version_compatible && in_reach(made, installed())) {
+    return std::nullopt;
+  }
   return message("engine_of_release", {{"tool", artifact.tool},
                                        {"version", artifact.tool_version},
                                        {"library", text(kName, " ", written(installed()))}});
