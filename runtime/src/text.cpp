@@ -76,14 +76,12 @@ void append_escape(std::string& made, std::uint32_t code) {
 }
 
 std::string scientific(double value, int digits) {
-  std::ostringstream stream;
-  stream.imbue(std::locale::classic());
-  stream << std::scientific << std::setprecision(digits - 1) << value;
-  return stream.str();
+  return text(std::scientific, std::setprecision(digits - 1), value);
 }
 
 double read_back(const std::string& digits) {
   std::istringstream stream(digits);
+  stream.exceptions(std::ios::badbit);
   stream.imbue(std::locale::classic());
   double value = 0;
   stream >> value;
@@ -135,10 +133,7 @@ std::string python_repr(double value) {
   const std::size_t e = exact.find('e');
   const int exponent = std::atoi(exact.c_str() + e + 1);
   if (exponent < -4 || exponent >= 16) return exact;
-  std::ostringstream stream;
-  stream.imbue(std::locale::classic());
-  stream << std::fixed << std::setprecision(std::max(1, digits - 1 - exponent)) << value;
-  return stream.str();
+  return text(std::fixed, std::setprecision(std::max(1, digits - 1 - exponent)), value);
 }
 
 std::string with_one_digit(double value) { return text(std::fixed, std::setprecision(1), value); }

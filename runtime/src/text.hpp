@@ -2,6 +2,7 @@
 // the way Python writes them.
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@ namespace elir::core {
 template <typename... Parts>
 std::string text(const Parts&... parts) {
   std::ostringstream stream;
+  stream.exceptions(std::ios::badbit);  // else a text ends where memory does
   stream.imbue(std::locale::classic());
   (stream << ... << parts);
   return stream.str();
