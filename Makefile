@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results bench-results clean
+.PHONY: demo test lint unit bare slow cpp slow-cpp gpu-check wheel dev tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -105,7 +105,7 @@ unit: wheel build/.browser
 slow: wheel
 	cd build/tested && pytest -m "slow and not gpu"
 
-test: lint unit bare slow cpp
+test: lint unit bare slow cpp slow-cpp
 
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
 # Build folders lie in build/cpp. CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
@@ -128,20 +128,24 @@ CPP_ORT := $(abspath $(CPP))/ort
 cpp: $(VENV)/.dev $(CPP)/.packages
 	runtime/cmake/onnxruntime.sh $(CPP_ORT) $(abspath $(BIN))/python || echo "without the ONNX Runtime backend"
 	$(CPP_CONFIGURE) -B $(CPP)/release -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=ON \
+	    -DCMAKE_INSTALL_LIBDIR="lib/$$(c++ -print-multiarch)" \
 	    -DOpenVINO_DIR="$$($(BIN)/python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent / "cmake")')" \
 	    -DELIR_WITH_ONNXRUNTIME=$$(test -e $(CPP_ORT)/include/onnxruntime_c_api.h && echo ON || echo OFF) \
 	    -DOnnxRuntime_INCLUDE_DIR=$(CPP_ORT)/include -DOnnxRuntime_LIBRARY=$(CPP_ORT)/lib/libonnxruntime.so
 	cmake --build $(CPP)/release
 	ctest --test-dir $(CPP)/release -j 2 --output-on-failure
-	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -n 2 tests/runtime_cpp
+	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -n 2 -m "not slow" tests/runtime_cpp
 ifneq ($(CPP_SANITIZE),0)
 	$(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
 	cmake --build $(CPP)/address
 	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
-	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread
+	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread -DELIR_WITH_PNG=OFF
 	cmake --build $(CPP)/thread
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
+
+slow-cpp: cpp
+	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -m slow tests/runtime_cpp
 
 # Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
 # CUDA; where onnx, TensorRT or TensorRT-RTX is there, what they make, too. Tests that find no device are

@@ -464,6 +464,10 @@ def _naming(folder: Path) -> Iterator[None]:
 def _read_manifest(folder: Path) -> Any:
     path = folder / MANIFEST_NAME
     try:
+        mode = path.stat().st_mode
+        # Anything but a file might keep a reader waiting; a folder has an error of its own.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise BundleError(message("file_irregular", path=path))
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:

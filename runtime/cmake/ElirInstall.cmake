@@ -18,5 +18,8 @@ install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/elirConfigVersion.cmake"
   DESTINATION ${elir_cmake_dir})
 
+# From elir.pc's folder, so that the installed copy can be moved.
+file(RELATIVE_PATH ELIR_PC_TO_PREFIX
+  "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(cmake/elir.pc.in elir.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/elir.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -102,7 +102,8 @@ def load(path: str | Path) -> ctypes.CDLL:
     library.elir_last_error.restype = ctypes.c_char_p
     library.elir_version.restype = ctypes.c_char_p
     library.elir_backends.restype = ctypes.c_char_p
-    library.elir_default_params.restype = Params
+    library.elir_init_params.argtypes = [ctypes.POINTER(Params), ctypes.c_size_t]
+    library.elir_init_params.restype = None
     library.elir_create.argtypes = [
         ctypes.c_char_p,
         ctypes.POINTER(Params),
@@ -121,7 +122,9 @@ class Restorer:
     def __init__(self, library: ctypes.CDLL, bundle: str | Path, **params: Any) -> None:
         self._library = library
         self._handle = ctypes.c_void_p()
-        given = library.elir_default_params()
+        given = Params()
+        library.elir_init_params(ctypes.byref(given), ctypes.sizeof(given))
+        self._params = given  # a log callback is called as long as the restorer lives
         for name, value in params.items():
             setattr(given, name, value.encode() if isinstance(value, str) else value)
         self._check(

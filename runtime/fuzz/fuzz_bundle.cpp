@@ -1,7 +1,8 @@
-// A folder with any bytes as its manifest and any as its files, through the C API: a status and a
-// message, or a restorer that restores.
+// A folder with any bytes as its manifest, as one of its files or as its name, through the C API: a
+// status and a message of one line, or a restorer that restores.
 //
-// The first byte says which file the rest replaces in a good bundle.
+// The first byte says what the rest replaces in a good bundle, whose manifest then has the right
+// size and hash of it.
 #include <elir/elir.h>
 #include <stdlib.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "sha256.hpp"
+#include "text.hpp"
 
 namespace {
 
@@ -41,30 +43,56 @@ class Place {
   fs::path path_;
 };
 
-constexpr const char* kGraph = "fused.fp32.onnx";
-const std::string kContent = "a graph";
+struct Files {
+  std::string graph = "a graph";
+  std::string picture = "a picture";
+};
 
-// The smallest manifest there is.
-std::string good_manifest() {
+std::string hash(const std::string& content) {
   elir::core::Sha256 sha;
-  sha.update(kContent.data(), kContent.size());
+  sha.update(content.data(), content.size());
+  return sha.finish();
+}
+
+std::string artifact(const std::string& precision, const std::string& graph) {
+  return R"({"file":"fused.)" + precision + R"(.onnx","kind":"onnx","precision":")" + precision +
+         R"(","target":null,"tool":"","tool_version":"","bytes":)" + std::to_string(graph.size()) +
+         R"(,"sha256":")" + hash(graph) + R"("})";
+}
+
+// One of few things, in which pictures are read: INT8 is tried on them.
+std::string manifest_of(const Files& files) {
   const std::string none(64, '0');
   const std::string in = R"({"name":"a","dtype":"uint8","shape":[1,8,8,3],"layout":"NHWC")";
   const std::string out = R"({"name":"b","dtype":"uint8","shape":[1,8,8,3],"layout":"NHWC")";
   const std::string image = R"(,"range":[0,255],"color":"RGB"})";
+  const std::string picture = hash(files.picture);
   return R"({"format":"elir-bundle","format_version":1,"model":{"task":"tiny","image_size":8,)"
          R"("steps":1,"sigma_s":0,"upscale":1,"upscale_kernel":"none","faces":false,)"
          R"("parameters":1,"architecture":{},"noise":{"seed":0,"generator":"","sha256":")" +
          none +
          R"("}},"source":{"name":"","sha256":null,"random":true},)"
          R"("resize":{"kernel":"bicubic","a":-0.5,"antialias":true,"rounding":""},)"
-         R"("precisions":["fp32"],"verification":{},"references":[],"versions":{},"input":)" +
-         in + image + R"(,"output":)" + out + image + R"(,"stages":[{"name":"fused","input":)" +
-         in + R"(},"output":)" + out +
-         R"(},"artifacts":[{"file":"fused.fp32.onnx","kind":"onnx",)" +
-         R"("precision":"fp32","target":null,"tool":"","tool_version":"","bytes":7,"sha256":")" +
-         sha.finish() + R"("}]}]})";
+         R"("precisions":["fp32","int8"],"verification":{"int8":{"psnr_db":40,"max_error":0,)"
+         R"("mean_error":0,"floor_db":35,"passed":true,"backend":"","images":{},"boundaries":{},)"
+         R"("worst_part":null,"kept_float32":[]}},"references":[{"name":"r","input":"in.png",)"
+         R"("input_sha256":")" +
+         picture + R"(","output":"out.png","output_sha256":")" + picture +
+         R"("}],"versions":{},"input":)" + in + image + R"(,"output":)" + out + image +
+         R"(,"stages":[{"name":"fused","input":)" + in + R"(},"output":)" + out +
+         R"(},"artifacts":[)" + artifact("fp32", files.graph) + "," +
+         artifact("int8", files.graph) + "]}]}";
 }
+
+void check_line(const char* line) {
+  const std::string seen = line;
+  if (seen.empty() || elir::core::first_invalid(seen) != seen.size()) std::abort();
+  for (const char byte : seen) {
+    if (static_cast<unsigned char>(byte) < 0x20) std::abort();
+  }
+}
+
+void log(void* /*user*/, elir_log_level /*level*/, const char* message) { check_line(message); }
 
 void restore(elir_restorer* restorer) {
   elir_description description;
@@ -84,20 +112,38 @@ void restore(elir_restorer* restorer) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Place place;
-  static const std::string manifest = good_manifest();
   if (size == 0) return 0;
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  place.write("bundle.json", data[0] % 2 == 0 ? rest : manifest);
-  place.write(kGraph, data[0] % 2 == 0 ? kContent : rest);
+  std::string path = place.path();
+  Files files;
+  std::string manifest;
+  switch (data[0] % 4) {
+    case 0:
+      manifest = rest;
+      break;
+    case 1:
+      files.graph = rest;
+      break;
+    case 2:
+      files.picture = rest;
+      break;
+    default:
+      path = rest;
+  }
+  place.write("bundle.json", manifest.empty() ? manifest_of(files) : manifest);
+  for (const char* name : {"fused.fp32.onnx", "fused.int8.onnx"}) place.write(name, files.graph);
+  for (const char* name : {"in.png", "out.png"}) place.write(name, files.picture);
   elir_params params = elir_default_params();
-  if ((data[0] & 2U) == 0) params.backend = "reference";
+  params.log = log;
+  if ((data[0] & 4U) == 0) params.backend = "reference";
+  if (data[0] % 4 == 2) params.precision = "int8";
   elir_restorer* restorer = nullptr;
-  const elir_status status = elir_create(place.path().c_str(), &params, &restorer);
+  const elir_status status = elir_create(path.c_str(), &params, &restorer);
   if (status == ELIR_OK) {
     restore(restorer);
-  } else if (restorer != nullptr || status == ELIR_ERROR_INTERNAL ||
-             std::strlen(elir_last_error()) == 0) {
-    std::abort();
+  } else {
+    check_line(elir_last_error());
+    if (restorer != nullptr || status == ELIR_ERROR_INTERNAL) std::abort();
   }
   elir_destroy(restorer);
   return 0;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bundle.hpp"
+#include "text.hpp"
 
 namespace elir::core {
 
@@ -47,11 +48,15 @@ struct Log {
   elir_log_callback callback = nullptr;
   void* user = nullptr;
 
-  void warn(const std::string& message) const {
-    if (callback != nullptr) callback(user, ELIR_LOG_WARNING, message.c_str());
-  }
-  void info(const std::string& message) const {
-    if (callback != nullptr) callback(user, ELIR_LOG_INFO, message.c_str());
+  void warn(const std::string& message) const { say(ELIR_LOG_WARNING, message); }
+  void info(const std::string& message) const { say(ELIR_LOG_INFO, message); }
+
+ private:
+  void say(elir_log_level level, const std::string& message) const {
+    if (callback == nullptr) return;
+    char line[2048];
+    write_line(message, line, sizeof line);
+    callback(user, level, line);
   }
 };
 
@@ -100,7 +105,7 @@ class Backend : public Capabilities {
                                                      const Setup& setup) const = 0;
 
   // The precisions for which the bundle holds every stage, best first.
-  std::vector<std::string> held_precisions(const Bundle& bundle) const;
+  virtual std::vector<std::string> held_precisions(const Bundle& bundle) const;
 
   // The file of each stage. Throws a bundle error where one has none.
   std::vector<const Artifact*> artifacts(const Bundle& bundle, const std::string& precision) const;

@@ -2,6 +2,7 @@
 #include <elir/elir.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -28,6 +29,11 @@ struct elir_restorer {
     return made.get();
   }
 
+  // Whole until the last callback has returned, since a callback may call nearly everything.
+  void stop() {
+    if (elir::core::Worker* worker = worker_if_made()) worker->stop();
+  }
+
   elir::core::Restorer restorer;
   const std::size_t queue;
   std::mutex making;
@@ -49,6 +55,13 @@ void need_range(const char* name, std::int64_t value, std::int64_t least, std::i
   }
 }
 
+elir_params defaults() {
+  elir_params params{};
+  params.struct_size = sizeof params;
+  params.queue = 2;
+  return params;
+}
+
 // What an enum of the caller's holds, which may be none of its values.
 template <typename Enum>
 int raw(const Enum& value) {
@@ -58,15 +71,38 @@ int raw(const Enum& value) {
   return number;
 }
 
-// A struct of the caller's, who may have an older or a newer header than this library.
+// Up to the last field of version 0.1: no header is older.
+constexpr std::size_t kFirstParams = offsetof(elir_params, cache) + sizeof(elir_params::cache);
+constexpr std::size_t kFirstDescription =
+    offsetof(elir_description, output) + sizeof(elir_description::output);
+
+// Into a struct of the caller's of `size` bytes, which may be another than this library's: what
+// both know, and zeros behind.
+template <typename Struct>
+void hand_over(const Struct& made, Struct* given, std::size_t size) {
+  const std::size_t known = std::min(size, sizeof made);
+  std::memcpy(given, &made, known);
+  std::memset(reinterpret_cast<char*>(given) + known, 0, size - known);
+  std::memcpy(given, &size, std::min(known, sizeof size));  // struct_size, the first field
+}
+
+// From a struct of the caller's: what an older header lacks is at its default, what only a newer
+// one has may not be used.
 elir_params current(const elir_params* given) {
-  elir_params params = elir_default_params();
+  elir_params params = defaults();
   if (given == nullptr) return params;
-  if (given->struct_size < sizeof params) {
-    throw usage_error(text("elir_params.struct_size is ", given->struct_size, ", wanted at least ",
-                           sizeof params, ": start from elir_default_params()"));
+  const std::size_t size = given->struct_size;
+  if (size < kFirstParams) {
+    throw usage_error(text("elir_params.struct_size is ", size, ", wanted at least ", kFirstParams,
+                           ": start from elir_default_params()"));
   }
-  std::memcpy(&params, given, sizeof params);
+  const char* const bytes = reinterpret_cast<const char*>(given);
+  if (size > sizeof params &&
+      std::any_of(bytes + sizeof params, bytes + size, [](char byte) { return byte != 0; })) {
+    throw usage_error(
+        text("elir_params has a field set that is newer than this libelir ", kVersion));
+  }
+  std::memcpy(&params, given, std::min(size, sizeof params));
   return params;
 }
 
@@ -116,8 +152,12 @@ using namespace elir::core;  // NOLINT: this file is the C face of that namespac
 const char* elir_version(void) { return kVersion; }
 
 const char* elir_backends(void) {
-  static const std::string names = joined(built_in(), ", ");
-  return names.c_str();
+  const char* found = "";
+  static_cast<void>(guarded([&] {
+    static const std::string names = joined(built_in(), ", ");
+    found = names.c_str();
+  }));
+  return found;
 }
 
 const char* elir_last_error(void) { return last_error(); }
@@ -144,11 +184,8 @@ const char* elir_status_name(elir_status status) {
   return "unknown status";
 }
 
-elir_params elir_default_params(void) {
-  elir_params params{};
-  params.struct_size = sizeof params;
-  params.queue = 2;
-  return params;
+void elir_init_params(elir_params* params, size_t struct_size) {
+  if (params != nullptr) hand_over(defaults(), params, struct_size);
 }
 
 elir_status elir_create(const char* bundle, const elir_params* params, elir_restorer** restorer) {
@@ -161,31 +198,36 @@ elir_status elir_create(const char* bundle, const elir_params* params, elir_rest
   });
 }
 
-void elir_destroy(elir_restorer* restorer) { delete restorer; }
+void elir_destroy(elir_restorer* restorer) {
+  if (restorer == nullptr) return;
+  restorer->stop();
+  delete restorer;
+}
 
 elir_status elir_describe(const elir_restorer* restorer, elir_description* description) {
   return guarded([&] {
     need(restorer, "restorer");
     need(description, "description");
     const std::size_t size = description->struct_size;
-    if (size < sizeof(elir_description)) {
+    if (size < kFirstDescription) {
       throw usage_error(text("elir_description.struct_size is ", size, ", wanted at least ",
-                             sizeof(elir_description)));
+                             kFirstDescription));
     }
     const Restorer& own = restorer->restorer;
     const Manifest& manifest = own.manifest();
-    *description = {size,
-                    manifest.task.c_str(),
-                    own.backend().c_str(),
-                    own.precision().c_str(),
-                    manifest.image_size,
-                    manifest.upscale,
-                    own.fit(),
-                    manifest.faces ? 1 : 0,
-                    manifest.random ? 1 : 0,
-                    static_cast<std::int32_t>(own.at_once()),
-                    described(manifest.input),
-                    described(manifest.output)};
+    const elir_description made = {sizeof made,
+                                   manifest.task.c_str(),
+                                   own.backend().c_str(),
+                                   own.precision().c_str(),
+                                   manifest.image_size,
+                                   manifest.upscale,
+                                   own.fit(),
+                                   manifest.faces ? 1 : 0,
+                                   manifest.random ? 1 : 0,
+                                   static_cast<std::int32_t>(own.at_once()),
+                                   described(manifest.input),
+                                   described(manifest.output)};
+    hand_over(made, description, size);
   });
 }
 
@@ -225,8 +267,9 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
     if (done == nullptr) throw usage_error("done is NULL");
     restorer->restorer.check(*input, *output);
     if (!restorer->worker().submit({*input, *output, done, user})) {
-      throw Failure(ELIR_ERROR_BUSY, text("as many images wait as the queue of ", restorer->queue,
-                                          " holds: drop this one, or call elir_wait"));
+      throw Failure(ELIR_ERROR_BUSY,
+                    text("as many images wait as the queue of ", restorer->queue,
+                         " holds, or the restorer is being destroyed: drop this one"));
     }
   });
 }

@@ -37,7 +37,7 @@ CacheFailure unwritable(const fs::path& path, int error) {
 }
 
 std::optional<fs::path> home() {
-  if (const char* named = std::getenv("HOME")) return fs::path(*named == '\0' ? "/" : named);
+  if (const char* named = secure_getenv("HOME")) return fs::path(*named == '\0' ? "/" : named);
   passwd entry{};
   passwd* found = nullptr;
   std::vector<char> strings(16384);
@@ -48,7 +48,7 @@ std::optional<fs::path> home() {
 
 fs::path user_folder() {
   // The XDG specification wants relative paths ignored.
-  const char* const named = std::getenv("XDG_CACHE_HOME");
+  const char* const named = secure_getenv("XDG_CACHE_HOME");
   if (named != nullptr && *named == '/') return fs::path(named) / "elir-deploy";
   const auto own = home();
   if (!own) throw no_folder("~/.cache/elir-deploy", "the user has no home");
@@ -147,8 +147,12 @@ void write_sealed(const fs::path& path, const std::function<void(std::ostream&)>
   Part part(path);
   put(path, part.name(), std::ios::trunc, write);
   Sha256 hash;
-  if (const auto content = MappedFile::of(part.name())) {
+  const auto content = MappedFile::of(part.name());
+  std::error_code ignored;
+  if (content) {
     hash.update(content->data(), content->size());
+  } else if (fs::file_size(part.name(), ignored) != 0) {
+    throw unwritable(path, ENOMEM);  // it cannot be mapped, so nobody could read it either
   }
   const auto seal = hash.digest();
   put(path, part.name(), std::ios::app, [&](std::ostream& file) {

@@ -5,13 +5,14 @@
 
 #include <filesystem>
 #include <new>
+#include <stdexcept>
 #include <system_error>
 
 #include "error.hpp"
 
 namespace elir::core {
 
-// Of this thread; see elir_last_error.
+// Of this thread, as one line; see elir_last_error.
 void set_last_error(const char* message) noexcept;
 const char* last_error() noexcept;
 

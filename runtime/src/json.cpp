@@ -99,34 +99,6 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   std::vector<Json*> open_;
 };
 
-// Where the first byte is that belongs to no UTF-8 character, or the size.
-std::size_t first_invalid(std::string_view data) {
-  const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(data[at]); };
-  std::size_t at = 0;
-  while (at < data.size()) {
-    const unsigned first = byte(at);
-    const std::size_t more = first < 0x80   ? 0
-                             : first < 0xC2 ? 9
-                             : first < 0xE0 ? 1
-                             : first < 0xF0 ? 2
-                             : first < 0xF5 ? 3
-                                            : 9;
-    if (more == 9) return at;
-    for (std::size_t i = 1; i <= more; ++i) {
-      if (at + i >= data.size() || (byte(at + i) & 0xC0U) != 0x80U) return at;
-    }
-    if (more >= 2) {  // too long a form, a surrogate, or beyond Unicode
-      const unsigned second = byte(at + 1);
-      if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
-          (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F)) {
-        return at;
-      }
-    }
-    at += more + 1;
-  }
-  return at;
-}
-
 std::string repr_of(const Json& value, bool canonical) {
   if (value.is<std::nullptr_t>()) return "None";
   if (value.is<bool>()) return value.as<bool>() ? "True" : "False";
@@ -185,7 +157,10 @@ Json parse_json(std::string_view data) {
   const std::size_t invalid = first_invalid(data);
   if (invalid != data.size()) throw bundle_error(message("json_encoding", {{"place", invalid}}));
   Builder builder;
+  // The parser skips a byte order mark, and takes a zero for the end.
+  if (data.substr(0, 3) == "\xEF\xBB\xBF") throw damaged("begins with a byte order mark");
   nlohmann::json::sax_parse(data.begin(), data.end(), &builder);
+  if (data.find('\0') != std::string_view::npos) throw damaged("has a zero byte");
   return builder.take();
 }
 

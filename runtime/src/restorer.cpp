@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
@@ -29,6 +30,13 @@ void check_pixels(const elir_image& image, const char* what) {
   if (image.stride != 0 && image.stride < row && image.stride > -row) {
     throw image_error(text("the ", what, " has a stride of ", image.stride,
                            " bytes, wanted at least ", row, " for ", image.width, " pixels"));
+  }
+  // The way from the first row to behind the last one is a number.
+  const std::int64_t most = PTRDIFF_MAX / image.height;
+  const std::int64_t stride = image.stride == 0 ? row : image.stride;
+  if (stride > most || stride < -most) {
+    throw image_error(text("the ", what, " has rows of ", stride, " bytes, wanted at most ", most,
+                           " for ", image.height, " rows"));
   }
   int format = 0;  // by its bytes: the caller's enum may hold none of its values
   std::memcpy(&format, &image.format, sizeof format);
@@ -125,7 +133,7 @@ void Restorer::open(const Wishes& wishes) {
     const std::string precision = precisions_to_try(chosen, bundle_, wishes.precision).front();
     Runners runners = start(chosen, precision, wishes.setup);
     if (wishes.trial) {
-      if (const auto reason = ruined(chosen.name, precision, *runners.front())) {
+      if (const auto reason = ruined(chosen.name, precision, *runners.front(), wishes.setup.log)) {
         wishes.setup.log.warn(*reason);
       }
     }
@@ -138,7 +146,7 @@ void Restorer::open(const Wishes& wishes) {
     try {
       Runners runners = start(*chosen, precision, wishes.setup);
       if (wishes.trial) {
-        if (auto reason = ruined(chosen->name, precision, *runners.front())) {
+        if (auto reason = ruined(chosen->name, precision, *runners.front(), wishes.setup.log)) {
           add_new(failures, std::move(*reason));
           continue;
         }
@@ -170,9 +178,15 @@ Restorer::Runners Restorer::start(const Backend& backend, const std::string& pre
 // Processors differ most where precision is low: INT8 kernels for those without the newest
 // instructions saturate or err. One of the bundle's own pictures tells, in the time of one run.
 std::optional<std::string> Restorer::ruined(const std::string& backend,
-                                            const std::string& precision, Runner& runner) const {
+                                            const std::string& precision, Runner& runner,
+                                            const Log& log) const {
   const Verification* verified = manifest().verified(precision);
-  if (precision == "fp32" || verified == nullptr || manifest().references.empty() || !reads_png()) {
+  if (precision == "fp32" || verified == nullptr || manifest().references.empty()) {
+    return std::nullopt;
+  }
+  if (!reads_png()) {
+    log.warn(text("this libelir was built without PNG, so ", precision, " on ", backend,
+                  " was not tried on the bundle's picture"));
     return std::nullopt;
   }
   const Reference& reference = manifest().references.front();

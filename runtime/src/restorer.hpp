@@ -45,7 +45,7 @@ class Restorer {
   void open(const Wishes& wishes);
   Runners start(const Backend& backend, const std::string& precision, const Setup& setup) const;
   std::optional<std::string> ruined(const std::string& backend, const std::string& precision,
-                                    Runner& runner) const;
+                                    Runner& runner, const Log& log) const;
   void use(const Backend& backend, std::string precision, Runners runners);
 
   Bundle bundle_;

@@ -1,5 +1,6 @@
 #include "text.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -11,6 +12,29 @@ namespace {
 
 // Leading byte of a UTF-8 character, as opposed to one that continues it.
 bool begins(char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U; }
+
+// Bytes of the UTF-8 character at `at`; 0 if there is none.
+std::size_t character(std::string_view data, std::size_t at) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(data[i]); };
+  const unsigned first = byte(at);
+  const std::size_t bytes = first < 0x80   ? 1
+                            : first < 0xC2 ? 0
+                            : first < 0xE0 ? 2
+                            : first < 0xF0 ? 3
+                            : first < 0xF5 ? 4
+                                           : 0;
+  for (std::size_t i = 1; i < bytes; ++i) {
+    if (at + i >= data.size() || begins(data[at + i])) return 0;
+  }
+  if (bytes >= 3) {  // too long a form, a surrogate, or beyond Unicode
+    const unsigned second = byte(at + 1);
+    if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
+        (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F)) {
+      return 0;
+    }
+  }
+  return bytes;
+}
 
 std::uint32_t code_point(std::string_view utf8, std::size_t& at) {
   const auto byte = [&] {
@@ -37,6 +61,11 @@ bool printable(std::uint32_t code) {
   return (code & 0xFFFEU) != 0xFFFEU && code < 0xE0000;
 }
 
+// Whether a terminal or a reader of lines may take it for more than a character.
+bool breaks_line(std::uint32_t code) {
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029;
+}
+
 void append_escape(std::string& made, std::uint32_t code) {
   const char* const digits = "0123456789abcdef";
   const int places = code < 0x100 ? 2 : code < 0x10000 ? 4 : 8;
@@ -47,14 +76,12 @@ void append_escape(std::string& made, std::uint32_t code) {
 }
 
 std::string scientific(double value, int digits) {
-  std::ostringstream stream;
-  stream.imbue(std::locale::classic());
-  stream << std::scientific << std::setprecision(digits - 1) << value;
-  return stream.str();
+  return text(std::scientific, std::setprecision(digits - 1), value);
 }
 
 double read_back(const std::string& digits) {
   std::istringstream stream(digits);
+  stream.exceptions(std::ios::badbit);
   stream.imbue(std::locale::classic());
   double value = 0;
   stream >> value;
@@ -106,15 +133,22 @@ std::string python_repr(double value) {
   const std::size_t e = exact.find('e');
   const int exponent = std::atoi(exact.c_str() + e + 1);
   if (exponent < -4 || exponent >= 16) return exact;
-  std::ostringstream stream;
-  stream.imbue(std::locale::classic());
-  stream << std::fixed << std::setprecision(std::max(1, digits - 1 - exponent)) << value;
-  return stream.str();
+  return text(std::fixed, std::setprecision(std::max(1, digits - 1 - exponent)), value);
 }
 
 std::string with_one_digit(double value) { return text(std::fixed, std::setprecision(1), value); }
 
 std::string general(double value) { return text(std::setprecision(6), value); }
+
+std::size_t first_invalid(std::string_view utf8) {
+  std::size_t at = 0;
+  while (at < utf8.size()) {
+    const std::size_t bytes = character(utf8, at);
+    if (bytes == 0) break;
+    at += bytes;
+  }
+  return at;
+}
 
 std::size_t length(std::string_view utf8) {
   std::size_t count = 0;
@@ -132,6 +166,21 @@ std::string shortened(const std::string& utf8) {
   return utf8.substr(0, at) + "...";
 }
 
+std::string shell_quoted(const std::string& word) {
+  constexpr const char* kPlain =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string made = "'";
+  for (const char byte : word) {
+    if (byte == '\'') {
+      made += "'\"'\"'";
+    } else {
+      made += byte;
+    }
+  }
+  return made + "'";
+}
+
 std::string one_line(std::string_view message) {
   std::string made;
   for (const char byte : message) {
@@ -142,8 +191,27 @@ std::string one_line(std::string_view message) {
   if (!made.empty() && made.back() == ' ') made.pop_back();
   if (made.size() <= 300) return made;
   std::size_t end = 297;
-  while (!begins(made[end])) --end;
+  for (int i = 0; i < 3 && !begins(made[end]); ++i) --end;  // no character is longer
   return made.substr(0, end) + "...";
+}
+
+void write_line(std::string_view message, char* line, std::size_t size) noexcept {
+  std::size_t made = 0;
+  for (std::size_t at = 0; at < message.size();) {
+    const std::size_t bytes = character(message, at);
+    if (made + std::max<std::size_t>(bytes, 1) >= size) break;
+    std::size_t next = at;
+    if (bytes == 0) {
+      line[made++] = '?';
+      ++next;
+    } else if (breaks_line(code_point(message, next))) {
+      line[made++] = ' ';
+    } else {
+      made += message.copy(line + made, bytes, at);
+    }
+    at = next;
+  }
+  line[made] = '\0';
 }
 
 }  // namespace elir::core

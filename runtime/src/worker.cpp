@@ -5,6 +5,11 @@
 #include "guard.hpp"
 
 namespace elir::core {
+namespace {
+
+thread_local const Worker* own_worker = nullptr;
+
+}  // namespace
 
 Worker::Worker(Restorer& restorer, std::size_t capacity)
     : restorer_(restorer), ring_(capacity), running_(restorer.at_once(), kIdle) {
@@ -24,7 +29,7 @@ Worker::~Worker() { stop(); }
 bool Worker::submit(const Job& job) {
   {
     const std::lock_guard lock(mutex_);
-    if (accepted_ - begun_ == ring_.size()) return false;
+    if (stopping_ || accepted_ - begun_ == ring_.size()) return false;
     ring_[accepted_ % ring_.size()] = job;
     ++accepted_;
   }
@@ -37,13 +42,10 @@ void Worker::wait() {
   done_.wait(lock, [this, last = accepted_] { return finished(last); });
 }
 
-bool Worker::is_own_thread() const {
-  const auto self = std::this_thread::get_id();
-  return std::any_of(threads_.begin(), threads_.end(),
-                     [&](const std::thread& thread) { return thread.get_id() == self; });
-}
+bool Worker::is_own_thread() const { return own_worker == this; }
 
 void Worker::work(std::size_t thread) {
+  own_worker = this;
   std::unique_lock lock(mutex_);
   while (true) {
     given_.wait(lock, [this] { return stopping_ || begun_ < accepted_; });
@@ -72,7 +74,9 @@ void Worker::stop() {
     stopping_ = true;
   }
   given_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
 }
 
 }  // namespace elir::core

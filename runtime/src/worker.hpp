@@ -18,7 +18,6 @@ class Worker {
   // As many threads as `restorer` restores at once, and `capacity` images that may wait.
   Worker(Restorer& restorer, std::size_t capacity);
 
-  // Waits for what was accepted.
   ~Worker();
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -30,7 +29,7 @@ class Worker {
     void* user;
   };
 
-  // False where the queue is full.
+  // False where the queue is full, or after stop().
   bool submit(const Job& job);
 
   // Until all that was accepted before is done.
@@ -39,12 +38,14 @@ class Worker {
   // Whether the calling thread is one of these.
   bool is_own_thread() const;
 
+  // Waits for what was accepted, accepts nothing more, and ends the threads.
+  void stop();
+
  private:
   static constexpr std::uint64_t kIdle = UINT64_MAX;
 
   void work(std::size_t thread);
   bool finished(std::uint64_t ticket) const;
-  void stop();
 
   Restorer& restorer_;
   mutable std::mutex mutex_;

@@ -8,9 +8,11 @@
 namespace {
 
 std::atomic<long> count{0};
+thread_local long until_failure = -1;
 
 void* counted(std::size_t bytes, std::size_t alignment) {
   ++count;
+  if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   void* made = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
   if (made == nullptr) throw std::bad_alloc();
@@ -39,5 +41,7 @@ void operator delete[](void* data, std::size_t, std::align_val_t) noexcept { std
 namespace elir::test {
 
 long allocations() { return count; }
+
+void fail_after(long others) { until_failure = others; }
 
 }  // namespace elir::test

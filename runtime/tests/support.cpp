@@ -21,10 +21,20 @@ std::string hash(const std::string& content) {
   return sha.finish();
 }
 
+const std::string kText = "no picture";
+
 Golden bundle_manifest(const BundleOptions& options) {
   Golden made = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
   made.erase("quantization");
   made["references"] = Golden::array();
+  if (options.references) {
+    made["verification"]["int8"] = made["verification"]["fp32"];
+    made["references"].push_back({{"name", "text"},
+                                  {"input", "in.png"},
+                                  {"input_sha256", hash(kText)},
+                                  {"output", "out.png"},
+                                  {"output_sha256", hash(kText)}});
+  }
   Golden& model = made["model"];
   model["image_size"] = options.side;
   model["faces"] = options.faces;
@@ -145,7 +155,11 @@ Folder::~Folder() {
 }
 
 void write_bundle(const fs::path& folder, const BundleOptions& options) {
-  write_bundle_of(folder, options, [](const std::string& file) { return "the graph of " + file; });
+  write_bundle_of(folder, options, [&](const std::string& file) {
+    return options.graph.empty() ? "the graph of " + file : options.graph;
+  });
+  if (!options.references) return;
+  for (const char* name : {"in.png", "out.png"}) write_file(folder / name, kText);
 }
 
 void write_adding_bundle(const fs::path& folder) {

@@ -39,6 +39,8 @@ struct BundleOptions {
   bool faces = false;
   int upscale = 1;
   std::string kernel = "none";
+  bool references = false;  // in text, for an int8 that passed verification
+  std::string graph = "";   // empty: "the graph of " and its file's name
 };
 
 // Writes a bundle that the reference backend runs.

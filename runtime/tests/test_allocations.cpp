@@ -60,5 +60,32 @@ INSTANTIATE_TEST_SUITE_P(
         Steady{"NearestTiles", {32, false, false, false, 8, "nearest"}, ELIR_FIT_TILE, 30, 20}),
     [](const auto& given) { return given.param.name; });
 
+// Wherever it happens, it is told as what it is, and what there was already is given back.
+TEST(OutOfMemory, WhileCreating) {
+  const test::Folder folder;
+  test::write_bundle(folder.path() / "b");
+  const std::string path = (folder.path() / "b").string();
+  const elir_params params = test::reference_params();
+  elir_restorer* made = nullptr;
+  long all = 0;
+  for (int i = 0; i < 2; ++i) {  // the first also makes what lives for ever
+    const long before = test::allocations();
+    ASSERT_EQ(elir_create(path.c_str(), &params, &made), ELIR_OK);
+    all = test::allocations() - before;
+    elir_destroy(made);
+  }
+  constexpr long kPlaces = 200;
+  ASSERT_GT(all, kPlaces);
+  for (long i = 0; i < kPlaces; ++i) {
+    test::fail_after(all * i / kPlaces);
+    const elir_status status = elir_create(path.c_str(), &params, &made);
+    test::fail_after(-1);
+    // The standard library can do without some.
+    EXPECT_TRUE(status == ELIR_ERROR_MEMORY || status == ELIR_OK) << elir_last_error();
+    EXPECT_EQ(made != nullptr, status == ELIR_OK);
+    elir_destroy(made);
+  }
+}
+
 }  // namespace
 }  // namespace elir

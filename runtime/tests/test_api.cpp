@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <elir/elir.hpp>
 
 #include "golden.hpp"
+#include "png.hpp"
 #include "support.hpp"
 
 namespace elir {
@@ -162,6 +165,9 @@ TEST_F(ApiTest, WrongImages) {
             "the input is 0x1, wanted at least 1x1");
   EXPECT_EQ(said({pixels.data(), 30, 30, 89, ELIR_RGB8}, good),
             "the input has a stride of 89 bytes, wanted at least 90 for 30 pixels");
+  EXPECT_EQ(said({pixels.data(), 30, 30, PTRDIFF_MIN, ELIR_RGB8}, good),
+            "the input has rows of -9223372036854775808 bytes, wanted at most 307445734561825860 "
+            "for 30 rows");
   EXPECT_EQ(said(good, test::image_of(pixels, 29, 30)),
             "the output is 29x30, wanted 30x30 for an input of 30x30");
   elir_image odd = good;
@@ -208,6 +214,80 @@ TEST_F(ApiTest, WrongWishes) {
   params = test::reference_params();
   params.queue = 0;
   EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE), "elir_params.queue is 0, wanted 1 to 1024");
+}
+
+// Longer than any message, and no UTF-8: what there is of it is said in one line.
+TEST_F(ApiTest, HostileNames) {
+  elir_restorer* made = nullptr;
+  for (const std::string& name : {std::string(2048, '\x80'), std::string(100000, '\x80'),
+                                  std::string(2047, 'x') + "\xF0\x9F\x98\x80"}) {
+    EXPECT_EQ(elir_create(name.c_str(), nullptr, &made), ELIR_ERROR_BUNDLE);
+    EXPECT_EQ(std::string(elir_last_error()).size(), 2047U);
+  }
+  EXPECT_EQ(elir_create("/a\nb\x1b[2J\xff", nullptr, &made), ELIR_ERROR_BUNDLE);
+  EXPECT_STREQ(elir_last_error(), "/a b [2J?: no such folder");
+}
+
+// What a program with a newer header hands over, and one with an older one.
+TEST_F(ApiTest, StructsOfOtherVersions) {
+  struct Newer {
+    elir_params known;
+    int added[3];
+  } newer;
+  std::memset(&newer, 77, sizeof newer);
+  elir_init_params(&newer.known, sizeof newer);
+  EXPECT_EQ(newer.known.struct_size, sizeof newer);
+  EXPECT_EQ(newer.known.queue, 2);
+  for (const int field : newer.added) EXPECT_EQ(field, 0);
+  newer.known.backend = "reference";
+  const std::string path = bundle({});
+  EXPECT_NO_THROW(Restorer(path, newer.known));
+  newer.added[2] = 1;
+  EXPECT_EQ(refused(path, newer.known, ELIR_ERROR_USAGE),
+            std::string("elir_params has a field set that is newer than this libelir ") +
+                elir_version());
+
+  elir_params older;
+  std::memset(&older, 77, sizeof older);
+  elir_init_params(&older, offsetof(elir_params, queue));
+  EXPECT_EQ(older.struct_size, offsetof(elir_params, queue));
+  EXPECT_EQ(older.skip_trial, 0);
+  EXPECT_EQ(older.queue, 0x4D4D4D4D) << "beyond its end";
+
+  struct NewerDescription {
+    elir_description known;
+    int added[3];
+  } seen;
+  std::memset(&seen, 77, sizeof seen);
+  seen.known.struct_size = sizeof seen;
+  Restorer restorer(path, test::reference_params());
+  check(elir_describe(restorer.get(), &seen.known));
+  EXPECT_EQ(seen.known.struct_size, sizeof seen);
+  EXPECT_STREQ(seen.known.task, "tiny");
+  for (const int field : seen.added) EXPECT_EQ(field, 0);
+}
+
+// Its pictures are text. Where PNG can be read, that shows; else they are not, and that is said.
+TEST_F(ApiTest, AReducedPrecisionIsTriedOrTheUserIsTold) {
+  BundleOptions options;
+  options.references = true;
+  elir_params params = test::reference_params();
+  params.precision = "int8";
+  std::vector<std::string> seen;
+  params.log_user = &seen;
+  params.log = [](void* user, elir_log_level, const char* message) {
+    static_cast<std::vector<std::string>*>(user)->push_back(message);
+  };
+  const std::string path = bundle(options);
+  if (core::reads_png()) {
+    EXPECT_EQ(refused(path, params, ELIR_ERROR_BUNDLE).find(path + "/in.png cannot be read: "), 0U);
+    return;
+  }
+  const Restorer restorer(path, params);
+  ASSERT_EQ(seen.size(), 2U);
+  EXPECT_EQ(seen[0],
+            "this libelir was built without PNG, so int8 on reference was not tried on the "
+            "bundle's picture");
 }
 
 TEST_F(ApiTest, ABackendThatWasLeftOut) {

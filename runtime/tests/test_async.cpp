@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <elir/elir.hpp>
+#include <functional>
 #include <future>
+#include <thread>
 
 #include "support.hpp"
 
@@ -94,6 +96,32 @@ TEST_F(AsyncTest, ACallbackMayAskForMoreButNotWait) {
     });
   });
   EXPECT_EQ(waited.get_future().get(), ELIR_ERROR_USAGE);
+}
+
+// As a camera's loop does it. Else the restorer would never be gone.
+TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
+  for (const elir_mode mode : {ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT}) {
+    auto pixels = test::pattern(32, 32, 0);
+    std::vector<std::uint8_t> result(pixels.size());
+    const elir_image input = test::image_of(pixels, 32, 32);
+    const elir_image output = test::image_of(result, 32, 32);
+    std::atomic<int> accepted{0};
+    std::atomic<int> done{0};
+    std::function<void(elir_status, const char*)> again;
+    {
+      Restorer restorer = opened(4, mode);
+      again = [&](elir_status status, const char*) {
+        EXPECT_EQ(status, ELIR_OK);
+        ++done;
+        if (restorer.restore_async(input, output, again)) ++accepted;
+      };
+      for (int i = 0; i < 3; ++i) {
+        if (restorer.restore_async(input, output, again)) ++accepted;
+      }
+      while (done < 10) std::this_thread::yield();
+    }
+    EXPECT_EQ(done, accepted);
+  }
 }
 
 TEST_F(AsyncTest, WrongArgumentsAreToldAtOnce) {

@@ -1,6 +1,8 @@
 // Folders that are no bundles, and what the library says of them.
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <fstream>
 
 #include "bundle.hpp"
@@ -91,6 +93,15 @@ TEST_F(BundleTest, AFolderInPlaceOfAFile) {
   fs::remove(path() / "fused.fp32.onnx");
   fs::create_directory(path() / "fused.fp32.onnx");
   EXPECT_EQ(said(), "B/fused.fp32.onnx is not a regular file");
+}
+
+TEST_F(BundleTest, AManifestThatIsNoFile) {
+  fs::remove(path() / "bundle.json");
+  ASSERT_EQ(mkfifo((path() / "bundle.json").c_str(), 0600), 0);
+  EXPECT_EQ(said(), "B/bundle.json is not a regular file") << "and nobody waits";
+  fs::remove(path() / "bundle.json");
+  fs::create_symlink("bundle.json", path() / "bundle.json");
+  EXPECT_EQ(said(), "B/bundle.json cannot be read: Too many levels of symbolic links");
 }
 
 TEST_F(BundleTest, ReachedThroughALink) {

@@ -34,6 +34,7 @@ int main(void) {
   EXPECT(strcmp(elir_last_error(), "") == 0);
   EXPECT(strcmp(elir_status_name(ELIR_ERROR_BUNDLE), "bundle error") == 0);
   EXPECT(params.struct_size == sizeof params);
+  elir_init_params(NULL, sizeof params);
 
   EXPECT(elir_create(NULL, &params, &restorer) == ELIR_ERROR_USAGE);
   EXPECT(strcmp(elir_last_error(), "bundle is NULL") == 0);

@@ -1,6 +1,7 @@
 // Sealed files: what was written is read, and any damage is seen.
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
@@ -98,6 +99,25 @@ TEST_F(CacheTest, NothingIsLeftOfAWriterThatFails) {
   EXPECT_THROW(
       write_sealed(path("kept"), [](std::ostream&) { throw std::runtime_error("no more"); }),
       std::runtime_error);
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
+}
+
+// A seal of nothing would make it a damaged file for ever.
+TEST_F(CacheTest, WhatCannotBeMappedIsNotKept) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  const std::string seen = said([&] {
+    write_sealed(path("kept"), [](std::ostream& file) {
+      std::size_t pages = 0;
+      std::ifstream("/proc/self/statm") >> pages;
+      const rlimit now{pages * 4096 + (rlim_t{256} << 20U), RLIM_INFINITY};
+      setrlimit(RLIMIT_AS, &now);
+      file.seekp(std::streamoff{1} << 30U);  // a hole
+      file << "x";
+    });
+  });
+  setrlimit(RLIMIT_AS, &before);
+  EXPECT_EQ(seen, path("kept").string() + " cannot be written: Cannot allocate memory");
   EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 

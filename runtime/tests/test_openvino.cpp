@@ -4,10 +4,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <elir/elir.hpp>
 #include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "bundle.hpp"
@@ -44,9 +46,16 @@ double psnr_on_reference(Restorer& restorer) {
   return 10 * std::log10(255 * 255 * static_cast<double>(result.size()) / error);
 }
 
-// Sums of INT8 saturate on x86 processors without VNNI. A picture that suffers is told of.
+// Sums of INT8 saturate on x86 processors without VNNI. A picture that suffers is told of: the
+// limits of reduced precisions are the library's own.
 TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
-  for (const auto& [precision, least] : {std::pair("fp32", 60.0), {"fp16", 45.0}, {"int8", 35.0}}) {
+  const core::Bundle bundle(ELIR_TINY);
+  const auto told_below = [&](const char* precision) {
+    return std::min(50.0, bundle.manifest().verified(precision)->psnr_db.value()) - 3;
+  };
+  for (const auto& [precision, least] : {std::pair("fp32", 60.0),
+                                         {"fp16", told_below("fp16")},
+                                         {"int8", told_below("int8")}}) {
     std::string warned;
     elir_params params = openvino_params(precision);
     params.log_user = &warned;
@@ -56,11 +65,11 @@ TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
     Restorer restorer(ELIR_TINY, params);
     EXPECT_STREQ(restorer.describe().precision, precision);
     const double reached = psnr_on_reference(restorer);
-    if (std::string(precision) == "int8" && reached <= least) {
+    if (std::string(precision) == "int8" && reached < least) {
       EXPECT_NE(warned.find("openvino computes int8 wrongly on this processor"), std::string::npos)
           << reached << " dB: " << warned;
     } else {
-      EXPECT_GT(reached, least) << precision;
+      EXPECT_GE(reached, least) << precision;
       EXPECT_EQ(warned, "") << precision;
     }
   }
@@ -235,6 +244,30 @@ TEST(OpenVino, ADamagedGraphWithTheRightHash) {
   EXPECT_NE(std::string(elir_last_error()).find("fused.fp32.onnx cannot be loaded by openvino"),
             std::string::npos)
       << elir_last_error();
+}
+
+// With the right size and hash, so that the library that reads it is what refuses it.
+TEST(OpenVino, AGraphCutOffAnywhere) {
+  std::ifstream file(fs::path(ELIR_TINY) / "fused.int8.onnx", std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const std::string built = elir_backends();
+  const test::Folder folder;
+  const std::string path = (folder.path() / "b").string();
+  for (const std::string name : {"openvino", "onnxruntime"}) {
+    if (built.find(name) == std::string::npos) continue;
+    elir_params params = openvino_params("fp32");
+    params.backend = name.c_str();
+    for (std::size_t i = 0; i < 24; ++i) {
+      test::BundleOptions options;
+      options.graph = whole.substr(0, i < 14 ? 1 + i * i : whole.size() * (i - 13) / 11);
+      test::write_bundle(path, options);
+      elir_restorer* made = nullptr;
+      const elir_status status = elir_create(path.c_str(), &params, &made);
+      EXPECT_EQ(status, ELIR_ERROR_BUNDLE)
+          << name << ", " << options.graph.size() << " bytes: " << elir_last_error();
+      elir_destroy(made);
+    }
+  }
 }
 
 }  // namespace

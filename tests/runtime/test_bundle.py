@@ -383,6 +383,15 @@ def test_what_is_no_regular_file(bundle: Path, make: Callable[[Path], None]) -> 
         Bundle.open(bundle)
 
 
+def test_a_manifest_that_is_no_file(bundle: Path) -> None:
+    """Whoever reads a pipe waits for somebody to write."""
+    path = bundle / "bundle.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BundleError, match=r"bundle\.json is not a regular file"):
+        Bundle.open(bundle)
+
+
 def test_a_reference_of_another_size(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     other = make_bundle(tmp_path / "other", size=64)

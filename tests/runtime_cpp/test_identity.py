@@ -80,6 +80,19 @@ def test_split(tmp_path: Path, library: Library) -> None:
     same(library, bundle, bundle, picture(90, 80), precision="fp32")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_full_size(tmp_path: Path, library: Library, stages: str) -> None:
+    bundle = tmp_path / "b"
+    how = ["--task", "bsr", "--stages", stages, "--precision", "fp32", "-o", bundle]
+    subprocess.run([sys.executable, "-m", "elir_deploy.cli.export", "random", *how], check=True)
+    with Restorer(bundle, "openvino") as python:
+        model = python.bundle.info.model
+    for height, width in ((model.image_size, model.image_size), (600, 400)):
+        image = picture(height // model.upscale, width // model.upscale)
+        same(library, bundle, bundle, image, precision="fp32")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_onnxruntime(library: Library, tiny: Path, precision: str) -> None:
     if "onnxruntime" not in library.loaded.elir_backends().decode().split(", "):

@@ -23,17 +23,21 @@
  * THREADS. Any number of restorers may live at once, and different ones never wait for each other.
  * All functions on one restorer but elir_destroy may be called from several threads at a time: as
  * many images as `at_once` says are restored together, the others wait for their turn. A call may
- * use several processor cores by itself (see `threads`).
+ * use several processor cores by itself (see `threads`). After a call, the thread's current CUDA
+ * device is what it was before.
  *
  * ERRORS. A function that can fail returns an elir_status; elir_last_error() then says in one line
  * what is wrong, with the value seen and the value wanted, and what to do. No C++ exception leaves
  * the library. A failed call changes nothing but the output image, whose pixels are then undefined.
  *
- * MEMORY. After the first image of a size, restoring another one of that size on the same restorer
- * allocates nothing in this library; what the backend allocates in its own run is its own affair.
+ * MEMORY. A restorer has working memory for each of the `at_once` images, made when an image is
+ * restored in it and kept for the next. Where all of them have seen a size, restoring another image
+ * of that size allocates nothing in this library; the first elir_restore_async makes its threads
+ * and queue. What the backend allocates in its own run is its own affair.
  *
- * STRUCTS may grow at their end in later versions. elir_params and elir_description carry their
- * size for that reason: fill them with the functions below, which set it.
+ * STRUCTS. elir_params and elir_description may grow at their end in later versions, and carry
+ * their size for that reason: a program and a library of different versions use what both know. A
+ * field that a program sets and its library is too old to know is an error. The other structs stay.
  */
 #ifndef ELIR_ELIR_H_
 #define ELIR_ELIR_H_
@@ -91,18 +95,19 @@ typedef enum elir_mode {
 
 typedef enum elir_log_level { ELIR_LOG_INFO = 0, ELIR_LOG_WARNING = 1 } elir_log_level;
 
-/* `message` is one line without a newline, valid during the call only. Called on the thread of the
- * function that has something to say; it must not throw. */
+/* `message` is one line of UTF-8 without a newline, valid during the call only. Called until the
+ * restorer is destroyed, on the thread of the function that has something to say, or on one of the
+ * library's for elir_restore_async; it must not throw. */
 typedef void (*elir_log_callback)(void *user, elir_log_level level, const char *message);
 
 /* Called once for each image accepted by elir_restore_async, on a thread of the library.
- * `message` is the error in one line, empty if there is none, valid during the call only. It may
- * call elir_restore_async, and must call neither elir_wait nor elir_destroy on its restorer. */
+ * `message` is the error in one line, empty if there is none, valid during the call only. It must
+ * not throw. It may call every function but elir_wait and elir_destroy on its restorer. */
 typedef void (*elir_done_callback)(void *user, elir_status status, const char *message);
 
 /* How to load a bundle. Get the defaults from elir_default_params() and change what is to differ. */
 typedef struct elir_params {
-  size_t struct_size;    /* set by elir_default_params */
+  size_t struct_size;    /* set by elir_default_params and elir_init_params */
   const char *backend;   /* a name of elir_backends(); NULL or "auto": the fastest that bundle and
                             machine allow */
   const char *precision; /* "fp32", "fp16", "bf16" or "int8"; NULL: the backend's best that passed
@@ -115,7 +120,7 @@ typedef struct elir_params {
   int skip_trial;  /* nonzero: do not try a reduced precision on the bundle's own picture first. The
                       trial takes one run and finds processors that compute it wrongly */
   int queue;       /* images that may wait in elir_restore_async, 1 to 1024 */
-  elir_log_callback log; /* NULL: nothing is logged */
+  elir_log_callback log; /* NULL: nothing is logged. As long as the restorer lives */
   void *log_user;        /* handed to `log` */
   const char *cache; /* folder where models that took long to compile are kept for the next start,
                         UTF-8; NULL: elir-deploy in $XDG_CACHE_HOME or ~/.cache, which the Python
@@ -149,7 +154,7 @@ typedef struct elir_tensor {
 
 /* What was loaded. Strings live as long as the restorer. */
 typedef struct elir_description {
-  size_t struct_size;    /* set by the caller to sizeof(elir_description) */
+  size_t struct_size;    /* set by the caller to sizeof(elir_description), before elir_describe */
   const char *task;      /* such as "bsr" */
   const char *backend;   /* such as "openvino" */
   const char *precision; /* "fp32", "fp16", "bf16" or "int8" */
@@ -167,7 +172,8 @@ typedef struct elir_description {
 ELIR_API const char *elir_version(void);
 
 /* Names of the backends built into this library, separated by a comma and a space, in the order
- * they are considered. Lives forever. Whether one can run here shows when it is created. */
+ * they are considered; empty where memory runs out. Lives forever. Whether one can run here shows
+ * when it is created. */
 ELIR_API const char *elir_backends(void);
 
 /* What went wrong in the last call on this thread that returned no ELIR_OK, in one line of UTF-8;
@@ -178,9 +184,17 @@ ELIR_API const char *elir_last_error(void);
 /* A status in words, such as "usage error". Lives forever. */
 ELIR_API const char *elir_status_name(elir_status status);
 
-/* Every field at its default: automatic backend and precision, latency, a queue of 2, no log, the
- * user's cache folder. */
-ELIR_API elir_params elir_default_params(void);
+/* Writes `struct_size`, which is the caller's sizeof(elir_params), and the default of every other
+ * field that both sides know: automatic backend and precision, latency, a queue of 2, no log, the
+ * user's cache folder. Fields that the library does not know become zero. */
+ELIR_API void elir_init_params(elir_params *params, size_t struct_size);
+
+/* The same for C and C++; inline, so that the struct is as large as in the caller's header. */
+static inline elir_params elir_default_params(void) {
+  elir_params params;
+  elir_init_params(&params, sizeof params);
+  return params;
+}
 
 /* Loads a bundle: checks its manifest and the SHA-256 of the files in use, opens the backend, and
  * unless told otherwise tries a reduced precision on the bundle's own picture. Takes from a tenth
@@ -196,11 +210,14 @@ ELIR_API elir_params elir_default_params(void);
 ELIR_API elir_status elir_create(const char *bundle, const elir_params *params,
                                  elir_restorer **restorer);
 
-/* Waits for the images of elir_restore_async that were accepted, and gives all memory back.
- * NULL is allowed. No other call on this restorer may be in progress or follow. */
+/* Waits for the images of elir_restore_async that were accepted and for their callbacks, accepts no
+ * more, and gives all memory back. NULL is allowed. No other call on this restorer may be in
+ * progress or follow, but those that its callbacks make meanwhile: elir_restore_async then gives
+ * them ELIR_ERROR_BUSY. */
 ELIR_API void elir_destroy(elir_restorer *restorer);
 
-/* Fills `description`, whose struct_size is set. ELIR_ERROR_USAGE. */
+/* Fills `description`, whose struct_size is set; of a later version's, fields that the library does
+ * not know become zero. ELIR_ERROR_USAGE. */
 ELIR_API elir_status elir_describe(const elir_restorer *restorer, elir_description *description);
 
 /* The size of the result for an input of `width` x `height`. ELIR_ERROR_USAGE, _IMAGE where it
@@ -222,9 +239,9 @@ ELIR_API elir_status elir_restore(elir_restorer *restorer, const elir_image *inp
  * stay as they are until `done` was called. Images are begun in the order they were given, and done
  * in that order where at_once is 1.
  *
- * ELIR_ERROR_BUSY when as many images wait as `queue` allows: a camera drops the frame. What is
- * wrong with the arguments is told at once (ELIR_ERROR_USAGE, _IMAGE), and `done` is then not
- * called; what goes wrong later is told to `done`. */
+ * ELIR_ERROR_BUSY when as many images wait as `queue` allows, or elir_destroy has begun: a camera
+ * drops the frame. What is wrong with the arguments is told at once (ELIR_ERROR_USAGE, _IMAGE), and
+ * `done` is then not called; what goes wrong later is told to `done`. */
 ELIR_API elir_status elir_restore_async(elir_restorer *restorer, const elir_image *input,
                                         const elir_image *output, elir_done_callback done,
                                         void *user);

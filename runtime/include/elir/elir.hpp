@@ -4,6 +4,7 @@
 
 #include <elir/elir.h>
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -42,43 +43,50 @@ struct Size {
 class Restorer {
  public:
   explicit Restorer(const std::string& bundle, const elir_params& params = elir_default_params()) {
-    elir_restorer* made = nullptr;
-    check(elir_create(bundle.c_str(), &params, &made));
-    restorer_.reset(made);
+    check(elir_create(bundle.c_str(), &params, &restorer_));
+  }
+  // Not before the last callback has returned, and callbacks may still use this object meanwhile.
+  ~Restorer() { elir_destroy(restorer_); }
+  Restorer(Restorer&& other) noexcept : restorer_(std::exchange(other.restorer_, nullptr)) {}
+  Restorer& operator=(Restorer&& other) noexcept {
+    Restorer taken(std::move(other));
+    std::swap(restorer_, taken.restorer_);
+    return *this;
   }
 
   elir_description describe() const {
     elir_description description{};
     description.struct_size = sizeof description;
-    check(elir_describe(restorer_.get(), &description));
+    check(elir_describe(restorer_, &description));
     return description;
   }
 
   Size output_size(int width, int height) const {
     Size size{};
-    check(elir_output_size(restorer_.get(), width, height, &size.width, &size.height));
+    check(elir_output_size(restorer_, width, height, &size.width, &size.height));
     return size;
   }
 
   void restore(const elir_image& input, const elir_image& output) {
-    check(elir_restore(restorer_.get(), &input, &output));
+    check(elir_restore(restorer_, &input, &output));
   }
 
-  // False where the queue is full. `done(status, message)` must not throw.
+  // False where the queue is full or the restorer is being destroyed. `done(status, message)` must
+  // not throw.
   bool restore_async(const elir_image& input, const elir_image& output,
                      std::function<void(elir_status, const char*)> done) {
     auto kept = std::make_unique<std::function<void(elir_status, const char*)>>(std::move(done));
     const elir_status status =
-        elir_restore_async(restorer_.get(), &input, &output, &Restorer::finished, kept.get());
+        elir_restore_async(restorer_, &input, &output, &Restorer::finished, kept.get());
     if (status == ELIR_ERROR_BUSY) return false;
     check(status);
     static_cast<void>(kept.release());  // finished() owns it now
     return true;
   }
 
-  void wait() { check(elir_wait(restorer_.get())); }
+  void wait() { check(elir_wait(restorer_)); }
 
-  elir_restorer* get() const noexcept { return restorer_.get(); }
+  elir_restorer* get() const noexcept { return restorer_; }
 
  private:
   static void finished(void* user, elir_status status, const char* message) noexcept {
@@ -87,10 +95,7 @@ class Restorer {
     if (*done) (*done)(status, message);
   }
 
-  struct Destroy {
-    void operator()(elir_restorer* restorer) const noexcept { elir_destroy(restorer); }
-  };
-  std::unique_ptr<elir_restorer, Destroy> restorer_;
+  elir_restorer* restorer_ = nullptr;
 };
 
 }  // namespace elir

@@ -4,8 +4,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "../error.hpp"
 #include "../text.hpp"
@@ -18,6 +22,26 @@ inline void check_cuda(cudaError_t error, const char* call) {
   static_cast<void>(cudaGetLastError());
   throw unavailable_error(text(call, ": ", cudaGetErrorString(error)));
 }
+
+// While it lives, `device` is this thread's current one; what was before is put back.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ == device) return;  // setting it would start CUDA there
+    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    changed_ = true;
+  }
+  ~CurrentDevice() {
+    if (changed_ && cudaSetDevice(before_) != cudaSuccess) static_cast<void>(cudaGetLastError());
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
 
 struct FreeDevice {
   void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
@@ -69,6 +93,18 @@ inline std::string capability(int device) {
   check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
              "cudaDeviceGetAttribute");
   return text("sm", major, minor);
+}
+
+// Of every device; none where there is no driver.
+inline std::vector<std::string> capabilities() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return {};
+  }
+  std::vector<std::string> found;
+  for (int device = 0; device < count; ++device) found.push_back(capability(device));
+  return found;
 }
 
 // None if there is a device, else why not.

@@ -162,7 +162,17 @@ void check_end(const std::filesystem::path& path, const End& end, const TensorSp
                                            {"wanted", wanted}}));
 }
 
+Failure does_not_start(const OrtFailure& failure) {
+  return unavailable_error(
+      message("cannot_start", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
+}
+
 OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int threads) {
+  try {
+    environment();
+  } catch (const OrtFailure& failure) {  // no file's fault
+    throw does_not_start(failure);
+  }
   try {
     const auto options = made<OwnedOptions>(api().CreateSessionOptions);
     check(api().SetSessionLogSeverityLevel(options.get(), ORT_LOGGING_LEVEL_FATAL));
@@ -264,8 +274,7 @@ class OnnxRuntimeBackend final : public Backend {
       opened.push_back(std::make_unique<OnnxRuntimeSession>(stages, std::move(chain)));
       return opened;
     } catch (const OrtFailure& failure) {
-      throw unavailable_error(
-          message("cannot_start", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
+      throw does_not_start(failure);
     }
   }
 };

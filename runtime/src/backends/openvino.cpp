@@ -47,9 +47,30 @@ std::string one_line_of(const std::exception& error) {
   return one_line(std::regex_replace(text, noise, ""));
 }
 
+// What `body` gives; where OpenVINO fails in it, `refusal` makes a Failure of the reason.
+template <typename Body, typename Refusal>
+auto asked(const Body& body, const Refusal& refusal) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {  // neither the file's fault nor the device's
+    throw;
+  } catch (const std::exception& error) {
+    throw refusal(one_line_of(error));
+  }
+}
+
+Failure does_not_start(const std::string& reason) {
+  return unavailable_error(message("cannot_start", {{"library", "openvino"}, {"reason", reason}}));
+}
+
+template <typename Property>
+auto processor(const Property& property) {
+  return asked([&] { return core().get_property(kDevice, property); }, does_not_start);
+}
+
 // Without the instructions, OpenVINO emulates them, slowly.
 bool has_bfloat16() {
-  const auto found = core().get_property(kDevice, ov::device::capabilities);
+  const auto found = processor(ov::device::capabilities);
   return std::find(found.begin(), found.end(), "BF16") != found.end();
 }
 
@@ -61,16 +82,18 @@ const char* float_type(const std::string& precision) {
 
 // `Core::read_model` would hand a damaged file to the readers of all other formats, which print.
 std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
-  try {
-    const auto reader = frontends().load_by_framework("onnx");
-    return reader->convert(reader->load(path.string()));
-  } catch (const std::exception& error) {
-    throw bundle_error(
-        message("graph_unreadable", {{"path", path.string()},
-                                     {"library", "openvino"},
-                                     {"version", ov::get_openvino_version().buildNumber},
-                                     {"reason", one_line_of(error)}}));
-  }
+  return asked(
+      [&] {
+        const auto reader = frontends().load_by_framework("onnx");
+        return reader->convert(reader->load(path.string()));
+      },
+      [&](const std::string& reason) {
+        return bundle_error(
+            message("graph_unreadable", {{"path", path.string()},
+                                         {"library", "openvino"},
+                                         {"version", ov::get_openvino_version().buildNumber},
+                                         {"reason", reason}}));
+      });
 }
 
 // What is done to a model before it is compiled; the number of Python's module, whose compiled
@@ -182,11 +205,11 @@ using Chain = std::vector<Loaded>;
 // Where what was compiled from one file, for this processor and OpenVINO, is kept.
 std::filesystem::path cached_file(const std::optional<std::string>& base, const std::string& sha256,
                                   const std::string& float_type) {
-  std::vector<std::string> processor = core().get_property(kDevice, ov::device::capabilities);
-  std::sort(processor.begin(), processor.end());
-  processor.insert(processor.begin(), core().get_property(kDevice, ov::device::full_name));
-  for (std::string& each : processor) each = python_repr(each);
-  const std::string maker = text("[", kRewriting, ", ", joined(processor, ", "), "]");
+  std::vector<std::string> parts = processor(ov::device::capabilities);
+  std::sort(parts.begin(), parts.end());
+  parts.insert(parts.begin(), processor(ov::device::full_name));
+  for (std::string& each : parts) each = python_repr(each);
+  const std::string maker = text("[", kRewriting, ", ", joined(parts, ", "), "]");
   Sha256 hash;
   hash.update(maker.data(), maker.size());
   const std::string version = std::regex_replace(
@@ -269,12 +292,14 @@ class OpenVinoSession final : public Session {
   void* output() override { return buffers_.back().data(); }
 
   void run() override {
-    try {
-      for (ov::InferRequest& request : requests_) request.infer();
-    } catch (const std::exception& error) {
-      throw unavailable_error(
-          message("backend_failed", {{"library", "openvino"}, {"reason", one_line_of(error)}}));
-    }
+    asked(
+        [&] {
+          for (ov::InferRequest& request : requests_) request.infer();
+        },
+        [](const std::string& reason) {
+          return unavailable_error(
+              message("backend_failed", {{"library", "openvino"}, {"reason", reason}}));
+        });
   }
 
  private:
@@ -290,11 +315,12 @@ class OpenVinoBackend final : public Backend {
 
   std::optional<std::string> available() const override {
     try {
-      const std::vector<std::string> devices = core().get_available_devices();
+      const std::vector<std::string> devices =
+          asked([] { return core().get_available_devices(); }, does_not_start);
       if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
-      return text("the installed openvino has no ", kDevice, " plugin");
-    } catch (const std::exception& error) {
-      return does_not_start(error);
+      return message("no_plugin", {{"device", kDevice}});
+    } catch (const Failure& failure) {
+      return failure.what();
     }
   }
 
@@ -313,17 +339,15 @@ class OpenVinoBackend final : public Backend {
       chain.push_back(
           loaded(bundle.checked_file(files[i]->file), stages[i], *files[i], config, setup));
     }
-    try {
-      std::vector<std::unique_ptr<Session>> made;
-      for (std::uint32_t i = 0; i < at_once(chain, setup); ++i) {
-        made.push_back(std::make_unique<OpenVinoSession>(stages, chain));
-      }
-      return made;
-    } catch (const std::bad_alloc&) {
-      throw;
-    } catch (const std::exception& error) {
-      throw unavailable_error(does_not_start(error));
-    }
+    return asked(
+        [&] {
+          std::vector<std::unique_ptr<Session>> made;
+          for (std::uint32_t i = 0; i < at_once(chain, setup); ++i) {
+            made.push_back(std::make_unique<OpenVinoSession>(stages, chain));
+          }
+          return made;
+        },
+        does_not_start);
   }
 
  private:
@@ -337,10 +361,6 @@ class OpenVinoBackend final : public Backend {
     }
     if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
     return config;
-  }
-
-  static std::string does_not_start(const std::exception& error) {
-    return message("cannot_start", {{"library", "openvino"}, {"reason", one_line_of(error)}});
   }
 
   // The stage in `path` for `config`, from the cache if it is there, else kept in it.
@@ -375,13 +395,15 @@ class OpenVinoBackend final : public Backend {
 
   static ov::CompiledModel compiled(const std::filesystem::path& path, const ov::AnyMap& config) {
     const std::shared_ptr<ov::Model> model = read(path);
-    try {
-      join_quantizers(*model);
-      return core().compile_model(model, kDevice, config);
-    } catch (const std::exception& error) {
-      throw unavailable_error(message(
-          "graph_refused", {{"path", path.string()}, {"reason", one_line_of(error)}}));
-    }
+    return asked(
+        [&] {
+          join_quantizers(*model);
+          return core().compile_model(model, kDevice, config);
+        },
+        [&](const std::string& reason) {
+          return unavailable_error(
+              message("graph_refused", {{"path", path.string()}, {"reason", reason}}));
+        });
   }
 
   static void check_ends(const std::filesystem::path& path, const Stage& stage,

@@ -7,10 +7,13 @@
 #include <NvInfer.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <mutex>
+#include <regex>
+#include <tuple>
+#include <utility>
 
+#include "../cache.hpp"
 #include "../error.hpp"
 #include "../messages.hpp"
 #include "../text.hpp"
@@ -37,24 +40,52 @@ class EngineLog final : public nvinfer1::ILogger {
     if (severity > Severity::kERROR) return;
     const std::lock_guard lock(mutex_);
     try {
-      last_ = message;
+      if (lines_.size() == kLines) lines_.erase(lines_.begin());
+      lines_.emplace_back(message);
     } catch (...) {  // out of memory: a message less
     }
   }
-  std::string last() {
+
+  // What was said since the last time.
+  std::vector<std::string> taken() {
     const std::lock_guard lock(mutex_);
-    return last_.empty() ? "no reason given" : one_line(last_);
+    return std::exchange(lines_, {});
   }
 
  private:
+  static constexpr std::size_t kLines = 10;
+
   std::mutex mutex_;
-  std::string last_;
+  std::vector<std::string> lines_;
 };
 
 // One for the process, since TensorRT keeps the first it was given.
 EngineLog& engine_log() {
   static auto* const log = new EngineLog;
   return *log;
+}
+
+// Each reason once, without the places in the source that stand around it.
+std::string brief(const std::vector<std::string>& reasons) {
+  // "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
+  static const std::regex places(R"(^\[\S{1,200}\] |\bIn \S{1,200} at [^\s()]{1,200}:\d{1,9})");
+  std::vector<std::string> plain;
+  for (const std::string& reason : reasons) {
+    std::string words = one_line(std::regex_replace(reason.substr(0, 1000), places, ""));
+    if (std::find(plain.begin(), plain.end(), words) == plain.end()) {
+      plain.push_back(std::move(words));
+    }
+  }
+  return plain.empty() ? message("no_reason") : one_line(joined(plain, "; "));
+}
+
+// Where the library complains of the device, and not of the file.
+bool of_the_device(const std::vector<std::string>& reasons) {
+  static const std::regex words(
+      "cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", std::regex::icase);
+  return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
+    return std::regex_search(reason.substr(0, 1000), words);
+  });
 }
 
 struct Release {
@@ -72,6 +103,7 @@ bool operator<(const Release& a, const Release& b) {
 Release release_of(const std::string& version) {
   Release made{};
   std::istringstream stream(version);
+  stream.imbue(std::locale::classic());
   char dot = 0;
   stream >> made.major >> dot >> made.minor >> dot >> made.patch;
   return made;
@@ -108,6 +140,16 @@ bool in_reach(const Release& made, const Release& later) {
   return made < later && later.major <= (made.major == 8 ? 10 : made.major + 1);
 }
 
+std::string library() { return text(kName, " ", written(installed())); }
+
+// For a call that the library answers with null or false.
+Failure refused(const char* call, const Stage& stage) {
+  return unavailable_error(message("engine_call", {{"library", library()},
+                                                   {"call", call},
+                                                   {"stage", stage.name},
+                                                   {"reason", brief(engine_log().taken())}}));
+}
+
 // Why an engine does not fit a device and the library, or none.
 std::optional<std::string> misfit(const Artifact& artifact, const std::string& device) {
   if (!is_for(artifact, device)) {
@@ -123,30 +165,38 @@ std::optional<std::string> misfit(const Artifact& artifact, const std::string& d
                                        {"library", text(kName, " ", written(installed()))}});
 }
 
+// As TensorRT's own name of it, where a manifest can ask for it.
 const char* type_name(nvinfer1::DataType type) {
   switch (type) {
     case nvinfer1::DataType::kFLOAT:
-      return "float32";
+      return "FLOAT";
+    case nvinfer1::DataType::kHALF:
+      return "HALF";
+    case nvinfer1::DataType::kINT8:
+      return "INT8";
     case nvinfer1::DataType::kUINT8:
-      return "uint8";
+      return "UINT8";
     default:
       return "another type";
   }
 }
 
-// "image: uint8 1x64x64x3"
+// "image: UINT8 1x64x64x3 LINEAR"
 std::string described(const nvinfer1::ICudaEngine& engine, const char* name) {
   const nvinfer1::Dims shape = engine.getTensorShape(name);
   std::vector<std::string> sides;
   for (int i = 0; i < shape.nbDims; ++i) sides.push_back(std::to_string(shape.d[i]));
-  return text(name, ": ", type_name(engine.getTensorDataType(name)), " ", joined(sides, "x"));
+  const bool linear = engine.getTensorFormat(name) == nvinfer1::TensorFormat::kLINEAR;
+  const bool on_device = engine.getTensorLocation(name) == nvinfer1::TensorLocation::kDEVICE;
+  return text(name, ": ", type_name(engine.getTensorDataType(name)), " ", joined(sides, "x"),
+              linear ? " LINEAR" : " in another format", on_device ? "" : " on the host");
 }
 
 std::string described(const TensorSpec& spec) {
   std::vector<std::string> sides;
   for (const std::int64_t side : spec.shape) sides.push_back(std::to_string(side));
-  return text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "uint8" : "float32", " ",
-              joined(sides, "x"));
+  return text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "UINT8" : "FLOAT", " ",
+              joined(sides, "x"), " LINEAR");
 }
 
 void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
@@ -161,7 +211,8 @@ void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& e
   throw bundle_error(
       message("engine_end", {{"path", path.string()},
                              {"end", what},
-                             {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
+                             {"seen", seen.empty() ? message("graph_end_missing")
+                                                   : joined(seen, ", ")},
                              {"wanted", wanted}}));
 }
 
@@ -171,27 +222,66 @@ struct Engine {
   std::shared_ptr<nvinfer1::ICudaEngine> engine;
 };
 
-Engine loaded(const std::filesystem::path& path, const Stage& stage) {
-  std::ifstream file(path, std::ios::binary);
-  const std::vector<char> content{std::istreambuf_iterator<char>(file),
-                                  std::istreambuf_iterator<char>()};
+// A version compatible engine carries a runtime of its own version: code, as much as the rest of it
+// is. TensorRT-RTX has none of them.
+template <typename Runtime>
+void allow_host_code(Runtime& runtime) {
+  if constexpr (kLaterReleases) runtime.setEngineHostCodeAllowed(true);
+}
+
+// `rebuild` is the command that makes the engine anew.
+Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
+              const std::string& rebuild) {
+  const auto content = MappedFile::of(path);
+  if (!content) {
+    throw bundle_error(
+        message("file_unreadable", {{"path", path.string()}, {"reason", "it cannot be mapped"}}));
+  }
+  engine_log().taken();
   Engine made;
   made.runtime.reset(nvinfer1::createInferRuntime(engine_log()));
-  if (!made.runtime) throw unavailable_error(text(kName, ": ", engine_log().last()));
-  made.engine.reset(made.runtime->deserializeCudaEngine(content.data(), content.size()));
+  if (!made.runtime) {
+    throw unavailable_error(message(
+        "cannot_start", {{"library", library()}, {"reason", brief(engine_log().taken())}}));
+  }
+  if (artifact.version_compatible) allow_host_code(*made.runtime);
+  made.engine.reset(made.runtime->deserializeCudaEngine(content->data(), content->size()));
   if (!made.engine) {
-    throw bundle_error(text(path.string(), " cannot be loaded by ", kName, " ",
-                            written(installed()), ": ", engine_log().last()));
+    const std::vector<std::string> reasons = engine_log().taken();
+    if (of_the_device(reasons)) {
+      throw unavailable_error(message("engine_not_loaded", {{"library", library()},
+                                                            {"path", path.string()},
+                                                            {"reason", brief(reasons)}}));
+    }
+    throw bundle_error(message("engine_unreadable", {{"path", path.string()},
+                                                     {"library", library()},
+                                                     {"reason", brief(reasons)},
+                                                     {"command", rebuild}}));
   }
   check_end(path, *made.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
   check_end(path, *made.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
   return made;
 }
 
+// TensorRT-RTX alone knows beforehand whether its work can be captured.
+template <typename Context, typename = void>
+struct TellsCapturable : std::false_type {};
+template <typename Context>
+struct TellsCapturable<Context, std::void_t<decltype(std::declval<Context&>().isStreamCapturable(
+                                    std::declval<cudaStream_t>()))>> : std::true_type {};
+
+template <typename Context>
+bool capturable(Context& context, cudaStream_t stream) {
+  if constexpr (TellsCapturable<Context>::value) return context.isStreamCapturable(stream);
+  return true;
+}
+
 class TensorRtSession final : public Session {
  public:
-  TensorRtSession(int device, const std::vector<Stage>& stages, const std::vector<Engine>& engines)
+  TensorRtSession(int device, const std::vector<Stage>& stages, const std::vector<Engine>& engines,
+                  const Log& log)
       : device_(device),
+        log_(log),
         input_bytes_(stages.front().input.bytes()),
         output_bytes_(stages.back().output.bytes()),
         input_(pinned_memory(input_bytes_)),
@@ -199,53 +289,84 @@ class TensorRtSession final : public Session {
         stream_(new_stream()) {
     buffers_.push_back(device_memory(input_bytes_));
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      buffers_.push_back(device_memory(stages[i].output.bytes()));
-      Step step{engines[i], nullptr};
+      const Stage& stage = stages[i];
+      buffers_.push_back(device_memory(stage.output.bytes()));
+      engine_log().taken();
+      Step step{&stage, engines[i], nullptr};
       step.context.reset(engines[i].engine->createExecutionContext());
-      if (!step.context ||
-          !step.context->setTensorAddress(stages[i].input.name.c_str(), buffers_[i].get()) ||
-          !step.context->setTensorAddress(stages[i].output.name.c_str(), buffers_[i + 1].get())) {
-        throw unavailable_error(text(kName, ": ", engine_log().last()));
+      if (!step.context) throw refused("createExecutionContext", stage);
+      if (!step.context->setTensorAddress(stage.input.name.c_str(), buffers_[i].get()) ||
+          !step.context->setTensorAddress(stage.output.name.c_str(), buffers_[i + 1].get())) {
+        throw refused("setTensorAddress", stage);
       }
       steps_.push_back(std::move(step));
     }
   }
 
   ~TensorRtSession() override {
-    static_cast<void>(cudaSetDevice(device_));
-    static_cast<void>(cudaStreamSynchronize(stream_.get()));
+    try {
+      const CurrentDevice current(device_);
+      static_cast<void>(cudaStreamSynchronize(stream_.get()));
+      give_back();
+    } catch (const Failure&) {  // the device is gone: what can be given back is, by the members
+    }
   }
 
   void* input() override { return input_.get(); }
   void* output() override { return output_.get(); }
 
   void run() override {
-    check_cuda(cudaSetDevice(device_), "cudaSetDevice");  // this thread may be new
+    if (!lost_.empty()) throw unavailable_error(lost_);
+    const CurrentDevice current(device_);  // this thread may be new
+    try {
+      run_here();
+    } catch (const Failure& failure) {
+      // Nothing may be left that still reads or writes the buffers.
+      const cudaError_t error = cudaStreamSynchronize(stream_.get());
+      if (error == cudaSuccess) {
+        throw unavailable_error(message("still_usable", {{"reason", failure.what()}}));
+      }
+      // CUDA repeats an error that it cannot recover from.
+      lost_ = text(message("device_lost", {{"device", text("CUDA device ", device_)},
+                                           {"reason", cudaGetErrorString(error)}}),
+                   ": ", message("device_restart"));
+      static_cast<void>(cudaGetLastError());
+      throw unavailable_error(text(failure.what(), "; ", lost_));
+    } catch (...) {
+      static_cast<void>(cudaStreamSynchronize(stream_.get()));
+      throw;
+    }
+  }
+
+ private:
+  struct Step {
+    const Stage* stage;  // of the manifest, which outlives this
+    Engine engine;
+    std::unique_ptr<nvinfer1::IExecutionContext> context;
+  };
+
+  void run_here() {
     // Not the first: an engine may then prepare itself, which no graph can hold.
-    if (runs_ < 2 && runs_++ == 1) capture();
+    if (ran_ && !capture_tried_) {
+      capture_tried_ = true;
+      capture();
+    }
     if (graph_) {
       check_cuda(cudaGraphLaunch(graph_.get(), stream_.get()), "cudaGraphLaunch");
     } else {
       enqueue();
     }
     check_cuda(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
+    ran_ = true;
   }
 
- private:
-  struct Step {
-    Engine engine;
-    std::unique_ptr<nvinfer1::IExecutionContext> context;
-  };
-
   void enqueue() {
+    engine_log().taken();
     check_cuda(cudaMemcpyAsync(buffers_.front().get(), input_.get(), input_bytes_,
                                cudaMemcpyHostToDevice, stream_.get()),
                "cudaMemcpyAsync");
     for (const Step& step : steps_) {
-      if (!step.context->enqueueV3(stream_.get())) {
-        throw unavailable_error(
-            message("backend_failed", {{"library", kName}, {"reason", engine_log().last()}}));
-      }
+      if (!step.context->enqueueV3(stream_.get())) throw refused("enqueueV3", *step.stage);
     }
     check_cuda(cudaMemcpyAsync(output_.get(), buffers_.back().get(), output_bytes_,
                                cudaMemcpyDeviceToHost, stream_.get()),
@@ -254,19 +375,32 @@ class TensorRtSession final : public Session {
 
   // Makes a run one launch; where that fails, runs go on without.
   void capture() {
-    cudaGraph_t captured = nullptr;
     try {
-      check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
-                 "cudaStreamBeginCapture");
-      enqueue();
-      check_cuda(cudaStreamEndCapture(stream_.get(), &captured), "cudaStreamEndCapture");
-      const Graph graph(captured);
-      cudaGraphExec_t exec = nullptr;
-      check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "cudaGraphInstantiate");
-      graph_.reset(exec);
-    } catch (const Failure&) {
+      graph_ = captured();
+    } catch (const Failure& failure) {
       abandon_capture();
+      log_.warn(message("not_captured", {{"reason", failure.what()}}));
+    } catch (...) {
+      abandon_capture();
+      throw;
     }
+  }
+
+  GraphExec captured() {
+    for (const Step& step : steps_) {
+      if (capturable(*step.context, stream_.get())) continue;
+      throw unavailable_error(message(
+          "uncapturable", {{"library", library()}, {"stage", step.stage->name}}));
+    }
+    check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
+               "cudaStreamBeginCapture");
+    enqueue();
+    cudaGraph_t made = nullptr;
+    check_cuda(cudaStreamEndCapture(stream_.get(), &made), "cudaStreamEndCapture");
+    const Graph graph(made);
+    cudaGraphExec_t exec = nullptr;
+    check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "cudaGraphInstantiate");
+    return GraphExec(exec);
   }
 
   // What began must end, or the stream takes nothing any more.
@@ -274,14 +408,25 @@ class TensorRtSession final : public Session {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     if (cudaStreamIsCapturing(stream_.get(), &status) == cudaSuccess &&
         status != cudaStreamCaptureStatusNone) {
-      cudaGraph_t captured = nullptr;
-      static_cast<void>(cudaStreamEndCapture(stream_.get(), &captured));
-      const Graph graph(captured);
+      cudaGraph_t unfinished = nullptr;
+      static_cast<void>(cudaStreamEndCapture(stream_.get(), &unfinished));
+      const Graph graph(unfinished);
     }
     static_cast<void>(cudaGetLastError());
   }
 
+  // In the opposite order of their making.
+  void give_back() {
+    graph_.reset();
+    steps_.clear();
+    stream_.reset();
+    buffers_.clear();
+    output_.reset();
+    input_.reset();
+  }
+
   int device_;
+  Log log_;
   std::size_t input_bytes_;
   std::size_t output_bytes_;
   PinnedMemory input_;
@@ -290,7 +435,9 @@ class TensorRtSession final : public Session {
   Stream stream_;
   std::vector<Step> steps_;
   GraphExec graph_;
-  int runs_ = 0;  // up to 2
+  bool ran_ = false;
+  bool capture_tried_ = false;
+  std::string lost_;  // that the device does not answer any more
 };
 
 class TensorRtBackend final : public Backend {
@@ -302,42 +449,92 @@ class TensorRtBackend final : public Backend {
   // Engines for other devices are told of when one is opened, since only that says what to do.
   bool takes(const Artifact& artifact) const override { return artifact.kind == kind; }
 
+  // Those with engines that fit a device; where none does, or nothing is known, those with any.
+  std::vector<std::string> held_precisions(const Bundle& bundle) const override {
+    const std::vector<std::string> held = Backend::held_precisions(bundle);
+    const std::vector<std::string> devices = capabilities();
+    std::vector<std::string> fit;
+    std::copy_if(held.begin(), held.end(), std::back_inserter(fit), [&](const auto& precision) {
+      return std::any_of(devices.begin(), devices.end(), [&](const std::string& device) {
+        return fits(bundle, precision, device);
+      });
+    });
+    return fit.empty() ? held : fit;
+  }
+
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
     if (const auto reason = available()) {
       throw unavailable_error(message("cannot_use", {{"backend", name}, {"reason", *reason}}));
     }
-    check_cuda(cudaSetDevice(setup.device), "cudaSetDevice");
     const std::string device = capability(setup.device);
     const auto& stages = bundle.manifest().stages;
+    const std::string remade = rebuild(bundle, precision, device);
+    std::vector<const Artifact*> chosen;
+    for (const Stage& stage : stages) chosen.push_back(&fitting(bundle, stage, precision, device));
+    const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
-    for (const Stage& stage : stages) {
-      const Artifact& chosen = fitting(stage, precision, device);
-      engines.push_back(loaded(bundle.checked_file(chosen.file), stage));
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      engines.push_back(
+          loaded(bundle.checked_file(chosen[i]->file), *chosen[i], stages[i], remade));
     }
     std::vector<std::unique_ptr<Session>> made;
     // Two side by side: one copies while the other computes.
     for (int i = 0; i < (setup.throughput ? 2 : 1); ++i) {
-      made.push_back(std::make_unique<TensorRtSession>(setup.device, stages, engines));
+      made.push_back(std::make_unique<TensorRtSession>(setup.device, stages, engines, setup.log));
     }
     return made;
   }
 
  private:
-  const Artifact& fitting(const Stage& stage, const std::string& precision,
-                          const std::string& device) const {
-    std::vector<std::string> reasons;
+  // The engines of a stage in `precision`, whatever they are for.
+  std::vector<const Artifact*> engines_of(const Stage& stage, const std::string& precision) const {
+    std::vector<const Artifact*> found;
     for (const Artifact& artifact : stage.artifacts) {
-      if (artifact.kind != kind || artifact.precision != precision) continue;
-      const auto reason = misfit(artifact, device);
-      if (!reason) return artifact;
-      reasons.push_back(artifact.file + ": " + *reason);
+      if (artifact.kind == kind && artifact.precision == precision) found.push_back(&artifact);
     }
-    if (reasons.empty()) {
-      throw bundle_error(text(stage.name, " has no ", precision, " ", kind, " file"));
+    return found;
+  }
+
+  bool fits(const Bundle& bundle, const std::string& precision, const std::string& device) const {
+    const auto& stages = bundle.manifest().stages;
+    return std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
+      const auto engines = engines_of(stage, precision);
+      return std::any_of(engines.begin(), engines.end(),
+                         [&](const Artifact* engine) { return !misfit(*engine, device); });
+    });
+  }
+
+  const Artifact& fitting(const Bundle& bundle, const Stage& stage, const std::string& precision,
+                          const std::string& device) const {
+    const auto engines = engines_of(stage, precision);
+    if (engines.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
+    std::vector<std::string> found;
+    for (const Artifact* engine : engines) {
+      if (!misfit(*engine, device)) return *engine;
+      const std::string target = engine->target.value_or(message("any_device"));
+      std::string one =
+          message("engine_found", {{"target", target}, {"version", engine->tool_version}});
+      if (std::find(found.begin(), found.end(), one) == found.end()) {
+        found.push_back(std::move(one));
+      }
     }
     throw unavailable_error(
-        text("no ", name, " engine fits: ", joined(reasons, "; "), ": make one with elir-build"));
+        message("engines_misfit", {{"backend", name},
+                                   {"bundle", bundle.path().string()},
+                                   {"found", joined(found, ", ")},
+                                   {"device", device},
+                                   {"version", written(installed())},
+                                   {"command", rebuild(bundle, precision, device)}}));
+  }
+
+  // The command that makes an engine for `device`.
+  static std::string rebuild(const Bundle& bundle, const std::string& precision,
+                             const std::string& device) {
+    return message("engine_rebuild",
+                   {{"bundle", shell_quoted(bundle.path().string())},
+                    {"device", kLaterReleases ? "--device" : "--target " + device},
+                    {"precisions", " --precision " + precision}});
   }
 };
 

@@ -462,6 +462,10 @@ def damaged() -> list[dict[str, Any]]:
         (b'{"format": "elir-bundle", "a": "\xc0\x80"}', None),
         (b'{"format": "elir-bundle",}', "damaged: "),
         (b'{"format": "elir-bundle"} x', "damaged: "),
+        (b'{"format": "elir-bundle"}\0', "damaged: "),
+        (b'{"format": "elir-bundle"}\0{', "damaged: "),
+        (b'{"format": "elir-bundle", "a": 1, "a": 1}\0', None),
+        (b'\xef\xbb\xbf{"format": "elir-bundle"}', "damaged: "),
     ]
     made = []
     for data, prefix in texts:

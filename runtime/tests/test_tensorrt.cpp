@@ -1,0 +1,220 @@
+// The TensorRT backend on stand-ins for TensorRT and CUDA: what it makes of their failures.
+#include <NvInfer.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <optional>
+
+#include "backends/all.hpp"
+#include "bundle.hpp"
+#include "error.hpp"
+#include "golden.hpp"
+#include "support.hpp"
+
+namespace elir::core {
+namespace {
+
+using nvinfer1::tensorrt;
+using test::Golden;
+
+// An engine of the bundle's one stage.
+Golden engine(const char* precision, const char* target, const char* version,
+              bool version_compatible = false) {
+  return {{"precision", precision},
+          {"target", target},
+          {"tool_version", version},
+          {"version_compatible", version_compatible}};
+}
+
+class TensorRtTest : public ::testing::Test {
+ protected:
+  TensorRtTest() {
+    cuda = Cuda();
+    tensorrt = nvinfer1::TensorRt();
+    setup_.log.user = &warnings_;
+    setup_.log.callback = [](void* user, elir_log_level, const char* message) {
+      static_cast<std::vector<std::string>*>(user)->push_back(message);
+    };
+  }
+  ~TensorRtTest() override {
+    bundle_.reset();
+    EXPECT_EQ(cuda.objects, 0);
+  }
+
+  const Bundle& bundle(const std::vector<Golden>& engines) {
+    const auto path = folder_.path() / "b";
+    test::write_bundle(path);
+    Golden manifest = Golden::parse(std::ifstream(path / "bundle.json"));
+    Golden& artifacts = manifest["stages"][0]["artifacts"];
+    manifest["precisions"] = {"fp32", "fp16", "int8"};
+    for (std::size_t i = 0; i < engines.size(); ++i) {
+      Golden made = artifacts[0];
+      made.update(engines[i]);
+      made["kind"] = "tensorrt";
+      made["file"] = "engine" + std::to_string(i);
+      test::write_file(path / made["file"].get<std::string>(), "the graph of fused.fp32.onnx");
+      artifacts.push_back(std::move(made));
+    }
+    test::write_file(path / "bundle.json", manifest.dump());
+    bundle_.emplace(path.string());
+    return *bundle_;
+  }
+  const Bundle& fitting() { return bundle({engine("fp16", "sm86", "10.3.0")}); }
+
+  std::vector<std::unique_ptr<Session>> open(const Bundle& opened) {
+    return backend().open(opened, "fp16", setup_);
+  }
+  static const Backend& backend() {
+    static const Backends made = make_tensorrt_backends();
+    return *made.front();
+  }
+
+  template <typename Call>
+  static std::string said(elir_status status, Call call) {
+    try {
+      call();
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.status(), status) << failure.what();
+      return failure.what();
+    }
+    return "no failure";
+  }
+
+  // A run on a picture of `value`, and the value in the result.
+  static int run(Session& session, int value) {
+    std::memset(session.input(), value, 32 * 32 * 3);
+    session.run();
+    return static_cast<const std::uint8_t*>(session.output())[0];
+  }
+
+  test::Folder folder_;
+  std::optional<Bundle> bundle_;
+  core::Setup setup_;
+  std::vector<std::string> warnings_;
+};
+
+TEST_F(TensorRtTest, RunsAreCapturedFromTheSecondOn) {
+  const auto sessions = open(fitting());
+  for (int value = 0; value < 5; ++value) EXPECT_EQ(run(*sessions.front(), value), value + 1);
+  EXPECT_EQ(cuda.launches, 4);
+  EXPECT_TRUE(warnings_.empty());
+}
+
+TEST_F(TensorRtTest, TheCallersDeviceStays) {
+  cuda.devices = 3;
+  cuda.current = 2;
+  setup_.device = 1;
+  {
+    const auto sessions = open(fitting());
+    EXPECT_EQ(cuda.current, 2);
+    run(*sessions.front(), 0);
+    EXPECT_EQ(cuda.current, 2);
+  }
+  EXPECT_EQ(cuda.current, 2);
+  tensorrt.refusal = "";
+  said(ELIR_ERROR_BUNDLE, [&] { open(*bundle_); });
+  EXPECT_EQ(cuda.current, 2);
+}
+
+TEST_F(TensorRtTest, CodeInAnEngineIsAllowedWhereItIsNeeded) {
+  open(fitting());
+  EXPECT_FALSE(tensorrt.host_code);
+  open(bundle({engine("fp16", "sm86", "10.2.0", true)}));
+  EXPECT_TRUE(tensorrt.host_code);
+}
+
+TEST_F(TensorRtTest, AFailingDeviceIsNoDamagedEngine) {
+  const Bundle& opened = fitting();
+  const std::string path = (opened.path() / "engine0").string();
+  tensorrt.refusal =
+      "[a.cpp::alloc::1] Error Code 2: OutOfMemory (no 5 bytes In f at /_src/a.cpp:7)";
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(opened); }),
+            "tensorrt 10.3.0 cannot load " + path + ": Error Code 2: OutOfMemory (no 5 bytes )");
+  const std::string damaged = path + " cannot be loaded by tensorrt 10.3.0: ";
+  const std::string then = ": make it anew with elir-build " + opened.path().string() +
+                           " --device --precision fp16";
+  tensorrt.refusal = "Error Code 1: Serialization (magic tag does not match)";
+  EXPECT_EQ(said(ELIR_ERROR_BUNDLE, [&] { open(opened); }),
+            damaged + "Error Code 1: Serialization (magic tag does not match)" + then);
+  tensorrt.refusal = "";
+  EXPECT_EQ(said(ELIR_ERROR_BUNDLE, [&] { open(opened); }), damaged + "it gives no reason" + then)
+      << "what was said before is not the reason";
+}
+
+TEST_F(TensorRtTest, OnlyEnginesThatFitAreHeld) {
+  const Bundle& some = bundle({engine("int8", "sm75", "10.3.0"), engine("fp16", "sm86", "10.3.0"),
+                               engine("fp32", "sm86", "10.2.0")});
+  EXPECT_EQ(backend().held_precisions(some), std::vector<std::string>{"fp16"});
+  const Bundle& none = bundle({engine("fp16", "sm75", "10.3.0"), engine("fp16", "sm86", "10.2.0")});
+  EXPECT_EQ(backend().held_precisions(none), std::vector<std::string>{"fp16"});
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(none); }),
+            "no tensorrt engine of " + none.path().string() +
+                " fits: found for sm75 by 10.3.0, sm86 by 10.2.0; needed for sm86 by 10.3.0: "
+                "elir-build " + none.path().string() + " --device --precision fp16");
+}
+
+TEST_F(TensorRtTest, TheEndsAreLinearAndOnTheDevice) {
+  const Bundle& opened = fitting();
+  const auto seen = [&] { return said(ELIR_ERROR_BUNDLE, [&] { open(opened); }); };
+  tensorrt.linear = false;
+  EXPECT_NE(seen().find("the engine's input is image: UINT8 1x32x32x3 in another format, the "
+                        "manifest says image: UINT8 1x32x32x3 LINEAR"),
+            std::string::npos)
+      << seen();
+  tensorrt.linear = true;
+  tensorrt.on_device = false;
+  EXPECT_NE(seen().find("1x32x32x3 LINEAR on the host"), std::string::npos) << seen();
+}
+
+TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {
+  const std::string told = "runs are not captured as a CUDA graph and take a little longer: ";
+  cuda.capture_fails = true;
+  const auto failed = open(fitting());
+  for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*failed.front(), value), value + 1);
+  ASSERT_EQ(warnings_.size(), 1U);
+  EXPECT_EQ(warnings_[0].find(told + "cudaStreamEndCapture: operation failed"), 0U) << warnings_[0];
+
+  tensorrt.capturable = false;
+  const auto refused = open(*bundle_);
+  for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*refused.front(), value), value + 1);
+  ASSERT_EQ(warnings_.size(), 2U);
+  EXPECT_EQ(warnings_[1], told + "tensorrt 10.3.0 says that fused cannot be captured");
+}
+
+TEST_F(TensorRtTest, NoCaptureIsLeftOpen) {
+  const auto sessions = open(fitting());
+  run(*sessions.front(), 0);
+  tensorrt.no_memory_in_capture = true;
+  EXPECT_THROW(run(*sessions.front(), 1), std::bad_alloc);
+  EXPECT_FALSE(cuda.last_stream->capturing);
+  EXPECT_EQ(run(*sessions.front(), 2), 3);
+}
+
+TEST_F(TensorRtTest, AfterAFailureNothingIsInFlight) {
+  const auto sessions = open(fitting());
+  tensorrt.enqueue_fails = true;
+  tensorrt.refusal = "Error Code 7: no";
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
+            "tensorrt 10.3.0: enqueueV3 of fused failed: Error Code 7: no; the session can be used "
+            "again");
+  EXPECT_TRUE(cuda.last_stream->queued.empty());
+  tensorrt.refusal = nullptr;
+  tensorrt.enqueue_fails = false;
+  EXPECT_EQ(run(*sessions.front(), 4), 5);
+}
+
+TEST_F(TensorRtTest, ALostDeviceIsNotUsedAgain) {
+  const auto sessions = open(fitting());
+  cuda.lost = true;
+  const std::string lost =
+      "CUDA device 0 does not answer any more (an illegal memory access was encountered): end this "
+      "process and start another";
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
+            "cudaStreamSynchronize: an illegal memory access was encountered; " + lost);
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), lost);
+  EXPECT_EQ(tensorrt.enqueued, 1);
+}
+
+}  // namespace
+}  // namespace elir::core
