@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint unit bare slow cpp slow-cpp gpu-check wheel dev tiny results bench-results clean
+.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -100,12 +100,13 @@ build/.browser:
 
 # The tests run from a copy, where the sources cannot be imported by accident.
 unit: wheel build/.browser
-	cd build/tested && pytest -n 2 -m "not slow and not gpu"
+	cd build/tested && pytest -n 2 --durations=15 -m "not slow and not gpu"
 
-slow: wheel
-	cd build/tested && pytest -m "slow and not gpu"
+# Two at a time: exporting is mostly Python, of one thread.
+slow: wheel cpp
+	cd build/tested && ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) pytest -n 2 --dist worksteal --durations=15 -m "slow and not gpu"
 
-test: lint unit bare slow cpp slow-cpp
+test: lint unit bare cpp slow
 
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
 # Build folders lie in build/cpp. CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
@@ -143,9 +144,6 @@ ifneq ($(CPP_SANITIZE),0)
 	cmake --build $(CPP)/thread
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
-
-slow-cpp: cpp
-	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -m slow tests/runtime_cpp
 
 # Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
 # CUDA; where onnx, TensorRT or TensorRT-RTX is there, what they make, too. Tests that find no device are
