@@ -112,10 +112,10 @@ class Replayed(Measurement):
 
 
 def test_a_run_that_ends_once_it_knows_the_median_does_so_as_often_as_it_says():
-    rng, runs = np.random.default_rng(1), 200
+    rng, runs = np.random.default_rng(1), 100
     noise = [correlated(rng, 800, 0.6) for _ in range(runs)]
     held = sum(abs(1 - Replayed(1 + 0.05 * one).median_at_the_end()) <= 0.02 for one in noise)
-    assert 0.92 <= held / runs <= 0.98  # 0.89 with the quantile for a length fixed beforehand
+    assert 0.92 <= held / runs <= 0.98  # 0.87 with the quantile for a length fixed beforehand
 
 
 def test_it_holds_for_skewed_latencies_too():
