@@ -285,7 +285,7 @@ def main() -> None:
         "Orin, may be faster. fp16 on the RTX 2080 Ti is at the rate with float32 sums. int8 is "
         "the Q/DQ graph with float16 beside it, not yet run on Turing by anyone here; on the RTX "
         "2080 Ti it is what TensorRT can reach, while TensorRT-RTX computes its convolutions in "
-        "float16 (engines.md), no faster than fp16.",
+        "float16 (engines.md), at the rate of fp16.",
     ]
     for network in made:
         sections += [f"### {network.title}", devices_table(network)]

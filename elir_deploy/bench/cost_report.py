@@ -110,7 +110,7 @@ class CostReport:
         """What has to be known of a prediction."""
         return [
             f"int8 on {p.device.name} is what TensorRT can reach: TensorRT-RTX computes its "
-            "convolutions in float16 there, no faster than fp16"
+            "convolutions in float16 there, at the rate of fp16"
             for precision, p in self.predictions
             if precision == "int8" and _int8_in_float16(p.device)
         ]

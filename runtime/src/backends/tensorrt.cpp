@@ -109,17 +109,6 @@ Release release_of(const std::string& version) {
   return made;
 }
 
-// The number is 10200 for 10.2.0 and was 8601 for 8.6.1.
-Release installed() {
-  const int number = getInferLibVersion();
-  if (number < 10000) return {number / 1000, number / 100 % 10, number % 100};
-  return {number / 10000, number / 100 % 100, number % 100};
-}
-
-std::string written(const Release& release) {
-  return text(release.major, ".", release.minor, ".", release.patch);
-}
-
 // Whether an engine is for GPUs of a compute capability. Hardware-compatible ones are for all of one
 // capability since TensorRT 10.9; before, for all from Ampere on, but for Jetsons, where NVIDIA
 // supports none.
@@ -138,6 +127,17 @@ bool is_for(const Artifact& artifact, const std::string& device) {
 // few platforms.
 bool in_reach(const Release& made, const Release& later) {
   return made < later && later.major <= (made.major == 8 ? 10 : made.major + 1);
+}
+
+// The number is 10200 for 10.2.0 and was 8601 for 8.6.1.
+Release installed() {
+  const int number = getInferLibVersion();
+  if (number < 10000) return {number / 1000, number / 100 % 10, number % 100};
+  return {number / 10000, number / 100 % 100, number % 100};
+}
+
+std::string written(const Release& release) {
+  return text(release.major, ".", release.minor, ".", release.patch);
 }
 
 std::string library() { return text(kName, " ", written(installed())); }
