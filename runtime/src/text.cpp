@@ -199,17 +199,17 @@ void write_line(std::string_view message, char* line, std::size_t size) noexcept
   std::size_t made = 0;
   for (std::size_t at = 0; at < message.size();) {
     const std::size_t bytes = character(message, at);
-    if (made + std::max<std::size_t>(bytes, 1) >= size) break;
-    std::size_t next = at;
+    const std::string_view taken = message.substr(at, std::max<std::size_t>(bytes, 1));
+    if (made + taken.size() >= size) break;
+    std::size_t start = 0;
     if (bytes == 0) {
       line[made++] = '?';
-      ++next;
-    } else if (breaks_line(code_point(message, next))) {
+    } else if (breaks_line(code_point(taken, start))) {
       line[made++] = ' ';
     } else {
-      made += message.copy(line + made, bytes, at);
+      made += taken.copy(line + made, taken.size());
     }
-    at = next;
+    at += taken.size();
   }
   line[made] = '\0';
 }

@@ -55,6 +55,7 @@ TEST(Text, AnyBytesAsALine) {
   EXPECT_EQ(line("plain \u00e9 \U0001F600"), "plain \u00e9 \U0001F600");
   EXPECT_EQ(line(std::string_view("a\nb\0c\r\x1b[2J\x7f\u0085\u2028d", 17)), "a b c  [2J   d");
   EXPECT_EQ(line("\x80 \xff \xc3( \xed\xa0\x80 \xe2\x82"), "? ? ?( ??? ??");
+  EXPECT_EQ(line("\x03\x80 \u00e9\x80"), " ? \u00e9?") << "what only seems to go on";
   EXPECT_EQ(line("\u00e9\u00e9\u00e9", 6), "\u00e9\u00e9") << "whole characters and a zero";
   EXPECT_EQ(line("abc", 1), "");
   EXPECT_EQ(line(std::string(5000, '\x80'), 50), std::string(49, '?'));
