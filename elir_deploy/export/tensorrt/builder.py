@@ -21,7 +21,7 @@ from elir_deploy.export.tensorrt.layers import (
 )
 from elir_deploy.runtime.bundle import Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
-from elir_deploy.runtime.tensorrt_engine import Library, release_of
+from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def build_engine(
     """
     began = time.perf_counter()
     module = library.module
-    with _interruptible() as interrupted, _listening(module) as (logger, log):
+    with _interruptible() as interrupted, _listening(library) as (logger, log):
         builder: trt.Builder = _started(library, module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser: trt.OnnxParser = module.OnnxParser(network, logger)
@@ -163,34 +163,22 @@ class _Log:
     layers: list[EngineLayer] = field(default_factory=list)
 
 
-#: One for each library and process: TensorRT keeps to the first that it was given.
-_LOGGERS: dict[str, Any] = {}
-
-
 @contextmanager
-def _listening(library: Any) -> Iterator[tuple[trt.ILogger, _Log]]:
+def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
     """The library's logger, and what it says meanwhile."""
+    severities, heard = library.module.ILogger, _Log()
 
-    class Logger(library.ILogger):  # type: ignore[misc]  # a class of the library at hand
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.heard = _Log()
+    def hear(severity: Any, text: str) -> None:
+        if severity in (severities.ERROR, severities.INTERNAL_ERROR):
+            heard.errors.append(text)
+        elif severity == severities.WARNING:
+            heard.warnings.append(text)
+        else:
+            heard.layers.extend(layers_in_log(text))
 
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.heard.errors.append(text)
-            elif severity == library.ILogger.WARNING:
-                self.heard.warnings.append(text)
-            else:
-                self.heard.layers.extend(layers_in_log(text))
-
-    logger = _LOGGERS.setdefault(library.__name__, None) or Logger()
-    _LOGGERS[library.__name__] = logger
-    logger.heard = _Log()
-    try:
-        yield logger, logger.heard
-    finally:
-        logger.heard = _Log()
+    log = library_log(library)
+    with log.listening(hear):
+        yield log.logger, heard
 
 
 def _brief(reasons: list[str]) -> str:
@@ -214,7 +202,7 @@ def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[
     TensorRT-RTX opens engines on their GPU alone, and lists the layers when it builds.
     """
     module = library.module
-    with _listening(module) as (logger, log):
+    with _listening(library) as (logger, log):
         runtime: trt.Runtime = _started(library, module.Runtime, logger, log)
         if options.version_compatible:  # inside is a runtime of its own, which is code
             runtime.engine_host_code_allowed = True

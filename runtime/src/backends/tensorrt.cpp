@@ -81,11 +81,16 @@ std::string brief(const std::vector<std::string>& reasons) {
 
 // Where the library complains of the device, and not of the file.
 bool of_the_device(const std::vector<std::string>& reasons) {
-  static const std::regex words(
+  static const std::regex device(
       "cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", std::regex::icase);
-  return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
-    return std::regex_search(reason.substr(0, 1000), words);
-  });
+  // A file that was cut off is that, whatever the library misses besides.
+  static const std::regex file("serialization assertion", std::regex::icase);
+  const auto any = [&](const std::regex& words) {
+    return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
+      return std::regex_search(reason.substr(0, 1000), words);
+    });
+  };
+  return any(device) && !any(file);
 }
 
 struct Release {
@@ -109,6 +114,11 @@ Release release_of(const std::string& version) {
   return made;
 }
 
+// Whether a device is among those of "sm75+sm86".
+bool names(const std::string& targets, const std::string& device) {
+  return ("+" + targets + "+").find("+" + device + "+") != std::string::npos;
+}
+
 // Whether an engine is for GPUs of a compute capability. Hardware-compatible ones are for all of one
 // capability since TensorRT 10.9; before, for all from Ampere on, but for Jetsons, where NVIDIA
 // supports none.
@@ -116,8 +126,7 @@ bool is_for(const Artifact& artifact, const std::string& device) {
   constexpr Release kSameCapabilitySince{10, 9, 0};
   constexpr int kAmpere = 80;
   const std::string jetson = "sm87";
-  const std::string targets = "+" + artifact.target.value_or(device) + "+";
-  if (targets.find("+" + device + "+") != std::string::npos) return true;
+  if (names(artifact.target.value_or(device), device)) return true;
   return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
          release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
          artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
@@ -507,8 +516,12 @@ class TensorRtBackend final : public Backend {
 
   const Artifact& fitting(const Bundle& bundle, const Stage& stage, const std::string& precision,
                           const std::string& device) const {
-    const auto engines = engines_of(stage, precision);
+    auto engines = engines_of(stage, precision);
     if (engines.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
+    // One made for this GPU before one that merely covers it.
+    std::stable_partition(engines.begin(), engines.end(), [&](const Artifact* engine) {
+      return names(engine->target.value_or(device), device);
+    });
     std::vector<std::string> found;
     for (const Artifact* engine : engines) {
       if (!misfit(*engine, device)) return *engine;
