@@ -114,6 +114,12 @@ def test_an_int8_engine_of_which_a_few_are_not() -> None:
         check_layers("e", "int8", counts(int8=203), counts(int8=1, fp16=202))
 
 
+def test_the_few_run_as_what_surrounds_them() -> None:
+    check_layers("e", "int8", counts(int8=206, fp32=8), counts(int8=200, fp32=14))
+    with pytest.raises(QualityError, match="and 0 were to be fp32"):
+        check_layers("e", "int8", counts(int8=206, fp16=8), counts(int8=200, fp16=8, fp32=6))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_of_which_nothing_is_known(precision: str) -> None:
     with pytest.raises(QualityError, match="nothing tells what its 4 convolutions compute in"):
