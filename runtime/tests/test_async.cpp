@@ -102,21 +102,24 @@ TEST_F(AsyncTest, ACallbackMayAskForMoreButNotWait) {
 TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
   for (const elir_mode mode : {ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT}) {
     auto pixels = test::pattern(32, 32, 0);
-    std::vector<std::uint8_t> result(pixels.size());
     const elir_image input = test::image_of(pixels, 32, 32);
-    const elir_image output = test::image_of(result, 32, 32);
+    std::vector<std::vector<std::uint8_t>> results(3, pixels);
+    std::vector<std::function<void(elir_status, const char*)>> again(results.size());
     std::atomic<int> accepted{0};
     std::atomic<int> done{0};
-    std::function<void(elir_status, const char*)> again;
     {
       Restorer restorer = opened(4, mode);
-      again = [&](elir_status status, const char*) {
-        EXPECT_EQ(status, ELIR_OK);
-        ++done;
-        if (restorer.restore_async(input, output, again)) ++accepted;
+      const auto ask = [&](std::size_t i) {
+        const elir_image output = test::image_of(results[i], 32, 32);
+        if (restorer.restore_async(input, output, again[i])) ++accepted;
       };
-      for (int i = 0; i < 3; ++i) {
-        if (restorer.restore_async(input, output, again)) ++accepted;
+      for (std::size_t i = 0; i < again.size(); ++i) {
+        again[i] = [&, i](elir_status status, const char*) {
+          EXPECT_EQ(status, ELIR_OK);
+          ++done;
+          ask(i);
+        };
+        ask(i);
       }
       while (done < 10) std::this_thread::yield();
     }

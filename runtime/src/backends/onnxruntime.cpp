@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "../error.hpp"
+#include "../memory.hpp"
 #include "../messages.hpp"
 #include "../text.hpp"
 #include "all.hpp"
@@ -57,6 +58,7 @@ const char* code_name(OrtErrorCode code) {
 void check(OrtStatus* given) {
   if (given == nullptr) return;
   const OwnedStatus status(given);
+  check_memory(api().GetErrorMessage(given));
   throw OrtFailure(
       one_line(text(code_name(api().GetErrorCode(given)), " : ", api().GetErrorMessage(given))));
 }

@@ -16,6 +16,7 @@
 
 #include "../cache.hpp"
 #include "../error.hpp"
+#include "../memory.hpp"
 #include "../messages.hpp"
 #include "../sha256.hpp"
 #include "../text.hpp"
@@ -55,6 +56,7 @@ auto asked(const Body& body, const Refusal& refusal) -> decltype(body()) {
   } catch (const std::bad_alloc&) {  // neither the file's fault nor the device's
     throw;
   } catch (const std::exception& error) {
+    check_memory(error.what());
     throw refusal(one_line_of(error));
   }
 }
