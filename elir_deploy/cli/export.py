@@ -253,7 +253,7 @@ def _print_report(report: ExportReport) -> None:
             print(
                 f"  {target['name']}: build its engines on the device: elir-build FOLDER --device"
             )
-    if report.int8 is not None and report.int8.quality is not None:
+    if report.int8 is not None and report.int8.sensitivities:
         _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")
     for name, found in report.verification.items():
