@@ -4,6 +4,7 @@
 #   make test     install, lint, type-check, run the tests against the wheel built from the sdist
 #   make dev      an editable install to work in
 #   make cpp      build and test the C++ runtime, sanitized and fuzzed too
+#   make slow-cpp the C++ runtime against the Python one on models of full size
 #   make gpu-check  what needs a GPU, on a machine with one
 #   make results  measure this machine and rewrite docs/results (bench-results: elir-bench's alone)
 #

@@ -107,12 +107,14 @@ TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
     std::vector<std::function<void(elir_status, const char*)>> again(results.size());
     std::atomic<int> accepted{0};
     std::atomic<int> done{0};
-    {
+    Restorer* asked = nullptr;
+    const auto ask = [&](std::size_t i) {
+      const elir_image output = test::image_of(results[i], 32, 32);
+      if (asked->restore_async(input, output, again[i])) ++accepted;
+    };
+    {  // what the callbacks use outlives the restorer
       Restorer restorer = opened(4, mode);
-      const auto ask = [&](std::size_t i) {
-        const elir_image output = test::image_of(results[i], 32, 32);
-        if (restorer.restore_async(input, output, again[i])) ++accepted;
-      };
+      asked = &restorer;
       for (std::size_t i = 0; i < again.size(); ++i) {
         again[i] = [&, i](elir_status status, const char*) {
           EXPECT_EQ(status, ELIR_OK);

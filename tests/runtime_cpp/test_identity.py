@@ -130,6 +130,6 @@ def test_the_example_runs(tmp_path: Path, tiny: Path) -> None:
     example = RUNTIME / "examples" / "elir_ctypes.py"
     command = [sys.executable, example, os.environ["ELIR_LIBRARY"], tiny, source, output]
     subprocess.run(command, check=True)
-    with Restorer("tiny", "openvino") as python:
+    with Restorer("tiny") as python:  # by itself, too: INT8 is not for every processor
         wanted = python.restore(np.array(Image.open(source)))
     assert np.array_equal(np.array(Image.open(output)), wanted)
