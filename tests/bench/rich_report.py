@@ -101,7 +101,12 @@ def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
         "two_speeds": {"fast_s": 0.1, "slow_s": 0.2, "fast_share": 0.6},
     }
     report["warnings"] = ["a warning"]
-    report["energy"] = {"source": "INA3221", "scope": "the whole board"}
+    report["energy"] = {
+        "source": "INA3221",
+        "scope": "the whole board",
+        "problems": [],
+        "missing": [],
+    }
     report["yardstick"] = {"what": "a sum"}
     labels = [row["label"] for row in rows]
     names = ("encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime")
