@@ -159,19 +159,12 @@ Failure refused(const char* call, const Stage& stage) {
                                                    {"reason", brief(engine_log().taken())}}));
 }
 
-// Why an engine does not fit a device and the library, or none.
-std::optional<std::string> misfit(const Artifact& artifact, const std::string& device) {
-  if (!is_for(artifact, device)) {
-    return message("engine_of_device", {{"target", *artifact.target}, {"device", device}});
-  }
+// Whether an engine runs on a device under the library that is here.
+bool suits(const Artifact& artifact, const std::string& device) {
   const Release made = release_of(artifact.tool_version);
-  if (made == installed()) return std::nullopt;
-  if (kLaterReleases && artifact.version_compatible && in_reach(made, installed())) {
-    return std::nullopt;
-  }
-  return message("engine_of_release", {{"tool", artifact.tool},
-                                       {"version", artifact.tool_version},
-                                       {"library", text(kName, " ", written(installed()))}});
+  return is_for(artifact, device) &&
+         (made == installed() ||
+          (kLaterReleases && artifact.version_compatible && in_reach(made, installed())));
 }
 
 // As TensorRT's own name of it, where a manifest can ask for it.
@@ -510,7 +503,7 @@ class TensorRtBackend final : public Backend {
     return std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
       const auto engines = engines_of(stage, precision);
       return std::any_of(engines.begin(), engines.end(),
-                         [&](const Artifact* engine) { return !misfit(*engine, device); });
+                         [&](const Artifact* engine) { return suits(*engine, device); });
     });
   }
 
@@ -524,7 +517,7 @@ class TensorRtBackend final : public Backend {
     });
     std::vector<std::string> found;
     for (const Artifact* engine : engines) {
-      if (!misfit(*engine, device)) return *engine;
+      if (suits(*engine, device)) return *engine;
       const std::string target = engine->target.value_or(message("any_device"));
       std::string one =
           message("engine_found", {{"target", target}, {"version", engine->tool_version}});
