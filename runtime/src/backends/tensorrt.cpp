@@ -509,15 +509,18 @@ class TensorRtBackend final : public Backend {
 
   const Artifact& fitting(const Bundle& bundle, const Stage& stage, const std::string& precision,
                           const std::string& device) const {
-    auto engines = engines_of(stage, precision);
+    const auto engines = engines_of(stage, precision);
     if (engines.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
     // One made for this GPU before one that merely covers it.
-    std::stable_partition(engines.begin(), engines.end(), [&](const Artifact* engine) {
-      return names(engine->target.value_or(device), device);
-    });
+    const Artifact* suiting = nullptr;
+    for (const Artifact* engine : engines) {
+      if (!suits(*engine, device)) continue;
+      if (names(engine->target.value_or(device), device)) return *engine;
+      if (suiting == nullptr) suiting = engine;
+    }
+    if (suiting != nullptr) return *suiting;
     std::vector<std::string> found;
     for (const Artifact* engine : engines) {
-      if (suits(*engine, device)) return *engine;
       const std::string target = engine->target.value_or(message("any_device"));
       std::string one =
           message("engine_found", {{"target", target}, {"version", engine->tool_version}});
