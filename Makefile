@@ -16,7 +16,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 # Tasks that bench-results measures, each with the number of images.
-RESULT_TASKS ?= sr:100 bsr:100 bfr:40
+RESULT_TASKS ?= sr:60 bsr:60 bfr:20
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
