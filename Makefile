@@ -15,8 +15,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
-# Tasks that bench-results measures, each with the number of images.
-RESULT_TASKS ?= sr:60 bsr:60 bfr:20
+# Tasks that bench-results measures, with random weights.
+RESULT_TASKS ?= sr bsr bfr
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -57,7 +57,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build -q
 	$(PIP) install --no-deps --force-reinstall dist/*.whl
 	rm -rf build/tested && mkdir -p build/tested
-	cp -r tests exporters pyproject.toml build/tested/
+	cp -r tests exporters runtime pyproject.toml build/tested/
 	mkdir build/tested/docs && cp docs/guide-devices.md build/tested/docs/
 	rm -f $(VENV)/.user  # the next demo or dev brings the editable install back
 
@@ -165,10 +165,9 @@ results: $(VENV)/.dev $(VENV)/.user
 # Speed of this machine, beside what else one could run; it should have nothing else to do.
 bench-results: $(VENV)/.dev
 	elir-bench tiny --peers --json docs/results/tiny.json --report docs/results/tiny.md
-	for entry in $(RESULT_TASKS); do \
-	    task=$${entry%:*}; \
+	for task in $(RESULT_TASKS); do \
 	    elir-bench random --task $$task --precision fp32 --precision int8 --peers \
-	        --images $${entry#*:} --warmup 3 \
+	        --images 20 --warmup 3 \
 	        --json docs/results/$$task.json --report docs/results/$$task.md || exit 1; \
 	done
 
