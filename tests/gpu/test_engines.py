@@ -1,73 +1,58 @@
-"""Engines of the packaged model for the device at hand, where TensorRT or TensorRT-RTX is there.
-
-Not run yet: there was no GPU where this was written.
-"""
+"""Engines on the device at hand, in Python, where TensorRT or TensorRT-RTX is there."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from elir_deploy.errors import UnavailableError
+from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.cuda import device_capabilities
-from elir_deploy.targets import RTX_CAPABILITIES
+from tests.gpu.conftest import backend_of, truncate_engines
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module", params=["tensorrt-rtx", "tensorrt"])
-def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The packaged bundle with float16 engines of one of the libraries."""
-    kind = request.param
-    reason = BACKENDS[kind].available()
-    if reason is not None:
-        pytest.skip(reason)
-    capability = device_capabilities()[0]
-    if kind == "tensorrt-rtx" and capability not in RTX_CAPABILITIES:
-        pytest.skip(f"TensorRT-RTX builds nothing for {capability}")
-    path = tmp_path_factory.mktemp(kind) / "bundle"
-    shutil.copytree(Bundle.open("tiny").path, path)
-    target = ["--device"] if kind == "tensorrt" else ["--target", capability]
-    command = [sys.executable, "-m", "elir_deploy.cli.build", str(path), *target]
-    subprocess.run([*command, "--precision", "fp16"], check=True)
-    return Bundle.open(path)
+def psnr(made: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
+    error = float(np.mean((made.astype(np.float64) - wanted) ** 2))
+    return 10 * np.log10(255**2 / error) if error else np.inf
 
 
-def backend_of(bundle: Bundle) -> str:
-    (kind,) = {a.kind for a in bundle.info.artifacts} - {"onnx"}
-    return kind
-
-
-def test_the_quality_is_what_was_verified(engines: Bundle) -> None:
+def test_the_quality_is_what_was_verified(engines: Bundle, precision: str) -> None:
+    verified = engines.info.verification[precision]
+    assert verified.psnr_db is not None
+    worst = np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a wrong result, and of a capture that fails
-        with Restorer(engines, backend_of(engines), precision="fp16") as restore:
+        with Restorer(engines, backend_of(engines), precision=precision) as restore:
             for _ in range(3):
                 for _name, image, wanted in engines.reference_images():
-                    made = restore.run_pixels(image)
-                    error = np.mean((made.astype(np.float64) - wanted) ** 2)
-                    assert 10 * np.log10(255**2 / error) >= 45
+                    worst = min(worst, psnr(restore.run_pixels(image), wanted))
             assert restore.session._graph is not None  # type: ignore[attr-defined]
+    print(f"{precision}: {worst:.2f} dB, verified with {verified.psnr_db:.2f} dB")
+    # As where a bundle is opened: what is enough is enough, and kernels differ by a little.
+    assert worst >= max(verified.floor_db, min(verified.psnr_db, 50) - 3)
 
 
-def test_several_at_once_give_the_same_pictures(engines: Bundle) -> None:
+def test_a_run_is_repeated_to_the_bit(engines: Bundle, precision: str) -> None:
+    _name, image, _wanted = next(iter(engines.reference_images()))
+    with Restorer(engines, backend_of(engines), precision=precision) as restore:
+        first = restore.run_pixels(image).copy()  # queued call by call
+        for _ in range(5):  # a graph
+            np.testing.assert_array_equal(restore.run_pixels(image), first)
+
+
+def test_several_at_once_give_the_same_pictures(engines: Bundle, precision: str) -> None:
     rng = np.random.default_rng(0)
     side = engines.info.model.image_size
     images = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(30)]
     made = []
     for mode in ("latency", "throughput"):
-        with Restorer(engines, backend_of(engines), precision="fp16", mode=mode) as restore:  # type: ignore[arg-type]
+        with Restorer(engines, backend_of(engines), precision=precision, mode=mode) as restore:  # type: ignore[arg-type]
             made.append(list(restore.map(images)))
     np.testing.assert_array_equal(*made)
 
@@ -86,17 +71,10 @@ def test_compiled_kernels_are_used_again(
 
 
 def test_a_truncated_engine(engines: Bundle, tmp_path: Path) -> None:
-    path = tmp_path / "bundle"
-    shutil.copytree(engines.path, path)
-    manifest = json.loads((path / "bundle.json").read_text("utf-8"))
-    for artifact in manifest["stages"][0]["artifacts"]:
-        if artifact["kind"] != "onnx":
-            content = (path / artifact["file"]).read_bytes()[: artifact["bytes"] // 2]
-            (path / artifact["file"]).write_bytes(content)
-            artifact |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (path / "bundle.json").write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(Exception, match=r"cannot|is no engine") as caught:
-        Restorer(path, backend_of(engines), precision="fp16")
-    assert caught.value.exit_code in (2, UnavailableError.exit_code)  # type: ignore[attr-defined]
+    truncate_engines(engines, tmp_path / "bundle")
+    with pytest.raises(ElirError, match=r"cannot|is no engine") as caught:
+        Restorer(tmp_path / "bundle", backend_of(engines), precision="fp16")
+    print(caught.value)
+    assert caught.value.exit_code in (2, UnavailableError.exit_code)
     # The device is as good as before.
     Restorer(engines, backend_of(engines), precision="fp16").close()
