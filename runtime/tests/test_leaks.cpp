@@ -123,7 +123,7 @@ class Leaks : public ::testing::Test {
     };
     std::stringstream kept;
     if (imported) compiled().export_model(kept);
-    return growth(what, std::min(cycles(), 300), [&] {
+    return growth(what, std::min(cycles(), 100), [&] {
       kept.clear();
       kept.seekg(0);
       ov::CompiledModel made = imported ? core->import_model(kept, "CPU", config) : compiled();

@@ -88,7 +88,9 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   std::printf("%dx%d, x%d: %.3f %% beside %.1f ms\n", width, height, factor, 100 * least,
               1000 * inside.seconds);
   // Enlarging takes one thread the same time however many the model has.
-  if (factor == 1) EXPECT_LT(least, 0.01);
+  if (factor == 1) {
+    EXPECT_LT(least, 0.01);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, OverheadTest,
