@@ -369,9 +369,15 @@ class Bundle:
             for file in (reference.input, reference.output):
                 pixels = read_image(self.checked_file(file)).pixels
                 if pixels.shape != (side, side, 3):
+                    height, width = pixels.shape[:2]
                     raise BundleError(
-                        f"{self.path / file} is {pixels.shape[1]}x{pixels.shape[0]}, "
-                        f"wanted {side}x{side}"
+                        message(
+                            "picture_size",
+                            path=self.path / file,
+                            width=width,
+                            height=height,
+                            side=side,
+                        )
                     )
                 pair.append(pixels)
             yield reference.name, pair[0], pair[1]

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.runtime.messages import message
 
 __all__ = ["Device", "device_capabilities", "open_device"]
 
@@ -193,10 +194,7 @@ def _driver_name(version: int) -> str:
 
 def _check_number(number: int, count: int) -> None:
     if not 0 <= number < count:
-        raise UnavailableError(
-            f"there is no CUDA device {number}: the driver finds {count}; see nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES"
-        )
+        raise UnavailableError(message("cuda_no_such_device", device=number, count=count))
 
 
 class _Pinned:
@@ -306,17 +304,20 @@ class _CudaPythonDevice(Device):
             raise UnavailableError(f"{reason}: install NVIDIA's driver")
         if int(failed) != _INSUFFICIENT_DRIVER:
             raise UnavailableError(f"{reason}: see nvidia-smi")
-        (major, minor), made_for = _release(driver), "{}.{}".format(*_release(wanted))
-        raise UnavailableError(
-            f"{reason}: the driver serves CUDA {major}.{minor}, and cuda-python is made for "
-            f"{made_for}: update the driver, or pip install "
-            f"'cuda-python<{major}.{minor + 1}'"
+        major, minor = _release(driver)
+        old = message(
+            "cuda_driver_old",
+            reason=reason,
+            driver=f"{major}.{minor}",
+            library="cuda-python",
+            wanted="{}.{}".format(*_release(wanted)),
         )
+        raise UnavailableError(f"{old}, or pip install 'cuda-python<{major}.{minor + 1}'")
 
     def _described(self, call: str, error: Any) -> str:
         _, name = self._cuda.cudaGetErrorName(error)
         _, text = self._cuda.cudaGetErrorString(error)
-        return f"{call} failed with {name.decode()} ({text.decode()})"
+        return message("cuda_failed", call=call, error=name.decode(), reason=text.decode())
 
     def _checked(self, call: str, result: tuple[Any, ...]) -> Any:
         if int(result[0]):

@@ -19,6 +19,7 @@ from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Session
 from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.cuda import Device
+from elir_deploy.runtime.messages import message
 
 __all__ = ["CudaSession", "CudaStage"]
 
@@ -133,7 +134,7 @@ class CudaSession(Session):
         if self._closed:
             raise UsageError("this session is closed: open another one")
         if self._lost:
-            raise UnavailableError(f"{self._lost}: {_RESTART}")
+            raise UnavailableError(self._lost)
         try:
             with self._device.current():
                 self._run()
@@ -187,9 +188,10 @@ class CudaSession(Session):
                 # Also, nothing may be left that still reads or writes the arrays.
                 self._device.synchronize(self._stream)
         except UnavailableError as second:
-            self._lost = f"{self._device.name} does not answer any more ({second})"
-            raise UnavailableError(f"{error}; {self._lost}: {_RESTART}") from None
-        raise UnavailableError(f"{error}; the session can be used again") from None
+            lost = message("device_lost", device=self._device.name, reason=str(second))
+            self._lost = f"{lost}: {message('device_restart')}"
+            raise UnavailableError(f"{error}; {self._lost}") from None
+        raise UnavailableError(message("still_usable", reason=str(error))) from None
 
     def _capture(self) -> None:
         """Make a run one launch; where that fails, go on without."""
@@ -199,7 +201,7 @@ class CudaSession(Session):
             graph = self._captured()
         except UnavailableError as error:
             warnings.warn(
-                f"runs are not captured as a CUDA graph and take a little longer: {error}",
+                message("not_captured", reason=str(error)),
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -220,9 +222,6 @@ class CudaSession(Session):
         except BaseException:  # Ctrl-C, too, may not leave the stream in capture
             device.abandon_capture(stream)
             raise
-
-
-_RESTART = "end this process and start another"
 
 
 class _Held:

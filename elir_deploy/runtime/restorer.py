@@ -24,6 +24,7 @@ from elir_deploy.runtime.backends import (
 )
 from elir_deploy.runtime.bundle import Bundle, TensorSpec
 from elir_deploy.runtime.in_order import map_in_order
+from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import run_tiled
@@ -256,10 +257,13 @@ class Restorer:
         if self._model.faces and not self._force:
             side = self._model.image_size
             raise UsageError(
-                f"the image is {picture.width}x{picture.height} at the model's scale and the "
-                f"model takes {side}x{side}: {self._model.task} expects aligned face crops and "
-                "makes no sense in tiles; use fit resize (--fit resize) on an aligned crop, "
-                "or force (--force)"
+                message(
+                    "faces_in_tiles",
+                    width=picture.width,
+                    height=picture.height,
+                    side=side,
+                    task=self._model.task,
+                )
             )
 
     def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
@@ -395,7 +399,7 @@ def _open(
                 session.close()
             continue
         for failure in dict.fromkeys(failures):
-            used = f"using {chosen.name} in {its_precision}"
+            used = message("using_instead", backend=chosen.name, precision=its_precision)
             warnings.warn(f"{failure}; {used}", RuntimeWarning, stacklevel=3)
         return opened
     raise UnavailableError("; ".join(dict.fromkeys(failures)))
@@ -420,9 +424,13 @@ def _ruined_here(
     wanted = min(_ENOUGH_DB, math.inf if verified.psnr_db is None else verified.psnr_db)
     if reached >= wanted - _TOLERATED_DB:
         return None
-    return (
-        f"{backend} computes {precision} wrongly on this processor: {reached:.1f} dB on the "
-        f"bundle's picture {name}, verified with {wanted:.1f}; take another backend or precision"
+    return message(
+        "precision_ruined",
+        backend=backend,
+        precision=precision,
+        seen=f"{reached:.1f}",
+        picture=name,
+        wanted=f"{wanted:.1f}",
     )
 
 

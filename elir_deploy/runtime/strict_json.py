@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any, NoReturn
 
+from elir_deploy.runtime.messages import message
+
 __all__ = ["strict_json"]
 
 
@@ -21,7 +23,7 @@ def strict_json(data: bytes) -> Any:
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(items)
         if len(found) != len(items):
-            raise ValueError("an object has the same entry twice")
+            raise ValueError(message("json_entry_twice"))
         return found
 
     def constant(text: str) -> NoReturn:
@@ -30,7 +32,7 @@ def strict_json(data: bytes) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError(f"{text} is out of range")
+            raise ValueError(message("json_number", number=text))
         return value
 
     return json.loads(

@@ -46,6 +46,42 @@ function(elir_add_backend name source library)
   target_link_libraries(elir_core PUBLIC ${library})
 endfunction()
 
+# Compiles src/backends/tensorrt.cpp against the header of TensorRT or TensorRT-RTX: what `target`
+# includes and, with the library `kind`, what it defines.
+function(elir_compile_tensorrt target kind)
+  add_library(${target} OBJECT "${PROJECT_SOURCE_DIR}/src/backends/tensorrt.cpp")
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include")
+  target_include_directories(${target} SYSTEM PRIVATE ${ARGN})
+  target_link_libraries(${target} PRIVATE elir_options)
+  target_compile_definitions(${target} PRIVATE ELIR_${kind})
+endfunction()
+
+# Adds one of the two, where it was found. Their headers have the same names, so each is compiled by
+# itself.
+function(elir_add_tensorrt kind package)
+  if(NOT ELIR_HAS_${kind})
+    return()
+  endif()
+  set(library ${package}::${package})
+  elir_compile_tensorrt(elir_${kind} ${kind}
+    $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
+  target_sources(elir_core INTERFACE $<TARGET_OBJECTS:elir_${kind}>)
+  target_compile_definitions(elir_core PRIVATE ELIR_WITH_${kind})
+  target_link_libraries(elir_core INTERFACE $<TARGET_PROPERTY:${library},INTERFACE_LINK_LIBRARIES>)
+endfunction()
+
+# Lets `target` find at run time what was found when it was configured, beside where the system looks.
+function(elir_search_tensorrt target)
+  foreach(library IN ITEMS ${TensorRT_LIBRARY} ${TensorRTRTX_LIBRARY})
+    get_filename_component(folder "${library}" DIRECTORY)
+    if(library AND NOT folder IN_LIST CMAKE_CXX_IMPLICIT_LINK_DIRECTORIES)
+      set_property(TARGET ${target} APPEND PROPERTY BUILD_RPATH "${folder}")
+      set_property(TARGET ${target} APPEND PROPERTY INSTALL_RPATH "${folder}")
+    endif()
+  endforeach()
+endfunction()
+
 # Leaves the API as the only symbols that a shared library shows: not even templates of the
 # standard library, which would meet those of the application.
 function(elir_hide_symbols target)

@@ -1,4 +1,4 @@
-# TensorRT: NvInfer.h and libnvinfer, and the CUDA runtime they need. All of JetPack, of Debian
-# packages and of the archives; or where TensorRT_ROOT and CUDA_ROOT point.
+# TensorRT: NvInfer.h and the CUDA runtime. Both of JetPack, of Debian packages and of the archives;
+# or where TensorRT_ROOT and CUDA_ROOT point.
 set(TensorRT_library_name nvinfer)
 include("${CMAKE_CURRENT_LIST_DIR}/ElirFindTensorRT.cmake")

@@ -1,4 +1,3 @@
-# TensorRT-RTX: its NvInfer.h and library, and the CUDA runtime they need; TensorRTRTX_ROOT and
-# CUDA_ROOT say where.
+# TensorRT-RTX: its NvInfer.h and the CUDA runtime; TensorRTRTX_ROOT and CUDA_ROOT say where.
 set(TensorRTRTX_library_name tensorrt_rtx)
 include("${CMAKE_CURRENT_LIST_DIR}/ElirFindTensorRT.cmake")

@@ -3,18 +3,26 @@
 
 #include <elir/elir.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace elir::core {
 
 class Failure : public std::runtime_error {
  public:
-  Failure(elir_status status, const std::string& message)
-      : std::runtime_error(message), status_(status) {}
+  Failure(elir_status status, std::string message)
+      : std::runtime_error(without_zeros(std::move(message))), status_(status) {}
   elir_status status() const noexcept { return status_; }
 
  private:
+  // what() ends where a zero stands; write_line makes spaces of the other controls.
+  static std::string without_zeros(std::string message) {
+    std::replace(message.begin(), message.end(), '\0', ' ');
+    return message;
+  }
+
   elir_status status_;
 };
 

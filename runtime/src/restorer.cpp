@@ -92,11 +92,10 @@ void Restorer::check(const elir_image& input, const elir_image& output) const {
   const int side = manifest().image_size;
   const bool own_size = width == side && height == side;
   if (!own_size && fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
-    throw usage_error(text("the image is ", width, "x", height,
-                           " at the model's scale and the model takes ", side, "x", side, ": ",
-                           manifest().task,
-                           " expects aligned face crops and makes no sense in tiles; use fit "
-                           "resize on an aligned crop, or force"));
+    throw usage_error(message("faces_in_tiles", {{"width", width},
+                                                 {"height", height},
+                                                 {"side", side},
+                                                 {"task", manifest().task}}));
   }
 }
 

@@ -188,8 +188,8 @@ TEST_F(ApiTest, FacesAreNotCutIntoTiles) {
   EXPECT_EQ(elir_restore(restorer.get(), &image, &output), ELIR_ERROR_USAGE);
   EXPECT_STREQ(elir_last_error(),
                "the image is 40x32 at the model's scale and the model takes 32x32: tiny expects "
-               "aligned face crops and makes no sense in tiles; use fit resize on an aligned crop, "
-               "or force");
+               "aligned face crops and makes no sense in tiles; use fit resize (--fit "
+               "resize) on an aligned crop, or force (--force)");
   params.force = 1;
   Restorer forced(path, params);
   forced.restore(image, output);

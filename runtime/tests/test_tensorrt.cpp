@@ -1,5 +1,5 @@
-// The TensorRT backend on stand-ins for TensorRT and CUDA: what it makes of their failures.
-#include <NvInfer.h>
+// The TensorRT backends on stand-ins for both libraries and CUDA: what they make of their failures.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -10,13 +10,21 @@
 #include "bundle.hpp"
 #include "error.hpp"
 #include "golden.hpp"
+#include "shared_library.hpp"
 #include "support.hpp"
+#include "tensorrt.hpp"
 
 namespace elir::core {
 namespace {
 
-using nvinfer1::tensorrt;
 using test::Golden;
+
+// Of the stand-in that the backend opens, too: a library is opened once in a process.
+StandInTensorRt& state_of(const char* file) {
+  return *SharedLibrary(file).function<StandInTensorRt* (*)()>("stand_in_tensorrt")();
+}
+StandInTensorRt& tensorrt = state_of("libnvinfer.so.10");
+StandInTensorRt& tensorrt_rtx = state_of("libtensorrt_rtx.so.1");
 
 // An engine of the bundle's one stage.
 Golden engine(const char* precision, const char* target, const char* version,
@@ -31,7 +39,8 @@ class TensorRtTest : public ::testing::Test {
  protected:
   TensorRtTest() {
     cuda = Cuda();
-    tensorrt = nvinfer1::TensorRt();
+    tensorrt = StandInTensorRt();
+    tensorrt_rtx = StandInTensorRt();
     setup_.log.user = &warnings_;
     setup_.log.callback = [](void* user, elir_log_level, const char* message) {
       static_cast<std::vector<std::string>*>(user)->push_back(message);
@@ -42,7 +51,7 @@ class TensorRtTest : public ::testing::Test {
     EXPECT_EQ(cuda.objects, 0);
   }
 
-  const Bundle& bundle(const std::vector<Golden>& engines) {
+  const Bundle& bundle(const std::vector<Golden>& engines, const char* kind = "tensorrt") {
     const auto path = folder_.path() / "b";
     test::write_bundle(path);
     Golden manifest = Golden::parse(std::ifstream(path / "bundle.json"));
@@ -51,7 +60,7 @@ class TensorRtTest : public ::testing::Test {
     for (std::size_t i = 0; i < engines.size(); ++i) {
       Golden made = artifacts[0];
       made.update(engines[i]);
-      made["kind"] = "tensorrt";
+      made["kind"] = kind;
       made["file"] = "engine" + std::to_string(i);
       test::write_file(path / made["file"].get<std::string>(), "the graph of fused.fp32.onnx");
       artifacts.push_back(std::move(made));
@@ -61,12 +70,22 @@ class TensorRtTest : public ::testing::Test {
     return *bundle_;
   }
   const Bundle& fitting() { return bundle({engine("fp16", "sm86", "10.3.0")}); }
+  const Bundle& fitting_rtx() {
+    return bundle({engine("fp16", "sm86", "1.7.1")}, "tensorrt-rtx");
+  }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& opened) {
     return backend().open(opened, "fp16", setup_);
   }
+  std::vector<std::unique_ptr<Session>> open_rtx(const Bundle& opened) {
+    return backend_rtx().open(opened, "fp16", setup_);
+  }
   static const Backend& backend() {
     static const Backends made = make_tensorrt_backends();
+    return *made.front();
+  }
+  static const Backend& backend_rtx() {
+    static const Backends made = make_tensorrt_rtx_backends();
     return *made.front();
   }
 
@@ -99,6 +118,54 @@ TEST_F(TensorRtTest, RunsAreCapturedFromTheSecondOn) {
   for (int value = 0; value < 5; ++value) EXPECT_EQ(run(*sessions.front(), value), value + 1);
   EXPECT_EQ(cuda.launches, 4);
   EXPECT_TRUE(warnings_.empty());
+}
+
+TEST_F(TensorRtTest, BothLibrariesInOneProcess) {
+  const auto one = open(fitting());
+  const Bundle first = *bundle_;  // the session refers to its stages
+  const auto other = open_rtx(fitting_rtx());
+  for (int value = 0; value < 3; ++value) {
+    EXPECT_EQ(run(*one.front(), value), value + 1);
+    EXPECT_EQ(run(*other.front(), value), value + 2);
+  }
+  EXPECT_TRUE(warnings_.empty());
+  tensorrt_rtx.refusal = "Error Code 7: of the other";
+  EXPECT_NE(said(ELIR_ERROR_BUNDLE, [&] { open_rtx(*bundle_); })
+                .find("tensorrt-rtx 1.7.1: Error Code 7: of the other: make it anew with elir-build "),
+            std::string::npos);
+}
+
+TEST_F(TensorRtTest, WithoutADeviceItSaysWhy) {
+  const Bundle& some = bundle({engine("int8", "sm75", "10.3.0"), engine("fp16", "sm86", "10.3.0")});
+  const auto reason = [] { return backend().available().value_or("available"); };
+  EXPECT_EQ(reason(), "available");
+  cuda.devices = 0;
+  EXPECT_EQ(reason(), "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES");
+  cuda.refusal = cudaErrorNoDevice;
+  EXPECT_EQ(reason(), "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES");
+  cuda.refusal = cudaErrorInsufficientDriver;
+  cuda.driver = 12020;
+  const std::string old = reason();
+  EXPECT_EQ(old.find("cudaGetDeviceCount failed with cudaErrorInsufficientDriver (CUDA driver version "
+                     "is insufficient): the driver serves CUDA 12.2, and libelir "),
+            0U);
+  EXPECT_NE(old.find(" is made for 13.0: update the driver"), std::string::npos) << old;
+  cuda.refusal = cudaErrorIllegalAddress;
+  EXPECT_EQ(reason(),
+            "the CUDA driver does not start (cudaGetDeviceCount failed with cudaErrorIllegalAddress "
+            "(an illegal memory access was encountered)): see nvidia-smi");
+  cuda.driver = 0;
+  EXPECT_EQ(reason(), "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver");
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(some); }),
+            "tensorrt cannot be used: " + reason());
+  EXPECT_EQ(backend().held_precisions(some), (std::vector<std::string>{"int8", "fp16"}));
+}
+
+TEST_F(TensorRtTest, OnlyADeviceThatIsThere) {
+  setup_.device = 1;
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(fitting()); }),
+            "there is no CUDA device 1: the driver finds 1; see nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES");
 }
 
 TEST_F(TensorRtTest, TheCallersDeviceStays) {
@@ -173,13 +240,14 @@ TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {
   const auto failed = open(fitting());
   for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*failed.front(), value), value + 1);
   ASSERT_EQ(warnings_.size(), 1U);
-  EXPECT_EQ(warnings_[0].find(told + "cudaStreamEndCapture: operation failed"), 0U) << warnings_[0];
+  EXPECT_EQ(warnings_[0].find(told + "cudaStreamEndCapture failed with cudaErrorStreamCaptureInvalidated"), 0U) << warnings_[0];
 
-  tensorrt.capturable = false;
-  const auto refused = open(*bundle_);
-  for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*refused.front(), value), value + 1);
+  tensorrt_rtx.capturable = false;
+  const Bundle first = *bundle_;
+  const auto refused = open_rtx(fitting_rtx());
+  for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*refused.front(), value), value + 2);
   ASSERT_EQ(warnings_.size(), 2U);
-  EXPECT_EQ(warnings_[1], told + "tensorrt 10.3.0 says that fused cannot be captured");
+  EXPECT_EQ(warnings_[1], told + "tensorrt-rtx 1.7.1 says that fused cannot be captured");
 }
 
 TEST_F(TensorRtTest, NoCaptureIsLeftOpen) {
@@ -207,11 +275,13 @@ TEST_F(TensorRtTest, AfterAFailureNothingIsInFlight) {
 TEST_F(TensorRtTest, ALostDeviceIsNotUsedAgain) {
   const auto sessions = open(fitting());
   cuda.lost = true;
-  const std::string lost =
-      "CUDA device 0 does not answer any more (an illegal memory access was encountered): end this "
-      "process and start another";
+  const std::string failed =
+      "cudaStreamSynchronize failed with cudaErrorIllegalAddress (an illegal memory access was "
+      "encountered)";
+  const std::string lost = "CUDA device 0 does not answer any more (" + failed +
+                           "): end this process and start another";
   EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
-            "cudaStreamSynchronize: an illegal memory access was encountered; " + lost);
+            failed + "; " + lost);
   EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), lost);
   EXPECT_EQ(tensorrt.enqueued, 1);
 }

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "error.hpp"
 #include "text.hpp"
 
 namespace elir::core {
@@ -49,6 +50,10 @@ std::string line(std::string_view message, std::size_t size = 100) {
   std::string made(size, 'x');
   write_line(message, made.data(), size);
   return made.c_str();
+}
+
+TEST(Text, AZeroEndsNoMessage) {
+  EXPECT_STREQ(usage_error(std::string("a\0b", 3)).what(), "a b");
 }
 
 TEST(Text, AnyBytesAsALine) {

@@ -336,7 +336,7 @@ def test_a_missing_package_names_the_extra(bundle: Path, monkeypatch: pytest.Mon
 )
 def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     _without(monkeypatch, error)
-    assert f"cannot be imported: {error}" in str(BACKENDS["onnxruntime"].available())
+    assert f"cannot be loaded ({error})" in str(BACKENDS["onnxruntime"].available())
 
 
 def test_half_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,11 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(base.ctypes, "CDLL", absent)
     assert "no CUDA driver" in str(base.missing_cuda_device())
-    for status, count, reason in ((100, 0, "cuInit gives 100"), (0, 0, "finds no device")):
+    for status, count, reason in (
+        (3, 0, "(cuInit gives 3)"),
+        (100, 0, "finds no device"),
+        (0, 0, "finds no device"),
+    ):
         driver = Driver(status, count)
         monkeypatch.setattr(base.ctypes, "CDLL", lambda name, driver=driver: driver)
         assert reason in str(base.missing_cuda_device())

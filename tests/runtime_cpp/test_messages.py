@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from elir_deploy.errors import ElirError
-from elir_deploy.runtime import Bundle
+from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.bundle import MANIFEST_NAME
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.runtime_cpp.conftest import Library
@@ -131,3 +133,23 @@ def test_damaged_folders(
     python, cpp = refusals(library, bundle)
     assert python is not None
     assert cpp == python
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_precision_that_is_not_there(tmp_path: Path, library: Library, precision: str) -> None:
+    pytest.importorskip("openvino")
+    bundle = make_bundle(tmp_path / "b")
+    with pytest.raises(ElirError) as refused:
+        Restorer(bundle, "openvino", precision=precision)
+    assert library.refusal(bundle, backend="openvino", precision=precision) == str(refused.value)
+
+
+def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
+    pytest.importorskip("openvino")
+    bundle = make_bundle(tmp_path / "b", faces=True)
+    image = np.zeros((40, 50, 3), np.uint8)
+    with Restorer(bundle, "openvino", fit="tile") as python, pytest.raises(ElirError) as refused:
+        python.restore(image)
+    refusal = pytest.raises(library.binding.ElirError, match=re.escape(str(refused.value)) + "$")
+    with library.open(bundle, backend="openvino", fit=2) as cpp, refusal:
+        cpp.restore(image)

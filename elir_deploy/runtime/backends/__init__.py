@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
 from elir_deploy.runtime.bundle import Bundle, Verification, file_precision
+from elir_deploy.runtime.messages import message
 
 __all__ = [
     "BACKENDS",
@@ -65,9 +66,8 @@ def backend_named(name: str) -> Backend:
     try:
         return BACKENDS[name]
     except KeyError:
-        raise UsageError(
-            f"no backend {name!r}: choose one of auto, {', '.join(BACKENDS)}"
-        ) from None
+        names = ", ".join(BACKENDS)
+        raise UsageError(message("no_backend", seen=repr(name), backends=names)) from None
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
@@ -95,7 +95,8 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         reason = obstacle or backend.available()
         if reason:
             fitting = precision is None or precision in held
-            (reasons if fitting else others).append(f"{backend.name}: {reason}")
+            told = message("nothing_can_run_by", backend=backend.name, reason=reason)
+            (reasons if fitting else others).append(told)
             if obstacle and fitting:
                 obstructed.append((backend, precision or held[0]))
             continue
@@ -114,11 +115,15 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         raise refusals[0]
     if reasons or others:
         why = "; ".join(reasons or others)
-        raise UnavailableError(f"nothing here can run {bundle.path}: {why}")
+        raise UnavailableError(message("nothing_can_run", bundle=bundle.path, reasons=why))
     kinds = sorted({artifact.kind for artifact in bundle.info.artifacts})
     raise BundleError(
-        f"{bundle.path} holds only {', '.join(kinds)} files that no backend here can load; "
-        f"backends: {', '.join(BACKENDS)}"
+        message(
+            "bundle_kinds",
+            bundle=bundle.path,
+            kinds=", ".join(kinds),
+            backends=", ".join(BACKENDS),
+        )
     )
 
 
@@ -156,7 +161,7 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     """
     held = backend.held_precisions(bundle)
     if not held:
-        raise BundleError(f"{bundle.path} holds no files for the backend {backend.name}")
+        raise BundleError(message("nothing_for_backend", bundle=bundle.path, backend=backend.name))
     if precision is not None:
         _check_wish(backend, bundle, precision)
         return (precision,)
@@ -171,28 +176,39 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     if passed or unknown:
         return tuple(passed or unknown)
     seen = ", ".join(_missed(verification[p]) for p in usable)
-    raise UsageError(
-        f"{bundle.path}: no precision passed verification ({seen}): "
-        "choose one with --precision to run it all the same"
-    )
+    raise UsageError(message("nothing_passed", bundle=bundle.path, seen=seen))
 
 
 def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
     held = backend.held_precisions(bundle)
+    names = ", ".join(held)
     if precision not in backend.precisions:
         raise UsageError(
-            f"{backend.name} does not run in {precision}: choose one of {', '.join(held)}"
+            message("precision_of_others", backend=backend.name, precision=precision, held=names)
         )
     if precision not in held:
         raise UsageError(
-            f"{bundle.path} holds no {file_precision(precision)} files for {backend.name}: "
-            f"choose one of {', '.join(held)}"
+            message(
+                "nothing_for_precision",
+                bundle=bundle.path,
+                precision=file_precision(precision),
+                backend=backend.name,
+                held=names,
+            )
         )
     reason = backend.unsupported(precision)
     if reason is not None:
-        raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
+        raise UnavailableError(
+            message("precision_refused", backend=backend.name, precision=precision, reason=reason)
+        )
 
 
 def _missed(result: Verification) -> str:
-    reached = "not finite" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
-    return f"{result.precision} {reached}, floor {result.floor_db:g} dB"
+    return message(
+        "nothing_passed_of",
+        precision=result.precision,
+        reached=message("not_finite")
+        if result.psnr_db is None
+        else message("decibels", value=f"{result.psnr_db:.1f}"),
+        floor=f"{result.floor_db:g}",
+    )

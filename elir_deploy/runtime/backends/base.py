@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage, TensorSpec, file_precision
+from elir_deploy.runtime.messages import message
 
 __all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
+
+
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
 class Session(ABC):
@@ -161,8 +165,14 @@ class Backend(ABC):
             fitting = self._fitting(stage, precision)
             if not fitting:
                 raise BundleError(
-                    f"{bundle.path}: {stage.name} has no {file_precision(precision)} {self.kind} "
-                    f"file that {self.name} can load"
+                    message(
+                        "nothing_for_stage",
+                        bundle=bundle.path,
+                        stage=stage.name,
+                        precision=file_precision(precision),
+                        kind=self.kind,
+                        backend=self.name,
+                    )
                 )
             chosen.append(fitting[0])
         return tuple(chosen)
@@ -182,12 +192,11 @@ def missing_cuda_device() -> str | None:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver"
+        return message("cuda_no_driver")
     status = driver.cuInit(0)
-    if status:
-        return f"the CUDA driver does not start (cuInit gives {status}): see nvidia-smi"
+    if status not in (0, _NO_DEVICE):
+        return message("cuda_not_started", reason=f"cuInit gives {status}")
     count = ctypes.c_int()
-    status = driver.cuDeviceGetCount(ctypes.byref(count))
-    if status or count.value < 1:
-        return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    if status or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
+        return message("cuda_no_device")
     return None

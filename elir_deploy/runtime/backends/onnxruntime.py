@@ -26,6 +26,7 @@ from elir_deploy.errors import (
 from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
 from elir_deploy.runtime.cache import cache_folder
+from elir_deploy.runtime.messages import message
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
@@ -76,7 +77,7 @@ class OnnxRuntimeBackend(Backend):
         reason = self.available()
         if reason:
             _library(self.extra)  # a missing package has an error of its own
-            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+            raise UnavailableError(message("cannot_use", backend=self.name, reason=reason))
         chain = []
         for stage, artifact in zip(
             bundle.info.stages, self.artifacts(bundle, precision), strict=True
@@ -104,15 +105,22 @@ class OnnxRuntimeBackend(Backend):
             if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
                 raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
             raise BundleError(
-                f"{path} cannot be loaded by onnxruntime {ort.__version__}: {text}"
+                message(
+                    "graph_unreadable",
+                    path=path,
+                    library="onnxruntime",
+                    version=ort.__version__,
+                    reason=text,
+                )
             ) from None
         loaded.disable_fallback()
         if loaded.get_providers()[0] != self.provider:
-            raise UnavailableError(
-                f"{self.name} cannot be used: onnxruntime fell back to "
-                f"{loaded.get_providers()[0]}, so {self.provider} does not start here; check that "
-                "the versions of driver, CUDA and cuDNN are those that its release notes ask for"
+            reason = (
+                f"onnxruntime fell back to {loaded.get_providers()[0]}, so {self.provider} does "
+                "not start here; check that the versions of driver, CUDA and cuDNN are those that "
+                "its release notes ask for"
             )
+            raise UnavailableError(message("cannot_use", backend=self.name, reason=reason))
         _check_ends(path, stage, loaded)
         return loaded
 
@@ -148,7 +156,9 @@ class _CpuSession(Session):
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
-            raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
+            raise UnavailableError(
+                message("backend_failed", library="onnxruntime", reason=_one_line(error))
+            ) from None
 
     def close(self) -> None:
         self._steps.clear()
@@ -197,7 +207,9 @@ class _CudaSession(Session):
                 loaded.run_with_iobinding(binding)
             self._steps[-1][1].synchronize_outputs()
         except self._failures as error:
-            raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
+            raise UnavailableError(
+                message("backend_failed", library="onnxruntime on CUDA", reason=_one_line(error))
+            ) from None
 
     def close(self) -> None:
         self._steps.clear()
@@ -225,16 +237,20 @@ def _library(extra: str) -> Any:
         library = importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
-            raise UnavailableError(f"onnxruntime cannot be imported: {error}") from None
+            raise _not_loaded(error) from None
         raise MissingDependencyError("onnxruntime", extra, "run ONNX files") from None
     except ImportError as error:
-        raise UnavailableError(f"onnxruntime cannot be imported: {error}") from None
+        raise _not_loaded(error) from None
     if not hasattr(library, "InferenceSession"):
         raise UnavailableError(
             "onnxruntime is installed in part only: "
             f"pip install --force-reinstall 'elir-deploy[{extra}]'"
         )
     return library
+
+
+def _not_loaded(error: ImportError) -> UnavailableError:
+    return UnavailableError(message("library_not_loaded", library="onnxruntime", reason=str(error)))
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
@@ -260,7 +276,9 @@ def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
         wanted = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
         seen = [(node.name, node.type, node.shape) for node in nodes]
         if seen != [wanted]:
-            raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
+            raise BundleError(
+                message("graph_end", path=path, end=what, seen=str(seen), wanted=str(wanted))
+            )
 
 
 def _cache_folder(sha256: str) -> str:

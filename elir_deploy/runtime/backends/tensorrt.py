@@ -16,6 +16,7 @@ from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_dev
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.tensorrt_engine import (
     Engine,
     Library,
@@ -70,7 +71,8 @@ class _Machine:
             return f"TensorRT-RTX builds none for {self.capability}, take another backend"
         device = "--device" if self.library.kind != RTX else f"--target {self.capability}"
         wanted = "".join(f" --precision {precision}" for precision in precisions)
-        return f"elir-build {shlex.quote(str(bundle.path))} {device}{wanted}"
+        path = shlex.quote(str(bundle.path))
+        return message("engine_rebuild", bundle=path, device=device, precisions=wanted)
 
 
 @dataclass(frozen=True)
@@ -202,12 +204,21 @@ class TensorRtBackend(Backend):
 
     def _misfits(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> str:
         """What was found, what is needed, and the command that makes it."""
-        found = dict.fromkeys(f"{a.target or 'any device'} by {a.tool_version}" for a in engines)
+        found = dict.fromkeys(
+            message(
+                "engine_found", target=a.target or message("any_device"), version=a.tool_version
+            )
+            for a in engines
+        )
         precisions = tuple(dict.fromkeys(engine.precision for engine in engines))
-        return (
-            f"no {self.name} engine of {bundle.path} fits: found for {', '.join(found)}; needed "
-            f"for {machine.capability} by {machine.library.version}: "
-            f"{machine.rebuild(bundle, precisions)}"
+        return message(
+            "engines_misfit",
+            backend=self.name,
+            bundle=bundle.path,
+            found=", ".join(found),
+            device=machine.capability,
+            version=machine.library.version,
+            command=machine.rebuild(bundle, precisions),
         )
 
 

@@ -11,16 +11,24 @@
 #include <type_traits>
 #include <vector>
 
+#include "../embedded.hpp"
 #include "../error.hpp"
+#include "../messages.hpp"
 #include "../text.hpp"
 
 namespace elir::core {
+
+inline std::string failed_call(const char* call, cudaError_t error) {
+  return message("cuda_failed", {{"call", call},
+                                 {"error", cudaGetErrorName(error)},
+                                 {"reason", cudaGetErrorString(error)}});
+}
 
 inline void check_cuda(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
   // The error stays CUDA's last one of this thread otherwise, and the next call would find it.
   static_cast<void>(cudaGetLastError());
-  throw unavailable_error(text(call, ": ", cudaGetErrorString(error)));
+  throw unavailable_error(failed_call(call, error));
 }
 
 // While it lives, `device` is this thread's current one; what was before is put back.
@@ -107,15 +115,35 @@ inline std::vector<std::string> capabilities() {
   return found;
 }
 
+// Such as "12.2" of 12020.
+inline std::string cuda_release(int number) { return text(number / 1000, ".", number % 1000 / 10); }
+
 // None if there is a device, else why not.
 inline std::optional<std::string> missing_cuda_device() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return std::nullopt;
   static_cast<void>(cudaGetLastError());
-  const char* const reason = error == cudaSuccess ? "there is none" : cudaGetErrorString(error);
-  return text("the CUDA driver finds no device (", reason,
-              "): see nvidia-smi and CUDA_VISIBLE_DEVICES");
+  if (error == cudaSuccess || error == cudaErrorNoDevice) return message("cuda_no_device");
+  int driver = 0;  // stays 0 where there is none
+  int wanted = 0;
+  check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  check_cuda(cudaRuntimeGetVersion(&wanted), "cudaRuntimeGetVersion");
+  if (driver == 0) return message("cuda_no_driver");
+  const std::string reason = failed_call("cudaGetDeviceCount", error);
+  if (error != cudaErrorInsufficientDriver) return message("cuda_not_started", {{"reason", reason}});
+  return message("cuda_driver_old", {{"reason", reason},
+                                     {"driver", cuda_release(driver)},
+                                     {"library", text("libelir ", kVersion)},
+                                     {"wanted", cuda_release(wanted)}});
+}
+
+// Where there is one.
+inline void check_device(int device) {
+  int count = 0;
+  check_cuda(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+  if (device >= 0 && device < count) return;
+  throw unavailable_error(message("cuda_no_such_device", {{"device", device}, {"count", count}}));
 }
 
 }  // namespace elir::core

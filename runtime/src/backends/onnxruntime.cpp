@@ -259,8 +259,10 @@ class OnnxRuntimeBackend final : public Backend {
 
   std::optional<std::string> available() const override {
     if (find_api() != nullptr) return std::nullopt;
-    return text("onnxruntime ", OrtGetApiBase()->GetVersionString(),
-                " is older than the header this was built with, of API version ", ORT_API_VERSION);
+    return message("library_release",
+                   {{"library", "onnxruntime"},
+                    {"version", OrtGetApiBase()->GetVersionString()},
+                    {"wanted", text("one of API version ", ORT_API_VERSION, " or later")}});
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,

@@ -1,37 +1,57 @@
-// Engines on TensorRT, or on TensorRT-RTX, which has the same interface: this file is compiled
-// against one of the two.
+// Engines on TensorRT, or on TensorRT-RTX, which has the same interface: this file is compiled once
+// against the header of each.
 //
 // One run copies the image in, lets every engine queue its work, and copies the result out, all on
 // one stream; the tensors between engines stay on the device. The second run is captured as a CUDA
 // graph, and from then on a run is one launch.
-#include <NvInfer.h>
+#include "nvinfer.hpp"
 
 #include <algorithm>
 #include <iterator>
 #include <mutex>
-#include <regex>
-#include <tuple>
+#include <stdexcept>
 #include <utility>
 
 #include "../cache.hpp"
 #include "../error.hpp"
 #include "../messages.hpp"
+#include "../shared_library.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 #include "cuda.hpp"
+#include "engines.hpp"
 
 namespace elir::core {
 namespace {
 
-#ifdef ELIR_WITH_TENSORRT_RTX
-constexpr const char* kName = "tensorrt-rtx";
-constexpr bool kLaterReleases = false;  // its engines fit one release
-const std::vector<std::string> kPrecisions = {"fp16", "fp32", "int8"};
-#else
-constexpr const char* kName = "tensorrt";
-constexpr bool kLaterReleases = true;
-const std::vector<std::string> kPrecisions = {"int8", "fp16", "fp32"};
-#endif
+// What the library shows beside virtual functions, which are the same within a major version.
+struct Library {
+  decltype(&createInferRuntime_INTERNAL) create_runtime;
+  Release release;
+};
+
+Library opened() {
+  try {
+    const SharedLibrary file(text(kFile, kMajor));
+    const auto version = file.function<decltype(&getInferLibVersion)>("getInferLibVersion");
+    return {file.function<decltype(&createInferRuntime_INTERNAL)>("createInferRuntime_INTERNAL"),
+            release_of(version())};
+  } catch (const std::runtime_error& error) {
+    throw unavailable_error(
+        message("library_not_loaded", {{"library", kName}, {"reason", error.what()}}));
+  }
+}
+
+// Throws an unavailable error, at every call, where it is not there.
+const Library& vendor() {
+  static const Library made = opened();
+  if (made.release.major == kMajor) return made;
+  throw unavailable_error(message("library_release", {{"library", kName},
+                                                      {"version", written(made.release)},
+                                                      {"wanted", text("release ", kMajor)}}));
+}
+
+std::string library() { return text(kName, " ", written(vendor().release)); }
 
 // TensorRT says in its log what is wrong, and gives null.
 class EngineLog final : public nvinfer1::ILogger {
@@ -65,92 +85,6 @@ EngineLog& engine_log() {
   return *log;
 }
 
-// Each reason once, without the places in the source that stand around it.
-std::string brief(const std::vector<std::string>& reasons) {
-  // "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
-  static const std::regex places(R"(^\[\S{1,200}\] |\bIn \S{1,200} at [^\s()]{1,200}:\d{1,9})");
-  std::vector<std::string> plain;
-  for (const std::string& reason : reasons) {
-    std::string words = one_line(std::regex_replace(reason.substr(0, 1000), places, ""));
-    if (std::find(plain.begin(), plain.end(), words) == plain.end()) {
-      plain.push_back(std::move(words));
-    }
-  }
-  return plain.empty() ? message("no_reason") : one_line(joined(plain, "; "));
-}
-
-// Where the library complains of the device, and not of the file.
-bool of_the_device(const std::vector<std::string>& reasons) {
-  static const std::regex device(
-      "cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", std::regex::icase);
-  // A file that was cut off is that, whatever the library misses besides.
-  static const std::regex file("serialization assertion", std::regex::icase);
-  const auto any = [&](const std::regex& words) {
-    return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
-      return std::regex_search(reason.substr(0, 1000), words);
-    });
-  };
-  return any(device) && !any(file);
-}
-
-struct Release {
-  int major;
-  int minor;
-  int patch;
-};
-bool operator==(const Release& a, const Release& b) {
-  return a.major == b.major && a.minor == b.minor && a.patch == b.patch;
-}
-bool operator<(const Release& a, const Release& b) {
-  return std::tie(a.major, a.minor, a.patch) < std::tie(b.major, b.minor, b.patch);
-}
-
-Release release_of(const std::string& version) {
-  Release made{};
-  std::istringstream stream(version);
-  stream.imbue(std::locale::classic());
-  char dot = 0;
-  stream >> made.major >> dot >> made.minor >> dot >> made.patch;
-  return made;
-}
-
-// Whether a device is among those of "sm75+sm86".
-bool names(const std::string& targets, const std::string& device) {
-  return ("+" + targets + "+").find("+" + device + "+") != std::string::npos;
-}
-
-// Whether an engine is for GPUs of a compute capability. Hardware-compatible ones are for all of one
-// capability since TensorRT 10.9; before, for all from Ampere on, but for Jetsons, where NVIDIA
-// supports none.
-bool is_for(const Artifact& artifact, const std::string& device) {
-  constexpr Release kSameCapabilitySince{10, 9, 0};
-  constexpr int kAmpere = 80;
-  const std::string jetson = "sm87";
-  if (names(artifact.target.value_or(device), device)) return true;
-  return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
-         release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
-         artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
-}
-
-// Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
-// few platforms.
-bool in_reach(const Release& made, const Release& later) {
-  return made < later && later.major <= (made.major == 8 ? 10 : made.major + 1);
-}
-
-// The number is 10200 for 10.2.0 and was 8601 for 8.6.1.
-Release installed() {
-  const int number = getInferLibVersion();
-  if (number < 10000) return {number / 1000, number / 100 % 10, number % 100};
-  return {number / 10000, number / 100 % 100, number % 100};
-}
-
-std::string written(const Release& release) {
-  return text(release.major, ".", release.minor, ".", release.patch);
-}
-
-std::string library() { return text(kName, " ", written(installed())); }
-
 // For a call that the library answers with null or false.
 Failure refused(const char* call, const Stage& stage) {
   return unavailable_error(message("engine_call", {{"library", library()},
@@ -162,9 +96,10 @@ Failure refused(const char* call, const Stage& stage) {
 // Whether an engine runs on a device under the library that is here.
 bool suits(const Artifact& artifact, const std::string& device) {
   const Release made = release_of(artifact.tool_version);
+  const Release& here = vendor().release;
   return is_for(artifact, device) &&
-         (made == installed() ||
-          (kLaterReleases && artifact.version_compatible && in_reach(made, installed())));
+         (made == here ||
+          (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
 }
 
 // As TensorRT's own name of it, where a manifest can ask for it.
@@ -194,13 +129,6 @@ std::string described(const nvinfer1::ICudaEngine& engine, const char* name) {
               linear ? " LINEAR" : " in another format", on_device ? "" : " on the host");
 }
 
-std::string described(const TensorSpec& spec) {
-  std::vector<std::string> sides;
-  for (const std::int64_t side : spec.shape) sides.push_back(std::to_string(side));
-  return text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "UINT8" : "FLOAT", " ",
-              joined(sides, "x"), " LINEAR");
-}
-
 void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
                nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
   std::vector<std::string> seen;
@@ -208,7 +136,7 @@ void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& e
     const char* const name = engine.getIOTensorName(i);
     if (engine.getTensorIOMode(name) == mode) seen.push_back(described(engine, name));
   }
-  const std::string wanted = described(spec);
+  const std::string wanted = described_tensor(spec);
   if (seen == std::vector<std::string>{wanted}) return;
   throw bundle_error(
       message("engine_end", {{"path", path.string()},
@@ -241,7 +169,8 @@ Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const
   }
   engine_log().taken();
   Engine made;
-  made.runtime.reset(nvinfer1::createInferRuntime(engine_log()));
+  made.runtime.reset(static_cast<nvinfer1::IRuntime*>(
+      vendor().create_runtime(&engine_log(), NV_TENSORRT_VERSION)));
   if (!made.runtime) {
     throw unavailable_error(message(
         "cannot_start", {{"library", library()}, {"reason", brief(engine_log().taken())}}));
@@ -330,7 +259,7 @@ class TensorRtSession final : public Session {
       }
       // CUDA repeats an error that it cannot recover from.
       lost_ = text(message("device_lost", {{"device", text("CUDA device ", device_)},
-                                           {"reason", cudaGetErrorString(error)}}),
+                                           {"reason", failed_call("cudaStreamSynchronize", error)}}),
                    ": ", message("device_restart"));
       static_cast<void>(cudaGetLastError());
       throw unavailable_error(text(failure.what(), "; ", lost_));
@@ -446,7 +375,14 @@ class TensorRtBackend final : public Backend {
  public:
   TensorRtBackend() : Backend({kName, kName, kPrecisions, true}) {}
 
-  std::optional<std::string> available() const override { return missing_cuda_device(); }
+  std::optional<std::string> available() const override {
+    try {
+      vendor();
+      return missing_cuda_device();
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+  }
 
   // Engines for other devices are told of when one is opened, since only that says what to do.
   bool takes(const Artifact& artifact) const override { return artifact.kind == kind; }
@@ -454,6 +390,7 @@ class TensorRtBackend final : public Backend {
   // Those with engines that fit a device; where none does, or nothing is known, those with any.
   std::vector<std::string> held_precisions(const Bundle& bundle) const override {
     const std::vector<std::string> held = Backend::held_precisions(bundle);
+    if (available()) return held;
     const std::vector<std::string> devices = capabilities();
     std::vector<std::string> fit;
     std::copy_if(held.begin(), held.end(), std::back_inserter(fit), [&](const auto& precision) {
@@ -469,6 +406,7 @@ class TensorRtBackend final : public Backend {
     if (const auto reason = available()) {
       throw unavailable_error(message("cannot_use", {{"backend", name}, {"reason", *reason}}));
     }
+    check_device(setup.device);
     const std::string device = capability(setup.device);
     const auto& stages = bundle.manifest().stages;
     const std::string remade = rebuild(bundle, precision, device);
@@ -533,7 +471,7 @@ class TensorRtBackend final : public Backend {
                                    {"bundle", bundle.path().string()},
                                    {"found", joined(found, ", ")},
                                    {"device", device},
-                                   {"version", written(installed())},
+                                   {"version", written(vendor().release)},
                                    {"command", rebuild(bundle, precision, device)}}));
   }
 
@@ -549,7 +487,7 @@ class TensorRtBackend final : public Backend {
 
 }  // namespace
 
-#ifdef ELIR_WITH_TENSORRT_RTX
+#ifdef ELIR_TENSORRT_RTX
 Backends make_tensorrt_rtx_backends() {
 #else
 Backends make_tensorrt_backends() {

@@ -1,12 +1,24 @@
-// A stand-in for TensorRT 10.3.0: what src/backends/tensorrt.cpp uses of it. Every engine takes the
-// bytes of a square of 32x32 pixels and adds 1 to them; tests say what fails.
+// A stand-in for the header of TensorRT 10.3.0, or with STAND_IN_RTX of TensorRT-RTX 1.7.1: what
+// src/backends/tensorrt.cpp uses of it. As with the real ones, names are the same and places in the
+// tables of virtual functions differ.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <new>
-#include <string>
+
+#ifdef STAND_IN_RTX
+#define TRT_MAJOR_RTX 1
+#define NV_TENSORRT_MAJOR TRT_MAJOR_RTX
+#define NV_TENSORRT_VERSION 10701
+#else
+#define NV_TENSORRT_MAJOR 10
+#define NV_TENSORRT_VERSION 100300
+#endif
+
+extern "C" void* createInferRuntime_INTERNAL(void* logger, std::int32_t version) noexcept;
+extern "C" std::int32_t getInferLibVersion() noexcept;
 
 namespace nvinfer1 {
 
@@ -19,28 +31,6 @@ class ILogger {
   ~ILogger() = default;
 };
 
-struct TensorRt {
-  const char* refusal = nullptr;  // logged by what then fails; empty: without a word
-  bool enqueue_fails = false;
-  bool no_memory_in_capture = false;
-  bool capturable = true;
-  bool linear = true;
-  bool on_device = true;
-  bool host_code = false;  // whether the last engine was allowed to bring code
-  int enqueued = 0;
-  ILogger* logger = nullptr;
-};
-inline TensorRt tensorrt;
-
-// Whether a call fails, which the log then tells why.
-inline bool refused() {
-  if (tensorrt.refusal == nullptr) return false;
-  if (*tensorrt.refusal != '\0') {
-    tensorrt.logger->log(ILogger::Severity::kERROR, tensorrt.refusal);
-  }
-  return true;
-}
-
 enum class DataType { kFLOAT, kHALF, kINT8, kUINT8 };
 enum class TensorFormat { kLINEAR, kCHW32 };
 enum class TensorLocation { kDEVICE, kHOST };
@@ -52,62 +42,37 @@ struct Dims {
 
 class IExecutionContext {
  public:
-  bool setTensorAddress(const char* name, void* data) {
-    (std::string(name) == "image" ? input_ : output_) = static_cast<std::uint8_t*>(data);
-    return true;
-  }
-  bool isStreamCapturable(cudaStream_t /*stream*/) { return tensorrt.capturable; }
-  bool enqueueV3(cudaStream_t stream) {
-    if (stream->capturing && tensorrt.no_memory_in_capture) throw std::bad_alloc();
-    ++tensorrt.enqueued;
-    if (tensorrt.enqueue_fails) return !refused();
-    stream->add([in = input_, out = output_] {
-      for (int i = 0; i < 32 * 32 * 3; ++i) out[i] = static_cast<std::uint8_t>(in[i] + 1);
-    });
-    return true;
-  }
-
- private:
-  std::uint8_t* input_ = nullptr;
-  std::uint8_t* output_ = nullptr;
+#ifdef STAND_IN_RTX
+  virtual bool isStreamCapturable(cudaStream_t stream) = 0;
+#endif
+  virtual ~IExecutionContext() = default;
+  virtual bool setTensorAddress(const char* name, void* data) = 0;
+  virtual bool enqueueV3(cudaStream_t stream) = 0;
 };
 
 class ICudaEngine {
  public:
-  std::int32_t getNbIOTensors() const { return 2; }
-  const char* getIOTensorName(std::int32_t index) const {
-    return index == 0 ? "image" : "restored";
-  }
-  TensorIOMode getTensorIOMode(const char* name) const {
-    return std::string(name) == "image" ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
-  }
-  Dims getTensorShape(const char* /*name*/) const { return {4, {1, 32, 32, 3}}; }
-  DataType getTensorDataType(const char* /*name*/) const { return DataType::kUINT8; }
-  TensorFormat getTensorFormat(const char* /*name*/) const {
-    return tensorrt.linear ? TensorFormat::kLINEAR : TensorFormat::kCHW32;
-  }
-  TensorLocation getTensorLocation(const char* /*name*/) const {
-    return tensorrt.on_device ? TensorLocation::kDEVICE : TensorLocation::kHOST;
-  }
-  IExecutionContext* createExecutionContext() {
-    return refused() ? nullptr : new IExecutionContext;
-  }
+  virtual ~ICudaEngine() = default;
+#ifdef STAND_IN_RTX
+  virtual void* createRuntimeConfig() = 0;
+#endif
+  virtual std::int32_t getNbIOTensors() const = 0;
+  virtual const char* getIOTensorName(std::int32_t index) const = 0;
+  virtual TensorIOMode getTensorIOMode(const char* name) const = 0;
+  virtual Dims getTensorShape(const char* name) const = 0;
+  virtual DataType getTensorDataType(const char* name) const = 0;
+  virtual TensorFormat getTensorFormat(const char* name) const = 0;
+  virtual TensorLocation getTensorLocation(const char* name) const = 0;
+  virtual IExecutionContext* createExecutionContext() = 0;
 };
 
 class IRuntime {
  public:
-  void setEngineHostCodeAllowed(bool allowed) { tensorrt.host_code = allowed; }
-  ICudaEngine* deserializeCudaEngine(const void* /*data*/, std::size_t /*size*/) {
-    return refused() ? nullptr : new ICudaEngine;
-  }
+  virtual ~IRuntime() = default;
+#ifndef STAND_IN_RTX
+  virtual void setEngineHostCodeAllowed(bool allowed) = 0;
+#endif
+  virtual ICudaEngine* deserializeCudaEngine(const void* data, std::size_t size) = 0;
 };
 
-inline IRuntime* createInferRuntime(ILogger& logger) {
-  tensorrt.logger = &logger;
-  tensorrt.host_code = false;
-  return new IRuntime;
-}
-
 }  // namespace nvinfer1
-
-inline int getInferLibVersion() { return 100300; }

@@ -8,7 +8,13 @@
 #include <utility>
 #include <vector>
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorLost = 700, cudaErrorCapture = 901 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorCapture = 901
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
@@ -35,7 +41,9 @@ struct StandInExec : StandInGraph {};
 using cudaGraphExec_t = StandInExec*;
 
 struct Cuda {
-  int devices = 1;  // of compute capability 8.6
+  int driver = 13000;
+  cudaError_t refusal = cudaSuccess;  // of the first call, as without a driver
+  int devices = 1;                    // of compute capability 8.6
   int current = 0;
   int objects = 0;  // memory, streams and graphs that live
   int launches = 0;
@@ -46,9 +54,32 @@ struct Cuda {
 inline Cuda cuda;
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    default:
+      return "cudaErrorStreamCaptureInvalidated";
+  }
+}
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorLost ? "an illegal memory access was encountered"
-                                : "operation failed due to a previous error during capture";
+  return error == cudaErrorIllegalAddress       ? "an illegal memory access was encountered"
+         : error == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient"
+                                                : "operation failed";
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = cuda.driver;
+  return cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = cuda.current;
@@ -60,7 +91,7 @@ inline cudaError_t cudaSetDevice(int device) {
 }
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = cuda.devices;
-  return cudaSuccess;
+  return cuda.refusal;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
   *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : 6;
@@ -98,7 +129,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (cuda.lost) return cudaErrorLost;
+  if (cuda.lost) return cudaErrorIllegalAddress;
   if (stream->capturing) return cudaErrorCapture;
   for (const auto& work : std::exchange(stream->queued, {})) work();
   return cudaSuccess;

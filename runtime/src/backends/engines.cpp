@@ -1,0 +1,98 @@
+#include "engines.hpp"
+
+#include <algorithm>
+#include <locale>
+#include <regex>
+#include <sstream>
+#include <tuple>
+
+#include "../messages.hpp"
+#include "../text.hpp"
+
+namespace elir::core {
+namespace {
+
+bool operator<(const Release& a, const Release& b) {
+  return std::tie(a.major, a.minor, a.patch) < std::tie(b.major, b.minor, b.patch);
+}
+
+}  // namespace
+
+bool operator==(const Release& a, const Release& b) {
+  return a.major == b.major && a.minor == b.minor && a.patch == b.patch;
+}
+
+std::string written(const Release& release) {
+  return text(release.major, ".", release.minor, ".", release.patch);
+}
+
+Release release_of(const std::string& version) {
+  Release made{};
+  std::istringstream stream(version);
+  stream.imbue(std::locale::classic());
+  char dot = 0;
+  stream >> made.major >> dot >> made.minor >> dot >> made.patch;
+  return made;
+}
+
+// 10200 is 10.2.0, and 8601 was 8.6.1.
+Release release_of(int number) {
+  if (number < 10000) return {number / 1000, number / 100 % 10, number % 100};
+  return {number / 10000, number / 100 % 100, number % 100};
+}
+
+// They run under the next major version, too. After 8 that is 10: 9 was for few platforms.
+bool in_reach(const Release& made, const Release& here) {
+  return made < here && here.major <= (made.major == 8 ? 10 : made.major + 1);
+}
+
+bool names(const std::string& targets, const std::string& device) {
+  return ("+" + targets + "+").find("+" + device + "+") != std::string::npos;
+}
+
+// Hardware-compatible ones are for all of one capability since TensorRT 10.9; before, for all from
+// Ampere on, but for Jetsons, where NVIDIA supports none.
+bool is_for(const Artifact& artifact, const std::string& device) {
+  constexpr Release kSameCapabilitySince{10, 9, 0};
+  constexpr int kAmpere = 80;
+  const std::string jetson = "sm87";
+  if (names(artifact.target.value_or(device), device)) return true;
+  return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
+         release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
+         artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
+}
+
+std::string brief(const std::vector<std::string>& reasons) {
+  // "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
+  static const std::regex places(R"(^\[\S{1,200}\] |\bIn \S{1,200} at [^\s()]{1,200}:\d{1,9})");
+  std::vector<std::string> plain;
+  for (const std::string& reason : reasons) {
+    std::string words = one_line(std::regex_replace(reason.substr(0, 1000), places, ""));
+    if (std::find(plain.begin(), plain.end(), words) == plain.end()) {
+      plain.push_back(std::move(words));
+    }
+  }
+  return plain.empty() ? message("no_reason") : one_line(joined(plain, "; "));
+}
+
+bool of_the_device(const std::vector<std::string>& reasons) {
+  static const std::regex device(
+      "cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", std::regex::icase);
+  // A file that was cut off is that, whatever the library misses besides.
+  static const std::regex file("serialization assertion", std::regex::icase);
+  const auto any = [&](const std::regex& words) {
+    return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
+      return std::regex_search(reason.substr(0, 1000), words);
+    });
+  };
+  return any(device) && !any(file);
+}
+
+std::string described_tensor(const TensorSpec& spec) {
+  std::vector<std::string> sides;
+  for (const std::int64_t side : spec.shape) sides.push_back(std::to_string(side));
+  return text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "UINT8" : "FLOAT", " ",
+              joined(sides, "x"), " LINEAR");
+}
+
+}  // namespace elir::core

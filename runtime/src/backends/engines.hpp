@@ -1,0 +1,44 @@
+// What engines of TensorRT and TensorRT-RTX have in common, and whether one fits: all that needs
+// neither of the two libraries.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../manifest.hpp"
+
+namespace elir::core {
+
+struct Release {
+  int major;
+  int minor;
+  int patch;
+};
+bool operator==(const Release& a, const Release& b);
+std::string written(const Release& release);
+
+// Of a version such as "10.3.0.26".
+Release release_of(const std::string& version);
+
+// Of the number that getInferLibVersion gives.
+Release release_of(int number);
+
+// Whether version-compatible engines of `made` run under `here`.
+bool in_reach(const Release& made, const Release& here);
+
+// Whether a device is among those of "sm75+sm86".
+bool names(const std::string& targets, const std::string& device);
+
+// Whether an engine is for GPUs of a compute capability.
+bool is_for(const Artifact& artifact, const std::string& device);
+
+// What a library logged: each reason once, without the places in its source that stand around it.
+std::string brief(const std::vector<std::string>& reasons);
+
+// Where it complains of the device, and not of the file.
+bool of_the_device(const std::vector<std::string>& reasons);
+
+// As the libraries describe a tensor: "image: UINT8 1x64x64x3 LINEAR".
+std::string described_tensor(const TensorSpec& spec);
+
+}  // namespace elir::core

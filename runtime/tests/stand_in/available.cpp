@@ -1,0 +1,14 @@
+// Prints of each of the two TensorRT backends whether it is available, or why not.
+#include <cstdio>
+
+#include "backends/all.hpp"
+
+int main() {
+  using namespace elir::core;
+  for (const Backends& made : {make_tensorrt_backends(), make_tensorrt_rtx_backends()}) {
+    for (const auto& backend : made) {
+      const auto reason = backend->available();
+      std::printf("%s: %s\n", backend->name.c_str(), reason ? reason->c_str() : "available");
+    }
+  }
+}

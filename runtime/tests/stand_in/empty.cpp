@@ -1,0 +1,1 @@
+// A library without any of the functions that are looked for.
