@@ -33,9 +33,11 @@ ProgressCallback = Callable[[str, int, int], None]
 
 #: Since when a network's types are those of its ONNX file, and no flags choose others.
 _STRONGLY_TYPED_SINCE = (10, 0)
-#: Since when the parser needs no flag to take instance normalisation as a layer of TensorRT's own;
-#: before, it looks for a plugin, which has to be loaded and takes scale and bias in float32 alone.
-_NATIVE_NORMS_SINCE = (10, 0)
+#: Since when the parser can take instance normalisation as a layer of TensorRT's own, and since
+#: when it needs no flag to; else it looks for a plugin, which has to be loaded and takes scale and
+#: bias in float32 alone. 8.6.0 was an early access release: JetPack 6.0 has 8.6.2.
+_NATIVE_NORMS_SINCE = (8, 6, 1)
+_NATIVE_NORMS_WITHOUT_FLAG_SINCE = (10, 0)
 #: What warnings say again and again is shown this often.
 _WARNINGS_SHOWN = 5
 
@@ -109,11 +111,18 @@ def build_engine(
     """
     began = time.perf_counter()
     module = library.module
+    release = release_of(library.version)
+    if library.kind == DEVICE_TENSORRT and release < _NATIVE_NORMS_SINCE:
+        oldest = ".".join(map(str, _NATIVE_NORMS_SINCE))
+        raise UnavailableError(
+            f"{library.kind} {library.version} has no instance normalisation that needs no plugin: "
+            f"{oldest} is the oldest that builds these networks"
+        )
     with _interruptible() as interrupted, _listening(library) as (logger, log):
         builder: trt.Builder = _started(library, module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser: trt.OnnxParser = module.OnnxParser(network, logger)
-        if library.kind == DEVICE_TENSORRT and release_of(library.version) < _NATIVE_NORMS_SINCE:
+        if library.kind == DEVICE_TENSORRT and release < _NATIVE_NORMS_WITHOUT_FLAG_SINCE:
             parser.set_flag(module.OnnxParserFlag.NATIVE_INSTANCENORM)
         if not bool(parser.parse(model)):  # the stubs mean a type of tensors by bool
             reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
@@ -350,10 +359,12 @@ def _set_flags(
 def _hold_types(library: Any, network: trt.INetworkDefinition) -> None:
     """Let every layer compute in the types that the ONNX file gives it, as in a typed network.
 
-    Layers of other types than floats, and those around quantised values, have no choice.
+    Layers of other types than floats, and those around quantised values, have no choice. A cast has
+    its type already, and TensorRT 8.6 refuses to be told one.
     """
     floats = (library.DataType.HALF, library.DataType.FLOAT)
-    free = {library.LayerType.CONSTANT, library.LayerType.QUANTIZE, library.LayerType.DEQUANTIZE}
+    kinds = library.LayerType
+    free = {kinds.CAST, kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type in free or layer.num_outputs == 0:

@@ -82,7 +82,8 @@ def layers_in_log(message: str) -> list[EngineLayer]:
 def layers_of_inspector(text: str) -> list[EngineLayer]:
     """The layers in the inspector's JSON, made with detailed profiling verbosity."""
     layers = []
-    for entry in json.loads(text).get("Layers", ()):
+    # TensorRT 8.6 separates a layer's origins by control characters, which JSON forbids.
+    for entry in json.loads(text, strict=False).get("Layers", ()):
         if not isinstance(entry, dict):  # names alone, of an engine with less verbosity
             continue
         types = [_type_words(tensor) for tensor in entry.get("Inputs", ())]

@@ -102,6 +102,8 @@ class Layer:
         return self.outputs[index]
 
     def set_output_type(self, index: int, dtype: DataType) -> None:
+        # "Assertion !mOutputTypes.at(0).hasValue() || ..." of castLayer.cpp, seen with 8.6.0.
+        assert self.type != LayerType.CAST, "TensorRT 8.6 does not build such a network"
         self.output_types[index] = dtype
 
 
@@ -285,7 +287,9 @@ class StandIn:
         class EngineInspector:
             def get_engine_information(self, format: Any) -> str:
                 assert format == LayerInformationFormat.JSON
-                return json.dumps({"Layers": list(layers)})
+                text = json.dumps({"Layers": list(layers)})
+                # As 8.6 separates a layer's origins, which JSON does not allow.
+                return text.replace("ONNX Layer", "\x1eONNX Layer") if major == 8 else text
 
         class ICudaEngine:
             def create_engine_inspector(self) -> EngineInspector:
