@@ -23,6 +23,7 @@ from elir_deploy.runtime.backends import (
     choose_precision,
 )
 from elir_deploy.runtime.bundle import Bundle, TensorSpec
+from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.read_ahead import read_ahead
@@ -278,13 +279,9 @@ class _Runner:
     """A session, and what lies between its arrays and 8-bit pixels. One thread at a time."""
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
-        info = bundle.info
-        side = info.model.image_size
         self.session = session
-        self._input_spec, self._output_spec = info.input, info.output
-        self._scaled = (
-            np.empty((side, side, 3), np.float32) if info.output.dtype == "float32" else None
-        )
+        self._to_tensor = PixelsToTensor(bundle.info.input)
+        self._to_pixels = TensorToPixels(bundle.info.output)
 
     def run(self, values: NDArray[Any]) -> NDArray[Any]:
         self.session.input[...] = values
@@ -293,22 +290,9 @@ class _Runner:
         return made
 
     def run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
-        image = _pixels_last(self.session.input, self._input_spec)
-        if image.dtype == np.uint8:
-            image[...] = source
-        else:
-            np.divide(source, np.float32(255), out=image, dtype=np.float32)
+        self._to_tensor(source, self.session.input)
         self.session.run()
-        made = _pixels_last(self.session.output, self._output_spec)
-        if self._scaled is None:
-            result[...] = made
-            return
-        # As the graph of an 8-bit bundle does it; fmax takes NaN to 0.
-        np.fmax(made, 0, out=self._scaled)
-        np.fmin(self._scaled, 1, out=self._scaled)
-        np.multiply(self._scaled, 255, out=self._scaled)
-        np.rint(self._scaled, out=self._scaled)  # half to even
-        np.copyto(result, self._scaled, casting="unsafe")
+        self._to_pixels(self.session.output, result)
 
 
 class _Pool:
@@ -432,12 +416,6 @@ def _ruined_here(
         picture=name,
         wanted=f"{wanted:.1f}",
     )
-
-
-def _pixels_last(batch: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """The one image of ``batch`` as a (H, W, 3) view."""
-    image: NDArray[Any] = batch[0]
-    return image if spec.layout == "NHWC" else image.transpose(1, 2, 0)
 
 
 def _check_image(image: object) -> None:

@@ -33,7 +33,7 @@ def noise(height: int, width: int) -> np.ndarray:
 # Where they lie ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(length=st.integers(1, 5000), tile=st.integers(1, 512))
 def test_spans_cover_everything_once(length: int, tile: int) -> None:
     found = spans(length, tile)

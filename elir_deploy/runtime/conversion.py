@@ -1,0 +1,65 @@
+"""Between 8-bit pixels, (H, W, 3), and a tensor of the same image.
+
+Floats are computed in the tensor's own order of memory, and bytes change places: a strided pass
+over floats costs several times as much.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.runtime.bundle import TensorSpec
+
+__all__ = ["PixelsToTensor", "TensorToPixels"]
+
+
+class PixelsToTensor:
+    """Fills a tensor of ``spec``: floats are pixels / 255. One thread at a time."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._channels_first = spec.layout == "NCHW"
+        self._bytes = np.empty(spec.shape, np.uint8) if spec.dtype == "float32" else None
+
+    def __call__(self, pixels: NDArray[np.uint8], tensor: NDArray[Any]) -> None:
+        values = tensor if self._bytes is None else self._bytes
+        if self._channels_first:
+            values[0] = pixels.transpose(2, 0, 1)
+        else:
+            values[0] = pixels
+        if self._bytes is not None:
+            np.divide(self._bytes, np.float32(255), out=tensor, dtype=np.float32)
+
+
+class TensorToPixels:
+    """Fills pixels from a tensor of ``spec`` as the graph of an 8-bit bundle does.
+
+    Floats are clipped to [0, 1], NaN to 0, times 255, half to even. One thread at a time.
+    """
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._channels_first = spec.layout == "NCHW"
+        floats = spec.dtype == "float32"
+        self._floats = np.empty(spec.shape, np.float32) if floats else None
+        self._bytes = np.empty(spec.shape, np.uint8) if floats else None
+
+    def __call__(self, tensor: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
+        values = self._rounded(tensor)[0]
+        if not self._channels_first:
+            pixels[...] = values
+            return
+        for channel in range(3):  # one by one: NumPy would step through all three at each pixel
+            pixels[:, :, channel] = values[channel]
+
+    def _rounded(self, tensor: NDArray[Any]) -> NDArray[np.uint8]:
+        if self._floats is None or self._bytes is None:
+            return tensor
+        scaled = self._floats
+        np.fmax(tensor, 0, out=scaled)  # it takes NaN to 0
+        np.fmin(scaled, 1, out=scaled)
+        np.multiply(scaled, 255, out=scaled)
+        np.rint(scaled, out=scaled)  # half to even
+        np.copyto(self._bytes, scaled, casting="unsafe")
+        return self._bytes
