@@ -14,7 +14,8 @@ namespace elir::core {
 namespace {
 
 std::uint8_t plainly(float value) {
-  const float clipped = std::fmin(std::fmax(value, 0.0F), 1.0F);  // fmax takes NaN to 0
+  if (std::isnan(value)) return 0;
+  const float clipped = std::fmin(std::fmax(value, 0.0F), 1.0F);
   return static_cast<std::uint8_t>(std::nearbyint(clipped * 255.0F));
 }
 

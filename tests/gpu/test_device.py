@@ -1,7 +1,6 @@
 """Buffers, streams, graphs and errors on a real device, with PyTorch in TensorRT's place.
 
-Not run yet: there was no GPU where this was written. What it asks of the device, the tests in
-``tests/runtime`` ask of a stand-in.
+What it asks of the device, the tests in ``tests/runtime`` ask of a stand-in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The exported graphs in the arithmetic of a GPU, without TensorRT.
-
-Those marked ``gpu`` have not been run yet: there was no GPU where they were written.
-"""
+"""The exported graphs in the arithmetic of a GPU, without TensorRT."""
 
 from __future__ import annotations
 
