@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +41,8 @@ _STRONGLY_TYPED_SINCE = (10, 0)
 #: bias in float32 alone. 8.6.0 was an early access release: JetPack 6.0 has 8.6.2.
 _NATIVE_NORMS_SINCE = (8, 6, 1)
 _NATIVE_NORMS_WITHOUT_FLAG_SINCE = (10, 0)
+#: Seconds between two looks for Ctrl-C, where the library does not ask for it.
+_LOOKS_EVERY = 0.1
 #: What warnings say again and again is shown this often.
 _WARNINGS_SHOWN = 5
 
@@ -143,7 +148,10 @@ def build_engine(
         else:
             _set_flags(library, network, config, precision, options)
         with _timing_cache(library, config):
-            made = builder.build_serialized_network(network, config)
+            if hasattr(module, "IProgressMonitor"):
+                made = builder.build_serialized_network(network, config)
+            else:
+                made = _built_aside(builder, network, config, interrupted)
     serialized = cast("trt.IHostMemory | None", made)  # the stubs know no failures
     if serialized is None:
         raise UnavailableError(
@@ -248,10 +256,49 @@ def _interruptible() -> Iterator[_Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    _raise_noted(noted)
+
+
+def _raise_noted(noted: _Interruption) -> None:
     if noted.signal == signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
     if noted.signal is not None:
         raise KeyboardInterrupt
+
+
+def _built_aside(builder: Any, network: Any, config: Any, noted: _Interruption) -> Any:
+    """An engine of a library that asks nobody while it builds, for minutes: TensorRT 8.6.
+
+    It builds in a thread, which is left to itself when the build is interrupted, and ends with the
+    process.
+    """
+    made: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            made.append(builder.build_serialized_network(network, config))
+        except BaseException as error:  # noqa: BLE001  # raised below
+            failure.append(error)
+
+    worker = threading.Thread(target=work, name="elir-build", daemon=True)
+    worker.start()
+    while worker.is_alive() and noted.signal is None:
+        worker.join(_LOOKS_EVERY)
+    if worker.is_alive():
+        # What the library holds must not be taken apart under it.
+        atexit.register(_exit_beside, worker, 128 + cast(int, noted.signal))
+        _raise_noted(noted)
+    if failure:
+        raise failure[0]
+    return made[0]
+
+
+def _exit_beside(worker: threading.Thread, code: int) -> None:
+    if worker.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _monitor(library: Any, progress: ProgressCallback, interrupted: _Interruption) -> Any:

@@ -6,6 +6,10 @@ import ast
 import enum
 import inspect
 import re
+import signal
+import subprocess
+import sys
+import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -160,6 +164,41 @@ def test_a_release_without_progress() -> None:
     library = StandIn("10.3.0.30")
     build(library)
     assert library.configs[0].progress_monitor is not None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_build_that_asks_nobody(number: signal.Signals, code: int) -> None:
+    """At once, and the library may go on until the process has ended."""
+    program = """
+import time
+from tests.export.tensorrt import test_on_device as here
+library = here.StandIn("8.6.2.3")
+def build(self, network, config):
+    print("building", flush=True)
+    time.sleep(60)
+library.Builder.build_serialized_network = build
+try:
+    here.build(library)
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"building\n"
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(30) == code
+    assert time.monotonic() - began < 30
+
+
+def test_what_a_build_that_asks_nobody_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> bytes:
+        raise RuntimeError("no memory")
+
+    library = StandIn("8.6.2.3")
+    monkeypatch.setattr(library.Builder, "build_serialized_network", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        build(library)
 
 
 def test_what_another_device_measured_is_not_used() -> None:
