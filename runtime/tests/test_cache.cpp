@@ -143,8 +143,9 @@ TEST_F(CacheTest, WhereTheFolderIs) {
     EXPECT_EQ(cache_folder({}, {"a"}), path("home") / ".cache" / "elir-deploy" / "a");
   }
   test::write_file(path("file"), "");
-  EXPECT_EQ(said([&] { cache_folder(path("file").string(), {"a"}); }),
-            (path("file") / "a").string() + " cannot be made: set XDG_CACHE_HOME (Not a directory)");
+  EXPECT_EQ(
+      said([&] { cache_folder(path("file").string(), {"a"}); }),
+      (path("file") / "a").string() + " cannot be made: set XDG_CACHE_HOME (Not a directory)");
 }
 
 }  // namespace
