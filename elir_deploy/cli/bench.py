@@ -175,7 +175,8 @@ def bench(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="When to end in any case. [default: 300, or ten times --seconds]",
+            help="When to end in any case. [default: 300, or ten times --seconds where that is "
+            "more]",
             rich_help_panel=_HOW,
         ),
     ] = None,
