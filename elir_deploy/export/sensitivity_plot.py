@@ -44,8 +44,8 @@ def why_nothing_to_draw(report: Int8Report) -> str | None:
         return None
     if report.quality is None:
         return (
-            "parts are measured where INT8 is calibrated on images, with weights that are not "
-            "random: give --calibration FOLDER, not a bundle"
+            "parts are measured alone where weights are not random and INT8 is calibrated on "
+            "images: give trained ones, and a folder with --calibration"
         )
     return "no part is large enough for INT8: give a smaller --int8-smallest-layer"
 

@@ -54,7 +54,7 @@ def test_every_part_has_two_bars(fused: ModelProto, tmp_path: Path) -> None:
     ("options", "floor_db", "wanted"),
     [
         (Int8Options(smallest_layer=10**9), 35.0, "a smaller --int8-smallest-layer"),
-        (Int8Options(), None, "weights that are not random: give --calibration FOLDER"),
+        (Int8Options(), None, "give trained ones, and a folder with --calibration"),
     ],
 )
 def test_where_no_part_was_measured_it_says_why(
