@@ -4,8 +4,8 @@
 
 Milliseconds are medians of single runs, from the image in the device's memory to the result there,
 with the host waiting in between. Beside the kernels that the profiler saw stand those that the cost
-model counts (elir-bench --peers, docs/guide-bench.md). Random weights: speed does not depend on
-their values.
+model counts (elir-inspect --cost, docs/guide-benchmark.md). Random weights: speed does not depend
+on their values.
 """
 
 from __future__ import annotations

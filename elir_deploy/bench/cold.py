@@ -29,7 +29,7 @@ class ColdStart:
     """A new process from the call that starts it to its first picture.
 
     Attributes:
-        import_s: starting Python and importing the runtime.
+        import_s: starting Python and importing the runtime, which reports call the start.
         load_s: opening the bundle on the backend; hashes, compiling and caches are inside.
         first_result_s: of the first picture, of random bytes.
         peak_rss_bytes: most memory that the process had until then; None where unknown.

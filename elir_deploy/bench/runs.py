@@ -45,7 +45,7 @@ from elir_deploy.runtime.photos import sample_photos
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
 
-__all__ = ["Run", "Wishes", "open_model"]
+__all__ = ["Run", "Wishes", "open_model", "with_numbers"]
 
 Say = Callable[[str, int, int], None]
 

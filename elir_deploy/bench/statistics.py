@@ -55,7 +55,7 @@ class Summary:
 
     @classmethod
     def of(cls, samples: Sequence[float] | NDArray[np.float64]) -> Summary:
-        """Summarize latencies in seconds.
+        """Summarise latencies in seconds.
 
         Raises:
             UsageError: there are none.

@@ -175,7 +175,8 @@ def bench(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="When to end in any case. [default: 300, or ten times --seconds]",
+            help="When to end in any case. [default: 300, or ten times --seconds where that is "
+            "more]",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -226,30 +227,15 @@ def bench(
     _check_outputs(json, reports)
     if task is not None:
         task_named(task)
-    if seconds is not None and at_most is None:
-        # For each of the contenders, and there may be ten.
-        at_most_s: float | None = max(PROTOCOLS[protocol.value].at_most_s, 10 * seconds)
-    else:
-        at_most_s = at_most
-    plan = with_numbers(
-        PROTOCOLS[protocol.value],
-        images=images,
-        warmup=warmup,
-        seconds=seconds,
-        at_most_s=at_most_s,
-        tolerance=None if tolerance is None else tolerance / 100,
-    )
-    _check_options(
-        plan,
-        images=images,
-        warmup=warmup,
-        seconds=seconds,
-        at_most=at_most,
-        tolerance=tolerance,
-        steps=steps,
-        callers=callers,
-        batch=batch,
-    )
+    numbers: dict[str, Any] = {
+        "images": images,
+        "warmup": warmup,
+        "seconds": seconds,
+        "at_most": at_most,
+        "tolerance": tolerance,
+    }
+    plan = _plan(PROTOCOLS[protocol.value], **numbers)
+    _check_options(plan, **numbers, steps=steps, callers=callers, batch=batch)
     wishes = Wishes(
         plan,
         **_contenders(backend, all_peers),
@@ -262,6 +248,19 @@ def bench(
         batches=_distinct(batch, (4,)),
         steps=_distinct(steps, (1, 2, 3, 5)),
     )
+    _measure(model, wishes, task=task, checkpoint=checkpoint, json=json, reports=reports)
+
+
+def _measure(
+    model: str,
+    wishes: Wishes,
+    *,
+    task: str | None,
+    checkpoint: str | None,
+    json: Path | None,
+    reports: list[Path],
+) -> None:
+    """Measure, write and print; what ends a run early is raised when that is done."""
     with ExitStack() as held:
         with ExitStack() as stack:
             say = stack.enter_context(progress())
@@ -287,22 +286,39 @@ def bench(
         raise stopped
 
 
+def _plan(
+    protocol: BenchProtocol,
+    *,
+    seconds: float | None,
+    at_most: float | None,
+    tolerance: float | None,
+    **others: int | None,
+) -> BenchProtocol:
+    """The protocol with the numbers that were given; ``tolerance`` is in per cent."""
+    if seconds is not None and at_most is None:
+        # For each of the contenders, and there may be ten.
+        at_most = max(protocol.at_most_s, 10 * seconds)
+    return with_numbers(
+        protocol,
+        seconds=seconds,
+        at_most_s=at_most,
+        tolerance=None if tolerance is None else tolerance / 100,
+        **others,
+    )
+
+
 def _contenders(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
     """By default what the bundle has for this machine, and eager PyTorch."""
     for name in named or ():
         if name not in peers.PEERS and name not in BACKENDS:
             names = ", ".join([*peers.PEERS, *BACKENDS])
             raise UsageError(f"no backend {name!r}: choose from {names}")
-    others = None if named is None else [name for name in named if name in peers.PEERS]
-    own = None if named is None else [name for name in named if name not in peers.PEERS]
-    return {
-        "backends": None if own is None else list(dict.fromkeys(own)),
-        "peers": list(peers.PEERS)
-        if all_peers
-        else others
-        if others is not None
-        else [peers.TORCH],
-    }
+    own: list[str] | None = None
+    others = [peers.TORCH]
+    if named is not None:
+        own = [name for name in dict.fromkeys(named) if name not in peers.PEERS]
+        others = [name for name in named if name in peers.PEERS]
+    return {"backends": own, "peers": list(peers.PEERS) if all_peers else others}
 
 
 def _distinct(numbers: list[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:

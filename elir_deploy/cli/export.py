@@ -189,15 +189,11 @@ def export(
       `elir-build bfr --device`
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
-    if sensitivity_plot is not None:
-        from elir_deploy.export.sensitivity_plot import check_picture_name, draw_sensitivities
-
-        require_packages(("matplotlib",), "eval", "draw sensitivities")
-        check_picture_name(sensitivity_plot)
     from elir_deploy.checkpoints import load_checkpoint
     from elir_deploy.export.int8 import Int8Options
     from elir_deploy.export.options import DEFAULT_PRECISIONS, ExportOptions, check_options
     from elir_deploy.export.pipeline import export_bundle
+    from elir_deploy.export.sensitivity_plot import check_plot
     from elir_deploy.static_graph import Rewrites
 
     options = ExportOptions.for_targets(
@@ -227,13 +223,15 @@ def export(
         overwrite=overwrite,
     )
     check_options(options, output)
+    if sensitivity_plot is not None:
+        require_packages(("matplotlib",), "eval", "draw sensitivities")
+        check_plot(sensitivity_plot, options.precisions)
     with progress() as say:
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
     if sensitivity_plot is not None and report.int8 is not None:
-        draw_sensitivities(report.int8, sensitivity_plot)
-        print(f"what each part costs: {sensitivity_plot}")
+        _draw(report.int8, sensitivity_plot)
 
 
 def _print_report(report: ExportReport) -> None:
@@ -289,6 +287,17 @@ def _print_int8(report: Int8Report) -> None:
     for what, quality in (("all parts", report.everything), ("as chosen", report.quality)):
         drop = "" if quality.drop_db is None else f"loses {quality.drop_db:.3f} dB to the truth, "
         print(f"INT8, {what}: {drop}worst image {quality.fidelity_db:.1f} dB to float32")
+
+
+def _draw(report: Int8Report, path: Path) -> None:
+    from elir_deploy.export.sensitivity_plot import draw_sensitivities, why_nothing_to_draw
+
+    reason = why_nothing_to_draw(report)
+    if reason is not None:
+        tell(f"warning: {path} is not drawn: {reason}")
+        return
+    draw_sensitivities(report, path)
+    print(f"what each part costs: {path}")
 
 
 def main() -> None:

@@ -197,10 +197,10 @@ def _facts(bundle: Bundle) -> list[Row]:
 
 def _calibration(made: Calibration) -> str:
     scales = "a scale for each step" if made.per_step else "one scale for all steps"
-    small = f"; float convolutions of fewer than {made.smallest_layer} weights"
-    return f"{made.method} ranges of {made.images} images, {scales}" + small * bool(
-        made.smallest_layer
-    )
+    told = f"{made.method} ranges of {made.images} images, {scales}"
+    if made.smallest_layer:
+        told += f"; float convolutions of fewer than {made.smallest_layer} weights"
+    return told
 
 
 def _files(bundle: Bundle) -> list[Row]:

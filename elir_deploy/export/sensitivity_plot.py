@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,25 +14,50 @@ if TYPE_CHECKING:
 
     from elir_deploy.export.int8 import Int8Report
 
-__all__ = ["check_picture_name", "draw_sensitivities"]
+__all__ = ["check_plot", "draw_sensitivities", "why_nothing_to_draw"]
 
 FORMATS = (".png", ".svg", ".pdf")
 _INT8, _KEPT = "#3b75af", "#d1495b"
 
 
-def check_picture_name(path: Path) -> None:
-    """Raise :class:`UsageError` for a name that says no known format, or a folder that is not."""
+def check_plot(path: Path, precisions: Collection[str]) -> None:
+    """Refuse what cannot be drawn, before anything is measured.
+
+    Args:
+        path: where the picture is to be.
+        precisions: that are exported.
+
+    Raises:
+        UsageError: the name says no known format, its folder is none, or INT8 is not exported.
+    """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: wanted a name ending in {', '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: {path.absolute().parent} is no folder")
+    if "int8" not in precisions:
+        raise UsageError(f"{path}: it shows what INT8 costs: add --precision int8")
+
+
+def why_nothing_to_draw(report: Int8Report) -> str | None:
+    """Why no part was measured alone; None where some were."""
+    if report.sensitivities:
+        return None
+    if report.quality is None:
+        return (
+            "parts are measured alone where weights are not random and INT8 is calibrated on "
+            "images: give trained ones, and a folder with --calibration"
+        )
+    return "no part is large enough for INT8: give a smaller --int8-smallest-layer"
 
 
 def draw_sensitivities(report: Int8Report, path: Path) -> None:
     """Draw each part's error alone, and its share of the time saved against float16.
 
+    Args:
+        report: in which some parts were measured: see :func:`why_nothing_to_draw`.
+        path: of a PNG, SVG or PDF, by its name.
+
     Raises:
-        UsageError: nothing was measured.
         OutputError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,11 +65,6 @@ def draw_sensitivities(report: Int8Report, path: Path) -> None:
     from matplotlib.patches import Patch
 
     found = report.sensitivities
-    if not found:
-        raise UsageError(
-            "there are no sensitivities to draw: they are measured where INT8 is calibrated on "
-            "images, with trained weights"
-        )
     names = [s.part.name for s in found]
     colours = [_KEPT if name in report.kept else _INT8 for name in names]
     saving = sum(s.part.saving for s in found)

@@ -6,20 +6,22 @@
 #include <stb_image.h>
 #include <stb_image_write.h>
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <elir/elir.hpp>
+#include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace {
 
 constexpr const char* kUsage =
-    "usage: elir-restore-cpp [--backend NAME] [--precision NAME] [--threads N] [--fit "
-    "resize|tile]\n"
-    "                        [--force] BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]\n";
+    "usage: elir-restore-cpp [-h] [--backend NAME] [--precision NAME] [--threads N]\n"
+    "                        [--fit resize|tile] [--force]\n"
+    "                        BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]\n";
 
 struct Arguments {
   elir_params params = elir_default_params();
@@ -37,6 +39,16 @@ elir_fit fit_of(const std::string& name) {
   refuse("--fit is " + name + ", wanted resize or tile");
 }
 
+int number_of(const std::string& option, const std::string& value) {
+  int number = 0;
+  const char* const end = value.data() + value.size();
+  const auto read = std::from_chars(value.data(), end, number);
+  if (read.ec != std::errc() || read.ptr != end) {
+    refuse(option + " is " + value + ", wanted a number");
+  }
+  return number;
+}
+
 Arguments parsed(int count, char** given) {
   Arguments arguments;
   for (int i = 1; i < count; ++i) {
@@ -45,12 +57,15 @@ Arguments parsed(int count, char** given) {
       if (++i == count) refuse(name + " lacks its value");
       return given[i];
     };
-    if (name == "--backend") {
+    if (name == "-h" || name == "--help") {
+      std::fputs(kUsage, stdout);
+      std::exit(0);
+    } else if (name == "--backend") {
       arguments.params.backend = value();
     } else if (name == "--precision") {
       arguments.params.precision = value();
     } else if (name == "--threads") {
-      arguments.params.threads = std::atoi(value());
+      arguments.params.threads = number_of(name, value());
     } else if (name == "--fit") {
       arguments.params.fit = fit_of(value());
     } else if (name == "--force") {
@@ -67,11 +82,11 @@ Arguments parsed(int count, char** given) {
   return arguments;
 }
 
-// Pixels as stb_image gives them; null, with a message, where it cannot.
 struct Free {
   void operator()(stbi_uc* pixels) const { stbi_image_free(pixels); }
 };
 
+// False, with a message, where a file cannot be read or written.
 bool restore_file(elir::Restorer& restorer, const std::string& input, const std::string& output) {
   int width = 0;
   int height = 0;

@@ -44,8 +44,8 @@ std::string read_file(const fs::path& folder, const fs::path& path) {
     throw bundle_error(
         message("folder_without", {{"folder", folder.string()}, {"manifest", kManifestName}}));
   }
-  // Anything but a file might keep a reader waiting; a folder, and what cannot be told, have errors of
-  // their own.
+  // Anything but a file might keep a reader waiting; a folder, and what cannot be told, have errors
+  // of their own.
   if (type != fs::file_type::regular && type != fs::file_type::directory &&
       type != fs::file_type::unknown && type != fs::file_type::none) {
     throw bundle_error(message("file_irregular", {{"path", path.string()}}));

@@ -1,4 +1,5 @@
-// Libraries pass a failing allocation on as an error of their own, in whose words it is still found.
+// Libraries pass a failing allocation on as an error of their own, in whose words it is still
+// found.
 #pragma once
 
 #include <new>

@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -110,7 +111,8 @@ TEST_F(CacheTest, WhatCannotBeMappedIsNotKept) {
     write_sealed(path("kept"), [](std::ostream& file) {
       std::size_t pages = 0;
       std::ifstream("/proc/self/statm") >> pages;
-      const rlimit now{pages * 4096 + (rlim_t{256} << 20U), RLIM_INFINITY};
+      const std::size_t used = pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+      const rlimit now{used + (rlim_t{256} << 20U), RLIM_INFINITY};
       setrlimit(RLIMIT_AS, &now);
       file.seekp(std::streamoff{1} << 30U);  // a hole
       file << "x";
@@ -143,8 +145,9 @@ TEST_F(CacheTest, WhereTheFolderIs) {
     EXPECT_EQ(cache_folder({}, {"a"}), path("home") / ".cache" / "elir-deploy" / "a");
   }
   test::write_file(path("file"), "");
-  EXPECT_EQ(said([&] { cache_folder(path("file").string(), {"a"}); }),
-            (path("file") / "a").string() + " cannot be made: set XDG_CACHE_HOME (Not a directory)");
+  EXPECT_EQ(
+      said([&] { cache_folder(path("file").string(), {"a"}); }),
+      (path("file") / "a").string() + " cannot be made: set XDG_CACHE_HOME (Not a directory)");
 }
 
 }  // namespace

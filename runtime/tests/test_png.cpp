@@ -22,8 +22,8 @@ class PngTest : public ::testing::Test {
     png_alloc_size_t size = 0;
     EXPECT_NE(png_image_write_to_memory(&image, nullptr, &size, 0, pixels.data(), 0, nullptr), 0);
     std::string content(size, ' ');
-    EXPECT_NE(png_image_write_to_memory(&image, content.data(), &size, 0, pixels.data(), 0, nullptr),
-              0);
+    EXPECT_NE(
+        png_image_write_to_memory(&image, content.data(), &size, 0, pixels.data(), 0, nullptr), 0);
     const auto path = folder_.path() / "picture.png";
     test::write_file(path, content.substr(0, end));
     return path;

@@ -394,6 +394,28 @@ def test_a_browser_that_cannot_unpack_says_so(browser, file):
         assert is_quiet(page)
 
 
+def test_a_chart_that_cannot_be_drawn_leaves_the_others_alone(browser, file, tmp_path):
+    source = file.read_text("utf-8")
+    start = source.index('id="charts">') + len('id="charts">')
+    end = source.index("</script>", start)
+    charts = json.loads(source[start:end])
+    del charts["time"]
+    damaged = tmp_path / "damaged.html"
+    damaged.write_text(source[:start] + json.dumps(charts) + source[end:], "utf-8")
+    with opened(browser, damaged) as page:
+        assert page.evaluate("document.documentElement.dataset.charts") == "failed"
+        assert "cannot draw the chart" in page.locator("#plot-time").text_content()
+        use_keys_and_print(page)
+        assert page.locator("#time .keys button:enabled").count() == 0
+        for name in charts:
+            assert page.locator(f"#plot-{name} .main-svg").count() > 0
+            assert page.locator(f"#{name} .keys button:disabled").count() == 0
+        key = page.locator(".keys button:enabled").first
+        key.click()
+        assert key.get_attribute("aria-pressed") == "false"
+        assert is_quiet(page)
+
+
 def test_keys_wait_for_their_charts(browser, file):
     never = """window.DecompressionStream = class {
             constructor() {

@@ -174,6 +174,8 @@ def test_latencies(everything):
 
 
 def test_first_starts(everything):
+    (header,) = [head for title, head, _ in tables(everything) if title.startswith("A new process")]
+    assert header == ("contender", "start s", "load s", "first image s", "peak MiB", "GPU MiB")
     assert rows_of(everything, "A new process, to its first picture") == [
         ["fast", "0.512", "1.00", "2.00", "300", "700"]
     ]

@@ -39,37 +39,43 @@
     return new Response(stream).text();
   }
 
-  async function drawCharts() {
-    const charts = parsed("charts");
-    const places = [...document.querySelectorAll(".plot")];
-    if (places.length === 0) return;
+  async function load() {
     const script = document.createElement("script");
     script.textContent = await unpacked(byId("plotly").textContent);
     document.head.append(script);
     const camera = { name: "save", title: "Save as an image", icon: Plotly.Icons.camera, click: save };
     config.modeBarButtons[0].unshift(camera);
-    for (const place of places) {
-      const { data, layout } = charts[place.dataset.chart];
-      if (byTouch) layout.dragmode = false; // a finger on a chart scrolls the page
-      await Plotly.newPlot(place, data, layout, config);
-    }
+    return parsed("charts");
   }
 
   const keys = [...document.querySelectorAll(".keys button")];
 
-  drawCharts().then(
-    () => {
-      for (const key of keys) key.disabled = false; // until now there was nothing to hide
-      document.documentElement.dataset.charts = "drawn";
-    },
-    (error) => {
-      document.documentElement.dataset.charts = "failed";
-      for (const place of document.querySelectorAll(".plot")) {
-        place.classList.add("failed");
+  async function draw(place, { data, layout }) {
+    if (byTouch) layout.dragmode = false; // a finger on a chart scrolls the page
+    await Plotly.newPlot(place, data, layout, config);
+    const own = keys.filter((key) => key.getAttribute("aria-controls") === place.id);
+    for (const key of own) key.disabled = false; // until now there was nothing to hide
+  }
+
+  // One that cannot be drawn leaves the others alone.
+  async function drawCharts() {
+    const places = [...document.querySelectorAll(".plot")];
+    const loading = places.length > 0 ? load() : undefined;
+    let state = "drawn";
+    for (const place of places) {
+      try {
+        const charts = await loading;
+        await draw(place, charts[place.dataset.chart]);
+      } catch (error) {
+        state = "failed";
+        place.className = "plot failed"; // without the class by which Plotly's are found on paper
         place.textContent = `This browser cannot draw the chart (${error.message}).`;
       }
-    },
-  );
+    }
+    document.documentElement.dataset.charts = state;
+  }
+
+  drawCharts();
 
   for (const key of keys) {
     key.addEventListener("click", () => {

@@ -204,11 +204,9 @@ def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
 
 
 def _missed(result: Verification) -> str:
-    return message(
-        "nothing_passed_of",
-        precision=result.precision,
-        reached=message("not_finite")
-        if result.psnr_db is None
-        else message("decibels", value=f"{result.psnr_db:.1f}"),
-        floor=f"{result.floor_db:g}",
-    )
+    if result.psnr_db is None:
+        reached = message("not_finite")
+    else:
+        reached = message("decibels", value=f"{result.psnr_db:.1f}")
+    floor = f"{result.floor_db:g}"
+    return message("nothing_passed_of", precision=result.precision, reached=reached, floor=floor)

@@ -20,7 +20,6 @@ from elir_deploy.runtime.messages import message
 
 __all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
 
-
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 

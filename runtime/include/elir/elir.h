@@ -70,7 +70,7 @@ typedef struct elir_restorer elir_restorer;
 typedef enum elir_status {
   ELIR_OK = 0,
   ELIR_ERROR_USAGE = 1,       /* an argument is wrong, or does not fit the bundle */
-  ELIR_ERROR_BUNDLE = 2,      /* the bundle is damaged, incomplete, newer, or holds nothing usable */
+  ELIR_ERROR_BUNDLE = 2,      /* the bundle is damaged, incomplete, newer, or holds nothing to run */
   ELIR_ERROR_IMAGE = 3,       /* an image has the wrong size, stride or format */
   ELIR_ERROR_UNAVAILABLE = 4, /* a backend or device is not there, or failed */
   ELIR_ERROR_BUSY = 5,        /* the queue of elir_restore_async is full: drop the frame, or wait */
@@ -105,7 +105,7 @@ typedef void (*elir_log_callback)(void *user, elir_log_level level, const char *
  * not throw. It may call every function but elir_wait and elir_destroy on its restorer. */
 typedef void (*elir_done_callback)(void *user, elir_status status, const char *message);
 
-/* How to load a bundle. Get the defaults from elir_default_params() and change what is to differ. */
+/* How to load a bundle. Get the defaults from elir_default_params() and change some of them. */
 typedef struct elir_params {
   size_t struct_size;    /* set by elir_default_params and elir_init_params */
   const char *backend;   /* a name of elir_backends(); NULL or "auto": the fastest that bundle and

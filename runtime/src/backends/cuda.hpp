@@ -131,7 +131,9 @@ inline std::optional<std::string> missing_cuda_device() {
   check_cuda(cudaRuntimeGetVersion(&wanted), "cudaRuntimeGetVersion");
   if (driver == 0) return message("cuda_no_driver");
   const std::string reason = failed_call("cudaGetDeviceCount", error);
-  if (error != cudaErrorInsufficientDriver) return message("cuda_not_started", {{"reason", reason}});
+  if (error != cudaErrorInsufficientDriver) {
+    return message("cuda_not_started", {{"reason", reason}});
+  }
   return message("cuda_driver_old", {{"reason", reason},
                                      {"driver", cuda_release(driver)},
                                      {"library", text("libelir ", kVersion)},

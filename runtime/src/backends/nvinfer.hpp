@@ -2,8 +2,8 @@
 #pragma once
 
 #ifdef ELIR_TENSORRT_RTX
-// Both have the namespace nvinfer1. In one library the linker would merge the inline functions of the
-// two, although their tables of virtual functions differ.
+// Both have the namespace nvinfer1. In one library the linker would merge the inline functions of
+// the two, although their tables of virtual functions differ.
 #define nvinfer1 elir_nvinfer1_rtx
 #endif
 

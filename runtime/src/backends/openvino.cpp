@@ -183,11 +183,11 @@ void check_end(const std::filesystem::path& path, const char* what, const Tensor
   const std::string wanted = text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "u8" : "f32", " [",
                                   s[0], ",", s[1], ",", s[2], ",", s[3], "]");
   if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(
-      message("graph_end", {{"path", path.string()},
-                            {"end", what},
-                            {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
-                            {"wanted", wanted}}));
+  throw bundle_error(message(
+      "graph_end", {{"path", path.string()},
+                    {"end", what},
+                    {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
+                    {"wanted", wanted}}));
 }
 
 ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {

@@ -258,9 +258,10 @@ class TensorRtSession final : public Session {
         throw unavailable_error(message("still_usable", {{"reason", failure.what()}}));
       }
       // CUDA repeats an error that it cannot recover from.
-      lost_ = text(message("device_lost", {{"device", text("CUDA device ", device_)},
-                                           {"reason", failed_call("cudaStreamSynchronize", error)}}),
-                   ": ", message("device_restart"));
+      const std::string reason = failed_call("cudaStreamSynchronize", error);
+      const std::string lost = message(
+          "device_lost", {{"device", text("CUDA device ", device_)}, {"reason", reason}});
+      lost_ = text(lost, ": ", message("device_restart"));
       static_cast<void>(cudaGetLastError());
       throw unavailable_error(text(failure.what(), "; ", lost_));
     } catch (...) {

@@ -13,7 +13,7 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorIllegalAddress = 700,
-  cudaErrorCapture = 901
+  cudaErrorStreamCaptureInvalidated = 901
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
@@ -53,55 +53,70 @@ struct Cuda {
 };
 inline Cuda cuda;
 
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorName(cudaError_t error) {
+namespace stand_in {
+
+struct ErrorText {
+  const char* name;
+  const char* description;
+};
+inline ErrorText text_of(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
-      return "cudaSuccess";
+      return {"cudaSuccess", "no error"};
     case cudaErrorInsufficientDriver:
-      return "cudaErrorInsufficientDriver";
+      return {"cudaErrorInsufficientDriver", "CUDA driver version is insufficient"};
     case cudaErrorNoDevice:
-      return "cudaErrorNoDevice";
+      return {"cudaErrorNoDevice", "no CUDA-capable device is detected"};
     case cudaErrorIllegalAddress:
-      return "cudaErrorIllegalAddress";
-    default:
-      return "cudaErrorStreamCaptureInvalidated";
+      return {"cudaErrorIllegalAddress", "an illegal memory access was encountered"};
+    case cudaErrorStreamCaptureInvalidated:
+      return {"cudaErrorStreamCaptureInvalidated", "operation failed"};
   }
+  std::abort();
 }
+
+inline cudaError_t answer(int* place, int value) {
+  *place = value;
+  return cudaSuccess;
+}
+
+// What is handed out counts as living until it is taken back.
+template <typename Object>
+cudaError_t hand_out(Object** place, Object* made) {
+  *place = made;
+  ++cuda.objects;
+  return cudaSuccess;
+}
+template <typename Object>
+cudaError_t take_back(Object* object) {
+  delete object;
+  --cuda.objects;
+  return cudaSuccess;
+}
+
+}  // namespace stand_in
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorName(cudaError_t error) { return stand_in::text_of(error).name; }
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorIllegalAddress       ? "an illegal memory access was encountered"
-         : error == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient"
-                                                : "operation failed";
+  return stand_in::text_of(error).description;
 }
 inline cudaError_t cudaDriverGetVersion(int* version) {
-  *version = cuda.driver;
-  return cudaSuccess;
+  return stand_in::answer(version, cuda.driver);
 }
-inline cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
-  return cudaSuccess;
-}
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = cuda.current;
-  return cudaSuccess;
-}
-inline cudaError_t cudaSetDevice(int device) {
-  cuda.current = device;
-  return cudaSuccess;
-}
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return stand_in::answer(version, 13000); }
+inline cudaError_t cudaGetDevice(int* device) { return stand_in::answer(device, cuda.current); }
+inline cudaError_t cudaSetDevice(int device) { return stand_in::answer(&cuda.current, device); }
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = cuda.devices;
   return cuda.refusal;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : 6;
-  return cudaSuccess;
+  return stand_in::answer(value, attribute == cudaDevAttrComputeCapabilityMajor ? 8 : 6);
 }
 
 inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  *data = std::malloc(bytes);
-  ++cuda.objects;
-  return cudaSuccess;
+  return stand_in::hand_out(data, std::malloc(bytes));
 }
 inline cudaError_t cudaFree(void* data) {
   std::free(data);
@@ -119,18 +134,13 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
 }
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
-  cuda.last_stream = *stream = new StandInStream;
-  ++cuda.objects;
-  return cudaSuccess;
+  cuda.last_stream = new StandInStream;
+  return stand_in::hand_out(stream, cuda.last_stream);
 }
-inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  --cuda.objects;
-  return cudaSuccess;
-}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return stand_in::take_back(stream); }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (cuda.lost) return cudaErrorIllegalAddress;
-  if (stream->capturing) return cudaErrorCapture;
+  if (stream->capturing) return cudaErrorStreamCaptureInvalidated;
   for (const auto& work : std::exchange(stream->queued, {})) work();
   return cudaSuccess;
 }
@@ -146,29 +156,17 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureS
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   stream->capturing = false;
   Work captured = std::exchange(stream->captured, {});
-  if (cuda.capture_fails) return cudaErrorCapture;
-  *graph = new StandInGraph{std::move(captured)};
-  ++cuda.objects;
-  return cudaSuccess;
+  if (cuda.capture_fails) return cudaErrorStreamCaptureInvalidated;
+  return stand_in::hand_out(graph, new StandInGraph{std::move(captured)});
 }
 inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph,
                                                  unsigned long long /*flags*/) {
-  *exec = new StandInExec{*graph};
-  ++cuda.objects;
-  return cudaSuccess;
+  return stand_in::hand_out(exec, new StandInExec{*graph});
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   for (const auto& work : exec->work) stream->add(work);
   ++cuda.launches;
   return cudaSuccess;
 }
-inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  --cuda.objects;
-  return cudaSuccess;
-}
-inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete exec;
-  --cuda.objects;
-  return cudaSuccess;
-}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return stand_in::take_back(graph); }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return stand_in::take_back(exec); }

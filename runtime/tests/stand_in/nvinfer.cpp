@@ -89,7 +89,8 @@ class Runtime final : public nvinfer1::IRuntime {
 #ifndef STAND_IN_RTX
   void setEngineHostCodeAllowed(bool allowed) override { state.host_code = allowed; }
 #endif
-  nvinfer1::ICudaEngine* deserializeCudaEngine(const void* /*data*/, std::size_t /*size*/) override {
+  nvinfer1::ICudaEngine* deserializeCudaEngine(const void* /*data*/,
+                                               std::size_t /*size*/) override {
     return refused() ? nullptr : new Engine;
   }
 };

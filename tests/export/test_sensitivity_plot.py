@@ -1,0 +1,65 @@
+"""The picture of what each part costs in INT8, and where there is nothing to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import ModelProto
+
+from elir_deploy.errors import UsageError
+from elir_deploy.export.budget import Sensitivity, parts_of
+from elir_deploy.export.calibration import packaged_images
+from elir_deploy.export.int8 import Int8Options, Int8Report, calibrate
+from elir_deploy.export.sensitivity_plot import (
+    check_plot,
+    draw_sensitivities,
+    why_nothing_to_draw,
+)
+from elir_deploy.tasks import TASKS
+from tests.export.conftest import SIZE
+
+
+@pytest.mark.parametrize(
+    ("name", "precisions", "wanted"),
+    [
+        ("parts.gif", ["int8"], "wanted a name ending in .png, .svg, .pdf"),
+        ("none/parts.png", ["int8"], "none is no folder"),
+        ("parts.png", ["fp32", "fp16"], "add --precision int8"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    tmp_path: Path, name: str, precisions: list[str], wanted: str
+) -> None:
+    with pytest.raises(UsageError, match=wanted):
+        check_plot(tmp_path / name, precisions)
+    check_plot(tmp_path / "parts.PNG", ["fp32", "int8"])
+
+
+def test_every_part_has_two_bars(fused: ModelProto, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    parts = parts_of(fused)
+    found = tuple(Sensitivity(part, 1e-6 * k) for k, part in enumerate(parts))
+    report = Int8Report(sensitivities=found, kept=(parts[0].name,))
+    assert why_nothing_to_draw(report) is None
+    draw_sensitivities(report, tmp_path / "parts.svg")
+    drawn = (tmp_path / "parts.svg").read_text("utf-8")
+    assert all(part.name in drawn for part in parts)
+    # One for the legend; where a part is kept, its bars are of another colour.
+    assert drawn.count("fill: #d1495b") == 2 + 1
+    assert drawn.count("fill: #3b75af") == 2 * (len(parts) - 1) + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "floor_db", "wanted"),
+    [
+        (Int8Options(smallest_layer=10**9), 35.0, "a smaller --int8-smallest-layer"),
+        (Int8Options(), None, "give trained ones, and a folder with --calibration"),
+    ],
+)
+def test_where_no_part_was_measured_it_says_why(
+    fused: ModelProto, options: Int8Options, floor_db: float | None, wanted: str
+) -> None:
+    images = packaged_images(TASKS["tiny"], SIZE)
+    _, report = calibrate(fused, images, "uint8", options, floor_db)
+    assert wanted in (why_nothing_to_draw(report) or "something to draw")
