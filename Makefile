@@ -88,6 +88,7 @@ build/stubs: $(VENV)/.dev
 lint: $(VENV)/.dev build/stubs
 	ruff check .
 	ruff format --check .
+	clang-format --dry-run --Werror $$(find runtime -name '*.[ch]' -o -name '*.[ch]pp')
 	mypy
 	lint-imports
 

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 
 /* Pixels of a binary PPM of 8 bits, to be freed; NULL if the file is none. */
-static unsigned char *read_ppm(const char *name, int *width, int *height) {
-  FILE *file = fopen(name, "rb");
-  unsigned char *pixels = NULL;
+static unsigned char* read_ppm(const char* name, int* width, int* height) {
+  FILE* file = fopen(name, "rb");
+  unsigned char* pixels = NULL;
   size_t size = 0;
   if (file == NULL) return NULL;
   if (fscanf(file, "P6 %d %d 255", width, height) == 2 && fgetc(file) != EOF && *width > 0 &&
@@ -25,18 +25,18 @@ static unsigned char *read_ppm(const char *name, int *width, int *height) {
   return pixels;
 }
 
-static int write_ppm(const char *name, const unsigned char *pixels, int width, int height) {
+static int write_ppm(const char* name, const unsigned char* pixels, int width, int height) {
   const size_t size = 3 * (size_t)width * (size_t)height;
-  FILE *file = fopen(name, "wb");
+  FILE* file = fopen(name, "wb");
   int good = 0;
   if (file == NULL) return 0;
-  good = fprintf(file, "P6\n%d %d\n255\n", width, height) > 0 &&
-         fwrite(pixels, 1, size, file) == size;
+  good =
+      fprintf(file, "P6\n%d %d\n255\n", width, height) > 0 && fwrite(pixels, 1, size, file) == size;
   return fclose(file) == 0 && good;
 }
 
-int main(int count, char **given) {
-  elir_restorer *restorer = NULL;
+int main(int count, char** given) {
+  elir_restorer* restorer = NULL;
   elir_image input = {NULL, 0, 0, 0, ELIR_RGB8};
   elir_image output = {NULL, 0, 0, 0, ELIR_RGB8};
   int status = 2;

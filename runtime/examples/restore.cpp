@@ -129,6 +129,7 @@ int main(int count, char** given) {
     return all ? 0 : 2;
   } catch (const elir::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
+    if (error.status() == ELIR_ERROR_INTERNAL) return 1;
     return error.status() == ELIR_ERROR_UNAVAILABLE ? 4 : 2;
   }
 }

@@ -38,12 +38,11 @@ std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
   for (const Stage& stage : bundle.manifest().stages) {
     chosen.push_back(fitting(stage, precision));
     if (chosen.back() == nullptr) {
-      throw bundle_error(
-          message("nothing_for_stage", {{"bundle", bundle.path().string()},
-                                        {"stage", stage.name},
-                                        {"precision", file_precision(precision)},
-                                        {"kind", kind},
-                                        {"backend", name}}));
+      throw bundle_error(message("nothing_for_stage", {{"bundle", bundle.path().string()},
+                                                       {"stage", stage.name},
+                                                       {"precision", file_precision(precision)},
+                                                       {"kind", kind},
+                                                       {"backend", name}}));
     }
   }
   return chosen;

@@ -106,9 +106,9 @@ Bundle::Bundle(const std::string& folder) : path_(tidied(folder)), manifest_(ope
       for (const Artifact& artifact : stage.artifacts) {
         if (artifact.file != file) continue;
         if (size == static_cast<std::uintmax_t>(artifact.bytes)) continue;
-        throw bundle_error(message("file_size", {{"path", (path_ / file).string()},
-                                                 {"seen", size},
-                                                 {"wanted", artifact.bytes}}));
+        throw bundle_error(message(
+            "file_size",
+            {{"path", (path_ / file).string()}, {"seen", size}, {"wanted", artifact.bytes}}));
       }
     }
   }
@@ -126,8 +126,8 @@ fs::path Bundle::checked_file(const std::string& file) const {
   const std::string shown = (path_ / file).string();
   const std::string seen = hashed(path, shown);
   if (seen != listed->second) {
-    throw bundle_error(message(
-        "file_changed", {{"path", shown}, {"seen", seen}, {"wanted", listed->second}}));
+    throw bundle_error(
+        message("file_changed", {{"path", shown}, {"seen", seen}, {"wanted", listed->second}}));
   }
   return path;
 }

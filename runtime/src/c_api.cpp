@@ -210,8 +210,8 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
     need(description, "description");
     const std::size_t size = description->struct_size;
     if (size < kFirstDescription) {
-      throw usage_error(text("elir_description.struct_size is ", size, ", wanted at least ",
-                             kFirstDescription));
+      throw usage_error(
+          text("elir_description.struct_size is ", size, ", wanted at least ", kFirstDescription));
     }
     const Restorer& own = restorer->restorer;
     const Manifest& manifest = own.manifest();

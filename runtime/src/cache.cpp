@@ -30,10 +30,10 @@ CacheFailure no_folder(const fs::path& folder, const std::string& why) {
 
 CacheFailure unwritable(const fs::path& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
-  return CacheFailure(message("file_unwritable",
-                              {{"path", path.string()},
-                               {"reason", reason(error == 0 ? EIO : error)},
-                               {"hint", full ? message("file_unwritable_full") : ""}}));
+  return CacheFailure(
+      message("file_unwritable", {{"path", path.string()},
+                                  {"reason", reason(error == 0 ? EIO : error)},
+                                  {"hint", full ? message("file_unwritable_full") : ""}}));
 }
 
 std::optional<fs::path> home() {
@@ -116,7 +116,7 @@ fs::path cache_folder(const std::optional<std::string>& base,
 std::shared_ptr<const MappedFile> MappedFile::of(const fs::path& path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) return nullptr;
-  struct stat status {};
+  struct stat status{};
   void* data = MAP_FAILED;
   std::size_t size = 0;
   if (::fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {

@@ -43,10 +43,9 @@ std::string missed(const Verification& verification) {
 void check_wish(const Backend& backend, const Bundle& bundle, const std::string& precision) {
   const std::vector<std::string> held = backend.held_precisions(bundle);
   if (!contains(backend.precisions, precision)) {
-    throw usage_error(
-        message("precision_of_others", {{"backend", backend.name},
-                                        {"precision", precision},
-                                        {"held", joined(held, ", ")}}));
+    throw usage_error(message(
+        "precision_of_others",
+        {{"backend", backend.name}, {"precision", precision}, {"held", joined(held, ", ")}}));
   }
   if (!contains(held, precision)) {
     throw usage_error(message("nothing_for_precision", {{"bundle", bundle.path().string()},
@@ -72,18 +71,16 @@ std::pair<bool, std::ptrdiff_t> rank(const Bundle& bundle, const Candidate& cand
 
 [[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons) {
   if (!reasons.empty()) {
-    throw unavailable_error(
-        message("nothing_can_run",
-                {{"bundle", bundle.path().string()}, {"reasons", joined(reasons, "; ")}}));
+    throw unavailable_error(message("nothing_can_run", {{"bundle", bundle.path().string()},
+                                                        {"reasons", joined(reasons, "; ")}}));
   }
   std::set<std::string> kinds;
   for (const Stage& stage : bundle.manifest().stages) {
     for (const Artifact& artifact : stage.artifacts) kinds.insert(artifact.kind);
   }
-  throw bundle_error(
-      message("bundle_kinds", {{"bundle", bundle.path().string()},
-                               {"kinds", joined({kinds.begin(), kinds.end()}, ", ")},
-                               {"backends", joined(known(), ", ")}}));
+  throw bundle_error(message("bundle_kinds", {{"bundle", bundle.path().string()},
+                                              {"kinds", joined({kinds.begin(), kinds.end()}, ", ")},
+                                              {"backends", joined(known(), ", ")}}));
 }
 
 }  // namespace
@@ -138,9 +135,8 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
                                            const std::string& precision) {
   const std::vector<std::string> held = backend.held_precisions(bundle);
   if (held.empty()) {
-    throw bundle_error(
-        message("nothing_for_backend",
-                {{"bundle", bundle.path().string()}, {"backend", backend.name}}));
+    throw bundle_error(message("nothing_for_backend",
+                               {{"bundle", bundle.path().string()}, {"backend", backend.name}}));
   }
   if (!precision.empty()) {
     check_wish(backend, bundle, precision);
@@ -164,8 +160,8 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
   }
   if (!passed.empty()) return passed;
   if (!unknown.empty()) return unknown;
-  throw usage_error(message("nothing_passed", {{"bundle", bundle.path().string()},
-                                               {"seen", joined(failed, ", ")}}));
+  throw usage_error(message("nothing_passed",
+                            {{"bundle", bundle.path().string()}, {"seen", joined(failed, ", ")}}));
 }
 
 }  // namespace elir::core

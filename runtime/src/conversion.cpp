@@ -40,7 +40,8 @@ void put_all(const float* values, std::size_t count, std::uint8_t* pixels) {
 template <typename Value>
 void separate(const std::uint8_t* pixels, std::size_t area, Value* values) {
   for (std::size_t i = 0; i < area; ++i) {
-    for (std::size_t c = 0; c < kChannels; ++c) put(pixels[kChannels * i + c], values[c * area + i]);
+    for (std::size_t c = 0; c < kChannels; ++c)
+      put(pixels[kChannels * i + c], values[c * area + i]);
   }
 }
 

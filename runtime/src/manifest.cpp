@@ -27,14 +27,12 @@ void check_version(const Json& manifest) {
   if (version->number() > static_cast<double>(kFormatVersion)) {
     const Json* versions = manifest.find("versions");
     const Json* maker = versions == nullptr ? nullptr : versions->find("elir-deploy");
-    const std::string by =
-        maker == nullptr || maker->is_empty()
-            ? ""
-            : message("bundle_newer_by", {{"maker", shortened(maker->repr())}});
-    throw bundle_error(message("bundle_newer", {{"by", by},
-                                                {"version", version->repr()},
-                                                {"own", kVersion},
-                                                {"wanted", kFormatVersion}}));
+    const std::string by = maker == nullptr || maker->is_empty()
+                               ? ""
+                               : message("bundle_newer_by", {{"maker", shortened(maker->repr())}});
+    throw bundle_error(message(
+        "bundle_newer",
+        {{"by", by}, {"version", version->repr()}, {"own", kVersion}, {"wanted", kFormatVersion}}));
   }
 }
 
@@ -47,9 +45,8 @@ void check_schema(const Json& manifest) {
 std::int64_t integer(const Json& record, const std::string& where, std::string_view key) {
   const Json& value = record[key];
   if (!value.is_integer()) {
-    throw bundle_error(
-        message("manifest_integer",
-                {{"place", where}, {"entry", key}, {"seen", shortened(value.repr())}}));
+    throw bundle_error(message(
+        "manifest_integer", {{"place", where}, {"entry", key}, {"seen", shortened(value.repr())}}));
   }
   // A number of parameters or bytes beyond 64 bits fits no file; its size will tell.
   return value.is<std::int64_t>() ? value.as<std::int64_t>() : INT64_MAX;
@@ -63,8 +60,8 @@ TensorSpec tensor(const Json& values, const std::string& where) {
   const auto& shape = values["shape"].as<Json::Array>();
   if (std::any_of(shape.begin(), shape.end(),
                   [](const Json& side) { return !side.is_integer(); })) {
-    throw bundle_error(message(
-        "manifest_shape", {{"place", where}, {"seen", shortened(values["shape"].repr())}}));
+    throw bundle_error(
+        message("manifest_shape", {{"place", where}, {"seen", shortened(values["shape"].repr())}}));
   }
   TensorSpec made;
   made.name = string(values, "name");
@@ -178,8 +175,8 @@ void check_model(const Manifest& info, const std::string& kernel) {
     }
   }
   if ((info.upscale == 1) != (info.upscale_kernel == Kernel::none)) {
-    throw bundle_error(message("upscale_kernel",
-                               {{"factor", info.upscale}, {"kernel", python_repr(kernel)}}));
+    throw bundle_error(
+        message("upscale_kernel", {{"factor", info.upscale}, {"kernel", python_repr(kernel)}}));
   }
   const auto factor = static_cast<unsigned>(info.upscale);
   if (info.upscale_kernel == Kernel::bicubic && (factor & (factor - 1)) != 0) {
@@ -223,9 +220,9 @@ void check_chain(const Manifest& info) {
     }
   }
   if (*handed != info.output) {
-    throw bundle_error(message("stages_give", {{"seen", info.output.describe()},
-                                               {"before", before},
-                                               {"handed", handed->describe()}}));
+    throw bundle_error(message(
+        "stages_give",
+        {{"seen", info.output.describe()}, {"before", before}, {"handed", handed->describe()}}));
   }
 }
 
@@ -270,11 +267,10 @@ std::size_t TensorSpec::bytes() const {
 }
 
 std::string TensorSpec::describe() const {
-  return message("tensor",
-                 {{"name", name},
-                  {"dtype", dtype == Dtype::uint8 ? "uint8" : "float32"},
-                  {"sides", text(shape[0], "x", shape[1], "x", shape[2], "x", shape[3])},
-                  {"layout", layout == Layout::nhwc ? "NHWC" : "NCHW"}});
+  return message("tensor", {{"name", name},
+                            {"dtype", dtype == Dtype::uint8 ? "uint8" : "float32"},
+                            {"sides", text(shape[0], "x", shape[1], "x", shape[2], "x", shape[3])},
+                            {"layout", layout == Layout::nhwc ? "NHWC" : "NCHW"}});
 }
 
 bool operator==(const TensorSpec& a, const TensorSpec& b) {

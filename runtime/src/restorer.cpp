@@ -92,10 +92,9 @@ void Restorer::check(const elir_image& input, const elir_image& output) const {
   const int side = manifest().image_size;
   const bool own_size = width == side && height == side;
   if (!own_size && fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
-    throw usage_error(message("faces_in_tiles", {{"width", width},
-                                                 {"height", height},
-                                                 {"side", side},
-                                                 {"task", manifest().task}}));
+    throw usage_error(
+        message("faces_in_tiles",
+                {{"width", width}, {"height", height}, {"side", side}, {"task", manifest().task}}));
   }
 }
 
@@ -151,9 +150,9 @@ void Restorer::open(const Wishes& wishes) {
         }
       }
       for (const std::string& failure : failures) {
-        wishes.setup.log.warn(text(
-            failure, "; ",
-            message("using_instead", {{"backend", chosen->name}, {"precision", precision}})));
+        wishes.setup.log.warn(
+            text(failure, "; ",
+                 message("using_instead", {{"backend", chosen->name}, {"precision", precision}})));
       }
       use(*chosen, precision, std::move(runners));
       return;

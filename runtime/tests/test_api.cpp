@@ -243,9 +243,9 @@ TEST_F(ApiTest, StructsOfOtherVersions) {
   const std::string path = bundle({});
   EXPECT_NO_THROW(Restorer(path, newer.known));
   newer.added[2] = 1;
-  EXPECT_EQ(refused(path, newer.known, ELIR_ERROR_USAGE),
-            std::string("elir_params has a field set that is newer than this libelir ") +
-                elir_version());
+  EXPECT_EQ(
+      refused(path, newer.known, ELIR_ERROR_USAGE),
+      std::string("elir_params has a field set that is newer than this libelir ") + elir_version());
 
   elir_params older;
   std::memset(&older, 77, sizeof older);

@@ -3,22 +3,22 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EXPECT(condition)                                            \
-  do {                                                               \
-    if (!(condition)) {                                              \
-      printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);         \
-      return 1;                                                      \
-    }                                                                \
+#define EXPECT(condition)                                    \
+  do {                                                       \
+    if (!(condition)) {                                      \
+      printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      return 1;                                              \
+    }                                                        \
   } while (0)
 
-static void done(void *user, elir_status status, const char *message) {
+static void done(void* user, elir_status status, const char* message) {
   (void)user;
   (void)status;
   (void)message;
 }
 
 int main(void) {
-  elir_restorer *restorer = NULL;
+  elir_restorer* restorer = NULL;
   elir_params params = elir_default_params();
   elir_description description;
   elir_image image = {NULL, 1, 1, 3, ELIR_RGB8};

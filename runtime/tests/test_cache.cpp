@@ -65,10 +65,9 @@ TEST_F(CacheTest, AsPythonWritesIt) {
 TEST_F(CacheTest, DamageIsSeen) {
   keep(path("kept"), "some content of it");
   const std::string whole = bytes_of(path("kept"));
-  std::vector<std::string> damaged = {whole.substr(0, 20), whole.substr(0, whole.size() - 1),
-                                      whole + '\0',        whole.substr(1),
-                                      whole.substr(0, 32), std::string(whole.size(), '\0'),
-                                      std::string()};
+  std::vector<std::string> damaged = {
+      whole.substr(0, 20), whole.substr(0, whole.size() - 1), whole + '\0', whole.substr(1),
+      whole.substr(0, 32), std::string(whole.size(), '\0'),   std::string()};
   for (std::size_t i = 0; i < whole.size(); ++i) {
     damaged.push_back(whole);
     damaged.back()[i] = static_cast<char>(damaged.back()[i] ^ 16);

@@ -81,8 +81,7 @@ TEST_P(ConversionTest, OfFloats) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, ConversionTest,
-                         ::testing::Values(Layout::nhwc, Layout::nchw));
+INSTANTIATE_TEST_SUITE_P(Layouts, ConversionTest, ::testing::Values(Layout::nhwc, Layout::nchw));
 
 // Every 1021st float there is, NaNs and infinities among them, and all that lie half between two
 // values or beside it.

@@ -59,7 +59,7 @@ struct Held {
 };
 
 double median(const std::vector<Held>& all, std::size_t begin, std::size_t end,
-              double Held::*what) {
+              double Held::* what) {
   std::vector<double> values;
   for (std::size_t i = begin; i < end; ++i) values.push_back(all[i].*what);
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -77,7 +77,7 @@ Held growth(const char* what, int count, const std::function<void()>& cycle) {
     cycle();
     seen.push_back(Held::now());
   }
-  const auto grown = [&](double Held::*value) {
+  const auto grown = [&](double Held::* value) {
     return (median(seen, 2 * third, 3 * third, value) - median(seen, 0, third, value)) /
            static_cast<double>(2 * third);
   };
@@ -115,9 +115,8 @@ class Leaks : public ::testing::Test {
   Held of_openvino(const char* what, bool imported) const {
     static auto* core = new ov::Core;
     const std::string graph = bundle_ + "/fused.fp32.onnx";
-    const ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", "f32"},
-                               {"PERFORMANCE_HINT", "LATENCY"},
-                               {"NUM_STREAMS", 1}};
+    const ov::AnyMap config = {
+        {"INFERENCE_PRECISION_HINT", "f32"}, {"PERFORMANCE_HINT", "LATENCY"}, {"NUM_STREAMS", 1}};
     const auto compiled = [&] {
       return core->compile_model(core->read_model(graph), "CPU", config);
     };

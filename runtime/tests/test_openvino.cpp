@@ -53,9 +53,8 @@ TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
   const auto told_below = [&](const char* precision) {
     return std::min(50.0, bundle.manifest().verified(precision)->psnr_db.value()) - 3;
   };
-  for (const auto& [precision, least] : {std::pair("fp32", 60.0),
-                                         {"fp16", told_below("fp16")},
-                                         {"int8", told_below("int8")}}) {
+  for (const auto& [precision, least] :
+       {std::pair("fp32", 60.0), {"fp16", told_below("fp16")}, {"int8", told_below("int8")}}) {
     std::string warned;
     elir_params params = openvino_params(precision);
     params.log_user = &warned;
@@ -201,9 +200,9 @@ TEST_F(OpenVinoCache, APlaceThatCannotBeWritten) {
   fs::remove(place);
   fs::create_directory(place);
   EXPECT_EQ(restored(folder()), first);
-  EXPECT_EQ(log_, (Lines{place.string() + " is damaged, and compiled anew",
-                         "warning: " + place.string() + " cannot be written: Is a directory" +
-                             then}));
+  EXPECT_EQ(log_,
+            (Lines{place.string() + " is damaged, and compiled anew",
+                   "warning: " + place.string() + " cannot be written: Is a directory" + then}));
 }
 
 TEST_F(OpenVinoCache, AFolderThatMayOnlyBeRead) {

@@ -94,8 +94,8 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, OverheadTest,
-                         ::testing::Values(Given{256, 256, 1}, Given{400, 300, 1},
-                                           Given{64, 64, 4}, Given{100, 75, 4}));
+                         ::testing::Values(Given{256, 256, 1}, Given{400, 300, 1}, Given{64, 64, 4},
+                                           Given{100, 75, 4}));
 
 }  // namespace
 }  // namespace elir::core

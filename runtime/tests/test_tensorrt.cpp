@@ -70,9 +70,7 @@ class TensorRtTest : public ::testing::Test {
     return *bundle_;
   }
   const Bundle& fitting() { return bundle({engine("fp16", "sm86", "10.3.0")}); }
-  const Bundle& fitting_rtx() {
-    return bundle({engine("fp16", "sm86", "1.7.1")}, "tensorrt-rtx");
-  }
+  const Bundle& fitting_rtx() { return bundle({engine("fp16", "sm86", "1.7.1")}, "tensorrt-rtx"); }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& opened) {
     return backend().open(opened, "fp16", setup_);
@@ -200,8 +198,8 @@ TEST_F(TensorRtTest, AFailingDeviceIsNoDamagedEngine) {
   EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(opened); }),
             "tensorrt 10.3.0 cannot load " + path + ": Error Code 2: OutOfMemory (no 5 bytes )");
   const std::string damaged = path + " cannot be loaded by tensorrt 10.3.0: ";
-  const std::string then = ": make it anew with elir-build " + opened.path().string() +
-                           " --device --precision fp16";
+  const std::string then =
+      ": make it anew with elir-build " + opened.path().string() + " --device --precision fp16";
   tensorrt.refusal = "Error Code 1: Serialization (magic tag does not match)";
   EXPECT_EQ(said(ELIR_ERROR_BUNDLE, [&] { open(opened); }),
             damaged + "Error Code 1: Serialization (magic tag does not match)" + then);
@@ -219,7 +217,8 @@ TEST_F(TensorRtTest, OnlyEnginesThatFitAreHeld) {
   EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(none); }),
             "no tensorrt engine of " + none.path().string() +
                 " fits: found for sm75 by 10.3.0, sm86 by 10.2.0; needed for sm86 by 10.3.0: "
-                "elir-build " + none.path().string() + " --device --precision fp16");
+                "elir-build " +
+                none.path().string() + " --device --precision fp16");
 }
 
 TEST_F(TensorRtTest, TheEndsAreLinearAndOnTheDevice) {
@@ -241,8 +240,9 @@ TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {
   const auto failed = open(fitting());
   for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*failed.front(), value), value + 1);
   ASSERT_EQ(warnings_.size(), 1U);
-  EXPECT_EQ(warnings_[0], told + "cudaStreamEndCapture failed with "
-                                 "cudaErrorStreamCaptureInvalidated (operation failed)");
+  EXPECT_EQ(warnings_[0], told +
+                              "cudaStreamEndCapture failed with "
+                              "cudaErrorStreamCaptureInvalidated (operation failed)");
 
   tensorrt_rtx.capturable = false;
   const Bundle first = *bundle_;
@@ -280,10 +280,9 @@ TEST_F(TensorRtTest, ALostDeviceIsNotUsedAgain) {
   const std::string failed =
       "cudaStreamSynchronize failed with cudaErrorIllegalAddress (an illegal memory access was "
       "encountered)";
-  const std::string lost = "CUDA device 0 does not answer any more (" + failed +
-                           "): end this process and start another";
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
-            failed + "; " + lost);
+  const std::string lost =
+      "CUDA device 0 does not answer any more (" + failed + "): end this process and start another";
+  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), failed + "; " + lost);
   EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), lost);
   EXPECT_EQ(tensorrt.enqueued, 1);
 }

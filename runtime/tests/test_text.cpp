@@ -52,9 +52,7 @@ std::string line(std::string_view message, std::size_t size = 100) {
   return made.c_str();
 }
 
-TEST(Text, AZeroEndsNoMessage) {
-  EXPECT_STREQ(usage_error(std::string("a\0b", 3)).what(), "a b");
-}
+TEST(Text, AZeroEndsNoMessage) { EXPECT_STREQ(usage_error(std::string("a\0b", 3)).what(), "a b"); }
 
 TEST(Text, AnyBytesAsALine) {
   EXPECT_EQ(line("plain \u00e9 \U0001F600"), "plain \u00e9 \U0001F600");
@@ -66,9 +64,7 @@ TEST(Text, AnyBytesAsALine) {
   EXPECT_EQ(line(std::string(5000, '\x80'), 50), std::string(49, '?'));
 }
 
-TEST(Text, OneLineOfNoCharacters) {
-  EXPECT_EQ(one_line(std::string(1000, '\x80')).size(), 297U);
-}
+TEST(Text, OneLineOfNoCharacters) { EXPECT_EQ(one_line(std::string(1000, '\x80')).size(), 297U); }
 
 TEST(Text, OneLineIsOneLine) {
   EXPECT_EQ(one_line("  a\n\n b\t c \n"), "a b c");

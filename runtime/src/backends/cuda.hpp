@@ -19,9 +19,9 @@
 namespace elir::core {
 
 inline std::string failed_call(const char* call, cudaError_t error) {
-  return message("cuda_failed", {{"call", call},
-                                 {"error", cudaGetErrorName(error)},
-                                 {"reason", cudaGetErrorString(error)}});
+  return message(
+      "cuda_failed",
+      {{"call", call}, {"error", cudaGetErrorName(error)}, {"reason", cudaGetErrorString(error)}});
 }
 
 inline void check_cuda(cudaError_t error, const char* call) {

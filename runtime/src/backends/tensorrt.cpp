@@ -98,8 +98,7 @@ bool suits(const Artifact& artifact, const std::string& device) {
   const Release made = release_of(artifact.tool_version);
   const Release& here = vendor().release;
   return is_for(artifact, device) &&
-         (made == here ||
-          (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
+         (made == here || (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
 }
 
 // As TensorRT's own name of it, where a manifest can ask for it.
@@ -138,12 +137,11 @@ void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& e
   }
   const std::string wanted = described_tensor(spec);
   if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(
-      message("engine_end", {{"path", path.string()},
-                             {"end", what},
-                             {"seen", seen.empty() ? message("graph_end_missing")
-                                                   : joined(seen, ", ")},
-                             {"wanted", wanted}}));
+  throw bundle_error(message(
+      "engine_end", {{"path", path.string()},
+                     {"end", what},
+                     {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
+                     {"wanted", wanted}}));
 }
 
 // Released in the opposite order.
@@ -172,17 +170,17 @@ Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const
   made.runtime.reset(static_cast<nvinfer1::IRuntime*>(
       vendor().create_runtime(&engine_log(), NV_TENSORRT_VERSION)));
   if (!made.runtime) {
-    throw unavailable_error(message(
-        "cannot_start", {{"library", library()}, {"reason", brief(engine_log().taken())}}));
+    throw unavailable_error(
+        message("cannot_start", {{"library", library()}, {"reason", brief(engine_log().taken())}}));
   }
   if (artifact.version_compatible) allow_host_code(*made.runtime);
   made.engine.reset(made.runtime->deserializeCudaEngine(content->data(), content->size()));
   if (!made.engine) {
     const std::vector<std::string> reasons = engine_log().taken();
     if (of_the_device(reasons)) {
-      throw unavailable_error(message("engine_not_loaded", {{"library", library()},
-                                                            {"path", path.string()},
-                                                            {"reason", brief(reasons)}}));
+      throw unavailable_error(
+          message("engine_not_loaded",
+                  {{"library", library()}, {"path", path.string()}, {"reason", brief(reasons)}}));
     }
     throw bundle_error(message("engine_unreadable", {{"path", path.string()},
                                                      {"library", library()},
@@ -259,8 +257,8 @@ class TensorRtSession final : public Session {
       }
       // CUDA repeats an error that it cannot recover from.
       const std::string reason = failed_call("cudaStreamSynchronize", error);
-      const std::string lost = message(
-          "device_lost", {{"device", text("CUDA device ", device_)}, {"reason", reason}});
+      const std::string lost =
+          message("device_lost", {{"device", text("CUDA device ", device_)}, {"reason", reason}});
       lost_ = text(lost, ": ", message("device_restart"));
       static_cast<void>(cudaGetLastError());
       throw unavailable_error(text(failure.what(), "; ", lost_));
@@ -321,8 +319,8 @@ class TensorRtSession final : public Session {
   GraphExec captured() {
     for (const Step& step : steps_) {
       if (capturable(*step.context, stream_.get())) continue;
-      throw unavailable_error(message(
-          "uncapturable", {{"library", library()}, {"stage", step.stage->name}}));
+      throw unavailable_error(
+          message("uncapturable", {{"library", library()}, {"stage", step.stage->name}}));
     }
     check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
                "cudaStreamBeginCapture");

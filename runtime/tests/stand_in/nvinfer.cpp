@@ -67,9 +67,7 @@ class Engine final : public nvinfer1::ICudaEngine {
     return std::string(name) == "image" ? nvinfer1::TensorIOMode::kINPUT
                                         : nvinfer1::TensorIOMode::kOUTPUT;
   }
-  nvinfer1::Dims getTensorShape(const char* /*name*/) const override {
-    return {4, {1, 32, 32, 3}};
-  }
+  nvinfer1::Dims getTensorShape(const char* /*name*/) const override { return {4, {1, 32, 32, 3}}; }
   nvinfer1::DataType getTensorDataType(const char* /*name*/) const override {
     return nvinfer1::DataType::kUINT8;
   }
