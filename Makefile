@@ -20,8 +20,10 @@ RESULT_TASKS ?= sr bsr bfr
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
+CPP := build/cpp
+LIBRARY := $(abspath $(CPP)/release/libelir.so)
 
-.PHONY: demo test lint unit bare slow cpp gpu-check wheel dev tiny results bench-results clean
+.PHONY: demo test lint unit bare slow every-test cpp cpp-built gpu-check wheel dev tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -102,17 +104,28 @@ build/.browser:
 
 # The tests run from a copy, where the sources cannot be imported by accident.
 unit: wheel build/.browser
-	cd build/tested && pytest -n 2 --durations=15 -m "not slow and not gpu"
+	cd build/tested && pytest -n 2 --dist worksteal --durations=15 -m "not slow and not gpu"
 
 # Two at a time: exporting is mostly Python, of one thread.
 slow: wheel cpp
-	cd build/tested && ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) pytest -n 2 --dist worksteal --durations=15 -m "slow and not gpu"
+	cd build/tested && ELIR_LIBRARY=$(LIBRARY) pytest -n 2 --dist worksteal --durations=15 -m "slow and not gpu"
 
-test: lint unit bare cpp slow
+# Both at once: while the few slow ones run, the many quick ones fill the other core.
+every-test: wheel build/.browser cpp-built
+	cd build/tested && ELIR_LIBRARY=$(LIBRARY) pytest -n 2 --dist worksteal --durations=25 -m "not gpu"
+
+# Two at a time what waits for a network or takes one core; then, in turn, what times or takes both.
+test:
+	$(MAKE) -j 2 IN_TURN=1 lint bare cpp every-test
+
+ifdef IN_TURN
+cpp: | lint bare build/.browser
+every-test: | cpp
+build/.browser: | $(CPP)/.packages  # apt-get works alone
+endif
 
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
-# Build folders lie in build/cpp. CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
-CPP := build/cpp
+# CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
 CPP_SANITIZE ?= 1
 CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libstb-dev pkg-config
 CPP_CONFIGURE := cmake -S runtime -G Ninja -DELIR_WERROR=ON -DELIR_BUILD_TESTS=ON
@@ -128,7 +141,7 @@ $(CPP)/.packages:
 # ONNX Runtime's header comes from Debian; where that cannot be had, the backend is left out.
 CPP_ORT := $(abspath $(CPP))/ort
 
-cpp: $(VENV)/.dev $(CPP)/.packages
+cpp-built: $(VENV)/.dev $(CPP)/.packages
 	runtime/cmake/onnxruntime.sh $(CPP_ORT) $(abspath $(BIN))/python || echo "without the ONNX Runtime backend"
 	$(CPP_CONFIGURE) -B $(CPP)/release -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=ON \
 	    -DCMAKE_INSTALL_LIBDIR="lib/$$(c++ -print-multiarch)" \
@@ -136,14 +149,20 @@ cpp: $(VENV)/.dev $(CPP)/.packages
 	    -DELIR_WITH_ONNXRUNTIME=$$(test -e $(CPP_ORT)/include/onnxruntime_c_api.h && echo ON || echo OFF) \
 	    -DOnnxRuntime_INCLUDE_DIR=$(CPP_ORT)/include -DOnnxRuntime_LIBRARY=$(CPP_ORT)/lib/libonnxruntime.so
 	cmake --build $(CPP)/release
-	ctest --test-dir $(CPP)/release -j 2 --output-on-failure
-	ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so) $(BIN)/python -m pytest -n 2 -m "not slow" tests/runtime_cpp
 ifneq ($(CPP_SANITIZE),0)
 	$(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
 	cmake --build $(CPP)/address
-	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
 	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread -DELIR_WITH_PNG=OFF
 	cmake --build $(CPP)/thread
+endif
+
+cpp: cpp-built
+	ctest --test-dir $(CPP)/release -j 2 --output-on-failure
+ifndef IN_TURN  # else it is among every-test
+	ELIR_LIBRARY=$(LIBRARY) $(BIN)/python -m pytest -n 2 -m "not slow" tests/runtime_cpp
+endif
+ifneq ($(CPP_SANITIZE),0)
+	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
 endif
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,12 +20,17 @@ from elir_deploy.export.tensorrt.existing import EngineQuality
 from elir_deploy.runtime.bundle import SPLIT_STAGES, Bundle
 from elir_deploy.runtime.tensorrt_engine import Library
 from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
+from tests.command import run_here
 from tests.export.tensorrt.graphs import SIDE, convolutions
 from tests.export.tensorrt.stand_in import DataType, StandIn
 
 
-def run(*arguments: object, script: str = "") -> subprocess.CompletedProcess[str]:
-    """With ``script`` run before it, to change what is installed."""
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here(command.main, *arguments)
+
+
+def run_alone(*arguments: object, script: str = "") -> subprocess.CompletedProcess[str]:
+    """As a user does; with ``script`` run before it, to change what is installed."""
     code = f"import sys\n{script}\nfrom elir_deploy.cli.build import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -46,7 +52,7 @@ def rtx() -> None:
 
 @pytest.mark.usefixtures("rtx")
 def test_engines_by_name_of_the_card(bundle: Path) -> None:
-    done = run(bundle, "--target", "rtx2080ti", "--target", "RTX 4090", "--precision", "fp32")
+    done = run_alone(bundle, "--target", "rtx2080ti", "--target", "RTX 4090", "--precision", "fp32")
     assert done.returncode == 0, done.stderr
     assert "2 engines by tensorrt-rtx" in done.stdout
     assert "fused.fp32.sm75.rtx.engine" in done.stdout
@@ -72,11 +78,12 @@ def test_an_engine_of_each_stage_for_all_gpus_in_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_a_full_disk(bundle: Path) -> None:
-    full = "import errno, os\ndef fsync(fd): raise OSError(errno.ENOSPC, 'No space left on device')"
-    done = run(
-        bundle, "--target", "sm75", "--precision", "fp32", script=f"{full}\nos.fsync = fsync"
-    )
+def test_a_full_disk(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = run(bundle, "--target", "sm75", "--precision", "fp32")
     assert done.returncode == 2
     assert "engine cannot be written: No space left on device: free some space" in done.stderr
     assert not list(bundle.glob(".elir-*"))
@@ -145,30 +152,23 @@ def test_not_a_bundle(tmp_path: Path) -> None:
 
 def test_the_extra_is_named(bundle: Path) -> None:
     hide = "sys.modules['tensorrt_rtx'] = sys.modules['tensorrt_rtx_bindings'] = None"
-    done = run(bundle, "--target", "sm75", script=hide)
+    done = run_alone(bundle, "--target", "sm75", script=hide)
     assert done.returncode == 4
     assert "pip install 'elir-deploy[tensorrt-rtx]'" in done.stderr
 
 
-def test_tensorrt_is_the_systems(bundle: Path) -> None:
-    done = run(bundle, "--device", script="sys.modules['tensorrt'] = None")
+def test_tensorrt_is_the_systems(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    done = run(bundle, "--device")
     assert done.returncode == 4
     assert "on a Jetson it comes with JetPack" in done.stderr
 
 
-def stand_in(version: str) -> str:
-    """A script that puts a stand-in in TensorRT's place."""
-    return (
-        f"sys.path.insert(0, {os.getcwd()!r})\n"
-        "from tests.export.tensorrt.stand_in import StandIn\n"
-        f"sys.modules['tensorrt'] = StandIn({version!r})\n"
-    )
-
-
-def test_no_driver(bundle: Path) -> None:
+def test_no_driver(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.path.exists("/dev/nvidiactl"):
         pytest.skip("this machine has a GPU")
-    done = run(bundle, "--device", script=stand_in("10.3.0.30"))
+    monkeypatch.setitem(sys.modules, "tensorrt", StandIn("10.3.0.30"))
+    done = run(bundle, "--device")
     assert done.returncode == 4
     assert "no device to build for: no CUDA driver" in done.stderr
 

@@ -1,4 +1,4 @@
-"""elir-export as a user runs it: a process, its exit code, what it says and what it leaves."""
+"""elir-export from its arguments to its exit code, what it says and what it leaves."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ from elir_deploy.export.pipeline import ExportReport
 from elir_deploy.runtime.bundle import Bundle
 from tests import official
 from tests.bundles import make_bundle, read_manifest
+from tests.command import run_here
 
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "elir_deploy.cli.export", *map(str, arguments)]
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, check=False)
+def run_alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As a user does, in a process of its own."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here(export_command.main, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bundle_and_a_report_one_can_paste(weights: Path, tmp_path: Path) -> None:
-    done = run(weights, "-o", tmp_path / "bundle")
+    done = run_alone(weights, "-o", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     assert "tiny, 64x64, M = 2" in done.stdout
     assert "fused.fp32.onnx" in done.stdout
@@ -108,11 +114,16 @@ def test_help_teaches_the_use() -> None:
     ],
 )
 def test_bad_use_is_one_line_and_exit_2(
-    weights: Path, tmp_path: Path, arguments: list[str], said: str
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.txt").write_text("no weights here")
     filled = [argument.format(weights=weights) for argument in arguments]
-    done = run(*filled, "-o", "bundle", cwd=tmp_path)
+    done = run(*filled, "-o", "bundle")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert said in line
@@ -122,7 +133,7 @@ def test_bad_use_is_one_line_and_exit_2(
 
 
 def test_debug_shows_where_it_came_from(tmp_path: Path) -> None:
-    done = run("missing.pth", "-o", tmp_path / "bundle", "--debug")
+    done = run_alone("missing.pth", "-o", tmp_path / "bundle", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
@@ -256,18 +267,6 @@ def test_engines_for_gpus_that_are_not_here(weights: Path, tmp_path: Path) -> No
     assert "fused.fp16.sm75.rtx.engine (1 of 2): building engine" in done.stderr
 
 
-def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """elir-export in this process, where parts of it can be exchanged; its exit code."""
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["elir-export", *map(str, arguments)])
-    try:
-        with pytest.raises(SystemExit) as caught:
-            export_command.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return int(caught.value.code or 0)
-
-
 @pytest.fixture
 def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is exported is there at once, so that engines alone are on trial."""
@@ -288,12 +287,11 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("verified")
-def test_one_engine_for_all_gpus(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_engine_for_all_gpus(weights: Path, tmp_path: Path) -> None:
     wanted = ("--target", "rtx2080ti", "--target", "rtx3090", "--joint-engine")
     folder = tmp_path / "bundle"
-    assert main(monkeypatch, weights, "-o", folder, "--precision", "fp16", *wanted) == 0
+    done = run(weights, "-o", folder, "--precision", "fp16", *wanted)
+    assert done.returncode == 0, done.stderr
     (engine,) = [a for a in Bundle.open(folder).info.artifacts if a.kind == "tensorrt-rtx"]
     assert engine.file == "fused.fp16.sm75+sm86.rtx.engine"
     assert engine.target == "sm75+sm86"
@@ -301,18 +299,16 @@ def test_one_engine_for_all_gpus(
 
 @pytest.mark.usefixtures("verified")
 def test_a_disk_that_is_full_at_the_engine(
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     arguments = ("--precision", "fp16", "--target", "rtx2080ti")
-    assert main(monkeypatch, weights, "-o", tmp_path / "bundle", *arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    done = run(weights, "-o", tmp_path / "bundle", *arguments)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     assert "bundle: No space left on device; choose another folder with -o" in line
     assert [path.name for path in tmp_path.iterdir()] == ["ready"]
 

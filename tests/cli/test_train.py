@@ -1,4 +1,4 @@
-"""``elir-train`` from its arguments to its exit code, in processes of its own."""
+"""``elir-train`` from its arguments to its exit code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
 from elir_deploy.cli import train
+from tests.command import run_here
 from tests.training.small import photo, save
 
 COMMAND = [sys.executable, "-m", "elir_deploy.cli.train"]
@@ -50,6 +51,11 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(train.main, *arguments)
+
+
+def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user does, in a process of its own."""
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, env=environment(), timeout=300
     )
@@ -59,7 +65,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def finished(photos: Path, autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    ended = run(*arguments(photos, autoencoder, output))
+    ended = run_alone(*arguments(photos, autoencoder, output))
     assert ended.returncode == 0, ended.stderr
     assert "trained on 4 images, 6 updates" in ended.stdout
     assert str(output / "tiny.safetensors") in ended.stdout
@@ -98,7 +104,7 @@ def test_a_run_stopped_in_the_middle_ends_bit_for_bit_as_one_that_was_not(
 def test_two_processes_are_one_with_twice_the_batch(
     photos: Path, autoencoder: Path, finished: Path, tmp_path: Path
 ) -> None:
-    ended = run(*arguments(photos, autoencoder, tmp_path / "run", "--devices", "2"))
+    ended = run_alone(*arguments(photos, autoencoder, tmp_path / "run", "--devices", "2"))
     assert ended.returncode == 0, ended.stderr
     alone = load_checkpoint(finished / "tiny.safetensors").model.state_dict()
     start = load_checkpoint(autoencoder).model.state_dict()

@@ -296,6 +296,7 @@ def test_a_wrong_graph_is_found_and_its_part_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_model_that_gives_no_numbers_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Black equals black: without numbers there is nothing to hold a graph against."""
     model = copy.deepcopy(checkpoint.model)
