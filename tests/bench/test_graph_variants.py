@@ -56,19 +56,43 @@ def picture(split):
     return next(iter(split.reference_images()))[1]
 
 
+@pytest.fixture(scope="module")
+def reference(split):
+    return next(iter(split.reference_images()))[2]
+
+
 def difference(one, other) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
+def error(one, other) -> float:
+    return float(np.mean((one.astype(float) - other) ** 2))
+
+
+def check_same(made, whole, reference, backend, precision) -> None:
+    """To :data:`LEVELS`, but for OpenVINO's bfloat16.
+
+    Where the processor can, it computes in that what is not INT8, and rounds elsewhere in a cut
+    graph: by less than INT8 itself is off.
+    """
+    if (backend, precision) == ("openvino", "int8") and not BACKENDS[backend].unsupported("bf16"):
+        assert error(made, whole) < error(whole, reference)
+        assert error(made, reference) < 1.1 * error(whole, reference)
+    else:
+        assert difference(made, whole) <= LEVELS[backend, precision]
+
+
 @runnable(("onnxruntime", "fp16"), ("onnxruntime", "int8"), ("openvino", "fp32"))
-def test_steps_cut_apart_restore_the_same_picture(split, picture, tmp_path, backend, precision):
+def test_steps_cut_apart_restore_the_same_picture(
+    split, picture, reference, tmp_path, backend, precision
+):
     cut = by_step(split, precision, tmp_path)
     assert tuple(stage.name for stage in cut.info.stages) == PARTS
     with Restorer(split, backend, precision=precision, threads=1) as restore:
         whole = restore.run_pixels(picture)
         counted = restore.session.arithmetic()
     with Restorer(cut, backend, precision=precision, threads=1) as restore:
-        assert difference(restore.run_pixels(picture), whole) <= LEVELS[backend, precision]
+        check_same(restore.run_pixels(picture), whole, reference, backend, precision)
         assert [name for name, _ in restore.session.steps()] == list(PARTS)
         if counted is not None:  # no convolution was lost, and none is computed otherwise
             assert restore.session.arithmetic() == counted
@@ -79,7 +103,7 @@ def test_steps_cut_apart_restore_the_same_picture(split, picture, tmp_path, back
         restore.session.input[...] = picture
         for _, call in restore.session.steps():
             call()
-        assert difference(restore.session.output[0], whole) <= LEVELS[backend, precision]
+        check_same(restore.session.output[0], whole, reference, backend, precision)
         assert difference(black[0], whole) > 20
 
 
