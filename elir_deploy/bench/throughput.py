@@ -39,6 +39,8 @@ __all__ = ["Load", "Throughput", "ask_together"]
 #: Different images that the callers go round: made before, so that making them costs nothing.
 _POOL = 16
 _IMAGE = 3  # what a random image is for, beside those of the protocols
+#: Seconds between two looks for Ctrl-C: one that comes as a thread begins to wait wakes nobody.
+_LOOKS_EVERY = 0.1
 _FEWEST_FILES, _MOST_FILES = 8, 1000
 
 Restore = Callable[[NDArray[np.uint8]], object]
@@ -117,8 +119,27 @@ def ask_together(
     stop = threading.Event()
     failures: list[BaseException] = []
     calls: list[list[tuple[int, int]]] = [[] for _ in range(callers)]
+    # Not Thread.join: before Python 3.13, one that Ctrl-C interrupts takes the thread for ended.
+    changed = threading.Condition()
+    asking: set[int] = set()
+    ended: set[int] = set()
 
     def ask(caller: int) -> None:
+        with changed:
+            if stop.is_set():  # while it was started
+                ended.add(caller)
+                changed.notify_all()
+                return
+            asking.add(caller)
+        try:
+            ask_until_stopped(caller)
+        finally:
+            with changed:
+                asking.remove(caller)
+                ended.add(caller)
+                changed.notify_all()
+
+    def ask_until_stopped(caller: int) -> None:
         try:
             restore(images[caller % len(images)])  # warm
             together.wait()
@@ -143,14 +164,15 @@ def ask_together(
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        with changed:
+            while len(ended) < callers:
+                changed.wait(_LOOKS_EVERY)
     except BaseException:
         stop.set()
         together.abort()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+        with changed:
+            while asking:
+                changed.wait(_LOOKS_EVERY)
         raise
     if failures:
         raise failures[0]
