@@ -7,7 +7,6 @@ import functools
 import heapq
 import importlib
 import itertools
-import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -240,8 +239,7 @@ _Text = list[str | None]
 def _texts() -> tuple[tuple[frozenset[str], _Text], ...]:
     """Every text of the program that may be a message, with its words."""
     package = Path(elir_deploy.__file__).parent
-    table = json.loads((package / "runtime" / "messages.json").read_text("utf-8"))
-    texts = [_open(re.split(r"\{\w+\}", text)) for text in table.values()]
+    texts: list[_Text] = []
     for source in package.rglob("*.py"):
         if source.relative_to(package).parts[0] in ("bench", "checkpoints", "model", "training"):
             continue  # neither builds engines nor runs them
@@ -262,12 +260,6 @@ def _nearness(words: frozenset[str], others: frozenset[str]) -> float:
 
 def _words(text: Iterable[str | None]) -> frozenset[str]:
     return frozenset(re.findall(r"\w{3,}", "".join(c or " " for c in text)))
-
-
-def _open(parts: list[str]) -> _Text:
-    """Parts of a text by character, with something between any two."""
-    between: _Text = [None]
-    return [c for number, part in enumerate(parts) for c in (*between[: number > 0], *part)]
 
 
 def _own(quoted: str, text: _Text) -> int:

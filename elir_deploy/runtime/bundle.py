@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.strict_json import strict_json
 
 __all__ = [
@@ -112,7 +111,7 @@ class TensorSpec:
 
     def __str__(self) -> str:
         sides = "x".join(str(side) for side in self.shape)
-        return message("tensor", name=self.name, dtype=self.dtype, sides=sides, layout=self.layout)
+        return f"{self.name}: {self.dtype} {sides} {self.layout}"
 
 
 @dataclass(frozen=True)
@@ -324,7 +323,8 @@ class Bundle:
             size = bundle._locate(file).stat().st_size
             if size != sizes.get(file, size):
                 raise BundleError(
-                    message("file_size", path=path / file, seen=size, wanted=sizes[file])
+                    f"{path / file}: {size} bytes, the manifest says {sizes[file]}: "
+                    "the file is cut off or replaced, copy the bundle again"
                 )
         return bundle
 
@@ -336,17 +336,16 @@ class Bundle:
         """
         wanted = self.info.file_hashes.get(file)
         if wanted is None:
-            raise BundleError(message("file_unknown", bundle=self.path, file=repr(file)))
+            raise BundleError(f"{self.path}: the manifest lists no file {file!r}")
         path = self._locate(file)
         try:
             seen = file_sha256(path)
         except OSError as error:
-            raise BundleError(
-                message("file_unreadable", path=self.path / file, reason=str(error.strerror))
-            ) from None
+            raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
         if seen != wanted:
             raise BundleError(
-                message("file_changed", path=self.path / file, seen=seen, wanted=wanted)
+                f"{self.path / file} is damaged: its SHA-256 is {seen}, the "
+                f"manifest says {wanted}: copy the bundle again"
             )
         return path
 
@@ -371,13 +370,7 @@ class Bundle:
                 if pixels.shape != (side, side, 3):
                     height, width = pixels.shape[:2]
                     raise BundleError(
-                        message(
-                            "picture_size",
-                            path=self.path / file,
-                            width=width,
-                            height=height,
-                            side=side,
-                        )
+                        f"{self.path / file} is {width}x{height}, wanted {side}x{side}"
                     )
                 pair.append(pixels)
             yield reference.name, pair[0], pair[1]
@@ -395,13 +388,15 @@ class Bundle:
             path = shown.resolve(strict=True)
             regular = stat.S_ISREG(path.stat().st_mode)
         except FileNotFoundError:
-            raise BundleError(message("file_missing", path=shown)) from None
+            raise BundleError(
+                f"{shown} is missing: the bundle is incomplete, copy it again"
+            ) from None
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
-            raise BundleError(message("file_unreadable", path=shown, reason=str(error))) from None
+            raise BundleError(f"{shown} cannot be read: {error}") from None
         if not path.is_relative_to(self.path.resolve()):
-            raise BundleError(message("file_is_a_link", path=shown))
+            raise BundleError(f"{shown} is a link out of the bundle: a bundle holds its own files")
         if not regular:
-            raise BundleError(message("file_irregular", path=shown))
+            raise BundleError(f"{shown} is not a regular file")
         return path
 
     def __repr__(self) -> str:
@@ -430,7 +425,7 @@ def validate_manifest(manifest: object) -> Manifest:
             consistent in itself.
     """
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
-        raise BundleError(message("bundle_format", format=FORMAT_NAME))
+        raise BundleError(f'not the manifest of a bundle: it has no "format": "{FORMAT_NAME}"')
     _check_version(manifest)
     _check_schema(manifest)
     info = _typed(manifest)
@@ -453,8 +448,8 @@ def _folder(path_or_name: str | Path) -> Path:
             return packaged
         raise BundleError(f"there is no folder tiny, and elir-deploy {__version__} carries none")
     if path.exists():
-        raise BundleError(message("folder_is_a_file", path=path, manifest=MANIFEST_NAME))
-    raise BundleError(message("folder_missing", path=path))
+        raise BundleError(f"{path} is a file, wanted the folder that holds {MANIFEST_NAME}")
+    raise BundleError(f"{path}: no such folder")
 
 
 @contextmanager
@@ -464,7 +459,7 @@ def _naming(folder: Path) -> Iterator[None]:
         yield
     except BundleError as error:
         where = folder / MANIFEST_NAME
-        raise BundleError(message("manifest_in", path=where, reason=str(error))) from None
+        raise BundleError(f"{where}: {error}") from None
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -473,20 +468,16 @@ def _read_manifest(folder: Path) -> Any:
         mode = path.stat().st_mode
         # Anything but a file might keep a reader waiting; a folder has an error of its own.
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise BundleError(message("file_irregular", path=path))
+            raise BundleError(f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(
-            message("folder_without", folder=folder, manifest=MANIFEST_NAME)
-        ) from None
+        raise BundleError(f"{folder} is not a bundle: it holds no {MANIFEST_NAME}") from None
     except OSError as error:
-        raise BundleError(
-            message("file_unreadable", path=path, reason=str(error.strerror))
-        ) from None
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
     with _naming(folder):
         if len(data) > MAX_MANIFEST_BYTES:
-            raise BundleError(message("manifest_large", limit=MAX_MANIFEST_BYTES))
+            raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes, so not a manifest")
         return _strict_json(data)
 
 
@@ -494,11 +485,11 @@ def _strict_json(data: bytes) -> Any:
     try:
         return strict_json(data)
     except UnicodeDecodeError as error:
-        raise BundleError(message("json_encoding", place=error.start)) from None
+        raise BundleError(f"damaged: not UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise BundleError(message("json_deep")) from None
+        raise BundleError("damaged: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError is one
-        raise BundleError(message("json_damaged", reason=str(error))) from None
+        raise BundleError(f"damaged: {error}") from None
 
 
 # Checking -------------------------------------------------------------------------------------
@@ -507,13 +498,15 @@ def _strict_json(data: bytes) -> Any:
 def _check_version(manifest: dict[str, Any]) -> None:
     version = manifest.get("format_version")
     if type(version) is not int or version < 1:
-        raise BundleError(message("bundle_version", seen=_short(version), wanted=FORMAT_VERSION))
+        raise BundleError(f"format_version is {_short(version)}, wanted {FORMAT_VERSION}")
     if version > FORMAT_VERSION:
         versions = manifest.get("versions")
         maker = versions.get("elir-deploy") if isinstance(versions, dict) else None
-        by = message("bundle_newer_by", maker=_short(maker)) if maker else ""
+        by = f" ({_short(maker)})" if maker else ""
         raise BundleError(
-            message("bundle_newer", by=by, version=version, own=__version__, wanted=FORMAT_VERSION)
+            f"made by a newer version of elir-deploy{by}: bundle format {version}, "
+            f"and elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade "
+            "elir-deploy"
         )
 
 
@@ -533,7 +526,7 @@ def _check_schema(manifest: dict[str, Any]) -> None:
         _schema_check()(manifest)
     except JsonSchemaValueException as error:
         rule = str(error.message).removeprefix("data").removeprefix(".")
-        raise BundleError(message("manifest_schema", rule=rule, seen=_short(error.value))) from None
+        raise BundleError(f"{rule}, and is {_short(error.value)}") from None
 
 
 def _short(value: object) -> str:
@@ -545,7 +538,7 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
     def tensor(values: dict[str, Any], where: str) -> TensorSpec:
         # JSON Schema counts 1.0 as an integer; an array's shape does not.
         if any(type(side) is not int for side in values["shape"]):
-            raise BundleError(message("manifest_shape", place=where, seen=_short(values["shape"])))
+            raise BundleError(f"{where}: shape is {_short(values['shape'])}, wanted integers")
         return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]), values["layout"])
 
     def record(kind: type[Any], values: dict[str, Any], where: str, **typed: object) -> Any:
@@ -557,9 +550,7 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
         for field in fields(kind):
             value = chosen.get(field.name)
             if field.type == "int" and type(value) is not int and field.name in chosen:
-                raise BundleError(
-                    message("manifest_integer", place=where, entry=field.name, seen=_short(value))
-                )
+                raise BundleError(f"{where}.{field.name} is {_short(value)}, wanted an integer")
         return kind(**chosen, **typed)
 
     stages = []
@@ -577,13 +568,8 @@ def _typed(manifest: dict[str, Any]) -> Manifest:
         wanted = _RANGES[manifest[name]["dtype"]]
         if tuple(manifest[name]["range"]) != wanted:
             raise BundleError(
-                message(
-                    "image_range",
-                    end=name,
-                    seen=_short(manifest[name]["range"]),
-                    wanted=str(list(wanted)),
-                    dtype=manifest[name]["dtype"],
-                )
+                f"{name}.range is {_short(manifest[name]['range'])}, wanted "
+                f"{list(wanted)} for {manifest[name]['dtype']}"
             )
     quantization = manifest.get("quantization")
     return Manifest(
@@ -617,43 +603,35 @@ def _check_model(info: Manifest) -> None:
     for name, spec in (("input", info.input), ("output", info.output)):
         seen = (spec.shape[0], spec.height, spec.width, spec.channels)
         if seen != (1, side, side, 3):
-            raise BundleError(message("image_shape", end=name, seen=str(spec), side=side))
+            raise BundleError(
+                f"{name} is {spec}, wanted one RGB image of model.image_size, {side}x{side}"
+            )
     upscale, kernel = info.model.upscale, info.model.upscale_kernel
     if (upscale == 1) != (kernel == "none"):
-        raise BundleError(message("upscale_kernel", factor=upscale, kernel=repr(kernel)))
+        raise BundleError(f"model.upscale is {upscale} and model.upscale_kernel is {kernel!r}")
     # With a power of two the weights of a bicubic enlargement are exact, hence the same wherever
     # a picture is cut into tiles.
     if kernel == "bicubic" and upscale & (upscale - 1):
-        raise BundleError(message("upscale_bicubic", factor=upscale))
+        raise BundleError(f"model.upscale is {upscale}, wanted a power of two for bicubic")
 
 
 def _check_chain(info: Manifest) -> None:
     names = tuple(stage.name for stage in info.stages)
     if names not in (("fused",), SPLIT_STAGES):
         raise BundleError(
-            message("stage_names", seen=", ".join(names), wanted=", ".join(SPLIT_STAGES))
+            f"stages are {', '.join(names)}; wanted fused alone, or {', '.join(SPLIT_STAGES)}"
         )
     ends = [("input", info.input)]
     for stage in info.stages:
         before, spec = ends[-1]
         if stage.input != spec:
-            raise BundleError(
-                message(
-                    "stage_takes",
-                    stage=stage.name,
-                    seen=str(stage.input),
-                    before=before,
-                    handed=str(spec),
-                )
-            )
-        ends.append((message("stage_output", stage=stage.name), stage.output))
+            raise BundleError(f"{stage.name} takes {stage.input}, but {before} is {spec}")
+        ends.append((f"the output of {stage.name}", stage.output))
         if stage.input.nbytes > MAX_TENSOR_BYTES or stage.output.nbytes > MAX_TENSOR_BYTES:
-            raise BundleError(message("tensor_large", stage=stage.name, limit=MAX_TENSOR_BYTES))
+            raise BundleError(f"{stage.name} has a tensor of more than {MAX_TENSOR_BYTES} bytes")
     before, spec = ends[-1]
     if spec != info.output:
-        raise BundleError(
-            message("stages_give", seen=str(info.output), before=before, handed=str(spec))
-        )
+        raise BundleError(f"output is {info.output}, but {before} is {spec}")
 
 
 def _check_files(info: Manifest) -> None:
@@ -665,32 +643,23 @@ def _check_files(info: Manifest) -> None:
     seen: set[str] = {MANIFEST_NAME}
     for file in files:
         if file in seen:
-            raise BundleError(message("file_named_twice", file=file))
+            raise BundleError(f"two entries name the file {file}")
         seen.add(file)
     names = [reference.name for reference in info.references]
     if len(set(names)) != len(names):
-        raise BundleError(message("references_alike", names=", ".join(names)))
+        raise BundleError(f"two references have the same name: {', '.join(names)}")
     for stage in info.stages:
         made = set()
         for artifact in stage.artifacts:
             if artifact.precision not in info.precisions:
                 raise BundleError(
-                    message(
-                        "file_precision",
-                        file=artifact.file,
-                        precision=artifact.precision,
-                        precisions=", ".join(info.precisions),
-                    )
+                    f"{artifact.file} is {artifact.precision}, but precisions are "
+                    f"{', '.join(info.precisions)}"
                 )
             key = (artifact.kind, artifact.precision, artifact.target)
             if key in made:
                 raise BundleError(
-                    message(
-                        "file_twice",
-                        stage=stage.name,
-                        kind=artifact.kind,
-                        precision=artifact.precision,
-                        target=artifact.target or message("any_device"),
-                    )
+                    f"{stage.name} has two {artifact.kind} files of "
+                    f"{artifact.precision} for {artifact.target or 'any device'}"
                 )
             made.add(key)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from elir_deploy.atomic import replacing
 from elir_deploy.errors import OutputError
-from elir_deploy.runtime.messages import message
 
 __all__ = ["cache_folder", "read_sealed", "write_sealed"]
 
@@ -37,7 +36,7 @@ def cache_folder(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(message("cache_folder", folder=folder, reason=str(reason))) from None
+        raise OutputError(f"{folder} cannot be made: set XDG_CACHE_HOME ({reason})") from None
     return folder
 
 

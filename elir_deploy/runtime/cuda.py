@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
-from elir_deploy.runtime.messages import message
 
 __all__ = ["Device", "device_capabilities", "open_device"]
 
@@ -194,7 +193,10 @@ def _driver_name(version: int) -> str:
 
 def _check_number(number: int, count: int) -> None:
     if not 0 <= number < count:
-        raise UnavailableError(message("cuda_no_such_device", device=number, count=count))
+        raise UnavailableError(
+            f"there is no CUDA device {number}: the driver finds {count}; see "
+            "nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
 
 
 class _Pinned:
@@ -305,19 +307,16 @@ class _CudaPythonDevice(Device):
         if int(failed) != _INSUFFICIENT_DRIVER:
             raise UnavailableError(f"{reason}: see nvidia-smi")
         major, minor = _release(driver)
-        old = message(
-            "cuda_driver_old",
-            reason=reason,
-            driver=f"{major}.{minor}",
-            library="cuda-python",
-            wanted="{}.{}".format(*_release(wanted)),
+        old = (
+            f"{reason}: the driver serves CUDA {major}.{minor}, and cuda-python is "
+            f"made for {'{}.{}'.format(*_release(wanted))}: update the driver"
         )
         raise UnavailableError(f"{old}, or pip install 'cuda-python<{major}.{minor + 1}'")
 
     def _described(self, call: str, error: Any) -> str:
         _, name = self._cuda.cudaGetErrorName(error)
         _, text = self._cuda.cudaGetErrorString(error)
-        return message("cuda_failed", call=call, error=name.decode(), reason=text.decode())
+        return f"{call} failed with {name.decode()} ({text.decode()})"
 
     def _checked(self, call: str, result: tuple[Any, ...]) -> Any:
         if int(result[0]):

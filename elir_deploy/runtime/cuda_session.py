@@ -19,7 +19,6 @@ from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Session
 from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.cuda import Device
-from elir_deploy.runtime.messages import message
 
 __all__ = ["CudaSession", "CudaStage"]
 
@@ -188,10 +187,10 @@ class CudaSession(Session):
                 # Also, nothing may be left that still reads or writes the arrays.
                 self._device.synchronize(self._stream)
         except UnavailableError as second:
-            lost = message("device_lost", device=self._device.name, reason=str(second))
-            self._lost = f"{lost}: {message('device_restart')}"
+            lost = f"{self._device.name} does not answer any more ({second})"
+            self._lost = f"{lost}: end this process and start another"
             raise UnavailableError(f"{error}; {self._lost}") from None
-        raise UnavailableError(message("still_usable", reason=str(error))) from None
+        raise UnavailableError(f"{error}; the session can be used again") from None
 
     def _capture(self) -> None:
         """Make a run one launch; where that fails, go on without."""
@@ -201,7 +200,7 @@ class CudaSession(Session):
             graph = self._captured()
         except UnavailableError as error:
             warnings.warn(
-                message("not_captured", reason=str(error)),
+                f"runs are not captured as a CUDA graph and take a little longer: {error}",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -23,7 +23,6 @@ from PIL import Image, UnidentifiedImageError
 
 from elir_deploy.atomic import replacing
 from elir_deploy.errors import ImageError, OutputError
-from elir_deploy.runtime.messages import message
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -94,7 +93,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
             return _decoded(path, file, max_pixels)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ImageError(message("file_unreadable", path=path, reason=reason)) from None
+        raise ImageError(f"{path} cannot be read: {reason}") from None
 
 
 def write_image(

@@ -25,7 +25,6 @@ from elir_deploy.runtime.backends import (
 from elir_deploy.runtime.bundle import Bundle, TensorSpec
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.in_order import map_in_order
-from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import run_tiled
@@ -258,13 +257,10 @@ class Restorer:
         if self._model.faces and not self._force:
             side = self._model.image_size
             raise UsageError(
-                message(
-                    "faces_in_tiles",
-                    width=picture.width,
-                    height=picture.height,
-                    side=side,
-                    task=self._model.task,
-                )
+                f"the image is {picture.width}x{picture.height} at the model's "
+                f"scale and the model takes {side}x{side}: {self._model.task} "
+                "expects aligned face crops and makes no sense in tiles; use fit "
+                "resize (--fit resize) on an aligned crop, or force (--force)"
             )
 
     def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
@@ -383,7 +379,7 @@ def _open(
                 session.close()
             continue
         for failure in dict.fromkeys(failures):
-            used = message("using_instead", backend=chosen.name, precision=its_precision)
+            used = f"using {chosen.name} in {its_precision}"
             warnings.warn(f"{failure}; {used}", RuntimeWarning, stacklevel=3)
         return opened
     raise UnavailableError("; ".join(dict.fromkeys(failures)))
@@ -408,13 +404,10 @@ def _ruined_here(
     wanted = min(_ENOUGH_DB, math.inf if verified.psnr_db is None else verified.psnr_db)
     if reached >= wanted - _TOLERATED_DB:
         return None
-    return message(
-        "precision_ruined",
-        backend=backend,
-        precision=precision,
-        seen=f"{reached:.1f}",
-        picture=name,
-        wanted=f"{wanted:.1f}",
+    return (
+        f"{backend} computes {precision} wrongly on this processor: {reached:.1f} dB "
+        f"on the bundle's picture {name}, verified with {wanted:.1f}; take another "
+        "backend or precision"
     )
 
 

@@ -6,8 +6,6 @@ import json
 import math
 from typing import Any, NoReturn
 
-from elir_deploy.runtime.messages import message
-
 __all__ = ["strict_json"]
 
 
@@ -23,7 +21,7 @@ def strict_json(data: bytes) -> Any:
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(items)
         if len(found) != len(items):
-            raise ValueError(message("json_entry_twice"))
+            raise ValueError("an object has the same entry twice")
         return found
 
     def constant(text: str) -> NoReturn:
@@ -32,7 +30,7 @@ def strict_json(data: bytes) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError(message("json_number", number=text))
+            raise ValueError(f"{text} is out of range")
         return value
 
     return json.loads(

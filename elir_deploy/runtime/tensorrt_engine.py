@@ -29,7 +29,6 @@ from elir_deploy.runtime.bundle import Artifact, Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
-from elir_deploy.runtime.messages import message
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
 
 if TYPE_CHECKING:
@@ -101,9 +100,7 @@ def load_library(kind: EngineKind, purpose: str = "run engines") -> Library:
         if release_of(version)[:2] < _OLDEST[kind]:
             oldest = "{}.{}".format(*_OLDEST[kind])
             wanted = f"{oldest} or newer"
-            raise UnavailableError(
-                message("library_release", library=kind, version=version, wanted=wanted)
-            )
+            raise UnavailableError(f"{kind} {version} is installed, wanted {wanted}")
         return Library(kind, module, version)
     if kind == DEVICE_TENSORRT:
         raise UnavailableError(
@@ -115,7 +112,9 @@ def load_library(kind: EngineKind, purpose: str = "run engines") -> Library:
 
 
 def _not_loaded(kind: EngineKind, error: Exception) -> UnavailableError:
-    return UnavailableError(message("library_not_loaded", library=kind, reason=str(error)))
+    return UnavailableError(
+        f"{kind} cannot be loaded ({error}): install it, or name its folder in LD_LIBRARY_PATH"
+    )
 
 
 def release_of(version: str) -> tuple[int, ...]:
@@ -192,13 +191,7 @@ class Engine:
     def refused(self, call: str) -> UnavailableError:
         """For a call that the library answers with False or None."""
         return UnavailableError(
-            message(
-                "engine_call",
-                library=str(self.library),
-                call=call,
-                stage=self.stage.name,
-                reason=_brief(self._log.taken()),
-            )
+            f"{self.library}: {call} of {self.stage.name} failed: {_brief(self._log.taken())}"
         )
 
     def _made(self, value: Any, call: str) -> Any:
@@ -233,7 +226,7 @@ class _EngineStage(CudaStage):
         engine, context = self._opened()
         if engine.library.kind != RTX or cast(RtxContext, context).is_stream_capturable(stream):
             return None
-        return message("uncapturable", library=str(engine.library), stage=engine.stage.name)
+        return f"{engine.library} says that {engine.stage.name} cannot be captured"
 
     def close(self) -> None:
         # The context first: it holds memory of the engine's.
@@ -269,9 +262,7 @@ def load_engine(
         runtime: trt.Runtime = library.module.Runtime(log.logger)
     except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
         reasons = log.taken() or [str(error)]
-        raise UnavailableError(
-            message("cannot_start", library=str(library), reason=_brief(reasons))
-        ) from None
+        raise UnavailableError(f"{library} does not start: {_brief(reasons)}") from None
     if artifact.version_compatible:
         # Inside is a runtime of the engine's own version: code, as much as the engine itself is.
         runtime.engine_host_code_allowed = True
@@ -288,19 +279,9 @@ def load_engine(
         reasons = log.taken()
         said = "; ".join(reasons)
         if _OF_THE_DEVICE.search(said) and not _OF_THE_FILE.search(said):
-            raise UnavailableError(
-                message(
-                    "engine_not_loaded", library=str(library), path=path, reason=_brief(reasons)
-                )
-            )
+            raise UnavailableError(f"{library} cannot load {path}: {_brief(reasons)}")
         raise BundleError(
-            message(
-                "engine_unreadable",
-                path=path,
-                library=str(library),
-                reason=_brief(reasons),
-                command=rebuild,
-            )
+            f"{path} cannot be loaded by {library}: {_brief(reasons)}: make it anew with {rebuild}"
         )
     _check_ends(library, engine, path, stage)
     loaded = Engine(library, device, engine, log, stage)
@@ -344,9 +325,9 @@ def _check_ends(library: Library, engine: trt.ICudaEngine, path: Path, stage: St
         ]
         wanted = _described(spec.name, _TYPES[spec.dtype], spec.shape, "LINEAR")
         if seen != [wanted]:
-            described = ", ".join(seen) or message("graph_end_missing")
+            described = ", ".join(seen) or "missing"
             raise BundleError(
-                message("engine_end", path=path, end=what, seen=described, wanted=wanted)
+                f"{path}: the engine's {what} is {described}, the manifest says {wanted}"
             )
 
 
@@ -430,7 +411,7 @@ def _brief(reasons: list[str]) -> str:
     # "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
     plain = (re.sub(r"^\[\S+\] |\s*\bIn \S+ at [^\s()]+:\d+\s*", "", r) for r in reasons)
     text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in plain))
-    return (text if len(text) <= 400 else text[:397] + "...") or message("no_reason")
+    return (text if len(text) <= 400 else text[:397] + "...") or "it gives no reason"
 
 
 # Compiled kernels -------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
 from elir_deploy.runtime.bundle import Bundle, Verification, file_precision
-from elir_deploy.runtime.messages import message
 
 __all__ = [
     "BACKENDS",
@@ -67,7 +66,7 @@ def backend_named(name: str) -> Backend:
         return BACKENDS[name]
     except KeyError:
         names = ", ".join(BACKENDS)
-        raise UsageError(message("no_backend", seen=repr(name), backends=names)) from None
+        raise UsageError(f"no backend {name!r}: choose one of auto, {names}") from None
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
@@ -95,7 +94,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         reason = obstacle or backend.available()
         if reason:
             fitting = precision is None or precision in held
-            told = message("nothing_can_run_by", backend=backend.name, reason=reason)
+            told = f"{backend.name}: {reason}"
             (reasons if fitting else others).append(told)
             if obstacle and fitting:
                 obstructed.append((backend, precision or held[0]))
@@ -115,15 +114,11 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         raise refusals[0]
     if reasons or others:
         why = "; ".join(reasons or others)
-        raise UnavailableError(message("nothing_can_run", bundle=bundle.path, reasons=why))
+        raise UnavailableError(f"nothing here can run {bundle.path}: {why}")
     kinds = sorted({artifact.kind for artifact in bundle.info.artifacts})
     raise BundleError(
-        message(
-            "bundle_kinds",
-            bundle=bundle.path,
-            kinds=", ".join(kinds),
-            backends=", ".join(BACKENDS),
-        )
+        f"{bundle.path} holds only {', '.join(kinds)} files that no backend here "
+        f"can load; backends: {', '.join(BACKENDS)}"
     )
 
 
@@ -161,7 +156,7 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     """
     held = backend.held_precisions(bundle)
     if not held:
-        raise BundleError(message("nothing_for_backend", bundle=bundle.path, backend=backend.name))
+        raise BundleError(f"{bundle.path} holds no files for the backend {backend.name}")
     if precision is not None:
         _check_wish(backend, bundle, precision)
         return (precision,)
@@ -176,37 +171,28 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     if passed or unknown:
         return tuple(passed or unknown)
     seen = ", ".join(_missed(verification[p]) for p in usable)
-    raise UsageError(message("nothing_passed", bundle=bundle.path, seen=seen))
+    raise UsageError(
+        f"{bundle.path}: no precision passed verification ({seen}): choose one with "
+        "--precision to run it all the same"
+    )
 
 
 def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
     held = backend.held_precisions(bundle)
     names = ", ".join(held)
     if precision not in backend.precisions:
-        raise UsageError(
-            message("precision_of_others", backend=backend.name, precision=precision, held=names)
-        )
+        raise UsageError(f"{backend.name} does not run in {precision}: choose one of {names}")
     if precision not in held:
         raise UsageError(
-            message(
-                "nothing_for_precision",
-                bundle=bundle.path,
-                precision=file_precision(precision),
-                backend=backend.name,
-                held=names,
-            )
+            f"{bundle.path} holds no {file_precision(precision)} files for "
+            f"{backend.name}: choose one of {names}"
         )
     reason = backend.unsupported(precision)
     if reason is not None:
-        raise UnavailableError(
-            message("precision_refused", backend=backend.name, precision=precision, reason=reason)
-        )
+        raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
 
 
 def _missed(result: Verification) -> str:
-    if result.psnr_db is None:
-        reached = message("not_finite")
-    else:
-        reached = message("decibels", value=f"{result.psnr_db:.1f}")
+    reached = "not finite" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
     floor = f"{result.floor_db:g}"
-    return message("nothing_passed_of", precision=result.precision, reached=reached, floor=floor)
+    return f"{result.precision} {reached}, floor {floor} dB"

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage, TensorSpec, file_precision
-from elir_deploy.runtime.messages import message
 
 __all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
 
@@ -164,14 +163,9 @@ class Backend(ABC):
             fitting = self._fitting(stage, precision)
             if not fitting:
                 raise BundleError(
-                    message(
-                        "nothing_for_stage",
-                        bundle=bundle.path,
-                        stage=stage.name,
-                        precision=file_precision(precision),
-                        kind=self.kind,
-                        backend=self.name,
-                    )
+                    f"{bundle.path}: {stage.name} has no "
+                    f"{file_precision(precision)} {self.kind} file that {self.name} "
+                    "can load"
                 )
             chosen.append(fitting[0])
         return tuple(chosen)
@@ -191,11 +185,11 @@ def missing_cuda_device() -> str | None:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return message("cuda_no_driver")
+        return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver"
     status = driver.cuInit(0)
     if status not in (0, _NO_DEVICE):
-        return message("cuda_not_started", reason=f"cuInit gives {status}")
+        return f"the CUDA driver does not start (cuInit gives {status}): see nvidia-smi"
     count = ctypes.c_int()
     if status or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
-        return message("cuda_no_device")
+        return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None

@@ -26,7 +26,6 @@ from elir_deploy.errors import (
 from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
 from elir_deploy.runtime.cache import cache_folder
-from elir_deploy.runtime.messages import message
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
@@ -77,7 +76,7 @@ class OnnxRuntimeBackend(Backend):
         reason = self.available()
         if reason:
             _library(self.extra)  # a missing package has an error of its own
-            raise UnavailableError(message("cannot_use", backend=self.name, reason=reason))
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
         chain = []
         for stage, artifact in zip(
             bundle.info.stages, self.artifacts(bundle, precision), strict=True
@@ -105,13 +104,7 @@ class OnnxRuntimeBackend(Backend):
             if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
                 raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
             raise BundleError(
-                message(
-                    "graph_unreadable",
-                    path=path,
-                    library="onnxruntime",
-                    version=ort.__version__,
-                    reason=text,
-                )
+                f"{path} cannot be loaded by onnxruntime {ort.__version__}: {text}"
             ) from None
         loaded.disable_fallback()
         if loaded.get_providers()[0] != self.provider:
@@ -120,7 +113,7 @@ class OnnxRuntimeBackend(Backend):
                 "not start here; check that the versions of driver, CUDA and cuDNN are those that "
                 "its release notes ask for"
             )
-            raise UnavailableError(message("cannot_use", backend=self.name, reason=reason))
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
         _check_ends(path, stage, loaded)
         return loaded
 
@@ -156,9 +149,7 @@ class _CpuSession(Session):
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
-            raise UnavailableError(
-                message("backend_failed", library="onnxruntime", reason=_one_line(error))
-            ) from None
+            raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
 
     def close(self) -> None:
         self._steps.clear()
@@ -207,9 +198,7 @@ class _CudaSession(Session):
                 loaded.run_with_iobinding(binding)
             self._steps[-1][1].synchronize_outputs()
         except self._failures as error:
-            raise UnavailableError(
-                message("backend_failed", library="onnxruntime on CUDA", reason=_one_line(error))
-            ) from None
+            raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
 
     def close(self) -> None:
         self._steps.clear()
@@ -250,7 +239,9 @@ def _library(extra: str) -> Any:
 
 
 def _not_loaded(error: ImportError) -> UnavailableError:
-    return UnavailableError(message("library_not_loaded", library="onnxruntime", reason=str(error)))
+    return UnavailableError(
+        f"onnxruntime cannot be loaded ({error}): install it, or name its folder in LD_LIBRARY_PATH"
+    )
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
@@ -276,9 +267,7 @@ def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
         wanted = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
         seen = [(node.name, node.type, node.shape) for node in nodes]
         if seen != [wanted]:
-            raise BundleError(
-                message("graph_end", path=path, end=what, seen=str(seen), wanted=str(wanted))
-            )
+            raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
 
 
 def _cache_folder(sha256: str) -> str:

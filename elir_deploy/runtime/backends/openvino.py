@@ -31,7 +31,6 @@ from elir_deploy.errors import (
 from elir_deploy.runtime.backends.base import Backend, Session, allocate
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
-from elir_deploy.runtime.messages import message
 
 __all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
 
@@ -71,13 +70,13 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             return _does_not_start(error)
         if _DEVICE not in devices:
-            return f"{message('no_plugin', device=_DEVICE)}: {_REINSTALL}"
+            return f"the installed openvino has no {_DEVICE} plugin: {_REINSTALL}"
         return None
 
     def unsupported(self, precision: str) -> str | None:
         if precision != "bf16" or _has_bfloat16(_core()):
             return None
-        return message("no_bf16")
+        return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32"
 
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
@@ -98,12 +97,10 @@ class OpenVinoBackend(Backend):
         reason = self.available()
         if reason:
             _library()  # a missing package has an error of its own
-            raise UnavailableError(message("cannot_use", backend=self.name, reason=reason))
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
         reason = self.unsupported(precision)
         if reason:
-            raise UnavailableError(
-                message("precision_refused", backend=self.name, precision=precision, reason=reason)
-            )
+            raise UnavailableError(f"{self.name} cannot run in {precision}: {reason}")
         core = _core()
         float_type = _FLOAT_TYPES[precision] if _has_bfloat16(core) else "f32"
         config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
@@ -187,9 +184,7 @@ def _infer(request: Any) -> None:
     try:
         request.infer(share_outputs=True)  # or the result would be copied
     except RuntimeError as error:
-        raise UnavailableError(
-            message("backend_failed", library="openvino", reason=_one_line(error))
-        ) from None
+        raise UnavailableError(f"openvino failed: {_one_line(error)}") from None
 
 
 # The library ------------------------------------------------------------------------------------
@@ -214,11 +209,13 @@ def _library() -> Any:
 
 
 def _not_loaded(error: ImportError) -> UnavailableError:
-    return UnavailableError(message("library_not_loaded", library="openvino", reason=str(error)))
+    return UnavailableError(
+        f"openvino cannot be loaded ({error}): install it, or name its folder in LD_LIBRARY_PATH"
+    )
 
 
 def _does_not_start(error: RuntimeError) -> str:
-    return message("cannot_start", library="openvino", reason=_one_line(error))
+    return f"openvino does not start: {_one_line(error)}"
 
 
 def _core() -> Any:
@@ -264,9 +261,7 @@ def _loaded(
     try:
         compiled = core.compile_model(read_model(path), _DEVICE, config)
     except RuntimeError as error:
-        raise UnavailableError(
-            message("graph_refused", path=path, reason=_one_line(error))
-        ) from None
+        raise UnavailableError(f"openvino cannot run {path}: {_one_line(error)}") from None
     _check_ends(path, stage, compiled)
     if place is not None:
         _keep(compiled, place)
@@ -293,13 +288,7 @@ def read_model(path: Path) -> Any:
         model = reader.convert(reader.load(str(path)))
     except failures as error:
         raise BundleError(
-            message(
-                "graph_unreadable",
-                path=path,
-                library="openvino",
-                version=ov.get_version(),
-                reason=_one_line(error),
-            )
+            f"{path} cannot be loaded by openvino {ov.get_version()}: {_one_line(error)}"
         ) from None
     _join_quantizers(model)
     return model
@@ -351,9 +340,9 @@ def _check_ends(path: Path, stage: Stage, compiled: Any) -> None:
         seen = [_described(port, spec.name) for port in ports]
         wanted = f"{spec.name}: {_TYPES[spec.dtype]} [{','.join(map(str, spec.shape))}]"
         if seen != [wanted]:
-            described = ", ".join(seen) or message("graph_end_missing")
+            described = ", ".join(seen) or "missing"
             raise BundleError(
-                message("graph_end", path=path, end=what, seen=described, wanted=wanted)
+                f"{path}: the graph's {what} is {described}, the manifest says {wanted}"
             )
 
 
@@ -406,12 +395,12 @@ def _keep(compiled: Any, place: Path) -> None:
     except OutputError as error:
         _warn(error)
     except RuntimeError as error:
-        _warn(OutputError(message("compiled_export", reason=_one_line(error))))
+        _warn(OutputError(f"openvino cannot export what it compiled: {_one_line(error)}"))
 
 
 def _warn(error: OutputError) -> None:
     warnings.warn(
-        message("compiled_not_kept", reason=str(error)),
+        f"{error}; so compiled models are not kept and every start takes longer",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -16,7 +16,6 @@ from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_dev
 from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
-from elir_deploy.runtime.messages import message
 from elir_deploy.runtime.tensorrt_engine import (
     Engine,
     Library,
@@ -72,7 +71,7 @@ class _Machine:
         device = "--device" if self.library.kind != RTX else f"--target {self.capability}"
         wanted = "".join(f" --precision {precision}" for precision in precisions)
         path = shlex.quote(str(bundle.path))
-        return message("engine_rebuild", bundle=path, device=device, precisions=wanted)
+        return f"elir-build {path} {device}{wanted}"
 
 
 @dataclass(frozen=True)
@@ -204,21 +203,12 @@ class TensorRtBackend(Backend):
 
     def _misfits(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> str:
         """What was found, what is needed, and the command that makes it."""
-        found = dict.fromkeys(
-            message(
-                "engine_found", target=a.target or message("any_device"), version=a.tool_version
-            )
-            for a in engines
-        )
+        found = dict.fromkeys(f"{a.target or 'any device'} by {a.tool_version}" for a in engines)
         precisions = tuple(dict.fromkeys(engine.precision for engine in engines))
-        return message(
-            "engines_misfit",
-            backend=self.name,
-            bundle=bundle.path,
-            found=", ".join(found),
-            device=machine.capability,
-            version=machine.library.version,
-            command=machine.rebuild(bundle, precisions),
+        return (
+            f"no {self.name} engine of {bundle.path} fits: found for {', '.join(found)}; "
+            f"needed for {machine.capability} by {machine.library.version}: "
+            f"{machine.rebuild(bundle, precisions)}"
         )
 
 
