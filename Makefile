@@ -23,7 +23,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 CPP := build/cpp
 LIBRARY := $(abspath $(CPP)/release/libelir.so)
 
-.PHONY: demo test lint unit bare slow every-test cpp cpp-built gpu-check wheel dev tiny results bench-results clean
+.PHONY: demo test lint unit bare slow every-test cpp cpp-built gpu-check wheel dev schema tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -93,6 +93,12 @@ lint: $(VENV)/.dev build/stubs
 	clang-format --dry-run --Werror $$(find runtime -name '*.[ch]' -o -name '*.[ch]pp')
 	mypy
 	lint-imports
+
+# The JSON Schema of bundle.json, from its definition in elir_deploy/runtime/manifest.py.
+schema: $(VENV)/.dev
+	$(BIN)/python -c "from elir_deploy.runtime.manifest_file import manifest_schema; \
+	    print(manifest_schema(), end='')" > build/schema.json
+	mv build/schema.json elir_deploy/runtime/bundle.schema.json
 
 # The HTML report's tests drive this browser; where it cannot be had they are skipped.
 build/.browser:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 from rewrites import environment
 
 from elir_deploy.atomic import write_text
@@ -38,14 +38,14 @@ from elir_deploy.export.islands import (
     plan_float16,
     stage_feeds,
 )
-from elir_deploy.export.manifest import tensor_entry
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
-from elir_deploy.runtime.bundle import Stage, TensorSpec
+from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
 from elir_deploy.tables import pipes
 from elir_deploy.targets import RTX, target_named
@@ -71,11 +71,14 @@ class Case:
 
 
 def stage_of(name: str, model: ModelProto) -> Stage:
-    ends = []
-    for value in (model.graph.input[0], model.graph.output[0]):
-        entry = tensor_entry(value)
-        ends.append(TensorSpec(**{**entry, "shape": tuple(entry["shape"])}))
-    return Stage(name, *ends, artifacts=())
+    def spec(value: ValueInfoProto) -> TensorSpec:
+        tensor = value.type.tensor_type
+        is_bytes = tensor.elem_type == TensorProto.UINT8
+        batch, *sides = (dim.dim_value for dim in tensor.shape.dim)
+        dtype, layout = ("uint8", "NHWC") if is_bytes else ("float32", "NCHW")
+        return TensorSpec(value.name, dtype, (batch, sides[0], sides[1], sides[2]), layout)
+
+    return Stage(name, spec(model.graph.input[0]), spec(model.graph.output[0]), artifacts=())
 
 
 def float16_images(task: TaskSpec, trained: bool) -> Images:

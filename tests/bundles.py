@@ -12,7 +12,8 @@ import onnx
 from onnx import TensorProto, helper
 from PIL import Image
 
-from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION, MANIFEST_NAME, SPLIT_STAGES
+from elir_deploy.runtime.manifest import FORMAT_NAME, FORMAT_VERSION, SPLIT_STAGES
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 
 TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
@@ -104,15 +105,18 @@ def make_bundle(
                 }
             )
         described.append(
-            {"name": name, "input": ends[index], "output": ends[index + 1], "artifacts": artifacts}
+            {
+                "name": name,
+                "inputs": [ends[index]["name"]],
+                "output": ends[index + 1]["name"],
+                "artifacts": artifacts,
+            }
         )
-    value_range = [0, 255] if io == "uint8" else [0, 1]
     manifest = {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
         "model": {
             "task": task,
-            "image_size": size,
             "steps": 3,
             "sigma_s": 0.025,
             "upscale": upscale,
@@ -120,14 +124,20 @@ def make_bundle(
             "faces": faces,
             "parameters": 2,
             "architecture": {},
-            "noise": {"seed": 0, "generator": "test", "sha256": "0" * 64},
         },
         "source": {"name": "random" if random else "test", "sha256": None, "random": random},
-        "input": ends[0] | {"range": value_range, "color": "RGB"},
-        "output": ends[-1] | {"range": value_range, "color": "RGB"},
-        "resize": {"kernel": "bicubic", "a": -0.5, "antialias": True, "rounding": "as Pillow"},
+        "noise": {"kind": "baked", "generator": "test", "seed": 0, "sha256": "0" * 64},
+        "shapes": [{"batch": 1, "height": size, "width": size}],
+        "tensors": {end["name"]: tensor_entry(end) for end in ends},
         "stages": described,
+        "resize": {"kernel": "bicubic", "a": -0.5, "antialias": True, "rounding": "as Pillow"},
         "precisions": list(precisions),
+        "export": {
+            "opset": 17,
+            "float16_normalization": "measured",
+            "int8_rest": "float32",
+            "rewrites": {},
+        },
         "verification": {p: verification() for p in precisions},
         "references": [],
         "versions": {"elir-deploy": "0.1.0"},
@@ -139,7 +149,7 @@ def make_bundle(
         for end in ("input", "output"):
             file = f"reference/noise.{end}.png"
             Image.fromarray(pixels).save(folder / file)
-            entry |= {end: file, f"{end}_sha256": sha256(folder / file)}
+            entry[end] = file_entry(folder, file)
         manifest["references"].append(entry)
     write_manifest(folder, manifest)
     return folder
@@ -152,11 +162,52 @@ def verification(psnr: float | None = 70.0, passed: bool = True) -> dict[str, An
         "mean_error": 0.0001,
         "floor_db": 45.0,
         "passed": passed,
+        "automatic": passed,
         "backend": "onnxruntime",
-        "images": {"noise": {"psnr_db": psnr, "max_error": 0.004, "mean_error": 0.0001}},
+        "images": [
+            {
+                "name": "noise",
+                "width": 32,
+                "height": 32,
+                "synthetic": False,
+                "psnr_db": psnr,
+                "max_error": 0.004,
+                "mean_error": 0.0001,
+            }
+        ],
         "boundaries": {"encoder": 80.0, "decoder": 70.0},
+        "parts": {"encoder": 80.0, "decoder": 75.0},
         "worst_part": "decoder",
         "kept_float32": ["norm1"],
+    }
+
+
+def tensor_entry(spec: dict[str, Any]) -> dict[str, Any]:
+    """A test's latents are as large as its images."""
+    value_range = [0, 255] if spec["dtype"] == "uint8" else [0, 1]
+    image = {"range": value_range} if spec["name"] in ("image", "restored") else {}
+    return {"dtype": spec["dtype"], "layout": spec["layout"], "channels": 3, "stride": 1} | image
+
+
+def stage_ends(manifest: dict[str, Any], stage: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Input and output of a stage as :func:`stage_graph` takes them."""
+    entry, shape = manifest["stages"][stage], manifest["shapes"][0]
+    ends = []
+    for name in (entry["inputs"][0], entry["output"]):
+        tensor = manifest["tensors"][name]
+        sides = [shape[side] // tensor["stride"] for side in ("height", "width")]
+        channels = tensor["channels"]
+        dims = [*sides, channels] if tensor["layout"] == "NHWC" else [channels, *sides]
+        described = {key: tensor[key] for key in ("dtype", "layout")}
+        ends.append({"name": name, "shape": [shape["batch"], *dims], **described})
+    return ends[0], ends[1]
+
+
+def file_entry(folder: Path, file: str) -> dict[str, Any]:
+    return {
+        "file": file,
+        "sha256": sha256(folder / file),
+        "bytes": (folder / file).stat().st_size,
     }
 
 

@@ -36,7 +36,7 @@ def test_it_is_small() -> None:
 
 
 def test_the_bundle_was_made_from_the_checkpoint() -> None:
-    info = Bundle.open("tiny").info
+    info = Bundle.open("tiny").manifest
     assert info.source.sha256 == file_sha256(CHECKPOINT)
     assert not info.source.random
     assert info.model.task == "tiny"
@@ -52,8 +52,8 @@ def test_it_removes_noise() -> None:
 
 
 def test_every_precision_is_there_and_passed() -> None:
-    info = Bundle.open("tiny").info
-    assert info.precisions == ("fp32", "fp16", "int8")
+    info = Bundle.open("tiny").manifest
+    assert info.precisions == ["fp32", "fp16", "int8"]
     assert {name: v.passed for name, v in info.verification.items()} == dict.fromkeys(
         ("fp32", "fp16", "bf16", "int8"), True
     )

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     bundle = Bundle.open(folder)
     with Restorer(bundle, backend, precision=precision, threads=int(threads) or None) as restore:
         loaded = time.monotonic_ns()
-        side = bundle.info.model.image_size // bundle.info.model.upscale
+        side = bundle.manifest.image_size // bundle.manifest.model.upscale
         image = np.random.default_rng(_SEED).integers(0, 256, (side, side, 3), np.uint8)
         ready = time.monotonic_ns()
         restore(image)

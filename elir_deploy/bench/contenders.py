@@ -17,7 +17,7 @@ from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
-from elir_deploy.runtime.bundle import RUN_PRECISIONS, Artifact, file_precision
+from elir_deploy.runtime.manifest import RUN_PRECISIONS, Artifact, file_precision
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
@@ -157,7 +157,7 @@ class RestorerContender(Contender):
         self.backend = backend
         self.precision = precision
         self.version = _backend_version(backend)
-        self.weights = "random" if bundle.info.source.random else bundle.info.source.name
+        self.weights = "random" if bundle.manifest.source.random else bundle.manifest.source.name
         runs_on = backend_named(backend)
         self.on_cpu = not runs_on.on_gpu
         chosen = runs_on.artifacts(bundle, precision)
@@ -232,7 +232,7 @@ def compare_with_references(
         bundle: that holds the references.
         run: from (image_size, image_size, 3) uint8 RGB to the same.
     """
-    if bundle.info.source.random:
+    if bundle.manifest.source.random:
         return Fidelity(None, 0, RANDOM_WEIGHTS)
     found = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
     if not found:

@@ -29,7 +29,8 @@ from elir_deploy.bench.onnx_operators import (
     resize_taps,
 )
 from elir_deploy.errors import BundleError, MissingDependencyError
-from elir_deploy.runtime.bundle import SPLIT_STAGES, Bundle, Stage, file_precision
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import SPLIT_STAGES, Stage, file_precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -43,7 +44,7 @@ _EIGHT_BITS = {"INT8", "UINT8"}
 
 def graph_precisions(bundle: Bundle) -> list[str]:
     """Precisions in which a bundle has an ONNX graph of every stage."""
-    return [p for p in bundle.info.precisions if all(_graph_file(s, p) for s in bundle.info.stages)]
+    return [p for p in bundle.manifest.precisions if all(_graph_file(s, p) for s in bundle.stages)]
 
 
 def bundle_layers(bundle: Bundle, precision: str, *, fuse: bool = True) -> list[Layer]:
@@ -59,7 +60,7 @@ def bundle_layers(bundle: Bundle, precision: str, *, fuse: bool = True) -> list[
         MissingDependencyError: onnx is not installed.
     """
     layers: list[Layer] = []
-    for stage in bundle.info.stages:
+    for stage in bundle.stages:
         file = _graph_file(stage, file_precision(precision))
         if file is None:
             held = ", ".join(graph_precisions(bundle)) or "none"

@@ -11,17 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from elir_deploy.bench.graph_cost import read_graph
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
-from elir_deploy.runtime.bundle import (
-    SPLIT_STAGES,
-    Artifact,
-    Bundle,
-    Stage,
-    TensorSpec,
-    file_precision,
-    file_sha256,
-)
+from elir_deploy.runtime.bundle import Bundle, file_sha256
+from elir_deploy.runtime.manifest import SPLIT_STAGES, Artifact, Stage, file_precision
+from elir_deploy.runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -45,18 +41,18 @@ def by_step(bundle: Bundle, precision: str, folder: Path) -> Bundle:
         BundleError: a file is damaged.
         MissingDependencyError: onnx is not installed.
     """
-    names = tuple(stage.name for stage in bundle.info.stages)
+    names = tuple(stage.name for stage in bundle.stages)
     if names != SPLIT_STAGES:
         raise UsageError(
             f"{bundle.path} is one graph: stages are timed in a bundle that was exported with "
             "--stages split, or in a checkpoint"
         )
     stages: list[Stage] = []
-    for stage in bundle.info.stages:
+    for stage in bundle.stages:
         artifact = _graph(bundle, stage, precision)
         path = bundle.checked_file(artifact.file)
-        if stage.name == _FLOW and bundle.info.model.steps > 1:
-            stages += _steps(stage, artifact, read_graph(path), folder, bundle.info.model.steps)
+        if stage.name == _FLOW and bundle.manifest.model.steps > 1:
+            stages += _steps(stage, artifact, read_graph(path), folder, bundle.manifest.model.steps)
         else:
             target = folder / artifact.file
             target.write_bytes(path.read_bytes())
@@ -86,7 +82,7 @@ def with_batch(bundle: Bundle, precision: str, batch: int, folder: Path) -> Bund
         return replace(spec, shape=(batch, *spec.shape[1:]))
 
     stages = []
-    for stage in bundle.info.stages:
+    for stage in bundle.stages:
         artifact = _graph(bundle, stage, precision)
         model = read_graph(bundle.checked_file(artifact.file))
         _widen(model, batch)
@@ -98,9 +94,10 @@ def with_batch(bundle: Bundle, precision: str, batch: int, folder: Path) -> Bund
                 (_written(model, artifact, artifact.file, folder),),
             )
         )
-    info = _opened(bundle, folder, stages).info
-    info = replace(info, input=stages[0].input, output=stages[-1].output)
-    return Bundle(folder, bundle.manifest, info)
+    (shape,) = bundle.manifest.shapes
+    shapes = [structs.replace(shape, batch=batch)]
+    batched = structs.replace(bundle.manifest, shapes=shapes)
+    return _opened(Bundle(bundle.path, batched), folder, stages)
 
 
 def _graph(bundle: Bundle, stage: Stage, precision: str) -> Artifact:
@@ -115,14 +112,15 @@ def _graph(bundle: Bundle, stage: Stage, precision: str) -> Artifact:
 
 def _opened(bundle: Bundle, folder: Path, stages: Sequence[Stage]) -> Bundle:
     # References and verification stay behind: the files are no longer the ones verified.
-    info = replace(bundle.info, stages=tuple(stages), references=(), calibration=None)
-    return Bundle(folder, bundle.manifest, info)
+    manifest = structs.replace(bundle.manifest, references=[], quantization=None)
+    return Bundle(folder, manifest, tuple(stages))
 
 
 def _written(model: ModelProto, artifact: Artifact, name: str, folder: Path) -> Artifact:
     path = folder / name
     path.write_bytes(model.SerializeToString())
-    return replace(artifact, file=name, sha256=file_sha256(path), bytes=path.stat().st_size)
+    size = path.stat().st_size
+    return structs.replace(artifact, file=name, sha256=file_sha256(path), bytes=size)
 
 
 # Steps ----------------------------------------------------------------------------------------

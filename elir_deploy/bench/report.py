@@ -32,7 +32,8 @@ from elir_deploy.bench.statistics import (
 from elir_deploy.bench.throughput import Load
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.bundle import MANIFEST_NAME, file_sha256
+from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from elir_deploy.tasks import TASKS
 
 __all__ = [
@@ -435,10 +436,10 @@ def _fidelity(fidelity: Fidelity | None) -> dict[str, Any] | None:
 
 
 def _model(bundle: Bundle) -> dict[str, Any]:
-    model, source = bundle.info.model, bundle.info.source
+    model, source = bundle.manifest.model, bundle.manifest.source
     return {
         "task": model.task,
-        "image_size": model.image_size,
+        "image_size": bundle.manifest.image_size,
         "steps": model.steps,
         "sigma_s": model.sigma_s,
         "upscale": model.upscale,
@@ -447,18 +448,18 @@ def _model(bundle: Bundle) -> dict[str, Any]:
         "source_sha256": source.sha256,
         "bundle_sha256": file_sha256(bundle.path / MANIFEST_NAME),
         "random_weights": source.random,
-        "stages": [stage.name for stage in bundle.info.stages],
-        "versions": dict(bundle.info.versions),
+        "stages": [stage.name for stage in bundle.stages],
+        "versions": dict(bundle.manifest.versions),
     }
 
 
 def _paper(bundle: Bundle) -> dict[str, Any] | None:
     """The paper's figure, if the bundle holds the model that it is of."""
-    model = bundle.info.model
+    model = bundle.manifest.model
     task = TASKS.get(model.task)
     if task is None or task.paper_fps is None:
         return None
-    same = (model.image_size, model.steps) == (task.image_size, task.steps)
+    same = (bundle.manifest.image_size, model.steps) == (task.image_size, task.steps)
     if not same or dict(model.architecture) != task.architecture.to_dict():
         return None
     return {"fps": task.paper_fps, "device": PAPER_DEVICE}

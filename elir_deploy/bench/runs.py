@@ -39,7 +39,7 @@ from elir_deploy.errors import (
 )
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS, backend_named
-from elir_deploy.runtime.bundle import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
 from elir_deploy.runtime.photos import sample_photos
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ def open_model(
     packaged = model == "tiny" and protocol not in ("steps", "stages")
     if Path(model).is_dir() or packaged:
         bundle = Bundle.open(model)
-        held = bundle.info.model.task
+        held = bundle.manifest.model.task
         if task not in (None, held):
             raise UsageError(f"{model} is for task {held}, not {task}: leave out --task")
         _check_precisions(bundle, wishes.precisions)
         found = None if checkpoint is None else peers.checkpoint_of(bundle, checkpoint, say)
         if protocol == "steps" and found is None:
             raise UsageError(
-                f"{model} has M = {bundle.info.model.steps} in its graphs: give the checkpoint "
+                f"{model} has M = {bundle.manifest.model.steps} in its graphs: give the checkpoint "
                 "instead, or beside it with --checkpoint"
             )
         return bundle, found
@@ -145,7 +145,7 @@ def _step_precisions(wishes: Wishes) -> Sequence[str]:
 
 
 def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
-    held = bundle.info.precisions
+    held = bundle.manifest.precisions
     for precision in precisions or ():
         if file_precision(precision) not in held:
             choices = [p for p in RUN_PRECISIONS if file_precision(p) in held]
@@ -295,7 +295,7 @@ class Run:
         assert self.checkpoint is not None
         variants: list[_Variant] = []
         precisions = _step_precisions(self.wishes)
-        model = self.bundle.info.model
+        model = self.bundle.manifest.model
         for steps in self.wishes.steps:
             name = f", M = {steps}"
             if steps == model.steps:
@@ -308,9 +308,9 @@ class Run:
                 precisions,
                 say,
                 steps=steps,
-                image_size=model.image_size,
+                image_size=self.bundle.manifest.image_size,
                 sigma_s=model.sigma_s,
-                seed=model.noise["seed"],
+                seed=self.bundle.manifest.noise.seed,
             )
             variants.append(_Variant(bundle, name, self.wishes.backends, precisions))
         return variants
@@ -320,7 +320,7 @@ class Run:
         for done, contender in enumerate(contenders):
             say("comparing with PyTorch's results", done, len(contenders))
             held = contender.bundle if isinstance(contender, RestorerContender) else self.bundle
-            against = held if held.info.references else self.bundle
+            against = held if held.manifest.references else self.bundle
             try:
                 self.results.fidelities[contender.label] = contender.fidelity(against)
             except UnavailableError as error:
@@ -332,7 +332,7 @@ class Run:
 
     def _take_pictures(self, contenders: Sequence[Contender]) -> None:
         """What each contender makes of the first reference images; none of random weights."""
-        if self.bundle.info.source.random:
+        if self.bundle.manifest.source.random:
             return
         own = [c for c in contenders if isinstance(c, RestorerContender)]
         for name, low, full in self.bundle.reference_images():
@@ -368,7 +368,7 @@ class Run:
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:
-        side = self.bundle.info.model.image_size // self.bundle.info.model.upscale
+        side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
         return (side, side, 3)
 
     def _in_turns(self, watch: Watch, say: Say) -> None:
@@ -435,11 +435,11 @@ class Run:
 
         Random weights have none: their pictures mean nothing.
         """
-        if self.bundle.info.source.random:
+        if self.bundle.manifest.source.random:
             return {}
-        info = self.bundle.info.model
+        info = self.bundle.manifest
         truths = dict(sample_photos(info.image_size, faces=False))
-        if info.faces:
+        if info.model.faces:
             truths.update(sample_photos(info.image_size, faces=True))
         references = list(self.bundle.reference_images())
         found: dict[str, tuple[float | None, float | None]] = {}
@@ -473,7 +473,7 @@ class Run:
             to_truth, to_default = qualities.get(contender.label, (None, None))
             rows.append(
                 {
-                    "steps": contender.bundle.info.model.steps,
+                    "steps": contender.bundle.manifest.model.steps,
                     "label": f"{contender.backend} {contender.precision}",
                     "fps": 1 / mean,
                     "mean_s": mean,

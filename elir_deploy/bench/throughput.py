@@ -229,7 +229,7 @@ class Throughput:
             contenders: opened; PyTorch is asked by one caller only.
             progress: told what is measured.
         """
-        side = self.bundle.info.model.image_size // self.bundle.info.model.upscale
+        side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
         pool = [random_image((side, side, 3), self.seed, _IMAGE, k) for k in range(_POOL)]
         self._began = self.clock()
         for number, order in enumerate((contenders, contenders[::-1])):
@@ -305,7 +305,7 @@ class Throughput:
 
     def _photographs(self) -> list[NDArray[np.uint8]]:
         """The bundle's reference images in the size that it takes."""
-        shrink = self.bundle.info.model.upscale
+        shrink = self.bundle.manifest.model.upscale
         found = [image[::shrink, ::shrink] for _, image, _ in self.bundle.reference_images()]
         if not found:
             raise ElirError("the bundle holds no reference images to restore")

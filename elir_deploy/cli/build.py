@@ -20,8 +20,9 @@ from elir_deploy.export.tensorrt.existing import (
     measure_engines,
 )
 from elir_deploy.runtime.backends.base import missing_cuda_device
-from elir_deploy.runtime.bundle import PRECISIONS, Bundle
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import device_capabilities
+from elir_deploy.runtime.manifest import PRECISIONS
 from elir_deploy.runtime.tensorrt_engine import Library, load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 
@@ -111,8 +112,8 @@ def build(
     opened = Bundle.open(bundle)
     precisions = tuple(dict.fromkeys(precision or default_precisions(opened)))
     for name in precisions:
-        if name not in opened.info.precisions:
-            held = ", ".join(opened.info.precisions)
+        if name not in opened.manifest.precisions:
+            held = ", ".join(opened.manifest.precisions)
             known = "holds no" if name in PRECISIONS else "there is no precision"
             raise UsageError(f"{opened.path}: {known} {name}: choose from {held}")
     library, orders = _for_device() if device else _for_targets(target or [], joint_engine)

@@ -12,6 +12,7 @@ import typer
 
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.errors import QualityError
 from elir_deploy.tables import aligned
 from elir_deploy.targets import targets_named
 from elir_deploy.tasks import TASKS
@@ -230,27 +231,28 @@ def export(
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
+    if report.failures:
+        written = ", ".join(report.manifest.precisions)
+        raise QualityError(f"{'. '.join(report.failures.values())}. {output} holds {written} only")
     if sensitivity_plot is not None and report.int8 is not None:
         _draw(report.int8, sensitivity_plot)
 
 
 def _print_report(report: ExportReport) -> None:
-    model, source = report.manifest["model"], report.manifest["source"]
+    manifest = report.manifest
+    model, source, shape = manifest.model, manifest.source, manifest.shapes[0]
     print(
-        f"{report.folder}: {model['task']}, {model['image_size']}x{model['image_size']}, "
-        f"M = {model['steps']}, sigma_s = {model['sigma_s']:g}, "
-        f"{model['parameters'] / 1e6:.1f} M parameters, from {source['name']}"
+        f"{report.folder}: {model.task}, {shape.width}x{shape.height}, M = {model.steps}, "
+        f"sigma_s = {model.sigma_s:g}, {model.parameters / 1e6:.1f} M parameters, "
+        f"from {source.name}"
     )
-    if source["random"]:
+    if source.random:
         print("random weights: good for measuring speed; its pictures mean nothing")
-    for stage in report.manifest["stages"]:
-        for artifact in stage["artifacts"]:
-            print(f"  {artifact['file']:30} {artifact['bytes'] / 1e6:8.1f} MB")
-    for target in report.manifest.get("targets", ()):
-        if target["engines"] == "build on the device":
-            print(
-                f"  {target['name']}: build its engines on the device: elir-build FOLDER --device"
-            )
+    for artifact in manifest.artifacts:
+        print(f"  {artifact.file:30} {artifact.bytes / 1e6:8.1f} MB")
+    for target in manifest.targets:
+        if target.engines == "build on the device":
+            print(f"  {target.name}: build its engines on the device: elir-build FOLDER --device")
     if report.int8 is not None and report.int8.sensitivities:
         _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from elir_deploy.bench.cost_report import (
@@ -23,7 +24,8 @@ from elir_deploy.errors import BundleError, ElirError
 from elir_deploy.printable import printable
 from elir_deploy.runtime.backends import BACKENDS, choose_precision
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
-from elir_deploy.runtime.bundle import Bundle, Calibration, Verification
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Quantization, Shape, Verification
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _as_json(
 ) -> dict[str, Any]:
     return {
         "path": str(bundle.path),
-        "manifest": bundle.manifest,
+        "manifest": msgspec.to_builtins(bundle.manifest),
         "damaged": damaged,
         "backends": [asdict(ability) for ability in abilities],
         "engines": _misfits(bundle),
@@ -140,13 +142,13 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     _table(("stage", "file", "kind", "precision", "target", "size", "made by"), _files(bundle))
     _table(
         ("precision", "PSNR", "floor", "verdict", "weakest part", "kept in float32", "max error"),
-        [_verified(result) for result in bundle.info.verification.values()],
+        [_verified(name, result) for name, result in bundle.manifest.verification.items()],
     )
-    if not bundle.info.verification:
+    if not bundle.manifest.verification:
         print("verification: none recorded")
     _table(("backend", "here", "why not, and what to do"), [_run(a) for a in abilities])
     _table(("engine", "fits here", "why not"), _engines(bundle))
-    count = len(bundle.info.file_hashes)
+    count = len(bundle.manifest.files())
     print(
         printable(f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}")
         if damaged
@@ -175,7 +177,7 @@ def _show_cost(report: CostReport) -> None:
 
 
 def _facts(bundle: Bundle) -> list[Row]:
-    info, model = bundle.info, bundle.info.model
+    info, model = bundle.manifest, bundle.manifest.model
     source = info.source.name or "unknown"
     if info.source.random:
         source += " (random weights: for speed only)"
@@ -184,22 +186,26 @@ def _facts(bundle: Bundle) -> list[Row]:
     enlarged = f", inputs first enlarged x{model.upscale} ({model.upscale_kernel})"
     return [
         ("task", model.task + (", aligned faces only" if model.faces else "")),
-        ("image", f"{model.image_size}x{model.image_size}" + enlarged * (model.upscale > 1)),
-        ("steps", f"{model.steps}, sigma_s {model.sigma_s:g}, noise seed {model.noise['seed']}"),
+        ("image", ", ".join(map(_shape, info.shapes)) + enlarged * (model.upscale > 1)),
+        ("steps", f"{model.steps}, sigma_s {model.sigma_s:g}, noise seed {info.noise.seed}"),
         ("parameters", f"{model.parameters / 1e6:.1f} M"),
         ("source", source),
         ("input", str(info.input)),
         ("output", str(info.output)),
-        *([("INT8", _calibration(info.calibration))] if info.calibration else []),
+        *([("INT8", _quantization(info.quantization))] if info.quantization else []),
         ("made with", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
     ]
 
 
-def _calibration(made: Calibration) -> str:
-    scales = "a scale for each step" if made.per_step else "one scale for all steps"
-    told = f"{made.method} ranges of {made.images} images, {scales}"
-    if made.smallest_layer:
-        told += f"; float convolutions of fewer than {made.smallest_layer} weights"
+def _shape(shape: Shape) -> str:
+    batch = f", up to {shape.batch} at once" if shape.batch > 1 else ""
+    return f"{shape.width}x{shape.height}{batch}"
+
+
+def _quantization(entry: Quantization) -> str:
+    told = f"ranges of {entry.images} images"
+    if entry.smallest_layer:
+        told += f"; float convolutions of fewer than {entry.smallest_layer} weights"
     return told
 
 
@@ -214,7 +220,7 @@ def _files(bundle: Bundle) -> list[Row]:
             f"{artifact.bytes / 1e6:.1f} MB",
             f"{artifact.tool} {artifact.tool_version}",
         )
-        for stage in bundle.info.stages
+        for stage in bundle.stages
         for artifact in stage.artifacts
     ]
 
@@ -223,7 +229,7 @@ def _misfits(bundle: Bundle) -> dict[str, str | None]:
     """By file of an engine: why it is not for this machine; None: it is, or nothing is known."""
     return {
         artifact.file: backend.misfit(artifact)
-        for artifact in bundle.info.artifacts
+        for artifact in bundle.manifest.artifacts
         for backend in BACKENDS.values()
         if artifact.kind == backend.kind != "onnx"
     }
@@ -231,7 +237,7 @@ def _misfits(bundle: Bundle) -> dict[str, str | None]:
 
 def _engines(bundle: Bundle) -> list[Row]:
     unusable = {b.kind for b in BACKENDS.values() if b.kind != "onnx" and b.available()}
-    kinds = {artifact.file: artifact.kind for artifact in bundle.info.artifacts}
+    kinds = {artifact.file: artifact.kind for artifact in bundle.manifest.artifacts}
     return [
         (file, "unknown", f"no usable {kinds[file]} here")
         if kinds[file] in unusable and reason is None
@@ -240,11 +246,11 @@ def _engines(bundle: Bundle) -> list[Row]:
     ]
 
 
-def _verified(result: Verification) -> Row:
+def _verified(precision: str, result: Verification) -> Row:
     # Identical images have no finite PSNR, and neither have images with values that are not.
     unmeasured = "not finite" if result.max_error is None else "identical"
     return (
-        result.precision,
+        precision,
         unmeasured if result.psnr_db is None else f"{result.psnr_db:.1f} dB",
         f"{result.floor_db:g} dB",
         "passed" if result.passed else "MISSED",

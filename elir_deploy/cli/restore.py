@@ -111,7 +111,7 @@ def restore(
     # A damaged file can make Pillow warn; what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     opened = Bundle.open(bundle)
-    if opened.info.source.random:
+    if opened.manifest.source.random:
         tell(
             "warning: the weights of this bundle are random, for speed only: no image it makes "
             "means anything"

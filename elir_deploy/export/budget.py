@@ -372,10 +372,10 @@ def _missed(budget: Budget, best: Quality) -> str:
         reached = f"a drop of {best.drop_db:.3f} dB and {reached}"
     return (
         f"INT8 cannot be kept inside its budget ({wanted}) on the calibration images: the best is "
-        f"{reached}; allow more with --max-psnr-drop, or take fp16. No bundle was written"
+        f"{reached}; allow more with --max-psnr-drop, or take fp16"
     )
 
 
 def _psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    found = fidelity(image, reference).psnr_db
+    found = fidelity("", image, reference).psnr_db
     return IDENTICAL_DB if found is None else found

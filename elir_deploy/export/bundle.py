@@ -7,22 +7,21 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from elir_deploy.errors import OutputError
-from elir_deploy.runtime.bundle import MANIFEST_NAME, validate_manifest
+from elir_deploy.runtime.manifest import File, Manifest
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME, encode_manifest
 
-__all__ = ["BundleWriter", "check_destination", "manifest_bytes", "staged_bundle"]
+__all__ = ["BundleWriter", "check_destination", "staged_bundle"]
 
 #: Behind the staging folder's name while an older bundle is being replaced.
 _REPLACED = "-replaced"
@@ -40,65 +39,30 @@ class BundleWriter:
         self.folder = folder
         self._destination = destination
 
-    def add_artifact(
-        self,
-        file: str,
-        content: bytes,
-        *,
-        kind: str,
-        precision: str,
-        tool: str,
-        tool_version: str,
-        target: str | None = None,
-    ) -> dict[str, Any]:
-        """Write one artifact, for any device or for ``target``; returns its manifest entry."""
+    def add(self, file: str, content: bytes) -> File:
+        """Write a file; returns what the manifest says of it."""
         self._write(file, content)
-        return {
-            "file": file,
-            "kind": kind,
-            "precision": precision,
-            "target": target,
-            "tool": tool,
-            "tool_version": tool_version,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-        }
+        return File(file, hashlib.sha256(content).hexdigest(), len(content))
 
-    def add_file(self, file: str, content: bytes) -> dict[str, Any]:
-        """Write a file that is no artifact; returns what the manifest says of it."""
-        self._write(file, content)
-        return {"file": file, "sha256": hashlib.sha256(content).hexdigest()}
+    def add_png(self, file: str, pixels: NDArray[np.uint8]) -> File:
+        """Write a picture, (H, W, 3) uint8 RGB."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return self.add(file, buffer.getvalue())
 
-    def add_reference(
-        self, name: str, image: NDArray[np.uint8], restored: NDArray[np.uint8]
-    ) -> dict[str, Any]:
-        """Write a network input and the model's output, (S, S, 3) uint8; returns the entry."""
-        entry: dict[str, Any] = {"name": name}
-        for role, pixels in (("input", image), ("output", restored)):
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
-            file = f"reference/{name}.{role}.png"
-            self._write(file, buffer.getvalue())
-            entry[role] = file
-            entry[f"{role}_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-        return entry
+    def remove(self, file: str) -> None:
+        """Take a file out again."""
+        (self.folder / file).unlink()
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Check the manifest against the schema and write it."""
-        self._write(MANIFEST_NAME, manifest_bytes(manifest))
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Check the manifest and write it."""
+        self._write(MANIFEST_NAME, encode_manifest(manifest))
 
     def _write(self, file: str, content: bytes) -> None:
         with _output_errors(self._destination):
             path = self.folder / file
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-
-
-def manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """The manifest as it is written, after a check against the schema."""
-    validate_manifest(manifest)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
 
 
 @contextlib.contextmanager

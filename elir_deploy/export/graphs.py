@@ -21,7 +21,7 @@ __all__ = [
     "finish_graph",
     "fuse_stages",
     "is_default_domain",
-    "set_metadata",
+    "serialized",
 ]
 
 FUSED = "fused"
@@ -73,9 +73,12 @@ def boundary_tensors(model: ModelProto) -> dict[str, str]:
     return parts
 
 
-def set_metadata(model: ModelProto, entries: dict[str, str]) -> None:
-    """Write key and value strings that travel inside the file."""
-    helper.set_model_props(model, dict(sorted(entries.items())))
+def serialized(model: ModelProto, metadata: dict[str, str]) -> bytes:
+    """The bytes of an ONNX file that carries ``metadata``; the model itself stays without."""
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+    content: bytes = model.SerializeToString(deterministic=True)
+    del model.metadata_props[:]
+    return content
 
 
 def finish_graph(model: ModelProto) -> ModelProto:

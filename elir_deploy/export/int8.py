@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -41,7 +42,9 @@ from elir_deploy.export.equalization import channel_factors, equalize
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
-from elir_deploy.runtime.bundle import MANIFEST_NAME, Bundle
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import File, Quantization
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -168,6 +171,23 @@ class Recipe:
         small = f"convolutions of fewer than {self.smallest_layer} weights"
         parts = [part["part"] for part in self.measured["parts"] if part["kept"]]
         return [small, *parts] if self.smallest_layer else parts
+
+    def manifest_entry(self, file: File) -> Quantization:
+        """What the manifest says of the recipe that was written as ``file``.
+
+        Raises:
+            BundleError: what a stored recipe says was measured is damaged.
+        """
+        entry = {
+            **msgspec.to_builtins(file),
+            "images": self.images,
+            "smallest_layer": self.smallest_layer,
+            **self.measured,
+        }
+        try:
+            return msgspec.convert(entry, Quantization)
+        except msgspec.ValidationError as error:
+            raise BundleError(f"the stored calibration is damaged: {error}") from None
 
     def smallest_entry(self) -> dict[str, int]:
         """``smallest_layer`` as it is stored: only where there is one."""

@@ -1,25 +1,40 @@
-"""The manifest of a bundle, but for what is found while it is made."""
+"""The manifest of a bundle that is being exported."""
 
 from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import torch
-from onnx import TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
-from elir_deploy.export.options import ExportOptions, Settings, file_precisions
+from elir_deploy.export.options import ExportOptions, Settings
 from elir_deploy.model.elir import Elir, count_parameters
-from elir_deploy.runtime.bundle import FORMAT_NAME, FORMAT_VERSION
-from elir_deploy.static_graph import NOISE_GENERATOR, StaticElir
+from elir_deploy.runtime.manifest import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    RESIZE,
+    BakedNoise,
+    ExportSettings,
+    Manifest,
+    Model,
+    Quantization,
+    Reference,
+    Shape,
+    Source,
+    StageEntry,
+    TargetEntry,
+    Tensor,
+)
+from elir_deploy.static_graph import NOISE_GENERATOR
+from elir_deploy.targets import Target
 from elir_deploy.tasks import Architecture
 
-__all__ = ["begin_manifest", "graph_metadata", "tensor_entry", "version_of"]
+__all__ = ["graph_metadata", "make_manifest", "stage_tensors", "target_entries", "version_of"]
 
 #: Packages whose versions decide the bytes or the verdict, by the module that knows its version:
 #: onnxruntime comes from distributions of several names.
@@ -33,98 +48,119 @@ _RECORDED_MODULES = {
 }
 
 
-def tensor_entry(value: ValueInfoProto) -> dict[str, Any]:
-    tensor = value.type.tensor_type
-    is_bytes = tensor.elem_type == TensorProto.UINT8
-    return {
-        "name": value.name,
-        "dtype": "uint8" if is_bytes else "float32",
-        "shape": [dim.dim_value for dim in tensor.shape.dim],
-        "layout": "NHWC" if is_bytes else "NCHW",
-    }
+def make_manifest(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    settings: Settings,
+    graphs: dict[str, ModelProto],
+    stages: list[StageEntry],
+    references: list[Reference],
+    quantization: Quantization | None,
+) -> Manifest:
+    """The manifest before verification, which names every precision that ``stages`` have.
 
-
-def graph_metadata(manifest: dict[str, Any], stage: str, precision: str) -> dict[str, str]:
-    model = manifest["model"]
-    return {
-        "elir.task": model["task"],
-        "elir.stage": stage,
-        "elir.precision": precision,
-        "elir.steps": str(model["steps"]),
-        "elir.sigma_s": repr(model["sigma_s"]),
-        "elir.noise_sha256": model["noise"]["sha256"],
-        "elir.source": manifest["source"]["name"],
-        "elir.source_sha256": manifest["source"]["sha256"] or "random",
-    }
-
-
-def begin_manifest(
-    checkpoint: Checkpoint, options: ExportOptions, settings: Settings, static: StaticElir
-) -> dict[str, Any]:
-    """All but stages, references and verification."""
+    Args:
+        checkpoint, options, settings: what was exported, and how.
+        graphs: float32 graphs by stage, which tell the tensors.
+        stages: with their files.
+        references, quantization: already written.
+    """
     task = checkpoint.task
     size = settings.image_size
-    is_bytes = options.io == "uint8"
-    image = {
-        "dtype": options.io,
-        "layout": "NHWC" if is_bytes else "NCHW",
-        "shape": [1, size, size, 3] if is_bytes else [1, 3, size, size],
-        "range": [0, 255] if is_bytes else [0, 1],
-        "color": "RGB",
-    }
-    first, last = STAGE_TENSORS[FUSED]
-    return {
-        "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
-        "model": {
-            "task": task.name,
-            "image_size": size,
-            "steps": settings.steps,
-            "sigma_s": settings.sigma_s,
-            "upscale": task.upscale,
-            "upscale_kernel": task.upscale_kernel,
-            "faces": task.faces,
-            "parameters": _collapsed_parameters(checkpoint.model.arch),
-            "architecture": checkpoint.model.arch.to_dict(),
-            "noise": {
-                "seed": settings.noise.seed,
-                "generator": NOISE_GENERATOR,
-                "sha256": settings.noise.sha256,
-            },
-        },
-        "source": {
-            "name": checkpoint.name,
-            "sha256": checkpoint.sha256,
-            "random": checkpoint.random,
-        },
-        "input": {"name": first, **image},
-        "output": {"name": last, **image},
-        "resize": {
-            "kernel": "bicubic",
-            "a": -0.5,
-            "antialias": True,
-            "rounding": "Pillow: coefficients in 22-bit fixed point, rows first, then columns, "
-            "each pass rounded half up to uint8",
-        },
-        "precisions": file_precisions(options.precisions),
-        "export": {
-            "opset": options.opset,
-            "float16_normalization": options.float16_normalization,
-            "int8_rest": options.int8_rest,
-            "rewrites": asdict(options.rewrites),
-        },
-        "stages": [],
-        "verification": {},
-        "references": [],
-        "versions": {
+    precisions = dict.fromkeys(a.precision for stage in stages for a in stage.artifacts)
+    return Manifest(
+        format=FORMAT_NAME,
+        format_version=FORMAT_VERSION,
+        model=Model(
+            task=task.name,
+            steps=settings.steps,
+            sigma_s=settings.sigma_s,
+            upscale=task.upscale,
+            upscale_kernel=task.upscale_kernel,
+            faces=task.faces,
+            parameters=_collapsed_parameters(checkpoint.model.arch),
+            architecture=checkpoint.model.arch.to_dict(),
+        ),
+        source=_source(checkpoint),
+        noise=BakedNoise(NOISE_GENERATOR, settings.noise.seed, settings.noise.sha256),
+        shapes=[Shape(1, size, size)],
+        tensors=stage_tensors(graphs.values(), size),
+        stages=stages,
+        resize=RESIZE,
+        precisions=list(precisions),
+        export=ExportSettings(
+            opset=options.opset,
+            float16_normalization=options.float16_normalization,
+            int8_rest=options.int8_rest,
+            rewrites={k: v for k, v in asdict(options.rewrites).items() if isinstance(v, bool)},
+        ),
+        verification={},
+        references=references,
+        versions={
             "elir-deploy": __version__,
             "python": platform.python_version(),
             **{name: version_of(module) for name, module in _RECORDED_MODULES.items()},
         },
+        quantization=quantization,
+        targets=target_entries(options.targets),
+    )
+
+
+def stage_tensors(graphs: Iterable[ModelProto], image_size: int) -> dict[str, Tensor]:
+    """What the graphs take and give, by name, where images are squares of ``image_size``."""
+    ends = [end for graph in graphs for end in (*graph.graph.input, *graph.graph.output)]
+    return {end.name: _tensor(end, image_size) for end in ends}
+
+
+def _tensor(value: ValueInfoProto, image_size: int) -> Tensor:
+    is_bytes = value.type.tensor_type.elem_type == TensorProto.UINT8
+    _, *sides = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    height, channels = (sides[0], sides[2]) if is_bytes else (sides[1], sides[0])
+    image = channels == 3 and height == image_size
+    return Tensor(
+        dtype="uint8" if is_bytes else "float32",
+        layout="NHWC" if is_bytes else "NCHW",
+        channels=channels,
+        stride=image_size // height,
+        range=((0, 255) if is_bytes else (0, 1)) if image else None,
+    )
+
+
+def target_entries(targets: Iterable[Target]) -> list[TargetEntry]:
+    """What the manifest says of the devices that an export is for."""
+    return [
+        TargetEntry(
+            name=target.name,
+            kind=target.kind,
+            capability=target.capability,
+            engines="build on the device" if target.on_device else "built",
+        )
+        for target in targets
+    ]
+
+
+def graph_metadata(
+    checkpoint: Checkpoint, settings: Settings, stage: str, precision: str
+) -> dict[str, str]:
+    """What an ONNX file says of its own origin."""
+    return {
+        "elir.task": checkpoint.task.name,
+        "elir.stage": stage,
+        "elir.precision": precision,
+        "elir.steps": str(settings.steps),
+        "elir.sigma_s": repr(settings.sigma_s),
+        "elir.noise_sha256": settings.noise.sha256,
+        "elir.source": checkpoint.name,
+        "elir.source_sha256": checkpoint.sha256 or "random",
     }
 
 
+def _source(checkpoint: Checkpoint) -> Source:
+    return Source(checkpoint.name, checkpoint.sha256, checkpoint.random)
+
+
 def version_of(module: str) -> str:
+    """The version of an importable module."""
     return str(importlib.import_module(module).__version__)
 
 

@@ -15,7 +15,7 @@ from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
 from elir_deploy.export.tensorrt.engines import check_orders, orders_for
-from elir_deploy.runtime.bundle import file_precision
+from elir_deploy.runtime.manifest import file_precision
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
 from elir_deploy.targets import RTX, Target

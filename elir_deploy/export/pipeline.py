@@ -1,12 +1,16 @@
-"""A checkpoint in, a verified bundle out."""
+"""A checkpoint in, a verified bundle out.
+
+Every step returns what it makes: static graph, graphs by stage, graphs by precision, verdicts,
+bundle, engines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from msgspec.structs import replace
 from onnx import ModelProto
 
 from elir_deploy.checkpoints import Checkpoint
@@ -17,24 +21,10 @@ from elir_deploy.export.calibration import (
     calibration_images,
     packaged_images,
 )
-from elir_deploy.export.equalization import equalize
-from elir_deploy.export.float16 import to_float16
-from elir_deploy.export.graphs import FUSED, fuse_stages, set_metadata
-from elir_deploy.export.int8 import (
-    RECIPE_NAME,
-    Int8Report,
-    Recipe,
-    calibrate,
-    holds_recipe,
-)
-from elir_deploy.export.islands import (
-    Float16Plan,
-    extreme_images,
-    gather_evidence,
-    plan_float16,
-    stage_feeds,
-)
-from elir_deploy.export.manifest import begin_manifest, graph_metadata, tensor_entry, version_of
+from elir_deploy.export.conversion import PrecisionGraphs, convert_graphs
+from elir_deploy.export.graphs import FUSED, fuse_stages, serialized
+from elir_deploy.export.int8 import RECIPE_NAME, Int8Report, Recipe, calibrate, holds_recipe
+from elir_deploy.export.manifest import graph_metadata, make_manifest, version_of
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.options import (
     ExportOptions,
@@ -43,12 +33,19 @@ from elir_deploy.export.options import (
     file_precisions,
     verified_precisions,
 )
-from elir_deploy.export.pixels import to_network
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import make_engines, orders_for
-from elir_deploy.export.verification import FLOORS_DB, LOST, PrecisionReport, verify_bundle
-from elir_deploy.runtime.bundle import validate_manifest
+from elir_deploy.export.tensorrt.engines import make_engines, orders_for, with_engine
+from elir_deploy.export.verification import FLOORS_DB, LOST, verify_bundle
+from elir_deploy.runtime.manifest import (
+    Artifact,
+    Manifest,
+    Quantization,
+    StageEntry,
+    Verification,
+    file_precision,
+)
+from elir_deploy.runtime.manifest import Reference as ReferenceEntry
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.static_graph import build_static_graph
 from elir_deploy.targets import RTX
@@ -70,13 +67,15 @@ class ExportReport:
     Attributes:
         folder: the bundle.
         manifest: its manifest.
-        verification: of each precision.
+        verification: of each precision, also of those below their floor.
+        failures: why precisions were left out of the bundle, by precision.
         int8: what was measured to make INT8; None where there is none.
     """
 
     folder: Path
-    manifest: dict[str, Any]
-    verification: dict[str, PrecisionReport]
+    manifest: Manifest
+    verification: Mapping[str, Verification]
+    failures: Mapping[str, str]
     int8: Int8Report | None = None
 
 
@@ -87,7 +86,9 @@ def export_bundle(
     progress: ProgressCallback | None = None,
     warn: WarningCallback = lambda text: None,
 ) -> ExportReport:
-    """Export, verify and write a bundle; nothing is left behind when it fails.
+    """Export, verify and write a bundle of the precisions that reach their floor.
+
+    Nothing is left behind when it fails.
 
     Args:
         checkpoint: a loaded model and where it came from.
@@ -102,8 +103,8 @@ def export_bundle(
             be used.
         BundleError: a calibration to be used again is damaged, or of another model.
         OutputError: the destination cannot be written.
-        QualityError: a precision stays below its floor; the message names the worst part. Or an
-            engine is not of the precision that it should be.
+        QualityError: every precision stays below its floor; the message names the worst part. Or
+            an engine is not of the precision that it should be.
         MissingDependencyError: onnxruntime, which verifies, or a library that builds engines is
             not installed.
         UnavailableError: that library cannot build an engine.
@@ -115,16 +116,7 @@ def export_bundle(
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
-        say("building the static graph", 0, 0)
-        static = build_static_graph(
-            checkpoint.model,
-            image_size=settings.image_size,
-            steps=settings.steps,
-            noise=settings.noise,
-            io=options.io,
-            rewrites=options.rewrites,
-        )
-        graphs = export_stages(static, options.opset, say)
+        graphs = _stage_graphs(checkpoint, options, settings, say)
         fused = fuse_stages(graphs)
         if options.stages == "fused":
             graphs = {FUSED: fused}
@@ -136,86 +128,53 @@ def export_bundle(
             noise=settings.noise,
             progress=say,
         )
-        manifest = begin_manifest(checkpoint, options, settings, static)
-        manifest["references"] = [
-            writer.add_reference(reference.name, reference.image, reference.restored)
-            for reference in references
-        ]
-        recipe, int8 = None, None
+        recipe, int8, failures = None, None, {}
         if "int8" in options.precisions:
-            recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say, warn)
-            _add_recipe(writer, manifest, recipe)
-        kept = _write_graphs(writer, graphs, manifest, options, references, recipe, say)
-        if recipe is not None:
-            kept["int8"] += recipe.kept
+            try:
+                recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say, warn)
+            except QualityError as error:
+                failures["int8"] = str(error)
+        precisions = [p for p in file_precisions(options.precisions) if p not in failures]
+        _require(precisions, failures)
+        converted = convert_graphs(graphs, options, references, recipe, precisions, say)
+        stages, kept = _write_stages(writer, converted, checkpoint, settings, say)
+        draft = make_manifest(
+            checkpoint,
+            options,
+            settings,
+            graphs,
+            stages,
+            _write_references(writer, references),
+            None if recipe is None else _write_recipe(writer, recipe),
+        )
+        writer.write_manifest(draft)
+        verdicts = _verified(writer, references, kept, options, say)
+        failures |= _failures(
+            verdicts, random=checkpoint.random, forced=options.floor_db is not None
+        )
+        passed = _passed(writer, draft, verdicts, failures)
+        manifest = _with_engines(writer, passed, options, say, warn)
         writer.write_manifest(manifest)
-        floors = {
-            precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
-            for precision in verified_precisions(options.precisions)
-        }
-        reports = verify_bundle(writer.folder, references, list(floors), floors, say)
-        for precision, report in reports.items():
-            report.kept_float32 = kept[precision]
-        manifest["verification"] = {p: report.to_manifest() for p, report in reports.items()}
-        writer.write_manifest(manifest)
-        _enforce_floors(reports, random=checkpoint.random, forced=options.floor_db is not None)
-        if options.targets:
-            _build_engines(writer, manifest, options, say, warn)
-            writer.write_manifest(manifest)
-    return ExportReport(destination, manifest, reports, int8)
+    return ExportReport(destination, manifest, verdicts, failures, int8)
 
 
-def _write_graphs(
-    writer: BundleWriter,
-    graphs: dict[str, ModelProto],
-    manifest: dict[str, Any],
-    options: ExportOptions,
-    references: list[Reference],
-    recipe: Recipe | None,
-    say: ProgressCallback,
-) -> dict[str, list[str]]:
-    """Write every stage in every precision; returns the layers kept in float32 by precision."""
-    kept: dict[str, list[str]] = {
-        precision: [] for precision in verified_precisions(options.precisions)
-    }
-    plans = _float16_plans(graphs, options, references, say) if "fp16" in kept else {}
-    int8_plans = {}
-    if recipe is not None and options.int8_rest == "float16":
-        equalized = {stage: equalize(graph, recipe.factors) for stage, graph in graphs.items()}
-        int8_plans = _float16_plans(equalized, options, references, say)
-    for done, (stage, graph) in enumerate(graphs.items()):
-        artifacts: list[dict[str, Any]] = []
-        entry = {
-            "name": stage,
-            "input": tensor_entry(graph.graph.input[0]),
-            "output": tensor_entry(graph.graph.output[0]),
-            "artifacts": artifacts,
-        }
-        for precision in file_precisions(options.precisions):
-            say(f"writing {precision}", done, len(graphs))
-            converted = graph
-            if precision == "fp16":
-                converted = to_float16(graph, plans[stage])
-                kept[precision] += plans[stage].summary()
-            elif precision == "int8":
-                assert recipe is not None
-                converted = recipe.apply(graph)
-                if stage in int8_plans:
-                    converted = to_float16(converted, int8_plans[stage])
-                    kept[precision] += int8_plans[stage].summary()
-            set_metadata(converted, graph_metadata(manifest, stage, precision))
-            artifacts.append(
-                writer.add_artifact(
-                    f"{stage}.{precision}.onnx",
-                    converted.SerializeToString(deterministic=True),
-                    kind="onnx",
-                    precision=precision,
-                    tool="torch",
-                    tool_version=version_of("torch"),
-                )
-            )
-        manifest["stages"].append(entry)
-    return kept
+def _stage_graphs(
+    checkpoint: Checkpoint, options: ExportOptions, settings: Settings, say: ProgressCallback
+) -> dict[str, ModelProto]:
+    """The float32 graph of every stage."""
+    say("building the static graph", 0, 0)
+    static = build_static_graph(
+        checkpoint.model,
+        image_size=settings.image_size,
+        steps=settings.steps,
+        noise=settings.noise,
+        io=options.io,
+        rewrites=options.rewrites,
+    )
+    return export_stages(static, options.opset, say)
+
+
+# INT8 ---------------------------------------------------------------------------------------------
 
 
 def _calibration_images(
@@ -278,89 +237,179 @@ def _int8_recipe(
     return recipe, report
 
 
-def _add_recipe(writer: BundleWriter, manifest: dict[str, Any], recipe: Recipe) -> None:
-    manifest["quantization"] = {
-        **writer.add_file(RECIPE_NAME, recipe.to_json()),
-        "method": recipe.method,
-        "images": recipe.images,
-        "per_step": recipe.per_step,
-        **recipe.smallest_entry(),
-        **recipe.measured,
+def _write_recipe(writer: BundleWriter, recipe: Recipe) -> Quantization:
+    file = writer.add(RECIPE_NAME, recipe.to_json())
+    return recipe.manifest_entry(file)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def _write_stages(
+    writer: BundleWriter,
+    converted: Iterable[tuple[str, PrecisionGraphs]],
+    checkpoint: Checkpoint,
+    settings: Settings,
+    say: ProgressCallback,
+) -> tuple[list[StageEntry], dict[str, tuple[str, ...]]]:
+    """Write every graph; the entries of the stages, and what each precision keeps in float."""
+    artifacts: dict[str, list[Artifact]] = {}
+    ends: dict[str, tuple[list[str], str]] = {}
+    kept = {}
+    for precision, made in converted:
+        say(f"writing {precision}", 0, 0)
+        kept[precision] = made.kept
+        for stage, graph in made.graphs.items():
+            metadata = graph_metadata(checkpoint, settings, stage, precision)
+            file = writer.add(f"{stage}.{precision}.onnx", serialized(graph, metadata))
+            entry = Artifact(
+                file=file.file,
+                sha256=file.sha256,
+                bytes=file.bytes,
+                kind="onnx",
+                precision=precision,  # type: ignore[arg-type]  # one of the options' choices
+                target=None,
+                tool="torch",
+                tool_version=version_of("torch"),
+            )
+            artifacts.setdefault(stage, []).append(entry)
+            ends[stage] = [end.name for end in graph.graph.input], graph.graph.output[0].name
+    entries = [
+        StageEntry(stage, *ends[stage], artifacts[stage])  # type: ignore[arg-type]
+        for stage in artifacts
+    ]
+    return entries, kept
+
+
+def _write_references(
+    writer: BundleWriter, references: Sequence[Reference]
+) -> list[ReferenceEntry]:
+    return [
+        ReferenceEntry(
+            reference.name,
+            writer.add_png(f"reference/{reference.name}.input.png", reference.image),
+            writer.add_png(f"reference/{reference.name}.output.png", reference.restored),
+        )
+        for reference in references
+    ]
+
+
+# Verdicts ---------------------------------------------------------------------------------------
+
+
+def _verified(
+    writer: BundleWriter,
+    references: Sequence[Reference],
+    kept: Mapping[str, tuple[str, ...]],
+    options: ExportOptions,
+    say: ProgressCallback,
+) -> dict[str, Verification]:
+    """What every precision reaches, and what it keeps in floating point."""
+    floors = {
+        precision: FLOORS_DB[precision] if options.floor_db is None else options.floor_db
+        for precision in verified_precisions(options.precisions)
+        if file_precision(precision) in kept
+    }
+    found = verify_bundle(writer.folder, references, list(floors), floors, say)
+    return {
+        precision: replace(verdict, kept_float32=list(kept.get(precision, ())))
+        for precision, verdict in found.items()
     }
 
 
-def _float16_plans(
-    graphs: dict[str, ModelProto],
-    options: ExportOptions,
-    references: list[Reference],
-    say: ProgressCallback,
-) -> dict[str, Float16Plan]:
-    """What float16 would do is measured on the references, and on images like no photograph."""
-    side = references[0].image.shape[0]
-    pixels = [reference.image for reference in references]
-    pixels += extreme_images(side).values()
-    feeds = stage_feeds(graphs, [to_network(image, options.io) for image in pixels])
-    plans = {}
-    for done, (stage, graph) in enumerate(graphs.items()):
-        say("measuring what float16 would do", done, len(graphs))
-        evidence = gather_evidence(graph, feeds[stage])
-        plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
-    return plans
+def _failures(
+    verdicts: Mapping[str, Verification], *, random: bool, forced: bool
+) -> dict[str, str]:
+    """The precisions that are not good enough, each with the reason."""
+    failures = {}
+    for precision, verdict in verdicts.items():
+        lost = LOST in verdict.boundaries.values()
+        spared = random and not forced and not lost and precision != ALWAYS_ENFORCED
+        if not verdict.passed and not spared:
+            failures[precision] = _shortfall(precision, verdict, lost=lost)
+    return failures
 
 
-def _build_engines(
+def _shortfall(precision: str, verdict: Verification, *, lost: bool) -> str:
+    part = verdict.worst_part
+    alone = verdict.parts.get(part) if part else None
+    reached = (
+        "gives numbers that are not finite"
+        if lost or verdict.psnr_db is None
+        else f"reaches {verdict.psnr_db:.1f} dB"
+    )
+    return (
+        f"{precision} {reached} against float32 PyTorch, expected {verdict.floor_db:g} dB; "
+        f"worst part: {part}" + (f" ({alone:.1f} dB alone)" if alone is not None else "")
+    )
+
+
+def _passed(
     writer: BundleWriter,
-    manifest: dict[str, Any],
+    draft: Manifest,
+    verdicts: Mapping[str, Verification],
+    failures: Mapping[str, str],
+) -> Manifest:
+    """The manifest of what passed; the files of other precisions are removed.
+
+    A precision without files of its own (bf16) stays as a verdict, which keeps it from running
+    unasked.
+
+    Raises:
+        QualityError: no file passed.
+    """
+    failed = {p for p in failures if p == file_precision(p)}
+    passed = [precision for precision in draft.precisions if precision not in failed]
+    _require(passed, failures)
+    for artifact in draft.artifacts:
+        if artifact.precision in failed:
+            writer.remove(artifact.file)
+    quantization = draft.quantization
+    if quantization is not None and "int8" in failed:
+        writer.remove(quantization.file)
+        quantization = None
+    return replace(
+        draft,
+        stages=[
+            replace(stage, artifacts=[a for a in stage.artifacts if a.precision not in failed])
+            for stage in draft.stages
+        ],
+        precisions=passed,
+        verification={p: v for p, v in verdicts.items() if file_precision(p) in passed},
+        quantization=quantization,
+    )
+
+
+def _require(precisions: Sequence[str], failures: Mapping[str, str]) -> None:
+    if not precisions:
+        raise QualityError(". ".join((*failures.values(), "No bundle was written")))
+
+
+# Engines ----------------------------------------------------------------------------------------
+
+
+def _with_engines(
+    writer: BundleWriter,
+    manifest: Manifest,
     options: ExportOptions,
     say: ProgressCallback,
     warn: WarningCallback,
-) -> None:
-    """Engines of what was verified; for devices that build their own, a note."""
-    manifest["targets"] = [
-        {
-            "name": target.name,
-            "kind": target.kind,
-            "capability": target.capability,
-            "engines": "build on the device" if target.on_device else "built",
-        }
-        for target in options.targets
-    ]
+) -> Manifest:
+    """The manifest with the engines of what was verified, where any are built here."""
     orders = orders_for(options.targets, joint=options.joint_engine)
     if not orders:
-        return
+        return manifest
     made = make_engines(
         load_library(RTX, "build engines"),
-        validate_manifest(manifest),
-        file_precisions(options.precisions),
+        manifest,
+        manifest.precisions,
         orders,
         lambda artifact: (writer.folder / artifact.file).read_bytes(),
         BuildOptions(),
         say,
         warn,
     )
-    entries = {stage["name"]: stage["artifacts"] for stage in manifest["stages"]}
     for engine in made:
-        file, content = engine.file, engine.built.content
-        entry = writer.add_artifact(file, content, **engine.origin)
-        entries[engine.stage].append(entry | engine.notes)
-
-
-def _enforce_floors(reports: dict[str, PrecisionReport], *, random: bool, forced: bool) -> None:
-    for precision, report in reports.items():
-        lost = LOST in report.boundaries.values()
-        spared = random and not forced and not lost and precision != ALWAYS_ENFORCED
-        if report.passed or spared:
-            continue
-        part = report.worst_part
-        own = report.parts.get(part) if part else None
-        reached = (
-            "gives numbers that are not finite"
-            if lost or report.psnr_db is None
-            else f"reaches {report.psnr_db:.1f} dB"
-        )
-        raise QualityError(
-            f"{precision} {reached} against float32 PyTorch, wanted {report.floor_db:g} dB; "
-            f"worst part: {part}"
-            + (f" ({own:.1f} dB alone)" if own is not None else "")
-            + ". No bundle was written"
-        )
+        file = writer.add(engine.file, engine.built.content)
+        manifest = with_engine(manifest, engine, file)
+    return manifest

@@ -17,10 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -32,15 +32,14 @@ from elir_deploy.export.graphs import boundary_tensors
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.bundle import Bundle, file_precision
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import ImageFidelity, Verification, file_precision
 
 if TYPE_CHECKING:
     from elir_deploy.export.references import Reference
 
 __all__ = [
     "FLOORS_DB",
-    "Fidelity",
-    "PrecisionReport",
     "fidelity",
     "signal_to_error",
     "verify_bundle",
@@ -60,58 +59,26 @@ LOST = -1000.0
 FORMATTING = "formatting"
 
 
-@dataclass(frozen=True)
-class Fidelity:
-    """Agreement of an 8-bit image with its reference.
-
-    Attributes:
-        psnr_db: peak signal-to-noise ratio; None where the two are identical.
-        max_error: in units of [0, 1].
-        mean_error: likewise.
-    """
-
-    psnr_db: float | None
-    max_error: float
-    mean_error: float
-
-
-@dataclass
-class PrecisionReport:
-    """What verification found for one precision; the fields are the manifest's."""
-
-    psnr_db: float | None
-    max_error: float
-    mean_error: float
-    floor_db: float
-    passed: bool
-    backend: str
-    images: dict[str, Fidelity]
-    boundaries: dict[str, float | None]
-    parts: dict[str, float | None]
-    worst_part: str | None
-    kept_float32: list[str] = field(default_factory=list)
-
-    def to_manifest(self) -> dict[str, Any]:
-        """As plain JSON values, decibels to 0.01 so that a report reads well."""
-
-        def rounded(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: rounded(v) for key, v in value.items()}
-            return float(f"{value:.6g}") if isinstance(value, float) else value
-
-        values: dict[str, Any] = rounded(asdict(self))
-        return values
-
-
-def fidelity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Fidelity:
-    """Agreement of two 8-bit images of one shape."""
+def fidelity(
+    name: str, image: NDArray[np.uint8], reference: NDArray[np.uint8], *, synthetic: bool = False
+) -> ImageFidelity:
+    """Agreement of the 8-bit image called ``name`` with its reference of the same shape."""
     error = np.abs(image.astype(np.int16) - reference.astype(np.int16)).astype(np.float64) / 255
     mse = float(np.mean(error**2))
-    return Fidelity(
-        psnr_db=-10 * math.log10(mse) if mse else None,
-        max_error=float(error.max()),
-        mean_error=float(error.mean()),
+    return ImageFidelity(
+        name=name,
+        width=image.shape[1],
+        height=image.shape[0],
+        synthetic=synthetic,
+        psnr_db=_rounded(-10 * math.log10(mse)) if mse else None,
+        max_error=_rounded(float(error.max())),
+        mean_error=_rounded(float(error.mean())),
     )
+
+
+def _rounded(value: float) -> float:
+    """To six digits, so that a report reads well."""
+    return float(f"{value:.6g}")
 
 
 def signal_to_error(value: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
@@ -125,7 +92,7 @@ def signal_to_error(value: NDArray[np.float32], reference: NDArray[np.float32]) 
     signal = float(np.sum(reference.astype(np.float64) ** 2))
     if error == 0:
         return None
-    return 10 * math.log10(signal / error) if signal else LOST
+    return _rounded(10 * math.log10(signal / error)) if signal else LOST
 
 
 def verify_bundle(
@@ -134,7 +101,7 @@ def verify_bundle(
     precisions: Sequence[str],
     floors_db: dict[str, float],
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, PrecisionReport]:
+) -> dict[str, Verification]:
     """Verify every precision of a bundle, each in a fresh process.
 
     Args:
@@ -166,13 +133,11 @@ def verify_bundle(
                 "images": [reference.name for reference in references],
             }
             (job_folder / "job.json").write_text(json.dumps(request))
-            result = _run_child(job_folder)
-            result["images"] = {name: Fidelity(**v) for name, v in result["images"].items()}
-            reports[precision] = PrecisionReport(**result)
+            reports[precision] = _run_child(job_folder)
     return reports
 
 
-def _run_child(job_folder: Path) -> dict[str, Any]:
+def _run_child(job_folder: Path) -> Verification:
     command = [sys.executable, "-m", "elir_deploy.export.verification", str(job_folder)]
     # Python puts the current folder first on its path: not the user's, which may hold anything.
     child = subprocess.run(command, cwd=job_folder, capture_output=True, text=True, check=False)
@@ -182,14 +147,13 @@ def _run_child(job_folder: Path) -> dict[str, Any]:
             f"the verifying process ended with status {child.returncode}: "
             f"{said[-1] if said else 'it said nothing'}"
         )
-    result: dict[str, Any] = json.loads((job_folder / "result.json").read_text())
-    return result
+    return msgspec.json.decode((job_folder / "result.json").read_bytes(), type=Verification)
 
 
-def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
+def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
     precision = job["precision"]
     bundle = Bundle.open(job["bundle"])
-    images: dict[str, Fidelity] = {}
+    images: list[ImageFidelity] = []
     boundaries: dict[str, float | None] = {}
     own: dict[str, float | None] = {}
     graphs = _load_graphs(bundle, file_precision(precision))
@@ -209,33 +173,38 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> PrecisionReport:
             with np.load(job_folder / f"{name}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
-            fed = to_network(image, bundle.info.input.dtype)
+            fed = to_network(image, bundle.manifest.input.dtype)
             outputs = [from_network(restorer.run(fed))] if has_file else []
             ends = parts.run_in_turn(fed)
             outputs.append(from_network(ends.pop(FORMATTING)))
             # identical images have no PSNR; any other is worse
-            images[name] = min(
-                (fidelity(output, restored) for output in outputs),
-                key=lambda found: math.inf if found.psnr_db is None else found.psnr_db,
+            images.append(
+                min(
+                    (fidelity(name, output, restored) for output in outputs),
+                    key=lambda found: math.inf if found.psnr_db is None else found.psnr_db,
+                )
             )
             for part, value in ends.items():
                 _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
             for part, value in parts.run_alone(fed, reference).items():
                 _keep_worst(own, part, signal_to_error(value, reference[part]))
-    psnrs = [found.psnr_db for found in images.values() if found.psnr_db is not None]
+    psnrs = [found.psnr_db for found in images if found.psnr_db is not None]
     worst = min(psnrs, default=None)
     measured = {part: db for part, db in own.items() if db is not None}
-    return PrecisionReport(
+    passed = (worst is None or worst >= job["floor_db"]) and LOST not in boundaries.values()
+    return Verification(
         psnr_db=worst,
-        max_error=max(found.max_error for found in images.values()),
-        mean_error=float(np.mean([found.mean_error for found in images.values()])),
+        max_error=max(found.max_error or 0.0 for found in images),
+        mean_error=_rounded(float(np.mean([found.mean_error for found in images]))),
         floor_db=job["floor_db"],
-        passed=(worst is None or worst >= job["floor_db"]) and LOST not in boundaries.values(),
+        passed=passed,
+        automatic=passed,
         backend=backend,
         images=images,
         boundaries=boundaries,
         parts=own,
         worst_part=min(measured, key=lambda part: measured[part]) if measured else None,
+        kept_float32=[],
     )
 
 
@@ -247,7 +216,7 @@ def _keep_worst(table: dict[str, float | None], part: str, value: float | None) 
 
 def _load_graphs(bundle: Bundle, precision: str) -> list[ModelProto]:
     graphs = []
-    for stage in bundle.info.stages:
+    for stage in bundle.stages:
         (artifact,) = [
             artifact
             for artifact in stage.artifacts
@@ -299,7 +268,7 @@ class _Parts:
 def _main(job_folder: Path) -> None:
     job = json.loads((job_folder / "job.json").read_text())
     report = _verify_precision(job, job_folder)
-    (job_folder / "result.json").write_text(json.dumps(asdict(report)))
+    (job_folder / "result.json").write_bytes(msgspec.json.encode(report))
 
 
 if __name__ == "__main__":

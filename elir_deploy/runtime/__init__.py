@@ -1,4 +1,4 @@
-"""Running a bundle: needs numpy, Pillow and fastjsonschema, and one backend's library.
+"""Running a bundle: needs numpy, Pillow and msgspec, and one backend's library.
 
 ::
 
@@ -7,8 +7,9 @@
 """
 
 from elir_deploy.runtime.backends import BACKENDS, Backend, Session
-from elir_deploy.runtime.bundle import Bundle, Manifest
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.images import LoadedImage, read_image, write_image
+from elir_deploy.runtime.manifest import Manifest
 from elir_deploy.runtime.restorer import Fit, Mode, Restorer
 
 __all__ = [

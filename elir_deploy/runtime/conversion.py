@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.runtime.bundle import TensorSpec
+from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["PixelsToTensor", "TensorToPixels"]
 

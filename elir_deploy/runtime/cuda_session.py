@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Session
-from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.cuda import Device
+from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["CudaSession", "CudaStage"]
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import ImageError, UnavailableError, UsageError
+from elir_deploy import __version__
+from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime.backends import (
     Backend,
     Session,
@@ -22,11 +23,13 @@ from elir_deploy.runtime.backends import (
     candidates,
     choose_precision,
 )
-from elir_deploy.runtime.bundle import Bundle, TensorSpec
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.in_order import map_in_order
+from elir_deploy.runtime.manifest_file import not_served
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
+from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.runtime.tiling import run_tiled
 
 __all__ = ["Fit", "Mode", "Restorer"]
@@ -99,7 +102,11 @@ class Restorer:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, wanted at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self._model = self.bundle.info.model
+        missing = not_served(self.bundle.manifest)
+        if missing is not None:
+            raise BundleError(f"elir-deploy {__version__} cannot run {self.bundle.path}: {missing}")
+        self._model = self.bundle.manifest.model
+        self._side = self.bundle.manifest.image_size
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._force = force
         self.backend, self.precision, sessions = _open(
@@ -111,12 +118,12 @@ class Restorer:
     @property
     def input_spec(self) -> TensorSpec:
         """What :meth:`run` takes."""
-        return self.bundle.info.input
+        return self.bundle.manifest.input
 
     @property
     def output_spec(self) -> TensorSpec:
         """What :meth:`run` gives."""
-        return self.bundle.info.output
+        return self.bundle.manifest.output
 
     @property
     def session(self) -> Session:
@@ -146,7 +153,7 @@ class Restorer:
         _check_image(image)
         self.session  # noqa: B018  # raises when closed
         picture = EnlargedPicture(image, self._model.upscale, self._model.upscale_kernel)
-        side = self._model.image_size
+        side = self._side
         own_size = (picture.height, picture.width) == (side, side)
         if not own_size and self.fit == "tile":
             self._check_tiles_allowed(picture)
@@ -222,7 +229,7 @@ class Restorer:
             ImageError: another shape or dtype.
         """
         _check_image(pixels)
-        side = self._model.image_size
+        side = self._side
         if pixels.shape != (side, side, 3):
             raise ImageError(f"pixels have shape {pixels.shape}, wanted {(side, side, 3)}")
         result = np.empty((side, side, 3), np.uint8)
@@ -255,7 +262,7 @@ class Restorer:
 
     def _check_tiles_allowed(self, picture: EnlargedPicture) -> None:
         if self._model.faces and not self._force:
-            side = self._model.image_size
+            side = self._side
             raise UsageError(
                 f"the image is {picture.width}x{picture.height} at the model's "
                 f"scale and the model takes {side}x{side}: {self._model.task} "
@@ -276,8 +283,8 @@ class _Runner:
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.session = session
-        self._to_tensor = PixelsToTensor(bundle.info.input)
-        self._to_pixels = TensorToPixels(bundle.info.output)
+        self._to_tensor = PixelsToTensor(bundle.manifest.input)
+        self._to_pixels = TensorToPixels(bundle.manifest.output)
 
     def run(self, values: NDArray[Any]) -> NDArray[Any]:
         self.session.input[...] = values
@@ -393,8 +400,8 @@ def _ruined_here(
     Processors differ most where precision is low: INT8 kernels for those without the newest
     instructions saturate or err. One of the bundle's own pictures tells, in the time of one run.
     """
-    verified = bundle.info.verification.get(precision)
-    if precision == "fp32" or verified is None or not bundle.info.references:
+    verified = bundle.manifest.verification.get(precision)
+    if precision == "fp32" or verified is None or not bundle.manifest.references:
         return None
     name, image, expected = next(bundle.reference_images())
     made = np.empty_like(expected)

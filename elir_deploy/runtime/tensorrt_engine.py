@@ -25,10 +25,10 @@ from elir_deploy.errors import (
     OutputError,
     UnavailableError,
 )
-from elir_deploy.runtime.bundle import Artifact, Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
+from elir_deploy.runtime.manifest import Artifact, Stage
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
 
 if TYPE_CHECKING:

@@ -151,14 +151,14 @@ class BundleSubject(Subject):
     """
 
     def __init__(self, restorer: Restorer) -> None:
-        info = restorer.bundle.info
+        info = restorer.bundle.manifest
         model = info.model
         own = Variant(model.steps, model.sigma_s)
         self._restorer = restorer
         self._kernel = model.upscale_kernel
         self.plan = Plan(own, (own,), {})
         self.task = model.task
-        self.side = model.image_size
+        self.side = info.image_size
         self.upscale = model.upscale
         self.faces = model.faces
         self.random = info.source.random
@@ -169,10 +169,10 @@ class BundleSubject(Subject):
             "sha256": info.source.sha256,
             "random_weights": info.source.random,
             "task": model.task,
-            "image_size": model.image_size,
+            "image_size": info.image_size,
             "steps": model.steps,
             "sigma_s": model.sigma_s,
-            "noise_seed": model.noise.get("seed"),
+            "noise_seed": info.noise.seed,
             "parameters": model.parameters,
             "backend": restorer.backend,
             "precision": restorer.precision,

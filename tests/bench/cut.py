@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, shape_inference, utils
 
 from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.bundle import SPLIT_STAGES
+from elir_deploy.runtime.manifest import SPLIT_STAGES
 from tests.bundles import read_manifest, write_manifest
 
 #: Tensors between the stages in the packaged graphs.
@@ -25,11 +25,10 @@ def split_tiny(folder: Path, precisions: tuple[str, ...]) -> Path:
     shutil.copytree(fused / "reference", folder / "reference")
     manifest = read_manifest(fused)
     (whole,) = manifest["stages"]
-    side, channels = 256 // 8, 16
-    latent = {"dtype": "float32", "layout": "NCHW", "shape": [1, channels, side, side]}
-    specs = [whole["input"], *({"name": end} | latent for end in _ENDS[1:-1]), whole["output"]]
+    latent = {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 8}
+    manifest["tensors"] |= dict.fromkeys(_ENDS[1:-1], latent)
     manifest["stages"] = [
-        {"name": name, "input": specs[k], "output": specs[k + 1], "artifacts": []}
+        {"name": name, "inputs": [_ENDS[k]], "output": _ENDS[k + 1], "artifacts": []}
         for k, name in enumerate(SPLIT_STAGES)
     ]
     artifacts = {a["precision"]: a for a in whole["artifacts"] if a["kind"] == "onnx"}

@@ -87,7 +87,7 @@ def test_steps_cut_apart_restore_the_same_picture(
     split, picture, reference, tmp_path, backend, precision
 ):
     cut = by_step(split, precision, tmp_path)
-    assert tuple(stage.name for stage in cut.info.stages) == PARTS
+    assert tuple(stage.name for stage in cut.stages) == PARTS
     with Restorer(split, backend, precision=precision, threads=1) as restore:
         whole = restore.run_pixels(picture)
         counted = restore.session.arithmetic()
@@ -113,11 +113,11 @@ def test_the_parts_are_the_whole_graphs_nodes(split, tmp_path):
     flow = onnx.load(split.path / "flow.fp32.onnx")
     nodes = [
         node.name
-        for stage in cut.info.stages[2:5]
+        for stage in cut.stages[2:5]
         for node in onnx.load(tmp_path / stage.artifacts[0].file).graph.node
     ]
     assert nodes == [node.name for node in flow.graph.node]
-    for stage, after in zip(cut.info.stages, cut.info.stages[1:], strict=False):
+    for stage, after in zip(cut.stages, cut.stages[1:], strict=False):
         assert stage.output == after.input
 
 
@@ -139,7 +139,7 @@ def test_several_images_at_once_are_each_restored(split, picture, tmp_path, back
 def test_a_fused_graph_takes_several_images_too(tmp_path, picture):
     tiny, precision = Bundle.open("tiny"), "int8"
     widened = with_batch(tiny, precision, 2, tmp_path)
-    assert widened.info.input.shape == widened.info.output.shape == (2, 256, 256, 3)
+    assert widened.manifest.input.shape == widened.manifest.output.shape == (2, 256, 256, 3)
     with Restorer(tiny, "onnxruntime", precision=precision, threads=1) as restore:
         expected = restore.run_pixels(picture)
     with backend_named("onnxruntime").open(widened, precision, threads=1) as session:
@@ -166,17 +166,17 @@ def test_a_variant_is_a_bundle_of_its_own_files(split, tmp_path):
     ):
         made = make()
         assert made.path == tmp_path
-        assert made.info.references == ()
-        for artifact in made.info.artifacts:
+        assert made.manifest.references == []
+        for artifact in (a for stage in made.stages for a in stage.artifacts):
             assert artifact.precision == "fp32"
             # Hashed on the way, as any bundle's files are.
             assert made.checked_file(artifact.file).parent == tmp_path.resolve()
-        file = tmp_path / made.info.stages[2].artifacts[0].file
+        file = tmp_path / made.stages[2].artifacts[0].file
         file.write_bytes(file.read_bytes() + b"\0")
         with pytest.raises(BundleError, match="is damaged"):
             made.checked_file(file.name)
-    assert split.info.references  # the original is as it was
-    assert len(split.info.stages) == 4
+    assert split.manifest.references  # the original is as it was
+    assert len(split.stages) == 4
 
 
 def test_a_single_step_is_left_whole(split, tmp_path):
@@ -188,7 +188,7 @@ def test_a_single_step_is_left_whole(split, tmp_path):
     write_manifest(folder, manifest)
     (tmp_path / "cut").mkdir()
     cut = by_step(Bundle.open(folder), "fp32", tmp_path / "cut")
-    assert [stage.name for stage in cut.info.stages] == ["encoder", "estimator", "flow", "decoder"]
+    assert [stage.name for stage in cut.stages] == ["encoder", "estimator", "flow", "decoder"]
     with Restorer(cut, "onnxruntime", precision="fp32") as restore:
         assert restore.run_pixels(np.zeros((32, 32, 3), np.uint8)).max() in (25, 26)
 

@@ -17,7 +17,8 @@ import pytest
 from elir_deploy.cli import build as command
 from elir_deploy.errors import MissingDependencyError, QualityError, UnavailableError
 from elir_deploy.export.tensorrt.existing import EngineQuality
-from elir_deploy.runtime.bundle import SPLIT_STAGES, Bundle
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import SPLIT_STAGES
 from elir_deploy.runtime.tensorrt_engine import Library
 from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
 from tests.command import run_here
@@ -56,7 +57,7 @@ def test_engines_by_name_of_the_card(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 engines by tensorrt-rtx" in done.stdout
     assert "fused.fp32.sm75.rtx.engine" in done.stdout
-    info = Bundle.open(bundle).info
+    info = Bundle.open(bundle).manifest
     assert {a.target for a in info.artifacts if a.kind == "tensorrt-rtx"} == {"sm75", "sm89"}
     if not os.path.exists("/dev/nvidiactl"):
         assert "not run here: " in done.stdout
@@ -70,11 +71,11 @@ def test_an_engine_of_each_stage_for_all_gpus_in_a_copy(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     copy = Bundle.open(tmp_path / "copy")
     assert copy.damaged_files() == {}
-    for stage in copy.info.stages:
+    for stage in copy.stages:
         (engine,) = [a for a in stage.artifacts if a.kind == "tensorrt-rtx"]
         assert engine.file == f"{stage.name}.fp32.sm75+sm86.rtx.engine"
     assert len(list(copy.path.glob("*.engine"))) == len(SPLIT_STAGES)
-    assert all(a.kind == "onnx" for a in Bundle.open(bundle).info.artifacts)
+    assert all(a.kind == "onnx" for a in Bundle.open(bundle).manifest.artifacts)
 
 
 @pytest.mark.usefixtures("rtx")
@@ -179,7 +180,7 @@ def device(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Lib
     monkeypatch.setattr(command, "missing_cuda_device", lambda: None)
     monkeypatch.setattr(command, "device_capabilities", lambda: ("sm87",))
     monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.parent / "cache"))
-    fused = Bundle.open(bundle).info.stages[0]
+    fused = Bundle.open(bundle).stages[0]
     ends = {"image": fused.input, "restored": fused.output}
 
     def library(kind: str) -> Library:
@@ -207,7 +208,7 @@ def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
     assert "building for sm87 with tensorrt 10.3.0.30" in told.err
     assert "fused.fp16.sm87.trt.engine" in told.out
     assert "fp16  PSNR 52.25 dB against float32 PyTorch, floor 45" in told.out
-    (engine,) = [a for a in Bundle.open(bundle).info.artifacts if a.kind == "tensorrt"]
+    (engine,) = [a for a in Bundle.open(bundle).manifest.artifacts if a.kind == "tensorrt"]
     assert (engine.target, engine.tool_version) == ("sm87", "10.3.0.30")
     assert engine.convolutions == {"int8": 0, "fp16": 1, "fp32": 0}
 
@@ -215,7 +216,7 @@ def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
     with pytest.raises(QualityError, match=r"fused\.fp16\.sm87\.trt\.engine is not fp16") as caught:
         command.build(str(bundle), device=True, precision=["fp16"])
     assert caught.value.exit_code == 3
-    (kept,) = [a for a in Bundle.open(bundle).info.artifacts if a.kind == "tensorrt"]
+    (kept,) = [a for a in Bundle.open(bundle).manifest.artifacts if a.kind == "tensorrt"]
     assert kept == engine, "the good one stays"
 
 

@@ -292,7 +292,7 @@ def test_one_engine_for_all_gpus(weights: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     done = run(weights, "-o", folder, "--precision", "fp16", *wanted)
     assert done.returncode == 0, done.stderr
-    (engine,) = [a for a in Bundle.open(folder).info.artifacts if a.kind == "tensorrt-rtx"]
+    (engine,) = [a for a in Bundle.open(folder).manifest.artifacts if a.kind == "tensorrt-rtx"]
     assert engine.file == "fused.fp16.sm75+sm86.rtx.engine"
     assert engine.target == "sm75+sm86"
 
@@ -320,7 +320,7 @@ def test_a_jetson_gets_what_its_parser_takes(weights: Path, tmp_path: Path) -> N
     assert "jetpack6.0: build its engines on the device: elir-build FOLDER --device" in done.stdout
     manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert manifest["export"]["opset"] == 17
-    assert manifest["input"]["dtype"] == manifest["output"]["dtype"] == "float32"
+    assert {tensor["dtype"] for tensor in manifest["tensors"].values()} == {"float32"}
     assert {t["engines"] for t in manifest["targets"]} == {"build on the device"}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -33,6 +34,8 @@ from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bund
 from elir_deploy.export.references import PHOTOGRAPHS
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import BakedNoise, Source
+from elir_deploy.runtime.manifest_file import decode_manifest
 from elir_deploy.static_graph import FixedNoise, fixed_noise
 from tests.export.conftest import SIZE, STEPS
 
@@ -61,7 +64,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 def test_the_bundle_holds_what_its_manifest_says(report: ExportReport) -> None:
     bundle = Bundle.open(report.folder)
-    listed = {artifact.file for stage in bundle.info.stages for artifact in stage.artifacts}
+    listed = {artifact.file for stage in bundle.stages for artifact in stage.artifacts}
     assert listed == {"fused.fp32.onnx", "fused.fp16.onnx"}
     pictures = {f"reference/{n}.{r}.png" for n in PHOTOGRAPHS for r in ("input", "output")}
     assert set(files_of(report.folder)) == listed | pictures | {"bundle.json"}
@@ -70,19 +73,17 @@ def test_the_bundle_holds_what_its_manifest_says(report: ExportReport) -> None:
 
 
 def test_the_manifest_describes_model_and_noise(report: ExportReport, noise: FixedNoise) -> None:
-    model = report.manifest["model"]
-    assert (model["task"], model["image_size"], model["steps"]) == ("tiny", SIZE, STEPS)
+    model = report.manifest.model
+    assert (model.task, report.manifest.image_size, model.steps) == ("tiny", SIZE, STEPS)
     expected = hashlib.sha256(
         np.ascontiguousarray(
-            model["sigma_s"]
-            * np.random.RandomState(0).standard_normal((1, 16, SIZE // 8, SIZE // 8)),
+            model.sigma_s * np.random.RandomState(0).standard_normal((1, 16, SIZE // 8, SIZE // 8)),
             dtype="<f4",
         ).tobytes()
     ).hexdigest()
-    assert model["noise"]["sha256"] == expected
-    assert report.manifest["source"] == {
-        "name": "small.safetensors", "sha256": "0" * 64, "random": False,
-    }  # fmt: skip
+    assert isinstance(report.manifest.noise, BakedNoise)
+    assert report.manifest.noise.sha256 == expected
+    assert report.manifest.source == Source("small.safetensors", "0" * 64, random=False)
 
 
 def test_both_precisions_pass_and_say_how_well(report: ExportReport) -> None:
@@ -104,20 +105,20 @@ def test_references_are_the_models_own_results(
     report: ExportReport, checkpoint: Checkpoint
 ) -> None:
     noise = fixed_noise(0, checkpoint.task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
-    for entry in report.manifest["references"]:
-        pixels = np.asarray(Image.open(report.folder / entry["input"]))
+    for entry in report.manifest.references:
+        pixels = np.asarray(Image.open(report.folder / entry.input.file))
         x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
         with torch.inference_mode():
             expected = checkpoint.model(x, STEPS, noise.values)[0].permute(1, 2, 0) * 255
-        stored = np.asarray(Image.open(report.folder / entry["output"])).astype(float)
+        stored = np.asarray(Image.open(report.folder / entry.output.file)).astype(float)
         assert np.abs(stored - expected.round().numpy()).max() <= 1
         assert stored.std() > 10
 
 
 def test_the_runtime_restores_with_it(report: ExportReport) -> None:
-    entry = report.manifest["references"][0]
-    pixels = np.asarray(Image.open(report.folder / entry["input"]))
-    expected = np.asarray(Image.open(report.folder / entry["output"]))
+    entry = report.manifest.references[0]
+    pixels = np.asarray(Image.open(report.folder / entry.input.file))
+    expected = np.asarray(Image.open(report.folder / entry.output.file))
     for precision, tolerance in (("fp32", 1), ("fp16", 4)):
         with Restorer(report.folder, backend="onnxruntime", precision=precision) as restore:
             assert np.abs(restore(pixels).astype(int) - expected).max() <= tolerance
@@ -148,7 +149,7 @@ def test_split_float_bundle_agrees_with_the_fused_one(
 ) -> None:
     options = ExportOptions(stages="split", io="float32", precisions=("fp32", "fp16"))
     split = export_bundle(checkpoint, tmp_path / "split", options)
-    names = [stage["name"] for stage in split.manifest["stages"]]
+    names = [stage.name for stage in split.manifest.stages]
     assert names == ["encoder", "estimator", "flow", "decoder"]
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     with (
@@ -165,8 +166,8 @@ def test_other_numbers_than_the_tasks(checkpoint: Checkpoint, tmp_path: Path) ->
         precisions=("fp32",), image_size=96, steps=1, sigma_s=0.0, seed=5, opset=17
     )
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
-    model = made.manifest["model"]
-    assert (model["image_size"], model["steps"], model["sigma_s"]) == (96, 1, 0)
+    model = made.manifest.model
+    assert (made.manifest.image_size, model.steps, model.sigma_s) == (96, 1, 0)
     graph = onnx.load(made.folder / "fused.fp32.onnx")
     assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [1, 96, 96, 3]
     assert "flow.noise" not in {t.name for t in graph.graph.initializer}
@@ -179,9 +180,44 @@ def test_a_floor_that_is_missed_names_the_worst_part_and_writes_nothing(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     options = ExportOptions(precisions=("fp16",), floor_db=99.0)
-    with pytest.raises(QualityError, match=r"fp16 reaches .* wanted 99 dB; worst part: \w+"):
+    with pytest.raises(QualityError, match=r"fp16 reaches .* expected 99 dB; worst part: \w+"):
         export_bundle(checkpoint, tmp_path / "bundle", options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_what_passed_is_written_and_what_did_not_is_named(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.FLOORS_DB, "fp16", 99.0)
+    monkeypatch.setitem(pipeline.FLOORS_DB, "bf16", 99.0)
+    options = ExportOptions(precisions=("fp32", "fp16", "bf16"))
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert set(made.failures) == {"fp16", "bf16"}
+    assert re.match(
+        r"fp16 reaches [\d.]+ dB .* expected 99 dB; worst part: \w+", made.failures["fp16"]
+    )
+    bundle = Bundle.open(made.folder)
+    assert bundle.manifest.precisions == ["fp32"]
+    assert [artifact.file for artifact in bundle.manifest.artifacts] == ["fused.fp32.onnx"]
+    assert not (made.folder / "fused.fp16.onnx").exists()
+    # bf16 has no file of its own: that it failed is kept, so that nothing takes it unasked.
+    assert set(bundle.manifest.verification) == {"fp32", "bf16"}
+    assert not bundle.manifest.verification["bf16"].automatic
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_int8_over_its_budget_leaves_the_other_precisions(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.FLOORS_DB, "int8", 101.0)
+    options = ExportOptions(precisions=("fp32", "int8"))
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert "INT8 cannot be kept inside its budget" in made.failures["int8"]
+    bundle = Bundle.open(made.folder)
+    assert bundle.manifest.precisions == ["fp32"]
+    assert bundle.manifest.quantization is None
+    assert not (made.folder / "calibration.json").exists()
 
 
 @pytest.mark.usefixtures("exported_before")
@@ -195,7 +231,7 @@ def test_random_weights_need_not_reach_the_trained_floor(
         ExportOptions(precisions=("fp16",)),
     )
     assert not made.verification["fp16"].passed
-    assert made.manifest["source"]["random"]
+    assert made.manifest.source.random
 
 
 def test_a_layer_that_overflows_float16_is_kept_and_the_picture_saved(
@@ -256,7 +292,9 @@ def test_without_onnxruntime_it_says_so_before_it_works(
 
 
 def test_the_manifest_is_plain_json(report: ExportReport) -> None:
-    assert json.loads((report.folder / "bundle.json").read_text()) == report.manifest
+    content = (report.folder / "bundle.json").read_bytes()
+    assert decode_manifest(content) == report.manifest
+    assert json.loads(content)["format_version"] == 2
 
 
 def shift(graph: onnx.ModelProto, name: str, by: float) -> None:
@@ -336,17 +374,17 @@ def int8_report(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 
 def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None:
     bundle = Bundle.open(int8_report.folder)
-    assert [a.file for a in bundle.info.artifacts] == ["fused.fp32.onnx", "fused.int8.onnx"]
-    assert bundle.info.calibration is not None
-    assert bundle.info.calibration.file == "calibration.json"
-    assert (bundle.info.calibration.method, bundle.info.calibration.images) == ("minmax", 3)
-    assert bundle.info.calibration.smallest_layer == 0
+    assert [a.file for a in bundle.manifest.artifacts] == ["fused.fp32.onnx", "fused.int8.onnx"]
+    stored = bundle.manifest.quantization
+    assert stored is not None
+    assert stored == int8_report.manifest.quantization
+    assert (stored.file, stored.images, stored.smallest_layer) == ("calibration.json", 3, 0)
     assert not bundle.damaged_files()
     assert int8_report.int8 is not None
-    stored = int8_report.manifest["quantization"]
-    assert stored["measured"]["fidelity_db"] >= 35
-    assert stored["measured"]["psnr_drop_db"] <= stored["max_psnr_drop_db"] == 0.3
-    assert [part["part"] for part in stored["parts"] if part["kept"]] == list(int8_report.int8.kept)
+    assert stored.measured is not None
+    assert stored.measured.fidelity_db >= 35
+    assert stored.measured.psnr_drop_db <= stored.max_psnr_drop_db == 0.3
+    assert [part.part for part in stored.parts if part.kept] == list(int8_report.int8.kept)
     found = int8_report.verification["int8"]
     assert found.passed
     assert found.psnr_db is not None
@@ -354,11 +392,11 @@ def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None
 
 
 def test_int8_is_smaller_and_restores(int8_report: ExportReport) -> None:
-    fp32, int8 = (a["bytes"] for a in int8_report.manifest["stages"][0]["artifacts"])
+    fp32, int8 = (artifact.bytes for artifact in int8_report.manifest.artifacts)
     assert int8 < 0.5 * fp32
-    entry = int8_report.manifest["references"][0]
-    pixels = np.asarray(Image.open(int8_report.folder / entry["input"]))
-    expected = np.asarray(Image.open(int8_report.folder / entry["output"]))
+    entry = int8_report.manifest.references[0]
+    pixels = np.asarray(Image.open(int8_report.folder / entry.input.file))
+    expected = np.asarray(Image.open(int8_report.folder / entry.output.file))
     with Restorer(int8_report.folder, backend="onnxruntime", precision="int8") as restore:
         assert np.abs(restore(pixels).astype(int) - expected).mean() < 4
 
@@ -387,7 +425,7 @@ def test_a_damaged_calibration_is_refused(
     copied = tmp_path / "copied"
     shutil.copytree(int8_report.folder, copied)
     file = copied / "calibration.json"
-    file.write_bytes(file.read_bytes().replace(b'"per_step":false', b'"per_step":true '))
+    file.write_bytes(file.read_bytes().replace(b'"images":3', b'"images":4'))
     options = ExportOptions(precisions=("int8",), calibration=copied)
     with pytest.raises(BundleError, match="is damaged"):
         export_bundle(checkpoint, tmp_path / "bundle", options)
@@ -404,10 +442,10 @@ def test_a_split_bundle_in_int8_computes_what_the_fused_one_does(
         precisions=("int8",), stages="split", calibration=int8_report.folder, floor_db=0
     )
     split = export_bundle(checkpoint, tmp_path / "split", options)
-    names = [artifact.file for artifact in Bundle.open(split.folder).info.artifacts]
+    names = [artifact.file for artifact in Bundle.open(split.folder).manifest.artifacts]
     assert names == [f"{s}.int8.onnx" for s in ("encoder", "estimator", "flow", "decoder")]
-    entry = split.manifest["references"][0]
-    pixels = np.asarray(Image.open(split.folder / entry["input"]))
+    entry = split.manifest.references[0]
+    pixels = np.asarray(Image.open(split.folder / entry.input.file))
     restored = []
     for folder in (split.folder, int8_report.folder):
         with Restorer(folder, backend="onnxruntime", precision="int8") as restore:
@@ -451,11 +489,11 @@ def test_random_weights_are_quantised_without_a_budget(
         ExportOptions(precisions=("int8",), int8=Int8Options(smallest_layer=5000)),
         warn=said.append,
     )
-    assert report.manifest["quantization"]["parts"] == []
-    assert report.manifest["quantization"]["measured"] is None
-    calibration = Bundle.open(report.folder).info.calibration
-    assert calibration is not None
-    assert calibration.smallest_layer == 5000
+    stored = Bundle.open(report.folder).manifest.quantization
+    assert stored is not None
+    assert stored.parts == []
+    assert stored.measured is None
+    assert stored.smallest_layer == 5000
     assert "the package's 3 photographs" in said[0]
 
 

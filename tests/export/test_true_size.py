@@ -92,7 +92,7 @@ def test_bfr_within_its_budgets_and_byte_identical(
     pipeline.export_bundle(load_checkpoint(weights), Path("other"), options)
     again = hashes(tmp_path / "b" / "c" / "other")
     del again["bundle.json"]
-    assert {"fused.fp32.onnx", *(r["output"] for r in manifest["references"])} <= set(again)
+    assert {"fused.fp32.onnx", *(r["output"]["file"] for r in manifest["references"])} <= set(again)
     assert again == {name: value for name, value in hashes(first).items() if name in again}
 
 

@@ -43,7 +43,7 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(params=["fp16", "int8"])
 def precision(request: pytest.FixtureRequest, engines: Bundle) -> str:
     """One of those that there are engines in."""
-    held = {artifact.precision for artifact in engines.info.artifacts}
+    held = {artifact.precision for artifact in engines.manifest.artifacts}
     if request.param not in held:
         pytest.skip(f"{SOURCE} has no {request.param}")
     return str(request.param)
@@ -51,7 +51,7 @@ def precision(request: pytest.FixtureRequest, engines: Bundle) -> str:
 
 def backend_of(bundle: Bundle) -> str:
     """The library of its engines."""
-    (kind,) = {artifact.kind for artifact in bundle.info.artifacts} - {"onnx"}
+    (kind,) = {artifact.kind for artifact in bundle.manifest.artifacts} - {"onnx"}
     return kind
 
 

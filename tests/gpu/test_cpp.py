@@ -40,7 +40,7 @@ def mebibytes_in_use() -> int:
 def pictures(bundle: Bundle) -> list[NDArray[np.uint8]]:
     """Of the model's size, and one that needs tiles or resizing."""
     rng = np.random.default_rng(0)
-    own = bundle.info.model.image_size // bundle.info.model.upscale
+    own = bundle.manifest.image_size // bundle.manifest.model.upscale
     sides = ((own, own), (own, own), (own * 3 // 2, own - 7))
     return [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import UnavailableError
-from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.tensors import TensorSpec
 
 torch = pytest.importorskip("torch")
 

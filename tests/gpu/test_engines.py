@@ -23,7 +23,7 @@ def psnr(made: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
 
 
 def test_the_quality_is_what_was_verified(engines: Bundle, precision: str) -> None:
-    verified = engines.info.verification[precision]
+    verified = engines.manifest.verification[precision]
     assert verified.psnr_db is not None
     worst = np.inf
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def test_a_run_is_repeated_to_the_bit(engines: Bundle, precision: str) -> None:
 
 def test_several_at_once_give_the_same_pictures(engines: Bundle, precision: str) -> None:
     rng = np.random.default_rng(0)
-    side = engines.info.model.image_size
+    side = engines.manifest.image_size
     images = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(30)]
     made = []
     for mode in ("latency", "throughput"):

@@ -46,7 +46,7 @@ def test_the_graph_is_computed_as_it_says() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_graph_on_a_gpu(precision: str) -> None:
     """Half arithmetic of real hardware keeps the quality that emulation promised."""
-    verified = Bundle.open("tiny").info.verification[precision]
+    verified = Bundle.open("tiny").manifest.verification[precision]
     assert verified.psnr_db is not None
     reached = worst_psnr(precision, "cuda")
     print(f"{precision}: {reached:.2f} dB, verified with {verified.psnr_db:.2f} dB")

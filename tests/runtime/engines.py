@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.bundles import make_bundle, read_manifest, stage_ends, write_manifest
 from tests.runtime.stand_in_cuda import VERSIONS, engine_bytes
 
 
@@ -27,7 +27,7 @@ def put_engine(
     version = version or VERSIONS[kind]
     manifest = read_manifest(folder)
     entry = manifest["stages"][stage]
-    made = engine_bytes(entry["input"], entry["output"], gain, bias) if content is None else content
+    made = engine_bytes(*stage_ends(manifest, stage), gain, bias) if content is None else content
     short = "rtx" if kind == "tensorrt-rtx" else "trt"
     file = f"{entry['name']}.{precision}.{target}.{version}.{short}.engine"
     (folder / file).write_bytes(made)

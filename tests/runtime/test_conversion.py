@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
+from elir_deploy.runtime.tensors import TensorSpec
 
 HEIGHT = WIDTH = 33
 KINDS = [("uint8", "NHWC"), ("uint8", "NCHW"), ("float32", "NHWC"), ("float32", "NCHW")]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import UnavailableError, UsageError
-from elir_deploy.runtime.bundle import TensorSpec
 from elir_deploy.runtime.cuda import Device, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.tensors import TensorSpec
 from tests.runtime.stand_in_cuda import StandInGpu, Work
 
 SHAPE = (1, 2, 4, 3)

@@ -15,7 +15,7 @@ import elir_deploy
 from tests.bundles import make_bundle
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
-NEEDED = ("numpy", "pillow", "fastjsonschema", "onnxruntime")
+NEEDED = ("numpy", "pillow", "msgspec", "onnxruntime")
 UNWANTED = ("torch", "onnx", "onnxscript", "safetensors", "typer", "rich", "scipy", "click")
 
 

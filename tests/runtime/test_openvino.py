@@ -24,7 +24,14 @@ from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableE
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.backends import BACKENDS, openvino
 from elir_deploy.runtime.bundle import Bundle
-from tests.bundles import make_bundle, read_manifest, sha256, stage_graph, write_manifest
+from tests.bundles import (
+    make_bundle,
+    read_manifest,
+    sha256,
+    stage_ends,
+    stage_graph,
+    write_manifest,
+)
 from tests.processor import saturating_int8
 
 pytest.importorskip("openvino")
@@ -324,7 +331,7 @@ def convolution_graph(manifest: dict[str, Any], *, int8: bool = False) -> bytes:
     """A 3x3 convolution, clipped, between the ends that ``manifest`` wants; int8 by Q/DQ."""
     ends = [
         helper.make_tensor_value_info(spec["name"], TensorProto.FLOAT, spec["shape"])
-        for spec in (manifest["input"], manifest["output"])
+        for spec in stage_ends(manifest)
     ]
     weight = np.random.default_rng(0).normal(0, 0.15, (3, 3, 3, 3)).astype(np.float32)
     constants: dict[str, Any] = {"weight": weight, "bias": np.full(3, 0.3, np.float32)}
@@ -426,7 +433,7 @@ def test_compiled_models_are_kept(
         assert len(compiled) == count
         image = np.full((32, 32, 3), 100, np.uint8)
         assert np.abs(restore(image) - 50.0).max() <= 1
-    for artifact in Bundle.open(moved).info.artifacts:
+    for artifact in Bundle.open(moved).manifest.artifacts:
         assert len(list(cache.glob(f"*/{artifact.sha256}/f32.*.blob"))) == 1
 
 
@@ -655,13 +662,13 @@ def test_a_graph_that_cannot_be_compiled(bundle: Path, monkeypatch: pytest.Monke
     "change", [{"dtype": "float32"}, {"shape": [1, 64, 64, 3]}, {"name": "other"}]
 )
 def test_a_graph_of_another_shape(bundle: Path, cache: Path, change: dict[str, Any]) -> None:
-    manifest = read_manifest(bundle)["stages"][0]
-    source = manifest["input"] | change
+    given, made = stage_ends(read_manifest(bundle))
+    source = given | change
     if change == {"dtype": "float32"}:
         source |= {"shape": [1, 3, 32, 32]}
-        sink = manifest["output"] | source | {"name": "restored"}
+        sink = made | source | {"name": "restored"}
     else:
-        sink = manifest["output"] | {k: v for k, v in change.items() if k == "shape"}
+        sink = made | {k: v for k, v in change.items() if k == "shape"}
     put_graph(bundle, stage_graph(source, sink, 1.0, 0.0))
     with pytest.raises(BundleError, match=r"the graph's input is .* the manifest says image: u8"):
         restored(bundle)

@@ -207,7 +207,7 @@ def test_an_opened_bundle_will_do(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     with Restorer(opened, "onnxruntime", precision="fp32") as restore:
         assert restore.bundle is opened
-        assert restore.input_spec == opened.info.input
+        assert restore.input_spec == opened.manifest.input
 
 
 def test_a_damaged_graph_is_found_on_opening(bundle: Path) -> None:
@@ -379,8 +379,8 @@ class Halving(Session):
     """Halves what it is given, once ``gate`` lets it."""
 
     def __init__(self, bundle: Bundle, gate: Callable[[], object]) -> None:
-        self.input = base.allocate(bundle.info.input)
-        self.output = base.allocate(bundle.info.output)
+        self.input = base.allocate(bundle.manifest.input)
+        self.output = base.allocate(bundle.manifest.output)
         self.gate = gate
         self.closed = False
 

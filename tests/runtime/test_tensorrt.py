@@ -35,7 +35,13 @@ from elir_deploy.runtime.backends import BACKENDS, candidates, choose_precision
 from elir_deploy.runtime.backends import tensorrt as backends
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.tensorrt_engine import load_library, release_of
-from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+from tests.bundles import (
+    make_bundle,
+    read_manifest,
+    stage_ends,
+    verification,
+    write_manifest,
+)
 from tests.runtime.engines import engine_bundle, put_engine
 from tests.runtime.stand_in_cuda import VERSIONS, CudaGraphStrategy, StandInGpu
 from tests.runtime.test_cuda_session import LEFT, noting
@@ -201,7 +207,7 @@ def test_releases(
     StandInGpu().install(monkeypatch, kind, version=here)
     more = {"version_compatible": True} if compatible else {}
     opened = Bundle.open(engine_bundle(tmp_path / "b", kind=kind, version=made, **more))
-    (engine,) = [a for a in opened.info.artifacts if a.kind == kind]
+    (engine,) = [a for a in opened.manifest.artifacts if a.kind == kind]
     reason = BACKENDS[kind].misfit(engine)
     assert reason == (
         None if fits else f"it was made by {kind} {made}, and {kind} {here} is installed"
@@ -234,10 +240,10 @@ def test_hardware_that_an_engine_covers(
     fits: bool,
 ) -> None:
     StandInGpu((capability,)).install(monkeypatch, kind, version=made)
-    more = {"hardware_compatible": True} if compatible else {}
+    more = {"hardware_compatibility": "ampere_plus"} if compatible else {}
     path = engine_bundle(tmp_path / "b", kind=kind, target=target, version=made, **more)
     opened, sm = Bundle.open(path), "sm{}{}".format(*capability)
-    reason = BACKENDS[kind].misfit(opened.info.artifacts[1])
+    reason = BACKENDS[kind].misfit(opened.manifest.artifacts[1])
     assert reason == (None if fits else f"it is for {target}, and this device is {sm}")
     StandInGpu((capability,)).install(monkeypatch)
     # Where the library is missing, that is worth a warning to those whose engine it would run.
@@ -249,7 +255,7 @@ def test_an_engine_for_this_gpu_comes_before_one_that_others_can_run_too(
 ) -> None:
     StandInGpu(((8, 9),)).install(monkeypatch, "tensorrt", version="10.3.0")
     path = engine_bundle(
-        tmp_path / "b", kind="tensorrt", version="10.3.0", hardware_compatible=True
+        tmp_path / "b", kind="tensorrt", version="10.3.0", hardware_compatibility="ampere_plus"
     )
     assert ".sm86." in taken(Bundle.open(path), TENSORRT)[0]
     own = put_engine(path, kind="tensorrt", version="10.3.0", target="sm89")
@@ -261,8 +267,7 @@ def test_code_inside_an_engine_is_allowed_to_those_that_need_it(
 ) -> None:
     StandInGpu().install(monkeypatch, "tensorrt", version="10.3.0")
     path = make_bundle(tmp_path / "b")
-    manifest = read_manifest(path)["stages"][0]
-    ends = [manifest["input"], manifest["output"]]
+    ends = stage_ends(read_manifest(path))
     content = json.dumps(
         {"stand-in engine": 1, "host code": True, "ends": ends, "gain": 1, "bias": 0}
     ).encode()
@@ -480,8 +485,8 @@ def test_an_engine_with_other_ends(
     tmp_path: Path, gpu: StandInGpu, change: dict[str, Any], seen: str
 ) -> None:
     path = make_bundle(tmp_path / "b")
-    stage = read_manifest(path)["stages"][0]
-    ends = [stage["input"] | change, stage["output"]]
+    given, made_of_it = stage_ends(read_manifest(path))
+    ends = [given | change, made_of_it]
     made = {"stand-in engine": 1, "ends": ends, "gain": 1, "bias": 0}
     put_engine(path, content=json.dumps(made).encode())
     with pytest.raises(BundleError, match=f"the engine's input is {seen}, the manifest says image"):
@@ -739,7 +744,7 @@ def test_compiled_kernels_are_kept(
     run_once(path)
     (kept,) = files(cache)
     assert kept.name.startswith("sm86.")
-    assert kept.parent.name == Bundle.open(path).info.artifacts[1].sha256
+    assert kept.parent.name == Bundle.open(path).manifest.artifacts[1].sha256
     assert kept.parent.parent.name == VERSION
     assert gpu.count("trt.cache.deserialize") == 0
     before = kept.stat().st_mtime_ns
@@ -949,7 +954,7 @@ def test_tensorrt_rtx_without_a_driver(tmp_path: Path) -> None:
         Restorer(path, "tensorrt-rtx")
     assert caught.value.exit_code == 4
     opened = Bundle.open(path)
-    stage = opened.info.stages[0]
+    stage = opened.stages[0]
     device: Any = type("Device", (), {"captures": True})()
     library = load_library("tensorrt-rtx")
     _, good, bad = stage.artifacts

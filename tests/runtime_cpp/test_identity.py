@@ -97,7 +97,7 @@ def test_full_size(
     options = pipeline.ExportOptions(precisions=("fp32",), stages=stages)
     pipeline.export_bundle(load_checkpoint("random", "bsr"), bundle, options)
     with Restorer(bundle, "openvino") as python:
-        model = python.bundle.info.model
+        model = python.bundle.manifest.model
     for height, width in ((model.image_size, model.image_size), (600, 400)):
         image = picture(height // model.upscale, width // model.upscale)
         same(library, bundle, bundle, image, precision="fp32")
@@ -128,7 +128,7 @@ def test_bundles_of_the_environment(library: Library, bundle: str) -> None:
     if not bundle:
         pytest.skip("ELIR_BUNDLES names no bundle")
     with Restorer(bundle, "openvino") as python:
-        info, precision = python.bundle.info.model, python.precision
+        info, precision = python.bundle.manifest.model, python.precision
     for height, width in ((info.image_size, info.image_size), (200, 300)):
         image = picture(height // info.upscale, width // info.upscale)
         same(library, bundle, Path(bundle), image, precision=precision)

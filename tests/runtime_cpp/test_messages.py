@@ -15,7 +15,7 @@ import pytest
 
 from elir_deploy.errors import ElirError
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.bundle import MANIFEST_NAME
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.runtime_cpp.conftest import Library
 
@@ -41,7 +41,7 @@ def refusals(library: Library, bundle: Path) -> tuple[str | None, str | None]:
     """Of Python and of C++."""
     try:
         opened = Bundle.open(bundle)
-        for file in opened.info.file_hashes:
+        for file in opened.manifest.file_hashes:
             opened.checked_file(file)
         python = None
     except ElirError as error:

@@ -38,7 +38,8 @@ from elir_deploy.bench.peers.pytorch import (
 from elir_deploy.bench.peers.subject import check_source, subject_of
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.bundle import file_precision, file_sha256
+from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.runtime.manifest import file_precision
 
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
@@ -171,7 +172,7 @@ def checkpoint_of(bundle: Bundle, source: str, progress: Progress | None = None)
     """
     if Path(source).is_file():  # told before it is read as something that it is not
         check_source(bundle, file_sha256(Path(source)), source)
-    checkpoint = load(source, bundle.info.model.task, progress)
+    checkpoint = load(source, bundle.manifest.model.task, progress)
     check_source(bundle, checkpoint.sha256, source)
     return checkpoint
 

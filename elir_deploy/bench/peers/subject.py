@@ -12,6 +12,7 @@ from elir_deploy.bench.contenders import RANDOM_WEIGHTS
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.runtime.manifest import BakedNoise
 from elir_deploy.tasks import Architecture
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     """
     from elir_deploy.static_graph import fixed_noise, latent_shape
 
-    info = bundle.info
+    info = bundle.manifest
     if checkpoint is None:
         checkpoint = _packaged_checkpoint(bundle)
     else:
@@ -84,16 +85,17 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
         model = checkpoint.model
         weights = "random" if checkpoint.random else checkpoint.name
         doubt = None
-    seed = info.model.noise["seed"]
-    noise = fixed_noise(seed, info.model.sigma_s, latent_shape(model, info.model.image_size))
-    if doubt is None and noise.sha256 != info.model.noise["sha256"]:
+    seed = info.noise.seed
+    noise = fixed_noise(seed, info.model.sigma_s, latent_shape(model, info.image_size))
+    baked = info.noise.sha256 if isinstance(info.noise, BakedNoise) else None
+    if doubt is None and noise.sha256 != baked:
         doubt = (
             f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
-            f"the bundle's {info.model.noise['sha256']}"
+            f"the bundle's {baked}"
         )
     return Subject(
         task=info.model.task,
-        image_size=info.model.image_size,
+        image_size=info.image_size,
         steps=info.model.steps,
         noise=noise.values,
         model=model,
@@ -108,30 +110,30 @@ def check_source(bundle: Bundle, sha256: str | None, name: str) -> None:
     Raises:
         UsageError: it is another.
     """
-    wanted = bundle.info.source.sha256
+    wanted = bundle.manifest.source.sha256
     if sha256 == wanted:
         return
     if wanted is None:
         raise UsageError(
-            f"{bundle.path} was made from {bundle.info.source.name} weights that no file holds, "
-            f"so not from {name}: leave the checkpoint out"
+            f"{bundle.path} was made from {bundle.manifest.source.name} weights that no file "
+            f"holds, so not from {name}: leave the checkpoint out"
         )
     raise UsageError(
         f"{name} is not the checkpoint that {bundle.path} was made from: its SHA-256 is "
-        f"{sha256 or 'none (random weights)'}, wanted {wanted} ({bundle.info.source.name})"
+        f"{sha256 or 'none (random weights)'}, wanted {wanted} ({bundle.manifest.source.name})"
     )
 
 
 def _packaged_checkpoint(bundle: Bundle) -> Checkpoint | None:
     """The one in the package if ``bundle`` was made from it."""
     packaged = resources.files("elir_deploy") / "data" / "tiny.safetensors"
-    if bundle.info.source.sha256 is None or not packaged.is_file():
+    if bundle.manifest.source.sha256 is None or not packaged.is_file():
         return None
     from elir_deploy.checkpoints import load_checkpoint
 
     with resources.as_file(packaged) as file:
         path = Path(file)
-        return load_checkpoint(path) if file_sha256(path) == bundle.info.source.sha256 else None
+        return load_checkpoint(path) if file_sha256(path) == bundle.manifest.source.sha256 else None
 
 
 def _random_model(bundle: Bundle) -> Elir:
@@ -141,5 +143,5 @@ def _random_model(bundle: Bundle) -> Elir:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Elir(Architecture.from_dict(dict(bundle.info.model.architecture)))
+        model = Elir(Architecture.from_dict(dict(bundle.manifest.model.architecture)))
     return model.eval().requires_grad_(False)

@@ -22,8 +22,8 @@ from elir_deploy.export.tensorrt.layers import (
     layers_in_log,
     layers_of_inspector,
 )
-from elir_deploy.runtime.bundle import Stage
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+from msgspec import structs
 
 from elir_deploy.errors import QualityError, UsageError
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.export.tensorrt.layers import check_layers
-from elir_deploy.runtime.bundle import Artifact, Manifest, Stage
+from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target, joined_name
 
@@ -18,9 +19,11 @@ __all__ = [
     "StageEngine",
     "check_orders",
     "engine_file",
+    "engine_key",
     "make_engines",
     "onnx_of",
     "orders_for",
+    "with_engine",
 ]
 
 _SUFFIXES: dict[EngineKind, str] = {RTX: "rtx", DEVICE_TENSORRT: "trt"}
@@ -66,27 +69,21 @@ class StageEngine:
         """Its name inside the bundle."""
         return engine_file(self.stage, self.precision, self.order)
 
-    @property
-    def origin(self) -> dict[str, str]:
-        """What the manifest says of its making."""
-        return {
-            "kind": self.order.kind,
-            "precision": self.precision,
-            "target": joined_name(self.order.capabilities),
-            "tool": self.library.kind,
-            "tool_version": self.library.version,
-        }
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """What the manifest says of it beside that."""
-        found: dict[str, Any] = {}
-        if self.built.found is not None:
-            found["convolutions"] = self.built.found
-        for name in ("version_compatible", "hardware_compatible"):
-            if getattr(self.options, name):
-                found[name] = True
-        return found
+    def entry(self, file: File) -> Artifact:
+        """What the manifest says of the engine that was written as ``file``."""
+        return Artifact(
+            file=file.file,
+            sha256=file.sha256,
+            bytes=file.bytes,
+            kind=self.order.kind,
+            precision=self.precision,  # type: ignore[arg-type]  # that of an ONNX file
+            target=joined_name(self.order.capabilities),
+            tool=self.library.kind,
+            tool_version=self.library.version,
+            convolutions=self.built.found,
+            version_compatible=self.options.version_compatible,
+            hardware_compatibility="ampere_plus" if self.options.hardware_compatible else "none",
+        )
 
 
 def orders_for(targets: Iterable[Target], *, joint: bool = False) -> list[EngineOrder]:
@@ -150,6 +147,23 @@ def onnx_of(stage: Stage, precision: str) -> Artifact:
     raise UsageError(f"the bundle holds no {precision} ONNX file of {stage.name}: it has {held}")
 
 
+def with_engine(manifest: Manifest, engine: StageEngine, file: File) -> Manifest:
+    """The manifest with an engine that was written as ``file``, instead of one like it."""
+    entry = engine.entry(file)
+
+    def added(stage: StageEntry) -> StageEntry:
+        others = [a for a in stage.artifacts if engine_key(a) != engine_key(entry)]
+        return structs.replace(stage, artifacts=[*others, entry])
+
+    stages = [added(s) if s.name == engine.stage else s for s in manifest.stages]
+    return structs.replace(manifest, stages=stages)
+
+
+def engine_key(artifact: Artifact) -> tuple[str, str, str | None]:
+    """What a stage has one artifact of: kind, precision and target."""
+    return artifact.kind, artifact.precision, artifact.target
+
+
 def make_engines(
     library: Library,
     info: Manifest,
@@ -176,7 +190,8 @@ def make_engines(
         QualityError: an engine is of another precision than was asked for.
         UnavailableError, UsageError: as :func:`~.builder.build_engine`.
     """
-    jobs = [(s, p, order) for s in info.stages for p in precisions for order in orders]
+    stages = info.stages_in()
+    jobs = [(s, p, order) for s in stages for p in precisions for order in orders]
     sizes = {artifact.file: artifact.bytes for artifact in info.artifacts}
     for number, (stage, precision, order) in enumerate(jobs, start=1):
         file = engine_file(stage.name, precision, order)
@@ -195,7 +210,7 @@ def make_engines(
         yield StageEngine(stage.name, precision, order, library, own, built)
     if "int8" in precisions:
         for order in orders:
-            _compare_sizes(info.stages, order, sizes, warn)
+            _compare_sizes(stages, order, sizes, warn)
 
 
 def _compare_sizes(

@@ -12,18 +12,26 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from elir_deploy.atomic import replacing
 from elir_deploy.errors import OutputError, QualityError, UsageError
-from elir_deploy.export.bundle import manifest_bytes, staged_bundle
+from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import EngineOrder, StageEngine, make_engines
+from elir_deploy.export.tensorrt.engines import (
+    EngineOrder,
+    StageEngine,
+    engine_key,
+    make_engines,
+    with_engine,
+)
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.backends import backend_named
-from elir_deploy.runtime.bundle import MANIFEST_NAME, Artifact, Bundle
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Artifact, File, Manifest
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME, encode_manifest
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import RTX, onnx_limits
 
@@ -71,13 +79,13 @@ class AddedEngine:
 
 def default_precisions(bundle: Bundle) -> tuple[str, ...]:
     """The reduced ones that the bundle holds and that passed; float32 where there is no other."""
-    verification = bundle.info.verification
-    held = [
+    verification = bundle.manifest.verification
+    held: list[str] = [
         precision
-        for precision in bundle.info.precisions
+        for precision in bundle.manifest.precisions
         if precision not in verification or verification[precision].passed
     ]
-    return tuple(p for p in held if p != "fp32") or tuple(held) or bundle.info.precisions
+    return tuple(p for p in held if p != "fp32") or tuple(held) or tuple(bundle.manifest.precisions)
 
 
 def check_parser(bundle: Bundle, library: Library) -> None:
@@ -89,14 +97,14 @@ def check_parser(bundle: Bundle, library: Library) -> None:
     if library.kind == RTX:
         return
     limits = onnx_limits(library.version)
-    opset = bundle.manifest.get("export", {}).get("opset", 0)
+    opset = bundle.manifest.export.opset
     again = "export again with --target, which writes what it takes"
     if opset > limits.opset:
         raise UsageError(
             f"{bundle.path} has graphs of opset {opset}, and TensorRT {library.version} takes "
             f"{limits.opset} at most: {again}"
         )
-    if bundle.info.input.dtype == "uint8" and not limits.bytes_ends:
+    if bundle.manifest.input.dtype == "uint8" and not limits.bytes_ends:
         raise UsageError(
             f"{bundle.path} takes uint8 images, and TensorRT {library.version} does not: {again}"
         )
@@ -137,7 +145,7 @@ def add_engines(
     """
     made = make_engines(
         library,
-        bundle.info,
+        bundle.manifest,
         precisions,
         orders,
         lambda artifact: bundle.checked_file(artifact.file).read_bytes(),
@@ -174,7 +182,7 @@ def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[En
                 made = restore.run_pixels(image)
                 error = float(np.mean((made.astype(np.float64) - expected) ** 2))
                 worst = min(worst, 10 * math.log10(255**2 / error) if error else math.inf)
-        verified = bundle.info.verification.get(precision)
+        verified = bundle.manifest.verification.get(precision)
         # What did not pass as a graph, of random weights, has no floor to keep as an engine.
         floor = verified.floor_db if verified is not None and verified.passed else 0.0
         found.append(EngineQuality(precision, worst, floor))
@@ -190,7 +198,7 @@ def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[En
 # The manifest and the files -----------------------------------------------------------------------
 
 
-def _added(path: Path, manifest: dict[str, Any], made: Iterator[StageEngine]) -> list[AddedEngine]:
+def _added(path: Path, manifest: Manifest, made: Iterator[StageEngine]) -> list[AddedEngine]:
     """Put the engines into the bundle as they come."""
     added = []
     for engine in made:
@@ -200,35 +208,20 @@ def _added(path: Path, manifest: dict[str, Any], made: Iterator[StageEngine]) ->
     return added
 
 
-def _put(path: Path, manifest: dict[str, Any], engine: StageEngine) -> dict[str, Any]:
+def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
     """Write an engine and its entry; returns the manifest as it is now.
 
     The manifest is right at every moment: an engine that is replaced leaves it first.
     """
-    origin, content = engine.origin, engine.built.content
-    key = (origin["kind"], origin["precision"], origin["target"])
-    without = _without(
-        manifest,
-        lambda stage, a: stage == engine.stage and (a["kind"], a["precision"], a["target"]) == key,
-    )
+    content = engine.built.content
+    written = File(engine.file, hashlib.sha256(content).hexdigest(), len(content))
+    key = engine_key(engine.entry(written))
+    without = _without(manifest, lambda stage, a: stage == engine.stage and engine_key(a) == key)
     if without != manifest:
         _write_manifest(path, without)
     with replacing(path / engine.file) as file:
         file.write(content)
-    entry = {
-        "file": engine.file,
-        **origin,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        **engine.notes,
-    }
-    stages = [
-        stage | {"artifacts": [*stage["artifacts"], entry]}
-        if stage["name"] == engine.stage
-        else stage
-        for stage in without["stages"]
-    ]
-    filled = without | {"stages": stages}
+    filled = with_engine(manifest, engine, written)
     _write_manifest(path, filled)
     return filled
 
@@ -237,33 +230,31 @@ def _drop(path: Path, engines: Sequence[Artifact]) -> None:
     """Take engines out of the bundle."""
     files = {engine.file for engine in engines}
     manifest = Bundle.open(path).manifest
-    _write_manifest(path, _without(manifest, lambda stage, a: a["file"] in files))
+    _write_manifest(path, _without(manifest, lambda stage, a: a.file in files))
     for file in files:
         with contextlib.suppress(OSError):
             (path / file).unlink()
 
 
-def _without(
-    manifest: dict[str, Any], bad: Callable[[str, dict[str, Any]], bool]
-) -> dict[str, Any]:
+def _without(manifest: Manifest, bad: Callable[[str, Artifact], bool]) -> Manifest:
     """The manifest without what is ``bad`` of the artifacts, each given with its stage's name."""
     stages = [
-        stage | {"artifacts": [a for a in stage["artifacts"] if not bad(stage["name"], a)]}
-        for stage in manifest["stages"]
+        structs.replace(stage, artifacts=[a for a in stage.artifacts if not bad(stage.name, a)])
+        for stage in manifest.stages
     ]
-    return manifest | {"stages": stages}
+    return structs.replace(manifest, stages=stages)
 
 
-def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(path: Path, manifest: Manifest) -> None:
     with replacing(path / MANIFEST_NAME) as file:
-        file.write(manifest_bytes(manifest))
+        file.write(encode_manifest(manifest))
 
 
 def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
     """The bundle's own files, and no others that lie beside them."""
     try:
         shutil.copy2(bundle.path / MANIFEST_NAME, folder)
-        for file in bundle.info.file_hashes:
+        for file in (entry.file for entry in bundle.manifest.files()):
             (folder / file).parent.mkdir(exist_ok=True)
             shutil.copy2(bundle.path / file, folder / file)
     except OSError as error:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
-from elir_deploy.runtime.bundle import Bundle, Verification, file_precision
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Verification, file_precision
 
 __all__ = [
     "BACKENDS",
@@ -115,7 +116,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     if reasons or others:
         why = "; ".join(reasons or others)
         raise UnavailableError(f"nothing here can run {bundle.path}: {why}")
-    kinds = sorted({artifact.kind for artifact in bundle.info.artifacts})
+    kinds = sorted({artifact.kind for artifact in bundle.manifest.artifacts})
     raise BundleError(
         f"{bundle.path} holds only {', '.join(kinds)} files that no backend here "
         f"can load; backends: {', '.join(BACKENDS)}"
@@ -124,7 +125,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
 
 def _rank(bundle: Bundle, backend: Backend, precision: str) -> tuple[bool, int]:
     """What passed verification comes before what was not verified."""
-    verified = precision in bundle.info.verification
+    verified = precision in bundle.manifest.verification
     pair = (backend.name, precision)
     return not verified, _AUTOMATIC.index(pair)
 
@@ -160,7 +161,7 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     if precision is not None:
         _check_wish(backend, bundle, precision)
         return (precision,)
-    verification = bundle.info.verification
+    verification = bundle.manifest.verification
     usable = [
         p
         for p in held
@@ -170,7 +171,7 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     unknown = [p for p in usable if p not in verification]
     if passed or unknown:
         return tuple(passed or unknown)
-    seen = ", ".join(_missed(verification[p]) for p in usable)
+    seen = ", ".join(_missed(p, verification[p]) for p in usable)
     raise UsageError(
         f"{bundle.path}: no precision passed verification ({seen}): choose one with "
         "--precision to run it all the same"
@@ -192,7 +193,7 @@ def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
         raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
 
 
-def _missed(result: Verification) -> str:
+def _missed(precision: str, result: Verification) -> str:
     reached = "not finite" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
     floor = f"{result.floor_db:g}"
-    return f"{result.precision} {reached}, floor {floor} dB"
+    return f"{precision} {reached}, floor {floor} dB"

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.bundle import Artifact, Bundle, Stage, TensorSpec, file_precision
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
+from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
 
@@ -149,7 +151,7 @@ class Backend(ABC):
         return tuple(
             precision
             for precision in self.precisions
-            if all(self._fitting(stage, precision) for stage in bundle.info.stages)
+            if all(self._fitting(stage, precision) for stage in bundle.stages)
         )
 
     def artifacts(self, bundle: Bundle, precision: str, *, device: int = 0) -> tuple[Artifact, ...]:
@@ -159,7 +161,7 @@ class Backend(ABC):
             BundleError: a stage has none.
         """
         chosen = []
-        for stage in bundle.info.stages:
+        for stage in bundle.stages:
             fitting = self._fitting(stage, precision)
             if not fitting:
                 raise BundleError(

@@ -24,8 +24,10 @@ from elir_deploy.errors import (
     UnavailableError,
 )
 from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
-from elir_deploy.runtime.bundle import Bundle, Stage, TensorSpec
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import cache_folder
+from elir_deploy.runtime.manifest import Stage
+from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
@@ -78,9 +80,7 @@ class OnnxRuntimeBackend(Backend):
             _library(self.extra)  # a missing package has an error of its own
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         chain = []
-        for stage, artifact in zip(
-            bundle.info.stages, self.artifacts(bundle, precision), strict=True
-        ):
+        for stage, artifact in zip(bundle.stages, self.artifacts(bundle, precision), strict=True):
             path = bundle.checked_file(artifact.file)
             providers = self.providers(precision, device, artifact.sha256)
             chain.append((stage, self._load(path, stage, providers, threads)))

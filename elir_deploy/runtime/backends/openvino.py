@@ -29,8 +29,9 @@ from elir_deploy.errors import (
     UnavailableError,
 )
 from elir_deploy.runtime.backends.base import Backend, Session, allocate
-from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.manifest import Artifact, Stage
 
 __all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
 
@@ -109,7 +110,7 @@ class OpenVinoBackend(Backend):
         return [
             _loaded(core, bundle.checked_file(artifact.file), stage, artifact, config)
             for stage, artifact in zip(
-                bundle.info.stages, self.artifacts(bundle, precision), strict=True
+                bundle.stages, self.artifacts(bundle, precision), strict=True
             )
         ]
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_device
-from elir_deploy.runtime.bundle import Artifact, Bundle, Stage
+from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.manifest import Artifact, Stage
 from elir_deploy.runtime.tensorrt_engine import (
     Engine,
     Library,
@@ -101,7 +102,7 @@ class TensorRtBackend(Backend):
         return None if None in reasons or not reasons else reasons[0]
 
     def obstacle(self, bundle: Bundle) -> str | None:
-        engines = [a for a in bundle.info.artifacts if a.kind == self.kind]
+        engines = [a for a in bundle.manifest.artifacts if a.kind == self.kind]
         if not engines:
             return None
         reason = self.available()
@@ -176,7 +177,7 @@ class TensorRtBackend(Backend):
         return any(
             all(
                 any(machine.misfit(artifact) is None for artifact in self._fitting(s, precision))
-                for s in bundle.info.stages
+                for s in bundle.stages
             )
             for machine in self._machines()
         )
@@ -192,7 +193,7 @@ class TensorRtBackend(Backend):
         """
         super().artifacts(bundle, precision)
         chain = []
-        for stage in bundle.info.stages:
+        for stage in bundle.stages:
             held = self._fitting(stage, precision)
             fitting = [artifact for artifact in held if machine.misfit(artifact) is None]
             if not fitting:
@@ -222,7 +223,7 @@ def _is_for(artifact: Artifact, capability: str) -> bool:
         return True
     return (
         artifact.kind == DEVICE_TENSORRT
-        and artifact.hardware_compatible
+        and artifact.hardware_compatibility != "none"
         and release_of(artifact.tool_version) < _SAME_CAPABILITY_SINCE
         and _JETSON not in (capability, artifact.target)
         and int(capability.removeprefix("sm")) >= _AMPERE

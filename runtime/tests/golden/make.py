@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.bundle import _strict_json, validate_manifest
+from elir_deploy.runtime.manifest import _strict_json
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import mirrored, run_tiled, spans
 

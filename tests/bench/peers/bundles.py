@@ -40,7 +40,7 @@ def eager_peer(bundle: Bundle, checkpoint=None, *, threads: int | None = None):
 def with_manifest(bundle: Bundle, folder: Path, **changes) -> Bundle:
     """The same files under a manifest with other entries, each ``section__key=value``."""
     folder.mkdir()
-    for file in bundle.info.file_hashes:
+    for file in (entry.file for entry in bundle.manifest.files()):
         place = folder / file
         place.parent.mkdir(exist_ok=True)
         place.write_bytes((bundle.path / file).read_bytes())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from elir_deploy.runtime import Bundle
-from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
+from tests.bundles import file_entry, make_bundle, read_manifest, write_manifest
 
 TINY = Path(str(resources.files("elir_deploy") / "data" / "tiny.safetensors"))
 
@@ -33,16 +34,16 @@ def tiny64(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "architecture": tiny.model.arch.to_dict(),
         "steps": 1,
         "sigma_s": sigma_s,
-        "noise": {"seed": 0, "generator": "test", "sha256": noise.sha256},
     }
+    manifest["noise"]["sha256"] = noise.sha256
     for reference in compute_references(
         tiny.model, tiny.task, image_size=size, steps=1, noise=noise
     ):
-        entry = {"name": reference.name}
+        entry: dict[str, Any] = {"name": reference.name}
         for end, pixels in (("input", reference.image), ("output", reference.restored)):
             file = f"{reference.name}.{end}.png"
             Image.fromarray(pixels).save(folder / file)
-            entry |= {end: file, f"{end}_sha256": sha256(folder / file)}
+            entry[end] = file_entry(folder, file)
         manifest["references"].append(entry)
     write_manifest(folder, manifest)
     return Bundle.open(folder)

@@ -68,7 +68,7 @@ def test_all_agree_with_the_references_as_their_precision_allows(tiny64, tempora
         fidelity = contender.fidelity(tiny64)
         print(contender.label, fidelity)
         assert fidelity.psnr_db >= FLOORS[contender.precision]
-        assert fidelity.images == len(tiny64.info.references)
+        assert fidelity.images == len(tiny64.manifest.references)
         assert fidelity.note == "against float32 PyTorch, worst image"
         assert contender.weights == "tiny.safetensors"
         difference = np.abs(contender.restore(image) - eager)

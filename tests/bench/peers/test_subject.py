@@ -21,17 +21,17 @@ def test_a_bundle_of_the_packaged_checkpoint_needs_none(tiny64):
     assert subject.weights == "tiny.safetensors"
     assert subject.doubt is None
     noise = subject.noise.numpy().astype("<f4").tobytes()
-    assert hashlib.sha256(noise).hexdigest() == tiny64.info.model.noise["sha256"]
+    assert hashlib.sha256(noise).hexdigest() == tiny64.manifest.noise.sha256
     given = subject_of(tiny64, peers.checkpoint_of(tiny64, str(TINY)))
     assert torch.equal(given.noise, subject.noise)
     assert given.weights == subject.weights
 
 
 def test_noise_that_cannot_be_made_again_is_a_reason(tiny64, tmp_path):
-    other = with_manifest(tiny64, tmp_path / "b", model__noise__seed=1)
+    other = with_manifest(tiny64, tmp_path / "b", noise__seed=1)
     doubt = subject_of(other, None).doubt
     assert "the noise of seed 1 has SHA-256" in doubt
-    assert tiny64.info.model.noise["sha256"] in doubt
+    assert tiny64.manifest.noise.sha256 in doubt
     fidelity = eager_peer(other).fidelity(other)
     assert (fidelity.psnr_db, fidelity.images, fidelity.note) == (None, 0, doubt)
 

@@ -17,7 +17,7 @@ from tests.export.tensorrt.stand_in import DataType, StandIn
 
 
 def main() -> None:
-    (stage,) = Bundle.open(sys.argv[1]).info.stages
+    (stage,) = Bundle.open(sys.argv[1]).stages
     inputs = [{"Format/Datatype": "Row major linear FP16 format"}]
     layers = [{"Name": "c", "LayerType": "CaskConvolution", "Inputs": inputs}]
     ends = {"image": stage.input, "restored": stage.output}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.runtime.bundle import Stage, TensorSpec
+from elir_deploy.runtime.manifest import Stage
+from elir_deploy.runtime.tensors import TensorSpec
 
 SIDE = 32
 WIDTH = 16

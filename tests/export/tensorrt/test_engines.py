@@ -62,7 +62,7 @@ def test_a_capability_that_the_library_lacks() -> None:
 
 
 def test_the_graph_of_an_engine() -> None:
-    (stage,) = Bundle.open("tiny").info.stages
+    (stage,) = Bundle.open("tiny").stages
     assert onnx_of(stage, "int8").file == "fused.int8.onnx"
     with pytest.raises(UsageError, match="holds no fp8 ONNX file of fused: it has fp32, fp16"):
         onnx_of(stage, "fp8")
@@ -77,7 +77,7 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
     order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
-        Bundle.open("tiny").info,
+        Bundle.open("tiny").manifest,
         [precision],
         [order],
         lambda artifact: b"",
@@ -133,7 +133,7 @@ def test_int8_that_is_larger_than_fp16_is_told_of(
     monkeypatch.setattr(engines, "build_engine", build)
     warned: list[str] = []
     order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16", "int8"))
-    arguments = (LIBRARY, Bundle.open("tiny").info, list(sizes), [order], lambda artifact: b"")
+    arguments = (LIBRARY, Bundle.open("tiny").manifest, list(sizes), [order], lambda artifact: b"")
     list(make_engines(*arguments, BuildOptions(), lambda what, done, total: None, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told
 

@@ -25,7 +25,8 @@ from elir_deploy.export.tensorrt.existing import (
     measure_engines,
 )
 from elir_deploy.runtime.backends import tensorrt as backend
-from elir_deploy.runtime.bundle import SPLIT_STAGES, Bundle
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import SPLIT_STAGES
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, RTX
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
@@ -72,13 +73,15 @@ def engines_in(path: Path) -> dict[str, str]:
     """The engines that the manifest lists, and what is in them; all hashes are right."""
     opened = Bundle.open(path)
     assert opened.damaged_files() == {}
-    return {a.file: (path / a.file).read_text() for a in opened.info.artifacts if a.kind != "onnx"}
+    return {
+        a.file: (path / a.file).read_text() for a in opened.manifest.artifacts if a.kind != "onnx"
+    }
 
 
 def test_engines_are_added_where_the_bundle_lies(bundle: Path) -> None:
     assert add(bundle) == FILES
     assert engines_in(bundle) == dict(zip(FILES, ("engine 1", "engine 2"), strict=True))
-    entry = Bundle.open(bundle).info.artifacts[-1]
+    entry = Bundle.open(bundle).manifest.artifacts[-1]
     assert (entry.kind, entry.precision, entry.target) == ("tensorrt-rtx", "fp16", "sm86")
     assert (entry.tool, entry.tool_version) == ("tensorrt-rtx", "1.7.1.116")
     assert entry.convolutions == {"int8": 0, "fp16": 2, "fp32": 0}

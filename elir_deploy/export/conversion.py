@@ -1,0 +1,108 @@
+"""Float32 graphs in every precision of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from elir_deploy.export.equalization import equalize
+from elir_deploy.export.float16 import to_float16
+from elir_deploy.export.int8 import Recipe
+from elir_deploy.export.islands import (
+    Float16Plan,
+    extreme_images,
+    gather_evidence,
+    plan_float16,
+    stage_feeds,
+)
+from elir_deploy.export.options import ExportOptions
+from elir_deploy.export.pixels import to_network
+from elir_deploy.export.references import Reference
+
+__all__ = ["PrecisionGraphs", "convert_graphs"]
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class PrecisionGraphs:
+    """The network in one precision.
+
+    Attributes:
+        graphs: by stage, in order.
+        kept: layers left in floating point, with the reason.
+    """
+
+    graphs: Mapping[str, ModelProto]
+    kept: tuple[str, ...] = ()
+
+
+def convert_graphs(
+    graphs: Mapping[str, ModelProto],
+    options: ExportOptions,
+    references: Sequence[Reference],
+    recipe: Recipe | None,
+    precisions: Sequence[str],
+    progress: ProgressCallback,
+) -> Iterator[tuple[str, PrecisionGraphs]]:
+    """The graphs in each of ``precisions``, which are those of files.
+
+    One precision is converted when the one before has been taken, so that two are never held.
+
+    Args:
+        graphs: float32, by stage.
+        options: how.
+        references: images on which float16 is measured.
+        recipe: of INT8, where there is INT8.
+        precisions: in which order.
+        progress: called with what is being done.
+    """
+
+    def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
+        return _float16_plans(sources, options, references, progress)
+
+    def fp32() -> PrecisionGraphs:
+        return PrecisionGraphs(graphs)
+
+    def fp16() -> PrecisionGraphs:
+        plans = float16_plans(graphs)
+        return PrecisionGraphs(
+            {stage: to_float16(graph, plans[stage]) for stage, graph in graphs.items()},
+            tuple(text for plan in plans.values() for text in plan.summary()),
+        )
+
+    def int8() -> PrecisionGraphs:
+        assert recipe is not None
+        quantized = {stage: recipe.apply(graph) for stage, graph in graphs.items()}
+        if options.int8_rest == "float32":
+            return PrecisionGraphs(quantized, tuple(recipe.kept))
+        plans = float16_plans({s: equalize(g, recipe.factors) for s, g in graphs.items()})
+        return PrecisionGraphs(
+            {stage: to_float16(graph, plans[stage]) for stage, graph in quantized.items()},
+            (*(text for plan in plans.values() for text in plan.summary()), *recipe.kept),
+        )
+
+    conversions = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    for precision in precisions:
+        yield precision, conversions[precision]()
+
+
+def _float16_plans(
+    graphs: Mapping[str, ModelProto],
+    options: ExportOptions,
+    references: Sequence[Reference],
+    progress: ProgressCallback,
+) -> dict[str, Float16Plan]:
+    """What float16 would do is measured on the references, and on images like no photograph."""
+    side = references[0].image.shape[0]
+    pixels = [reference.image for reference in references]
+    pixels += extreme_images(side).values()
+    feeds = stage_feeds(dict(graphs), [to_network(image, options.io) for image in pixels])
+    plans = {}
+    for done, (stage, graph) in enumerate(graphs.items()):
+        progress("measuring what float16 would do", done, len(graphs))
+        evidence = gather_evidence(graph, feeds[stage])
+        plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
+    return plans

@@ -1,0 +1,258 @@
+"""``bundle.json`` as bytes: read, checked, written, and described by a JSON Schema.
+
+The package carries the schema as ``bundle.schema.json`` (``make schema`` writes it), which the C++
+runtime checks manifests with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from elir_deploy import __version__
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.manifest import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    NOISE_TENSOR,
+    RESIZE,
+    SPLIT_STAGES,
+    BakedNoise,
+    FieldNoise,
+    Manifest,
+)
+from elir_deploy.runtime.strict_json import strict_json
+
+__all__ = [
+    "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
+    "check_consistency",
+    "decode_manifest",
+    "encode_manifest",
+    "manifest_schema",
+    "not_served",
+]
+
+MANIFEST_NAME = "bundle.json"
+#: A manifest is some tens of kilobytes; more than this is not one.
+MAX_MANIFEST_BYTES = 16 * 2**20
+#: A tensor between stages larger than this (a 512 x 512 model needs 3 MB) is a damaged manifest.
+MAX_TENSOR_BYTES = 2**30
+
+_RANGES = {"uint8": (0, 255), "float32": (0, 1)}
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest in the bytes of ``bundle.json``.
+
+    Raises:
+        BundleError: it is too large, no strict JSON, no bundle's manifest, of another format,
+            against the schema, or not consistent in itself.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes, so not a manifest")
+    try:
+        plain = strict_json(data)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"damaged: not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise BundleError("damaged: nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError is one
+        raise BundleError(f"damaged: {error}") from None
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT_NAME:
+        raise BundleError(f'not the manifest of a bundle: it has no "format": "{FORMAT_NAME}"')
+    _check_version(plain)
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(_located(str(error), plain)) from None
+    check_consistency(manifest)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as it is written, after the checks of :func:`decode_manifest`.
+
+    Raises:
+        BundleError: it would not be read again.
+    """
+    text = json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    data = f"{text}\n".encode()
+    decode_manifest(data)
+    return data
+
+
+def manifest_schema() -> str:
+    """The JSON Schema (draft 2020-12) of a manifest, as ``bundle.schema.json`` has it."""
+    schema = msgspec.json.schema(Manifest)
+    for definition in schema["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"])
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def _check_version(plain: dict[str, Any]) -> None:
+    version = plain.get("format_version")
+    if type(version) is not int or version < 1:
+        raise BundleError(f"format_version is {_short(version)}, expected {FORMAT_VERSION}")
+    if version < FORMAT_VERSION:
+        raise BundleError(
+            f"bundle format {version}, and elir-deploy {__version__} reads format "
+            f"{FORMAT_VERSION}: export the checkpoint again (elir-export CHECKPOINT -o FOLDER)"
+        )
+    if version > FORMAT_VERSION:
+        versions = plain.get("versions")
+        maker = versions.get("elir-deploy") if isinstance(versions, dict) else None
+        by = f" ({_short(maker)})" if maker else ""
+        raise BundleError(
+            f"made by a newer version of elir-deploy{by}: bundle format {version}, and "
+            f"elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade elir-deploy"
+        )
+
+
+def _located(problem: str, plain: object) -> str:
+    """msgspec's words with the value seen, where their path leads to one."""
+    what, _, path = problem.partition(" - at `$")
+    place = plain
+    try:
+        for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+            place = place[key] if key else place[int(index)]  # type: ignore[index]
+    except (LookupError, TypeError):
+        place = None
+    seen = f", seen {_short(place)}" if path and "..." not in path else ""
+    return _short_text(f"{path.strip('.`')}: {what}{seen}" if path else what)
+
+
+def _short_text(text: str) -> str:
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# What a schema cannot say ---------------------------------------------------------------------
+
+
+def check_consistency(manifest: Manifest) -> None:
+    """Whether the entries of a manifest agree with each other.
+
+    Raises:
+        BundleError: they do not.
+    """
+    _check_model(manifest)
+    _check_shapes(manifest)
+    _check_chain(manifest)
+    _check_files(manifest)
+
+
+def not_served(manifest: Manifest) -> str | None:
+    """What of a bundle this runtime cannot run yet; None: it runs all of it."""
+    shape = manifest.shapes[0]
+    if isinstance(manifest.noise, FieldNoise):
+        return "its noise is an input of the graph"
+    if len(manifest.shapes) > 1 or shape.batch > 1:
+        return "it is made for several shapes or for batches"
+    if shape.graph_height != shape.graph_width or (shape.height, shape.width) != (
+        shape.graph_height,
+        shape.graph_width,
+    ):
+        return f"it is made for {shape.width}x{shape.height} pixels, which is no square"
+    return None
+
+
+def _check_model(manifest: Manifest) -> None:
+    upscale, kernel = manifest.model.upscale, manifest.model.upscale_kernel
+    if (upscale == 1) != (kernel == "none"):
+        raise BundleError(f"model.upscale is {upscale} and model.upscale_kernel is {kernel!r}")
+    # With a power of two the weights of a bicubic enlargement are exact, hence the same wherever
+    # a picture is cut into tiles.
+    if kernel == "bicubic" and upscale & (upscale - 1):
+        raise BundleError(f"model.upscale is {upscale}, expected a power of two for bicubic")
+    resize = manifest.resize
+    if (resize.a, resize.antialias) != (RESIZE.a, RESIZE.antialias):
+        raise BundleError(f"resize is {resize.a}, {resize.antialias}: expected -0.5, true")
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    shapes = manifest.shapes
+    if len({(shape.height, shape.width) for shape in shapes}) < len(shapes):
+        raise BundleError("two shapes have the same height and width")
+    if len(shapes) > 1 and isinstance(manifest.noise, BakedNoise):
+        raise BundleError("noise is baked into the graph, and there are several shapes")
+    for shape in shapes:
+        size = f"shape {shape.width}x{shape.height}"
+        if (shape.padded_height is None) != (shape.padded_width is None):
+            raise BundleError(f"{size} has one padded side, expected both or neither")
+        if shape.graph_height < shape.height or shape.graph_width < shape.width:
+            raise BundleError(f"{size} is padded to less than its own size")
+        for name, tensor in manifest.tensors.items():
+            if shape.graph_height % tensor.stride or shape.graph_width % tensor.stride:
+                raise BundleError(f"{size} does not divide by the stride {tensor.stride} of {name}")
+            if manifest.tensor(name, shape).nbytes > MAX_TENSOR_BYTES:
+                raise BundleError(f"{name} has more than {MAX_TENSOR_BYTES} bytes in {size}")
+
+
+def _check_chain(manifest: Manifest) -> None:
+    stages = manifest.stages
+    names = tuple(stage.name for stage in stages)
+    if names not in (("fused",), SPLIT_STAGES):
+        raise BundleError(
+            f"stages are {', '.join(names)}; expected fused alone, or {', '.join(SPLIT_STAGES)}"
+        )
+    for stage in stages:
+        for name in (*stage.inputs, stage.output):
+            if name not in manifest.tensors:
+                raise BundleError(f"{stage.name} names {name}, which tensors does not describe")
+        takes_noise = stage.name in ("fused", "flow") and isinstance(manifest.noise, FieldNoise)
+        if stage.inputs[1:] != [NOISE_TENSOR] * takes_noise:
+            raise BundleError(
+                f"{stage.name} takes {', '.join(stage.inputs)}: expected "
+                f"{'a second input, noise' if takes_noise else 'one input'}"
+            )
+    for before, after in pairwise(stages):
+        if after.inputs[0] != before.output:
+            raise BundleError(
+                f"{after.name} takes {after.inputs[0]}, but {before.name} gives {before.output}"
+            )
+    for name in (stages[0].inputs[0], stages[-1].output):
+        tensor = manifest.tensors[name]
+        if (tensor.channels, tensor.stride, tensor.range) != (3, 1, _RANGES[tensor.dtype]):
+            low, high = _RANGES[tensor.dtype]
+            raise BundleError(
+                f"{name} is no image: expected 3 channels, stride 1 and a range of "
+                f"[{low}, {high}] for {tensor.dtype}"
+            )
+
+
+def _check_files(manifest: Manifest) -> None:
+    seen = {MANIFEST_NAME}
+    for file in manifest.files():
+        if file.file in seen:
+            raise BundleError(f"two entries name the file {file.file}")
+        seen.add(file.file)
+    names = [reference.name for reference in manifest.references]
+    if len(set(names)) != len(names):
+        raise BundleError(f"two references have the same name: {', '.join(names)}")
+    for stage in manifest.stages:
+        keys = set()
+        for artifact in stage.artifacts:
+            if artifact.precision not in manifest.precisions:
+                raise BundleError(
+                    f"{artifact.file} is {artifact.precision}, but precisions are "
+                    f"{', '.join(manifest.precisions)}"
+                )
+            key = (artifact.kind, artifact.precision, artifact.target)
+            if key in keys:
+                raise BundleError(
+                    f"{stage.name} has two {artifact.kind} files of {artifact.precision} for "
+                    f"{artifact.target or 'any device'}"
+                )
+            keys.add(key)
