@@ -162,7 +162,7 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     built = []
     for name, model in case.graphs.items():
         content = model.SerializeToString(deterministic=True)
-        stage, options = stage_of(name, model), BuildOptions((target,))
+        stage, options = stage_of(name, model), BuildOptions(target)
         engine = build_engine(
             library, content, stage, case.precision, options, lambda what, done, total: None
         )

@@ -22,7 +22,6 @@ __all__ = [
     "EngineKind",
     "OnnxLimits",
     "Target",
-    "joined_name",
     "onnx_limits",
     "target_named",
     "targets_named",
@@ -176,8 +175,3 @@ def targets_named(names: Iterable[str]) -> tuple[Target, ...]:
         UsageError: one of them does not exist.
     """
     return tuple(dict.fromkeys(target_named(name) for name in names))
-
-
-def joined_name(capabilities: Iterable[str]) -> str:
-    """What an engine for several is called: ``sm75+sm86``, in rising order."""
-    return "+".join(sorted(set(capabilities), key=lambda sm: int(sm.removeprefix("sm"))))

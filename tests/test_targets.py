@@ -8,7 +8,6 @@ from elir_deploy.errors import UsageError
 from elir_deploy.targets import (
     RTX_CAPABILITIES,
     TARGETS,
-    joined_name,
     onnx_limits,
     target_named,
     targets_named,
@@ -56,7 +55,3 @@ def test_what_a_parser_takes(version: str, opset: int, takes_bytes: bool) -> Non
 def test_a_version_older_than_all() -> None:
     with pytest.raises(UsageError, match=r"TensorRT 8\.5\.2 is too old"):
         onnx_limits("8.5.2")
-
-
-def test_a_name_for_several() -> None:
-    assert joined_name(["sm120", "sm75", "sm86", "sm75"]) == "sm75+sm86+sm120"

@@ -47,14 +47,6 @@ def build(
             "[default: the reduced ones that the bundle holds and that passed]"
         ),
     ] = None,
-    joint_engine: Annotated[
-        bool,
-        typer.Option(
-            "--joint-engine",
-            help="One engine for all targets instead of one for each kind of GPU; the oldest then "
-            "decides for all of them.",
-        ),
-    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Add the engines to a copy of the bundle there."),
@@ -105,8 +97,6 @@ def build(
         raise UsageError("give --device for the GPU of this machine, or --target for others")
     if not device and (version_compatible or hardware_compatible):
         raise UsageError("TensorRT-RTX engines are compatible with neither: these are for --device")
-    if device and joint_engine:
-        raise UsageError("--joint-engine joins targets, and --device builds for one GPU alone")
     if overwrite and output is None:
         raise UsageError("--overwrite is for a bundle that is there at -o FOLDER: give it, too")
     opened = Bundle.open(bundle)
@@ -116,7 +106,7 @@ def build(
             held = ", ".join(opened.manifest.precisions)
             known = "holds no" if name in PRECISIONS else "there is no precision"
             raise UsageError(f"{opened.path}: {known} {name}: choose from {held}")
-    library, orders = _for_device() if device else _for_targets(target or [], joint_engine)
+    library, orders = _for_device() if device else _for_targets(target or [])
     check_parser(opened, library)
     options = BuildOptions(
         workspace_mib=workspace,
@@ -161,10 +151,10 @@ def _for_device() -> tuple[Library, list[EngineOrder]]:
         raise UnavailableError(f"no device to build for: {reason or 'the driver tells of none'}")
     capability = found[0]
     tell(f"building for {capability} with {library}")
-    return library, [EngineOrder(DEVICE_TENSORRT, (capability,), PRECISIONS)]
+    return library, [EngineOrder(DEVICE_TENSORRT, capability, PRECISIONS)]
 
 
-def _for_targets(names: list[str], joint: bool) -> tuple[Library, list[EngineOrder]]:
+def _for_targets(names: list[str]) -> tuple[Library, list[EngineOrder]]:
     targets = targets_named(names)
     for target in targets:
         if target.on_device:
@@ -172,7 +162,7 @@ def _for_targets(names: list[str], joint: bool) -> tuple[Library, list[EngineOrd
                 f"{target.name} builds its own engines: run elir-build BUNDLE --device there"
             )
     library = load_library(RTX, "build engines")
-    orders = orders_for(targets, joint=joint)
+    orders = orders_for(targets)
     check_orders(library, orders)
     return library, orders
 

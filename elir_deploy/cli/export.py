@@ -62,14 +62,6 @@ def export(
             "from this bundle with elir-build."
         ),
     ] = None,
-    joint_engine: Annotated[
-        bool,
-        typer.Option(
-            "--joint-engine",
-            help="One engine for all RTX targets instead of one for each kind of GPU; the oldest "
-            "then decides for all of them.",
-        ),
-    ] = False,
     io: Annotated[
         Io | None,
         typer.Option(
@@ -199,7 +191,6 @@ def export(
 
     options = ExportOptions.for_targets(
         targets_named(target or ()),
-        joint_engine=joint_engine,
         precisions=tuple(dict.fromkeys(precision or DEFAULT_PRECISIONS)),
         stages=stages,
         io=io,

@@ -72,7 +72,6 @@ class ExportOptions:
         calibration_images: taken from the folder.
         calibration_degraded: they are low-quality images already, not to be degraded.
         targets: devices to build engines for, or ONNX files that theirs can be built from.
-        joint_engine: one engine for all targets instead of one for each compute capability.
         overwrite: replace a bundle that is there.
     """
 
@@ -93,7 +92,6 @@ class ExportOptions:
     calibration_images: int = 16
     calibration_degraded: bool = False
     targets: tuple[Target, ...] = ()
-    joint_engine: bool = False
     overwrite: bool = False
 
     @classmethod
@@ -203,7 +201,7 @@ def _check_targets(options: ExportOptions) -> None:
                 f"{target.name} has TensorRT {target.tensorrt}, which takes opset {limits.opset} "
                 f"at most, and opset {options.opset} is asked for"
             )
-    orders = orders_for(options.targets, joint=options.joint_engine)
+    orders = orders_for(options.targets)
     if orders:
         check_orders(load_library(RTX, "build engines"), orders)
 

@@ -396,7 +396,7 @@ def _with_engines(
     warn: WarningCallback,
 ) -> Manifest:
     """The manifest with the engines of what was verified, where any are built here."""
-    orders = orders_for(options.targets, joint=options.joint_engine)
+    orders = orders_for(options.targets)
     if not orders:
         return manifest
     made = make_engines(

@@ -199,7 +199,7 @@ class Artifact(File, frozen=True):
     Attributes:
         kind: of file, which decides the backends that load it.
         precision: of the computation.
-        target: compute capabilities it was made for, such as ``sm75+sm86``; None: any device.
+        target: compute capability of the GPUs it was made for, such as ``sm75``; None: any device.
         tool, tool_version: what made it.
         convolutions: of an engine: kernels that convolve, by what they read; None: not known.
         version_compatible: an engine for later releases of its library too.

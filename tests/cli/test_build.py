@@ -64,17 +64,17 @@ def test_engines_by_name_of_the_card(bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_an_engine_of_each_stage_for_all_gpus_in_a_copy(tmp_path: Path) -> None:
+def test_an_engine_of_each_stage_and_gpu_in_a_copy(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", stages="split")
-    arguments = ("--target", "sm75", "--target", "sm86", "--joint-engine", "--precision", "fp32")
+    arguments = ("--target", "sm75", "--target", "sm86", "--precision", "fp32")
     done = run(bundle, *arguments, "-o", tmp_path / "copy")
     assert done.returncode == 0, done.stderr
     copy = Bundle.open(tmp_path / "copy")
     assert copy.damaged_files() == {}
     for stage in copy.stages:
-        (engine,) = [a for a in stage.artifacts if a.kind == "tensorrt-rtx"]
-        assert engine.file == f"{stage.name}.fp32.sm75+sm86.rtx.engine"
-    assert len(list(copy.path.glob("*.engine"))) == len(SPLIT_STAGES)
+        made = [a.file for a in stage.artifacts if a.kind == "tensorrt-rtx"]
+        assert made == [f"{stage.name}.fp32.{sm}.rtx.engine" for sm in ("sm75", "sm86")]
+    assert len(list(copy.path.glob("*.engine"))) == 2 * len(SPLIT_STAGES)
     assert all(a.kind == "onnx" for a in Bundle.open(bundle).manifest.artifacts)
 
 
@@ -135,7 +135,6 @@ def test_being_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
         ("--target sm75 --precision int8", "holds no int8: choose from fp32, fp16"),
         ("--target sm75 --precision fp8", "there is no precision fp8: choose from fp32, fp16"),
         ("--target sm75 --version-compatible", "these are for --device"),
-        ("--device --joint-engine", "--joint-engine joins targets, and --device builds for one"),
         ("--target sm75 --overwrite", "--overwrite is for a bundle that is there at -o FOLDER"),
     ],
 )

@@ -287,14 +287,16 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("verified")
-def test_one_engine_for_all_gpus(weights: Path, tmp_path: Path) -> None:
-    wanted = ("--target", "rtx2080ti", "--target", "rtx3090", "--joint-engine")
+def test_an_engine_for_each_kind_of_gpu(weights: Path, tmp_path: Path) -> None:
+    wanted = ("--target", "rtx2080ti", "--target", "rtx3090", "--target", "rtx3060")
     folder = tmp_path / "bundle"
     done = run(weights, "-o", folder, "--precision", "fp16", *wanted)
     assert done.returncode == 0, done.stderr
-    (engine,) = [a for a in Bundle.open(folder).manifest.artifacts if a.kind == "tensorrt-rtx"]
-    assert engine.file == "fused.fp16.sm75+sm86.rtx.engine"
-    assert engine.target == "sm75+sm86"
+    engines = [a for a in Bundle.open(folder).manifest.artifacts if a.kind == "tensorrt-rtx"]
+    assert [(engine.file, engine.target) for engine in engines] == [
+        ("fused.fp16.sm75.rtx.engine", "sm75"),
+        ("fused.fp16.sm86.rtx.engine", "sm86"),
+    ]
 
 
 @pytest.mark.usefixtures("verified")

@@ -165,16 +165,16 @@ def test_the_engine_that_fits_is_taken(
 ) -> None:
     path = make_bundle(tmp_path / "b")
     put_engine(path, target="sm75")
-    put_engine(path, target="sm86+sm89", version="1.6.0.1")
-    joint = put_engine(path, target="sm86+sm120", gain=0.5)
+    put_engine(path, target="sm89", version="1.6.0.1")
+    fitting = put_engine(path, target="sm86", gain=0.5)
     opened = Bundle.open(path)
-    assert taken(opened) == [joint]
+    assert taken(opened) == [fitting]
     with RTX.open(opened, "fp32") as session:
         session.input[...] = 100
         session.run()
         assert (session.output == 50).all()
     old = StandInGpu(((8, 9),)).install(monkeypatch, "tensorrt-rtx", version="1.6.0.9")
-    assert taken(opened) == ["fused.fp32.sm86+sm89.1.6.0.1.rtx.engine"]
+    assert taken(opened) == ["fused.fp32.sm89.1.6.0.1.rtx.engine"]
     assert old.calls == []
 
 
@@ -335,7 +335,7 @@ def command(patch: pytest.MonkeyPatch, module: Any, *arguments: object) -> int:
 
 def other_sm(path: Path, patch: pytest.MonkeyPatch) -> None:
     put_engine(path, target="sm75")
-    put_engine(path, target="sm89+sm120")
+    put_engine(path, target="sm120")
 
 
 def other_release(path: Path, patch: pytest.MonkeyPatch) -> None:
@@ -400,7 +400,7 @@ def no_engines(path: Path, patch: pytest.MonkeyPatch) -> None:
         (
             other_sm,
             4,
-            "no tensorrt-rtx engine of {path} fits: found for sm75 by 1.7.1.116, sm89+sm120 by "
+            "no tensorrt-rtx engine of {path} fits: found for sm75 by 1.7.1.116, sm120 by "
             "1.7.1.116; needed for sm86 by 1.7.1.116: elir-build {path} --target sm86 "
             "--precision fp32",
         ),
@@ -492,7 +492,7 @@ def test_an_engine_with_other_ends(
     with pytest.raises(BundleError, match=f"the engine's input is {seen}, the manifest says image"):
         RTX.open(Bundle.open(path), "fp32")
     made["ends"] = []
-    put_engine(path, target="sm86+sm89", content=json.dumps(made).encode())
+    put_engine(path, version="1.7.1.200", content=json.dumps(made).encode())
     manifest = read_manifest(path)
     del manifest["stages"][0]["artifacts"][1]
     write_manifest(path, manifest)

@@ -30,7 +30,7 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
+__all__ = ["BuildOptions", "BuiltEngine", "build_engine", "check_capability"]
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -52,8 +52,8 @@ class BuildOptions:
     """How engines are built.
 
     Attributes:
-        capabilities: what TensorRT-RTX builds for, such as ``("sm75", "sm86")``; TensorRT builds
-            for the GPU it runs on.
+        capability: what TensorRT-RTX builds for, such as ``sm75``; TensorRT builds for the GPU
+            it runs on.
         workspace_mib: the most that one kernel may use beside its tensors, in MiB; None: what the
             device has.
         version_compatible: later TensorRT 8.6+ releases of this and the next major version can run
@@ -62,7 +62,7 @@ class BuildOptions:
             (before), can run it.
     """
 
-    capabilities: tuple[str, ...] = ()
+    capability: str | None = None
     workspace_mib: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
@@ -143,8 +143,9 @@ def build_engine(
         if options.workspace_mib is not None:
             pool = module.MemoryPoolType.WORKSPACE
             config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
-        if library.kind == RTX:
-            _choose_capabilities(module, cast(RtxBuilderConfig, config), options.capabilities)
+        if options.capability is not None and library.kind == RTX:
+            check_capability(library, options.capability)
+            _choose_capability(module, cast(RtxBuilderConfig, config), options.capability)
         else:
             _set_flags(library, network, config, precision, options)
         with _timing_cache(library, config):
@@ -363,20 +364,24 @@ class RtxBuilderConfig(Protocol):
     def set_compute_capability(self, capability: Any, index: int) -> bool: ...
 
 
-def _choose_capabilities(
-    library: Any, config: RtxBuilderConfig, capabilities: tuple[str, ...]
-) -> None:
-    known = library.ComputeCapability.__members__
-    for capability in capabilities:
-        if capability.upper() not in known:
-            offered = ", ".join(name.lower() for name in known if name.startswith("SM"))
-            raise UsageError(
-                f"tensorrt-rtx {library.__version__} does not build for {capability}: it offers "
-                f"{offered}"
-            )
-    config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        config.set_compute_capability(known[capability.upper()], index)
+def check_capability(library: Library, capability: str) -> None:
+    """Whether TensorRT-RTX builds for GPUs of a compute capability.
+
+    Raises:
+        UsageError: it does not; the message lists what it offers.
+    """
+    known = library.module.ComputeCapability.__members__
+    offered = [name.lower() for name in known if name.startswith("SM")]
+    if capability not in offered:
+        raise UsageError(
+            f"tensorrt-rtx {library.version} does not build for {capability}: it offers "
+            f"{', '.join(offered)}"
+        )
+
+
+def _choose_capability(library: Any, config: RtxBuilderConfig, capability: str) -> None:
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(library.ComputeCapability.__members__[capability.upper()], 0)
 
 
 def _set_flags(

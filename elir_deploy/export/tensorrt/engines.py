@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from elir_deploy.errors import QualityError, UsageError
-from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.builder import (
+    BuildOptions,
+    BuiltEngine,
+    build_engine,
+    check_capability,
+)
 from elir_deploy.export.tensorrt.layers import check_layers
 from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
 from elir_deploy.runtime.tensorrt_engine import Library
-from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target, joined_name
+from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
 
 __all__ = [
     "EngineOrder",
@@ -35,12 +40,12 @@ class EngineOrder:
 
     Attributes:
         kind: of the engines.
-        capabilities: of the GPUs that it is for.
-        documented: precisions that the vendor lists for all of them.
+        capability: of the GPUs that it is for, such as ``sm75``.
+        documented: precisions that the vendor lists for them.
     """
 
     kind: EngineKind
-    capabilities: tuple[str, ...]
+    capability: str
     documented: tuple[str, ...]
 
 
@@ -77,7 +82,7 @@ class StageEngine:
             bytes=file.bytes,
             kind=self.order.kind,
             precision=self.precision,  # type: ignore[arg-type]  # that of an ONNX file
-            target=joined_name(self.order.capabilities),
+            target=self.order.capability,
             tool=self.library.kind,
             tool_version=self.library.version,
             convolutions=self.built.found,
@@ -86,26 +91,14 @@ class StageEngine:
         )
 
 
-def orders_for(targets: Iterable[Target], *, joint: bool = False) -> list[EngineOrder]:
+def orders_for(targets: Iterable[Target]) -> list[EngineOrder]:
     """What is to be built ahead of time for ``targets``; nothing for those built on the device.
 
     Args:
         targets: may name a capability more than once.
-        joint: one engine for all of them, instead of one for each capability.
     """
-    ahead: dict[str, tuple[str, ...]] = {}
-    for target in targets:
-        if not target.on_device:
-            ahead[target.capability] = target.documented
-    groups = [list(ahead)] if joint and ahead else [[capability] for capability in ahead]
-    return [
-        EngineOrder(
-            RTX,
-            tuple(joined_name(group).split("+")),
-            tuple(p for p in ahead[group[0]] if all(p in ahead[other] for other in group)),
-        )
-        for group in groups
-    ]
+    ahead = {t.capability: t.documented for t in targets if not t.on_device}
+    return [EngineOrder(RTX, capability, documented) for capability, documented in ahead.items()]
 
 
 def check_orders(library: Library, orders: Sequence[EngineOrder]) -> None:
@@ -114,24 +107,14 @@ def check_orders(library: Library, orders: Sequence[EngineOrder]) -> None:
     Raises:
         UsageError: a capability that it does not offer.
     """
-    if library.kind != RTX:
-        return
-    offered = [
-        name.lower() for name in library.module.ComputeCapability.__members__ if name[:2] == "SM"
-    ]
     for order in orders:
-        for capability in order.capabilities:
-            if capability not in offered:
-                raise UsageError(
-                    f"tensorrt-rtx {library.version} does not build for {capability}: it offers "
-                    f"{', '.join(offered)}"
-                )
+        if order.kind == RTX:
+            check_capability(library, order.capability)
 
 
 def engine_file(stage: str, precision: str, order: EngineOrder) -> str:
     """The name of an engine inside its bundle."""
-    target = joined_name(order.capabilities)
-    return f"{stage}.{precision}.{target}.{_SUFFIXES[order.kind]}.engine"
+    return f"{stage}.{precision}.{order.capability}.{_SUFFIXES[order.kind]}.engine"
 
 
 def onnx_of(stage: Stage, precision: str) -> Artifact:
@@ -182,7 +165,7 @@ def make_engines(
         precisions: to build in.
         orders: what for.
         read: gives the contents of an ONNX file.
-        options: how; the orders say for which capabilities.
+        options: how; the orders say for which GPUs.
         progress: called with what is being done.
         warn: called with what the user should know of an engine.
 
@@ -201,7 +184,7 @@ def make_engines(
             progress(f"{where}: {what}", done, total)
 
         say("parsing", 0, 0)
-        own = replace(options, capabilities=order.capabilities)
+        own = replace(options, capability=order.capability)
         built = build_engine(library, read(onnx_of(stage, precision)), stage, precision, own, say)
         for text in built.warnings:
             warn(f"{file}: {library.kind} says: {' '.join(text.split())}")
@@ -229,7 +212,7 @@ def _compare_sizes(
     if bytes_of["int8"] > bytes_of["fp16"]:
         int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
         warn(
-            f"int8 for {joined_name(order.capabilities)} has {int8} and fp16 {fp16}: scales and "
+            f"int8 for {order.capability} has {int8} and fp16 {fp16}: scales and "
             "kernels of small layers take more than their weights give; elir-export "
             "--int8-smallest-layer keeps those in floating point"
         )
@@ -244,11 +227,10 @@ def _judge(
     warn: Callable[[str], None],
 ) -> None:
     documented = precision in order.documented
-    target = joined_name(order.capabilities)
     if not documented:
         warn(
-            f"{file}: NVIDIA does not list {precision} for {target} under {library.kind}; it "
-            "builds, and was run by nobody here"
+            f"{file}: NVIDIA does not list {precision} for {order.capability} under "
+            f"{library.kind}; it builds, and was run by nobody here"
         )
     if built.found is None:
         warn(f"{file}: {library.kind} does not tell what its layers compute in")

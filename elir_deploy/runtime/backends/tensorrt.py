@@ -214,7 +214,7 @@ class TensorRtBackend(Backend):
 
 
 def _names(artifact: Artifact, capability: str) -> bool:
-    return artifact.target is None or capability in artifact.target.split("+")
+    return artifact.target in (None, capability)
 
 
 def _is_for(artifact: Artifact, capability: str) -> bool:

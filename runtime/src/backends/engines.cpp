@@ -46,8 +46,8 @@ bool in_reach(const Release& made, const Release& here) {
   return made < here && here.major <= (made.major == 8 ? 10 : made.major + 1);
 }
 
-bool names(const std::string& targets, const std::string& device) {
-  return ("+" + targets + "+").find("+" + device + "+") != std::string::npos;
+bool made_for(const Artifact& artifact, const std::string& device) {
+  return !artifact.target || *artifact.target == device;
 }
 
 // Hardware-compatible ones are for all of one capability since TensorRT 10.9; before, for all from
@@ -56,7 +56,7 @@ bool is_for(const Artifact& artifact, const std::string& device) {
   constexpr Release kSameCapabilitySince{10, 9, 0};
   constexpr int kAmpere = 80;
   const std::string jetson = "sm87";
-  if (names(artifact.target.value_or(device), device)) return true;
+  if (made_for(artifact, device)) return true;
   return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
          release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
          artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;

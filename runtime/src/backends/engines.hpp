@@ -26,10 +26,10 @@ Release release_of(int number);
 // Whether version-compatible engines of `made` run under `here`.
 bool in_reach(const Release& made, const Release& here);
 
-// Whether a device is among those of "sm75+sm86".
-bool names(const std::string& targets, const std::string& device);
+// Whether an engine was made for GPUs of a compute capability, such as "sm86".
+bool made_for(const Artifact& artifact, const std::string& device);
 
-// Whether an engine is for GPUs of a compute capability.
+// Whether it was made for them, or runs on them all the same.
 bool is_for(const Artifact& artifact, const std::string& device);
 
 // What a library logged: each reason once, without the places in its source that stand around it.

@@ -452,7 +452,7 @@ class TensorRtBackend final : public Backend {
     const Artifact* suiting = nullptr;
     for (const Artifact* engine : engines) {
       if (!suits(*engine, device)) continue;
-      if (names(engine->target.value_or(device), device)) return *engine;
+      if (made_for(*engine, device)) return *engine;
       if (suiting == nullptr) suiting = engine;
     }
     if (suiting != nullptr) return *suiting;

@@ -281,8 +281,8 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
     artifacts += [
         engine
         | {
-            "file": "fused.fp32.sm75+sm86.rtx",
-            "target": "sm75+sm86",
+            "file": "fused.fp32.sm75.rtx",
+            "target": "sm75",
             "convolutions": {"int8": 0, "fp16": 12, "fp32": 3},
             "version_compatible": True,
             "hardware_compatible": False,
@@ -335,7 +335,7 @@ ENGINES: list[tuple[Path_, Any]] = [
     ((*ENGINE, "convolutions", "fp16"), 12.5),
     ((*ENGINE, "convolutions"), {"fp16": 1}),
     (("stages", 0, "artifacts", 4, "kind"), "tensorrt-rtx"),
-    (("stages", 0, "artifacts", 3, "target"), "sm75+sm86"),
+    (("stages", 0, "artifacts", 3, "target"), "sm86"),
 ]
 #: Of a bundle of a later format, who made it: its "versions".
 MAKERS: list[Any] = [

@@ -35,22 +35,16 @@ LIBRARY = Library(RTX, _Module, "1.7.1.116")
 def test_one_engine_for_each_kind_of_gpu() -> None:
     targets = targets_named(["rtx3090", "rtx2080ti", "rtx3060", "jetpack6.2"])
     orders = orders_for(targets)
-    assert [order.capabilities for order in orders] == [("sm86",), ("sm75",)]
+    assert [order.capability for order in orders] == ["sm86", "sm75"]
     assert all(order.kind == RTX and order.documented == DOCUMENTED for order in orders)
     assert [engine_file("fused", "fp16", order) for order in orders] == [
         *("fused.fp16.sm86.rtx.engine", "fused.fp16.sm75.rtx.engine")
     ]
 
 
-def test_one_engine_for_all() -> None:
-    targets = targets_named(["rtx5090", "rtx2080ti", "rtx3090"])
-    (order,) = orders_for(targets, joint=True)
-    assert engine_file("flow", "int8", order) == "flow.int8.sm75+sm86+sm120.rtx.engine"
-
-
 def test_what_builds_its_own_is_not_built_for() -> None:
-    assert orders_for(targets_named(["jetpack6.0", "jetpack7"]), joint=True) == []
-    assert engine_file("fused", "int8", EngineOrder("tensorrt", ("sm87",), ())) == (
+    assert orders_for(targets_named(["jetpack6.0", "jetpack7"])) == []
+    assert engine_file("fused", "int8", EngineOrder("tensorrt", "sm87", ())) == (
         "fused.int8.sm87.trt.engine"
     )
 
@@ -74,7 +68,7 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
     built = BuiltEngine(b"engine", asked, found, 9, 1.0, ("tactics  were\nskipped",))
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
     warned: list[str] = []
-    order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16"))
+    order = EngineOrder(RTX, "sm86", ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
         Bundle.open("tiny").manifest,
@@ -90,7 +84,7 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
 
 def test_an_engine_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "fp16")
-    assert engine.options == BuildOptions(("sm86",), workspace_mib=64)
+    assert engine.options == BuildOptions("sm86", workspace_mib=64)
     assert engine.origin == {
         "kind": "tensorrt-rtx",
         "precision": "fp16",
@@ -132,7 +126,7 @@ def test_int8_that_is_larger_than_fp16_is_told_of(
 
     monkeypatch.setattr(engines, "build_engine", build)
     warned: list[str] = []
-    order = EngineOrder(RTX, ("sm86",), ("fp32", "fp16", "int8"))
+    order = EngineOrder(RTX, "sm86", ("fp32", "fp16", "int8"))
     arguments = (LIBRARY, Bundle.open("tiny").manifest, list(sizes), [order], lambda artifact: b"")
     list(make_engines(*arguments, BuildOptions(), lambda what, done, total: None, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told

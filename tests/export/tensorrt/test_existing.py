@@ -32,7 +32,7 @@ from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, R
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 LIBRARY = Library(RTX, None, "1.7.1.116")
-ORDERS = [EngineOrder(RTX, (sm,), PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
+ORDERS = [EngineOrder(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
 FILES = ["fused.fp16.sm75.rtx.engine", "fused.fp16.sm86.rtx.engine"]
 
 
