@@ -20,6 +20,7 @@ __all__ = [
     "RTX_CAPABILITIES",
     "TARGETS",
     "EngineKind",
+    "HardwareCompatibility",
     "OnnxLimits",
     "Target",
     "onnx_limits",
@@ -31,6 +32,10 @@ __all__ = [
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 RTX: EngineKind = "tensorrt-rtx"
 DEVICE_TENSORRT: EngineKind = "tensorrt"
+
+#: The GPUs that an engine of TensorRT is for beside the one it was built on: all of that one's
+#: compute capability, or all from Ampere on (compute capability 8.0) but Jetsons.
+HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def make_bundle(
                     "tool_version": "1",
                     "sha256": hashlib.sha256(data).hexdigest(),
                     "bytes": len(data),
+                    "graph_convolutions": {"int8": 0, "fp16": 0, "fp32": 0},
                 }
             )
         described.append(

@@ -22,6 +22,7 @@ from elir_deploy.export.calibration import (
     packaged_images,
 )
 from elir_deploy.export.conversion import PrecisionGraphs, convert_graphs
+from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.graphs import FUSED, fuse_stages, serialized
 from elir_deploy.export.int8 import RECIPE_NAME, Int8Report, Recipe, calibrate, holds_recipe
 from elir_deploy.export.manifest import graph_metadata, make_manifest, version_of
@@ -271,6 +272,7 @@ def _write_stages(
                 target=None,
                 tool="torch",
                 tool_version=version_of("torch"),
+                graph_convolutions=convolution_precisions(graph),
             )
             artifacts.setdefault(stage, []).append(entry)
             ends[stage] = [end.name for end in graph.graph.input], graph.graph.output[0].name

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.targets import HardwareCompatibility
 
 __all__ = [
     "FORMAT_NAME",
@@ -203,7 +204,9 @@ class Artifact(File, frozen=True):
         tool, tool_version: what made it.
         convolutions: of an engine: kernels that convolve, by what they read; None: not known.
         version_compatible: an engine for later releases of its library too.
-        hardware_compatibility: which other GPUs an engine runs on.
+        hardware_compatibility: the GPUs an engine is for beside the one it was built on.
+        graph_convolutions: of an ONNX file: its convolutions and matrix products, by what they
+            read, which engines made from it are held against; None: not known.
     """
 
     kind: Kind
@@ -213,7 +216,8 @@ class Artifact(File, frozen=True):
     tool_version: Text
     convolutions: dict[ConvolutionType, Count] | None = None
     version_compatible: bool = False
-    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
+    hardware_compatibility: HardwareCompatibility = "none"
+    graph_convolutions: dict[ConvolutionType, Count] | None = None
 
 
 class StageEntry(_Record, frozen=True):

@@ -83,8 +83,9 @@ Artifact artifact(const Json& values, const std::string& where) {
   made.bytes = integer(values, where, "bytes");
   const Json* compatible = values.find("version_compatible");
   made.version_compatible = compatible != nullptr && compatible->as<bool>();
-  compatible = values.find("hardware_compatible");
-  made.hardware_compatible = compatible != nullptr && compatible->as<bool>();
+  if (values.find("hardware_compatibility") != nullptr) {
+    made.hardware_compatibility = string(values, "hardware_compatibility");
+  }
   return made;
 }
 

@@ -48,8 +48,8 @@ struct Artifact {
   std::string tool_version;
   std::string sha256;
   std::int64_t bytes = 0;
-  bool version_compatible = false;   // an engine for later releases of its library too
-  bool hardware_compatible = false;  // an engine for other GPUs of its kind too
+  bool version_compatible = false;              // an engine for later releases of its library too
+  std::string hardware_compatibility = "none";  // of an engine: which other GPUs it is for
 };
 
 struct Stage {

@@ -113,6 +113,8 @@ TEST(Manifest, Engines) {
   EXPECT_EQ(artifacts[2].target, "sm75");
   EXPECT_TRUE(artifacts[2].version_compatible);
   EXPECT_FALSE(artifacts[3].version_compatible);
+  EXPECT_EQ(artifacts[2].hardware_compatibility, "ampere_plus");
+  EXPECT_EQ(artifacts[3].hardware_compatibility, "none");
 }
 
 TEST(Schema, KnowsEveryKeywordOfTheManifests) { Schema{parse_json(kManifestSchema)}; }

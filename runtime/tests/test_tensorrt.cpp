@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "backends/all.hpp"
+#include "backends/engines.hpp"
 #include "bundle.hpp"
 #include "error.hpp"
 #include "golden.hpp"
@@ -110,6 +111,29 @@ class TensorRtTest : public ::testing::Test {
   core::Setup setup_;
   std::vector<std::string> warnings_;
 };
+
+TEST(Engines, AreForTheHardwareThatTheManifestSays) {
+  const auto fits = [](const char* target, const char* version, const char* compatibility,
+                       const char* device) {
+    Artifact made;
+    made.kind = "tensorrt";
+    made.target = target;
+    made.tool_version = version;
+    made.hardware_compatibility = compatibility;
+    return is_for(made, device);
+  };
+  for (const char* version : {"10.3.0", "10.13.0"}) {
+    EXPECT_TRUE(fits("sm86", version, "ampere_plus", "sm89"));
+    EXPECT_TRUE(fits("sm86", version, "ampere_plus", "sm120"));
+    EXPECT_FALSE(fits("sm86", version, "ampere_plus", "sm75"));
+    EXPECT_FALSE(fits("sm86", version, "ampere_plus", "sm87"));
+    EXPECT_FALSE(fits("sm87", version, "ampere_plus", "sm86"));
+    EXPECT_FALSE(fits("sm86", version, "same_compute_capability", "sm89"));
+    EXPECT_TRUE(fits("sm86", version, "same_compute_capability", "sm86"));
+    EXPECT_FALSE(fits("sm86", version, "none", "sm89"));
+    EXPECT_TRUE(fits("sm86", version, "none", "sm86"));
+  }
+}
 
 TEST_F(TensorRtTest, RunsAreCapturedFromTheSecondOn) {
   const auto sessions = open(fitting());

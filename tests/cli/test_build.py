@@ -98,6 +98,7 @@ def test_an_undocumented_precision_is_told_of(tmp_path: Path) -> None:
     content = convolutions("int8").SerializeToString()
     (bundle / graph["file"]).write_bytes(content)
     graph |= {"sha256": sha256(bundle / graph["file"]), "bytes": len(content)}
+    graph["graph_convolutions"] = {"int8": 1, "fp16": 2, "fp32": 0}
     write_manifest(bundle, manifest)
     done = run(bundle, "--target", "rtx2080ti")
     assert done.returncode == 0, done.stderr

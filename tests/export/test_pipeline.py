@@ -29,6 +29,7 @@ from elir_deploy.errors import (
     UsageError,
 )
 from elir_deploy.export import manifest, pipeline
+from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
 from elir_deploy.export.references import PHOTOGRAPHS
@@ -68,6 +69,10 @@ def test_the_bundle_holds_what_its_manifest_says(report: ExportReport) -> None:
     assert listed == {"fused.fp32.onnx", "fused.fp16.onnx"}
     pictures = {f"reference/{n}.{r}.png" for n in PHOTOGRAPHS for r in ("input", "output")}
     assert set(files_of(report.folder)) == listed | pictures | {"bundle.json"}
+    for artifact in bundle.manifest.artifacts:
+        counts = convolution_precisions(onnx.load(report.folder / artifact.file))
+        assert artifact.graph_convolutions == counts
+        assert counts[artifact.precision] == max(counts.values()) > 0
     text = (report.folder / "bundle.json").read_text()
     assert str(report.folder.parent) not in text
 

@@ -217,30 +217,34 @@ def test_releases(
 
 
 @pytest.mark.parametrize(
-    ("kind", "target", "made", "compatible", "capability", "fits"),
+    ("target", "made", "compatibility", "capability", "fits"),
     [
-        ("tensorrt", "sm86", "10.3.0", True, (8, 9), True),
-        ("tensorrt", "sm86", "10.3.0", True, (12, 0), True),
-        ("tensorrt", "sm86", "10.3.0", False, (8, 9), False),
-        ("tensorrt", "sm86", "10.3.0", True, (7, 5), False),
-        ("tensorrt", "sm86", "10.9.0", True, (8, 9), False),  # for one capability from here on
-        ("tensorrt", "sm86", "10.3.0", True, (8, 7), False),  # a Jetson
-        ("tensorrt", "sm87", "10.3.0", True, (8, 6), False),
-        ("tensorrt-rtx", "sm86", "1.7.1", True, (8, 9), False),
+        ("sm86", "10.3.0", "ampere_plus", (8, 9), True),
+        ("sm86", "10.3.0", "ampere_plus", (12, 0), True),
+        ("sm86", "10.3.0", "ampere_plus", (7, 5), False),
+        ("sm86", "10.3.0", "ampere_plus", (8, 7), False),  # a Jetson
+        ("sm87", "10.3.0", "ampere_plus", (8, 6), False),
+        ("sm86", "10.3.0", "none", (8, 9), False),
+        ("sm86", "10.3.0", None, (8, 9), False),
+        ("sm86", "10.3.0", "same_compute_capability", (8, 9), False),
+        ("sm86", "10.3.0", "same_compute_capability", (8, 6), True),
+        # What the manifest says decides, and not which release could have chosen it.
+        ("sm86", "10.13.0", "ampere_plus", (8, 9), True),
+        ("sm86", "10.13.0", "same_compute_capability", (8, 9), False),
     ],
 )
 def test_hardware_that_an_engine_covers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    kind: str,
     target: str,
     made: str,
-    compatible: bool,
+    compatibility: str | None,
     capability: tuple[int, int],
     fits: bool,
 ) -> None:
+    kind = "tensorrt"
     StandInGpu((capability,)).install(monkeypatch, kind, version=made)
-    more = {"hardware_compatibility": "ampere_plus"} if compatible else {}
+    more = {"hardware_compatibility": compatibility} if compatibility else {}
     path = engine_bundle(tmp_path / "b", kind=kind, target=target, version=made, **more)
     opened, sm = Bundle.open(path), "sm{}{}".format(*capability)
     reason = BACKENDS[kind].misfit(opened.manifest.artifacts[1])

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
-    convolution_precisions,
     engine_precisions,
     layers_in_log,
     layers_of_inspector,
@@ -25,7 +24,7 @@ from elir_deploy.export.tensorrt.layers import (
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
-from elir_deploy.targets import DEVICE_TENSORRT, RTX
+from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -58,8 +57,8 @@ class BuildOptions:
             device has.
         version_compatible: later TensorRT 8.6+ releases of this and the next major version can run
             the engine, with a lean runtime inside it.
-        hardware_compatible: GPUs of the same compute capability (since 10.9), or Ampere and newer
-            (before), can run it.
+        hardware_compatible: other GPUs can run it, too: those of the same compute capability where
+            the library knows how, else all from Ampere on.
     """
 
     capability: str | None = None
@@ -74,19 +73,19 @@ class BuiltEngine:
 
     Attributes:
         content: the file.
-        asked: convolutions of the ONNX file by precision.
         found: kernels of the engine that convolve, by precision; None: the library does not say.
         layers: kernels of the engine.
         seconds: it took.
         warnings: of the library, in its words.
+        hardware_compatibility: for which other GPUs it was built.
     """
 
     content: bytes
-    asked: dict[str, int]
     found: dict[str, int] | None
     layers: int
     seconds: float
     warnings: tuple[str, ...]
+    hardware_compatibility: HardwareCompatibility = "none"
 
 
 def build_engine(
@@ -163,11 +162,11 @@ def build_engine(
     layers = log.layers if library.kind == RTX else _inspected(library, content, options)
     return BuiltEngine(
         content=content,
-        asked=convolution_precisions(model),
         found=engine_precisions(layers) if layers else None,
         layers=len(layers),
         seconds=time.perf_counter() - began,
         warnings=tuple(dict.fromkeys(log.warnings))[:_WARNINGS_SHOWN],
+        hardware_compatibility=_hardware_compatibility(module, options),
     )
 
 
@@ -395,9 +394,9 @@ def _set_flags(
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
-        levels = module.HardwareCompatibilityLevel
-        same = getattr(levels, "SAME_COMPUTE_CAPABILITY", levels.AMPERE_PLUS)
-        config.hardware_compatibility_level = same
+        level = _hardware_compatibility(module, options)
+        known = module.HardwareCompatibilityLevel
+        config.hardware_compatibility_level = getattr(known, level.upper())
     if release_of(library.version) >= _STRONGLY_TYPED_SINCE:
         return
     if precision != "fp32":
@@ -406,6 +405,14 @@ def _set_flags(
         _hold_types(module, network)
     if precision == "int8":
         config.set_flag(module.BuilderFlag.INT8)
+
+
+def _hardware_compatibility(library: Any, options: BuildOptions) -> HardwareCompatibility:
+    if not options.hardware_compatible:
+        return "none"
+    known = library.HardwareCompatibilityLevel
+    same = hasattr(known, "SAME_COMPUTE_CAPABILITY")
+    return "same_compute_capability" if same else "ampere_plus"
 
 
 def _hold_types(library: Any, network: trt.INetworkDefinition) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from elir_deploy.errors import QualityError, UsageError
+from elir_deploy.errors import BundleError, QualityError, UsageError
 from elir_deploy.export.tensorrt.builder import (
     BuildOptions,
     BuiltEngine,
@@ -87,7 +87,7 @@ class StageEngine:
             tool_version=self.library.version,
             convolutions=self.built.found,
             version_compatible=self.options.version_compatible,
-            hardware_compatibility="ampere_plus" if self.options.hardware_compatible else "none",
+            hardware_compatibility=self.built.hardware_compatibility,
         )
 
 
@@ -147,6 +147,15 @@ def engine_key(artifact: Artifact) -> tuple[str, str, str | None]:
     return artifact.kind, artifact.precision, artifact.target
 
 
+def _asked(graph: Artifact) -> Mapping[str, int]:
+    if graph.graph_convolutions is None:
+        raise BundleError(
+            f"{graph.file}: the manifest does not say what its convolutions compute in: make the "
+            "bundle anew with elir-export"
+        )
+    return graph.graph_convolutions
+
+
 def make_engines(
     library: Library,
     info: Manifest,
@@ -170,6 +179,7 @@ def make_engines(
         warn: called with what the user should know of an engine.
 
     Raises:
+        BundleError: the manifest does not say what a graph computes in.
         QualityError: an engine is of another precision than was asked for.
         UnavailableError, UsageError: as :func:`~.builder.build_engine`.
     """
@@ -185,10 +195,12 @@ def make_engines(
 
         say("parsing", 0, 0)
         own = replace(options, capability=order.capability)
-        built = build_engine(library, read(onnx_of(stage, precision)), stage, precision, own, say)
+        graph = onnx_of(stage, precision)
+        asked = _asked(graph)
+        built = build_engine(library, read(graph), stage, precision, own, say)
         for text in built.warnings:
             warn(f"{file}: {library.kind} says: {' '.join(text.split())}")
-        _judge(file, precision, order, library, built, warn)
+        _judge(file, precision, order, library, asked, built.found, warn)
         sizes[file] = len(built.content)
         yield StageEngine(stage.name, precision, order, library, own, built)
     if "int8" in precisions:
@@ -223,7 +235,8 @@ def _judge(
     precision: str,
     order: EngineOrder,
     library: Library,
-    built: BuiltEngine,
+    asked: Mapping[str, int],
+    found: Mapping[str, int] | None,
     warn: Callable[[str], None],
 ) -> None:
     documented = precision in order.documented
@@ -232,11 +245,11 @@ def _judge(
             f"{file}: NVIDIA does not list {precision} for {order.capability} under "
             f"{library.kind}; it builds, and was run by nobody here"
         )
-    if built.found is None:
+    if found is None:
         warn(f"{file}: {library.kind} does not tell what its layers compute in")
         return
     try:
-        check_layers(file, precision, built.asked, built.found)
+        check_layers(file, precision, asked, found)
     except QualityError as error:
         if documented:
             raise

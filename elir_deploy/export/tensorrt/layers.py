@@ -1,6 +1,6 @@
-"""What the convolutions of an ONNX file, and of the engine made from it, compute in.
+"""What the convolutions of an engine compute in, and whether that is what its graph asks for.
 
-Of an engine, a builder's log (TensorRT-RTX, which needs no GPU for it) or the inspector (TensorRT,
+A builder's log (TensorRT-RTX, which needs no GPU for it) or the inspector (TensorRT,
 on the device) lists the layers with the types of their tensors. An "fp16" engine whose convolutions
 read float32 is none, and this is where it shows.
 """
@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from elir_deploy.errors import QualityError
-from elir_deploy.export.tensorrt.onnx_file import FLOAT, FLOAT16, read_onnx
 
 __all__ = [
     "EngineLayer",
     "check_layers",
-    "convolution_precisions",
     "engine_precisions",
     "layers_in_log",
     "layers_of_inspector",
@@ -32,9 +30,6 @@ _TYPES = (
     ("fp16", re.compile(r"\b(half|fp16)\b", re.IGNORECASE)),
     ("fp32", re.compile(r"\b(float|fp32)\b", re.IGNORECASE)),
 )
-_OF_ONNX: dict[int | None, str] = {FLOAT: "fp32", FLOAT16: "fp16"}
-_MULTIPLYING = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-_PASSING = frozenset({"Cast", "Concat"})
 #: A kernel that convolves, by its kind or, where several layers became one, by its name.
 _CONVOLVES = re.compile(r"conv|corr|gemm|matmul|matrixmultiply", re.IGNORECASE)
 _FUSED_KINDS = frozenset({"runtime_fusion", "Myelin"})
@@ -98,30 +93,6 @@ def engine_precisions(layers: Iterable[EngineLayer]) -> dict[str, int]:
     return {precision: counts[precision] for precision, _ in _TYPES}
 
 
-def convolution_precisions(model: bytes) -> dict[str, int]:
-    """How many convolutions and matrix products of an ONNX file are of each precision.
-
-    The file's own types count, and not what a parser made of them. One is int8 if all that it
-    multiplies was dequantised, be it cast or concatenated since.
-    """
-    graph = read_onnx(model)
-    types, dequantized = dict(graph.constants), set[str]()
-    counts: Counter[str] = Counter()
-    for node in graph.nodes:
-        passes = node.op in _PASSING and dequantized.issuperset(node.inputs)
-        if passes or node.op == "DequantizeLinear":
-            dequantized.update(node.outputs)
-        if node.op == "DequantizeLinear" and node.inputs[1] in types:
-            types[node.outputs[0]] = types[node.inputs[1]]  # its scale's
-        elif node.casts_to is not None:
-            types[node.outputs[0]] = node.casts_to
-        if node.op in _MULTIPLYING:
-            factors = node.inputs[:2]  # a bias may be the third
-            kind = next((types[name] for name in factors[::-1] if name in types), None)
-            counts["int8" if dequantized.issuperset(factors) else _OF_ONNX.get(kind, "other")] += 1
-    return {precision: counts[precision] for precision, _ in _TYPES}
-
-
 def check_layers(
     file: str, precision: str, asked: Mapping[str, int], found: Mapping[str, int]
 ) -> None:
@@ -130,7 +101,7 @@ def check_layers(
     Args:
         file: the engine's name, for the message.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        asked: :func:`convolution_precisions` of the ONNX file.
+        asked: of the ONNX file, :attr:`~elir_deploy.runtime.bundle.Artifact.graph_convolutions`.
         found: :func:`engine_precisions`.
 
     Raises:

@@ -30,10 +30,8 @@ __all__ = ["BACKENDS", "TensorRtBackend"]
 
 #: Sessions side by side for the most images in a second: one copies while the other computes.
 _SEVERAL = 2
-#: Hardware-compatible engines of TensorRT are for GPUs of one compute capability since this
-#: release; before, for all from Ampere on, but for Jetsons, where NVIDIA supports none.
-_SAME_CAPABILITY_SINCE = (10, 9)
 _AMPERE = 80
+#: Its engines are for no other GPU, and those of others are not for it.
 _JETSON = "sm87"
 #: Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
 #: few platforms.
@@ -199,7 +197,7 @@ class TensorRtBackend(Backend):
             if not fitting:
                 raise UnavailableError(self._misfits(bundle, held, machine))
             # One made for this GPU is faster than one that others can run, too.
-            chain.append((stage, min(fitting, key=lambda a: not _names(a, machine.capability))))
+            chain.append((stage, min(fitting, key=lambda a: not _made_for(a, machine.capability))))
         return chain
 
     def _misfits(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> str:
@@ -213,18 +211,16 @@ class TensorRtBackend(Backend):
         )
 
 
-def _names(artifact: Artifact, capability: str) -> bool:
+def _made_for(artifact: Artifact, capability: str) -> bool:
     return artifact.target in (None, capability)
 
 
 def _is_for(artifact: Artifact, capability: str) -> bool:
     """Whether an engine is for GPUs of a compute capability."""
-    if _names(artifact, capability):
+    if _made_for(artifact, capability):
         return True
     return (
-        artifact.kind == DEVICE_TENSORRT
-        and artifact.hardware_compatibility != "none"
-        and release_of(artifact.tool_version) < _SAME_CAPABILITY_SINCE
+        artifact.hardware_compatibility == "ampere_plus"
         and _JETSON not in (capability, artifact.target)
         and int(capability.removeprefix("sm")) >= _AMPERE
     )

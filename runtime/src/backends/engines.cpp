@@ -50,15 +50,11 @@ bool made_for(const Artifact& artifact, const std::string& device) {
   return !artifact.target || *artifact.target == device;
 }
 
-// Hardware-compatible ones are for all of one capability since TensorRT 10.9; before, for all from
-// Ampere on, but for Jetsons, where NVIDIA supports none.
 bool is_for(const Artifact& artifact, const std::string& device) {
-  constexpr Release kSameCapabilitySince{10, 9, 0};
   constexpr int kAmpere = 80;
-  const std::string jetson = "sm87";
+  const std::string jetson = "sm87";  // whose engines are for no other GPU, nor others' for it
   if (made_for(artifact, device)) return true;
-  return artifact.kind == "tensorrt" && artifact.hardware_compatible &&
-         release_of(artifact.tool_version) < kSameCapabilitySince && device != jetson &&
+  return artifact.hardware_compatibility == "ampere_plus" && device != jetson &&
          artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
 }
 

@@ -285,11 +285,12 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
             "target": "sm75",
             "convolutions": {"int8": 0, "fp16": 12, "fp32": 3},
             "version_compatible": True,
-            "hardware_compatible": False,
+            "hardware_compatibility": "ampere_plus",
         },
         engine | {"file": "fused.fp32.sm89.rtx", "target": "sm89"},
         engine | {"file": "fused.fp32.engine", "kind": "tensorrt", "target": "sm87"},
     ]
+    artifacts[0]["graph_convolutions"] = {"int8": 0, "fp16": 0, "fp32": 15}
     made["targets"] = [
         {"name": "rtx2080ti", "kind": "tensorrt-rtx", "capability": "sm75", "engines": "built"},
         {
@@ -309,8 +310,12 @@ OF_ENGINES: list[Path_] = [
     ("targets",),
     *(
         (*ENGINE, name)
-        for name in ("kind", "target", "convolutions", "version_compatible", "hardware_compatible")
+        for name in (
+            *("kind", "target", "convolutions"),
+            *("version_compatible", "hardware_compatibility"),
+        )
     ),
+    (*ARTIFACT, "graph_convolutions"),
 ]
 #: More of them: (path, value).
 ENGINES: list[tuple[Path_, Any]] = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from elir_deploy.errors import QualityError, UsageError
+from elir_deploy.errors import BundleError, QualityError, UsageError
 from elir_deploy.export.tensorrt import engines
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
 from elir_deploy.export.tensorrt.engines import (
@@ -18,9 +19,10 @@ from elir_deploy.export.tensorrt.engines import (
     orders_for,
 )
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Artifact, File, Manifest
 from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 from elir_deploy.targets import PRECISIONS_DOCUMENTED_BY_RTX as DOCUMENTED
-from elir_deploy.targets import RTX, targets_named
 
 
 class _Module:
@@ -28,6 +30,7 @@ class _Module:
         __members__ = {"NONE": 0, "SM75": 1, "SM86": 2}  # noqa: RUF012
 
 
+FILE = File("fused.fp16.sm86.rtx.engine", "0" * 64, 6)
 NO_COUNTS = {"int8": 0, "fp16": 0, "fp32": 0}
 LIBRARY = Library(RTX, _Module, "1.7.1.116")
 
@@ -62,16 +65,27 @@ def test_the_graph_of_an_engine() -> None:
         onnx_of(stage, "fp8")
 
 
+def with_counts(counts: dict[str, int] | None) -> Manifest:
+    """The packaged bundle's manifest, with graphs that ask for this."""
+    manifest = Bundle.open("tiny").manifest
+    (stage,) = manifest.stages
+    artifacts = [replace(a, graph_convolutions=counts) for a in stage.artifacts]
+    return replace(manifest, stages=[replace(stage, artifacts=artifacts)])
+
+
+def asking(**counts: int) -> Manifest:
+    return with_counts(NO_COUNTS | counts)
+
+
 def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precision: str) -> Any:
     """What comes out and what is warned of, of an engine with these kernels."""
-    asked = {"int8": 2, "fp16": 1, "fp32": 0}
-    built = BuiltEngine(b"engine", asked, found, 9, 1.0, ("tactics  were\nskipped",))
+    built = BuiltEngine(b"engine", found, 9, 1.0, ("tactics  were\nskipped",))
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
     warned: list[str] = []
     order = EngineOrder(RTX, "sm86", ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
-        Bundle.open("tiny").manifest,
+        asking(int8=2, fp16=1),
         [precision],
         [order],
         lambda artifact: b"",
@@ -85,14 +99,17 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
 def test_an_engine_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "fp16")
     assert engine.options == BuildOptions("sm86", workspace_mib=64)
-    assert engine.origin == {
-        "kind": "tensorrt-rtx",
-        "precision": "fp16",
-        "target": "sm86",
-        "tool": "tensorrt-rtx",
-        "tool_version": "1.7.1.116",
-    }
-    assert engine.notes == {"convolutions": {"int8": 0, "fp16": 3, "fp32": 0}}
+    assert engine.entry(FILE) == Artifact(
+        file=FILE.file,
+        sha256=FILE.sha256,
+        bytes=FILE.bytes,
+        kind="tensorrt-rtx",
+        precision="fp16",
+        target="sm86",
+        tool="tensorrt-rtx",
+        tool_version="1.7.1.116",
+        convolutions={"int8": 0, "fp16": 3, "fp32": 0},
+    )
     assert warned == ["fused.fp16.sm86.rtx.engine: tensorrt-rtx says: tactics were skipped"]
 
 
@@ -103,7 +120,7 @@ def test_a_documented_precision_must_be_what_it_says(monkeypatch: pytest.MonkeyP
 
 def test_an_undocumented_one_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine,), warned = make(monkeypatch, {"int8": 0, "fp16": 3, "fp32": 0}, "int8")
-    assert engine.notes["convolutions"]["int8"] == 0
+    assert engine.entry(FILE).convolutions == {"int8": 0, "fp16": 3, "fp32": 0}
     assert "NVIDIA does not list int8 for sm86" in warned[1]
     assert warned[2].endswith("run as 3 fp16, wanted 2 int8")
 
@@ -122,17 +139,47 @@ def test_int8_that_is_larger_than_fp16_is_told_of(
     monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], told: list[str]
 ) -> None:
     def build(library: object, content: bytes, stage: object, precision: str, *_: object) -> Any:
-        return BuiltEngine(b"e" * sizes[precision], dict(NO_COUNTS), dict(NO_COUNTS), 9, 1.0, ())
+        return BuiltEngine(b"e" * sizes[precision], dict(NO_COUNTS), 9, 1.0, ())
 
     monkeypatch.setattr(engines, "build_engine", build)
     warned: list[str] = []
     order = EngineOrder(RTX, "sm86", ("fp32", "fp16", "int8"))
-    arguments = (LIBRARY, Bundle.open("tiny").manifest, list(sizes), [order], lambda artifact: b"")
+    arguments = (LIBRARY, asking(), list(sizes), [order], lambda artifact: b"")
     list(make_engines(*arguments, BuildOptions(), lambda what, done, total: None, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told
 
 
+def test_how_far_an_engine_reaches_is_what_its_builder_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = BuiltEngine(b"engine", dict(NO_COUNTS), 9, 1.0, (), "ampere_plus")
+    monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
+    order = EngineOrder(DEVICE_TENSORRT, "sm86", ("fp32", "fp16"))
+    arguments = (LIBRARY, asking(), ["fp16"], [order], lambda artifact: b"")
+    options = BuildOptions(version_compatible=True, hardware_compatible=True)
+    quiet = (lambda what, done, total: None), (lambda text: None)
+    (engine,) = make_engines(*arguments, options, *quiet)
+    entry = engine.entry(FILE)
+    assert (entry.version_compatible, entry.hardware_compatibility) == (True, "ampere_plus")
+
+
+def test_a_graph_of_which_the_manifest_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "build_engine", lambda *arguments: pytest.fail("built"))
+    order = EngineOrder(RTX, "sm86", ("fp32", "fp16"))
+    arguments = (
+        LIBRARY,
+        with_counts(None),
+        ["fp16"],
+        [order],
+        lambda artifact: b"",
+        BuildOptions(),
+    )
+    quiet = (lambda what, done, total: None), (lambda text: None)
+    with pytest.raises(BundleError, match=r"fused\.fp16\.onnx: the manifest does not say what its"):
+        list(make_engines(*arguments, *quiet))
+
+
 def test_a_library_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     (engine,), warned = make(monkeypatch, None, "fp16")
-    assert engine.notes == {}
+    assert engine.entry(FILE).convolutions is None
     assert "does not tell what its layers compute in" in warned[-1]

@@ -49,7 +49,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def build(library: Library, model: bytes, *rest: Any) -> BuiltEngine:
         done.append(f"{library.version} {len(model)}")
         counts = {"int8": 0, "fp16": 2, "fp32": 0}
-        return BuiltEngine(f"engine {len(done)}".encode(), counts, counts, 5, 1.5, ())
+        return BuiltEngine(f"engine {len(done)}".encode(), counts, 5, 1.5, ())
 
     monkeypatch.setattr(engines, "build_engine", build)
     return done

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 
-import onnx
 import pytest
 
 from elir_deploy.errors import QualityError
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
     check_layers,
-    convolution_precisions,
     engine_precisions,
     layers_in_log,
     layers_of_inspector,
 )
-from elir_deploy.export.tensorrt.onnx_file import read_onnx
-from elir_deploy.runtime.bundle import Bundle
-from tests.export.tensorrt.graphs import convolutions
 
 #: As TensorRT-RTX 1.7 writes it at verbose severity, shortened.
 TENSOR = "{{ Name: {0}, Dimensions: [1,16,32,32], Datatype: {1}, Format: (NHWC) }}"
@@ -131,54 +126,3 @@ def test_an_engine_of_which_nothing_is_known(precision: str) -> None:
 def test_a_graph_that_is_not_of_its_precision(precision: str) -> None:
     with pytest.raises(QualityError, match=f"e is not {precision}: its graph has no convolution"):
         check_layers("e", precision, counts(fp32=3), counts(fp32=3))
-
-
-# The ONNX file ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_onnx_file_is_read_as_onnx_reads_it(precision: str) -> None:
-    model = onnx.load(Bundle.open("tiny").path / f"fused.{precision}.onnx")
-    graph = read_onnx(model.SerializeToString())
-    assert [(n.op, n.inputs, n.outputs) for n in graph.nodes] == [
-        (n.op_type, tuple(n.input), tuple(n.output)) for n in model.graph.node
-    ]
-    assert graph.constants == {c.name: c.data_type for c in model.graph.initializer}
-    casts = [n for n in model.graph.node if n.op_type == "Cast"]
-    assert [n.casts_to for n in graph.nodes if n.casts_to is not None] == [
-        onnx.helper.get_attribute_value(n.attribute[0]) for n in casts
-    ]
-
-
-@pytest.mark.parametrize(
-    ("precision", "wanted"),
-    [
-        ("fp32", {"int8": 0, "fp16": 0, "fp32": 3}),
-        ("fp16", {"int8": 0, "fp16": 3, "fp32": 0}),
-        ("int8", {"int8": 1, "fp16": 2, "fp32": 0}),
-    ],
-)
-def test_what_a_file_asks_for(precision: str, wanted: dict[str, int]) -> None:
-    model = convolutions(precision)
-    assert convolution_precisions(model.SerializeToString()) == wanted
-
-
-def test_dequantised_weights_alone_are_no_int8() -> None:
-    model = convolutions("int8")
-    (inner,) = [node for node in model.graph.node if node.name == "inner"]
-    inner.input[0] = "relu"
-    assert convolution_precisions(model.SerializeToString())["int8"] == 0
-    assert convolution_precisions(model.SerializeToString())["fp16"] == 3
-
-
-def test_dequantised_tensors_may_be_concatenated() -> None:
-    model = convolutions("int8")
-    (inner,) = [node for node in model.graph.node if node.name == "inner"]
-    at = list(model.graph.node).index(inner)
-    source = inner.input[0]
-    model.graph.node.insert(at, onnx.helper.make_node("Concat", [source] * 2, ["both"], axis=1))
-    inner.input[0] = "both"
-    assert convolution_precisions(model.SerializeToString())["int8"] == 1
-    concat = model.graph.node[at]
-    concat.input[1] = "relu"
-    assert convolution_precisions(model.SerializeToString())["int8"] == 0

@@ -96,21 +96,29 @@ def test_new_releases_need_no_flags(version: str) -> None:
 @pytest.mark.parametrize("version", RELEASES)
 def test_options_reach_the_builder(version: str) -> None:
     library = StandIn(version)
-    build(library, "fp32", workspace_mib=256, version_compatible=True, hardware_compatible=True)
+    options: dict[str, Any] = {"version_compatible": True, "hardware_compatible": True}
+    engine = build(library, "fp32", workspace_mib=256, **options)
     (config,) = library.configs
     assert config.pools == {stand_in.MemoryPoolType.WORKSPACE: 256 * 2**20}
     assert config.flags == {stand_in.BuilderFlag.VERSION_COMPATIBLE}
     levels = stand_in.HardwareCompatibilityLevel
-    old = version.startswith("8")
-    wanted = levels.AMPERE_PLUS if old else levels.SAME_COMPUTE_CAPABILITY
-    assert config.hardware_compatibility_level == wanted
+    level = levels.AMPERE_PLUS if version.startswith("8") else levels.SAME_COMPUTE_CAPABILITY
+    assert config.hardware_compatibility_level == level
+    assert engine.hardware_compatibility == level.name.lower()
     assert config.profiling_verbosity == stand_in.ProfilingVerbosity.DETAILED
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_engine_is_for_its_own_gpu_unless_asked_for_more(version: str) -> None:
+    library = StandIn(version)
+    assert build(library).hardware_compatibility == "none"
+    (config,) = library.configs
+    assert config.hardware_compatibility_level == stand_in.HardwareCompatibilityLevel.NONE
 
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_what_the_engine_is_comes_from_the_inspector(version: str) -> None:
     engine = build(StandIn(version, HALF_LAYERS))
-    assert engine.asked == {"int8": 0, "fp16": 3, "fp32": 0}
     assert engine.found == {"int8": 0, "fp16": 2, "fp32": 0}
     assert engine.layers == 2
 
