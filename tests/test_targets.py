@@ -44,12 +44,12 @@ def test_where_int8_is_for_size_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "opset", "takes_bytes"),
+    ("version", "opset", "newer"),
     [("8.6.2.3", 17, False), ("10.3.0.30", 20, True), ("10.9", 23, True), ("11.4.0.106", 23, True)],
 )
-def test_what_a_parser_takes(version: str, opset: int, takes_bytes: bool) -> None:
+def test_what_a_parser_takes(version: str, opset: int, newer: bool) -> None:
     limits = onnx_limits(version)
-    assert (limits.opset, limits.bytes_ends) == (opset, takes_bytes)
+    assert (limits.opset, limits.bytes_ends, limits.float16_beside_int8) == (opset, newer, newer)
 
 
 def test_a_version_older_than_all() -> None:

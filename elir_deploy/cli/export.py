@@ -125,7 +125,7 @@ def export(
         Rest | None,
         typer.Option(
             help="What INT8 graphs compute in elsewhere. "
-            "[default: float32, which suits CPUs; float16 with --target]"
+            "[default: float32, which suits CPUs; float16 with --target, but for jetpack6.0]"
         ),
     ] = None,
     sensitivity_plot: Annotated[

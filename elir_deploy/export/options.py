@@ -119,11 +119,12 @@ class ExportOptions:
             int8_smallest_layer = int8.smallest_layer or default_smallest_layer(targets)
         limits = [target.onnx for target in targets]
         takes_bytes = all(limit.bytes_ends for limit in limits)
+        takes_float16 = bool(limits) and all(limit.float16_beside_int8 for limit in limits)
         return cls(
             targets=targets,
             io=io or ("uint8" if takes_bytes else "float32"),
             opset=opset or min([DEFAULT_OPSET, *(limit.opset for limit in limits)]),
-            int8_rest=int8_rest or ("float16" if targets else "float32"),
+            int8_rest=int8_rest or ("float16" if takes_float16 else "float32"),
             int8=replace(int8, smallest_layer=int8_smallest_layer),
             **others,
         )

@@ -25,6 +25,22 @@ def test_the_smallest_layer_in_int8(names: list[str], limit: int) -> None:
     assert made.int8.smallest_layer == limit
 
 
+@pytest.mark.parametrize(
+    ("names", "rest"),
+    [
+        ([], "float32"),
+        (["rtx3090"], "float16"),
+        (["jetpack6.2", "jetpack7"], "float16"),
+        (["jetpack6.0"], "float32"),
+        (["jetpack6.0", "jetpack7"], "float32"),
+    ],
+)
+def test_what_int8_graphs_compute_in_elsewhere(names: list[str], rest: str) -> None:
+    targets = targets_named(names)
+    assert ExportOptions.for_targets(targets).int8_rest == rest
+    assert ExportOptions.for_targets(targets, int8_rest="float16").int8_rest == "float16"
+
+
 def test_what_is_asked_for_goes_first() -> None:
     turing = targets_named(["rtx2080ti"])
     for asked in (0, 7):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import FrameType
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
+from elir_deploy.export.tensorrt.interruption import Interruption, built_aside, interruptible
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
     engine_precisions,
     layers_in_log,
     layers_of_inspector,
 )
+from elir_deploy.export.tensorrt.weak_typing import constrain_types
 from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
@@ -35,13 +32,10 @@ ProgressCallback = Callable[[str, int, int], None]
 
 #: Since when a network's types are those of its ONNX file, and no flags choose others.
 _STRONGLY_TYPED_SINCE = (10, 0)
-#: Since when the parser can take instance normalisation as a layer of TensorRT's own, and since
-#: when it needs no flag to; else it looks for a plugin, which has to be loaded and takes scale and
-#: bias in float32 alone. 8.6.0 was an early access release: JetPack 6.0 has 8.6.2.
+#: Since when the parser can take instance normalisation as a layer of TensorRT's own, with a flag
+#: before 10.0; else it looks for a plugin, which has to be loaded and takes scale and bias in
+#: float32 alone. 8.6.0 was an early access release: JetPack 6.0 has 8.6.2.
 _NATIVE_NORMS_SINCE = (8, 6, 1)
-_NATIVE_NORMS_WITHOUT_FLAG_SINCE = (10, 0)
-#: Seconds between two looks for Ctrl-C, where the library does not ask for it.
-_LOOKS_EVERY = 0.1
 #: What warnings say again and again is shown this often.
 _WARNINGS_SHOWN = 5
 
@@ -114,44 +108,24 @@ def build_engine(
         SystemExit: so it does when it is told to terminate.
     """
     began = time.perf_counter()
-    module = library.module
-    release = release_of(library.version)
-    if library.kind == DEVICE_TENSORRT and release < _NATIVE_NORMS_SINCE:
-        oldest = ".".join(map(str, _NATIVE_NORMS_SINCE))
-        raise UnavailableError(
-            f"{library.kind} {library.version} has no instance normalisation that needs no plugin: "
-            f"{oldest} is the oldest that builds these networks"
-        )
-    with _interruptible() as interrupted, _listening(library) as (logger, log):
-        builder: trt.Builder = _started(library, module.Builder, logger, log)
+    _check_release(library)
+    level = _hardware_compatibility(library.module, options)
+    with interruptible() as interrupted, _listening(library) as (logger, log):
+        builder: trt.Builder = _started(library, library.module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
-        parser: trt.OnnxParser = module.OnnxParser(network, logger)
-        if library.kind == DEVICE_TENSORRT and release < _NATIVE_NORMS_WITHOUT_FLAG_SINCE:
-            parser.set_flag(module.OnnxParserFlag.NATIVE_INSTANCENORM)
-        if not bool(parser.parse(model)):  # the stubs mean a type of tensors by bool
-            reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-            raise UnavailableError(
-                f"{library.kind} {library.version} cannot parse {stage.name}.{precision}: "
-                f"{_brief(reasons)}"
-            )
-        _check_ends(module, network, stage)
-        config: trt.IBuilderConfig = builder.create_builder_config()
-        if hasattr(module, "IProgressMonitor"):  # since 9.1
-            config.progress_monitor = _monitor(module, progress, interrupted)
-        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-        if options.workspace_mib is not None:
-            pool = module.MemoryPoolType.WORKSPACE
-            config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
-        if options.capability is not None and library.kind == RTX:
-            check_capability(library, options.capability)
-            _choose_capability(module, cast(RtxBuilderConfig, config), options.capability)
-        else:
-            _set_flags(library, network, config, precision, options)
+        parser = library.module.OnnxParser(network, logger)  # owns the weights
+        _parse(library, parser, model, f"{stage.name}.{precision}")
+        _check_ends(library.module, network, stage)
+        config = _configured(library, builder, options, level)
+        if _weakly_typed(library):
+            constrain_types(library.module, network, config, precision)
+        build = partial(builder.build_serialized_network, network, config)
         with _timing_cache(library, config):
-            if hasattr(module, "IProgressMonitor"):
-                made = builder.build_serialized_network(network, config)
+            if hasattr(library.module, "IProgressMonitor"):  # since 9.1
+                config.progress_monitor = _monitor(library.module, progress, interrupted)
+                made = build()
             else:
-                made = _built_aside(builder, network, config, interrupted)
+                made = built_aside(build, interrupted)
     serialized = cast("trt.IHostMemory | None", made)  # the stubs know no failures
     if serialized is None:
         raise UnavailableError(
@@ -166,7 +140,7 @@ def build_engine(
         layers=len(layers),
         seconds=time.perf_counter() - began,
         warnings=tuple(dict.fromkeys(log.warnings))[:_WARNINGS_SHOWN],
-        hardware_compatibility=_hardware_compatibility(module, options),
+        hardware_compatibility=level,
     )
 
 
@@ -231,77 +205,10 @@ def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[
     return layers_of_inspector(text)
 
 
-# Progress and Ctrl-C ----------------------------------------------------------------------------
+# Progress ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Interruption:
-    signal: int | None = None
-
-
-@contextmanager
-def _interruptible() -> Iterator[_Interruption]:
-    """Ctrl-C and SIGTERM are noted, and raised at the end: the library's callbacks drop errors."""
-    noted = _Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.signal = number
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    _raise_noted(noted)
-
-
-def _raise_noted(noted: _Interruption) -> None:
-    if noted.signal == signal.SIGTERM:
-        raise SystemExit(128 + signal.SIGTERM)
-    if noted.signal is not None:
-        raise KeyboardInterrupt
-
-
-def _built_aside(builder: Any, network: Any, config: Any, noted: _Interruption) -> Any:
-    """An engine of a library that asks nobody while it builds, for minutes: TensorRT 8.6.
-
-    It builds in a thread, which is left to itself when the build is interrupted, and ends with the
-    process.
-    """
-    made: list[Any] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            made.append(builder.build_serialized_network(network, config))
-        except BaseException as error:  # noqa: BLE001  # raised below
-            failure.append(error)
-
-    worker = threading.Thread(target=work, name="elir-build", daemon=True)
-    worker.start()
-    while worker.is_alive() and noted.signal is None:
-        worker.join(_LOOKS_EVERY)
-    if worker.is_alive():
-        # What the library holds must not be taken apart under it.
-        atexit.register(_exit_beside, worker, 128 + cast(int, noted.signal))
-        _raise_noted(noted)
-    if failure:
-        raise failure[0]
-    return made[0]
-
-
-def _exit_beside(worker: threading.Thread, code: int) -> None:
-    if worker.is_alive():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _monitor(library: Any, progress: ProgressCallback, interrupted: _Interruption) -> Any:
+def _monitor(library: Any, progress: ProgressCallback, interrupted: Interruption) -> Any:
     """Tells of the outermost phase; those inside it come by the dozen. Ctrl-C ends any of them."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]  # a class of the library at hand
@@ -328,12 +235,36 @@ def _monitor(library: Any, progress: ProgressCallback, interrupted: _Interruptio
 # The network and how it is built ----------------------------------------------------------------
 
 
+def _check_release(library: Library) -> None:
+    if library.kind == DEVICE_TENSORRT and release_of(library.version) < _NATIVE_NORMS_SINCE:
+        oldest = ".".join(map(str, _NATIVE_NORMS_SINCE))
+        raise UnavailableError(
+            f"{library.kind} {library.version} has no instance normalisation that needs no plugin: "
+            f"{oldest} is the oldest that builds these networks"
+        )
+
+
+def _weakly_typed(library: Library) -> bool:
+    old = release_of(library.version) < _STRONGLY_TYPED_SINCE
+    return library.kind == DEVICE_TENSORRT and old
+
+
 def _network_flags(library: Library) -> int:
     flags = library.module.NetworkDefinitionCreationFlag
-    if library.kind == RTX or release_of(library.version) >= _STRONGLY_TYPED_SINCE:
-        # Later releases know no other way, and may lose the flag.
-        return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
-    return 1 << int(flags.EXPLICIT_BATCH)
+    if _weakly_typed(library):
+        return 1 << int(flags.EXPLICIT_BATCH)
+    # Later releases know no other way, and may lose the flag.
+    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _parse(library: Library, parser: trt.OnnxParser, model: bytes, name: str) -> None:
+    if _weakly_typed(library):
+        parser.set_flag(library.module.OnnxParserFlag.NATIVE_INSTANCENORM)
+    if not bool(parser.parse(model)):  # the stubs mean a type of tensors by bool
+        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise UnavailableError(
+            f"{library.kind} {library.version} cannot parse {name}: {_brief(reasons)}"
+        )
 
 
 def _check_ends(library: Any, network: trt.INetworkDefinition, stage: Stage) -> None:
@@ -378,33 +309,27 @@ def check_capability(library: Library, capability: str) -> None:
         )
 
 
-def _choose_capability(library: Any, config: RtxBuilderConfig, capability: str) -> None:
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(library.ComputeCapability.__members__[capability.upper()], 0)
-
-
-def _set_flags(
-    library: Library,
-    network: trt.INetworkDefinition,
-    config: trt.IBuilderConfig,
-    precision: str,
-    options: BuildOptions,
-) -> None:
+def _configured(
+    library: Library, builder: trt.Builder, options: BuildOptions, level: HardwareCompatibility
+) -> trt.IBuilderConfig:
     module = library.module
+    config = builder.create_builder_config()
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    if options.workspace_mib is not None:
+        pool = module.MemoryPoolType.WORKSPACE
+        config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    if options.hardware_compatible:
-        level = _hardware_compatibility(module, options)
+    if level != "none":
         known = module.HardwareCompatibilityLevel
         config.hardware_compatibility_level = getattr(known, level.upper())
-    if release_of(library.version) >= _STRONGLY_TYPED_SINCE:
-        return
-    if precision != "fp32":
-        config.set_flag(module.BuilderFlag.FP16)
-        config.set_flag(module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-        _hold_types(module, network)
-    if precision == "int8":
-        config.set_flag(module.BuilderFlag.INT8)
+    if library.kind == RTX and options.capability is not None:
+        check_capability(library, options.capability)
+        rtx = cast(RtxBuilderConfig, config)
+        rtx.num_compute_capabilities = 1
+        wanted = getattr(module.ComputeCapability, options.capability.upper())
+        rtx.set_compute_capability(wanted, 0)
+    return config
 
 
 def _hardware_compatibility(library: Any, options: BuildOptions) -> HardwareCompatibility:
@@ -413,26 +338,6 @@ def _hardware_compatibility(library: Any, options: BuildOptions) -> HardwareComp
     known = library.HardwareCompatibilityLevel
     same = hasattr(known, "SAME_COMPUTE_CAPABILITY")
     return "same_compute_capability" if same else "ampere_plus"
-
-
-def _hold_types(library: Any, network: trt.INetworkDefinition) -> None:
-    """Let every layer compute in the types that the ONNX file gives it, as in a typed network.
-
-    Layers of other types than floats, and those around quantised values, have no choice. A cast has
-    its type already, and TensorRT 8.6 refuses to be told one.
-    """
-    floats = (library.DataType.HALF, library.DataType.FLOAT)
-    kinds = library.LayerType
-    free = {kinds.CAST, kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type in free or layer.num_outputs == 0:
-            continue
-        types = [layer.get_output(output).dtype for output in range(layer.num_outputs)]
-        if all(dtype in floats for dtype in types):
-            layer.precision = types[0]
-            for output, dtype in enumerate(types):
-                layer.set_output_type(output, dtype)
 
 
 @contextmanager

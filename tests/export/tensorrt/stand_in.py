@@ -27,9 +27,19 @@ class DataType(enum.Enum):
 class LayerType(enum.Enum):
     CONVOLUTION = 0
     CAST = 1
+    ACTIVATION = 2
+    SCALE = 5
+    DECONVOLUTION = 7
+    CONCATENATION = 8
+    ELEMENTWISE = 9
+    UNARY = 11
+    SHUFFLE = 13
+    MATRIX_MULTIPLY = 16
     CONSTANT = 19
+    RESIZE = 25
     QUANTIZE = 37
     DEQUANTIZE = 38
+    NORMALIZATION = 43
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -90,9 +100,17 @@ class Tensor:
 @dataclass
 class Layer:
     type: LayerType
+    inputs: list[Tensor | None]
     outputs: list[Tensor]
     precision: DataType | None = None
     output_types: dict[int, DataType] = field(default_factory=dict)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    def get_input(self, index: int) -> Tensor | None:
+        return self.inputs[index]
 
     @property
     def num_outputs(self) -> int:
@@ -107,33 +125,46 @@ class Layer:
         self.output_types[index] = dtype
 
 
+#: What a network consists of: layers, what they read, and what they make in which type. Float16
+#: around INT8 as in a graph of opset 17, whose quantisers take float32 alone: with casts.
+_LAYERS = (
+    (LayerType.CAST, "image", "half", DataType.HALF),
+    (LayerType.CONVOLUTION, "half", "first", DataType.HALF),
+    (LayerType.NORMALIZATION, "first scale shift", "norm", DataType.FLOAT),
+    (LayerType.ACTIVATION, "norm", "silu", DataType.FLOAT),
+    (LayerType.QUANTIZE, "silu s", "silu.q", DataType.INT8),
+    (LayerType.DEQUANTIZE, "silu.q s", "silu.dq", DataType.FLOAT),
+    (LayerType.RESIZE, "silu.dq -", "large", DataType.FLOAT),
+    (LayerType.CAST, "large", "large.h", DataType.HALF),
+    (LayerType.CONSTANT, "", "levels", DataType.INT8),
+    (LayerType.DEQUANTIZE, "levels s", "weight", DataType.FLOAT),
+    (LayerType.CAST, "weight", "weight.h", DataType.HALF),
+    (LayerType.CONVOLUTION, "large.h weight.h", "second", DataType.HALF),
+    (LayerType.ELEMENTWISE, "second large.h", "added", DataType.HALF),
+    (LayerType.ACTIVATION, "added", "relu", DataType.HALF),
+    (LayerType.CAST, "relu", "relu.f", DataType.FLOAT),
+    (LayerType.QUANTIZE, "relu.f s", "relu.q", DataType.INT8),
+    (LayerType.DEQUANTIZE, "relu.q s", "relu.dq", DataType.FLOAT),
+    (LayerType.CAST, "relu.dq", "relu.h", DataType.HALF),
+    (LayerType.CONVOLUTION, "relu.h weight.h", "third", DataType.HALF),
+    (LayerType.UNARY, "third", "rounded", DataType.HALF),
+    (LayerType.CONVOLUTION, "rounded weight.h", "restored", DataType.FLOAT),
+)
+
+
 class Network:
-    """image -> cast -> convolution in float16 -> quantised -> convolution in int8 -> restored."""
+    """image -> convolution -> normalised -> two convolutions in INT8 -> convolution -> restored."""
 
     def __init__(self, ends: DataType) -> None:
-        tensors = {
-            "image": Tensor("image", ends, (1, 3, 32, 32)),
-            "half": Tensor("half", DataType.HALF),
-            "first": Tensor("first", DataType.HALF),
-            "sum": Tensor("sum", DataType.FLOAT),
-            "q": Tensor("q", DataType.INT8),
-            "dq": Tensor("dq", DataType.HALF),
-            "weight": Tensor("weight", DataType.HALF),
-            "restored": Tensor("restored", ends, (1, 3, 32, 32)),
-        }
-
-        self.layers = [
-            Layer(kind, [tensors[made]])
-            for kind, made in (
-                (LayerType.CAST, "half"),
-                (LayerType.CONVOLUTION, "first"),
-                (LayerType.CAST, "sum"),
-                (LayerType.QUANTIZE, "q"),
-                (LayerType.DEQUANTIZE, "dq"),
-                (LayerType.DEQUANTIZE, "weight"),
-                (LayerType.CONVOLUTION, "restored"),
+        tensors = {"image": Tensor("image", ends, (1, 3, 32, 32))}
+        self.layers = []
+        for kind, read, made, dtype in _LAYERS:
+            inputs = [tensors.setdefault(n, Tensor(n, DataType.FLOAT)) for n in read.split()]
+            tensors[made] = Tensor(made, dtype)
+            self.layers.append(
+                Layer(kind, [None if t.name == "-" else t for t in inputs], [tensors[made]])
             )
-        ]
+        tensors["restored"].dtype, tensors["restored"].shape = ends, (1, 3, 32, 32)
         self.ends = tensors["image"], tensors["restored"]
         self.num_inputs = self.num_outputs = 1
 

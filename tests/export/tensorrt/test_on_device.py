@@ -23,7 +23,7 @@ from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT
 from tests.export.tensorrt import stand_in
 from tests.export.tensorrt.graphs import convolutions, stage
-from tests.export.tensorrt.stand_in import DataType, LayerType, StandIn
+from tests.export.tensorrt.stand_in import DataType, StandIn
 
 RELEASES = ("8.6.2.3", "10.3.0.30", "11.4.0.106")
 HALF_LAYERS = [
@@ -63,26 +63,6 @@ def test_types_come_from_the_graph(version: str, flags: int) -> None:
     library = StandIn(version)
     build(library)
     assert library.network_flags == [flags]
-
-
-def test_old_releases_need_flags_and_types_on_every_layer() -> None:
-    library = StandIn("8.6.2.3")
-    build(library, "int8")
-    flags = stand_in.BuilderFlag
-    assert library.configs[0].flags == {flags.FP16, flags.INT8, flags.OBEY_PRECISION_CONSTRAINTS}
-    layers = library.networks[0].layers
-    held = {layer.outputs[0].name: layer.precision for layer in layers if layer.precision}
-    assert held == {"first": DataType.HALF, "restored": DataType.FLOAT}
-    for layer in layers:
-        free = layer.type in (LayerType.CAST, LayerType.QUANTIZE, LayerType.DEQUANTIZE)
-        assert layer.output_types == ({} if free else {0: layer.outputs[0].dtype})
-
-
-def test_old_releases_leave_float32_alone() -> None:
-    library = StandIn("8.6.2.3")
-    build(library, "fp32")
-    assert library.configs[0].flags == set()
-    assert all(layer.precision is None for layer in library.networks[0].layers)
 
 
 @pytest.mark.parametrize("version", RELEASES[1:])
@@ -300,7 +280,7 @@ def test_the_stand_in_has_the_signatures_and_attributes_of_the_real_one(
         ("Builder", library.Builder(logger), ""),
         ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache"),
         ("INetworkDefinition", network, "__init__ layers ends"),
-        ("ILayer", network.layers[0], "__init__ outputs output_types"),
+        ("ILayer", network.layers[0], "__init__ inputs outputs output_types"),
         ("ITensor", network.ends[0], "__init__"),
         ("ITimingCache", stand_in.TimingCache(b""), "__init__ content"),
         ("OnnxParser", library.OnnxParser(network, logger), ""),
