@@ -281,11 +281,11 @@ def main() -> None:
         "Winograd's algorithm, which multiplies less; BFR shows no sign of it).",
         "## Predictions",
         "**Predicted, not measured**, batch 1, at the vendors' peaks: an engine that reaches 60 % "
-        "of them takes 1.7 times as long. fp32 is on CUDA cores; TensorRT's TF32, on by default on "
-        "Orin, may be faster. fp16 on the RTX 2080 Ti is at the rate with float32 sums. int8 is "
-        "the Q/DQ graph with float16 beside it, not yet run on Turing by anyone here; on the RTX "
-        "2080 Ti it is what TensorRT can reach, while TensorRT-RTX computes its convolutions in "
-        "float16 (engines.md), at the rate of fp16.",
+        "of them takes 1.7 times as long. fp32 is on CUDA cores, without TF32. fp16 on the RTX "
+        "2080 Ti is at the rate with float32 sums. int8 is the Q/DQ graph with float16 beside it, "
+        "not yet run on Turing by anyone here; on the RTX 2080 Ti it is what TensorRT can reach, "
+        "while TensorRT-RTX computes its convolutions in float16 (engines.md), at the rate of "
+        "fp16.",
     ]
     for network in made:
         sections += [f"### {network.title}", devices_table(network)]

@@ -54,8 +54,8 @@ CUDA_LAUNCH_SECONDS = 3.8e-6
 
 #: Operations of one SM a clock; dense matrices. Turing has 64 float32 cores and 8 tensor cores an
 #: SM; those of GeForce cards take twice the time where float16 products are summed in float32,
-#: which is the rate here. Orin's Ampere has 128 cores and 4 tensor cores. TF32, which TensorRT
-#: allows itself in float32 graphs by default, is not counted: its results miss float32's accuracy.
+#: which is the rate here. Orin's Ampere has 128 cores and 4 tensor cores. TF32 is not counted: it
+#: is off in all that runs here.
 _TURING_GEFORCE = {"fp32": 2 * 64, "fp16": 512, "int8": 2048}
 _ORIN = {"fp32": 2 * 128, "fp16": 2048, "int8": 4096}
 

@@ -131,7 +131,7 @@ class Result:
 def train(
     options: RunOptions, say: Callable[[str, int, int], None], tell: Callable[[str], None]
 ) -> Result | None:
-    """Train a model, going on with a run that is there.
+    """Train a model, going on with a run that is there. TF32 is off in the process from then on.
 
     Args:
         options: what to do.
@@ -152,6 +152,8 @@ def train(
 
     _check(options)
     photos = PhotoFolder.scan(options.images)
+    # cuDNN's is on by default: what is float32, all of it or the rest beside bfloat16, has 23 bits.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     fabric = Fabric(
         accelerator=options.accelerator,
         devices=options.devices,

@@ -388,6 +388,25 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert base.missing_cuda_device() is None
 
 
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_float32_is_not_computed_in_tf32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nor is what an engine leaves to CUDA."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    backend: Any = BACKENDS[name]
+    for precision in backend.precisions:
+        provider, options = backend.providers(precision, 1, "0" * 64)[-1]
+        assert provider == "CUDAExecutionProvider"
+        assert options == {"device_id": "1", "use_tf32": "0"}
+
+
+def test_a_provider_that_has_nothing_against_tf32_runs_no_float32(tmp_path: Path) -> None:
+    opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16")))
+    with pytest.raises(UsageError, match=r"onnxruntime-tensorrt does not run in fp32: .* of fp16"):
+        choose_precision(BACKENDS["onnxruntime-tensorrt"], opened, "fp32")
+
+
 def test_compiled_engines_of_two_files_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,9 +428,12 @@ def test_compiled_engines_of_two_files_are_kept_apart(
     monkeypatch.setattr("onnxruntime.InferenceSession", load)
     monkeypatch.setattr(onnxruntime, "_check_ends", lambda *arguments: None)
     monkeypatch.setattr(onnxruntime, "_CudaSession", lambda chain, device: None)
-    bundles = [Bundle.open(make_bundle(tmp_path / str(gain), gain=gain)) for gain in (0.5, 1.0)]
+    bundles = [
+        Bundle.open(make_bundle(tmp_path / str(gain), gain=gain, precisions=("fp16",)))
+        for gain in (0.5, 1.0)
+    ]
     for opened in bundles:
-        backend.open(opened, "fp32")
+        backend.open(opened, "fp16")
     hashes = [opened.manifest.artifacts[0].sha256 for opened in bundles]
     assert [Path(path).name for path in asked] == hashes
     assert all(Path(path).is_dir() for path in asked)
@@ -422,7 +444,7 @@ def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
-        BACKENDS["onnxruntime-tensorrt"].providers("fp32", 0, "0" * 64)  # type: ignore[attr-defined]
+        BACKENDS["onnxruntime-tensorrt"].providers("fp16", 0, "0" * 64)  # type: ignore[attr-defined]
     monkeypatch.delenv("XDG_CACHE_HOME")
 
     def homeless(path: Path) -> Path:
@@ -430,7 +452,7 @@ def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "expanduser", homeless)
     with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
-        BACKENDS["onnxruntime-tensorrt"].providers("fp32", 0, "0" * 64)  # type: ignore[attr-defined]
+        BACKENDS["onnxruntime-tensorrt"].providers("fp16", 0, "0" * 64)  # type: ignore[attr-defined]
 
 
 # Files that are damaged although their hash is right --------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
 from elir_deploy.errors import UsageError
 from elir_deploy.tasks import TASKS
+from elir_deploy.training import run as training
 from elir_deploy.training.run import RunOptions, draw_samples, train
 from elir_deploy.training.settings import AutoencoderSettings, settings_for
 from tests.training.small import SMALL, photo, save
@@ -85,6 +87,34 @@ def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Pat
     assert "autoencoder-000003.png" in names
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert any("preview" in line for line in said)
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    yield
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+def test_float32_is_not_computed_in_tf32(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    real = training.run_stage
+
+    def run_stage(*arguments: Any, **named: Any) -> Any:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(training, "run_stage", run_stage)
+    run(options(photos, tmp_path / "run"))
+    assert seen
+    assert set(seen) == {(False, False)}
 
 
 def test_the_same_command_goes_on_after_each_stage(photos: Path, tmp_path: Path) -> None:

@@ -314,6 +314,8 @@ def _configured(
 ) -> trt.IBuilderConfig:
     module = library.module
     config = builder.create_builder_config()
+    # It is set by default, and lets float32 be multiplied with 10 bits of 23.
+    config.clear_flag(module.BuilderFlag.TF32)
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         pool = module.MemoryPoolType.WORKSPACE

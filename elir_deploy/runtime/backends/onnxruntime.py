@@ -287,7 +287,8 @@ def _on_cpu(precision: str, device: int, sha256: str) -> Providers:
 
 
 def _on_cuda(precision: str, device: int, sha256: str) -> Providers:
-    return [("CUDAExecutionProvider", {"device_id": str(device)})]
+    # By default it multiplies float32 with 10 bits of 23 from Ampere on.
+    return [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
 
 
 def _on_tensorrt(precision: str, device: int, sha256: str) -> Providers:
@@ -325,7 +326,9 @@ BACKENDS = (
         provider="TensorrtExecutionProvider",
         extra="gpu",
         on_gpu=True,
-        precisions=("fp16", "int8", "fp32"),
+        # Not fp32, which it would compute in TF32: it has no option to forbid that, and
+        # NVIDIA_TF32_OVERRIDE=0 would forbid it to the whole process.
+        precisions=("fp16", "int8"),
         providers=_on_tensorrt,
         # Its first run compiles an engine, for minutes: only when asked for.
         automatic=False,

@@ -54,6 +54,7 @@ class OnnxParserFlag(enum.IntEnum):
 class BuilderFlag(enum.IntEnum):
     FP16 = 0
     INT8 = 2
+    TF32 = 7
     OBEY_PRECISION_CONSTRAINTS = 12
     VERSION_COMPATIBLE = 15
 
@@ -192,7 +193,7 @@ class TimingCache:
 
 class Config:
     def __init__(self, accepts_cache: bool) -> None:
-        self.flags: set[Any] = set()
+        self.flags: set[Any] = {BuilderFlag.TF32}  # as it is, "Enabled by default."
         self.pools: dict[Any, int] = {}
         self.cache: TimingCache | None = None
         self.progress_monitor: Any = None
@@ -202,6 +203,9 @@ class Config:
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self.flags.discard(flag)
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
         self.pools[pool] = pool_size

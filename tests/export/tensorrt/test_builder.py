@@ -63,6 +63,24 @@ def test_int8_runs_in_int8_from_ampere_on_and_in_float16_on_turing() -> None:
     assert built("int8", "sm75").found == {"int8": 0, "fp16": 3, "fp32": 0}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_float32_is_not_computed_in_tf32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX allows it by default, as TensorRT does."""
+    kind, tf32 = LIBRARY.module.Builder, LIBRARY.module.BuilderFlag.TF32
+    real = kind.create_builder_config
+    made: list[Any] = []
+
+    def noted(builder: Any) -> Any:
+        made.append(real(builder))
+        assert made[-1].get_flag(tf32)
+        return made[-1]
+
+    monkeypatch.setattr(kind, "create_builder_config", noted)
+    built(precision, "sm86")
+    (config,) = made
+    assert not config.get_flag(tf32)
+
+
 def test_two_builds_are_identical() -> None:
     assert built("fp16").content == built("fp16").content
     assert built("int8", "sm86").content == built("int8", "sm86").content

@@ -65,6 +65,14 @@ def test_types_come_from_the_graph(version: str, flags: int) -> None:
     assert library.network_flags == [flags]
 
 
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_float32_is_not_computed_in_tf32(version: str, precision: str) -> None:
+    library = StandIn(version)
+    build(library, precision)
+    assert stand_in.BuilderFlag.TF32 not in library.configs[0].flags
+
+
 @pytest.mark.parametrize("version", RELEASES[1:])
 def test_new_releases_need_no_flags(version: str) -> None:
     library = StandIn(version)
