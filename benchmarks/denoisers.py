@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from skimage.measure import blur_effect
 from skimage.restoration import denoise_bilateral, denoise_tv_chambolle
 
 from elir_deploy.atomic import write_text
 from elir_deploy.degradations import DENOISE_NOISE
-from elir_deploy.runtime import Restorer
+from elir_deploy.runtime import Restorer, write_image
 from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tables import pipes
 from elir_deploy.training.metrics import psnr_db
@@ -147,7 +146,7 @@ def main() -> None:
     )
     write_text(arguments.output, text)
     if arguments.sheet:
-        Image.fromarray(np.concatenate(sheet)).save(arguments.sheet)
+        write_image(arguments.sheet, np.concatenate(sheet))
     print(text)
 
 

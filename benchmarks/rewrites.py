@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
+from elir_deploy.atomic import write_text
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Options, calibrate
@@ -186,7 +187,7 @@ def main() -> None:
         ]
     )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n")
+    write_text(arguments.output, text + "\n")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,6 @@ from elir_deploy.bench.statistics import (
     student_95,
 )
 from elir_deploy.bench.throughput import Load
-from elir_deploy.errors import OutputError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
@@ -43,7 +40,6 @@ __all__ = [
     "Picture",
     "Results",
     "build_report",
-    "check_writable",
     "to_json",
 ]
 
@@ -191,21 +187,6 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> di
     }
     report["warnings"] = _warnings(report)
     return report
-
-
-def check_writable(path: Path) -> None:
-    """Say now, not after the measurement, that ``path`` cannot be written.
-
-    Raises:
-        OutputError: its folder is not there or not writable, or it is a folder.
-    """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder, wanted the name of a file")
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{path} cannot be written: {folder} is not writable")
 
 
 def to_json(report: dict[str, Any]) -> str:

@@ -21,8 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints.containers import HEAD, not_weights, whole_archive
-from elir_deploy.errors import CheckpointError, DownloadError
+from elir_deploy.errors import CheckpointError, DownloadError, OutputError
 from elir_deploy.runtime.bundle import file_sha256
 
 __all__ = ["RELEASES_URL", "cache_folder", "fetch_released"]
@@ -80,7 +81,7 @@ def fetch_released(
             _record(path, file_sha256(_partial(path)))
             _partial_record(path).unlink(missing_ok=True)
             _partial(path).replace(path)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, OutputError, http.client.HTTPException) as error:
         raise DownloadError(_failure(name, path, error)) from error
     return path
 
@@ -182,7 +183,7 @@ def _checked(path: Path) -> Path:
     seen = file_sha256(path)
     if not record.exists():
         if whole_archive(path):
-            with suppress(OSError):
+            with suppress(OutputError):
                 _record(path, seen)
         return path
     recorded = _read_json(record).get("sha256")
@@ -204,12 +205,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 class _Download:

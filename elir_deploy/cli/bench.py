@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from elir_deploy.atomic import write_text
+from elir_deploy.atomic import check_writable, is_standard_output, write_text
 from elir_deploy.bench import html_report, peers
 from elir_deploy.bench.device import usable_cores
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
-from elir_deploy.bench.report import build_report, check_writable, to_json
+from elir_deploy.bench.report import build_report, to_json
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
@@ -193,7 +195,9 @@ def bench(
     json: Annotated[
         Path | None,
         typer.Option(
-            help="Write everything, all samples included, to this file.", rich_help_panel=_OUTPUT
+            help="Write everything, all samples included, to this file; - is standard output, and "
+            "the text then goes to standard error.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     report: Annotated[
@@ -281,7 +285,8 @@ def _measure(
         try:
             _write(written, run, json, reports)
         finally:
-            print(text(printable_values(written)))
+            aside = json is not None and is_standard_output(json)
+            print(text(printable_values(written)), file=sys.stderr if aside else sys.stdout)
     if stopped is not None:
         raise stopped
 
@@ -362,8 +367,7 @@ def _check_outputs(json: Path | None, reports: list[Path]) -> None:
     paths = [*reports, *([json] if json is not None else [])]
     for path in paths:
         check_writable(path)
-    # Files take their names when they are complete, so a link is replaced, not written through.
-    places = [path.parent.resolve() / path.name for path in paths]
+    places = [os.path.realpath(path) for path in paths]
     for place in places:
         if places.count(place) > 1:
             raise UsageError(f"{place} is named twice, and would hold the last one only")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elir_deploy.atomic import write_text
-from elir_deploy.bench.report import check_writable
+from elir_deploy.atomic import check_writable, write_text
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell

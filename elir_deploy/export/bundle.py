@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import glob
 import hashlib
 import io
 import os
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elir_deploy.atomic import held, remove_abandoned
 from elir_deploy.errors import OutputError
 from elir_deploy.runtime.manifest import File, Manifest
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME, encode_manifest
@@ -83,9 +84,9 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
         OutputError: the place is taken: by a file, by other files, or by a bundle when
             ``overwrite`` is not given.
     """
-    if not os.path.lexists(destination):
+    if not os.path.lexists(os.path.realpath(destination)):
         return
-    if not destination.is_dir() or destination.is_symlink():
+    if not destination.is_dir():
         raise OutputError(f"{destination} exists and is no folder; choose another with -o")
     if os.path.ismount(destination):
         raise OutputError(f"{destination} is a mount point; choose a folder inside it with -o")
@@ -101,46 +102,40 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
 def staged_bundle(destination: Path, *, overwrite: bool) -> Iterator[BundleWriter]:
     """A writer whose folder becomes ``destination`` when the block ends well, else vanishes.
 
+    Where that is a symbolic link, what it leads to is made or replaced.
+
     Raises:
         OutputError: the place is taken (see :func:`check_destination`) or cannot be written.
     """
     shown = destination
-    destination = Path(os.path.abspath(destination))
+    destination = Path(os.path.realpath(destination))
     with _output_errors(shown):
         check_destination(destination, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         _clean_up_after_the_killed(destination)
-        staging = destination.with_name(f".{destination.name}.partial-{secrets.token_hex(6)}")
-        staging.mkdir()
-    # The lock says to other exports that this one is alive, also from within a container.
-    lock = os.open(staging, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with _output_errors(shown):
+            staging = stack.enter_context(held(lambda: _new_staging(destination)))
+        stack.callback(shutil.rmtree, staging, ignore_errors=True)
         yield BundleWriter(staging, shown)
         with _output_errors(shown):
             check_destination(destination, overwrite=overwrite)
             _move_into_place(staging, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(lock)
+
+
+def _new_staging(destination: Path) -> Path:
+    staging = destination.with_name(f".{destination.name}.partial-{secrets.token_hex(6)}")
+    staging.mkdir()
+    return staging
 
 
 def _clean_up_after_the_killed(destination: Path) -> None:
     """Remove staging folders that no living export holds; put back what one was replacing."""
-    for folder in destination.parent.glob(f".{destination.name}.partial-*"):
-        if folder.name.endswith(_REPLACED):
-            if os.path.lexists(destination):
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                folder.rename(destination)
-            continue
-        with contextlib.suppress(OSError):
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+    left = list(destination.parent.glob(f".{glob.escape(destination.name)}.partial-*"))
+    for folder in left:
+        if folder.name.endswith(_REPLACED) and not os.path.lexists(destination):
+            folder.rename(destination)
+    remove_abandoned(left)
 
 
 def _move_into_place(staging: Path, destination: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elir_deploy.atomic import replacing
+from elir_deploy.atomic import check_writable, replacing
 from elir_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def check_plot(path: Path, precisions: Collection[str]) -> None:
         precisions: that are exported.
 
     Raises:
-        UsageError: the name says no known format, its folder is none, or INT8 is not exported.
+        UsageError: the name says no known format, or INT8 is not exported.
+        OutputError: it cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: wanted a name ending in {', '.join(FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: {path.absolute().parent} is no folder")
+    check_writable(path)
     if "int8" not in precisions:
         raise UsageError(f"{path}: it shows what INT8 costs: add --precision int8")
 

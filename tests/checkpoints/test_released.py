@@ -392,7 +392,7 @@ def test_cache_of_others(cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     assert fetch_released("elir_bfr") == cache / "elir_bfr.pth"
     assert names(cache) == ["elir_bfr.pth"]
 

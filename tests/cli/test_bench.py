@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -398,9 +399,32 @@ def test_two_outputs_of_one_name_are_refused_before_the_run(run, tmp_path, monke
             code, out, err = run("tiny", "--json", one, "--report", place)
             assert (code, out) == (2, "")
             assert f"{tmp_path / 'r.md'} is named twice" in err
-    code, _, err = run("tiny", "--report", "r.html", "--report", "link/r.html")
-    assert code == 2
-    assert "is named twice" in err
+    (tmp_path / "s.md").symlink_to("r.md")  # which is not there yet
+    for one, other in (("r.html", "link/r.html"), ("r.md", "s.md")):
+        code, _, err = run("tiny", "--report", one, "--report", other)
+        assert code == 2
+        assert "is named twice" in err
+
+
+def test_json_to_standard_output_and_to_a_pipe(bundle, tmp_path):
+    """The text is then out of the way; what is no regular file stays what it is."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("-", "/dev/stdout", tmp_path / "pipe"):
+        options = [*QUICK, "--backend", "onnxruntime", "--json", str(place)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "elir_deploy.cli.bench", str(bundle), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        piped = (tmp_path / "pipe").read_text() if place == tmp_path / "pipe" else None
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        report = json.loads(out if piped is None else piped)
+        assert report["complete"] is True
+        assert "onnxruntime fp32" in (err if piped is None else out)
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.path.islink("/dev/stdout")
 
 
 def test_help_teaches_the_use(run):

@@ -85,6 +85,33 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     assert (tmp_path / "bundle.json").exists()
 
 
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to("v2")
+    (tmp_path / "loop").symlink_to("loop")
+    for overwrite in (False, True):
+        with staged_bundle(link, overwrite=overwrite) as writer:
+            write_something(writer)
+        assert link.is_symlink()
+        assert (tmp_path / "v2" / "bundle.json").exists()
+    with pytest.raises(OutputError, match="--overwrite"), staged_bundle(link, overwrite=False):
+        pass
+    with (
+        pytest.raises(OutputError, match="no folder"),
+        staged_bundle(tmp_path / "loop", overwrite=True),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "loop", "v2"]
+
+
+def test_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".bundle[1].partial-0123456789ab"
+    abandoned.mkdir()
+    with staged_bundle(tmp_path / "bundle[1]", overwrite=False) as writer:
+        write_something(writer)
+    assert not abandoned.exists()
+
+
 def test_a_file_in_the_way_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
