@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from elir_deploy.degradations import degrade
 from elir_deploy.errors import ImageError, UsageError
-from elir_deploy.runtime.images import IMAGE_SUFFIXES, read_image
+from elir_deploy.runtime.folders import Unread, images_of
+from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
 
-__all__ = ["Sample", "SampleFolder", "Skipped", "images_in"]
+__all__ = ["Sample", "SampleFolder", "Skipped"]
 
 #: Of the larger over the smaller side, above which an image is hardly an aligned face.
 _SQUARE_ENOUGH = 1.1
@@ -66,6 +67,9 @@ class SampleFolder:
             that it is the same whatever else is measured.
         limit: only the first so many files.
 
+    Attributes:
+        unread: what in the folders is not read.
+
     Raises:
         UsageError: a folder is not there or has no images, or an image has no partner.
         ImageError: a folder cannot be listed.
@@ -89,8 +93,16 @@ class SampleFolder:
         self.faces = faces
         self.seed = seed
         self._truths = truths
-        self._places = images_in(truths)[:limit]
-        self._partners = None if degraded is None else _partners(self._places, degraded)
+        self.unread = Unread()
+        self._places = self._listed(truths)[:limit]
+        self._partners = (
+            None if degraded is None else _partners(self._places, degraded, self._listed(degraded))
+        )
+
+    def _listed(self, folder: Path) -> tuple[Path, ...]:
+        listed = images_of(folder)
+        self.unread.add(listed.unread)
+        return listed.places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -109,7 +121,7 @@ class SampleFolder:
 
     def _sample(self, number: int) -> Sample:
         file = self._truths / self._places[number]
-        whole = read_image(file).pixels
+        whole = read_image(file).opaque()
         height, width = whole.shape[:2]
         if min(height, width) < self.side:
             raise ImageError(
@@ -125,7 +137,7 @@ class SampleFolder:
             low = degrade(self.task_name, truth, rng)
         else:
             partner = self._partners[number]
-            truth, low = self._pair(whole, read_image(partner).pixels, partner)
+            truth, low = self._pair(whole, read_image(partner).opaque(), partner)
         return Sample(number, self._places[number].as_posix(), truth, low, doubt)
 
     def _pair(
@@ -156,36 +168,10 @@ class SampleFolder:
         return piece if cut == side else resize_to_square(EnlargedPicture(piece, 1, "none"), side)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Places of the images below a folder, sorted.
-
-    Raises:
-        UsageError: it is not there, is no folder, or has no images.
-        ImageError: it cannot be listed.
-    """
-    if not folder.is_dir():
-        what = "is a file, wanted a folder of images" if folder.exists() else "is no folder"
-        raise UsageError(f"{folder} {what}")
-    try:
-        entries = sorted(folder.rglob("*"))
-    except OSError as error:
-        raise ImageError(f"{folder} cannot be listed: {error.strerror}") from None
-    files = [
-        entry.relative_to(folder)
-        for entry in entries
-        if entry.suffix.lower() in IMAGE_SUFFIXES
-        and not entry.name.startswith(".")
-        and not entry.is_dir()
-    ]
-    if not files:
-        raise UsageError(f"{folder}: no images in it")
-    return files
-
-
-def _partners(places: Sequence[Path], degraded: Path) -> list[Path]:
+def _partners(places: Sequence[Path], degraded: Path, others: Sequence[Path]) -> list[Path]:
     """The degraded image of each image, by its place without the suffix."""
     by_name: dict[Path, Path] = {}
-    for place in images_in(degraded):
+    for place in others:
         other = by_name.setdefault(place.with_suffix(""), place)
         if other is not place:
             raise UsageError(

@@ -7,6 +7,7 @@ import pytest
 
 from elir_deploy.degradations import degrade
 from elir_deploy.errors import UsageError
+from elir_deploy.runtime import write_image
 from elir_deploy.samples import Sample, SampleFolder, Skipped
 from tests.training.small import SIZE, photo, save, save_photos
 
@@ -44,6 +45,28 @@ def test_a_part_of_a_folder_has_the_images_of_the_whole(photos: Path) -> None:
         item for item in SampleFolder(photos, "bsr", side=SIZE, upscale=4) if item.name != "0.png"
     ]
     np.testing.assert_array_equal(rest[0].low, whole[1].low)
+
+
+def test_what_is_not_read_is_known(photos: Path, tmp_path: Path) -> None:
+    save_photos(tmp_path / "low")
+    for folder in (photos, tmp_path / "low"):
+        (folder / "x.heic").write_bytes(b"\0")
+    assert SampleFolder(photos, "tiny", side=SIZE).unread.files[".heic"][0] == 1
+    both = SampleFolder(photos, "tiny", side=SIZE, degraded=tmp_path / "low")
+    assert both.unread.files == {".heic": (2, photos / "x.heic")}
+
+
+def test_transparency_is_taken_away(tmp_path: Path) -> None:
+    alpha = np.zeros((SIZE, SIZE), np.uint8)
+    alpha[8:-8, 8:-8] = 255
+    pixels = np.where(alpha[:, :, None] > 0, np.uint8(200), np.uint8(0)).repeat(3, axis=2)
+    for folder in ("truth", "low"):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", pixels, alpha=alpha)
+    samples = SampleFolder(tmp_path / "truth", "tiny", side=SIZE, degraded=tmp_path / "low")
+    (sample,) = samples_of(samples)
+    assert (sample.truth == 200).all()
+    assert (sample.low == 200).all()
 
 
 def test_another_seed_is_another_degradation(photos: Path) -> None:

@@ -246,6 +246,8 @@ def evaluate_quality(
         )
         _write(output, report, drawn)
     print(text(printable_values(report)))
+    if samples.unread:
+        tell(f"not read: {samples.unread}")
     print(f"written to {output}: quality.md, quality.json{''.join(f', {name}' for name in drawn)}")
 
 

@@ -13,7 +13,7 @@ from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.files import Job, Outcome, plan_jobs, restore_files
+from elir_deploy.runtime.files import Job, Outcome, Plan, plan_jobs, restore_files
 from elir_deploy.runtime.restorer import Restorer
 
 EXIT_SOME_FAILED = 2
@@ -116,7 +116,7 @@ def restore(
             "warning: the weights of this bundle are random, for speed only: no image it makes "
             "means anything"
         )
-    jobs = plan_jobs(
+    plan = plan_jobs(
         inputs,
         output,
         format=format.value,
@@ -139,9 +139,14 @@ def restore(
         tell(f"warning: {warning.message}")
     with restorer, progress() as report:
         outcome = restore_files(
-            restorer, jobs, on_failure=_report_failure, on_doubt=_report_doubt, on_progress=report
+            restorer,
+            plan.jobs,
+            on_failure=_report_failure,
+            on_doubt=_report_doubt,
+            on_progress=report,
         )
     _summarise(outcome, restorer)
+    _mention(plan)
     if outcome.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -171,6 +176,17 @@ def _summarise(outcome: Outcome, restorer: Restorer) -> None:
     at_once = f", {restorer.at_once} at once" if restorer.at_once > 1 else ""
     parts.append(f"backend {restorer.backend} {restorer.precision}{at_once}")
     print(", ".join(parts))
+
+
+def _mention(plan: Plan) -> None:
+    """What the user may not expect of the names and the folders given."""
+    if plan.renamed:
+        names = ", ".join(job.target.name for job in plan.renamed[:3])
+        more = " ..." if len(plan.renamed) > 3 else ""
+        tell(f"several inputs have one name but for the suffix, which stays: {names}{more}")
+    if plan.unread:
+        hint = ", which --recursive looks into unless they are links" if plan.unread.folders else ""
+        tell(f"not read: {plan.unread}{hint}")
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.export.precision import open_session, shapes_of
+from elir_deploy.runtime.folders import images_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
-from elir_deploy.samples import Sample, SampleFolder, images_in
+from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tasks import TaskSpec
 
 __all__ = [
@@ -97,9 +98,9 @@ def calibration_images(
         UsageError: no folder, no images in it, or none that can be used.
     """
     wanted: Iterator[CalibrationImage | str] = (
-        _degraded_images(folder, task, side, count)
+        _degraded_images(folder, task, side, count, warn)
         if degraded
-        else _clean_images(folder, task, side, count)
+        else _clean_images(folder, task, side, count, warn)
     )
     images: list[CalibrationImage] = []
     left_out: list[str] = []
@@ -142,9 +143,11 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _clean_images(
-    folder: Path, task: TaskSpec, side: int, count: int
+    folder: Path, task: TaskSpec, side: int, count: int, warn: WarningCallback
 ) -> Iterator[CalibrationImage | str]:
     samples = SampleFolder(folder, task.name, side=side, upscale=task.upscale, faces=task.faces)
+    if samples.unread:
+        warn(f"not read: {samples.unread}")
     for number in _spread(len(samples), count):
         sample = samples[number]
         if isinstance(sample, Sample):
@@ -155,14 +158,16 @@ def _clean_images(
 
 
 def _degraded_images(
-    folder: Path, task: TaskSpec, side: int, count: int
+    folder: Path, task: TaskSpec, side: int, count: int, warn: WarningCallback
 ) -> Iterator[CalibrationImage | str]:
-    places = images_in(folder)
-    for number in _spread(len(places), count):
-        name = places[number].as_posix()
+    listed = images_of(folder)
+    if listed.unread:
+        warn(f"not read: {listed.unread}")
+    for number in _spread(len(listed.places), count):
+        name = listed.places[number].as_posix()
         try:
             picture = EnlargedPicture(
-                read_image(folder / name).pixels, task.upscale, task.upscale_kernel
+                read_image(folder / name).opaque(), task.upscale, task.upscale_kernel
             )
         except ImageError as error:
             yield str(error)

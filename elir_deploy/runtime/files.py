@@ -8,6 +8,7 @@ rest goes on.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import ElirError, ImageError, OutputError, UsageError
+from elir_deploy.runtime.folders import Unread, list_images
 from elir_deploy.runtime.images import (
-    IMAGE_SUFFIXES,
     OUTPUT_FORMATS,
     LoadedImage,
-    check_transparency,
+    check_fits,
     enlarge_alpha,
     read_image,
     write_image,
@@ -34,7 +35,7 @@ from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.restorer import Restorer
 
-__all__ = ["FORMATS", "Job", "Outcome", "plan_jobs", "restore_files"]
+__all__ = ["FORMATS", "Job", "Outcome", "Plan", "plan_jobs", "restore_files"]
 
 #: What ``--format`` takes.
 FORMATS = ("png", "jpg", "webp", "same")
@@ -60,6 +61,27 @@ class Job:
     target: Path
     compare: Path | None = None
 
+    @property
+    def targets(self) -> list[Path]:
+        """The files that are written."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: in the order given, folders sorted by name.
+        renamed: those whose result keeps the suffix of its input in its name, as ``a.jpg.png``,
+            because several would have had the shorter one.
+        unread: what in the folders is no job.
+    """
+
+    jobs: list[Job]
+    renamed: list[Job]
+    unread: Unread
+
 
 @dataclass
 class Outcome:
@@ -84,8 +106,8 @@ def plan_jobs(
     recursive: bool = False,
     overwrite: bool = False,
     compare: bool = False,
-) -> list[Job]:
-    """The jobs for files and folders, in the order given, folders sorted by name.
+) -> Plan:
+    """The jobs for files and folders.
 
     Files below a folder keep their place below it. A file that is not there becomes a job that
     will fail.
@@ -99,23 +121,22 @@ def plan_jobs(
         compare: also write input and result side by side, as NAME.compare.png.
 
     Raises:
-        UsageError: nothing to do, two results of one name, a result that exists, or one that
+        UsageError: nothing to do, two inputs of one name, a result that exists, or one that
             would replace an input.
         OutputError: the folder cannot be made.
     """
     if format not in FORMATS:
         raise UsageError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
-    jobs = []
-    for source, place in _sources(inputs, folder, recursive):
-        target = folder / place.with_name(place.stem + _suffix(source, format))
-        beside = target.with_name(place.stem + ".compare.png") if compare else None
-        jobs.append(Job(source, target, beside))
-    if not jobs:
-        raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}")
+    unread = Unread()
+    places = list(_sources(inputs, folder, recursive, unread))
+    if not places:
+        beside = f": {unread}" if unread else ""
+        raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{beside}")
+    jobs, renamed = _named(places, folder, format, compare)
     _check_targets(jobs, overwrite)
     for parent in sorted({job.target.parent for job in jobs}):
         _make_folder(parent)
-    return jobs
+    return Plan(jobs, renamed, unread)
 
 
 def restore_files(
@@ -172,7 +193,7 @@ def restore_files(
     writing: Future[None] | None = None
     try:
         with (
-            closing(read_ahead(_read_all(jobs), 1)) as images,
+            closing(read_ahead(_read_all(jobs, restorer.bundle.info.model.upscale), 1)) as images,
             closing(map_in_order(restore, images, restorer.at_once)) as restored,
         ):
             say(0)
@@ -199,7 +220,9 @@ def restore_files(
 # Names ----------------------------------------------------------------------------------------
 
 
-def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+def _sources(
+    inputs: Sequence[Path], folder: Path, recursive: bool, unread: Unread
+) -> Iterator[tuple[Path, Path]]:
     """Every input file, and its place below the output folder."""
     for path in inputs:
         if not path.is_dir():
@@ -207,22 +230,35 @@ def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> Iterator[
                 raise UsageError(f"{str(path)!r} is no file")
             yield path, Path(path.name)
             continue
-        for source in _below(path, folder, recursive):
-            yield source, source.relative_to(path)
+        listed = list_images(path, recursive=recursive, excluded=folder)
+        unread.add(listed.unread)
+        yield from zip(listed.files, listed.places, strict=True)
 
 
-def _below(path: Path, excluded: Path, recursive: bool) -> Iterator[Path]:
-    try:
-        entries = sorted(path.iterdir())
-    except OSError as error:
-        raise ImageError(f"{path} cannot be listed: {error.strerror}") from None
-    for entry in entries:
-        # Links to folders are not followed: they can lead in circles.
-        if entry.is_dir():
-            if recursive and not entry.is_symlink() and not _same_file(entry, excluded):
-                yield from _below(entry, excluded, recursive)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-            yield entry
+def _named(
+    places: Sequence[tuple[Path, Path]], folder: Path, format: str, compare: bool
+) -> tuple[list[Job], list[Job]]:
+    """The jobs, and those of them whose names are longer because they would meet another's."""
+    longer: set[int] = set()
+    while True:
+        jobs = [
+            _job(source, folder / place, format, compare, number in longer)
+            for number, (source, place) in enumerate(places)
+        ]
+        makers: dict[Path, set[int]] = {}
+        for number, job in enumerate(jobs):
+            for target in job.targets:
+                makers.setdefault(target, set()).add(number)
+        meeting = {n for numbers in makers.values() if len(numbers) > 1 for n in numbers}
+        if meeting <= longer:
+            return jobs, [jobs[number] for number in sorted(longer)]
+        longer |= meeting
+
+
+def _job(source: Path, place: Path, format: str, compare: bool, longer: bool) -> Job:
+    stem = place.name if longer else place.stem
+    target = place.with_name(stem + _suffix(source, format))
+    return Job(source, target, place.with_name(f"{stem}.compare.png") if compare else None)
 
 
 def _make_folder(folder: Path) -> None:
@@ -240,17 +276,16 @@ def _suffix(source: Path, format: str) -> str:
 
 def _check_targets(jobs: Sequence[Job], overwrite: bool) -> None:
     sources = {_identity(job.source): job.source for job in jobs}
-    made: dict[Path, Path] = {}
+    made: dict[str, Path] = {}
     for job in jobs:
-        for target in (job.target, job.compare):
-            if target is None:
-                continue
-            if target in made:
+        for target in job.targets:
+            place = os.path.realpath(target)
+            if place in made:
                 raise UsageError(
-                    f"{made[target]} and {job.source} would both become {target}: "
+                    f"{made[place]} and {job.source} would both become {target}: "
                     "restore them into different folders"
                 )
-            made[target] = job.source
+            made[place] = job.source
             source = sources.get(_identity(target))
             if source is not None:
                 raise UsageError(
@@ -272,23 +307,21 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    return _identity(one) == _identity(other)
-
-
 # Work -----------------------------------------------------------------------------------------
 
 
-def _read_all(jobs: Iterable[Job]) -> Iterator[tuple[int, Job, LoadedImage | str]]:
+def _read_all(jobs: Iterable[Job], upscale: int) -> Iterator[tuple[int, Job, LoadedImage | str]]:
     """Number, from 1 on, and image of each job, or why there is none."""
     for number, job in enumerate(jobs, 1):
-        yield number, job, _read(job)
+        yield number, job, _read(job, upscale)
 
 
-def _read(job: Job) -> LoadedImage | str:
+def _read(job: Job, upscale: int) -> LoadedImage | str:
     try:
         image = read_image(job.source)
-        check_transparency(job.target, image.alpha)  # not after minutes of restoring
+        height, width = (length * upscale for length in image.pixels.shape[:2])
+        # Not after minutes of restoring.
+        check_fits(job.target, height, width, alpha=image.alpha, icc_profile=image.icc_profile)
         return image
     except ElirError as error:
         return str(error)
@@ -298,7 +331,7 @@ def _restore(
     restorer: Restorer, image: LoadedImage, on_tile: Callable[[int, int], None] | None
 ) -> NDArray[np.uint8] | str:
     try:
-        return restorer.restore(image.pixels, on_tile=on_tile)
+        return restorer.restore(image.opaque(), on_tile=on_tile)
     except (ImageError, UsageError) as error:
         return str(error)
     except MemoryError:
@@ -313,7 +346,7 @@ def _write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> str | Non
             alpha = enlarge_alpha(alpha, result.shape[0] // alpha.shape[0])
         write_image(job.target, result, alpha=alpha, icc_profile=image.icc_profile)
         if job.compare is not None:
-            pair = _side_by_side(image.pixels, result)
+            pair = _side_by_side(image.opaque(), result)
             write_image(job.compare, pair, icc_profile=image.icc_profile)
     except ElirError as error:
         return str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch.utils.data import Dataset, Sampler
 
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
-from elir_deploy.runtime.images import IMAGE_SUFFIXES, read_image
+from elir_deploy.runtime.folders import Unread, images_of
+from elir_deploy.runtime.images import read_image
 
 __all__ = [
     "LatentSamples",
@@ -48,10 +49,12 @@ class PhotoFolder:
     Attributes:
         root: the folder.
         files: paths below it.
+        unread: what is in it besides.
     """
 
     root: Path
     files: tuple[Path, ...]
+    unread: Unread = field(default_factory=Unread)
 
     @classmethod
     def scan(cls, root: str | Path) -> PhotoFolder:
@@ -59,21 +62,10 @@ class PhotoFolder:
 
         Raises:
             UsageError: there is no such folder, or no image in it.
+            ImageError: it cannot be listed.
         """
-        root = Path(root)
-        if not root.is_dir():
-            seen = "is a file, wanted a folder" if root.exists() else "there is no such folder"
-            raise UsageError(f"{root}: {seen}")
-        files = sorted(
-            path
-            for path in root.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
-        if not files:
-            raise UsageError(
-                f"{root}: no images in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        return cls(root, tuple(files))
+        listed = images_of(Path(root))
+        return cls(listed.folder, tuple(listed.files), listed.unread)
 
 
 def fit_to_square(
@@ -192,7 +184,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         for following in range(min(len(self), _MOST_UNREADABLE)):
             number = self.file_number(sample + following)
             try:
-                return read_image(self.photos.files[number]).pixels, unreadable
+                return read_image(self.photos.files[number]).opaque(), unreadable
             except ImageError:
                 unreadable.append(number)
         raise ImageError(

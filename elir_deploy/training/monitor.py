@@ -147,15 +147,17 @@ class Monitor:
             if self._options.validation is None:
                 self._photos = list(sample_photos(task.image_size, task.faces).values())
             else:
-                files = PhotoFolder.scan(self._options.validation).files[:_PREVIEWS]
+                folder = PhotoFolder.scan(self._options.validation)
+                if folder.unread:
+                    self._tell(f"not read: {folder.unread}")
                 self._photos = [
                     fit_to_square(
-                        read_image(file).pixels,
+                        read_image(file).opaque(),
                         task.image_size,
                         None,
                         whole=self._options.whole_images,
                     )
-                    for file in files
+                    for file in folder.files[:_PREVIEWS]
                 ]
         return self._photos
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from elir_deploy.atomic import replacing, write_text
+from elir_deploy.atomic import check_writable, replacing, write_text
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
 from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
 from elir_deploy.model.vector_field import VectorField
-from elir_deploy.runtime.images import write_image
+from elir_deploy.runtime.images import check_fits, write_image
 from elir_deploy.static_graph import latent_shape
 from elir_deploy.tasks import TaskSpec
 from elir_deploy.training.autoencoder import (
@@ -164,6 +164,8 @@ def train(
     run = _Run(options, photos, fabric, Monitor(options, fabric.is_global_zero, say, tell))
     # Files that cannot be used are found before the folder says that they were asked for.
     if fabric.is_global_zero:
+        if photos.unread:
+            tell(f"not read: {photos.unread}")
         _open_folder(options, len(photos.files))
     fabric.barrier()
     model, teacher = run.initial_model()
@@ -182,6 +184,8 @@ def draw_samples(options: RunOptions, path: Path, count: int = 8) -> None:
         OutputError: ``path`` cannot be written.
     """
     _check(options)
+    check_fits(path, 2 * options.task.image_size, count * options.task.image_size)
+    check_writable(path)
     samples = TrainingSamples(
         PhotoFolder.scan(options.images),
         options.task.image_size,

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.cli import restore as command
+from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image
 from tests.bundles import make_bundle
 
@@ -68,6 +69,41 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
     assert "exists: give --overwrite" in capsys.readouterr().err
     assert run(*arguments, "--overwrite", "--compare", "--precision", "fp32") == 0
     assert read_image(out / "a.compare.png").pixels.shape == (1, 2, 3)
+
+
+def test_what_was_left_out_and_renamed_is_told_at_the_end(run, bundle, tmp_path, capsys) -> None:
+    album = tmp_path / "album"
+    put(album / "a.png")
+    put(album / "a.jpg")
+    put(album / "deep" / "b.png")
+    (album / "IMG_1.HEIC").write_bytes(b"\0")
+    assert run(bundle, album, "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("2 restored, ")
+    assert printed.err.splitlines()[-2:] == [
+        "several inputs have one name but for the suffix, which stays: a.jpg.png, a.png.png",
+        "not read: files of formats that are not read here: "
+        f"1 .heic (such as {album}/IMG_1.HEIC); 1 folder (such as {album}/deep), which "
+        "--recursive looks into unless they are links",
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.jpg.png", "a.png.png"]
+    (tmp_path / "phone").mkdir()
+    (album / "IMG_1.HEIC").rename(tmp_path / "phone" / "IMG_1.HEIC")
+    assert run(bundle, tmp_path / "phone", "-o", tmp_path / "none") == 2
+    assert "1 .heic (such as" in capsys.readouterr().err
+
+
+def test_a_result_too_large_for_its_format_is_told_before_the_work(
+    run, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    path = make_bundle(tmp_path / "b", upscale=4, kernel="bicubic")
+    monkeypatch.setattr(Restorer, "restore", lambda *_, **__: pytest.fail("restored"))
+    for suffix, side, most in (("webp", 4096, 16383), ("jpg", 16384, 65500)):
+        image = put(tmp_path / f"{suffix}.png", 2, side)
+        assert run(path, image, "-o", tmp_path / "out", "--format", suffix) == 2
+        error = capsys.readouterr().err
+        assert f"cannot hold {4 * side}x8 pixels, {most} a side at most: write PNG" in error
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_several_at_once(run, bundle: Path, tmp_path: Path, capsys) -> None:

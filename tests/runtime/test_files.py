@@ -13,7 +13,7 @@ from PIL import Image
 
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.runtime import Restorer, files
-from elir_deploy.runtime.files import Job, plan_jobs, restore_files
+from elir_deploy.runtime.files import Plan, plan_jobs, restore_files
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.tiling import spans
 from tests.bundles import make_bundle
@@ -38,8 +38,8 @@ def album(tmp_path: Path) -> Path:
     return tmp_path / "album"
 
 
-def names(jobs: list[Job], out: Path) -> list[str]:
-    return [str(job.target.relative_to(out)) for job in jobs]
+def names(plan: Plan, out: Path) -> list[str]:
+    return [str(job.target.relative_to(out)) for job in plan.jobs]
 
 
 # Planning ---------------------------------------------------------------------------------------
@@ -69,8 +69,8 @@ def test_names_with_dots_and_oddities(tmp_path: Path) -> None:
     out = tmp_path / "out"
     odd = ["a.b.png", "ünï cödé.png", "new\nline.png", "-dash.png", "no suffix", "[bold].png"]
     inputs = [put(tmp_path / "in" / "x.png").rename(tmp_path / "in" / name) for name in odd]
-    jobs = plan_jobs(inputs, out)
-    assert names(jobs, out) == [
+    plan = plan_jobs(inputs, out)
+    assert names(plan, out) == [
         *("a.b.png", "ünï cödé.png", "new\nline.png", "-dash.png", "no suffix.png", "[bold].png")
     ]
 
@@ -85,7 +85,7 @@ def test_the_output_folder_is_not_an_input(album: Path) -> None:
 
 def test_links_that_circle_are_not_followed(album: Path, tmp_path: Path) -> None:
     (album / "deep" / "again").symlink_to(album)
-    assert len(plan_jobs([album], tmp_path / "out", recursive=True)) == 4
+    assert len(plan_jobs([album], tmp_path / "out", recursive=True).jobs) == 4
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
@@ -94,20 +94,61 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_two_results_of_one_name(album: Path, tmp_path: Path) -> None:
+def test_what_is_not_read_is_counted_and_named(album: Path, tmp_path: Path) -> None:
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "x.tga", "logo.ico", "scan", "a.mov"):
+        (album / name).write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("README", "IMG_1.xmp", "labels.yaml"):
+        (album / name).write_text("Größe: 1\n" * 60)
+    (album / ".hidden.heic").write_bytes(b"\0")
+    plan = plan_jobs([album], tmp_path / "out")
+    assert len(plan.jobs) == 2
+    assert plan.unread.files == {
+        "": (1, album / "scan"),
+        ".heic": (2, album / "IMG_1.HEIC"),
+        ".ico": (1, album / "logo.ico"),
+        ".tga": (1, album / "x.tga"),
+    }
+    assert plan.unread.folders == [album / "deep"]
+    assert not plan_jobs([album / "a.jpg"], tmp_path / "out").unread
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"\0")
+    with pytest.raises(UsageError, match=r"no images in .*phone: .* 1 \.heic \(such as .*IMG_1"):
+        plan_jobs([tmp_path / "phone"], tmp_path / "out")
+
+
+def test_two_results_of_one_name_keep_their_suffixes(album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     put(album / "a.png")
-    with pytest.raises(UsageError, match=r"a\.jpg and .*a\.png would both become .*a\.png"):
-        plan_jobs([album], tmp_path / "out")
-    plan_jobs([album], tmp_path / "out", format="same")
-    with pytest.raises(UsageError, match="would both become"):
-        plan_jobs([album / "b.png", album / "b.png"], tmp_path / "out")
+    put(album / "a.jpg.tif")  # which the longer name of a.jpg would meet
+    plan = plan_jobs([album], out)
+    assert names(plan, out) == ["a.jpg.png", "a.jpg.tif.png", "a.png.png", "b.png"]
+    assert plan.renamed == plan.jobs[:3]
+    same = plan_jobs([album], out, format="same")
+    assert names(same, out) == ["a.jpg", "a.jpg.png", "a.png", "b.png"]
+    assert same.renamed == []
+    for inputs in ([album / "b.png", album / "b.png"], [album / "b.png", put(tmp_path / "b.png")]):
+        with pytest.raises(UsageError, match=r"b\.png and .*b\.png would both become .*b\.png"):
+            plan_jobs(inputs, out)
 
 
 def test_a_comparison_may_not_meet_a_result(tmp_path: Path) -> None:
     inputs = [put(tmp_path / "a.png"), put(tmp_path / "a.compare.png")]
-    plan_jobs(inputs, tmp_path / "out")
+    out = tmp_path / "out"
+    assert names(plan_jobs(inputs, out), out) == ["a.png", "a.compare.png"]
+    plan = plan_jobs(inputs, out, compare=True)
+    assert names(plan, out) == ["a.png.png", "a.compare.png.png"]
+    made = [target.name for job in plan.jobs for target in job.targets]
+    assert len(set(made)) == 4
+
+
+def test_links_to_one_file_are_one_result(tmp_path: Path) -> None:
+    """They are followed, so that the second result would replace the first."""
+    inputs = [put(tmp_path / "a.png"), put(tmp_path / "b.png")]
+    (tmp_path / "out").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "out" / name).symlink_to("elsewhere.png")
     with pytest.raises(UsageError, match="would both become"):
-        plan_jobs(inputs, tmp_path / "out", compare=True)
+        plan_jobs(inputs, tmp_path / "out", overwrite=True)
 
 
 def test_nothing_is_overwritten_unasked(album: Path, tmp_path: Path) -> None:
@@ -115,7 +156,7 @@ def test_nothing_is_overwritten_unasked(album: Path, tmp_path: Path) -> None:
     put(out / "b.png")
     with pytest.raises(UsageError, match=r"b\.png exists: give --overwrite"):
         plan_jobs([album], out)
-    assert len(plan_jobs([album], out, overwrite=True)) == 2
+    assert len(plan_jobs([album], out, overwrite=True).jobs) == 2
     (out / "a.png").mkdir()
     with pytest.raises(UsageError, match=r"a\.png is a folder"):
         plan_jobs([album], out, overwrite=True)
@@ -154,7 +195,7 @@ def test_one_bad_file_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> No
     inputs[1].write_bytes(inputs[1].read_bytes()[:500])
     inputs[3].write_bytes(b"")
     inputs[4].unlink()
-    jobs = plan_jobs(inputs, tmp_path / "out")
+    jobs = plan_jobs(inputs, tmp_path / "out").jobs
     told: list[str] = []
     progress: list[tuple[str, int, int]] = []
     with Restorer(bundle) as restorer:
@@ -179,7 +220,7 @@ def test_one_bad_file_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> No
 def test_several_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [put(tmp_path / "in" / f"{i}.png", noise(seed=i)) for i in range(9)]
     inputs[4].write_bytes(b"")
-    jobs = plan_jobs(inputs, tmp_path / "out")
+    jobs = plan_jobs(inputs, tmp_path / "out").jobs
     together = threading.Barrier(2)  # breaks, unless two images wait at it
     progress: list[tuple[str, int, int]] = []
     monkeypatch.setattr(files, "_LONG_S", 0)
@@ -204,7 +245,7 @@ def test_several_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_result_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     inputs = [put(tmp_path / "in" / name) for name in ("a.png", "b.png", "c.png")]
-    jobs = plan_jobs(inputs, tmp_path / "out")
+    jobs = plan_jobs(inputs, tmp_path / "out").jobs
     (tmp_path / "out" / "b.png").mkdir()  # came about after the check
     with Restorer(bundle) as restorer:
         outcome = restore_files(restorer, jobs)
@@ -218,13 +259,13 @@ def test_transparency_is_enlarged_with_the_picture(tmp_path: Path, monkeypatch) 
     put(tmp_path / "a.png", np.dstack([noise(), alpha]))
     path = make_bundle(tmp_path / "b", upscale=4, kernel="bicubic")
     with Restorer(path) as restorer:
-        outcome = restore_files(restorer, plan_jobs([tmp_path / "a.png"], tmp_path / "out"))
+        outcome = restore_files(restorer, plan_jobs([tmp_path / "a.png"], tmp_path / "out").jobs)
         assert not outcome.failures
         loaded = read_image(tmp_path / "out" / "a.png")
         assert loaded.pixels.shape == (80, 120, 3)
         wanted = Image.fromarray(alpha).resize((120, 80), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(loaded.alpha, np.asarray(wanted))
-        jobs = plan_jobs([tmp_path / "a.png"], tmp_path / "out", format="jpg")
+        jobs = plan_jobs([tmp_path / "a.png"], tmp_path / "out", format="jpg").jobs
         monkeypatch.setattr(restorer, "restore", None)  # the model is not run for nothing
         outcome = restore_files(restorer, jobs)
     assert "JPEG cannot hold" in outcome.failures[0][1]
@@ -237,7 +278,7 @@ def test_side_by_side(tmp_path: Path, factor: int) -> None:
     )
     put(tmp_path / "a.png")
     with Restorer(path) as restorer:
-        jobs = plan_jobs([tmp_path / "a.png"], tmp_path / "out", compare=True)
+        jobs = plan_jobs([tmp_path / "a.png"], tmp_path / "out", compare=True).jobs
         assert not restore_files(restorer, jobs).failures
     pair = read_image(tmp_path / "out" / "a.compare.png").pixels
     size = (30 * factor, 20 * factor)
@@ -249,7 +290,7 @@ def test_side_by_side(tmp_path: Path, factor: int) -> None:
 
 def test_tiles_of_long_work_are_counted(bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(files, "_LONG_S", 0)
-    jobs = plan_jobs([put(tmp_path / "a.png", noise(100, 30))], tmp_path / "out")
+    jobs = plan_jobs([put(tmp_path / "a.png", noise(100, 30))], tmp_path / "out").jobs
     progress: list[tuple[str, int, int]] = []
     with Restorer(bundle) as restorer:
         restore_files(restorer, jobs, on_progress=lambda *step: progress.append(step))
@@ -263,9 +304,8 @@ def test_tiles_of_long_work_are_counted(bundle: Path, tmp_path: Path, monkeypatc
 
 def test_faces_that_are_none_are_doubted(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "b", faces=True)
-    jobs = plan_jobs(
-        [put(tmp_path / "a.png"), put(tmp_path / "b.png", noise(9, 9))], tmp_path / "o"
-    )
+    inputs = [put(tmp_path / "a.png"), put(tmp_path / "b.png", noise(9, 9))]
+    jobs = plan_jobs(inputs, tmp_path / "o").jobs
     doubts: list[str] = []
     with Restorer(path) as restorer:
         restore_files(restorer, jobs, on_doubt=lambda job, doubt: doubts.append(job.source.name))
@@ -275,7 +315,7 @@ def test_faces_that_are_none_are_doubted(tmp_path: Path) -> None:
 def test_reading_running_and_writing_overlap_and_are_bounded(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = plan_jobs([put(tmp_path / f"{i}.png") for i in range(8)], tmp_path / "out")
+    jobs = plan_jobs([put(tmp_path / f"{i}.png") for i in range(8)], tmp_path / "out").jobs
     lock = threading.Lock()
     alive = most = 0
 
@@ -311,7 +351,7 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
 def test_an_interruption_finishes_what_is_being_written(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = plan_jobs([put(tmp_path / f"{i}.png") for i in range(5)], tmp_path / "out")
+    jobs = plan_jobs([put(tmp_path / f"{i}.png") for i in range(5)], tmp_path / "out").jobs
     with Restorer(bundle) as restorer:
         whole = restorer.restore
         calls = iter(range(5))
@@ -330,7 +370,7 @@ def test_an_interruption_finishes_what_is_being_written(
 
 
 def test_a_bug_is_not_taken_for_a_bad_file(bundle: Path, tmp_path: Path, monkeypatch) -> None:
-    jobs = plan_jobs([put(tmp_path / "a.png"), put(tmp_path / "b.png")], tmp_path / "out")
+    jobs = plan_jobs([put(tmp_path / "a.png"), put(tmp_path / "b.png")], tmp_path / "out").jobs
 
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError

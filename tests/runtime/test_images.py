@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import resource
 import subprocess
@@ -17,12 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from elir_deploy import atomic
 from elir_deploy.errors import ImageError, OutputError
-from elir_deploy.runtime import images
-from elir_deploy.runtime.images import enlarge_alpha, read_image, write_image
+from elir_deploy.runtime import decoding
+from elir_deploy.runtime.images import check_fits, enlarge_alpha, read_image, write_image
+from tests.runtime.file_writers import chunk, png
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -142,22 +142,16 @@ def test_cmyk_without_a_profile(tmp_path: Path) -> None:
     assert broken.icc_profile is None
 
 
-def test_cmyk_goes_through_its_profile(tmp_path: Path, monkeypatch) -> None:
-    """No CMYK profile can be made here, so the way to littleCMS is watched."""
-    asked = []
-
-    class Transform:
-        def apply(self, band: Image.Image) -> Image.Image:
-            return Image.new("RGB", band.size, (1, 2, 3))
-
-    def build(source: io.BytesIO, target: object, mode: str, made: str) -> Transform:
-        asked.append((source.getvalue(), mode, made))
-        return Transform()
-
-    monkeypatch.setattr(ImageCms, "buildTransform", build)
-    path = saved(tmp_path / "c.jpg", Image.fromarray(RGB).convert("CMYK"), icc_profile=b"profile")
-    assert (read_image(path).pixels == (1, 2, 3)).all()
-    assert asked == [(b"profile", "CMYK", "RGB")]
+def test_inks_of_a_jpeg_are_inverted_whoever_wrote_it(tmp_path: Path) -> None:
+    """As Adobe's are; browsers take those without Adobe's mark so too."""
+    image = Image.fromarray(PHOTO).convert("CMYK")
+    content = saved(tmp_path / "c.jpg", image, quality=100).read_bytes()
+    mark = content.index(b"\xff\xee")
+    length = int.from_bytes(content[mark + 2 : mark + 4], "big")
+    (tmp_path / "d.jpg").write_bytes(content[:mark] + content[mark + 2 + length :])
+    for name in ("c.jpg", "d.jpg"):
+        found = read_image(tmp_path / name).pixels.astype(int)
+        assert np.abs(found - np.asarray(image.convert("RGB"))).mean() < 3
 
 
 def test_lab_and_ycbcr(tmp_path: Path) -> None:
@@ -195,6 +189,31 @@ def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
     assert np.abs(read_image(path).pixels.astype(int) - upright).max() < 40
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_transparency_is_turned_with_the_picture(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    whole = np.dstack([RGB, ALPHA])
+    stored = {
+        1: whole,
+        2: whole[:, ::-1],
+        3: whole[::-1, ::-1],
+        4: whole[::-1],
+        5: whole.swapaxes(0, 1),
+        6: np.rot90(whole),
+        7: whole[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(whole, -1),
+    }[orientation]
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"x.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
+    loaded = read_image(path)
+    np.testing.assert_array_equal(loaded.pixels, RGB)
+    np.testing.assert_array_equal(loaded.alpha, ALPHA)
+
+
 def test_damaged_exif_is_no_reason(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.png", RGB, exif=b"Exif\x00\x00garbage")
     np.testing.assert_array_equal(read_image(path).pixels, RGB)
@@ -216,6 +235,69 @@ def test_profiles(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.pixels, RGB)
     grey = profile[:16] + b"GRAY" + profile[20:]
     assert read_image(saved(tmp_path / "g.png", GREY, icc_profile=grey)).icc_profile is None
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    content = saved(tmp_path / "x.png", RGB).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    np.testing.assert_array_equal(read_image(tmp_path / "pipe").pixels, RGB)
+    writer.join()
+
+
+# Text and profiles beside the picture -----------------------------------------------------------
+
+LONG = bytes(range(32, 127)) * 50_000  # 5 MB, where Pillow takes one
+
+
+def texts(size: int) -> dict[str, tuple[bytes, bytes]]:
+    """A chunk of each kind that holds so many bytes of text, or of a profile."""
+    text = (LONG * (size // len(LONG) + 1))[:size]
+    packed = zlib.compress(text)
+    return {
+        "text": (b"tEXt", b"parameters\0" + text),
+        "compressed": (b"zTXt", b"workflow\0\0" + packed),
+        "international": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed),
+        "profile": (b"iCCP", b"p\0\0" + packed),
+    }
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("kind", list(texts(1)))
+def test_long_texts_and_profiles_are_no_damage(tmp_path: Path, kind: str, behind: bool) -> None:
+    content = png(RGB, 8, 2)
+    made = chunk(*texts(5_000_000)[kind])
+    place = len(content) - 12 if behind else 33  # before IEND, behind IHDR
+    path = tmp_path / "x.png"
+    path.write_bytes(content[:place] + made + content[place:])
+    np.testing.assert_array_equal(read_image(path).pixels, RGB)
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20  # for all others
+
+
+def test_what_is_written_with_a_long_profile_is_read(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile += np.random.default_rng(0).bytes(3_000_000)
+    for suffix in ("png", "jpg", "webp"):
+        write_image(tmp_path / f"x.{suffix}", RGB, icc_profile=profile)
+        assert read_image(tmp_path / f"x.{suffix}").icc_profile == profile
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("kind", ["compressed", "international", "profile"])
+def test_bombs_in_texts_are_refused(tmp_path: Path, kind: str, behind: bool) -> None:
+    content = png(RGB, 8, 2)
+    bomb = chunk(*texts(decoding.MAX_TEXT + 1)[kind])
+    if kind != "profile":  # also many of less
+        half = chunk(*texts(decoding.MAX_TEXT // 2 + 1)[kind])
+        bomb = bomb if behind else half + half
+    place = len(content) - 12 if behind else 33
+    path = tmp_path / "x.png"
+    path.write_bytes(content[:place] + bomb + content[place:])
+    with pytest.raises(
+        ImageError, match=r"x\.png holds more than 64 MiB of text or colour profile"
+    ):
+        read_image(path)
 
 
 # What is refused --------------------------------------------------------------------------------
@@ -314,14 +396,9 @@ def test_flipped_bytes_never_get_further(tmp_path: Path, suffix: str, flips: lis
 
 def huge_png(path: Path, width: int, height: int) -> Path:
     """A PNG whose header promises so many grey pixels, and holds none."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checked = kind + data
-        return len(data).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
-
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
     return path
 
 
@@ -349,7 +426,7 @@ def test_the_limit_is_ours_and_seen_in_the_header(tmp_path: Path) -> None:
 
 
 def test_reading_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_BAND_PIXELS", 70)
+    monkeypatch.setattr(decoding, "_BAND_PIXELS", 70)
     pixels = np.dstack([RGB, ALPHA])
     loaded = read_image(saved(tmp_path / "a.png", pixels))
     np.testing.assert_array_equal(loaded.pixels, RGB)
@@ -433,11 +510,36 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match="Is a directory"):
         write_image(tmp_path / "folder.png", RGB)
-    with pytest.raises(OutputError, match="WEBP"):
-        write_image(tmp_path / "x.webp", np.zeros((1, 16384, 3), np.uint8))
-    with pytest.raises(OutputError, match="JPEG"):
-        write_image(tmp_path / "x.jpg", np.zeros((1, 65536, 3), np.uint8))
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "largest"), [(".webp", 16383), (".jpg", 65500), (".JPEG", 65500)]
+)
+def test_sizes_that_a_format_cannot_hold(tmp_path: Path, suffix: str, largest: int) -> None:
+    path = tmp_path / f"x{suffix}"
+    for shape in ((1, largest), (largest, 1)):
+        write_image(path, np.zeros((*shape, 3), np.uint8))
+        assert read_image(path).pixels.shape[:2] == shape
+        path.unlink()
+    for height, width in ((1, largest + 1), (largest + 1, 1)):
+        reason = f"cannot hold {width}x{height} pixels, {largest} a side at most: write PNG"
+        with pytest.raises(OutputError, match=reason):
+            check_fits(path, height, width)
+        with pytest.raises(OutputError, match=reason):
+            write_image(path, np.zeros((height, width, 3), np.uint8))
+    check_fits(tmp_path / "x.png", largest + 1, 1)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_profile_that_a_jpeg_cannot_hold(tmp_path: Path) -> None:
+    """Its 255 segments are counted in a byte; one more would lose the profile without a word."""
+    largest = b"\0" * 16 + b"RGB " + bytes(255 * 65519 - 20)
+    write_image(tmp_path / "x.jpg", RGB, icc_profile=largest)
+    assert read_image(tmp_path / "x.jpg").icc_profile == largest
+    with pytest.raises(OutputError, match="cannot hold a colour profile of 16707346 bytes"):
+        write_image(tmp_path / "y.jpg", RGB, icc_profile=largest + b"\0")
+    assert os.listdir(tmp_path) == ["x.jpg"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])

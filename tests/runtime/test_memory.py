@@ -45,7 +45,7 @@ from elir_deploy.runtime.files import plan_jobs, restore_files
 with Restorer(sys.argv[1]) as restore:
     restore(np.zeros((512, 512, 3), np.uint8))
     before = status("VmRSS")
-    outcome = restore_files(restore, plan_jobs([Path(sys.argv[2])], Path(sys.argv[3])))
+    outcome = restore_files(restore, plan_jobs([Path(sys.argv[2])], Path(sys.argv[3])).jobs)
     assert not outcome.failures, outcome.failures
     print(status("VmHWM") - before - 2 * 9000 * 12000 * 3)
 """

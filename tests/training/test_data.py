@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from elir_deploy.errors import ImageError, UsageError
+from elir_deploy.runtime import write_image
 from elir_deploy.training.data import (
     PhotoFolder,
     SampleNumbers,
@@ -40,11 +41,27 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images in it"):
         PhotoFolder.scan(tmp_path)
-    with pytest.raises(UsageError, match="there is no such folder"):
+    with pytest.raises(UsageError, match="is no folder"):
         PhotoFolder.scan(tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file, wanted a folder"):
         PhotoFolder.scan(tmp_path / "file")
+
+
+def test_what_is_not_read_is_known_and_what_is_hidden_is_not_read(photos: Path) -> None:
+    count = len(PhotoFolder.scan(photos).files)
+    (photos / "x.heic").write_bytes(b"\0")
+    (photos / "._0.png").write_bytes(b"what another system writes beside 0.png")
+    found = PhotoFolder.scan(photos)
+    assert (len(found.files), found.unread.files) == (count, {".heic": (1, photos / "x.heic")})
+
+
+def test_transparency_is_taken_away(tmp_path: Path) -> None:
+    alpha = np.zeros((32, 32), np.uint8)
+    alpha[8:-8, 8:-8] = 255
+    pixels = np.where(alpha[:, :, None] > 0, np.uint8(200), np.uint8(0)).repeat(3, axis=2)
+    write_image(tmp_path / "a.png", pixels, alpha=alpha)
+    assert (samples(tmp_path)[0]["clean"] == 200).all()
 
 
 def test_a_sample_is_fixed_by_seed_and_number(photos: Path) -> None:

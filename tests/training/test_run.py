@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
-from elir_deploy.errors import UsageError
+from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.runtime.folders import Unread
 from elir_deploy.tasks import TASKS
 from elir_deploy.training import run as training
 from elir_deploy.training.run import RunOptions, draw_samples, train
@@ -57,8 +58,9 @@ def run(chosen: RunOptions) -> tuple[Any, list[str], list[str]]:
 
 
 def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Path) -> None:
+    (photos / "x.heic").write_bytes(b"\0")
     result, said, told = run(options(photos, tmp_path / "run"))
-    assert told == []
+    assert told == [f"not read: {Unread({'.heic': (1, photos / 'x.heic')})}"]
     assert result.images == 4
     collapsed = load_checkpoint(result.checkpoint)
     expanded = load_checkpoint(result.expanded_checkpoint)
@@ -275,3 +277,10 @@ def test_a_picture_of_samples(photos: Path, tmp_path: Path) -> None:
     # Noise of standard deviation 89.6, less what clipping takes away.
     assert 50 < (pixels[SIZE:] - pixels[:SIZE]).std() < 90
     assert not (tmp_path / "run").exists()
+    for name, reason in (
+        ("s.tif", "ends in '.tif'"),
+        ("s.webp", "16383"),
+        ("no/s.png", "no folder"),
+    ):
+        with pytest.raises(OutputError, match=reason):
+            draw_samples(options(tmp_path / "none", tmp_path / "run"), tmp_path / name, count=300)

@@ -1,0 +1,242 @@
+"""What a file says of its colours and Pillow does not act on.
+
+Gamma and code points of PNG, boxes of JPEG 2000 and AVIF, profiles of grey pictures. What would
+come out as other colours than the file means is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import ImageError
+
+__all__ = ["Curve", "Said", "gamma_curve", "grey_curve", "profile_space", "what_is_said"]
+
+#: Levels from 0 to 255 to the levels of sRGB.
+Curve: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
+
+# Code points of ITU-T H.273 that are taken as sRGB: unspecified, BT.709, SD video; their curves,
+# and the sRGB one.
+_PRIMARIES = (1, 2, 5, 6)
+_TRANSFERS = (1, 2, 6, 13, 14, 15)
+_HDR = {16: "PQ", 18: "HLG"}
+#: Enumerated colour spaces of JPEG 2000 that Pillow decodes: CMYK, sRGB, grey, sYCC.
+_JP2_SPACES = (12, 16, 17, 18)
+#: Of cHRM, x and y of red, green and blue.
+_SRGB_PRIMARIES = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+#: Within it, primaries are sRGB's: half a level of an 8-bit picture.
+_PRIMARIES_TOLERANCE = 0.01
+#: Of gAMA around 1/2.2, which stands for sRGB (libpng takes as much for nothing to do).
+_GAMMA_TOLERANCE = 0.05
+#: Colour types of PNG.
+_PNG_GREY, _PNG_RGB, _PNG_GREY_ALPHA, _PNG_RGBA = 0, 2, 4, 6
+#: littleCMS: computes each value instead of interpolating in a table of few.
+_NO_OPTIMIZATION: Any = 0x0100
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a file's header says.
+
+    Attributes:
+        profile: an ICC profile that Pillow does not give.
+        gamma: the exponent from the values to light, inverted (PNG's gAMA); None: nothing to do.
+        grey: the values are grey, whatever mode Pillow decodes them to.
+        grey_bits: of a grey PNG without an alpha channel, else 8.
+        cut: values of more than 8 bits, which Pillow cuts.
+    """
+
+    profile: bytes | None = None
+    gamma: float | None = None
+    grey: bool = False
+    grey_bits: int = 8
+    cut: bool = False
+
+
+def what_is_said(path: Path, file: BinaryIO) -> Said:
+    """Read the header of ``file``, which is then at its beginning again.
+
+    Raises:
+        ImageError: its colours have no form in sRGB that is computed here.
+    """
+    head = file.read(12)
+    try:
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(path, file)
+        if head[4:8] == b"jP  ":
+            return _jpeg_2000(path, file)
+        if head[4:8] == b"ftyp":
+            _check_avif(path, file)
+        return Said()
+    finally:
+        file.seek(0)
+
+
+def gamma_curve(gamma: float) -> Curve:
+    """The curve to sRGB from values whose light is their power of ``1 / gamma``."""
+
+    def curve(levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        light = (levels / 255) ** (1 / gamma)
+        return 255 * np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+
+    return curve
+
+
+def grey_curve(profile: bytes) -> Curve | None:
+    """The curve from the grey of a profile to sRGB's; None: the profile is damaged."""
+    from PIL import Image, ImageCms
+
+    try:
+        transform = ImageCms.buildTransform(
+            io.BytesIO(profile), ImageCms.createProfile("sRGB"), "L", "RGB", flags=_NO_OPTIMIZATION
+        )
+    except ImageCms.PyCMSError:
+        return None
+    every = np.arange(256)
+    table = np.asarray(transform.apply(Image.fromarray(every.astype(np.uint8)[None])))[0, :, 1]
+    return lambda levels: np.interp(levels, every, table)
+
+
+def profile_space(profile: object) -> str | None:
+    """The colour space of an ICC profile: ``RGB``, ``GRAY``, ``CMYK`` or another."""
+    if not isinstance(profile, bytes):
+        return None
+    return profile[16:20].decode("ascii", "replace").rstrip()
+
+
+# PNG ------------------------------------------------------------------------------------------
+
+
+def _png(path: Path, file: BinaryIO) -> Said:
+    chunks = dict(_chunks(file))
+    header = chunks.get(b"IHDR", b"")
+    if len(header) < 13:
+        return Said()  # Pillow says what is wrong with it
+    bits, kind = header[8], header[9]
+    coloured = kind not in (_PNG_GREY, _PNG_GREY_ALPHA)
+    gamma = None
+    if b"iCCP" in chunks or b"sRGB" in chunks:
+        pass
+    elif len(chunks.get(b"cICP", b"")) >= 2:
+        _check_code_points(path, chunks[b"cICP"][0], chunks[b"cICP"][1])
+    else:
+        gamma = _gamma(chunks.get(b"gAMA", b""))
+        if coloured and len(chunks.get(b"cHRM", b"")) >= 32:
+            _check_primaries(path, chunks[b"cHRM"])
+    cut = bits == 16 and kind != _PNG_GREY
+    if cut and kind == _PNG_RGB and b"tRNS" in chunks:
+        raise ImageError(
+            f"{path} has 16-bit colours of which one is transparent, and 8 bits of each are read: "
+            "save it with an alpha channel"
+        )
+    return Said(None, gamma, not coloured, bits if kind == _PNG_GREY else 8, cut)
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and beginning of the chunks before the picture."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in (b"IDAT", b"IEND"):
+            return
+        content = file.read(min(length, 32))
+        yield kind, content
+        file.seek(length - len(content) + 4, io.SEEK_CUR)
+
+
+def _gamma(chunk: bytes) -> float | None:
+    gamma = int.from_bytes(chunk[:4], "big") / 100_000
+    return gamma if gamma and abs(2.2 * gamma - 1) > _GAMMA_TOLERANCE else None
+
+
+def _check_primaries(path: Path, chunk: bytes) -> None:
+    found = [value / 100_000 for value in struct.unpack(">8I", chunk[:32])][2:]
+    if any(abs(x - y) > _PRIMARIES_TOLERANCE for x, y in zip(found, _SRGB_PRIMARIES, strict=True)):
+        raise ImageError(
+            f"{path} has primaries {found} (x and y of red, green, blue) and no ICC profile, "
+            "wanted sRGB's: convert it to sRGB first"
+        )
+
+
+def _check_code_points(path: Path, primaries: int, transfer: int) -> None:
+    if primaries not in _PRIMARIES or transfer not in _TRANSFERS:
+        hdr = f" ({_HDR[transfer]}, high dynamic range)" if transfer in _HDR else ""
+        raise ImageError(
+            f"{path} has colour primaries {primaries} and transfer {transfer}{hdr} of ITU-T H.273 "
+            "and no ICC profile, wanted sRGB's 1 and 13: convert it to sRGB first"
+        )
+
+
+# Boxes ----------------------------------------------------------------------------------------
+
+
+def _jpeg_2000(path: Path, file: BinaryIO) -> Said:
+    for box in _colour_boxes(_top_box(file, b"jp2h")):
+        method = box[0]
+        if method == 1:
+            space = int.from_bytes(box[3:7], "big")
+            if space not in _JP2_SPACES:
+                raise ImageError(
+                    f"{path} has colour space {space} of JPEG 2000, wanted sRGB (16), grey (17), "
+                    "sYCC (18) or CMYK (12): convert it to sRGB first"
+                )
+            return Said()
+        if method in (2, 3):
+            profile = box[3:]
+            if profile_space(profile) not in ("RGB", "GRAY"):
+                raise ImageError(
+                    f"{path} has a profile of {profile_space(profile)}, wanted RGB or GRAY in a "
+                    "JPEG 2000 file: convert it to sRGB first"
+                )
+            return Said(profile)
+    return Said()
+
+
+def _check_avif(path: Path, file: BinaryIO) -> None:
+    boxes = list(_colour_boxes(_top_box(file, b"meta")[4:]))  # behind version and flags
+    if any(box[:4] in (b"prof", b"rICC") for box in boxes):
+        return
+    for box in boxes:
+        if (
+            box[:4] == b"nclx" and len(box) >= 8
+        ):  # the first is the picture's, others are of its parts
+            _check_code_points(path, *struct.unpack(">HH", box[4:8]))
+            return
+
+
+def _top_box(file: BinaryIO, wanted: bytes) -> bytes:
+    """The content of the first box of that kind; empty where there is none."""
+    file.seek(0)
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        left = size - 8
+        if size == 1:
+            left = int.from_bytes(file.read(8), "big") - 16
+        if kind == wanted:
+            return file.read(left if size else -1)
+        if left < 0:
+            break
+        file.seek(left, io.SEEK_CUR)
+    return b""
+
+
+def _colour_boxes(content: bytes) -> Iterator[bytes]:
+    place = 0
+    while place + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, place)
+        if size < 8:
+            return
+        inner = content[place + 8 : place + size]
+        if kind == b"colr" and len(inner) >= 7:
+            yield inner
+        elif kind in (b"iprp", b"ipco"):
+            yield from _colour_boxes(inner)
+        place += size

@@ -1,0 +1,298 @@
+"""From a file's content to 8-bit RGB, upright, with the transparency beside it.
+
+Pillow decodes; what it would give as other values than the file means is put right or refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from elir_deploy.errors import ImageError
+from elir_deploy.runtime.colours import (
+    Curve,
+    Said,
+    gamma_curve,
+    grey_curve,
+    profile_space,
+    what_is_said,
+)
+from elir_deploy.runtime.tiff import is_tiff, peak_of, prepare_tiff, white_is_zero
+from elir_deploy.runtime.transparency import without_transparency
+
+__all__ = ["IMAGE_SUFFIXES", "LoadedImage", "decoded"]
+
+#: Formats that are read, by Pillow's names. Not among them: EPS, which would run Ghostscript.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+#: Files taken from a folder.
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "tif", "tiff", "bmp", "gif"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "jpc", "j2c", "jpf", "jpx", "avif"),
+    )
+)
+
+#: Bytes of text, and of a colour profile, that a PNG file may hold: what Pillow allows all text of
+#: a file together, where it allows one piece of it a megabyte only, which profiles of printers and
+#: workflows of image generators exceed. A bomb gets a twelfth of what the largest picture takes.
+MAX_TEXT = 2**26
+
+_BAND_PIXELS = 2**22
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A picture as it was in a file.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        alpha: (H, W) uint8, 255 opaque; None where the file has no transparency.
+        icc_profile: of the RGB values; None: taken as sRGB.
+    """
+
+    pixels: NDArray[np.uint8]
+    alpha: NDArray[np.uint8] | None = None
+    icc_profile: bytes | None = None
+
+    def opaque(self) -> NDArray[np.uint8]:
+        """What to give to a model, (H, W, 3) uint8 RGB: see :mod:`.transparency`."""
+        return self.pixels if self.alpha is None else without_transparency(self.pixels, self.alpha)
+
+
+class _Raised:
+    """Numbers of Pillow's modules, changed for as long as any thread is in the ``with`` block."""
+
+    def __init__(self, *numbers: tuple[ModuleType, str, object]) -> None:
+        self._numbers = numbers
+        self._before: list[object] = []
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [getattr(module, name) for module, name, _ in self._numbers]
+                for module, name, value in self._numbers:
+                    setattr(module, name, value)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for (module, name, _value), before in zip(self._numbers, self._before, strict=True):
+                    setattr(module, name, before)
+
+
+_while_opening = _Raised(
+    # Pillow's own limit warns at 89 megapixels and fails at 179; ours is checked right after.
+    (Image, "MAX_IMAGE_PIXELS", None),
+    # Pillow's own reading of uncompressed files garbles planes of 16 bits and subsampled YCbCr.
+    (TiffImagePlugin, "READ_LIBTIFF", True),
+)
+_while_reading = _Raised(
+    (PngImagePlugin, "MAX_TEXT_CHUNK", MAX_TEXT), (PngImagePlugin, "MAX_TEXT_MEMORY", MAX_TEXT)
+)
+
+
+def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
+    """The picture in ``file``.
+
+    Raises:
+        ImageError: see :func:`elir_deploy.runtime.images.read_image`.
+        OSError: the file cannot be read.
+    """
+    head = file.read(4)
+    file.seek(0)
+    if not head:
+        raise ImageError(f"{path} is empty (0 bytes)")
+    try:
+        said = what_is_said(path, file)
+        with _while_reading, _opened(file) as image:
+            _check_header(path, image, max_pixels)
+            if image.format == "TIFF":
+                prepare_tiff(path, image, file.seek(0, io.SEEK_END))
+            image.load()
+            return _loaded(path, image, said)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        if is_tiff(head):
+            raise ImageError(
+                f"{path} is a TIFF file of a kind that is not read: save it as 8-bit or 16-bit RGB"
+            ) from None
+        raise ImageError(f"{path} is not an image in a format that is read here") from None
+    except MemoryError:
+        raise ImageError(f"{path}: not enough memory to decode it") from None
+    except Exception as error:  # a damaged file drives Pillow into any exception
+        # What the system refused is not the file's fault; EINVAL is a jump out of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise ImageError(f"{path} {_reason(str(error) or type(error).__name__)}") from None
+
+
+def _reason(text: str) -> str:
+    if "MAX_TEXT" in text:
+        return (
+            f"holds more than {MAX_TEXT // 2**20} MiB of text or colour profile, as a "
+            "decompression bomb would: save it without"
+        )
+    if any(word in text.lower() for word in ("truncated", "end of file", "eof")):
+        return f"is cut off: {text}"
+    if text.startswith("decoder error"):  # of libtiff, whatever it was
+        return f"is damaged, or a TIFF file of a kind that is not read: {text}"
+    return f"is damaged: {text}"
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    with _while_opening:
+        return Image.open(file, formats=formats)
+
+
+def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{path} is {image.width}x{image.height}, more than {max_pixels} pixels: refused"
+        )
+    frames = getattr(image, "n_frames", 1)
+    # An MPO is a JPEG with further views behind it (stereo pairs, depth): the first is the photo.
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"{path} has {frames} frames, wanted one: extract the one you want")
+
+
+def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
+    from PIL import ImageOps
+
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # damaged EXIF data is no reason to refuse the picture
+        pass
+    profile = said.profile or image.info.get("icc_profile")
+    _scale_transparent_grey(image, said)
+    convert, table = _conversion(path, image, said, profile)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    transparent = image.has_transparency_data
+    alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
+    # In bands, as a converted copy and its bytes would each take as much as the picture.
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        band = convert(image.crop((0, top, image.width, bottom)))
+        values = np.asarray(band.convert("RGB" if alpha is None else "RGBA"))
+        pixels[top:bottom] = values[:, :, :3] if table is None else table[values[:, :, :3]]
+        if alpha is not None:
+            alpha[top:bottom] = values[:, :, 3]
+    # A grey or CMYK profile does not describe the RGB values made from its pixels.
+    return LoadedImage(pixels, alpha, profile if profile_space(profile) == "RGB" else None)
+
+
+def _scale_transparent_grey(image: Image.Image, said: Said) -> None:
+    """Pillow scales 2 and 4 bits to 8, but not the grey that is transparent."""
+    clear = image.info.get("transparency")
+    if said.grey_bits in (2, 4) and isinstance(clear, int):
+        image.info["transparency"] = clear * 255 // (2**said.grey_bits - 1)
+
+
+# Values ---------------------------------------------------------------------------------------
+
+
+def _conversion(
+    path: Path, image: Image.Image, said: Said, profile: object
+) -> tuple[Callable[[Image.Image], Image.Image], NDArray[np.uint8] | None]:
+    """From a band of ``image`` to one that Pillow converts to RGB by itself, and what its levels
+    become then.
+
+    Raises:
+        ImageError: the values have no 8-bit form.
+    """
+    curve = _curve(image, said, profile)
+    if curve is not None and said.cut:
+        raise ImageError(
+            f"{path} has 16-bit colours on another curve than sRGB's, and 8 bits of each are "
+            "read, too few for its shadows: convert it to sRGB first"
+        )
+    if image.mode == "F" or image.mode.startswith("I"):
+        _check_range(path, image)
+        return functools.partial(
+            _to_8_bits, path, white=peak_of(image), inverted=white_is_zero(image), curve=curve
+        ), None
+    table = None if curve is None else np.rint(curve(np.arange(256.0))).astype(np.uint8)
+    if image.mode in ("CMYK", "LAB"):
+        return _to_srgb(image.mode, profile), table
+    if image.mode == "La":
+        return lambda band: band.convert("LA"), table
+    return lambda band: band, table
+
+
+def _curve(image: Image.Image, said: Said, profile: object) -> Curve | None:
+    if said.gamma is not None:
+        return gamma_curve(said.gamma)
+    grey = said.grey or image.mode in _GREY_MODES
+    if grey and isinstance(profile, bytes) and profile_space(profile) == "GRAY":
+        return grey_curve(profile)
+    return None
+
+
+def _check_range(path: Path, image: Image.Image) -> None:
+    if image.mode not in ("I", "F"):
+        return
+    least, most = cast(tuple[float, float], image.getextrema())
+    limit = 65535 if image.mode == "I" else 1
+    if not (least >= 0 and most <= limit):
+        kind = "32-bit" if image.mode == "I" else "float"
+        raise ImageError(
+            f"{path} has {kind} values from {least:g} to {most:g}, wanted 0 to {limit}: "
+            "scale it first"
+        )
+
+
+def _to_8_bits(
+    path: Path, band: Image.Image, *, white: int, inverted: bool, curve: Curve | None
+) -> Image.Image:
+    values = np.asarray(band)
+    levels = values * (255 / white)
+    if np.isnan(levels).any():  # which no comparison finds
+        raise ImageError(f"{path} has float values that are not numbers: replace them first")
+    if inverted:
+        levels = 255 - levels
+    if curve is not None:
+        levels = curve(levels)
+    grey = Image.fromarray(np.rint(levels).astype(np.uint8))
+    clear = band.info.get("transparency")  # the one grey value that a PNG declares transparent
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255))))
+    return grey
+
+
+def _to_srgb(mode: str, profile: object) -> Callable[[Image.Image], Image.Image]:
+    """From CMYK or LAB by the colour profile; CMYK without one by Pillow's plain formula."""
+    from PIL import ImageCms
+
+    source: Any = None
+    if mode == "LAB":
+        source = ImageCms.createProfile("LAB")
+    elif isinstance(profile, bytes):
+        source = io.BytesIO(profile)
+    if source is not None:
+        with suppress(ImageCms.PyCMSError):
+            transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+            return transform.apply
+    return lambda band: band

@@ -1,0 +1,69 @@
+"""What a model sees of a picture with transparency: itself, continued under what is not there.
+
+Whatever colours a file has where nothing shows, most often black, a model spreads them into the
+visible ones next to them. So the picture is laid over a continuation of its own colours, by as
+much as it shows: each pixel counts by its alpha, and where that is nothing, averages over ever
+larger squares of the neighbourhood do. Integers only, for the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.runtime.resampling import resize_into
+
+__all__ = ["without_transparency"]
+
+#: Pixels worked on at a time.
+_BAND_PIXELS = 2**20
+
+
+def without_transparency(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture over the continuation of its own colours.
+
+    Args:
+        pixels: (H, W, 3) uint8; those of alpha 255 stay as they are.
+        alpha: (H, W) uint8.
+
+    Returns:
+        (H, W, 3) uint8; ``pixels`` where all of it is opaque or none of it shows.
+    """
+    if alpha.min() == 255 or alpha.max() == 0 or alpha.size == 1:
+        return pixels
+    background = np.empty_like(pixels)
+    resize_into(without_transparency(*_halved(pixels, alpha)), background)
+    for rows in _bands(*alpha.shape):
+        weight = alpha[rows, :, None].astype(np.uint16)
+        under = background[rows]
+        # Rounded to nearest; at most 255 * 255 + 127, which 16 bits hold.
+        under[:] = (weight * pixels[rows] + (255 - weight) * under + 127) // 255
+    return background
+
+
+def _halved(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Averages of squares of 2, each pixel counting by its alpha, and the sum of that up to 255."""
+    height, width = ((length + 1) // 2 for length in alpha.shape)
+    colours = np.empty((height, width, 3), np.uint8)
+    weights = np.empty((height, width), np.uint8)
+    for rows in _bands(height, width):
+        below = slice(2 * rows.start, 2 * rows.stop)
+        every = np.asarray(alpha[below, :, None], np.uint32)
+        weight, sums = _squares(every), _squares(every * pixels[below])
+        colours[rows] = (sums + weight // 2) // np.maximum(weight, 1)
+        weights[rows] = np.minimum(weight[:, :, 0], 255)
+    return colours, weights
+
+
+def _squares(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(H, W, C) to (ceil(H / 2), ceil(W / 2), C), sums of 2x2 or what is there of it."""
+    for axis in (0, 1):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], 2), axis=axis)
+    return values
+
+
+def _bands(height: int, width: int) -> list[slice]:
+    rows = max(2, _BAND_PIXELS // width // 2 * 2)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
