@@ -50,14 +50,14 @@ class Said:
         profile: an ICC profile that Pillow does not give.
         gamma: the exponent from the values to light, inverted (PNG's gAMA); None: nothing to do.
         grey: the values are grey, whatever mode Pillow decodes them to.
-        grey_bits: of a grey PNG without an alpha channel, else 8.
+        clear: the grey value that is transparent, on the scale that the file is decoded to.
         cut: values of more than 8 bits, which Pillow cuts.
     """
 
     profile: bytes | None = None
     gamma: float | None = None
     grey: bool = False
-    grey_bits: int = 8
+    clear: int | None = None
     cut: bool = False
 
 
@@ -137,7 +137,12 @@ def _png(path: Path, file: BinaryIO) -> Said:
             f"{path} has 16-bit colours of which one is transparent, and 8 bits of each are read: "
             "save it with an alpha channel"
         )
-    return Said(None, gamma, not coloured, bits if kind == _PNG_GREY else 8, cut)
+    clear = None
+    if kind == _PNG_GREY and b"tRNS" in chunks:
+        clear = int.from_bytes(chunks[b"tRNS"][:2], "big")
+        if bits < 8:  # which are stretched
+            clear = clear * 255 // (2**bits - 1)
+    return Said(None, gamma, not coloured, clear, cut)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

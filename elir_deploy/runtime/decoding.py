@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,7 @@ from elir_deploy.runtime.colours import (
     profile_space,
     what_is_said,
 )
-from elir_deploy.runtime.tiff import is_tiff, peak_of, prepare_tiff, white_is_zero
+from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, peak_of, prepare_tiff, white_is_zero
 from elir_deploy.runtime.transparency import without_transparency
 
 __all__ = ["IMAGE_SUFFIXES", "LoadedImage", "decoded"]
@@ -51,7 +52,8 @@ IMAGE_SUFFIXES = frozenset(
 MAX_TEXT = 2**26
 
 _BAND_PIXELS = 2**22
-_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
+_GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,9 @@ class _Raised:
                     setattr(module, name, before)
 
 
-_while_opening = _Raised(
-    # Pillow's own limit warns at 89 megapixels and fails at 179; ours is checked right after.
-    (Image, "MAX_IMAGE_PIXELS", None),
-    # Pillow's own reading of uncompressed files garbles planes of 16 bits and subsampled YCbCr.
-    (TiffImagePlugin, "READ_LIBTIFF", True),
-)
+# Pillow's own limit warns at 89 megapixels and fails at 179; ours is checked right after.
+_while_opening = _Raised((Image, "MAX_IMAGE_PIXELS", None))
+_with_libtiff = _Raised((TiffImagePlugin, "READ_LIBTIFF", True))
 _while_reading = _Raised(
     (PngImagePlugin, "MAX_TEXT_CHUNK", MAX_TEXT), (PngImagePlugin, "MAX_TEXT_MEMORY", MAX_TEXT)
 )
@@ -122,7 +121,7 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
         raise ImageError(f"{path} is empty (0 bytes)")
     try:
         said = what_is_said(path, file)
-        with _while_reading, _opened(file) as image:
+        with _while_reading, _opened(file, is_tiff(head)) as image:
             _check_header(path, image, max_pixels)
             if image.format == "TIFF":
                 prepare_tiff(path, image, file.seek(0, io.SEEK_END))
@@ -142,27 +141,38 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
         # What the system refused is not the file's fault; EINVAL is a jump out of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise ImageError(f"{path} {_reason(str(error) or type(error).__name__)}") from None
+        reason = _reason(str(error) or type(error).__name__, is_tiff(head))
+        raise ImageError(f"{path} {reason}") from None
 
 
-def _reason(text: str) -> str:
-    if "MAX_TEXT" in text:
+def _reason(text: str, tiff: bool) -> str:
+    if re.match("decompressed data too large|too much memory used in text", text, re.IGNORECASE):
         return (
             f"holds more than {MAX_TEXT // 2**20} MiB of text or colour profile, as a "
             "decompression bomb would: save it without"
         )
     if any(word in text.lower() for word in ("truncated", "end of file", "eof")):
         return f"is cut off: {text}"
-    if text.startswith("decoder error"):  # of libtiff, whatever it was
+    if tiff and re.match(r"(decoder error )?-\d|unknown raw mode", text):
         return f"is damaged, or a TIFF file of a kind that is not read: {text}"
     return f"is damaged: {text}"
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def _opened(file: BinaryIO, tiff: bool) -> Image.Image:
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     with _while_opening:
-        return Image.open(file, formats=formats)
+        try:
+            image = Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            if not tiff:
+                raise
+        else:
+            if not (tiff and needs_libtiff(image)):
+                return image
+        file.seek(0)
+        with _with_libtiff:
+            return Image.open(file, formats=formats)
 
 
 def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
@@ -186,7 +196,8 @@ def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
     except Exception:  # noqa: BLE001  # damaged EXIF data is no reason to refuse the picture
         pass
     profile = said.profile or image.info.get("icc_profile")
-    _scale_transparent_grey(image, said)
+    if said.clear is not None:
+        image.info["transparency"] = said.clear  # which Pillow leaves on the file's scale
     convert, table = _conversion(path, image, said, profile)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     transparent = image.has_transparency_data
@@ -202,13 +213,6 @@ def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
             alpha[top:bottom] = values[:, :, 3]
     # A grey or CMYK profile does not describe the RGB values made from its pixels.
     return LoadedImage(pixels, alpha, profile if profile_space(profile) == "RGB" else None)
-
-
-def _scale_transparent_grey(image: Image.Image, said: Said) -> None:
-    """Pillow scales 2 and 4 bits to 8, but not the grey that is transparent."""
-    clear = image.info.get("transparency")
-    if said.grey_bits in (2, 4) and isinstance(clear, int):
-        image.info["transparency"] = clear * 255 // (2**said.grey_bits - 1)
 
 
 # Values ---------------------------------------------------------------------------------------
@@ -229,10 +233,15 @@ def _conversion(
             f"{path} has 16-bit colours on another curve than sRGB's, and 8 bits of each are "
             "read, too few for its shadows: convert it to sRGB first"
         )
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode in _DEEP_MODES or said.clear is not None:
         _check_range(path, image)
         return functools.partial(
-            _to_8_bits, path, white=peak_of(image), inverted=white_is_zero(image), curve=curve
+            _to_8_bits,
+            path,
+            white=peak_of(image),
+            inverted=white_is_zero(image),
+            curve=curve,
+            clear=said.clear,
         ), None
     table = None if curve is None else np.rint(curve(np.arange(256.0))).astype(np.uint8)
     if image.mode in ("CMYK", "LAB"):
@@ -265,9 +274,15 @@ def _check_range(path: Path, image: Image.Image) -> None:
 
 
 def _to_8_bits(
-    path: Path, band: Image.Image, *, white: int, inverted: bool, curve: Curve | None
+    path: Path,
+    band: Image.Image,
+    *,
+    white: int,
+    inverted: bool,
+    curve: Curve | None,
+    clear: int | None,
 ) -> Image.Image:
-    values = np.asarray(band)
+    values = np.asarray(band.convert("L") if band.mode == "1" else band)
     levels = values * (255 / white)
     if np.isnan(levels).any():  # which no comparison finds
         raise ImageError(f"{path} has float values that are not numbers: replace them first")
@@ -276,8 +291,7 @@ def _to_8_bits(
     if curve is not None:
         levels = curve(levels)
     grey = Image.fromarray(np.rint(levels).astype(np.uint8))
-    clear = band.info.get("transparency")  # the one grey value that a PNG declares transparent
-    if isinstance(clear, int):
+    if clear is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255))))
     return grey
 

@@ -12,9 +12,9 @@ from PIL import Image, ImagePalette
 
 from elir_deploy.errors import ImageError
 
-__all__ = ["is_tiff", "peak_of", "prepare_tiff", "white_is_zero"]
+__all__ = ["is_tiff", "needs_libtiff", "peak_of", "prepare_tiff", "white_is_zero"]
 
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANES, _COLOUR_MAP = 254, 258, 262, 284, 320
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _FILL_ORDER, _PLANES, _COLOUR_MAP = 254, 258, 262, 266, 284, 320
 _INK_SET, _SAMPLE_FORMAT, _DNG_VERSION = 332, 339, 50706
 _SIGNED = 2
 #: Where the strips and the tiles begin, and their bytes.
@@ -26,6 +26,16 @@ _NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS"}
 def is_tiff(head: bytes) -> bool:
     """Whether a file that begins so is a TIFF file."""
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def needs_libtiff(image: Any) -> bool:
+    """Whether Pillow's own reading of uncompressed files would garble this one.
+
+    For the others it is better: libtiff holds each strip whole, which may be all of the picture.
+    """
+    tags = image.tag_v2
+    odd = tags.get(_PLANES) == 2 or tags.get(_PHOTOMETRIC) == 6 or tags.get(_FILL_ORDER) == 2
+    return odd and bool(image.tile) and image.tile[0][0] != "libtiff"
 
 
 def prepare_tiff(path: Path, image: Any, length: int) -> None:
@@ -66,15 +76,15 @@ def prepare_tiff(path: Path, image: Any, length: int) -> None:
 
 
 def white_is_zero(image: Image.Image) -> bool:
-    """Whether the values of a picture of more than 8 bits, as Pillow gives them, are inverted."""
+    """Whether a grey picture of more than 8 bits is inverted: Pillow leaves that as it is."""
     tags: Any = getattr(image, "tag_v2", {})
     return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
 def peak_of(image: Image.Image) -> int:
-    """The value of white in a picture of modes ``I;16``, ``I`` or ``F``."""
-    if image.mode == "F":
-        return 1
+    """The value of white in a grey picture as Pillow gives it."""
+    if image.mode in ("1", "L", "F"):
+        return 1 if image.mode == "F" else 255
     tags: Any = getattr(image, "tag_v2", {})
     return 4095 if _first(tags.get(_BITS, 16)) == 12 else 65535
 

@@ -50,18 +50,20 @@ def _halved(
     weights = np.empty((height, width), np.uint8)
     for rows in _bands(height, width):
         below = slice(2 * rows.start, 2 * rows.stop)
-        every = np.asarray(alpha[below, :, None], np.uint32)
+        every = alpha[below, :, None].astype(np.uint16)
         weight, sums = _squares(every), _squares(every * pixels[below])
         colours[rows] = (sums + weight // 2) // np.maximum(weight, 1)
         weights[rows] = np.minimum(weight[:, :, 0], 255)
     return colours, weights
 
 
-def _squares(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def _squares(values: NDArray[np.uint16]) -> NDArray[np.uint32]:
     """(H, W, C) to (ceil(H / 2), ceil(W / 2), C), sums of 2x2 or what is there of it."""
-    for axis in (0, 1):
-        values = np.add.reduceat(values, np.arange(0, values.shape[axis], 2), axis=axis)
-    return values
+    sums = values[::2].astype(np.uint32)
+    sums[: len(values) // 2] += values[1::2]
+    halves = sums[:, ::2].copy()
+    halves[:, : sums.shape[1] // 2] += sums[:, 1::2]
+    return halves
 
 
 def _bands(height: int, width: int) -> list[slice]:

