@@ -232,8 +232,8 @@ def emulate_float16(model: ModelProto) -> ModelProto:
     """A float32 graph that computes what a float16 graph does in true half arithmetic.
 
     Overflow to infinity included. Sums over a feature map are float16 where their input is, see
-    :class:`HalfForms`. What quantises and dequantises in float16 graphs computes in float32 with
-    float16's scales. Tensors keep their names.
+    :class:`HalfForms`. Q/DQ pairs compute in float32, as they do in the graph. Tensors keep their
+    names.
 
     Args:
         model: as :func:`elir_deploy.export.float16.to_float16` makes it.

@@ -12,21 +12,15 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.errors import UsageError
 from elir_deploy.export.emulation import FIXED_FLOAT32_INPUTS, QUANTIZATION
-from elir_deploy.export.graphs import is_default_domain
-from elir_deploy.export.islands import FLOAT16_MAX, Float16Plan
+from elir_deploy.export.islands import Float16Plan
 
 __all__ = ["to_float16"]
 
 FLOAT16 = TensorProto.FLOAT16
-#: The first opset in which QuantizeLinear reads float16 and DequantizeLinear gives it.
-FLOAT16_PAIRS_OPSET = 19
-#: The smallest number that float16 holds with all its bits.
-SMALLEST_NORMAL = 2.0**-14
 
 
-def to_float16(model: ModelProto, plan: Float16Plan, *, float16_pairs: bool = False) -> ModelProto:
+def to_float16(model: ModelProto, plan: Float16Plan) -> ModelProto:
     """The graph in float16 but for the plan's islands; its inputs and outputs keep their types.
 
     A weight used by several Euler steps stays one initializer: a plan keeps layers, not nodes.
@@ -35,22 +29,12 @@ def to_float16(model: ModelProto, plan: Float16Plan, *, float16_pairs: bool = Fa
         model: a float32 graph with inferred types, such as
             :func:`elir_deploy.export.quantization.quantize_graph` makes one with Q/DQ pairs.
         plan: made for this graph, or for the one it was before it was quantised.
-        float16_pairs: let Q/DQ pairs read and give float16, which needs opset 19, rather than
-            stand between casts; those with a scale too small for float16 still do.
-
-    Raises:
-        UsageError: float16 pairs in an older opset.
     """
-    opset = max(entry.version for entry in model.opset_import if is_default_domain(entry))
-    if float16_pairs and opset < FLOAT16_PAIRS_OPSET:
-        raise UsageError(
-            f"Q/DQ pairs in float16: opset is {opset}, wanted at least {FLOAT16_PAIRS_OPSET}"
-        )
     half = ModelProto()
     half.CopyFrom(model)
     graph = half.graph
     _give_types_to_dequantized(graph)
-    conversion = _Conversion(graph, plan, float16_pairs)
+    conversion = _Conversion(graph, plan)
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
@@ -77,9 +61,8 @@ def _give_types_to_dequantized(graph: GraphProto) -> None:
 class _Conversion:
     """State of one pass over a graph in order: which type each tensor has by now."""
 
-    def __init__(self, graph: GraphProto, plan: Float16Plan, float16_pairs: bool) -> None:
+    def __init__(self, graph: GraphProto, plan: Float16Plan) -> None:
         self.plan = plan
-        self.float16_pairs = float16_pairs
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.converted: dict[tuple[str, int], TensorProto] = {}
         self.used: set[str] = set()
@@ -93,10 +76,6 @@ class _Conversion:
         }
         self.casts: dict[tuple[str, int], str] = {}
         self.outputs = {value.name for value in graph.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
 
     def convert(self, node: NodeProto) -> list[NodeProto]:
         """The node in its new type between the casts it needs."""
@@ -125,21 +104,8 @@ class _Conversion:
 
     def _kind_of(self, node: NodeProto) -> int:
         """The floating-point type that ``node`` computes in."""
-        if node.op_type not in QUANTIZATION:
-            return TensorProto.FLOAT if self.plan.keeps(node) else FLOAT16
-        if not self._may_be_half(node.input[1]):
-            return TensorProto.FLOAT
-        if node.op_type == "QuantizeLinear":
-            return self.types[node.input[0]]  # what an island made is quantised as it is
-        readers = self.readers.get(node.output[0], [])
-        return TensorProto.FLOAT if all(map(self.plan.keeps, readers)) else FLOAT16
-
-    def _may_be_half(self, scale: str) -> bool:
-        """Whether float16 can and should be the type of a pair with that scale."""
-        if not self.float16_pairs:
-            return False
-        values = numpy_helper.to_array(self.weights[scale])
-        return bool((values >= SMALLEST_NORMAL).all() and (values <= FLOAT16_MAX).all())
+        keeps = node.op_type in QUANTIZATION or self.plan.keeps(node)
+        return TensorProto.FLOAT if keeps else FLOAT16
 
     @staticmethod
     def _cast(source: str, target: str, kind: int) -> NodeProto:

@@ -7,25 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.export.precision import Probe, largest_magnitudes, open_session, watch_ranges
 
 
-def run(model: ModelProto, value: np.ndarray, *, optimized: bool = True) -> Any:
+def run(model: ModelProto, value: np.ndarray) -> Any:
     """The first output for a value of the only input."""
-    session = open_session(model) if optimized else plain_session(model)
-    return session.run(None, {model.graph.input[0].name: value})[0]
-
-
-def plain_session(model: ModelProto) -> Any:
-    """A session that runs the graph as it stands."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(model).run(None, {model.graph.input[0].name: value})[0]
 
 
 def with_opset(model: ModelProto, opset: int) -> ModelProto:
