@@ -43,7 +43,6 @@ VARIANTS = {
     "+ time folded": replace(PLAIN, fold_time=True),
     "+ scalars folded": replace(PLAIN, fold_time=True, fold_scalars=True),
     "+ projection merged": Rewrites(),
-    "+ upsampling transposed": Rewrites(upsample="transposed"),
 }
 
 Runner = Callable[[], Any]

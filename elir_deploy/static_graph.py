@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 IoFormat = Literal["uint8", "float32"]
-UpsampleForm = Literal["resize", "transposed"]
 
 #: Bounds of what is worth unrolling; larger pictures are restored in tiles.
 MAX_IMAGE_SIZE = 4096
@@ -53,27 +52,18 @@ class Rewrites:
         collapse: over-parametrised convolutions become single 3x3 convolutions.
         fold_time: the time MLP becomes one bias vector per residual block and step.
         merge_projection: the U-Net's last 3x3 convolution absorbs the 1x1 projection after it.
-        upsample: nearest x2 followed by a 3x3 convolution as it is (``resize``) or as one 4x4
-            transposed convolution (``transposed``), which pays on some backends.
         fold_scalars: the dense blocks' 0.2, the step 1/M and the decoder's 3 move into weights.
     """
 
     collapse: bool = True
     fold_time: bool = True
     merge_projection: bool = True
-    upsample: UpsampleForm = "resize"
     fold_scalars: bool = True
 
     @classmethod
     def none(cls) -> Rewrites:
         """The plain graph: unrolled, nothing rewritten."""
-        return cls(
-            collapse=False,
-            fold_time=False,
-            merge_projection=False,
-            upsample="resize",
-            fold_scalars=False,
-        )
+        return cls(collapse=False, fold_time=False, merge_projection=False, fold_scalars=False)
 
 
 @dataclass(frozen=True)
@@ -275,8 +265,6 @@ def build_static_graph(
         fold_residual_scales(model)
         fold_step_size(flow)
         fold_latent_scale(model)
-    if rewrites.upsample == "transposed":
-        transpose_upsampling(model)
     return StaticElir(model, image_size, flow, io).eval().requires_grad_(False)
 
 
@@ -399,64 +387,3 @@ def fold_latent_scale(model: Elir) -> None:
     """The factor behind the decoder's tanh moves into its first convolution (not its bias)."""
     scale_convolution(model.decoder.layers[0], model.decoder.latent_scale, scale_bias=False)
     model.decoder.latent_scale = 1.0
-
-
-def transpose_upsampling(model: Elir) -> None:
-    """Every nearest x2 with the 3x3 convolution after it becomes one transposed convolution."""
-    layers = list(model.decoder.layers)
-    for i, layer in enumerate(layers):
-        if isinstance(layer, nn.Upsample):
-            conv = layers[i + 1]
-            assert isinstance(conv, nn.Conv2d)
-            layers[i] = nn.Identity()
-            layers[i + 1] = upsampling_as_transposed(conv)
-    model.decoder.layers = nn.Sequential(*layers)
-
-
-#: Which taps of a 3-tap filter fall on the two source pixels an output phase sees: on the doubled
-#: grid, phase 0 covers source pixels (i-1, i, i), phase 1 covers (i, i, i+1).
-_PHASE_TAPS = torch.tensor(
-    [
-        [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]],
-        [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-    ],
-    dtype=torch.float64,
-)
-
-
-def phase_kernels(conv: nn.Conv2d) -> Tensor:
-    """(2, 2, out, in, 2, 2) float64: the 2x2 kernel of each output phase (row, column)."""
-    weight = conv.weight.detach().double()
-    return torch.einsum("ayk,bxl,oikl->aboiyx", _PHASE_TAPS, _PHASE_TAPS, weight)
-
-
-def upsampling_as_transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
-    """nearest x2, then ``conv``, as one 4x4 transposed convolution with stride 2 and padding 1.
-
-    Output pixel 2i+a gathers source pixel i+d through tap a-2d+1 of the transposed kernel, where
-    phase a=0 sees d in (-1, 0) and a=1 sees d in (0, 1). Zero padding of the doubled image is
-    zero padding of the source, so the borders agree.
-    """
-    kernels = phase_kernels(conv)
-    out_channels, in_channels = conv.weight.shape[:2]
-    weight = torch.zeros(in_channels, out_channels, 4, 4, dtype=torch.float64)
-    for a in range(2):
-        for b in range(2):
-            for y in range(2):
-                for x in range(2):
-                    dy, dx = a + y - 1, b + x - 1
-                    weight[:, :, a - 2 * dy + 1, b - 2 * dx + 1] = kernels[a, b, :, :, y, x].T
-    transposed = nn.ConvTranspose2d(
-        in_channels,
-        out_channels,
-        4,
-        stride=2,
-        padding=1,
-        bias=conv.bias is not None,
-        dtype=conv.weight.dtype,
-    )
-    with torch.no_grad():
-        transposed.weight.copy_(weight)
-        if conv.bias is not None and transposed.bias is not None:
-            transposed.bias.copy_(conv.bias)
-    return transposed

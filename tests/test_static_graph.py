@@ -18,7 +18,6 @@ from elir_deploy.static_graph import (
     Rewrites,
     build_static_graph,
     fixed_noise,
-    upsampling_as_transposed,
 )
 from elir_deploy.tasks import Architecture
 
@@ -68,11 +67,9 @@ def seeded_image() -> Tensor:
         replace(Rewrites.none(), collapse=True, fold_time=True),
         replace(Rewrites.none(), collapse=True, merge_projection=True),
         replace(Rewrites.none(), fold_scalars=True),
-        replace(Rewrites.none(), upsample="transposed"),
         Rewrites(),
-        Rewrites(upsample="transposed"),
     ],
-    ids=lambda r: "+".join(f"{k}" for k, v in vars(r).items() if v and v != "resize") or "none",
+    ids=lambda r: "+".join(name for name, applied in vars(r).items() if applied) or "none",
 )
 @torch.inference_mode()
 def test_every_rewrite_computes_the_same_function(rewrites: Rewrites, collapsible: bool) -> None:
@@ -131,19 +128,6 @@ def test_collapse_leaves_no_over_parametrised_layer() -> None:
     assert {k: v.shape for k, v in model.state_dict().items()} == {
         k: v.shape for k, v in Elir(SMALL).state_dict().items()
     }
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 4), (7, 3)])
-@torch.inference_mode()
-def test_sub_pixel_upsampling_equals_resize_then_convolution(
-    bias: bool, shape: tuple[int, int]
-) -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(3, 5, 3, padding=1, bias=bias).double()
-    x = torch.randn(2, 3, *shape, dtype=torch.float64)
-    expected = conv(nn.functional.interpolate(x, scale_factor=2))
-    assert (upsampling_as_transposed(conv)(x) - expected).abs().max() < EXACT
 
 
 class TestFixedNoise:

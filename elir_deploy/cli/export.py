@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
-Upsampling = Literal["resize", "transposed"]
 Normalization = Literal["measured", "float32", "float16"]
 Rest = Literal["float32", "float16"]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
@@ -156,12 +154,8 @@ def export(
             "says that it must, always, or never."
         ),
     ] = "measured",
-    upsampling: Annotated[
-        Upsampling,
-        typer.Option(help="How the decoder's upsampling is written; both are exact."),
-    ] = "resize",
     rewrites: Annotated[
-        bool, typer.Option(help="Apply the other exact rewrites (see docs/decisions.md).")
+        bool, typer.Option(help="Apply the exact rewrites (see docs/decisions.md).")
     ] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     debug: DebugOption = False,
@@ -201,7 +195,7 @@ def export(
         floor_db=floor_psnr,
         opset=opset,
         float16_normalization=fp16_normalization,
-        rewrites=replace(Rewrites() if rewrites else Rewrites.none(), upsample=upsampling),
+        rewrites=Rewrites() if rewrites else Rewrites.none(),
         int8=Int8Options(
             method=calibration_method,
             per_step=scales == "per-step",
