@@ -150,8 +150,6 @@ def cases(
         recipe = quantized(Int8Options(smallest_layer=limit))
         yield Case("fused", "int8", "int8", mixed(fused, recipe, pixels), served)
         yield Case("split", "int8", "int8", mixed(split, recipe, pixels), served)
-        each = quantized(Int8Options(smallest_layer=limit, per_step=True))
-        yield Case("fused", "int8", "int8, scales of each step", mixed(fused, each, pixels), served)
         if limit:
             every = quantized(Int8Options())
             yield Case("fused", "int8", "int8, every layer", mixed(fused, every, pixels), served)

@@ -27,9 +27,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,24 +40,9 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from elir_deploy.atomic import write_text
 from elir_deploy.bench.device import describe_device, installed_version
-from elir_deploy.export.bias_correction import bias_corrections
-from elir_deploy.export.budget import parts_of
-from elir_deploy.export.calibration import (
-    METHODS,
-    CalibrationImage,
-    calibration_images,
-    collect_statistics,
-    peak_of,
-)
-from elir_deploy.export.equalization import channel_factors, equalize
-from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
-from elir_deploy.export.quantization import (
-    CHANNEL_AXIS,
-    activations,
-    conv_layers,
-    place,
-    quantize_graph,
-)
+from elir_deploy.export.calibration import CalibrationImage, calibration_images
+from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.export.verification import FLOORS_DB
 from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.runtime.bundle import Bundle
@@ -134,7 +118,6 @@ def ours(
         if not skips:
             recipe = replace(recipe, skips=frozenset())
         onnx.save(recipe.apply(model), material.onnx)
-        material.output.with_suffix(".recipe").write_bytes(recipe.to_json())
 
     return make
 
@@ -315,15 +298,16 @@ def _torch_quantizer() -> Any:
 
 
 CONVOLUTIONS = ["Conv", "ConvTranspose"]
-EVERYTHING = "ours, every part"
-BUDGETED = "ours, budget of 0.3 dB"
 ENGINES = (
-    Engine(EVERYTHING, ours(Int8Options())),
+    Engine("ours, every part", ours(Int8Options())),
     Engine("ours, biases not corrected", ours(Int8Options(correct_biases=False))),
     Engine("ours, channels not equalised", ours(Int8Options(equalize=False))),
     Engine("ours, neither", ours(Int8Options(correct_biases=False, equalize=False))),
     Engine("ours, skips in float", ours(Int8Options(), skips=False)),
-    Engine(BUDGETED, ours(Int8Options(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"])),
+    Engine(
+        "ours, budget of 0.3 dB",
+        ours(Int8Options(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"]),
+    ),
     Engine("NNCF on ONNX, biases not corrected", nncf_onnx(corrected=False), ("nncf",)),
     Engine("NNCF on ONNX, fast bias correction", nncf_onnx(corrected=True), ("nncf",)),
     Engine("NNCF on ONNX, slow bias correction", nncf_onnx(corrected=True, fast=False), ("nncf",)),
@@ -612,54 +596,6 @@ def _failed(engine: Engine, reason: str) -> list[str]:
     return [f"{engine.name}: {reason}", *[""] * (len(RESULT_HEADER) - 1)]
 
 
-class Ours:
-    """The packaged model with its statistics, taken once for all ways to choose scales."""
-
-    def __init__(self, model: ModelProto, images: list[CalibrationImage]) -> None:
-        found = collect_statistics(
-            model,
-            activations(model),
-            ({"image": image.image[None]} for image in images),
-            images=len(images),
-        )
-        factors = channel_factors(model, found)
-        self.model = equalize(model, factors)
-        self.statistics = {
-            name: tensor.scaled(factors[name]) if name in factors else tensor
-            for name, tensor in found.items()
-        }
-        self.peak = cache(lambda tensor, method: peak_of(self.statistics[tensor], method))
-
-    def quantized(
-        self, method: str, per_step: bool, layers: Collection[str], skips: Collection[str]
-    ) -> ModelProto:
-        placement = place(self.model, layers, skips, per_step=per_step)
-        peaks: dict[str, float] = {}
-        for tensor, group in placement.groups.items():
-            peaks[group] = max(peaks.get(group, 0.0), self.peak(tensor, method))
-        corrections = bias_corrections(self.model, placement, peaks, self.statistics)
-        return quantize_graph(self.model, placement, peaks, corrections)
-
-
-def scale_rows(made: Ours, measured: Measured, recipe: Recipe) -> list[list[str]]:
-    """Every method, with one scale for all Euler steps and with one for each."""
-    rows = []
-    for method in METHODS:
-        for per_step in (False, True):
-            graph = made.quantized(method, per_step, recipe.layers, recipe.skips)
-            file = measured.folder / "scales.onnx"
-            onnx.save(graph, file)
-            found = measured.restored("onnxruntime", file)
-            assert not isinstance(found, str), found
-            tally = measured.tally(found)
-            scales = Form.of(graph, made.model).scales
-            size = f"{file.stat().st_size / 1e6:.2f}"
-            how = "one for each step" if per_step else "shared"
-            rows.append([method, how, *tally.cells(), size, str(scales)])
-            print(rows[-1], flush=True)
-    return rows
-
-
 def moved_db(measured: Measured, file: Path) -> float:
     """PSNR between a graph and itself with its first bias a millionth larger."""
     model = onnx.load(file)
@@ -697,9 +633,6 @@ RESULT_HEADER = [
     *("the two agree dB", "nodes", "MB", "s to make", "GiB"),
 ]
 FORM_HEADER = ["engine", "activations", "biases", "weights MB", "copies", "scales"]
-SCALES_HEADER = [
-    *("method", "scales", "drop dB", "to float32 dB", "worst dB", "MB", "distinct scales"),
-]
 
 
 def environment() -> str:
@@ -719,8 +652,6 @@ class Outcome:
         results: rows of the first table.
         forms: rows of the second.
         moved_db: see :func:`moved_db`.
-        shares: by set of parts, the share of multiply-accumulates in INT8.
-        scales: by set of parts, rows of the last tables.
     """
 
     calibrated_on: int
@@ -728,8 +659,6 @@ class Outcome:
     results: list[list[str]]
     forms: list[list[str]]
     moved_db: float
-    shares: dict[str, float]
-    scales: dict[str, list[list[str]]]
 
 
 def compare(photos: Path, others: Path, limit: int) -> str:
@@ -747,22 +676,7 @@ def compare(photos: Path, others: Path, limit: int) -> str:
             results.append(row)
             forms += [form] if form else []
         moved = moved_db(measured, Path(folder) / "0.onnx")
-        made = Ours(onnx.load(model), calibration)
-        shares, scales = {}, {}
-        for number, engine in enumerate(ENGINES):
-            recipe_file = Path(folder) / f"{number}.recipe"
-            if engine.name in (EVERYTHING, BUDGETED) and recipe_file.exists():
-                recipe = Recipe.read(recipe_file)
-                shares[engine.name] = share_of_macs(made.model, recipe.layers)
-                scales[engine.name] = scale_rows(made, measured, recipe)
-        return report(Outcome(len(calibration), measured, results, forms, moved, shares, scales))
-
-
-def share_of_macs(model: ModelProto, layers: Collection[str]) -> float:
-    """Of the multiply-accumulates of all parts, those of ``layers``."""
-    parts = parts_of(model)
-    wanted = sum(part.macs for part in parts if part.layers <= set(layers))
-    return wanted / sum(part.macs for part in parts)
+        return report(Outcome(len(calibration), measured, results, forms, moved))
 
 
 def report(outcome: Outcome) -> str:
@@ -793,16 +707,7 @@ def report(outcome: Outcome) -> str:
         "of all convolutions; copies: their number over that in the float32 graph, above 1 where "
         "they are stored for every Euler step. Scales: distinct ones of activations.",
         pipes(FORM_HEADER, outcome.forms),
-        "## Our scales",
-        "By the way they are chosen, for all Euler steps or for each.",
     ]
-    for name, rows in outcome.scales.items():
-        parts += [
-            f"### {name[0].upper()}{name[1:]}",
-            f"{outcome.shares[name]:.0%} of the multiply-accumulates in INT8, "
-            "the ends that read and write RGB not counted.",
-            pipes(SCALES_HEADER, rows),
-        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -25,8 +25,6 @@ Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
 Normalization = Literal["measured", "float32", "float16"]
 Rest = Literal["float32", "float16"]
-Method = Literal["minmax", "percentile", "mse", "entropy"]
-Scales = Literal["shared", "per-step"]
 
 
 def export(
@@ -94,12 +92,6 @@ def export(
             help="The images are degraded already: nothing is done to them.",
         ),
     ] = False,
-    calibration_method: Annotated[
-        Method, typer.Option(help="How INT8's ranges are chosen (see docs/decisions.md).")
-    ] = "minmax",
-    scales: Annotated[
-        Scales, typer.Option(help="INT8's ranges: one for all Euler steps, or one for each.")
-    ] = "shared",
     max_psnr_drop: Annotated[
         float,
         typer.Option(
@@ -196,11 +188,7 @@ def export(
         opset=opset,
         float16_normalization=fp16_normalization,
         rewrites=Rewrites() if rewrites else Rewrites.none(),
-        int8=Int8Options(
-            method=calibration_method,
-            per_step=scales == "per-step",
-            max_psnr_drop_db=max_psnr_drop,
-        ),
+        int8=Int8Options(max_psnr_drop_db=max_psnr_drop),
         int8_smallest_layer=int8_smallest_layer,
         int8_rest=int8_rest,
         calibration=calibration,

@@ -1,8 +1,8 @@
 """What calibration images make of a graph's activations: the images, the statistics, the ranges.
 
 One float32 run of each image gives everything that INT8 needs later: per channel the largest
-magnitude and the mean, and a sample of the values, spread over the feature map. Ranges by any
-method, equalisation and bias correction are computed from these without running the graph again.
+magnitude and the mean, and a sample of the values, spread over the feature map. Ranges,
+equalisation and bias correction are computed from these without running the graph again.
 """
 
 from __future__ import annotations
@@ -26,24 +26,15 @@ from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tasks import TaskSpec
 
 __all__ = [
-    "METHODS",
     "CalibrationImage",
     "TensorStatistics",
     "calibration_images",
     "collect_statistics",
     "packaged_images",
-    "peak_of",
 ]
 
-#: How the magnitude that becomes 127 is chosen.
-METHODS = ("minmax", "percentile", "mse", "entropy")
-PERCENTILE = 99.99
-#: Values sampled from one tensor over all images: enough for the 99.99th percentile.
+#: Values sampled from one tensor over all images, for the mean error of rounding.
 SAMPLES_PER_TENSOR = 2**17
-#: Bins of the histograms that the methods ``mse`` and ``entropy`` search.
-BINS = 2048
-#: Levels of a symmetric int8 magnitude.
-LEVELS = 128
 #: Fewer images than this are enough for a first look only.
 FEW_IMAGES = 8
 
@@ -291,64 +282,3 @@ def _add_probes(probe: ModelProto, tensors: Sequence[str], samples: int) -> None
     graph.initializer.extend(
         numpy_helper.from_array(array, name) for name, array in constants.items()
     )
-
-
-def peak_of(statistics: TensorStatistics, method: str) -> float:
-    """The magnitude that becomes 127.
-
-    Args:
-        statistics: of the tensor.
-        method: ``minmax`` covers everything seen; ``percentile`` all but 1 of 10,000 values;
-            ``mse`` has the least squared rounding and clipping error; ``entropy`` loses the least
-            information (Kullback-Leibler divergence), as TensorRT's own calibrator did.
-    """
-    largest = float(statistics.peak.max())
-    if method == "minmax" or largest == 0:
-        return largest
-    magnitudes = np.abs(statistics.samples)
-    if method == "percentile":
-        return float(np.percentile(magnitudes, PERCENTILE))
-    counts, edges = np.histogram(magnitudes, bins=BINS, range=(0, largest))
-    search = {"mse": _least_squared_error, "entropy": _least_divergence}[method]
-    return float(edges[search(counts.astype(np.float64))])
-
-
-def _candidates() -> range:
-    """Numbers of bins that are kept; the rest is clipped to the last."""
-    return range(LEVELS, BINS + 1, BINS // LEVELS)
-
-
-def _least_squared_error(counts: NDArray[np.float64]) -> int:
-    centres = np.arange(BINS) + 0.5
-    best = {}
-    for kept in _candidates():
-        step = kept / (LEVELS - 1)
-        rounded = np.minimum(np.rint(centres / step), LEVELS - 1) * step
-        best[kept] = float(np.sum(counts * (rounded - centres) ** 2))
-    return min(best, key=lambda kept: best[kept])
-
-
-def _least_divergence(counts: NDArray[np.float64]) -> int:
-    # The exact zeros that a ReLU leaves are kept by any range, and would outweigh all else.
-    counts = counts.copy()
-    counts[0] = counts[1]
-    if not counts.any():
-        return BINS
-    best = {}
-    for kept in _candidates():
-        reference = counts[:kept].copy()
-        reference[-1] += counts[kept:].sum()
-        level = np.arange(kept) * LEVELS // kept
-        filled = counts[:kept] > 0
-        # Each level's mass, spread over those of its bins that are not empty.
-        mass = np.bincount(level, counts[:kept], LEVELS)
-        bins = np.bincount(level, filled, LEVELS)
-        quantized = np.where(filled, mass[level] / np.maximum(bins[level], 1), 0)
-        best[kept] = _divergence(reference, quantized)
-    return min(best, key=lambda kept: best[kept])
-
-
-def _divergence(reference: NDArray[np.float64], quantized: NDArray[np.float64]) -> float:
-    p, q = reference / reference.sum(), quantized / max(quantized.sum(), 1e-12)
-    seen = p > 0
-    return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-9))))

@@ -31,13 +31,7 @@ from elir_deploy.export.budget import (
     parts_of,
     select_parts,
 )
-from elir_deploy.export.calibration import (
-    METHODS,
-    CalibrationImage,
-    TensorStatistics,
-    collect_statistics,
-    peak_of,
-)
+from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import channel_factors, equalize
 from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
 from elir_deploy.export.pixels import to_network
@@ -47,7 +41,6 @@ from elir_deploy.runtime.manifest import File, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 
 __all__ = [
-    "DEFAULT_METHOD",
     "RECIPE_NAME",
     "Int8Options",
     "Int8Report",
@@ -57,10 +50,10 @@ __all__ = [
     "holds_recipe",
 ]
 
-DEFAULT_METHOD = "minmax"
 #: Its file in a bundle.
 RECIPE_NAME = "calibration.json"
 RECIPE_FORMAT = "elir-int8-recipe"
+RECIPE_VERSION = 2
 #: A recipe is some hundred kilobytes.
 MAX_RECIPE_BYTES = 64 * 2**20
 
@@ -72,8 +65,6 @@ class Int8Options:
     """How INT8 is made.
 
     Attributes:
-        method: one of :data:`elir_deploy.export.calibration.METHODS`.
-        per_step: a scale for each Euler step, or one for all of them.
         equalize: balance the channels first.
         correct_biases: take back the mean error of rounding.
         max_psnr_drop_db: budget of PSNR to the truth; None: the floor alone.
@@ -81,8 +72,6 @@ class Int8Options:
             that.
     """
 
-    method: str = DEFAULT_METHOD
-    per_step: bool = False
     equalize: bool = True
     correct_biases: bool = True
     max_psnr_drop_db: float | None = 0.3
@@ -92,10 +81,6 @@ class Int8Options:
         if self.smallest_layer < 0:
             raise UsageError(
                 f"the smallest layer in INT8 has {self.smallest_layer} weights, wanted 0 or more"
-            )
-        if self.method not in METHODS:
-            raise UsageError(
-                f"no calibration method {self.method!r}: choose from {', '.join(METHODS)}"
             )
 
 
@@ -141,9 +126,7 @@ class Recipe:
 
     Attributes:
         graph_sha256: of the fused float32 graph it is for.
-        method: that chose the ranges.
-        images: how many they were chosen on.
-        per_step: whether each Euler step has scales of its own.
+        images: how many the ranges were chosen on.
         factors: tensor to the equalising factor of each channel.
         peaks: scale name to the magnitude that becomes 127.
         corrections: node name to what its bias is corrected by.
@@ -154,9 +137,7 @@ class Recipe:
     """
 
     graph_sha256: str
-    method: str
     images: int
-    per_step: bool
     layers: frozenset[str]
     skips: frozenset[str]
     peaks: Mapping[str, float]
@@ -196,18 +177,16 @@ class Recipe:
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
         equalized = equalize(model, self.factors)
-        placement = place(equalized, self.layers, self.skips, per_step=self.per_step)
+        placement = place(equalized, self.layers, self.skips)
         return quantize_graph(equalized, placement, self.peaks, self.corrections)
 
     def to_json(self) -> bytes:
         """As it is stored; the same recipe gives the same bytes."""
         values = {
             "format": RECIPE_FORMAT,
-            "version": 1,
+            "version": RECIPE_VERSION,
             "graph_sha256": self.graph_sha256,
-            "method": self.method,
             "images": self.images,
-            "per_step": self.per_step,
             **self.smallest_entry(),
             "layers": sorted(self.layers),
             "skips": sorted(self.skips),
@@ -230,13 +209,11 @@ class Recipe:
             if file.stat().st_size > MAX_RECIPE_BYTES:
                 raise ValueError("it is too large")
             values = json.loads(file.read_bytes(), parse_constant=_no_constant)
-            if values["format"] != RECIPE_FORMAT or values["version"] != 1:
+            if values["format"] != RECIPE_FORMAT or values["version"] != RECIPE_VERSION:
                 raise ValueError("it is of another format or version")
             return cls(
                 graph_sha256=str(values["graph_sha256"]),
-                method=str(values["method"]),
                 images=int(values["images"]),
-                per_step=bool(values["per_step"]),
                 smallest_layer=_count(values.get("smallest_layer", 0)),
                 layers=frozenset(map(str, values["layers"])),
                 skips=frozenset(map(str, values["skips"])),
@@ -372,18 +349,15 @@ class _Calibrated:
             name: found.scaled(self.factors[name]) if name in self.factors else found
             for name, found in statistics.items()
         }
-        self.peaks = {
-            name: float(np.float32(peak_of(found, options.method)))
-            for name, found in self.statistics.items()
-        }
+        self.peaks = {name: float(found.peak.max()) for name, found in self.statistics.items()}
 
     def _placed(self, parts: Collection[Part]) -> tuple[Placement, dict[str, float]]:
         layers = {layer for part in parts for layer in part.layers}
         skips = {skip for part in parts for skip in part.skips}
-        placement = place(self.model, layers, skips, per_step=self.options.per_step)
+        placement = place(self.model, layers, skips)
         peaks: dict[str, float] = {}
         for tensor, group in placement.groups.items():
-            # No tensor is clipped more than its own choice.
+            # No tensor is clipped.
             peaks[group] = max(peaks.get(group, 0.0), self.peaks[tensor])
         return placement, peaks
 
@@ -404,9 +378,7 @@ class _Calibrated:
         placement, peaks = self._placed(parts)
         return Recipe(
             graph_sha256=self.sha256,
-            method=self.options.method,
             images=self.images,
-            per_step=self.options.per_step,
             smallest_layer=self.options.smallest_layer,
             layers=placement.layers,
             skips=frozenset(skip for part in parts for skip in part.skips),

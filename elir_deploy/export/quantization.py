@@ -54,8 +54,7 @@ class Placement:
 
     Attributes:
         groups: tensor to be quantised -> name of the scale it uses; tensors of one
-            concatenation share one, and, where scales are shared over the Euler steps, so do the
-            same tensors of all steps.
+            concatenation share one, and so do the same tensors of all Euler steps.
         reads: (node name, input index) that reads the quantised tensor in place of the exact one.
         layers: the quantised convolutions (see :func:`layer_of`).
     """
@@ -109,7 +108,7 @@ def residual_additions(model: ModelProto, smallest_layer: int = 0) -> dict[str, 
 def activations(model: ModelProto, smallest_layer: int = 0) -> list[str]:
     """Every tensor that some choice of layers and skips quantises, in graph order."""
     layers, skips = conv_layers(model, smallest_layer), residual_additions(model, smallest_layer)
-    found = set(place(model, layers, skips, per_step=True).groups)
+    found = set(place(model, layers, skips).groups)
     # Where only some of a tensor's readers are quantised, it is itself, not what it is made of.
     found |= {node.input[0] for nodes in layers.values() for node in nodes}
     produced = [value.name for value in model.graph.input]
@@ -117,18 +116,15 @@ def activations(model: ModelProto, smallest_layer: int = 0) -> list[str]:
     return [name for name in produced if name in found]
 
 
-def place(
-    model: ModelProto, layers: Collection[str], skips: Collection[str], *, per_step: bool
-) -> Placement:
+def place(model: ModelProto, layers: Collection[str], skips: Collection[str]) -> Placement:
     """Decide which tensors are quantised so that the convolutions ``layers`` run in int8.
 
     Args:
         model: a float32 graph.
         layers: names as :func:`conv_layers` gives them.
         skips: additions, as :func:`residual_additions` gives them, that read their skip in int8.
-        per_step: a scale for each Euler step, or one for all of them.
     """
-    return _Placer(model.graph, frozenset(layers), frozenset(skips)).place(per_step=per_step)
+    return _Placer(model.graph, frozenset(layers), frozenset(skips)).place()
 
 
 class _Placer:
@@ -144,15 +140,14 @@ class _Placer:
         self.reads: dict[tuple[str, int], str] = {}
         self.parents: dict[str, str] = {}
 
-    def place(self, *, per_step: bool) -> Placement:
+    def place(self) -> Placement:
         for node in self.graph.node:
             if self._quantized(node):
                 self._quantize_input(node, 0)
         for node in self.graph.node:
             if layer_of(node.name) in self.skips:
                 self._quantize_tensor(node, 1)
-        if not per_step:
-            self._share_over_steps()
+        self._share_over_steps()
         groups = {name: self._root(name) for name in self.parents}
         return Placement(groups, self.reads, self.layers)
 

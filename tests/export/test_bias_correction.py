@@ -5,7 +5,7 @@ import pytest
 from onnx import ModelProto
 
 from elir_deploy.export.bias_correction import bias_corrections
-from elir_deploy.export.calibration import TensorStatistics, collect_statistics, peak_of
+from elir_deploy.export.calibration import TensorStatistics, collect_statistics
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations, place, quantize_graph
 from tests.export.test_quantization import full_placement, lone_convolution
@@ -28,7 +28,7 @@ def test_the_mean_error_goes_away(op_type: str, peak: float) -> None:
     # Flat images: a border would be another mean, which one bias cannot make good.
     images = np.abs(rng.normal(1, 0.5, size=(8, 6, 1, 1))).repeat(8, 2).repeat(8, 3)
     images = images.astype(np.float32)
-    placement = place(model, ["net.conv"], [], per_step=True)
+    placement = place(model, ["net.conv"], [])
     found = bias_corrections(model, placement, {"x": peak}, {"x": lone_statistics(model, images)})
 
     def mean_error(corrections: dict[str, np.ndarray]) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_inputs_that_are_put_together_are_followed(fused: ModelProto, pixels: np
     placement = full_placement(fused)
     peaks: dict[str, float] = {}
     for tensor, group in placement.groups.items():
-        peaks[group] = max(peaks.get(group, 0), peak_of(statistics[tensor], "minmax"))
+        peaks[group] = max(peaks.get(group, 0), float(statistics[tensor].peak.max()))
     found = bias_corrections(fused, placement, peaks, statistics)
     convolutions = {n.name: n for n in fused.graph.node if n.op_type in ("Conv", "ConvTranspose")}
     assert found.keys() == convolutions.keys()

@@ -27,7 +27,7 @@ from tests.export.conftest import SIZE, STEPS
 def quantize(model: ModelProto, parts: Collection[Part], peak: float = 4.0) -> ModelProto:
     layers = {layer for part in parts for layer in part.layers}
     skips = {skip for part in parts for skip in part.skips}
-    placement = place(model, layers, skips, per_step=False)
+    placement = place(model, layers, skips)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 

@@ -10,12 +10,10 @@ from PIL import Image
 
 from elir_deploy.errors import UsageError
 from elir_deploy.export.calibration import (
-    BINS,
     TensorStatistics,
     calibration_images,
     collect_statistics,
     packaged_images,
-    peak_of,
 )
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
@@ -67,50 +65,6 @@ class TestStatistics:
         name = "encoder.1.layers.1.relu"
         found = collect_statistics(fused, [name], [{"image": pixels}] * 2, images=2)[name]
         assert found.samples.shape == (16, 2 * (512 // 2 // 16))
-
-
-class TestPeaks:
-    def test_minmax_covers_everything(self) -> None:
-        values = np.array([[0.5, -3.0, 1.0], [0.25, 0.0, 2.0]])
-        assert peak_of(statistics_of(values), "minmax") == 3
-
-    def test_percentile_leaves_out_the_rarest(self) -> None:
-        values = np.concatenate([np.linspace(-1, 1, 99_999), [50.0]])[None]
-        assert peak_of(statistics_of(values), "percentile") == pytest.approx(1, rel=1e-3)
-
-    @pytest.mark.parametrize("method", ["mse", "entropy"])
-    def test_outliers_are_clipped_and_a_flat_tensor_is_not(self, method: str) -> None:
-        rng = np.random.default_rng(0)
-        normal = rng.normal(size=(1, 200_000))
-        normal[0, 0] = 40
-        assert peak_of(statistics_of(normal), method) < 25
-        flat = rng.uniform(-1, 1, size=(1, 200_000))
-        assert peak_of(statistics_of(flat), method) > 0.95
-
-    def test_the_zeros_of_a_relu_do_not_decide_the_entropy(self) -> None:
-        values = np.abs(np.random.default_rng(7).laplace(size=(1, 20_000))) + 0.5
-        silent = np.concatenate([np.zeros((1, 180_000)), values], axis=1)
-        alone, among = (peak_of(statistics_of(v), "entropy") for v in (values, silent))
-        assert among == alone
-
-    def test_mse_is_the_least_squared_error(self) -> None:
-        values = np.random.default_rng(0).laplace(size=(4, 20_000))
-        found = statistics_of(values)
-        chosen = peak_of(found, "mse")
-
-        def error(peak: float) -> float:
-            step = peak / 127
-            return float(np.mean((np.rint(values / step).clip(-127, 127) * step - values) ** 2))
-
-        largest = float(found.peak.max())
-        best = min(error(f * largest) for f in np.linspace(0.1, 1, 200))
-        # Off by no more than the coarseness of the search and of its bins.
-        assert error(chosen) <= best * 1.05
-        assert BINS >= 1024
-
-    @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
-    def test_a_tensor_of_zeros_has_no_peak(self, method: str) -> None:
-        assert peak_of(statistics_of(np.zeros((2, 9))), method) == 0
 
 
 class TestImages:

@@ -126,7 +126,7 @@ class TestConversion:
 def quantized(fused: ModelProto, pixels: np.ndarray) -> ModelProto:
     """Every convolution but those next to RGB in int8."""
     layers = set(conv_layers(fused)) - {"encoder.1.layers.0.conv", "decoder.0.layers.12.conv"}
-    placement = place(fused, layers, residual_additions(fused), per_step=False)
+    placement = place(fused, layers, residual_additions(fused))
     ranges = measure_ranges(fused, [{"image": pixels}])
     peaks: dict[str, float] = {}
     for tensor, group in placement.groups.items():

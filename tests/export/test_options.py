@@ -46,5 +46,5 @@ def test_what_is_asked_for_goes_first() -> None:
     for asked in (0, 7):
         made = ExportOptions.for_targets(turing, int8_smallest_layer=asked)
         assert made.int8.smallest_layer == asked
-    own = ExportOptions.for_targets(turing, int8=Int8Options(smallest_layer=7, per_step=True))
-    assert own.int8 == Int8Options(smallest_layer=7, per_step=True)
+    own = ExportOptions.for_targets(turing, int8=Int8Options(smallest_layer=7, equalize=False))
+    assert own.int8 == Int8Options(smallest_layer=7, equalize=False)

@@ -26,12 +26,12 @@ def producers(model: ModelProto) -> dict[str, NodeProto]:
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def full_placement(model: ModelProto, *, per_step: bool = False) -> Placement:
-    return place(model, conv_layers(model), residual_additions(model), per_step=per_step)
+def full_placement(model: ModelProto) -> Placement:
+    return place(model, conv_layers(model), residual_additions(model))
 
 
-def quantized(model: ModelProto, peak: float = 4.0, *, per_step: bool = False) -> ModelProto:
-    placement = full_placement(model, per_step=per_step)
+def quantized(model: ModelProto, peak: float = 4.0) -> ModelProto:
+    placement = full_placement(model)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 
@@ -89,9 +89,7 @@ def test_one_convolution_computes_what_its_equation_says(op_type: str, has_bias:
     model = lone_convolution(op_type, weight, bias)
     x = rng.normal(size=(1, 6, 8, 8)).astype(np.float32)
     shift = rng.normal(size=4).astype(np.float32)
-    made = quantize_graph(
-        model, place(model, ["net.conv"], [], per_step=True), {"x": 2.0}, {"net.conv": shift}
-    )
+    made = quantize_graph(model, place(model, ["net.conv"], []), {"x": 2.0}, {"net.conv": shift})
 
     # The same by hand: rounded to the grid, clipped at 2, convolved in float32.
     step = np.float32(2.0 / 127)
@@ -192,13 +190,13 @@ class TestPlacement:
             assert made[node.input[1]].op_type == "DequantizeLinear"
 
     def test_skips_can_be_left_alone(self, fused: ModelProto) -> None:
-        placement = place(fused, conv_layers(fused), [], per_step=False)
+        placement = place(fused, conv_layers(fused), [])
         additions = {n.name for n in fused.graph.node if n.op_type == "Add"}
         assert not any(name in additions for name, _ in placement.reads)
 
     def test_layers_left_out_are_untouched(self, fused: ModelProto) -> None:
         chosen = [layer for layer in conv_layers(fused) if layer.startswith("decoder.")]
-        placement = place(fused, chosen, [], per_step=False)
+        placement = place(fused, chosen, [])
         made = quantize_graph(fused, placement, dict.fromkeys(placement.groups.values(), 1.0))
         before = {n.name: n for n in fused.graph.node}
         for node in made.graph.node:
@@ -206,21 +204,19 @@ class TestPlacement:
                 assert node == before[node.name]
 
     def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto) -> None:
-        shared, apart = full_placement(fused), full_placement(fused, per_step=True)
-        assert shared.groups.keys() == apart.groups.keys()
+        shared = full_placement(fused)
         read: dict[tuple[str, int], set[str]] = {}
         for (node, index), tensor in shared.reads.items():
             read.setdefault((layer_of(node), index), set()).add(shared.groups[tensor])
         assert {len(scales) for scales in read.values()} == {1}
-        of_flow = [t for t in apart.groups if t.startswith("flow.")]
-        assert len({apart.groups[t] for t in of_flow}) == len(of_flow)
+        of_flow = [t for t in shared.groups if t.startswith("flow.")]
         assert len({shared.groups[t] for t in of_flow}) == len(of_flow) // 2
 
     def test_every_tensor_that_may_be_quantised_is_listed(self, fused: ModelProto) -> None:
         listed = set(activations(fused))
         layers = list(conv_layers(fused))
         for chosen in (layers, layers[::2], layers[1::3]):
-            placement = place(fused, chosen, residual_additions(fused), per_step=True)
+            placement = place(fused, chosen, residual_additions(fused))
             assert set(placement.groups) <= listed
 
 

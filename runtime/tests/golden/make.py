@@ -194,9 +194,7 @@ def manifest(split: bool) -> dict[str, Any]:
         "quantization": {
             "file": "calibration.json",
             "sha256": "0" * 64,
-            "method": "entropy",
             "images": 40,
-            "per_step": True,
             "smallest_layer": 147456,
             "max_psnr_drop_db": None,
             "measured": {"psnr_drop_db": 0.1, "fidelity_db": 40},
@@ -330,7 +328,6 @@ ENGINES: list[tuple[Path_, Any]] = [
     (("targets", 0, "extra"), 1),
     (("targets", 0), {"name": "rtx2080ti", "kind": "tensorrt-rtx"}),
     ((*ENGINE, "kind"), "tensorrt"),
-    ((*ENGINE, "kind"), "openvino"),
     ((*ENGINE, "target"), "sm89"),
     ((*ENGINE, "target"), None),
     ((*ENGINE, "precision"), "fp16"),

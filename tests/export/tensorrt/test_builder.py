@@ -197,7 +197,7 @@ def test_int8_with_float16_around_it_is_read_as_it_is_exported(
     fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], split: bool
 ) -> None:
     for graph in stages.values() if split else [fused]:
-        placement = place(graph, conv_layers(graph), residual_additions(graph), per_step=False)
+        placement = place(graph, conv_layers(graph), residual_additions(graph))
         peaks = dict.fromkeys(placement.groups.values(), 1.0)
         model = to_float16(quantize_graph(graph, placement, peaks), Float16Plan())
         assert misread(model) == {}
