@@ -119,11 +119,11 @@ class Budget:
     drop_db: float | None
     floor_db: float
 
-    def allows(self, quality: Quality, caution: float = CAUTION) -> bool:
-        enough = quality.fidelity_db >= self.floor_db - 10 * math.log10(caution)
+    def allows(self, quality: Quality) -> bool:
+        enough = quality.fidelity_db >= self.floor_db - 10 * math.log10(CAUTION)
         if self.drop_db is None or quality.drop_db is None:
             return enough
-        return enough and quality.drop_db <= caution * self.drop_db
+        return enough and quality.drop_db <= CAUTION * self.drop_db
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from elir_deploy.errors import ElirError
 from elir_deploy.export.precision import in_image_tail, shapes_of
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "LANES",
     "NORMALIZATIONS",
     "QUANTIZATION",
-    "REDUCTIONS",
     "HalfForms",
     "Steps",
     "emulate_bfloat16",
@@ -37,8 +37,11 @@ __all__ = [
 FIXED_FLOAT32_INPUTS = {"Resize": (1, 2)}
 #: Partial sums that a kernel keeps side by side, as two warps of a GPU or a vector unit do.
 LANES = 64
-NORMALIZATIONS = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
-REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
+NORMALIZATIONS = frozenset({"InstanceNormalization", "GroupNormalization"})
+#: What an exporter might write instead of them, and nobody modelled here.
+OTHER_SUMS = frozenset(
+    {"LayerNormalization", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"}
+)
 #: The operators between 8-bit and floating-point numbers.
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: What backends compute in one go with the quantisation that follows.
@@ -87,7 +90,7 @@ class Steps:
 
 
 class HalfForms:
-    """A graph's normalisations and reductions as nodes that also sum in float16.
+    """A graph's normalisations as nodes that also sum in float16.
 
     The model is that of a kernel which reads its input once: it sums x and x·x, each product and
     each partial sum rounded to float16, in :data:`LANES` lanes that are then added pairwise; the
@@ -96,20 +99,25 @@ class HalfForms:
 
     Args:
         model: a graph with inferred shapes.
+
+    Raises:
+        ElirError: it sums over feature maps by an operator that is not modelled.
     """
 
     def __init__(self, model: ModelProto) -> None:
         self.shapes = shapes_of(model)
-        self.axes = {
-            tensor.name: tensor
-            for tensor in model.graph.initializer
-            if tensor.data_type == TensorProto.INT64
-        }
+        for node in model.graph.node:
+            if node.op_type in OTHER_SUMS:
+                raise ElirError(
+                    f"{node.name} is a {node.op_type}, and what float16 makes of its sums is not "
+                    f"known here; wanted {' or '.join(sorted(NORMALIZATIONS))}: export with "
+                    "another version of torch"
+                )
 
     @staticmethod
     def has(node: NodeProto) -> bool:
         """Whether ``node`` sums over a feature map."""
-        return node.op_type in NORMALIZATIONS or node.op_type in REDUCTIONS
+        return node.op_type in NORMALIZATIONS
 
     def of(self, node: NodeProto, source: str, target: str) -> Steps:
         """What computes ``node`` in float16.
@@ -120,45 +128,8 @@ class HalfForms:
             target: name of the result, likewise.
         """
         steps = Steps(f"{target}.half")
-        rows = self.rows(node, source, steps)
-        if node.op_type in NORMALIZATIONS:
-            self._normalize(node, rows, steps)
-        else:
-            self._reduce(node, rows, steps)
-        steps.name_last(target)
-        return steps
-
-    def rows(self, node: NodeProto, source: str, steps: Steps) -> str:
-        """``source`` as a matrix whose rows are what ``node`` sums."""
-        shape = self.shapes[node.input[0]]
-        if node.op_type in REDUCTIONS:
-            axes = self._reduced_axes(node)
-            kept = [axis for axis in range(len(shape)) if axis not in axes]
-            source = steps.exact("Transpose", source, perm=[*kept, *axes])
-        return steps.reshape(source, self._matrix(node))
-
-    def _matrix(self, node: NodeProto) -> tuple[int, int]:
-        shape = self.shapes[node.input[0]]
-        if node.op_type == "InstanceNormalization":
-            count = math.prod(shape[:2])
-        elif node.op_type == "GroupNormalization":
-            count = shape[0] * _attribute(node, "num_groups", 1)
-        elif node.op_type == "LayerNormalization":
-            count = math.prod(shape[: _attribute(node, "axis", -1)])
-        else:
-            axes = self._reduced_axes(node)
-            count = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
-        return count, math.prod(shape) // count
-
-    def _reduced_axes(self, node: NodeProto) -> list[int]:
-        dims = len(self.shapes[node.input[0]])
-        axes = _attribute(node, "axes", None)
-        if len(node.input) > 1 and node.input[1]:
-            axes = numpy_helper.to_array(self.axes[node.input[1]]).tolist()
-        return sorted(axis % dims for axis in axes) if axes else list(range(dims))
-
-    def _normalize(self, node: NodeProto, rows: str, steps: Steps) -> None:
         count, length = self._matrix(node)
+        rows = self.rows(node, source, steps)
         numbers = steps.constant(np.float32(length))
         # As float16 holds it: 1e-5 is among its smallest numbers.
         epsilon = steps.constant(np.float32(np.float16(_attribute(node, "epsilon", 1e-5))))
@@ -171,23 +142,24 @@ class HalfForms:
         centred = steps.half("Sub", rows, mean)
         normal = steps.half("Mul", centred, steps.half("Reciprocal", deviation))
         shape = self.shapes[node.input[0]]
-        affine = [1, shape[1], *[1] * (len(shape) - 2)]
-        if node.op_type == "LayerNormalization":
-            affine = shape[_attribute(node, "axis", -1) :]
         result = steps.reshape(normal, shape)
-        for operator, name in zip(("Mul", "Add"), node.input[1:], strict=False):
+        affine = [1, shape[1], *[1] * (len(shape) - 2)]
+        for operator, name in zip(("Mul", "Add"), node.input[1:], strict=True):
             result = steps.half(operator, result, steps.reshape(name, affine))
+        steps.name_last(target)
+        return steps
 
-    def _reduce(self, node: NodeProto, rows: str, steps: Steps) -> None:
-        count, length = self._matrix(node)
-        if node.op_type in ("ReduceSumSquare", "ReduceL2"):
-            rows = steps.half("Mul", rows, rows)
-        result = _sum(rows, count, length, steps)
-        result = steps.reshape(result, self.shapes[node.output[0]])
-        if node.op_type == "ReduceMean":
-            steps.half("Div", result, steps.constant(np.float32(length)))
-        elif node.op_type == "ReduceL2":
-            steps.half("Sqrt", result)
+    def rows(self, node: NodeProto, source: str, steps: Steps) -> str:
+        """``source`` as a matrix whose rows are what ``node`` sums."""
+        return steps.reshape(source, self._matrix(node))
+
+    def _matrix(self, node: NodeProto) -> tuple[int, int]:
+        shape = self.shapes[node.input[0]]
+        groups = shape[1]
+        if node.op_type == "GroupNormalization":
+            groups = _attribute(node, "num_groups", 1)
+        count = shape[0] * groups
+        return count, math.prod(shape) // count
 
 
 def _sum(rows: str, count: int, length: int, steps: Steps) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from elir_deploy.export.emulation import NORMALIZATIONS, REDUCTIONS, HalfForms, Steps
+from elir_deploy.export.emulation import NORMALIZATIONS, HalfForms, Steps
 from elir_deploy.export.precision import (
     Probe,
     in_image_tail,
@@ -103,7 +103,7 @@ class Evidence:
 
     Attributes:
         peaks: largest magnitude of every float32 tensor, inputs and weights included.
-        sums: node name to the largest sum of squares in it; of magnitudes where it squares nothing.
+        sums: node name to the largest sum of squares in it.
         error_db: node name to signal over error of its output when it sums in float16, against
             float32 sums of the same input; minus infinity where the output is not finite.
     """
@@ -157,10 +157,8 @@ def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
     steps.nodes.extend([island, *half.nodes])
 
     rows = forms.rows(node, source, steps)
-    plain = node.op_type in ("ReduceMean", "ReduceSum")
-    terms = steps.exact("Abs", rows) if plain else steps.exact("Mul", rows, rows)
     last_axis = steps.constant(np.array([1], np.int64))
-    sums = steps.exact("ReduceSum", terms, last_axis, keepdims=0)
+    sums = steps.exact("ReduceSum", steps.exact("Mul", rows, rows), last_axis, keepdims=0)
     steps.exact("ReduceMax", sums, keepdims=0)
     largest = steps.name_last(f"{node.name}.largest")
 
@@ -309,7 +307,7 @@ class _Judge:
 
 
 def _part_of(node: NodeProto) -> Part:
-    if node.op_type in NORMALIZATIONS | REDUCTIONS:
+    if node.op_type in NORMALIZATIONS:
         return "normalisation"
     return "convolution" if node.op_type in SUMMED_AXES else "other"
 
