@@ -89,7 +89,7 @@ def exported(tasks: tuple[TaskSpec, ...]) -> Exported:
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
     graph = fuse_stages(export_stages(static))
     images = packaged_images(task, task.image_size)[:1]
-    recipe, _ = calibrate(graph, images, "uint8", Int8Options(), None)
+    recipe, _ = calibrate(graph, static.outline, images, "uint8", Int8Options(), None)
     graphs = {
         "fp32": graph,
         "fp16": to_float16(graph, Float16Plan()),

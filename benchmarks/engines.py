@@ -28,7 +28,7 @@ from elir_deploy.checkpoints import load_checkpoint
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.equalization import equalize
 from elir_deploy.export.float16 import to_float16
-from elir_deploy.export.graphs import FUSED, fuse_stages
+from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
 from elir_deploy.export.islands import (
     Float16Plan,
@@ -46,6 +46,7 @@ from elir_deploy.model import Elir
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.scopes import FUSED
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
 from elir_deploy.tables import pipes
 from elir_deploy.targets import RTX, target_named
@@ -135,7 +136,7 @@ def cases(
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
     def quantized(options: Int8Options) -> Recipe:
-        return calibrate(fused[FUSED], images, "uint8", options, None)[0]
+        return calibrate(fused[FUSED], static.outline, images, "uint8", options, None)[0]
 
     if "fp16" in precisions:
         yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)

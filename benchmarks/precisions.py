@@ -33,6 +33,7 @@ from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import to_network
 from elir_deploy.model import Elir
+from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
 from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS, TaskSpec
@@ -136,7 +137,7 @@ def side_by_side(ours: Profile, theirs: Profile) -> str:
     return pipes(header, [*rows, ["all", *totals]])
 
 
-def exported(task: TaskSpec) -> tuple[Elir, ModelProto, torch.Tensor]:
+def exported(task: TaskSpec) -> tuple[Elir, ModelProto, Outline, torch.Tensor]:
     if task.name == "tiny":
         model = load_checkpoint("tiny").model
     else:
@@ -144,17 +145,17 @@ def exported(task: TaskSpec) -> tuple[Elir, ModelProto, torch.Tensor]:
         model = Elir(task.architecture).eval()
     noise = fixed_noise(0, task.sigma_s, latent_shape(model, task.image_size))
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
-    return model, fuse_stages(export_stages(static)), noise.values
+    return model, fuse_stages(export_stages(static)), static.outline, noise.values
 
 
 def measure(task: TaskSpec, rounds: int) -> str:
     threads = len(os.sched_getaffinity(0))
-    model, graph, noise = exported(task)
+    model, graph, outline, noise = exported(task)
     images = packaged_images(task, task.image_size)
     image = images[0].image[None]
     content = graph.SerializeToString(deterministic=True)
     floor = None if task.name != "tiny" else 35.0
-    recipe, report = calibrate(graph, images, "uint8", Int8Options(), floor)
+    recipe, report = calibrate(graph, outline, images, "uint8", Int8Options(), floor)
     int8 = recipe.apply(graph).SerializeToString(deterministic=True)
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hints = ("bf16", "f32") if capable else ("f32",)

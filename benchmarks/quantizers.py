@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,20 @@ class Material:
     @property
     def rgb_ends(self) -> list[str]:
         """Names of the convolutions that read or write RGB."""
-        model = onnx.load(self.model)
-        weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-        return [
-            node.name
-            for nodes in conv_layers(model).values()
-            for node in nodes
-            if 3 in weights[node.input[1]][:2]
-        ]
+        layers = conv_layers(onnx.load(self.model))
+        ends = [nodes for layer, nodes in layers.items() if static().outline.part_of(layer) is None]
+        return [node.name for nodes in ends for node in nodes]
+
+
+@cache
+def static() -> Any:
+    """The packaged model as the graph that is measured is made of it."""
+    from elir_deploy.checkpoints import load_checkpoint
+    from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
+
+    network = load_checkpoint(TASK.name).model
+    noise = fixed_noise(0, TASK.sigma_s, latent_shape(network, SIDE))
+    return build_static_graph(network, image_size=SIDE, steps=TASK.steps, noise=noise)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ def ours(
 ) -> Callable[[Material], None]:
     def make(material: Material) -> None:
         model = onnx.load(material.model)
-        recipe, _ = calibrate(model, material.images, "uint8", options, floor_db)
+        outline = static().outline
+        recipe, _ = calibrate(model, outline, material.images, "uint8", options, floor_db)
         if not skips:
             recipe = replace(recipe, skips=frozenset())
         onnx.save(recipe.apply(model), material.onnx)
@@ -226,14 +234,8 @@ def torchao_pt2e(material: Material) -> None:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from elir_deploy.checkpoints import load_checkpoint
-    from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
-
-    network = load_checkpoint(TASK.name).model
-    noise = fixed_noise(0, TASK.sigma_s, latent_shape(network, SIDE))
-    static = build_static_graph(network, image_size=SIDE, steps=TASK.steps, noise=noise)
     example = (torch.from_numpy(material.batches[0]),)
-    prepared = prepare_pt2e(torch.export.export(static, example).module(), _torch_quantizer())
+    prepared = prepare_pt2e(torch.export.export(static(), example).module(), _torch_quantizer())
     for batch in material.batches:
         prepared(torch.from_numpy(batch))
     program = torch.onnx.export(
@@ -357,13 +359,14 @@ BACKENDS = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
 
 
 def child_make(number: int, folder: Path, model: Path) -> dict[str, Any]:
-    """Runs in a process of its own; its imports are not timed."""
+    """Runs in a process of its own; its imports and the model are not timed."""
     with np.load(folder / "images.npz") as stored:
         pairs = zip(stored["calibration"], stored["calibration_truth"], strict=True)
         images = [CalibrationImage(str(k), *pair) for k, pair in enumerate(pairs)]
     engine = ENGINES[number]
     for module in engine.needs:
         importlib.import_module(module)
+    static()
     began = time.perf_counter()
     engine.make(Material(model, images, folder / str(number)))
     return {"seconds": time.perf_counter() - began, "peak_gib": _peak_gib()}

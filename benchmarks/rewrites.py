@@ -34,6 +34,7 @@ from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
 from elir_deploy.runtime.backends.openvino import read_model
+from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise
 from elir_deploy.tasks import TASKS, TaskSpec
 
@@ -93,10 +94,10 @@ def runners(model: bytes, int8: bytes, image: np.ndarray, threads: int) -> dict[
     return made
 
 
-def quantized(graph: ModelProto, task: TaskSpec) -> bytes:
+def quantized(graph: ModelProto, outline: Outline, task: TaskSpec) -> bytes:
     """With every part in INT8; one image gives ranges enough for a measurement of speed."""
     images = packaged_images(task, task.image_size)[:1]
-    recipe, _ = calibrate(graph, images, "uint8", Int8Options(), None)
+    recipe, _ = calibrate(graph, outline, images, "uint8", Int8Options(), None)
     return recipe.apply(graph).SerializeToString(deterministic=True)
 
 
@@ -118,7 +119,7 @@ def measure(task_name: str, rounds: int) -> str:
         graph = fuse_stages(export_stages(static))
         content = graph.SerializeToString(deterministic=True)
         sizes[name] = len(graph.graph.node), len(content) / 1e6
-        int8 = quantized(graph, task)
+        int8 = quantized(graph, static.outline, task)
         for backend, runner in runners(content, int8, image, threads).items():
             contenders[backend, name] = runner
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elir_deploy.errors import UsageError
+from elir_deploy.model.autoencoder import AutoencoderBlock
 from elir_deploy.model.convolution import compose_with_pointwise
 from elir_deploy.model.elir import Elir, collapse_convolutions
 from elir_deploy.model.estimator import DenseBlock
 from elir_deploy.model.vector_field import ResidualBlock, VectorField
+from elir_deploy.scopes import (
+    DECODER,
+    ENCODER,
+    ESTIMATOR,
+    FLOW,
+    IMAGE_INPUT,
+    IMAGE_OUTPUT,
+    STAGE_SCOPES,
+    Outline,
+)
+from elir_deploy.static_modules import (
+    ImageInput,
+    ImageOutput,
+    IoFormat,
+    StepBiasedBlock,
+    UnrolledFlow,
+)
 from elir_deploy.tasks import Architecture
 
 __all__ = [
@@ -34,8 +53,6 @@ __all__ = [
     "check_size",
     "fixed_noise",
 ]
-
-IoFormat = Literal["uint8", "float32"]
 
 #: Bounds of what is worth unrolling; larger pictures are restored in tiles.
 MAX_IMAGE_SIZE = 4096
@@ -102,83 +119,14 @@ def fixed_noise(seed: int, sigma_s: float, shape: tuple[int, int, int, int]) -> 
     return FixedNoise(torch.from_numpy(values), seed, hashlib.sha256(values.tobytes()).hexdigest())
 
 
-class UnrolledFlow(nn.Module):
-    """z + noise carried through M Euler steps; latents (1, c, h, w) in and out.
-
-    Attributes:
-        step_size: factor on each velocity, 1/M; 1 once it is folded into the last convolution.
-        times: what the vector field is given at each step: t = k/M as a tensor, or the step's
-            index once the time embedding is folded.
-    """
-
-    noise: Tensor
-
-    def __init__(self, vector_field: VectorField, steps: int, noise: Tensor | None) -> None:
-        super().__init__()
-        self.vector_field = vector_field
-        self.steps = steps
-        self.step_size = 1 / steps
-        self.times: list[Tensor] | list[int] = [
-            torch.tensor([k / steps], dtype=torch.float64) for k in range(steps)
-        ]
-        self.has_noise = noise is not None
-        if noise is not None:
-            self.register_buffer("noise", noise.clone())
-        self.updates = nn.ModuleList(EulerUpdate() for _ in range(steps))
-
-    def forward(self, z: Tensor) -> Tensor:
-        if self.has_noise:
-            z = z + self.noise
-        for time, update in zip(self.times, self.updates, strict=True):
-            if isinstance(time, Tensor):
-                time = time.to(z)
-            z = update(z, self.vector_field(z, time), self.step_size)
-        return z
-
-
-class EulerUpdate(nn.Module):
-    """``z + step_size * velocity``; a module so that the exported graph names each step's end."""
-
-    def forward(self, z: Tensor, velocity: Tensor, step_size: float) -> Tensor:
-        if step_size != 1:
-            velocity = velocity * step_size
-        return z + velocity
-
-
-class ImageInput(nn.Module):
-    """uint8 NHWC or float32 NCHW images to float32 NCHW in [0, 1]."""
-
-    def __init__(self, io: IoFormat) -> None:
-        super().__init__()
-        self.io = io
-
-    def forward(self, image: Tensor) -> Tensor:
-        if self.io == "float32":
-            return image
-        # TensorRT wants the cast of a uint8 input before anything else.
-        return image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
-
-
-class ImageOutput(nn.Module):
-    """float32 NCHW, any range, to float32 NCHW clipped to [0, 1] or rounded uint8 NHWC."""
-
-    def __init__(self, io: IoFormat) -> None:
-        super().__init__()
-        self.io = io
-
-    def forward(self, image: Tensor) -> Tensor:
-        image = image.clamp(0.0, 1.0)
-        if self.io == "float32":
-            return image
-        return torch.round(image * 255.0).permute(0, 2, 3, 1).to(torch.uint8)
-
-
 class StaticElir(nn.Module):
     """The network with everything fixed but the image, as four stages in order.
 
     Attributes:
         stages: ``encoder``, ``estimator``, ``flow``, ``decoder``; the first takes an image, the
-            last gives one, between them are latents (1, c, h, w) float32.
+            last gives one, between them are latents (1, c, h, w) float32. The names of their
+            modules are the scopes of the exported graphs.
+        outline: which of the scopes are what.
         image_shape: (H, W).
         latent_shape: (1, c, h, w).
     """
@@ -194,14 +142,26 @@ class StaticElir(nn.Module):
         self.image_shape = (image_size, image_size)
         self.latent_shape = latent_shape(model, image_size)
         self.io = io
+        modules = {
+            IMAGE_INPUT: ImageInput(io),
+            ENCODER: model.encoder,
+            ESTIMATOR: model.estimator,
+            FLOW: flow,
+            DECODER: model.decoder,
+            IMAGE_OUTPUT: ImageOutput(io),
+        }
         self.stages = nn.ModuleDict(
             {
-                "encoder": nn.Sequential(ImageInput(io), model.encoder),
-                "estimator": model.estimator,
-                "flow": flow,
-                "decoder": nn.Sequential(model.decoder, ImageOutput(io)),
+                stage: nn.Sequential(OrderedDict((scope, modules[scope]) for scope in scopes))
+                for stage, scopes in STAGE_SCOPES.items()
             }
         )
+        scope_of = {
+            module: scope
+            for stage in self.stages.values()
+            for scope, module in stage.named_modules()
+        }
+        self.outline = outlined(model, flow, scope_of)
 
     def forward(self, image: Tensor) -> Tensor:
         """One image in the input format to one in the output format."""
@@ -220,6 +180,36 @@ class StaticElir(nn.Module):
         )
         latent = torch.zeros(self.latent_shape)
         return {name: image if name == "encoder" else latent for name in self.stages}
+
+
+def outlined(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str]) -> Outline:
+    """What is what in a static graph.
+
+    A part is a layer or block of encoder and decoder, a residual dense block of the estimator, or
+    a block, level or projection of the vector field.
+    """
+    field = flow.vector_field
+    ends = (model.encoder.from_rgb, model.decoder.to_rgb)
+    parts = (
+        *model.encoder.layers,
+        *model.estimator.cascade,
+        *(field.first_proj, *field.down, *field.middle, *field.up),
+        *(field.final_block, field.final_proj),
+        *model.decoder.layers,
+    )
+    return Outline(
+        steps=len(flow.steps),
+        parts=tuple(scope_of[m] for m in parts if _convolves(m) and m not in ends),
+        rgb_ends=tuple(scope_of[end] for end in ends),
+        skip_blocks=tuple(
+            scope for module, scope in scope_of.items() if isinstance(module, AutoencoderBlock)
+        ),
+    )
+
+
+def _convolves(module: nn.Module) -> bool:
+    """Whether there is the weight (out, in, h, w) of a convolution in it."""
+    return any(parameter.dim() == 4 for parameter in module.parameters())
 
 
 def latent_shape(model: Elir, image_size: int) -> tuple[int, int, int, int]:
@@ -290,32 +280,6 @@ def check_size(arch: Architecture, image_size: int, steps: int) -> None:
         raise UsageError(f"steps is {steps}, wanted at least 1 and at most {MAX_STEPS}")
 
 
-class StepBiasedBlock(nn.Module):
-    """A residual block whose time embedding is one bias vector per step.
-
-    The bias joins that of the first convolution, so no addition is left; the convolution's weight
-    is shared by all steps.
-    """
-
-    def __init__(self, block: ResidualBlock, time_biases: Tensor) -> None:
-        super().__init__()
-        self.block1 = block.block1
-        self.block2 = block.block2
-        self.skip = block.skip
-        conv = self.block1.conv
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
-        self.conv_weight = conv.weight
-        biases = (conv.bias.detach().double() + time_biases).to(conv.weight.dtype)
-        self.biases = nn.ParameterList(nn.Parameter(b, requires_grad=False) for b in biases)
-
-    def forward(self, x: Tensor, step: int) -> Tensor:
-        normalized = F.silu(self.block1.norm(x))
-        hidden = F.conv2d(normalized, self.conv_weight, self.biases[step], padding=1)
-        out: Tensor = self.block2(hidden) + self.skip(x)
-        return out
-
-
 def fold_time_embedding(flow: UnrolledFlow) -> None:
     """Evaluate the time MLP at each step's t, once, in float64; afterwards a time is an index.
 
@@ -327,7 +291,8 @@ def fold_time_embedding(flow: UnrolledFlow) -> None:
     if not all(isinstance(block.block1.conv, nn.Conv2d) for block in blocks):
         raise UsageError("the time embedding folds into collapsed convolutions: collapse first")
     embed = copy.deepcopy(field.time_embedding).double()
-    times = torch.tensor([k / flow.steps for k in range(flow.steps)], dtype=torch.float64)
+    steps = len(flow.steps)
+    times = torch.tensor([k / steps for k in range(steps)], dtype=torch.float64)
     activated = F.silu(embed(times))
 
     def folded(block: nn.Module) -> nn.Module:
@@ -338,7 +303,8 @@ def fold_time_embedding(flow: UnrolledFlow) -> None:
         level.residual = folded(level.residual)
     field.middle = nn.ModuleList(folded(block) for block in field.middle)
     field.time_embedding = nn.Identity()  # type: ignore[assignment]  # an index passes through
-    flow.times = list(range(flow.steps))
+    for k, step in enumerate(flow.steps):
+        step.time = k
 
 
 def merge_final_projection(field: VectorField) -> None:
@@ -379,11 +345,12 @@ def fold_step_size(flow: UnrolledFlow) -> None:
     field = flow.vector_field
     merged = isinstance(field.final_proj, nn.Identity)
     last = field.final_block.conv if merged else field.final_proj
-    scale_convolution(last, flow.step_size, scale_bias=True)
-    flow.step_size = 1.0
+    scale_convolution(last, 1 / len(flow.steps), scale_bias=True)
+    for step in flow.steps:
+        step.step_size = 1.0
 
 
 def fold_latent_scale(model: Elir) -> None:
     """The factor behind the decoder's tanh moves into its first convolution (not its bias)."""
-    scale_convolution(model.decoder.layers[0], model.decoder.latent_scale, scale_bias=False)
+    scale_convolution(model.decoder.from_latent, model.decoder.latent_scale, scale_bias=False)
     model.decoder.latent_scale = 1.0

@@ -31,6 +31,7 @@ from elir_deploy.bench.onnx_operators import (
 from elir_deploy.errors import BundleError, MissingDependencyError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES, Stage, file_precision
+from elir_deploy.scopes import stage_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -187,7 +188,7 @@ class _Kernels:
         made = []
         for index, kernel in enumerate(self._kernels):
             written = [n for n in kernel.made if n in needed or readers.get(n, set()) - {index}]
-            part = _part_of(kernel.nodes[0].name, part)
+            part = stage_of(kernel.nodes[0].name) or part  # what was inserted has no scope
             made.append(self._layer(kernel, part, written))
         return made
 
@@ -278,9 +279,3 @@ class _Kernels:
             stored = {self._tensors.type_name(name) for name in inputs[:2]}
             kind = "INT8" if stored <= _EIGHT_BITS else kind
         return _PRECISIONS.get(kind, kind.lower())
-
-
-def _part_of(name: str, otherwise: str) -> str:
-    """Nodes are named after the modules they come from; one inserted between two may not be."""
-    first = name.partition(".")[0]
-    return first if first in SPLIT_STAGES else otherwise

@@ -18,13 +18,12 @@ from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageEr
 from elir_deploy.runtime.bundle import Bundle, file_sha256
 from elir_deploy.runtime.manifest import SPLIT_STAGES, Artifact, Stage, file_precision
 from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.scopes import FLOW, boundaries, step_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 __all__ = ["by_step", "with_batch"]
-
-_FLOW = "flow"
 
 
 def by_step(bundle: Bundle, precision: str, folder: Path) -> Bundle:
@@ -51,7 +50,7 @@ def by_step(bundle: Bundle, precision: str, folder: Path) -> Bundle:
     for stage in bundle.stages:
         artifact = _graph(bundle, stage, precision)
         path = bundle.checked_file(artifact.file)
-        if stage.name == _FLOW and bundle.manifest.model.steps > 1:
+        if stage.name == FLOW and bundle.manifest.model.steps > 1:
             stages += _steps(stage, artifact, read_graph(path), folder, bundle.manifest.model.steps)
         else:
             target = folder / artifact.file
@@ -131,7 +130,11 @@ def _steps(
 ) -> Iterator[Stage]:
     """The flow's graph cut where a step ends: the new latent, which the next step begins with."""
     extract = _extractor(model)
-    ends = [_step_end(model, step) for step in range(1, steps)]
+    made = {name for node in model.graph.node for name in node.output}
+    ends = [boundaries(steps)[step_name(step)].tensor for step in range(1, steps)]
+    for step, end in enumerate(ends, 1):
+        if end not in made:
+            raise UnavailableError(f"the flow's graph does not make {end}, the end of step {step}")
     inputs = [flow.input.name, *ends]
     outputs = [*ends, flow.output.name]
     for step, (source, sink) in enumerate(zip(inputs, outputs, strict=True), 1):
@@ -169,18 +172,6 @@ def _extractor(model: ModelProto) -> Any:
     from onnx import shape_inference, utils
 
     return utils.Extractor(shape_inference.infer_shapes(model))
-
-
-def _step_end(model: ModelProto, step: int) -> str:
-    """The output of the last node of a step's update; nodes are named after their modules."""
-    found = [
-        node.output[0]
-        for node in model.graph.node
-        if node.name.startswith(f"flow.step{step}.updates.") and node.op_type == "Add"
-    ]
-    if not found:
-        raise UnavailableError(f"the flow's graph does not name the end of step {step}")
-    return str(found[-1])
 
 
 # Batch ----------------------------------------------------------------------------------------

@@ -20,11 +20,19 @@ from onnx import ModelProto
 
 from elir_deploy.errors import QualityError
 from elir_deploy.export.calibration import CalibrationImage
-from elir_deploy.export.graphs import IMAGE_END, STAGE_TENSORS
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
 from elir_deploy.export.verification import fidelity
+from elir_deploy.scopes import (
+    DECODED,
+    ENCODER,
+    FUSED,
+    STAGE_SCOPES,
+    STAGE_TENSORS,
+    Outline,
+    stage_of,
+)
 
 __all__ = [
     "Budget",
@@ -58,7 +66,7 @@ class Part:
     """What is quantised together or not at all.
 
     Attributes:
-        name: module path.
+        name: scope of its module, for a skip with a word behind it.
         layers: convolutions in it.
         skips: residual additions that would read int8.
         macs: multiply-accumulates of the convolutions, over all Euler steps.
@@ -70,6 +78,12 @@ class Part:
     skips: frozenset[str]
     macs: int
     saving: float
+
+    @property
+    def stage(self) -> str:
+        found = stage_of(self.name)
+        assert found is not None, self.name
+        return found
 
 
 @dataclass(frozen=True)
@@ -141,55 +155,42 @@ class Selection:
     everything: Quality
 
 
-def parts_of(model: ModelProto, smallest_layer: int = 0) -> list[Part]:
-    """The parts that may be quantised, in graph order.
-
-    A part is a module of the network: a layer or block of encoder and decoder, an RRDB of the
-    estimator, a level of the U-Net; the skips of a block are a part of their own. The convolutions
-    that read or write RGB are in none: they stay in higher precision.
+def parts_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> list[Part]:
+    """The parts that may be quantised, in graph order; the skip of a block is a part of its own.
 
     Args:
         model: a float32 graph with inferred types.
+        outline: of the static graph that it is of; the RGB ends are in no part and stay in higher
+            precision.
         smallest_layer: convolutions of fewer weights are in none either.
     """
     shapes = shapes_of(model)
     layers: dict[str, set[str]] = {}
     macs: dict[str, int] = {}
     for layer, nodes in conv_layers(model, smallest_layer).items():
-        shape = shapes[nodes[0].input[1]]
-        if 3 in shape[:2]:
+        name = outline.part_of(layer)
+        if name is None:
             continue
-        module = _module_of(layer)
-        layers.setdefault(module, set()).add(layer)
+        layers.setdefault(name, set()).add(layer)
+        shape = shapes[nodes[0].input[1]]
         for node in nodes:
             axis = 1 - CHANNEL_AXIS[node.op_type]
             # Of a transposed convolution each input pixel meets every tap.
             pixels = node.output[0] if node.op_type == "Conv" else node.input[0]
             outputs = math.prod(shapes[pixels][2:]) * shape[1 - axis]
-            macs[module] = macs.get(module, 0) + outputs * math.prod(shape[2:]) * shape[axis]
-    parts = {
-        name: Part(name, frozenset(found), frozenset(), macs[name], macs[name])
+            macs[name] = macs.get(name, 0) + outputs * math.prod(shape[2:]) * shape[axis]
+    parts = [
+        Part(name, frozenset(found), frozenset(), macs[name], macs[name])
         for name, found in layers.items()
-    }
-    nodes_by_name = {node.name: node for node in model.graph.node}
-    for addition in residual_additions(model, smallest_layer):
-        name = f"{_module_of(addition)} skip"
-        # float16 moves one byte more in each direction.
-        moved = 2 * math.prod(shapes[nodes_by_name[addition].output[0]])
-        parts[name] = Part(name, frozenset(), frozenset([addition]), 0, moved * MACS_PER_BYTE)
-    return list(parts.values())
-
-
-def _module_of(layer: str) -> str:
-    """``encoder.1.layers.4.conv.2.conv`` -> ``encoder.1.layers.4``, and so on for every stage."""
-    parts = layer.split(".")
-    wanted = 3 if parts[0] == "estimator" else 4
-    if parts[:3] in (
-        ["flow", "vector_field", "first_proj"],
-        ["flow", "vector_field", "final_block"],
-    ):
-        wanted = 3
-    return ".".join(parts[:wanted])
+    ]
+    additions = set(residual_additions(model, outline.skip_blocks, smallest_layer))
+    for node in model.graph.node:
+        if node.name in additions:
+            # float16 moves one byte more in each direction.
+            moved = 2 * math.prod(shapes[node.output[0]])
+            name = f"{outline.part_of(node.name)} skip"
+            parts.append(Part(name, frozenset(), frozenset([node.name]), 0, moved * MACS_PER_BYTE))
+    return parts
 
 
 class Judge:
@@ -219,7 +220,7 @@ class Judge:
             self._exact.append(self._run(session, image))
 
     def _run(self, session: Any, image: CalibrationImage) -> NDArray[np.uint8]:
-        feed = {STAGE_TENSORS["fused"][0]: to_network(image.image, self._io)}
+        feed = {STAGE_TENSORS[FUSED][0]: to_network(image.image, self._io)}
         return from_network(session.run(None, feed)[0])
 
     def measure(self, model: ModelProto, what: str = "measuring INT8") -> Quality:
@@ -261,12 +262,11 @@ def measure_sensitivities(
     found = []
     for done, part in enumerate(parts):
         progress("measuring what each part costs", done, len(parts))
-        stage = part.name.partition(".")[0]
-        start = STAGE_TENSORS[stage][0]
-        cut = onnx.utils.Extractor(quantize([part])).extract_model([start], [_image_end(model)])
+        start = STAGE_TENSORS[part.stage][0]
+        cut = onnx.utils.Extractor(quantize([part])).extract_model([start], [DECODED])
         session = open_session(cut)
         errors = [
-            np.mean((session.run(None, {start: inputs[k][start]})[0] - exact[k]) ** 2)
+            np.mean((_clipped(session.run(None, {start: inputs[k][start]})[0]) - exact[k]) ** 2)
             for k in range(len(images))
         ]
         found.append(Sensitivity(part, float(np.mean(errors))))
@@ -274,10 +274,8 @@ def measure_sensitivities(
     return found
 
 
-def _image_end(model: ModelProto) -> str:
-    """The decoded image, clipped, in floating point."""
-    (name,) = (node.output[0] for node in model.graph.node if node.name == IMAGE_END)
-    return str(name)
+def _clipped(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    return image.clip(0, 1)
 
 
 def _boundaries(
@@ -286,18 +284,18 @@ def _boundaries(
     """Each stage's input, and the clipped image, of the exact graph, for each image."""
     probe = ModelProto()
     probe.CopyFrom(model)
-    starts = [STAGE_TENSORS[stage][0] for stage in ("estimator", "flow", "decoder")]
+    starts = [STAGE_TENSORS[stage][0] for stage in STAGE_SCOPES if stage != ENCODER]
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     del probe.graph.output[:]
-    probe.graph.output.extend(known[name] for name in (*starts, _image_end(model)))
+    probe.graph.output.extend(known[name] for name in (*starts, DECODED))
     session = open_session(probe, in_graph_order=True)
-    first = STAGE_TENSORS["fused"][0]
+    first = STAGE_TENSORS[FUSED][0]
     inputs, exact = [], []
     for image in images:
         fed = to_network(image.image, io)
         *values, end = session.run(None, {first: fed})
         inputs.append({first: fed, **dict(zip(starts, values, strict=True))})
-        exact.append(end)
+        exact.append(_clipped(end))
     return inputs, exact
 
 

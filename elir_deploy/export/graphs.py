@@ -1,40 +1,22 @@
-"""What every part of the exporter knows of the ONNX graphs: their tensors, parts and metadata.
-
-Nothing here needs torch, so that verification can run without it.
-"""
+"""What is done to every ONNX graph: joined, cleaned, checked and stamped."""
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 
 import onnx
 from onnx import ModelProto, compose, helper
 
 from elir_deploy import __version__
+from elir_deploy.scopes import FUSED, STAGE_TENSORS
 
 __all__ = [
-    "FUSED",
-    "IMAGE_END",
-    "STAGE_TENSORS",
-    "boundary_tensors",
     "finish_graph",
     "fuse_stages",
     "is_default_domain",
     "serialized",
 ]
 
-FUSED = "fused"
-#: Input and output of each stage; neighbours share a tensor.
-STAGE_TENSORS: dict[str, tuple[str, str]] = {
-    "encoder": ("image", "encoded"),
-    "estimator": ("encoded", "coarse"),
-    "flow": ("coarse", "flowed"),
-    "decoder": ("flowed", "restored"),
-    FUSED: ("image", "restored"),
-}
-#: The node that clips the decoded image; what follows is formatting.
-IMAGE_END = "decoder.1.clip"
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -52,25 +34,6 @@ def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
 def is_default_domain(entry: onnx.OperatorSetIdProto) -> bool:
     """Whether an import is that of ONNX's own operators."""
     return entry.domain in _DEFAULT_DOMAINS
-
-
-def boundary_tensors(model: ModelProto) -> dict[str, str]:
-    """Tensor at the end of each part of the network inside one graph, in graph order.
-
-    Parts are the encoder, the estimator, each Euler step (``step1`` ...) and the decoder, whose
-    end is the image before it is clipped. Those missing from this graph are left out.
-    """
-    latents = {STAGE_TENSORS[name][1]: name for name in ("encoder", "estimator")}
-    parts: dict[str, str] = {}
-    for node in model.graph.node:
-        step = re.fullmatch(r"flow\.(step\d+)\.updates\.\d+\.add", node.name)
-        if step:
-            parts[step[1]] = node.output[0]
-        elif node.output[0] in latents:
-            parts[latents[node.output[0]]] = node.output[0]
-        elif node.name == IMAGE_END:
-            parts["decoder"] = node.input[0]
-    return parts
 
 
 def serialized(model: ModelProto, metadata: dict[str, str]) -> bytes:

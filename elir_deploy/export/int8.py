@@ -33,12 +33,12 @@ from elir_deploy.export.budget import (
 )
 from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import channel_factors, equalize
-from elir_deploy.export.graphs import FUSED, STAGE_TENSORS
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import File, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
+from elir_deploy.scopes import FUSED, STAGE_TENSORS, Outline
 
 __all__ = [
     "RECIPE_NAME",
@@ -280,6 +280,7 @@ def graph_sha256(model: ModelProto) -> str:
 
 def calibrate(
     model: ModelProto,
+    outline: Outline,
     images: Sequence[CalibrationImage],
     io: str,
     options: Int8Options,
@@ -290,6 +291,7 @@ def calibrate(
 
     Args:
         model: the fused graph.
+        outline: of the static graph that it is of.
         images: to calibrate and to measure on.
         io: format of the graph's image ends.
         options: how.
@@ -300,8 +302,8 @@ def calibrate(
     Raises:
         QualityError: the budget cannot be met.
     """
-    calibrated = _Calibrated(model, images, io, options, progress)
-    parts = parts_of(calibrated.model, options.smallest_layer)
+    calibrated = _Calibrated(model, outline, images, io, options, progress)
+    parts = parts_of(calibrated.model, outline, options.smallest_layer)
     if floor_db is None:
         return calibrated.recipe(parts, Int8Report()), Int8Report()
     sensitivities = measure_sensitivities(
@@ -327,6 +329,7 @@ class _Calibrated:
     def __init__(
         self,
         model: ModelProto,
+        outline: Outline,
         images: Sequence[CalibrationImage],
         io: str,
         options: Int8Options,
@@ -337,7 +340,7 @@ class _Calibrated:
         self.sha256 = graph_sha256(model)
         first = STAGE_TENSORS[FUSED][0]
         feeds = ({first: to_network(image.image, io)} for image in images)
-        read = activations(model, options.smallest_layer)
+        read = activations(model, outline.skip_blocks, options.smallest_layer)
         statistics = (
             collect_statistics(model, read, feeds, images=len(images), progress=progress)
             if read  # else every layer is too small

@@ -23,10 +23,10 @@ from elir_deploy.export.precision import (
     Probe,
     in_image_tail,
     largest_magnitudes,
-    layer_of,
     open_session,
     watch_ranges,
 )
+from elir_deploy.scopes import layer_of
 
 __all__ = [
     "FLOAT16_MAX",

@@ -92,7 +92,7 @@ def make_manifest(
             opset=options.opset,
             float16_normalization=options.float16_normalization,
             int8_rest=options.int8_rest,
-            rewrites={k: v for k, v in asdict(options.rewrites).items() if isinstance(v, bool)},
+            rewrites=asdict(options.rewrites),
         ),
         verification={},
         references=references,

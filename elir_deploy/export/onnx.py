@@ -2,8 +2,8 @@
 
 The fused graph is the concatenation of the four (see ``graphs``), so that both forms compute the
 same numbers. Nodes carry the names of the modules they come from
-(``flow.step2.vector_field.down.0.residual.block1.norm.reshape``), which is what reports, precision
-lists and TensorRT's layer listings show.
+(``flow.step2.vector_field.down.0.residual.block1.norm.reshape``, see ``scopes``), which is what
+reports, precision lists and TensorRT's layer listings show.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from elir_deploy.errors import UsageError
-from elir_deploy.export.graphs import STAGE_TENSORS, finish_graph, is_default_domain
+from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.export.graphs import finish_graph, is_default_domain
+from elir_deploy.export.quantization import conv_layers, residual_additions
+from elir_deploy.scopes import (
+    STAGE_SCOPES,
+    STAGE_TENSORS,
+    Outline,
+    boundaries,
+    in_scope,
+    in_step,
+    node_name,
+    step_scope,
+)
 from elir_deploy.static_graph import StaticElir
 
 if TYPE_CHECKING:
@@ -51,6 +62,7 @@ def export_stages(
 
     Raises:
         UsageError: an opset the exporter cannot write.
+        ElirError: the graphs are not what ``static.outline`` says.
     """
     models = {}
     for done, name in enumerate(static.stages):
@@ -65,7 +77,9 @@ def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> M
     check_opset(opset)
     example = static.example_inputs()[name]
     model = _export_module(static.stages[name], example, STAGE_TENSORS[name], opset)
-    _name_after_modules(model, name)
+    _name_after_modules(model, name, static.outline, set(static.stages[name].state_dict()))
+    additions = residual_additions(model, static.outline.skip_blocks)
+    static.outline.check(name, conv_layers(model), additions)
     return finish_graph(model)
 
 
@@ -130,35 +144,60 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _module_scope(node: NodeProto) -> str:
-    """Dotted name of the innermost module a node was traced in, from the exporter's metadata."""
+def _scopes(node: NodeProto, stage: str) -> list[str]:
+    """The modules a node was traced in, outermost first, from the exporter's metadata."""
+    *_, last = STAGE_SCOPES[stage]
+    if node.op_type == "Identity" and not node.metadata_props:
+        return [last]  # all that there is of a stage whose modules do nothing
+    found: list[str] = []
     for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes":
-            scopes = re.findall(r"'([^']*)'", entry.value)
-            return scopes[-2] if len(scopes) > 1 else ""
-    return ""
+        if entry.key == "pkg.torch.onnx.name_scopes":  # of the whole, of modules, and an fx node
+            found = [scope for scope in re.findall(r"'([^']*)'", entry.value)[:-1] if scope]
+    if not found or not any(in_scope(found[0], scope) for scope in STAGE_SCOPES[stage]):
+        origin = found[-1] if found else "no module"
+        raise ElirError(
+            f"a {node.op_type} of the exported {stage} comes from {origin}, wanted a module of "
+            f"{' or '.join(STAGE_SCOPES[stage])}: export with another version of torch"
+        )
+    return found
 
 
-def _name_after_modules(model: ModelProto, stage: str) -> None:
-    """Give nodes, their outputs and the initializers names that say where they belong."""
+def _name_after_modules(
+    model: ModelProto, stage: str, outline: Outline, parameters: Collection[str]
+) -> None:
+    """Give nodes, their outputs and the initializers names that say where they belong.
+
+    Args:
+        model: as the exporter made it.
+        stage: that it is of.
+        outline: of the static graph.
+        parameters: and buffers, which have their names already.
+    """
     graph = model.graph
-    kept = {value.name for value in (*graph.input, *graph.output)}
-    renamed: dict[str, str] = {}
-    for initializer in graph.initializer:
-        renamed[initializer.name] = f"{stage}.{initializer.name}"
+    renamed = {
+        tensor.name: f"{stage}.{tensor.name}"
+        for tensor in graph.initializer
+        if tensor.name not in parameters
+    }
+    steps = [step_scope(step) for step in range(1, outline.steps + 1)]
     seen: dict[str, int] = {}
-    step = 1
+    ends: dict[str, str] = {}
     for node in graph.node:
-        scope = _module_scope(node)
-        parts = [stage, f"step{step}" if stage == "flow" else "", scope, node.op_type.lower()]
-        name = ".".join(part for part in parts if part)
+        scopes = _scopes(node, stage)
+        (*_, scope), step = scopes, next((scope for scope in scopes if scope in steps), None)
+        name = node_name(in_step(scope, step) if step else scope, node.op_type)
         seen[name] = seen.get(name, 0) + 1
         node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
-        if scope.startswith("updates.") and node.op_type == "Add":
-            step = int(scope.removeprefix("updates.")) + 2
         for i, output in enumerate(node.output):
-            if output not in kept:
-                renamed[output] = node.name if i == 0 else f"{node.name}.out{i}"
+            renamed[output] = node.name if i == 0 else f"{node.name}.out{i}"
+        ends.update(dict.fromkeys(scopes, node.output[0]))
+    for boundary in boundaries(outline.steps).values():
+        if any(in_scope(boundary.scope, scope) for scope in STAGE_SCOPES[stage]):
+            if boundary.scope not in ends:
+                raise ElirError(f"the exported {stage} has nothing of {boundary.scope}")
+            renamed[ends[boundary.scope]] = boundary.tensor
+    for value in (*graph.input, *graph.output):
+        renamed[value.name] = value.name
     for item in (*graph.initializer, *graph.value_info):
         item.name = renamed.get(item.name, item.name)
     for node in graph.node:

@@ -23,7 +23,7 @@ from elir_deploy.export.calibration import (
 )
 from elir_deploy.export.conversion import PrecisionGraphs, convert_graphs
 from elir_deploy.export.convolutions import convolution_precisions
-from elir_deploy.export.graphs import FUSED, fuse_stages, serialized
+from elir_deploy.export.graphs import fuse_stages, serialized
 from elir_deploy.export.int8 import RECIPE_NAME, Int8Report, Recipe, calibrate, holds_recipe
 from elir_deploy.export.manifest import graph_metadata, make_manifest, version_of
 from elir_deploy.export.onnx import export_stages
@@ -48,7 +48,8 @@ from elir_deploy.runtime.manifest import (
 )
 from elir_deploy.runtime.manifest import Reference as ReferenceEntry
 from elir_deploy.runtime.tensorrt_engine import load_library
-from elir_deploy.static_graph import build_static_graph
+from elir_deploy.scopes import FUSED, Outline
+from elir_deploy.static_graph import StaticElir, build_static_graph
 from elir_deploy.targets import RTX
 
 __all__ = ["ExportOptions", "ExportReport", "export_bundle"]
@@ -117,7 +118,8 @@ def export_bundle(
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
-        graphs = _stage_graphs(checkpoint, options, settings, say)
+        static = _static_graph(checkpoint, options, settings, say)
+        graphs = export_stages(static, options.opset, say)
         fused = fuse_stages(graphs)
         if options.stages == "fused":
             graphs = {FUSED: fused}
@@ -132,7 +134,9 @@ def export_bundle(
         recipe, int8, failures = None, None, {}
         if "int8" in options.precisions:
             try:
-                recipe, int8 = _int8_recipe(fused, checkpoint, options, images, stored, say, warn)
+                recipe, int8 = _int8_recipe(
+                    fused, static.outline, checkpoint, options, images, stored, say, warn
+                )
             except QualityError as error:
                 failures["int8"] = str(error)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
@@ -159,12 +163,11 @@ def export_bundle(
     return ExportReport(destination, manifest, verdicts, failures, int8)
 
 
-def _stage_graphs(
+def _static_graph(
     checkpoint: Checkpoint, options: ExportOptions, settings: Settings, say: ProgressCallback
-) -> dict[str, ModelProto]:
-    """The float32 graph of every stage."""
+) -> StaticElir:
     say("building the static graph", 0, 0)
-    static = build_static_graph(
+    return build_static_graph(
         checkpoint.model,
         image_size=settings.image_size,
         steps=settings.steps,
@@ -172,7 +175,6 @@ def _stage_graphs(
         io=options.io,
         rewrites=options.rewrites,
     )
-    return export_stages(static, options.opset, say)
 
 
 # INT8 ---------------------------------------------------------------------------------------------
@@ -215,6 +217,7 @@ def _stored_recipe(options: ExportOptions, warn: WarningCallback) -> Recipe:
 
 def _int8_recipe(
     fused: ModelProto,
+    outline: Outline,
     checkpoint: Checkpoint,
     options: ExportOptions,
     images: list[CalibrationImage],
@@ -229,7 +232,7 @@ def _int8_recipe(
     # The pictures of random weights mean nothing: there is no quality to keep.
     floor = FLOORS_DB["int8"] if options.floor_db is None else options.floor_db
     enforced = None if checkpoint.random and options.floor_db is None else floor
-    recipe, report = calibrate(fused, images, options.io, options.int8, enforced, say)
+    recipe, report = calibrate(fused, outline, images, options.io, options.int8, enforced, say)
     if not recipe.layers and options.int8.smallest_layer:
         warn(
             f"no convolution is INT8: those that may be have fewer than "

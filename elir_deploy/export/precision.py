@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,30 +9,24 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.errors import MissingDependencyError
-from elir_deploy.export.graphs import IMAGE_END
+from elir_deploy.scopes import IMAGE_OUTPUT, in_scope
 
 __all__ = [
     "Probe",
     "in_image_tail",
     "largest_magnitudes",
-    "layer_of",
     "open_session",
     "shapes_of",
     "watch_ranges",
 ]
 
-#: The last part of an image's way out: scaling to 0..255 in few bits would round twice.
-IMAGE_TAIL = IMAGE_END.rsplit(".", 1)[0] + "."
-
-
-def layer_of(node_name: str) -> str:
-    """A node's name without its Euler step: what all steps share, weights included."""
-    return re.sub(r"\.step\d+\.", ".", node_name)
-
 
 def in_image_tail(node: NodeProto) -> bool:
-    """Whether a node only brings the decoded image to its format; those stay float32."""
-    return bool(node.name.startswith(IMAGE_TAIL))
+    """Whether a node only brings the decoded image to its format.
+
+    Those stay float32: scaling to 0..255 in few bits would round twice.
+    """
+    return in_scope(node.name, IMAGE_OUTPUT)
 
 
 def shapes_of(model: ModelProto) -> dict[str, list[int]]:
@@ -125,21 +118,29 @@ class Probe:
             yield {name: float(v) for name, v in zip(self._numbers, found, strict=True)}
 
 
+#: Both of them tell how large a tensor gets.
+EXTREMES = ("ReduceMax", "ReduceMin")
+
+
 def watch_ranges(probe: Probe) -> None:
     """Let ``probe`` tell the extremes of every float32 tensor that a node makes."""
-    graph = probe.model.graph
-    floats = {
+    floats = _float_tensors(probe.model)
+    for node in probe.model.graph.node:
+        for name in floats.intersection(node.output):
+            for reduction in EXTREMES:
+                extreme = f"{name}.{reduction}"
+                reduce = helper.make_node(reduction, [name], [extreme], keepdims=0)
+                probe.watch(node, [reduce], [extreme])
+
+
+def _float_tensors(model: ModelProto) -> set[str]:
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    return made & {
         value.name
         for value in (*graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
-    for node in graph.node:
-        for name in node.output:
-            if name in floats:
-                for reduction in ("ReduceMax", "ReduceMin"):
-                    extreme = f"{name}.{reduction}"
-                    reduce = helper.make_node(reduction, [name], [extreme], keepdims=0)
-                    probe.watch(node, [reduce], [extreme])
 
 
 def largest_magnitudes(model: ModelProto, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -154,9 +155,7 @@ def largest_magnitudes(model: ModelProto, found: Sequence[Mapping[str, float]]) 
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
-    for numbers in found:
-        for key, value in numbers.items():
-            name, _, reduction = key.rpartition(".")
-            if reduction in ("ReduceMax", "ReduceMin"):
-                ranges[name] = float(np.maximum(ranges.get(name, 0.0), abs(value)))
+    for name in _float_tensors(model):
+        extremes = [numbers[f"{name}.{which}"] for numbers in found for which in EXTREMES]
+        ranges[name] = float(np.abs(extremes).max(initial=0.0))  # not a number, if one is
     return ranges

@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.export.precision import layer_of
+from elir_deploy.scopes import layer_of, node_name
 
 __all__ = [
     "Placement",
@@ -79,35 +79,37 @@ def conv_layers(model: ModelProto, smallest_layer: int = 0) -> dict[str, list[No
     return layers
 
 
-def residual_additions(model: ModelProto, smallest_layer: int = 0) -> dict[str, str]:
-    """Additions whose skip can be quantised, by layer, with the layer of the branch's convolution.
-
-    They stand before a ReLU: the autoencoder's blocks.
+def residual_additions(
+    model: ModelProto, blocks: Collection[str], smallest_layer: int = 0
+) -> list[str]:
+    """Layers of the additions whose skip can be quantised: their second input.
 
     Args:
         model: a graph.
+        blocks: scopes of those that may have one, ``Outline.skip_blocks``.
         smallest_layer: where the branch's convolution has fewer weights, and so floating point, it
             has no int8 epilogue to join: left out.
     """
+    wanted = {node_name(block, "Add") for block in blocks}
     branches = conv_layers(model, smallest_layer)
-    consumers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
     producers = {name: node for node in model.graph.node for name in node.output}
-    found = {}
+    found = []
     for node in model.graph.node:
-        readers = consumers.get(node.output[0], [])
-        if node.op_type == "Add" and readers and all(r.op_type == "Relu" for r in readers):
+        if layer_of(node.name) in wanted:
             branch = producers.get(node.input[0])
             if branch is not None and layer_of(branch.name) in branches:
-                found[layer_of(node.name)] = layer_of(branch.name)
+                found.append(layer_of(node.name))
     return found
 
 
-def activations(model: ModelProto, smallest_layer: int = 0) -> list[str]:
-    """Every tensor that some choice of layers and skips quantises, in graph order."""
-    layers, skips = conv_layers(model, smallest_layer), residual_additions(model, smallest_layer)
+def activations(model: ModelProto, blocks: Collection[str], smallest_layer: int = 0) -> list[str]:
+    """Every tensor that some choice of layers and skips quantises, in graph order.
+
+    Args:
+        model, blocks, smallest_layer: as for :func:`residual_additions`.
+    """
+    layers = conv_layers(model, smallest_layer)
+    skips = residual_additions(model, blocks, smallest_layer)
     found = set(place(model, layers, skips).groups)
     # Where only some of a tensor's readers are quantised, it is itself, not what it is made of.
     found |= {node.input[0] for nodes in layers.values() for node in nodes}

@@ -28,12 +28,12 @@ from onnx import ModelProto, TensorProto
 
 from elir_deploy.errors import ElirError
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
-from elir_deploy.export.graphs import boundary_tensors
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import ImageFidelity, Verification, file_precision
+from elir_deploy.scopes import DECODER, boundaries
 
 if TYPE_CHECKING:
     from elir_deploy.export.references import Reference
@@ -162,7 +162,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
         t.data_type == TensorProto.FLOAT16 for g in graphs for t in g.graph.initializer
     )
     emulation, arithmetic = _EMULATIONS.get("fp16" if holds_half else precision, (None, ""))
-    parts = _Parts(graphs, emulation)
+    parts = _Parts(graphs, emulation, bundle.info.model.steps)
     # The float32 file in float32 would say nothing of bfloat16.
     has_file = precision == file_precision(precision)
     runs = [f"{BACKEND} on the CPU"] * has_file
@@ -230,19 +230,29 @@ class _Parts:
     """The network cut into its parts, to see what each does to the error."""
 
     def __init__(
-        self, graphs: list[ModelProto], emulation: Callable[[ModelProto], ModelProto] | None
+        self,
+        graphs: list[ModelProto],
+        emulation: Callable[[ModelProto], ModelProto] | None,
+        steps: int,
     ) -> None:
         self.sessions: dict[str, tuple[str, Any]] = {}
+        wanted = boundaries(steps)
         for graph in graphs:
             whole = emulation(graph) if emulation is not None else graph
             start = graph.graph.input[0].name
             extractor = onnx.utils.Extractor(whole)
-            ends = boundary_tensors(graph)
-            if "decoder" in ends:
+            made = {name for node in graph.graph.node for name in node.output}
+            ends = {part: end.tensor for part, end in wanted.items() if end.tensor in made}
+            if DECODER in ends:
                 ends[FORMATTING] = graph.graph.output[0].name
             for part, end in ends.items():
                 self.sessions[part] = start, open_session(extractor.extract_model([start], [end]))
                 start = end
+        missing = [
+            f"{end.tensor} ({part})" for part, end in wanted.items() if part not in self.sessions
+        ]
+        if missing:
+            raise ElirError(f"the graphs do not make {', '.join(missing)}, the ends of parts")
 
     def run_in_turn(self, fed: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Every part's end when each is given what the one before made of the image."""

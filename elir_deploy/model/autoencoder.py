@@ -53,6 +53,11 @@ class Encoder(nn.Module):
         layers.append(nn.Conv2d(width, arch.latent_channels, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def from_rgb(self) -> nn.Module:
+        """The convolution that reads the image."""
+        return self.layers[0]
+
     def forward(self, image: Tensor) -> Tensor:
         latent: Tensor = self.layers(image)
         return latent
@@ -79,6 +84,16 @@ class Decoder(nn.Module):
             layers.append(nn.Conv2d(width, width, 3, padding=1, bias=False))
         layers += [AutoencoderBlock(width), nn.Conv2d(width, 3, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
+
+    @property
+    def from_latent(self) -> nn.Module:
+        """The convolution that reads the latent."""
+        return self.layers[0]
+
+    @property
+    def to_rgb(self) -> nn.Module:
+        """The convolution that writes the image."""
+        return self.layers[-1]
 
     def forward(self, latent: Tensor) -> Tensor:
         if not self.layers:

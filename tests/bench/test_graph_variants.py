@@ -200,7 +200,7 @@ def test_a_fused_bundle_has_no_steps_to_cut(tmp_path):
 
 def test_a_flow_that_does_not_name_its_steps(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", stages="split"))
-    with pytest.raises(UnavailableError, match="does not name the end of step 1"):
+    with pytest.raises(UnavailableError, match="does not make step1, the end of step 1"):
         by_step(bundle, "fp32", tmp_path)
 
 

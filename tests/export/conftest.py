@@ -12,6 +12,7 @@ from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
+from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph, fixed_noise
 from elir_deploy.tasks import TASKS, Architecture
 
@@ -60,6 +61,11 @@ def checkpoint(model: Elir) -> Checkpoint:
 @pytest.fixture(scope="session")
 def static(model: Elir, noise: FixedNoise) -> StaticElir:
     return build_static_graph(model, image_size=SIZE, steps=STEPS, noise=noise)
+
+
+@pytest.fixture(scope="session")
+def outline(static: StaticElir) -> Outline:
+    return static.outline
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from elir_deploy.export.budget import (
 )
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.quantization import conv_layers, place, quantize_graph, residual_additions
+from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE, STEPS
 
@@ -37,8 +38,10 @@ def images() -> list[CalibrationImage]:
 
 
 class TestParts:
-    def test_they_are_everything_but_the_ends_that_see_rgb(self, fused: ModelProto) -> None:
-        parts = parts_of(fused)
+    def test_they_are_everything_but_the_ends_that_see_rgb(
+        self, fused: ModelProto, outline: Outline
+    ) -> None:
+        parts = parts_of(fused, outline)
         layers = [layer for part in parts for layer in part.layers]
         assert len(layers) == len(set(layers))
         rgb = set(conv_layers(fused)) - set(layers)
@@ -46,19 +49,23 @@ class TestParts:
         shapes = [weights[conv_layers(fused)[layer][0].input[1]] for layer in rgb]
         assert sorted((shape[0], shape[1]) for shape in shapes) == [(3, 16), (16, 3)]
         skips = {skip for part in parts for skip in part.skips}
-        assert skips == set(residual_additions(fused))
+        assert skips == set(residual_additions(fused, outline.skip_blocks))
 
-    def test_operations_are_counted_over_all_steps(self, fused: ModelProto) -> None:
-        parts = {part.name: part for part in parts_of(fused)}
+    def test_operations_are_counted_over_all_steps(
+        self, fused: ModelProto, outline: Outline
+    ) -> None:
+        parts = {part.name: part for part in parts_of(fused, outline)}
         # 1x1 convolution of 16 latent channels to 32 at an eighth of the side.
         pixels = (SIZE // 8) ** 2
         assert parts["flow.vector_field.first_proj"].macs == STEPS * pixels * 16 * 32
         # Three 3x3 convolutions of 16 channels at full size.
-        assert parts["encoder.1.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
-        assert parts["encoder.1.layers.1 skip"].macs == 0
-        assert parts["encoder.1.layers.1 skip"].saving > 0
+        assert parts["encoder.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
+        assert parts["encoder.layers.1 skip"].macs == 0
+        assert parts["encoder.layers.1 skip"].saving > 0
 
-    def test_a_transposed_convolution_is_counted_by_its_input(self, fused: ModelProto) -> None:
+    def test_a_transposed_convolution_is_counted_by_its_input(
+        self, fused: ModelProto, outline: Outline
+    ) -> None:
         weights = {t.name: numpy_helper.to_array(t).shape for t in fused.graph.initializer}
         (layer,) = [n for n, nodes in conv_layers(fused).items() if "up.0.upsample" in n]
         node = conv_layers(fused)[layer][0]
@@ -68,7 +75,7 @@ class TestParts:
         (_, _, height, width), (_, _, tall, wide) = sizes[node.input[0]], sizes[node.output[0]]
         assert (tall, wide) == (2 * height, 2 * width)
         by_output = tall * wide * into * out * 4  # of 16 taps, 4 meet an output pixel
-        parts = {part.name: part for part in parts_of(fused)}
+        parts = {part.name: part for part in parts_of(fused, outline)}
         alone = parts["flow.vector_field.up.0"]
         assert layer in alone.layers
         others = sum(
@@ -81,23 +88,25 @@ class TestParts:
 
 class TestMeasuring:
     def test_the_float32_graph_loses_nothing(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         assert Judge(fused, images, "uint8").measure(fused) == Quality(0.0, 100.0)
 
     def test_quality_is_psnr_to_truth_and_to_float32(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        found = Judge(fused, images, "uint8").measure(quantize(fused, parts_of(fused)))
+        found = Judge(fused, images, "uint8").measure(quantize(fused, parts_of(fused, outline)))
         assert found.drop_db is not None
         assert 10 < found.fidelity_db < 60
         blind = [CalibrationImage(i.name, i.image, None) for i in images]
         assert Judge(fused, blind, "uint8").measure(fused).drop_db is None
 
     def test_a_part_alone_is_measured_as_if_the_whole_graph_ran(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        parts = [p for p in parts_of(fused) if p.name.startswith(("decoder.0.layers.2", "flow"))]
+        parts = [
+            p for p in parts_of(fused, outline) if p.name.startswith(("decoder.layers.2", "flow"))
+        ]
         found = measure_sensitivities(
             fused, parts, lambda chosen: quantize(fused, chosen, 64.0), images, "uint8"
         )
@@ -181,7 +190,7 @@ class TestSelection:
         assert budget.allows(Quality(0.26, 36))
 
 
-def test_parts_are_hashable_and_named_once(fused: ModelProto) -> None:
-    parts = parts_of(fused)
+def test_parts_are_hashable_and_named_once(fused: ModelProto, outline: Outline) -> None:
+    parts = parts_of(fused, outline)
     assert len({part.name for part in parts}) == len(set(parts)) == len(parts)
     assert np.isfinite([part.saving for part in parts]).all()

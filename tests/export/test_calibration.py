@@ -17,6 +17,7 @@ from elir_deploy.export.calibration import (
 )
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
+from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.training.small import photo, save, save_photos
 
@@ -36,8 +37,10 @@ def statistics_of(values: np.ndarray) -> TensorStatistics:
 
 
 class TestStatistics:
-    def test_they_are_those_of_the_tensors(self, fused: ModelProto, pixels: np.ndarray) -> None:
-        names = activations(fused)
+    def test_they_are_those_of_the_tensors(
+        self, fused: ModelProto, outline: Outline, pixels: np.ndarray
+    ) -> None:
+        names = activations(fused, outline.skip_blocks)
         other = 255 - pixels
         found = collect_statistics(fused, names, [{"image": pixels}, {"image": other}], images=2)
         probe = ModelProto()
@@ -62,7 +65,7 @@ class TestStatistics:
         self, fused: ModelProto, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("elir_deploy.export.calibration.SAMPLES_PER_TENSOR", 512)
-        name = "encoder.1.layers.1.relu"
+        name = "encoder.layers.1.relu"
         found = collect_statistics(fused, [name], [{"image": pixels}] * 2, images=2)[name]
         assert found.samples.shape == (16, 2 * (512 // 2 // 16))
 

@@ -17,13 +17,13 @@ from elir_deploy.export.islands import (
     gather_evidence,
     plan_float16,
 )
-from elir_deploy.export.precision import layer_of
 from elir_deploy.export.quantization import (
     conv_layers,
     place,
     quantize_graph,
     residual_additions,
 )
+from elir_deploy.scopes import Outline, layer_of
 from tests.export.graphs import chain_of_products, measure_ranges, run
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
@@ -73,7 +73,7 @@ class TestConversion:
         norms = [node for node in half.graph.node if node.op_type == "InstanceNormalization"]
         assert all(types[n] == HALF for c in norms for n in c.input[1:])
         casts = [node.name for node in half.graph.node if node.op_type == "Cast"]
-        assert casts == ["encoder.0.cast", "decoder.0.layers.12.conv.to_fp32", "decoder.1.cast"]
+        assert casts == ["image_input.cast", "decoder.layers.12.conv.to_fp32", "image_output.cast"]
 
     def test_no_tensor_is_cast_twice_to_one_type(self, fused: ModelProto) -> None:
         half = to_float16(fused, norms_kept(fused))
@@ -123,10 +123,10 @@ class TestConversion:
 
 
 @pytest.fixture(scope="module")
-def quantized(fused: ModelProto, pixels: np.ndarray) -> ModelProto:
+def quantized(fused: ModelProto, outline: Outline, pixels: np.ndarray) -> ModelProto:
     """Every convolution but those next to RGB in int8."""
-    layers = set(conv_layers(fused)) - {"encoder.1.layers.0.conv", "decoder.0.layers.12.conv"}
-    placement = place(fused, layers, residual_additions(fused))
+    layers = {layer for layer in conv_layers(fused) if outline.part_of(layer)}
+    placement = place(fused, layers, residual_additions(fused, outline.skip_blocks))
     ranges = measure_ranges(fused, [{"image": pixels}])
     peaks: dict[str, float] = {}
     for tensor, group in placement.groups.items():

@@ -11,9 +11,10 @@ from elir_deploy.errors import BundleError, QualityError, UsageError
 from elir_deploy.export.budget import Judge, parts_of
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
-from elir_deploy.export.precision import layer_of, open_session
+from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.scopes import Outline, layer_of
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE
 from tests.processor import saturating_int8
@@ -25,8 +26,10 @@ def images() -> list[CalibrationImage]:
 
 
 @pytest.fixture(scope="module")
-def calibrated(fused: ModelProto, images: list[CalibrationImage]) -> tuple[Recipe, Int8Report]:
-    return calibrate(fused, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 35.0)
+def calibrated(
+    fused: ModelProto, outline: Outline, images: list[CalibrationImage]
+) -> tuple[Recipe, Int8Report]:
+    return calibrate(fused, outline, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 35.0)
 
 
 def restored(model: ModelProto, image: CalibrationImage) -> np.ndarray:
@@ -37,6 +40,7 @@ class TestCalibrating:
     def test_the_budget_holds(
         self,
         fused: ModelProto,
+        outline: Outline,
         images: list[CalibrationImage],
         calibrated: tuple[Recipe, Int8Report],
     ) -> None:
@@ -46,39 +50,47 @@ class TestCalibrating:
         assert report.quality.drop_db is not None
         assert report.quality.drop_db <= 0.3
         assert Judge(fused, images, "uint8").measure(recipe.apply(fused)) == report.quality
-        assert [s.part.name for s in report.sensitivities] == [p.name for p in parts_of(fused)]
+        assert [s.part.name for s in report.sensitivities] == [
+            p.name for p in parts_of(fused, outline)
+        ]
         assert set(report.kept) <= {s.part.name for s in report.sensitivities}
 
     def test_random_weights_are_quantised_whole_and_not_measured(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        recipe, report = calibrate(fused, images, "uint8", Int8Options(), None)
+        recipe, report = calibrate(fused, outline, images, "uint8", Int8Options(), None)
         assert report == Int8Report()
-        assert recipe.layers == {layer for part in parts_of(fused) for layer in part.layers}
+        assert recipe.layers == {
+            layer for part in parts_of(fused, outline) for layer in part.layers
+        }
 
     def test_a_budget_out_of_reach_is_an_error(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         with pytest.raises(QualityError, match="the best is"):
-            calibrate(fused, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 101.0)
+            calibrate(fused, outline, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 101.0)
 
     @pytest.mark.parametrize("change", [{"equalize": False}, {"correct_biases": False}])
     def test_what_can_be_switched_off_changes_the_graph(
-        self, fused: ModelProto, images: list[CalibrationImage], change: dict[str, bool]
+        self,
+        fused: ModelProto,
+        outline: Outline,
+        images: list[CalibrationImage],
+        change: dict[str, bool],
     ) -> None:
-        whole, _ = calibrate(fused, images, "uint8", Int8Options(), None)
-        part, _ = calibrate(fused, images, "uint8", Int8Options(**change), None)
+        whole, _ = calibrate(fused, outline, images, "uint8", Int8Options(), None)
+        part, _ = calibrate(fused, outline, images, "uint8", Int8Options(**change), None)
         assert whole.to_json() != part.to_json()
         assert bool(part.factors) is change.get("equalize", True)
         assert bool(part.corrections) is change.get("correct_biases", True)
 
     @pytest.mark.skipif(saturating_int8(), reason="INT8 saturates on this processor: no VNNI")
     def test_openvino_keeps_the_same_picture(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         openvino = pytest.importorskip("openvino")
         core = openvino.Core()
-        recipe, _ = calibrate(fused, images, "uint8", Int8Options(), None)
+        recipe, _ = calibrate(fused, outline, images, "uint8", Int8Options(), None)
         made = recipe.apply(fused)
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(made.SerializeToString()), "CPU", settings)
@@ -94,9 +106,9 @@ class TestSmallestLayer:
     LIMIT = 5000
 
     @pytest.fixture(scope="class")
-    def made(self, fused: ModelProto, images: list[CalibrationImage]) -> Recipe:
+    def made(self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]) -> Recipe:
         options = Int8Options(smallest_layer=self.LIMIT)
-        return calibrate(fused, images, "uint8", options, None)[0]
+        return calibrate(fused, outline, images, "uint8", options, None)[0]
 
     def test_small_layers_have_no_pair_and_large_ones_do(
         self, fused: ModelProto, made: Recipe
@@ -112,12 +124,14 @@ class TestSmallestLayer:
         assert not any(name.endswith(".dequantized") for name in small)
         assert all(name.endswith(".dequantized") for name in large)
 
-    def test_all_of_the_making_sees_the_same_layers(self, fused: ModelProto, made: Recipe) -> None:
-        parts = parts_of(fused, self.LIMIT)
+    def test_all_of_the_making_sees_the_same_layers(
+        self, fused: ModelProto, outline: Outline, made: Recipe
+    ) -> None:
+        parts = parts_of(fused, outline, self.LIMIT)
         assert made.layers == {layer for part in parts for layer in part.layers}
         assert made.skips == {skip for part in parts for skip in part.skips}
-        read = set(activations(fused, self.LIMIT))
-        assert set(made.peaks) <= read < set(activations(fused))
+        read = set(activations(fused, outline.skip_blocks, self.LIMIT))
+        assert set(made.peaks) <= read < set(activations(fused, outline.skip_blocks))
         layers = {layer_of(node) for node in made.corrections}
         assert layers == made.layers
 
@@ -149,10 +163,10 @@ class TestSmallestLayer:
             Int8Options(smallest_layer=-1)
 
     def test_nothing_may_be_large_enough(
-        self, fused: ModelProto, images: list[CalibrationImage]
+        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         options = Int8Options(smallest_layer=10**9)
-        recipe, report = calibrate(fused, images, "uint8", options, 35.0)
+        recipe, report = calibrate(fused, outline, images, "uint8", options, 35.0)
         assert not recipe.layers
         assert report.sensitivities == ()
         assert "QuantizeLinear" not in {node.op_type for node in recipe.apply(fused).graph.node}

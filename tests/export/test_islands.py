@@ -17,7 +17,7 @@ from elir_deploy.export.islands import (
     plan_float16,
     stage_feeds,
 )
-from elir_deploy.export.precision import layer_of
+from elir_deploy.scopes import layer_of
 from tests.export.graphs import chain_of_products, instance_norm, measure_ranges, run, small_model
 
 
@@ -148,7 +148,7 @@ class TestNormalization:
         second = next(name for name in norms if ".step2." in name)
         plan = plan_float16(fused, Evidence({}, {}, dict.fromkeys(norms, 60.0) | {second: 30}))
         assert set(plan.reasons) == {layer_of(second)}
-        kept = [n.name for n in fused.graph.node if plan.keeps(n) and "decoder.1" not in n.name]
+        kept = [n.name for n in fused.graph.node if plan.keeps(n) and "image_output" not in n.name]
         assert kept == [second.replace("step2", "step1"), second]
 
     def test_the_worst_step_is_named(self, fused: ModelProto) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,13 +11,15 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
-from elir_deploy.errors import UsageError
-from elir_deploy.export.graphs import boundary_tensors, fuse_stages, set_metadata
+from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.export import onnx as onnx_export
+from elir_deploy.export.graphs import fuse_stages, set_metadata
 from elir_deploy.export.onnx import OPSETS, export_stage, export_stages
 from elir_deploy.export.precision import open_session
 from elir_deploy.model import Elir
-from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph
-from tests.export.conftest import SIZE, STEPS
+from elir_deploy.scopes import boundaries, layer_of, stage_of
+from elir_deploy.static_graph import FixedNoise, Rewrites, StaticElir, build_static_graph
+from tests.export.conftest import SIZE, SMALL, STEPS
 
 
 def run(model: ModelProto, value: np.ndarray) -> np.ndarray:
@@ -72,26 +77,133 @@ def test_weights_exist_once_whatever_the_number_of_steps(model: Elir, noise: Fix
 def test_names_say_where_a_node_belongs(fused: ModelProto) -> None:
     names = [node.name for node in fused.graph.node]
     assert len(set(names)) == len(names)
-    assert "encoder.1.layers.0.conv" in names
+    assert "encoder.layers.0.conv" in names
     assert "flow.step2.vector_field.down.0.residual.block1.norm.instancenormalization" in names
     assert "flow.vector_field.first_proj.weight" in {t.name for t in fused.graph.initializer}
 
 
-def test_boundaries_are_in_order(fused: ModelProto) -> None:
-    assert list(boundary_tensors(fused)) == ["encoder", "estimator", "step1", "step2", "decoder"]
+def test_every_node_is_in_a_scope_of_its_stage(
+    static: StaticElir, stages: dict[str, ModelProto]
+) -> None:
+    modules = {
+        scope: module for stage in static.stages.values() for scope, module in stage.named_modules()
+    }
+    for stage, graph in stages.items():
+        for node in graph.graph.node:
+            assert stage_of(node.name) == stage
+            scope, _, _ = layer_of(node.name).partition(f".{node.op_type.lower()}")
+            assert scope == "flow" or scope in modules, node.name
+
+
+def ends_of(graph: ModelProto, steps: int) -> dict[str, str]:
+    """What makes each boundary that is in a graph."""
+    makers = {name: node.name for node in graph.graph.node for name in node.output}
+    return {
+        part: makers[end.tensor] for part, end in boundaries(steps).items() if end.tensor in makers
+    }
+
+
+def test_boundaries_are_where_their_parts_end(fused: ModelProto) -> None:
+    assert ends_of(fused, STEPS) == {
+        "encoder": "encoder.layers.8.conv",
+        "estimator": "estimator.add",
+        "step1": "flow.step1.add",
+        "step2": "flow.step2.add",
+        "decoder": "decoder.layers.12.conv",
+    }
 
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_boundaries_of_the_plain_graph_too(model: Elir, noise: FixedNoise, fold: bool) -> None:
-    from elir_deploy.static_graph import Rewrites
-
     rewrites = Rewrites() if fold else Rewrites.none()
     static = build_static_graph(
         model, image_size=SIZE, steps=3, noise=noise, io="float32", rewrites=rewrites
     )
     flow = export_stage(static, "flow")
-    assert list(boundary_tensors(flow)) == ["step1", "step2", "step3"]
-    assert boundary_tensors(flow)["step3"] == "flowed"
+    assert ends_of(flow, 3) == {f"step{k}": f"flow.step{k}.add" for k in (1, 2, 3)}
+
+
+def test_a_stage_that_does_nothing_is_one_node(noise: FixedNoise) -> None:
+    with torch.random.fork_rng():
+        network = Elir(replace(SMALL, estimator_blocks=0)).eval()
+    static = build_static_graph(network, image_size=SIZE, steps=1, noise=noise)
+    graph = export_stage(static, "estimator").graph
+    assert [(n.name, *n.input, *n.output) for n in graph.node] == [
+        ("estimator.identity", "encoded", "coarse")
+    ]
+
+
+class TestUnexpected:
+    """The exporter's graph is not what the static graph says."""
+
+    def change_by(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:
+        export = onnx_export._export_module
+
+        def changed(*arguments: Any) -> ModelProto:
+            model = export(*arguments)
+            change(model.graph)
+            return model
+
+        monkeypatch.setattr(onnx_export, "_export_module", changed)
+
+    def test_a_node_without_a_module(
+        self, static: StaticElir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.change_by(monkeypatch, lambda graph: graph.node[3].ClearField("metadata_props"))
+        message = r"a Conv of the exported encoder comes from no module, wanted .* another version"
+        with pytest.raises(ElirError, match=message):
+            export_stage(static, "encoder")
+
+    def test_a_node_of_another_module(
+        self, static: StaticElir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def change(graph: Any) -> None:
+            for entry in graph.node[-1].metadata_props:
+                entry.value = entry.value.replace("image_output", "last")
+
+        self.change_by(monkeypatch, change)
+        message = (
+            "a Cast of the exported decoder comes from last, wanted .* decoder or image_output"
+        )
+        with pytest.raises(ElirError, match=message):
+            export_stage(static, "decoder")
+
+    def test_a_step_that_is_missing(
+        self, static: StaticElir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outline = replace(static.outline, steps=STEPS + 1)
+        monkeypatch.setattr(static, "outline", outline)
+        with pytest.raises(ElirError, match=r"the exported flow has nothing of flow\.step3"):
+            export_stage(static, "flow")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"rgb_ends": ()},
+                r"convolution encoder\.layers\.0\.conv is in no part .*: wanted one",
+            ),
+            ({"parts": ("encoder.layers.99",)}, r"convolution .* is in no part"),
+            (
+                {"parts": ("encoder", "encoder.layers.99")},
+                r"the exported encoder has no convolution in encoder\.layers\.99",
+            ),
+            (
+                {"skip_blocks": ("encoder.layers.0",)},
+                r"the exported encoder has no addition of a skip in encoder\.layers\.0",
+            ),
+        ],
+    )
+    def test_another_outline(
+        self,
+        static: StaticElir,
+        monkeypatch: pytest.MonkeyPatch,
+        change: dict[str, tuple[str, ...]],
+        message: str,
+    ) -> None:
+        monkeypatch.setattr(static, "outline", replace(static.outline, **change))
+        with pytest.raises(ElirError, match=message):
+            export_stage(static, "encoder")
 
 
 def test_nothing_of_this_machine_and_nothing_unused_is_left(fused: ModelProto) -> None:
@@ -147,5 +259,5 @@ def test_metadata_travels_in_the_file(fused: ModelProto) -> None:
 
 
 def test_the_noise_is_baked_in(fused: ModelProto, noise: FixedNoise) -> None:
-    baked = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}["flow.noise"]
+    baked = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}["flow.noise.values"]
     np.testing.assert_array_equal(baked, noise.values.numpy())

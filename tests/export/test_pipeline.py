@@ -175,7 +175,7 @@ def test_other_numbers_than_the_tasks(checkpoint: Checkpoint, tmp_path: Path) ->
     assert (made.manifest.image_size, model.steps, model.sigma_s) == (96, 1, 0)
     graph = onnx.load(made.folder / "fused.fp32.onnx")
     assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [1, 96, 96, 3]
-    assert "flow.noise" not in {t.name for t in graph.graph.initializer}
+    assert "flow.noise.values" not in {t.name for t in graph.graph.initializer}
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     assert metadata["elir.steps"] == "1"
 
@@ -311,9 +311,9 @@ def shift(graph: onnx.ModelProto, name: str, by: float) -> None:
 @pytest.mark.parametrize(
     ("stage", "initializer", "part"),
     [
-        ("decoder", "decoder.0.layers.0.bias", "decoder"),
-        ("encoder", "encoder.1.layers.0.bias", "encoder"),
-        ("flow", "flow.noise", "step1"),
+        ("decoder", "decoder.layers.0.bias", "decoder"),
+        ("encoder", "encoder.layers.0.bias", "encoder"),
+        ("flow", "flow.noise.values", "step1"),
     ],
 )
 @pytest.mark.parametrize("random", [False, True])

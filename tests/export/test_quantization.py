@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from elir_deploy.export.precision import layer_of, open_session
+from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import (
     CHANNEL_AXIS,
     Placement,
@@ -16,6 +16,7 @@ from elir_deploy.export.quantization import (
     quantize_weight,
     residual_additions,
 )
+from elir_deploy.scopes import Outline, layer_of
 
 
 def constants(model: ModelProto) -> dict[str, np.ndarray]:
@@ -26,18 +27,19 @@ def producers(model: ModelProto) -> dict[str, NodeProto]:
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def full_placement(model: ModelProto) -> Placement:
-    return place(model, conv_layers(model), residual_additions(model))
+def full_placement(model: ModelProto, outline: Outline) -> Placement:
+    skips = residual_additions(model, outline.skip_blocks)
+    return place(model, conv_layers(model), skips)
 
 
-def quantized(model: ModelProto, peak: float = 4.0) -> ModelProto:
-    placement = full_placement(model)
+def quantized(model: ModelProto, outline: Outline, peak: float = 4.0) -> ModelProto:
+    placement = full_placement(model, outline)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
 
 @pytest.fixture(scope="module")
-def int8(fused: ModelProto) -> ModelProto:
-    return quantized(fused)
+def int8(fused: ModelProto, outline: Outline) -> ModelProto:
+    return quantized(fused, outline)
 
 
 def lone_convolution(op_type: str, weight: np.ndarray, bias: np.ndarray | None) -> ModelProto:
@@ -203,8 +205,8 @@ class TestPlacement:
             if node.name in before and not node.name.startswith("decoder."):
                 assert node == before[node.name]
 
-    def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto) -> None:
-        shared = full_placement(fused)
+    def test_shared_scales_are_one_for_all_steps(self, fused: ModelProto, outline: Outline) -> None:
+        shared = full_placement(fused, outline)
         read: dict[tuple[str, int], set[str]] = {}
         for (node, index), tensor in shared.reads.items():
             read.setdefault((layer_of(node), index), set()).add(shared.groups[tensor])
@@ -212,21 +214,28 @@ class TestPlacement:
         of_flow = [t for t in shared.groups if t.startswith("flow.")]
         assert len({shared.groups[t] for t in of_flow}) == len(of_flow) // 2
 
-    def test_every_tensor_that_may_be_quantised_is_listed(self, fused: ModelProto) -> None:
-        listed = set(activations(fused))
+    def test_every_tensor_that_may_be_quantised_is_listed(
+        self, fused: ModelProto, outline: Outline
+    ) -> None:
+        listed = set(activations(fused, outline.skip_blocks))
+        skips = residual_additions(fused, outline.skip_blocks)
         layers = list(conv_layers(fused))
         for chosen in (layers, layers[::2], layers[1::3]):
-            placement = place(fused, chosen, residual_additions(fused))
+            placement = place(fused, chosen, skips)
             assert set(placement.groups) <= listed
 
 
 class TestGraph:
     def test_stages_quantised_apart_are_the_fused_graph(
-        self, stages: dict[str, ModelProto], int8: ModelProto, pixels: np.ndarray
+        self,
+        stages: dict[str, ModelProto],
+        outline: Outline,
+        int8: ModelProto,
+        pixels: np.ndarray,
     ) -> None:
         value = pixels
         for stage in stages.values():
-            session = open_session(quantized(stage))
+            session = open_session(quantized(stage, outline))
             (value,) = session.run(None, {stage.graph.input[0].name: value})
         np.testing.assert_array_equal(value, open_session(int8).run(None, {"image": pixels})[0])
 
@@ -238,6 +247,8 @@ class TestGraph:
         )
         assert 0 < np.abs(made - exact).mean() < 16
 
-    def test_two_runs_give_the_same_bytes(self, fused: ModelProto) -> None:
-        first, second = (quantized(fused).SerializeToString(deterministic=True) for _ in range(2))
+    def test_two_runs_give_the_same_bytes(self, fused: ModelProto, outline: Outline) -> None:
+        first, second = (
+            quantized(fused, outline).SerializeToString(deterministic=True) for _ in range(2)
+        )
         assert first == second

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
-from elir_deploy.export.verification import fidelity, signal_to_error
+from elir_deploy.errors import ElirError
+from elir_deploy.export.verification import _Parts, fidelity, signal_to_error
+from tests.export.conftest import STEPS
 
 
 class TestFidelity:
@@ -40,3 +43,13 @@ class TestSignalToError:
     def test_what_is_not_finite_has_lost_everything(self, bad: float) -> None:
         reference = np.array([3.0, 4.0], np.float32)
         assert signal_to_error(np.array([3.0, bad], np.float32), reference) == -1000
+
+
+class TestParts:
+    def test_they_are_the_network_in_order(self, stages: dict[str, ModelProto]) -> None:
+        wanted = ["encoder", "estimator", "step1", "step2", "decoder", "formatting"]
+        assert list(_Parts(list(stages.values()), None, STEPS).sessions) == wanted
+
+    def test_a_boundary_that_no_graph_makes_is_an_error(self, fused: ModelProto) -> None:
+        with pytest.raises(ElirError, match=r"do not make step2 \(step2\), the ends of parts"):
+            _Parts([fused], None, STEPS + 1)

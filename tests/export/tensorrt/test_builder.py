@@ -26,6 +26,7 @@ from elir_deploy.export.quantization import (
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.tensorrt_engine import Library, load_library
+from elir_deploy.scopes import Outline
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.graphs import SIDE, convolutions, stage
 
@@ -194,10 +195,11 @@ def test_the_types_are_those_of_the_onnx_file(model: Callable[[], onnx.ModelProt
 
 @pytest.mark.parametrize("split", [False, True])
 def test_int8_with_float16_around_it_is_read_as_it_is_exported(
-    fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], split: bool
+    fused: onnx.ModelProto, stages: dict[str, onnx.ModelProto], outline: Outline, split: bool
 ) -> None:
     for graph in stages.values() if split else [fused]:
-        placement = place(graph, conv_layers(graph), residual_additions(graph))
+        skips = residual_additions(graph, outline.skip_blocks)
+        placement = place(graph, conv_layers(graph), skips)
         peaks = dict.fromkeys(placement.groups.values(), 1.0)
         model = to_float16(quantize_graph(graph, placement, peaks), Float16Plan())
         assert misread(model) == {}
