@@ -16,7 +16,7 @@ from elir_deploy.export.quantization import (
     quantize_weight,
     residual_additions,
 )
-from elir_deploy.scopes import Outline, layer_of
+from elir_deploy.scopes import Outline, layer_of, stage_of
 
 
 def constants(model: ModelProto) -> dict[str, np.ndarray]:
@@ -211,7 +211,8 @@ class TestPlacement:
         for (node, index), tensor in shared.reads.items():
             read.setdefault((layer_of(node), index), set()).add(shared.groups[tensor])
         assert {len(scales) for scales in read.values()} == {1}
-        of_flow = [t for t in shared.groups if t.startswith("flow.")]
+        makers = producers(fused)
+        of_flow = [t for t in shared.groups if stage_of(makers[t].name) == "flow"]
         assert len({shared.groups[t] for t in of_flow}) == len(of_flow) // 2
 
     def test_every_tensor_that_may_be_quantised_is_listed(

@@ -16,6 +16,7 @@ from elir_deploy.export.sensitivity_plot import (
     draw_sensitivities,
     why_nothing_to_draw,
 )
+from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE
 
@@ -36,9 +37,9 @@ def test_what_cannot_be_drawn_is_refused(
     check_plot(tmp_path / "parts.PNG", ["fp32", "int8"])
 
 
-def test_every_part_has_two_bars(fused: ModelProto, tmp_path: Path) -> None:
+def test_every_part_has_two_bars(fused: ModelProto, outline: Outline, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    parts = parts_of(fused)
+    parts = parts_of(fused, outline)
     found = tuple(Sensitivity(part, 1e-6 * k) for k, part in enumerate(parts))
     report = Int8Report(sensitivities=found, kept=(parts[0].name,))
     assert why_nothing_to_draw(report) is None
@@ -58,8 +59,12 @@ def test_every_part_has_two_bars(fused: ModelProto, tmp_path: Path) -> None:
     ],
 )
 def test_where_no_part_was_measured_it_says_why(
-    fused: ModelProto, options: Int8Options, floor_db: float | None, wanted: str
+    fused: ModelProto,
+    outline: Outline,
+    options: Int8Options,
+    floor_db: float | None,
+    wanted: str,
 ) -> None:
     images = packaged_images(TASKS["tiny"], SIZE)
-    _, report = calibrate(fused, images, "uint8", options, floor_db)
+    _, report = calibrate(fused, outline, images, "uint8", options, floor_db)
     assert wanted in (why_nothing_to_draw(report) or "something to draw")
