@@ -30,7 +30,7 @@ from elir_deploy.bench.onnx_operators import (
 )
 from elir_deploy.errors import BundleError, MissingDependencyError
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import SPLIT_STAGES, Stage, file_precision
+from elir_deploy.runtime.manifest import Stage, file_precision
 from elir_deploy.scopes import stage_of
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
         t.data_type == TensorProto.FLOAT16 for g in graphs for t in g.graph.initializer
     )
     emulation, arithmetic = _EMULATIONS.get("fp16" if holds_half else precision, (None, ""))
-    parts = _Parts(graphs, emulation, bundle.info.model.steps)
+    parts = _Parts(graphs, emulation, bundle.manifest.model.steps)
     # The float32 file in float32 would say nothing of bfloat16.
     has_file = precision == file_precision(precision)
     runs = [f"{BACKEND} on the CPU"] * has_file

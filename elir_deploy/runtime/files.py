@@ -193,7 +193,9 @@ def restore_files(
     writing: Future[None] | None = None
     try:
         with (
-            closing(read_ahead(_read_all(jobs, restorer.bundle.info.model.upscale), 1)) as images,
+            closing(
+                read_ahead(_read_all(jobs, restorer.bundle.manifest.model.upscale), 1)
+            ) as images,
             closing(map_in_order(restore, images, restorer.at_once)) as restored,
         ):
             say(0)
