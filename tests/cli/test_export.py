@@ -26,7 +26,7 @@ from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.pipeline import ExportReport
 from elir_deploy.runtime.bundle import Bundle
 from tests import official
-from tests.bundles import make_bundle, read_manifest
+from tests.bundles import make_bundle
 from tests.command import run_here
 
 
@@ -276,12 +276,12 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def export(
         checkpoint: object, output: Path, options: ExportOptions, say: object, warn: object
     ) -> ExportReport:
-        manifest = read_manifest(ready)
+        manifest = Bundle.open(ready).manifest
         with staged_bundle(output, overwrite=False) as writer:
             shutil.copytree(ready, writer.folder, dirs_exist_ok=True)
-            pipeline._build_engines(writer, manifest, options, say, warn)
+            manifest = pipeline._with_engines(writer, manifest, options, say, warn)
             writer.write_manifest(manifest)
-        return ExportReport(output, manifest, {}, None)
+        return ExportReport(output, manifest, {}, {})
 
     monkeypatch.setattr(pipeline, "export_bundle", export)
 
