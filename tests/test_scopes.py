@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from elir_deploy.errors import ElirError
-from elir_deploy.runtime.bundle import SPLIT_STAGES
+from elir_deploy.runtime.manifest import SPLIT_STAGES
 from elir_deploy.scopes import (
     STAGE_SCOPES,
     STAGE_TENSORS,
