@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import io
 import re
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from elir_deploy.errors import ImageError
 from elir_deploy.runtime.colours import (
@@ -76,36 +77,38 @@ class LoadedImage:
 
 
 class _Raised:
-    """Numbers of Pillow's modules, changed for as long as any thread is in the ``with`` block."""
+    """Numbers of a module of Pillow, changed for as long as any thread is in the ``with`` block."""
 
-    def __init__(self, *numbers: tuple[ModuleType, str, object]) -> None:
+    def __init__(self, module: str, **numbers: object) -> None:
+        self._module = f"PIL.{module}"  # imported when used
         self._numbers = numbers
-        self._before: list[object] = []
+        self._before: dict[str, object] = {}
         self._inside = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
+        module = importlib.import_module(self._module)
         with self._lock:
             if not self._inside:
-                self._before = [getattr(module, name) for module, name, _ in self._numbers]
-                for module, name, value in self._numbers:
-                    setattr(module, name, value)
+                self._before = {name: getattr(module, name) for name in self._numbers}
+                self._set(self._numbers)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for (module, name, _value), before in zip(self._numbers, self._before, strict=True):
-                    setattr(module, name, before)
+                self._set(self._before)
+
+    def _set(self, numbers: dict[str, object]) -> None:
+        for name, value in numbers.items():
+            setattr(sys.modules[self._module], name, value)
 
 
 # Pillow's own limit warns at 89 megapixels and fails at 179; ours is checked right after.
-_while_opening = _Raised((Image, "MAX_IMAGE_PIXELS", None))
-_with_libtiff = _Raised((TiffImagePlugin, "READ_LIBTIFF", True))
-_while_reading = _Raised(
-    (PngImagePlugin, "MAX_TEXT_CHUNK", MAX_TEXT), (PngImagePlugin, "MAX_TEXT_MEMORY", MAX_TEXT)
-)
+_while_opening = _Raised("Image", MAX_IMAGE_PIXELS=None)
+_with_libtiff = _Raised("TiffImagePlugin", READ_LIBTIFF=True)
+_while_reading = _Raised("PngImagePlugin", MAX_TEXT_CHUNK=MAX_TEXT, MAX_TEXT_MEMORY=MAX_TEXT)
 
 
 def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:

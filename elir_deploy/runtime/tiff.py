@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImagePalette
+from PIL import Image
 
 from elir_deploy.errors import ImageError
 
@@ -67,6 +67,8 @@ def prepare_tiff(path: Path, image: Any, length: int) -> None:
             raise ImageError(f"{path} is cut off: it has {length} bytes of {max(ends)}")
     colours = tags.get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:  # 8 bits where 16 belong
+        from PIL import ImagePalette
+
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     for number, tile in enumerate(image.tile):
         if tile[0] == "libtiff" and tile[3][0] in _NATIVE:

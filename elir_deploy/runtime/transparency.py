@@ -59,7 +59,7 @@ def _halved(
 
 def _squares(values: NDArray[np.uint16]) -> NDArray[np.uint32]:
     """(H, W, C) to (ceil(H / 2), ceil(W / 2), C), sums of 2x2 or what is there of it."""
-    sums = values[::2].astype(np.uint32)
+    sums: NDArray[np.uint32] = values[::2].astype(np.uint32)
     sums[: len(values) // 2] += values[1::2]
     halves: NDArray[np.uint32] = sums[:, ::2].copy()
     halves[:, : sums.shape[1] // 2] += sums[:, 1::2]
