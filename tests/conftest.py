@@ -31,6 +31,8 @@ def _cache_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Nothing is taken from the user's cache folder or left in it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("ELIR_CACHE", raising=False)
+        patch.delenv("ELIR_CACHE_LIMIT", raising=False)
         yield
 
 

@@ -8,6 +8,7 @@ contender loads, and its memory is everybody's. So each is started alone:
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,7 +46,9 @@ class ColdStart:
     device_bytes: int | None
 
 
-def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | None) -> ColdStart:
+def start_cold(
+    bundle: Path, backend: str, precision: str, *, threads: int | None, temporary: bool = False
+) -> ColdStart:
     """Measure one start. The file system's cache, and the backend's own, are as they are found.
 
     Args:
@@ -53,6 +56,7 @@ def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | Non
         backend: name of the backend.
         precision: to run in.
         threads: CPU threads of the session.
+        temporary: of the bundle nothing compiled is kept, so loading it compiles it.
 
     Raises:
         UnavailableError: the process failed; with the last line it printed.
@@ -64,6 +68,7 @@ def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | Non
     try:
         done = subprocess.run(
             [*command, *arguments, began],
+            env=os.environ | ({"ELIR_CACHE_LIMIT": "0"} if temporary else {}),
             capture_output=True,
             text=True,
             timeout=_SECONDS_AT_MOST,

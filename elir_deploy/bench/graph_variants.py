@@ -112,7 +112,7 @@ def _graph(bundle: Bundle, stage: Stage, precision: str) -> Artifact:
 def _opened(bundle: Bundle, folder: Path, stages: Sequence[Stage]) -> Bundle:
     # References and verification stay behind: the files are no longer the ones verified.
     manifest = structs.replace(bundle.manifest, references=[], quantization=None)
-    return Bundle(folder, manifest, tuple(stages))
+    return Bundle(folder, manifest, tuple(stages), temporary=True)
 
 
 def _written(model: ModelProto, artifact: Artifact, name: str, folder: Path) -> Artifact:

@@ -358,6 +358,7 @@ class Run:
                     contender.backend,
                     contender.precision,
                     threads=self.wishes.threads,
+                    temporary=self.bundle.temporary,
                 )
             except UnavailableError as error:
                 self.results.unavailable.append(

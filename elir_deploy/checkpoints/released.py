@@ -25,8 +25,9 @@ from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints.containers import HEAD, not_weights, whole_archive
 from elir_deploy.errors import CheckpointError, DownloadError, OutputError
 from elir_deploy.runtime.bundle import file_sha256
+from elir_deploy.runtime.cache import cache_folder
 
-__all__ = ["RELEASES_URL", "cache_folder", "fetch_released"]
+__all__ = ["RELEASES_URL", "fetch_released"]
 
 #: Where the authors publish; the environment's ``ELIR_RELEASES_URL`` replaces it.
 RELEASES_URL = "https://github.com/eladc-git/ELIR/releases/download/v1.0/"
@@ -37,19 +38,6 @@ _CHUNK = 2**20
 _SPARE = 16 * _CHUNK
 
 ProgressCallback = Callable[[str, int, int], None]
-
-
-def cache_folder() -> Path:
-    """``$ELIR_CACHE``, or ``elir-deploy`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
-    if os.environ.get("ELIR_CACHE"):
-        return Path(os.environ["ELIR_CACHE"]).expanduser()
-    general = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(general):
-        return Path(general, "elir-deploy")
-    try:
-        return Path("~/.cache/elir-deploy").expanduser()
-    except RuntimeError as error:
-        raise DownloadError("there is no home folder for a cache: set ELIR_CACHE") from error
 
 
 def fetch_released(
@@ -74,6 +62,8 @@ def fetch_released(
         url = _url(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path, report) as file:
+            for left in path.parent.glob(f"{path.name}*.partial-*"):  # by a process that was killed
+                left.unlink(missing_ok=True)
             if path.exists():  # another process was faster
                 return _checked(path)
             _Download(url, path, file, timeout, report).run()

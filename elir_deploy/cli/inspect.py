@@ -1,4 +1,4 @@
-"""``elir-inspect``: what is in a bundle, what here can run it, and why not the rest."""
+"""``elir-inspect``: what is in a bundle or in the cache, what here can run it, and why not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from elir_deploy.bench.cost_report import (
     chosen_devices,
 )
 from elir_deploy.bench.devices import CPU, DEVICES
+from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
-from elir_deploy.errors import BundleError, ElirError
+from elir_deploy.errors import BundleError, ElirError, UsageError
 from elir_deploy.printable import printable
 from elir_deploy.runtime.backends import BACKENDS, choose_precision
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
@@ -50,11 +51,11 @@ class Ability:
 
 def inspect(
     bundle: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="BUNDLE", help="A folder made by elir-export, or 'tiny' (the one inside)."
         ),
-    ],
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
@@ -68,6 +69,23 @@ def inspect(
             "extra.",
         ),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache",
+            help="Show the cache folder instead: compiled models and downloads, their sizes and "
+            "ages, and the limit.",
+        ),
+    ] = False,
+    clear_cache: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT",
+            help=f"Remove from the cache folder '{COMPILED}' (models, which are compiled again "
+            f"when they are needed), one download by its name, such as elir_bfr, or all "
+            f"'{DOWNLOADS}'; repeat for several.",
+        ),
+    ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -78,7 +96,16 @@ def inspect(
     * `elir-inspect bfr`
     * `elir-inspect tiny --json`
     * `elir-inspect bfr --cost rtx2080ti --cost orin-nano-8gb-super`
+    * `elir-inspect --cache`
+    * `elir-inspect --clear-cache compiled`
     """
+    if cache or clear_cache:
+        if bundle is not None:
+            raise UsageError("--cache and --clear-cache are of no bundle: leave it out")
+        manage_cache(cache, clear_cache or [], as_json, _table)
+        return
+    if bundle is None:
+        raise UsageError("no BUNDLE is given: name its folder, or 'tiny' (or say --cache)")
     opened = Bundle.open(bundle)
     damaged = opened.damaged_files()
     predicted = None

@@ -40,20 +40,27 @@ class Bundle:
         manifest: ``bundle.json``.
         stages: the chain of graphs, with tensors as they are in the first shape, unless another
             chain of files in the folder is given.
+        temporary: the folder is gone soon, so what is compiled of its graphs is not kept.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, stages: tuple[Stage, ...] | None = None
+        self,
+        path: Path,
+        manifest: Manifest,
+        stages: tuple[Stage, ...] | None = None,
+        *,
+        temporary: bool = False,
     ) -> None:
         self.path = path
         self.manifest = manifest
+        self.temporary = temporary
         self.stages = stages or manifest.stages_in()
         held: list[File] = manifest.files()
         held += [artifact for stage in stages or () for artifact in stage.artifacts]
         self._files = {file.file: file for file in held}
 
     @classmethod
-    def open(cls, path_or_name: str | Path) -> Bundle:
+    def open(cls, path_or_name: str | Path, *, temporary: bool = False) -> Bundle:
         """Read and check the manifest, and that every file is there with its stated size.
 
         Contents are hashed when a file is used (:meth:`checked_file`) or by
@@ -62,12 +69,13 @@ class Bundle:
         Args:
             path_or_name: the folder, or ``tiny`` for the one inside the package where no folder
                 of that name exists.
+            temporary: see the attribute.
 
         Raises:
             BundleError: it is none, is damaged, incomplete, or of a newer version.
         """
         path = _folder(path_or_name)
-        bundle = cls(path, _read_manifest(path))
+        bundle = cls(path, _read_manifest(path), temporary=temporary)
         for file in bundle._files.values():
             size = bundle._locate(file.file).stat().st_size
             if size != file.bytes:

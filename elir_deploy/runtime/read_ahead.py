@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
+from elir_deploy.runtime.forks import Owner
+
 __all__ = ["read_ahead"]
 
 T = TypeVar("T")
@@ -62,7 +64,11 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
     The thread starts with the first item asked for. At most ``size`` items are drawn (or being
     made) and not yet taken, and none is held once taken. An error of ``items`` is raised at its
     place. Closing the generator ends the thread, which closes ``items`` if that is a generator.
+
+    Raises:
+        UsageError: in a child that was forked meanwhile, which has no such thread.
     """
+    owner = Owner("this iteration")
     channel = _Channel(size)
 
     def draw() -> None:
@@ -92,6 +98,7 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
     held: list[Any] = []
     try:
         while True:
+            owner.check()
             held.append(channel.get())
             if held[0] is _END:
                 return
@@ -99,5 +106,6 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
                 raise held[0].error
             yield held.pop()  # a plain variable would keep the item while the caller works
     finally:
-        channel.close()
-        thread.join(_PATIENCE_S)
+        if owner.is_here():
+            channel.close()
+            thread.join(_PATIENCE_S)

@@ -25,6 +25,7 @@ from elir_deploy.runtime.backends import (
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
+from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest_file import not_served
 from elir_deploy.runtime.read_ahead import read_ahead
@@ -55,7 +56,8 @@ class Restorer:
     it. If not, ``resize`` brings it to the model's square (bicubic, antialiased, proportions not
     kept) and the result back; ``tile`` runs the model on overlapping tiles and blends them.
 
-    Calls from several threads are safe: as many as ``at_once`` run, the others take turns.
+    Calls from several threads are safe: as many as ``at_once`` run, the others take turns. A child
+    process made by a fork cannot use it: every call but :meth:`close` raises a UsageError there.
 
     Args:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
@@ -237,7 +239,10 @@ class Restorer:
         return result
 
     def close(self) -> None:
-        """Give back the backend's memory; further calls are errors. Harmless when called twice."""
+        """Give back the backend's memory; further calls are errors.
+
+        Harmless when called twice, and in a child process, which has nothing to give back.
+        """
         self._pool.close()
 
     def __enter__(self) -> Restorer:
@@ -307,6 +312,7 @@ class _Pool:
     """
 
     def __init__(self, runners: Iterable[_Runner]) -> None:
+        self._owner = Owner("this Restorer")
         self._runners = tuple(runners)
         self._lent: dict[int, _Runner] = {}
         self._closed = False
@@ -314,11 +320,13 @@ class _Pool:
 
     def first(self) -> _Runner:
         """One of them, lent or not."""
+        self._owner.check()
         self._check_open()
         return self._runners[0]
 
     def take(self) -> _Runner:
         """Wait for an idle one; it is this thread's until :meth:`give_back`."""
+        self._owner.check()
         thread = threading.get_ident()
         with self._changed:
             if thread not in self._lent:
@@ -331,12 +339,16 @@ class _Pool:
 
     def give_back(self) -> None:
         """End what :meth:`take` began."""
+        if not self._owner.is_here():
+            return
         with self._changed:
             self._lent.pop(threading.get_ident(), None)
             self._changed.notify_all()
 
     def close(self) -> None:
         """Wait for the other threads' runs, and close all sessions; nothing new starts."""
+        if not self._owner.is_here():
+            return
         thread = threading.get_ident()
         with self._changed:
             self._closed = True
@@ -348,6 +360,11 @@ class _Pool:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this Restorer is closed: open another one")
+
+    def __del__(self) -> None:
+        if not self._owner.is_here():
+            for runner in self._runners:
+                leak(runner.session)
 
 
 def _open(

@@ -25,7 +25,7 @@ from elir_deploy.errors import (
     OutputError,
     UnavailableError,
 )
-from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
 from elir_deploy.runtime.manifest import Artifact, Stage
@@ -426,16 +426,14 @@ class _CompiledKernels:
         self._cache = cache
         self._lock = threading.Lock()
         self._kept: bytes | None = None
+        self._place: Path | None = None
         maker = repr((device.name, device.driver)).encode()
         name = f"{device.capability}.{hashlib.sha256(maker).hexdigest()[:16]}.cache"
         try:
-            folder = cache_folder("tensorrt-rtx", library.version, sha256)
+            self._place = compiled_place("tensorrt-rtx", library.version, sha256, name)
         except OutputError as error:
-            self._place: Path | None = None
             _warn(error)
-            return
-        self._place = folder / name
-        stored = read_sealed(self._place)
+        stored = None if self._place is None else read_sealed(self._place)
         # What the library does not take it compiles anew.
         if stored is not None and cache.deserialize(stored.tobytes()):
             self._kept = stored.tobytes()

@@ -1,6 +1,9 @@
 // elir.h on top of the classes: arguments in, statuses out.
 #include <elir/elir.h>
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -29,11 +32,15 @@ struct elir_restorer {
     return made.get();
   }
 
+  // In a child made by fork() no thread is left, and a lock that one held is locked for ever.
+  bool is_own() const { return ::getpid() == process; }
+
   // Whole until the last callback has returned, since a callback may call nearly everything.
   void stop() {
     if (elir::core::Worker* worker = worker_if_made()) worker->stop();
   }
 
+  const pid_t process = ::getpid();
   elir::core::Restorer restorer;
   const std::size_t queue;
   std::mutex making;
@@ -47,6 +54,15 @@ constexpr int kMaxQueue = 1024;
 
 void need(const void* pointer, const char* name) {
   if (pointer == nullptr) throw usage_error(text(name, " is NULL"));
+}
+
+// Before any lock is taken.
+void need_own(const elir_restorer* restorer) {
+  need(restorer, "restorer");
+  if (restorer->is_own()) return;
+  throw usage_error(text("this restorer belongs to process ", restorer->process,
+                         " and cannot be used in ", ::getpid(),
+                         ", which was forked from it: create it after the fork"));
 }
 
 void need_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
@@ -199,14 +215,14 @@ elir_status elir_create(const char* bundle, const elir_params* params, elir_rest
 }
 
 void elir_destroy(elir_restorer* restorer) {
-  if (restorer == nullptr) return;
+  if (restorer == nullptr || !restorer->is_own()) return;
   restorer->stop();
   delete restorer;
 }
 
 elir_status elir_describe(const elir_restorer* restorer, elir_description* description) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     need(description, "description");
     const std::size_t size = description->struct_size;
     if (size < kFirstDescription) {
@@ -234,7 +250,7 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
 elir_status elir_output_size(const elir_restorer* restorer, int32_t width, int32_t height,
                              int32_t* output_width, int32_t* output_height) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     need(output_width, "output_width");
     need(output_height, "output_height");
     const int upscale = restorer->restorer.manifest().upscale;
@@ -250,7 +266,7 @@ elir_status elir_output_size(const elir_restorer* restorer, int32_t width, int32
 elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
                          const elir_image* output) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     need(input, "input");
     need(output, "output");
     restorer->restorer.check(*input, *output);
@@ -261,7 +277,7 @@ elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
 elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
                                const elir_image* output, elir_done_callback done, void* user) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     need(input, "input");
     need(output, "output");
     if (done == nullptr) throw usage_error("done is NULL");
@@ -276,7 +292,7 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
 
 elir_status elir_wait(elir_restorer* restorer) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     Worker* worker = restorer->worker_if_made();
     if (worker == nullptr) return;
     if (worker->is_own_thread()) throw usage_error("elir_wait was called from a callback");
@@ -287,7 +303,7 @@ elir_status elir_wait(elir_restorer* restorer) {
 elir_status elir_run(elir_restorer* restorer, const void* input, size_t input_bytes, void* output,
                      size_t output_bytes) {
   return guarded([&] {
-    need(restorer, "restorer");
+    need_own(restorer);
     need(input, "input");
     need(output, "output");
     need_bytes("input", input_bytes, restorer->restorer.manifest().input);

@@ -3,6 +3,9 @@
 //
 // A sealed file ends with the SHA-256 of the rest, so that one that was damaged, or cut off by a
 // crash, is found to be none. Seals detect damage, not malice.
+//
+// Compiled models together may have $ELIR_CACHE_LIMIT bytes; who adds one removes those that were
+// not used for longest, by the same rules and locks as in Python.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +27,14 @@ class CacheFailure : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The folder `parts` of `base`, or without one of elir-deploy in $XDG_CACHE_HOME or ~/.cache; made
-// if needed. Throws a CacheFailure.
-std::filesystem::path cache_folder(const std::optional<std::string>& base,
-                                   const std::vector<std::string>& parts);
+// `base`, or without one $ELIR_CACHE, or elir-deploy in $XDG_CACHE_HOME or ~/.cache; not made here.
+// Throws a CacheFailure.
+std::filesystem::path cache_folder(const std::optional<std::string>& base);
+
+inline constexpr std::uint64_t kDefaultCacheLimit = 1000000000;
+
+// The bytes that compiled models may have together; 0 keeps none. Throws a CacheFailure.
+std::uint64_t cache_limit();
 
 // A file in memory. Writing there changes nothing but the memory.
 class MappedFile {
@@ -40,17 +47,21 @@ class MappedFile {
 
   std::uint8_t* data() const { return data_; }
   std::size_t size() const { return size_; }
+  int descriptor() const { return file_; }
 
  private:
-  MappedFile(std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+  MappedFile(int file, std::uint8_t* data, std::size_t size)
+      : file_(file), data_(data), size_(size) {}
 
+  int file_;
   std::uint8_t* data_;
   std::size_t size_;
 };
 
 inline constexpr std::size_t kSealBytes = 32;
 
-// The file at `path` without its seal; `damaged` where there is something else.
+// The file at `path` without its seal; `damaged` where there is something else. It counts as used
+// now, and as in use as long as it is mapped.
 struct Sealed {
   std::shared_ptr<const MappedFile> file;  // null: not there, unreadable or damaged
   std::size_t size = 0;                    // without the seal
@@ -59,8 +70,12 @@ struct Sealed {
 Sealed read_sealed(const std::filesystem::path& path);
 
 // Keeps what `write` puts into the stream, from its start; another process sees all of it or
-// nothing. Throws a CacheFailure, or what `write` throws.
+// nothing. Throws a CacheFailure, also where the limit is too small, or what `write` throws.
 void write_sealed(const std::filesystem::path& path,
                   const std::function<void(std::ostream&)>& write);
+
+// Removes compiled models from a cache folder until the rest is within the limit, but for `newest`;
+// and what killed writers left. Throws a CacheFailure.
+void trim_cache(const std::filesystem::path& folder, const std::filesystem::path& newest);
 
 }  // namespace elir::core

@@ -1,6 +1,8 @@
 #include "support.hpp"
 
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <functional>
@@ -177,6 +179,18 @@ elir_params reference_params() {
   elir_params params = elir_default_params();
   params.backend = "reference";
   return params;
+}
+
+int in_child(const std::function<int()>& work) {
+  constexpr unsigned kSeconds = 20;
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(kSeconds);  // ends it with a signal
+    _exit(work());
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child) return 100;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
 }
 
 elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,9 @@ void write_file(const std::filesystem::path& path, const std::string& content);
 
 // Parameters with the reference backend.
 elir_params reference_params();
+
+// What `work` returns in a child made by fork(), 0 to 99; more if the child crashes or hangs.
+int in_child(const std::function<int()>& work);
 
 elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height);
 

@@ -1,11 +1,14 @@
 // Sealed files: what was written is read, and any damage is seen.
 #include <gtest/gtest.h>
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 
@@ -91,8 +94,11 @@ TEST_F(CacheTest, WhatIsNoFile) {
 }
 
 TEST_F(CacheTest, ThePlaceCannotBeWritten) {
-  EXPECT_EQ(said([&] { keep(path("none") / "kept", "x"); }),
-            (path("none") / "kept").string() + " cannot be written: No such file or directory");
+  keep(path("made") / "kept", "x");
+  EXPECT_TRUE(read_sealed(path("made") / "kept").file);
+  test::write_file(path("file"), "");
+  EXPECT_EQ(said([&] { keep(path("file") / "a" / "kept", "x"); }),
+            (path("file") / "a").string() + " cannot be made: set ELIR_CACHE (Not a directory)");
 }
 
 TEST_F(CacheTest, NothingIsLeftOfAWriterThatFails) {
@@ -104,6 +110,7 @@ TEST_F(CacheTest, NothingIsLeftOfAWriterThatFails) {
 
 // A seal of nothing would make it a damaged file for ever.
 TEST_F(CacheTest, WhatCannotBeMappedIsNotKept) {
+  setenv("ELIR_CACHE_LIMIT", "2G", 1);
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
   const std::string seen = said([&] {
@@ -118,6 +125,7 @@ TEST_F(CacheTest, WhatCannotBeMappedIsNotKept) {
     });
   });
   setrlimit(RLIMIT_AS, &before);
+  unsetenv("ELIR_CACHE_LIMIT");
   EXPECT_EQ(seen, path("kept").string() + " cannot be written: Cannot allocate memory");
   EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
@@ -133,20 +141,193 @@ TEST_F(CacheTest, WhatIsMappedOutlivesTheFile) {
 }
 
 TEST_F(CacheTest, WhereTheFolderIs) {
-  const std::string named = path("named").string();
-  EXPECT_EQ(cache_folder(named, {"a", "b"}), path("named") / "a" / "b");
-  EXPECT_TRUE(fs::is_directory(path("named") / "a" / "b"));
+  unsetenv("ELIR_CACHE");
+  EXPECT_EQ(cache_folder("named"), "named");
   setenv("HOME", path("home").c_str(), 1);
   setenv("XDG_CACHE_HOME", path("x").c_str(), 1);
-  EXPECT_EQ(cache_folder({}, {"a"}), path("x") / "elir-deploy" / "a");
+  EXPECT_EQ(cache_folder({}), path("x") / "elir-deploy");
+  for (const auto& [given, wanted] : {std::pair<std::string, fs::path>("/a/b", "/a/b"),
+                                      {"a", "a"},
+                                      {"~", path("home")},
+                                      {"~/a", path("home") / "a"},
+                                      {"~a", "~a"},
+                                      {"", path("x") / "elir-deploy"}}) {
+    setenv("ELIR_CACHE", given.c_str(), 1);
+    EXPECT_EQ(cache_folder({}), wanted);
+    EXPECT_EQ(cache_folder("named"), "named");
+  }
+  unsetenv("ELIR_CACHE");
   for (const char* ignored : {"", "relative"}) {
     setenv("XDG_CACHE_HOME", ignored, 1);
-    EXPECT_EQ(cache_folder({}, {"a"}), path("home") / ".cache" / "elir-deploy" / "a");
+    EXPECT_EQ(cache_folder({}), path("home") / ".cache" / "elir-deploy");
   }
-  test::write_file(path("file"), "");
-  EXPECT_EQ(
-      said([&] { cache_folder(path("file").string(), {"a"}); }),
-      (path("file") / "a").string() + " cannot be made: set XDG_CACHE_HOME (Not a directory)");
+}
+
+TEST_F(CacheTest, TheLimit) {
+  unsetenv("ELIR_CACHE_LIMIT");
+  EXPECT_EQ(cache_limit(), 1000000000U);
+  for (const auto& [given, wanted] : {std::pair<const char*, std::uint64_t>("", 1000000000),
+                                      {"0", 0},
+                                      {"1", 1},
+                                      {"500M", 500000000},
+                                      {"2G", 2000000000},
+                                      {"999999G", 999999000000000},
+                                      {"999999999999999", 999999999999999}}) {
+    setenv("ELIR_CACHE_LIMIT", given, 1);
+    EXPECT_EQ(cache_limit(), wanted);
+  }
+  for (const std::string wrong : {"-1", "1 G", "G", "1g", "1.5G", "1000000G", "many"}) {
+    setenv("ELIR_CACHE_LIMIT", wrong.c_str(), 1);
+    EXPECT_EQ(said([] { cache_limit(); }),
+              "ELIR_CACHE_LIMIT is " + wrong + ", wanted a size such as 500M or 2G, or 0");
+  }
+  unsetenv("ELIR_CACHE_LIMIT");
+}
+
+// Compiled models of 132 bytes in a cache of their own; the first was not used for longest.
+class Trimming : public CacheTest {
+ protected:
+  void SetUp() override {
+    const std::string sha256(64, 'a');
+    for (const std::string& name :
+         {"openvino/2026.1/" + sha256 + "/f32.1.blob", "tensorrt-rtx/1.7/" + sha256 + "/86.2.cache",
+          std::string("tensorrt/10.3/timing.cache"),
+          "onnxruntime-tensorrt/" + sha256 + "/x.engine"}) {
+      files_.push_back(path(name));
+      keep(files_.back(), std::string(100, 'x'));
+      used(files_.back(), 10 - static_cast<int>(files_.size()));
+    }
+  }
+  void TearDown() override { unsetenv("ELIR_CACHE_LIMIT"); }
+
+  static void used(const fs::path& file, int days_ago) {
+    timespec then{std::time(nullptr) - 86400 * days_ago, 0};
+    const timespec times[] = {then, then};
+    ASSERT_EQ(utimensat(AT_FDCWD, file.c_str(), times, 0), 0);
+  }
+  void trim(const std::string& limit, const fs::path& newest = {}) {
+    setenv("ELIR_CACHE_LIMIT", limit.c_str(), 1);
+    trim_cache(folder_.path(), newest);
+  }
+  std::string left() const {
+    std::string made;
+    for (const fs::path& file : files_) made += fs::exists(file) ? '+' : '-';
+    return made;
+  }
+  std::vector<fs::path> files_;
+};
+
+TEST_F(Trimming, WhatWasNotUsedForLongestGoesFirst) {
+  trim("528");
+  EXPECT_EQ(left(), "++++");
+  trim("527");
+  EXPECT_EQ(left(), "-+++");
+  trim("264");
+  EXPECT_EQ(left(), "--++");
+  trim("0");
+  EXPECT_EQ(left(), "----");
+}
+
+TEST_F(Trimming, ReadingIsUse) {
+  EXPECT_TRUE(read_sealed(files_[0]).file);
+  trim("264");
+  EXPECT_EQ(left(), "+--+");
+}
+
+TEST_F(Trimming, TheNewestStays) {
+  trim("131", files_[1]);
+  EXPECT_EQ(left(), "-+--");
+}
+
+TEST_F(Trimming, WhatIsInUseStays) {
+  {
+    const Sealed held = read_sealed(files_[0]);
+    used(files_[0], 100);
+    const int folder = open(files_[3].parent_path().c_str(), O_RDONLY | O_DIRECTORY);
+    ASSERT_EQ(flock(folder, LOCK_SH), 0);
+    trim("0");
+    EXPECT_EQ(left(), "+--+");
+    close(folder);
+  }
+  trim("0");
+  EXPECT_EQ(left(), "----");
+}
+
+// Another program's files in a folder that was named for the cache, and downloads.
+TEST_F(Trimming, OthersFilesStay) {
+  const std::string sha256(64, 'a');
+  const std::vector<std::string> others = {
+      "elir_bfr.pth",
+      "model.blob",
+      ".elir-0123.part",
+      "openvino/model.blob",
+      "openvino/2026.1/model.blob",
+      "openvino/2026.1/" + sha256 + "/model.xml",
+      "openvino/2026.1/" + sha256 + "/deeper/model.blob",
+      "openvino/2026.1/" + sha256.substr(1) + "/f32.1.blob",
+      "other/2026.1/" + sha256 + "/f32.1.blob",
+  };
+  for (const std::string& name : others) {
+    fs::create_directories(path(name).parent_path());
+    test::write_file(path(name), std::string(1000, 'y'));
+    used(path(name), 1000);
+  }
+  fs::create_symlink(path("model.blob"), files_[0].parent_path() / "linked.blob");
+  trim("0");
+  EXPECT_EQ(left(), "----");
+  for (const std::string& name : others) EXPECT_TRUE(fs::exists(path(name))) << name;
+  EXPECT_TRUE(fs::is_symlink(files_[0].parent_path() / "linked.blob"));
+}
+
+TEST_F(Trimming, WhatKilledWritersLeftGoes) {
+  const fs::path stale = files_[0].parent_path() / ".elir-0123abcd.part";
+  const fs::path locked = files_[0].parent_path() / ".elir-4567abcd.part";
+  const fs::path fresh = files_[0].parent_path() / ".elir-89ababcd.part";
+  for (const fs::path& part : {stale, locked, fresh}) test::write_file(part, "half");
+  used(stale, 1);
+  used(locked, 1);
+  const int writer = open(locked.c_str(), O_WRONLY);
+  ASSERT_EQ(flock(writer, LOCK_EX), 0);
+  trim("1G");
+  EXPECT_FALSE(fs::exists(stale));
+  EXPECT_TRUE(fs::exists(locked));
+  EXPECT_TRUE(fs::exists(fresh));
+  EXPECT_EQ(left(), "++++");
+  close(writer);
+}
+
+TEST_F(Trimming, FoldersThatAreEmptyForLongGo) {
+  trim("0");
+  EXPECT_TRUE(fs::exists(path("openvino")));  // somebody may be about to write
+  for (int i = 0; i < 4; ++i) {               // an inner folder that goes changes the outer one
+    for (const auto& entry : fs::recursive_directory_iterator(folder_.path())) {
+      used(entry.path(), 1);
+    }
+    trim("0");
+  }
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
+}
+
+TEST_F(Trimming, AnUnfinishedFileIsLocked) {
+  write_sealed(files_[0], [&](std::ostream& file) {
+    file << "half";
+    file.flush();
+    for (const auto& entry : fs::directory_iterator(files_[0].parent_path())) {
+      used(entry.path(), 1);
+    }
+    trim("0");
+    setenv("ELIR_CACHE_LIMIT", "1G", 1);
+  });
+  EXPECT_TRUE(read_sealed(files_[0]).file);
+}
+
+TEST_F(Trimming, WhatTheLimitDoesNotAllowIsNotWritten) {
+  setenv("ELIR_CACHE_LIMIT", "131", 1);
+  EXPECT_EQ(said([&] { keep(files_[0], std::string(100, 'x')); }),
+            files_[0].string() + " has 0.0 MB, more than the 0.0 MB that ELIR_CACHE_LIMIT allows");
+  setenv("ELIR_CACHE_LIMIT", "132", 1);
+  keep(files_[0], std::string(100, 'z'));
+  EXPECT_EQ(bytes_of(files_[0]).substr(0, 3), "zzz");
 }
 
 }  // namespace

@@ -91,6 +91,25 @@ TEST(OpenVino, ThreadsThroughOneHandle) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(OpenVino, AChildProcessIsToldAtOnce) {
+  elir_params params = openvino_params("fp32");
+  params.mode = ELIR_MODE_THROUGHPUT;
+  elir_restorer* restorer = nullptr;
+  ASSERT_EQ(elir_create(ELIR_TINY, &params, &restorer), ELIR_OK);
+  std::vector<std::uint8_t> pixels(3 * 256 * 256);
+  const elir_image image = test::image_of(pixels, 256, 256);
+  auto result = pixels;
+  const elir_image output = test::image_of(result, 256, 256);
+  ASSERT_EQ(elir_restore(restorer, &image, &output), ELIR_OK);
+  EXPECT_EQ(test::in_child([&] {
+              const elir_status seen = elir_restore(restorer, &image, &output);
+              elir_destroy(restorer);
+              return static_cast<int>(seen);
+            }),
+            ELIR_ERROR_USAGE);
+  elir_destroy(restorer);
+}
+
 // On a bundle that is compiled at once. On a real one it is tested from Python, tests/runtime_cpp.
 class OpenVinoCache : public ::testing::Test {
  protected:
@@ -186,6 +205,33 @@ TEST_F(OpenVinoCache, TheUsersFolderIsTheDefault) {
   EXPECT_EQ(kept().front().string().find(folder() + "/elir-deploy/openvino/"), 0U);
 }
 
+TEST_F(OpenVinoCache, TheLimit) {
+  const std::string then = "; so compiled models are not kept and every start takes longer";
+  const auto first = restored(folder());
+  const fs::path place = kept().front();
+  const fs::path older = place.parent_path() / "older.blob";
+  fs::copy_file(place, older);
+  fs::last_write_time(older, fs::last_write_time(older) - std::chrono::hours(1));
+  fs::resize_file(place, 10);
+  setenv("ELIR_CACHE_LIMIT", std::to_string(fs::file_size(older)).c_str(), 1);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(kept(), std::vector<fs::path>{place});
+  setenv("ELIR_CACHE_LIMIT", "0", 1);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(log_, Lines{});
+  setenv("ELIR_CACHE_LIMIT", "1", 1);
+  fs::remove(place);
+  EXPECT_EQ(restored(folder()), first);
+  ASSERT_EQ(log_.size(), 1U);
+  EXPECT_NE(log_[0].find(" MB that ELIR_CACHE_LIMIT allows" + then), std::string::npos) << log_[0];
+  setenv("ELIR_CACHE_LIMIT", "much", 1);
+  EXPECT_EQ(restored(folder()), first);
+  EXPECT_EQ(log_, Lines{"warning: ELIR_CACHE_LIMIT is much, wanted a size such as 500M or 2G, or 0" +
+                        then});
+  EXPECT_EQ(kept(), std::vector<fs::path>{});
+  unsetenv("ELIR_CACHE_LIMIT");
+}
+
 // Neither a folder that cannot be made, nor a file that cannot be written, fails anything.
 TEST_F(OpenVinoCache, APlaceThatCannotBeWritten) {
   const auto first = restored(folder());
@@ -194,7 +240,7 @@ TEST_F(OpenVinoCache, APlaceThatCannotBeWritten) {
   EXPECT_EQ(restored(place.string()), first);
   ASSERT_EQ(log_.size(), 1U);
   EXPECT_EQ(log_[0].find("warning: " + place.string() + "/openvino/"), 0U) << log_[0];
-  EXPECT_NE(log_[0].find(" cannot be made: set XDG_CACHE_HOME (Not a directory)" + then),
+  EXPECT_NE(log_[0].find(" cannot be made: set ELIR_CACHE (Not a directory)" + then),
             std::string::npos)
       << log_[0];
   fs::remove(place);

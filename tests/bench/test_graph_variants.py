@@ -110,6 +110,7 @@ def test_steps_cut_apart_restore_the_same_picture(
 def test_the_parts_are_the_whole_graphs_nodes(split, tmp_path):
     """Nothing is computed twice, and nothing left out."""
     cut = by_step(split, "fp32", tmp_path)
+    assert cut.temporary
     flow = onnx.load(split.path / "flow.fp32.onnx")
     nodes = [
         node.name
@@ -153,6 +154,7 @@ def test_graphs_of_float32_images_take_several_too(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", io="float32", bias=0.25))
     (tmp_path / "wide").mkdir()
     widened = with_batch(bundle, "fp32", 4, tmp_path / "wide")
+    assert widened.temporary
     with backend_named("onnxruntime").open(widened, "fp32", threads=1) as session:
         session.input[...] = np.linspace(0, 1, 4).reshape(4, 1, 1, 1)
         session.run()

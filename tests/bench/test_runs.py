@@ -427,10 +427,11 @@ def test_pictures_for_the_page(tmp_path, no_yardstick, count, random, taken):
 
 
 def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeypatch, no_yardstick):
-    started = []
+    started, kept = [], []
 
-    def start_cold(folder, backend, precision, *, threads):
+    def start_cold(folder, backend, precision, *, threads, temporary):
         started.append((folder, backend, precision, threads))
+        kept.append(not temporary)
         if precision == "fp16":
             raise UnavailableError("killed")
         return ColdStart(1.0, 2.0, 3.0, 4, 5)
@@ -440,6 +441,8 @@ def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeyp
     assert started == [(bundle.path, "onnxruntime", p, 1) for p in ("fp32", "fp16")]
     assert [row["cold"] is None for row in report["contenders"]] == [False, True]
     assert report["unavailable"] == [{"label": "onnxruntime fp16, first start", "reason": "killed"}]
+    measured(Run(Bundle.open(bundle.path, temporary=True), None, wishes()))
+    assert kept == [True, True, False, False]
 
 
 @pytest.mark.parametrize("protocol", ["stages", "steps"])

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from elir_deploy.checkpoints import load_checkpoint, released
-from elir_deploy.checkpoints.released import cache_folder, fetch_released
+from elir_deploy.checkpoints.released import fetch_released
 from elir_deploy.errors import CheckpointError, DownloadError
 
 
@@ -450,23 +450,13 @@ def test_waiting_for_one_that_fails(server: Server, cache: Path) -> None:
     assert names(cache) == []
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def only(**variables: str) -> None:
-        for name in ("ELIR_CACHE", "XDG_CACHE_HOME"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-
-    home = tmp_path / ".cache" / "elir-deploy"
-    only()
-    assert cache_folder() == home
-    only(XDG_CACHE_HOME="/x", ELIR_CACHE="")
-    assert cache_folder() == Path("/x/elir-deploy")
-    only(XDG_CACHE_HOME="relative")
-    assert cache_folder() == home
-    only(XDG_CACHE_HOME="/x", ELIR_CACHE="~/mine")
-    assert cache_folder() == tmp_path / "mine"
+def test_what_a_killed_process_left_goes(server: Server, cache: Path) -> None:
+    cache.mkdir()
+    for name in ("elir_bfr.pth.json.partial-123", "elir_bfr.pth.partial.json.partial-45"):
+        (cache / name).write_text("half")
+    (cache / "elir_sr.pth.json.partial-6").write_text("another's")
+    fetch_released("elir_bfr")
+    assert names(cache) == [*DONE, "elir_sr.pth.json.partial-6"]
 
 
 def test_released_address() -> None:

@@ -720,6 +720,24 @@ def test_a_checkpoint_is_cut_into_its_stages_for_real(run, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+def test_nothing_compiled_of_a_checkpoint_is_kept(run, tmp_path, monkeypatch):
+    """Nor of graphs that are cut, nor by the processes that are started for it."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
+    (file,) = small_checkpoint(tmp_path, monkeypatch, "file")
+    quick = ["--images", "5", "--warmup", "1", "--threads", "1"]
+    for protocol in ("paper", "stages"):
+        target = tmp_path / f"{protocol}.json"
+        code, _, _ = run(
+            *(file, "--protocol", protocol, "--backend", "openvino", *quick, "--json", target),
+            *("--precision", "fp32"),
+        )
+        assert code == 0
+    assert written(tmp_path / "paper.json")["contenders"][0]["cold"] is not None
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
 def test_steps_are_exported_for_real(run, tmp_path, monkeypatch):
     from elir_deploy.bench.peers import export_to_bundle, load
 

@@ -6,6 +6,7 @@ import builtins
 import gc
 import hashlib
 import importlib
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from elir_deploy.runtime.backends import (
 )
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.cache import trim_compiled
 from tests.bundles import (
     make_bundle,
     read_manifest,
@@ -427,32 +429,62 @@ def test_compiled_engines_of_two_files_are_kept_apart(
     monkeypatch.setattr(type(backend), "available", lambda self: None)
     monkeypatch.setattr("onnxruntime.InferenceSession", load)
     monkeypatch.setattr(onnxruntime, "_check_ends", lambda *arguments: None)
-    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda chain, device: None)
+    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda chain, device, in_use: in_use)
     bundles = [
         Bundle.open(make_bundle(tmp_path / str(gain), gain=gain, precisions=("fp16",)))
         for gain in (0.5, 1.0)
     ]
-    for opened in bundles:
-        backend.open(opened, "fp16")
+    sessions = [backend.open(opened, "fp16") for opened in bundles]
     hashes = [opened.manifest.artifacts[0].sha256 for opened in bundles]
     assert [Path(path).name for path in asked] == hashes
     assert all(Path(path).is_dir() for path in asked)
     assert hashes[0] != hashes[1]
+    # What ONNX Runtime writes there counts, and stays as long as the session lives.
+    for path in asked:
+        (Path(path) / "x.engine").write_bytes(bytes(1000))
+    monkeypatch.setenv("ELIR_CACHE_LIMIT", "1500")
+    trim_compiled()
+    assert [len(os.listdir(path)) for path in asked] == [1, 1]
+    del sessions[0]
+    trim_compiled()
+    assert [len(os.listdir(path)) for path in asked] == [0, 1]
+
+
+@pytest.mark.parametrize("why", ["temporary", "limit"])
+def test_compiled_engines_that_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
+    backend = BACKENDS["onnxruntime-tensorrt"]
+    asked: list[dict[str, str]] = []
+
+    def load(*given: Any) -> None:
+        asked.append(given[3][0][1])
+
+    monkeypatch.setattr(type(backend), "available", lambda self: None)
+    monkeypatch.setattr(type(backend), "_load", load)
+    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda chain, device, in_use: None)
+    if why == "limit":
+        monkeypatch.setenv("ELIR_CACHE_LIMIT", "0")
+    path = make_bundle(tmp_path / "b", precisions=("fp16",))
+    backend.open(Bundle.open(path, temporary=why == "temporary"), "fp16")
+    assert "trt_engine_cache_enable" not in asked[0]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
-        BACKENDS["onnxruntime-tensorrt"].providers("fp16", 0, "0" * 64)  # type: ignore[attr-defined]
-    monkeypatch.delenv("XDG_CACHE_HOME")
-
-    def homeless(path: Path) -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    with pytest.raises(UnavailableError, match="cannot be made: set XDG_CACHE_HOME"):
-        BACKENDS["onnxruntime-tensorrt"].providers("fp16", 0, "0" * 64)  # type: ignore[attr-defined]
+    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "file"))
+    backend = BACKENDS["onnxruntime-tensorrt"]
+    monkeypatch.setattr(type(backend), "available", lambda self: None)
+    opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp16",)))
+    for variable, value, message in (
+        ("ELIR_CACHE", str(tmp_path / "file"), "cannot be made: set ELIR_CACHE"),
+        ("ELIR_CACHE_LIMIT", "1 GB", "ELIR_CACHE_LIMIT is 1 GB, wanted"),
+    ):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(UnavailableError, match=f"no place for compiled engines: .*{message}"):
+            backend.open(opened, "fp16")
 
 
 # Files that are damaged although their hash is right --------------------------------------------

@@ -497,6 +497,54 @@ def test_without_a_place_for_the_cache(
         np.testing.assert_array_equal(restored(bundle), wanted)
 
 
+def test_a_temporary_bundle_leaves_nothing(bundle: Path, cache: Path, compiled: list[Path]) -> None:
+    opened = Bundle.open(bundle, temporary=True)
+    for count in (1, 2):
+        with Restorer(opened, "openvino", precision="fp32"):
+            assert len(compiled) == count
+    assert not cache.parent.exists()
+
+
+def test_the_limit(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = [make_bundle(tmp_path / str(gain), gain=gain) for gain in (0.25, 0.5, 1.0)]
+    restored(bundles[0])
+    size = blobs(cache)[0].stat().st_size
+    monkeypatch.setenv("ELIR_CACHE_LIMIT", str(5 * size // 2))  # they differ by a few bytes
+    restored(bundles[1])
+    restored(bundles[0])  # is used again
+    restored(bundles[2])  # takes the place of the one in the middle
+    assert len(compiled) == 3
+    restored(bundles[0])
+    assert len(compiled) == 3
+    assert len(blobs(cache)) == 2
+    monkeypatch.setenv("ELIR_CACHE_LIMIT", "0")
+    restored(bundles[0])
+    assert len(compiled) == 4
+    assert len(blobs(cache)) == 2
+    monkeypatch.setenv("ELIR_CACHE_LIMIT", "100")
+    with pytest.warns(RuntimeWarning, match=r"more than .* that ELIR_CACHE_LIMIT allows; so"):
+        restored(bundles[1])
+    monkeypatch.setenv("ELIR_CACHE_LIMIT", "much")
+    with pytest.warns(RuntimeWarning, match="ELIR_CACHE_LIMIT is much, wanted .*; so compiled"):
+        restored(bundles[0])
+
+
+def test_what_is_loaded_is_not_removed(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = [make_bundle(tmp_path / str(gain), gain=gain) for gain in (0.25, 0.5, 1.0)]
+    restored(bundles[0])
+    size = blobs(cache)[0].stat().st_size
+    with Restorer(bundles[0], "openvino", precision="fp32"):
+        monkeypatch.setenv("ELIR_CACHE_LIMIT", str(3 * size // 2))
+        restored(bundles[1])
+        assert len(blobs(cache)) == 2
+    restored(bundles[2])
+    assert len(blobs(cache)) == 1
+
+
 def test_an_older_openvino_that_takes_bytes(
     bundle: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

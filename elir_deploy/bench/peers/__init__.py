@@ -189,7 +189,7 @@ def export_to_bundle(
     sigma_s: float | None = None,
     seed: int = 0,
 ) -> Bundle:
-    """Export a checkpoint to ``folder``, which must not exist, otherwise with default options.
+    """Export a checkpoint to a temporary ``folder``, which must not exist, with default options.
 
     Args:
         checkpoint: what to export.
@@ -219,4 +219,4 @@ def export_to_bundle(
         files = dict.fromkeys(file_precision(precision) for precision in precisions)
         options = replace(options, precisions=tuple(files))
     export_bundle(checkpoint, folder, options, progress)
-    return Bundle.open(folder)
+    return Bundle.open(folder, temporary=True)

@@ -18,7 +18,7 @@ from elir_deploy.export.tensorrt.layers import (
     layers_of_inspector,
 )
 from elir_deploy.export.tensorrt.weak_typing import constrain_types
-from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
@@ -352,12 +352,9 @@ def _timing_cache(library: Library, config: trt.IBuilderConfig) -> Iterator[None
         yield
         return
     place = None
-    try:
-        place = cache_folder("tensorrt", library.version) / "timing.cache"
-    except OutputError:
-        stored = None
-    else:
-        stored = read_sealed(place)
+    with suppress(OutputError):
+        place = compiled_place("tensorrt", library.version, "timing.cache")
+    stored = None if place is None else read_sealed(place)
     # What is no cache at all gives None, which the stubs do not know. One of another device is
     # refused by the library, and begun anew.
     content = b"" if stored is None else stored.tobytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,8 @@ from elir_deploy.errors import (
 )
 from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.cache import cache_folder
-from elir_deploy.runtime.manifest import Stage
+from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
+from elir_deploy.runtime.manifest import Artifact, Stage
 from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
@@ -46,17 +46,19 @@ class OnnxRuntimeBackend(Backend):
     Attributes:
         provider: its name in ONNX Runtime.
         extra: of this project, that installs it.
-        providers: from precision, device number and the file's SHA-256, those to ask for and
-            their options; the first is ``provider``, others take the nodes it does not.
+        providers: from precision, device number and the folder for compiled engines, those to ask
+            for and their options; the first is ``provider``, others take the nodes it does not.
         on_gpu: whether tensors between stages live on a CUDA device.
+        compiles: whether it compiles engines that are worth keeping.
     """
 
     name: str
     provider: str
     extra: str
     precisions: tuple[str, ...]
-    providers: Callable[[str, int, str], Providers]
+    providers: Callable[[str, int, Path | None], Providers]
     on_gpu: bool = False
+    compiles: bool = False
     automatic: bool = True
     kind: str = "onnx"
 
@@ -80,11 +82,14 @@ class OnnxRuntimeBackend(Backend):
             _library(self.extra)  # a missing package has an error of its own
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         chain = []
+        in_use: list[FolderInUse | None] = []
         for stage, artifact in zip(bundle.stages, self.artifacts(bundle, precision), strict=True):
             path = bundle.checked_file(artifact.file)
-            providers = self.providers(precision, device, artifact.sha256)
+            engines = _engines(artifact, bundle) if self.compiles else None
+            in_use.append(engines)
+            providers = self.providers(precision, device, engines.folder if engines else None)
             chain.append((stage, self._load(path, stage, providers, threads)))
-        return _CudaSession(chain, device) if self.on_gpu else _CpuSession(chain)
+        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain)
 
     def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
         ort = _library(self.extra)
@@ -158,8 +163,11 @@ class _CpuSession(Session):
 class _CudaSession(Session):
     """As on the CPU, with the tensors between stages on the device."""
 
-    def __init__(self, chain: list[tuple[Stage, Any]], device: int) -> None:
+    def __init__(
+        self, chain: list[tuple[Stage, Any]], device: int, in_use: Sequence[FolderInUse | None]
+    ) -> None:
         ort = _library("gpu")
+        self._in_use = in_use
         first, last = chain[0][0], chain[-1][0]
         self.input, self.output = allocate(first.input), allocate(last.output)
 
@@ -203,6 +211,7 @@ class _CudaSession(Session):
     def close(self) -> None:
         self._steps.clear()
         self._device_input = None
+        self._in_use = ()
 
 
 def conflicting_packages() -> str | None:
@@ -270,36 +279,41 @@ def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
             raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
 
 
-def _cache_folder(sha256: str) -> str:
-    """Where the engines compiled from one file are kept, in the user's cache folder.
+def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:
+    """Where the engines compiled from one file are kept, if they are, in the user's cache folder.
 
     Of that file alone: ONNX Runtime names an engine by the graph without its weights, and would
     take that of another bundle.
     """
     try:
-        return str(cache_folder("onnxruntime-tensorrt", sha256))
+        folder = compiled_place("onnxruntime-tensorrt", artifact.sha256)
+        if folder is None or bundle.temporary:
+            return None
+        engines = FolderInUse(folder)
+        trim_compiled()
     except OutputError as error:
         raise UnavailableError(f"no place for compiled engines: {error}") from None
+    return engines
 
 
-def _on_cpu(precision: str, device: int, sha256: str) -> Providers:
+def _on_cpu(precision: str, device: int, engines: Path | None) -> Providers:
     return [("CPUExecutionProvider", {})]
 
 
-def _on_cuda(precision: str, device: int, sha256: str) -> Providers:
+def _on_cuda(precision: str, device: int, engines: Path | None) -> Providers:
     # By default it multiplies float32 with 10 bits of 23 from Ampere on.
     return [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
 
 
-def _on_tensorrt(precision: str, device: int, sha256: str) -> Providers:
+def _on_tensorrt(precision: str, device: int, engines: Path | None) -> Providers:
     options = {
         "device_id": str(device),
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_int8_enable": str(precision == "int8"),
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": _cache_folder(sha256),
     }
-    return [("TensorrtExecutionProvider", options), *_on_cuda(precision, device, sha256)]
+    if engines is not None:
+        options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(engines)}
+    return [("TensorrtExecutionProvider", options), *_on_cuda(precision, device, engines)]
 
 
 BACKENDS = (
@@ -330,6 +344,7 @@ BACKENDS = (
         # NVIDIA_TF32_OVERRIDE=0 would forbid it to the whole process.
         precisions=("fp16", "int8"),
         providers=_on_tensorrt,
+        compiles=True,
         # Its first run compiles an engine, for minutes: only when asked for.
         automatic=False,
     ),

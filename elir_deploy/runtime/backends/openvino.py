@@ -30,7 +30,7 @@ from elir_deploy.errors import (
 )
 from elir_deploy.runtime.backends.base import Backend, Session, allocate
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.cache import cache_folder, read_sealed, write_sealed
+from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Artifact, Stage
 
 __all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
@@ -107,8 +107,12 @@ class OpenVinoBackend(Backend):
         config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+
+        def place(artifact: Artifact) -> Path | None:
+            return None if bundle.temporary else _cached_file(core, artifact.sha256, float_type)
+
         return [
-            _loaded(core, bundle.checked_file(artifact.file), stage, artifact, config)
+            _loaded(core, bundle.checked_file(artifact.file), stage, place(artifact), config)
             for stage, artifact in zip(
                 bundle.stages, self.artifacts(bundle, precision), strict=True
             )
@@ -251,10 +255,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _loaded(
-    core: Any, path: Path, stage: Stage, artifact: Artifact, config: dict[str, Any]
+    core: Any, path: Path, stage: Stage, place: Path | None, config: dict[str, Any]
 ) -> _Loaded:
     """The stage in ``path`` for ``config``, from the cache if it is there, else kept in it."""
-    place = _cached_file(core, artifact.sha256, config["INFERENCE_PRECISION_HINT"])
     loaded = _recalled(core, place, stage, config)
     if loaded is not None:
         _check_ends(path, stage, loaded.compiled)
@@ -356,7 +359,7 @@ def _described(port: Any, name: str) -> str:
 def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
     """Where what was compiled from one file, for this processor and OpenVINO, is kept.
 
-    None, and a warning, where there is no place for it.
+    None where nothing is to be kept, and, with a warning, where there is no place for it.
     """
     maker = [
         _REWRITING,
@@ -364,12 +367,12 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
         *sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
     ]
     version = re.sub(r"[^\w.-]", "-", _library().get_version())
+    name = f"{float_type}.{hashlib.sha256(repr(maker).encode()).hexdigest()[:16]}.blob"
     try:
-        folder = cache_folder("openvino", version, sha256)
+        return compiled_place("openvino", version, sha256, name)
     except OutputError as error:
         _warn(error)
         return None
-    return folder / f"{float_type}.{hashlib.sha256(repr(maker).encode()).hexdigest()[:16]}.blob"
 
 
 def _recalled(

@@ -26,6 +26,11 @@
  * use several processor cores by itself (see `threads`). After a call, the thread's current CUDA
  * device is what it was before.
  *
+ * FORKS. A child process made by fork() has none of the library's threads and cannot use a restorer
+ * of its parent: every function then gives ELIR_ERROR_USAGE at once, and elir_destroy does nothing.
+ * Create restorers after the fork. A child of a process that has loaded OpenVINO or ONNX Runtime
+ * must end with _exit(): exit() would let these libraries wait for threads that are not there.
+ *
  * ERRORS. A function that can fail returns an elir_status; elir_last_error() then says in one line
  * what is wrong, with the value seen and the value wanted, and what to do. No C++ exception leaves
  * the library. A failed call changes nothing but the output image, whose pixels are then undefined.
@@ -123,10 +128,12 @@ typedef struct elir_params {
   elir_log_callback log; /* NULL: nothing is logged. As long as the restorer lives */
   void* log_user;        /* handed to `log` */
   const char* cache; /* folder where models that took long to compile are kept for the next start,
-                        UTF-8; NULL: elir-deploy in $XDG_CACHE_HOME or ~/.cache, which the Python
-                        runtime uses, too; "": none is kept. What is kept there is code, so the
-                        folder deserves the protection of a program's. That it cannot be written is
-                        no error but a warning to `log` */
+                        UTF-8; NULL: $ELIR_CACHE, or elir-deploy in $XDG_CACHE_HOME or ~/.cache,
+                        which the Python runtime uses, too; "": none is kept. All models in it may
+                        have $ELIR_CACHE_LIMIT bytes (such as 500M; default 1G, 0: none is kept),
+                        and those that were not used for longest are removed. What is kept there is
+                        code, so the folder deserves the protection of a program's. That it cannot
+                        be written is no error but a warning to `log` */
 } elir_params;
 
 /* Pixels of an image, row by row, 8 bits a channel, 3 bytes a pixel, never padded in between. */

@@ -216,7 +216,7 @@ std::filesystem::path cached_file(const std::optional<std::string>& base, const 
   hash.update(maker.data(), maker.size());
   const std::string version = std::regex_replace(
       std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
-  return cache_folder(base, {"openvino", version, sha256}) /
+  return cache_folder(base) / "openvino" / version / sha256 /
          text(float_type, ".", hash.finish().substr(0, 16), ".blob");
 }
 
@@ -262,10 +262,12 @@ void warn(const Log& log, const std::string& reason) {
   log.warn(message("compiled_not_kept", {{"reason", reason}}));
 }
 
-void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Log& log) {
+void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Setup& setup) {
+  const Log& log = setup.log;
   try {
     write_sealed(place, [&](std::ostream& file) { compiled.export_model(file); });
     log.info("compiled, and kept: " + place.string());
+    trim_cache(cache_folder(setup.cache), place);
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const CacheFailure& failure) {
@@ -377,7 +379,7 @@ class OpenVinoBackend final : public Backend {
     }
     Loaded made{nullptr, compiled(path, config)};
     check_ends(path, stage, made.model);
-    if (place) keep(made.model, *place, setup.log);
+    if (place) keep(made.model, *place, setup);
     return made;
   }
 
@@ -387,6 +389,7 @@ class OpenVinoBackend final : public Backend {
                                                        const Setup& setup) {
     if (setup.cache && setup.cache->empty()) return std::nullopt;
     try {
+      if (cache_limit() == 0) return std::nullopt;
       const auto& type = config.at("INFERENCE_PRECISION_HINT").as<std::string>();
       return cached_file(setup.cache, artifact.sha256, type);
     } catch (const CacheFailure& failure) {

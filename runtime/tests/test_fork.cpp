@@ -1,0 +1,133 @@
+// A child made by fork() is told at once that it cannot use its parent's restorer.
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <elir/elir.hpp>
+#include <mutex>
+#include <thread>
+
+#include "support.hpp"
+
+namespace elir {
+namespace {
+
+// What of the parent's restorer answers otherwise than it should, by number; 0: nothing.
+int answers(elir_restorer* restorer) {
+  std::vector<std::uint8_t> pixels(3 * 32 * 32);
+  const elir_image image = test::image_of(pixels, 32, 32);
+  elir_description description{};
+  description.struct_size = sizeof description;
+  std::int32_t side = 0;
+  const auto done = [](void*, elir_status, const char*) {};
+  const elir_status seen[] = {
+      elir_describe(restorer, &description),
+      elir_output_size(restorer, 1, 1, &side, &side),
+      elir_restore(restorer, &image, &image),
+      elir_restore_async(restorer, &image, &image, done, nullptr),
+      elir_wait(restorer),
+      elir_run(restorer, pixels.data(), pixels.size(), pixels.data(), pixels.size()),
+  };
+  int number = 0;
+  for (const elir_status status : seen) {
+    ++number;
+    if (status != ELIR_ERROR_USAGE) return number;
+  }
+  const std::string parent = "this restorer belongs to process " + std::to_string(getppid());
+  const std::string child = " and cannot be used in " + std::to_string(getpid());
+  if (std::string(elir_last_error()).find(parent + child) != 0) return 20;
+  elir_destroy(restorer);
+  return elir_restore(restorer, &image, &image) == ELIR_ERROR_USAGE ? 0 : 21;  // it is still there
+}
+
+class ForkTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_bundle(folder_.path() / "b");
+    const elir_params params = test::reference_params();
+    ASSERT_EQ(elir_create(bundle_.c_str(), &params, &restorer_), ELIR_OK);
+  }
+  void TearDown() override { elir_destroy(restorer_); }
+
+  test::Folder folder_;
+  const std::string bundle_ = (folder_.path() / "b").string();
+  elir_restorer* restorer_ = nullptr;
+  std::vector<std::uint8_t> pixels_ = test::pattern(32, 32, 1);
+  std::vector<std::uint8_t> result_ = pixels_;
+};
+
+TEST_F(ForkTest, AnIdleRestorer) {
+  EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+  const elir_image input = test::image_of(pixels_, 32, 32);
+  const elir_image output = test::image_of(result_, 32, 32);
+  EXPECT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK) << "the parent's is as it was";
+}
+
+// The child would wait for ever for the image, or to end the thread.
+TEST_F(ForkTest, AnImageIsUnderWay) {
+  struct Gate {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool reached = false;
+    bool open = false;
+  } gate;
+  const auto done = [](void* user, elir_status, const char*) {
+    auto& own = *static_cast<Gate*>(user);
+    std::unique_lock lock(own.mutex);
+    own.reached = true;
+    own.changed.notify_all();
+    own.changed.wait(lock, [&] { return own.open; });
+  };
+  const elir_image input = test::image_of(pixels_, 32, 32);
+  const elir_image output = test::image_of(result_, 32, 32);
+  ASSERT_EQ(elir_restore_async(restorer_, &input, &output, done, &gate), ELIR_OK);
+  {
+    std::unique_lock lock(gate.mutex);
+    gate.changed.wait(lock, [&] { return gate.reached; });
+  }
+  EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+  {
+    const std::lock_guard lock(gate.mutex);
+    gate.open = true;
+  }
+  gate.changed.notify_all();
+  EXPECT_EQ(elir_wait(restorer_), ELIR_OK);
+}
+
+// Every one of these forks finds the only runner lent, or a lock taken.
+TEST_F(ForkTest, OtherThreadsAreRestoring) {
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      std::vector<std::uint8_t> pixels(3 * 300 * 300);
+      std::vector<std::uint8_t> result = pixels;
+      const elir_image input = test::image_of(pixels, 300, 300);
+      const elir_image output = test::image_of(result, 300, 300);
+      while (!stop) EXPECT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK);
+    });
+  }
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(ForkTest, AChildHasItsOwn) {
+  const elir_image input = test::image_of(pixels_, 32, 32);
+  const elir_image output = test::image_of(result_, 32, 32);
+  ASSERT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK);
+  EXPECT_EQ(test::in_child([&] {
+              const auto wanted = result_;
+              Restorer own(bundle_, test::reference_params());
+              own.restore(input, output);
+              return result_ == wanted ? 0 : 1;
+            }),
+            0);
+}
+
+}  // namespace
+}  // namespace elir
