@@ -85,7 +85,10 @@ def train(
         typer.Option(help="Images an update, over all devices. [default: the task's]"),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of AdamW. [default: the task's]")
+        float | None,
+        typer.Option(
+            help="Of AdamW. A run in the folder may go on with a lower one. [default: the task's]"
+        ),
     ] = None,
     schedule: Annotated[
         Shape | None, typer.Option(help="Of the learning rate. [default: the task's]")
@@ -147,6 +150,13 @@ def train(
         int | None,
         typer.Option(help="Updates of the autoencoder, where one is trained. [default: 4000]"),
     ] = None,
+    autoencoder_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Of Muon, where an autoencoder is trained; its other rates change by the same "
+            "factor. May be lowered as --learning-rate. [default: 0.005]"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     precision: Annotated[
         NumberFormat,
@@ -195,7 +205,8 @@ def train(
     * `elir-train photos --task bsr --from elir_bsr --autoencoder taesd3.safetensors -o runs/mine`
     """
     require_packages(_PACKAGES, "train", "train")
-    from elir_deploy.training.run import RunOptions, draw_samples
+    from elir_deploy.training.options import RunOptions
+    from elir_deploy.training.run import draw_samples
     from elir_deploy.training.run import train as run_training
     from elir_deploy.training.settings import AutoencoderSettings, settings_for
     from elir_deploy.training.trainer import Stopped
@@ -247,13 +258,16 @@ def train(
         spec = replace(spec, architecture=architecture)
     if image_size is not None:
         spec = replace(spec, image_size=image_size)
+    of_autoencoder = AutoencoderSettings(**_given(iterations=autoencoder_iterations))
+    if autoencoder_learning_rate is not None:
+        of_autoencoder = of_autoencoder.with_learning_rate(autoencoder_learning_rate)
     options = RunOptions(
         images=images,
         output=output,
         task=spec,
         settings=settings,
         autoencoder=autoencoder,
-        autoencoder_settings=AutoencoderSettings(**_given(iterations=autoencoder_iterations)),
+        autoencoder_settings=of_autoencoder,
         start_from=start_from,
         whole_images=spec.faces if fit is Fit.auto else fit is Fit.resize,
         validation=validation,
@@ -281,6 +295,10 @@ def train(
         return
     passed_over = f", {result.unreadable} of them unreadable" if result.unreadable else ""
     print(f"trained on {result.images} images{passed_over}, {result.updates} updates")
+    for stage, rates in result.learning_rates.items():
+        if len(rates) > 1:
+            steps = ", ".join(f"{rate:g} from update {update} on" for update, rate in rates)
+            print(f"learning rate:  {stage}: {steps}")
     print(f"to export:      {result.checkpoint}")
     print(f"to train on:    {result.expanded_checkpoint}")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import fixed_noise
 from elir_deploy.training.autoencoder import AutoencoderObjective
 from elir_deploy.training.data import PhotoFolder, as_images, fit_to_square
-from elir_deploy.training.trainer import Report, Stage, Watchers, read_state
-
-if TYPE_CHECKING:
-    from elir_deploy.training.run import RunOptions
+from elir_deploy.training.options import RunOptions
+from elir_deploy.training.record import note_learning_rates
+from elir_deploy.training.stage import Stage
+from elir_deploy.training.state import read_state
+from elir_deploy.training.trainer import Report, Watchers
 
 __all__ = ["Monitor", "psnr"]
 
@@ -58,7 +59,6 @@ class Monitor:
         tell: Callable[[str], None],
     ) -> None:
         self._options = options
-        self._active = active
         self.say = say if active else _say_nothing
         self._tell = tell
         self._board: Any = None
@@ -67,12 +67,13 @@ class Monitor:
         #: The model around a vector field that is trained alone, for previews.
         self.around: Elir | None = None
 
-    @contextmanager
-    def watching(self, stage: Stage) -> Iterator[Watchers]:
-        """Watchers of a stage for :func:`run_stage`."""
-        if not self._active:
-            yield Watchers(report_every=self._options.report_every)
-            return
+    def watching(self, stage: Stage, watchers: Watchers) -> Watchers:
+        """``watchers`` with this monitor in them, for a stage that is about to begin or go on.
+
+        Raises:
+            CheckpointError: the stage's state is damaged.
+            OutputError: the run's folder cannot be written.
+        """
         options = self._options
         log = options.output / f"log-{stage.name.replace(' ', '-')}.csv"
         state = options.output / f"state-{stage.name.replace(' ', '-')}.pt"
@@ -80,6 +81,8 @@ class Monitor:
         rows = _rows_until(log, done)
         self._quality = ""
         self.say(stage.name, done, stage.schedule.updates)
+        if done < stage.schedule.updates:
+            self._note_rates(stage, done)
 
         def report(told: Report) -> None:
             rows.append(_row(told))
@@ -92,14 +95,21 @@ class Monitor:
                 told.updates,
             )
 
-        yield Watchers(
+        return replace(
+            watchers,
             report=report,
             preview=lambda update, module: self._preview(stage.name, update, module),
             unreadable=self._note_unreadable,
-            report_every=options.report_every,
-            preview_every=options.preview_every,
-            save_seconds=options.save_seconds,
         )
+
+    def _note_rates(self, stage: Stage, done: int) -> None:
+        rates = stage.learning_rates
+        before = note_learning_rates(self._options.output, stage.name, done, rates)
+        if before is not None:
+            self._tell(
+                f"{stage.name}: learning rate {rates[0]:g} after update {done}, "
+                f"{before[0]:g} until then"
+            )
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
