@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import signal
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
+from elir_deploy.interrupts import raise_interruption
 from elir_deploy.tasks import TASKS, task_named
 
 #: What the packaged model was trained with.
@@ -288,9 +288,7 @@ def train(
             result = run_training(options, say, tell)
         except Stopped as stopped:
             tell(f"{output}: the state is saved; the same command goes on from it")
-            if stopped.signal == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + stopped.signal) from None
+            raise_interruption(stopped.signal)
     if result is None:
         return
     passed_over = f", {result.unreadable} of them unreadable" if result.unreadable else ""

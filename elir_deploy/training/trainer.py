@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from elir_deploy.errors import QualityError
+from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.training.data import SampleNumbers, as_images, collate
 from elir_deploy.training.processes import anyone, everyones, on_first
 from elir_deploy.training.stage import Stage
@@ -79,28 +78,6 @@ class Stopped(Exception):  # noqa: N818  # no error: someone asked for it
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.signal = number
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Numbers of the signals that came, instead of their effect; a second one has its effect."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass
@@ -171,11 +148,11 @@ class _Training:
         self._average.to(fabric.device)
         self._average.train(False)
         window, saved_at = _Window(), time.monotonic()
-        with _deferred_signals() as signals:
+        with deferred_interrupts() as held:
             objective.train()
             for batch in self._batches(workers):
                 window.add(self._update(objective, optimizers, batch))
-                stopping = anyone(self._fabric, bool(signals))
+                stopping = anyone(self._fabric, held.signal is not None)
                 ended = self._done == stage.schedule.updates
                 if self._done % watchers.report_every == 0 or stopping or ended:
                     self._report(window)
@@ -189,7 +166,9 @@ class _Training:
                         self._fabric, lambda: watchers.preview(self._done, self._average.module)
                     )
                 if stopping:
-                    raise Stopped(signals[0] if signals else signal.SIGTERM)
+                    break
+            if anyone(self._fabric, held.signal is not None):  # even while the last was saved
+                raise Stopped(held.signal or signal.SIGTERM)
         self._note_unreadable(everyones(fabric, self._unreadable))
         files = stage.samples.photos.files
         return self._average.module.cpu(), frozenset(files[n] for n in self._unreadable)

@@ -125,6 +125,18 @@ def test_a_signal_saves_the_state_and_stops(photos: Path, tmp_path: Path, number
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == ["state.pt"]
 
 
+def test_a_signal_while_the_last_state_is_saved_is_not_lost(photos: Path, tmp_path: Path) -> None:
+    """What comes after this stage would begin otherwise."""
+    state = tmp_path / "state.pt"
+    watchers = Watchers(
+        preview=lambda update, module: os.kill(os.getpid(), signal.SIGINT), preview_every=UPDATES
+    )
+    with pytest.raises(Stopped) as stopped:
+        run(stage(photos), state, watchers)
+    assert stopped.value.signal == signal.SIGINT
+    assert torch.load(state, weights_only=True)["updates_done"] == UPDATES
+
+
 def test_workers_change_nothing(photos: Path, tmp_path: Path) -> None:
     alone = run(stage(photos), tmp_path / "a.pt")
     assert_equal(run(stage(photos), tmp_path / "b.pt", workers=2), alone)
