@@ -21,6 +21,7 @@ from elir_deploy.checkpoints import load_autoencoder, save_checkpoint
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
 from elir_deploy.model.autoencoder import Decoder, Encoder
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.images import check_fits, write_image
 from elir_deploy.static_graph import latent_shape
 from elir_deploy.training.autoencoder import (
@@ -74,9 +75,7 @@ class Result:
     learning_rates: dict[str, list[tuple[int, float]]]
 
 
-def train(
-    options: RunOptions, say: Callable[[str, int, int], None], tell: Callable[[str], None]
-) -> Result | None:
+def train(options: RunOptions, say: ProgressCallback, tell: Callable[[str], None]) -> Result | None:
     """Train a model, going on with a run that is there. TF32 is off in the process from then on.
 
     Args:
