@@ -18,6 +18,8 @@ from elir_deploy.atomic import replacing
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.pixels import as_pixels, psnr_db
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import fixed_noise
@@ -29,16 +31,10 @@ from elir_deploy.training.stage import Stage
 from elir_deploy.training.state import read_state
 from elir_deploy.training.trainer import Report, Watchers
 
-__all__ = ["Monitor", "psnr"]
+__all__ = ["Monitor"]
 
 #: Photographs of a validation folder that are previewed.
 _PREVIEWS = 8
-
-
-def psnr(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit images of one shape."""
-    error = np.mean((image.astype(np.float64) - truth) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 class Monitor:
@@ -55,11 +51,11 @@ class Monitor:
         self,
         options: RunOptions,
         active: bool,
-        say: Callable[[str, int, int], None],
+        say: ProgressCallback,
         tell: Callable[[str], None],
     ) -> None:
         self._options = options
-        self.say = say if active else _say_nothing
+        self.say = say if active else no_progress
         self._tell = tell
         self._board: Any = None
         self._photos: list[NDArray[np.uint8]] | None = None
@@ -140,7 +136,7 @@ class Monitor:
         for number, photo in enumerate(self._preview_photos()):
             row = self._preview_row(module, photo, number)
             rows.append(np.concatenate(row, axis=1))
-            ratios.append([psnr(image, photo) for image in row[:-1]])
+            ratios.append([psnr_db(image, photo) for image in row[:-1]])
         sheet = np.concatenate(rows)
         folder = self._options.output / "samples"
         folder.mkdir(exist_ok=True)
@@ -197,18 +193,12 @@ class Monitor:
         return [low, _as_picture(module.decoder(coarse)), _as_picture(restored), photo]
 
 
-def _say_nothing(what: str, done: int, total: int) -> None:
-    pass
-
-
 def _as_batch(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     return as_images(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device))
 
 
 def _as_picture(batch: torch.Tensor) -> NDArray[np.uint8]:
-    picture = batch[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-    array: NDArray[np.uint8] = picture.cpu().numpy()
-    return array
+    return as_pixels(batch[0].permute(1, 2, 0).float().cpu().numpy())
 
 
 def _row(told: Report) -> dict[str, float]:
