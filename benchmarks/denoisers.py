@@ -22,18 +22,14 @@ from skimage.restoration import denoise_bilateral, denoise_tv_chambolle
 
 from elir_deploy.atomic import write_text
 from elir_deploy.degradations import DENOISE_NOISE
+from elir_deploy.pixels import as_pixels, psnr_db
 from elir_deploy.runtime import Restorer, write_image
 from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tables import pipes
-from elir_deploy.training.metrics import psnr_db
 
 SIDE = 256
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
-
-
-def to_bytes(image: Floats) -> Bytes:
-    return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
 
 
 def gaussian(image: Floats, sigma: float) -> Floats:
@@ -120,7 +116,7 @@ def main() -> None:
             for name, (method, settings) in METHODS.items():
                 for setting in settings:
                     began = time.perf_counter()
-                    result = to_bytes(method(image, setting))
+                    result = as_pixels(method(image, setting))
                     tally = classical[name][setting]
                     tally.add(result, sample.truth, time.perf_counter() - began)
                 row.append(result)

@@ -43,6 +43,7 @@ from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
+from elir_deploy.progress import no_progress
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.runtime.tensors import TensorSpec
@@ -162,9 +163,7 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     for name, model in case.graphs.items():
         content = model.SerializeToString(deterministic=True)
         stage, options = stage_of(name, model), BuildOptions(target)
-        engine = build_engine(
-            library, content, stage, case.precision, options, lambda what, done, total: None
-        )
+        engine = build_engine(library, content, stage, case.precision, options, no_progress)
         built.append((content, engine))
     return built
 

@@ -24,11 +24,11 @@ from elir_deploy.atomic import replacing, write_text
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
 from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.pixels import as_pixels, psnr_db
 from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.static_graph import fixed_noise, latent_shape
 from elir_deploy.tables import pipes
 from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, collate
-from elir_deploy.training.metrics import psnr_db
 from elir_deploy.training.objective import LatentFlow, RestorationObjective
 from elir_deploy.training.settings import settings_for
 
@@ -98,8 +98,7 @@ def measured(
             z = coarse if steps == 0 else coarse + noise
             for k in range(steps):
                 z = z + field(z, torch.tensor([k / steps])) / steps
-            decoded = model.decoder(z)[0].clamp(0, 1).mul(255).round().byte()
-            picture = decoded.permute(1, 2, 0).numpy()
+            picture = as_pixels(model.decoder(z)[0].permute(1, 2, 0).numpy())
             blur = float(blur_effect(picture, channel_axis=2))
             found[steps].append((psnr_db(picture, sample.truth), blur))
     return [[steps, *np.mean(values, axis=0)] for steps, values in found.items()]

@@ -45,11 +45,11 @@ from elir_deploy.export.calibration import CalibrationImage, calibration_images
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.export.verification import FLOORS_DB
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.tables import pipes
 from elir_deploy.tasks import task_named
-from elir_deploy.training.metrics import psnr_db
 
 TASK = task_named("tiny")
 SIDE = TASK.image_size

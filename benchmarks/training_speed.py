@@ -27,7 +27,8 @@ from elir_deploy.bench.device import describe_device
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
 from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS
-from elir_deploy.training.run import RunOptions, train
+from elir_deploy.training.options import RunOptions
+from elir_deploy.training.run import train
 from elir_deploy.training.settings import settings_for
 
 WARMUP, UPDATES = 2, 6

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from elir_deploy.errors import ImageError
+from elir_deploy.pixels import rounded
 from elir_deploy.tasks import task_named
 
 __all__ = [
@@ -99,11 +100,11 @@ def _degrade_real_world(image: _Bytes, rng: np.random.Generator) -> _Bytes:
 
 def _shrink_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
     small = _resize_bytes(image, image.shape[0] // 8, image.shape[1] // 8)
-    return _to_bytes(_add_gaussian_noise(small.astype(np.float32), SR_NOISE, rng))
+    return rounded(_add_gaussian_noise(small.astype(np.float32), SR_NOISE, rng))
 
 
 def _add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
-    return _to_bytes(_add_gaussian_noise(image.astype(np.float32), DENOISE_NOISE, rng))
+    return rounded(_add_gaussian_noise(image.astype(np.float32), DENOISE_NOISE, rng))
 
 
 def _mask_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
@@ -112,7 +113,7 @@ def _mask_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
     masked = rng.permutation(height * width)[: int(INPAINT_MASKED * height * width)]
     pixels = image.astype(np.float32)
     pixels.reshape(-1, 3)[masked] = 0
-    return _to_bytes(_add_gaussian_noise(pixels, INPAINT_NOISE, rng))
+    return rounded(_add_gaussian_noise(pixels, INPAINT_NOISE, rng))
 
 
 _DEGRADATIONS: dict[str, Callable[[_Bytes, np.random.Generator], _Bytes]] = {
@@ -165,9 +166,9 @@ class FaceDegradation:
             max(1, round(width * self.scale)),
             "bilinear",
         )
-        noisy = _to_bytes(_add_gaussian_noise(small, self.noise_sigma, rng))
+        noisy = rounded(_add_gaussian_noise(small, self.noise_sigma, rng))
         compressed = _jpeg(noisy, self.jpeg_quality).astype(np.float32)
-        return _to_bytes(_resize_floats(compressed, height, width, "bilinear"))
+        return rounded(_resize_floats(compressed, height, width, "bilinear"))
 
 
 # Blind super-resolution -----------------------------------------------------------------------
@@ -253,14 +254,14 @@ class RealWorldDegradation:
             x = _add_gaussian_noise(x, self.noise_level, rng, grey=self.grey_noise)
         else:
             x = _add_poisson_noise(x, self.noise_level, rng, grey=self.grey_noise)
-        x = _jpeg(_to_bytes(x), self.jpeg_quality).astype(np.float32)
+        x = _jpeg(rounded(x), self.jpeg_quality).astype(np.float32)
         if not self.final_jpeg_last:
-            x = _jpeg(_to_bytes(x), self.final_jpeg_quality).astype(np.float32)
+            x = _jpeg(rounded(x), self.final_jpeg_quality).astype(np.float32)
         quarter = height // _BSR_FACTOR, width // _BSR_FACTOR
         x = _resize_floats(x, *quarter, self.final_resample)
         if self.final_sinc is not None:
             x = _filter(x, self.final_sinc)
-        low = _to_bytes(x)
+        low = rounded(x)
         return _jpeg(low, self.final_jpeg_quality) if self.final_jpeg_last else low
 
 
@@ -417,7 +418,7 @@ def _add_poisson_noise(
     The brightest level is as many photons as there are distinct levels, rounded up to a power of
     two; grey noise is that of the luma.
     """
-    levels = _to_bytes(image)
+    levels = rounded(image)
     if grey:
         levels = np.asarray(Image.fromarray(levels).convert("L"))[:, :, None]
     photons = 2 ** math.ceil(math.log2(len(np.unique(levels))))
@@ -433,11 +434,6 @@ def _jpeg(image: _Bytes, quality: int) -> _Bytes:
     Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
     with Image.open(stream) as decoded:
         return np.array(decoded, dtype=np.uint8)
-
-
-def _to_bytes(image: _Floats) -> _Bytes:
-    """Rounded half to even and clipped to 8 bits."""
-    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def _check_image(image: Any, multiple: int) -> None:

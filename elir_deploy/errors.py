@@ -10,7 +10,7 @@
     │   ├── BundleError                     a bundle: damaged, incomplete, of another version
     │   ├── ImageError                      an image that cannot be read or is refused
     │   └── OutputError                     a place that cannot be written
-    ├── QualityError               exit 3   a verification floor or a budget was missed
+    ├── QualityError               exit 3   a floor or a budget was missed, a training diverged
     └── UnavailableError           exit 4   a backend or device is not there
         └── MissingDependencyError          an optional package; the message names the extra
 

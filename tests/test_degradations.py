@@ -19,6 +19,7 @@ from elir_deploy.degradations import (
     sinc_kernel,
 )
 from elir_deploy.errors import ImageError, UsageError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.tasks import TASKS
 
@@ -31,10 +32,6 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def grey(side: int, value: int = 128) -> np.ndarray:
     return np.full((side, side, 3), value, np.uint8)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +160,7 @@ def test_draws_of_the_face_degradation():
 
 
 def test_the_mildest_face_degradation_leaves_the_image_nearly_alone(photo):
-    assert psnr(MILD_FACE.apply(photo, rng()), photo) > 38
+    assert psnr_db(MILD_FACE.apply(photo, rng()), photo) > 38
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0])
@@ -188,7 +185,7 @@ def test_every_face_parameter_costs_quality(photo):
         {"jpeg_quality": 30},
     ):
         worse = dataclasses.replace(MILD_FACE, **change).apply(photo, rng())
-        assert psnr(worse, photo) < psnr(MILD_FACE.apply(photo, rng()), photo) - 4, change
+        assert psnr_db(worse, photo) < psnr_db(MILD_FACE.apply(photo, rng()), photo) - 4, change
 
 
 def test_face_noise_is_of_the_stated_deviation():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.degradations import degrade
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.photos import sample_photos
@@ -16,10 +17,6 @@ from elir_deploy.tasks import TASKS
 
 DATA = Path(str(resources.files("elir_deploy"))) / "data"
 CHECKPOINT = DATA / "tiny.safetensors"
-
-
-def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((image.astype(float) - truth) ** 2)))
 
 
 def noisy_photos() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,7 +43,9 @@ def test_the_bundle_was_made_from_the_checkpoint() -> None:
 def test_it_removes_noise() -> None:
     pytest.importorskip("onnxruntime")
     with Restorer("tiny") as restore:
-        gains = [psnr(restore(low), truth) - psnr(low, truth) for low, truth in noisy_photos()]
+        gains = [
+            psnr_db(restore(low), truth) - psnr_db(low, truth) for low, truth in noisy_photos()
+        ]
     assert np.mean(gains) >= 10.5
     assert min(gains) >= 9
 
@@ -68,11 +67,11 @@ def test_reduced_precision_costs_no_more_than_promised(precision: str, loss: flo
         with Restorer("tiny", backend="onnxruntime", precision=name) as restore:
             found[name] = [restore(low) for low, _ in photos]
     to_truth = {
-        name: np.mean([psnr(r, truth) for r, (_, truth) in zip(restored, photos, strict=True)])
+        name: np.mean([psnr_db(r, truth) for r, (_, truth) in zip(restored, photos, strict=True)])
         for name, restored in found.items()
     }
     assert to_truth["fp32"] - to_truth[precision] <= loss
-    assert min(map(psnr, found[precision], found["fp32"])) >= 35
+    assert min(map(psnr_db, found[precision], found["fp32"])) >= 35
 
 
 def test_its_autoencoder_is_there_for_fine_tuning() -> None:
@@ -88,7 +87,7 @@ def test_its_autoencoder_is_there_for_fine_tuning() -> None:
         image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
         with torch.inference_mode():
             decoded = decoder(encoder(image))[0].clamp(0, 1).mul(255).permute(1, 2, 0).numpy()
-        assert psnr(decoded, photo) > 27
+        assert psnr_db(decoded, photo) > 27
 
 
 def test_checkpoint_and_bundle_agree() -> None:
@@ -101,7 +100,7 @@ def test_checkpoint_and_bundle_agree() -> None:
     subject = CheckpointSubject(checkpoint)
     low, _ = noisy_photos()[0]
     with torch.inference_mode(), Restorer("tiny", precision="fp32") as restore:
-        assert psnr(restore(low), subject.restore(low).pictures[0]) > 60
+        assert psnr_db(restore(low), subject.restore(low).pictures[0]) > 60
 
 
 def test_the_flow_sharpens_the_coarse_estimate() -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.device import installed_version
-from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import UnavailableError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, Artifact, file_precision

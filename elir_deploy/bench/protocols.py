@@ -17,6 +17,7 @@ from elir_deploy.bench.contenders import Contender
 from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
 from elir_deploy.bench.yardstick import SETTLE_NS
 from elir_deploy.errors import ElirError, UnavailableError
+from elir_deploy.progress import ProgressCallback, no_progress
 
 __all__ = [
     "PROTOCOLS",
@@ -242,22 +243,21 @@ class Measurement:
         """Whether there is a sample at all."""
         return any(series.image_ns for series in self.samples.values())
 
-    def run(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def run(self, progress: ProgressCallback = no_progress) -> None:
         """Warm up, then measure. Interrupted, it keeps the images that all contenders finished.
 
         Raises:
             UnavailableError: no contender was left.
         """
-        tell = progress or (lambda what, done, total: None)
         try:
             with _no_garbage_collection_of_the_past():
                 for contender in self._contenders:
-                    tell(f"warming up {contender.label}", 0, 0)
+                    progress(f"warming up {contender.label}", 0, 0)
                     self._warm_up(contender)
                 if self.protocol.images is None:
-                    self._until_known(tell)
+                    self._until_known(progress)
                 else:
-                    self._so_many(self.protocol.images, tell)
+                    self._so_many(self.protocol.images, progress)
         finally:  # an interruption may fall between two contenders' samples
             whole = min((series.whole for series in self.samples.values()), default=0)
             for series in self.samples.values():
@@ -268,13 +268,13 @@ class Measurement:
         """By label, of the 95 % interval of the median, relative to it."""
         return {label: half_width(series.image_ns) for label, series in self.samples.items()}
 
-    def _so_many(self, images: int, tell: Callable[[str, int, int], None]) -> None:
+    def _so_many(self, images: int, tell: ProgressCallback) -> None:
         block = self.protocol.block
         for first in range(0, images, block):
             tell("measuring", first, images)
             self._round(range(first, min(first + block, images)))
 
-    def _until_known(self, tell: Callable[[str, int, int], None]) -> None:
+    def _until_known(self, tell: ProgressCallback) -> None:
         """Until every median is known well enough, looked at whenever there is a tenth more."""
         protocol, block = self.protocol, self.protocol.block
         began, first, next_look = self._clock(), 0, 8 * block

@@ -27,7 +27,6 @@ from elir_deploy.bench.protocols import BenchProtocol, Measurement
 from elir_deploy.bench.report import Conditions, Picture, Results
 from elir_deploy.bench.sensors import Affinity, rss_bytes
 from elir_deploy.bench.soak import Soak
-from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.bench.throughput import Throughput
 from elir_deploy.bench.watch import Watch
 from elir_deploy.bench.yardstick import Yardstick, describe
@@ -37,6 +36,8 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
+from elir_deploy.pixels import finite_or_none, psnr_db
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS, backend_named
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
 
 __all__ = ["Run", "Wishes", "open_model", "with_numbers"]
-
-Say = Callable[[str, int, int], None]
 
 _REFERENCE = "float32 PyTorch (reference)"
 
@@ -90,7 +89,7 @@ def open_model(
     *,
     task: str | None = None,
     checkpoint: str | None = None,
-    say: Say,
+    say: ProgressCallback,
 ) -> tuple[Bundle, Checkpoint | None]:
     """The bundle to measure, and the checkpoint it was made from if that is known.
 
@@ -196,7 +195,7 @@ class Run:
             or (found.measurement is not None and found.measurement.begun)
         )
 
-    def measure(self, say: Say) -> None:
+    def measure(self, say: ProgressCallback) -> None:
         """Open the contenders, compare their pictures, and follow the protocol.
 
         Raises:
@@ -235,7 +234,7 @@ class Run:
 
     # Contenders -------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, say: Say) -> list[Contender]:
+    def _open(self, stack: ExitStack, say: ProgressCallback) -> list[Contender]:
         """Peers first, where they take part: the others are compared with the first."""
         say("loading", 0, 0)
         wishes, missing = self.wishes, self.results.unavailable
@@ -258,7 +257,7 @@ class Run:
         self._require(opened)
         return opened
 
-    def _open_peers(self, say: Say) -> tuple[list[Contender], list[Unavailable]]:
+    def _open_peers(self, say: ProgressCallback) -> tuple[list[Contender], list[Unavailable]]:
         wishes = self.wishes
         if wishes.protocol.name not in ("stages", "steps"):
             return peers.open_peers(wishes.peers, self.bundle, self.checkpoint, wishes.threads, say)
@@ -290,7 +289,7 @@ class Run:
             variants.append(_Variant(cut, "", backends, [precision]))
         return variants
 
-    def _by_steps(self, stack: ExitStack, say: Say) -> list[_Variant]:
+    def _by_steps(self, stack: ExitStack, say: ProgressCallback) -> list[_Variant]:
         """A bundle for each M, otherwise as the one that is given, which is its own M's."""
         assert self.checkpoint is not None
         variants: list[_Variant] = []
@@ -315,7 +314,7 @@ class Run:
             variants.append(_Variant(bundle, name, self.wishes.backends, precisions))
         return variants
 
-    def _compared(self, contenders: list[Contender], say: Say) -> list[Contender]:
+    def _compared(self, contenders: list[Contender], say: ProgressCallback) -> list[Contender]:
         """Those that run at all, with their agreement with the references noted."""
         for done, contender in enumerate(contenders):
             say("comparing with PyTorch's results", done, len(contenders))
@@ -346,7 +345,7 @@ class Run:
             reasons = "; ".join(f"{item.label}: {item.reason}" for item in self.results.unavailable)
             raise UnavailableError(f"nothing can be measured here: {reasons}")
 
-    def _start_cold(self, say: Say) -> None:
+    def _start_cold(self, say: ProgressCallback) -> None:
         if not self.wishes.cold or self.wishes.protocol.name in ("stages", "steps"):
             return
         own = [c for c in self.results.contenders if isinstance(c, RestorerContender)]
@@ -372,7 +371,7 @@ class Run:
         side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
         return (side, side, 3)
 
-    def _in_turns(self, watch: Watch, say: Say) -> None:
+    def _in_turns(self, watch: Watch, say: ProgressCallback) -> None:
         assert self.conditions is not None
         # It tells how fast the processor is; a GPU would wait for it and grow cold.
         timed = any(contender.on_cpu for contender in self.results.contenders)
@@ -391,7 +390,7 @@ class Run:
         )
         measurement.run(say)
 
-    def _together(self, watch: Watch, say: Say) -> None:
+    def _together(self, watch: Watch, say: ProgressCallback) -> None:
         throughput = Throughput(
             self.bundle,
             self.wishes.threads,
@@ -408,7 +407,7 @@ class Run:
             self.results.unavailable += throughput.unavailable
         self._require(self.results.loads)
 
-    def _for_long(self, watch: Watch, say: Say) -> None:
+    def _for_long(self, watch: Watch, say: ProgressCallback) -> None:
         began = time.monotonic()
 
         def look() -> tuple[float | None, float | None]:
@@ -431,7 +430,7 @@ class Run:
                 self.results.unavailable.append(Unavailable(contender.label, str(error)))
         self._require([window for soak in self.results.soaks for window in soak.windows])
 
-    def _qualities(self, say: Say) -> dict[str, tuple[float | None, float | None]]:
+    def _qualities(self, say: ProgressCallback) -> dict[str, tuple[float | None, float | None]]:
         """By label: PSNR to the truth, and of the worst picture to the default M's.
 
         Random weights have none: their pictures mean nothing.
@@ -451,8 +450,8 @@ class Run:
                 truth = [psnr_db(image, truths[name]) for name, image, _ in made if name in truths]
                 default = [psnr_db(image, full) for _, image, full in made]
                 found[contender.label] = (
-                    float(np.mean(truth)) if truth else None,
-                    _finite(min(default)) if default else None,
+                    finite_or_none(float(np.mean(truth))) if truth else None,
+                    finite_or_none(min(default)) if default else None,
                 )
         return found
 
@@ -485,11 +484,7 @@ class Run:
         return rows
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-_PROTOCOLS: dict[str, Callable[[Run, Watch, Say], None]] = {
+_PROTOCOLS: dict[str, Callable[[Run, Watch, ProgressCallback], None]] = {
     "paper": Run._in_turns,
     "latency": Run._in_turns,
     "stages": Run._in_turns,

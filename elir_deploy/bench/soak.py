@@ -13,6 +13,7 @@ from elir_deploy.bench.contenders import Contender
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.bench.stability import Step, step
 from elir_deploy.bench.statistics import student_95
+from elir_deploy.progress import ProgressCallback, no_progress
 
 __all__ = ["Soak", "Trend", "Window", "lasting_step", "trend"]
 
@@ -97,7 +98,7 @@ class Soak:
     windows: list[Window] = field(default_factory=list)
     complete: bool = False
 
-    def run(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def run(self, progress: ProgressCallback = no_progress) -> None:
         """Restore images for :attr:`seconds`.
 
         Raises:
@@ -108,9 +109,8 @@ class Soak:
         began = self.clock()
         turn = 0
         while (passed := (self.clock() - began) / 1e9) < self.seconds:
-            if progress is not None:
-                what = f"soaking {self.contender.label}, seconds"
-                progress(what, round(passed), round(self.seconds))
+            what = f"soaking {self.contender.label}, seconds"
+            progress(what, round(passed), round(self.seconds))
             taken: list[float] = []
             opened = now = self.clock()
             while now - opened < length * 1e9:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
 
-__all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "psnr_db", "student_95"]
+__all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "student_95"]
 
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
@@ -143,13 +143,6 @@ def paired_speedup(
     error = math.sqrt(batches / (batches - 1) * float(sums @ sums)) / count
     reach = math.exp(student_95(batches - 1) * error)
     return Ratio(value, value / reach, value * reach)
-
-
-def psnr_db(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of 8-bit images in dB; infinite where they are identical."""
-    error = image.astype(np.float64) - reference
-    mse = float(np.mean(error**2))
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 @lru_cache(maxsize=256)

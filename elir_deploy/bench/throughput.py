@@ -28,6 +28,8 @@ from elir_deploy.bench.contenders import (
 from elir_deploy.bench.graph_variants import with_batch
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.errors import ElirError
+from elir_deploy.pixels import as_pixels
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, backend_named
 from elir_deploy.runtime.backends.base import Session
@@ -221,7 +223,7 @@ class Throughput:
     def run(
         self,
         contenders: Sequence[Contender],
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Measure. Interrupted, it keeps what is finished.
 
@@ -234,9 +236,8 @@ class Throughput:
         self._began = self.clock()
         for number, order in enumerate((contenders, contenders[::-1])):
             for place, contender in enumerate(order):
-                if progress is not None:
-                    done = number * len(contenders) + place
-                    progress(f"throughput of {contender.label}", done, 2 * len(contenders))
+                done = number * len(contenders) + place
+                progress(f"throughput of {contender.label}", done, 2 * len(contenders))
                 self._measure(contender, pool)
 
     def _measure(self, contender: Contender, pool: Sequence[NDArray[np.uint8]]) -> None:
@@ -337,8 +338,7 @@ def _in_batch(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.array(session.output[-1], np.uint8)
     session.input[-1] = pixels.transpose(2, 0, 1) / np.float32(255)
     session.run()
-    made = np.clip(np.nan_to_num(session.output[-1]), 0, 1)
-    return np.array(np.rint(made * 255).transpose(1, 2, 0), np.uint8)
+    return as_pixels(session.output[-1].transpose(1, 2, 0))
 
 
 def _from_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:

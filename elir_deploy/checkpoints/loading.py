@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -32,6 +32,7 @@ from elir_deploy.checkpoints.released import fetch_released
 from elir_deploy.errors import CheckpointError, UsageError
 from elir_deploy.model import Elir
 from elir_deploy.model.autoencoder import Decoder, Encoder
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.tasks import TASKS, Architecture, TaskSpec, task_named
 
@@ -71,7 +72,7 @@ def load_checkpoint(
     task: str | None = None,
     *,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> Checkpoint:
     """Load a model from a file of any layout or by name. Nothing in a file is ever executed.
 
@@ -279,7 +280,7 @@ def _released_checkpoint(
     name: str,
     spec: TaskSpec,
     wanted: TaskSpec | None,
-    progress: Callable[[str, int, int], None] | None,
+    progress: ProgressCallback,
 ) -> Checkpoint:
     if wanted is not None and wanted != spec:
         raise CheckpointError(f"{name} is for task {spec.name}, not {wanted.name}")

@@ -16,7 +16,7 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints.containers import HEAD, not_weights, whole_archive
 from elir_deploy.errors import CheckpointError, DownloadError, OutputError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.cache import cache_folder
 
@@ -37,11 +38,9 @@ _CHUNK = 2**20
 #: Bytes to leave free on the disk.
 _SPARE = 16 * _CHUNK
 
-ProgressCallback = Callable[[str, int, int], None]
-
 
 def fetch_released(
-    name: str, progress: ProgressCallback | None = None, *, timeout: float = TIMEOUT
+    name: str, progress: ProgressCallback = no_progress, *, timeout: float = TIMEOUT
 ) -> Path:
     """The file of released weights, downloaded if the cache does not have it.
 
@@ -55,18 +54,17 @@ def fetch_released(
         CheckpointError: the cached file is not the one that was downloaded.
     """
     path = cache_folder() / f"{name}.pth"
-    report = progress or (lambda what, done, total: None)
     try:
         if path.exists():
             return _checked(path)
         url = _url(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, report) as file:
+        with _locked(path, progress) as file:
             for left in path.parent.glob(f"{path.name}*.partial-*"):  # by a process that was killed
                 left.unlink(missing_ok=True)
             if path.exists():  # another process was faster
                 return _checked(path)
-            _Download(url, path, file, timeout, report).run()
+            _Download(url, path, file, timeout, progress).run()
             _check_content(_partial(path))
             _record(path, file_sha256(_partial(path)))
             _partial_record(path).unlink(missing_ok=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import enum
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +23,7 @@ from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import ElirError, OutputError, UsageError
+from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.printable import printable_values
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
@@ -280,7 +279,8 @@ def _measure(
             if run.conditions is None or (stopped is not None and not run.begun):
                 assert stopped is not None
                 raise stopped  # an older result stays as it is
-            held.enter_context(_one_signal_later())
+            # Measuring took minutes, what is left takes seconds.
+            held.enter_context(deferred_interrupts())
             written = build_report(run.results, bundle, run.conditions)
         try:
             _write(written, run, json, reports)
@@ -397,33 +397,6 @@ def _write(written: dict[str, Any], run: Run, json: Path | None, reports: list[P
             failed = failed or error
     if failed is not None:
         raise failed
-
-
-@contextmanager
-def _one_signal_later() -> Iterator[None]:
-    """Hold back the first Ctrl-C, or request to end, until the block is done; the second ends it.
-
-    Measuring took minutes; what is left takes seconds.
-    """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        give_back()
-
-    def give_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield
-    finally:
-        give_back()
-    if came:
-        signal.raise_signal(came[0])
 
 
 def main() -> None:

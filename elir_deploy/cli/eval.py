@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UnavailableError, UsageError
 from elir_deploy.printable import printable_values
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import BACKENDS, Bundle, Restorer, write_image
 from elir_deploy.samples import SampleFolder
 from elir_deploy.tasks import TASKS, task_named
@@ -255,7 +256,7 @@ def evaluate_quality(
 
 
 def _open_subject(
-    request: Request, say: Callable[[str, int, int], None]
+    request: Request, say: ProgressCallback
 ) -> tuple[Subject, CheckpointSubject | None]:
     """The model; once more where it is a checkpoint, which can show its steps."""
     say("loading", 0, 0)
@@ -295,7 +296,7 @@ def _open_bundle(request: Request) -> Subject:
     return BundleSubject(restorer)
 
 
-def _open_checkpoint(request: Request, say: Callable[[str, int, int], None]) -> CheckpointSubject:
+def _open_checkpoint(request: Request, say: ProgressCallback) -> CheckpointSubject:
     for option, value, only in (
         ("--backend", request.backend, TORCH),
         ("--precision", request.precision, "fp32"),
@@ -365,9 +366,7 @@ class _Doubts:
             tell("warning: more like these; what is left out stands in quality.json")
 
 
-def _draw(
-    subject: Subject, evaluation: Evaluation, say: Callable[[str, int, int], None]
-) -> dict[str, Pixels]:
+def _draw(subject: Subject, evaluation: Evaluation, say: ProgressCallback) -> dict[str, Pixels]:
     """Name of the file to the picture."""
     say("drawing", 0, 0)
     drawn = {"sheet.png": figures.contact_sheet(evaluation.shown)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +11,7 @@ import typer
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import QualityError
+from elir_deploy.pixels import db_from_json
 from elir_deploy.tables import aligned
 from elir_deploy.targets import targets_named
 from elir_deploy.tasks import TASKS
@@ -230,7 +230,7 @@ def _print_report(report: ExportReport) -> None:
         _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")
     for name, found in report.verification.items():
-        psnr = math.inf if found.psnr_db is None else found.psnr_db
+        psnr = db_from_json(found.psnr_db)
         verdict = "ok" if found.passed else "BELOW ITS FLOOR"
         print(
             f"  {name}  PSNR {psnr:6.2f} dB (floor {found.floor_db:g})  "

@@ -21,13 +21,14 @@ import typer
 
 from elir_deploy import __version__
 from elir_deploy.errors import ElirError
+from elir_deploy.interrupts import raise_interruption
 from elir_deploy.printable import printable
+from elir_deploy.progress import ProgressCallback
 
-__all__ = ["DebugOption", "Progress", "VersionOption", "progress", "run_command", "tell"]
+__all__ = ["DebugOption", "VersionOption", "progress", "run_command", "tell"]
 
 EXIT_BAD_OUTPUT = 2
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,7 +113,7 @@ def _guarded(function: F) -> F:
 
 def _terminate(signum: int, frame: object) -> None:
     # SystemExit unwinds context managers, so that staging folders are removed.
-    raise SystemExit(EXIT_TERMINATED)
+    raise_interruption(signum)
 
 
 def run_command(function: Callable[..., Any]) -> None:
@@ -125,20 +126,9 @@ def run_command(function: Callable[..., Any]) -> None:
     app()
 
 
-class Progress:
-    """Tells how far long work is: a bar on a terminal, plain lines elsewhere (both on stderr)."""
-
-    def __init__(self, update: Callable[[str, int, int], None]) -> None:
-        self._update = update
-
-    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
-        """``what`` is being done; ``done`` of ``total`` where a total is known (0: unknown)."""
-        self._update(what, done, total)
-
-
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """A :class:`Progress` for the length of a ``with`` block."""
+def progress() -> Iterator[ProgressCallback]:
+    """Tells how far long work is: a bar on a terminal, plain lines elsewhere (both on stderr)."""
     if not sys.stderr.isatty():
         last: list[str] = []
         shown: list[int] = [-1]
@@ -150,7 +140,7 @@ def progress() -> Iterator[Progress]:
                 count = f" {done}/{total}" if total else ""
                 tell(f"{what}{count}")
 
-        yield Progress(line)
+        yield line
         return
 
     from rich.console import Console
@@ -176,4 +166,4 @@ def progress() -> Iterator[Progress]:
         def bar(what: str, done: int, total: int) -> None:
             bars.update(task, description=what, completed=done, total=total or None)
 
-        yield Progress(bar)
+        yield bar

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import signal
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
+from elir_deploy.interrupts import raise_interruption
 from elir_deploy.tasks import TASKS, task_named
 
 #: What the packaged model was trained with.
@@ -85,7 +85,10 @@ def train(
         typer.Option(help="Images an update, over all devices. [default: the task's]"),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of AdamW. [default: the task's]")
+        float | None,
+        typer.Option(
+            help="Of AdamW. A run in the folder may go on with a lower one. [default: the task's]"
+        ),
     ] = None,
     schedule: Annotated[
         Shape | None, typer.Option(help="Of the learning rate. [default: the task's]")
@@ -147,6 +150,13 @@ def train(
         int | None,
         typer.Option(help="Updates of the autoencoder, where one is trained. [default: 4000]"),
     ] = None,
+    autoencoder_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Of Muon, where an autoencoder is trained; its other rates change by the same "
+            "factor. May be lowered as --learning-rate. [default: 0.005]"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     precision: Annotated[
         NumberFormat,
@@ -195,7 +205,8 @@ def train(
     * `elir-train photos --task bsr --from elir_bsr --autoencoder taesd3.safetensors -o runs/mine`
     """
     require_packages(_PACKAGES, "train", "train")
-    from elir_deploy.training.run import RunOptions, draw_samples
+    from elir_deploy.training.options import RunOptions
+    from elir_deploy.training.run import draw_samples
     from elir_deploy.training.run import train as run_training
     from elir_deploy.training.settings import AutoencoderSettings, settings_for
     from elir_deploy.training.trainer import Stopped
@@ -247,13 +258,16 @@ def train(
         spec = replace(spec, architecture=architecture)
     if image_size is not None:
         spec = replace(spec, image_size=image_size)
+    of_autoencoder = AutoencoderSettings(**_given(iterations=autoencoder_iterations))
+    if autoencoder_learning_rate is not None:
+        of_autoencoder = of_autoencoder.with_learning_rate(autoencoder_learning_rate)
     options = RunOptions(
         images=images,
         output=output,
         task=spec,
         settings=settings,
         autoencoder=autoencoder,
-        autoencoder_settings=AutoencoderSettings(**_given(iterations=autoencoder_iterations)),
+        autoencoder_settings=of_autoencoder,
         start_from=start_from,
         whole_images=spec.faces if fit is Fit.auto else fit is Fit.resize,
         validation=validation,
@@ -274,13 +288,15 @@ def train(
             result = run_training(options, say, tell)
         except Stopped as stopped:
             tell(f"{output}: the state is saved; the same command goes on from it")
-            if stopped.signal == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + stopped.signal) from None
+            raise_interruption(stopped.signal)
     if result is None:
         return
     passed_over = f", {result.unreadable} of them unreadable" if result.unreadable else ""
     print(f"trained on {result.images} images{passed_over}, {result.updates} updates")
+    for stage, rates in result.learning_rates.items():
+        if len(rates) > 1:
+            steps = ", ".join(f"{rate:g} from update {update} on" for update, rate in rates)
+            print(f"learning rate:  {stage}: {steps}")
     print(f"to export:      {result.checkpoint}")
     print(f"to train on:    {result.expanded_checkpoint}")
 

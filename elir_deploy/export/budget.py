@@ -23,7 +23,8 @@ from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
-from elir_deploy.export.verification import fidelity
+from elir_deploy.pixels import decibels, psnr_db
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.scopes import (
     DECODED,
     ENCODER,
@@ -51,14 +52,12 @@ __all__ = [
 MACS_PER_BYTE = 250
 #: Images that each part alone is measured on.
 SENSITIVITY_IMAGES = 2
-#: Stands for the infinite PSNR of two identical images, so that means can be taken.
+#: The most that a PSNR counts, so that means can be taken where images are identical.
 IDENTICAL_DB = 100.0
 #: Parts kept at first that are tried in int8 once more.
 SECOND_LOOKS = 6
 #: The part of a budget that calibration images may use up: others differ.
 CAUTION = 0.9
-
-ProgressCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Sensitivity:
 
     @property
     def psnr_db(self) -> float:
-        return -10 * math.log10(self.mse) if self.mse else math.inf
+        return decibels(self.mse)
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ class Judge:
         model: ModelProto,
         images: Sequence[CalibrationImage],
         io: str,
-        progress: ProgressCallback = lambda what, done, total: None,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         self.images = images
         self._io = io
@@ -243,7 +242,7 @@ def measure_sensitivities(
     quantize: Callable[[Collection[Part]], ModelProto],
     images: Sequence[CalibrationImage],
     io: str,
-    progress: ProgressCallback = lambda what, done, total: None,
+    progress: ProgressCallback = no_progress,
 ) -> list[Sensitivity]:
     """Quantise each part alone and measure the restored image, in the order of ``parts``.
 
@@ -375,5 +374,4 @@ def _missed(budget: Budget, best: Quality) -> str:
 
 
 def _psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    found = fidelity("", image, reference).psnr_db
-    return IDENTICAL_DB if found is None else found
+    return min(psnr_db(image, reference), IDENTICAL_DB)

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.export.precision import open_session, shapes_of
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.folders import images_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
@@ -38,7 +39,6 @@ SAMPLES_PER_TENSOR = 2**17
 #: Fewer images than this are enough for a first look only.
 FEW_IMAGES = 8
 
-ProgressCallback = Callable[[str, int, int], None]
 WarningCallback = Callable[[str], None]
 
 
@@ -200,7 +200,7 @@ def collect_statistics(
     feeds: Iterable[Mapping[str, NDArray[np.generic]]],
     *,
     images: int,
-    progress: ProgressCallback = lambda what, done, total: None,
+    progress: ProgressCallback = no_progress,
 ) -> dict[str, TensorStatistics]:
     """Run a float32 graph on each image and keep the statistics of ``tensors``.
 

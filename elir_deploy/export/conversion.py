@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -20,10 +20,9 @@ from elir_deploy.export.islands import (
 from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.references import Reference
+from elir_deploy.progress import ProgressCallback
 
 __all__ = ["PrecisionGraphs", "convert_graphs"]
-
-ProgressCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, c
 from elir_deploy.export.equalization import channel_factors, equalize
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
+from elir_deploy.pixels import finite_or_none
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import File, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
@@ -56,8 +57,6 @@ RECIPE_FORMAT = "elir-int8-recipe"
 RECIPE_VERSION = 2
 #: A recipe is some hundred kilobytes.
 MAX_RECIPE_BYTES = 64 * 2**20
-
-ProgressCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Int8Report:
                 {
                     "part": s.part.name,
                     "macs": s.part.macs,
-                    "psnr_db": round(s.psnr_db, 2) if math.isfinite(s.psnr_db) else None,
+                    "psnr_db": finite_or_none(round(s.psnr_db, 2)),
                     "kept": s.part.name in self.kept,
                 }
                 for s in self.sensitivities
@@ -285,7 +284,7 @@ def calibrate(
     io: str,
     options: Int8Options,
     floor_db: float | None,
-    progress: ProgressCallback = lambda what, done, total: None,
+    progress: ProgressCallback = no_progress,
 ) -> tuple[Recipe, Int8Report]:
     """Find the recipe for a fused float32 graph.
 

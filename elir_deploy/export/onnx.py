@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,7 @@ import torch
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.export.graphs import finish_graph, is_default_domain
 from elir_deploy.export.quantization import conv_layers, residual_additions
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.scopes import (
     STAGE_SCOPES,
     STAGE_TENSORS,
@@ -47,13 +48,11 @@ EXPORTER_OPSET = 18
 CHANGED_SINCE_17 = {"Split", "ReduceMax", "ReduceMin", "ReduceMean", "Pad", "BitwiseAnd", "Col2Im"}
 RESIZE_ATTRIBUTES_SINCE_18 = {"antialias", "keep_aspect_ratio_policy"}
 
-ProgressCallback = Callable[[str, int, int], None]
-
 
 def export_stages(
     static: StaticElir,
     opset: int = DEFAULT_OPSET,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> dict[str, ModelProto]:
     """Each stage as a checked ONNX model, in order.
 
@@ -66,8 +65,7 @@ def export_stages(
     """
     models = {}
     for done, name in enumerate(static.stages):
-        if progress is not None:
-            progress("exporting to ONNX", done, len(static.stages))
+        progress("exporting to ONNX", done, len(static.stages))
         models[name] = export_stage(static, name, opset)
     return models
 

@@ -38,6 +38,7 @@ from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import make_engines, orders_for, with_engine
 from elir_deploy.export.verification import FLOORS_DB, LOST, verify_bundle
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.manifest import (
     Artifact,
     Manifest,
@@ -58,7 +59,6 @@ __all__ = ["ExportOptions", "ExportReport", "export_bundle"]
 ALWAYS_ENFORCED = "fp32"
 
 
-ProgressCallback = Callable[[str, int, int], None]
 WarningCallback = Callable[[str], None]
 
 
@@ -85,7 +85,7 @@ def export_bundle(
     checkpoint: Checkpoint,
     destination: Path,
     options: ExportOptions | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = no_progress,
     warn: WarningCallback = lambda text: None,
 ) -> ExportReport:
     """Export, verify and write a bundle of the precisions that reach their floor.
@@ -112,14 +112,13 @@ def export_bundle(
         UnavailableError: that library cannot build an engine.
     """
     options = options or ExportOptions()
-    say = progress or (lambda what, done, total: None)
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
     images = _calibration_images(checkpoint, options, settings.image_size, warn)
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
-        static = _static_graph(checkpoint, options, settings, say)
-        graphs = export_stages(static, options.opset, say)
+        static = _static_graph(checkpoint, options, settings, progress)
+        graphs = export_stages(static, options.opset, progress)
         fused = fuse_stages(graphs)
         if options.stages == "fused":
             graphs = {FUSED: fused}
@@ -129,20 +128,20 @@ def export_bundle(
             image_size=settings.image_size,
             steps=settings.steps,
             noise=settings.noise,
-            progress=say,
+            progress=progress,
         )
         recipe, int8, failures = None, None, {}
         if "int8" in options.precisions:
             try:
                 recipe, int8 = _int8_recipe(
-                    fused, static.outline, checkpoint, options, images, stored, say, warn
+                    fused, static.outline, checkpoint, options, images, stored, progress, warn
                 )
             except QualityError as error:
                 failures["int8"] = str(error)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
         _require(precisions, failures)
-        converted = convert_graphs(graphs, options, references, recipe, precisions, say)
-        stages, kept = _write_stages(writer, converted, checkpoint, settings, say)
+        converted = convert_graphs(graphs, options, references, recipe, precisions, progress)
+        stages, kept = _write_stages(writer, converted, checkpoint, settings, progress)
         draft = make_manifest(
             checkpoint,
             options,
@@ -153,12 +152,12 @@ def export_bundle(
             None if recipe is None else _write_recipe(writer, recipe),
         )
         writer.write_manifest(draft)
-        verdicts = _verified(writer, references, kept, options, say)
+        verdicts = _verified(writer, references, kept, options, progress)
         failures |= _failures(
             verdicts, random=checkpoint.random, forced=options.floor_db is not None
         )
         passed = _passed(writer, draft, verdicts, failures)
-        manifest = _with_engines(writer, passed, options, say, warn)
+        manifest = _with_engines(writer, passed, options, progress, warn)
         writer.write_manifest(manifest)
     return ExportReport(destination, manifest, verdicts, failures, int8)
 

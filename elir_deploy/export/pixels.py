@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.pixels import as_pixels
+
 __all__ = ["from_network", "to_network"]
 
 
@@ -21,12 +23,9 @@ def to_network(pixels: NDArray[np.uint8], io: str) -> NDArray[Any]:
 def from_network(batch: NDArray[Any]) -> NDArray[np.uint8]:
     """A batch of one, uint8 NHWC or float32 NCHW of any range, to (S, S, 3) uint8 RGB.
 
-    Floats are clipped and rounded half to even, as the graphs of 8-bit bundles do it; what is not
-    a number becomes black.
+    Floats are taken as :func:`elir_deploy.pixels.as_pixels` takes them.
     """
     if batch.dtype == np.uint8:
         same: NDArray[np.uint8] = batch[0]
         return same
-    clipped = np.nan_to_num(batch[0]).clip(0, 1).transpose(1, 2, 0)
-    pixels: NDArray[np.uint8] = np.rint(clipped * np.float32(255)).astype(np.uint8)
-    return pixels
+    return as_pixels(batch[0].transpose(1, 2, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import CheckpointError
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.model.elir import Elir
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import FixedNoise
 from elir_deploy.tasks import TaskSpec
@@ -54,7 +55,7 @@ def compute_references(
     image_size: int,
     steps: int,
     noise: FixedNoise,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> list[Reference]:
     """Run the model as it is, in float32, on the packaged photographs degraded for the task.
 
@@ -65,8 +66,7 @@ def compute_references(
         photos.update(sample_photos(image_size, faces=True))
     references = []
     for done, (name, photo) in enumerate(photos.items()):
-        if progress is not None:
-            progress("running the PyTorch model", done, len(photos))
+        progress("running the PyTorch model", done, len(photos))
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         image = enlarge(task.name, degrade(task.name, photo, rng))
         with _one_thread():

@@ -30,6 +30,8 @@ from elir_deploy.errors import ElirError
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session
+from elir_deploy.pixels import db_from_json, finite_or_none, psnr_db
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import ImageFidelity, Verification, file_precision
@@ -64,13 +66,12 @@ def fidelity(
 ) -> ImageFidelity:
     """Agreement of the 8-bit image called ``name`` with its reference of the same shape."""
     error = np.abs(image.astype(np.int16) - reference.astype(np.int16)).astype(np.float64) / 255
-    mse = float(np.mean(error**2))
     return ImageFidelity(
         name=name,
         width=image.shape[1],
         height=image.shape[0],
         synthetic=synthetic,
-        psnr_db=_rounded(-10 * math.log10(mse)) if mse else None,
+        psnr_db=finite_or_none(_rounded(psnr_db(image, reference))),
         max_error=_rounded(float(error.max())),
         mean_error=_rounded(float(error.mean())),
     )
@@ -100,7 +101,7 @@ def verify_bundle(
     references: Sequence[Reference],
     precisions: Sequence[str],
     floors_db: dict[str, float],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> dict[str, Verification]:
     """Verify every precision of a bundle, each in a fresh process.
 
@@ -124,8 +125,7 @@ def verify_bundle(
             }
             np.savez(job_folder / f"{reference.name}.npz", **arrays)
         for done, precision in enumerate(precisions):
-            if progress is not None:
-                progress(f"verifying {precision}", done, len(precisions))
+            progress(f"verifying {precision}", done, len(precisions))
             request = {
                 "bundle": str(folder.resolve()),
                 "precision": precision,
@@ -181,7 +181,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
             images.append(
                 min(
                     (fidelity(name, output, restored) for output in outputs),
-                    key=lambda found: math.inf if found.psnr_db is None else found.psnr_db,
+                    key=lambda found: db_from_json(found.psnr_db),
                 )
             )
             for part, value in ends.items():

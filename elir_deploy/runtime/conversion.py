@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["PixelsToTensor", "TensorToPixels"]
@@ -34,9 +35,9 @@ class PixelsToTensor:
 
 
 class TensorToPixels:
-    """Fills pixels from a tensor of ``spec`` as the graph of an 8-bit bundle does.
+    """Fills pixels from a tensor of ``spec``, floats as :func:`elir_deploy.pixels.as_pixels` does.
 
-    Floats are clipped to [0, 1], NaN to 0, times 255, half to even. One thread at a time.
+    One thread at a time.
     """
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -56,10 +57,4 @@ class TensorToPixels:
     def _rounded(self, tensor: NDArray[Any]) -> NDArray[np.uint8]:
         if self._floats is None or self._bytes is None:
             return tensor
-        scaled = self._floats
-        np.fmax(tensor, 0, out=scaled)  # it takes NaN to 0
-        np.fmin(scaled, 1, out=scaled)
-        np.multiply(scaled, 255, out=scaled)
-        np.rint(scaled, out=scaled)  # half to even
-        np.copyto(self._bytes, scaled, casting="unsafe")
-        return self._bytes
+        return as_pixels(tensor, self._bytes, self._floats)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from elir_deploy.errors import ImageError
+from elir_deploy.pixels import rounded
 from elir_deploy.runtime.colours import (
     Curve,
     Said,
@@ -246,7 +247,7 @@ def _conversion(
             curve=curve,
             clear=said.clear,
         ), None
-    table = None if curve is None else np.rint(curve(np.arange(256.0))).astype(np.uint8)
+    table = None if curve is None else rounded(curve(np.arange(256.0)))
     if image.mode in ("CMYK", "LAB"):
         return _to_srgb(image.mode, profile), table
     if image.mode == "La":
@@ -293,7 +294,7 @@ def _to_8_bits(
         levels = 255 - levels
     if curve is not None:
         levels = curve(levels)
-    grey = Image.fromarray(np.rint(levels).astype(np.uint8))
+    grey = Image.fromarray(rounded(levels))
     if clear is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255))))
     return grey

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import ElirError, ImageError, OutputError, UsageError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.folders import Unread, list_images
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
@@ -145,7 +146,7 @@ def restore_files(
     *,
     on_failure: Callable[[Job, str], None] | None = None,
     on_doubt: Callable[[Job, str], None] | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: ProgressCallback = no_progress,
 ) -> Outcome:
     """Restore the images of ``jobs``.
 
@@ -176,8 +177,7 @@ def restore_files(
         finish(job, _write(job, image, result))
 
     def say(done: int) -> None:
-        if on_progress is not None:
-            on_progress("restoring", done, len(jobs))
+        on_progress("restoring", done, len(jobs))
 
     def restore(item: tuple[int, Job, LoadedImage | str]) -> _Restored:
         number, job, image = item
@@ -369,10 +369,8 @@ def _side_by_side(image: NDArray[np.uint8], result: NDArray[np.uint8]) -> NDArra
 
 
 def _tile_progress(
-    on_progress: Callable[[str, int, int], None] | None, number: int, jobs: int
-) -> Callable[[int, int], None] | None:
-    if on_progress is None:
-        return None
+    on_progress: ProgressCallback, number: int, jobs: int
+) -> Callable[[int, int], None]:
     started = time.perf_counter()
 
     def on_tile(done: int, tiles: int) -> None:

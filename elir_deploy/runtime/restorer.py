@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
+from elir_deploy.pixels import db_from_json, psnr_db
 from elir_deploy.runtime.backends import (
     Backend,
     Session,
@@ -423,9 +423,8 @@ def _ruined_here(
     name, image, expected = next(bundle.reference_images())
     made = np.empty_like(expected)
     _Runner(bundle, sessions[0]).run_pixels(image, made)
-    error = float(np.mean((made.astype(np.float32) - expected) ** 2))
-    reached = 10 * math.log10(255**2 / error) if error else math.inf
-    wanted = min(_ENOUGH_DB, math.inf if verified.psnr_db is None else verified.psnr_db)
+    reached = psnr_db(made, expected)
+    wanted = min(_ENOUGH_DB, db_from_json(verified.psnr_db))
     if reached >= wanted - _TOLERATED_DB:
         return None
     return (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from elir_deploy.errors import ImageError, UnavailableError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import write_image
 from elir_deploy.samples import Sample, Skipped
 from elir_deploy.training.metrics import Mean, Metric, MetricSet
@@ -95,7 +96,7 @@ def evaluate(
     show: int = 0,
     tracer: Tracer | None = None,
     traces: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: ProgressCallback = no_progress,
     on_doubt: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Restore and measure every sample.
@@ -118,12 +119,11 @@ def evaluate(
         ImageError: not one sample could be measured.
         UnavailableError: a metric that was asked for does not work.
     """
-    say = on_progress or (lambda what, done, of: None)
     warn = on_doubt or (lambda message: None)
     evaluation = Evaluation(_rows(subject))
     with _folder_for_sets(metrics) as folder:
         for done, item in enumerate(samples):
-            say("measuring", done, total)
+            on_progress("measuring", done, total)
             if isinstance(item, Skipped):
                 evaluation.skipped.append(item)
                 warn(item.reason)
@@ -150,11 +150,11 @@ def evaluate(
                 )
             if tracer is not None and number < traces:
                 evaluation.traces.append(tracer(item.name, item.low, item.truth))
-        say("measuring", total, total)
+        on_progress("measuring", total, total)
         if not evaluation.images:
             raise ImageError(_nothing_measured(evaluation.skipped))
         if folder is not None:
-            _measure_sets(evaluation, metrics, folder, say)
+            _measure_sets(evaluation, metrics, folder, on_progress)
     _forget_dropped(evaluation.rows, metrics)
     return evaluation
 
@@ -221,7 +221,7 @@ def _measure_sets(
     evaluation: Evaluation,
     metrics: MetricSet,
     folder: Path,
-    say: Callable[[str, int, int], None],
+    say: ProgressCallback,
 ) -> None:
     def values(metric: Metric) -> Iterator[float]:
         if len(evaluation.images) < 2:

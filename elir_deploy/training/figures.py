@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.pixels import psnr_db
 from elir_deploy.training.evaluation import Shown
-from elir_deploy.training.metrics import psnr_db
 from elir_deploy.training.subjects import Pixels, Trace
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.training.paper import paper_row
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "PyiqaMetric",
     "SkimageMetric",
     "default_metrics",
-    "psnr_db",
 ]
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ _INFOS = (
 #: By name, in the order of the table's columns.
 METRICS: dict[str, MetricInfo] = {info.name: info for info in _INFOS}
 
-#: Measured in every run, by scikit-image.
+#: Measured in every run.
 ALWAYS = ("psnr", "ssim", "blur")
 #: Beside those, where the paper has no row for the task: sensible for any picture.
 _FOR_ANY_PICTURE = ("lpips", "niqe", "clipqa")
@@ -143,12 +143,6 @@ class SkimageMetric(Metric):
 
     def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
         return self._measure(restored, truth)
-
-
-def psnr_db(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio over all colours, in dB; infinite for identical images."""
-    with np.errstate(divide="ignore"):
-        return float(_skimage("metrics").peak_signal_noise_ratio(truth, restored, data_range=255))
 
 
 def _ssim(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:

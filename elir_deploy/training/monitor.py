@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,23 @@ from elir_deploy.atomic import replacing
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.pixels import as_pixels, psnr_db
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import fixed_noise
 from elir_deploy.training.autoencoder import AutoencoderObjective
 from elir_deploy.training.data import PhotoFolder, as_images, fit_to_square
-from elir_deploy.training.trainer import Report, Stage, Watchers, read_state
+from elir_deploy.training.options import RunOptions
+from elir_deploy.training.record import note_learning_rates
+from elir_deploy.training.stage import Stage
+from elir_deploy.training.state import read_state
+from elir_deploy.training.trainer import Report, Watchers
 
-if TYPE_CHECKING:
-    from elir_deploy.training.run import RunOptions
-
-__all__ = ["Monitor", "psnr"]
+__all__ = ["Monitor"]
 
 #: Photographs of a validation folder that are previewed.
 _PREVIEWS = 8
-
-
-def psnr(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit images of one shape."""
-    error = np.mean((image.astype(np.float64) - truth) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 class Monitor:
@@ -54,12 +51,11 @@ class Monitor:
         self,
         options: RunOptions,
         active: bool,
-        say: Callable[[str, int, int], None],
+        say: ProgressCallback,
         tell: Callable[[str], None],
     ) -> None:
         self._options = options
-        self._active = active
-        self.say = say if active else _say_nothing
+        self.say = say if active else no_progress
         self._tell = tell
         self._board: Any = None
         self._photos: list[NDArray[np.uint8]] | None = None
@@ -67,12 +63,13 @@ class Monitor:
         #: The model around a vector field that is trained alone, for previews.
         self.around: Elir | None = None
 
-    @contextmanager
-    def watching(self, stage: Stage) -> Iterator[Watchers]:
-        """Watchers of a stage for :func:`run_stage`."""
-        if not self._active:
-            yield Watchers(report_every=self._options.report_every)
-            return
+    def watching(self, stage: Stage, watchers: Watchers) -> Watchers:
+        """``watchers`` with this monitor in them, for a stage that is about to begin or go on.
+
+        Raises:
+            CheckpointError: the stage's state is damaged.
+            OutputError: the run's folder cannot be written.
+        """
         options = self._options
         log = options.output / f"log-{stage.name.replace(' ', '-')}.csv"
         state = options.output / f"state-{stage.name.replace(' ', '-')}.pt"
@@ -80,6 +77,8 @@ class Monitor:
         rows = _rows_until(log, done)
         self._quality = ""
         self.say(stage.name, done, stage.schedule.updates)
+        if done < stage.schedule.updates:
+            self._note_rates(stage, done)
 
         def report(told: Report) -> None:
             rows.append(_row(told))
@@ -92,14 +91,21 @@ class Monitor:
                 told.updates,
             )
 
-        yield Watchers(
+        return replace(
+            watchers,
             report=report,
             preview=lambda update, module: self._preview(stage.name, update, module),
             unreadable=self._note_unreadable,
-            report_every=options.report_every,
-            preview_every=options.preview_every,
-            save_seconds=options.save_seconds,
         )
+
+    def _note_rates(self, stage: Stage, done: int) -> None:
+        rates = stage.learning_rates
+        before = note_learning_rates(self._options.output, stage.name, done, rates)
+        if before is not None:
+            self._tell(
+                f"{stage.name}: learning rate {rates[0]:g} after update {done}, "
+                f"{before[0]:g} until then"
+            )
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
@@ -130,7 +136,7 @@ class Monitor:
         for number, photo in enumerate(self._preview_photos()):
             row = self._preview_row(module, photo, number)
             rows.append(np.concatenate(row, axis=1))
-            ratios.append([psnr(image, photo) for image in row[:-1]])
+            ratios.append([psnr_db(image, photo) for image in row[:-1]])
         sheet = np.concatenate(rows)
         folder = self._options.output / "samples"
         folder.mkdir(exist_ok=True)
@@ -187,18 +193,12 @@ class Monitor:
         return [low, _as_picture(module.decoder(coarse)), _as_picture(restored), photo]
 
 
-def _say_nothing(what: str, done: int, total: int) -> None:
-    pass
-
-
 def _as_batch(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     return as_images(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device))
 
 
 def _as_picture(batch: torch.Tensor) -> NDArray[np.uint8]:
-    picture = batch[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-    array: NDArray[np.uint8] = picture.cpu().numpy()
-    return array
+    return as_pixels(batch[0].permute(1, 2, 0).float().cpu().numpy())
 
 
 def _row(told: Report) -> dict[str, float]:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from elir_deploy import __version__
+from elir_deploy.pixels import finite_or_none
 from elir_deploy.tables import aligned, in_markdown, pipes
 from elir_deploy.training.evaluation import Evaluation, Row
 from elir_deploy.training.metrics import METRICS, MetricSet
@@ -95,7 +96,8 @@ def build_report(
                 "name": name,
                 "values": {
                     row.label: {
-                        metric: _finite(values[place]) for metric, values in row.scores.items()
+                        metric: finite_or_none(values[place])
+                        for metric, values in row.scores.items()
                     }
                     for row in evaluation.rows
                 },
@@ -124,9 +126,9 @@ def _row(row: Row) -> dict[str, Any]:
         mean = row.mean(name)
         if mean is not None:
             means[name] = {
-                "mean": _finite(mean.value),
+                "mean": finite_or_none(mean.value),
                 "infinite": mean.value == math.inf,
-                "standard_error": _finite(mean.standard_error),
+                "standard_error": finite_or_none(mean.standard_error),
                 "count": mean.count,
             }
     return {
@@ -135,10 +137,6 @@ def _row(row: Row) -> dict[str, Any]:
         "sigma_s": row.variant.sigma_s if row.variant else None,
         "means": means,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:

@@ -7,9 +7,8 @@ the same command goes on where it was stopped or killed.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from elir_deploy.atomic import check_writable, replacing, write_text
-from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
-from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.atomic import check_writable, replacing
+from elir_deploy.checkpoints import load_autoencoder, save_checkpoint
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
-from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
+from elir_deploy.model.autoencoder import Decoder, Encoder
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.images import check_fits, write_image
 from elir_deploy.static_graph import latent_shape
-from elir_deploy.tasks import TaskSpec
 from elir_deploy.training.autoencoder import (
     AutoencoderObjective,
     LinearAutoencoder,
@@ -42,71 +40,18 @@ from elir_deploy.training.data import (
 )
 from elir_deploy.training.monitor import Monitor
 from elir_deploy.training.objective import LatentFlow, RestorationObjective
-from elir_deploy.training.settings import AutoencoderSettings, RunSettings
-from elir_deploy.training.trainer import Schedule, Stage, run_stage
+from elir_deploy.training.options import RunOptions
+from elir_deploy.training.processes import on_first
+from elir_deploy.training.record import learning_rates, open_folder
+from elir_deploy.training.stage import Schedule, Stage
+from elir_deploy.training.start import autoencoder_numbers, given_weights
+from elir_deploy.training.trainer import Watchers, run_stage
 
-__all__ = ["Result", "RunOptions", "draw_samples", "train"]
+__all__ = ["Result", "draw_samples", "train"]
 
 #: Images that features are measured on when the linear autoencoder is put into the whole one.
 _MEASURED_IMAGES = 32
 AUTOENCODER_FILE = "autoencoder.safetensors"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is asked to do.
-
-    Attributes:
-        images: folder of clean photographs, searched with the folders in it.
-        output: the run's folder.
-        task: with the architecture, image size, steps and sigma_s of the model to train.
-        settings: the numbers of the training.
-        autoencoder: file with the autoencoder to start from; None: one is trained first.
-        autoencoder_settings: the numbers of that.
-        start_from: checkpoint whose weights are fine-tuned; None: random ones are trained.
-        whole_images: scale whole images to the model's size instead of cutting pieces.
-        validation: folder of photographs for previews; None: those in the package.
-        precision: of Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        accelerator: of Fabric: ``auto``, ``cpu`` or ``cuda``.
-        devices: processes on this machine, each with a device of its own.
-        nodes: machines.
-        workers: processes that prepare samples, for each device.
-        report_every: updates between lines of the log.
-        preview_every: updates between previews; 0: none.
-        save_seconds: time between saved states.
-    """
-
-    images: Path
-    output: Path
-    task: TaskSpec
-    settings: RunSettings
-    autoencoder: Path | None = None
-    autoencoder_settings: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    start_from: str | None = None
-    whole_images: bool = False
-    validation: Path | None = None
-    precision: str = "32-true"
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 1
-    report_every: int = 20
-    preview_every: int = 500
-    save_seconds: float = 300.0
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on with, as JSON values."""
-        return {
-            "task": self.task.name,
-            "architecture": self.task.architecture.to_dict(),
-            "image_size": self.task.image_size,
-            "settings": self.settings.to_dict(),
-            "autoencoder": self.autoencoder.name if self.autoencoder else None,
-            "autoencoder_settings": None if self.autoencoder else asdict(self.autoencoder_settings),
-            "start_from": self.start_from and Path(self.start_from).name,
-            "whole_images": self.whole_images,
-            "precision": self.precision,
-        }
 
 
 @dataclass(frozen=True)
@@ -119,6 +64,7 @@ class Result:
         images: photographs in the folder.
         unreadable: those of them that could not be read.
         updates: of the last stage.
+        learning_rates: of each stage that was trained, and the updates from which on they held.
     """
 
     checkpoint: Path
@@ -126,11 +72,10 @@ class Result:
     images: int
     unreadable: int
     updates: int
+    learning_rates: dict[str, list[tuple[int, float]]]
 
 
-def train(
-    options: RunOptions, say: Callable[[str, int, int], None], tell: Callable[[str], None]
-) -> Result | None:
+def train(options: RunOptions, say: ProgressCallback, tell: Callable[[str], None]) -> Result | None:
     """Train a model, going on with a run that is there. TF32 is off in the process from then on.
 
     Args:
@@ -145,12 +90,13 @@ def train(
         UsageError: options that do not fit each other, the images, or the run in the folder.
         CheckpointError: a weights file or a state that cannot be used.
         Stopped: a signal asked for it; the state is saved.
-        QualityError: the loss is no longer finite.
+        QualityError: the loss or a weight is no longer finite; the last state saved is from before,
+            and a lower learning rate goes on from it.
         OutputError: the folder cannot be written.
     """
     from lightning_fabric import Fabric
 
-    _check(options)
+    options.check()
     photos = PhotoFolder.scan(options.images)
     # cuDNN's is on by default: what is float32, all of it or the rest beside bfloat16, has 23 bits.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -163,11 +109,9 @@ def train(
     fabric.launch()
     run = _Run(options, photos, fabric, Monitor(options, fabric.is_global_zero, say, tell))
     # Files that cannot be used are found before the folder says that they were asked for.
-    if fabric.is_global_zero:
-        if photos.unread:
-            tell(f"not read: {photos.unread}")
-        _open_folder(options, len(photos.files))
-    fabric.barrier()
+    if fabric.is_global_zero and photos.unread:
+        tell(f"not read: {photos.unread}")
+    on_first(fabric, lambda: open_folder(options, len(photos.files)))
     model, teacher = run.initial_model()
     teacher = copy.deepcopy(teacher)  # the model's own encoder, which is trained, may be the same
     trained = run.train_restorer(model, teacher)
@@ -183,7 +127,7 @@ def draw_samples(options: RunOptions, path: Path, count: int = 8) -> None:
         UsageError: no images, or a size the model cannot take.
         OutputError: ``path`` cannot be written.
     """
-    _check(options)
+    options.check()
     check_fits(path, 2 * options.task.image_size, count * options.task.image_size)
     check_writable(path)
     samples = TrainingSamples(
@@ -201,62 +145,6 @@ def draw_samples(options: RunOptions, path: Path, count: int = 8) -> None:
     write_image(path, np.ascontiguousarray(np.concatenate(rows, axis=1).transpose(1, 2, 0)))
 
 
-def _check(options: RunOptions) -> None:
-    architecture = options.task.architecture
-    if options.start_from and not (
-        architecture.estimator_blocks and architecture.autoencoder_width
-    ):
-        raise UsageError(
-            "a model is fine-tuned with all its parts: leave out --no-estimator and --pixel-space"
-        )
-    side, multiple = options.task.image_size, options.task.architecture.image_multiple
-    if side < multiple or side % multiple:
-        raise UsageError(f"image size is {side}, wanted a multiple of {multiple}")
-    batch_sizes = [options.settings.batch_size]
-    if options.autoencoder is None:
-        batch_sizes.append(options.autoencoder_settings.batch_size)
-    if options.settings.flow_iterations:
-        batch_sizes.append(options.settings.flow_batch_size)
-    processes = options.devices * options.nodes
-    for batch_size in batch_sizes:
-        if batch_size % processes:
-            raise UsageError(
-                f"batch size is {batch_size}, wanted a multiple of the {processes} processes"
-            )
-
-
-def _open_folder(options: RunOptions, images: int) -> None:
-    """Make the folder, or check that the run in it is the one asked for."""
-    wanted = json.loads(json.dumps(options.identity() | {"images": images}))
-    record = options.output / "run.json"
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        if not record.exists():
-            write_text(record, json.dumps(wanted, indent=1) + "\n")
-            return
-        found = json.loads(record.read_text())
-    except OSError as error:
-        raise OutputError(f"{options.output} cannot be written: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{record}: is damaged; choose another folder") from error
-    if found != wanted:
-        raise UsageError(
-            f"{options.output} holds a run with {_first_difference(found, wanted)}: "
-            "choose another folder, or give the same options to go on with it"
-        )
-
-
-def _first_difference(found: Any, wanted: Any, place: str = "") -> str:
-    """Such as ``settings.seed 0, not 1``."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if found.get(key) != wanted.get(key):
-                return _first_difference(
-                    found.get(key), wanted.get(key), f"{place}.{key}" if place else key
-                )
-    return f"{place} {found!r}, not {wanted!r}"
-
-
 class _Run:
     """The stages of one run, in their order."""
 
@@ -268,7 +156,7 @@ class _Run:
         self.fabric = fabric
         self.monitor = monitor
         self.unreadable: set[Path] = set()
-        self.given_autoencoder, self.given_model = _given_weights(options)
+        self.given_autoencoder, self.given_model = given_weights(options)
 
     def initial_model(self) -> tuple[Elir, Encoder]:
         """The over-parametrised model to train and the frozen encoder of clean images."""
@@ -279,7 +167,7 @@ class _Run:
             model = Elir(architecture, collapsible=True)
             return model, model.encoder
         encoder, decoder = self._autoencoder()
-        architecture = replace(architecture, **_autoencoder_numbers(encoder))
+        architecture = replace(architecture, **autoencoder_numbers(encoder))
         if self.given_model is not None:
             expand_convolutions(self.given_model)
             return self.given_model, encoder
@@ -333,11 +221,13 @@ class _Run:
             settings.iterations,
             settings.learning_rate,
         )
-        if self.fabric.is_global_zero:
+
+        def keep() -> None:
             _save_autoencoder(target, trained)
             linear_state.unlink(missing_ok=True)
             whole_state.unlink(missing_ok=True)
-        self.fabric.barrier()
+
+        on_first(self.fabric, keep)
 
     def _train_pair(
         self,
@@ -357,6 +247,7 @@ class _Run:
             batch_size=settings.batch_size,
             schedule=Schedule(iterations, warmup=min(50, iterations), shape="cosine"),
             ema_decay=settings.ema_decay,
+            rate_setting=f"--autoencoder-learning-rate {settings.learning_rate:g}",
         )
         trained = self._run(stage)
         assert isinstance(trained, AutoencoderObjective)
@@ -376,6 +267,7 @@ class _Run:
             batch_size=settings.batch_size,
             schedule=Schedule(self._updates(), settings.warmup, settings.schedule),
             ema_decay=settings.ema_decay,
+            rate_setting=f"--learning-rate {settings.learning_rate:g}",
         )
         trained = self._run(stage)
         assert isinstance(trained, Elir)
@@ -396,6 +288,7 @@ class _Run:
             batch_size=settings.flow_batch_size,
             schedule=Schedule(settings.flow_iterations, settings.warmup, settings.schedule),
             ema_decay=settings.ema_decay,
+            rate_setting=f"--learning-rate {settings.learning_rate:g}",
         )
         self.monitor.around = model
         trained = self._run(stage)
@@ -446,10 +339,20 @@ class _Run:
         return self.options.output / f"state-{name.replace(' ', '-')}.pt"
 
     def _run(self, stage: Stage) -> nn.Module:
-        with self.monitor.watching(stage) as watchers:
-            module, unreadable = run_stage(
-                self.fabric, stage, self._state(stage.name), watchers, workers=self.options.workers
-            )
+        options = self.options
+        intervals = Watchers(
+            report_every=options.report_every,
+            preview_every=options.preview_every,
+            save_seconds=options.save_seconds,
+        )
+        watchers = on_first(self.fabric, lambda: self.monitor.watching(stage, intervals))
+        module, unreadable = run_stage(
+            self.fabric,
+            stage,
+            self._state(stage.name),
+            watchers or intervals,
+            workers=options.workers,
+        )
         self.unreadable |= unreadable
         return module
 
@@ -478,6 +381,7 @@ class _Run:
             images=len(self.photos.files),
             unreadable=len(self.unreadable),
             updates=self._updates(),
+            learning_rates=learning_rates(options.output),
         )
 
     def _updates(self) -> int:
@@ -485,49 +389,6 @@ class _Run:
         if settings.iterations is not None:
             return settings.iterations
         return updates_of(settings.epochs, len(self.photos.files), settings.batch_size)
-
-
-def _given_weights(options: RunOptions) -> tuple[tuple[Encoder, Decoder] | None, Elir | None]:
-    """The autoencoder and the model to start from, each None where none was given."""
-    autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
-    if options.start_from is None:
-        return autoencoder, None
-    model = load_checkpoint(options.start_from, options.task.name).model
-    if autoencoder is not None:
-        _check_decoder(model, autoencoder[1], options)
-    return autoencoder, model
-
-
-def _autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:
-    first, last = encoder.layers[0], encoder.layers[-1]
-    assert isinstance(first, nn.Conv2d)
-    assert isinstance(last, nn.Conv2d)
-    # A convolution and a block, the levels, a convolution.
-    blocks = (len(encoder.layers) - 3) // LEVELS - 1
-    return {
-        "autoencoder_width": first.out_channels,
-        "autoencoder_blocks": blocks,
-        "latent_channels": last.out_channels,
-    }
-
-
-def _check_decoder(model: Elir, decoder: Decoder, options: RunOptions) -> None:
-    """A checkpoint is fine-tuned with the autoencoder it was trained with, or the clean latents
-    mean nothing to it.
-
-    Raises:
-        UsageError: its decoder is another.
-    """
-    own, given = model.decoder.state_dict(), decoder.state_dict()
-    if own.keys() != given.keys() or any(
-        own[name].shape != given[name].shape
-        or not torch.allclose(own[name], given[name], rtol=1e-2, atol=1e-3)  # one may be float16
-        for name in own
-    ):
-        raise UsageError(
-            f"{options.start_from} was trained with another autoencoder than "
-            f"{options.autoencoder}: their decoders differ"
-        )
 
 
 def _save_autoencoder(path: Path, trained: AutoencoderObjective) -> None:

@@ -85,6 +85,19 @@ class AutoencoderSettings:
             _at_least(name, getattr(self, name), 1)
         if self.crop_size < 8 or self.crop_size % 8:
             raise UsageError(f"crop_size is {self.crop_size}, wanted a multiple of 8")
+        for name in ("learning_rate", "linear_learning_rate", "bias_learning_rate"):
+            _within(name, getattr(self, name), 0, 1, open_ends=True)
+        _within("ema_decay", self.ema_decay, 0, 1)
+
+    def with_learning_rate(self, rate: float) -> AutoencoderSettings:
+        """With another ``learning_rate``, and the two beside it changed by the same factor."""
+        factor = rate / self.learning_rate
+        return replace(
+            self,
+            linear_learning_rate=self.linear_learning_rate * factor,
+            learning_rate=rate,
+            bias_learning_rate=self.bias_learning_rate * factor,
+        )
 
 
 @dataclass(frozen=True)

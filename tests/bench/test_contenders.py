@@ -9,8 +9,8 @@ import pytest
 
 from elir_deploy.bench.contenders import RestorerContender, open_restorers
 from elir_deploy.bench.protocols import random_image
-from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend

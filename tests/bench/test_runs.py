@@ -16,21 +16,18 @@ from elir_deploy.bench.contenders import Fidelity, Unavailable
 from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report import build_report
 from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
-from elir_deploy.bench.statistics import psnr_db
 from elir_deploy.errors import (
     MissingDependencyError,
     UnavailableError,
     UsageError,
 )
+from elir_deploy.pixels import psnr_db
+from elir_deploy.progress import no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticContender
 from tests.bundles import make_bundle, read_manifest, write_manifest
-
-
-def silent(what, done, total):
-    """Nothing is told."""
 
 
 def wishes(protocol="paper", **changes) -> Wishes:
@@ -53,7 +50,7 @@ def no_yardstick(monkeypatch):
 
 def measured(run: Run) -> dict:
     """The run, and its report, checked."""
-    run.measure(silent)
+    run.measure(no_progress)
     return checked(build_report(run.results, run.bundle, run.conditions))
 
 
@@ -94,7 +91,7 @@ def exports(monkeypatch, bundle) -> Exports:
 
 def opened(model, wished, **how):
     with ExitStack() as stack:
-        return open_model(str(model), wished, stack, say=silent, **how)
+        return open_model(str(model), wished, stack, say=no_progress, **how)
 
 
 @pytest.mark.parametrize("protocol", ["paper", "latency", "throughput", "stages", "soak"])
@@ -114,7 +111,7 @@ def test_anything_else_is_a_checkpoint_and_exported_for_as_long_as_it_takes(
 ):
     with ExitStack() as stack:
         wished = wishes(protocol, precisions=["fp32"])
-        found, checkpoint = open_model("random", wished, stack, task="bfr", say=silent)
+        found, checkpoint = open_model("random", wished, stack, task="bfr", say=no_progress)
         assert found.path.is_dir()
         assert checkpoint == "loaded random"
     assert not found.path.exists()
@@ -222,7 +219,7 @@ def test_contenders_are_closed_however_it_ends(bundle, contenders, error, monkey
 
     monkeypatch.setattr(SyntheticContender, "restore", fail)
     with pytest.raises(error):
-        Run(bundle, None, wishes(cold=False)).measure(silent)
+        Run(bundle, None, wishes(cold=False)).measure(no_progress)
     assert [one.closed for one in contenders.made] == [True, True]
 
 
@@ -235,7 +232,7 @@ def test_who_cannot_restore_the_references_is_left_out(bundle, contenders, monke
     with pytest.raises(
         UnavailableError, match="nothing can be measured here: onnxruntime any: out"
     ):
-        run.measure(silent)
+        run.measure(no_progress)
     assert run.conditions is None
     assert not run.begun
 
@@ -247,7 +244,7 @@ def test_nobody_is_left(bundle, monkeypatch, contenders):
         lambda *a, **k: ([], [Unavailable("x", "no"), Unavailable("y", "n")]),
     )
     with pytest.raises(UnavailableError, match="nothing can be measured here: x: no; y: n"):
-        Run(bundle, None, wishes()).measure(silent)
+        Run(bundle, None, wishes()).measure(no_progress)
 
 
 def test_stages_are_cut_for_every_precision_that_somebody_holds(
@@ -278,7 +275,7 @@ def test_stages_are_cut_for_every_precision_that_somebody_holds(
 
 def test_stages_of_whatever_this_machine_has(tiny_split, contenders, monkeypatch):
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    Run(Bundle.open(tiny_split), None, wishes("stages", backends=None)).measure(silent)
+    Run(Bundle.open(tiny_split), None, wishes("stages", backends=None)).measure(no_progress)
     holding = {
         precision: [
             b.name
@@ -294,7 +291,7 @@ def test_stages_of_whatever_this_machine_has(tiny_split, contenders, monkeypatch
 def test_a_precision_that_is_asked_for_is_asked_of_all(tiny_split, contenders, monkeypatch):
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
     wished = wishes("stages", backends=["openvino", "onnxruntime"], precisions=["bf16"])
-    Run(Bundle.open(tiny_split), None, wished).measure(silent)
+    Run(Bundle.open(tiny_split), None, wished).measure(no_progress)
     assert contenders.asked == [(["openvino", "onnxruntime"], ["bf16"], "")]
 
 
@@ -313,9 +310,9 @@ def test_peers_have_no_stages_and_one_that_was_asked_for_is_listed(
     run = Run(Bundle.open(tiny_split), None, wishes("stages", **changes))
     if changes["backends"] == []:
         with pytest.raises(UnavailableError, match="torch: it is measured as a whole"):
-            run.measure(silent)
+            run.measure(no_progress)
     else:
-        run.measure(silent)
+        run.measure(no_progress)
     assert [item.label for item in run.results.unavailable] == listed
 
 
@@ -383,14 +380,14 @@ def test_ctrl_c_keeps_the_rows_of_every_m(bundle, exports, monkeypatch, no_yards
     plan = with_numbers(PROTOCOLS["steps"], images=500, warmup=1)
     run = Run(bundle, "a checkpoint", replace(wishes("steps", steps=(1, 3)), protocol=plan))
     with pytest.raises(KeyboardInterrupt):
-        run.measure(silent)
+        run.measure(no_progress)
     report = checked(build_report(run.results, bundle, run.conditions))
     assert report["complete"] is False
     assert [row["steps"] for row in report["steps"]] == [1, 3]
 
 
 def test_the_bundles_own_m_is_not_exported_again(bundle, exports, contenders):
-    Run(bundle, "a checkpoint", wishes("steps", steps=(3, 4))).measure(silent)
+    Run(bundle, "a checkpoint", wishes("steps", steps=(3, 4))).measure(no_progress)
     assert [how["steps"] for _, _, how in exports.exported] == [4]
     assert [variant for _, _, variant in contenders.asked] == [", M = 3", ", M = 4"]
 
@@ -418,7 +415,7 @@ def test_the_default_m_is_identical_to_itself(tmp_path, monkeypatch, no_yardstic
 def test_pictures_for_the_page(tmp_path, no_yardstick, count, random, taken):
     bundle = Bundle.open(make_bundle(tmp_path / "b", bias=0.1, random=random))
     run = Run(bundle, None, wishes(pictures=count, cold=False))
-    run.measure(silent)
+    run.measure(no_progress)
     assert len(run.results.pictures) == taken
     for picture in run.results.pictures:
         assert picture.name == "noise"
@@ -449,7 +446,7 @@ def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeyp
 def test_variants_are_not_started_anew(bundle, exports, contenders, monkeypatch, protocol):
     monkeypatch.setattr(runs, "start_cold", lambda *a, **k: pytest.fail("started"))
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    Run(bundle, "a checkpoint", wishes(protocol)).measure(silent)
+    Run(bundle, "a checkpoint", wishes(protocol)).measure(no_progress)
 
 
 class Meter:
@@ -498,7 +495,7 @@ def test_a_soak_that_fails_at_once_measured_nothing(bundle, contenders, monkeypa
     for protocol in ("soak", "throughput"):
         run = Run(bundle, None, wishes(protocol, cold=False))
         with pytest.raises(UnavailableError, match=r"nothing can be .*: the device is gone"):
-            run.measure(silent)
+            run.measure(no_progress)
         assert not run.begun
         assert not run.results.complete
 
@@ -514,7 +511,7 @@ def test_an_interruption_keeps_what_there_is(bundle, contenders, monkeypatch):
     monkeypatch.setattr(SyntheticContender, "restore", interrupted)
     run = Run(bundle, None, wishes(cold=False))
     with pytest.raises(KeyboardInterrupt):
-        run.measure(silent)
+        run.measure(no_progress)
     report = checked(build_report(run.results, bundle, run.conditions))
     assert report["complete"] is False
     assert report["contenders"][0]["image"]["count"] == 3

@@ -9,6 +9,7 @@ import pytest
 
 from elir_deploy.bench.protocols import BenchProtocol, Measurement
 from elir_deploy.bench.stability import drift, half_width, settled_from, step, two_speeds
+from elir_deploy.progress import no_progress
 from tests.bench.synthetic import FakeClock, SyntheticContender
 
 COUNT = 200
@@ -107,7 +108,7 @@ class Replayed(Measurement):
         self.samples["a"].image_ns += self._series[indices.start : indices.stop]
 
     def median_at_the_end(self) -> float:
-        self._until_known(lambda *_: None)
+        self._until_known(no_progress)
         return float(np.median(self.samples["a"].image_ns)) / 1e9
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from elir_deploy.bench.statistics import Summary, paired_speedup, psnr_db, student_95
+from elir_deploy.bench.statistics import Summary, paired_speedup, student_95
 from elir_deploy.errors import UsageError
 
 
@@ -110,13 +110,6 @@ def test_series_that_cannot_be_compared():
         paired_speedup([], [])
     with pytest.raises(UsageError, match="3 and 2"):
         paired_speedup([1, 2, 3], [1, 2])
-
-
-def test_psnr():
-    image = np.zeros((4, 4, 3), np.uint8)
-    assert psnr_db(image, image) == math.inf
-    assert psnr_db(image + np.uint8(255), image) == pytest.approx(0)
-    assert psnr_db(image + np.uint8(1), image) == pytest.approx(48.13, abs=0.01)
 
 
 # scipy.stats.t.ppf(0.975, freedom)

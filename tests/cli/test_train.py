@@ -15,6 +15,8 @@ import torch
 
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
 from elir_deploy.cli import train
+from elir_deploy.training import trainer
+from elir_deploy.training.state import save_state
 from tests.command import run_here
 from tests.training.small import photo, save
 
@@ -114,6 +116,31 @@ def test_two_processes_are_one_with_twice_the_batch(
         torch.testing.assert_close(tensor, alone[name], rtol=0, atol=5e-6)
     moved = (alone["encoder.layers.0.weight"] - start["encoder.layers.0.weight"]).abs().max()
     assert moved > 5e-5  # ten times the tolerance, so that agreeing means something
+
+
+def test_a_lower_learning_rate_goes_on(
+    photos: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = arguments(photos, autoencoder, tmp_path / "run", "--save-every", "0")
+    state = tmp_path / "run" / "state-restoration.pt"
+
+    def save(path: Path, content: dict[str, object]) -> None:
+        save_state(path, content)
+        if content["updates_done"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save_state", save)
+        assert run(*chosen).returncode == 130
+    before = torch.load(state, weights_only=True)["objective"]
+    assert "learning_rate 0.001, not 0.01" in run(*chosen, "--learning-rate", "0.01").stderr
+    ended = run(*chosen, "--learning-rate", "1e-7")
+    assert ended.returncode == 0, ended.stderr
+    assert "restoration: learning rate 1e-07 after update 2, 0.001 until then" in ended.stderr
+    assert "restoration: 0.001 from update 0 on, 1e-07 from update 2 on" in ended.stdout
+    after = torch.load(state, weights_only=True)["objective"]
+    moved = max(float((after[name] - before[name]).abs().max()) for name in after)
+    assert 0 < moved < 4 * 2 * 1e-7  # four updates; one of the old rate alone moves 1e-5 and more
 
 
 def test_a_corrupt_and_an_empty_image_are_passed_over(autoencoder: Path, tmp_path: Path) -> None:

@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from elir_deploy.errors import ElirError, UnavailableError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from tests.gpu.conftest import backend_of, truncate_engines
 
 pytestmark = pytest.mark.gpu
-
-
-def psnr(made: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
-    error = float(np.mean((made.astype(np.float64) - wanted) ** 2))
-    return 10 * np.log10(255**2 / error) if error else np.inf
 
 
 def test_the_quality_is_what_was_verified(engines: Bundle, precision: str) -> None:
@@ -31,7 +26,7 @@ def test_the_quality_is_what_was_verified(engines: Bundle, precision: str) -> No
         with Restorer(engines, backend_of(engines), precision=precision) as restore:
             for _ in range(3):
                 for _name, image, wanted in engines.reference_images():
-                    worst = min(worst, psnr(restore.run_pixels(image), wanted))
+                    worst = min(worst, psnr_db(restore.run_pixels(image), wanted))
             assert restore.session._graph is not None  # type: ignore[attr-defined]
     print(f"{precision}: {worst:.2f} dB, verified with {verified.psnr_db:.2f} dB")
     # As where a bundle is opened: what is enough is enough, and kernels differ by a little.

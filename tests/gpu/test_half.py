@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.bundle import Bundle
 
 torch = pytest.importorskip("torch")
@@ -23,17 +21,12 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def psnr(made: np.ndarray, wanted: np.ndarray) -> float:
-    error = float(np.mean((made.astype(np.float64) - wanted) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
 def worst_psnr(precision: str, device: str, images: int | None = None) -> float:
     """Of the packaged bundle's pictures, against what float32 PyTorch made of them."""
     bundle = Bundle.open("tiny")
     graph = OnnxOnTorch(onnx.load(bundle.path / f"fused.{precision}.onnx"), device)
     pictures = list(bundle.reference_images())[:images]
-    return min(psnr(graph(image[None])[0], wanted) for _, image, wanted in pictures)
+    return min(psnr_db(graph(image[None])[0], wanted) for _, image, wanted in pictures)
 
 
 def test_the_graph_is_computed_as_it_says() -> None:

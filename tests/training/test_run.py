@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
-from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.errors import OutputError, QualityError, UsageError
 from elir_deploy.runtime.folders import Unread
 from elir_deploy.tasks import TASKS
 from elir_deploy.training import run as training
-from elir_deploy.training.run import RunOptions, draw_samples, train
+from elir_deploy.training.options import RunOptions
+from elir_deploy.training.run import draw_samples, train
 from elir_deploy.training.settings import AutoencoderSettings, settings_for
+from elir_deploy.training.stage import Schedule
 from tests.training.small import SMALL, photo, save
 
 SIZE = 64
@@ -197,6 +199,109 @@ def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="is damaged"):
         run(chosen)
     assert before == {path: path.read_bytes() for path in before}
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_at(chosen: RunOptions, stage: str, update: int) -> None:
+    """Run until a stage says that it has done an update, before the state of that is saved."""
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what.startswith(f"{stage}: ") and done == update:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(replace(chosen, save_seconds=0.0), kill, lambda line: None)
+
+
+def with_rate(chosen: RunOptions, rate: float, **changes: Any) -> RunOptions:
+    settings = replace(chosen.settings, learning_rate=rate, **changes)
+    return replace(chosen, settings=settings)
+
+
+def logged_rates(folder: Path, stage: str) -> list[float]:
+    with (folder / f"log-{stage}.csv").open() as file:
+        return [float(row["learning rate"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
+    chosen = options(photos, tmp_path / "run", preview_every=0, save_seconds=1e9)
+    wild = with_rate(chosen, 0.9, iterations=60, schedule="constant", warmup=50)
+    killed_at(wild, "restoration", 2)
+    state = tmp_path / "run" / "state-restoration.pt"
+    good = state.read_bytes()
+    with pytest.raises(QualityError) as caught:
+        run(wild)
+    assert f"{state}, of update 1, is intact" in str(caught.value)
+    assert "--learning-rate 0.9" in str(caught.value)
+    assert state.read_bytes() == good
+    tame = with_rate(wild, 1e-6)
+    result, _, told = run(tame)
+    assert told == ["restoration: learning rate 1e-06 after update 1, 0.9 until then"]
+    assert result.learning_rates["restoration"] == [(0, 0.9), (1, 1e-6)]
+    rates = [0.9 / 50, *(1e-6 * min(update / 50, 1) for update in range(2, 61))]
+    assert logged_rates(tmp_path / "run", "restoration") == pytest.approx(rates)
+    load_checkpoint(result.checkpoint)  # which refuses what is not finite
+    # Nothing but a rate, and no higher one.
+    for other in (
+        wild,
+        replace(tame, settings=replace(tame.settings, seed=1)),
+        with_rate(tame, 1e-7, weight_decay=0.0),
+        with_rate(tame, 1e-7, schedule="cosine"),
+        with_rate(tame, 1e-7, warmup=51),
+    ):
+        with pytest.raises(UsageError, match="holds a run with settings"):
+            run(other)
+    assert run(tame)[0].learning_rates == result.learning_rates
+
+
+def test_each_stage_goes_on_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    chosen = with_flow(options(photos, folder, preview_every=0))
+    killed_at(chosen, "linear autoencoder", 2)
+    lower = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.001))
+    killed_at(lower, "autoencoder", 3)
+    lowest = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.0005))
+    killed_at(lowest, "restoration", 3)
+    lowest = with_rate(lowest, 1e-3)
+    killed_at(lowest, "flow", 2)
+    lowest = with_rate(lowest, 1e-4)
+    result, _, told = run(lowest)
+    assert told == ["flow: learning rate 0.0001 after update 1, 0.001 until then"]
+    assert result.learning_rates == {
+        "linear autoencoder": [(0, 0.015), (1, pytest.approx(0.003))],
+        "autoencoder": [(0, 0.001), (2, 0.0005)],
+        "restoration": [(0, 0.01), (2, 0.001)],
+        "flow": [(0, 0.001), (1, 0.0001)],
+    }
+    factor = Schedule(3, warmup=3, shape="cosine").factor
+    assert logged_rates(folder, "autoencoder") == pytest.approx(
+        [0.001 * factor(0), 0.001 * factor(1), 0.0005 * factor(2)]
+    )
+    record = json.loads((folder / "run.json").read_text())
+    # Muon's rate and AdamW's.
+    assert record["learning_rates"]["linear autoencoder"][1] == {
+        "from_update": 1,
+        "rates": pytest.approx([0.003, 0.0002]),
+    }
+
+
+def test_a_rate_that_was_lost_with_its_updates_is_forgotten(photos: Path, tmp_path: Path) -> None:
+    chosen = options(photos, tmp_path / "run", preview_every=0)
+    killed_at(chosen, "restoration", 3)
+    second = with_rate(chosen, 1e-4)
+    # Nothing is saved before it ends again.
+    with pytest.raises(KilledError):
+        train(replace(second, save_seconds=1e9), dying, lambda line: None)
+    result, _, _ = run(with_rate(chosen, 1e-5))
+    assert result.learning_rates["restoration"] == [(0, 0.001), (2, 1e-5)]
+
+
+def dying(what: str, done: int, total: int) -> None:
+    if what.startswith("restoration: "):
+        raise KilledError
 
 
 def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) -> None:

@@ -57,3 +57,13 @@ def test_objectives_that_make_no_sense(name: str, value: float) -> None:
 def test_crops_fit_the_latent() -> None:
     with pytest.raises(UsageError, match="crop_size is 100, wanted a multiple of 8"):
         AutoencoderSettings(crop_size=100)
+
+
+def test_the_rates_of_an_autoencoder_change_together() -> None:
+    changed = AutoencoderSettings().with_learning_rate(0.001)
+    assert changed.learning_rate == 0.001
+    assert changed.linear_learning_rate == pytest.approx(0.003)
+    assert changed.bias_learning_rate == pytest.approx(0.0002)
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match=r"^learning_rate is"):
+            changed.with_learning_rate(rate)

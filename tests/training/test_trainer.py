@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from elir_deploy.errors import CheckpointError, QualityError
 from elir_deploy.training.data import PhotoFolder, TrainingSamples
-from elir_deploy.training.trainer import Report, Schedule, Stage, Stopped, Watchers, run_stage
+from elir_deploy.training.stage import Schedule, Stage
+from elir_deploy.training.state import first_not_finite
+from elir_deploy.training.trainer import Report, Stopped, Watchers, run_stage
 
 UPDATES = 6
 
@@ -55,6 +57,7 @@ def stage(photos: Path, *, updates: int = UPDATES, **changes: Any) -> Stage:
         "batch_size": 2,
         "schedule": Schedule(updates, warmup=2, shape="cosine"),
         "ema_decay": 0.9,
+        "rate_setting": "--learning-rate 0.01",
     }
     return Stage(**(values | changes))
 
@@ -122,6 +125,18 @@ def test_a_signal_saves_the_state_and_stops(photos: Path, tmp_path: Path, number
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == ["state.pt"]
 
 
+def test_a_signal_while_the_last_state_is_saved_is_not_lost(photos: Path, tmp_path: Path) -> None:
+    """What comes after this stage would begin otherwise."""
+    state = tmp_path / "state.pt"
+    watchers = Watchers(
+        preview=lambda update, module: os.kill(os.getpid(), signal.SIGINT), preview_every=UPDATES
+    )
+    with pytest.raises(Stopped) as stopped:
+        run(stage(photos), state, watchers)
+    assert stopped.value.signal == signal.SIGINT
+    assert torch.load(state, weights_only=True)["updates_done"] == UPDATES
+
+
 def test_workers_change_nothing(photos: Path, tmp_path: Path) -> None:
     alone = run(stage(photos), tmp_path / "a.pt")
     assert_equal(run(stage(photos), tmp_path / "b.pt", workers=2), alone)
@@ -179,10 +194,123 @@ def test_a_loss_that_is_no_number_stops(photos: Path, tmp_path: Path) -> None:
     def spoil(report: Report) -> None:
         chosen.objective.factor = float("nan")  # type: ignore[assignment]
 
-    with pytest.raises(QualityError, match="lower learning rate"):
+    with pytest.raises(QualityError, match="the loss is not finite after 2 updates") as caught:
         run(chosen, state, Watchers(report=spoil, report_every=1, save_seconds=0))
+    assert f"{state}, of update 1, is intact" in str(caught.value)
+    assert "lower learning rate (it was --learning-rate 0.01)" in str(caught.value)
+    assert_finite(state, 1)
+
+
+def assert_finite(state: Path, update: int) -> None:
+    """It is whole, of that update, and alone."""
     saved = torch.load(state, weights_only=True)
-    assert all(torch.isfinite(tensor).all() for tensor in saved["objective"].values())
+    assert saved["updates_done"] == update
+    assert first_not_finite(saved) is None
+    assert [path.name for path in state.parent.iterdir() if path.suffix] == [state.name]
+
+
+def spoil_weight(chosen: Stage, average: nn.Module) -> None:
+    chosen.objective.kept.weight.data[0, 0, 0, 0] = float("nan")  # type: ignore[index,operator,union-attr]
+
+
+def spoil_average(chosen: Stage, average: nn.Module) -> None:
+    average.bias.data[1] = float("inf")  # type: ignore[operator,union-attr]
+
+
+def spoil_moment(chosen: Stage, average: nn.Module) -> None:
+    (moments,) = chosen.optimizers[0].state.values()
+    moments["exp_avg_sq"][1] = float("inf")
+
+
+SPOILT = [
+    (spoil_weight, "objective.kept.weight"),
+    (spoil_average, "average.module.bias"),
+    (spoil_moment, "optimizers.0.state.0.exp_avg_sq"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "place"), SPOILT)
+@pytest.mark.parametrize("why", ["time", "signal", "end"])
+def test_no_state_that_is_not_finite_is_written(
+    photos: Path, tmp_path: Path, spoil: Callable[[Stage, nn.Module], None], place: str, why: str
+) -> None:
+    """Whatever the reason to save; the loss of the updates so far is finite."""
+    state = tmp_path / "state.pt"
+    updates = 3 if why == "end" else UPDATES
+    chosen = stage(photos, updates=updates)
+    averages: list[nn.Module] = []
+
+    def report(told: Report) -> None:  # before the state of its update is saved
+        if told.update == 2 and why == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)  # seen after the next update
+        if told.update == 3:
+            spoil(chosen, averages[0])
+            watchers.save_seconds = 0 if why == "time" else 1e9
+
+    watchers = Watchers(
+        report=report,
+        preview=lambda update, module: averages.append(module),
+        report_every=1,
+        preview_every=1,
+        save_seconds=0,
+    )
+    with pytest.raises(QualityError) as caught:
+        run(chosen, state, watchers)
+    assert f"mixing: {place} is not finite after 3 updates; {state}, of update 2" in str(
+        caught.value
+    )
+    assert_finite(state, 2)
+
+
+def test_a_training_that_never_saved_says_so(photos: Path, tmp_path: Path) -> None:
+    chosen, state = stage(photos), tmp_path / "state.pt"
+    watchers = Watchers(
+        report=stop_at(3, lambda: spoil_weight(chosen, chosen.kept)), report_every=1
+    )
+    with pytest.raises(QualityError, match="nothing of this stage is saved: run the same command"):
+        run(chosen, state, watchers)
+    assert not state.exists()
+
+
+def test_a_state_that_is_not_finite_is_refused(photos: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    run(stage(photos), state)
+    saved = torch.load(state, weights_only=True)
+    saved["average"]["module.weight"][0] = float("nan")
+    torch.save(saved, state)
+    with pytest.raises(CheckpointError, match=r"average\.module\.weight has numbers that are not"):
+        run(stage(photos), state)
+
+
+def test_a_run_goes_on_with_the_learning_rate_of_now(photos: Path, tmp_path: Path) -> None:
+    """And with its schedule; the optimizer's own of the state does not come back."""
+    state = tmp_path / "state.pt"
+    stopping = Watchers(
+        report=stop_at(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), report_every=1
+    )
+    with pytest.raises(Stopped):
+        run(stage(photos), state, stopping)
+    stopped = torch.load(state, weights_only=True)
+    resumed, seen = stage(photos), list[Report]()
+    weight, bias = resumed.objective.kept.weight, resumed.objective.kept.bias  # type: ignore[union-attr]
+    resumed = stage(
+        photos,
+        objective=resumed.objective,
+        kept=resumed.kept,
+        optimizers=[
+            torch.optim.AdamW([weight], 1e-6),  # type: ignore[list-item]
+            torch.optim.SGD([bias], 1e-7, momentum=0.9),  # type: ignore[list-item]
+        ],
+    )
+    run(resumed, state, Watchers(report=seen.append, report_every=1))
+    done = stopped["updates_done"]
+    factors = [Schedule(UPDATES, 2, "cosine").factor(k) for k in range(done, UPDATES)]
+    assert [report.learning_rates for report in seen] == [
+        pytest.approx((1e-6 * factor, 1e-7 * factor)) for factor in factors
+    ]
+    moved = (weight - stopped["objective"]["kept.weight"]).abs().max()  # type: ignore[operator]
+    # Adam moves a weight by about its rate; with the old one it would be thousands of times more.
+    assert 0 < moved < 5 * sum(factors) * 1e-6
 
 
 def test_states_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.contenders import Contender, Unavailable
-from elir_deploy.bench.peers.base import Progress, Workbench, as_unavailable
+from elir_deploy.bench.peers.base import Workbench, as_unavailable
 from elir_deploy.bench.peers.eager_layers import eager_model_layers
 from elir_deploy.bench.peers.plain import (
     ONNXRUNTIME,
@@ -37,6 +37,7 @@ from elir_deploy.bench.peers.pytorch import (
 )
 from elir_deploy.bench.peers.subject import check_source, subject_of
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest import file_precision
@@ -87,7 +88,7 @@ def open_peers(
     bundle: Bundle,
     checkpoint: Checkpoint | None,
     threads: int | None,
-    say: Progress = lambda what, done, total: None,
+    say: ProgressCallback = no_progress,
     *,
     clock: Clock = wall_clock,
 ) -> tuple[list[Contender], list[Unavailable]]:
@@ -148,7 +149,7 @@ def torch_missing() -> str | None:
     return str(MissingDependencyError("torch", "export", "run the PyTorch model"))
 
 
-def load(source: str, task: str | None, progress: Progress | None = None) -> Checkpoint:
+def load(source: str, task: str | None, progress: ProgressCallback = no_progress) -> Checkpoint:
     """Load a checkpoint by file or name.
 
     Raises:
@@ -162,7 +163,9 @@ def load(source: str, task: str | None, progress: Progress | None = None) -> Che
     return load_checkpoint(source, task, progress=progress)
 
 
-def checkpoint_of(bundle: Bundle, source: str, progress: Progress | None = None) -> Checkpoint:
+def checkpoint_of(
+    bundle: Bundle, source: str, progress: ProgressCallback = no_progress
+) -> Checkpoint:
     """Load the checkpoint that a bundle was made from, by file or name.
 
     Raises:
@@ -181,7 +184,7 @@ def export_to_bundle(
     checkpoint: Checkpoint,
     folder: Path,
     precisions: Sequence[str] | None,
-    progress: Progress | None = None,
+    progress: ProgressCallback = no_progress,
     *,
     stages: Literal["fused", "split"] = "fused",
     steps: int | None = None,

@@ -22,11 +22,11 @@ from elir_deploy.bench.contenders import Contender, Fidelity, compare_with_refer
 from elir_deploy.bench.peers.subject import Subject
 from elir_deploy.degradations import enlarge
 from elir_deploy.errors import ElirError, UnavailableError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 
-__all__ = ["PeerContender", "Progress", "Workbench", "as_unavailable", "one_line", "quiet"]
+__all__ = ["PeerContender", "Workbench", "as_unavailable", "one_line", "quiet"]
 
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 #: What the libraries log about themselves, and nobody can act on.
@@ -98,7 +98,7 @@ class Workbench:
         subject: Subject,
         *,
         threads: int | None,
-        say: Progress = lambda what, done, total: None,
+        say: ProgressCallback = no_progress,
         clock: Clock = wall_clock,
     ) -> None:
         self.subject = subject

@@ -23,6 +23,7 @@ from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
 from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import file_sha256
 
@@ -98,9 +99,7 @@ class PlainContender(PeerContender):
         start = self._clock()
         restored = self._library(x)
         self.device_ns = self._clock() - start
-        levels = np.rint(restored[0] * np.float32(255))
-        with np.errstate(invalid="ignore"):  # what is no number becomes some colour
-            return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
+        return np.ascontiguousarray(as_pixels(restored[0]).transpose(1, 2, 0))
 
 
 def open_onnxruntime(bench: Workbench) -> PlainContender:

@@ -61,7 +61,8 @@ class TorchContender(PeerContender):
             start = self._clock()
             restored = self._network(x, self._steps, self._noise)
             self.device_ns = self._clock() - start
-            levels = restored[0].mul(255).round().to(torch.uint8).permute(1, 2, 0)
+            # As elir_deploy.pixels, but in PyTorch, which is what is measured.
+            levels = restored[0].nan_to_num(0).mul(255).round().to(torch.uint8).permute(1, 2, 0)
             made: NDArray[np.uint8] = levels.contiguous().numpy()
             return made
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
-from elir_deploy.export.tensorrt.interruption import Interruption, built_aside, interruptible
+from elir_deploy.export.tensorrt.interruption import built_aside
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
     engine_precisions,
@@ -18,6 +18,8 @@ from elir_deploy.export.tensorrt.layers import (
     layers_of_inspector,
 )
 from elir_deploy.export.tensorrt.weak_typing import constrain_types
+from elir_deploy.interrupts import Interruption, deferred_interrupts
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine", "check_capability"]
-
-ProgressCallback = Callable[[str, int, int], None]
 
 #: Since when a network's types are those of its ONNX file, and no flags choose others.
 _STRONGLY_TYPED_SINCE = (10, 0)
@@ -110,7 +110,11 @@ def build_engine(
     began = time.perf_counter()
     _check_release(library)
     level = _hardware_compatibility(library.module, options)
-    with interruptible() as interrupted, _listening(library) as (logger, log):
+    # A second signal would be raised in the library's callbacks, which drop errors.
+    with (
+        deferred_interrupts(second_at_once=False) as interrupted,
+        _listening(library) as (logger, log),
+    ):
         builder: trt.Builder = _started(library, library.module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser = library.module.OnnxParser(network, logger)  # owns the weights

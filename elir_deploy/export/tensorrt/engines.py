@@ -15,6 +15,7 @@ from elir_deploy.export.tensorrt.builder import (
     check_capability,
 )
 from elir_deploy.export.tensorrt.layers import check_layers
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
@@ -163,7 +164,7 @@ def make_engines(
     orders: Sequence[EngineOrder],
     read: Callable[[Artifact], bytes],
     options: BuildOptions,
-    progress: Callable[[str, int, int], None],
+    progress: ProgressCallback,
     warn: Callable[[str], None],
 ) -> Iterator[StageEngine]:
     """Build one engine after the other; each is checked to be what its precision says.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from msgspec import structs
 
 from elir_deploy.atomic import replacing
@@ -27,6 +26,8 @@ from elir_deploy.export.tensorrt.engines import (
     make_engines,
     with_engine,
 )
+from elir_deploy.pixels import psnr_db
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import Bundle
@@ -116,7 +117,7 @@ def add_engines(
     orders: Sequence[EngineOrder],
     precisions: Sequence[str],
     options: BuildOptions,
-    progress: Callable[[str, int, int], None],
+    progress: ProgressCallback,
     warn: Callable[[str], None],
     *,
     output: Path | None = None,
@@ -179,9 +180,7 @@ def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[En
         worst = math.inf
         with Restorer(bundle, kind, precision=precision) as restore:
             for _, image, expected in bundle.reference_images():
-                made = restore.run_pixels(image)
-                error = float(np.mean((made.astype(np.float64) - expected) ** 2))
-                worst = min(worst, 10 * math.log10(255**2 / error) if error else math.inf)
+                worst = min(worst, psnr_db(restore.run_pixels(image), expected))
         verified = bundle.manifest.verification.get(precision)
         # What did not pass as a graph, of random weights, has no floor to keep as an engine.
         floor = verified.floor_db if verified is not None and verified.passed else 0.0

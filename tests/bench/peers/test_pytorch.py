@@ -18,7 +18,9 @@ from elir_deploy.bench.peers import pytorch
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.degradations import enlarge
+from elir_deploy.pixels import as_pixels
 from tests.bench.peers.bundles import SMALL, eager_peer, small_bundle
+from tests.test_pixels import HALVES
 
 torch = pytest.importorskip("torch")
 
@@ -59,6 +61,15 @@ def test_a_bundles_peer_has_its_architecture_and_says_that_its_weights_are_other
     fidelity = peer.fidelity(bundle)
     assert fidelity.psnr_db is None
     assert "other weights" in fidelity.note
+
+
+def test_its_floats_become_pixels_as_everywhere(tmp_path):
+    made = HALVES.size // 3 * 3
+    values = np.concatenate([HALVES[:made], np.float32([0, 1, np.nan])]).reshape(1, 3, 1, -1)
+    peer = eager_peer(small_bundle(tmp_path / "b"))
+    peer._network = lambda x, steps, noise: torch.from_numpy(values)
+    pixels = peer.run_pixels(np.zeros((8, 8, 3), np.uint8))
+    np.testing.assert_array_equal(pixels, as_pixels(values[0].transpose(1, 2, 0)))
 
 
 def test_the_peer_runs_algorithm_1_with_the_bundles_noise(tmp_path):

@@ -24,6 +24,7 @@ from elir_deploy.export.quantization import (
     residual_additions,
 )
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.tensorrt_engine import Library, load_library
 from elir_deploy.scopes import Outline
@@ -35,16 +36,15 @@ try:
 except UnavailableError as error:
     pytest.skip(f"TensorRT-RTX is not here: {error}", allow_module_level=True)
 
-Progress = Callable[[str, int, int], None]
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
 def built(
-    precision: str, capability: str = "sm75", *, progress: Progress = quiet, model: Any = None
+    precision: str,
+    capability: str = "sm75",
+    *,
+    progress: ProgressCallback = no_progress,
+    model: Any = None,
 ) -> BuiltEngine:
     content = (model or convolutions(precision)).SerializeToString(deterministic=True)
     options = BuildOptions(capability)
@@ -227,13 +227,13 @@ def test_a_capability_that_is_not_offered() -> None:
 
 def test_a_file_that_is_no_graph() -> None:
     with pytest.raises(UnavailableError, match=r"tensorrt-rtx .* cannot parse fused\.fp16: \S+"):
-        build_engine(LIBRARY, b"no graph", stage(), "fp16", BuildOptions("sm75"), quiet)
+        build_engine(LIBRARY, b"no graph", stage(), "fp16", BuildOptions("sm75"), no_progress)
 
 
 def test_a_graph_with_other_ends() -> None:
     content = convolutions("fp16").SerializeToString()
     with pytest.raises(UnavailableError, match="reads the input of fused as image"):
-        build_engine(LIBRARY, content, stage("float32"), "fp16", BuildOptions("sm75"), quiet)
+        build_engine(LIBRARY, content, stage("float32"), "fp16", BuildOptions("sm75"), no_progress)
 
 
 def test_a_float32_matrix_product_is_refused_on_turing_in_words() -> None:

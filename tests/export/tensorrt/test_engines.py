@@ -18,6 +18,7 @@ from elir_deploy.export.tensorrt.engines import (
     onnx_of,
     orders_for,
 )
+from elir_deploy.progress import no_progress
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Artifact, File, Manifest
 from elir_deploy.runtime.tensorrt_engine import Library
@@ -90,7 +91,7 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
         [order],
         lambda artifact: b"",
         BuildOptions(workspace_mib=64),
-        lambda what, done, total: None,
+        no_progress,
         warned.append,
     )
     return list(made), warned
@@ -145,7 +146,7 @@ def test_int8_that_is_larger_than_fp16_is_told_of(
     warned: list[str] = []
     order = EngineOrder(RTX, "sm86", ("fp32", "fp16", "int8"))
     arguments = (LIBRARY, asking(), list(sizes), [order], lambda artifact: b"")
-    list(make_engines(*arguments, BuildOptions(), lambda what, done, total: None, warned.append))
+    list(make_engines(*arguments, BuildOptions(), no_progress, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told
 
 
@@ -157,7 +158,7 @@ def test_how_far_an_engine_reaches_is_what_its_builder_chose(
     order = EngineOrder(DEVICE_TENSORRT, "sm86", ("fp32", "fp16"))
     arguments = (LIBRARY, asking(), ["fp16"], [order], lambda artifact: b"")
     options = BuildOptions(version_compatible=True, hardware_compatible=True)
-    quiet = (lambda what, done, total: None), (lambda text: None)
+    quiet = no_progress, (lambda text: None)
     (engine,) = make_engines(*arguments, options, *quiet)
     entry = engine.entry(FILE)
     assert (entry.version_compatible, entry.hardware_compatibility) == (True, "ampere_plus")
@@ -174,7 +175,7 @@ def test_a_graph_of_which_the_manifest_says_nothing(monkeypatch: pytest.MonkeyPa
         lambda artifact: b"",
         BuildOptions(),
     )
-    quiet = (lambda what, done, total: None), (lambda text: None)
+    quiet = no_progress, (lambda text: None)
     with pytest.raises(BundleError, match=r"fused\.fp16\.onnx: the manifest does not say what its"):
         list(make_engines(*arguments, *quiet))
 

@@ -24,6 +24,7 @@ from elir_deploy.export.tensorrt.existing import (
     default_precisions,
     measure_engines,
 )
+from elir_deploy.progress import no_progress
 from elir_deploy.runtime.backends import tensorrt as backend
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES
@@ -62,7 +63,7 @@ def add(path: Path, orders: list[EngineOrder] = ORDERS, **options: Any) -> list[
         orders,
         ["fp16"],
         BuildOptions(),
-        lambda what, done, total: None,
+        no_progress,
         lambda text: None,
         **options,
     )
