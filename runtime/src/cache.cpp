@@ -13,7 +13,6 @@
 #include <random>
 #include <system_error>
 
-#include "messages.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -25,15 +24,13 @@ namespace fs = std::filesystem;
 std::string reason(int error) { return std::generic_category().message(error); }
 
 CacheFailure no_folder(const fs::path& folder, const std::string& why) {
-  return CacheFailure(message("cache_folder", {{"folder", folder.string()}, {"reason", why}}));
+  return CacheFailure(text(folder.string(), " cannot be made: set XDG_CACHE_HOME (", why, ")"));
 }
 
 CacheFailure unwritable(const fs::path& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
-  return CacheFailure(
-      message("file_unwritable", {{"path", path.string()},
-                                  {"reason", reason(error == 0 ? EIO : error)},
-                                  {"hint", full ? message("file_unwritable_full") : ""}}));
+  return CacheFailure(text(path.string(), " cannot be written: ", reason(error == 0 ? EIO : error),
+                           full ? ": free some space and run again" : ""));
 }
 
 std::optional<fs::path> home() {
