@@ -33,6 +33,14 @@ def strict_json(data: bytes) -> Any:
             raise ValueError(f"{text} is out of range")
         return value
 
+    def integer(text: str) -> int:
+        number(text)
+        return int(text)
+
     return json.loads(
-        data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_float=number
+        data.decode("utf-8"),
+        object_pairs_hook=pairs,
+        parse_constant=constant,
+        parse_float=number,
+        parse_int=integer,
     )

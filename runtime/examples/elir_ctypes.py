@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,6 +54,18 @@ class Image(ctypes.Structure):
         ("height", ctypes.c_int32),
         ("stride", ctypes.c_ssize_t),
         ("format", ctypes.c_int),
+        ("memory", ctypes.c_int),
+        ("stream", ctypes.c_void_p),
+    )
+
+
+class Shape(ctypes.Structure):
+    """``elir_shape``."""
+
+    _fields_ = (
+        ("batch", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
     )
 
 
@@ -76,10 +89,13 @@ class Description(ctypes.Structure):
         ("task", ctypes.c_char_p),
         ("backend", ctypes.c_char_p),
         ("precision", ctypes.c_char_p),
-        ("image_size", ctypes.c_int32),
+        ("shapes", ctypes.POINTER(Shape)),
+        ("shape_count", ctypes.c_int32),
+        ("largest_batch", ctypes.c_int32),
         ("upscale", ctypes.c_int32),
         ("fit", ctypes.c_int),
-        ("faces", ctypes.c_int32),
+        ("aligned_faces", ctypes.c_int32),
+        ("face_detector", ctypes.c_int32),
         ("random", ctypes.c_int32),
         ("at_once", ctypes.c_int32),
         ("input", Tensor),
@@ -112,7 +128,9 @@ def load(path: str | Path) -> ctypes.CDLL:
     library.elir_destroy.argtypes = [pointer]
     library.elir_destroy.restype = None
     library.elir_describe.argtypes = [pointer, ctypes.POINTER(Description)]
-    library.elir_restore.argtypes = [pointer, ctypes.POINTER(Image), ctypes.POINTER(Image)]
+    images = ctypes.POINTER(Image)
+    library.elir_restore.argtypes = [pointer, images, images]
+    library.elir_restore_batch.argtypes = [pointer, images, images, ctypes.c_size_t]
     return library
 
 
@@ -140,13 +158,20 @@ class Restorer:
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, rows of any stride, to a new array of the result."""
-        upscale = self.describe().upscale
-        output = np.empty((image.shape[0] * upscale, image.shape[1] * upscale, 3), np.uint8)
+        output = self._output_for(image)
         source, sink = _described(image), _described(output)
         self._check(
             self._library.elir_restore(self._handle, ctypes.byref(source), ctypes.byref(sink))
         )
         return output
+
+    def restore_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """The same of several images of any sizes, as many at once as the restorer can."""
+        outputs = [self._output_for(image) for image in images]
+        array = Image * len(images)
+        sources, sinks = array(*map(_described, images)), array(*map(_described, outputs))
+        self._check(self._library.elir_restore_batch(self._handle, sources, sinks, len(images)))
+        return outputs
 
     def close(self) -> None:
         self._library.elir_destroy(self._handle)
@@ -163,6 +188,10 @@ class Restorer:
     ) -> None:
         self.close()
 
+    def _output_for(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        upscale = self.describe().upscale
+        return np.empty((image.shape[0] * upscale, image.shape[1] * upscale, 3), np.uint8)
+
     def _check(self, status: int) -> None:
         if status != OK:
             raise ElirError(status, self._library.elir_last_error().decode())
@@ -173,7 +202,7 @@ def _described(image: NDArray[np.uint8]) -> Image:
         raise ValueError(f"the image is {image.dtype} {image.shape}, wanted uint8 (H, W, 3)")
     if image.strides[1:] != (3, 1):
         raise ValueError("the pixels of a row must lie side by side: numpy.ascontiguousarray")
-    return Image(image.ctypes.data, image.shape[1], image.shape[0], image.strides[0], 0)
+    return Image(image.ctypes.data, image.shape[1], image.shape[0], image.strides[0])
 
 
 def main() -> None:

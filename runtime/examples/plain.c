@@ -37,8 +37,8 @@ static int write_ppm(const char* name, const unsigned char* pixels, int width, i
 
 int main(int count, char** given) {
   elir_restorer* restorer = NULL;
-  elir_image input = {NULL, 0, 0, 0, ELIR_RGB8};
-  elir_image output = {NULL, 0, 0, 0, ELIR_RGB8};
+  elir_image input = {.data = NULL};
+  elir_image output = {.data = NULL};
   int status = 2;
 
   if (count != 4) {

@@ -10,7 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace elir::core;  // NOLINT
   const elir_status status = guarded([&] {
     const Manifest seen = read_manifest({reinterpret_cast<const char*>(data), size});
-    for (const auto& [file, hash] : seen.file_hashes) {
+    for (const auto& [file, hash, bytes] : seen.files) {
       if (file.front() == '/' || file.find("..") == 0 || file.find("/..") != std::string::npos) {
         std::abort();
       }

@@ -5,7 +5,6 @@
 #include <new>
 
 #include "error.hpp"
-#include "messages.hpp"
 
 namespace elir::core {
 namespace {
@@ -38,11 +37,8 @@ std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
   for (const Stage& stage : bundle.manifest().stages) {
     chosen.push_back(fitting(stage, precision));
     if (chosen.back() == nullptr) {
-      throw bundle_error(message("nothing_for_stage", {{"bundle", bundle.path().string()},
-                                                       {"stage", stage.name},
-                                                       {"precision", file_precision(precision)},
-                                                       {"kind", kind},
-                                                       {"backend", name}}));
+      throw bundle_error(bundle.path().string(), ": ", stage.name, " has no ",
+                         file_precision(precision), " ", kind, " file that ", name, " can load");
     }
   }
   return chosen;
@@ -54,6 +50,23 @@ const Artifact* Backend::fitting(const Stage& stage, const std::string& precisio
         return artifact.precision == file_precision(precision) && takes(artifact);
       });
   return found == stage.artifacts.end() ? nullptr : &*found;
+}
+
+std::string described(const std::string& name, const char* type,
+                      const std::vector<std::int64_t>& sides) {
+  std::vector<std::string> written;
+  for (const std::int64_t side : sides) written.push_back(side < 0 ? "?" : std::to_string(side));
+  return text(name, ": ", type, " ", joined(written, "x"));
+}
+
+void check_end(const std::filesystem::path& file, const char* end,
+               const std::vector<std::string>& seen, const TensorSpec& spec) {
+  const std::string expected =
+      described(spec.name, type_name(spec.dtype), {spec.shape.begin(), spec.shape.end()});
+  if (seen == std::vector<std::string>{expected}) return;
+  throw bundle_error(file.string(), ": its ", end, " is ",
+                     seen.empty() ? "missing" : joined(seen, ", "), ", the manifest says ",
+                     expected);
 }
 
 const std::string& file_precision(const std::string& precision) {

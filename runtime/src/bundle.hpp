@@ -11,7 +11,7 @@ namespace elir::core {
 class Bundle {
  public:
   // Reads and checks the manifest, and that every file is there with its stated size.
-  // Throws a bundle error with the Python runtime's message.
+  // Throws a bundle error.
   explicit Bundle(const std::string& folder);
 
   const std::filesystem::path& path() const { return path_; }

@@ -7,8 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <memory>
-#include <mutex>
+#include <vector>
 
 #include "choice.hpp"
 #include "embedded.hpp"
@@ -19,32 +18,22 @@
 
 struct elir_restorer {
   elir_restorer(const char* bundle, const elir::core::Wishes& wishes, std::size_t capacity)
-      : restorer(bundle, wishes), queue(capacity) {}
-
-  // Made with the first image, so that who never uses it has no threads.
-  elir::core::Worker& worker() {
-    const std::lock_guard lock(making);
-    if (!made) made = std::make_unique<elir::core::Worker>(restorer, queue);
-    return *made;
-  }
-  elir::core::Worker* worker_if_made() {
-    const std::lock_guard lock(making);
-    return made.get();
+      : restorer(bundle, wishes), queue(capacity), worker(restorer, capacity) {
+    for (const elir::core::Shape& shape : restorer.manifest().shapes) {
+      shapes.push_back({static_cast<std::int32_t>(shape.batch),
+                        static_cast<std::int32_t>(shape.height),
+                        static_cast<std::int32_t>(shape.width)});
+    }
   }
 
   // In a child made by fork() no thread is left, and a lock that one held is locked for ever.
   bool is_own() const { return ::getpid() == process; }
 
-  // Whole until the last callback has returned, since a callback may call nearly everything.
-  void stop() {
-    if (elir::core::Worker* worker = worker_if_made()) worker->stop();
-  }
-
   const pid_t process = ::getpid();
   elir::core::Restorer restorer;
+  std::vector<elir_shape> shapes;
   const std::size_t queue;
-  std::mutex making;
-  std::unique_ptr<elir::core::Worker> made;  // destroyed before the restorer it uses
+  elir::core::Worker worker;  // destroyed before the restorer it uses
 };
 
 namespace elir::core {
@@ -53,7 +42,7 @@ namespace {
 constexpr int kMaxQueue = 1024;
 
 void need(const void* pointer, const char* name) {
-  if (pointer == nullptr) throw usage_error(text(name, " is NULL"));
+  if (pointer == nullptr) throw usage_error(name, " is NULL");
 }
 
 // Before any lock is taken.
@@ -67,7 +56,7 @@ void need_own(const elir_restorer* restorer) {
 
 void need_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
-    throw usage_error(text(name, " is ", value, ", wanted ", least, " to ", most));
+    throw usage_error(name, " is ", value, ", expected ", least, " to ", most);
   }
 }
 
@@ -109,14 +98,13 @@ elir_params current(const elir_params* given) {
   if (given == nullptr) return params;
   const std::size_t size = given->struct_size;
   if (size < kFirstParams) {
-    throw usage_error(text("elir_params.struct_size is ", size, ", wanted at least ", kFirstParams,
-                           ": start from elir_default_params()"));
+    throw usage_error("elir_params.struct_size is ", size, ", expected at least ", kFirstParams,
+                      ": start from elir_default_params()");
   }
   const char* const bytes = reinterpret_cast<const char*>(given);
   if (size > sizeof params &&
       std::any_of(bytes + sizeof params, bytes + size, [](char byte) { return byte != 0; })) {
-    throw usage_error(
-        text("elir_params has a field set that is newer than this libelir ", kVersion));
+    throw usage_error("elir_params has a field set that is newer than this libelir ", kVersion);
   }
   std::memcpy(&params, given, std::min(size, sizeof params));
   return params;
@@ -153,10 +141,16 @@ elir_tensor described(const TensorSpec& spec) {
   return made;
 }
 
+std::int32_t largest_batch(const std::vector<elir_shape>& shapes) {
+  std::int32_t most = 0;
+  for (const elir_shape& shape : shapes) most = std::max(most, shape.batch);
+  return most;
+}
+
 void need_bytes(const char* what, std::size_t seen, const TensorSpec& spec) {
   if (seen != spec.bytes()) {
-    throw usage_error(text("the ", what, " has ", seen, " bytes, wanted ", spec.bytes(), " for ",
-                           spec.describe()));
+    throw usage_error("the ", what, " has ", seen, " bytes, expected ", spec.bytes(), " for ",
+                      spec.describe());
   }
 }
 
@@ -179,25 +173,11 @@ const char* elir_backends(void) {
 const char* elir_last_error(void) { return last_error(); }
 
 const char* elir_status_name(elir_status status) {
-  switch (status) {
-    case ELIR_OK:
-      return "ok";
-    case ELIR_ERROR_USAGE:
-      return "usage error";
-    case ELIR_ERROR_BUNDLE:
-      return "bundle error";
-    case ELIR_ERROR_IMAGE:
-      return "image error";
-    case ELIR_ERROR_UNAVAILABLE:
-      return "unavailable";
-    case ELIR_ERROR_BUSY:
-      return "busy";
-    case ELIR_ERROR_MEMORY:
-      return "out of memory";
-    case ELIR_ERROR_INTERNAL:
-      return "internal error";
-  }
-  return "unknown status";
+  constexpr const char* kNames[] = {
+      "ok",          "usage error", "bundle error",  "image error",
+      "unavailable", "busy",        "out of memory", "internal error"};
+  const auto number = static_cast<std::size_t>(raw(status));
+  return number < std::size(kNames) ? kNames[number] : "unknown status";
 }
 
 void elir_init_params(elir_params* params, size_t struct_size) {
@@ -216,7 +196,8 @@ elir_status elir_create(const char* bundle, const elir_params* params, elir_rest
 
 void elir_destroy(elir_restorer* restorer) {
   if (restorer == nullptr || !restorer->is_own()) return;
-  restorer->stop();
+  // Whole until the last callback has returned, since a callback may call nearly everything.
+  restorer->worker.stop();
   delete restorer;
 }
 
@@ -226,8 +207,8 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
     need(description, "description");
     const std::size_t size = description->struct_size;
     if (size < kFirstDescription) {
-      throw usage_error(
-          text("elir_description.struct_size is ", size, ", wanted at least ", kFirstDescription));
+      throw usage_error("elir_description.struct_size is ", size, ", expected at least ",
+                        kFirstDescription);
     }
     const Restorer& own = restorer->restorer;
     const Manifest& manifest = own.manifest();
@@ -235,14 +216,17 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
                                    manifest.task.c_str(),
                                    own.backend().c_str(),
                                    own.precision().c_str(),
-                                   manifest.image_size,
+                                   restorer->shapes.data(),
+                                   static_cast<std::int32_t>(restorer->shapes.size()),
+                                   largest_batch(restorer->shapes),
                                    manifest.upscale,
                                    own.fit(),
                                    manifest.faces ? 1 : 0,
+                                   manifest.detector ? 1 : 0,
                                    manifest.random ? 1 : 0,
                                    static_cast<std::int32_t>(own.at_once()),
-                                   described(manifest.input),
-                                   described(manifest.output)};
+                                   described(manifest.input()),
+                                   described(manifest.output())};
     hand_over(made, description, size);
   });
 }
@@ -255,8 +239,8 @@ elir_status elir_output_size(const elir_restorer* restorer, int32_t width, int32
     need(output_height, "output_height");
     const int upscale = restorer->restorer.manifest().upscale;
     if (width < 1 || height < 1 || std::max(width, height) > INT32_MAX / upscale) {
-      throw image_error(text("the input is ", width, "x", height, ", wanted 1 to ",
-                             INT32_MAX / upscale, " pixels on a side"));
+      throw image_error("the input is ", width, "x", height, ", expected 1 to ",
+                        INT32_MAX / upscale, " pixels on a side");
     }
     *output_width = width * upscale;
     *output_height = height * upscale;
@@ -274,6 +258,16 @@ elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
   });
 }
 
+elir_status elir_restore_batch(elir_restorer* restorer, const elir_image* inputs,
+                               const elir_image* outputs, size_t count) {
+  return guarded([&] {
+    need(restorer, "restorer");
+    if (count > 0) need(inputs, "inputs");
+    if (count > 0) need(outputs, "outputs");
+    restorer->restorer.restore_all(inputs, outputs, count);
+  });
+}
+
 elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
                                const elir_image* output, elir_done_callback done, void* user) {
   return guarded([&] {
@@ -282,7 +276,7 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
     need(output, "output");
     if (done == nullptr) throw usage_error("done is NULL");
     restorer->restorer.check(*input, *output);
-    if (!restorer->worker().submit({*input, *output, done, user})) {
+    if (!restorer->worker.submit({*input, *output, done, user})) {
       throw Failure(ELIR_ERROR_BUSY,
                     text("as many images wait as the queue of ", restorer->queue,
                          " holds, or the restorer is being destroyed: drop this one"));
@@ -293,10 +287,8 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
 elir_status elir_wait(elir_restorer* restorer) {
   return guarded([&] {
     need_own(restorer);
-    Worker* worker = restorer->worker_if_made();
-    if (worker == nullptr) return;
-    if (worker->is_own_thread()) throw usage_error("elir_wait was called from a callback");
-    worker->wait();
+    if (restorer->worker.is_own_thread()) throw usage_error("elir_wait was called from a callback");
+    restorer->worker.wait();
   });
 }
 
@@ -306,8 +298,8 @@ elir_status elir_run(elir_restorer* restorer, const void* input, size_t input_by
     need_own(restorer);
     need(input, "input");
     need(output, "output");
-    need_bytes("input", input_bytes, restorer->restorer.manifest().input);
-    need_bytes("output", output_bytes, restorer->restorer.manifest().output);
+    need_bytes("input", input_bytes, restorer->restorer.manifest().input());
+    need_bytes("output", output_bytes, restorer->restorer.manifest().output());
     restorer->restorer.run(input, output);
   });
 }

@@ -19,7 +19,6 @@
 #include <thread>
 #include <tuple>
 
-#include "messages.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -32,10 +31,8 @@ std::string reason(int error) { return std::generic_category().message(error); }
 
 CacheFailure unwritable(const fs::path& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
-  return CacheFailure(
-      message("file_unwritable", {{"path", path.string()},
-                                  {"reason", reason(error == 0 ? EIO : error)},
-                                  {"hint", full ? message("file_unwritable_full") : ""}}));
+  return CacheFailure(text(path.string(), " cannot be written: ", reason(error == 0 ? EIO : error),
+                           full ? ": free some space and run again" : ""));
 }
 
 std::optional<fs::path> home() {

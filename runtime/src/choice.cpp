@@ -6,7 +6,6 @@
 
 #include "backends/all.hpp"
 #include "error.hpp"
-#include "messages.hpp"
 #include "text.hpp"
 
 namespace elir::core {
@@ -33,30 +32,22 @@ std::vector<std::string> known() {
 
 std::string missed(const Verification& verification) {
   const std::string reached =
-      verification.psnr_db ? message("decibels", {{"value", with_one_digit(*verification.psnr_db)}})
-                           : message("not_finite");
-  return message("nothing_passed_of", {{"precision", verification.precision},
-                                       {"reached", reached},
-                                       {"floor", general(verification.floor_db)}});
+      verification.psnr_db ? text(with_one_digit(*verification.psnr_db), " dB") : "not finite";
+  return text(verification.precision, " ", reached, ", floor ", verification.floor_db, " dB");
 }
 
 void check_wish(const Backend& backend, const Bundle& bundle, const std::string& precision) {
   const std::vector<std::string> held = backend.held_precisions(bundle);
   if (!contains(backend.precisions, precision)) {
-    throw usage_error(message(
-        "precision_of_others",
-        {{"backend", backend.name}, {"precision", precision}, {"held", joined(held, ", ")}}));
+    throw usage_error(backend.name, " does not run in ", precision, ": choose one of ",
+                      joined(held, ", "));
   }
   if (!contains(held, precision)) {
-    throw usage_error(message("nothing_for_precision", {{"bundle", bundle.path().string()},
-                                                        {"precision", file_precision(precision)},
-                                                        {"backend", backend.name},
-                                                        {"held", joined(held, ", ")}}));
+    throw usage_error(bundle.path().string(), " holds no ", file_precision(precision),
+                      " files for ", backend.name, ": choose one of ", joined(held, ", "));
   }
   if (const auto reason = backend.unsupported(precision)) {
-    throw unavailable_error(
-        message("precision_refused",
-                {{"backend", backend.name}, {"precision", precision}, {"reason", *reason}}));
+    throw unavailable_error(backend.name, " cannot run in ", precision, ": ", *reason);
   }
 }
 
@@ -71,16 +62,16 @@ std::pair<bool, std::ptrdiff_t> rank(const Bundle& bundle, const Candidate& cand
 
 [[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons) {
   if (!reasons.empty()) {
-    throw unavailable_error(message("nothing_can_run", {{"bundle", bundle.path().string()},
-                                                        {"reasons", joined(reasons, "; ")}}));
+    throw unavailable_error("nothing here can run ", bundle.path().string(), ": ",
+                            joined(reasons, "; "));
   }
   std::set<std::string> kinds;
   for (const Stage& stage : bundle.manifest().stages) {
     for (const Artifact& artifact : stage.artifacts) kinds.insert(artifact.kind);
   }
-  throw bundle_error(message("bundle_kinds", {{"bundle", bundle.path().string()},
-                                              {"kinds", joined({kinds.begin(), kinds.end()}, ", ")},
-                                              {"backends", joined(known(), ", ")}}));
+  throw bundle_error(bundle.path().string(), " holds only ",
+                     joined({kinds.begin(), kinds.end()}, ", "),
+                     " files that no backend here can load; backends: ", joined(known(), ", "));
 }
 
 }  // namespace
@@ -89,8 +80,7 @@ const Backend& backend_named(const std::string& name) {
   for (const Backend* backend : backends()) {
     if (backend->name == name) return *backend;
   }
-  throw usage_error(
-      message("no_backend", {{"seen", python_repr(name)}, {"backends", joined(known(), ", ")}}));
+  throw usage_error("no backend '", name, "': choose one of auto, ", joined(known(), ", "));
 }
 
 std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision) {
@@ -103,9 +93,7 @@ std::vector<Candidate> candidates(const Bundle& bundle, const std::string& preci
     if (!backend->automatic || held.empty()) continue;
     if (const auto reason = backend->available()) {
       const bool fitting = precision.empty() || contains(held, precision);
-      (fitting ? reasons : others)
-          .push_back(
-              message("nothing_can_run_by", {{"backend", backend->name}, {"reason", *reason}}));
+      (fitting ? reasons : others).push_back(text(backend->name, ": ", *reason));
       continue;
     }
     try {
@@ -135,8 +123,7 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
                                            const std::string& precision) {
   const std::vector<std::string> held = backend.held_precisions(bundle);
   if (held.empty()) {
-    throw bundle_error(message("nothing_for_backend",
-                               {{"bundle", bundle.path().string()}, {"backend", backend.name}}));
+    throw bundle_error(bundle.path().string(), " holds no files for the backend ", backend.name);
   }
   if (!precision.empty()) {
     check_wish(backend, bundle, precision);
@@ -160,8 +147,8 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
   }
   if (!passed.empty()) return passed;
   if (!unknown.empty()) return unknown;
-  throw usage_error(message("nothing_passed",
-                            {{"bundle", bundle.path().string()}, {"seen", joined(failed, ", ")}}));
+  throw usage_error(bundle.path().string(), ": no precision passed verification (",
+                    joined(failed, ", "), "): name one to run it all the same");
 }
 
 }  // namespace elir::core

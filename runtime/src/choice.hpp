@@ -1,4 +1,4 @@
-// The backends, and the choice among them: that of the Python runtime, with its messages.
+// The backends, and the choice among them: that of the Python runtime.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ namespace elir::core {
 const std::vector<const Backend*>& backends();
 
 // The names of those built in.
-const std::vector<std::string>& built_in();
+std::vector<std::string> built_in();
 
 // Throws a usage error that lists those there are.
 const Backend& backend_named(const std::string& name);

@@ -5,6 +5,5 @@ namespace elir::core {
 
 extern const char* const kVersion;         // of elir_deploy
 extern const char* const kManifestSchema;  // elir_deploy/runtime/bundle.schema.json
-extern const char* const kMessages;        // elir_deploy/runtime/messages.json
 
 }  // namespace elir::core

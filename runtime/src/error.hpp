@@ -4,9 +4,13 @@
 #include <elir/elir.h>
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
+
+#include "text.hpp"
 
 namespace elir::core {
 
@@ -26,12 +30,27 @@ class Failure : public std::runtime_error {
   elir_status status_;
 };
 
-// The errors of elir_deploy.errors that can happen here.
-inline Failure usage_error(const std::string& message) { return {ELIR_ERROR_USAGE, message}; }
-inline Failure bundle_error(const std::string& message) { return {ELIR_ERROR_BUNDLE, message}; }
-inline Failure image_error(const std::string& message) { return {ELIR_ERROR_IMAGE, message}; }
-inline Failure unavailable_error(const std::string& message) {
-  return {ELIR_ERROR_UNAVAILABLE, message};
+// Each error's text is made of the arguments, one after the other, by text().
+template <typename... Parts>
+Failure usage_error(const Parts&... parts) {
+  return {ELIR_ERROR_USAGE, text(parts...)};
+}
+template <typename... Parts>
+Failure bundle_error(const Parts&... parts) {
+  return {ELIR_ERROR_BUNDLE, text(parts...)};
+}
+template <typename... Parts>
+Failure image_error(const Parts&... parts) {
+  return {ELIR_ERROR_IMAGE, text(parts...)};
+}
+template <typename... Parts>
+Failure unavailable_error(const Parts&... parts) {
+  return {ELIR_ERROR_UNAVAILABLE, text(parts...)};
+}
+
+// Libraries pass a failing allocation on as an error of their own, in whose words it is found.
+inline void check_memory(std::string_view reason) {
+  if (reason.find("std::bad_alloc") != std::string_view::npos) throw std::bad_alloc();
 }
 
 }  // namespace elir::core

@@ -1,167 +1,182 @@
 #include "json.hpp"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <unordered_set>
+#include <set>
+#include <vector>
 
 #include "error.hpp"
-#include "messages.hpp"
-#include "text.hpp"
 
 namespace elir::core {
 namespace {
 
-// A manifest nests 8 deep. Values are destroyed recursively, so there must be some limit.
-constexpr std::size_t kMaxDepth = 256;
+using nlohmann::json;
 
-Failure damaged(const std::string& reason) {
-  return bundle_error(message("json_damaged", {{"reason", reason}}));
-}
+// A manifest nests about 10 deep. Values are destroyed recursively, so there must be a limit.
+constexpr int kMaxDepth = 256;
 
-// Builds a Json from what the parser finds.
-class Builder : public nlohmann::json_sax<nlohmann::json> {
+// Called for everything that the parser finds.
+class Strictness {
  public:
-  Json take() { return std::move(root_); }
-
-  bool null() override { return add(Json()); }
-  bool boolean(bool value) override { return add(Json(value)); }
-  bool number_integer(std::int64_t value) override { return add(Json(value)); }
-  bool number_unsigned(std::uint64_t value) override {
-    if (value <= static_cast<std::uint64_t>(INT64_MAX)) {
-      return add(Json(static_cast<std::int64_t>(value)));
+  void operator()(int depth, json::parse_event_t event, const json& parsed) {
+    using Event = json::parse_event_t;
+    if (event == Event::object_start || event == Event::array_start) {
+      if (depth == kMaxDepth) throw bundle_error("damaged: nested too deeply");
     }
-    return add(Json(Json::BigInteger{std::to_string(value), static_cast<double>(value)}));
-  }
-  bool number_float(double value, const std::string& written) override {
-    if (written.find_first_of(".eE") != std::string::npos) return add(Json(value));
-    return add(Json(Json::BigInteger{written, value}));
-  }
-  bool string(std::string& value) override { return add(Json(Json::Value(std::move(value)))); }
-  bool binary(binary_t& /*value*/) override { return false; }  // not in JSON text
-  bool start_object(std::size_t /*elements*/) override { return open(Json(Json::Object())); }
-  bool start_array(std::size_t /*elements*/) override { return open(Json(Json::Array())); }
-  bool end_array() override { return close(); }
-
-  bool key(std::string& name) override {
-    open_.back()->as<Json::Object>().push_back({name, Json()});
-    return true;
-  }
-
-  bool end_object() override {
-    const auto& members = open_.back()->as<Json::Object>();
-    std::unordered_set<std::string_view> names;
-    for (const JsonMember& member : members) names.insert(member.key);
-    if (names.size() != members.size()) throw damaged(message("json_entry_twice"));
-    return close();
-  }
-
-  bool parse_error(std::size_t /*position*/, const std::string& token,
-                   const nlohmann::json::exception& error) override {
-    if (error.id == 406) throw damaged(message("json_number", {{"number", shortened(token)}}));
-    // "[json.exception.parse_error.101] parse error at line 1, column 1: syntax error while ..."
-    std::string_view reason = error.what();
-    const std::size_t bracket = reason.find("] ");
-    if (bracket != std::string_view::npos) reason.remove_prefix(bracket + 2);
-    throw damaged(one_line(reason));
+    if (event == Event::object_start) open_.emplace_back();
+    if (event == Event::object_end) open_.pop_back();
+    if (event != Event::key) return;
+    const auto& name = parsed.get_ref<const std::string&>();
+    if (open_.back().insert(name).second) return;
+    throw bundle_error("damaged: an object has the entry ", parsed.dump(), " twice");
   }
 
  private:
-  Json* place(Json value) {
-    if (open_.empty()) {
-      root_ = std::move(value);
-      return &root_;
-    }
-    Json& parent = *open_.back();
-    if (parent.is<Json::Array>()) {
-      parent.as<Json::Array>().push_back(std::move(value));
-      return &parent.as<Json::Array>().back();
-    }
-    Json& member = parent.as<Json::Object>().back().value;
-    member = std::move(value);
-    return &member;
-  }
-  bool add(Json value) {
-    place(std::move(value));
-    return true;
-  }
-  bool open(Json container) {
-    if (open_.size() == kMaxDepth) throw bundle_error(message("json_deep"));
-    open_.push_back(place(std::move(container)));
-    return true;
-  }
-  bool close() {
-    open_.pop_back();
-    return true;
-  }
-
-  Json root_;
-  // Each one the last child of the one before, so nothing that moves a sibling can move it.
-  std::vector<Json*> open_;
+  std::vector<std::set<std::string>> open_;  // the names in each object that has not ended
 };
 
-std::string repr_of(const Json& value, bool canonical) {
-  if (value.is<std::nullptr_t>()) return "None";
-  if (value.is<bool>()) return value.as<bool>() ? "True" : "False";
-  if (canonical && value.is_number()) return python_repr(value.number());
-  if (value.is<std::int64_t>()) return std::to_string(value.as<std::int64_t>());
-  if (value.is<Json::BigInteger>()) return value.as<Json::BigInteger>().digits;
-  if (value.is<double>()) return python_repr(value.as<double>());
-  if (value.is<std::string>()) return python_repr(value.as<std::string>());
-  std::vector<std::string> parts;
-  if (value.is<Json::Array>()) {
-    for (const Json& item : value.as<Json::Array>()) parts.push_back(repr_of(item, canonical));
-    return "[" + joined(parts, ", ") + "]";
-  }
-  for (const JsonMember& member : value.as<Json::Object>()) {
-    parts.push_back(python_repr(member.key) + ": " + repr_of(member.value, canonical));
-  }
-  if (canonical) std::sort(parts.begin(), parts.end());
-  return "{" + joined(parts, ", ") + "}";
+const std::set<std::string> kRules = {
+    "$ref",      "$schema", "default",  "description", "discriminator", "enum",  "maxItems",
+    "maxLength", "maximum", "minItems", "minimum",     "required",      "title", "type"};
+const std::set<std::string> kOneInside = {"additionalProperties", "items", "propertyNames"};
+const std::set<std::string> kSeveralInside = {"$defs", "anyOf", "prefixItems", "properties"};
+
+// Longer strings match no pattern of a manifest; std::regex recurses with their length.
+constexpr std::size_t kMaxMatched = 1024;
+
+bool matches(const std::string& text, const std::regex& pattern) {
+  return text.size() <= kMaxMatched && std::regex_search(text, pattern);
 }
+
+bool has_type(const json& value, const std::string& type) {
+  if (type == "integer") return value.is_number_integer();
+  return type == "number" ? value.is_number() : type == value.type_name();
+}
+
+std::size_t characters(const std::string& utf8) {
+  return static_cast<std::size_t>(std::count_if(utf8.begin(), utf8.end(), [](char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+  }));
+}
+
+// Null, which allows everything, where there is no such rule.
+const json& rule_of(const json& definition, const char* keyword) {
+  static const json none;
+  const auto found = definition.find(keyword);
+  return found == definition.end() ? none : *found;
+}
+
+std::string step(const std::string& name) { return (json::json_pointer() / name).to_string(); }
 
 }  // namespace
 
-double Json::number() const {
-  if (is<std::int64_t>()) return static_cast<double>(as<std::int64_t>());
-  if (is<BigInteger>()) return as<BigInteger>().value;
-  return as<double>();
-}
-
-bool Json::is_empty() const {
-  if (is_number()) return number() == 0;
-  if (is<std::string>()) return as<std::string>().empty();
-  if (is<Array>()) return as<Array>().empty();
-  if (is<Object>()) return as<Object>().empty();
-  return is<std::nullptr_t>() || !as<bool>();
-}
-
-const Json* Json::find(std::string_view key) const {
-  if (!is<Object>()) return nullptr;
-  const auto& members = as<Object>();
-  const auto found = std::find_if(members.begin(), members.end(),
-                                  [&](const JsonMember& member) { return member.key == key; });
-  return found == members.end() ? nullptr : &found->value;
-}
-
-const Json& Json::operator[](std::string_view key) const {
-  const Json* found = find(key);
-  if (found == nullptr) throw Failure(ELIR_ERROR_INTERNAL, text("no entry ", key));
-  return *found;
-}
-
-std::string Json::repr() const { return repr_of(*this, false); }
-
-std::string Json::canonical() const { return repr_of(*this, true); }
-
-Json parse_json(std::string_view data) {
-  const std::size_t invalid = first_invalid(data);
-  if (invalid != data.size()) throw bundle_error(message("json_encoding", {{"place", invalid}}));
-  Builder builder;
+json parse_json(std::string_view data) {
   // The parser skips a byte order mark, and takes a zero for the end.
-  if (data.substr(0, 3) == "\xEF\xBB\xBF") throw damaged("begins with a byte order mark");
-  nlohmann::json::sax_parse(data.begin(), data.end(), &builder);
-  if (data.find('\0') != std::string_view::npos) throw damaged("has a zero byte");
-  return builder.take();
+  if (data.substr(0, 3) == "\xEF\xBB\xBF") {
+    throw bundle_error("damaged: it begins with a byte order mark");
+  }
+  if (data.find('\0') != std::string_view::npos) throw bundle_error("damaged: it has a zero byte");
+  try {
+    Strictness strictness;
+    const auto callback = [&](int depth, json::parse_event_t event, const json& parsed) {
+      strictness(depth, event, parsed);
+      return true;
+    };
+    return json::parse(data.begin(), data.end(), callback);
+  } catch (const json::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 1: syntax error while ..."
+    const std::string_view reason = error.what();
+    throw bundle_error("damaged: ", one_line(reason.substr(reason.find("] ") + 2)));
+  }
+}
+
+Schema::Schema(json definition) : root_(std::move(definition)) { prepare(root_); }
+
+void Schema::prepare(const json& definition) {
+  if (definition.is_boolean()) return;
+  for (const auto& [keyword, rule] : definition.items()) {
+    if (keyword == "pattern") {
+      patterns_.emplace(rule, std::regex(rule.get_ref<const std::string&>()));
+    } else if (kOneInside.count(keyword) > 0) {
+      prepare(rule);
+    } else if (kSeveralInside.count(keyword) > 0) {
+      for (const json& inner : rule) prepare(inner);
+    } else if (kRules.count(keyword) == 0) {
+      throw Failure(ELIR_ERROR_INTERNAL, text("the schema uses the unknown keyword ", keyword));
+    }
+  }
+}
+
+void Schema::check(const json& value) const {
+  if (const Found offence = found(value, root_)) {
+    throw bundle_error(offence->pointer.empty() ? "it" : offence->pointer, offence->rule);
+  }
+}
+
+Schema::Found Schema::found(const json& value, const json& definition) const {
+  if (definition == false) return Offence{"", " is not an entry that the format has"};
+  if (!definition.is_object()) return std::nullopt;
+  if (const auto uri = definition.find("$ref"); uri != definition.end()) {
+    const auto& name = uri->get_ref<const std::string&>();  // "#/$defs/Model"
+    return found(value, root_.at(json::json_pointer(name.substr(1))));
+  }
+  for (const auto& [keyword, rule] : definition.items()) {
+    if (keeps(value, keyword, rule)) continue;
+    return Offence{"", text(" is ", shortened(value.dump(), 60), ", against the rule ", keyword,
+                            ": ", rule.dump())};
+  }
+  if (definition.contains("anyOf")) return found_in_choice(value, definition);
+  return value.is_structured() ? found_inside(value, definition) : std::nullopt;
+}
+
+// Of the choice that the value comes closest to.
+Schema::Found Schema::found_in_choice(const json& value, const json& definition) const {
+  Found deepest;
+  for (const json& choice : definition["anyOf"]) {
+    Found offence = found(value, choice);
+    if (!offence) return std::nullopt;
+    if (!deepest || offence->pointer.size() >= deepest->pointer.size())
+      deepest = std::move(offence);
+  }
+  return deepest;
+}
+
+Schema::Found Schema::found_inside(const json& value, const json& definition) const {
+  const json& first = rule_of(definition, value.is_array() ? "prefixItems" : "properties");
+  const json& others = rule_of(definition, value.is_array() ? "items" : "additionalProperties");
+  const json& names = rule_of(definition, "propertyNames");
+  std::size_t i = 0;
+  for (const auto& [name, inner] : value.items()) {  // of an array, the names are its indices
+    Found offence;
+    if (value.is_array()) {
+      offence = found(inner, i < first.size() ? first[i] : others);
+      ++i;
+    } else if (offence = found(name, names); !offence) {
+      offence = found(inner, first.contains(name) ? first[name] : others);
+    }
+    if (!offence) continue;
+    offence->pointer = step(name) + offence->pointer;
+    return offence;
+  }
+  for (const json& name : rule_of(definition, "required")) {
+    if (!value.contains(name)) return Offence{step(name.get<std::string>()), " is missing"};
+  }
+  return std::nullopt;
+}
+
+bool Schema::keeps(const json& value, const std::string& keyword, const json& rule) const {
+  if (keyword == "type") return has_type(value, rule);
+  if (keyword == "enum") return std::find(rule.begin(), rule.end(), value) != rule.end();
+  if (value.is_number()) {
+    return keyword == "minimum" ? value >= rule : keyword != "maximum" || value <= rule;
+  }
+  if (value.is_string()) {
+    const auto& written = value.get_ref<const std::string&>();
+    if (keyword == "maxLength") return characters(written) <= rule.get<std::size_t>();
+    return keyword != "pattern" || matches(written, patterns_.at(rule));
+  }
+  if (!value.is_array()) return true;
+  if (keyword == "minItems") return value.size() >= rule.get<std::size_t>();
+  return keyword != "maxItems" || value.size() <= rule.get<std::size_t>();
 }
 
 }  // namespace elir::core

@@ -1,76 +1,45 @@
-// JSON as a manifest may hold it: strict, and with every number as it was written, since messages
-// quote it.
+// JSON from a file that nobody has checked: read strictly, and held against a JSON Schema.
 #pragma once
 
-#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <regex>
 #include <string>
 #include <string_view>
-#include <variant>
-#include <vector>
 
 namespace elir::core {
 
-struct JsonMember;
+// Throws a bundle error where `data` is no JSON in UTF-8, has an entry twice, has a number beyond
+// the range of double, or is nested too deeply.
+nlohmann::json parse_json(std::string_view data);
 
-class Json {
+// The keywords of JSON Schema that the manifest's uses.
+class Schema {
  public:
-  using Array = std::vector<Json>;
-  using Object = std::vector<JsonMember>;  // in the order of the file
-  // An integer beyond 64 bits: its digits, and about its value.
-  struct BigInteger {
-    std::string digits;
-    double value;
-  };
-  using Value = std::variant<std::nullptr_t, bool, std::int64_t, BigInteger, double, std::string,
-                             Array, Object>;
+  // `definition` must not use a keyword that is not known here: that would be a check left out.
+  explicit Schema(nlohmann::json definition);
 
-  Json() = default;
-  explicit Json(Value value) : value_(std::move(value)) {}
-
-  template <typename Kind>
-  bool is() const {
-    return std::holds_alternative<Kind>(value_);
-  }
-  template <typename Kind>
-  const Kind& as() const {
-    return std::get<Kind>(value_);
-  }
-  template <typename Kind>
-  Kind& as() {
-    return std::get<Kind>(value_);
-  }
-  bool is_integer() const { return is<std::int64_t>() || is<BigInteger>(); }
-  bool is_number() const { return is_integer() || is<double>(); }
-
-  // Whether Python would call it false: nothing, zero or empty.
-  bool is_empty() const;
-
-  // Of a number; exact for what 53 bits hold.
-  double number() const;
-
-  // The entry of an object; null if it is none or has none of that name.
-  const Json* find(std::string_view key) const;
-
-  // The entry of an object that has it.
-  const Json& operator[](std::string_view key) const;
-
-  // As Python writes the value.
-  std::string repr() const;
-
-  // Equal texts for values that are equal in JSON, where 1 and 1.0 are and 1 and true are not.
-  std::string canonical() const;
+  // Throws a bundle error that says what the first value is that does not fit, as a JSON pointer,
+  // and which rule it breaks. Arrays are looked at in their order, objects in that of their names.
+  void check(const nlohmann::json& value) const;
 
  private:
-  Value value_ = nullptr;
-};
+  using Json = nlohmann::json;
+  struct Offence {
+    std::string pointer;
+    std::string rule;
+  };
+  using Found = std::optional<Offence>;
 
-struct JsonMember {
-  std::string key;
-  Json value;
-};
+  void prepare(const Json& definition);
+  Found found(const Json& value, const Json& definition) const;
+  Found found_in_choice(const Json& value, const Json& definition) const;
+  Found found_inside(const Json& value, const Json& definition) const;
+  bool keeps(const Json& value, const std::string& keyword, const Json& rule) const;
 
-// Throws a bundle error, "damaged: ...": not UTF-8, no JSON, an entry twice, a number out of range,
-// or nested too deeply.
-Json parse_json(std::string_view data);
+  Json root_;
+  std::map<std::string, std::regex> patterns_;
+};
 
 }  // namespace elir::core

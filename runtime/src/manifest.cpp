@@ -1,260 +1,281 @@
 #include "manifest.hpp"
 
 #include <algorithm>
-#include <array>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
 
 #include "embedded.hpp"
 #include "error.hpp"
 #include "json.hpp"
-#include "messages.hpp"
-#include "schema.hpp"
-#include "text.hpp"
 
 namespace elir::core {
 namespace {
 
-constexpr std::array<std::string_view, 4> kSplitStages = {"encoder", "estimator", "flow",
-                                                          "decoder"};
+using nlohmann::json;
 
-void check_version(const Json& manifest) {
-  const Json* version = manifest.find("format_version");
-  if (version == nullptr || !version->is_integer() || version->number() < 1) {
-    const std::string seen = version == nullptr ? "None" : shortened(version->repr());
-    throw bundle_error(message("bundle_version", {{"seen", seen}, {"wanted", kFormatVersion}}));
-  }
-  if (version->number() > static_cast<double>(kFormatVersion)) {
-    const Json* versions = manifest.find("versions");
-    const Json* maker = versions == nullptr ? nullptr : versions->find("elir-deploy");
-    const std::string by = maker == nullptr || maker->is_empty()
-                               ? ""
-                               : message("bundle_newer_by", {{"maker", shortened(maker->repr())}});
-    throw bundle_error(message(
-        "bundle_newer",
-        {{"by", by}, {"version", version->repr()}, {"own", kVersion}, {"wanted", kFormatVersion}}));
-  }
+// From the inside out: the destructor of a full value allocates, and ends the process where that
+// fails.
+void empty(json& value) {
+  if (!value.is_structured()) return;
+  for (json& inner : value) empty(inner);
+  value.clear();
 }
 
-void check_schema(const Json& manifest) {
-  static const Schema schema{parse_json(kManifestSchema)};
-  schema.check(manifest);
+// For comparisons with literals: json makes a value of them, and cannot fail either.
+const std::string& string(const json& value) { return value.get_ref<const std::string&>(); }
+
+// The entry, if it is there and not null.
+const json* optional(const json& values, const char* key) {
+  const auto found = values.find(key);
+  return found == values.end() || found->is_null() ? nullptr : &*found;
 }
 
-// An integer that the schema lets be 1.0.
-std::int64_t integer(const Json& record, const std::string& where, std::string_view key) {
-  const Json& value = record[key];
-  if (!value.is_integer()) {
-    throw bundle_error(message(
-        "manifest_integer", {{"place", where}, {"entry", key}, {"seen", shortened(value.repr())}}));
+void check_format(const json& manifest) {
+  const json* format = optional(manifest, "format");
+  if (format == nullptr || !format->is_string() || string(*format) != kFormatName) {
+    throw bundle_error("not the manifest of a bundle: it has no \"format\": \"", kFormatName, "\"");
   }
-  // A number of parameters or bytes beyond 64 bits fits no file; its size will tell.
-  return value.is<std::int64_t>() ? value.as<std::int64_t>() : INT64_MAX;
-}
-
-const std::string& string(const Json& record, std::string_view key) {
-  return record[key].as<std::string>();
-}
-
-TensorSpec tensor(const Json& values, const std::string& where) {
-  const auto& shape = values["shape"].as<Json::Array>();
-  if (std::any_of(shape.begin(), shape.end(),
-                  [](const Json& side) { return !side.is_integer(); })) {
-    throw bundle_error(
-        message("manifest_shape", {{"place", where}, {"seen", shortened(values["shape"].repr())}}));
+  const json* version = optional(manifest, "format_version");
+  if (version == nullptr || !version->is_number_integer() || *version < 1) {
+    throw bundle_error("/format_version is ",
+                       version == nullptr ? "missing" : shortened(version->dump(), 60),
+                       ", expected ", kFormatVersion);
   }
-  TensorSpec made;
-  made.name = string(values, "name");
-  made.dtype = string(values, "dtype") == "uint8" ? Dtype::uint8 : Dtype::float32;
-  for (std::size_t i = 0; i < 4; ++i) made.shape[i] = shape[i].as<std::int64_t>();
-  made.layout = string(values, "layout") == "NHWC" ? Layout::nhwc : Layout::nchw;
+  if (*version == kFormatVersion) return;
+  throw bundle_error("bundle format ", version->dump(), ", and libelir ", kVersion,
+                     " reads format ", kFormatVersion,
+                     *version > kFormatVersion
+                         ? ": upgrade libelir"
+                         : ": make the bundle again with elir-export CHECKPOINT -o FOLDER");
+}
+
+// Reading values that fit the schema --------------------------------------------------------------
+
+// A tensor in every shape.
+struct Tensor {
+  TensorSpec spec;  // without its shape
+  std::int64_t channels;
+  std::int64_t stride;  // side of one of its pixels in pixels of the image
+  bool is_image;
+
+  TensorSpec in(const Shape& shape) const {
+    const std::int64_t height = shape.padded_height / stride;
+    const std::int64_t width = shape.padded_width / stride;
+    TensorSpec made = spec;
+    if (spec.layout == Layout::nhwc) {
+      made.shape = {shape.batch, height, width, channels};
+    } else {
+      made.shape = {shape.batch, channels, height, width};
+    }
+    return made;
+  }
+};
+using Tensors = std::map<std::string, Tensor>;
+
+Tensors tensors_of(const json& manifest) {
+  Tensors made;
+  for (const auto& [name, values] : manifest["tensors"].items()) {
+    Tensor& tensor = made[name];
+    const bool bytes = string(values["dtype"]) == "uint8";
+    tensor.spec.name = name;
+    tensor.spec.dtype = bytes ? Dtype::uint8 : Dtype::float32;
+    tensor.spec.layout = string(values["layout"]) == "NHWC" ? Layout::nhwc : Layout::nchw;
+    tensor.channels = values["channels"];
+    tensor.stride = values["stride"];
+    const json* range = optional(values, "range");
+    tensor.is_image = tensor.channels == 3 && tensor.stride == 1 && range != nullptr &&
+                      (*range)[0] == 0 && (*range)[1] == (bytes ? 255 : 1);
+  }
   return made;
 }
 
-Artifact artifact(const Json& values, const std::string& where) {
-  Artifact made;
-  made.file = string(values, "file");
-  made.kind = string(values, "kind");
-  made.precision = string(values, "precision");
-  if (values["target"].is<std::string>()) made.target = string(values, "target");
-  made.tool = string(values, "tool");
-  made.tool_version = string(values, "tool_version");
-  made.sha256 = string(values, "sha256");
-  made.bytes = integer(values, where, "bytes");
-  const Json* compatible = values.find("version_compatible");
-  made.version_compatible = compatible != nullptr && compatible->as<bool>();
-  if (values.find("hardware_compatibility") != nullptr) {
-    made.hardware_compatibility = string(values, "hardware_compatibility");
+const Tensor& named(const Tensors& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  if (found != tensors.end()) return found->second;
+  throw bundle_error("a stage names the tensor ", name, ", which is not in /tensors");
+}
+
+// What `read` makes of each of the values.
+template <typename Read>
+auto all(const json& values, Read read) {
+  std::vector<decltype(read(values))> made;
+  for (const json& each : values) made.push_back(read(each));
+  return made;
+}
+
+File file(const json& values) { return {values["file"], values["sha256"], values["bytes"]}; }
+
+Artifact artifact(const json& values) {
+  Artifact made{file(values),
+                values["kind"],
+                values["precision"],
+                {},
+                values["tool"],
+                values["tool_version"],
+                values.value("version_compatible", false),
+                values.value("hardware_compatibility", "none")};
+  if (const json* target = optional(values, "target")) made.target = *target;
+  return made;
+}
+
+Shape shape(const json& values) {
+  const json* height = optional(values, "padded_height");
+  const json* width = optional(values, "padded_width");
+  if ((height == nullptr) != (width == nullptr)) {
+    throw bundle_error("a shape has one padded side, expected both or neither");
+  }
+  return {values["batch"], values["height"], values["width"],
+          height == nullptr ? values["height"] : *height,
+          width == nullptr ? values["width"] : *width};
+}
+
+Reference reference(const json& values) {
+  return {values["name"], values["input"]["file"], values["output"]["file"]};
+}
+
+// Every file but the manifest.
+std::vector<File> files_of(const json& manifest) {
+  std::vector<File> made;
+  const auto add_all = [&](const json& artifacts) {
+    for (const json& each : artifacts) made.push_back(file(each));
+  };
+  for (const json& stage : manifest["stages"]) add_all(stage["artifacts"]);
+  for (const json& each : manifest["references"]) {
+    made.push_back(file(each["input"]));
+    made.push_back(file(each["output"]));
+  }
+  if (const json* quantization = optional(manifest, "quantization")) {
+    made.push_back(file(*quantization));
+  }
+  if (const json* detector = optional(manifest, "detector")) {
+    add_all((*detector)["artifacts"]);
+    made.push_back(file((*detector)["licence_file"]));
   }
   return made;
 }
 
-void check_range(const Json& manifest, std::string_view end) {
-  const Json& range = manifest[end]["range"];
-  const bool bytes = string(manifest[end], "dtype") == "uint8";
-  const auto& ends = range.as<Json::Array>();
-  if (ends[0].number() == 0 && ends[1].number() == (bytes ? 255 : 1)) return;
-  throw bundle_error(message("image_range", {{"end", end},
-                                             {"seen", shortened(range.repr())},
-                                             {"wanted", bytes ? "[0, 255]" : "[0, 1]"},
-                                             {"dtype", bytes ? "uint8" : "float32"}}));
-}
-
-// In the order of the Python runtime, so that of several things wrong the same one is named.
-Manifest typed(const Json& manifest) {
+Manifest typed(const json& manifest, const Tensors& tensors) {
   Manifest made;
-  const auto& stages = manifest["stages"].as<Json::Array>();
-  for (std::size_t i = 0; i < stages.size(); ++i) {
-    const std::string where = text("stages[", i, "]");
-    Stage stage;
-    stage.name = string(stages[i], "name");
-    stage.input = tensor(stages[i]["input"], where + ".input");
-    stage.output = tensor(stages[i]["output"], where + ".output");
-    for (const Json& values : stages[i]["artifacts"].as<Json::Array>()) {
-      stage.artifacts.push_back(artifact(values, where));
-      made.file_hashes.emplace_back(stage.artifacts.back().file, stage.artifacts.back().sha256);
-    }
-    made.stages.push_back(std::move(stage));
-  }
-  check_range(manifest, "input");
-  check_range(manifest, "output");
-  const Json* quantization = manifest.find("quantization");
-  if (quantization != nullptr) {
-    integer(*quantization, "quantization", "images");
-    if (quantization->find("smallest_layer") != nullptr) {
-      integer(*quantization, "quantization", "smallest_layer");
-    }
-  }
-
-  const Json& model = manifest["model"];
-  made.task = string(model, "task");
-  made.image_size = static_cast<int>(integer(model, "model", "image_size"));
-  integer(model, "model", "steps");
-  made.upscale = static_cast<int>(integer(model, "model", "upscale"));
-  const std::string& kernel = string(model, "upscale_kernel");
+  const json& model = manifest["model"];
+  const std::string& kernel = string(model["upscale_kernel"]);
+  made.task = model["task"];
+  made.upscale = model["upscale"];
   made.upscale_kernel = kernel == "none"      ? Kernel::none
                         : kernel == "nearest" ? Kernel::nearest
                                               : Kernel::bicubic;
-  made.faces = model["faces"].as<bool>();
-  integer(model, "model", "parameters");
-
-  made.random = manifest["source"]["random"].as<bool>();
-  made.input = tensor(manifest["input"], "input");
-  made.output = tensor(manifest["output"], "output");
-  for (const Json& precision : manifest["precisions"].as<Json::Array>()) {
-    made.precisions.push_back(precision.as<std::string>());
+  made.faces = model["faces"];
+  made.random = manifest["source"]["random"];
+  made.field_noise = string(manifest["noise"]["kind"]) == "field";
+  made.detector = optional(manifest, "detector") != nullptr;
+  made.shapes = all(manifest["shapes"], shape);
+  made.stages = all(manifest["stages"], [&](const json& values) -> Stage {
+    return {values["name"], named(tensors, values["inputs"][0]).in(made.shapes.front()),
+            named(tensors, values["output"]).in(made.shapes.front()),
+            all(values["artifacts"], artifact)};
+  });
+  made.precisions = manifest["precisions"].get<std::vector<std::string>>();
+  for (const auto& [precision, values] : manifest["verification"].items()) {
+    made.verification.push_back({precision, {}, values["floor_db"], values["passed"]});
+    if (const json* psnr = optional(values, "psnr_db")) made.verification.back().psnr_db = *psnr;
   }
-  for (const JsonMember& entry : manifest["verification"].as<Json::Object>()) {
-    Verification verification;
-    verification.precision = entry.key;
-    const Json& psnr = entry.value["psnr_db"];
-    if (psnr.is_number()) verification.psnr_db = psnr.number();
-    verification.floor_db = entry.value["floor_db"].number();
-    verification.passed = entry.value["passed"].as<bool>();
-    made.verification.push_back(std::move(verification));
-  }
-  for (const Json& values : manifest["references"].as<Json::Array>()) {
-    made.references.push_back(
-        {string(values, "name"), string(values, "input"), string(values, "output")});
-    made.file_hashes.emplace_back(string(values, "input"), string(values, "input_sha256"));
-    made.file_hashes.emplace_back(string(values, "output"), string(values, "output_sha256"));
-  }
-  if (quantization != nullptr) {
-    made.file_hashes.emplace_back(string(*quantization, "file"), string(*quantization, "sha256"));
-  }
+  made.references = all(manifest["references"], reference);
+  made.files = files_of(manifest);
   return made;
 }
 
-void check_model(const Manifest& info, const std::string& kernel) {
-  const std::int64_t side = info.image_size;
-  for (const auto& [name, spec] :
-       {std::make_pair("input", &info.input), {"output", &info.output}}) {
-    if (spec->shape[0] != 1 || spec->height() != side || spec->width() != side ||
-        spec->channels() != 3) {
-      throw bundle_error(
-          message("image_shape", {{"end", name}, {"seen", spec->describe()}, {"side", side}}));
-    }
-  }
+// What no schema can say --------------------------------------------------------------------------
+
+void check_model(const Manifest& info, const json& resize) {
   if ((info.upscale == 1) != (info.upscale_kernel == Kernel::none)) {
-    throw bundle_error(
-        message("upscale_kernel", {{"factor", info.upscale}, {"kernel", python_repr(kernel)}}));
+    throw bundle_error("/model/upscale is ", info.upscale, ", and /model/upscale_kernel disagrees");
   }
   const auto factor = static_cast<unsigned>(info.upscale);
   if (info.upscale_kernel == Kernel::bicubic && (factor & (factor - 1)) != 0) {
-    throw bundle_error(message("upscale_bicubic", {{"factor", info.upscale}}));
+    throw bundle_error("/model/upscale is ", info.upscale, ", expected a power of two for bicubic");
+  }
+  if (resize["a"] != -0.5 || resize["antialias"] != true) {
+    throw bundle_error("/resize is ", resize["a"].dump(), ", ", resize["antialias"].dump(),
+                       ", expected -0.5, true");
   }
 }
 
-bool too_large(const TensorSpec& spec) {
-  std::int64_t bytes = spec.dtype == Dtype::uint8 ? 1 : 4;
-  for (const std::int64_t side : spec.shape) {  // each at most 65536
-    bytes *= side;
-    if (bytes > kMaxTensorBytes) return true;
+void check_shapes(const Manifest& info, const Tensors& tensors) {
+  if (info.shapes.size() > 1 && !info.field_noise) {
+    throw bundle_error("noise is baked into the graph, and there are several shapes");
   }
-  return false;
+  std::set<std::pair<std::int64_t, std::int64_t>> sizes;
+  for (const Shape& shape : info.shapes) {
+    const std::string size = text("the shape ", shape.width, "x", shape.height);
+    if (!sizes.emplace(shape.height, shape.width).second)
+      throw bundle_error(size, " is there twice");
+    if (shape.padded_height < shape.height || shape.padded_width < shape.width) {
+      throw bundle_error(size, " is padded to less than its own size");
+    }
+    for (const auto& [name, tensor] : tensors) {
+      if (shape.padded_height % tensor.stride != 0 || shape.padded_width % tensor.stride != 0) {
+        throw bundle_error(size, " does not divide by the stride ", tensor.stride, " of ", name);
+      }
+      if (tensor.in(shape).bytes() > kMaxTensorBytes) {
+        throw bundle_error(name, " has more than ", kMaxTensorBytes, " bytes in ", size);
+      }
+    }
+  }
 }
 
-void check_chain(const Manifest& info) {
-  std::vector<std::string> names;
-  for (const Stage& stage : info.stages) names.push_back(stage.name);
-  const bool split =
-      std::equal(names.begin(), names.end(), kSplitStages.begin(), kSplitStages.end());
-  if (!split && names != std::vector<std::string>{"fused"}) {
-    throw bundle_error(message(
-        "stage_names", {{"seen", joined(names, ", ")},
-                        {"wanted", joined({kSplitStages.begin(), kSplitStages.end()}, ", ")}}));
+Failure no_image(const std::string& tensor) {
+  return bundle_error("/tensors/", tensor, " is no image: expected 3 channels, stride 1 and the ",
+                      "range [0, 255] of uint8 or [0, 1] of float32");
+}
+
+void check_chain(const json& stages, const Tensors& tensors, bool field_noise) {
+  const std::vector<std::string> split = {"encoder", "estimator", "flow", "decoder"};
+  const auto names = all(stages, [](const json& stage) { return string(stage["name"]); });
+  if (names != std::vector<std::string>{"fused"} && names != split) {
+    throw bundle_error("the stages are ", joined(names, ", "), ", expected fused, or ",
+                       joined(split, ", "));
   }
-  std::string before = "input";
-  const TensorSpec* handed = &info.input;
-  for (const Stage& stage : info.stages) {
-    if (stage.input != *handed) {
-      throw bundle_error(message("stage_takes", {{"stage", stage.name},
-                                                 {"seen", stage.input.describe()},
-                                                 {"before", before},
-                                                 {"handed", handed->describe()}}));
+  std::string handed = stages[0]["inputs"][0];
+  if (!named(tensors, handed).is_image) throw no_image(handed);
+  for (const json& stage : stages) {
+    const std::string& name = string(stage["name"]);
+    const auto seen = stage["inputs"].get<std::vector<std::string>>();
+    std::vector<std::string> wanted = {handed};
+    if (field_noise && (name == "fused" || name == "flow")) wanted.emplace_back("noise");
+    if (seen != wanted) {
+      throw bundle_error(name, " takes ", joined(seen, " and "), ", expected ",
+                         joined(wanted, " and "));
     }
-    before = message("stage_output", {{"stage", stage.name}});
-    handed = &stage.output;
-    if (too_large(stage.input) || too_large(stage.output)) {
-      throw bundle_error(
-          message("tensor_large", {{"stage", stage.name}, {"limit", kMaxTensorBytes}}));
-    }
+    static_cast<void>(named(tensors, wanted.back()));
+    handed = stage["output"];
   }
-  if (*handed != info.output) {
-    throw bundle_error(message(
-        "stages_give",
-        {{"seen", info.output.describe()}, {"before", before}, {"handed", handed->describe()}}));
-  }
+  if (!named(tensors, handed).is_image) throw no_image(handed);
 }
 
 void check_files(const Manifest& info) {
   std::set<std::string_view> seen = {kManifestName};
-  for (const auto& [file, hash] : info.file_hashes) {
-    if (!seen.insert(file).second) {
-      throw bundle_error(message("file_named_twice", {{"file", file}}));
+  for (const File& file : info.files) {
+    if (!seen.insert(file.file).second) throw bundle_error("two entries name the file ", file.file);
+  }
+  std::set<std::string_view> names;
+  for (const Reference& reference : info.references) {
+    if (!names.insert(reference.name).second) {
+      throw bundle_error("two references have the name ", reference.name);
     }
   }
-  std::vector<std::string> names;
-  for (const Reference& reference : info.references) names.push_back(reference.name);
-  if (std::set<std::string>(names.begin(), names.end()).size() != names.size()) {
-    throw bundle_error(message("references_alike", {{"names", joined(names, ", ")}}));
-  }
+  const std::set<std::string> precisions(info.precisions.begin(), info.precisions.end());
   for (const Stage& stage : info.stages) {
     std::set<std::tuple<std::string, std::string, std::optional<std::string>>> made;
     for (const Artifact& artifact : stage.artifacts) {
-      const auto& all = info.precisions;
-      if (std::find(all.begin(), all.end(), artifact.precision) == all.end()) {
-        throw bundle_error(message("file_precision", {{"file", artifact.file},
-                                                      {"precision", artifact.precision},
-                                                      {"precisions", joined(all, ", ")}}));
+      if (precisions.count(artifact.precision) == 0) {
+        throw bundle_error(artifact.file, " is ", artifact.precision, ", and /precisions are ",
+                           joined(info.precisions, ", "));
       }
       if (!made.insert({artifact.kind, artifact.precision, artifact.target}).second) {
-        const std::string target = artifact.target.value_or("");
-        throw bundle_error(
-            message("file_twice", {{"stage", stage.name},
-                                   {"kind", artifact.kind},
-                                   {"precision", artifact.precision},
-                                   {"target", target.empty() ? message("any_device") : target}}));
+        throw bundle_error(stage.name, " has two ", artifact.kind, " files of ", artifact.precision,
+                           " for ", artifact.target.value_or("any device"));
       }
     }
   }
@@ -268,15 +289,8 @@ std::size_t TensorSpec::bytes() const {
 }
 
 std::string TensorSpec::describe() const {
-  return message("tensor", {{"name", name},
-                            {"dtype", dtype == Dtype::uint8 ? "uint8" : "float32"},
-                            {"sides", text(shape[0], "x", shape[1], "x", shape[2], "x", shape[3])},
-                            {"layout", layout == Layout::nhwc ? "NHWC" : "NCHW"}});
-}
-
-bool operator==(const TensorSpec& a, const TensorSpec& b) {
-  return a.name == b.name && a.dtype == b.dtype && a.layout == b.layout &&
-         std::equal(std::begin(a.shape), std::end(a.shape), std::begin(b.shape));
+  return text(name, ": ", type_name(dtype), " ", shape[0], "x", shape[1], "x", shape[2], "x",
+              shape[3], layout == Layout::nhwc ? " NHWC" : " NCHW");
 }
 
 const Verification* Manifest::verified(std::string_view precision) const {
@@ -285,19 +299,34 @@ const Verification* Manifest::verified(std::string_view precision) const {
   return found == verification.end() ? nullptr : &*found;
 }
 
-Manifest read_manifest(std::string_view json) {
-  const Json manifest = parse_json(json);
-  const Json* format = manifest.find("format");
-  if (format == nullptr || !format->is<std::string>() || format->as<std::string>() != kFormatName) {
-    throw bundle_error(message("bundle_format", {{"format", kFormatName}}));
-  }
-  check_version(manifest);
-  check_schema(manifest);
-  Manifest made = typed(manifest);
-  check_model(made, string(manifest["model"], "upscale_kernel"));
-  check_chain(made);
+Manifest read_manifest(std::string_view data) {
+  static const Schema schema{parse_json(kManifestSchema)};
+  json manifest = parse_json(data);
+  const auto guard = [](json* value) { empty(*value); };
+  const std::unique_ptr<json, decltype(guard)> emptied(&manifest, guard);
+  check_format(manifest);
+  schema.check(manifest);
+  const Tensors tensors = tensors_of(manifest);
+  Manifest made = typed(manifest, tensors);
+  check_model(made, manifest["resize"]);
+  check_shapes(made, tensors);
+  check_chain(manifest["stages"], tensors, made.field_noise);
   check_files(made);
   return made;
+}
+
+void check_served(const Manifest& manifest) {
+  const Shape& shape = manifest.shapes.front();
+  const char* reason = nullptr;
+  if (manifest.field_noise) reason = "noise is an input of its graph";
+  if (shape.batch > 1) reason = "it takes batches";
+  if (shape.padded_height != shape.height || shape.padded_width != shape.width) {
+    reason = "its images are padded";
+  }
+  if (shape.height != shape.width) reason = "its images are not square";
+  if (reason != nullptr) {
+    throw bundle_error("libelir ", kVersion, " cannot run this bundle yet: ", reason);
+  }
 }
 
 }  // namespace elir::core

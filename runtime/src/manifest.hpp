@@ -1,57 +1,60 @@
 // The manifest of a bundle, bundle.json, checked and with types. See docs/bundle-format.md.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace elir::core {
 
 inline constexpr std::string_view kManifestName = "bundle.json";
 inline constexpr std::string_view kFormatName = "elir-bundle";
-inline constexpr std::int64_t kFormatVersion = 1;
+inline constexpr std::int64_t kFormatVersion = 2;
 // A manifest is some tens of kilobytes; more than this is not one.
 inline constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20U;
 // A tensor between stages larger than this is a damaged manifest.
-inline constexpr std::int64_t kMaxTensorBytes = std::int64_t{1} << 30;
+inline constexpr std::size_t kMaxTensorBytes = std::size_t{1} << 30U;
 
 enum class Dtype { uint8, float32 };
 enum class Layout { nhwc, nchw };
 
-// A tensor handed to or taken from a stage: one picture or latent.
+inline const char* type_name(Dtype dtype) { return dtype == Dtype::uint8 ? "uint8" : "float32"; }
+
+// A tensor handed to or taken from a stage, in one shape.
 struct TensorSpec {
   std::string name;
   Dtype dtype = Dtype::uint8;
-  std::int64_t shape[4] = {};  // in the order of `layout`; the first is the batch
+  std::array<std::int64_t, 4> shape = {};  // in the order of `layout`; the first is the batch
   Layout layout = Layout::nhwc;
 
   std::int64_t height() const { return shape[layout == Layout::nhwc ? 1 : 2]; }
   std::int64_t width() const { return shape[layout == Layout::nhwc ? 2 : 3]; }
-  std::int64_t channels() const { return shape[layout == Layout::nhwc ? 3 : 1]; }
-  std::size_t bytes() const;  // of a spec that was checked
+  std::size_t bytes() const;
   std::string describe() const;
 };
 
-bool operator==(const TensorSpec& a, const TensorSpec& b);
-inline bool operator!=(const TensorSpec& a, const TensorSpec& b) { return !(a == b); }
+// A file of the bundle: its path inside, with '/'.
+struct File {
+  std::string file;
+  std::string sha256;
+  std::int64_t bytes = 0;
+};
 
 // One stage made into one file.
-struct Artifact {
-  std::string file;  // relative, with '/'
+struct Artifact : File {
   std::string kind;
   std::string precision;
   std::optional<std::string> target;  // devices it was made for; none: any
   std::string tool;
   std::string tool_version;
-  std::string sha256;
-  std::int64_t bytes = 0;
-  bool version_compatible = false;              // an engine for later releases of its library too
-  std::string hardware_compatibility = "none";  // of an engine: which other GPUs it is for
+  bool version_compatible = false;     // an engine for later releases of its library too
+  std::string hardware_compatibility;  // "none", or which other GPUs an engine runs on
 };
 
+// The tensors are as they are in the first shape.
 struct Stage {
   std::string name;
   TensorSpec input;
@@ -74,29 +77,45 @@ struct Reference {
   std::string output;
 };
 
+// Images that the graphs take at once, in pixels, and what they are padded to.
+struct Shape {
+  std::int64_t batch = 1;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::int64_t padded_height = 0;
+  std::int64_t padded_width = 0;
+};
+
 enum class Kernel { none, nearest, bicubic };
 
 struct Manifest {
   std::string task;
-  int image_size = 0;
   int upscale = 1;
   Kernel upscale_kernel = Kernel::none;
   bool faces = false;
   bool random = false;
-  TensorSpec input;
-  TensorSpec output;
+  bool field_noise = false;  // noise is an input of the graph, and no constant in it
+  bool detector = false;     // of faces
+  std::vector<Shape> shapes;
   std::vector<Stage> stages;
   std::vector<std::string> precisions;
   std::vector<Verification> verification;
   std::vector<Reference> references;
-  // Every file but the manifest with its SHA-256, in the manifest's order.
-  std::vector<std::pair<std::string, std::string>> file_hashes;
+  std::vector<File> files;  // all but the manifest
+
+  const TensorSpec& input() const { return stages.front().input; }
+  const TensorSpec& output() const { return stages.back().output; }
+  // Side of the square that the first shape has.
+  std::size_t side() const { return static_cast<std::size_t>(shapes.front().height); }
 
   const Verification* verified(std::string_view precision) const;  // null if it was not
 };
 
 // Throws a bundle error: no strict JSON, not a manifest, of a newer format, against the schema, or
-// inconsistent in itself. The messages are the Python runtime's.
-Manifest read_manifest(std::string_view json);
+// inconsistent in itself. Which manifests are refused is decided as in elir_deploy.runtime.
+Manifest read_manifest(std::string_view data);
+
+// Throws a bundle error where this library cannot run such bundles yet.
+void check_served(const Manifest& manifest);
 
 }  // namespace elir::core

@@ -1,7 +1,6 @@
 #include "png.hpp"
 
 #include "error.hpp"
-#include "messages.hpp"
 
 #ifdef ELIR_WITH_PNG
 #include <png.h>
@@ -24,21 +23,18 @@ struct Image : png_image {
 
 bool reads_png() { return true; }
 
-std::vector<std::uint8_t> read_png(const std::filesystem::path& path, int side) {
+std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t side) {
   Image image;
   const auto unreadable = [&] {
-    return bundle_error(
-        message("file_unreadable", {{"path", path.string()}, {"reason", image.message}}));
+    return bundle_error(path.string(), " cannot be read: ", image.message);
   };
   if (png_image_begin_read_from_file(&image, path.c_str()) == 0) {
     throw unreadable();
   }
   const auto wanted = static_cast<png_uint_32>(side);
   if (image.width != wanted || image.height != wanted) {
-    throw bundle_error(message("picture_size", {{"path", path.string()},
-                                                {"width", image.width},
-                                                {"height", image.height},
-                                                {"side", side}}));
+    throw bundle_error(path.string(), " is ", image.width, "x", image.height, ", expected ", side,
+                       "x", side);
   }
   image.format = PNG_FORMAT_RGB;
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(image));
@@ -52,10 +48,8 @@ std::vector<std::uint8_t> read_png(const std::filesystem::path& path, int side) 
 
 bool reads_png() { return false; }
 
-std::vector<std::uint8_t> read_png(const std::filesystem::path& path, int /*side*/) {
-  throw bundle_error(
-      message("file_unreadable",
-              {{"path", path.string()}, {"reason", "this libelir was built without PNG"}}));
+std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t /*side*/) {
+  throw bundle_error(path.string(), " cannot be read: this libelir was built without PNG");
 }
 
 #endif

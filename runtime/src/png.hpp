@@ -12,6 +12,6 @@ bool reads_png();
 
 // An 8-bit RGB picture of `side` x `side`, rows without padding. Throws a bundle error where the
 // file is another or damaged.
-std::vector<std::uint8_t> read_png(const std::filesystem::path& path, int side);
+std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t side);
 
 }  // namespace elir::core

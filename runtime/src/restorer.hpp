@@ -32,11 +32,16 @@ class Restorer {
   elir_fit fit() const { return fit_; }
   std::size_t at_once() const { return pool_->size(); }
 
-  // Throws an image error, or a usage error where a face model would run in tiles.
+  // Throws an image error, an unavailable error for memory that the backend does not take, or a
+  // usage error where a face model would run in tiles.
   void check(const elir_image& input, const elir_image& output) const;
 
   // Of images that were checked.
   void restore(const elir_image& input, const elir_image& output);
+
+  // Checks all images before the first is restored. Throws, with its place in the array, what the
+  // first of those that failed threw; the others are restored.
+  void restore_all(const elir_image* inputs, const elir_image* outputs, std::size_t count);
 
   void run(const void* input, void* output);
 

@@ -7,9 +7,9 @@
 namespace elir::core {
 
 Runner::Runner(const Manifest& manifest, std::unique_ptr<Session> session)
-    : input_spec_(manifest.input),
-      output_spec_(manifest.output),
-      side_(static_cast<std::size_t>(manifest.image_size)),
+    : input_spec_(manifest.input()),
+      output_spec_(manifest.output()),
+      side_(manifest.side()),
       session_(std::move(session)) {
   if (!holds_pixels(input_spec_)) staged_input_.resize(kChannels * side_ * side_);
   if (!holds_pixels(output_spec_)) staged_output_.resize(kChannels * side_ * side_);
@@ -22,9 +22,16 @@ Pixels Runner::input() {
 }
 
 Pixels Runner::run() {
-  write_input();
+  if (!staged_input_.empty()) {
+    to_tensor(staged_input_.data(), side_, input_spec_, session_->input());
+  }
   session_->run();
-  const Pixels made = read_output();
+  auto* data = static_cast<std::uint8_t*>(session_->output());
+  if (!staged_output_.empty()) {
+    data = staged_output_.data();
+    to_pixels(output_spec_, session_->output(), side_, data);
+  }
+  const Pixels made = packed(data, side_, side_);
   if (bgr_) swap_channels(made);
   return made;
 }
@@ -33,19 +40,6 @@ void Runner::run_bare(const void* input, void* output) {
   std::memcpy(session_->input(), input, input_spec_.bytes());
   session_->run();
   std::memcpy(output, session_->output(), output_spec_.bytes());
-}
-
-void Runner::write_input() {
-  if (staged_input_.empty()) return;
-  to_tensor(staged_input_.data(), side_, input_spec_, session_->input());
-}
-
-Pixels Runner::read_output() {
-  if (staged_output_.empty()) {
-    return packed(static_cast<std::uint8_t*>(session_->output()), side_, side_);
-  }
-  to_pixels(output_spec_, session_->output(), side_, staged_output_.data());
-  return packed(staged_output_.data(), side_, side_);
 }
 
 }  // namespace elir::core

@@ -25,9 +25,6 @@ class Runner final : public TileModel {
   Scratch& scratch() { return scratch_; }
 
  private:
-  void write_input();
-  Pixels read_output();
-
   const TensorSpec input_spec_;
   const TensorSpec output_spec_;
   const std::size_t side_;

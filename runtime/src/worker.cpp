@@ -12,17 +12,7 @@ thread_local const Worker* own_worker = nullptr;
 }  // namespace
 
 Worker::Worker(Restorer& restorer, std::size_t capacity)
-    : restorer_(restorer), ring_(capacity), running_(restorer.at_once(), kIdle) {
-  threads_.reserve(running_.size());
-  try {
-    for (std::size_t i = 0; i < running_.size(); ++i) {
-      threads_.emplace_back([this, i] { work(i); });
-    }
-  } catch (...) {
-    stop();
-    throw;
-  }
-}
+    : restorer_(restorer), ring_(capacity), running_(restorer.at_once(), kIdle) {}
 
 Worker::~Worker() { stop(); }
 
@@ -30,11 +20,23 @@ bool Worker::submit(const Job& job) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_ || accepted_ - begun_ == ring_.size()) return false;
+    if (threads_.empty()) start();
     ring_[accepted_ % ring_.size()] = job;
     ++accepted_;
   }
   given_.notify_one();
   return true;
+}
+
+void Worker::start() {
+  threads_.reserve(running_.size());
+  try {
+    for (std::size_t i = 0; i < running_.size(); ++i) {
+      threads_.emplace_back([this, i] { work(i); });
+    }
+  } catch (...) {  // fewer do the same work
+    if (threads_.empty()) throw;
+  }
 }
 
 void Worker::wait() {

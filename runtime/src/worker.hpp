@@ -15,7 +15,8 @@ namespace elir::core {
 
 class Worker {
  public:
-  // As many threads as `restorer` restores at once, and `capacity` images that may wait.
+  // As many threads as `restorer` restores at once, from the first image on, and `capacity` images
+  // that may wait.
   Worker(Restorer& restorer, std::size_t capacity);
 
   ~Worker();
@@ -44,6 +45,7 @@ class Worker {
  private:
   static constexpr std::uint64_t kIdle = UINT64_MAX;
 
+  void start();
   void work(std::size_t thread);
   bool finished(std::uint64_t ticket) const;
 

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <elir/elir.hpp>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -25,35 +26,35 @@ std::string hash(const std::string& content) {
 
 const std::string kText = "no picture";
 
+Golden file_entry(const std::string& file, const std::string& content) {
+  return {{"file", file}, {"sha256", hash(content)}, {"bytes", content.size()}};
+}
+
 Golden bundle_manifest(const BundleOptions& options) {
   Golden made = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
   made.erase("quantization");
+  made.erase("detector");
   made["references"] = Golden::array();
   if (options.references) {
     made["verification"]["int8"] = made["verification"]["fp32"];
     made["references"].push_back({{"name", "text"},
-                                  {"input", "in.png"},
-                                  {"input_sha256", hash(kText)},
-                                  {"output", "out.png"},
-                                  {"output_sha256", hash(kText)}});
+                                  {"input", file_entry("in.png", kText)},
+                                  {"output", file_entry("out.png", kText)}});
   }
   Golden& model = made["model"];
-  model["image_size"] = options.side;
   model["faces"] = options.faces;
   model["upscale"] = options.upscale;
   model["upscale_kernel"] = options.kernel;
-  const auto shape = [&](Golden& tensor) {
-    tensor["dtype"] = options.float_images ? "float32" : "uint8";
-    tensor["layout"] = options.float_images ? "NCHW" : "NHWC";
-    tensor["shape"] = options.float_images ? Golden{1, 3, options.side, options.side}
-                                           : Golden{1, options.side, options.side, 3};
-  };
-  for (const char* end : {"input", "output"}) {
-    shape(made[end]);
-    made[end]["range"] = {0, options.float_images ? 1 : 255};
+  made["shapes"] = {{{"batch", 1}, {"height", options.side}, {"width", options.side}}};
+  for (const char* end : {"image", "restored"}) {
+    Golden& image = made["tensors"][end];
+    image["dtype"] = options.float_images ? "float32" : "uint8";
+    image["layout"] = options.float_images ? "NCHW" : "NHWC";
+    image["range"] = {0, options.float_images ? 1 : 255};
   }
-  shape(made["stages"].front()["input"]);
-  shape(made["stages"].back()["output"]);
+  for (auto& [name, tensor] : made["tensors"].items()) {
+    if (options.side % 8 != 0 && tensor["stride"] == 8) tensor["stride"] = 1;
+  }
   return made;
 }
 
@@ -97,8 +98,7 @@ void write_bundle_of(const fs::path& folder, const BundleOptions& options,
       const auto file = artifact["file"].get<std::string>();
       const std::string content = graph_of(file);
       write_file(folder / file, content);
-      artifact["bytes"] = content.size();
-      artifact["sha256"] = hash(content);
+      artifact.update(file_entry(file, content));
     }
   }
   write_file(folder / "bundle.json", manifest.dump(1));
@@ -194,7 +194,7 @@ int in_child(const std::function<int()>& work) {
 }
 
 elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height) {
-  return {pixels.data(), width, height, 0, ELIR_RGB8};
+  return image(pixels.data(), width, height);
 }
 
 }  // namespace elir::test

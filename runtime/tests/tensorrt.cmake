@@ -34,7 +34,7 @@ add_executable(tensorrt_available stand_in/available.cpp ${both})
 target_link_libraries(tensorrt_available PRIVATE elir_test_support)
 foreach(case IN ITEMS
     "good|tensorrt: available\ntensorrt-rtx: available"
-    "other|tensorrt 11.0.0 is installed, wanted release 10\n.*tensorrt-rtx 2.1.0 is installed, wanted release 1\n"
+    "other|tensorrt 11.0.0 is installed, expected release 10\n.*tensorrt-rtx 2.1.0 is installed, expected release 1\n"
     "empty|tensorrt cannot be loaded .*undefined symbol: .*tensorrt-rtx cannot be loaded .*undefined symbol: "
     "none|tensorrt cannot be loaded .libnvinfer.so.10: cannot open .*rtx cannot be loaded .libtensorrt_rtx.so.1: cannot open ")
   string(REPLACE "|" ";" case "${case}")

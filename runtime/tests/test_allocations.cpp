@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <elir/elir.hpp>
+#include <utility>
 
 #include "counted_new.hpp"
 #include "support.hpp"
@@ -59,6 +60,52 @@ INSTANTIATE_TEST_SUITE_P(
             "EnlargedAndResized", {32, false, false, false, 4, "bicubic"}, ELIR_FIT_RESIZE, 30, 20},
         Steady{"NearestTiles", {32, false, false, false, 8, "nearest"}, ELIR_FIT_TILE, 30, 20}),
     [](const auto& given) { return given.param.name; });
+
+// One image of a batch fails where its working memory cannot grow; the others know their sizes.
+TEST(Batch, TheOthersAreRestored) {
+  const test::Folder folder;
+  test::write_bundle(folder.path() / "b");
+  Restorer restorer((folder.path() / "b").string(), test::reference_params());
+  std::vector<std::vector<std::uint8_t>> sources;
+  std::vector<std::vector<std::uint8_t>> results;
+  std::vector<elir_image> inputs;
+  std::vector<elir_image> outputs;
+  for (const int width : {32, 200, 32}) {
+    sources.push_back(test::pattern(static_cast<std::size_t>(width), 32, 0));
+    results.emplace_back(sources.back().size());
+    inputs.push_back(test::image_of(sources.back(), width, 32));
+    outputs.push_back(test::image_of(results.back(), width, 32));
+  }
+  restorer.restore(inputs[0], outputs[0]);
+  const std::vector<std::uint8_t> wanted = std::exchange(results[0], {});
+  results[0].resize(wanted.size());
+  outputs[0].data = results[0].data();
+  test::fail_after(1);  // after the list of failures
+  const elir_status status =
+      elir_restore_batch(restorer.get(), inputs.data(), outputs.data(), inputs.size());
+  EXPECT_EQ(status, ELIR_ERROR_MEMORY);
+  EXPECT_STREQ(elir_last_error(), "image 1: out of memory");
+  EXPECT_EQ(results[0], wanted);
+  EXPECT_EQ(results[2], wanted);
+}
+
+// Without memory for threads, the caller's own does all the work.
+TEST(Batch, WithoutThreads) {
+  const test::Folder folder;
+  test::write_bundle(folder.path() / "b");
+  elir_params params = test::reference_params();
+  params.mode = ELIR_MODE_THROUGHPUT;
+  Restorer restorer((folder.path() / "b").string(), params);
+  auto pixels = test::pattern(32, 32, 0);
+  std::vector<std::uint8_t> first(pixels.size());
+  std::vector<std::uint8_t> second(pixels.size());
+  const elir_image image = test::image_of(pixels, 32, 32);
+  test::fail_after(1);  // after the list of failures
+  const elir_image inputs[] = {image, image};
+  const elir_image outputs[] = {test::image_of(first, 32, 32), test::image_of(second, 32, 32)};
+  EXPECT_EQ(elir_restore_batch(restorer.get(), inputs, outputs, 2), ELIR_OK);
+  EXPECT_EQ(first, second);
+}
 
 class OutOfMemory : public ::testing::TestWithParam<std::pair<const char*, long>> {};
 

@@ -25,7 +25,7 @@ class BundleTest : public ::testing::Test {
     std::string message;
     try {
       const Bundle bundle(at.string());
-      for (const auto& [file, hash] : bundle.manifest().file_hashes) bundle.checked_file(file);
+      for (const File& each : bundle.manifest().files) bundle.checked_file(each.file);
       return "";
     } catch (const Failure& failure) {
       EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
@@ -40,23 +40,19 @@ class BundleTest : public ::testing::Test {
   test::Folder folder_;
 };
 
-TEST_F(BundleTest, AGoodOneOpens) {
-  EXPECT_EQ(said(), "");
-  EXPECT_EQ(Bundle(path().string() + "//./").path(), path());
-}
+TEST_F(BundleTest, AGoodOneOpens) { EXPECT_EQ(said(), ""); }
 
 TEST_F(BundleTest, WhatIsNoBundle) {
-  EXPECT_EQ(said(folder_.path() / "none"), "B: no such folder");
-  EXPECT_EQ(said(path() / "fused.fp32.onnx"),
-            "B is a file, wanted the folder that holds bundle.json");
-  EXPECT_EQ(said(folder_.path()), "B is not a bundle: it holds no bundle.json");
+  for (const fs::path& at : {folder_.path() / "none", path() / "fused.fp32.onnx", folder_.path()}) {
+    EXPECT_EQ(said(at).find("B is not the folder of a bundle: "), 0U) << at;
+  }
   fs::create_directories(folder_.path() / "c" / "bundle.json");
-  EXPECT_EQ(said(folder_.path() / "c"), "B/bundle.json cannot be read: Is a directory");
+  EXPECT_EQ(said(folder_.path() / "c"), "B/bundle.json is not a regular file");
 }
 
 TEST_F(BundleTest, ManifestTooLarge) {
   test::write_file(path() / "bundle.json", std::string((16U << 20U) + 1, ' '));
-  EXPECT_EQ(said(), "B/bundle.json: larger than 16777216 bytes, so not a manifest");
+  EXPECT_EQ(said(), "B/bundle.json has more than 16777216 bytes");
 }
 
 TEST_F(BundleTest, MissingFile) {

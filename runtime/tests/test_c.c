@@ -21,7 +21,7 @@ int main(void) {
   elir_restorer* restorer = NULL;
   elir_params params = elir_default_params();
   elir_description description;
-  elir_image image = {NULL, 1, 1, 3, ELIR_RGB8};
+  elir_image image = {.data = NULL, .width = 1, .height = 1};
   int32_t width = 0;
   int32_t height = 0;
   unsigned char bytes[3] = {0};
@@ -41,15 +41,16 @@ int main(void) {
   EXPECT(elir_create("/nowhere", NULL, NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_create("/nowhere", NULL, &restorer) == ELIR_ERROR_BUNDLE);
   EXPECT(restorer == NULL);
-  EXPECT(strcmp(elir_last_error(), "/nowhere: no such folder") == 0);
+  EXPECT(strncmp(elir_last_error(), "/nowhere is not the folder of a bundle", 38) == 0);
   params.threads = -1;
   EXPECT(elir_create("/nowhere", &params, &restorer) == ELIR_ERROR_USAGE);
-  EXPECT(strcmp(elir_last_error(), "elir_params.threads is -1, wanted 0 to 65536") == 0);
+  EXPECT(strcmp(elir_last_error(), "elir_params.threads is -1, expected 0 to 65536") == 0);
 
   description.struct_size = sizeof description;
   EXPECT(elir_describe(NULL, &description) == ELIR_ERROR_USAGE);
   EXPECT(elir_output_size(NULL, 1, 1, &width, &height) == ELIR_ERROR_USAGE);
   EXPECT(elir_restore(NULL, &image, &image) == ELIR_ERROR_USAGE);
+  EXPECT(elir_restore_batch(NULL, &image, &image, 1) == ELIR_ERROR_USAGE);
   EXPECT(elir_restore_async(NULL, &image, &image, done, NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_wait(NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_run(NULL, bytes, sizeof bytes, bytes, sizeof bytes) == ELIR_ERROR_USAGE);

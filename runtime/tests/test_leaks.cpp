@@ -102,7 +102,7 @@ class Leaks : public ::testing::Test {
     params.backend = "openvino";
     params.precision = "fp32";
     params.cache = cache.c_str();
-    const int side = Restorer(bundle_, params).describe().image_size;
+    const int side = Restorer(bundle_, params).describe().input.shape[1];
     auto pixels = test::pattern(static_cast<std::size_t>(side), static_cast<std::size_t>(side), 0);
     std::vector<std::uint8_t> result(pixels.size());
     return growth(what, cycles(), [&] {

@@ -1,113 +1,98 @@
-// Hostile manifests, and the messages the Python runtime has for them: tests/golden/make.py.
+// Hostile manifests, and what the Python runtime decides of them: tests/golden/make.py.
 #include <gtest/gtest.h>
-
-#include <optional>
 
 #include "embedded.hpp"
 #include "error.hpp"
 #include "golden.hpp"
 #include "json.hpp"
 #include "manifest.hpp"
-#include "schema.hpp"
 
 namespace elir::core {
 namespace {
 
 using test::Golden;
 
-std::optional<std::string> message_of(const std::string& json) {
+// Empty for a good one.
+std::string refusal(const std::string& manifest) {
   try {
-    read_manifest(json);
-    return std::nullopt;
+    read_manifest(manifest);
+    return "";
   } catch (const Failure& failure) {
-    EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
+    EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE) << failure.what();
     return failure.what();
   }
 }
 
-Golden& reached(Golden& value, const Golden& path, std::size_t steps) {
-  Golden* place = &value;
-  for (std::size_t i = 0; i < steps; ++i) {
-    place = path[i].is_string() ? &(*place)[path[i].get<std::string>()]
-                                : &(*place)[path[i].get<std::size_t>()];
-  }
-  return *place;
-}
+const Golden& base(const char* name) { return test::golden("manifests.json")["bases"][name]; }
 
-// As text: a value that is put in stays as the golden file writes it.
-std::string changed(Golden manifest, const Golden& golden) {
-  if (golden.contains("set")) {
-    const Golden& path = golden["set"];
-    reached(manifest, path, path.size()) = "@";
-    std::string text = manifest.dump();
-    return text.replace(text.find("\"@\""), 3, golden["text"].get<std::string>());
-  }
-  const Golden& path = golden["delete"];
-  Golden& holder = reached(manifest, path, path.size() - 1);
-  if (path.back().is_string()) {
-    holder.erase(path.back().get<std::string>());
-  } else {
-    holder.erase(path.back().get<std::size_t>());
-  }
-  return manifest.dump();
-}
-
-TEST(Manifest, SaysWhatPythonSays) {
+TEST(Manifest, RefusesWhatPythonRefuses) {
   const Golden& all = test::golden("manifests.json");
-  ASSERT_GT(all["cases"].size(), 1200U);
+  ASSERT_GT(all["cases"].size(), 150U);
   for (const Golden& golden : all["cases"]) {
-    const std::string manifest = changed(all["bases"][golden["base"].get<std::string>()], golden);
-    const std::optional<std::string> seen = message_of(manifest);
-    const Golden& wanted = golden["message"];
-    if (wanted.is_null()) {
-      EXPECT_EQ(seen, std::nullopt) << golden;
-    } else {
-      EXPECT_EQ(seen, wanted.get<std::string>()) << golden;
-    }
+    const Golden manifest = all["bases"][golden["base"].get<std::string>()].patch(golden["patch"]);
+    EXPECT_EQ(!refusal(manifest.dump()).empty(), golden["refused"].get<bool>()) << golden;
   }
 }
 
 TEST(Manifest, DamagedText) {
-  for (const Golden& golden : test::golden("manifests.json")["damaged"]) {
-    const std::string hex = golden["hex"];
+  for (const std::string hex : test::golden("manifests.json")["damaged"]) {
     std::string data;
     for (std::size_t i = 0; i < hex.size(); i += 2) {
       data += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
     }
-    const std::string wanted = golden["message"];
-    std::string seen = message_of(data).value_or("no error");
-    if (!golden["whole"]) seen = seen.substr(0, wanted.size());
-    EXPECT_EQ(seen, wanted) << data;
+    EXPECT_NE(refusal(data), "") << data;
   }
+}
+
+// Of entries and items, the place is told, the value and the rule.
+TEST(Manifest, SaysWhatIsWrongWhere) {
+  const auto said = [](const char* operation, const char* path, const Golden& value) {
+    const Golden patch = {{{"op", operation}, {"path", path}, {"value", value}}};
+    return refusal(base("fused").patch(patch).dump());
+  };
+  EXPECT_EQ(said("replace", "/model/steps", 1001),
+            "/model/steps is 1001, against the rule maximum: 1000");
+  EXPECT_EQ(said("remove", "/stages/0/artifacts/1/kind", nullptr),
+            "/stages/0/artifacts/1/kind is missing");
+  EXPECT_EQ(said("add", "/model/a~1b", 1), "/model/a~1b is not an entry that the format has");
+  EXPECT_EQ(said("replace", "/source/sha256", "abc").find("/source/sha256 is \"abc\", "), 0U);
 }
 
 TEST(Manifest, DeepAndLongText) {
   const std::string begin = R"({"format": "elir-bundle", "a": )";
-  EXPECT_EQ(message_of(begin + std::string(2000000, '[')), "damaged: nested too deeply");
-  EXPECT_EQ(message_of(begin + std::string(10000, '9') + "}")->substr(0, 9), "damaged: ");
-  EXPECT_NE(message_of(begin + '"' + std::string(2000000, 'a') + "\"}"), std::nullopt);
+  EXPECT_EQ(refusal(begin + std::string(2000000, '[')), "damaged: nested too deeply");
+  EXPECT_EQ(refusal(begin + std::string(10000, '9') + "}").substr(0, 9), "damaged: ");
+  EXPECT_NE(refusal(begin + '"' + std::string(2000000, 'a') + "\"}"), "");
+}
+
+TEST(Manifest, AMillionEntriesTakeNoMinutes) {
+  std::string manifest = R"({"format": "elir-bundle")";
+  for (int i = 0; i < 1000000; ++i) manifest += ",\"" + std::to_string(i) + "\":0";
+  EXPECT_NE(refusal(manifest + "}"), "");
 }
 
 TEST(Manifest, LongStringsMeetNoPatternAndNoStackOverflow) {
-  Golden manifest = test::golden("manifests.json")["bases"]["fused"];
+  Golden manifest = base("fused");
   manifest["stages"][0]["artifacts"][0]["sha256"] = std::string(5000000, '0');
-  EXPECT_NE(message_of(manifest.dump())->find("must match pattern"), std::string::npos);
+  EXPECT_NE(refusal(manifest.dump()), "");
+  EXPECT_THROW(Schema(parse_json(R"({"pattern": "^(a|b)*$"})")).check(std::string(5000000, 'a')),
+               Failure);
 }
 
 TEST(Manifest, TypedValues) {
-  const Manifest seen = read_manifest(test::golden("manifests.json")["bases"]["split"].dump());
+  const Manifest seen = read_manifest(base("split").dump());
   EXPECT_EQ(seen.task, "tiny");
-  EXPECT_EQ(seen.image_size, 32);
+  EXPECT_EQ(seen.side(), 32U);
   ASSERT_EQ(seen.stages.size(), 4U);
   EXPECT_EQ(seen.stages[1].input.describe(), "z0: float32 1x16x4x4 NCHW");
   EXPECT_EQ(seen.stages[1].input.bytes(), 1024U);
   EXPECT_EQ(seen.verified("bf16")->psnr_db, 70.5);
   EXPECT_EQ(seen.verified("int8"), nullptr);
-  EXPECT_EQ(seen.file_hashes.size(), 11U);
+  EXPECT_EQ(seen.files.size(), 13U);
 }
 
 TEST(Manifest, Engines) {
-  const Manifest seen = read_manifest(test::golden("manifests.json")["bases"]["engines"].dump());
+  const Manifest seen = read_manifest(base("engines").dump());
   const std::vector<Artifact>& artifacts = seen.stages.front().artifacts;
   ASSERT_EQ(artifacts.size(), 5U);
   EXPECT_EQ(artifacts[2].target, "sm75");
@@ -120,7 +105,7 @@ TEST(Manifest, Engines) {
 TEST(Schema, KnowsEveryKeywordOfTheManifests) { Schema{parse_json(kManifestSchema)}; }
 
 TEST(Schema, RefusesAKeywordItDoesNotKnow) {
-  EXPECT_THROW(Schema{parse_json(R"({"minLength": 3})")}, Failure);
+  EXPECT_THROW(Schema{parse_json(R"({"minProperties": 3})")}, Failure);
 }
 
 }  // namespace

@@ -36,9 +36,10 @@ elir_params openvino_params(const char* precision) {
 double psnr_on_reference(Restorer& restorer) {
   const core::Bundle bundle(ELIR_TINY);
   const core::Reference& reference = bundle.manifest().references.front();
-  const int side = bundle.manifest().image_size;
-  auto pixels = core::read_png(bundle.checked_file(reference.input), side);
-  const auto wanted = core::read_png(bundle.checked_file(reference.output), side);
+  const auto side = static_cast<int>(bundle.manifest().side());
+  auto pixels = core::read_png(bundle.checked_file(reference.input), bundle.manifest().side());
+  const auto wanted =
+      core::read_png(bundle.checked_file(reference.output), bundle.manifest().side());
   std::vector<std::uint8_t> result(pixels.size());
   restorer.restore(test::image_of(pixels, side, side), test::image_of(result, side, side));
   double error = 0;
@@ -272,7 +273,7 @@ TEST_F(OpenVinoCache, ThreadsThatStartTogether) {
       elir_params params = openvino_params("fp32");
       params.cache = cache.c_str();
       const Restorer restorer(bundle_, params);
-      EXPECT_EQ(restorer.describe().image_size, 32);
+      EXPECT_EQ(restorer.describe().shapes[0].width, 32);
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -13,7 +13,7 @@ namespace {
 class PngTest : public ::testing::Test {
  protected:
   // Of `side` by `side` pixels; cut off where `end` is given.
-  std::filesystem::path written(int side, std::size_t end = SIZE_MAX) const {
+  std::filesystem::path written(std::size_t side, std::size_t end = SIZE_MAX) const {
     png_image image{};
     image.version = PNG_IMAGE_VERSION;
     image.width = image.height = static_cast<png_uint_32>(side);
@@ -28,11 +28,11 @@ class PngTest : public ::testing::Test {
     test::write_file(path, content.substr(0, end));
     return path;
   }
-  static std::vector<std::uint8_t> pattern(int side) {
-    return test::pattern(static_cast<std::size_t>(side), static_cast<std::size_t>(side), 0);
+  static std::vector<std::uint8_t> pattern(std::size_t side) {
+    return test::pattern(side, side, 0);
   }
 
-  static std::string refusal(const std::filesystem::path& path, int side) {
+  static std::string refusal(const std::filesystem::path& path, std::size_t side) {
     try {
       read_png(path, side);
     } catch (const Failure& failure) {
@@ -49,14 +49,14 @@ TEST_F(PngTest, IsRead) { EXPECT_EQ(read_png(written(8), 8), pattern(8)); }
 
 TEST_F(PngTest, ARefusalSaysWhy) {
   const auto path = written(8);
-  EXPECT_EQ(refusal(path, 9), path.string() + " is 8x8, wanted 9x9");
+  EXPECT_EQ(refusal(path, 9), path.string() + " is 8x8, expected 9x9");
   EXPECT_EQ(refusal(written(8, 60), 8).find(path.string() + " cannot be read: "), 0U);
   EXPECT_EQ(refusal(written(8, 5), 8).find(path.string() + " cannot be read: "), 0U);
 }
 
 // AddressSanitizer finds one that is lost; elsewhere malloc tells of many.
 TEST_F(PngTest, NothingIsHeldAfterARefusal) {
-  const auto grown = [](const std::filesystem::path& path, int side) {
+  const auto grown = [](const std::filesystem::path& path, std::size_t side) {
     refusal(path, side);
     const auto before = mallinfo2().uordblks;
     for (int i = 0; i < 100; ++i) refusal(path, side);

@@ -75,7 +75,7 @@ TEST_P(ThreadsTest, EverythingAtOnce) {
       restorer.restore_async(test::image_of(pixels, 40, 40), test::image_of(result, 40, 40),
                              [](elir_status status, const char*) { EXPECT_EQ(status, ELIR_OK); });
       restored(restorer, thread, round);
-      EXPECT_EQ(restorer.describe().image_size, 32);
+      EXPECT_EQ(restorer.describe().shapes[0].width, 32);
       restorer.wait();
     }
   });
@@ -88,7 +88,7 @@ TEST_P(ThreadsTest, Errors) {
       const std::string name = "/none/" + std::to_string(thread);
       elir_restorer* made = nullptr;
       EXPECT_EQ(elir_create(name.c_str(), nullptr, &made), ELIR_ERROR_BUNDLE);
-      EXPECT_EQ(elir_last_error(), name + ": no such folder");
+      EXPECT_EQ(std::string(elir_last_error()).find(name + " is not the folder"), 0U);
     }
   });
 }

@@ -45,13 +45,13 @@ class Library:
         callback = self.binding.LogCallback(lambda user, level, line: lines.append(line.decode()))
         return self.open(bundle, log=callback, **params), lines
 
-    def refusal(self, bundle: Path, **params: object) -> str | None:
-        """Its message where a bundle cannot be opened."""
+    def status(self, bundle: Path, **params: object) -> int:
+        """``elir_status`` of opening a bundle."""
         try:
             self.open(bundle, **params).close()
         except self.binding.ElirError as error:
-            return str(error)
-        return None
+            return error.status
+        return 0
 
 
 @pytest.fixture(scope="session")

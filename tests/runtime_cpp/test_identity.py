@@ -122,6 +122,18 @@ def test_strides(tmp_path: Path, library: Library) -> None:
         assert np.array_equal(part, cpp.restore(np.ascontiguousarray(whole[:, 5:70])))
 
 
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_batches(tmp_path: Path, library: Library, mode: str) -> None:
+    bundle = make_bundle(tmp_path / "b", size=64, gain=1.3, bias=-0.1)
+    images = [picture(height, 80 + height) for height in (64, 40, 90, 130, 64, 33, 100)]
+    with Restorer(bundle, "openvino", precision="fp32") as python:
+        wanted = [python.restore(image) for image in images]
+    number = library.binding.MODES[mode]
+    with library.open(bundle, backend="openvino", precision="fp32", mode=number) as cpp:
+        for seen, expected in zip(cpp.restore_batch(images), wanted, strict=True):
+            np.testing.assert_array_equal(seen, expected)
+
+
 @pytest.mark.parametrize("bundle", os.environ.get("ELIR_BUNDLES", "").split(":"))
 def test_bundles_of_the_environment(library: Library, bundle: str) -> None:
     """ELIR_BUNDLES: more folders, such as exports of full size, separated by a colon."""

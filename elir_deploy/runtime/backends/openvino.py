@@ -362,14 +362,14 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
     None where nothing is to be kept, and, with a warning, where there is no place for it.
     """
     maker = [
-        _REWRITING,
+        str(_REWRITING),
         core.get_property(_DEVICE, "FULL_DEVICE_NAME"),
         *sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
     ]
+    key = hashlib.sha256("\n".join(maker).encode()).hexdigest()[:16]
     version = re.sub(r"[^\w.-]", "-", _library().get_version())
-    name = f"{float_type}.{hashlib.sha256(repr(maker).encode()).hexdigest()[:16]}.blob"
     try:
-        return compiled_place("openvino", version, sha256, name)
+        return compiled_place("openvino", version, sha256, f"{float_type}.{key}.blob")
     except OutputError as error:
         _warn(error)
         return None

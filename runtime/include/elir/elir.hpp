@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace elir {
 
@@ -28,10 +29,10 @@ inline void check(elir_status status) {
   if (status != ELIR_OK) throw Error(status, elir_last_error());
 }
 
-// `data` belongs to the caller; a stride of 0 means rows without padding.
+// In host memory. `data` belongs to the caller; a stride of 0 means rows without padding.
 inline elir_image image(void* data, int width, int height, std::ptrdiff_t stride = 0,
                         elir_format format = ELIR_RGB8) {
-  return {data, width, height, stride, format};
+  return {data, width, height, stride, format, ELIR_MEMORY_HOST, nullptr};
 }
 
 struct Size {
@@ -69,6 +70,16 @@ class Restorer {
 
   void restore(const elir_image& input, const elir_image& output) {
     check(elir_restore(restorer_, &input, &output));
+  }
+
+  // The arrays are equally long. On a failure see elir_restore_batch.
+  void restore_batch(const std::vector<elir_image>& inputs,
+                     const std::vector<elir_image>& outputs) {
+    if (inputs.size() != outputs.size()) {
+      throw Error(ELIR_ERROR_USAGE, std::to_string(inputs.size()) + " inputs and " +
+                                        std::to_string(outputs.size()) + " outputs");
+    }
+    check(elir_restore_batch(restorer_, inputs.data(), outputs.data(), inputs.size()));
   }
 
   // False where the queue is full or the restorer is being destroyed. `done(status, message)` must

@@ -13,15 +13,12 @@
 
 #include "../embedded.hpp"
 #include "../error.hpp"
-#include "../messages.hpp"
 #include "../text.hpp"
 
 namespace elir::core {
 
 inline std::string failed_call(const char* call, cudaError_t error) {
-  return message(
-      "cuda_failed",
-      {{"call", call}, {"error", cudaGetErrorName(error)}, {"reason", cudaGetErrorString(error)}});
+  return text(call, " failed with ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")");
 }
 
 inline void check_cuda(cudaError_t error, const char* call) {
@@ -51,27 +48,21 @@ class CurrentDevice {
   bool changed_ = false;
 };
 
-struct FreeDevice {
-  void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
+template <auto GiveBack>
+struct Deleter {
+  template <typename Object>
+  void operator()(Object* object) const {
+    static_cast<void>(GiveBack(object));
+  }
 };
-struct FreePinned {
-  void operator()(void* data) const { static_cast<void>(cudaFreeHost(data)); }
-};
-struct DestroyStream {
-  void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
-};
-struct DestroyGraph {
-  void operator()(cudaGraph_t graph) const { static_cast<void>(cudaGraphDestroy(graph)); }
-};
-struct DestroyExec {
-  void operator()(cudaGraphExec_t exec) const { static_cast<void>(cudaGraphExecDestroy(exec)); }
-};
+template <typename Handle, auto GiveBack>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Deleter<GiveBack>>;
 
-using DeviceMemory = std::unique_ptr<void, FreeDevice>;
-using PinnedMemory = std::unique_ptr<void, FreePinned>;
-using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
-using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph>;
-using GraphExec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyExec>;
+using DeviceMemory = Owned<void*, cudaFree>;
+using PinnedMemory = Owned<void*, cudaFreeHost>;
+using Stream = Owned<cudaStream_t, cudaStreamDestroy>;
+using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
+using GraphExec = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 inline DeviceMemory device_memory(std::size_t bytes) {
   void* data = nullptr;
@@ -124,20 +115,20 @@ inline std::optional<std::string> missing_cuda_device() {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return std::nullopt;
   static_cast<void>(cudaGetLastError());
-  if (error == cudaSuccess || error == cudaErrorNoDevice) return message("cuda_no_device");
+  if (error == cudaSuccess || error == cudaErrorNoDevice) {
+    return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES";
+  }
   int driver = 0;  // stays 0 where there is none
   int wanted = 0;
   check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   check_cuda(cudaRuntimeGetVersion(&wanted), "cudaRuntimeGetVersion");
-  if (driver == 0) return message("cuda_no_driver");
+  if (driver == 0) return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver";
   const std::string reason = failed_call("cudaGetDeviceCount", error);
   if (error != cudaErrorInsufficientDriver) {
-    return message("cuda_not_started", {{"reason", reason}});
+    return text("the CUDA driver does not start (", reason, "): see nvidia-smi");
   }
-  return message("cuda_driver_old", {{"reason", reason},
-                                     {"driver", cuda_release(driver)},
-                                     {"library", text("libelir ", kVersion)},
-                                     {"wanted", cuda_release(wanted)}});
+  return text(reason, ": the driver serves CUDA ", cuda_release(driver), ", and libelir ", kVersion,
+              " is made for ", cuda_release(wanted), ": update the driver");
 }
 
 // Where there is one.
@@ -145,7 +136,8 @@ inline void check_device(int device) {
   int count = 0;
   check_cuda(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
   if (device >= 0 && device < count) return;
-  throw unavailable_error(message("cuda_no_such_device", {{"device", device}, {"count", count}}));
+  throw unavailable_error("there is no CUDA device ", device, ": the driver finds ", count,
+                          "; see nvidia-smi and CUDA_VISIBLE_DEVICES");
 }
 
 }  // namespace elir::core

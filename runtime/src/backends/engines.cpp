@@ -4,34 +4,17 @@
 #include <locale>
 #include <regex>
 #include <sstream>
-#include <tuple>
 
-#include "../messages.hpp"
 #include "../text.hpp"
 
 namespace elir::core {
-namespace {
-
-bool operator<(const Release& a, const Release& b) {
-  return std::tie(a.major, a.minor, a.patch) < std::tie(b.major, b.minor, b.patch);
-}
-
-}  // namespace
-
-bool operator==(const Release& a, const Release& b) {
-  return a.major == b.major && a.minor == b.minor && a.patch == b.patch;
-}
-
-std::string written(const Release& release) {
-  return text(release.major, ".", release.minor, ".", release.patch);
-}
 
 Release release_of(const std::string& version) {
   Release made{};
   std::istringstream stream(version);
   stream.imbue(std::locale::classic());
   char dot = 0;
-  stream >> made.major >> dot >> made.minor >> dot >> made.patch;
+  stream >> made[0] >> dot >> made[1] >> dot >> made[2];
   return made;
 }
 
@@ -43,7 +26,7 @@ Release release_of(int number) {
 
 // They run under the next major version, too. After 8 that is 10: 9 was for few platforms.
 bool in_reach(const Release& made, const Release& here) {
-  return made < here && here.major <= (made.major == 8 ? 10 : made.major + 1);
+  return made < here && here[0] <= (made[0] == 8 ? 10 : made[0] + 1);
 }
 
 bool made_for(const Artifact& artifact, const std::string& device) {
@@ -68,7 +51,7 @@ std::string brief(const std::vector<std::string>& reasons) {
       plain.push_back(std::move(words));
     }
   }
-  return plain.empty() ? message("no_reason") : one_line(joined(plain, "; "));
+  return plain.empty() ? "it gives no reason" : one_line(joined(plain, "; "));
 }
 
 bool of_the_device(const std::vector<std::string>& reasons) {
@@ -82,13 +65,6 @@ bool of_the_device(const std::vector<std::string>& reasons) {
     });
   };
   return any(device) && !any(file);
-}
-
-std::string described_tensor(const TensorSpec& spec) {
-  std::vector<std::string> sides;
-  for (const std::int64_t side : spec.shape) sides.push_back(std::to_string(side));
-  return text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "UINT8" : "FLOAT", " ",
-              joined(sides, "x"), " LINEAR");
 }
 
 }  // namespace elir::core

@@ -2,6 +2,7 @@
 // neither of the two libraries.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -9,13 +10,7 @@
 
 namespace elir::core {
 
-struct Release {
-  int major;
-  int minor;
-  int patch;
-};
-bool operator==(const Release& a, const Release& b);
-std::string written(const Release& release);
+using Release = std::array<int, 3>;  // such as 10.3.0
 
 // Of a version such as "10.3.0.26".
 Release release_of(const std::string& version);
@@ -37,8 +32,5 @@ std::string brief(const std::vector<std::string>& reasons);
 
 // Where it complains of the device, and not of the file.
 bool of_the_device(const std::vector<std::string>& reasons);
-
-// As the libraries describe a tensor: "image: UINT8 1x64x64x3 LINEAR".
-std::string described_tensor(const TensorSpec& spec);
 
 }  // namespace elir::core

@@ -7,8 +7,6 @@
 #include <iterator>
 
 #include "../error.hpp"
-#include "../memory.hpp"
-#include "../messages.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 
@@ -23,12 +21,15 @@ const OrtApi* find_api() {
 const OrtApi& api() { return *find_api(); }
 
 // Objects of ONNX Runtime, each released by its own function.
-template <typename Object, void (*OrtApi::*Release)(Object*)>
+template <auto Release>
 struct Deleter {
-  void operator()(Object* object) const { (api().*Release)(object); }
+  template <typename Object>
+  void operator()(Object* object) const {
+    (api().*Release)(object);
+  }
 };
-template <typename Object, void (*OrtApi::*Release)(Object*)>
-using Owned = std::unique_ptr<Object, Deleter<Object, Release>>;
+template <typename Object, auto Release>
+using Owned = std::unique_ptr<Object, Deleter<Release>>;
 
 using OwnedStatus = Owned<OrtStatus, &OrtApi::ReleaseStatus>;
 using OwnedSession = Owned<OrtSession, &OrtApi::ReleaseSession>;
@@ -38,29 +39,17 @@ using OwnedValue = Owned<OrtValue, &OrtApi::ReleaseValue>;
 using OwnedBinding = Owned<OrtIoBinding, &OrtApi::ReleaseIoBinding>;
 using OwnedType = Owned<OrtTypeInfo, &OrtApi::ReleaseTypeInfo>;
 
-// What ONNX Runtime reports, as its Python package words it.
+// What ONNX Runtime reports.
 class OrtFailure : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-const char* code_name(OrtErrorCode code) {
-  constexpr const char* kNames[] = {"SUCCESS",           "FAIL",
-                                    "INVALID_ARGUMENT",  "NO_SUCHFILE",
-                                    "NO_MODEL",          "ENGINE_ERROR",
-                                    "RUNTIME_EXCEPTION", "INVALID_PROTOBUF",
-                                    "MODEL_LOADED",      "NOT_IMPLEMENTED",
-                                    "INVALID_GRAPH",     "EP_FAIL"};
-  const auto place = static_cast<std::size_t>(code);
-  return place < std::size(kNames) ? kNames[place] : "FAIL";
-}
-
 void check(OrtStatus* given) {
   if (given == nullptr) return;
   const OwnedStatus status(given);
   check_memory(api().GetErrorMessage(given));
-  throw OrtFailure(
-      one_line(text(code_name(api().GetErrorCode(given)), " : ", api().GetErrorMessage(given))));
+  throw OrtFailure(one_line(api().GetErrorMessage(given)));
 }
 
 // Calls a function whose last argument receives a new object.
@@ -82,56 +71,26 @@ OrtEnv& environment() {
   return *env;
 }
 
-const char* type_name(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
-      return "tensor(uint8)";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-      return "tensor(float)";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      return "tensor(float16)";
-    default:
-      return "another tensor";
-  }
-}
-
 ONNXTensorElementDataType type_of(Dtype dtype) {
   return dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
                                : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-// "('image', 'tensor(uint8)', [1, 64, 64, 3])"
-std::string described(const std::string& name, ONNXTensorElementDataType type,
-                      const std::vector<std::string>& sides) {
-  return text("(", python_repr(name), ", ", python_repr(type_name(type)), ", [",
-              joined(sides, ", "), "])");
-}
-
-std::string described(const TensorSpec& spec) {
-  std::vector<std::string> sides;
-  for (const std::int64_t side : spec.shape) sides.push_back(std::to_string(side));
-  return described(spec.name, type_of(spec.dtype), sides);
-}
-
-std::string described(const std::string& name, const OrtTypeInfo* info) {
+std::string described_by(const OrtTypeInfo* info, const std::string& name) {
   const OrtTensorTypeAndShapeInfo* tensor = nullptr;
   check(api().CastTypeInfoToTensorInfo(info, &tensor));
-  if (tensor == nullptr) return text("(", python_repr(name), ", no tensor)");
+  if (tensor == nullptr) return text(name, ": no tensor");
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   check(api().GetTensorElementType(tensor, &type));
   std::size_t count = 0;
   check(api().GetDimensionsCount(tensor, &count));
-  std::vector<std::int64_t> values(count);
-  std::vector<const char*> names(count);
-  check(api().GetDimensions(tensor, values.data(), count));
-  check(api().GetSymbolicDimensions(tensor, names.data(), count));
-  std::vector<std::string> sides;
-  for (std::size_t i = 0; i < count; ++i) {
-    sides.push_back(values[i] >= 0      ? std::to_string(values[i])
-                    : *names[i] == '\0' ? "None"
-                                        : python_repr(names[i]));
-  }
-  return described(name, type, sides);
+  std::vector<std::int64_t> shape(count);
+  check(api().GetDimensions(tensor, shape.data(), count));
+  return described(name,
+                   type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8   ? "uint8"
+                   : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? "float32"
+                                                                 : "another type",
+                   shape);
 }
 
 // The two ends of a graph: how to ask for them.
@@ -142,8 +101,8 @@ struct End {
   decltype(OrtApi::SessionGetInputTypeInfo) type;
 };
 
-void check_end(const std::filesystem::path& path, const End& end, const TensorSpec& spec,
-               const OrtSession* session) {
+void check_graph(const std::filesystem::path& path, const End& end, const TensorSpec& spec,
+                 const OrtSession* session) {
   OrtAllocator* allocator = nullptr;
   check(api().GetAllocatorWithDefaultOptions(&allocator));
   std::size_t count = 0;
@@ -154,19 +113,13 @@ void check_end(const std::filesystem::path& path, const End& end, const TensorSp
     check(end.name(session, i, allocator, &given));
     const std::string name = given;
     check(api().AllocatorFree(allocator, given));
-    seen.push_back(described(name, made<OwnedType>(end.type, session, i).get()));
+    seen.push_back(described_by(made<OwnedType>(end.type, session, i).get(), name));
   }
-  const std::string wanted = described(spec);
-  if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(message("graph_end", {{"path", path.string()},
-                                           {"end", end.what},
-                                           {"seen", text("[", joined(seen, ", "), "]")},
-                                           {"wanted", wanted}}));
+  check_end(path, end.what, seen, spec);
 }
 
 Failure does_not_start(const OrtFailure& failure) {
-  return unavailable_error(
-      message("cannot_start", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
+  return unavailable_error("onnxruntime does not start: ", failure.what());
 }
 
 OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int threads) {
@@ -183,21 +136,18 @@ OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int t
     auto session =
         made<OwnedSession>(api().CreateSession, static_cast<const OrtEnv*>(&environment()),
                            path.c_str(), static_cast<const OrtSessionOptions*>(options.get()));
-    check_end(path,
-              {"input", api().SessionGetInputCount, api().SessionGetInputName,
-               api().SessionGetInputTypeInfo},
-              stage.input, session.get());
-    check_end(path,
-              {"output", api().SessionGetOutputCount, api().SessionGetOutputName,
-               api().SessionGetOutputTypeInfo},
-              stage.output, session.get());
+    check_graph(path,
+                {"input", api().SessionGetInputCount, api().SessionGetInputName,
+                 api().SessionGetInputTypeInfo},
+                stage.input, session.get());
+    check_graph(path,
+                {"output", api().SessionGetOutputCount, api().SessionGetOutputName,
+                 api().SessionGetOutputTypeInfo},
+                stage.output, session.get());
     return session;
   } catch (const OrtFailure& failure) {
-    throw bundle_error(
-        message("graph_unreadable", {{"path", path.string()},
-                                     {"library", "onnxruntime"},
-                                     {"version", OrtGetApiBase()->GetVersionString()},
-                                     {"reason", failure.what()}}));
+    throw bundle_error(path.string(), " cannot be loaded by onnxruntime ",
+                       OrtGetApiBase()->GetVersionString(), ": ", failure.what());
   }
 }
 
@@ -236,8 +186,7 @@ class OnnxRuntimeSession final : public Session {
         check(api().RunWithBinding(step.session.get(), nullptr, step.binding.get()));
       }
     } catch (const OrtFailure& failure) {
-      throw unavailable_error(
-          message("backend_failed", {{"library", "onnxruntime"}, {"reason", failure.what()}}));
+      throw unavailable_error("onnxruntime failed: ", failure.what());
     }
   }
 
@@ -259,10 +208,8 @@ class OnnxRuntimeBackend final : public Backend {
 
   std::optional<std::string> available() const override {
     if (find_api() != nullptr) return std::nullopt;
-    return message("library_release",
-                   {{"library", "onnxruntime"},
-                    {"version", OrtGetApiBase()->GetVersionString()},
-                    {"wanted", text("one of API version ", ORT_API_VERSION, " or later")}});
+    return text("onnxruntime ", OrtGetApiBase()->GetVersionString(),
+                " is installed, expected one of API version ", ORT_API_VERSION, " or later");
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
@@ -285,10 +232,9 @@ class OnnxRuntimeBackend final : public Backend {
 
 }  // namespace
 
-Backends make_onnxruntime_backends() {
-  Backends found;
-  found.push_back(std::make_unique<OnnxRuntimeBackend>());
-  return found;
+const Backend& onnxruntime_backend() {
+  static const OnnxRuntimeBackend made;
+  return made;
 }
 
 }  // namespace elir::core

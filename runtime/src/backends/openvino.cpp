@@ -12,12 +12,11 @@
 #include <openvino/op/fake_quantize.hpp>
 #include <openvino/openvino.hpp>
 #include <regex>
+#include <set>
 #include <sstream>
 
 #include "../cache.hpp"
 #include "../error.hpp"
-#include "../memory.hpp"
-#include "../messages.hpp"
 #include "../sha256.hpp"
 #include "../text.hpp"
 #include "all.hpp"
@@ -62,7 +61,7 @@ auto asked(const Body& body, const Refusal& refusal) -> decltype(body()) {
 }
 
 Failure does_not_start(const std::string& reason) {
-  return unavailable_error(message("cannot_start", {{"library", "openvino"}, {"reason", reason}}));
+  return unavailable_error("openvino does not start: ", reason);
 }
 
 template <typename Property>
@@ -90,11 +89,8 @@ std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
         return reader->convert(reader->load(path.string()));
       },
       [&](const std::string& reason) {
-        return bundle_error(
-            message("graph_unreadable", {{"path", path.string()},
-                                         {"library", "openvino"},
-                                         {"version", ov::get_openvino_version().buildNumber},
-                                         {"reason", reason}}));
+        return bundle_error(path.string(), " cannot be loaded by openvino ",
+                            ov::get_openvino_version().buildNumber, ": ", reason);
       });
 }
 
@@ -163,31 +159,24 @@ void join_quantizers(ov::Model& model) {
   }
 }
 
-std::string described(const ov::Output<const ov::Node>& port, const std::string& name) {
-  std::string shown = name;
-  const auto& names = port.get_names();
-  if (names.count(name) == 0) {  // an operator that does nothing leaves its name to what it read
-    std::vector<std::string> sorted(names.begin(), names.end());
-    std::sort(sorted.begin(), sorted.end());
-    shown = joined(sorted, "/");
-  }
-  return text(shown, ": ", port.get_element_type().get_type_name(), " ",
-              port.get_partial_shape().to_string());
-}
-
-void check_end(const std::filesystem::path& path, const char* what, const TensorSpec& spec,
-               const std::vector<ov::Output<const ov::Node>>& ports) {
+void check_ports(const std::filesystem::path& path, const char* what, const TensorSpec& spec,
+                 const std::vector<ov::Output<const ov::Node>>& ports) {
   std::vector<std::string> seen;
-  for (const auto& port : ports) seen.push_back(described(port, spec.name));
-  const auto& s = spec.shape;
-  const std::string wanted = text(spec.name, ": ", spec.dtype == Dtype::uint8 ? "u8" : "f32", " [",
-                                  s[0], ",", s[1], ",", s[2], ",", s[3], "]");
-  if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(message(
-      "graph_end", {{"path", path.string()},
-                    {"end", what},
-                    {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
-                    {"wanted", wanted}}));
+  for (const auto& port : ports) {
+    // An operator that does nothing leaves its name to what it read.
+    const std::set<std::string> names(port.get_names().begin(), port.get_names().end());
+    const auto type = port.get_element_type();
+    std::vector<std::int64_t> sides;
+    for (const ov::Dimension& side : port.get_partial_shape())
+      sides.push_back(side.is_static() ? side.get_length() : -1);
+    seen.push_back(described(
+        names.count(spec.name) > 0 ? spec.name : joined({names.begin(), names.end()}, "/"),
+        type == ov::element::u8    ? "uint8"
+        : type == ov::element::f32 ? "float32"
+                                   : "another type",
+        sides));
+  }
+  check_end(path, what, seen, spec);
 }
 
 ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
@@ -209,9 +198,8 @@ std::filesystem::path cached_file(const std::optional<std::string>& base, const 
                                   const std::string& float_type) {
   std::vector<std::string> parts = processor(ov::device::capabilities);
   std::sort(parts.begin(), parts.end());
-  parts.insert(parts.begin(), processor(ov::device::full_name));
-  for (std::string& each : parts) each = python_repr(each);
-  const std::string maker = text("[", kRewriting, ", ", joined(parts, ", "), "]");
+  const std::string maker =
+      text(kRewriting, "\n", processor(ov::device::full_name), "\n", joined(parts, "\n"));
   Sha256 hash;
   hash.update(maker.data(), maker.size());
   const std::string version = std::regex_replace(
@@ -259,7 +247,7 @@ std::optional<Loaded> recalled(const std::filesystem::path& place, const ov::Any
 }
 
 void warn(const Log& log, const std::string& reason) {
-  log.warn(message("compiled_not_kept", {{"reason", reason}}));
+  log.warn(text(reason, "; so compiled models are not kept and every start takes longer"));
 }
 
 void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Setup& setup) {
@@ -273,7 +261,7 @@ void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const
   } catch (const CacheFailure& failure) {
     warn(log, failure.what());
   } catch (const std::exception& error) {
-    warn(log, message("compiled_export", {{"reason", one_line_of(error)}}));
+    warn(log, text("openvino cannot export what it compiled: ", one_line_of(error)));
   }
 }
 
@@ -300,10 +288,7 @@ class OpenVinoSession final : public Session {
         [&] {
           for (ov::InferRequest& request : requests_) request.infer();
         },
-        [](const std::string& reason) {
-          return unavailable_error(
-              message("backend_failed", {{"library", "openvino"}, {"reason", reason}}));
-        });
+        [](const std::string& reason) { return unavailable_error("openvino failed: ", reason); });
   }
 
  private:
@@ -322,7 +307,7 @@ class OpenVinoBackend final : public Backend {
       const std::vector<std::string> devices =
           asked([] { return core().get_available_devices(); }, does_not_start);
       if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
-      return message("no_plugin", {{"device", kDevice}});
+      return text("the installed openvino has no ", kDevice, " plugin");
     } catch (const Failure& failure) {
       return failure.what();
     }
@@ -330,7 +315,7 @@ class OpenVinoBackend final : public Backend {
 
   std::optional<std::string> unsupported(const std::string& precision) const override {
     if (precision != "bf16" || has_bfloat16()) return std::nullopt;
-    return message("no_bf16");
+    return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32";
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
@@ -406,15 +391,14 @@ class OpenVinoBackend final : public Backend {
           return core().compile_model(model, kDevice, config);
         },
         [&](const std::string& reason) {
-          return unavailable_error(
-              message("graph_refused", {{"path", path.string()}, {"reason", reason}}));
+          return unavailable_error("openvino cannot run ", path.string(), ": ", reason);
         });
   }
 
   static void check_ends(const std::filesystem::path& path, const Stage& stage,
                          const ov::CompiledModel& seen) {
-    check_end(path, "input", stage.input, seen.inputs());
-    check_end(path, "output", stage.output, seen.outputs());
+    check_ports(path, "input", stage.input, seen.inputs());
+    check_ports(path, "output", stage.output, seen.outputs());
   }
 
   static std::uint32_t at_once(const Chain& chain, const Setup& setup) {
@@ -429,9 +413,8 @@ class OpenVinoBackend final : public Backend {
 
 }  // namespace
 
-Backends make_openvino_backends() {
-  Backends made;
-  made.push_back(std::make_unique<OpenVinoBackend>());
+const Backend& openvino_backend() {
+  static const OpenVinoBackend made;
   return made;
 }
 

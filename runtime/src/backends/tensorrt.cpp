@@ -14,7 +14,6 @@
 
 #include "../cache.hpp"
 #include "../error.hpp"
-#include "../messages.hpp"
 #include "../shared_library.hpp"
 #include "../text.hpp"
 #include "all.hpp"
@@ -37,21 +36,25 @@ Library opened() {
     return {file.function<decltype(&createInferRuntime_INTERNAL)>("createInferRuntime_INTERNAL"),
             release_of(version())};
   } catch (const std::runtime_error& error) {
-    throw unavailable_error(
-        message("library_not_loaded", {{"library", kName}, {"reason", error.what()}}));
+    throw unavailable_error(kName, " cannot be loaded (", error.what(),
+                            "): install it, or name its folder in LD_LIBRARY_PATH");
   }
+}
+
+// Such as "tensorrt 10.3.0".
+std::string versioned(const Library& library) {
+  const Release& release = library.release;
+  return text(kName, " ", release[0], ".", release[1], ".", release[2]);
 }
 
 // Throws an unavailable error, at every call, where it is not there.
 const Library& vendor() {
   static const Library made = opened();
-  if (made.release.major == kMajor) return made;
-  throw unavailable_error(message("library_release", {{"library", kName},
-                                                      {"version", written(made.release)},
-                                                      {"wanted", text("release ", kMajor)}}));
+  if (made.release[0] == kMajor) return made;
+  throw unavailable_error(versioned(made), " is installed, expected release ", kMajor);
 }
 
-std::string library() { return text(kName, " ", written(vendor().release)); }
+std::string library() { return versioned(vendor()); }
 
 // TensorRT says in its log what is wrong, and gives null.
 class EngineLog final : public nvinfer1::ILogger {
@@ -87,10 +90,8 @@ EngineLog& engine_log() {
 
 // For a call that the library answers with null or false.
 Failure refused(const char* call, const Stage& stage) {
-  return unavailable_error(message("engine_call", {{"library", library()},
-                                                   {"call", call},
-                                                   {"stage", stage.name},
-                                                   {"reason", brief(engine_log().taken())}}));
+  return unavailable_error(library(), ": ", call, " of ", stage.name,
+                           " failed: ", brief(engine_log().taken()));
 }
 
 // Whether an engine runs on a device under the library that is here.
@@ -101,47 +102,27 @@ bool suits(const Artifact& artifact, const std::string& device) {
          (made == here || (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
 }
 
-// As TensorRT's own name of it, where a manifest can ask for it.
-const char* type_name(nvinfer1::DataType type) {
-  switch (type) {
-    case nvinfer1::DataType::kFLOAT:
-      return "FLOAT";
-    case nvinfer1::DataType::kHALF:
-      return "HALF";
-    case nvinfer1::DataType::kINT8:
-      return "INT8";
-    case nvinfer1::DataType::kUINT8:
-      return "UINT8";
-    default:
-      return "another type";
-  }
-}
-
-// "image: UINT8 1x64x64x3 LINEAR"
-std::string described(const nvinfer1::ICudaEngine& engine, const char* name) {
+std::string described_by(const nvinfer1::ICudaEngine& engine, const char* name) {
+  const nvinfer1::DataType type = engine.getTensorDataType(name);
   const nvinfer1::Dims shape = engine.getTensorShape(name);
-  std::vector<std::string> sides;
-  for (int i = 0; i < shape.nbDims; ++i) sides.push_back(std::to_string(shape.d[i]));
   const bool linear = engine.getTensorFormat(name) == nvinfer1::TensorFormat::kLINEAR;
   const bool on_device = engine.getTensorLocation(name) == nvinfer1::TensorLocation::kDEVICE;
-  return text(name, ": ", type_name(engine.getTensorDataType(name)), " ", joined(sides, "x"),
-              linear ? " LINEAR" : " in another format", on_device ? "" : " on the host");
+  return described(name,
+                   type == nvinfer1::DataType::kUINT8   ? "uint8"
+                   : type == nvinfer1::DataType::kFLOAT ? "float32"
+                                                        : "another type",
+                   {shape.d, shape.d + std::max(shape.nbDims, 0)}) +
+         (linear ? "" : " in another format") + (on_device ? "" : " on the host");
 }
 
-void check_end(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
-               nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
+void check_tensors(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
+                   nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
   std::vector<std::string> seen;
   for (int i = 0; i < engine.getNbIOTensors(); ++i) {
     const char* const name = engine.getIOTensorName(i);
-    if (engine.getTensorIOMode(name) == mode) seen.push_back(described(engine, name));
+    if (engine.getTensorIOMode(name) == mode) seen.push_back(described_by(engine, name));
   }
-  const std::string wanted = described_tensor(spec);
-  if (seen == std::vector<std::string>{wanted}) return;
-  throw bundle_error(message(
-      "engine_end", {{"path", path.string()},
-                     {"end", what},
-                     {"seen", seen.empty() ? message("graph_end_missing") : joined(seen, ", ")},
-                     {"wanted", wanted}}));
+  check_end(path, what, seen, spec);
 }
 
 // Released in the opposite order.
@@ -162,33 +143,27 @@ Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const
               const std::string& rebuild) {
   const auto content = MappedFile::of(path);
   if (!content) {
-    throw bundle_error(
-        message("file_unreadable", {{"path", path.string()}, {"reason", "it cannot be mapped"}}));
+    throw bundle_error(path.string(), " cannot be read: it cannot be mapped");
   }
   engine_log().taken();
   Engine made;
   made.runtime.reset(static_cast<nvinfer1::IRuntime*>(
       vendor().create_runtime(&engine_log(), NV_TENSORRT_VERSION)));
   if (!made.runtime) {
-    throw unavailable_error(
-        message("cannot_start", {{"library", library()}, {"reason", brief(engine_log().taken())}}));
+    throw unavailable_error(library(), " does not start: ", brief(engine_log().taken()));
   }
   if (artifact.version_compatible) allow_host_code(*made.runtime);
   made.engine.reset(made.runtime->deserializeCudaEngine(content->data(), content->size()));
   if (!made.engine) {
     const std::vector<std::string> reasons = engine_log().taken();
     if (of_the_device(reasons)) {
-      throw unavailable_error(
-          message("engine_not_loaded",
-                  {{"library", library()}, {"path", path.string()}, {"reason", brief(reasons)}}));
+      throw unavailable_error(library(), " cannot load ", path.string(), ": ", brief(reasons));
     }
-    throw bundle_error(message("engine_unreadable", {{"path", path.string()},
-                                                     {"library", library()},
-                                                     {"reason", brief(reasons)},
-                                                     {"command", rebuild}}));
+    throw bundle_error(path.string(), " cannot be loaded by ", library(), ": ", brief(reasons),
+                       ": make it anew with ", rebuild);
   }
-  check_end(path, *made.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
-  check_end(path, *made.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
+  check_tensors(path, *made.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
+  check_tensors(path, *made.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
   return made;
 }
 
@@ -253,15 +228,14 @@ class TensorRtSession final : public Session {
       // Nothing may be left that still reads or writes the buffers.
       const cudaError_t error = cudaStreamSynchronize(stream_.get());
       if (error == cudaSuccess) {
-        throw unavailable_error(message("still_usable", {{"reason", failure.what()}}));
+        throw unavailable_error(failure.what(), "; the session can be used again");
       }
       // CUDA repeats an error that it cannot recover from.
       const std::string reason = failed_call("cudaStreamSynchronize", error);
-      const std::string lost =
-          message("device_lost", {{"device", text("CUDA device ", device_)}, {"reason", reason}});
-      lost_ = text(lost, ": ", message("device_restart"));
+      lost_ = text("CUDA device ", device_, " does not answer any more (", reason,
+                   "): end this process and start another");
       static_cast<void>(cudaGetLastError());
-      throw unavailable_error(text(failure.what(), "; ", lost_));
+      throw unavailable_error(failure.what(), "; ", lost_);
     } catch (...) {
       static_cast<void>(cudaStreamSynchronize(stream_.get()));
       throw;
@@ -309,7 +283,8 @@ class TensorRtSession final : public Session {
       graph_ = captured();
     } catch (const Failure& failure) {
       abandon_capture();
-      log_.warn(message("not_captured", {{"reason", failure.what()}}));
+      log_.warn(
+          text("runs are not captured as a CUDA graph and take a little longer: ", failure.what()));
     } catch (...) {
       abandon_capture();
       throw;
@@ -319,8 +294,7 @@ class TensorRtSession final : public Session {
   GraphExec captured() {
     for (const Step& step : steps_) {
       if (capturable(*step.context, stream_.get())) continue;
-      throw unavailable_error(
-          message("uncapturable", {{"library", library()}, {"stage", step.stage->name}}));
+      throw unavailable_error(library(), " says that ", step.stage->name, " cannot be captured");
     }
     check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
                "cudaStreamBeginCapture");
@@ -403,7 +377,7 @@ class TensorRtBackend final : public Backend {
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
     if (const auto reason = available()) {
-      throw unavailable_error(message("cannot_use", {{"backend", name}, {"reason", *reason}}));
+      throw unavailable_error(name, " cannot be used: ", *reason);
     }
     check_device(setup.device);
     const std::string device = capability(setup.device);
@@ -426,11 +400,15 @@ class TensorRtBackend final : public Backend {
   }
 
  private:
-  // The engines of a stage in `precision`, whatever they are for.
-  std::vector<const Artifact*> engines_of(const Stage& stage, const std::string& precision) const {
-    std::vector<const Artifact*> found;
-    for (const Artifact& artifact : stage.artifacts) {
-      if (artifact.kind == kind && artifact.precision == precision) found.push_back(&artifact);
+  // The engine of a stage that runs on a device: one made for it before one that merely covers it.
+  // Null where there is none.
+  const Artifact* best(const Stage& stage, const std::string& precision,
+                       const std::string& device) const {
+    const Artifact* found = nullptr;
+    for (const Artifact& engine : stage.artifacts) {
+      if (engine.kind != kind || engine.precision != precision || !suits(engine, device)) continue;
+      if (made_for(engine, device)) return &engine;
+      if (found == nullptr) found = &engine;
     }
     return found;
   }
@@ -438,61 +416,41 @@ class TensorRtBackend final : public Backend {
   bool fits(const Bundle& bundle, const std::string& precision, const std::string& device) const {
     const auto& stages = bundle.manifest().stages;
     return std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
-      const auto engines = engines_of(stage, precision);
-      return std::any_of(engines.begin(), engines.end(),
-                         [&](const Artifact* engine) { return suits(*engine, device); });
+      return best(stage, precision, device) != nullptr;
     });
   }
 
   const Artifact& fitting(const Bundle& bundle, const Stage& stage, const std::string& precision,
                           const std::string& device) const {
-    const auto engines = engines_of(stage, precision);
-    if (engines.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
-    // One made for this GPU before one that merely covers it.
-    const Artifact* suiting = nullptr;
-    for (const Artifact* engine : engines) {
-      if (!suits(*engine, device)) continue;
-      if (made_for(*engine, device)) return *engine;
-      if (suiting == nullptr) suiting = engine;
-    }
-    if (suiting != nullptr) return *suiting;
+    if (const Artifact* engine = best(stage, precision, device)) return *engine;
     std::vector<std::string> found;
-    for (const Artifact* engine : engines) {
-      const std::string target = engine->target.value_or(message("any_device"));
-      std::string one =
-          message("engine_found", {{"target", target}, {"version", engine->tool_version}});
-      if (std::find(found.begin(), found.end(), one) == found.end()) {
-        found.push_back(std::move(one));
-      }
+    for (const Artifact& engine : stage.artifacts) {
+      if (engine.kind != kind || engine.precision != precision) continue;
+      std::string one = text(engine.target.value_or("any device"), " by ", engine.tool_version);
+      if (std::find(found.begin(), found.end(), one) == found.end()) found.push_back(one);
     }
-    throw unavailable_error(
-        message("engines_misfit", {{"backend", name},
-                                   {"bundle", bundle.path().string()},
-                                   {"found", joined(found, ", ")},
-                                   {"device", device},
-                                   {"version", written(vendor().release)},
-                                   {"command", rebuild(bundle, precision, device)}}));
+    if (found.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
+    throw unavailable_error("no ", name, " engine of ", bundle.path().string(), " fits: found for ",
+                            joined(found, ", "), "; needed for ", device, " by ", library(), ": ",
+                            rebuild(bundle, precision, device));
   }
 
   // The command that makes an engine for `device`.
   static std::string rebuild(const Bundle& bundle, const std::string& precision,
                              const std::string& device) {
-    return message("engine_rebuild",
-                   {{"bundle", shell_quoted(bundle.path().string())},
-                    {"device", kLaterReleases ? "--device" : "--target " + device},
-                    {"precisions", " --precision " + precision}});
+    return text("elir-build ", shell_quoted(bundle.path().string()), " ",
+                kLaterReleases ? "--device" : "--target " + device, " --precision " + precision);
   }
 };
 
 }  // namespace
 
 #ifdef ELIR_TENSORRT_RTX
-Backends make_tensorrt_rtx_backends() {
+const Backend& tensorrt_rtx_backend() {
 #else
-Backends make_tensorrt_backends() {
+const Backend& tensorrt_backend() {
 #endif
-  Backends made;
-  made.push_back(std::make_unique<TensorRtBackend>());
+  static const TensorRtBackend made;
   return made;
 }
 

@@ -6,8 +6,8 @@ writes ``geometry.json``, ``pictures.json`` and ``manifests.json`` beside this f
 by formulas and random generators of fixed seeds, so the files change only when the Python runtime
 does; ``tests/runtime_cpp`` checks that they are up to date.
 
-Results are kept as SHA-256 of their bytes: the files stay small, and any difference shows. Where a
-result is a message, it is kept whole.
+Results are kept as SHA-256 of their bytes: the files stay small, and any difference shows. Of a
+manifest it is kept whether it is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.manifest import _strict_json
+from elir_deploy.runtime.manifest_file import decode_manifest
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import mirrored, run_tiled, spans
 
@@ -125,56 +124,60 @@ def pictures() -> dict[str, Any]:
     return made
 
 
-def tensor(name: str, dtype: str, shape: list[int], layout: str) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "shape": shape, "layout": layout}
+def file(name: str) -> dict[str, Any]:
+    return {"file": name, "sha256": "0" * 64, "bytes": 10}
 
 
 def manifest(split: bool) -> dict[str, Any]:
     """A manifest in which everything that can be there is."""
-    image = tensor("image", "uint8", [1, 32, 32, 3], "NHWC")
-    restored = tensor("restored", "uint8", [1, 32, 32, 3], "NHWC")
     names = ["encoder", "estimator", "flow", "decoder"] if split else ["fused"]
-    between = [tensor(f"z{i}", "float32", [1, 16, 4, 4], "NCHW") for i in range(len(names) - 1)]
-    ends = [image, *between, restored]
+    ends = ["image", *(f"z{i}" for i in range(len(names) - 1)), "restored"]
+    image = {
+        "dtype": "uint8",
+        "layout": "NHWC",
+        "channels": 3,
+        "stride": 1,
+        "range": [0, 255],
+    }
+    latent = {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 8}
     stages = [
         {
             "name": name,
-            "input": ends[index],
+            "inputs": [ends[index]],
             "output": ends[index + 1],
             "artifacts": [
-                {
-                    "file": f"{name}.{precision}.onnx",
+                file(f"{name}.{precision}.onnx")
+                | {
                     "kind": "onnx",
                     "precision": precision,
                     "target": None,
                     "tool": "test",
                     "tool_version": "1",
-                    "sha256": "0" * 64,
-                    "bytes": 10,
                 }
                 for precision in ("fp32", "int8")
             ],
         }
         for index, name in enumerate(names)
     ]
-    verification = {
-        "psnr_db": 70.5,
-        "max_error": 0.004,
-        "mean_error": 0.001,
+    fidelity = {"psnr_db": 70.5, "max_error": 0.004, "mean_error": 0.001}
+    drawn = {"name": "noise", "width": 32, "height": 32, "synthetic": True}
+    verification = fidelity | {
         "floor_db": 60.0,
         "passed": True,
+        "automatic": True,
         "backend": "test",
-        "images": {"noise": {"psnr_db": None, "max_error": 0.0, "mean_error": 0}},
+        "images": [drawn | {"psnr_db": None, "max_error": 0.0, "mean_error": 0}],
         "boundaries": {"encoder": 60.5},
+        "parts": {"encoder": None},
         "worst_part": None,
         "kept_float32": ["a"],
     }
+    point = [10.5, 12]
     return {
         "format": "elir-bundle",
-        "format_version": 1,
+        "format_version": 2,
         "model": {
             "task": "tiny",
-            "image_size": 32,
             "steps": 3,
             "sigma_s": 0.025,
             "upscale": 1,
@@ -182,18 +185,31 @@ def manifest(split: bool) -> dict[str, Any]:
             "faces": False,
             "parameters": 2,
             "architecture": {"widths": [1, 2]},
-            "noise": {"seed": 0, "generator": "test", "sha256": "0" * 64},
         },
         "source": {"name": "test", "sha256": None, "random": False},
-        "input": image | {"range": [0, 255], "color": "RGB"},
-        "output": restored | {"range": [0, 255], "color": "RGB"},
-        "resize": {"kernel": "bicubic", "a": -0.5, "antialias": True, "rounding": "as Pillow"},
+        "noise": {"kind": "baked", "generator": "test", "seed": 0, "sha256": "0" * 64},
+        "shapes": [{"batch": 1, "height": 32, "width": 32}],
+        "tensors": {end: latent if end.startswith("z") else image for end in ends},
         "stages": stages,
+        "resize": {"kernel": "bicubic", "a": -0.5, "antialias": True, "rounding": "as Pillow"},
         "precisions": ["fp32", "int8"],
+        "export": {
+            "opset": 17,
+            "float16_normalization": "measured",
+            "int8_rest": "float32",
+            "rewrites": {"folded": True},
+        },
         "verification": {"fp32": verification, "bf16": verification},
-        "quantization": {
-            "file": "calibration.json",
-            "sha256": "0" * 64,
+        "references": [
+            {
+                "name": "noise",
+                "input": file("reference/noise.input.png"),
+                "output": file("reference/noise.output.png"),
+            }
+        ],
+        "versions": {"elir-deploy": "0.1.0"},
+        "quantization": file("calibration.json")
+        | {
             "images": 40,
             "smallest_layer": 147456,
             "max_psnr_drop_db": None,
@@ -201,48 +217,36 @@ def manifest(split: bool) -> dict[str, Any]:
             "everything_int8": None,
             "parts": [{"part": "encoder", "macs": 0, "psnr_db": 40.5, "kept": False}],
         },
-        "references": [
-            {
-                "name": "noise",
-                "input": "reference/noise.input.png",
-                "input_sha256": "0" * 64,
-                "output": "reference/noise.output.png",
-                "output_sha256": "0" * 64,
-            }
-        ],
-        "versions": {"elir-deploy": "0.1.0"},
+        "detector": {
+            "name": "centerface",
+            "decoder": "centerface",
+            "licence": "MIT",
+            "licence_file": file("detector/LICENSE"),
+            "input": "input.1",
+            "outputs": {"537": "heat"},
+            "color": "RGB",
+            "multiple": 32,
+            "long_side": 640,
+            "score_threshold": 0.5,
+            "overlap_threshold": 0.3,
+            "template": [point] * 5,
+            "template_size": 512,
+            "artifacts": [stages[0]["artifacts"][0] | file("detector/centerface.onnx")],
+        },
     }
 
 
-#: What a value is replaced by.
-VALUES: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1.0,
-    1.5,
-    -0.0,
-    1e-7,
-    1e22,
-    10**30,
-    -(10**40),
-    2**63,
-    "",
-    "x",
-    "fp32",
-    "../../etc/passwd",
-    "a/b/c",
-    "a\n",
-    "it's",
-    '"it\'s" \\ \t\x07 é \u2028 \U0001f600',
-    "a" * 1000,
-    [],
-    [1, 2.0, None, {"a": "b"}],
-    {},
-    {"a": [1]},
-]
+def with_field(base: dict[str, Any]) -> dict[str, Any]:
+    """The same for several shapes, with noise as an input."""
+    made = changed(base, ("noise",), {"kind": "field", "generator": "test", "seed": 0})
+    made["shapes"] = [
+        {"batch": 4, "height": 64, "width": 32},
+        {"batch": 1, "height": 30, "width": 60, "padded_height": 32, "padded_width": 64},
+    ]
+    made["tensors"]["noise"] = {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 8}
+    made["stages"][0]["inputs"] = ["image", "noise"]
+    return made
+
 
 Path_ = tuple[Any, ...]
 
@@ -303,182 +307,139 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
 
 ARTIFACT: Path_ = ("stages", 0, "artifacts", 0)
 ENGINE: Path_ = ("stages", 0, "artifacts", 2)
-#: What came into the schema with engines.
-OF_ENGINES: list[Path_] = [
-    ("targets",),
-    *(
-        (*ENGINE, name)
-        for name in (
-            *("kind", "target", "convolutions"),
-            *("version_compatible", "hardware_compatibility"),
-        )
+#: Changes of which some are right: (base, path, value).
+CHANGES: list[tuple[str, Path_, Any]] = [
+    ("engines", ("targets", 0, "capability"), "sm9"),
+    ("engines", ("targets", 0, "capability"), "sm120"),
+    ("engines", ("targets", 0, "capability"), "sm1200"),
+    ("engines", ("targets", 0, "capability"), "sm75\n"),
+    ("engines", ("targets", 0, "capability"), "SM75"),
+    ("engines", ("targets", 0, "engines"), "build on the device"),
+    ("engines", ("targets", 0), {"name": "rtx2080ti", "kind": "tensorrt-rtx"}),
+    ("engines", (*ENGINE, "kind"), "tensorrt"),
+    ("engines", (*ENGINE, "kind"), "openvino"),
+    ("engines", (*ENGINE, "target"), "sm89"),
+    ("engines", (*ENGINE, "target"), None),
+    ("engines", (*ENGINE, "precision"), "fp16"),
+    ("engines", (*ENGINE, "file"), "fused.fp32.sm89.rtx"),
+    ("engines", (*ENGINE, "convolutions", "fp16"), 12.0),
+    ("engines", (*ENGINE, "convolutions"), {"fp16": 1}),
+    ("engines", ("stages", 0, "artifacts", 4, "kind"), "tensorrt-rtx"),
+    ("fused", ("format_version",), 3),
+    ("fused", ("format_version",), 2.0),
+    ("fused", ("format_version",), 1),
+    ("fused", (*ARTIFACT, "bytes"), 334.0),
+    ("fused", (*ARTIFACT, "bytes"), 2**53),
+    ("fused", (*ARTIFACT, "bytes"), 2**53 + 1),
+    ("fused", ("model", "parameters"), 2.0),
+    ("fused", ("shapes", 0, "width"), 32.0),
+    ("fused", ("shapes", 0, "width"), 36),
+    ("fused", ("shapes", 0, "batch"), 2),
+    ("fused", ("shapes", 0, "padded_width"), 64),
+    ("fused", ("shapes", 0), {"batch": 1024, "height": 65536, "width": 65536}),
+    ("fused", ("tensors", "image", "layout"), "NCHW"),
+    ("fused", ("tensors", "image", "channels"), 4),
+    ("fused", ("tensors", "image", "stride"), 2),
+    ("fused", ("tensors", "image", "range"), [0, 1]),
+    ("fused", ("tensors", "image", "range"), [0.0, 255.0]),
+    ("fused", ("tensors", "restored", "dtype"), "float32"),
+    (
+        "fused",
+        ("tensors", "restored"),
+        {"dtype": "float32", "layout": "NCHW", "channels": 3, "stride": 1, "range": [0, 1]},
     ),
-    (*ARTIFACT, "graph_convolutions"),
+    (
+        "fused",
+        ("tensors", "more"),
+        {"dtype": "float32", "layout": "NCHW", "channels": 3, "stride": 5},
+    ),
+    ("fused", ("model", "upscale_kernel"), "bicubic"),
+    ("fused", ("model", "upscale"), 4),
+    ("fused", ("precisions",), ["fp16"]),
+    ("fused", ("precisions",), ["fp32", "fp32"]),
+    ("fused", ("resize", "a"), -0.75),
+    ("fused", ("noise", "kind"), "field"),
+    ("fused", ("noise", "seed"), -0.0),
+    ("fused", ("stages", 0, "name"), "encoder"),
+    ("fused", ("stages", 0, "inputs"), ["image", "noise"]),
+    ("fused", ("stages", 0, "output"), "other"),
+    ("fused", (*ARTIFACT, "file"), "bundle.json"),
+    ("fused", (*ARTIFACT, "file"), "fused.int8.onnx"),
+    ("fused", (*ARTIFACT, "file"), "a.onnx\n"),
+    ("fused", (*ARTIFACT, "file"), "../a.onnx"),
+    ("fused", (*ARTIFACT, "precision"), "int8"),
+    ("fused", ("quantization",), None),
+    ("fused", ("detector",), None),
+    ("fused", ("detector", "licence_file", "file"), "fused.fp32.onnx"),
+    ("fused", ("detector", "template"), [[1, 2]] * 4),
+    ("fused", ("detector", "template", 0), [1, "2"]),
+    ("fused", ("verification", "w8"), None),
+    ("fused", ("versions", "python"), "3.13"),
+    ("fused", ("versions", "python"), "x" * 1001),
+    ("fused", ("source", "name"), "\u00e9" * 255),
+    ("fused", ("source", "name"), "\u00e9" * 256),
+    ("split", ("stages", 2, "inputs"), ["z2"]),
+    ("split", ("stages", 1, "name"), "flow"),
+    ("split", ("tensors", "z1", "stride"), 64),
+    ("split", ("model", "steps"), 1001),
+    ("field", ("noise",), {"kind": "baked", "generator": "test", "seed": 0, "sha256": "0" * 64}),
+    ("field", ("stages", 0, "inputs"), ["image"]),
+    ("field", ("stages", 0, "inputs"), ["noise", "image"]),
+    ("field", ("shapes", 1, "padded_height"), 24),
+    ("field", ("shapes", 1, "padded_height"), None),
+    ("field", ("shapes", 1), {"batch": 1, "height": 64, "width": 32}),
 ]
-#: More of them: (path, value).
-ENGINES: list[tuple[Path_, Any]] = [
-    (("targets", 0, "capability"), "sm9"),
-    (("targets", 0, "capability"), "sm120"),
-    (("targets", 0, "capability"), "sm1200"),
-    (("targets", 0, "capability"), "sm75\n"),
-    (("targets", 0, "capability"), "SM75"),
-    (("targets", 0, "kind"), "onnx"),
-    (("targets", 0, "engines"), "build"),
-    (("targets", 0, "engines"), "build on the device"),
-    (("targets", 0, "extra"), 1),
-    (("targets", 0), {"name": "rtx2080ti", "kind": "tensorrt-rtx"}),
-    ((*ENGINE, "kind"), "tensorrt"),
-    ((*ENGINE, "target"), "sm89"),
-    ((*ENGINE, "target"), None),
-    ((*ENGINE, "precision"), "fp16"),
-    ((*ENGINE, "file"), "fused.fp32.sm89.rtx"),
-    ((*ENGINE, "convolutions", "extra"), 1),
-    ((*ENGINE, "convolutions", "fp16"), 12.0),
-    ((*ENGINE, "convolutions", "fp16"), 12.5),
-    ((*ENGINE, "convolutions"), {"fp16": 1}),
-    (("stages", 0, "artifacts", 4, "kind"), "tensorrt-rtx"),
-    (("stages", 0, "artifacts", 3, "target"), "sm86"),
-]
-#: Of a bundle of a later format, who made it: its "versions".
-MAKERS: list[Any] = [
-    {},
-    {"elir-deploy": "0.2.0"},
-    {"elir-deploy": ""},
-    {"elir-deploy": 0},
-    {"elir-deploy": 1.5},
-    {"elir-deploy": [1]},
-    {"elir-deploy": "{by} " * 20},
-    [],
-    None,
-]
-#: What no schema can say: (split, path, value).
-INCONSISTENT: list[tuple[bool, Path_, Any]] = [
-    (False, ("format_version",), 2),
-    (False, ("format_version",), 1.0),
-    (False, (*ARTIFACT, "bytes"), 334.0),
-    (False, ("input", "shape"), [1, 32.0, 32, 3]),
-    (False, ("stages", 0, "output", "shape"), [1, 32.0, 32, 3]),
-    (False, ("model", "image_size"), 64),
-    (False, ("model", "image_size"), 32.0),
-    (False, ("model", "parameters"), 2.0),
-    (False, ("quantization", "images"), 40.0),
-    (False, ("quantization", "smallest_layer"), 147456.0),
-    (False, ("input", "shape"), [2, 32, 32, 3]),
-    (False, ("output", "shape"), [1, 32, 32, 4]),
-    (False, ("input", "layout"), "NCHW"),
-    (False, ("input", "range"), [0, 1]),
-    (False, ("input", "range"), [0.0, 255.0]),
-    (False, ("output", "dtype"), "float32"),
-    (False, ("model", "upscale_kernel"), "bicubic"),
-    (False, ("model", "upscale"), 4),
-    (False, ("precisions",), ["fp16"]),
-    (False, ("precisions",), ["fp32", "fp32"]),
-    (False, ("precisions",), [1, 1.0]),
-    (False, ("stages", 0, "name"), "encoder"),
-    (False, ("stages", 0, "input", "dtype"), "float32"),
-    (False, ("stages", 0, "output", "name"), "other"),
-    (False, (*ARTIFACT, "file"), "bundle.json"),
-    (False, (*ARTIFACT, "file"), "fused.int8.onnx"),
-    (False, (*ARTIFACT, "file"), "a.onnx\n"),
-    (False, (*ARTIFACT, "precision"), "int8"),
-    (False, (*ARTIFACT, "kind"), "tensorrt"),
-    (True, ("stages", 2, "input", "shape"), [1, 16, 4, 5]),
-    (True, ("stages", 1, "name"), "flow"),
-    (True, ("model", "steps"), 1001),
+#: Bytes that are no strict JSON, or none of a manifest.
+DAMAGED = [
+    b"",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b'{"format": "other"}',
+    b'{"format": "elir-bundle", "a": NaN}',
+    b'{"format": "elir-bundle", "a": -Infinity}',
+    b'{"format": "elir-bundle", "a": 1e999}',
+    b'{"format": "elir-bundle", "format": "elir-bundle"}',
+    b'{"format": "elir-bundle", "a": {"b": 1, "b": 2}}',
+    b'{"format": "elir-bundle", "a": "\xed\xa0\x80"}',
+    b'{"format": "elir-bundle", "a": "\xc0\x80"}',
+    b'{"format": "elir-bundle",}',
+    b'{"format": "elir-bundle"} x',
+    b'{"format": "elir-bundle"}\0',
+    b'{"format": "elir-bundle"}\0{',
+    b'\xef\xbb\xbf{"format": "elir-bundle"}',
 ]
 
 
-def messages() -> dict[str, Any]:
+def refused(data: bytes) -> bool:
+    try:
+        decode_manifest(data)
+    except BundleError:
+        return True
+    return False
+
+
+def manifests() -> dict[str, Any]:
+    """Manifests, small changes of them, and which of those are refused."""
     fused = manifest(False)
     bases = {
         "fused": fused,
         "split": manifest(True),
         "engines": with_engines(fused),
-        "newer": fused | {"format_version": 2},
+        "field": with_field(fused),
     }
-    chance = random.Random(0)
-    cases: list[dict[str, Any]] = []
-
-    def add(base: str, made: dict[str, Any], patch: dict[str, Any]) -> None:
-        # As the reader sees it: through text.
-        try:
-            validate_manifest(_strict_json(json.dumps(made).encode()))
-            message = None
-        except BundleError as error:
-            message = str(error)
-        cases.append({"base": base, **patch, "message": message})
-
-    for path in places(bases["fused"]):
-        add("fused", changed(bases["fused"], path), {"delete": list(path)})
-        for value in chance.sample(VALUES, 5):
-            made = changed(bases["fused"], path, value)
-            add("fused", made, {"set": list(path), "text": json.dumps(value)})
-    for split, path, value in INCONSISTENT:
-        base = "split" if split else "fused"
-        made = changed(bases[base], path, value)
-        add(base, made, {"set": list(path), "text": json.dumps(value)})
-    for holder in ((), ("model",), ("stages", 0), ("versions",), ("verification",), ("export",)):
-        path = (*holder, "extra")
-        if holder == ("export",):
-            base = bases["fused"] | {"export": {}}
-            made = changed(base, path, 1)
-            add("fused", made, {"set": ["export"], "text": '{"extra": 1}'})
-            continue
-        made = changed(bases["fused"], path, 1)
-        add("fused", made, {"set": list(path), "text": "1"})
-
-    def put(base: str, path: Path_, value: Any) -> None:
-        made = changed(bases[base], path, value)
-        add(base, made, {"set": list(path), "text": json.dumps(value)})
-
-    for path in OF_ENGINES:
-        inside = bases["engines"]
-        for key in path:
-            inside = inside[key]
-        below = places(inside) if isinstance(inside, dict | list) else []
-        for place in (path, *((*path, *inner) for inner in below)):
-            add("engines", changed(bases["engines"], place), {"delete": list(place)})
-            for value in VALUES:
-                put("engines", place, value)
-    for path, value in ENGINES:
-        put("engines", path, value)
-    for versions in MAKERS:
-        put("newer", ("versions",), versions)
-    return {"bases": bases, "cases": cases}
-
-
-def damaged() -> list[dict[str, Any]]:
-    """Bytes that are no strict JSON. Of a message only what does not depend on the parser."""
-    texts = [
-        (b"", "damaged: "),
-        (b"\xff\xfe", None),
-        (b"[]", None),
-        (b"null", None),
-        (b'{"format": "other"}', None),
-        (b'{"format": "elir-bundle", "a": NaN}', "damaged: "),
-        (b'{"format": "elir-bundle", "a": -Infinity}', "damaged: "),
-        (b'{"format": "elir-bundle", "a": 1e999}', None),
-        (b'{"format": "elir-bundle", "format": "elir-bundle"}', None),
-        (b'{"format": "elir-bundle", "a": {"b": 1, "b": 2}}', None),
-        (b'{"format": "elir-bundle", "a": "\xed\xa0\x80"}', None),
-        (b'{"format": "elir-bundle", "a": "\xc0\x80"}', None),
-        (b'{"format": "elir-bundle",}', "damaged: "),
-        (b'{"format": "elir-bundle"} x', "damaged: "),
-        (b'{"format": "elir-bundle"}\0', "damaged: "),
-        (b'{"format": "elir-bundle"}\0{', "damaged: "),
-        (b'{"format": "elir-bundle", "a": 1, "a": 1}\0', None),
-        (b'\xef\xbb\xbf{"format": "elir-bundle"}', "damaged: "),
-    ]
-    made = []
-    for data, prefix in texts:
-        try:
-            validate_manifest(_strict_json(data))
-            raise AssertionError(data)
-        except BundleError as error:
-            message = str(error)
-        assert prefix is None or message.startswith(prefix)
-        made.append({"hex": data.hex(), "message": prefix or message, "whole": prefix is None})
-    return made
+    changes = [*(("fused", path) for path in places(fused)), *CHANGES]
+    cases = []
+    for base, path, *value in changes:
+        made = json.dumps(changed(bases[base], path, *value)).encode()
+        patch = {"op": "remove", "path": "".join(f"/{key}" for key in path)}
+        if value:
+            is_there = path in places(bases[base])
+            patch |= {"op": "replace" if is_there else "add", "value": value[0]}
+        cases.append({"base": base, "patch": [patch], "refused": refused(made)})
+    assert not any(refused(json.dumps(base).encode()) for base in bases.values())
+    assert all(refused(data) for data in DAMAGED)
+    return {"bases": bases, "cases": cases, "damaged": [data.hex() for data in DAMAGED]}
 
 
 def main() -> None:
@@ -488,7 +449,7 @@ def main() -> None:
     made = {
         "geometry.json": geometry(),
         "pictures.json": pictures(),
-        "manifests.json": messages() | {"damaged": damaged()},
+        "manifests.json": manifests(),
     }
     for name, content in made.items():
         text = json.dumps(content, separators=(",", ":")).replace('},{"', '},\n{"')

@@ -5,10 +5,8 @@
 
 int main() {
   using namespace elir::core;
-  for (const Backends& made : {make_tensorrt_backends(), make_tensorrt_rtx_backends()}) {
-    for (const auto& backend : made) {
-      const auto reason = backend->available();
-      std::printf("%s: %s\n", backend->name.c_str(), reason ? reason->c_str() : "available");
-    }
+  for (const Backend* backend : {&tensorrt_backend(), &tensorrt_rtx_backend()}) {
+    const auto reason = backend->available();
+    std::printf("%s: %s\n", backend->name.c_str(), reason ? reason->c_str() : "available");
   }
 }

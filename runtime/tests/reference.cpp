@@ -4,8 +4,8 @@
 #include <cstring>
 #include <limits>
 
-#include "../error.hpp"
-#include "all.hpp"
+#include "backends/all.hpp"
+#include "error.hpp"
 
 namespace elir::core {
 namespace {
@@ -13,11 +13,11 @@ namespace {
 class ReferenceSession final : public Session {
  public:
   ReferenceSession(const Bundle& bundle, const std::vector<const Artifact*>& artifacts)
-      : spec_(bundle.manifest().input),
-        input_(bundle.manifest().input.bytes()),
-        output_(bundle.manifest().output.bytes()) {
-    if (bundle.manifest().output.dtype != spec_.dtype ||
-        bundle.manifest().output.layout != spec_.layout) {
+      : spec_(bundle.manifest().input()),
+        input_(bundle.manifest().input().bytes()),
+        output_(bundle.manifest().output().bytes()) {
+    if (bundle.manifest().output().dtype != spec_.dtype ||
+        bundle.manifest().output().layout != spec_.layout) {
       throw bundle_error("reference takes bundles whose input and output are alike only");
     }
     for (const Artifact* artifact : artifacts) {
@@ -78,9 +78,8 @@ class ReferenceBackend final : public Backend {
 
 }  // namespace
 
-Backends make_reference_backends() {
-  Backends made;
-  made.push_back(std::make_unique<ReferenceBackend>());
+const Backend& reference_backend() {
+  static const ReferenceBackend made;
   return made;
 }
 

@@ -1,0 +1,222 @@
+"""Both runtimes refuse the same, for the same kind of reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elir_deploy.errors import BundleError, ElirError, ImageError, UnavailableError, UsageError
+from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.runtime.manifest_file import MANIFEST_NAME, decode_manifest
+from tests.bundles import make_bundle
+from tests.runtime_cpp.conftest import RUNTIME, Library
+
+#: ``elir_status`` of the classes of errors.
+STATUSES = {UsageError: 1, BundleError: 2, ImageError: 3, UnavailableError: 4}
+#: What a value of a manifest is replaced by.
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2,
+    1.5,
+    -0.0,
+    1e-300,
+    1e22,
+    10**30,
+    -(10**40),
+    2**53 + 1,
+    2**63,
+    "",
+    "x",
+    "fp32",
+    "../../etc/passwd",
+    "a/b/c",
+    "a\n",
+    "0" * 64 + "\n",
+    '"it\'s" \\ \t\x07 \u00e9 \u2028 \U0001f600',
+    "a" * 1001,
+    "\u00e9" * 255,
+    [],
+    [1, 2.0, None, {"a": "b"}],
+    {},
+    {"a": [1]},
+    {"a": 2, "A b": None},
+]
+#: Values that JSON does not have, written out.
+WRITTEN = ["NaN", "-Infinity", "1e999", "-0", "9" * 400, '{"a":1,"a":1}', '"\\ud800"', "01", "[1,]"]
+GOLDEN = json.loads((RUNTIME / "tests" / "golden" / "manifests.json").read_text())
+
+
+def status(error: ElirError) -> int:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def by_python(manifest: bytes) -> int:
+    try:
+        decode_manifest(manifest)
+    except ElirError as error:
+        return status(error)
+    return 0
+
+
+def by_cpp(manifests: list[bytes]) -> list[int]:
+    program = Path(os.environ["ELIR_LIBRARY"]).parent / "tests" / "manifest_statuses"
+    done = subprocess.run([program], input=b"\n".join(manifests), capture_output=True, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything inside."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*at, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*at, key))
+
+
+def changed(base: Any, path: tuple[Any, ...], *value: Any) -> Any:
+    """A copy with the value at ``path``, or without the entry."""
+    made = json.loads(json.dumps(base))
+    place = made
+    for key in path[:-1]:
+        place = place[key]
+    if value:
+        place[path[-1]] = value[0]
+    else:
+        del place[path[-1]]
+    return made
+
+
+def mutations(base: Any) -> Iterator[bytes]:
+    """Each entry left out, replaced by every value, and joined by another."""
+    for path in places(base):
+        yield json.dumps(changed(base, path)).encode()
+        for value in VALUES:
+            yield json.dumps(changed(base, path, value)).encode()
+        marked = json.dumps(changed(base, path, "@"))
+        for written in WRITTEN:
+            yield marked.replace('"@"', written).encode()
+        if isinstance(path[-1], str):
+            yield json.dumps(changed(base, (*path[:-1], "extra"), 1)).encode()
+
+
+@pytest.mark.parametrize("name", GOLDEN["bases"])
+def test_mutated_manifests(name: str) -> None:
+    manifests = list(mutations(GOLDEN["bases"][name]))
+    # And two changes at once, of which one alone may be right.
+    chance = random.Random(name)
+    for manifest in chance.sample(manifests, 500):
+        try:
+            once = json.loads(manifest)
+            path = chance.choice(list(places(once)))
+        except (ValueError, AttributeError):
+            continue
+        manifests.append(json.dumps(changed(once, path, chance.choice(VALUES))).encode())
+    python = [by_python(manifest) for manifest in manifests]
+    differing = [
+        (manifest, wanted, seen)
+        for manifest, wanted, seen in zip(manifests, python, by_cpp(manifests), strict=True)
+        if seen != wanted
+    ]
+    assert not differing
+    assert len(manifests) > 3000
+    assert 100 < python.count(0) < len(manifests) / 2
+
+
+def test_damaged_manifests() -> None:
+    texts = [bytes.fromhex(text) for text in GOLDEN["damaged"]]
+    deep = [b'{"format": "elir-bundle", "a": ' + b"[" * depth for depth in (10, 300, 100_000)]
+    manifests = [*texts, *deep]
+    assert [by_python(manifest) for manifest in manifests] == by_cpp(manifests)
+
+
+def _truncated(bundle: Path) -> None:
+    file = bundle / "fused.fp32.onnx"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flipped(bundle: Path) -> None:
+    file = bundle / "fused.fp32.onnx"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def _link(bundle: Path) -> None:
+    (bundle.parent / "other").write_bytes(b"x")
+    (bundle / "fused.fp32.onnx").unlink()
+    (bundle / "fused.fp32.onnx").symlink_to(bundle.parent / "other")
+
+
+def _folder(bundle: Path) -> None:
+    (bundle / "fused.fp32.onnx").unlink()
+    (bundle / "fused.fp32.onnx").mkdir()
+
+
+def _pipe(bundle: Path) -> None:
+    (bundle / "fused.fp32.onnx").unlink()
+    os.mkfifo(bundle / "fused.fp32.onnx")
+
+
+def _opened_and_hashed(path: Path) -> None:
+    bundle = Bundle.open(path)
+    for file in bundle.manifest.files():
+        bundle.checked_file(file.file)
+
+
+DAMAGES: list[Callable[[Path], object]] = [
+    _truncated,
+    _flipped,
+    _link,
+    _folder,
+    _pipe,
+    lambda bundle: (bundle / "fused.fp32.onnx").unlink(),
+    lambda bundle: (bundle / "reference" / "noise.input.png").unlink(),
+    lambda bundle: (bundle / MANIFEST_NAME).unlink(),
+    lambda bundle: (bundle / MANIFEST_NAME).write_bytes(b"\xff"),
+    lambda bundle: (bundle / MANIFEST_NAME).write_bytes(b" " * (16 * 2**20 + 1)),
+    lambda bundle: bundle.rename(bundle.parent / "elsewhere"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folders(
+    tmp_path: Path, library: Library, damage: Callable[[Path], object]
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    assert library.status(bundle, backend="reference") == 0
+    damage(bundle)
+    with pytest.raises(BundleError):
+        _opened_and_hashed(bundle)
+    assert library.status(bundle, backend="reference") == STATUSES[BundleError]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_precision_that_is_not_there(tmp_path: Path, library: Library, precision: str) -> None:
+    pytest.importorskip("openvino")
+    bundle = make_bundle(tmp_path / "b")
+    with pytest.raises(ElirError) as refused:
+        Restorer(bundle, "openvino", precision=precision)
+    assert library.status(bundle, backend="openvino", precision=precision) == status(refused.value)
+
+
+def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
+    pytest.importorskip("openvino")
+    bundle = make_bundle(tmp_path / "b", faces=True)
+    image = np.zeros((40, 50, 3), np.uint8)
+    with Restorer(bundle, "openvino", fit="tile") as python, pytest.raises(ElirError) as refused:
+        python.restore(image)
+    refusal = pytest.raises(library.binding.ElirError)
+    with library.open(bundle, backend="openvino", fit=2) as cpp, refusal as seen:
+        cpp.restore(image)
+    assert seen.value.status == status(refused.value)
