@@ -172,7 +172,7 @@ def test_what_cannot_be_trained(fails, photos: Path, autoencoder: Path, tmp_path
     chosen = ["--task", "tiny", "-o", tmp_path / "run"]
     assert fails(photos, "--task", "none", "-o", tmp_path)[0] == 2
     code, error = fails(tmp_path / "empty", *chosen)
-    assert (code, "there is no such folder" in error) == (2, True)
+    assert (code, "empty is no folder" in error) == (2, True)
     code, error = fails(photos, *chosen, "--from", autoencoder)
     assert (code, "--from needs --autoencoder" in error) == (2, True)
     code, error = fails(photos, *chosen, "--learning-rate", "0")
