@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.export import onnx as onnx_export
-from elir_deploy.export.graphs import fuse_stages, set_metadata
+from elir_deploy.export.graphs import fuse_stages, serialized
 from elir_deploy.export.onnx import OPSETS, export_stage, export_stages
 from elir_deploy.export.precision import open_session
 from elir_deploy.model import Elir
@@ -251,11 +251,9 @@ def test_uint8_input_meets_a_cast_first(fused: ModelProto) -> None:
 
 
 def test_metadata_travels_in_the_file(fused: ModelProto) -> None:
-    copy = ModelProto()
-    copy.CopyFrom(fused)
-    set_metadata(copy, {"b": "2", "a": "1"})
-    read = onnx.load_model_from_string(copy.SerializeToString())
+    read = onnx.load_model_from_string(serialized(fused, {"b": "2", "a": "1"}))
     assert [(entry.key, entry.value) for entry in read.metadata_props] == [("a", "1"), ("b", "2")]
+    assert not fused.metadata_props
 
 
 def test_the_noise_is_baked_in(fused: ModelProto, noise: FixedNoise) -> None:
