@@ -58,6 +58,9 @@ int run(const char* bundle, int frames) {
   std::vector<Slot> slots(3);
   elir_params params = elir_default_params();
   params.queue = 1;
+  params.log = [](void*, elir_log_level level, const char* message) {
+    std::fprintf(stderr, "%s%s\n", level == ELIR_LOG_WARNING ? "warning: " : "", message);
+  };
   elir::Restorer restorer(bundle, params);
   Camera camera(256, 256);
   const elir::Size size = restorer.output_size(camera.width(), camera.height());

@@ -35,7 +35,14 @@ static int write_ppm(const char* name, const unsigned char* pixels, int width, i
   return fclose(file) == 0 && good;
 }
 
+/* Says what runs, and what does not and why. */
+static void log_line(void* user, elir_log_level level, const char* message) {
+  (void)user;
+  fprintf(stderr, "%s%s\n", level == ELIR_LOG_WARNING ? "warning: " : "", message);
+}
+
 int main(int count, char** given) {
+  elir_params params = elir_default_params();
   elir_restorer* restorer = NULL;
   elir_image input = {.data = NULL};
   elir_image output = {.data = NULL};
@@ -50,7 +57,8 @@ int main(int count, char** given) {
     fprintf(stderr, "%s is no binary PPM of 8 bits\n", given[2]);
     return 2;
   }
-  if (elir_create(given[1], NULL, &restorer) != ELIR_OK ||
+  params.log = log_line;
+  if (elir_create(given[1], &params, &restorer) != ELIR_OK ||
       elir_output_size(restorer, input.width, input.height, &output.width, &output.height) !=
           ELIR_OK) {
     fprintf(stderr, "%s\n", elir_last_error());

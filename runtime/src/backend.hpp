@@ -44,6 +44,9 @@ class Session {
 
   // Computes the output from the input. Throws an unavailable error where the device fails.
   virtual void run() = 0;
+
+  // Processor threads a run uses; none where it uses the GPU, or the library does not tell.
+  virtual std::optional<int> threads() const { return std::nullopt; }
 };
 
 struct Log {

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "error.hpp"
+#include "onnx_check.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -63,6 +64,12 @@ Manifest opened(const fs::path& folder) {
   }
 }
 
+End end_of(const TensorSpec& spec) {
+  return {spec.name,
+          spec.dtype == Dtype::uint8 ? "uint8" : "float32",
+          {spec.shape.begin(), spec.shape.end()}};
+}
+
 }  // namespace
 
 Bundle::Bundle(const std::string& folder) : path_(fs::u8path(folder)), manifest_(opened(path_)) {
@@ -92,6 +99,12 @@ fs::path Bundle::checked_file(const std::string& file) const {
   if (seen != listed->sha256) {
     throw bundle_error(shown, " is damaged: its SHA-256 is ", seen, ", the manifest says ",
                        listed->sha256, ": copy the bundle again");
+  }
+  for (const Stage& stage : manifest_.stages) {
+    for (const Artifact& artifact : stage.artifacts) {
+      if (artifact.file != file || artifact.kind != "onnx") continue;
+      check_onnx_file(path, {end_of(stage.input)}, {end_of(stage.output)});
+    }
   }
   return path;
 }

@@ -17,7 +17,8 @@ class Bundle {
   const std::filesystem::path& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
-  // Where `file` is, after its contents were hashed and found right. Throws a bundle error.
+  // Where `file` is, after its contents were hashed and found right, and those of a graph to be
+  // one that elir-export could have made, of the manifest's sizes. Throws a bundle error.
   std::filesystem::path checked_file(const std::string& file) const;
 
  private:

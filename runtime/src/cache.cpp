@@ -70,16 +70,26 @@ class Opened {
   int file_;
 };
 
-// A new file beside `path`, gone at the end unless it took that name.
+std::string part_name() {
+  std::random_device random;
+  std::string digits;
+  while (digits.size() < 16) digits += "0123456789abcdef"[random() % 16];
+  return ".elir-" + digits + ".part";
+}
+
+// A new file beside `path`, gone at the end unless it took that name. It is locked, so that others
+// tell it from what a killed process left.
 class Part {
  public:
   explicit Part(const fs::path& path) : path_(path) {
-    std::random_device random;
-    name_ = path.parent_path() / text(".elir-", std::hex, random(), random(), ".part");
-    // With the permissions of any new file.
-    file_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file_ < 0) throw unwritable(path_, errno);
-    lock(file_, LOCK_EX);
+    do {
+      if (file_ >= 0) ::close(file_);
+      name_ = path.parent_path() / part_name();
+      // With the permissions of any new file.
+      file_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      if (file_ < 0) throw unwritable(path_, errno);
+      static_cast<void>(::flock(file_, LOCK_EX));
+    } while (::access(name_.c_str(), F_OK) != 0);  // taken for a killed process's in between
   }
   ~Part() {
     std::error_code ignored;
@@ -99,7 +109,7 @@ class Part {
  private:
   fs::path path_;
   fs::path name_;
-  int file_;
+  int file_ = -1;
   bool taken_ = false;
 };
 
@@ -147,8 +157,9 @@ std::uint64_t cache_limit() {
     throw CacheFailure(
         text("ELIR_CACHE_LIMIT is ", written, ", wanted a size such as 500M or 2G, or 0"));
   }
-  const std::uint64_t unit =
-      written.back() == 'G' ? 1000000000 : written.back() == 'M' ? 1000000 : 1;
+  const std::uint64_t unit = written.back() == 'G'   ? 1000000000
+                             : written.back() == 'M' ? 1000000
+                                                     : 1;
   return std::stoull(written) * unit;
 }
 
@@ -221,7 +232,7 @@ void write_sealed(const fs::path& path, const std::function<void(std::ostream&)>
 
 namespace {
 
-// Seconds without a write after which an unfinished file, or an empty folder, is nobody's.
+// After which nobody is about to write into an empty folder any more.
 constexpr std::int64_t kStaleSeconds = 60;
 // To wait for another process that removes files.
 constexpr std::chrono::milliseconds kPatience(1000);
@@ -246,9 +257,9 @@ bool is_stale(std::int64_t nanoseconds) {
 // What is removed has such a path in the cache folder, which may be shared with other programs.
 bool is_ours(const std::string& path) {
   static const std::regex ours(
-      R"(openvino/[^/]+/[0-9a-f]{64}/([^/]+\.blob|\.elir-[0-9a-f]+\.part))"
-      R"(|tensorrt-rtx/[^/]+/[0-9a-f]{64}/([^/]+\.cache|\.elir-[0-9a-f]+\.part))"
-      R"(|tensorrt/[^/]+/(timing\.cache|\.elir-[0-9a-f]+\.part))"
+      R"(openvino/[^/]+/[0-9a-f]{64}/([^/]+\.blob|\.elir-[0-9a-f]{16}\.part))"
+      R"(|tensorrt-rtx/[^/]+/[0-9a-f]{64}/([^/]+\.cache|\.elir-[0-9a-f]{16}\.part))"
+      R"(|tensorrt/[^/]+/(timing\.cache|\.elir-[0-9a-f]{16}\.part))"
       R"(|onnxruntime-tensorrt/[0-9a-f]{64}/[^/]+)");
   return std::regex_match(path, ours);
 }
@@ -274,8 +285,8 @@ Contents contents_of(const fs::path& folder) {
       if (at.depth() >= 2) at.disable_recursion_pending();
       const std::string name = at->path().lexically_relative(folder).generic_string();
       if (S_ISREG(status.st_mode) && is_ours(name)) {
-        found.files.push_back({nanoseconds(status.st_mtim), at->path(),
-                               static_cast<std::uint64_t>(status.st_size)});
+        found.files.push_back(
+            {nanoseconds(status.st_mtim), at->path(), static_cast<std::uint64_t>(status.st_size)});
       }
     }
   }
@@ -329,7 +340,7 @@ void trim_cache(const fs::path& folder, const fs::path& newest) {
   for (const Kept& kept : found.files) left += kept.unfinished() ? 0 : kept.bytes;
   for (const Kept& kept : found.files) {
     if (kept.unfinished()) {
-      if (is_stale(kept.used)) remove_unused(kept);
+      remove_unused(kept);
     } else if (left > limit && kept.path != newest && remove_unused(kept)) {
       left -= kept.bytes;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <set>
 
 #include "backends/all.hpp"
@@ -24,16 +25,28 @@ bool contains(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
 }
 
-std::vector<std::string> known() {
+using Among = std::vector<const Backend*>;
+
+std::vector<std::string> names_of(const Among& among) {
   std::vector<std::string> names;
-  for (const Backend* backend : backends()) names.push_back(backend->name);
+  for (const Backend* backend : among) names.push_back(backend->name);
   return names;
 }
 
-std::string missed(const Verification& verification) {
-  const std::string reached =
-      verification.psnr_db ? text(with_one_digit(*verification.psnr_db), " dB") : "not finite";
-  return text(verification.precision, " ", reached, ", floor ", verification.floor_db, " dB");
+// Why `precision` runs only where somebody asks for it; none: it may run unasked.
+std::optional<std::string> only_asked(const Bundle& bundle, const std::string& precision) {
+  const Verification* found = bundle.manifest().verified(precision);
+  if (found == nullptr) {
+    if (precision == "fp32") return std::nullopt;
+    return "was not verified";
+  }
+  if (!found->passed) {
+    const std::string reached =
+        found->psnr_db ? text(with_one_digit(*found->psnr_db), " dB") : "nothing finite";
+    return text("has ", reached, ", its floor is ", found->floor_db, " dB");
+  }
+  if (found->automatic) return std::nullopt;
+  return "loses much on pictures unlike photographs";
 }
 
 void check_wish(const Backend& backend, const Bundle& bundle, const std::string& precision) {
@@ -51,16 +64,16 @@ void check_wish(const Backend& backend, const Bundle& bundle, const std::string&
   }
 }
 
-// What passed verification comes before what was not verified.
-std::pair<bool, std::ptrdiff_t> rank(const Bundle& bundle, const Candidate& candidate) {
+// The place in the table; behind it where the pair is in none.
+std::ptrdiff_t rank(const Candidate& candidate) {
   const auto place = std::find(
       std::begin(kAutomatic), std::end(kAutomatic),
       std::pair<std::string_view, std::string_view>(candidate.backend->name, candidate.precision));
-  return {bundle.manifest().verified(candidate.precision) == nullptr,
-          std::distance(std::begin(kAutomatic), place)};
+  return std::distance(std::begin(kAutomatic), place);
 }
 
-[[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons) {
+[[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons,
+                         const Among& among) {
   if (!reasons.empty()) {
     throw unavailable_error("nothing here can run ", bundle.path().string(), ": ",
                             joined(reasons, "; "));
@@ -69,26 +82,27 @@ std::pair<bool, std::ptrdiff_t> rank(const Bundle& bundle, const Candidate& cand
   for (const Stage& stage : bundle.manifest().stages) {
     for (const Artifact& artifact : stage.artifacts) kinds.insert(artifact.kind);
   }
-  throw bundle_error(bundle.path().string(), " holds only ",
-                     joined({kinds.begin(), kinds.end()}, ", "),
-                     " files that no backend here can load; backends: ", joined(known(), ", "));
+  throw bundle_error(
+      bundle.path().string(), " holds only ", joined({kinds.begin(), kinds.end()}, ", "),
+      " files that no backend here can load; backends: ", joined(names_of(among), ", "));
 }
 
 }  // namespace
 
-const Backend& backend_named(const std::string& name) {
-  for (const Backend* backend : backends()) {
+const Backend& backend_named(const std::string& name, const Among& among) {
+  for (const Backend* backend : among) {
     if (backend->name == name) return *backend;
   }
-  throw usage_error("no backend '", name, "': choose one of auto, ", joined(known(), ", "));
+  throw usage_error("no backend '", name, "': choose one of auto, ", joined(names_of(among), ", "));
 }
 
-std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision) {
+std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision,
+                                  const Among& among) {
   std::vector<Candidate> found;
   std::vector<std::string> reasons;  // of those that hold what is wanted
   std::vector<std::string> others;
   std::vector<Failure> refusals;
-  for (const Backend* backend : backends()) {
+  for (const Backend* backend : among) {
     const std::vector<std::string> held = backend->held_precisions(bundle);
     if (!backend->automatic || held.empty()) continue;
     if (const auto reason = backend->available()) {
@@ -111,11 +125,10 @@ std::vector<Candidate> candidates(const Bundle& bundle, const std::string& preci
   if (found.empty()) {
     if (!refusals.empty() && (precision.empty() || reasons.empty()))
       throw Failure(refusals.front());
-    refuse(bundle, reasons.empty() ? others : reasons);
+    refuse(bundle, reasons.empty() ? others : reasons, among);
   }
-  std::stable_sort(found.begin(), found.end(), [&](const Candidate& a, const Candidate& b) {
-    return rank(bundle, a) < rank(bundle, b);
-  });
+  std::stable_sort(found.begin(), found.end(),
+                   [&](const Candidate& a, const Candidate& b) { return rank(a) < rank(b); });
   return found;
 }
 
@@ -129,26 +142,20 @@ std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle&
     check_wish(backend, bundle, precision);
     return {precision};
   }
-  std::vector<std::string> passed;
-  std::vector<std::string> unknown;
-  std::vector<std::string> failed;
+  std::vector<std::string> usable;
+  std::vector<std::string> reasons;
   for (const std::string& each : held) {
-    const Verification* verification = bundle.manifest().verified(each);
-    // bf16 is not what the files hold, so it runs only where it was verified.
-    if (verification == nullptr && each != file_precision(each)) continue;
     if (backend.unsupported(each)) continue;
-    if (verification == nullptr) {
-      unknown.push_back(each);
-    } else if (verification->passed) {
-      passed.push_back(each);
+    if (const auto reason = only_asked(bundle, each)) {
+      reasons.push_back(text(each, " ", *reason));
     } else {
-      failed.push_back(missed(*verification));
+      usable.push_back(each);
     }
   }
-  if (!passed.empty()) return passed;
-  if (!unknown.empty()) return unknown;
-  throw usage_error(bundle.path().string(), ": no precision passed verification (",
-                    joined(failed, ", "), "): name one to run it all the same");
+  if (!usable.empty()) return usable;
+  throw usage_error(bundle.path().string(), ": ", backend.name,
+                    " has no precision that may run unasked (", joined(reasons, "; "),
+                    "): name the one to run");
 }
 
 }  // namespace elir::core

@@ -5,5 +5,6 @@ namespace elir::core {
 
 extern const char* const kVersion;         // of elir_deploy
 extern const char* const kManifestSchema;  // elir_deploy/runtime/bundle.schema.json
+extern const char* const kOnnxRules;       // elir_deploy/runtime/onnx_rules.json
 
 }  // namespace elir::core

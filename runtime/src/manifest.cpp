@@ -178,7 +178,8 @@ Manifest typed(const json& manifest, const Tensors& tensors) {
   });
   made.precisions = manifest["precisions"].get<std::vector<std::string>>();
   for (const auto& [precision, values] : manifest["verification"].items()) {
-    made.verification.push_back({precision, {}, values["floor_db"], values["passed"]});
+    made.verification.push_back(
+        {precision, {}, values["floor_db"], values["passed"], values["automatic"]});
     if (const json* psnr = optional(values, "psnr_db")) made.verification.back().psnr_db = *psnr;
   }
   made.references = all(manifest["references"], reference);

@@ -65,9 +65,10 @@ struct Stage {
 // Agreement of a precision with float32 PyTorch.
 struct Verification {
   std::string precision;
-  std::optional<double> psnr_db;  // of the worst image; none where all are identical
+  std::optional<double> psnr_db;  // of the worst photograph; none where all are identical
   double floor_db = 0;
   bool passed = false;
+  bool automatic = false;  // may run where nobody names a precision
 };
 
 // A network input and what float32 PyTorch makes of it: two PNG files.

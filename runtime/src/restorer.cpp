@@ -1,26 +1,17 @@
 #include "restorer.hpp"
 
-#include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <limits>
 #include <thread>
 
-#include "choice.hpp"
+#include "error.hpp"
 #include "guard.hpp"
-#include "png.hpp"
 #include "text.hpp"
 
 namespace elir::core {
 namespace {
-
-// What a backend's rounding may add to a precision's verified error before it counts as wrong, and
-// a quality that is enough whatever was verified.
-constexpr double kToleratedDb = 3;
-constexpr double kEnoughDb = 50;
 
 void check_pixels(const elir_image& image, const char* what) {
   if (image.data == nullptr) throw image_error("the ", what, " has no data: it is NULL");
@@ -69,26 +60,11 @@ Pixels view(const elir_image& image) {
           static_cast<std::size_t>(image.width), static_cast<std::size_t>(image.height)};
 }
 
-double psnr(const std::vector<std::uint8_t>& expected, ConstPixels made) {
-  double error = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = double{1} * made.data[i] - expected[i];
-    error += difference * difference;
-  }
-  error /= static_cast<double>(expected.size());
-  return error > 0 ? 10 * std::log10(255 * 255 / error) : std::numeric_limits<double>::infinity();
-}
-
 // Throws what `body` throws, with the image's place in its array.
 template <typename Body>
 void of_image(std::size_t place, const Body& body) {
   const elir_status status = guarded(body);
   if (status != ELIR_OK) throw Failure(status, text("image ", place, ": ", last_error()));
-}
-
-// The text of each only once.
-void add_new(std::vector<std::string>& all, std::string one) {
-  if (std::find(all.begin(), all.end(), one) == all.end()) all.push_back(std::move(one));
 }
 
 }  // namespace
@@ -100,9 +76,15 @@ Restorer::Restorer(const std::string& folder, const Wishes& wishes)
                                           : ELIR_FIT_TILE),
       force_(wishes.force) {
   check_served(manifest());
-  open(wishes);
-  wishes.setup.log.info(
-      text(bundle_.path().string(), ": ", manifest().task, " in ", precision_, " on ", backend_));
+  Opened opened = open_runners(bundle_, wishes);
+  backend_ = std::move(opened.backend);
+  precision_ = std::move(opened.precision);
+  std::string line = text(manifest().task, ": ", backend_, ", ", precision_);
+  if (const auto threads = opened.runners.front()->threads()) {
+    line += text(", ", *threads, *threads == 1 ? " thread" : " threads");
+  }
+  pool_ = std::make_unique<Pool>(std::move(opened.runners));
+  wishes.setup.log.info(line);
 }
 
 void Restorer::check(const elir_image& input, const elir_image& output) const {
@@ -175,90 +157,6 @@ void Restorer::restore_all(const elir_image* inputs, const elir_image* outputs, 
 void Restorer::run(const void* input, void* output) {
   const Pool::Loan runner(*pool_);
   runner->run_bare(input, output);
-}
-
-void Restorer::open(const Wishes& wishes) {
-  if (wishes.backend != "auto") {
-    const Backend& chosen = backend_named(wishes.backend);
-    if (const auto reason = chosen.available()) {
-      throw unavailable_error(chosen.name, " cannot be used: ", *reason);
-    }
-    const std::string precision = precisions_to_try(chosen, bundle_, wishes.precision).front();
-    Runners runners = start(chosen, precision, wishes.setup);
-    if (wishes.trial) {
-      if (const auto reason = ruined(chosen.name, precision, *runners.front(), wishes.setup.log)) {
-        wishes.setup.log.warn(*reason);
-      }
-    }
-    use(chosen, precision, std::move(runners));
-    return;
-  }
-  std::vector<std::string> failures;
-  for (const Candidate& candidate : candidates(bundle_, wishes.precision)) {
-    const auto& [chosen, precision] = candidate;
-    try {
-      Runners runners = start(*chosen, precision, wishes.setup);
-      if (wishes.trial) {
-        if (auto reason = ruined(chosen->name, precision, *runners.front(), wishes.setup.log)) {
-          add_new(failures, std::move(*reason));
-          continue;
-        }
-      }
-      for (const std::string& failure : failures) {
-        wishes.setup.log.warn(text(failure, "; using ", chosen->name, " in ", precision));
-      }
-      use(*chosen, precision, std::move(runners));
-      return;
-    } catch (const Failure& failure) {
-      if (failure.status() != ELIR_ERROR_UNAVAILABLE) throw;
-      add_new(failures, failure.what());
-    }
-  }
-  throw unavailable_error(joined(failures, "; "));
-}
-
-Restorer::Runners Restorer::start(const Backend& backend, const std::string& precision,
-                                  const Setup& setup) const {
-  Runners made;
-  for (auto& session : backend.open(bundle_, precision, setup)) {
-    made.push_back(std::make_unique<Runner>(manifest(), std::move(session)));
-  }
-  return made;
-}
-
-// Processors differ most where precision is low: INT8 kernels for those without the newest
-// instructions saturate or err. One of the bundle's own pictures tells, in the time of one run.
-std::optional<std::string> Restorer::ruined(const std::string& backend,
-                                            const std::string& precision, Runner& runner,
-                                            const Log& log) const {
-  const Verification* verified = manifest().verified(precision);
-  if (precision == "fp32" || verified == nullptr || manifest().references.empty()) {
-    return std::nullopt;
-  }
-  if (!reads_png()) {
-    log.warn(text("this libelir was built without PNG, so ", precision, " on ", backend,
-                  " was not tried on the bundle's picture"));
-    return std::nullopt;
-  }
-  const Reference& reference = manifest().references.front();
-  const std::size_t side = manifest().side();
-  const auto image = read_png(bundle_.checked_file(reference.input), side);
-  const auto expected = read_png(bundle_.checked_file(reference.output), side);
-  copy(packed(image.data(), side, side), runner.input());
-  const double reached = psnr(expected, runner.run());
-  const double wanted =
-      std::min(kEnoughDb, verified->psnr_db.value_or(std::numeric_limits<double>::infinity()));
-  if (reached >= wanted - kToleratedDb) return std::nullopt;
-  return text(backend, " computes ", precision,
-              " wrongly on this processor: ", with_one_digit(reached),
-              " dB on the bundle's picture ", reference.name, ", verified with ",
-              with_one_digit(wanted), "; take another backend or precision");
-}
-
-void Restorer::use(const Backend& backend, std::string precision, Runners runners) {
-  backend_ = backend.name;
-  precision_ = std::move(precision);
-  pool_ = std::make_unique<Pool>(std::move(runners));
 }
 
 }  // namespace elir::core

@@ -4,22 +4,17 @@
 #include <elir/elir.h>
 
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "backend.hpp"
+#include "opening.hpp"
 #include "pool.hpp"
 
 namespace elir::core {
 
 // elir_params, checked and with types.
-struct Wishes {
-  std::string backend = "auto";
-  std::string precision;  // empty for any
+struct Wishes : OpeningWishes {
   elir_fit fit = ELIR_FIT_DEFAULT;
   bool force = false;
-  bool trial = true;
-  Setup setup;
 };
 
 class Restorer {
@@ -46,13 +41,6 @@ class Restorer {
   void run(const void* input, void* output);
 
  private:
-  using Runners = std::vector<std::unique_ptr<Runner>>;
-  void open(const Wishes& wishes);
-  Runners start(const Backend& backend, const std::string& precision, const Setup& setup) const;
-  std::optional<std::string> ruined(const std::string& backend, const std::string& precision,
-                                    Runner& runner, const Log& log) const;
-  void use(const Backend& backend, std::string precision, Runners runners);
-
   Bundle bundle_;
   elir_fit fit_;
   bool force_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend.hpp"
@@ -21,6 +22,8 @@ class Runner final : public TileModel {
 
   // The bare model: both are of the manifest's specs.
   void run_bare(const void* input, void* output);
+
+  std::optional<int> threads() const { return session_->threads(); }
 
   Scratch& scratch() { return scratch_; }
 

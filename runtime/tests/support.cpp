@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "golden.hpp"
+#include "onnx_bytes.hpp"
 #include "sha256.hpp"
 
 namespace elir::test {
@@ -58,50 +59,27 @@ Golden bundle_manifest(const BundleOptions& options) {
   return made;
 }
 
-// Fields of a message of Protocol Buffers.
-std::string number(int field, std::size_t value) {
-  std::string made(1, static_cast<char>(field << 3));
-  for (; value >= 128; value /= 128) made += static_cast<char>(value % 128 + 128);
-  return made + static_cast<char>(value);
+std::string value_of(const Golden& manifest, const std::string& name) {
+  const Golden& tensor = manifest["tensors"][name];
+  const std::uint64_t stride = tensor["stride"];
+  const std::uint64_t channels = tensor["channels"];
+  const std::uint64_t height = manifest["shapes"][0]["height"].get<std::uint64_t>() / stride;
+  const std::uint64_t width = manifest["shapes"][0]["width"].get<std::uint64_t>() / stride;
+  const bool last = tensor["layout"] == "NHWC";
+  return onnx_value(name, tensor["dtype"] == "uint8" ? kOnnxUint8 : kOnnxFloat,
+                    last ? std::vector{std::uint64_t{1}, height, width, channels}
+                         : std::vector{std::uint64_t{1}, channels, height, width});
 }
 
-std::string bytes(int field, const std::string& content) {
-  std::string made = number(field, content.size());
-  made[0] = static_cast<char>(made[0] + 2);
-  return made + content;
-}
-
-// Of ONNX: an image of `side` by `side` pixels, of type uint8.
-std::string image_info(const std::string& name, std::size_t side) {
-  std::string shape;
-  for (const std::size_t length : {std::size_t{1}, side, side, std::size_t{3}}) {
-    shape += bytes(1, number(1, length));
-  }
-  return bytes(1, name) + bytes(2, bytes(1, number(1, 2) + bytes(2, shape)));
-}
-
-// "restored" is "image" and "image".
-std::string adding_graph(std::size_t side) {
-  const std::string node =
-      bytes(1, "image") + bytes(1, "image") + bytes(2, "restored") + bytes(4, "Add");
-  const std::string graph = bytes(1, node) + bytes(2, "g") + bytes(11, image_info("image", side)) +
-                            bytes(12, image_info("restored", side));
-  return number(1, 8) + bytes(7, graph) + bytes(8, bytes(1, "") + number(2, 14));
-}
-
-void write_bundle_of(const fs::path& folder, const BundleOptions& options,
-                     const std::function<std::string(const std::string&)>& graph_of) {
-  Golden manifest = bundle_manifest(options);
-  fs::create_directories(folder);
-  for (Golden& stage : manifest["stages"]) {
-    for (Golden& artifact : stage["artifacts"]) {
-      const auto file = artifact["file"].get<std::string>();
-      const std::string content = graph_of(file);
-      write_file(folder / file, content);
-      artifact.update(file_entry(file, content));
-    }
-  }
-  write_file(folder / "bundle.json", manifest.dump(1));
+// What the stage gives is what it takes, twice.
+std::string adding_graph(const Golden& manifest, const Golden& stage) {
+  const std::string input = stage["inputs"][0];
+  const std::string output = stage["output"];
+  return onnx_model(OnnxGraph{{onnx_node("Add", {input, input}, output)},
+                              {},
+                              value_of(manifest, input),
+                              value_of(manifest, output)}
+                        .content());
 }
 
 }  // namespace
@@ -157,18 +135,20 @@ Folder::~Folder() {
 }
 
 void write_bundle(const fs::path& folder, const BundleOptions& options) {
-  write_bundle_of(folder, options, [&](const std::string& file) {
-    return options.graph.empty() ? "the graph of " + file : options.graph;
-  });
+  Golden manifest = bundle_manifest(options);
+  fs::create_directories(folder);
+  for (Golden& stage : manifest["stages"]) {
+    const std::string content =
+        options.graph.empty() ? adding_graph(manifest, stage) : options.graph;
+    for (Golden& artifact : stage["artifacts"]) {
+      const auto file = artifact["file"].get<std::string>();
+      write_file(folder / file, content);
+      artifact.update(file_entry(file, content));
+    }
+  }
+  write_file(folder / "bundle.json", manifest.dump(1));
   if (!options.references) return;
   for (const char* name : {"in.png", "out.png"}) write_file(folder / name, kText);
-}
-
-void write_adding_bundle(const fs::path& folder) {
-  const BundleOptions options;
-  write_bundle_of(folder, options, [&](const std::string&) {
-    return adding_graph(static_cast<std::size_t>(options.side));
-  });
 }
 
 void write_file(const fs::path& path, const std::string& content) {

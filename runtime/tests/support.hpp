@@ -41,14 +41,11 @@ struct BundleOptions {
   int upscale = 1;
   std::string kernel = "none";
   bool references = false;  // in text, for an int8 that passed verification
-  std::string graph = "";   // empty: "the graph of " and its file's name
+  std::string graph = "";   // empty: of ONNX, it adds what it takes to itself
 };
 
-// Writes a bundle that the reference backend runs.
+// Writes a bundle that the reference backend runs, and where it is not split all others.
 void write_bundle(const std::filesystem::path& folder, const BundleOptions& options = {});
-
-// Writes one whose graphs are ONNX, of 32x32 pixels: they add the image to itself.
-void write_adding_bundle(const std::filesystem::path& folder);
 
 void write_file(const std::filesystem::path& path, const std::string& content);
 

@@ -114,7 +114,7 @@ TEST_P(OutOfMemory, WhileCreating) {
   const auto& [backend, places] = GetParam();
   if (std::string(elir_backends()).find(backend) == std::string::npos) GTEST_SKIP();
   const test::Folder folder;
-  test::write_adding_bundle(folder.path() / "b");
+  test::write_bundle(folder.path() / "b");
   const std::string path = (folder.path() / "b").string();
   elir_params params = elir_default_params();
   params.backend = backend;

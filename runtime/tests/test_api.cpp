@@ -341,7 +341,7 @@ TEST_F(ApiTest, LogsWhatWasChosen) {
   };
   const std::string path = bundle({});
   Restorer restorer(path, params);
-  EXPECT_EQ(seen, path + ": tiny in fp32 on reference");
+  EXPECT_EQ(seen, "tiny: reference, fp32");
 }
 
 // Leaks show in the sanitized build, and as memory that grows everywhere.

@@ -61,11 +61,10 @@ TEST_F(BundleTest, MissingFile) {
 }
 
 TEST_F(BundleTest, TruncatedFile) {
+  const std::string size = std::to_string(fs::file_size(path() / "fused.fp32.onnx"));
   fs::resize_file(path() / "fused.fp32.onnx", 5);
-  EXPECT_EQ(
-      said(),
-      "B/fused.fp32.onnx: 5 bytes, the manifest says 28: the file is cut off or replaced, copy "
-      "the bundle again");
+  EXPECT_EQ(said(), "B/fused.fp32.onnx: 5 bytes, the manifest says " + size +
+                        ": the file is cut off or replaced, copy the bundle again");
 }
 
 TEST_F(BundleTest, FlippedBit) {
@@ -76,8 +75,7 @@ TEST_F(BundleTest, FlippedBit) {
 }
 
 TEST_F(BundleTest, Links) {
-  test::write_file(folder_.path() / "elsewhere", "the graph of fused.fp32.onnx");
-  fs::remove(path() / "fused.fp32.onnx");
+  fs::rename(path() / "fused.fp32.onnx", folder_.path() / "elsewhere");
   fs::create_symlink(folder_.path() / "elsewhere", path() / "fused.fp32.onnx");
   EXPECT_EQ(said(), "B/fused.fp32.onnx is a link out of the bundle: a bundle holds its own files");
   fs::remove(path() / "fused.fp32.onnx");

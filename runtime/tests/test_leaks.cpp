@@ -94,7 +94,7 @@ class Leaks : public ::testing::Test {
   Leaks() {
     const char* const named = std::getenv("ELIR_BUNDLE");
     bundle_ = named == nullptr ? (folder_.path() / "b").string() : named;
-    if (named == nullptr) test::write_adding_bundle(bundle_);
+    if (named == nullptr) test::write_bundle(bundle_);
   }
 
   Held of_restorers(const char* what, const std::string& cache) const {

@@ -7,11 +7,13 @@
 #include "backends/all.hpp"
 #include "bundle.hpp"
 #include "error.hpp"
+#include "onnx_bytes.hpp"
 #include "support.hpp"
 
 namespace {
 
 bool no_environment = false;
+int sessions_created = 0;
 
 const OrtApiBase& library() {
   using Function = const OrtApiBase* (*)();
@@ -27,6 +29,11 @@ const OrtApi* changed_api(std::uint32_t version) noexcept {
     made.CreateEnv = [](OrtLoggingLevel level, const char* name, OrtEnv** env) noexcept {
       return no_environment ? real->CreateStatus(ORT_FAIL, "no threads")
                             : real->CreateEnv(level, name, env);
+    };
+    made.CreateSession = [](const OrtEnv* env, const ORTCHAR_T* path,
+                            const OrtSessionOptions* options, OrtSession** out) noexcept {
+      ++sessions_created;
+      return real->CreateSession(env, path, options, out);
     };
     return made;
   }();
@@ -45,7 +52,7 @@ namespace {
 
 TEST(OnnxRuntime, ALibraryThatDoesNotStartIsNoDamagedFile) {
   const test::Folder folder;
-  test::write_adding_bundle(folder.path() / "b");
+  test::write_bundle(folder.path() / "b");
   const Bundle bundle((folder.path() / "b").string());
   no_environment = true;
   try {
@@ -57,6 +64,42 @@ TEST(OnnxRuntime, ALibraryThatDoesNotStartIsNoDamagedFile) {
   }
   no_environment = false;
   EXPECT_EQ(onnxruntime_backend().open(bundle, "fp32", {}).size(), 1U) << "it is tried again";
+}
+
+// The first would have ONNX Runtime read from an address, the second never come back.
+TEST(OnnxRuntime, NeverSeesAGraphThatIsNoneOfOurs) {
+  const auto end = [](const char* name) {
+    return test::onnx_value(name, test::kOnnxUint8, {1, 32, 32, 3});
+  };
+  test::OnnxGraph graph{
+      {test::onnx_node("Add", {"image", "w"}, "restored")}, {}, end("image"), end("restored")};
+  const auto sessions_with = [](const test::OnnxGraph& made) {
+    test::BundleOptions options;
+    options.graph = test::onnx_model(made.content());
+    const test::Folder folder;
+    test::write_bundle(folder.path(), options);
+    const int before = sessions_created;
+    try {
+      onnxruntime_backend().open(Bundle(folder.string()), "fp32", {});
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE) << failure.what();
+    }
+    return sessions_created - before;
+  };
+  graph.tensors = {test::onnx_tensor("w", test::kOnnxUint8, {1}, "w")};
+  EXPECT_EQ(sessions_with(graph), 1) << "of a good one";
+  const auto entry = [](const char* key, const char* value) {
+    return test::bytes(13, test::bytes(1, key) + test::bytes(2, value));
+  };
+  graph.tensors = {test::number(1, 1) + test::number(2, 2) + test::bytes(8, "w") +
+                   entry("location", "*/_ORT_MEM_ADDR_/*") + entry("offset", "4096") +
+                   entry("length", "1") + test::number(14, 1)};
+  EXPECT_EQ(sessions_with(graph), 0);
+  const std::string body = test::bytes(
+      5, test::bytes(1, "body") + test::bytes(6, graph.content()) + test::number(20, 5));
+  graph.tensors.clear();
+  graph.nodes = {test::onnx_node("Loop", {"", "", "image"}, "restored", body)};
+  EXPECT_EQ(sessions_with(graph), 0);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "cache.hpp"
 #include "choice.hpp"
 #include "error.hpp"
+#include "onnx_bytes.hpp"
 #include "png.hpp"
 #include "support.hpp"
 
@@ -66,7 +67,7 @@ TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
     EXPECT_STREQ(restorer.describe().precision, precision);
     const double reached = psnr_on_reference(restorer);
     if (std::string(precision) == "int8" && reached < least) {
-      EXPECT_NE(warned.find("openvino computes int8 wrongly on this processor"), std::string::npos)
+      EXPECT_NE(warned.find("openvino in int8 is wrong on this machine"), std::string::npos)
           << reached << " dB: " << warned;
     } else {
       EXPECT_GE(reached, least) << precision;
@@ -114,7 +115,7 @@ TEST(OpenVino, AChildProcessIsToldAtOnce) {
 // On a bundle that is compiled at once. On a real one it is tested from Python, tests/runtime_cpp.
 class OpenVinoCache : public ::testing::Test {
  protected:
-  void SetUp() override { test::write_adding_bundle(bundle_); }
+  void SetUp() override { test::write_bundle(bundle_); }
   // Restores with `cache` as the folder. What it logged is in `log_`, what it gave in the result.
   std::vector<std::uint8_t> restored(const std::string& cache, elir_mode mode = ELIR_MODE_LATENCY) {
     log_.clear();
@@ -214,7 +215,8 @@ TEST_F(OpenVinoCache, TheLimit) {
   fs::copy_file(place, older);
   fs::last_write_time(older, fs::last_write_time(older) - std::chrono::hours(1));
   fs::resize_file(place, 10);
-  setenv("ELIR_CACHE_LIMIT", std::to_string(fs::file_size(older)).c_str(), 1);
+  // For one of them: a second is a little larger, since OpenVINO numbers names through the process.
+  setenv("ELIR_CACHE_LIMIT", std::to_string(fs::file_size(older) * 3 / 2).c_str(), 1);
   EXPECT_EQ(restored(folder()), first);
   EXPECT_EQ(kept(), std::vector<fs::path>{place});
   setenv("ELIR_CACHE_LIMIT", "0", 1);
@@ -227,8 +229,9 @@ TEST_F(OpenVinoCache, TheLimit) {
   EXPECT_NE(log_[0].find(" MB that ELIR_CACHE_LIMIT allows" + then), std::string::npos) << log_[0];
   setenv("ELIR_CACHE_LIMIT", "much", 1);
   EXPECT_EQ(restored(folder()), first);
-  EXPECT_EQ(log_, Lines{"warning: ELIR_CACHE_LIMIT is much, wanted a size such as 500M or 2G, or 0" +
-                        then});
+  EXPECT_EQ(
+      log_,
+      Lines{"warning: ELIR_CACHE_LIMIT is much, wanted a size such as 500M or 2G, or 0" + then});
   EXPECT_EQ(kept(), std::vector<fs::path>{});
   unsetenv("ELIR_CACHE_LIMIT");
 }
@@ -280,40 +283,39 @@ TEST_F(OpenVinoCache, ThreadsThatStartTogether) {
   EXPECT_EQ(kept().size(), 1U);
 }
 
-TEST(OpenVino, ADamagedGraphWithTheRightHash) {
+// Every library here refuses a graph of that node, which is one as ours are, and says why.
+void expect_refused_by_all(const std::string& node, const std::string& why) {
+  const auto end = [](const char* name) {
+    return test::onnx_value(name, test::kOnnxUint8, {1, 32, 32, 3});
+  };
+  test::BundleOptions options;
+  options.graph =
+      test::onnx_model(test::OnnxGraph{{node}, {}, end("image"), end("restored")}.content());
   const test::Folder folder;
-  test::write_bundle(folder.path() / "b");  // its graphs are text
   const std::string path = (folder.path() / "b").string();
-  elir_restorer* made = nullptr;
-  const elir_params params = openvino_params("fp32");
-  EXPECT_EQ(elir_create(path.c_str(), &params, &made), ELIR_ERROR_BUNDLE);
-  EXPECT_NE(std::string(elir_last_error()).find("fused.fp32.onnx cannot be loaded by openvino"),
-            std::string::npos)
-      << elir_last_error();
-}
-
-// With the right size and hash, so that the library that reads it is what refuses it.
-TEST(OpenVino, AGraphCutOffAnywhere) {
-  std::ifstream file(fs::path(ELIR_TINY) / "fused.int8.onnx", std::ios::binary);
-  const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  test::write_bundle(path, options);
   const std::string built = elir_backends();
-  const test::Folder folder;
-  const std::string path = (folder.path() / "b").string();
   for (const std::string name : {"openvino", "onnxruntime"}) {
     if (built.find(name) == std::string::npos) continue;
     elir_params params = openvino_params("fp32");
     params.backend = name.c_str();
-    for (std::size_t i = 0; i < 24; ++i) {
-      test::BundleOptions options;
-      options.graph = whole.substr(0, i < 14 ? 1 + i * i : whole.size() * (i - 13) / 11);
-      test::write_bundle(path, options);
-      elir_restorer* made = nullptr;
-      const elir_status status = elir_create(path.c_str(), &params, &made);
-      EXPECT_EQ(status, ELIR_ERROR_BUNDLE)
-          << name << ", " << options.graph.size() << " bytes: " << elir_last_error();
-      elir_destroy(made);
-    }
+    elir_restorer* made = nullptr;
+    EXPECT_EQ(elir_create(path.c_str(), &params, &made), ELIR_ERROR_BUNDLE) << name;
+    EXPECT_NE(std::string(elir_last_error()).find(why), std::string::npos) << elir_last_error();
   }
+}
+
+TEST(OpenVino, AGraphThatCannotBeComputed) {
+  expect_refused_by_all(test::onnx_node("Add", {"image", "nothing"}, "restored"),
+                        "fused.fp32.onnx cannot be loaded by ");
+}
+
+// What a graph says of itself is checked before; what it computes only the library knows.
+TEST(OpenVino, AGraphThatGivesAnotherSizeThanItSays) {
+  const std::string axis =
+      test::bytes(5, test::bytes(1, "axis") + test::number(3, 1) + test::number(20, 2));
+  expect_refused_by_all(test::onnx_node("Concat", {"image", "image"}, "restored", axis),
+                        " output is restored: uint8 1x");
 }
 
 }  // namespace

@@ -63,7 +63,8 @@ class TensorRtTest : public ::testing::Test {
       made.update(engines[i]);
       made["kind"] = kind;
       made["file"] = "engine" + std::to_string(i);
-      test::write_file(path / made["file"].get<std::string>(), "the graph of fused.fp32.onnx");
+      std::filesystem::copy_file(path / "fused.fp32.onnx", path / made["file"].get<std::string>(),
+                                 std::filesystem::copy_options::overwrite_existing);
       artifacts.push_back(std::move(made));
     }
     test::write_file(path / "bundle.json", manifest.dump());

@@ -107,7 +107,7 @@ def bundles(tmp_path: Path) -> list[Path]:
 def names(bundles: list[Path], cache: Path) -> list[bool]:
     """Of which bundles something is kept."""
     seen = {kept.path.parent.name for kept in compiled_models(cache)}
-    hashes = [Bundle.open(bundle).info.artifacts[0].sha256 for bundle in bundles]
+    hashes = [Bundle.open(bundle).manifest.artifacts[0].sha256 for bundle in bundles]
     return [sha256 in seen for sha256 in hashes]
 
 
@@ -176,14 +176,13 @@ def test_of_any_contents_both_keep_the_same(
                 (".", chance.choice(["elir_bfr.pth", ".elir-{}.part"])),
             ]
         )
-        path = before / folder / name.format(f"{chance.randrange(2**32):08x}")
+        path = before / folder / name.format(f"{chance.randrange(2**64):016x}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(chance.randrange(1000)))
+        path.write_bytes(bytes(1000 * chance.randrange(10)))
         used = now - chance.choice([10, 100, 1000]) * chance.random()
         os.utime(path, (used, used))
     for folder in [path for path in before.rglob("*") if path.is_dir()]:
         os.utime(folder, (now - 1000, now - 1000))
-    monkeypatch.setenv("ELIR_CACHE_LIMIT", "0")
     left: dict[str, list[str]] = {}
     for name, run in runtimes.items():
         cache = tmp_path / name
@@ -194,7 +193,8 @@ def test_of_any_contents_both_keep_the_same(
         size = compiled_models(tmp_path / "none")[0].bytes
         shutil.rmtree(tmp_path / "none")
         monkeypatch.setenv("ELIR_CACHE", str(cache))
-        monkeypatch.setenv("ELIR_CACHE_LIMIT", str(size + 5000))
+        # What is compiled twice may differ by some bytes.
+        monkeypatch.setenv("ELIR_CACHE_LIMIT", str(size + 50_500))
         run(bundles[seed])
         left[name] = sorted(str(path.relative_to(cache)) for path in cache.rglob("*"))
     assert left["python"] == left["cpp"]
@@ -258,7 +258,5 @@ def test_a_killed_writer_of_either_leaves_nothing(
     for run, bundle in zip(runtimes.values(), bundles[1:], strict=False):
         part = kept.path.with_name(".elir-0123456789abcdef.part")
         part.write_bytes(b"half")
-        then = time.time() - 100
-        os.utime(part, (then, then))
         run(bundle)
         assert not part.exists()

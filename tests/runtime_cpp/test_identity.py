@@ -93,13 +93,15 @@ def test_full_size(
     from elir_deploy.export import pipeline
 
     bundle = tmp_path / "b"
-    monkeypatch.setattr(pipeline, "verify_bundle", lambda *_: {})  # tested elsewhere, and long
+    # Tested elsewhere, and long.
+    monkeypatch.setattr(pipeline, "compute_synthetic", lambda *_, **__: [])
+    monkeypatch.setattr(pipeline, "verify_bundle", lambda *_: {})
     options = pipeline.ExportOptions(precisions=("fp32",), stages=stages)
     pipeline.export_bundle(load_checkpoint("random", "bsr"), bundle, options)
     with Restorer(bundle, "openvino") as python:
-        model = python.bundle.manifest.model
-    for height, width in ((model.image_size, model.image_size), (600, 400)):
-        image = picture(height // model.upscale, width // model.upscale)
+        side, upscale = python.bundle.manifest.image_size, python.bundle.manifest.model.upscale
+    for height, width in ((side, side), (600, 400)):
+        image = picture(height // upscale, width // upscale)
         same(library, bundle, bundle, image, precision="fp32")
 
 

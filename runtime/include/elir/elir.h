@@ -29,8 +29,8 @@
  *
  * FORKS. A child process made by fork() has none of the library's threads and cannot use a restorer
  * of its parent: every function then gives ELIR_ERROR_USAGE at once, and elir_destroy does nothing.
- * Create restorers after the fork. A child of a process that has loaded OpenVINO or ONNX Runtime
- * must end with _exit(): exit() would let these libraries wait for threads that are not there.
+ * Create restorers after the fork. A child of a process that has loaded ONNX Runtime must end by
+ * _exit(): at exit() that library waits for threads that are not there.
  *
  * ERRORS. A function that can fail returns an elir_status; elir_last_error() then says in one line
  * what is wrong, which value was seen and which was expected, and what to do. No C++ exception
@@ -128,15 +128,19 @@ typedef struct elir_params {
   size_t struct_size;    /* set by elir_default_params and elir_init_params */
   const char* backend;   /* one of elir_backends(); NULL or "auto": the fastest that the bundle and
                             this machine support */
-  const char* precision; /* "fp32", "fp16", "bf16", "int8" or "w8"; NULL: the backend's best among
-                            those that passed the bundle's verification */
+  const char* precision; /* "fp32", "fp16", "bf16" or "int8"; NULL: the fastest that the
+                            bundle's verification allows unasked. If this or `backend` is left
+                            open, each candidate is tried first, and one that fails is skipped with
+                            a warning to `log`. If both are named, there is no fallback */
   elir_fit fit;
   int force;   /* nonzero: run a model of aligned faces in tiles, although that makes no sense */
   int threads; /* processor threads per image; 0: the backend decides */
   int device;  /* index of the GPU, from 0 */
   elir_mode mode;
-  int skip_trial; /* nonzero: do not try a reduced precision on the bundle's reference image first.
-                     The trial costs one run and detects processors that compute it wrongly */
+  int skip_trial; /* nonzero: do not restore the bundle's reference image first. The trial costs one
+                     run and detects devices that lack memory or libraries, and processors that
+                     compute wrongly. If both backend and precision are named, only reduced
+                     precisions are tried */
   int queue;      /* images that may wait in elir_restore_async, 1 to 1024 */
   elir_log_callback log; /* NULL: no log. Used as long as the restorer exists */
   void* log_user;        /* passed to `log` */
@@ -171,18 +175,17 @@ typedef struct elir_shape {
   int32_t width;
 } elir_shape;
 
-/* A face found in an image, with coordinates in pixels of that image: (0, 0) is the top left corner
- * of the top left pixel. No function returns faces yet; this is the layout they will have. Frozen.
- */
+/* A face found in an image. No function returns faces yet; this is the layout they will have.
+ * Coordinates are pixels of that image, x to the right and y down from its top left corner. The
+ * five landmarks are x and y of the left eye, the right eye, the tip of the nose, and the left and
+ * the right corner of the mouth, left and right as seen in the image. Frozen. */
 typedef struct elir_face {
   double box[4]; /* left, top, right and bottom edge */
-  double landmarks[5]
-                  [2]; /* x and y of the left eye, the right eye, the tip of the nose, the left
-                          and the right corner of the mouth; left and right as seen in the image */
-  double score;        /* the detector's confidence, 0 to 1 */
-  int32_t restored;    /* nonzero: the face was restored and put back into the image */
-  const char* reason;  /* in one line, why it was not restored; empty if it was. Valid as long as
-                          the restorer */
+  double landmarks[5][2];
+  double score;       /* the detector's confidence, 0 to 1 */
+  int32_t restored;   /* nonzero: the face was restored and put back into the image */
+  const char* reason; /* in one line, why it was not restored; empty if it was. Valid as long as
+                         the restorer */
 } elir_face;
 
 typedef enum elir_dtype { ELIR_UINT8 = 0, ELIR_FLOAT32 = 1 } elir_dtype;
@@ -246,7 +249,7 @@ static inline elir_params elir_default_params(void) {
 }
 
 /* Loads a bundle: checks its manifest and the SHA-256 of the files it uses, opens the backend, and
- * tries a reduced precision on the bundle's reference image unless told not to. Takes from a tenth
+ * tries it on the bundle's reference image (see `skip_trial`). Takes from a tenth
  * of a second to minutes, depending on model and backend.
  *
  *   bundle    path of the folder, UTF-8.

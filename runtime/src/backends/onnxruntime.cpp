@@ -162,7 +162,8 @@ OwnedValue tensor(const TensorSpec& spec, const Buffer& buffer) {
 
 class OnnxRuntimeSession final : public Session {
  public:
-  OnnxRuntimeSession(const std::vector<Stage>& stages, std::vector<OwnedSession> chain) {
+  OnnxRuntimeSession(const std::vector<Stage>& stages, std::vector<OwnedSession> chain, int threads)
+      : threads_(threads) {
     buffers_.emplace_back(stages.front().input.bytes());
     for (std::size_t i = 0; i < chain.size(); ++i) {
       buffers_.emplace_back(stages[i].output.bytes());
@@ -190,6 +191,11 @@ class OnnxRuntimeSession final : public Session {
     }
   }
 
+  std::optional<int> threads() const override {
+    if (threads_ == 0) return std::nullopt;  // its own number cannot be asked for
+    return threads_;
+  }
+
  private:
   struct Step {
     OwnedSession session;
@@ -198,6 +204,7 @@ class OnnxRuntimeSession final : public Session {
     OwnedBinding binding;
   };
 
+  const int threads_;
   std::vector<Buffer> buffers_;  // outlive the values, which hold their addresses
   std::vector<Step> steps_;
 };
@@ -222,7 +229,8 @@ class OnnxRuntimeBackend final : public Backend {
     }
     try {
       std::vector<std::unique_ptr<Session>> opened;
-      opened.push_back(std::make_unique<OnnxRuntimeSession>(stages, std::move(chain)));
+      opened.push_back(
+          std::make_unique<OnnxRuntimeSession>(stages, std::move(chain), setup.threads));
       return opened;
     } catch (const OrtFailure& failure) {
       throw does_not_start(failure);

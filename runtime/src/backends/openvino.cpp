@@ -208,7 +208,7 @@ std::filesystem::path cached_file(const std::optional<std::string>& base, const 
          text(float_type, ".", hash.finish().substr(0, 16), ".blob");
 }
 
-// Since 2025 a compiled model is taken from memory, and its weights stay there.
+// Since 2025.3 a compiled model is taken from memory, and its weights stay there.
 template <typename Core, typename = void>
 struct TakesMemory : std::false_type {};
 template <typename Core>
@@ -289,6 +289,14 @@ class OpenVinoSession final : public Session {
           for (ov::InferRequest& request : requests_) request.infer();
         },
         [](const std::string& reason) { return unavailable_error("openvino failed: ", reason); });
+  }
+
+  std::optional<int> threads() const override {
+    int most = 0;
+    for (const Loaded& loaded : chain_) {
+      most = std::max(most, loaded.model.get_property(ov::inference_num_threads));
+    }
+    return most;
   }
 
  private:

@@ -1,0 +1,25 @@
+// What is said of graphs that take and give a picture of 32x32 pixels, for a comparison with the
+// Python runtime: reads any number of files from the standard input, each behind the line of its
+// size, and writes a line for each: why it is refused, or nothing.
+#include <iostream>
+#include <string>
+
+#include "error.hpp"
+#include "onnx_check.hpp"
+
+int main() {
+  using elir::core::End;
+  const auto image = [](const char* name) { return End{name, "uint8", {1, 32, 32, 3}}; };
+  std::string size;
+  while (std::getline(std::cin, size)) {
+    std::string content(std::stoul(size), '\0');
+    std::cin.read(content.data(), static_cast<std::streamsize>(content.size()));
+    try {
+      elir::core::check_onnx(content, {image("image")}, {image("restored")});
+      std::cout << "\n";
+    } catch (const elir::core::Failure& failure) {
+      std::cout << failure.what() << "\n";
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,64 @@
+"""Both runtimes take and refuse the same graphs."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.onnx_check import End, check_onnx
+from tests.bundles import image_spec, stage_graph
+from tests.forged import FORGED, mutated
+
+VERDICTS = Path(os.environ["ELIR_LIBRARY"]).parent / "tests" / "onnx_verdicts"
+pytestmark = pytest.mark.skipif(not VERDICTS.exists(), reason="libelir was built without tests")
+
+ENDS = End("image", "uint8", (1, 32, 32, 3)), End("restored", "uint8", (1, 32, 32, 3))
+GOOD = stage_graph(image_spec("image", 32, "uint8"), image_spec("restored", 32, "uint8"), 0.5, 0.1)
+
+
+def verdicts(contents: list[bytes]) -> list[str]:
+    """Why C++ refuses each; empty where it does not."""
+    given = b"".join(b"%d\n%b" % (len(content), content) for content in contents)
+    done = subprocess.run([VERDICTS], input=given, capture_output=True, timeout=300, check=True)
+    return done.stdout.decode("ascii").splitlines()
+
+
+def refusal(content: bytes) -> str:
+    try:
+        check_onnx(content, ENDS[:1], ENDS[1:])
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
+def test_a_good_one_and_forged_ones() -> None:
+    contents = [GOOD]
+    for forge, _ in FORGED.values():
+        model = onnx.load_from_string(GOOD)
+        forge(model)
+        contents.append(model.SerializeToString())
+    first, *others = verdicts(contents)
+    assert first == ""
+    for case, content, seen in zip(FORGED, contents[1:], others, strict=True):
+        assert FORGED[case][1] in seen
+        assert FORGED[case][1] in refusal(content)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_ones(seed: int) -> None:
+    chance = random.Random(seed)
+    contents = []
+    for _ in range(3000):
+        content = mutated(GOOD, chance)
+        contents.append(mutated(content, chance) if chance.random() < 0.3 else content)
+    seen = verdicts(contents)
+    expected = [refusal(content) for content in contents]
+    assert [bool(reason) for reason in seen] == [bool(reason) for reason in expected]
+    taken = expected.count("")
+    assert 200 < taken < 2000
