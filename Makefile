@@ -96,6 +96,7 @@ lint: $(VENV)/.dev build/stubs
 
 # The JSON Schema of bundle.json, from its definition in elir_deploy/runtime/manifest.py.
 schema: $(VENV)/.dev
+	mkdir -p build
 	$(BIN)/python -c "from elir_deploy.runtime.manifest_file import manifest_schema; \
 	    print(manifest_schema(), end='')" > build/schema.json
 	mv build/schema.json elir_deploy/runtime/bundle.schema.json

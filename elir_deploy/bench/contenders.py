@@ -135,6 +135,7 @@ class RestorerContender(Contender):
 
     Attributes:
         bundle: that runs.
+        running: one line on what runs it.
 
     Raises:
         ElirError: the backend cannot run the bundle here.
@@ -152,6 +153,7 @@ class RestorerContender(Contender):
     ) -> None:
         self.bundle = bundle
         self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
+        self.running = str(self._restorer)
         self._clock = clock
         self.label = f"{backend} {precision}{variant}"
         self.backend = backend

@@ -195,8 +195,14 @@ class Run:
             or (found.measurement is not None and found.measurement.begun)
         )
 
-    def measure(self, say: ProgressCallback) -> None:
+    def measure(
+        self, say: ProgressCallback, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
         """Open the contenders, compare their pictures, and follow the protocol.
+
+        Args:
+            say: told what is being done.
+            tell: given a line on each contender of a bundle, with what runs it.
 
         Raises:
             UnavailableError: nothing can be measured here.
@@ -207,6 +213,8 @@ class Run:
             contenders = self._open(stack, say)
             for contender in contenders:
                 stack.callback(contender.close)
+                if isinstance(contender, RestorerContender):
+                    tell(contender.running)
             results.contenders = self._compared(contenders, say)
             qualities = self._qualities(say) if wishes.protocol.name == "steps" else {}
             self._start_cold(say)

@@ -21,7 +21,7 @@ from elir_deploy.bench.report import build_report, to_json
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.printable import printable_values
@@ -273,7 +273,7 @@ def _measure(
             run = Run(bundle, source, wishes)
             stopped: BaseException | None = None
             try:
-                run.measure(say)
+                run.measure(say, tell)
             except (KeyboardInterrupt, SystemExit, ElirError) as error:
                 stopped = error  # raised again once what was measured is safe
             if run.conditions is None or (stopped is not None and not run.begun):

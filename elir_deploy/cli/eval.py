@@ -108,7 +108,7 @@ def evaluate_quality(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the bundle. [default: the backend's best that passed verification]"),
+        typer.Option(help="Of the bundle. [default: as elir-restore takes it]"),
     ] = None,
     metric: Annotated[
         list[MetricName] | None,
@@ -293,6 +293,7 @@ def _open_bundle(request: Request) -> Subject:
         restorer = Restorer(bundle, request.backend or "auto", precision=request.precision)
     for warning in caught:
         tell(f"warning: {warning.message}")
+    tell(str(restorer))
     return BundleSubject(restorer)
 
 

@@ -12,6 +12,7 @@ from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import QualityError
 from elir_deploy.pixels import db_from_json
+from elir_deploy.runtime.backends import why_only_asked
 from elir_deploy.tables import aligned
 from elir_deploy.targets import targets_named
 from elir_deploy.tasks import TASKS
@@ -156,7 +157,7 @@ def export(
     """Turn a checkpoint into a bundle, verified against float32 PyTorch on real images.
 
     The network's linear blocks are collapsed, its Euler steps unrolled with their noise fixed, and
-    each precision is run in a process of its own; one below its floor fails the export (exit 3).
+    each precision is run in a process of its own; one below its floor is left out (exit 3).
 
     Examples:
 
@@ -204,11 +205,13 @@ def export(
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
-    if report.failures:
-        written = ", ".join(report.manifest.precisions)
-        raise QualityError(f"{'. '.join(report.failures.values())}. {output} holds {written} only")
     if sensitivity_plot is not None and report.int8 is not None:
         _draw(report.int8, sensitivity_plot)
+    if report.failures:
+        written = ", ".join(report.manifest.precisions)
+        raise QualityError(
+            f"{'. '.join(report.failures.values())}. {output} holds the rest: {written}"
+        )
 
 
 def _print_report(report: ExportReport) -> None:
@@ -239,6 +242,8 @@ def _print_report(report: ExportReport) -> None:
         for line in found.kept_float32:
             kept = "floating point" if name == "int8" else "float32"
             print(f"        kept in {kept}: {line}")
+        if found.passed and (reason := why_only_asked(name, found)):
+            print(f"        runs only where it is named: {reason}")
         if not found.passed:
             print(f"        worst part: {found.worst_part}", file=sys.stderr)
 

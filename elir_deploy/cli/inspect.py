@@ -23,7 +23,7 @@ from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.errors import BundleError, ElirError, UsageError
 from elir_deploy.printable import printable
-from elir_deploy.runtime.backends import BACKENDS, choose_precision
+from elir_deploy.runtime.backends import BACKENDS, choose_precision, why_only_asked
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Quantization, Shape, Verification
@@ -168,7 +168,10 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     _table(None, _facts(bundle))
     _table(("stage", "file", "kind", "precision", "target", "size", "made by"), _files(bundle))
     _table(
-        ("precision", "PSNR", "floor", "verdict", "weakest part", "kept in float32", "max error"),
+        (
+            *("precision", "PSNR", "floor", "verdict", "weakest part", "kept in float32"),
+            *("max error", "runs unasked"),
+        ),
         [_verified(name, result) for name, result in bundle.manifest.verification.items()],
     )
     if not bundle.manifest.verification:
@@ -276,6 +279,7 @@ def _engines(bundle: Bundle) -> list[Row]:
 def _verified(precision: str, result: Verification) -> Row:
     # Identical images have no finite PSNR, and neither have images with values that are not.
     unmeasured = "not finite" if result.max_error is None else "identical"
+    only_asked = why_only_asked(precision, result)
     return (
         precision,
         unmeasured if result.psnr_db is None else f"{result.psnr_db:.1f} dB",
@@ -284,6 +288,7 @@ def _verified(precision: str, result: Verification) -> Row:
         result.worst_part or "-",
         str(len(result.kept_float32)),
         "not finite" if result.max_error is None else f"{result.max_error:.2g}",
+        "yes" if only_asked is None else f"no: {only_asked}",
     )
 
 

@@ -8,6 +8,8 @@ import onnx
 from onnx import ModelProto, compose, helper
 
 from elir_deploy import __version__
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.onnx_check import check_onnx
 from elir_deploy.scopes import FUSED, STAGE_TENSORS
 
 __all__ = [
@@ -37,10 +39,19 @@ def is_default_domain(entry: onnx.OperatorSetIdProto) -> bool:
 
 
 def serialized(model: ModelProto, metadata: dict[str, str]) -> bytes:
-    """The bytes of an ONNX file that carries ``metadata``; the model itself stays without."""
+    """The bytes of an ONNX file that carries ``metadata``; the model itself stays without.
+
+    Raises:
+        RuntimeError: the runtimes would refuse the file: ``runtime/onnx_rules.json`` does not list
+            what the exporter writes.
+    """
     helper.set_model_props(model, dict(sorted(metadata.items())))
     content: bytes = model.SerializeToString(deterministic=True)
     del model.metadata_props[:]
+    try:
+        check_onnx(content)
+    except BundleError as error:
+        raise RuntimeError(f"{model.graph.name}: the runtimes would refuse it: {error}") from error
     return content
 
 

@@ -26,6 +26,7 @@ from elir_deploy.export.precision import (
     open_session,
     watch_ranges,
 )
+from elir_deploy.export.synthetic import checks, flat
 from elir_deploy.scopes import layer_of
 
 __all__ = [
@@ -67,13 +68,9 @@ def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
     Where a picture is of one colour a feature map nearly is, too: its mean is large against its
     deviation, and the variance that sums in float16 make of it may be negative.
     """
-    images = {
-        name: np.full((side, side, 3), level, np.uint8)
-        for name, level in (("black", 0), ("grey", 128), ("white", 255))
-    }
-    odd = np.indices((side, side)).sum(axis=0) // SQUARE % 2 == 1
-    images["chequered"] = np.where(odd[..., None], images["white"], images["black"])
-    return images
+    levels = {"black": 0, "grey": 128, "white": 255}
+    images = {name: flat(side, level, level, level) for name, level in levels.items()}
+    return images | {"chequered": checks(side, SQUARE)}
 
 
 def stage_feeds(

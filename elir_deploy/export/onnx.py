@@ -21,6 +21,7 @@ from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.export.graphs import finish_graph, is_default_domain
 from elir_deploy.export.quantization import conv_layers, residual_additions
 from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime.onnx_rules import OPSETS
 from elir_deploy.scopes import (
     STAGE_SCOPES,
     STAGE_TENSORS,
@@ -36,12 +37,11 @@ from elir_deploy.static_graph import StaticElir
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "check_opset", "export_stage", "export_stages"]
+__all__ = ["DEFAULT_OPSET", "check_opset", "export_stage", "export_stages"]
 
 #: TensorRT 10 parses it and 8.6 needs 17; 21 would need 10.9 for its GroupNormalization.
 DEFAULT_OPSET = 18
-#: What the exporter writes natively (18 and above) or its version converter reaches.
-OPSETS = range(17, 24)
+#: The oldest that the exporter writes natively; one below that is reached from it.
 EXPORTER_OPSET = 18
 
 #: Operators opset 18 changed, and what it added to Resize.

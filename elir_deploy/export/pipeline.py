@@ -34,7 +34,7 @@ from elir_deploy.export.options import (
     file_precisions,
     verified_precisions,
 )
-from elir_deploy.export.references import Reference, compute_references
+from elir_deploy.export.references import Reference, compute_references, compute_synthetic
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import make_engines, orders_for, with_engine
 from elir_deploy.export.verification import FLOORS_DB, LOST, verify_bundle
@@ -70,7 +70,7 @@ class ExportReport:
         folder: the bundle.
         manifest: its manifest.
         verification: of each precision, also of those below their floor.
-        failures: why precisions were left out of the bundle, by precision.
+        failures: why precisions, or their engines, were left out of the bundle, by precision.
         int8: what was measured to make INT8; None where there is none.
     """
 
@@ -105,8 +105,7 @@ def export_bundle(
             be used.
         BundleError: a calibration to be used again is damaged, or of another model.
         OutputError: the destination cannot be written.
-        QualityError: every precision stays below its floor; the message names the worst part. Or
-            an engine is not of the precision that it should be.
+        QualityError: every precision stays below its floor; the message names the worst part.
         MissingDependencyError: onnxruntime, which verifies, or a library that builds engines is
             not installed.
         UnavailableError: that library cannot build an engine.
@@ -152,12 +151,13 @@ def export_bundle(
             None if recipe is None else _write_recipe(writer, recipe),
         )
         writer.write_manifest(draft)
-        verdicts = _verified(writer, references, kept, options, progress)
+        verdicts = _verified(writer, checkpoint, settings, references, kept, options, progress)
         failures |= _failures(
             verdicts, random=checkpoint.random, forced=options.floor_db is not None
         )
         passed = _passed(writer, draft, verdicts, failures)
-        manifest = _with_engines(writer, passed, options, progress, warn)
+        manifest, engine_failures = _with_engines(writer, passed, options, progress, warn)
+        failures |= engine_failures
         writer.write_manifest(manifest)
     return ExportReport(destination, manifest, verdicts, failures, int8)
 
@@ -303,6 +303,8 @@ def _write_references(
 
 def _verified(
     writer: BundleWriter,
+    checkpoint: Checkpoint,
+    settings: Settings,
     references: Sequence[Reference],
     kept: Mapping[str, tuple[str, ...]],
     options: ExportOptions,
@@ -314,7 +316,21 @@ def _verified(
         for precision in verified_precisions(options.precisions)
         if file_precision(precision) in kept
     }
-    found = verify_bundle(writer.folder, references, list(floors), floors, say)
+    # The pictures of random weights mean nothing, so there is nothing that they could lose.
+    synthetic = (
+        []
+        if checkpoint.random
+        else compute_synthetic(
+            checkpoint.model,
+            checkpoint.task,
+            image_size=settings.image_size,
+            steps=settings.steps,
+            noise=settings.noise,
+            progress=say,
+        )
+    )
+    pictures = [*references, *synthetic]
+    found = verify_bundle(writer.folder, pictures, list(floors), floors, say)
     return {
         precision: replace(verdict, kept_float32=list(kept.get(precision, ())))
         for precision, verdict in found.items()
@@ -398,22 +414,34 @@ def _with_engines(
     options: ExportOptions,
     say: ProgressCallback,
     warn: WarningCallback,
-) -> Manifest:
-    """The manifest with the engines of what was verified, where any are built here."""
+) -> tuple[Manifest, dict[str, str]]:
+    """The manifest with the engines of what was verified, where any are built here.
+
+    Engines that are not of their precision are left out, with all others of it, and named.
+    """
     orders = orders_for(options.targets)
+    failures: dict[str, str] = {}
     if not orders:
-        return manifest
-    made = make_engines(
-        load_library(RTX, "build engines"),
-        manifest,
-        manifest.precisions,
-        orders,
-        lambda artifact: (writer.folder / artifact.file).read_bytes(),
-        BuildOptions(),
-        say,
-        warn,
-    )
-    for engine in made:
-        file = writer.add(engine.file, engine.built.content)
-        manifest = with_engine(manifest, engine, file)
-    return manifest
+        return manifest, failures
+    library = load_library(RTX, "build engines")
+    # INT8 last: its engines are compared with those in FP16.
+    for precision in sorted(manifest.precisions, key=lambda p: p == "int8"):
+        made = make_engines(
+            library,
+            manifest,
+            [precision],
+            orders,
+            lambda artifact: (writer.folder / artifact.file).read_bytes(),
+            BuildOptions(),
+            say,
+            warn,
+        )
+        try:
+            engines = list(made)
+        except QualityError as error:
+            failures[f"{precision} engines"] = str(error)
+            continue
+        for engine in engines:
+            file = writer.add(engine.file, engine.built.content)
+            manifest = with_engine(manifest, engine, file)
+    return manifest, failures

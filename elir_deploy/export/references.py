@@ -1,4 +1,4 @@
-"""What exports are held against: real images, and the float32 PyTorch model's results on them."""
+"""What exports are held against: images, and the float32 PyTorch model's results on them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import CheckpointError
 from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.synthetic import synthetic_pictures
 from elir_deploy.model.elir import Elir
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import FixedNoise
 from elir_deploy.tasks import TaskSpec
 
-__all__ = ["Reference", "compute_references"]
+__all__ = ["Reference", "compute_references", "compute_synthetic"]
 
 #: Packaged photographs that every export is verified on: a face and fur. For the face tasks the
 #: face is cropped as they expect it.
@@ -32,20 +33,20 @@ class Reference:
     """One image and what the untransformed model makes of it.
 
     Attributes:
-        name: of the photograph.
-        image: (S, S, 3) uint8 RGB, degraded as the task expects and at the network's size.
+        name: of the picture.
+        image: (S, S, 3) uint8 RGB at the network's size; a photograph is degraded as the task
+            expects, a synthetic picture is not.
+        restored: (S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do.
         boundaries: part of the network to the float32 tensor it ends with; ``decoder`` is the
-            image (1, 3, S, S) before clipping.
+            image (1, 3, S, S) before clipping. Empty for synthetic pictures.
+        synthetic: drawn, and unlike any photograph.
     """
 
     name: str
     image: NDArray[np.uint8]
+    restored: NDArray[np.uint8]
     boundaries: dict[str, NDArray[np.float32]]
-
-    @property
-    def restored(self) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do."""
-        return from_network(self.boundaries["decoder"])
+    synthetic: bool = False
 
 
 def compute_references(
@@ -71,7 +72,32 @@ def compute_references(
         image = enlarge(task.name, degrade(task.name, photo, rng))
         with _one_thread():
             boundaries = _run_parts(model, image, steps, noise)
-        references.append(Reference(name, image, boundaries))
+        restored = from_network(boundaries["decoder"])
+        references.append(Reference(name, image, restored, boundaries))
+    return references
+
+
+def compute_synthetic(
+    model: Elir,
+    task: TaskSpec,
+    *,
+    image_size: int,
+    steps: int,
+    noise: FixedNoise,
+    progress: ProgressCallback = no_progress,
+) -> list[Reference]:
+    """As :func:`compute_references`, on pictures unlike photographs.
+
+    They are drawn at the size that users of the task hand in, and enlarged as theirs are.
+    """
+    pictures = synthetic_pictures(image_size // task.upscale)
+    references = []
+    for done, (name, picture) in enumerate(pictures.items()):
+        progress("running the PyTorch model on synthetic pictures", done, len(pictures))
+        image = enlarge(task.name, picture)
+        with _one_thread():
+            decoded = _run_parts(model, image, steps, noise)["decoder"]
+        references.append(Reference(name, image, from_network(decoded), {}, synthetic=True))
     return references
 
 

@@ -4,7 +4,8 @@ The process that verifies shares nothing with the one that exported but files: i
 with the runtime a user has, so that what is verified is what is shipped. float16 is run a second
 time in emulated half arithmetic, because a CPU's own float16 path hides overflows, and the worse
 of the two counts. bfloat16 has no file: it is what a backend may compute with the float32 one, and
-is emulated only.
+is emulated only. Photographs decide whether a precision passes; whether it may run where nobody
+asked for it is decided by pictures unlike photographs too.
 
 Run as ``python -m elir_deploy.export.verification JOB_FOLDER`` by :func:`verify_bundle`.
 """
@@ -41,14 +42,19 @@ if TYPE_CHECKING:
     from elir_deploy.export.references import Reference
 
 __all__ = [
+    "AUTOMATIC_DB",
     "FLOORS_DB",
     "fidelity",
+    "is_automatic",
     "signal_to_error",
     "verify_bundle",
 ]
 
 #: What the PSNR of 8-bit outputs against float32 PyTorch, rounded the same way, must reach.
 FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 35.0, "int8": 35.0}
+#: What every picture must reach, synthetic ones included, for a precision to run where nobody names
+#: one: what a default may cost. Chosen by measurement (docs/decisions.md).
+AUTOMATIC_DB = 35.0
 BACKEND = "onnxruntime"
 #: Precisions that no CPU computes as other hardware does, and what is computed for them instead.
 _EMULATIONS: dict[str, tuple[Callable[[ModelProto], ModelProto], str]] = {
@@ -107,7 +113,7 @@ def verify_bundle(
 
     Args:
         folder: the bundle, its manifest without a verification yet.
-        references: real images with the float32 model's results.
+        references: images with the float32 model's results, photographs among them.
         precisions: those to verify.
         floors_db: least PSNR by precision.
 
@@ -130,7 +136,7 @@ def verify_bundle(
                 "bundle": str(folder.resolve()),
                 "precision": precision,
                 "floor_db": floors_db[precision],
-                "images": [reference.name for reference in references],
+                "images": {reference.name: reference.synthetic for reference in references},
             }
             (job_folder / "job.json").write_text(json.dumps(request))
             reports[precision] = _run_child(job_folder)
@@ -169,36 +175,37 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
     runs += [f"in emulated {arithmetic} arithmetic"] * (emulation is not None)
     backend = ", and ".join(runs)
     with Restorer(bundle, backend=BACKEND, precision=file_precision(precision)) as restorer:
-        for name in job["images"]:
+        for name, synthetic in job["images"].items():
             with np.load(job_folder / f"{name}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
             fed = to_network(image, bundle.manifest.input.dtype)
-            outputs = [from_network(restorer.run(fed))] if has_file else []
-            ends = parts.run_in_turn(fed)
-            outputs.append(from_network(ends.pop(FORMATTING)))
-            # identical images have no PSNR; any other is worse
-            images.append(
-                min(
-                    (fidelity(name, output, restored) for output in outputs),
-                    key=lambda found: db_from_json(found.psnr_db),
-                )
-            )
+            outputs = []
+            # Of the two the emulation is the harsher one, and enough for a synthetic picture.
+            if has_file and not (synthetic and emulation):
+                outputs.append(from_network(restorer.run(fed)))
+            if emulation or not synthetic:
+                ends = parts.run_in_turn(fed)
+                outputs.append(from_network(ends.pop(FORMATTING)))
+            found = (fidelity(name, o, restored, synthetic=synthetic) for o in outputs)
+            images.append(min(found, key=_decibels))
+            if synthetic:
+                continue
             for part, value in ends.items():
                 _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
             for part, value in parts.run_alone(fed, reference).items():
                 _keep_worst(own, part, signal_to_error(value, reference[part]))
-    psnrs = [found.psnr_db for found in images if found.psnr_db is not None]
-    worst = min(psnrs, default=None)
+    photographs = [found for found in images if not found.synthetic]
+    worst = min(map(_decibels, photographs))
     measured = {part: db for part, db in own.items() if db is not None}
-    passed = (worst is None or worst >= job["floor_db"]) and LOST not in boundaries.values()
+    passed = worst >= job["floor_db"] and LOST not in boundaries.values()
     return Verification(
-        psnr_db=worst,
-        max_error=max(found.max_error or 0.0 for found in images),
-        mean_error=_rounded(float(np.mean([found.mean_error for found in images]))),
+        psnr_db=worst if math.isfinite(worst) else None,
+        max_error=max(found.max_error or 0.0 for found in photographs),
+        mean_error=_rounded(float(np.mean([found.mean_error for found in photographs]))),
         floor_db=job["floor_db"],
         passed=passed,
-        automatic=passed,
+        automatic=is_automatic(images, passed=passed),
         backend=backend,
         images=images,
         boundaries=boundaries,
@@ -206,6 +213,15 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
         worst_part=min(measured, key=lambda part: measured[part]) if measured else None,
         kept_float32=[],
     )
+
+
+def is_automatic(images: Sequence[ImageFidelity], *, passed: bool) -> bool:
+    """Whether a precision may run where nobody names one, by what it made of every picture."""
+    return passed and min(map(_decibels, images)) >= AUTOMATIC_DB
+
+
+def _decibels(found: ImageFidelity) -> float:
+    return db_from_json(found.psnr_db)
 
 
 def _keep_worst(table: dict[str, float | None], part: str, value: float | None) -> None:

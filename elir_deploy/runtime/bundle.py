@@ -2,8 +2,9 @@
 
 Nothing in the folder is trusted: the manifest is bounded, strict JSON, checked against the schema
 and for what a schema cannot say; the files are regular, inside the folder and of the stated size;
-a file's SHA-256 is checked before the file is used. Hashes detect damage, not malice: an engine is
-executable code and is only as good as whoever made it.
+a file's SHA-256 is checked before the file is used, and then that a graph is one that
+``elir-export`` could have made, of the sizes that the manifest says. Hashes detect damage, not
+malice: an engine is executable code and is only as good as whoever made it.
 
 Layout of the folder::
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import struct
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -27,7 +29,13 @@ from numpy.typing import NDArray
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.manifest import File, Manifest, Stage
-from elir_deploy.runtime.manifest_file import MANIFEST_NAME, MAX_MANIFEST_BYTES, decode_manifest
+from elir_deploy.runtime.manifest_file import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    decode_manifest,
+    not_served,
+)
+from elir_deploy.runtime.onnx_check import End, check_onnx_file
 
 __all__ = ["Bundle", "file_sha256"]
 
@@ -89,25 +97,27 @@ class Bundle:
         """Where ``file`` of the bundle is, after its contents were hashed and found right.
 
         Raises:
-            BundleError: it is damaged, gone, unreadable, or not a file of this bundle.
+            BundleError: it is damaged, gone, unreadable, or not a file of this bundle; a graph or
+                a picture of another size than the manifest's; a graph that no export makes.
         """
         if file not in self._files:
             raise BundleError(f"{self.path}: the manifest lists no file {file!r}")
         path = self._locate(file)
+        expected = self._files[file].sha256
         try:
             seen = file_sha256(path)
+            if seen != expected:
+                raise BundleError(
+                    f"{self.path / file} is damaged: its SHA-256 is {seen}, the "
+                    f"manifest says {expected}: copy the bundle again"
+                )
+            self._check_content(file, path)
         except OSError as error:
             raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
-        expected = self._files[file].sha256
-        if seen != expected:
-            raise BundleError(
-                f"{self.path / file} is damaged: its SHA-256 is {seen}, the "
-                f"manifest says {expected}: copy the bundle again"
-            )
         return path
 
     def damaged_files(self) -> dict[str, str]:
-        """Hash every file of the bundle; what is wrong with each that is damaged or gone."""
+        """Check every file of the bundle; what is wrong with each that is damaged or gone."""
         found = {file: self._damage(file) for file in self._files}
         return {file: reason for file, reason in found.items() if reason is not None}
 
@@ -119,18 +129,26 @@ class Bundle:
         """
         from elir_deploy.runtime.images import read_image
 
-        side = self.manifest.image_size
         for reference in self.manifest.references:
-            pair = []
-            for file in (reference.input.file, reference.output.file):
-                pixels = read_image(self.checked_file(file)).pixels
-                if pixels.shape != (side, side, 3):
-                    height, width = pixels.shape[:2]
-                    raise BundleError(
-                        f"{self.path / file} is {width}x{height}, wanted {side}x{side}"
-                    )
-                pair.append(pixels)
-            yield reference.name, pair[0], pair[1]
+            image, restored = (
+                read_image(self.checked_file(file.file)).pixels
+                for file in (reference.input, reference.output)
+            )
+            yield reference.name, image, restored
+
+    def _check_content(self, file: str, path: Path) -> None:
+        """Hold a whole file against what the manifest says of it.
+
+        Sizes only where the bundle can be run: the first shape says nothing of the others.
+        """
+        served = not_served(self.manifest) is None
+        for stage in self.stages:
+            if any(a.file == file and a.kind == "onnx" for a in stage.artifacts):
+                ends = [End(s.name, s.dtype, s.shape) for s in (stage.input, stage.output)]
+                check_onnx_file(path, *((ends[:1], ends[1:]) if served else ()))
+        for reference in self.manifest.references:
+            if served and file in (reference.input.file, reference.output.file):
+                _check_picture(path, self.manifest.image_size)
 
     def _damage(self, file: str) -> str | None:
         try:
@@ -158,6 +176,17 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r})"
+
+
+def _check_picture(path: Path, side: int) -> None:
+    """Whether a file begins as a PNG file of a square picture does."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or not header.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        raise BundleError(f"{path} is no PNG picture: copy the bundle again")
+    width, height = struct.unpack_from(">II", header, 16)
+    if (width, height) != (side, side):
+        raise BundleError(f"{path} is {width}x{height}, wanted {side}x{side}")
 
 
 def file_sha256(path: Path) -> str:

@@ -7,8 +7,8 @@ so the folder deserves the protection of a program's.
 Compiled models together may have ``ELIR_CACHE_LIMIT`` bytes. Whoever adds one removes those that
 were not used for longest. The time of last use is the file's modification time. Who uses a file
 holds a shared ``flock`` on it or on its folder, who writes one an exclusive lock on the unfinished
-file; a file that somebody else has locked is not removed. The C++ runtime shares the folder and
-these rules (runtime/src/cache.cpp).
+file (:mod:`elir_deploy.atomic`); what somebody else has locked is not removed. The C++ runtime
+shares the folder and these rules (runtime/src/cache.cpp).
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ __all__ = [
 #: Room for the five released models in float32 (0.55 GB), or the largest in every precision (0.5).
 DEFAULT_LIMIT = 10**9
 _SEAL_BYTES = hashlib.sha256().digest_size
-#: Seconds without a write after which an unfinished file, or an empty folder, is nobody's.
+#: Seconds after which nobody is about to write into an empty folder any more.
 _STALE_S = 60.0
 #: Seconds to wait for another process that removes files.
 _PATIENCE_S = 1.0
 
 _SHA256 = "[0-9a-f]{64}"
-_UNFINISHED = r"\.elir-[0-9a-f]+\.part"
+_UNFINISHED = r"\.elir-[0-9a-f]{16}\.part"
 _FOLDERS = ("onnxruntime-tensorrt", "openvino", "tensorrt", "tensorrt-rtx")
 #: What is removed has such a path in the cache folder, which may be shared with other programs.
 _OURS = re.compile(
@@ -147,7 +147,6 @@ def write_sealed(path: Path, content: bytes) -> None:
     _make_folder(path.parent)
     # Not forced to the disk, which takes seconds on a memory card: the seal tells what got there.
     with replacing(path, durable=False) as file:
-        _lock(file.fileno(), fcntl.LOCK_EX)
         file.write(content)
         file.write(hashlib.sha256(content).digest())
     trim_compiled(path)
@@ -241,8 +240,7 @@ def trim_compiled(newest: Path | None = None) -> None:
         left = sum(kept.bytes for kept in found if not kept.unfinished)
         for kept in found:
             if kept.unfinished:
-                if time.time() - kept.used_ns / 1e9 > _STALE_S:
-                    remove_unused(kept)
+                remove_unused(kept)
             elif left > limit and kept.path != newest and remove_unused(kept):
                 left -= kept.bytes
         _remove_empty(folder, _STALE_S)

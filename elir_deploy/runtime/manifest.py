@@ -309,7 +309,8 @@ class Verification(_Record, frozen=True):
         max_error, mean_error: of the photographs, in units of [0, 1]; None: not finite.
         floor_db: what ``psnr_db`` had to reach.
         passed: whether it did.
-        automatic: may run where the user names no precision.
+        automatic: may run where the user names no precision: it passed, and loses little on
+            synthetic pictures, too.
         backend: what ran it.
         images: each picture's figures.
         boundaries: signal-to-error ratio in dB after each part of the network, in order; None

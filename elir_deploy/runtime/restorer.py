@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,20 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy import __version__
-from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
-from elir_deploy.pixels import db_from_json, psnr_db
-from elir_deploy.runtime.backends import (
-    Backend,
-    Session,
-    backend_named,
-    candidates,
-    choose_precision,
-)
+from elir_deploy.errors import BundleError, ImageError, UsageError
+from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
-from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest_file import not_served
+from elir_deploy.runtime.opening import Setup, open_runners
+from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tensors import TensorSpec
@@ -40,10 +31,6 @@ Fit = Literal["resize", "tile"]
 #: What a backend is set up for: one image as fast as can be, or the most images in a second.
 Mode = Literal["latency", "throughput"]
 
-#: What a backend's rounding may add to a precision's verified error before it counts as wrong, and
-#: a quality that is enough whatever was verified, both in dB.
-_TOLERATED_DB = 3.0
-_ENOUGH_DB = 50.0
 #: Images held between reading and running, and between running and the caller, in ``map``.
 _AHEAD = 2
 
@@ -61,10 +48,10 @@ class Restorer:
 
     Args:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
-        backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the best
-            one that this machine and the bundle have in common.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the best on that backend that
-            passed verification.
+        backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the
+            fastest that this machine and the bundle have in common.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the fastest that the bundle's
+            verification lets run unasked.
         fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for the others.
         force: let a face task run in tiles, which it was not trained for.
         threads: CPU threads a run may use; None leaves it to the backend.
@@ -78,11 +65,16 @@ class Restorer:
         precision: the one that runs.
         fit: the one in use.
         at_once: how many images it runs at a time; 1 unless ``mode`` is ``throughput``.
+        threads: CPU threads that run them; None: on no CPU, or the backend does not tell.
 
     Raises:
         BundleError: the bundle is damaged, or holds nothing for the backend.
         UsageError: an argument is off.
-        UnavailableError: the backend or its device is not there.
+        UnavailableError: the backend or its device is not there, or nothing that may run works.
+
+    Where ``backend`` or ``precision`` is left open, each candidate restores the bundle's own
+    picture once before it is taken; one that fails, or restores it wrongly, is passed over with a
+    RuntimeWarning. Where both are named there is no other: it runs, or its error is raised.
     """
 
     def __init__(
@@ -111,11 +103,19 @@ class Restorer:
         self._side = self.bundle.manifest.image_size
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._force = force
-        self.backend, self.precision, sessions = _open(
-            self.bundle, backend, precision, threads, device, mode
+        setup = Setup(threads, device, throughput=mode == "throughput")
+        opened = open_runners(self.bundle, backend, precision, setup)
+        self.backend, self.precision = opened.backend, opened.precision
+        self.at_once = len(opened.runners)
+        self.threads = opened.runners[0].session.threads
+        self._pool = Pool(opened.runners)
+
+    def __str__(self) -> str:
+        """One line on what runs, such as "tiny: openvino, bf16, 2 threads"."""
+        threads = (
+            "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
         )
-        self.at_once = len(sessions)
-        self._pool = _Pool(_Runner(self.bundle, session) for session in sessions)
+        return f"{self._model.task}: {self.backend}, {self.precision}{threads}"
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -281,157 +281,6 @@ class Restorer:
             self._pool.take().run_pixels(source, result)
         finally:
             self._pool.give_back()
-
-
-class _Runner:
-    """A session, and what lies between its arrays and 8-bit pixels. One thread at a time."""
-
-    def __init__(self, bundle: Bundle, session: Session) -> None:
-        self.session = session
-        self._to_tensor = PixelsToTensor(bundle.manifest.input)
-        self._to_pixels = TensorToPixels(bundle.manifest.output)
-
-    def run(self, values: NDArray[Any]) -> NDArray[Any]:
-        self.session.input[...] = values
-        self.session.run()
-        made: NDArray[Any] = self.session.output.copy()
-        return made
-
-    def run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
-        self._to_tensor(source, self.session.input)
-        self.session.run()
-        self._to_pixels(self.session.output, result)
-
-
-class _Pool:
-    """Runners lent to one thread each, until it is closed.
-
-    Ctrl-C may come between any two steps of a thread, also of taking a runner and giving it back.
-    So there is one record of what is lent, by thread, and a thread that asks while it has one was
-    interrupted: it gets that one again, and does not wait for itself when it closes the pool.
-    """
-
-    def __init__(self, runners: Iterable[_Runner]) -> None:
-        self._owner = Owner("this Restorer")
-        self._runners = tuple(runners)
-        self._lent: dict[int, _Runner] = {}
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def first(self) -> _Runner:
-        """One of them, lent or not."""
-        self._owner.check()
-        self._check_open()
-        return self._runners[0]
-
-    def take(self) -> _Runner:
-        """Wait for an idle one; it is this thread's until :meth:`give_back`."""
-        self._owner.check()
-        thread = threading.get_ident()
-        with self._changed:
-            if thread not in self._lent:
-                self._changed.wait_for(lambda: self._closed or len(self._lent) < len(self._runners))
-                self._check_open()
-                lent = self._lent.values()
-                self._lent[thread] = next(r for r in self._runners if r not in lent)
-            self._check_open()
-            return self._lent[thread]
-
-    def give_back(self) -> None:
-        """End what :meth:`take` began."""
-        if not self._owner.is_here():
-            return
-        with self._changed:
-            self._lent.pop(threading.get_ident(), None)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Wait for the other threads' runs, and close all sessions; nothing new starts."""
-        if not self._owner.is_here():
-            return
-        thread = threading.get_ident()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._lent.keys() - {thread})
-            for runner in self._runners:
-                runner.session.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("this Restorer is closed: open another one")
-
-    def __del__(self) -> None:
-        if not self._owner.is_here():
-            for runner in self._runners:
-                leak(runner.session)
-
-
-def _open(
-    bundle: Bundle,
-    backend: str,
-    precision: str | None,
-    threads: int | None,
-    device: int,
-    mode: Mode,
-) -> tuple[str, str, tuple[Session, ...]]:
-    def start(chosen: Backend, precision: str) -> tuple[str, str, tuple[Session, ...]]:
-        if mode == "throughput":
-            sessions = chosen.open_several(bundle, precision, threads=threads, device=device)
-        else:
-            sessions = (chosen.open(bundle, precision, threads=threads, device=device),)
-        return chosen.name, precision, sessions
-
-    if backend != "auto":
-        chosen = backend_named(backend)
-        opened = start(chosen, choose_precision(chosen, bundle, precision))
-        ruined = _ruined_here(bundle, *opened)
-        if ruined:
-            warnings.warn(ruined, RuntimeWarning, stacklevel=3)
-        return opened
-    failures: list[str] = []
-    for chosen, its_precision in candidates(bundle, precision):
-        try:
-            opened = start(chosen, its_precision)
-        except UnavailableError as error:
-            failures.append(str(error))
-            continue
-        ruined = _ruined_here(bundle, *opened)
-        if ruined:
-            failures.append(ruined)
-            for session in opened[2]:
-                session.close()
-            continue
-        for failure in dict.fromkeys(failures):
-            used = f"using {chosen.name} in {its_precision}"
-            warnings.warn(f"{failure}; {used}", RuntimeWarning, stacklevel=3)
-        return opened
-    raise UnavailableError("; ".join(dict.fromkeys(failures)))
-
-
-def _ruined_here(
-    bundle: Bundle, backend: str, precision: str, sessions: tuple[Session, ...]
-) -> str | None:
-    """Why a reduced precision is not what the bundle's verification saw, or None.
-
-    Processors differ most where precision is low: INT8 kernels for those without the newest
-    instructions saturate or err. One of the bundle's own pictures tells, in the time of one run.
-    """
-    verified = bundle.manifest.verification.get(precision)
-    if precision == "fp32" or verified is None or not bundle.manifest.references:
-        return None
-    name, image, expected = next(bundle.reference_images())
-    made = np.empty_like(expected)
-    _Runner(bundle, sessions[0]).run_pixels(image, made)
-    reached = psnr_db(made, expected)
-    wanted = min(_ENOUGH_DB, db_from_json(verified.psnr_db))
-    if reached >= wanted - _TOLERATED_DB:
-        return None
-    return (
-        f"{backend} computes {precision} wrongly on this processor: {reached:.1f} dB "
-        f"on the bundle's picture {name}, verified with {wanted:.1f}; take another "
-        "backend or precision"
-    )
 
 
 def _check_image(image: object) -> None:

@@ -30,7 +30,7 @@ def strict_json(data: bytes) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError(f"{text} is out of range")
+            raise ValueError(f"{text[:20]}{'...' * (len(text) > 20)} is out of range")
         return value
 
     def integer(text: str) -> int:

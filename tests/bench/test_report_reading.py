@@ -47,7 +47,7 @@ GOOD = json.dumps(report_values())
         (with_sample("1").encode(), "the sample '1'"),
         (with_sample(None).encode(), "the sample None"),
         (with_sample([[1]]).encode(), r"the sample \[\[1\]\]"),
-        (with_sample(10**4000).encode(), "the sample a huge number"),
+        (with_sample(10**4000).encode(), r"10+\.\.\. is out of range"),
         (with_sample(float("nan")).encode(), "NaN is not JSON"),
         (GOOD.replace("0.01,", "1e999,", 1).encode(), "1e999 is out of range"),
         (with_sample(5e-324).encode(), "the sample 5e-324"),

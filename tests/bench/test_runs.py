@@ -345,7 +345,7 @@ def test_steps_have_speed_and_quality_where_there_are_pictures(
     tmp_path, monkeypatch, no_yardstick, random
 ):
     bundle = Bundle.open(make_bundle(tmp_path / "b", random=random))
-    worse = Bundle.open(make_bundle(tmp_path / "w", bias=10 / 255, random=random))
+    worse = Bundle.open(make_bundle(tmp_path / "w", bias=10 / 255, random=random, exact=False))
     Exports(monkeypatch, worse)
     ((_, low, full),) = bundle.reference_images()
     truth = np.clip(full.astype(int) + 3, 0, 255).astype(np.uint8)
@@ -413,7 +413,7 @@ def test_the_default_m_is_identical_to_itself(tmp_path, monkeypatch, no_yardstic
     ("count", "random", "taken"), [(0, False, 0), (1, False, 1), (2, False, 1), (2, True, 0)]
 )
 def test_pictures_for_the_page(tmp_path, no_yardstick, count, random, taken):
-    bundle = Bundle.open(make_bundle(tmp_path / "b", bias=0.1, random=random))
+    bundle = Bundle.open(make_bundle(tmp_path / "b", bias=0.1, random=random, exact=False))
     run = Run(bundle, None, wishes(pictures=count, cold=False))
     run.measure(no_progress)
     assert len(run.results.pictures) == taken

@@ -54,10 +54,12 @@ def run(monkeypatch, capsys):
 
 def test_two_precisions_side_by_side(run, bundle, tmp_path):
     target, table = tmp_path / "r.json", tmp_path / "r.md"
-    code, out, _ = run(
+    code, out, err = run(
         bundle, "--backend", "onnxruntime", *QUICK, "--json", target, "--report", table
     )
     assert code == 0
+    lines = [line for line in err.splitlines() if line.startswith("tiny: ")]
+    assert lines == [f"tiny: onnxruntime, {p}, 1 thread" for p in ("fp32", "fp16")]
     assert "onnxruntime fp32" in out
     report = json.loads(target.read_text(), parse_constant=pytest.fail)
     assert report["complete"] is True

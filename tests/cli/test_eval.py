@@ -125,6 +125,7 @@ def test_a_bundle_on_pairs_with_a_known_error(run, bundle, tmp_path, no_pyiqa) -
     assert report["model"]["backend"] == "onnxruntime"
     assert "22.11" in printed
     assert printed.splitlines()[0].startswith("tiny, 64x64, M = 3, sigma_s = 0.025")
+    assert "tiny: onnxruntime, fp32\n" in err
     assert "measuring 3/3" in err
     assert sorted(os.listdir(out)) == ["quality.json", "quality.md", "sheet.png"]
     assert size_of(out / "sheet.png") == (GAP + 3 * PANEL, 24 + 3 * (64 + 24 + GAP))

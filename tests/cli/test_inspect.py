@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from elir_deploy.cli import inspect as command
@@ -19,7 +20,15 @@ from elir_deploy.runtime import Bundle
 from elir_deploy.runtime import bundle as bundle_module
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
-from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+from tests.bundles import (
+    file_entry,
+    make_bundle,
+    put_graph,
+    read_manifest,
+    verification,
+    write_manifest,
+)
+from tests.forged import endless_loop
 
 
 @pytest.fixture
@@ -77,7 +86,8 @@ def test_everything_is_told(run, bundle: Path, capsys) -> None:
     ):
         assert part in text
     [fp16] = [line.split() for line in lines if line.startswith("fp16")]
-    assert fp16 == ["fp16", "31.2", "dB", "45", "dB", "MISSED", "decoder", "1", "0.004"]
+    figures = ["fp16", "31.2", "dB", "45", "dB", "MISSED", "decoder", "1", "0.004", "no:"]
+    assert fp16[: len(figures)] == figures
     [cpu] = [line for line in lines if line.startswith("onnxruntime ")]
     assert "yes: fp32 (default), fp16" in cpu
     if BACKENDS["onnxruntime-cuda"].available():
@@ -137,6 +147,48 @@ def test_damage_is_shown_and_fails(run, bundle: Path, capsys) -> None:
     assert list(told["damaged"]) == ["flow.fp16.onnx", "reference/noise.input.png"]
 
 
+@pytest.mark.parametrize("side", [1, 65, 18000])
+def test_sizes_that_were_all_changed_alike(run, tmp_path: Path, capsys, side: int) -> None:
+    path = make_bundle(tmp_path / "b")
+    manifest = read_manifest(path)
+    manifest["shapes"] = [{"batch": 1, "height": side, "width": side}]
+    write_manifest(path, manifest)
+    assert run(path) == 2
+    printed = capsys.readouterr()
+    files = "fused.fp32.onnx, reference/noise.input.png, reference/noise.output.png"
+    assert f"files: 3 of 3 DAMAGED: {files}" in printed.out
+    assert "the graph's input is image: uint8 1x32x32x3" in printed.err
+    assert f"the manifest says image: uint8 1x{side}x{side}x3" in printed.err
+    assert run(path, "--json") == 2
+    told = json.loads(capsys.readouterr().out)["damaged"]
+    assert f"is 32x32, wanted {side}x{side}" in told["reference/noise.input.png"]
+
+
+def test_a_forged_graph(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "b")
+    model = onnx.load(path / "fused.fp32.onnx")
+    endless_loop(model)
+    put_graph(path, model.SerializeToString())
+    assert run(path) == 2
+    printed = capsys.readouterr()
+    assert "files: 1 of 3 DAMAGED: fused.fp32.onnx" in printed.out
+    assert "it holds the operator Loop, which elir-export never writes" in printed.err
+
+
+def test_a_picture_that_is_none(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "b")
+    manifest = read_manifest(path)
+    for end, content in (("input", b"GIF89a"), ("output", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0")):
+        file = manifest["references"][0][end]["file"]
+        (path / file).write_bytes(content)
+        manifest["references"][0][end] = file_entry(path, file)
+    write_manifest(path, manifest)
+    assert run(path) == 2
+    printed = capsys.readouterr()
+    assert "files: 2 of 3 DAMAGED: reference/noise.input.png, reference/noise" in printed.out
+    assert "noise.input.png is no PNG picture" in printed.err
+
+
 def test_a_bundle_for_other_machines(run, tmp_path: Path, capsys) -> None:
     path = make_bundle(tmp_path / "b", random=True)
     manifest = read_manifest(path)
@@ -159,7 +211,15 @@ def test_no_precision_passed(run, tmp_path: Path, capsys) -> None:
     assert run(path) == 0
     printed = capsys.readouterr().out
     assert "fp32       not finite  45 dB  MISSED" in printed
-    assert "no precision passed verification" in printed
+    assert "no: has nothing finite, its floor is 45 dB" in printed
+    assert "onnxruntime has no precision that may run unasked" in printed
+
+
+def test_why_a_precision_runs_only_where_it_is_named(run, capsys) -> None:
+    assert run("tiny") == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["int8"].endswith("no: has 18.4 dB on the synthetic picture magenta")
+    assert all(rows[precision].endswith("  yes") for precision in ("fp32", "fp16", "bf16"))
 
 
 def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:

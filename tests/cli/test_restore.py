@@ -61,6 +61,7 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr()
     assert printed.out.startswith("3 restored, ")
     assert printed.out.endswith(" s/image, backend onnxruntime fp32\n")
+    assert "tiny: onnxruntime, fp32, 1 thread\n" in printed.err
     assert "restoring 3/3" in printed.err
     for name in ("single.png", "a.png", "deep/b.png"):
         source = single if name == "single.png" else tmp_path / "album" / name

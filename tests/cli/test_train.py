@@ -106,8 +106,11 @@ def test_a_run_stopped_in_the_middle_ends_bit_for_bit_as_one_that_was_not(
 def test_two_processes_are_one_with_twice_the_batch(
     photos: Path, autoencoder: Path, finished: Path, tmp_path: Path
 ) -> None:
-    ended = run_alone(*arguments(photos, autoencoder, tmp_path / "run", "--devices", "2"))
+    two = ("--devices", "2", "--preview-every", "3")  # the first draws, the other must not wait
+    ended = run_alone(*arguments(photos, autoencoder, tmp_path / "run", *two))
     assert ended.returncode == 0, ended.stderr
+    drawn = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert drawn == ["restoration-000003.png", "restoration-000006.png"]
     alone = load_checkpoint(finished / "tiny.safetensors").model.state_dict()
     start = load_checkpoint(autoencoder).model.state_dict()
     for name, tensor in (

@@ -10,8 +10,10 @@ import math
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.degradations import enlarge
 from elir_deploy.errors import (
     BundleError,
     CheckpointError,
@@ -32,12 +35,15 @@ from elir_deploy.export import manifest, pipeline
 from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
-from elir_deploy.export.references import PHOTOGRAPHS
+from elir_deploy.export.references import PHOTOGRAPHS, compute_synthetic
+from elir_deploy.export.synthetic import synthetic_pictures
+from elir_deploy.export.verification import AUTOMATIC_DB
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import BakedNoise, Source
 from elir_deploy.runtime.manifest_file import decode_manifest
 from elir_deploy.static_graph import FixedNoise, fixed_noise
+from elir_deploy.tasks import task_named
 from tests.export.conftest import SIZE, STEPS
 
 
@@ -104,6 +110,46 @@ def test_both_precisions_pass_and_say_how_well(report: ExportReport) -> None:
     assert fp16.worst_part in parts
     # What one part loses alone is no more than what has been lost by its end, within rounding.
     assert fp32.parts["encoder"] == pytest.approx(fp32.boundaries["encoder"])
+
+
+def test_pictures_unlike_photographs_are_verified_too(
+    report: ExportReport, checkpoint: Checkpoint
+) -> None:
+    info = Bundle.open(report.folder).manifest
+    drawn = synthetic_pictures(SIZE)
+    for verified in info.verification.values():
+        assert [i.name for i in verified.images] == [*PHOTOGRAPHS, *drawn]
+        assert [i.name for i in verified.images if i.synthetic] == list(drawn)
+        assert {(i.width, i.height) for i in verified.images} == {(SIZE, SIZE)}
+        photographs = [i.psnr_db for i in verified.images if not i.synthetic]
+        assert verified.psnr_db == min((p for p in photographs if p is not None), default=None)
+        assert verified.automatic is all(
+            i.psnr_db is None or i.psnr_db >= AUTOMATIC_DB for i in verified.images
+        )
+    # What the figure of one of them is made of.
+    noise = fixed_noise(0, checkpoint.task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
+    x = torch.from_numpy(drawn["text"].astype(np.float32) / 255).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = checkpoint.model(x, STEPS, noise.values)[0].permute(1, 2, 0)
+    rounded = (expected.clip(0, 1) * 255).round().numpy()
+    with Restorer(report.folder, "onnxruntime", precision="fp32") as restore:
+        error = float(np.mean((restore(drawn["text"]) - rounded) ** 2))
+    (text,) = [i for i in info.verification["fp32"].images if i.name == "text"]
+    found = 99.0 if text.psnr_db is None else text.psnr_db
+    assert found == pytest.approx(10 * math.log10(255**2 / error) if error else 99.0, abs=3)
+
+
+def test_synthetic_pictures_are_enlarged_as_users_pictures_are(checkpoint: Checkpoint) -> None:
+    """Users of ``bsr`` hand in a quarter of the size: no board of single pixels gets inside."""
+    task = task_named("bsr")
+    noise = fixed_noise(0, task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
+    made = compute_synthetic(checkpoint.model, task, image_size=SIZE, steps=1, noise=noise)
+    drawn = synthetic_pictures(SIZE // 4)
+    assert [reference.name for reference in made] == list(drawn)
+    for reference in made:
+        np.testing.assert_array_equal(reference.image, enlarge("bsr", drawn[reference.name]))
+        assert reference.restored.shape == (SIZE, SIZE, 3)
+        assert reference.synthetic
 
 
 def test_references_are_the_models_own_results(
@@ -209,6 +255,28 @@ def test_what_passed_is_written_and_what_did_not_is_named(
     # bf16 has no file of its own: that it failed is kept, so that nothing takes it unasked.
     assert set(bundle.manifest.verification) == {"fp32", "bf16"}
     assert not bundle.manifest.verification["bf16"].automatic
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_engines_of_another_precision_are_left_out_and_named(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def make(library: object, manifest: object, precisions: list[str], *_: object) -> Iterator[Any]:
+        built.extend(precisions)
+        if precisions == ["fp16"]:
+            raise QualityError("fused.fp16.sm86.rtx.engine computes in float32")
+        yield from ()
+
+    monkeypatch.setattr(pipeline, "orders_for", lambda targets: ["an order"])
+    monkeypatch.setattr(pipeline, "load_library", lambda *_: None)
+    monkeypatch.setattr(pipeline, "make_engines", make)
+    options = ExportOptions(precisions=("fp16", "fp32"))
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert built == ["fp16", "fp32"]
+    assert made.failures == {"fp16 engines": "fused.fp16.sm86.rtx.engine computes in float32"}
+    assert Bundle.open(made.folder).manifest.precisions == ["fp16", "fp32"]
 
 
 @pytest.mark.usefixtures("exported_before")

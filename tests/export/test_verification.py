@@ -7,7 +7,15 @@ import pytest
 from onnx import ModelProto
 
 from elir_deploy.errors import ElirError
-from elir_deploy.export.verification import _Parts, fidelity, signal_to_error
+from elir_deploy.export.verification import (
+    AUTOMATIC_DB,
+    FLOORS_DB,
+    _Parts,
+    fidelity,
+    is_automatic,
+    signal_to_error,
+)
+from elir_deploy.runtime.manifest import ImageFidelity
 from tests.export.conftest import STEPS
 
 
@@ -53,3 +61,32 @@ class TestParts:
     def test_a_boundary_that_no_graph_makes_is_an_error(self, fused: ModelProto) -> None:
         with pytest.raises(ElirError, match=r"do not make step2 \(step2\), the ends of parts"):
             _Parts([fused], None, STEPS + 1)
+
+
+class TestAutomatic:
+    def images(self, photograph: float | None, drawn: float | None) -> list[ImageFidelity]:
+        return [
+            ImageFidelity(
+                name=name,
+                width=64,
+                height=64,
+                synthetic=synthetic,
+                psnr_db=psnr,
+                max_error=0.1,
+                mean_error=0.01,
+            )
+            for name, synthetic, psnr in (("fur", False, photograph), ("text", True, drawn))
+        ]
+
+    def test_every_picture_counts(self) -> None:
+        just, short = AUTOMATIC_DB, AUTOMATIC_DB - 0.1
+        assert is_automatic(self.images(just, just), passed=True)
+        assert is_automatic(self.images(None, None), passed=True), "identical"
+        assert not is_automatic(self.images(just, short), passed=True)
+        assert not is_automatic(self.images(short, just), passed=True)
+
+    def test_what_missed_its_floor_is_not(self) -> None:
+        assert not is_automatic(self.images(60.0, 60.0), passed=False)
+
+    def test_no_default_is_held_to_less_than_a_wish(self) -> None:
+        assert min(FLOORS_DB.values()) <= AUTOMATIC_DB

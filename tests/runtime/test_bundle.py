@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
-from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.bundles import make_bundle, put_graph, read_manifest, write_manifest
+from tests.forged import memory_tag
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -176,3 +178,15 @@ def test_a_reference_of_another_size(tmp_path: Path) -> None:
     write_manifest(bundle, manifest)
     with pytest.raises(BundleError, match="is 64x64, wanted 32x32"):
         list(Bundle.open(bundle).reference_images())
+
+
+def test_a_graph_of_what_cannot_be_run_yet(bundle: Path) -> None:
+    """Its sizes are another version's business; what it holds is not."""
+    manifest = read_manifest(bundle)
+    manifest["shapes"] = [{"batch": 4, "height": 64, "width": 32}]
+    write_manifest(bundle, manifest)
+    assert Bundle.open(bundle).damaged_files() == {}
+    model = onnx.load(bundle / "fused.fp32.onnx")
+    memory_tag(model)
+    put_graph(bundle, model.SerializeToString())
+    assert list(Bundle.open(bundle).damaged_files()) == ["fused.fp32.onnx"]

@@ -98,6 +98,7 @@ def test_bf16_is_run_but_has_no_files(bundle: Path) -> None:
         (b'{"format": "elir-bundle", "a": NaN}', "NaN is not JSON"),
         (b'{"format": "elir-bundle", "a": -Infinity}', "not JSON"),
         (b'{"format": "elir-bundle", "a": 1e999}', "out of range"),
+        (b'{"format": "elir-bundle", "a": ' + b"9" * 400 + b"}", "out of range"),
         (b'{"format": "elir-bundle", "format": "elir-bundle"}', "twice"),
         (b'{"format": "elir-bundle", "a": ' + b"[" * 200_000, "nested too deeply"),
         (b'{"format": "elir-bundle", "a": ' + b"9" * 10_000 + b"}", "damaged"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib
 import itertools
 import subprocess
@@ -24,14 +23,8 @@ from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableE
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.backends import BACKENDS, openvino
 from elir_deploy.runtime.bundle import Bundle
-from tests.bundles import (
-    make_bundle,
-    read_manifest,
-    sha256,
-    stage_ends,
-    stage_graph,
-    write_manifest,
-)
+from tests.bundles import make_bundle, put_graph, read_manifest, sha256, stage_ends
+from tests.forged import another_size, unreadable
 from tests.processor import saturating_int8
 
 pytest.importorskip("openvino")
@@ -66,15 +59,6 @@ def restored(bundle: Path, precision: str = "fp32", backend: str = "openvino") -
         session.input[...] = noise(session)
         session.run()
         return session.output.copy()
-
-
-def put_graph(bundle: Path, data: bytes, precision: str = "fp32") -> None:
-    """Let the fused stage's file of ``precision`` be ``data``."""
-    (bundle / f"fused.{precision}.onnx").write_bytes(data)
-    manifest = read_manifest(bundle)
-    (artifact,) = [a for a in manifest["stages"][0]["artifacts"] if a["precision"] == precision]
-    artifact |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    write_manifest(bundle, manifest)
 
 
 # Numbers and buffers ----------------------------------------------------------------------------
@@ -656,10 +640,10 @@ def test_a_device_that_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("data", [b"x", b"\x00" * 100, b"\x08\x08garbage" * 50])
-def test_what_is_no_onnx(bundle: Path, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    put_graph(bundle, data)
-    with pytest.raises(BundleError, match=r"fused\.fp32\.onnx cannot be loaded by openvino 20"):
-        restored(bundle)
+def test_what_is_no_onnx(tmp_path: Path, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"a\.onnx cannot be loaded by openvino 20"):
+        openvino.read_model(tmp_path / "a.onnx")
     assert capfd.readouterr().err == ""  # nor does a reader of another format try
 
 
@@ -680,19 +664,11 @@ def test_bits_flipped_in_onnx(bundle: Path, cache: Path) -> None:
     assert len(blobs(cache)) == 40 - errors
 
 
-def test_half_an_onnx(bundle: Path) -> None:
-    good = (bundle / "fused.fp32.onnx").read_bytes()
-    put_graph(bundle, good[: len(good) // 2])
-    with pytest.raises(BundleError, match="cannot be loaded"):
+def test_a_graph_that_cannot_be_computed(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    put_graph(bundle, unreadable(bundle))
+    with pytest.raises(BundleError, match=r"fused\.fp32\.onnx cannot be loaded by openvino 20"):
         restored(bundle)
-
-
-def test_an_operator_that_there_is_not(bundle: Path) -> None:
-    model = onnx.load(bundle / "fused.fp32.onnx")
-    model.graph.node[3].op_type = "Sharpen"
-    put_graph(bundle, model.SerializeToString())
-    with pytest.raises(BundleError, match=r"cannot be loaded by openvino .*Sharpen"):
-        restored(bundle)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_graph_that_cannot_be_compiled(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,18 +682,8 @@ def test_a_graph_that_cannot_be_compiled(bundle: Path, monkeypatch: pytest.Monke
         restored(bundle)
 
 
-@pytest.mark.parametrize(
-    "change", [{"dtype": "float32"}, {"shape": [1, 64, 64, 3]}, {"name": "other"}]
-)
-def test_a_graph_of_another_shape(bundle: Path, cache: Path, change: dict[str, Any]) -> None:
-    given, made = stage_ends(read_manifest(bundle))
-    source = given | change
-    if change == {"dtype": "float32"}:
-        source |= {"shape": [1, 3, 32, 32]}
-        sink = made | source | {"name": "restored"}
-    else:
-        sink = made | {k: v for k, v in change.items() if k == "shape"}
-    put_graph(bundle, stage_graph(source, sink, 1.0, 0.0))
-    with pytest.raises(BundleError, match=r"the graph's input is .* the manifest says image: u8"):
+def test_a_graph_that_computes_another_size(bundle: Path, cache: Path) -> None:
+    put_graph(bundle, another_size(bundle))
+    with pytest.raises(BundleError, match=r"output is restored: u8 \[1,64,32,3\], the manifest"):
         restored(bundle)
     assert blobs(cache) == []

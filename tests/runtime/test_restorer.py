@@ -402,7 +402,7 @@ def open_wide(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
             return tuple(Halving(bundle, gate) for _ in range(3))
 
         monkeypatch.setattr(type(BACKENDS["onnxruntime"]), "open_several", open_several)
-        return Restorer(bundle, "onnxruntime", mode="throughput")
+        return Restorer(bundle, "onnxruntime", precision="fp32", mode="throughput")
 
     return call
 
@@ -509,19 +509,21 @@ def ruined(tmp_path: Path) -> Path:
 
 def test_a_precision_that_this_machine_ruins_is_named(ruined: Path) -> None:
     with (
-        pytest.warns(RuntimeWarning, match="onnxruntime computes int8 wrongly on this processor"),
+        pytest.warns(RuntimeWarning, match="onnxruntime in int8 is wrong on this machine: "),
         Restorer(ruined, "onnxruntime", precision="int8") as restore,
     ):
         assert restore.precision == "int8", "asked for: a warning, no more"
 
 
-@pytest.mark.filterwarnings("ignore:onnxruntime computes int8 wrongly:RuntimeWarning")
 def test_auto_passes_over_a_precision_that_this_machine_ruins(ruined: Path) -> None:
     pytest.importorskip("openvino")
-    message = "openvino computes int8 wrongly .*; using openvino in fp32"
+    message = "openvino in int8: wrong on this machine: .*; using openvino in fp32"
     with pytest.warns(RuntimeWarning, match=message), Restorer(ruined) as restore:
         assert (restore.backend, restore.precision) == ("openvino", "fp32")
-    with pytest.raises(UnavailableError, match="computes int8 wrongly"):
+    with pytest.raises(
+        UnavailableError,
+        match=r"nothing here can run .*openvino in int8: wrong .*onnxruntime in int8: wrong",
+    ):
         Restorer(ruined, precision="int8")
 
 

@@ -1007,6 +1007,6 @@ def test_a_bundle_of_one_precision_that_failed(tmp_path: Path, gpu: StandInGpu) 
     manifest = read_manifest(path)
     manifest["verification"]["fp32"] = verification(20.0, False)
     write_manifest(path, manifest)
-    with pytest.raises(UsageError, match="no precision passed verification"):
+    with pytest.raises(UsageError, match="no precision that may run unasked"):
         Restorer(path, "tensorrt-rtx")
     Restorer(path, "tensorrt-rtx", precision="fp32").close()

@@ -22,6 +22,7 @@ __all__ = [
     "candidates",
     "choose_precision",
     "precisions_to_try",
+    "why_only_asked",
 ]
 
 _MODULES = ("tensorrt", "onnxruntime", "openvino")
@@ -79,14 +80,14 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     Raises:
         UnavailableError: none; the message says why for each.
         BundleError: the bundle holds no files for any backend known here.
-        UsageError: it does not hold ``precision`` for any of them, or every one failed
-            verification.
+        UsageError: it does not hold ``precision`` for any of them, or none that may run unasked.
     """
     found: list[tuple[Backend, str]] = []
     obstructed: list[tuple[Backend, str]] = []
     reasons: list[str] = []  # of those that hold what is wanted
     others: list[str] = []
     refusals: list[UsageError] = []
+    verified = bundle.manifest.verification
     for backend in BACKENDS.values():
         held = backend.held_precisions(bundle)
         if not backend.automatic or not held:
@@ -97,8 +98,9 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
             fitting = precision is None or precision in held
             told = f"{backend.name}: {reason}"
             (reasons if fitting else others).append(told)
-            if obstacle and fitting:
-                obstructed.append((backend, precision or held[0]))
+            unasked = [p for p in held if why_only_asked(p, verified.get(p)) is None]
+            if obstacle and fitting and (precision or unasked):
+                obstructed.append((backend, precision or unasked[0]))
             continue
         try:
             usable = precisions_to_try(backend, bundle, precision)
@@ -110,7 +112,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     if found:
         if any(backend.kind != "onnx" for backend, _ in found):
             obstructed.clear()  # other engines can run, as fast
-        return obstructed + sorted(found, key=lambda pair: _rank(bundle, *pair))
+        return obstructed + sorted(found, key=lambda pair: _rank(*pair))
     if refusals and (precision is None or not reasons):
         raise refusals[0]
     if reasons or others:
@@ -123,11 +125,10 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     )
 
 
-def _rank(bundle: Bundle, backend: Backend, precision: str) -> tuple[bool, int]:
-    """What passed verification comes before what was not verified."""
-    verified = precision in bundle.manifest.verification
+def _rank(backend: Backend, precision: str) -> int:
+    """Its place in the table; behind it where somebody else's backend is in no table."""
     pair = (backend.name, precision)
-    return not verified, _AUTOMATIC.index(pair)
+    return _AUTOMATIC.index(pair) if pair in _AUTOMATIC else len(_AUTOMATIC)
 
 
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:
@@ -136,11 +137,10 @@ def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) ->
 
 
 def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -> tuple[str, ...]:
-    """``precision``, or those that passed verification, in the order ``backend`` likes them.
+    """``precision``, or those that may run unasked, in the order ``backend`` likes them.
 
-    Where none passed, those that were not verified; one that failed runs only where ``precision``
-    asks for it, and so does bf16 where it was not verified, because it computes something else
-    than the files it takes.
+    Those are the ones that the bundle's verification calls automatic, and float32 also where it
+    was not verified. Any other runs only where ``precision`` asks for it.
 
     Args:
         backend: is available.
@@ -152,7 +152,7 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
 
     Raises:
         BundleError: the bundle holds no files for ``backend``.
-        UsageError: the bundle does not hold ``precision``, or every one failed verification.
+        UsageError: the bundle does not hold ``precision``, or none that may run unasked.
         UnavailableError: this machine cannot run in ``precision``.
     """
     held = backend.held_precisions(bundle)
@@ -161,21 +161,37 @@ def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -
     if precision is not None:
         _check_wish(backend, bundle, precision)
         return (precision,)
-    verification = bundle.manifest.verification
-    usable = [
-        p
-        for p in held
-        if (p in verification or p == file_precision(p)) and not backend.unsupported(p)
-    ]
-    passed = [p for p in usable if p in verification and verification[p].passed]
-    unknown = [p for p in usable if p not in verification]
-    if passed or unknown:
-        return tuple(passed or unknown)
-    seen = ", ".join(_missed(p, verification[p]) for p in usable)
+    verified = bundle.manifest.verification
+    supported = [p for p in held if not backend.unsupported(p)]
+    reasons = {p: why_only_asked(p, verified.get(p)) for p in supported}
+    usable = tuple(p for p, reason in reasons.items() if reason is None)
+    if usable:
+        return usable
+    seen = "; ".join(f"{p} {reason}" for p, reason in reasons.items())
     raise UsageError(
-        f"{bundle.path}: no precision passed verification ({seen}): choose one with "
-        "--precision to run it all the same"
+        f"{bundle.path}: {backend.name} has no precision that may run unasked ({seen}): choose "
+        "one with --precision to run it all the same"
     )
+
+
+def why_only_asked(precision: str, result: Verification | None) -> str | None:
+    """Why ``precision`` runs only where somebody asks for it; None: it may run unasked.
+
+    Args:
+        result: of its verification; None: it was not verified.
+    """
+    if result is None:
+        return None if precision == "fp32" else "was not verified"
+    if not result.passed:
+        return f"has {_decibels(result.psnr_db)}, its floor is {result.floor_db:g} dB"
+    if not result.automatic:
+        images = [image for image in result.images if image.psnr_db is not None]
+        worst = min(images, key=lambda image: image.psnr_db or 0.0, default=None)
+        if worst is None:
+            return "is marked so"
+        kind = "synthetic " * worst.synthetic
+        return f"has {_decibels(worst.psnr_db)} on the {kind}picture {worst.name}"
+    return None
 
 
 def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
@@ -193,7 +209,5 @@ def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
         raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
 
 
-def _missed(precision: str, result: Verification) -> str:
-    reached = "not finite" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
-    floor = f"{result.floor_db:g}"
-    return f"{precision} {reached}, floor {floor} dB"
+def _decibels(psnr_db: float | None) -> str:
+    return "nothing finite" if psnr_db is None else f"{psnr_db:.1f} dB"

@@ -33,10 +33,12 @@ class Session(ABC):
     Attributes:
         input: of the shape and dtype of the bundle's input.
         output: of the shape and dtype of the bundle's output; contiguous.
+        threads: CPU threads a run uses; None: it uses the GPU, or the library does not tell.
     """
 
     input: NDArray[Any]
     output: NDArray[Any]
+    threads: int | None = None
 
     @abstractmethod
     def run(self) -> None:

@@ -89,7 +89,7 @@ class OnnxRuntimeBackend(Backend):
             in_use.append(engines)
             providers = self.providers(precision, device, engines.folder if engines else None)
             chain.append((stage, self._load(path, stage, providers, threads)))
-        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain)
+        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain, threads)
 
     def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
         ort = _library(self.extra)
@@ -124,7 +124,8 @@ class OnnxRuntimeBackend(Backend):
 
 
 class _CpuSession(Session):
-    def __init__(self, chain: list[tuple[Stage, Any]]) -> None:
+    def __init__(self, chain: list[tuple[Stage, Any]], threads: int | None) -> None:
+        self.threads = threads  # ONNX Runtime's own number cannot be asked for
         buffers = [allocate(chain[0][0].input)]
         buffers += [allocate(stage.output) for stage, _ in chain]
         self.input, self.output = buffers[0], buffers[-1]

@@ -52,6 +52,7 @@ _COMPUTED_IN = {
     "u8": "int8",
 }
 
+_THREADS = "INFERENCE_NUM_THREADS"
 _LATENCY: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 _THROUGHPUT: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
 
@@ -106,7 +107,7 @@ class OpenVinoBackend(Backend):
         float_type = _FLOAT_TYPES[precision] if _has_bfloat16(core) else "f32"
         config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+            config[_THREADS] = threads
 
         def place(artifact: Artifact) -> Path | None:
             return None if bundle.temporary else _cached_file(core, artifact.sha256, float_type)
@@ -144,6 +145,7 @@ class _Session(Session):
         self._held: list[Any] = [*buffers]
         self._requests: list[Any] = []
         self._chain = tuple(chain)
+        self.threads = max(loaded.compiled.get_property(_THREADS) for loaded in chain)
         try:
             for loaded, source, sink in zip(chain, buffers, buffers[1:], strict=False):
                 request = loaded.compiled.create_infer_request()

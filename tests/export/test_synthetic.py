@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from elir_deploy.export.synthetic import checks, synthetic_pictures
+
+
+@pytest.mark.parametrize("side", [8, 40, 64, 256])
+def test_every_size_has_the_whole_set(side: int) -> None:
+    pictures = synthetic_pictures(side)
+    assert {"checks1", "checks2", "checks4", "text", "lines", "gradient"} < set(pictures)
+    assert {"white", "grey", "magenta", "speckle", "patches"} < set(pictures)
+    for picture in pictures.values():
+        assert (picture.shape, picture.dtype) == ((side, side, 3), np.uint8)
+
+
+def test_they_are_the_same_everywhere() -> None:
+    """Or two exports of one checkpoint would have different figures."""
+    content = b"".join(p.tobytes() for p in synthetic_pictures(64).values())
+    digest = "fb69611e848a3e55cc48a17e584653c63bac56397ba7453a6c18e6f99252c8ff"
+    assert hashlib.sha256(content).hexdigest() == digest
+
+
+def test_a_chequered_board() -> None:
+    assert checks(4, 2)[..., 0].tolist() == [
+        [0, 0, 255, 255],
+        [0, 0, 255, 255],
+        [255, 255, 0, 0],
+        [255, 255, 0, 0],
+    ]
+
+
+def test_a_page_is_mostly_paper_with_some_ink() -> None:
+    page = synthetic_pictures(256)["text"]
+    assert set(np.unique(page)) == {16, 255}
+    assert 0.6 < np.mean(page == 255) < 0.95
+
+
+def test_patches_are_at_the_ends_of_the_range() -> None:
+    patches = synthetic_pictures(64)["patches"]
+    assert set(np.unique(patches)) == {0, 255}
+    assert len(np.unique(patches.reshape(-1, 3), axis=0)) >= 6
