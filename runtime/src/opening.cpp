@@ -74,7 +74,7 @@ class Trial {
 class Failures {
  public:
   void add(const std::string& candidate, elir_status status, const std::string& reason) {
-    only_bundle_ = only_bundle_ && status == ELIR_ERROR_BUNDLE;
+    status_ = failed_.empty() || status == status_ ? status : ELIR_ERROR_UNAVAILABLE;
     const auto same = std::find_if(failed_.begin(), failed_.end(),
                                    [&](const auto& other) { return other.first == reason; });
     if (same == failed_.end()) {
@@ -94,13 +94,13 @@ class Failures {
 
   // For where there is no other candidate.
   Failure error(const Bundle& bundle) const {
-    if (only_bundle_) return bundle_error(told());
+    if (status_ == ELIR_ERROR_BUNDLE || status_ == ELIR_ERROR_MEMORY) return {status_, told()};
     return unavailable_error("nothing here can run ", bundle.path().string(), ": ", told());
   }
 
  private:
   std::vector<std::pair<std::string, std::string>> failed_;  // reason, and who
-  bool only_bundle_ = true;                                  // and nothing else
+  elir_status status_ = ELIR_ERROR_UNAVAILABLE;              // what all of them were; else this
 };
 
 Runners start(const Bundle& bundle, const Backend& backend, const std::string& precision,
