@@ -175,9 +175,9 @@ def devices_table(network: Exported) -> str:
     return pipes(["predicted ms (FPS, bound by)", *network.layers], rows)
 
 
-def peaks(measured: Sequence[Device]) -> Device:
+def amax(measured: Sequence[Device]) -> Device:
     """The fastest of several measurements of this CPU: a peak is what was reached once."""
-    best = max(measured, key=lambda device: device.peaks["fp32"])
+    best = max(measured, key=lambda device: device.amax["fp32"])
     return replace(best, bandwidth=max(device.bandwidth for device in measured))
 
 
@@ -199,7 +199,7 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
         rounds,
     )
     elsewhere = meter.cores_elsewhere(time.perf_counter() - begin) or {}
-    cpu = peaks([before, measure_cpu()])
+    cpu = amax([before, measure_cpu()])
     trained = eager_model_layers(task.architecture, image_size=task.image_size, steps=task.steps)
     rows = []
     for name, own in seconds.items():
@@ -212,13 +212,13 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
                 f"{median * 1e3:.1f} ({min(own) * 1e3:.1f} to {max(own) * 1e3:.1f})",
                 f"{told.seconds * 1e3:.1f}",
                 off(told.seconds, median),
-                f"{rate / 1e9:.0f} ({100 * rate / cpu.peaks['fp32']:.0f} %)",
+                f"{rate / 1e9:.0f} ({100 * rate / cpu.amax['fp32']:.0f} %)",
             ]
         )
     heading = ["", "measured ms, median (range)", "predicted ms", "error", "GFLOP/s (of the peak)"]
     busy = ", ".join(f"{who.replace('_', ' ')} {cores:.2f}" for who, cores in elsewhere.items())
     told_of_cpu = (
-        f"{cpu.title}: {cpu.peaks['fp32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{cpu.title}: {cpu.amax['fp32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{cpu.bandwidth / 1e9:.1f} GB/s ({cpu.source}; the best of one measurement before and "
         f"one after the runs). {rounds} rounds; cores kept busy by others meanwhile: "
         f"{busy or 'not known'}."
@@ -244,7 +244,7 @@ def main() -> None:
         "Each kernel takes the longer of its operations at the device's peak rate and its bytes at "
         "the memory's bandwidth; kernels run one after another, and the host launches them no "
         "faster than one every so often (3.8 us with CUDA). A multiply-accumulate (MAC) is 2 "
-        "FLOPs. Sources of the peaks: `elir_deploy/bench/devices.py`.",
+        "FLOPs. Sources of the amax: `elir_deploy/bench/devices.py`.",
         "## Multiply-accumulates",
         gmacs_table(made),
         "As trained is the collapsed PyTorch network, call by call, nothing fused; as exported is "
@@ -253,7 +253,7 @@ def main() -> None:
         "latent's 16 channels, becomes one 3x3 to 16 channels. The time MLP is gone, too.",
         "## The paper's figures: eager PyTorch, float32, RTX 2080 Ti",
         paper_table(fitted),
-        f"The roofline alone (vendor's peaks, launches at CUDA's own rate) has no fitted number. "
+        f"The roofline alone (vendor's amax, launches at CUDA's own rate) has no fitted number. "
         f"One is fitted, on {FITTED.fps} FPS, which stands in Tables {FITTED.source}: the host "
         f"takes {fitted * 1e6:.2f} us a kernel (in the package: "
         f"{EAGER_LAUNCH_SECONDS * 1e6:.2f}). "
@@ -280,7 +280,7 @@ def main() -> None:
         "estimator and U-Net over pixels, assumed here, must be larger than it (or cuDNN chose "
         "Winograd's algorithm, which multiplies less; BFR shows no sign of it).",
         "## Predictions",
-        "**Predicted, not measured**, batch 1, at the vendors' peaks: an engine that reaches 60 % "
+        "**Predicted, not measured**, batch 1, at the vendors' amax: an engine that reaches 60 % "
         "of them takes 1.7 times as long. fp32 is on CUDA cores, without TF32. fp16 on the RTX "
         "2080 Ti is at the rate with float32 sums. int8 is the Q/DQ graph with float16 beside it, "
         "not yet run on Turing by anyone here; on the RTX 2080 Ti it is what TensorRT can reach, "

@@ -3,7 +3,7 @@
     python benchmarks/precisions.py docs/results/precisions.md [--task bfr tiny] [--rounds 15]
 
 Random weights for the full-size tasks (speed does not depend on their values), the packaged ones
-for ``tiny``. All contenders take turns, one run each; figures are medians, ratios of paired runs.
+for ``tiny``. All runners take turns, one run each; figures are medians, ratios of paired runs.
 NNCF quantises the plain float32 export on its own terms: asymmetric activations, its own choice
 of operators, OpenVINO's own format. Ours is the one symmetric ONNX graph that TensorRT takes too.
 """
@@ -76,11 +76,11 @@ def eager_runner(model: Elir, task: TaskSpec, noise: torch.Tensor, image: np.nda
     return run
 
 
-def interleaved(contenders: dict[str, Runner], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def interleaved(runners: dict[str, Runner], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(rounds + 2):
         print(f"round {number} of {rounds + 1}", flush=True)
-        for name, run in contenders.items():
+        for name, run in runners.items():
             begin = time.perf_counter()
             run()
             if number > 1:  # two to warm up
@@ -160,22 +160,22 @@ def measure(task: TaskSpec, rounds: int) -> str:
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hints = ("bf16", "f32") if capable else ("f32",)
 
-    contenders = {
+    runners = {
         EAGER: eager_runner(model, task, noise, image),
         "onnxruntime float32": onnxruntime_runner(content, image, threads),
         f"{OURS}, onnxruntime": onnxruntime_runner(int8, image, threads),
         "OpenVINO float32": openvino_runner(read(content), threads, "f32", image),
     }
     if capable:
-        contenders["OpenVINO bf16"] = openvino_runner(read(content), threads, "bf16", image)
+        runners["OpenVINO bf16"] = openvino_runner(read(content), threads, "bf16", image)
     theirs = nncf_model(content, [item.image[None] for item in images])
     for hint in hints:
         if theirs is not None:
-            contenders[f"{NNCF}, rest {hint}"] = openvino_runner(theirs, threads, hint, image)
-        contenders[f"{OURS}, OpenVINO, rest {hint}"] = openvino_runner(
+            runners[f"{NNCF}, rest {hint}"] = openvino_runner(theirs, threads, hint, image)
+        runners[f"{OURS}, OpenVINO, rest {hint}"] = openvino_runner(
             read(int8), threads, hint, image
         )
-    seconds = interleaved(contenders, rounds)
+    seconds = interleaved(runners, rounds)
     rows = [
         [
             name,

@@ -109,7 +109,7 @@ def measure(task_name: str, rounds: int) -> str:
     size = task.image_size
     noise = fixed_noise(0, task.sigma_s, (1, 16, size // 8, size // 8))
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    contenders: dict[tuple[str, str], Runner] = {}
+    runners: dict[tuple[str, str], Runner] = {}
     sizes: dict[str, tuple[int, float]] = {}
     for name, rewrites in VARIANTS.items():
         print(f"exporting: {name}", flush=True)
@@ -121,16 +121,16 @@ def measure(task_name: str, rounds: int) -> str:
         sizes[name] = len(graph.graph.node), len(content) / 1e6
         int8 = quantized(graph, static.outline, task)
         for backend, runner in runners(content, int8, image, threads).items():
-            contenders[backend, name] = runner
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
+            runners[backend, name] = runner
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
     for round_number in range(rounds + 1):
         print(f"round {round_number} of {rounds}", flush=True)
-        for key, runner in contenders.items():
+        for key, runner in runners.items():
             begin = time.perf_counter()
             runner()
             if round_number:  # the first is the warm-up
                 seconds[key].append(time.perf_counter() - begin)
-    backends = list(dict.fromkeys(backend for backend, _ in contenders))
+    backends = list(dict.fromkeys(backend for backend, _ in runners))
     lines = [
         f"{task.name}, {size}x{size}, M = {task.steps}, random weights, {threads} threads, "
         f"{rounds} rounds; median seconds, and times the plain graph (median of paired ratios).",

@@ -140,30 +140,30 @@ class Outline:
 
     Attributes:
         steps: Euler steps.
-        parts: modules that may be quantised, each as a whole or not at all.
-        rgb_ends: the convolutions that read and write RGB, which are in none of the parts.
+        blocks: modules that may be quantised, each as a whole or not at all.
+        rgb_ends: the convolutions that read and write RGB, which are in none of the blocks.
         skip_blocks: modules that add their input to what their last convolution gives, before a
             ReLU.
     """
 
     steps: int
-    parts: tuple[str, ...]
+    blocks: tuple[str, ...]
     rgb_ends: tuple[str, ...]
     skip_blocks: tuple[str, ...]
 
-    def part_of(self, layer: str) -> str | None:
-        """The part that a convolution belongs to; None for the RGB ends.
+    def block_of(self, layer: str) -> str | None:
+        """The block that a convolution belongs to; None for the RGB ends.
 
         Raises:
             ElirError: it is neither.
         """
-        for part in self.parts:
-            if in_scope(layer, part):
-                return part
+        for block in self.blocks:
+            if in_scope(layer, block):
+                return block
         if not any(in_scope(layer, end) for end in self.rgb_ends):
             raise ElirError(
-                f"convolution {layer} is in no part of the static graph: wanted one of "
-                f"{', '.join((*self.parts, *self.rgb_ends))}"
+                f"convolution {layer} is in no block of the static graph: wanted one of "
+                f"{', '.join((*self.blocks, *self.rgb_ends))}"
             )
         return None
 
@@ -176,13 +176,13 @@ class Outline:
             additions: layers of the skips that were found (``residual_additions``).
 
         Raises:
-            ElirError: a convolution that is in no part, or a part, an RGB end or a skip that is
+            ElirError: a convolution that is in no block, or a block, an RGB end or a skip that is
                 missing.
         """
         for layer in layers:
-            self.part_of(layer)
+            self.block_of(layer)
         for what, scopes, found in (
-            ("convolution", (*self.parts, *self.rgb_ends), layers),
+            ("convolution", (*self.blocks, *self.rgb_ends), layers),
             ("addition of a skip", self.skip_blocks, additions),
         ):
             for scope in scopes:

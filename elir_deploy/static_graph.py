@@ -185,12 +185,12 @@ class StaticElir(nn.Module):
 def outlined(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str]) -> Outline:
     """What is what in a static graph.
 
-    A part is a layer or block of encoder and decoder, a residual dense block of the estimator, or
-    a block, level or projection of the vector field.
+    A block is a layer or residual block of encoder and decoder, a residual dense block of the
+    estimator, or a block, level or projection of the vector field.
     """
     field = flow.vector_field
     ends = (model.encoder.from_rgb, model.decoder.to_rgb)
-    parts = (
+    blocks = (
         *model.encoder.layers,
         *model.estimator.cascade,
         *(field.first_proj, *field.down, *field.middle, *field.up),
@@ -199,7 +199,7 @@ def outlined(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str])
     )
     return Outline(
         steps=len(flow.steps),
-        parts=tuple(scope_of[m] for m in parts if _convolves(m) and m not in ends),
+        blocks=tuple(scope_of[m] for m in blocks if _convolves(m) and m not in ends),
         rgb_ends=tuple(scope_of[end] for end in ends),
         skip_blocks=tuple(
             scope for module, scope in scope_of.items() if isinstance(module, AutoencoderBlock)

@@ -44,21 +44,21 @@ class OnnxLimits:
 
     Attributes:
         opset: the newest; GroupNormalization, of opset 21, is parsed from TensorRT 10.9 on.
-        bytes_ends: whether uint8 images may go in and out.
+        uint8_io: whether uint8 images may go in and out.
         float16_beside_int8: whether INT8 graphs may compute in float16 elsewhere, with casts around
             their quantisers, which are float32.
     """
 
     opset: int
-    bytes_ends: bool
+    uint8_io: bool
     float16_beside_int8: bool
 
 
 #: By the first version of TensorRT that takes it; what is older than all is not supported.
 _LIMITS = (
-    ((8, 6), OnnxLimits(opset=17, bytes_ends=False, float16_beside_int8=False)),
-    ((10, 0), OnnxLimits(opset=20, bytes_ends=True, float16_beside_int8=True)),
-    ((10, 9), OnnxLimits(opset=23, bytes_ends=True, float16_beside_int8=True)),
+    ((8, 6), OnnxLimits(opset=17, uint8_io=False, float16_beside_int8=False)),
+    ((10, 0), OnnxLimits(opset=20, uint8_io=True, float16_beside_int8=True)),
+    ((10, 9), OnnxLimits(opset=23, uint8_io=True, float16_beside_int8=True)),
 )
 
 

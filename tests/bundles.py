@@ -140,7 +140,7 @@ def make_bundle(
         "export": {
             "opset": 17,
             "float16_normalization": "measured",
-            "int8_rest": "float32",
+            "int8_fallback": "float32",
             "rewrites": {},
         },
         "verification": {p: verification() for p in precisions},

@@ -18,7 +18,7 @@ from elir_deploy.scopes import (
 
 OUTLINE = Outline(
     steps=2,
-    parts=("encoder.layers.1", "encoder.layers.12", "flow.vector_field.down.1"),
+    blocks=("encoder.layers.1", "encoder.layers.12", "flow.vector_field.down.1"),
     rgb_ends=("encoder.layers.0",),
     skip_blocks=("encoder.layers.1",),
 )
@@ -79,15 +79,15 @@ def test_the_last_step_ends_with_the_flow() -> None:
     }
 
 
-def test_parts_of_layers() -> None:
-    assert OUTLINE.part_of("encoder.layers.12.conv") == "encoder.layers.12"
-    assert OUTLINE.part_of("encoder.layers.0.conv") is None
-    with pytest.raises(ElirError, match=r"encoder\.layers\.2\.conv is in no part of the static"):
-        OUTLINE.part_of("encoder.layers.2.conv")
+def test_blocks_of_layers() -> None:
+    assert OUTLINE.block_of("encoder.layers.12.conv") == "encoder.layers.12"
+    assert OUTLINE.block_of("encoder.layers.0.conv") is None
+    with pytest.raises(ElirError, match=r"encoder\.layers\.2\.conv is in no block of the static"):
+        OUTLINE.block_of("encoder.layers.2.conv")
 
 
 def test_a_stage_is_held_against_what_is_published_of_it() -> None:
-    layers = [f"{part}.conv" for part in (*OUTLINE.parts, *OUTLINE.rgb_ends)]
+    layers = [f"{part}.conv" for part in (*OUTLINE.blocks, *OUTLINE.rgb_ends)]
     skips = ["encoder.layers.1.add"]
     OUTLINE.check("encoder", layers, skips)
     OUTLINE.check("encoder", layers[:2] + layers[3:], skips)  # the flow is another stage

@@ -49,7 +49,7 @@ def test_where_int8_is_for_size_alone() -> None:
 )
 def test_what_a_parser_takes(version: str, opset: int, newer: bool) -> None:
     limits = onnx_limits(version)
-    assert (limits.opset, limits.bytes_ends, limits.float16_beside_int8) == (opset, newer, newer)
+    assert (limits.opset, limits.uint8_io, limits.float16_beside_int8) == (opset, newer, newer)
 
 
 def test_a_version_older_than_all() -> None:

@@ -1,7 +1,7 @@
 """The first minute of an application: what loading takes, and the first picture, in a new process.
 
 In the benchmark's own process libraries are imported and caches are warm long before the second
-contender loads, and its memory is everybody's. So each is started alone:
+runner loads, and its memory is everybody's. So each is started alone:
 ``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS BEGAN`` prints one line of JSON.
 """
 

@@ -1,7 +1,7 @@
 """The charts of an HTML report: Plotly figures as plain JSON values, made from a report.
 
 Every function takes a report and returns the figure, or None where the report has no data for it.
-Colours and symbols belong to contenders and are the same in all charts. Text from the report goes
+Colours and symbols belong to runners and are the same in all charts. Text from the report goes
 through :func:`plain`, since Plotly reads markup in it.
 """
 
@@ -49,7 +49,7 @@ _STAGE_COLOURS = {
     "runtime": _NEUTRAL,
 }
 _STEP_COLOURS = ("#1f9a70", "#3fb48b")
-#: More points of a contender than this and a browser grows slow.
+#: More points of a runner than this and a browser grows slow.
 MOST_POINTS = 1000
 #: Longer labels leave no room for the chart.
 _LONGEST_LABEL = 48
@@ -93,7 +93,7 @@ def keys(figure: Figure) -> list[Key]:
 
 
 def latency(report: dict[str, Any]) -> Figure | None:
-    """All samples of each contender as a density above points, with p50, p90 and p99."""
+    """All samples of each runner as a density above points, with p50, p90 and p99."""
     rows = _measured(report)
     if not rows:
         return None
@@ -151,7 +151,7 @@ def latency(report: dict[str, Any]) -> Figure | None:
 
 
 def over_time(report: dict[str, Any]) -> Figure | None:
-    """Samples in the order they were taken, over each contender's median; sensors below."""
+    """Samples in the order they were taken, over each runner's median; sensors below."""
     rows = _measured(report)
     if not rows:
         return None
@@ -262,7 +262,7 @@ def throttled(report: dict[str, Any]) -> list[tuple[float, float]]:
 
 
 def stages(report: dict[str, Any]) -> Figure | None:
-    """Where the time of an image goes: one bar for each contender, one colour for each part."""
+    """Where the time of an image goes: one bar for each runner, one colour for each part."""
     rows = report.get("stages") or []
     if not rows:
         return None
@@ -373,11 +373,11 @@ def throughput(report: dict[str, Any]) -> Figure | None:
     ]
     times = (_Line("p50_s", "p50", 1e3), _Line("p99_s", "p99", 1e3, "dot"))
     panels = (_Panel("FPS", (_Line("fps"),)), _Panel("ms", times))
-    return _panels(report, rows, "at_once", "images at once", panels, whole=True)
+    return _panels(report, rows, "concurrency", "images at once", panels, whole=True)
 
 
 def soak(report: dict[str, Any]) -> Figure | None:
-    """Latency over each contender's median, memory, temperature and clock over a long run."""
+    """Latency over each runner's median, memory, temperature and clock over a long run."""
     rows = []
     for row in report.get("soak") or []:
         median = float(np.median([window["p50_s"] for window in row["windows"]] or [1]))
@@ -446,7 +446,7 @@ def _panels(
             layout[_axis(x)] |= _whole_ticks([row[at] for row in rows])
         for number, (name, all_points) in enumerate(_series(rows).items()):
             marker = {**_marker(report, all_points[0]["label"]), "size": 8}
-            if name != all_points[0]["label"]:  # one contender in several ways: by symbol
+            if name != all_points[0]["label"]:  # one runner in several ways: by symbol
                 marker["symbol"] = _SYMBOLS[number % len(_SYMBOLS)]
             for line in panel.lines:
                 points = [row for row in all_points if row.get(line.field) is not None]
@@ -538,7 +538,7 @@ def _rows(
 
 
 def _caption(layout: dict[str, Any], label: str, x: str, y: str) -> None:
-    """A contender's name above its panel, where it takes no width from it."""
+    """A runner's name above its panel, where it takes no width from it."""
     at = {"xref": f"{x} domain", "yref": f"{y} domain"}
     layout["annotations"].append(_note(plain(label), x=0, y=1, **at, yanchor="bottom"))
 
@@ -584,7 +584,7 @@ def _thinned(
 
 
 def _measured(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in report["contenders"] if row["image"]]
+    return [row for row in report["runners"] if row["image"]]
 
 
 def _during(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -601,11 +601,9 @@ def _marker(report: dict[str, Any], label: str) -> dict[str, Any]:
 
 
 def _places(report: dict[str, Any]) -> dict[str, int]:
-    """Number of every label in the report, contenders first."""
+    """Number of every label in the report, runners first."""
     rows = [
-        row
-        for key in ("contenders", "steps", "throughput", "soak")
-        for row in report.get(key) or []
+        row for key in ("runners", "steps", "throughput", "soak") for row in report.get(key) or []
     ]
     return {label: place for place, label in enumerate(dict.fromkeys(row["label"] for row in rows))}
 

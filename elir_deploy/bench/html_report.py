@@ -140,7 +140,7 @@ def _remarks(report: dict[str, Any]) -> Section:
 
 def _latency(report: dict[str, Any]) -> Section:
     text = (
-        "Every sample is a point, the area above shows how dense they lie. Each contender has a "
+        "Every sample is a point, the area above shows how dense they lie. Each runner has a "
         "scale of its own. Nothing is trimmed."
     )
     if _has_long_series(report):
@@ -159,25 +159,25 @@ def _latency(report: dict[str, Any]) -> Section:
 
 def _over_time(report: dict[str, Any]) -> Section:
     text = (
-        "Samples in the order they were taken, as a share of the contender's own median: a slope "
+        "Samples in the order they were taken, as a share of the runner's own median: a slope "
         "is drift, a step is a change of the clock rate."
     )
     if _has_long_series(report):
         text += f" Of more than {charts.MOST_POINTS}, the fastest and slowest of neighbours."
     if charts.throttled(report):
         text += " Red: the device was held back."
-    if any((row["behaviour"] or {}).get("step") for row in report["contenders"]):
-        text += " Dotted: where a contender changed its speed and stayed there."
+    if any((row["behaviour"] or {}).get("step") for row in report["runners"]):
+        text += " Dotted: where a runner changed its speed and stayed there."
     return Section("time", "Over time", text, charts.over_time(report))
 
 
 def _has_long_series(report: dict[str, Any]) -> bool:
-    return any(len(row["started_s"]) > charts.MOST_POINTS for row in report["contenders"])
+    return any(len(row["started_s"]) > charts.MOST_POINTS for row in report["runners"])
 
 
 def _details(report: dict[str, Any]) -> Section:
-    """What contenders have beside their series; a column for whatever at least one has."""
-    rows = report["contenders"]
+    """What runners have beside their series; a column for whatever at least one has."""
+    rows = report["runners"]
     cells = {title: [show(row) for row in rows] for title, show in _DETAILS.items()}
     columns = [title for title, column in cells.items() if any(column)]
     body = [
@@ -186,9 +186,9 @@ def _details(report: dict[str, Any]) -> Section:
     ]
     return Section(
         "details",
-        "Contenders",
+        "Runners",
         tables=[
-            *([Table(["contender", *columns], body, words=True)] if body else []),
+            *([Table(["runner", *columns], body, words=True)] if body else []),
             *_tables(report, texts.COLD),
             *_tables(report, texts.ENERGY),
         ],
@@ -207,7 +207,7 @@ def _stages(report: dict[str, Any]) -> Section:
 def _quality(report: dict[str, Any]) -> Section:
     without = [
         f"{row['label']}: {row['fidelity']['note'] if row['fidelity'] else 'not compared'}"
-        for row in report["contenders"]
+        for row in report["runners"]
         if not row["fidelity"]
         or (row["fidelity"]["psnr_db"] is None and not row["fidelity"]["identical"])
     ]
@@ -245,7 +245,7 @@ def _soak(report: dict[str, Any]) -> Section:
     return Section(
         "soak",
         "Soak",
-        "Latency is over the contender's own median: solid the p50 of a stretch, dotted its p99.",
+        "Latency is over the runner's own median: solid the p50 of a stretch, dotted its p99.",
         charts.soak(report),
         _tables(report, texts.SOAK),
     )
@@ -253,7 +253,7 @@ def _soak(report: dict[str, Any]) -> Section:
 
 def _not_measured(report: dict[str, Any]) -> Section:
     rows = [(item["label"], item["reason"]) for item in report["unavailable"]]
-    tables = [Table(("contender", "reason"), rows, words=True)] if rows else []
+    tables = [Table(("runner", "reason"), rows, words=True)] if rows else []
     return Section("missing", "Not measured", tables=tables)
 
 
@@ -298,7 +298,7 @@ def _two_speeds(row: dict[str, Any]) -> str | None:
     return f"{fast} ms in {speeds['fast_share']:.0%}, else {slow} ms"
 
 
-#: Columns of the table of contenders.
+#: Columns of the table of runners.
 _DETAILS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "library": lambda row: row["library"],
     "convolutions": _arithmetic,
@@ -358,10 +358,10 @@ def _named(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def _files(report: dict[str, Any]) -> Table | None:
     rows = [
         (row["label"], item["file"], str(item.get("bytes", "-")), item["sha256"])
-        for row in report["contenders"]
+        for row in report["runners"]
         for item in row["artifacts"]
     ]
-    return Table(("contender", "file", "bytes", "SHA-256"), rows, words=True) if rows else None
+    return Table(("runner", "file", "bytes", "SHA-256"), rows, words=True) if rows else None
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Contender
+from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
 from elir_deploy.bench.yardstick import SETTLE_NS
 from elir_deploy.errors import ElirError, UnavailableError
@@ -47,14 +47,14 @@ class BenchProtocol:
         title: one line for people.
         warmup: images restored before the first that counts; None: until the latencies settle.
         images: images that count; None: until the medians are known to ``tolerance``.
-        seconds: that the run lasts for at least, for each of the contenders, where ``images`` is
-            None; of each load, for throughput; of each contender, for soak.
+        seconds: that the run lasts for at least, for each of the runners, where ``images`` is
+            None; of each load, for throughput; of each runner, for soak.
         at_most_s: after which the run ends in any case, where ``images`` is None.
         tolerance: largest relative half-width of the 95 % interval of each median.
-        block: images a contender restores in a row before the next one's turn.
-        in_turns: whether contenders take turns; without, the last three mean nothing.
+        block: images a runner restores in a row before the next one's turn.
+        in_turns: whether runners take turns; without, the last three mean nothing.
         input: which images, in words.
-        order: in which the contenders come, in words.
+        order: in which the runners come, in words.
         timed: from where to where, in words.
     """
 
@@ -69,7 +69,7 @@ class BenchProtocol:
     in_turns: bool = True
     input: str = "uniformly random bytes, a new image each time"
     order: str = (
-        "contenders take turns of `block` images, each turn after images that do not count; the "
+        "runners take turns of `block` images, each turn after images that do not count; the "
         "order is shuffled for one round and reversed for the next"
     )
     timed: str = "8-bit image to restored 8-bit image; device: inside the backend's run"
@@ -91,7 +91,7 @@ _TABLE = (
         title="many images: several callers, streams, batches, and from files to files",
         input="16 images of uniformly random bytes in a ring; batch: one batch of random bytes; "
         "files: the bundle's photographs as PNG",
-        order="every load of one contender after the other, in two passes of opposite order",
+        order="every load of one runner after the other, in two passes of opposite order",
         timed="callers, streams: 8-bit image to restored 8-bit image; batch: inside the backend's "
         "run; files: image file to image file",
         warmup=1,
@@ -108,9 +108,9 @@ _TABLE = (
     ),
     BenchProtocol(
         name="soak",
-        title="each contender kept busy for long: does it slow down, does its memory grow",
+        title="each runner kept busy for long: does it slow down, does its memory grow",
         input="16 images of uniformly random bytes in a ring",
-        order="one contender after the other",
+        order="one runner after the other",
         timed="8-bit image to restored 8-bit image",
         warmup=0,
         seconds=600.0,
@@ -127,7 +127,7 @@ class _Yardstick(Protocol):
 
 @dataclass
 class Samples:
-    """The series of one contender; entry i of each list belongs to image i.
+    """The series of one runner; entry i of each list belongs to image i.
 
     Attributes:
         image_ns: from the 8-bit image to the restored 8-bit image.
@@ -168,7 +168,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Warmup:
-    """What a contender restored before it counted.
+    """What a runner restored before it counted.
 
     Attributes:
         images: how many.
@@ -183,7 +183,7 @@ class Warmup:
 
 
 class Measurement:
-    """Contenders measured side by side.
+    """Runners measured side by side.
 
     They take turns of a few images each, every round of the same images, in an order that is
     shuffled for one round and reversed for the next: clock changes, heat and other programs hit
@@ -193,9 +193,9 @@ class Measurement:
     row of its own (4.9 M parameters at 128 x 128).
 
     Args:
-        contenders: with distinct labels.
+        runners: with distinct labels.
         protocol: how many images.
-        image_shape: (H, W, 3) of the images handed to the contenders.
+        image_shape: (H, W, 3) of the images handed to the runners.
         seed: of images and order.
         clock: to time with.
         yardstick: measured before every turn; None: none.
@@ -205,13 +205,13 @@ class Measurement:
     Attributes:
         samples: by label; all series have the same length, also after an interruption.
         warmups: by label.
-        failures: label to reason, of contenders that gave up and were left out.
+        failures: label to reason, of runners that gave up and were left out.
         complete: whether every image was measured.
     """
 
     def __init__(
         self,
-        contenders: Sequence[Contender],
+        runners: Sequence[Runner],
         protocol: BenchProtocol,
         image_shape: tuple[int, int, int],
         *,
@@ -222,11 +222,11 @@ class Measurement:
         between: Callable[[float], None] | None = None,
     ) -> None:
         self.protocol = protocol
-        self.samples = {contender.label: Samples() for contender in contenders}
+        self.samples = {runner.label: Samples() for runner in runners}
         self.warmups: dict[str, Warmup] = {}
         self.failures: dict[str, str] = {}
         self.complete = False
-        self._contenders = list(contenders)
+        self._runners = list(runners)
         self._image_shape = image_shape
         self._seed = seed
         self._clock = clock
@@ -234,7 +234,7 @@ class Measurement:
         self._joules = joules
         self._between = between
         self._shuffle = np.random.default_rng(seed)
-        self._reversed: list[Contender] = []
+        self._reversed: list[Runner] = []
         self._began: int | None = None
         self._last_yardstick: int | None = None
 
@@ -244,21 +244,21 @@ class Measurement:
         return any(series.image_ns for series in self.samples.values())
 
     def run(self, progress: ProgressCallback = no_progress) -> None:
-        """Warm up, then measure. Interrupted, it keeps the images that all contenders finished.
+        """Warm up, then measure. Interrupted, it keeps the images that all runners finished.
 
         Raises:
-            UnavailableError: no contender was left.
+            UnavailableError: no runner was left.
         """
         try:
             with _no_garbage_collection_of_the_past():
-                for contender in self._contenders:
-                    progress(f"warming up {contender.label}", 0, 0)
-                    self._warm_up(contender)
+                for runner in self._runners:
+                    progress(f"warming up {runner.label}", 0, 0)
+                    self._warm_up(runner)
                 if self.protocol.images is None:
                     self._until_known(progress)
                 else:
                     self._so_many(self.protocol.images, progress)
-        finally:  # an interruption may fall between two contenders' samples
+        finally:  # an interruption may fall between two runners' samples
             whole = min((series.whole for series in self.samples.values()), default=0)
             for series in self.samples.values():
                 series.cut(whole)
@@ -287,18 +287,18 @@ class Measurement:
             first += block
             if first >= next_look:
                 next_look = math.ceil(first * _LOOK_AGAIN)
-                # Of each contender: settling counts, or a fast one would never come to an end.
+                # Of each runner: settling counts, or a fast one would never come to an end.
                 each = (self._clock() - began) / 1e9 / len(self.samples)
                 widest = max(self.half_widths().values())
                 if each >= protocol.seconds and widest <= protocol.tolerance:
                     return
 
-    def _warm_up(self, contender: Contender) -> None:
+    def _warm_up(self, runner: Runner) -> None:
         fixed = self.protocol.warmup
         taken = Samples()
         began, next_look = self._clock(), _LEAST_WARMUP
         settled: bool | None = None
-        while contender.label not in self.failures:
+        while runner.label not in self.failures:
             done, passed = len(taken.image_ns), self._clock() - began
             if fixed is not None:
                 if done >= fixed:
@@ -312,24 +312,24 @@ class Measurement:
                     next_look = math.ceil(done * _LOOK_AGAIN_WARMUP)
                 if last or settled:
                     break
-            self._take(contender, [self._image(_WARMUP, done)], taken)
+            self._take(runner, [self._image(_WARMUP, done)], taken)
         passed = self._clock() - began
-        self.warmups[contender.label] = Warmup(len(taken.image_ns), passed / 1e9, settled)
+        self.warmups[runner.label] = Warmup(len(taken.image_ns), passed / 1e9, settled)
 
     def _round(self, indices: range) -> None:
-        """The same images through every contender."""
+        """The same images through every runner."""
         images = [self._image(_COUNTED, index) for index in indices]
-        running = [c for c in self._contenders if c.label in self.samples]
-        taken = {contender.label: Samples() for contender in running}
+        running = [c for c in self._runners if c.label in self.samples]
+        taken = {runner.label: Samples() for runner in running}
         try:
             if self._yardstick is not None and self._last_yardstick is None:
                 self._last_yardstick = self._yardstick.measure()
-            for contender in self._next_order(running):
+            for runner in self._next_order(running):
                 if self._yardstick is not None or len(running) > 1:
-                    self._settle(contender, indices.start)
-                if contender.label in self.samples:
-                    self._turn(contender, images, taken[contender.label])
-                    self._look_around(taken[contender.label])
+                    self._settle(runner, indices.start)
+                if runner.label in self.samples:
+                    self._turn(runner, images, taken[runner.label])
+                    self._look_around(taken[runner.label])
         finally:
             self._keep({label: taken[label] for label in taken if label in self.samples})
 
@@ -338,7 +338,7 @@ class Measurement:
             began = series.started_ns[0] if self._began is None else self._began
             self._between((self._clock() - began) / 1e9)
 
-    def _next_order(self, running: list[Contender]) -> list[Contender]:
+    def _next_order(self, running: list[Runner]) -> list[Runner]:
         """Shuffled, and the next time the same reversed: a steady drift cancels in two rounds."""
         if set(self._reversed) == set(running):
             order, self._reversed = self._reversed, []
@@ -347,24 +347,22 @@ class Measurement:
             self._reversed = order[::-1]
         return order
 
-    def _settle(self, contender: Contender, first: int) -> None:
+    def _settle(self, runner: Runner, first: int) -> None:
         began, done = self._clock(), 0
-        while contender.label not in self.failures:
-            # Numbered so that every contender settles on the same images.
+        while runner.label not in self.failures:
+            # Numbered so that every runner settles on the same images.
             image = self._image(_SETTLING, first * _MOST_WARMUP + done)
-            self._take(contender, [image], Samples())
+            self._take(runner, [image], Samples())
             done += 1
             if self._clock() - began >= SETTLE_NS or done >= _MOST_WARMUP:
                 return
 
-    def _turn(
-        self, contender: Contender, images: Sequence[NDArray[np.uint8]], series: Samples
-    ) -> None:
+    def _turn(self, runner: Runner, images: Sequence[NDArray[np.uint8]], series: Samples) -> None:
         """Images in a row, with the energy they took and the yardstick on either side."""
         before = self._last_yardstick
         energy = None if self._joules is None else self._joules()
         try:
-            self._take(contender, images, series)
+            self._take(runner, images, series)
         finally:
             # The faster of both sides, or the one there is when interrupted.
             series.yardstick_ns += [before] * len(series.image_ns)
@@ -376,25 +374,23 @@ class Measurement:
             self._last_yardstick = self._yardstick.measure()
             series.yardstick_ns = [min(before, self._last_yardstick)] * count
 
-    def _take(
-        self, contender: Contender, images: Sequence[NDArray[np.uint8]], series: Samples
-    ) -> None:
-        """Time images in a row through one contender."""
+    def _take(self, runner: Runner, images: Sequence[NDArray[np.uint8]], series: Samples) -> None:
+        """Time images in a row through one runner."""
         for image in images:
             start = self._clock()
             try:
-                contender.restore(image)
+                runner.restore(image)
             except ElirError as error:
-                self._drop(contender, str(error))
+                self._drop(runner, str(error))
                 return
             end = self._clock()
             series.started_ns.append(start)
             series.image_ns.append(end - start)
-            series.device_ns.append(contender.device_ns)
-            series.parts_ns.append(contender.parts_ns)
+            series.device_ns.append(runner.device_ns)
+            series.parts_ns.append(runner.parts_ns)
 
     def _keep(self, taken: dict[str, Samples]) -> None:
-        """Add a round's samples, cut to the images that every contender finished."""
+        """Add a round's samples, cut to the images that every runner finished."""
         whole = min((series.whole for series in taken.values()), default=0)
         if self._began is None and whole:
             self._began = min(series.started_ns[0] for series in taken.values())
@@ -405,12 +401,12 @@ class Measurement:
     def _image(self, purpose: int, index: int) -> NDArray[np.uint8]:
         return random_image(self._image_shape, self._seed, purpose, index)
 
-    def _drop(self, contender: Contender, reason: str) -> None:
-        self.failures[contender.label] = reason
-        del self.samples[contender.label]
+    def _drop(self, runner: Runner, reason: str) -> None:
+        self.failures[runner.label] = reason
+        del self.samples[runner.label]
         if not self.samples:
             reasons = "; ".join(f"{label}: {why}" for label, why in self.failures.items())
-            raise UnavailableError(f"every contender failed: {reasons}")
+            raise UnavailableError(f"every runner failed: {reasons}")
 
 
 def random_image(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from elir_deploy.bench import stability
 from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Contender, Fidelity, Preparation, Unavailable
 from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
+from elir_deploy.bench.runners import Fidelity, Preparation, Runner, Unavailable
 from elir_deploy.bench.soak import Soak, Trend, lasting_step
 from elir_deploy.bench.statistics import (
     STEADY_VARIATION,
@@ -67,7 +67,7 @@ class Conditions:
 
     Attributes:
         seed: of the images.
-        threads: CPU threads of every contender.
+        threads: CPU threads of every runner.
         device: of :func:`elir_deploy.bench.device.describe_device`.
         cores_elsewhere: of :meth:`elir_deploy.bench.device.CpuMeter.cores_elsewhere`.
         sensors: ``before``, ``after`` and ``during`` the run, as plain JSON values.
@@ -101,7 +101,7 @@ class Picture:
     Attributes:
         name: of the image.
         before: what the model is given.
-        after: the restored image by the label of the contender that made it.
+        after: the restored image by the label of the runner that made it.
     """
 
     name: str
@@ -115,11 +115,11 @@ class Results:
 
     Attributes:
         protocol: that was followed.
-        contenders: in the order of the rows; the first measured is what others are compared with.
+        runners: in the order of the rows; the first measured is what others are compared with.
         complete: whether the run went to its end.
         fidelities: by label.
         unavailable: asked for, but not measured.
-        measurement: of contenders in turns.
+        measurement: of runners in turns.
         colds: first starts, by label.
         loads: of the throughput protocol.
         steps: rows of the steps protocol, as in the report.
@@ -128,7 +128,7 @@ class Results:
     """
 
     protocol: BenchProtocol
-    contenders: Sequence[Contender]
+    runners: Sequence[Runner]
     complete: bool = False
     fidelities: dict[str, Fidelity] = field(default_factory=dict)
     unavailable: list[Unavailable] = field(default_factory=list)
@@ -146,7 +146,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> di
     failures = measurement.failures if measurement else {}
     samples = measurement.samples if measurement else {}
     warmups = measurement.warmups if measurement else {}
-    shown = [c for c in results.contenders if c.label not in failures]
+    shown = [c for c in results.runners if c.label not in failures]
     rows = [_row(c, samples.get(c.label, Samples()), results, warmups.get(c.label)) for c in shown]
     if samples:
         reference = shown[0].label
@@ -178,7 +178,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> di
             "problems": conditions.energy_problems,
             "missing": conditions.energy_missing,
         },
-        "contenders": rows,
+        "runners": rows,
         "stages": [stages for row in shown if (stages := _stages(row, samples))] or None,
         "throughput": [_load(load, results.fidelities) for load in results.loads] or None,
         "steps": results.steps or None,
@@ -212,31 +212,31 @@ def _protocol(protocol: BenchProtocol, seed: int) -> dict[str, Any]:
 
 
 def _row(
-    contender: Contender, samples: Samples, results: Results, warmup: Warmup | None
+    runner: Runner, samples: Samples, results: Results, warmup: Warmup | None
 ) -> dict[str, Any]:
     image = _seconds(samples.image_ns)
     device = _seconds([ns for ns in samples.device_ns if ns is not None])
     if len(device) != len(image):
         device = []
-    cold = results.colds.get(contender.label)
+    cold = results.colds.get(runner.label)
     tolerance = results.protocol.tolerance
     known = stability.half_width(image) if image else math.inf
     return {
-        "label": contender.label,
-        "backend": contender.backend,
-        "precision": contender.precision,
-        "library": contender.version,
-        "weights": contender.weights,
-        "on_cpu": contender.on_cpu,
-        "preparation": _preparation(contender.preparation),
-        "artifacts": list(contender.artifacts),
-        "arithmetic": contender.arithmetic,
-        "fidelity": _fidelity(results.fidelities.get(contender.label)),
+        "label": runner.label,
+        "backend": runner.backend,
+        "precision": runner.precision,
+        "library": runner.version,
+        "weights": runner.weights,
+        "on_cpu": runner.on_cpu,
+        "preparation": _preparation(runner.preparation),
+        "artifacts": list(runner.artifacts),
+        "arithmetic": runner.arithmetic,
+        "fidelity": _fidelity(results.fidelities.get(runner.label)),
         "fps": _rounded(Summary.of(image).fps) if image else None,
         "image": _series(image),
         "device": _series(device),
         "started_s": _seconds(samples.started_ns),
-        "yardstick_s": _known(samples.yardstick_ns) if contender.on_cpu else None,
+        "yardstick_s": _known(samples.yardstick_ns) if runner.on_cpu else None,
         "half_width": _rounded(known) if math.isfinite(known) else None,
         "stable": None if results.protocol.images or not image else known <= tolerance,
         "warmup": asdict(warmup) if warmup else None,
@@ -295,18 +295,18 @@ def _behaviour(samples: list[float], started: list[float]) -> dict[str, Any]:
     }
 
 
-def _stages(contender: Contender, samples: Mapping[str, Samples]) -> dict[str, Any] | None:
+def _stages(runner: Runner, samples: Mapping[str, Samples]) -> dict[str, Any] | None:
     """Where the time of an image goes, in the order it is spent; the runtime's own at the end."""
-    series = samples.get(contender.label)
-    if series is None or not contender.part_names or not series.image_ns:
+    series = samples.get(runner.label)
+    if series is None or not runner.part_names or not series.image_ns:
         return None
     image = np.array(series.image_ns, dtype=np.float64)
     parts = np.array(series.parts_ns, dtype=np.float64)
     outside = image - parts.sum(axis=1)
     columns = [*parts.T, outside]
-    names = [*contender.part_names, "runtime"]
+    names = [*runner.part_names, "runtime"]
     return {
-        "label": contender.label,
+        "label": runner.label,
         "parts": [
             {"name": name, "mean_s": _rounded(float(part.mean()) / 1e9), **_share(part, image)}
             for name, part in zip(names, columns, strict=True)
@@ -339,7 +339,7 @@ def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> dict[str, Any]:
     return {
         "label": load.label,
         "way": load.way,
-        "at_once": load.at_once,
+        "concurrency": load.concurrency,
         "fps": _rounded(load.mean_fps),
         "fps_by_pass": [_rounded(fps) for fps in load.fps],
         "seconds": _rounded(load.seconds),
@@ -353,7 +353,7 @@ def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> dict[str, Any]:
 def _soak(soak: Soak) -> dict[str, Any]:
     slowdown, growth = soak.slowdown(), soak.growth()
     return {
-        "label": soak.contender.label,
+        "label": soak.runner.label,
         "complete": soak.complete,
         "windows": [asdict(window) for window in soak.windows],
         "drift_percent_per_hour": None if slowdown is None else _rounded(100 * slowdown.per_hour),
@@ -461,7 +461,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
 def _unfinished(report: dict[str, Any]) -> list[str]:
     if report["complete"]:
         return []
-    done = max((len(row["started_s"]) for row in report["contenders"]), default=0)
+    done = max((len(row["started_s"]) for row in report["runners"]), default=0)
     wanted = report["protocol"]["images"]
     if report["soak"]:
         seconds = sum(w["seconds"] for soak in report["soak"] for w in soak["windows"])
@@ -476,7 +476,7 @@ def _unknown(report: dict[str, Any]) -> list[str]:
     warnings = []
     wide = [
         f"{row['label']} {_percent(row['half_width'])}"
-        for row in report["contenders"]
+        for row in report["runners"]
         if row["image"] and row["stable"] is False
     ]
     if wide and report["complete"]:
@@ -487,7 +487,7 @@ def _unknown(report: dict[str, Any]) -> list[str]:
         )
     cold = [
         row["label"]
-        for row in report["contenders"]
+        for row in report["runners"]
         if row["warmup"] and row["warmup"]["settled"] is False
     ]
     if cold:
@@ -498,7 +498,7 @@ def _unknown(report: dict[str, Any]) -> list[str]:
 def _unsteady(report: dict[str, Any]) -> list[str]:
     unsteady = [
         f"{row['label']} {row['image']['variation']:.1%}"
-        for row in report["contenders"]
+        for row in report["runners"]
         if row["image"] and row["image"]["variation"] > STEADY_VARIATION
     ]
     if not unsteady:
@@ -511,7 +511,7 @@ def _unsteady(report: dict[str, Any]) -> list[str]:
 def _moving(report: dict[str, Any]) -> list[str]:
     """Steps, else drift; and two speeds, which are no drift."""
     warnings = []
-    for row in report["contenders"]:
+    for row in report["runners"]:
         found, label = row["behaviour"], row["label"]
         drift, step, modes = found["drift"], found["step"], found["two_speeds"]
         if step is not None:
@@ -556,7 +556,7 @@ def _disturbed(report: dict[str, Any]) -> list[str]:
     block = report["protocol"]["block"]
     short = [
         f"{row['label']} {row['image']['mean_s'] * block:.2g} s"
-        for row in report["contenders"]
+        for row in report["runners"]
         if row["energy"] and row["image"] and row["image"]["mean_s"] * block < _METERED_S
     ]
     if short:

@@ -110,7 +110,7 @@ def _conditions(before: Report, after: Report) -> list[Difference]:
             found += _compared(f"GPU {index} {field}", one.get(field), other.get(field))
     found += _state_conditions(before, after)
     if set(before.series) != set(after.series):
-        # Contenders that take turns empty each other's caches.
+        # Runners that take turns empty each other's caches.
         found.append(Difference("rows measured together", list(before.series), list(after.series)))
     return found
 

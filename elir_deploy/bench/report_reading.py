@@ -51,7 +51,7 @@ class Report:
     @property
     def rows(self) -> dict[str, Mapping[str, Any]]:
         """What the file says of each row, by its label."""
-        return {row["label"]: row for row in self.values["contenders"]}
+        return {row["label"]: row for row in self.values["runners"]}
 
     @property
     def busy(self) -> bool:
@@ -162,9 +162,9 @@ def _check_kind(values: Any) -> None:
 
 
 def _series(values: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
-    rows = values.get("contenders")
+    rows = values.get("runners")
     if not isinstance(rows, list):
-        raise _UnfitError(f"is damaged: contenders is {shortened(rows)}, wanted a list")
+        raise _UnfitError(f"is damaged: runners is {shortened(rows)}, wanted a list")
     found: dict[str, NDArray[np.float64]] = {}
     for row in rows:
         label = row.get("label") if isinstance(row, dict) else None
@@ -212,7 +212,7 @@ def _yardsticks(
     values: Mapping[str, Any], series: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, NDArray[np.float64]]:
     found: dict[str, NDArray[np.float64]] = {}
-    for row in values["contenders"]:
+    for row in values["runners"]:
         label, times = row["label"], row.get("yardstick_s")
         if label not in series or times is None:
             continue

@@ -22,17 +22,17 @@ __all__ = [
     "text",
 ]
 
-SPEED = ("contender", "FPS", "times faster [95 %]", "PSNR dB", "device ms", "runtime ms")
-COLD = ("contender", "start s", "load s", "first image s", "peak MiB", "GPU MiB")
-ENERGY = ("contender", "J per image", "W")
-STAGES = ("contender", "part", "ms", "share %", "95 %")
+SPEED = ("runner", "FPS", "times faster [95 %]", "PSNR dB", "device ms", "runtime ms")
+COLD = ("runner", "start s", "load s", "first image s", "peak MiB", "GPU MiB")
+ENERGY = ("runner", "J per image", "W")
+STAGES = ("runner", "part", "ms", "share %", "95 %")
 THROUGHPUT = (
-    *("contender", "way", "at once", "FPS", "by pass"),
+    *("runner", "way", "at once", "FPS", "by pass"),
     *("PSNR dB", "p50 ms", "p99 ms", "images"),
 )
-STEPS = ("contender", "M", "FPS", "ms", "PSNR to truth dB", "PSNR to default M dB")
+STEPS = ("runner", "M", "FPS", "ms", "PSNR to truth dB", "PSNR to default M dB")
 SOAK = (
-    *("contender", "s", "images", "PSNR dB", "first p50 ms", "last p50 ms"),
+    *("runner", "s", "images", "PSNR dB", "first p50 ms", "last p50 ms"),
     *("drift %/h [95 %]", "memory MiB/h [95 %]", "hottest C"),
 )
 LATENCY = ("ms", "n", "mean", "std", "CV %", "min", "p50", "p90", "p95", "p99", "max")
@@ -53,7 +53,7 @@ def markdown(report: dict[str, Any]) -> str:
     for title, header, rows in tables(report):
         parts += [*([f"{title}:", ""] if title else []), pipes(header, rows), ""]
     parts += [f"- {in_markdown(line)}" for line in remarks(report)]
-    files = [(row["label"], item) for row in report["contenders"] for item in row["artifacts"]]
+    files = [(row["label"], item) for row in report["runners"] for item in row["artifacts"]]
     if files:
         parts += ["", "Files measured:", ""]
         parts += [
@@ -122,7 +122,7 @@ def _protocol(protocol: dict[str, Any]) -> str:
 def speed_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """Cells under :data:`SPEED`."""
     rows: list[tuple[str, ...]] = []
-    for row in report["contenders"]:
+    for row in report["runners"]:
         image, device, speedup = row["image"], row["device"], row["speedup"]
         if image is None:
             continue
@@ -143,7 +143,7 @@ def speed_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def latency_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """Cells under :data:`LATENCY`."""
     rows = []
-    for row in report["contenders"]:
+    for row in report["runners"]:
         image = row["image"]
         if image is None:
             continue
@@ -171,15 +171,15 @@ def circumstances(report: dict[str, Any]) -> list[str]:
             f"paper: {report['paper']['fps']:g} FPS on {report['paper']['device']} "
             "(another device: for orientation)"
         )
-    lines += [f"weights of {row['label']}: {row['weights']}" for row in report["contenders"]
+    lines += [f"weights of {row['label']}: {row['weights']}" for row in report["runners"]
               if row["backend"] == "torch"]  # fmt: skip
     lines += _whose_cpu(report)
     lines += [
         f"{row['label']}: {digits(made['seconds'], 2)} s {made['what']}"
-        for row in report["contenders"]
+        for row in report["runners"]
         if (made := row["preparation"])
     ]
-    if any(row["energy"] for row in report["contenders"]):
+    if any(row["energy"] for row in report["runners"]):
         energy = report["energy"]
         lines.append(f"energy: {energy['source']}, of {energy['scope']}")
     if report["energy"]["missing"]:
@@ -192,7 +192,7 @@ def circumstances(report: dict[str, Any]) -> list[str]:
 
 def _whose_cpu(report: dict[str, Any]) -> list[str]:
     """What ran on the processor, where a reader could take it for the GPU's."""
-    rows = report["contenders"]
+    rows = report["runners"]
     here = [row["label"] for row in rows if row["on_cpu"]]
     elsewhere = len(here) < len(rows)
     if not here or not (elsewhere or report["device"]["gpus"]):
@@ -207,11 +207,11 @@ def _whose_cpu(report: dict[str, Any]) -> list[str]:
 def remarks(report: dict[str, Any]) -> list[str]:
     """Everything that has no place in a table, warnings last."""
     lines = circumstances(report)
-    for row in report["contenders"]:
+    for row in report["runners"]:
         fidelity = row["fidelity"]
         if fidelity and fidelity["psnr_db"] is None and not fidelity["identical"]:
             lines.append(f"PSNR of {row['label']}: {fidelity['note']}")
-    for row in report["contenders"]:
+    for row in report["runners"]:
         if row["arithmetic"]:
             counts = ", ".join(f"{count} in {kind}" for kind, count in row["arithmetic"].items())
             lines.append(f"convolutions of {row['label']}: {counts}")
@@ -230,7 +230,7 @@ def _cold_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             _mebibytes(cold["peak_rss_bytes"]),
             _mebibytes(cold["device_bytes"]),
         )
-        for row in report["contenders"]
+        for row in report["runners"]
         if (cold := row["cold"])
     ]
 
@@ -242,7 +242,7 @@ def _energy_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             digits(energy["joules_per_image"], 3),
             "-" if energy["watts"] is None else digits(energy["watts"], 3),
         )
-        for row in report["contenders"]
+        for row in report["runners"]
         if (energy := row["energy"])
     ]
 
@@ -265,7 +265,7 @@ def _throughput_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             load["label"],
             load["way"],
-            str(load["at_once"]),
+            str(load["concurrency"]),
             digits(load["fps"]),
             " / ".join(digits(fps, 3) for fps in load["fps_by_pass"]),
             _psnr(load["fidelity"]),
@@ -292,7 +292,7 @@ def _step_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _soak_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    fidelities = {row["label"]: row["fidelity"] for row in report["contenders"]}
+    fidelities = {row["label"]: row["fidelity"] for row in report["runners"]}
     for soak in report["soak"] or ():
         windows = soak["windows"]
         if not windows:

@@ -1,4 +1,4 @@
-"""From a model and wishes to results: which contenders take part, and what each protocol does."""
+"""From a model and options to results: which runners take part, and what each protocol does."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy as np
 
 from elir_deploy.bench import peers
 from elir_deploy.bench.cold import start_cold
-from elir_deploy.bench.contenders import (
-    Contender,
-    RestorerContender,
-    Unavailable,
-    open_restorers,
-)
 from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.bench.graph_variants import by_step
 from elir_deploy.bench.protocols import BenchProtocol, Measurement
 from elir_deploy.bench.report import Conditions, Picture, Results
+from elir_deploy.bench.runners import (
+    BundleRunner,
+    Runner,
+    Unavailable,
+    open_restorers,
+)
 from elir_deploy.bench.sensors import Affinity, rss_bytes
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Throughput
@@ -46,13 +46,13 @@ from elir_deploy.runtime.photos import sample_photos
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
 
-__all__ = ["Run", "Wishes", "open_model", "with_numbers"]
+__all__ = ["BenchOptions", "Run", "open_model", "with_numbers"]
 
 _REFERENCE = "float32 PyTorch (reference)"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class BenchOptions:
     """What a run is asked for.
 
     Attributes:
@@ -60,13 +60,13 @@ class Wishes:
         backends: by name; None: what the bundle has for this machine.
         peers: by name; those that are missing are noted.
         precisions: None: all that bundle and backend have.
-        threads: CPU threads of every contender.
+        threads: CPU threads of every runner.
         seed: of the images.
-        cold: start every contender of the bundle in a process of its own, too.
+        cold: start every runner of the bundle in a process of its own, too.
         callers: of the throughput protocol.
         batches: of the throughput protocol.
         steps: numbers of Euler steps, of the steps protocol.
-        pictures: reference images that every contender of the bundle restores for the report.
+        pictures: reference images that every runner of the bundle restores for the report.
     """
 
     protocol: BenchProtocol
@@ -84,7 +84,7 @@ class Wishes:
 
 def open_model(
     model: str,
-    wishes: Wishes,
+    options: BenchOptions,
     stack: ExitStack,
     *,
     task: str | None = None,
@@ -96,7 +96,7 @@ def open_model(
     Args:
         model: a bundle's folder or ``tiny``, or a checkpoint, which is exported to a folder that
             lives as long as ``stack``.
-        wishes: whose protocol may want the graph split, or a checkpoint to export again.
+        options: whose protocol may want the graph split, or a checkpoint to export again.
         stack: that temporary folders are entered in.
         task: of the checkpoint, where it does not tell.
         checkpoint: that the bundle was made from, by file or name.
@@ -106,7 +106,7 @@ def open_model(
         UsageError: the protocol needs something else, or the checkpoint is another one.
         ElirError: as of opening and exporting.
     """
-    protocol = wishes.protocol.name
+    protocol = options.protocol.name
     # The packaged bundle is one graph of one M; the packaged checkpoint is not.
     packaged = model == "tiny" and protocol not in ("steps", "stages")
     if Path(model).is_dir() or packaged:
@@ -114,7 +114,7 @@ def open_model(
         held = bundle.manifest.model.task
         if task not in (None, held):
             raise UsageError(f"{model} is for task {held}, not {task}: leave out --task")
-        _check_precisions(bundle, wishes.precisions)
+        _check_precisions(bundle, options.precisions)
         found = None if checkpoint is None else peers.checkpoint_of(bundle, checkpoint, say)
         if protocol == "steps" and found is None:
             raise UsageError(
@@ -133,14 +133,14 @@ def open_model(
         ) from None
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
     stages: Literal["fused", "split"] = "split" if protocol == "stages" else "fused"
-    precisions = _step_precisions(wishes) if protocol == "steps" else wishes.precisions
+    precisions = _step_precisions(options) if protocol == "steps" else options.precisions
     bundle = peers.export_to_bundle(loaded, folder / "bundle", precisions, say, stages=stages)
     return bundle, loaded
 
 
-def _step_precisions(wishes: Wishes) -> Sequence[str]:
+def _step_precisions(options: BenchOptions) -> Sequence[str]:
     """Every M is an export: of float32 alone, unless others are asked for."""
-    return wishes.precisions or ["fp32"]
+    return options.precisions or ["fp32"]
 
 
 def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
@@ -156,7 +156,7 @@ def _check_precisions(bundle: Bundle, precisions: Sequence[str] | None) -> None:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A bundle to open contenders of, the name that tells them apart, and which to open."""
+    """A bundle to open runners of, the name that tells them apart, and which to open."""
 
     bundle: Bundle
     name: str
@@ -166,24 +166,24 @@ class _Variant:
 
 @dataclass
 class Run:
-    """One run: contenders opened, measured and closed.
+    """One run: runners opened, measured and closed.
 
     Attributes:
         bundle: that is measured.
         checkpoint: it was made from, where that is known.
-        wishes: what is asked for.
+        options: what is asked for.
         results: filled as it goes; after an interruption, with what was finished.
         conditions: what it was made under, once measuring began.
     """
 
     bundle: Bundle
     checkpoint: Checkpoint | None
-    wishes: Wishes
+    options: BenchOptions
     results: Results = field(init=False)
     conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
-        self.results = Results(self.wishes.protocol, [])
+        self.results = Results(self.options.protocol, [])
 
     @property
     def begun(self) -> bool:
@@ -198,37 +198,37 @@ class Run:
     def measure(
         self, say: ProgressCallback, tell: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Open the contenders, compare their pictures, and follow the protocol.
+        """Open the runners, compare their pictures, and follow the protocol.
 
         Args:
             say: told what is being done.
-            tell: given a line on each contender of a bundle, with what runs it.
+            tell: given a line on each runner of a bundle, with what runs it.
 
         Raises:
             UnavailableError: nothing can be measured here.
             KeyboardInterrupt: interrupted; :attr:`results` holds what was finished.
         """
-        wishes, results = self.wishes, self.results
+        options, results = self.options, self.results
         with ExitStack() as stack:
-            contenders = self._open(stack, say)
-            for contender in contenders:
-                stack.callback(contender.close)
-                if isinstance(contender, RestorerContender):
-                    tell(contender.running)
-            results.contenders = self._compared(contenders, say)
-            qualities = self._qualities(say) if wishes.protocol.name == "steps" else {}
+            runners = self._open(stack, say)
+            for runner in runners:
+                stack.callback(runner.close)
+                if isinstance(runner, BundleRunner):
+                    tell(runner.running)
+            results.runners = self._compared(runners, say)
+            qualities = self._qualities(say) if options.protocol.name == "steps" else {}
             self._start_cold(say)
             watch = stack.enter_context(Watch())
             conditions = self.conditions = Conditions(
-                seed=wishes.seed,
-                threads=wishes.threads,
+                seed=options.seed,
+                threads=options.threads,
                 device={**describe_device(), "affinity": Affinity.read().as_json()},
                 unreadable=list(watch.before.unreadable),
                 energy_missing=list(watch.unmetered),
             )
             meter, began = CpuMeter(), time.monotonic()
             try:
-                _PROTOCOLS[wishes.protocol.name](self, watch, say)
+                _PROTOCOLS[options.protocol.name](self, watch, say)
                 results.complete = True
             finally:
                 conditions.cores_elsewhere = meter.cores_elsewhere(time.monotonic() - began)
@@ -237,27 +237,27 @@ class Run:
                 conditions.held_back = watch.held_back
                 if watch.meter is not None:
                     conditions.energy_problems = list(watch.meter.problems())
-                if wishes.protocol.name == "steps":
+                if options.protocol.name == "steps":
                     results.steps = self._step_rows(qualities)
 
-    # Contenders -------------------------------------------------------------------------------
+    # Runners -------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, say: ProgressCallback) -> list[Contender]:
+    def _open(self, stack: ExitStack, say: ProgressCallback) -> list[Runner]:
         """Peers first, where they take part: the others are compared with the first."""
         say("loading", 0, 0)
-        wishes, missing = self.wishes, self.results.unavailable
+        options, missing = self.options, self.results.unavailable
         opened, absent = self._open_peers(say)
         missing += absent
-        if wishes.protocol.name == "stages":
+        if options.protocol.name == "stages":
             variants = self._cut(stack)
-        elif wishes.protocol.name == "steps":
+        elif options.protocol.name == "steps":
             variants = self._by_steps(stack, say)
         else:
-            variants = [_Variant(self.bundle, "", wishes.backends, wishes.precisions)]
+            variants = [_Variant(self.bundle, "", options.backends, options.precisions)]
         for one in variants:
             found, absent = open_restorers(
                 *(one.bundle, one.backends, one.precisions),
-                threads=wishes.threads,
+                threads=options.threads,
                 variant=one.name,
             )
             opened += found
@@ -265,24 +265,26 @@ class Run:
         self._require(opened)
         return opened
 
-    def _open_peers(self, say: ProgressCallback) -> tuple[list[Contender], list[Unavailable]]:
-        wishes = self.wishes
-        if wishes.protocol.name not in ("stages", "steps"):
-            return peers.open_peers(wishes.peers, self.bundle, self.checkpoint, wishes.threads, say)
+    def _open_peers(self, say: ProgressCallback) -> tuple[list[Runner], list[Unavailable]]:
+        options = self.options
+        if options.protocol.name not in ("stages", "steps"):
+            return peers.open_peers(
+                options.peers, self.bundle, self.checkpoint, options.threads, say
+            )
         # They are part of every run without a wish, so nobody misses them then.
-        named = wishes.backends is not None or tuple(wishes.peers) != (peers.TORCH,)
-        reason = f"it is measured as a whole, not with --protocol {wishes.protocol.name}"
-        return [], [Unavailable(name, reason) for name in wishes.peers if named]
+        named = options.backends is not None or tuple(options.peers) != (peers.TORCH,)
+        reason = f"it is measured as a whole, not with --protocol {options.protocol.name}"
+        return [], [Unavailable(name, reason) for name in options.peers if named]
 
     def _cut(self, stack: ExitStack) -> list[_Variant]:
         """A bundle for each precision, whose flow is cut into its steps."""
-        wishes = self.wishes
-        names = wishes.backends
+        options = self.options
+        names = options.backends
         chosen = list(BACKENDS.values()) if names is None else [backend_named(n) for n in names]
         variants: list[_Variant] = []
-        for precision in wishes.precisions or RUN_PRECISIONS:
+        for precision in options.precisions or RUN_PRECISIONS:
             holding = [b for b in chosen if precision in b.held_precisions(self.bundle)]
-            if wishes.precisions is None and not holding:
+            if options.precisions is None and not holding:
                 continue
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
             try:
@@ -291,7 +293,7 @@ class Run:
                 self.results.unavailable.append(Unavailable(precision, str(error)))
                 continue
             backends = names
-            if wishes.precisions is None:  # whoever does not have it was not asked for it
+            if options.precisions is None:  # whoever does not have it was not asked for it
                 own = [b for b in holding if precision in b.held_precisions(cut)]
                 backends = [b.name for b in own if b.automatic or names is not None]
             variants.append(_Variant(cut, "", backends, [precision]))
@@ -301,12 +303,12 @@ class Run:
         """A bundle for each M, otherwise as the one that is given, which is its own M's."""
         assert self.checkpoint is not None
         variants: list[_Variant] = []
-        precisions = _step_precisions(self.wishes)
+        precisions = _step_precisions(self.options)
         model = self.bundle.manifest.model
-        for steps in self.wishes.steps:
+        for steps in self.options.steps:
             name = f", M = {steps}"
             if steps == model.steps:
-                variants.append(_Variant(self.bundle, name, self.wishes.backends, precisions))
+                variants.append(_Variant(self.bundle, name, self.options.backends, precisions))
                 continue
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="elir-bench-")))
             bundle = peers.export_to_bundle(
@@ -319,33 +321,33 @@ class Run:
                 sigma_s=model.sigma_s,
                 seed=self.bundle.manifest.noise.seed,
             )
-            variants.append(_Variant(bundle, name, self.wishes.backends, precisions))
+            variants.append(_Variant(bundle, name, self.options.backends, precisions))
         return variants
 
-    def _compared(self, contenders: list[Contender], say: ProgressCallback) -> list[Contender]:
+    def _compared(self, runners: list[Runner], say: ProgressCallback) -> list[Runner]:
         """Those that run at all, with their agreement with the references noted."""
-        for done, contender in enumerate(contenders):
-            say("comparing with PyTorch's results", done, len(contenders))
-            held = contender.bundle if isinstance(contender, RestorerContender) else self.bundle
+        for done, runner in enumerate(runners):
+            say("comparing with PyTorch's results", done, len(runners))
+            held = runner.bundle if isinstance(runner, BundleRunner) else self.bundle
             against = held if held.manifest.references else self.bundle
             try:
-                self.results.fidelities[contender.label] = contender.fidelity(against)
+                self.results.fidelities[runner.label] = runner.fidelity(against)
             except UnavailableError as error:
-                self.results.unavailable.append(Unavailable(contender.label, str(error)))
-        running = [c for c in contenders if c.label in self.results.fidelities]
+                self.results.unavailable.append(Unavailable(runner.label, str(error)))
+        running = [c for c in runners if c.label in self.results.fidelities]
         self._require(running)
         self._take_pictures(running)
         return running
 
-    def _take_pictures(self, contenders: Sequence[Contender]) -> None:
-        """What each contender makes of the first reference images; none of random weights."""
+    def _take_pictures(self, runners: Sequence[Runner]) -> None:
+        """What each runner makes of the first reference images; none of random weights."""
         if self.bundle.manifest.source.random:
             return
-        own = [c for c in contenders if isinstance(c, RestorerContender)]
+        own = [c for c in runners if isinstance(c, BundleRunner)]
         for name, low, full in self.bundle.reference_images():
-            if len(self.results.pictures) == self.wishes.pictures:
+            if len(self.results.pictures) == self.options.pictures:
                 return
-            after = {contender.label: contender.run_pixels(low) for contender in own}
+            after = {runner.label: runner.run_pixels(low) for runner in own}
             self.results.pictures.append(Picture(name, low, {**after, _REFERENCE: full}))
 
     def _require(self, found: Sequence[object]) -> None:
@@ -354,22 +356,22 @@ class Run:
             raise UnavailableError(f"nothing can be measured here: {reasons}")
 
     def _start_cold(self, say: ProgressCallback) -> None:
-        if not self.wishes.cold or self.wishes.protocol.name in ("stages", "steps"):
+        if not self.options.cold or self.options.protocol.name in ("stages", "steps"):
             return
-        own = [c for c in self.results.contenders if isinstance(c, RestorerContender)]
-        for done, contender in enumerate(own):
+        own = [c for c in self.results.runners if isinstance(c, BundleRunner)]
+        for done, runner in enumerate(own):
             say("starting each in a process of its own", done, len(own))
             try:
-                self.results.colds[contender.label] = start_cold(
+                self.results.colds[runner.label] = start_cold(
                     self.bundle.path,
-                    contender.backend,
-                    contender.precision,
-                    threads=self.wishes.threads,
+                    runner.backend,
+                    runner.precision,
+                    threads=self.options.threads,
                     temporary=self.bundle.temporary,
                 )
             except UnavailableError as error:
                 self.results.unavailable.append(
-                    Unavailable(f"{contender.label}, first start", str(error))
+                    Unavailable(f"{runner.label}, first start", str(error))
                 )
 
     # Protocols --------------------------------------------------------------------------------
@@ -382,16 +384,16 @@ class Run:
     def _in_turns(self, watch: Watch, say: ProgressCallback) -> None:
         assert self.conditions is not None
         # It tells how fast the processor is; a GPU would wait for it and grow cold.
-        timed = any(contender.on_cpu for contender in self.results.contenders)
+        timed = any(runner.on_cpu for runner in self.results.runners)
         self.conditions.yardstick = describe() if timed else None
         if watch.meter is not None:
             self.conditions.energy = watch.meter.source
             self.conditions.energy_scope = watch.meter.scope
         measurement = self.results.measurement = Measurement(
-            self.results.contenders,
-            self.wishes.protocol,
+            self.results.runners,
+            self.options.protocol,
             self._image_shape,
-            seed=self.wishes.seed,
+            seed=self.options.seed,
             yardstick=Yardstick() if timed else None,
             joules=watch.meter.read if watch.meter is not None else None,
             between=watch.look,
@@ -401,15 +403,15 @@ class Run:
     def _together(self, watch: Watch, say: ProgressCallback) -> None:
         throughput = Throughput(
             self.bundle,
-            self.wishes.threads,
-            seconds=self.wishes.protocol.seconds,
-            callers=self.wishes.callers,
-            batches=self.wishes.batches,
-            seed=self.wishes.seed,
+            self.options.threads,
+            seconds=self.options.protocol.seconds,
+            callers=self.options.callers,
+            batches=self.options.batches,
+            seed=self.options.seed,
             between=watch.look,
         )
         try:
-            throughput.run(self.results.contenders, say)
+            throughput.run(self.results.runners, say)
         finally:
             self.results.loads = list(throughput.loads.values())
             self.results.unavailable += throughput.unavailable
@@ -422,20 +424,20 @@ class Run:
             watch.look(time.monotonic() - began)
             return watch.heat()
 
-        for contender in self.results.contenders:
+        for runner in self.results.runners:
             soak = Soak(
-                contender,
+                runner,
                 self._image_shape,
-                self.wishes.protocol.seconds,
+                self.options.protocol.seconds,
                 rss=rss_bytes,
                 heat=look,
-                seed=self.wishes.seed,
+                seed=self.options.seed,
             )
             self.results.soaks.append(soak)
             try:
                 soak.run(say)
             except ElirError as error:
-                self.results.unavailable.append(Unavailable(contender.label, str(error)))
+                self.results.unavailable.append(Unavailable(runner.label, str(error)))
         self._require([window for soak in self.results.soaks for window in soak.windows])
 
     def _qualities(self, say: ProgressCallback) -> dict[str, tuple[float | None, float | None]]:
@@ -451,13 +453,13 @@ class Run:
             truths.update(sample_photos(info.image_size, faces=True))
         references = list(self.bundle.reference_images())
         found: dict[str, tuple[float | None, float | None]] = {}
-        for number, contender in enumerate(self.results.contenders):
-            say("restoring the references", number, len(self.results.contenders))
-            if isinstance(contender, RestorerContender):
-                made = [(name, contender.run_pixels(low), full) for name, low, full in references]
+        for number, runner in enumerate(self.results.runners):
+            say("restoring the references", number, len(self.results.runners))
+            if isinstance(runner, BundleRunner):
+                made = [(name, runner.run_pixels(low), full) for name, low, full in references]
                 truth = [psnr_db(image, truths[name]) for name, image, _ in made if name in truths]
                 default = [psnr_db(image, full) for _, image, full in made]
-                found[contender.label] = (
+                found[runner.label] = (
                     finite_or_none(float(np.mean(truth))) if truth else None,
                     finite_or_none(min(default)) if default else None,
                 )
@@ -471,18 +473,18 @@ class Run:
         if measurement is None:
             return []
         rows = []
-        for contender in self.results.contenders:
-            series = measurement.samples.get(contender.label)
-            if not isinstance(contender, RestorerContender):
+        for runner in self.results.runners:
+            series = measurement.samples.get(runner.label)
+            if not isinstance(runner, BundleRunner):
                 continue
             if series is None or not series.image_ns:
                 continue
             mean = float(np.mean(series.image_ns)) / 1e9
-            to_truth, to_default = qualities.get(contender.label, (None, None))
+            to_truth, to_default = qualities.get(runner.label, (None, None))
             rows.append(
                 {
-                    "steps": contender.bundle.manifest.model.steps,
-                    "label": f"{contender.backend} {contender.precision}",
+                    "steps": runner.bundle.manifest.model.steps,
+                    "label": f"{runner.backend} {runner.precision}",
                     "fps": 1 / mean,
                     "mean_s": mean,
                     "psnr_db": to_truth,

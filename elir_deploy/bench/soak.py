@@ -1,4 +1,4 @@
-"""One contender kept busy for long: does it slow down, does its memory grow."""
+"""One runner kept busy for long: does it slow down, does its memory grow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Contender
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import Step, step
 from elir_deploy.bench.statistics import student_95
 from elir_deploy.progress import ProgressCallback, no_progress
@@ -80,7 +80,7 @@ class Soak:
     """A run of many minutes.
 
     Attributes:
-        contender: kept busy, one image at a time.
+        runner: kept busy, one image at a time.
         seconds: to run for.
         rss: gives the process's resident memory in bytes, or None.
         heat: gives the hottest sensor in degrees Celsius and the mean clock in MHz, or None.
@@ -88,7 +88,7 @@ class Soak:
         complete: whether it ran to its end.
     """
 
-    contender: Contender
+    runner: Runner
     image_shape: tuple[int, int, int]
     seconds: float
     rss: Callable[[], int | None] = lambda: None
@@ -109,12 +109,12 @@ class Soak:
         began = self.clock()
         turn = 0
         while (passed := (self.clock() - began) / 1e9) < self.seconds:
-            what = f"soaking {self.contender.label}, seconds"
+            what = f"soaking {self.runner.label}, seconds"
             progress(what, round(passed), round(self.seconds))
             taken: list[float] = []
             opened = now = self.clock()
             while now - opened < length * 1e9:
-                self.contender.restore(pool[turn % _POOL])
+                self.runner.restore(pool[turn % _POOL])
                 then, now = now, self.clock()
                 taken.append((now - then) / 1e9)
                 turn += 1

@@ -119,7 +119,7 @@ def paired_speedup(
     Args:
         reference: (n,) latencies in seconds.
         other: (n,) latencies on the same images.
-        run: samples that a contender took in a row.
+        run: samples that a runner took in a row.
 
     Raises:
         UsageError: the series differ in length or are empty.

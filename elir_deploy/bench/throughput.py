@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import (
-    Contender,
+from elir_deploy.bench.graph_variants import with_batch
+from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.runners import (
     Fidelity,
+    Runner,
     Unavailable,
     compare_with_references,
 )
-from elir_deploy.bench.graph_variants import with_batch
-from elir_deploy.bench.protocols import random_image
 from elir_deploy.errors import ElirError
 from elir_deploy.pixels import as_pixels
 from elir_deploy.progress import ProgressCallback, no_progress
@@ -55,17 +55,17 @@ class Load:
     Attributes:
         label: of backend and precision.
         way: ``callers``, ``streams``, ``batch`` or ``files``.
-        at_once: callers, or images in a batch.
+        concurrency: callers, or images in a batch.
         latencies_s: of every call, in seconds; a batch is one call. Empty for files.
         images: restored, all passes together.
         seconds: spent, all passes together.
         fps: images a second in each pass.
-        fidelity: of the pictures, where they are not made by the contender itself.
+        fidelity: of the pictures, where they are not made by the runner itself.
     """
 
     label: str
     way: str
-    at_once: int
+    concurrency: int
     latencies_s: tuple[float, ...] = ()
     images: int = 0
     seconds: float = 0.0
@@ -194,7 +194,7 @@ def ask_together(
 
 @dataclass
 class Throughput:
-    """Every way to ask, for every contender, in two passes of opposite order.
+    """Every way to ask, for every runner, in two passes of opposite order.
 
     Attributes:
         bundle: that is measured.
@@ -222,64 +222,64 @@ class Throughput:
 
     def run(
         self,
-        contenders: Sequence[Contender],
+        runners: Sequence[Runner],
         progress: ProgressCallback = no_progress,
     ) -> None:
         """Measure. Interrupted, it keeps what is finished.
 
         Args:
-            contenders: opened; PyTorch is asked by one caller only.
+            runners: opened; PyTorch is asked by one caller only.
             progress: told what is measured.
         """
         side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
         pool = [random_image((side, side, 3), self.seed, _IMAGE, k) for k in range(_POOL)]
         self._began = self.clock()
-        for number, order in enumerate((contenders, contenders[::-1])):
-            for place, contender in enumerate(order):
-                done = number * len(contenders) + place
-                progress(f"throughput of {contender.label}", done, 2 * len(contenders))
-                self._measure(contender, pool)
+        for number, order in enumerate((runners, runners[::-1])):
+            for place, runner in enumerate(order):
+                done = number * len(runners) + place
+                progress(f"throughput of {runner.label}", done, 2 * len(runners))
+                self._measure(runner, pool)
 
-    def _measure(self, contender: Contender, pool: Sequence[NDArray[np.uint8]]) -> None:
-        label = contender.label
-        if contender.backend not in BACKENDS:
-            self._keep(label, "callers", 1, partial(self._asked, contender.restore, pool, 1))
+    def _measure(self, runner: Runner, pool: Sequence[NDArray[np.uint8]]) -> None:
+        label = runner.label
+        if runner.backend not in BACKENDS:
+            self._keep(label, "callers", 1, partial(self._asked, runner.restore, pool, 1))
             return
         for callers in self.callers:
             self._keep(
-                label, "callers", callers, partial(self._asked, contender.restore, pool, callers)
+                label, "callers", callers, partial(self._asked, runner.restore, pool, callers)
             )
         try:
-            self._with_streams(contender, pool)
+            self._with_streams(runner, pool)
         except ElirError as error:  # it could not be opened
             self._note(f"{label}, streams and files", str(error))
         for batch in self.batches:
-            self._keep(label, "batch", batch, partial(self._batched, contender, pool, batch))
+            self._keep(label, "batch", batch, partial(self._batched, runner, pool, batch))
 
-    def _with_streams(self, contender: Contender, pool: Sequence[NDArray[np.uint8]]) -> None:
+    def _with_streams(self, runner: Runner, pool: Sequence[NDArray[np.uint8]]) -> None:
         opened = Restorer(
             self.bundle,
-            contender.backend,
-            precision=contender.precision,
+            runner.backend,
+            precision=runner.precision,
             threads=self.threads,
             mode="throughput",
         )
         with opened as restorer:
-            label, at_once = contender.label, restorer.at_once
-            if at_once > 1:
-                asked = partial(self._asked, restorer.restore, pool, at_once)
-                self._keep(label, "streams", at_once, asked)
-            self._keep(label, "files", at_once, partial(self._files, restorer))
+            label, concurrency = runner.label, restorer.concurrency
+            if concurrency > 1:
+                asked = partial(self._asked, restorer.restore, pool, concurrency)
+                self._keep(label, "streams", concurrency, asked)
+            self._keep(label, "files", concurrency, partial(self._files, restorer))
 
     def _asked(self, restore: Restore, pool: Sequence[NDArray[np.uint8]], callers: int) -> Load:
         return ask_together(restore, pool, callers, self.seconds, clock=self.clock)
 
-    def _batched(self, contender: Contender, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
+    def _batched(self, runner: Runner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
         """The session alone, on pixels already at the model's scale."""
         with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
-            widened = with_batch(self.bundle, contender.precision, batch, Path(folder))
-            backend = backend_named(contender.backend)
-            with backend.open(widened, contender.precision, threads=self.threads) as session:
+            widened = with_batch(self.bundle, runner.precision, batch, Path(folder))
+            backend = backend_named(runner.backend)
+            with backend.open(widened, runner.precision, threads=self.threads) as session:
                 fidelity = compare_with_references(self.bundle, partial(_in_batch, session))
                 rng = np.random.default_rng([self.seed, _IMAGE])
                 if session.input.dtype == np.uint8:
@@ -312,12 +312,12 @@ class Throughput:
             raise ElirError("the bundle holds no reference images to restore")
         return [np.ascontiguousarray(image) for image in found]
 
-    def _keep(self, label: str, way: str, at_once: int, measure: Callable[[], Load]) -> None:
-        key = (label, way, at_once)
+    def _keep(self, label: str, way: str, concurrency: int, measure: Callable[[], Load]) -> None:
+        key = (label, way, concurrency)
         if any(item.label == _named(*key) for item in self.unavailable):
             return
         try:
-            load = replace(measure(), label=label, way=way, at_once=at_once)
+            load = replace(measure(), label=label, way=way, concurrency=concurrency)
         except ElirError as error:
             self._note(_named(*key), str(error))
             return
@@ -347,7 +347,7 @@ def _from_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: 
     if outcome.failures:
         raise ElirError(outcome.failures[0][1])
     fps = count / outcome.seconds
-    return Load("", "files", restorer.at_once, (), count, outcome.seconds, (fps,))
+    return Load("", "files", restorer.concurrency, (), count, outcome.seconds, (fps,))
 
 
 def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iterator[Job]:
@@ -357,5 +357,5 @@ def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iter
         yield Job(source, folder / f"{number}.restored.png")
 
 
-def _named(label: str, way: str, at_once: int) -> str:
-    return f"{label}, {way} {at_once}"
+def _named(label: str, way: str, concurrency: int) -> str:
+    return f"{label}, {way} {concurrency}"

@@ -1,4 +1,4 @@
-"""A fixed amount of work, measured between the contenders' turns: how fast the machine is just now.
+"""A fixed amount of work, measured between the runners' turns: how fast the machine is just now.
 
 A machine that is shared, hot or clocked otherwise is slower for everything. Latencies divided by
 what the same matrix product took next to them can be compared between runs of different days;

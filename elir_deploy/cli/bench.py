@@ -19,7 +19,7 @@ from elir_deploy.bench.device import usable_cores
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import build_report, to_json
 from elir_deploy.bench.report_text import markdown, text
-from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
+from elir_deploy.bench.runs import BenchOptions, Run, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import ElirError, OutputError, UsageError
@@ -28,7 +28,7 @@ from elir_deploy.printable import printable_values
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
 
-#: Pictures in a page: two of 512x512 are a megabyte for each contender.
+#: Pictures in a page: two of 512x512 are a megabyte for each runner.
 _PICTURES = 2
 
 _MEASURE = "What to measure"
@@ -131,7 +131,7 @@ def bench(
         int | None,
         typer.Option(
             min=1,
-            help="CPU threads of every contender. [default: all usable cores]",
+            help="CPU threads of every runner. [default: all usable cores]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -141,7 +141,7 @@ def bench(
     cold: Annotated[
         bool,
         typer.Option(
-            help="Start every contender of the bundle in a new process too: time to load, time to "
+            help="Start every runner of the bundle in a new process too: time to load, time to "
             "the first image, peak memory.",
             rich_help_panel=_MEASURE,
         ),
@@ -166,7 +166,7 @@ def bench(
         float | None,
         typer.Option(
             min=0.1,
-            help="At least, for each contender; of each load for throughput. "
+            help="At least, for each runner; of each load for throughput. "
             "[default: 10; 5 for throughput, 600 for soak]",
             rich_help_panel=_HOW,
         ),
@@ -213,7 +213,7 @@ def bench(
 ) -> None:
     """Measure a model at batch 1 on random images, several backends side by side.
 
-    The contenders take turns of a few images, so that drift of the machine hits all alike; speeds
+    The runners take turns of a few images, so that drift of the machine hits all alike; speeds
     are compared image by image, with a confidence interval. The figure is from 8-bit image to 8-bit
     image; what the backend alone took stands beside it, and so does the agreement with PyTorch.
     Ctrl-C keeps what was measured.
@@ -239,9 +239,9 @@ def bench(
     }
     plan = _plan(PROTOCOLS[protocol.value], **numbers)
     _check_options(plan, **numbers, steps=steps, callers=callers, batch=batch)
-    wishes = Wishes(
+    options = BenchOptions(
         plan,
-        **_contenders(backend, all_peers),
+        **_runners(backend, all_peers),
         precisions=list(dict.fromkeys(p.value for p in precision)) if precision else None,
         threads=threads or usable_cores(),
         seed=seed,
@@ -251,12 +251,12 @@ def bench(
         batches=_distinct(batch, (4,)),
         steps=_distinct(steps, (1, 2, 3, 5)),
     )
-    _measure(model, wishes, task=task, checkpoint=checkpoint, json=json, reports=reports)
+    _measure(model, options, task=task, checkpoint=checkpoint, json=json, reports=reports)
 
 
 def _measure(
     model: str,
-    wishes: Wishes,
+    options: BenchOptions,
     *,
     task: str | None,
     checkpoint: str | None,
@@ -268,9 +268,9 @@ def _measure(
         with ExitStack() as stack:
             say = stack.enter_context(progress())
             bundle, source = open_model(
-                model, wishes, stack, task=task, checkpoint=checkpoint, say=say
+                model, options, stack, task=task, checkpoint=checkpoint, say=say
             )
-            run = Run(bundle, source, wishes)
+            run = Run(bundle, source, options)
             stopped: BaseException | None = None
             try:
                 run.measure(say, tell)
@@ -301,7 +301,7 @@ def _plan(
 ) -> BenchProtocol:
     """The protocol with the numbers that were given; ``tolerance`` is in per cent."""
     if seconds is not None and at_most is None:
-        # For each of the contenders, and there may be ten.
+        # For each of the runners, and there may be ten.
         at_most = max(protocol.at_most_s, 10 * seconds)
     return with_numbers(
         protocol,
@@ -312,7 +312,7 @@ def _plan(
     )
 
 
-def _contenders(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
+def _runners(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
     """By default what the bundle has for this machine, and eager PyTorch."""
     for name in named or ():
         if name not in peers.PEERS and name not in BACKENDS:

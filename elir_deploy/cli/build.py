@@ -11,7 +11,7 @@ import typer
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import EngineOrder, check_orders, orders_for
+from elir_deploy.export.tensorrt.engines import EngineSpec, check_engine_specs, engine_specs
 from elir_deploy.export.tensorrt.existing import (
     AddedEngine,
     add_engines,
@@ -143,7 +143,7 @@ def build(
         )
 
 
-def _for_device() -> tuple[Library, list[EngineOrder]]:
+def _for_device() -> tuple[Library, list[EngineSpec]]:
     library = load_library(DEVICE_TENSORRT, "build engines")
     reason = missing_cuda_device()
     found = device_capabilities()
@@ -151,10 +151,10 @@ def _for_device() -> tuple[Library, list[EngineOrder]]:
         raise UnavailableError(f"no device to build for: {reason or 'the driver tells of none'}")
     capability = found[0]
     tell(f"building for {capability} with {library}")
-    return library, [EngineOrder(DEVICE_TENSORRT, capability, PRECISIONS)]
+    return library, [EngineSpec(DEVICE_TENSORRT, capability, PRECISIONS)]
 
 
-def _for_targets(names: list[str]) -> tuple[Library, list[EngineOrder]]:
+def _for_targets(names: list[str]) -> tuple[Library, list[EngineSpec]]:
     targets = targets_named(names)
     for target in targets:
         if target.on_device:
@@ -162,8 +162,8 @@ def _for_targets(names: list[str]) -> tuple[Library, list[EngineOrder]]:
                 f"{target.name} builds its own engines: run elir-build BUNDLE --device there"
             )
     library = load_library(RTX, "build engines")
-    orders = orders_for(targets)
-    check_orders(library, orders)
+    orders = engine_specs(targets)
+    check_engine_specs(library, orders)
     return library, orders
 
 

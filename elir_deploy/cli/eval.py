@@ -233,7 +233,7 @@ def evaluate_quality(
             tracer=tracer.trace if tracer is not None else None,
             traces=TRACED_IMAGES if steps else 0,
             on_progress=say,
-            on_doubt=_Doubts(),
+            on_input_warning=_InputWarnings(),
         )
         drawn = _draw(subject, evaluation, say) if pictures else {}
         report = build_report(
@@ -353,7 +353,7 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-class _Doubts:
+class _InputWarnings:
     """Tells the first warnings about images; a folder can hold thousands to warn of."""
 
     def __init__(self) -> None:

@@ -97,7 +97,7 @@ def export(
         float,
         typer.Option(
             metavar="DB",
-            help="What INT8 may lose against the truth on the calibration images; parts that cost "
+            help="What INT8 may lose against the truth on the calibration images; blocks that cost "
             "more stay in floating point. Degraded images have no truth: the floor alone counts.",
         ),
     ] = 0.3,
@@ -112,7 +112,7 @@ def export(
             "[default: 0, but 150000 where all targets are such GPUs]",
         ),
     ] = None,
-    int8_rest: Annotated[
+    int8_fallback: Annotated[
         Rest | None,
         typer.Option(
             help="What INT8 graphs compute in elsewhere. "
@@ -122,7 +122,7 @@ def export(
     sensitivity_plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also draw what each part costs in INT8 (.png, .svg or .pdf)."
+            metavar="FILE", help="Also draw what each block costs in INT8 (.png, .svg or .pdf)."
         ),
     ] = None,
     floor_psnr: Annotated[
@@ -191,7 +191,7 @@ def export(
         rewrites=Rewrites() if rewrites else Rewrites.none(),
         int8=Int8Options(max_psnr_drop_db=max_psnr_drop),
         int8_smallest_layer=int8_smallest_layer,
-        int8_rest=int8_rest,
+        int8_fallback=int8_fallback,
         calibration=calibration,
         calibration_images=calibration_images,
         calibration_degraded=calibration_degraded,
@@ -252,19 +252,19 @@ def _print_int8(report: Int8Report) -> None:
     """What each part costs and saves, and what was decided."""
     assert report.quality is not None
     assert report.everything is not None
-    saving = sum(s.part.saving for s in report.sensitivities)
+    saving = sum(s.block.saving for s in report.sensitivities)
     rows = [
         [
-            s.part.name,
+            s.block.name,
             f"{s.psnr_db:.1f}",
-            f"{100 * s.part.saving / saving:.1f}",
-            "kept" if s.part.name in report.kept else "int8",
+            f"{100 * s.block.saving / saving:.1f}",
+            "kept" if s.block.name in report.kept else "int8",
         ]
         for s in report.sensitivities
     ]
-    print("INT8, each part alone, on calibration images:")
-    print(aligned(["part", "PSNR dB to float32", "time saved %", ""], rows))
-    for what, quality in (("all parts", report.everything), ("as chosen", report.quality)):
+    print("INT8, each block alone, on calibration images:")
+    print(aligned(["block", "PSNR dB to float32", "time saved %", ""], rows))
+    for what, quality in (("all blocks", report.everything), ("as chosen", report.quality)):
         drop = "" if quality.drop_db is None else f"loses {quality.drop_db:.3f} dB to the truth, "
         print(f"INT8, {what}: {drop}worst image {quality.fidelity_db:.1f} dB to float32")
 
@@ -277,7 +277,7 @@ def _draw(report: Int8Report, path: Path) -> None:
         tell(f"warning: {path} is not drawn: {reason}")
         return
     draw_sensitivities(report, path)
-    print(f"what each part costs: {path}")
+    print(f"what each block costs: {path}")
 
 
 def main() -> None:

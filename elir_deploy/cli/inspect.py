@@ -153,7 +153,7 @@ def _as_json(
         "manifest": msgspec.to_builtins(bundle.manifest),
         "damaged": damaged,
         "backends": [asdict(ability) for ability in abilities],
-        "engines": _misfits(bundle),
+        "engines": _incompatibilities(bundle),
         "warnings": [conflict] if conflict else [],
     }
 
@@ -255,10 +255,10 @@ def _files(bundle: Bundle) -> list[Row]:
     ]
 
 
-def _misfits(bundle: Bundle) -> dict[str, str | None]:
+def _incompatibilities(bundle: Bundle) -> dict[str, str | None]:
     """By file of an engine: why it is not for this machine; None: it is, or nothing is known."""
     return {
-        artifact.file: backend.misfit(artifact)
+        artifact.file: backend.incompatibility(artifact)
         for artifact in bundle.manifest.artifacts
         for backend in BACKENDS.values()
         if artifact.kind == backend.kind != "onnx"
@@ -272,7 +272,7 @@ def _engines(bundle: Bundle) -> list[Row]:
         (file, "unknown", f"no usable {kinds[file]} here")
         if kinds[file] in unusable and reason is None
         else (file, "no" if reason else "yes", reason or "")
-        for file, reason in _misfits(bundle).items()
+        for file, reason in _incompatibilities(bundle).items()
     ]
 
 

@@ -144,7 +144,7 @@ def restore(
             restorer,
             plan.jobs,
             on_failure=_report_failure,
-            on_doubt=_report_doubt,
+            on_input_warning=_report_input_warning,
             on_progress=report,
         )
     _summarise(outcome, restorer)
@@ -157,7 +157,7 @@ def _report_failure(job: Job, reason: str) -> None:
     tell(f"failed: {_named(job.source, reason)}")
 
 
-def _report_doubt(job: Job, doubt: str) -> None:
+def _report_input_warning(job: Job, doubt: str) -> None:
     tell(f"warning: {_named(job.source, doubt)}")
 
 
@@ -175,8 +175,8 @@ def _summarise(outcome: Outcome, restorer: Restorer) -> None:
         parts.append(f"{len(outcome.failures)} failed")
     if outcome.restored:
         parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
-    at_once = f", {restorer.at_once} at once" if restorer.at_once > 1 else ""
-    parts.append(f"backend {restorer.backend} {restorer.precision}{at_once}")
+    concurrency = f", {restorer.concurrency} at once" if restorer.concurrency > 1 else ""
+    parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
     print(", ".join(parts))
 
 

@@ -30,7 +30,7 @@ __all__ = ["bias_corrections"]
 def bias_corrections(
     model: ModelProto,
     placement: Placement,
-    peaks: Mapping[str, float],
+    amax: Mapping[str, float],
     statistics: Mapping[str, TensorStatistics],
 ) -> dict[str, NDArray[np.float32]]:
     """What to add to the bias of every quantised convolution, (C_out,) by node name.
@@ -38,7 +38,7 @@ def bias_corrections(
     Args:
         model: the float32 graph.
         placement: where it is quantised.
-        peaks: scale name to the magnitude that becomes 127.
+        amax: scale name to the magnitude that becomes 127.
         statistics: of every tensor of ``placement.groups``.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -48,7 +48,7 @@ def bias_corrections(
     def means(name: str, read: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of each channel, exact and as the quantised graph has it."""
         if read is not None:
-            scale = activation_scale(peaks[placement.groups[read]])
+            scale = activation_scale(amax[placement.groups[read]])
             found = statistics[read]
             levels = np.rint(found.samples / scale).clip(-INT8_MAX, INT8_MAX)
             shift = (levels * scale - found.samples).mean(axis=1, dtype=np.float64)

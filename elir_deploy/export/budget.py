@@ -1,6 +1,6 @@
-"""Which parts of the network INT8 may have, so that the picture stays within a budget.
+"""Which blocks of the network INT8 may have, so that the picture stays within a budget.
 
-Each part alone is quantised and the result's error measured; parts are then kept in higher
+Each block alone is quantised and the result's error measured; blocks are then kept in higher
 precision, those that cost the picture most for the time they save first, until the whole, measured
 again on every calibration image, is inside the budget. Nothing is extrapolated: what decides is
 always a measured picture.
@@ -36,32 +36,32 @@ from elir_deploy.scopes import (
 )
 
 __all__ = [
+    "Block",
     "Budget",
     "Judge",
-    "Part",
     "Quality",
     "Selection",
     "Sensitivity",
+    "blocks_of",
     "measure_sensitivities",
-    "parts_of",
     "select_parts",
 ]
 
 #: int8 multiply-accumulates in the time in which one byte is moved, on an edge GPU (a Jetson Orin
 #: NX: about 25e12 a second and 100e9 bytes); they make both savings one number.
 MACS_PER_BYTE = 250
-#: Images that each part alone is measured on.
+#: Images that each block alone is measured on.
 SENSITIVITY_IMAGES = 2
 #: The most that a PSNR counts, so that means can be taken where images are identical.
 IDENTICAL_DB = 100.0
-#: Parts kept at first that are tried in int8 once more.
-SECOND_LOOKS = 6
-#: The part of a budget that calibration images may use up: others differ.
+#: Blocks kept at first that are tried in int8 once more.
+RETRIED_BLOCKS = 6
+#: The block of a budget that calibration images may use up: others differ.
 CAUTION = 0.9
 
 
 @dataclass(frozen=True)
-class Part:
+class Block:
     """What is quantised together or not at all.
 
     Attributes:
@@ -87,14 +87,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantising one part alone does to the restored image.
+    """What quantising one block alone does to the restored image.
 
     Attributes:
-        part: which.
+        block: which.
         mse: mean squared error against the float32 image, in units of [0, 1].
     """
 
-    part: Part
+    block: Block
     mse: float
 
     @property
@@ -144,22 +144,22 @@ class Selection:
     """The outcome.
 
     Attributes:
-        kept: parts that stay in floating point.
+        kept: blocks that stay in floating point.
         quality: measured with them kept.
         everything: measured with none kept.
     """
 
-    kept: tuple[Part, ...]
+    kept: tuple[Block, ...]
     quality: Quality
     everything: Quality
 
 
-def parts_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> list[Part]:
-    """The parts that may be quantised, in graph order; the skip of a block is a part of its own.
+def blocks_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> list[Block]:
+    """The blocks that may be quantised, in graph order; the skip of a block is a block of its own.
 
     Args:
         model: a float32 graph with inferred types.
-        outline: of the static graph that it is of; the RGB ends are in no part and stay in higher
+        outline: of the static graph that it is of; the RGB ends are in no block and stay in higher
             precision.
         smallest_layer: convolutions of fewer weights are in none either.
     """
@@ -167,7 +167,7 @@ def parts_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> li
     layers: dict[str, set[str]] = {}
     macs: dict[str, int] = {}
     for layer, nodes in conv_layers(model, smallest_layer).items():
-        name = outline.part_of(layer)
+        name = outline.block_of(layer)
         if name is None:
             continue
         layers.setdefault(name, set()).add(layer)
@@ -178,8 +178,8 @@ def parts_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> li
             pixels = node.output[0] if node.op_type == "Conv" else node.input[0]
             outputs = math.prod(shapes[pixels][2:]) * shape[1 - axis]
             macs[name] = macs.get(name, 0) + outputs * math.prod(shape[2:]) * shape[axis]
-    parts = [
-        Part(name, frozenset(found), frozenset(), macs[name], macs[name])
+    blocks = [
+        Block(name, frozenset(found), frozenset(), macs[name], macs[name])
         for name, found in layers.items()
     ]
     additions = set(residual_additions(model, outline.skip_blocks, smallest_layer))
@@ -187,9 +187,11 @@ def parts_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> li
         if node.name in additions:
             # float16 moves one byte more in each direction.
             moved = 2 * math.prod(shapes[node.output[0]])
-            name = f"{outline.part_of(node.name)} skip"
-            parts.append(Part(name, frozenset(), frozenset([node.name]), 0, moved * MACS_PER_BYTE))
-    return parts
+            name = f"{outline.block_of(node.name)} skip"
+            blocks.append(
+                Block(name, frozenset(), frozenset([node.name]), 0, moved * MACS_PER_BYTE)
+            )
+    return blocks
 
 
 class Judge:
@@ -238,38 +240,38 @@ class Judge:
 
 def measure_sensitivities(
     model: ModelProto,
-    parts: Sequence[Part],
-    quantize: Callable[[Collection[Part]], ModelProto],
+    blocks: Sequence[Block],
+    quantize: Callable[[Collection[Block]], ModelProto],
     images: Sequence[CalibrationImage],
     io: str,
     progress: ProgressCallback = no_progress,
 ) -> list[Sensitivity]:
-    """Quantise each part alone and measure the restored image, in the order of ``parts``.
+    """Quantise each block alone and measure the restored image, in the order of ``blocks``.
 
-    Only what stands behind the beginning of a part's stage runs again; what is before it is exact
+    Only what stands behind the beginning of a block's stage runs again; what is before it is exact
     and computed once.
 
     Args:
         model: the fused float32 graph that ``quantize`` quantises.
-        parts: to be measured.
-        quantize: the graph with only those parts in int8.
+        blocks: to be measured.
+        quantize: the graph with only those blocks in int8.
         images: the first few are used.
         io: format of the graph's image ends.
     """
     images = images[:SENSITIVITY_IMAGES]
     inputs, exact = _boundaries(model, images, io)
     found = []
-    for done, part in enumerate(parts):
-        progress("measuring what each part costs", done, len(parts))
-        start = STAGE_TENSORS[part.stage][0]
-        cut = onnx.utils.Extractor(quantize([part])).extract_model([start], [DECODED])
+    for done, block in enumerate(blocks):
+        progress("measuring what each block costs", done, len(blocks))
+        start = STAGE_TENSORS[block.stage][0]
+        cut = onnx.utils.Extractor(quantize([block])).extract_model([start], [DECODED])
         session = open_session(cut)
         errors = [
             np.mean((_clipped(session.run(None, {start: inputs[k][start]})[0]) - exact[k]) ** 2)
             for k in range(len(images))
         ]
-        found.append(Sensitivity(part, float(np.mean(errors))))
-    progress("measuring what each part costs", len(parts), len(parts))
+        found.append(Sensitivity(block, float(np.mean(errors))))
+    progress("measuring what each block costs", len(blocks), len(blocks))
     return found
 
 
@@ -300,27 +302,27 @@ def _boundaries(
 
 def select_parts(
     sensitivities: Sequence[Sensitivity],
-    quantize: Callable[[Collection[Part]], ModelProto],
+    quantize: Callable[[Collection[Block]], ModelProto],
     judge: Judge,
     budget: Budget,
 ) -> Selection:
     """Keep as little as possible in floating point so that ``budget`` holds on every image.
 
     Args:
-        sensitivities: of all parts.
-        quantize: the graph with only those parts in int8.
+        sensitivities: of all blocks.
+        quantize: the graph with only those blocks in int8.
         judge: measures it.
         budget: what must hold.
 
     Raises:
-        QualityError: it does not hold even with every part kept; the message has what does.
+        QualityError: it does not hold even with every block kept; the message has what does.
     """
     # Those that cost the picture most for the time they save.
-    ranked = sorted(sensitivities, key=lambda s: s.mse / s.part.saving, reverse=True)
+    ranked = sorted(sensitivities, key=lambda s: s.mse / s.block.saving, reverse=True)
 
-    def measured(kept: Collection[Part]) -> Quality:
-        rest = [s.part for s in sensitivities if s.part not in kept]
-        what = f"measuring INT8 with {len(kept)} of {len(sensitivities)} parts kept"
+    def measured(kept: Collection[Block]) -> Quality:
+        rest = [s.block for s in sensitivities if s.block not in kept]
+        what = f"measuring INT8 with {len(kept)} of {len(sensitivities)} blocks kept"
         return judge.measure(quantize(rest), what)
 
     everything = measured([])
@@ -328,33 +330,33 @@ def select_parts(
         return Selection((), everything, everything)
     best = everything
     fails, count = 0, max(1, len(ranked) // 8)
-    while not budget.allows(quality := measured([s.part for s in ranked[:count]])):
+    while not budget.allows(quality := measured([s.block for s in ranked[:count]])):
         best = max(best, quality, key=lambda q: q.fidelity_db)
         if count == len(ranked):
             raise QualityError(_missed(budget, best))
         fails, count = count, min(2 * count, len(ranked))
-    while count - fails > 1:  # each part kept helps: the fewest from the top by bisection
+    while count - fails > 1:  # each block kept helps: the fewest from the top by bisection
         middle = (fails + count) // 2
-        found = measured([s.part for s in ranked[:middle]])
+        found = measured([s.block for s in ranked[:middle]])
         if budget.allows(found):
             count, quality = middle, found
         else:
             fails = middle
-    kept = [s.part for s in ranked[:count]]
+    kept = [s.block for s in ranked[:count]]
     if len(kept) > 1:
         kept, quality = _spared(kept, quality, measured, budget)
     return Selection(tuple(kept), quality, everything)
 
 
 def _spared(
-    kept: list[Part],
+    kept: list[Block],
     quality: Quality,
-    measured: Callable[[Collection[Part]], Quality],
+    measured: Callable[[Collection[Block]], Quality],
     budget: Budget,
-) -> tuple[list[Part], Quality]:
-    """Try once more in int8 what saves most: the last part kept may have freed enough for it."""
-    for part in sorted(kept, key=lambda p: p.saving, reverse=True)[:SECOND_LOOKS]:
-        fewer = [other for other in kept if other is not part]
+) -> tuple[list[Block], Quality]:
+    """Try once more in int8 what saves most: the last block kept may have freed enough for it."""
+    for block in sorted(kept, key=lambda p: p.saving, reverse=True)[:RETRIED_BLOCKS]:
+        fewer = [other for other in kept if other is not block]
         found = measured(fewer)
         if budget.allows(found):
             kept, quality = fewer, found

@@ -218,7 +218,7 @@ def collect_statistics(
     per_image = max(1, SAMPLES_PER_TENSOR // images)
     _add_probes(probe, tensors, per_image)
     session = open_session(probe, in_graph_order=True)
-    peaks: list[NDArray[np.float32]] = []
+    amax: list[NDArray[np.float32]] = []
     means: list[NDArray[np.float64]] = []
     samples: list[list[NDArray[np.float32]]] = [[] for _ in tensors]
     for done, feed in enumerate(feeds):
@@ -227,15 +227,15 @@ def collect_statistics(
         for k in range(len(tensors)):
             peak, mean, sampled = (next(found) for _ in range(3))
             if done == 0:
-                peaks.append(peak.reshape(-1))
+                amax.append(peak.reshape(-1))
                 means.append(mean.reshape(-1).astype(np.float64) / images)
             else:
-                np.maximum(peaks[k], peak.reshape(-1), out=peaks[k])
+                np.maximum(amax[k], peak.reshape(-1), out=amax[k])
                 means[k] += mean.reshape(-1).astype(np.float64) / images
             samples[k].append(sampled)
     progress("calibrating", images, images)
     return {
-        name: TensorStatistics(peaks[k], means[k], np.concatenate(samples[k], axis=1))
+        name: TensorStatistics(amax[k], means[k], np.concatenate(samples[k], axis=1))
         for k, name in enumerate(tensors)
     }
 

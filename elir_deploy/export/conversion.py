@@ -75,7 +75,7 @@ def convert_graphs(
     def int8() -> PrecisionGraphs:
         assert recipe is not None
         quantized = {stage: recipe.apply(graph) for stage, graph in graphs.items()}
-        if options.int8_rest == "float32":
+        if options.int8_fallback == "float32":
             return PrecisionGraphs(quantized, tuple(recipe.kept))
         plans = float16_plans({s: equalize(g, recipe.factors) for s, g in graphs.items()})
         return PrecisionGraphs(

@@ -56,20 +56,20 @@ def channel_factors(
     for space in _spaces(model):
         read = {node.input[0] for node in space.readers}
         read |= {name for name in space.tensors if name in statistics}
-        peaks = [statistics[name].peak for name in sorted(read) if name in statistics]
-        if not peaks:
+        amax = [statistics[name].peak for name in sorted(read) if name in statistics]
+        if not amax:
             continue
-        found = _levelling(np.max(peaks, axis=0))
+        found = _levelling(np.max(amax, axis=0))
         factors.update(dict.fromkeys(space.tensors, found))
     return factors
 
 
-def _levelling(peaks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Factors that bring channels of these peaks, (C,), to one magnitude."""
-    heard = peaks > SILENT * peaks.max()
-    exponents = np.zeros(len(peaks))
+def _levelling(amax: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Factors that bring channels of these amax, (C,), to one magnitude."""
+    heard = amax > SILENT * amax.max()
+    exponents = np.zeros(len(amax))
     if heard.any():
-        exponents[heard] = -np.log2(peaks[heard])
+        exponents[heard] = -np.log2(amax[heard])
         exponents[heard] -= exponents[heard].mean()
     limit = np.log2(LIMIT)
     factors: NDArray[np.float32] = np.exp2(exponents.clip(-limit, limit)).astype(np.float32)

@@ -21,13 +21,13 @@ from onnx import ModelProto
 from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.export.bias_correction import bias_corrections
 from elir_deploy.export.budget import (
+    Block,
     Budget,
     Judge,
-    Part,
     Quality,
     Sensitivity,
+    blocks_of,
     measure_sensitivities,
-    parts_of,
     select_parts,
 )
 from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
@@ -54,7 +54,7 @@ __all__ = [
 #: Its file in a bundle.
 RECIPE_NAME = "calibration.json"
 RECIPE_FORMAT = "elir-int8-recipe"
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 #: A recipe is some hundred kilobytes.
 MAX_RECIPE_BYTES = 64 * 2**20
 
@@ -90,9 +90,9 @@ class Int8Report:
     Attributes:
         max_psnr_drop_db: the budget.
         quality: of the chosen graph on the calibration images.
-        everything: of the graph with every part in INT8.
-        sensitivities: of each part alone.
-        kept: names of the parts that stay in floating point.
+        everything: of the graph with every block in INT8.
+        sensitivities: of each block alone.
+        kept: names of the blocks that stay in floating point.
     """
 
     max_psnr_drop_db: float | None = None
@@ -107,12 +107,12 @@ class Int8Report:
             "max_psnr_drop_db": self.max_psnr_drop_db,
             "measured": None if self.quality is None else self.quality.to_manifest(),
             "everything_int8": None if self.everything is None else self.everything.to_manifest(),
-            "parts": [
+            "blocks": [
                 {
-                    "part": s.part.name,
-                    "macs": s.part.macs,
+                    "block": s.block.name,
+                    "macs": s.block.macs,
                     "psnr_db": finite_or_none(round(s.psnr_db, 2)),
-                    "kept": s.part.name in self.kept,
+                    "kept": s.block.name in self.kept,
                 }
                 for s in self.sensitivities
             ],
@@ -127,7 +127,7 @@ class Recipe:
         graph_sha256: of the fused float32 graph it is for.
         images: how many the ranges were chosen on.
         factors: tensor to the equalising factor of each channel.
-        peaks: scale name to the magnitude that becomes 127.
+        amax: scale name to the magnitude that becomes 127.
         corrections: node name to what its bias is corrected by.
         layers: convolutions in INT8.
         skips: residual additions that read INT8.
@@ -139,7 +139,7 @@ class Recipe:
     images: int
     layers: frozenset[str]
     skips: frozenset[str]
-    peaks: Mapping[str, float]
+    amax: Mapping[str, float]
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -147,10 +147,10 @@ class Recipe:
 
     @property
     def kept(self) -> list[str]:
-        """What stays in floating point: parts by name, and all layers that are too small."""
+        """What stays in floating point: blocks by name, and all layers that are too small."""
         small = f"convolutions of fewer than {self.smallest_layer} weights"
-        parts = [part["part"] for part in self.measured["parts"] if part["kept"]]
-        return [small, *parts] if self.smallest_layer else parts
+        blocks = [block["block"] for block in self.measured["blocks"] if block["kept"]]
+        return [small, *blocks] if self.smallest_layer else blocks
 
     def manifest_entry(self, file: File) -> Quantization:
         """What the manifest says of the recipe that was written as ``file``.
@@ -177,7 +177,7 @@ class Recipe:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
         equalized = equalize(model, self.factors)
         placement = place(equalized, self.layers, self.skips)
-        return quantize_graph(equalized, placement, self.peaks, self.corrections)
+        return quantize_graph(equalized, placement, self.amax, self.corrections)
 
     def to_json(self) -> bytes:
         """As it is stored; the same recipe gives the same bytes."""
@@ -189,7 +189,7 @@ class Recipe:
             **self.smallest_entry(),
             "layers": sorted(self.layers),
             "skips": sorted(self.skips),
-            "peaks": {name: float(str(np.float32(v))) for name, v in sorted(self.peaks.items())},
+            "amax": {name: float(str(np.float32(v))) for name, v in sorted(self.amax.items())},
             "factors": _lists(self.factors),
             "corrections": _lists(self.corrections),
             "measured": self.measured,
@@ -216,7 +216,7 @@ class Recipe:
                 smallest_layer=_count(values.get("smallest_layer", 0)),
                 layers=frozenset(map(str, values["layers"])),
                 skips=frozenset(map(str, values["skips"])),
-                peaks={str(k): float(np.float32(v)) for k, v in values["peaks"].items()},
+                amax={str(k): float(np.float32(v)) for k, v in values["amax"].items()},
                 factors=_arrays(values["factors"]),
                 corrections=_arrays(values["corrections"]),
                 measured={key: values["measured"][key] for key in Int8Report().to_manifest()},
@@ -302,11 +302,11 @@ def calibrate(
         QualityError: the budget cannot be met.
     """
     calibrated = _Calibrated(model, outline, images, io, options, progress)
-    parts = parts_of(calibrated.model, outline, options.smallest_layer)
+    blocks = blocks_of(calibrated.model, outline, options.smallest_layer)
     if floor_db is None:
-        return calibrated.recipe(parts, Int8Report()), Int8Report()
+        return calibrated.recipe(blocks, Int8Report()), Int8Report()
     sensitivities = measure_sensitivities(
-        calibrated.model, parts, calibrated.quantized, images, io, progress
+        calibrated.model, blocks, calibrated.quantized, images, io, progress
     )
     judge = Judge(model, images, io, progress)
     budget = Budget(options.max_psnr_drop_db, floor_db)
@@ -316,14 +316,14 @@ def calibrate(
         quality=selection.quality,
         everything=selection.everything,
         sensitivities=tuple(sensitivities),
-        kept=tuple(part.name for part in selection.kept),
+        kept=tuple(block.name for block in selection.kept),
     )
-    rest = [part for part in parts if part not in selection.kept]
+    rest = [block for block in blocks if block not in selection.kept]
     return calibrated.recipe(rest, report), report
 
 
 class _Calibrated:
-    """A graph with its statistics, from which any choice of parts is quantised."""
+    """A graph with its statistics, from which any choice of blocks is quantised."""
 
     def __init__(
         self,
@@ -351,41 +351,41 @@ class _Calibrated:
             name: found.scaled(self.factors[name]) if name in self.factors else found
             for name, found in statistics.items()
         }
-        self.peaks = {name: float(found.peak.max()) for name, found in self.statistics.items()}
+        self.amax = {name: float(found.peak.max()) for name, found in self.statistics.items()}
 
-    def _placed(self, parts: Collection[Part]) -> tuple[Placement, dict[str, float]]:
-        layers = {layer for part in parts for layer in part.layers}
-        skips = {skip for part in parts for skip in part.skips}
+    def _placed(self, blocks: Collection[Block]) -> tuple[Placement, dict[str, float]]:
+        layers = {layer for block in blocks for layer in block.layers}
+        skips = {skip for block in blocks for skip in block.skips}
         placement = place(self.model, layers, skips)
-        peaks: dict[str, float] = {}
+        amax: dict[str, float] = {}
         for tensor, group in placement.groups.items():
             # No tensor is clipped.
-            peaks[group] = max(peaks.get(group, 0.0), self.peaks[tensor])
-        return placement, peaks
+            amax[group] = max(amax.get(group, 0.0), self.amax[tensor])
+        return placement, amax
 
     def _corrections(
-        self, placement: Placement, peaks: Mapping[str, float]
+        self, placement: Placement, amax: Mapping[str, float]
     ) -> dict[str, NDArray[np.float32]]:
         if not self.options.correct_biases:
             return {}
-        return bias_corrections(self.model, placement, peaks, self.statistics)
+        return bias_corrections(self.model, placement, amax, self.statistics)
 
-    def quantized(self, parts: Collection[Part]) -> ModelProto:
-        """The graph with these parts in INT8."""
-        placement, peaks = self._placed(parts)
-        return quantize_graph(self.model, placement, peaks, self._corrections(placement, peaks))
+    def quantized(self, blocks: Collection[Block]) -> ModelProto:
+        """The graph with these blocks in INT8."""
+        placement, amax = self._placed(blocks)
+        return quantize_graph(self.model, placement, amax, self._corrections(placement, amax))
 
-    def recipe(self, parts: Collection[Part], report: Int8Report) -> Recipe:
+    def recipe(self, blocks: Collection[Block], report: Int8Report) -> Recipe:
         """What makes :meth:`quantized` of the graph this was calibrated on."""
-        placement, peaks = self._placed(parts)
+        placement, amax = self._placed(blocks)
         return Recipe(
             graph_sha256=self.sha256,
             images=self.images,
             smallest_layer=self.options.smallest_layer,
             layers=placement.layers,
-            skips=frozenset(skip for part in parts for skip in part.skips),
-            peaks=peaks,
+            skips=frozenset(skip for block in blocks for skip in block.skips),
+            amax=amax,
             factors=self.factors,
-            corrections=self._corrections(placement, peaks),
+            corrections=self._corrections(placement, amax),
             measured=report.to_manifest(),
         )

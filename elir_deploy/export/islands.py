@@ -59,7 +59,7 @@ Normalization = Literal["measured", "float32", "float16"]
 Kind = Literal["range", "squares", "lost", "error", "partial", "asked"]
 #: Those that say most first.
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Part = Literal["normalisation", "convolution", "other"]
+OperatorKind = Literal["normalisation", "convolution", "other"]
 
 
 def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
@@ -99,13 +99,13 @@ class Evidence:
     """What float16 would meet in a graph.
 
     Attributes:
-        peaks: largest magnitude of every float32 tensor, inputs and weights included.
+        amax: largest magnitude of every float32 tensor, inputs and weights included.
         sums: node name to the largest sum of squares in it.
         error_db: node name to signal over error of its output when it sums in float16, against
             float32 sums of the same input; minus infinity where the output is not finite.
     """
 
-    peaks: Mapping[str, float]
+    amax: Mapping[str, float]
     sums: Mapping[str, float] = field(default_factory=dict)
     error_db: Mapping[str, float] = field(default_factory=dict)
 
@@ -131,12 +131,12 @@ def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any
         )
         for n in nodes
     }
-    peaks = largest_magnitudes(model, found)
+    amax = largest_magnitudes(model, found)
     for feed in inputs:
         for name, array in feed.items():
             if array.dtype == np.float32:
-                peaks[name] = max(peaks.get(name, 0.0), float(np.abs(array).max()))
-    return Evidence(peaks, sums, error_db)
+                amax[name] = max(amax.get(name, 0.0), float(np.abs(array).max()))
+    return Evidence(amax, sums, error_db)
 
 
 def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
@@ -187,7 +187,7 @@ class Reason:
     """
 
     kind: Kind
-    part: Part
+    part: OperatorKind
     value: float = 0.0
     tensor: str = ""
 
@@ -236,7 +236,7 @@ class Float16Plan:
 
     def summary(self) -> list[str]:
         """A line for each sort of layer and of reason, for people."""
-        groups: dict[tuple[Part, Kind], list[float]] = {}
+        groups: dict[tuple[OperatorKind, Kind], list[float]] = {}
         for reason in self.reasons.values():
             groups.setdefault((reason.part, reason.kind), []).append(reason.value)
         return [
@@ -274,10 +274,10 @@ class _Judge:
 
     def against(self, node: NodeProto) -> Iterator[Reason]:
         """Reasons against float16 in ``node``."""
-        part = _part_of(node)
+        part = _operator_kind(node)
         limit = FLOAT16_MAX / HEADROOM
         for name in (*node.input, *node.output):
-            peak = self.evidence.peaks.get(name, 0.0)
+            peak = self.evidence.amax.get(name, 0.0)
             if not peak <= limit:  # so that what is not a number counts
                 yield Reason("range", part, peak, layer_of(name))
         if part == "convolution":
@@ -298,12 +298,12 @@ class _Judge:
 
     def _partial_sums(self, node: NodeProto) -> float:
         """What no partial sum exceeds, whatever the signs and the order are."""
-        peaks = self.evidence.peaks
-        bias = peaks.get(node.input[2], 0.0) if len(node.input) > 2 else 0.0
-        return peaks.get(node.input[0], 0.0) * self.gains.get(node.input[1], 0.0) + bias
+        amax = self.evidence.amax
+        bias = amax.get(node.input[2], 0.0) if len(node.input) > 2 else 0.0
+        return amax.get(node.input[0], 0.0) * self.gains.get(node.input[1], 0.0) + bias
 
 
-def _part_of(node: NodeProto) -> Part:
+def _operator_kind(node: NodeProto) -> OperatorKind:
     if node.op_type in NORMALIZATIONS:
         return "normalisation"
     return "convolution" if node.op_type in SUMMED_AXES else "other"

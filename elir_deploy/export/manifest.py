@@ -91,7 +91,7 @@ def make_manifest(
         export=ExportSettings(
             opset=options.opset,
             float16_normalization=options.float16_normalization,
-            int8_rest=options.int8_rest,
+            int8_fallback=options.int8_fallback,
             rewrites=asdict(options.rewrites),
         ),
         verification={},

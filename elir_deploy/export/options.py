@@ -14,7 +14,7 @@ from elir_deploy.export.bundle import check_destination
 from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
-from elir_deploy.export.tensorrt.engines import check_orders, orders_for
+from elir_deploy.export.tensorrt.engines import check_engine_specs, engine_specs
 from elir_deploy.runtime.manifest import file_precision
 from elir_deploy.runtime.tensorrt_engine import load_library
 from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
@@ -65,7 +65,7 @@ class ExportOptions:
             it is ``measured`` to be needed, always (``float32``) or never (``float16``).
         rewrites: exact rewrites to apply.
         int8: how INT8 is made.
-        int8_rest: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
+        int8_fallback: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
             ``float16`` with its own islands, for TensorRT.
         calibration: folder of images for INT8, or a bundle or file whose calibration is used
             again; None takes the package's photographs.
@@ -87,7 +87,7 @@ class ExportOptions:
     float16_normalization: Normalization = "measured"
     rewrites: Rewrites = field(default_factory=Rewrites)
     int8: Int8Options = field(default_factory=Int8Options)
-    int8_rest: Literal["float32", "float16"] = "float32"
+    int8_fallback: Literal["float32", "float16"] = "float32"
     calibration: Path | None = None
     calibration_images: int = 16
     calibration_degraded: bool = False
@@ -101,7 +101,7 @@ class ExportOptions:
         *,
         io: Literal["uint8", "float32"] | None = None,
         opset: int | None = None,
-        int8_rest: Literal["float32", "float16"] | None = None,
+        int8_fallback: Literal["float32", "float16"] | None = None,
         int8: Int8Options | None = None,
         int8_smallest_layer: int | None = None,
         **others: Any,
@@ -110,7 +110,7 @@ class ExportOptions:
 
         Args:
             targets: devices that engines are for.
-            io, opset, int8_rest, int8: as the attributes of these names.
+            io, opset, int8_fallback, int8: as the attributes of these names.
             int8_smallest_layer: goes before that of ``int8``, which goes before the targets'.
             others: further attributes.
         """
@@ -118,13 +118,13 @@ class ExportOptions:
         if int8_smallest_layer is None:
             int8_smallest_layer = int8.smallest_layer or default_smallest_layer(targets)
         limits = [target.onnx for target in targets]
-        takes_bytes = all(limit.bytes_ends for limit in limits)
+        takes_bytes = all(limit.uint8_io for limit in limits)
         takes_float16 = bool(limits) and all(limit.float16_beside_int8 for limit in limits)
         return cls(
             targets=targets,
             io=io or ("uint8" if takes_bytes else "float32"),
             opset=opset or min([DEFAULT_OPSET, *(limit.opset for limit in limits)]),
-            int8_rest=int8_rest or ("float16" if takes_float16 else "float32"),
+            int8_fallback=int8_fallback or ("float16" if takes_float16 else "float32"),
             int8=replace(int8, smallest_layer=int8_smallest_layer),
             **others,
         )
@@ -192,7 +192,7 @@ def check_options(options: ExportOptions, destination: Path) -> None:
 def _check_targets(options: ExportOptions) -> None:
     for target in options.targets:
         limits = target.onnx
-        if options.io == "uint8" and not limits.bytes_ends:
+        if options.io == "uint8" and not limits.uint8_io:
             raise UsageError(
                 f"{target.name} has TensorRT {target.tensorrt}, which takes no uint8 images: "
                 "export with --io float32"
@@ -202,9 +202,9 @@ def _check_targets(options: ExportOptions) -> None:
                 f"{target.name} has TensorRT {target.tensorrt}, which takes opset {limits.opset} "
                 f"at most, and opset {options.opset} is asked for"
             )
-    orders = orders_for(options.targets)
+    orders = engine_specs(options.targets)
     if orders:
-        check_orders(load_library(RTX, "build engines"), orders)
+        check_engine_specs(load_library(RTX, "build engines"), orders)
 
 
 def file_precisions(precisions: tuple[str, ...]) -> list[str]:

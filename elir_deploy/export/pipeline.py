@@ -36,7 +36,7 @@ from elir_deploy.export.options import (
 )
 from elir_deploy.export.references import Reference, compute_references, compute_synthetic
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import make_engines, orders_for, with_engine
+from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with_engine
 from elir_deploy.export.verification import FLOORS_DB, LOST, verify_bundle
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.manifest import (
@@ -419,7 +419,7 @@ def _with_engines(
 
     Engines that are not of their precision are left out, with all others of it, and named.
     """
-    orders = orders_for(options.targets)
+    orders = engine_specs(options.targets)
     failures: dict[str, str] = {}
     if not orders:
         return manifest, failures

@@ -11,7 +11,7 @@ biases. Where a Q/DQ pair stands decides what a backend can run in 8 bits from e
 * on the skip of an addition before a ReLU (the autoencoder's blocks), never on its branch: the
   addition joins the convolution's epilogue.
 
-Latents between the parts, normalisation and SiLU stay in floating point, and so do convolutions of
+Latents between the stages, normalisation and SiLU stay in floating point, and so do convolutions of
 fewer weights than a limit, where one is given.
 """
 
@@ -173,14 +173,14 @@ class _Placer:
             if producer.op_type == "Resize" and _is_nearest(producer):
                 return self._quantize_input(producer, 0)
             if producer.op_type == "Concat":
-                parts = [
-                    part
+                scales = [
+                    scale
                     for i in range(len(producer.input))
-                    for part in self._quantize_input(producer, i)
+                    for scale in self._quantize_input(producer, i)
                 ]
-                for part in parts[1:]:
-                    self._join(parts[0], part)
-                return parts
+                for scale in scales[1:]:
+                    self._join(scales[0], scale)
+                return scales
         return [self._quantize_tensor(node, index)]
 
     def _quantize_tensor(self, node: NodeProto, index: int) -> str:
@@ -238,7 +238,7 @@ def quantize_weight(
 def quantize_graph(
     model: ModelProto,
     placement: Placement,
-    peaks: Mapping[str, float],
+    amax: Mapping[str, float],
     corrections: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> ModelProto:
     """The graph with Q/DQ pairs where ``placement`` says.
@@ -248,7 +248,7 @@ def quantize_graph(
     Args:
         model: a float32 graph with inferred types.
         placement: for this graph.
-        peaks: scale name (``placement.groups``) to the magnitude that becomes 127.
+        amax: scale name (``placement.groups``) to the magnitude that becomes 127.
         corrections: node name of a quantised convolution to what its bias is corrected by,
             (C_out,); nodes that share weights and bias share the mean of theirs.
     """
@@ -256,7 +256,7 @@ def quantize_graph(
     quantized.CopyFrom(model)
     graph = quantized.graph
     biases = _corrected_biases(model, placement, corrections or {})
-    rewriter = _Rewriter(graph, placement, peaks, biases)
+    rewriter = _Rewriter(graph, placement, amax, biases)
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend(rewriter.of_inputs())
@@ -295,12 +295,12 @@ class _Rewriter:
         self,
         graph: GraphProto,
         placement: Placement,
-        peaks: Mapping[str, float],
+        amax: Mapping[str, float],
         biases: Mapping[str, tuple[str, NDArray[np.float32]]],
     ) -> None:
         self.graph = graph
         self.placement = placement
-        self.peaks = peaks
+        self.amax = amax
         self.biases = biases
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.added: dict[str, TensorProto] = {}
@@ -331,7 +331,7 @@ class _Rewriter:
         if group is None:
             return
         scale, zero = f"{group}.scale", "int8.zero_point"
-        self._add(scale, np.asarray(activation_scale(self.peaks[group]), np.float32))
+        self._add(scale, np.asarray(activation_scale(self.amax[group]), np.float32))
         self._add(zero, np.asarray(0, np.int8))
         q, dq = f"{name}.quantized", f"{name}.dequantized"
         yield helper.make_node("QuantizeLinear", [name, scale, zero], [q], name=q)

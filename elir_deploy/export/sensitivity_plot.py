@@ -1,4 +1,4 @@
-"""A picture of what each part of the network costs in INT8, and what it saves."""
+"""A picture of what each block of the network costs in INT8, and what it saves."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def check_plot(path: Path, precisions: Collection[str]) -> None:
 
 
 def why_nothing_to_draw(report: Int8Report) -> str | None:
-    """Why no part was measured alone; None where some were."""
+    """Why no block was measured alone; None where some were."""
     if report.sensitivities:
         return None
     if report.quality is None:
         return (
-            "parts are measured alone where weights are not random and INT8 is calibrated on "
+            "blocks are measured alone where weights are not random and INT8 is calibrated on "
             "images: give trained ones, and a folder with --calibration"
         )
-    return "no part is large enough for INT8: give a smaller --int8-smallest-layer"
+    return "no block is large enough for INT8: give a smaller --int8-smallest-layer"
 
 
 def draw_sensitivities(report: Int8Report, path: Path) -> None:
-    """Draw each part's error alone, and its share of the time saved against float16.
+    """Draw each block's error alone, and its share of the time saved against float16.
 
     Args:
-        report: in which some parts were measured: see :func:`why_nothing_to_draw`.
+        report: in which some blocks were measured: see :func:`why_nothing_to_draw`.
         path: of a PNG, SVG or PDF, by its name.
 
     Raises:
@@ -65,16 +65,16 @@ def draw_sensitivities(report: Int8Report, path: Path) -> None:
     from matplotlib.patches import Patch
 
     found = report.sensitivities
-    names = [s.part.name for s in found]
+    names = [s.block.name for s in found]
     colours = [_KEPT if name in report.kept else _INT8 for name in names]
-    saving = sum(s.part.saving for s in found)
+    saving = sum(s.block.saving for s in found)
     figure = Figure(figsize=(11, 1.5 + 0.17 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     costs, saves = figure.subplots(1, 2, sharey=True)
     _bars(costs, [1e6 * s.mse for s in found], colours, names)
     costs.set_xscale("symlog", linthresh=0.1)
     costs.set_xlabel("squared error of the image, alone in INT8 (1e-6 of full scale)")
-    _bars(saves, [100 * s.part.saving / saving for s in found], colours, names)
+    _bars(saves, [100 * s.block.saving / saving for s in found], colours, names)
     saves.set_xlabel("share of the time saved, % (estimated from operations and bytes)")
     costs.invert_yaxis()
     handles = [Patch(color=_INT8, label="INT8"), Patch(color=_KEPT, label="kept in floating point")]

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import ImageError
 
-__all__ = ["Curve", "Said", "gamma_curve", "grey_curve", "profile_space", "what_is_said"]
+__all__ = [
+    "ColourMetadata",
+    "Curve",
+    "gamma_curve",
+    "grey_curve",
+    "profile_space",
+    "read_colour_metadata",
+]
 
 #: Levels from 0 to 255 to the levels of sRGB.
 Curve: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
@@ -43,7 +50,7 @@ _NO_OPTIMIZATION: Any = 0x0100
 
 
 @dataclass(frozen=True)
-class Said:
+class ColourMetadata:
     """What a file's header says.
 
     Attributes:
@@ -61,7 +68,7 @@ class Said:
     cut: bool = False
 
 
-def what_is_said(path: Path, file: BinaryIO) -> Said:
+def read_colour_metadata(path: Path, file: BinaryIO) -> ColourMetadata:
     """Read the header of ``file``, which is then at its beginning again.
 
     Raises:
@@ -75,7 +82,7 @@ def what_is_said(path: Path, file: BinaryIO) -> Said:
             return _jpeg_2000(path, file)
         if head[4:8] == b"ftyp":
             _check_avif(path, file)
-        return Said()
+        return ColourMetadata()
     finally:
         file.seek(0)
 
@@ -115,11 +122,11 @@ def profile_space(profile: object) -> str | None:
 # PNG ------------------------------------------------------------------------------------------
 
 
-def _png(path: Path, file: BinaryIO) -> Said:
+def _png(path: Path, file: BinaryIO) -> ColourMetadata:
     chunks = dict(_chunks(file))
     header = chunks.get(b"IHDR", b"")
     if len(header) < 13:
-        return Said()  # Pillow says what is wrong with it
+        return ColourMetadata()  # Pillow says what is wrong with it
     bits, kind = header[8], header[9]
     coloured = kind not in (_PNG_GREY, _PNG_GREY_ALPHA)
     gamma = None
@@ -142,7 +149,7 @@ def _png(path: Path, file: BinaryIO) -> Said:
         clear = int.from_bytes(chunks[b"tRNS"][:2], "big")
         if bits < 8:  # which are stretched
             clear = clear * 255 // (2**bits - 1)
-    return Said(None, gamma, not coloured, clear, cut)
+    return ColourMetadata(None, gamma, not coloured, clear, cut)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -183,7 +190,7 @@ def _check_code_points(path: Path, primaries: int, transfer: int) -> None:
 # Boxes ----------------------------------------------------------------------------------------
 
 
-def _jpeg_2000(path: Path, file: BinaryIO) -> Said:
+def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
     for box in _colour_boxes(_top_box(file, b"jp2h")):
         method = box[0]
         if method == 1:
@@ -193,7 +200,7 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> Said:
                     f"{path} has colour space {space} of JPEG 2000, wanted sRGB (16), grey (17), "
                     "sYCC (18) or CMYK (12): convert it to sRGB first"
                 )
-            return Said()
+            return ColourMetadata()
         if method in (2, 3):
             profile = box[3:]
             if profile_space(profile) not in ("RGB", "GRAY"):
@@ -201,8 +208,8 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> Said:
                     f"{path} has a profile of {profile_space(profile)}, wanted RGB or GRAY in a "
                     "JPEG 2000 file: convert it to sRGB first"
                 )
-            return Said(profile)
-    return Said()
+            return ColourMetadata(profile)
+    return ColourMetadata()
 
 
 def _check_avif(path: Path, file: BinaryIO) -> None:

@@ -25,12 +25,12 @@ from PIL import Image, UnidentifiedImageError
 from elir_deploy.errors import ImageError
 from elir_deploy.pixels import rounded
 from elir_deploy.runtime.colours import (
+    ColourMetadata,
     Curve,
-    Said,
     gamma_curve,
     grey_curve,
     profile_space,
-    what_is_said,
+    read_colour_metadata,
 )
 from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, peak_of, prepare_tiff, white_is_zero
 from elir_deploy.runtime.transparency import without_transparency
@@ -124,13 +124,13 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
     if not head:
         raise ImageError(f"{path} is empty (0 bytes)")
     try:
-        said = what_is_said(path, file)
+        metadata = read_colour_metadata(path, file)
         with _while_reading, _opened(file, is_tiff(head)) as image:
             _check_header(path, image, max_pixels)
             if image.format == "TIFF":
                 prepare_tiff(path, image, file.seek(0, io.SEEK_END))
             image.load()
-            return _loaded(path, image, said)
+            return _loaded(path, image, metadata)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -190,7 +190,7 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{path} has {frames} frames, wanted one: extract the one you want")
 
 
-def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
+def _loaded(path: Path, image: Image.Image, metadata: ColourMetadata) -> LoadedImage:
     from PIL import ImageOps
 
     try:
@@ -199,10 +199,10 @@ def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
         raise
     except Exception:  # noqa: BLE001  # damaged EXIF data is no reason to refuse the picture
         pass
-    profile = said.profile or image.info.get("icc_profile")
-    if said.clear is not None:
-        image.info["transparency"] = said.clear  # which Pillow leaves on the file's scale
-    convert, table = _conversion(path, image, said, profile)
+    profile = metadata.profile or image.info.get("icc_profile")
+    if metadata.clear is not None:
+        image.info["transparency"] = metadata.clear  # which Pillow leaves on the file's scale
+    convert, table = _conversion(path, image, metadata, profile)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     transparent = image.has_transparency_data
     alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
@@ -223,7 +223,7 @@ def _loaded(path: Path, image: Image.Image, said: Said) -> LoadedImage:
 
 
 def _conversion(
-    path: Path, image: Image.Image, said: Said, profile: object
+    path: Path, image: Image.Image, metadata: ColourMetadata, profile: object
 ) -> tuple[Callable[[Image.Image], Image.Image], NDArray[np.uint8] | None]:
     """From a band of ``image`` to one that Pillow converts to RGB by itself, and what its levels
     become then.
@@ -231,13 +231,13 @@ def _conversion(
     Raises:
         ImageError: the values have no 8-bit form.
     """
-    curve = _curve(image, said, profile)
-    if curve is not None and said.cut:
+    curve = _curve(image, metadata, profile)
+    if curve is not None and metadata.cut:
         raise ImageError(
             f"{path} has 16-bit colours on another curve than sRGB's, and 8 bits of each are "
             "read, too few for its shadows: convert it to sRGB first"
         )
-    if image.mode in _DEEP_MODES or said.clear is not None:
+    if image.mode in _DEEP_MODES or metadata.clear is not None:
         _check_range(path, image)
         return functools.partial(
             _to_8_bits,
@@ -245,7 +245,7 @@ def _conversion(
             white=peak_of(image),
             inverted=white_is_zero(image),
             curve=curve,
-            clear=said.clear,
+            clear=metadata.clear,
         ), None
     table = None if curve is None else rounded(curve(np.arange(256.0)))
     if image.mode in ("CMYK", "LAB"):
@@ -255,10 +255,10 @@ def _conversion(
     return lambda band: band, table
 
 
-def _curve(image: Image.Image, said: Said, profile: object) -> Curve | None:
-    if said.gamma is not None:
-        return gamma_curve(said.gamma)
-    grey = said.grey or image.mode in _GREY_MODES
+def _curve(image: Image.Image, metadata: ColourMetadata, profile: object) -> Curve | None:
+    if metadata.gamma is not None:
+        return gamma_curve(metadata.gamma)
+    grey = metadata.grey or image.mode in _GREY_MODES
     if grey and isinstance(profile, bytes) and profile_space(profile) == "GRAY":
         return grey_curve(profile)
     return None

@@ -145,7 +145,7 @@ def restore_files(
     jobs: Sequence[Job],
     *,
     on_failure: Callable[[Job, str], None] | None = None,
-    on_doubt: Callable[[Job, str], None] | None = None,
+    on_input_warning: Callable[[Job, str], None] | None = None,
     on_progress: ProgressCallback = no_progress,
 ) -> Outcome:
     """Restore the images of ``jobs``.
@@ -157,8 +157,8 @@ def restore_files(
         restorer: is not closed.
         jobs: from :func:`plan_jobs`.
         on_failure: called at once when a job fails; in the thread where it did.
-        on_doubt: called when an image is hardly what the model was trained on; in the thread that
-            restores it.
+        on_input_warning: called when an image differs from what the model was trained on; in the
+            thread that restores it.
         on_progress: called with what is being done, how much of it is done, and of how much. Tiles
             are counted where the restorer runs one image at a time.
     """
@@ -183,10 +183,12 @@ def restore_files(
         number, job, image = item
         if isinstance(image, str):
             return job, None, image
-        doubt = restorer.doubt(*image.pixels.shape[:2])
-        if doubt is not None and on_doubt is not None:
-            on_doubt(job, doubt)
-        tiles = _tile_progress(on_progress, number, len(jobs)) if restorer.at_once == 1 else None
+        doubt = restorer.input_warning(*image.pixels.shape[:2])
+        if doubt is not None and on_input_warning is not None:
+            on_input_warning(job, doubt)
+        tiles = (
+            _tile_progress(on_progress, number, len(jobs)) if restorer.concurrency == 1 else None
+        )
         return job, image, _restore(restorer, image, tiles)
 
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
@@ -196,7 +198,7 @@ def restore_files(
             closing(
                 read_ahead(_read_all(jobs, restorer.bundle.manifest.model.upscale), 1)
             ) as images,
-            closing(map_in_order(restore, images, restorer.at_once)) as restored,
+            closing(map_in_order(restore, images, restorer.concurrency)) as restored,
         ):
             say(0)
             for number, (job, image, result) in enumerate(restored, 1):

@@ -14,27 +14,27 @@ R = TypeVar("R")
 
 
 def map_in_order(
-    function: Callable[[T], R], items: Iterable[T], at_once: int
+    function: Callable[[T], R], items: Iterable[T], concurrency: int
 ) -> Generator[R, None, None]:
     """``function`` of each item, in the order of ``items``.
 
-    With ``at_once`` 1 every call is made when its result is asked for, in the caller's thread.
+    With ``concurrency`` 1 every call is made when its result is asked for, in the caller's thread.
     With more, so many calls run in threads and one more item waits for the first to be free; an
     error, of ``items`` or of a call, is raised at its place, and closing the generator waits for
     the calls that run.
     """
-    if at_once == 1:
+    if concurrency == 1:
         yield from map(function, items)
         return
     pending: deque[Future[R]] = deque()
     iterator = iter(items)
     more = True
-    with ThreadPoolExecutor(at_once, thread_name_prefix="elir-map") as pool:
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="elir-map") as pool:
         try:
             while more or pending:
                 if more:
                     more = _submit_next(pool, function, iterator, pending)
-                if pending and (len(pending) > at_once or not more):
+                if pending and (len(pending) > concurrency or not more):
                     yield pending.popleft().result()
         finally:
             for future in pending:

@@ -23,6 +23,7 @@ __all__ = [
     "SPLIT_STAGES",
     "Artifact",
     "BakedNoise",
+    "BlockSensitivity",
     "Detector",
     "ExportSettings",
     "FieldNoise",
@@ -31,7 +32,6 @@ __all__ = [
     "Int8Quality",
     "Manifest",
     "Model",
-    "PartSensitivity",
     "Quantization",
     "Reference",
     "Resize",
@@ -271,13 +271,13 @@ class ExportSettings(_Record, frozen=True):
     Attributes:
         opset: of the ONNX files.
         float16_normalization: where sums over feature maps are float32 in float16 graphs.
-        int8_rest: what int8 graphs compute in where they are not int8.
+        int8_fallback: what int8 graphs compute in where they are not int8.
         rewrites: exact rewrites, and whether each was applied.
     """
 
     opset: Annotated[int, Meta(ge=1, le=1000)]
     float16_normalization: Literal["measured", "float32", "float16"]
-    int8_rest: Literal["float32", "float16"]
+    int8_fallback: Literal["float32", "float16"]
     rewrites: dict[Name, bool]
 
 
@@ -363,17 +363,17 @@ class Int8Quality(_Record, frozen=True):
     fidelity_db: float | None
 
 
-class PartSensitivity(_Record, frozen=True):
-    """What one part of the network costs in INT8.
+class BlockSensitivity(_Record, frozen=True):
+    """What one block of the network costs in INT8.
 
     Attributes:
-        part: its name.
+        block: its name.
         macs: its multiplications.
-        psnr_db: of the image against float32 with this part alone in INT8; None: identical.
+        psnr_db: of the image against float32 with this block alone in INT8; None: identical.
         kept: in floating point.
     """
 
-    part: Text
+    block: Text
     macs: Count
     psnr_db: float | None
     kept: bool
@@ -386,8 +386,8 @@ class Quantization(File, frozen=True):
         images: how many the ranges were taken from.
         max_psnr_drop_db: the budget; None where nothing was measured, as for random weights.
         measured: quality as chosen.
-        everything_int8: quality with every part in INT8.
-        parts: what each costs.
+        everything_int8: quality with every block in INT8.
+        blocks: what each costs.
         smallest_layer: convolutions of fewer weights stay in floating point.
     """
 
@@ -395,7 +395,7 @@ class Quantization(File, frozen=True):
     max_psnr_drop_db: float | None
     measured: Int8Quality | None
     everything_int8: Int8Quality | None
-    parts: Annotated[list[PartSensitivity], Meta(max_length=1000)]
+    blocks: Annotated[list[BlockSensitivity], Meta(max_length=1000)]
     smallest_layer: Count = 0
 
 

@@ -17,9 +17,9 @@ from elir_deploy.errors import BundleError, ElirError, UnavailableError
 from elir_deploy.pixels import db_from_json, psnr_db
 from elir_deploy.runtime.backends import Backend, backend_named, candidates, precisions_to_try
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.pool import Runner
+from elir_deploy.runtime.pool import PixelSession
 
-__all__ = ["Opened", "Setup", "open_runners"]
+__all__ = ["Opened", "Setup", "open_sessions"]
 
 #: What a backend's rounding may add to a precision's verified error before it counts as wrong, and
 #: a quality that is enough whatever was verified, both in dB.
@@ -43,14 +43,14 @@ class Setup:
 
     def start(
         self, bundle: Bundle, backend: Backend, precision: str, undo: ExitStack
-    ) -> tuple[Runner, ...]:
-        """One runner or more; ``undo`` closes their sessions."""
+    ) -> tuple[PixelSession, ...]:
+        """One session or more; ``undo`` closes their sessions."""
         call = backend.open_several if self.throughput else backend.open
         opened = call(bundle, precision, threads=self.threads, device=self.device)
         sessions = opened if isinstance(opened, tuple) else (opened,)
         for session in sessions:
             undo.callback(session.close)
-        return tuple(Runner(bundle, session) for session in sessions)
+        return tuple(PixelSession(bundle, session) for session in sessions)
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class Opened:
     Attributes:
         backend: its name.
         precision: the one that runs.
-        runners: one or more, each with a session that the receiver closes.
+        sessions: one or more, each with a session that the receiver closes.
     """
 
     backend: str
     precision: str
-    runners: tuple[Runner, ...]
+    sessions: tuple[PixelSession, ...]
 
 
-def open_runners(bundle: Bundle, backend: str, precision: str | None, setup: Setup) -> Opened:
+def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Setup) -> Opened:
     """Open ``bundle`` on ``backend`` in ``precision``.
 
     Args:
@@ -97,17 +97,17 @@ def open_runners(bundle: Bundle, backend: str, precision: str | None, setup: Set
 def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) -> Opened:
     """A wrong picture is no more than a warning here."""
     with ExitStack() as undo:
-        runners = setup.start(bundle, backend, precision, undo)
+        sessions = setup.start(bundle, backend, precision, undo)
         verified = bundle.manifest.verification.get(precision)
         if precision != "fp32" and verified is not None and bundle.manifest.references:
-            wrong = _Trial(bundle).wrong(runners[0], precision)
+            wrong = _Trial(bundle).wrong(sessions[0], precision)
             if wrong:
                 text = (
                     f"{backend.name} in {precision} is {wrong}; take another backend or precision"
                 )
                 warnings.warn(text, RuntimeWarning, stacklevel=4)
         undo.pop_all()
-    return Opened(backend.name, precision, runners)
+    return Opened(backend.name, precision, sessions)
 
 
 def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: Setup) -> Opened:
@@ -116,7 +116,7 @@ def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: S
     for backend, precision in pairs:
         with ExitStack() as undo:
             try:
-                runners = _tried(bundle, backend, precision, setup, trial, undo)
+                sessions = _tried(bundle, backend, precision, setup, trial, undo)
             except Exception as error:  # noqa: BLE001  # a library may raise anything
                 failures.add(f"{backend.name} in {precision}", error)
                 continue
@@ -124,7 +124,7 @@ def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: S
                 text = f"{failures}; using {backend.name} in {precision}"
                 warnings.warn(text, RuntimeWarning, stacklevel=4)
             undo.pop_all()
-            return Opened(backend.name, precision, runners)
+            return Opened(backend.name, precision, sessions)
     raise failures.as_error(bundle)
 
 
@@ -135,13 +135,13 @@ def _tried(
     setup: Setup,
     trial: _Trial,
     undo: ExitStack,
-) -> tuple[Runner, ...]:
+) -> tuple[PixelSession, ...]:
     """A function of its own, so that nothing holds what failed while the next one is opened."""
-    runners = setup.start(bundle, backend, precision, undo)
-    wrong = trial.wrong(runners[0], precision)
+    sessions = setup.start(bundle, backend, precision, undo)
+    wrong = trial.wrong(sessions[0], precision)
     if wrong:
         raise UnavailableError(wrong)
-    return runners
+    return sessions
 
 
 class _Trial:
@@ -166,14 +166,14 @@ class _Trial:
         for self._name, self._image, self._expected in bundle.reference_images():
             break
 
-    def wrong(self, runner: Runner, precision: str) -> str | None:
+    def wrong(self, session: PixelSession, precision: str) -> str | None:
         """Why the result is not what the bundle's verification saw; None: it is.
 
         Raises:
             Exception: the run failed.
         """
         made = np.empty_like(self._image)
-        runner.run_pixels(self._image, made)
+        session.run_pixels(self._image, made)
         verified = self._verification.get(precision)
         if self._expected is None or verified is None:
             return None

@@ -1,4 +1,4 @@
-"""Runners, each a session with what lies between its arrays and 8-bit pixels, lent to threads."""
+"""Sessions that take and give 8-bit pixels, lent to threads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.forks import Owner, leak
 
-__all__ = ["Pool", "Runner"]
+__all__ = ["PixelSession", "Pool"]
 
 
-class Runner:
-    """A session, and what lies between its arrays and 8-bit pixels. One thread at a time."""
+class PixelSession:
+    """A session with the conversions between its arrays and 8-bit pixels. One thread at a time."""
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.session = session
@@ -39,36 +39,38 @@ class Runner:
 
 
 class Pool:
-    """Runners lent to one thread each, until it is closed.
+    """Sessions lent to one thread each, until it is closed.
 
-    Ctrl-C may come between any two steps of a thread, also of taking a runner and giving it back.
+    Ctrl-C may come between any two steps of a thread, also of taking a session and giving it back.
     So there is one record of what is lent, by thread, and a thread that asks while it has one was
     interrupted: it gets that one again, and does not wait for itself when it closes the pool.
     """
 
-    def __init__(self, runners: Iterable[Runner]) -> None:
+    def __init__(self, sessions: Iterable[PixelSession]) -> None:
         self._owner = Owner("this Restorer")
-        self._runners = tuple(runners)
-        self._lent: dict[int, Runner] = {}
+        self._sessions = tuple(sessions)
+        self._lent: dict[int, PixelSession] = {}
         self._closed = False
         self._changed = threading.Condition()
 
-    def first(self) -> Runner:
+    def first(self) -> PixelSession:
         """One of them, lent or not."""
         self._owner.check()
         self._check_open()
-        return self._runners[0]
+        return self._sessions[0]
 
-    def take(self) -> Runner:
+    def take(self) -> PixelSession:
         """Wait for an idle one; it is this thread's until :meth:`give_back`."""
         self._owner.check()
         thread = threading.get_ident()
         with self._changed:
             if thread not in self._lent:
-                self._changed.wait_for(lambda: self._closed or len(self._lent) < len(self._runners))
+                self._changed.wait_for(
+                    lambda: self._closed or len(self._lent) < len(self._sessions)
+                )
                 self._check_open()
                 lent = self._lent.values()
-                self._lent[thread] = next(r for r in self._runners if r not in lent)
+                self._lent[thread] = next(r for r in self._sessions if r not in lent)
             self._check_open()
             return self._lent[thread]
 
@@ -89,8 +91,8 @@ class Pool:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._lent.keys() - {thread})
-            for runner in self._runners:
-                runner.session.close()
+            for session in self._sessions:
+                session.session.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -98,5 +100,5 @@ class Pool:
 
     def __del__(self) -> None:
         if not self._owner.is_here():
-            for runner in self._runners:
-                leak(runner.session)
+            for session in self._sessions:
+                leak(session.session)

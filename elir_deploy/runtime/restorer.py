@@ -17,7 +17,7 @@ from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest_file import not_served
-from elir_deploy.runtime.opening import Setup, open_runners
+from elir_deploy.runtime.opening import Setup, open_sessions
 from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
@@ -43,8 +43,9 @@ class Restorer:
     it. If not, ``resize`` brings it to the model's square (bicubic, antialiased, proportions not
     kept) and the result back; ``tile`` runs the model on overlapping tiles and blends them.
 
-    Calls from several threads are safe: as many as ``at_once`` run, the others take turns. A child
-    process made by a fork cannot use it: every call but :meth:`close` raises a UsageError there.
+    Calls from several threads are safe: as many as ``concurrency`` run, the others take turns. A
+    child process made by a fork cannot use it: every call but :meth:`close` raises a UsageError
+    there.
 
     Args:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
@@ -64,7 +65,7 @@ class Restorer:
         backend: name of the backend that runs it.
         precision: the one that runs.
         fit: the one in use.
-        at_once: how many images it runs at a time; 1 unless ``mode`` is ``throughput``.
+        concurrency: how many images it runs at a time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that run them; None: on no CPU, or the backend does not tell.
 
     Raises:
@@ -104,11 +105,11 @@ class Restorer:
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._force = force
         setup = Setup(threads, device, throughput=mode == "throughput")
-        opened = open_runners(self.bundle, backend, precision, setup)
+        opened = open_sessions(self.bundle, backend, precision, setup)
         self.backend, self.precision = opened.backend, opened.precision
-        self.at_once = len(opened.runners)
-        self.threads = opened.runners[0].session.threads
-        self._pool = Pool(opened.runners)
+        self.concurrency = len(opened.sessions)
+        self.threads = opened.sessions[0].session.threads
+        self._pool = Pool(opened.sessions)
 
     def __str__(self) -> str:
         """One line on what runs, such as "tiny: openvino, bf16, 2 threads"."""
@@ -181,7 +182,7 @@ class Restorer:
     def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
         """Restore many images, in order, reading, running and the caller's work overlapped.
 
-        One thread draws from ``images``, and :attr:`at_once` run the model; at most two images
+        One thread draws from ``images``, and :attr:`concurrency` run the model; at most two images
         wait before and two after it, and where several run, one more between them. An error, of
         ``images`` or of a run, is raised at its place in the order and ends the iteration.
         Closing the generator early stops the threads; a thread inside ``images`` ends with the
@@ -193,7 +194,7 @@ class Restorer:
 
         def restored() -> Iterator[NDArray[np.uint8]]:
             with closing(read_ahead(images, _AHEAD)) as sources:
-                yield from map_in_order(self.restore, sources, self.at_once)
+                yield from map_in_order(self.restore, sources, self.concurrency)
 
         return read_ahead(restored(), _AHEAD)
 
@@ -256,7 +257,7 @@ class Restorer:
     ) -> None:
         self.close()
 
-    def doubt(self, height: int, width: int) -> str | None:
+    def input_warning(self, height: int, width: int) -> str | None:
         """Why an image of that size is hardly what the model was trained on, or None."""
         if self._model.faces and max(height, width) > 1.1 * min(height, width):
             return (

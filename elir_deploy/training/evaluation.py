@@ -97,7 +97,7 @@ def evaluate(
     tracer: Tracer | None = None,
     traces: int = 0,
     on_progress: ProgressCallback = no_progress,
-    on_doubt: Callable[[str], None] | None = None,
+    on_input_warning: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Restore and measure every sample.
 
@@ -113,13 +113,13 @@ def evaluate(
         tracer: gives an image's way through the flow.
         traces: of how many of the first images.
         on_progress: called with what is being done, how much of it is done, and of how much.
-        on_doubt: called with what is wrong with an image that is left out, or doubtful.
+        on_input_warning: called with what is wrong with an image that is left out, or doubtful.
 
     Raises:
         ImageError: not one sample could be measured.
         UnavailableError: a metric that was asked for does not work.
     """
-    warn = on_doubt or (lambda message: None)
+    warn = on_input_warning or (lambda message: None)
     evaluation = Evaluation(_rows(subject))
     with _folder_for_sets(metrics) as folder:
         for done, item in enumerate(samples):

@@ -97,7 +97,7 @@ class Description(ctypes.Structure):
         ("aligned_faces", ctypes.c_int32),
         ("face_detector", ctypes.c_int32),
         ("random", ctypes.c_int32),
-        ("at_once", ctypes.c_int32),
+        ("concurrency", ctypes.c_int32),
         ("input", Tensor),
         ("output", Tensor),
     )

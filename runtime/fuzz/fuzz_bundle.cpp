@@ -89,7 +89,7 @@ std::string manifest_of(const Files& files) {
     "stages": [{"name": "fused", "inputs": ["a"], "output": "a", "artifacts": []}],
     "resize": {"kernel": "bicubic", "a": -0.5, "antialias": true, "rounding": ""},
     "precisions": ["fp32", "int8"],
-    "export": {"opset": 17, "float16_normalization": "measured", "int8_rest": "float32",
+    "export": {"opset": 17, "float16_normalization": "measured", "int8_fallback": "float32",
                "rewrites": {}},
     "verification": {"int8": {"psnr_db": 40, "max_error": 0, "mean_error": 0, "floor_db": 35,
                               "passed": true, "automatic": true, "backend": "", "images": [],

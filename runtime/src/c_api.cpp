@@ -17,8 +17,8 @@
 #include "worker.hpp"
 
 struct elir_restorer {
-  elir_restorer(const char* bundle, const elir::core::Wishes& wishes, std::size_t capacity)
-      : restorer(bundle, wishes), queue(capacity), worker(restorer, capacity) {
+  elir_restorer(const char* bundle, const elir::core::OpenOptions& options, std::size_t capacity)
+      : restorer(bundle, options), queue(capacity), worker(restorer, capacity) {
     for (const elir::core::Shape& shape : restorer.manifest().shapes) {
       shapes.push_back({static_cast<std::int32_t>(shape.batch),
                         static_cast<std::int32_t>(shape.height),
@@ -110,24 +110,24 @@ elir_params current(const elir_params* given) {
   return params;
 }
 
-Wishes checked(const elir_params& params) {
+OpenOptions checked(const elir_params& params) {
   need_range("elir_params.fit", raw(params.fit), ELIR_FIT_DEFAULT, ELIR_FIT_TILE);
   need_range("elir_params.mode", raw(params.mode), ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT);
   need_range("elir_params.threads", params.threads, 0, 65536);
   need_range("elir_params.device", params.device, 0, 65536);
   need_range("elir_params.queue", params.queue, 1, kMaxQueue);
-  Wishes wishes;
-  if (params.backend != nullptr) wishes.backend = params.backend;
-  if (params.precision != nullptr) wishes.precision = params.precision;
-  wishes.fit = params.fit;
-  wishes.force = params.force != 0;
-  wishes.trial = params.skip_trial == 0;
-  wishes.setup.threads = params.threads;
-  wishes.setup.device = params.device;
-  wishes.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
-  if (params.cache != nullptr) wishes.setup.cache = params.cache;
-  wishes.setup.log = {params.log, params.log_user};
-  return wishes;
+  OpenOptions options;
+  if (params.backend != nullptr) options.backend = params.backend;
+  if (params.precision != nullptr) options.precision = params.precision;
+  options.fit = params.fit;
+  options.force = params.force != 0;
+  options.trial = params.skip_trial == 0;
+  options.setup.threads = params.threads;
+  options.setup.device = params.device;
+  options.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
+  if (params.cache != nullptr) options.setup.cache = params.cache;
+  options.setup.log = {params.log, params.log_user};
+  return options;
 }
 
 elir_tensor described(const TensorSpec& spec) {
@@ -224,7 +224,7 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
                                    manifest.faces ? 1 : 0,
                                    manifest.detector ? 1 : 0,
                                    manifest.random ? 1 : 0,
-                                   static_cast<std::int32_t>(own.at_once()),
+                                   static_cast<std::int32_t>(own.concurrency()),
                                    described(manifest.input()),
                                    described(manifest.output())};
     hand_over(made, description, size);

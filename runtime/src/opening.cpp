@@ -121,40 +121,40 @@ void warn_of_no_trial(const Bundle& bundle, const std::string& backend,
 }
 
 // A wrong picture is no more than a warning here.
-Opened as_named(const Bundle& bundle, const Backend& backend, const OpeningWishes& wishes) {
-  const std::string& precision = wishes.precision;
-  Opened opened{backend.name, precision, start(bundle, backend, precision, wishes.setup)};
+Opened as_named(const Bundle& bundle, const Backend& backend, const OpeningOptions& options) {
+  const std::string& precision = options.precision;
+  Opened opened{backend.name, precision, start(bundle, backend, precision, options.setup)};
   const Manifest& manifest = bundle.manifest();
-  if (!wishes.trial || precision == "fp32" || manifest.verified(precision) == nullptr ||
+  if (!options.trial || precision == "fp32" || manifest.verified(precision) == nullptr ||
       manifest.references.empty()) {
     return opened;
   }
-  warn_of_no_trial(bundle, backend.name, precision, wishes.setup.log);
+  warn_of_no_trial(bundle, backend.name, precision, options.setup.log);
   if (const auto wrong = Trial(bundle).wrong(*opened.runners.front(), precision)) {
-    wishes.setup.log.warn(
+    options.setup.log.warn(
         text(backend.name, " in ", precision, " is ", *wrong, ": choose another"));
   }
   return opened;
 }
 
 Opened first_that_works(const Bundle& bundle, const std::vector<Candidate>& candidates,
-                        const OpeningWishes& wishes) {
+                        const OpeningOptions& options) {
   std::optional<Trial> trial;
-  if (wishes.trial) trial.emplace(bundle);
+  if (options.trial) trial.emplace(bundle);
   Failures failures;
   for (const Candidate& candidate : candidates) {
     const std::string& backend = candidate.backend->name;
     const std::string who = text(backend, " in ", candidate.precision);
     try {
-      Runners runners = start(bundle, *candidate.backend, candidate.precision, wishes.setup);
+      Runners runners = start(bundle, *candidate.backend, candidate.precision, options.setup);
       if (trial) {
         if (const auto wrong = trial->wrong(*runners.front(), candidate.precision)) {
           failures.add(who, ELIR_ERROR_UNAVAILABLE, *wrong);
           continue;
         }
-        warn_of_no_trial(bundle, backend, candidate.precision, wishes.setup.log);
+        warn_of_no_trial(bundle, backend, candidate.precision, options.setup.log);
       }
-      if (!failures.empty()) wishes.setup.log.warn(text(failures.told(), "; using ", who));
+      if (!failures.empty()) options.setup.log.warn(text(failures.told(), "; using ", who));
       return {backend, candidate.precision, std::move(runners)};
     } catch (const Failure& failure) {
       failures.add(who, failure.status(), failure.what());
@@ -169,20 +169,20 @@ Opened first_that_works(const Bundle& bundle, const std::vector<Candidate>& cand
 
 }  // namespace
 
-Opened open_runners(const Bundle& bundle, const OpeningWishes& wishes) {
-  if (wishes.backend == "auto") {
-    return first_that_works(bundle, candidates(bundle, wishes.precision, wishes.among), wishes);
+Opened open_runners(const Bundle& bundle, const OpeningOptions& options) {
+  if (options.backend == "auto") {
+    return first_that_works(bundle, candidates(bundle, options.precision, options.among), options);
   }
-  const Backend& chosen = backend_named(wishes.backend, wishes.among);
+  const Backend& chosen = backend_named(options.backend, options.among);
   if (const auto reason = chosen.available()) {
     throw unavailable_error(chosen.name, " cannot be used: ", *reason);
   }
   std::vector<Candidate> usable;
-  for (std::string& precision : precisions_to_try(chosen, bundle, wishes.precision)) {
+  for (std::string& precision : precisions_to_try(chosen, bundle, options.precision)) {
     usable.push_back({&chosen, std::move(precision)});
   }
-  if (!wishes.precision.empty()) return as_named(bundle, chosen, wishes);
-  return first_that_works(bundle, usable, wishes);
+  if (!options.precision.empty()) return as_named(bundle, chosen, options);
+  return first_that_works(bundle, usable, options);
 }
 
 }  // namespace elir::core

@@ -13,7 +13,7 @@
 namespace elir::core {
 
 // Which backend and precision are wanted, and how they are set up.
-struct OpeningWishes {
+struct OpeningOptions {
   std::string backend = "auto";
   std::string precision;  // empty for any
   bool trial = true;      // try on the bundle's picture
@@ -33,6 +33,6 @@ struct Opened {
 // Throws a bundle error (the bundle is damaged, or holds nothing for the backend), a usage error
 // (no backend of that name, or nothing that it may run) or an unavailable error with the reason of
 // each candidate.
-Opened open_runners(const Bundle& bundle, const OpeningWishes& wishes);
+Opened open_runners(const Bundle& bundle, const OpeningOptions& options);
 
 }  // namespace elir::core

@@ -69,14 +69,14 @@ void of_image(std::size_t place, const Body& body) {
 
 }  // namespace
 
-Restorer::Restorer(const std::string& folder, const Wishes& wishes)
+Restorer::Restorer(const std::string& folder, const OpenOptions& options)
     : bundle_(folder),
-      fit_(wishes.fit != ELIR_FIT_DEFAULT ? wishes.fit
-           : bundle_.manifest().faces     ? ELIR_FIT_RESIZE
-                                          : ELIR_FIT_TILE),
-      force_(wishes.force) {
+      fit_(options.fit != ELIR_FIT_DEFAULT ? options.fit
+           : bundle_.manifest().faces      ? ELIR_FIT_RESIZE
+                                           : ELIR_FIT_TILE),
+      force_(options.force) {
   check_served(manifest());
-  Opened opened = open_runners(bundle_, wishes);
+  Opened opened = open_runners(bundle_, options);
   backend_ = std::move(opened.backend);
   precision_ = std::move(opened.precision);
   std::string line = text(manifest().task, ": ", backend_, ", ", precision_);
@@ -84,7 +84,7 @@ Restorer::Restorer(const std::string& folder, const Wishes& wishes)
     line += text(", ", *threads, *threads == 1 ? " thread" : " threads");
   }
   pool_ = std::make_unique<Pool>(std::move(opened.runners));
-  wishes.setup.log.info(line);
+  options.setup.log.info(line);
 }
 
 void Restorer::check(const elir_image& input, const elir_image& output) const {
@@ -144,7 +144,7 @@ void Restorer::restore_all(const elir_image* inputs, const elir_image* outputs, 
   };
   std::vector<std::thread> others;
   try {
-    for (std::size_t i = 1; i < std::min(at_once(), count); ++i) others.emplace_back(work);
+    for (std::size_t i = 1; i < std::min(concurrency(), count); ++i) others.emplace_back(work);
   } catch (const std::exception&) {  // there are no more: fewer do the same work
   }
   work();

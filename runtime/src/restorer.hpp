@@ -12,20 +12,20 @@
 namespace elir::core {
 
 // elir_params, checked and with types.
-struct Wishes : OpeningWishes {
+struct OpenOptions : OpeningOptions {
   elir_fit fit = ELIR_FIT_DEFAULT;
   bool force = false;
 };
 
 class Restorer {
  public:
-  Restorer(const std::string& folder, const Wishes& wishes);
+  Restorer(const std::string& folder, const OpenOptions& options);
 
   const Manifest& manifest() const { return bundle_.manifest(); }
   const std::string& backend() const { return backend_; }
   const std::string& precision() const { return precision_; }
   elir_fit fit() const { return fit_; }
-  std::size_t at_once() const { return pool_->size(); }
+  std::size_t concurrency() const { return pool_->size(); }
 
   // Throws an image error, an unavailable error for memory that the backend does not take, or a
   // usage error where a face model would run in tiles.

@@ -12,7 +12,7 @@ thread_local const Worker* own_worker = nullptr;
 }  // namespace
 
 Worker::Worker(Restorer& restorer, std::size_t capacity)
-    : restorer_(restorer), ring_(capacity), running_(restorer.at_once(), kIdle) {}
+    : restorer_(restorer), ring_(capacity), running_(restorer.concurrency(), kIdle) {}
 
 Worker::~Worker() { stop(); }
 

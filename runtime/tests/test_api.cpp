@@ -58,7 +58,7 @@ TEST_F(ApiTest, Describes) {
   EXPECT_EQ(seen.face_detector, 0);
   EXPECT_EQ(seen.fit, ELIR_FIT_RESIZE);
   EXPECT_EQ(seen.aligned_faces, 1);
-  EXPECT_EQ(seen.at_once, 1);
+  EXPECT_EQ(seen.concurrency, 1);
   EXPECT_STREQ(seen.input.name, "image");
   EXPECT_EQ(seen.input.bytes, 64U * 64 * 3);
 }

@@ -142,7 +142,7 @@ TEST_F(AsyncTest, WrongArgumentsAreToldAtOnce) {
 
 TEST_F(AsyncTest, SeveralAtOnce) {
   Restorer restorer = opened(64, ELIR_MODE_THROUGHPUT);
-  EXPECT_EQ(restorer.describe().at_once, 3);
+  EXPECT_EQ(restorer.describe().concurrency, 3);
   auto pixels = test::pattern(60, 60, 0);
   std::vector<std::vector<std::uint8_t>> outputs(40, std::vector<std::uint8_t>(pixels.size()));
   std::atomic<int> done{0};

@@ -91,7 +91,7 @@ TEST_P(BatchTest, AsManyThreadsAsSessions) {
   restorer.restore_batch(pictures.inputs, pictures.outputs);
   done = true;
   watcher.join();
-  EXPECT_EQ(most - before, restorer.describe().at_once - 1) << "all but the caller's";
+  EXPECT_EQ(most - before, restorer.describe().concurrency - 1) << "all but the caller's";
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, BatchTest,

@@ -94,21 +94,21 @@ Act failing(const Error& error) {
 
 class OpeningTest : public ::testing::Test {
  protected:
-  OpeningWishes among(const std::vector<const Backend*>& stubs) {
-    OpeningWishes wishes;
-    wishes.among = stubs;
-    wishes.setup.log.user = &warned_;
-    wishes.setup.log.callback = [](void* user, elir_log_level level, const char* message) {
+  OpeningOptions among(const std::vector<const Backend*>& stubs) {
+    OpeningOptions options;
+    options.among = stubs;
+    options.setup.log.user = &warned_;
+    options.setup.log.callback = [](void* user, elir_log_level level, const char* message) {
       if (level == ELIR_LOG_WARNING) {
         static_cast<std::vector<std::string>*>(user)->push_back(message);
       }
     };
-    return wishes;
+    return options;
   }
 
-  Failure refused(const OpeningWishes& wishes) {
+  Failure refused(const OpeningOptions& options) {
     try {
-      open_runners(bundle_, wishes);
+      open_runners(bundle_, options);
     } catch (const Failure& failure) {
       return failure;
     }
@@ -141,9 +141,9 @@ TEST_F(OpeningTest, AutoGoesOnAfterAFirstRunThatFails) {
     for (const bool throughput : {false, true}) {
       const StubBackend first("first", {{"fp32", each.run}});
       const StubBackend second("second", {{"fp32", good}});
-      OpeningWishes wishes = among({&first, &second});
-      wishes.setup.throughput = throughput;
-      const Opened opened = open_runners(bundle_, wishes);
+      OpeningOptions options = among({&first, &second});
+      options.setup.throughput = throughput;
+      const Opened opened = open_runners(bundle_, options);
       EXPECT_EQ(opened.backend + " " + opened.precision, "second fp32");
       EXPECT_EQ(opened.runners.size(), throughput ? 3U : 1U);
       EXPECT_EQ(first.opened(), throughput ? 3 : 1);
@@ -162,9 +162,9 @@ TEST_F(OpeningTest, WhatWorksIsTriedOnceAndTakenWithoutAWord) {
   const StubBackend second("second", {{"fp32", good}});
   EXPECT_EQ(open_runners(bundle_, among({&first, &second})).backend, "first");
   EXPECT_EQ(runs, 1);
-  OpeningWishes wishes = among({&first});
-  wishes.trial = false;
-  EXPECT_EQ(open_runners(bundle_, wishes).backend, "first");
+  OpeningOptions options = among({&first});
+  options.trial = false;
+  EXPECT_EQ(open_runners(bundle_, options).backend, "first");
   EXPECT_EQ(runs, 1) << "no trial was wanted";
   EXPECT_EQ(warned_.size(), 0U);
 }
@@ -218,10 +218,10 @@ TEST_F(OpeningTest, WhatEveryoneLacksMemoryForIsOutOfMemory) {
 TEST_F(OpeningTest, WhatWasNamedFailsWithItsOwnError) {
   const StubBackend first("first", {{"int8", failing(std::bad_alloc())}, {"fp32", good}});
   const StubBackend second("second", {{"int8", good}});
-  OpeningWishes wishes = among({&first, &second});
-  wishes.backend = "first";
-  wishes.precision = "int8";
-  EXPECT_THROW(open_runners(bundle_, wishes), std::bad_alloc);
+  OpeningOptions options = among({&first, &second});
+  options.backend = "first";
+  options.precision = "int8";
+  EXPECT_THROW(open_runners(bundle_, options), std::bad_alloc);
   EXPECT_EQ(first.open_sessions(), 0);
   EXPECT_EQ(second.opened(), 0);
   EXPECT_EQ(warned_.size(), 0U);
@@ -230,9 +230,9 @@ TEST_F(OpeningTest, WhatWasNamedFailsWithItsOwnError) {
 TEST_F(OpeningTest, ANamedBackendGoesOnToItsNextPrecision) {
   const StubBackend first("first", {{"bf16", failing(std::bad_alloc())}, {"fp32", good}});
   const StubBackend second("second", {{"fp32", good}});
-  OpeningWishes wishes = among({&first, &second});
-  wishes.backend = "first";
-  const Opened opened = open_runners(bundle_, wishes);
+  OpeningOptions options = among({&first, &second});
+  options.backend = "first";
+  const Opened opened = open_runners(bundle_, options);
   EXPECT_EQ(opened.backend + " " + opened.precision, "first fp32");
   EXPECT_EQ(warned_, std::vector<std::string>{"first in bf16: out of memory; using first in fp32"});
 }
@@ -240,14 +240,14 @@ TEST_F(OpeningTest, ANamedBackendGoesOnToItsNextPrecision) {
 // The packaged model's int8 loses much on pictures unlike photographs, and its bf16 does not.
 TEST_F(OpeningTest, WhatIsNotAutomaticRunsOnlyWhereItIsNamed) {
   const StubBackend first("openvino", {{"int8", good}, {"bf16", good}, {"fp32", good}});
-  OpeningWishes wishes = among({&first});
-  EXPECT_EQ(open_runners(bundle_, wishes).precision, "bf16");
-  wishes.backend = "openvino";
-  EXPECT_EQ(open_runners(bundle_, wishes).precision, "bf16");
-  wishes.precision = "int8";
-  EXPECT_EQ(open_runners(bundle_, wishes).precision, "int8");
-  wishes.backend = "auto";
-  EXPECT_EQ(open_runners(bundle_, wishes).precision, "int8");
+  OpeningOptions options = among({&first});
+  EXPECT_EQ(open_runners(bundle_, options).precision, "bf16");
+  options.backend = "openvino";
+  EXPECT_EQ(open_runners(bundle_, options).precision, "bf16");
+  options.precision = "int8";
+  EXPECT_EQ(open_runners(bundle_, options).precision, "int8");
+  options.backend = "auto";
+  EXPECT_EQ(open_runners(bundle_, options).precision, "int8");
   const StubBackend alone("openvino", {{"int8", good}});
   const Failure failure = refused(among({&alone}));
   EXPECT_EQ(failure.status(), ELIR_ERROR_USAGE);

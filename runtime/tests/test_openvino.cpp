@@ -80,7 +80,7 @@ TEST(OpenVino, Throughput) {
   elir_params params = openvino_params("fp32");
   params.mode = ELIR_MODE_THROUGHPUT;
   Restorer restorer(ELIR_TINY, params);
-  EXPECT_GE(restorer.describe().at_once, 1);
+  EXPECT_GE(restorer.describe().concurrency, 1);
   EXPECT_GT(psnr_on_reference(restorer), 60);
 }
 

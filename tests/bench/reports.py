@@ -23,7 +23,7 @@ def report_values(rows=("onnxruntime fp32",), *, seed=0, scale=1.0, count=200):
             "libraries": {"onnxruntime": "1.19"},
             "cores_busy_elsewhere": {"other_programs": 0.01, "stolen": 0.0},
         },
-        "contenders": [
+        "runners": [
             {
                 "label": label,
                 "library": "onnxruntime 1.19",

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from elir_deploy.bench.contenders import Fidelity, Unavailable
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.html_report import Picture
 from elir_deploy.bench.protocols import BenchProtocol, Measurement
 from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.runners import Fidelity, Unavailable
 from elir_deploy.runtime import Bundle
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 
 #: Shown or run, each would be seen: as a tag, a script, a link in a chart, a template's value.
 HOSTILE = (
@@ -36,23 +36,23 @@ def plain_report(
     stop_after: int | None = None,
     elsewhere: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Of two contenders that never change, interrupted after so many images of the second."""
+    """Of two runners that never change, interrupted after so many images of the second."""
     clock = FakeClock()
 
-    class Stopping(SyntheticContender):
+    class Stopping(SyntheticRunner):
         def restore(self, image):
             if stop_after is not None and len(self.images) >= stop_after:
                 raise KeyboardInterrupt
             return super().restore(image)
 
-    contenders = [SyntheticContender("eager", clock, 0.4), Stopping("fast", clock, 0.1)]
+    runners = [SyntheticRunner("eager", clock, 0.4), Stopping("fast", clock, 0.1)]
     protocol = BenchProtocol("paper", "", 0, images)
-    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock)
+    measurement = Measurement(runners, protocol, (8, 8, 3), clock=clock)
     with contextlib.suppress(KeyboardInterrupt):
         measurement.run()
     results = Results(
         protocol,
-        contenders,
+        runners,
         complete=measurement.complete,
         fidelities={
             "eager": Fidelity(None, 0, "the reference itself"),
@@ -66,9 +66,9 @@ def plain_report(
 
 
 def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
-    """Of three contenders that scatter, with every optional part."""
+    """Of three runners that scatter, with every optional part."""
     report = plain_report(bundle, images)
-    rows = report["contenders"]
+    rows = report["runners"]
     rows.append(copy.deepcopy(rows[1]) | {"label": "small"})
     rows[2]["fidelity"] = {"psnr_db": 41.5, "identical": False, "images": 2, "note": "x"}
     rows[2]["artifacts"] = [
@@ -143,7 +143,7 @@ def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
         {
             "label": labels[1],
             "way": way,
-            "at_once": count,
+            "concurrency": count,
             "fps": 10 * count / (1 + 0.2 * count) * factor,
             "fps_by_pass": [9.0 * count, 11.0 * count],
             "seconds": 5.0,

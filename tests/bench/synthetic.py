@@ -1,4 +1,4 @@
-"""Contenders, a yardstick and a meter of known behaviour, on a clock that only they move."""
+"""Runners, a yardstick and a meter of known behaviour, on a clock that only they move."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from elir_deploy.bench.contenders import Contender, Fidelity
+from elir_deploy.bench.runners import Fidelity, Runner
 
 
 class FakeClock:
@@ -27,7 +27,7 @@ class FakeClock:
         self.now_ns += round(seconds * 1e9)
 
 
-class SyntheticContender(Contender):
+class SyntheticRunner(Runner):
     """Takes ``latency(k)`` seconds for its k-th image, a tenth of that outside the device.
 
     ``parts`` are shares of the device's time by name.

@@ -289,12 +289,12 @@ def test_like_conditions_are_not_warned_of(compared):
             Difference("library onnxruntime", "1.19", "1.20"),
         ),
         (
-            ("contenders", 0, "artifacts", 0, "sha256"),
+            ("runners", 0, "artifacts", 0, "sha256"),
             "bb",
             Difference("onnxruntime fp32: SHA-256 of fused.fp32.onnx", "aa", "bb"),
         ),
         (
-            ("contenders", 0, "library"),
+            ("runners", 0, "library"),
             "x",
             Difference("onnxruntime fp32: library", "onnxruntime 1.19", "x"),
         ),
@@ -412,7 +412,7 @@ IDENTICAL = psnr(None) | {"identical": True}
 def test_another_quality_is_another_thing_however_fast(compared, before, after, differs):
     sides = report_values(), report_values(seed=1, scale=0.5)
     for side, fidelity in zip(sides, (before, after), strict=True):
-        side["contenders"][0]["fidelity"] = fidelity
+        side["runners"][0]["fidelity"] = fidelity
     for found in (compared(*sides), compared(*sides[::-1])):
         names = [d.what for d in found.differences]
         wanted = ["onnxruntime fp32: PSNR to float32 PyTorch in dB"] if differs else []
@@ -422,8 +422,8 @@ def test_another_quality_is_another_thing_however_fast(compared, before, after, 
 def test_one_run_of_other_quality_among_several_is_enough(compared):
     before, after = ([report_values(seed=k + at) for k in range(3)] for at in (0, 9))
     for side in (*before, *after):
-        side["contenders"][0]["fidelity"] = psnr(48.0)
-    after[2]["contenders"][0]["fidelity"] = psnr(20.0)
+        side["runners"][0]["fidelity"] = psnr(48.0)
+    after[2]["runners"][0]["fidelity"] = psnr(20.0)
     found = compared(before, after)
     assert found.changes[0].quality_differs
     assert any("not all runs were made alike" in r and "PSNR" in r for r in found.remarks)
@@ -450,7 +450,7 @@ def test_a_virtual_machine_without_a_yardstick_gets_the_most(compared):
     assert f"{VIRTUAL_RUN_TO_RUN:.2%}" in compared(*sides).changes[0].method
     for side in sides:
         side["yardstick"] = {"work": "w", "numpy": "2"}
-        side["contenders"][0]["yardstick_s"] = [0.002] * 200
+        side["runners"][0]["yardstick_s"] = [0.002] * 200
     assert f"{RUN_TO_RUN:.2%}" in compared(*sides).changes[0].method
 
 
@@ -458,7 +458,7 @@ def test_yardsticks_of_two_kinds_are_not_compared(compared):
     before, after = report_values(), report_values(seed=1, scale=2)
     for side, unit in ((before, 0.002), (after, 0.004)):
         side["yardstick"] = {"work": "w", "numpy": "2"}
-        side["contenders"][0]["yardstick_s"] = [unit] * 200
+        side["runners"][0]["yardstick_s"] = [unit] * 200
     assert compared(before, after).changes[0].verdict == "same"  # twice as slow a machine
     after["yardstick"]["numpy"] = "3"
     found = compared(before, after)
@@ -519,8 +519,8 @@ ODD_STATE = {"cpu": {"cores": [1, {"limit_mhz": []}]}, "gpus": 1, "power_supplie
 )
 def test_odd_descriptions_are_differences_not_crashes(compared, value):
     after = report_values(seed=1) | {"device": value, "model": value, "protocol": value}
-    after["contenders"][0]["artifacts"] = value
-    after["contenders"][0]["fidelity"] = {"psnr_db": -(10**300)} if value == 3 else value
+    after["runners"][0]["artifacts"] = value
+    after["runners"][0]["fidelity"] = {"psnr_db": -(10**300)} if value == 3 else value
     found = compared(report_values(), after)
     assert found.changes[0].verdict == "same"
     assert "CPU" in [d.what for d in found.differences]

@@ -138,7 +138,7 @@ def marks(page, chart, selector) -> list[int]:
 
 def test_the_charts_have_a_mark_for_everything(desktop, rich):
     assert desktop.evaluate("document.documentElement.dataset.charts") == "drawn"
-    rows = rich["contenders"]
+    rows = rich["runners"]
     assert marks(desktop, "latency", ".violins") == [SAMPLES] * len(rows)
     assert desktop.locator("#plot-latency path.violin").count() == len(rows)
     assert desktop.locator("#plot-latency .scatterlayer .trace path.js-line").count() == 3 * len(
@@ -171,14 +171,14 @@ def test_bars_are_as_long_as_the_shares_and_follow_each_other(desktop, rich):
 
 
 def test_the_legend_and_the_axes_say_what_they_are(desktop, rich):
-    labels = [row["label"] for row in rich["contenders"]]
+    labels = [row["label"] for row in rich["runners"]]
     assert key_names(desktop, "time") == labels
     parts = ["encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime"]
     assert key_names(desktop, "stages") == parts
     notes = desktop.locator("#plot-latency .annotation-text").all_text_contents()
     assert notes == labels
     percentiles = desktop.locator("#plot-latency .textpoint text").all_text_contents()
-    p50 = 1e3 * rich["contenders"][0]["image"]["p50_s"]
+    p50 = 1e3 * rich["runners"][0]["image"]["p50_s"]
     assert f"p50 {p50:.4g}" in [text.strip() for text in percentiles]
     titles = desktop.locator("#plot-soak [class^=g-y] text").all_text_contents()
     assert titles == ["latency, %", "memory, MiB", "°C"]

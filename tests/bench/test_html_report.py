@@ -157,7 +157,7 @@ def test_the_tables_are_those_of_the_text(bundle):
     page = Page(html(report))
     shown = text(report)
     headings = [said for attrs, said in page.all("th") if attrs.get("scope") == "col"]
-    columns = [line.split() for line in shown.splitlines() if line.startswith("contender ")]
+    columns = [line.split() for line in shown.splitlines() if line.startswith("runner ")]
     assert " ".join(headings[: headings.index("ms")]).split() in columns
     for cell in ("4.00 [4.00, 4.00]", "identical", "2.500", "400.0"):
         assert cell in shown
@@ -166,7 +166,7 @@ def test_the_tables_are_those_of_the_text(bundle):
     assert "no driver" in [said for _, said in page.all("td")]
 
 
-def test_what_contenders_have_beside_their_series(rich, bundle):
+def test_what_runners_have_beside_their_series(rich, bundle):
     page = Page(html(rich))
     cells = [said for _, said in page.all("td")]
     for cell in ("1.25", "1.75", "300", "2.50", "12.5", "12 in f32, 300 in i8", "±3.4%"):
@@ -251,7 +251,7 @@ def test_charts_show_every_sample(rich):
     violins = [trace for trace in figures["latency"]["data"] if trace["type"] == "violin"]
     points = [t for t in figures["time"]["data"] if t["mode"] == "markers"]
     assert [t["name"] for t in violins] == [t["name"] for t in points] == ["eager", "fast", "small"]
-    for violin, series, row in zip(violins, points, rich["contenders"], strict=True):
+    for violin, series, row in zip(violins, points, rich["runners"], strict=True):
         samples = row["image"]["samples_s"]
         assert (
             violin["x"] == series["customdata"] == pytest.approx([1e3 * s for s in samples], 1e-5)
@@ -261,7 +261,7 @@ def test_charts_show_every_sample(rich):
         assert violin["line"]["color"] == series["marker"]["color"]
     lines = [t for t in figures["latency"]["data"] if t["type"] == "scatter"]
     assert [t["name"] for t in lines] == ["p50", "p90", "p99"] * 3
-    assert lines[1]["x"] == pytest.approx([1e3 * rich["contenders"][0]["image"]["p90_s"]] * 2)
+    assert lines[1]["x"] == pytest.approx([1e3 * rich["runners"][0]["image"]["p90_s"]] * 2)
 
 
 def test_a_long_series_keeps_its_extremes(bundle):
@@ -269,7 +269,7 @@ def test_a_long_series_keeps_its_extremes(bundle):
     count = 50_001
     samples = np.random.default_rng(1).normal(0.1, 0.001, count)
     samples[[7, 31_234]] = 0.5, 0.01
-    row = report["contenders"][1]
+    row = report["runners"][1]
     row["image"]["samples_s"] = samples.tolist()
     row["started_s"] = (np.arange(count) / 10).tolist()
     figure = html_charts.over_time(report)
@@ -302,7 +302,7 @@ def test_the_legend_names_every_mark_that_is_of_somebody(rich):
     assert [(key.name, key.glyph) for key in keys] == [("fast, callers", "●"), ("fast, batch", "■")]
     assert [key.traces for key in keys] == [(0, 2, 3), (1, 4, 5)]
     (label,) = {trace["marker"]["color"] for trace in figures["throughput"]["data"]}
-    assert label == keys[0].colour == html_charts.COLOURS[1]  # that of the contender
+    assert label == keys[0].colour == html_charts.COLOURS[1]  # that of the runner
 
 
 def test_the_identical_lie_above_everyone_else(rich):
@@ -321,7 +321,7 @@ def test_the_identical_lie_above_everyone_else(rich):
 
 def test_without_any_psnr_the_reasons_remain(bundle):
     report = plain_report(bundle)
-    report["contenders"][1]["fidelity"] = {**report["contenders"][0]["fidelity"], "note": "why"}
+    report["runners"][1]["fidelity"] = {**report["runners"][0]["fidelity"], "note": "why"}
     page = Page(html(report))
     assert "quality" not in json.loads(page.script("charts"))
     assert "quality" in page.sections
@@ -336,10 +336,10 @@ def test_when_the_device_throttled(rich):
     assert watched == ["yardstick, %", "MHz", "°C"]  # no watts there
     held, step = figure["layout"]["shapes"]
     assert (held["x0"], held["x1"]) == (during[15]["at_s"], during[19]["at_s"])
-    assert step["x0"] == step["x1"] == rich["contenders"][2]["started_s"][20]
+    assert step["x0"] == step["x1"] == rich["runners"][2]["started_s"][20]
     visible = Page(html(rich)).visible
     assert "Red: the device was held back." in visible
-    assert "Dotted: where a contender changed its speed" in visible
+    assert "Dotted: where a runner changed its speed" in visible
 
 
 def test_facts_are_listed_by_name(rich):

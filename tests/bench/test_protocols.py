@@ -21,8 +21,8 @@ from elir_deploy.bench.statistics import Summary, paired_speedup
 from elir_deploy.errors import UnavailableError
 from tests.bench.synthetic import (
     FakeClock,
-    SyntheticContender,
     SyntheticMeter,
+    SyntheticRunner,
     SyntheticYardstick,
     bimodal,
     drifting,
@@ -42,14 +42,14 @@ def collections(monkeypatch):
     return made
 
 
-def measured(contenders, clock, *, warmup=2, images=20, block=5, seed=0, **more) -> Measurement:
+def measured(runners, clock, *, warmup=2, images=20, block=5, seed=0, **more) -> Measurement:
     protocol = BenchProtocol("test", "", warmup=warmup, images=images, block=block)
-    return Measurement(contenders, protocol, SHAPE, seed=seed, clock=clock, **more)
+    return Measurement(runners, protocol, SHAPE, seed=seed, clock=clock, **more)
 
 
-def until_known(contenders, clock, *, warmup=0, **numbers) -> Measurement:
+def until_known(runners, clock, *, warmup=0, **numbers) -> Measurement:
     protocol = BenchProtocol("test", "", warmup=warmup, **numbers)
-    return Measurement(contenders, protocol, SHAPE, clock=clock)
+    return Measurement(runners, protocol, SHAPE, clock=clock)
 
 
 def lists_of(samples: Samples) -> dict[str, list]:
@@ -71,8 +71,8 @@ def test_known_latencies_come_back():
     parts = {"one": 0.25, "two": 0.75}
     measurement = measured(
         [
-            SyntheticContender("slow", clock, 0.02, parts=parts),
-            SyntheticContender("fast", clock, 0.005),
+            SyntheticRunner("slow", clock, 0.02, parts=parts),
+            SyntheticRunner("fast", clock, 0.005),
         ],
         clock,
     )
@@ -93,17 +93,17 @@ def test_known_latencies_come_back():
 
 def test_warming_up_does_not_count():
     clock = FakeClock()
-    contender = SyntheticContender("cold", clock, lambda k: 5.0 if k < 3 else 0.01)
-    measurement = measured([contender], clock, warmup=3, images=7)
+    runner = SyntheticRunner("cold", clock, lambda k: 5.0 if k < 3 else 0.01)
+    measurement = measured([runner], clock, warmup=3, images=7)
     measurement.run()
-    assert len(contender.images) == 10
+    assert len(runner.images) == 10
     assert max(measurement.samples["cold"].image_ns) == 10**7
     warmup = measurement.warmups["cold"]
     assert (warmup.images, warmup.seconds, warmup.settled) == (3, 15.0, None)
 
 
 def warmup_of(latency, clock):
-    measurement = measured([SyntheticContender("a", clock, latency)], clock, warmup=None)
+    measurement = measured([SyntheticRunner("a", clock, latency)], clock, warmup=None)
     measurement.run()
     return measurement.warmups["a"], measurement.samples["a"]
 
@@ -159,8 +159,8 @@ def test_a_minute_is_enough_for_the_slowest():
 
 def test_who_fails_while_warming_up_is_left_out():
     clock = FakeClock()
-    contenders = [Failing("bad", clock, 0.1), SyntheticContender("good", clock, 0.1)]
-    measurement = measured(contenders, clock, warmup=None)
+    runners = [Failing("bad", clock, 0.1), SyntheticRunner("good", clock, 0.1)]
+    measurement = measured(runners, clock, warmup=None)
     measurement.run()
     assert list(measurement.samples) == ["good"]
     assert measurement.warmups["bad"].images == 4
@@ -171,10 +171,10 @@ def test_who_fails_while_warming_up_is_left_out():
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_run_goes_on_until_every_contender_had_its_seconds(count):
+def test_a_run_goes_on_until_every_runner_had_its_seconds(count):
     clock = FakeClock()
-    contenders = [SyntheticContender(name, clock, 0.1) for name in "abc"[:count]]
-    measurement = until_known(contenders, clock, seconds=30)
+    runners = [SyntheticRunner(name, clock, 0.1) for name in "abc"[:count]]
+    measurement = until_known(runners, clock, seconds=30)
     measurement.run()
     assert measurement.complete
     assert 30 * count <= clock.passed < 1.15 * 30 * count
@@ -182,11 +182,11 @@ def test_a_run_goes_on_until_every_contender_had_its_seconds(count):
 
 def test_a_run_goes_on_until_every_median_is_known():
     clock = FakeClock()
-    contenders = [
-        SyntheticContender("steady", clock, 0.01),
-        SyntheticContender("scattered", clock, scattered(0.01, 0.2)),
+    runners = [
+        SyntheticRunner("steady", clock, 0.01),
+        SyntheticRunner("scattered", clock, scattered(0.01, 0.2)),
     ]
-    measurement = until_known(contenders, clock, seconds=0.5, tolerance=0.02)
+    measurement = until_known(runners, clock, seconds=0.5, tolerance=0.02)
     measurement.run()
     widths = measurement.half_widths()
     assert widths["steady"] == 0
@@ -200,8 +200,8 @@ def test_a_run_goes_on_until_every_median_is_known():
 def test_a_finer_tolerance_takes_longer():
     def images(tolerance: float) -> int:
         clock = FakeClock()
-        contender = SyntheticContender("a", clock, scattered(0.01, 0.1))
-        measurement = until_known([contender], clock, seconds=0.1, tolerance=tolerance)
+        runner = SyntheticRunner("a", clock, scattered(0.01, 0.1))
+        measurement = until_known([runner], clock, seconds=0.1, tolerance=tolerance)
         measurement.run()
         return len(measurement.samples["a"].image_ns)
 
@@ -210,8 +210,8 @@ def test_a_finer_tolerance_takes_longer():
 
 def test_at_most_ends_a_run_that_does_not_come_to_know():
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, scattered(0.1, 0.5))
-    measurement = until_known([contender], clock, seconds=1, at_most_s=40, tolerance=0.0001)
+    runner = SyntheticRunner("a", clock, scattered(0.1, 0.5))
+    measurement = until_known([runner], clock, seconds=1, at_most_s=40, tolerance=0.0001)
     measurement.run()
     assert measurement.complete
     assert 40 <= clock.passed < 40 + 5 * 0.3
@@ -220,7 +220,7 @@ def test_at_most_ends_a_run_that_does_not_come_to_know():
 
 def test_one_round_is_measured_however_slow():
     clock = FakeClock()
-    measurement = until_known([SyntheticContender("a", clock, 9.0)], clock, at_most_s=1)
+    measurement = until_known([SyntheticRunner("a", clock, 9.0)], clock, at_most_s=1)
     measurement.run()
     assert len(measurement.samples["a"].image_ns) == 5
 
@@ -228,9 +228,9 @@ def test_one_round_is_measured_however_slow():
 # Images and turns -----------------------------------------------------------------------------
 
 
-def test_every_contender_gets_the_same_images_and_none_twice():
+def test_every_runner_gets_the_same_images_and_none_twice():
     clock = FakeClock()
-    first, second = (SyntheticContender(name, clock, 0.01) for name in "ab")
+    first, second = (SyntheticRunner(name, clock, 0.01) for name in "ab")
     measured([first, second], clock, warmup=3, images=7, block=3).run()
     assert all(np.array_equal(a, b) for a, b in zip(first.images, second.images, strict=True))
     # 3 to warm up, 7 that count, and five (50 ms) before each of the turns of 3, 3 and 1.
@@ -252,7 +252,7 @@ def test_turns_are_short_and_their_order_changes():
     clock = FakeClock()
     turns: list[str] = []
 
-    class Noted(SyntheticContender):
+    class Noted(SyntheticRunner):
         def restore(self, image):
             turns.append(self.label)
             return super().restore(image)
@@ -271,16 +271,16 @@ def test_turns_are_short_and_their_order_changes():
 @pytest.mark.parametrize(("seconds", "before"), [(0.2, 1), (0.02, 3), (0.0001, 500)])
 def test_a_turn_begins_with_one_image_or_fifty_milliseconds_that_do_not_count(seconds, before):
     clock = FakeClock()
-    contenders = [SyntheticContender(name, clock, seconds) for name in "ab"]
-    measured(contenders, clock, warmup=0, images=10).run()
-    assert len(contenders[0].images) == 2 * (before + 5)
+    runners = [SyntheticRunner(name, clock, seconds) for name in "ab"]
+    measured(runners, clock, warmup=0, images=10).run()
+    assert len(runners[0].images) == 2 * (before + 5)
 
 
 def test_the_first_images_of_a_turn_do_not_count():
     clock = FakeClock()
     previous = [""]
 
-    class Cold(SyntheticContender):
+    class Cold(SyntheticRunner):
         def restore(self, image):
             if previous[0] != self.label:
                 clock.advance(1)
@@ -292,18 +292,18 @@ def test_the_first_images_of_a_turn_do_not_count():
     assert all(set(s.image_ns) == {10**7} for s in measurement.samples.values())
 
 
-def test_a_contender_alone_is_measured_in_one_row():
+def test_a_runner_alone_is_measured_in_one_row():
     clock = FakeClock()
-    contender = SyntheticContender("alone", clock, 0.01)
-    measured([contender], clock, warmup=2, images=11).run()
-    assert len(contender.images) == 13
+    runner = SyntheticRunner("alone", clock, 0.01)
+    measured([runner], clock, warmup=2, images=11).run()
+    assert len(runner.images) == 13
 
 
 def test_drift_hits_all_alike():
     # Everything takes longer by the hour: one after the other, the second would look 50 % slower.
     clock = FakeClock()
     measurement = measured(
-        [SyntheticContender(name, clock, drifting(clock, 0.1, 0.05)) for name in "ab"],
+        [SyntheticRunner(name, clock, drifting(clock, 0.1, 0.05)) for name in "ab"],
         clock,
         images=100,
     )
@@ -317,11 +317,11 @@ def test_drift_hits_all_alike():
 
 def test_throttling_hits_all_alike():
     clock = FakeClock()
-    contenders = [
-        SyntheticContender("a", clock, throttled(clock, 0.2, 30, 1.5)),
-        SyntheticContender("b", clock, throttled(clock, 0.1, 30, 1.5)),
+    runners = [
+        SyntheticRunner("a", clock, throttled(clock, 0.2, 30, 1.5)),
+        SyntheticRunner("b", clock, throttled(clock, 0.1, 30, 1.5)),
     ]
-    measurement = measured(contenders, clock, images=200)
+    measurement = measured(runners, clock, images=200)
     measurement.run()
     a, b = (measurement.samples[name].image_ns for name in "ab")
     assert set(a) == {2 * 10**8, 3 * 10**8}
@@ -330,8 +330,8 @@ def test_throttling_hits_all_alike():
 
 def test_two_modes_are_kept_as_they_are():
     clock = FakeClock()
-    contender = SyntheticContender("bimodal", clock, bimodal(0.01, 0.03, fast_of_ten=7))
-    measurement = measured([contender], clock, warmup=0)
+    runner = SyntheticRunner("bimodal", clock, bimodal(0.01, 0.03, fast_of_ten=7))
+    measurement = measured([runner], clock, warmup=0)
     measurement.run()
     assert Counter(measurement.samples["bimodal"].image_ns) == {10**7: 14, 3 * 10**7: 6}
 
@@ -344,7 +344,7 @@ def test_every_sample_has_the_faster_yardstick_of_the_two_beside_its_turn():
     yardstick = SyntheticYardstick(clock, lambda k: 0.001 * (1 + (k * 7) % 5))
     turns: list[str] = []
 
-    class Noted(SyntheticContender):
+    class Noted(SyntheticRunner):
         def restore(self, image):
             turns.append(self.label)
             return super().restore(image)
@@ -364,22 +364,22 @@ def test_every_sample_has_the_faster_yardstick_of_the_two_beside_its_turn():
     assert len(set(expected["a"])) > 1
 
 
-def test_a_contender_alone_settles_after_the_yardstick():
+def test_a_runner_alone_settles_after_the_yardstick():
     clock = FakeClock()
-    contender = SyntheticContender("alone", clock, 0.1)
-    measured([contender], clock, yardstick=SyntheticYardstick(clock, 0.003)).run()
-    assert len(contender.images) == 2 + 4 * (1 + 5)
+    runner = SyntheticRunner("alone", clock, 0.1)
+    measured([runner], clock, yardstick=SyntheticYardstick(clock, 0.003)).run()
+    assert len(runner.images) == 2 + 4 * (1 + 5)
 
 
 def test_the_energy_of_a_turn_is_shared_out_over_its_images():
     clock = FakeClock()
     meter = SyntheticMeter(clock, 10.0)
-    contenders = [
-        SyntheticContender("even", clock, 0.1),
-        SyntheticContender("odd", clock, lambda k: 0.1 if k % 2 else 0.3),
+    runners = [
+        SyntheticRunner("even", clock, 0.1),
+        SyntheticRunner("odd", clock, lambda k: 0.1 if k % 2 else 0.3),
     ]
     yardstick = SyntheticYardstick(clock, 0.5)
-    measurement = measured(contenders, clock, joules=meter.read, yardstick=yardstick)
+    measurement = measured(runners, clock, joules=meter.read, yardstick=yardstick)
     measurement.run()
     even, odd = (measurement.samples[name] for name in ("even", "odd"))
     assert even.joules == pytest.approx([1.0] * 20)
@@ -393,10 +393,10 @@ def test_the_energy_of_a_turn_is_shared_out_over_its_images():
 def test_something_is_called_after_every_turn_with_the_seconds_since_the_first_image():
     clock = FakeClock()
     called: list[float] = []
-    measured([SyntheticContender("a", clock, 0.1)], clock, between=called.append).run()
+    measured([SyntheticRunner("a", clock, 0.1)], clock, between=called.append).run()
     assert called == pytest.approx([0.5, 1.0, 1.5, 2.0])
     called.clear()
-    pair = [SyntheticContender(name, clock, 0.1) for name in "ab"]
+    pair = [SyntheticRunner(name, clock, 0.1) for name in "ab"]
     measured(pair, clock, between=called.append).run()
     assert len(called) == 2 * 4
 
@@ -429,16 +429,16 @@ def everything(bomb: Bomb) -> Measurement:
 
         return around
 
-    contenders = [
-        SyntheticContender("a", clock, scattered(0.1, 0.2)),
-        SyntheticContender("b", clock, scattered(0.2, 0.2), parts={"x": 0.5, "y": 0.5}),
+    runners = [
+        SyntheticRunner("a", clock, scattered(0.1, 0.2)),
+        SyntheticRunner("b", clock, scattered(0.2, 0.2), parts={"x": 0.5, "y": 0.5}),
     ]
-    for contender in contenders:
-        contender.restore = ticking(contender.restore)
+    for runner in runners:
+        runner.restore = ticking(runner.restore)
     yardstick = SyntheticYardstick(clock, lambda k: 0.001 * (1 + k % 3))
     yardstick.measure = ticking(yardstick.measure)
     measurement = measured(
-        contenders,
+        runners,
         clock,
         warmup=1,
         images=10,
@@ -491,7 +491,7 @@ def test_an_interruption_between_two_lists_keeps_lists_of_one_length(label, entr
                 raise KeyboardInterrupt
             return self
 
-    measurement = measured([SyntheticContender(name, clock, 0.1) for name in "ab"], clock)
+    measurement = measured([SyntheticRunner(name, clock, 0.1) for name in "ab"], clock)
     setattr(measurement.samples[label], entry, Interrupting())
     with pytest.raises(KeyboardInterrupt):
         measurement.run()
@@ -500,7 +500,7 @@ def test_an_interruption_between_two_lists_keeps_lists_of_one_length(label, entr
     assert len({len(e) for s in measurement.samples.values() for e in lists_of(s).values()}) == 1
 
 
-class Failing(SyntheticContender):
+class Failing(SyntheticRunner):
     lasts = 4
 
     def restore(self, image):
@@ -511,14 +511,12 @@ class Failing(SyntheticContender):
 
 @pytest.mark.parametrize("lasts", [0, 1, 2, 4, 9, 10, 14])
 @pytest.mark.parametrize("with_yardstick", [False, True])
-def test_a_contender_that_fails_is_left_out_and_the_rest_goes_on(
-    lasts, with_yardstick, monkeypatch
-):
+def test_a_runner_that_fails_is_left_out_and_the_rest_goes_on(lasts, with_yardstick, monkeypatch):
     monkeypatch.setattr(Failing, "lasts", lasts)
     clock = FakeClock()
-    contenders = [Failing("bad", clock, 0.01), SyntheticContender("good", clock, 0.01)]
+    runners = [Failing("bad", clock, 0.01), SyntheticRunner("good", clock, 0.01)]
     yardstick = SyntheticYardstick(clock, 0.001) if with_yardstick else None
-    measurement = measured(contenders, clock, yardstick=yardstick)
+    measurement = measured(runners, clock, yardstick=yardstick)
     measurement.run()
     assert measurement.complete
     assert measurement.failures == {"bad": "the device is gone"}
@@ -529,19 +527,19 @@ def test_a_contender_that_fails_is_left_out_and_the_rest_goes_on(
 def test_one_that_fails_late_does_not_hold_up_the_medians_of_the_rest(monkeypatch):
     monkeypatch.setattr(Failing, "lasts", 100)
     clock = FakeClock()
-    contenders = [
+    runners = [
         Failing("bad", clock, scattered(0.1, 0.5)),
-        SyntheticContender("good", clock, 0.1),
+        SyntheticRunner("good", clock, 0.1),
     ]
-    measurement = until_known(contenders, clock, seconds=5, tolerance=0.001)
+    measurement = until_known(runners, clock, seconds=5, tolerance=0.001)
     measurement.run()
     assert list(measurement.samples) == ["good"]
     assert clock.passed < 100
 
 
-def test_all_contenders_failing_is_an_error():
+def test_all_runners_failing_is_an_error():
     clock = FakeClock()
-    with pytest.raises(UnavailableError, match="every contender failed: bad: the device is gone"):
+    with pytest.raises(UnavailableError, match="every runner failed: bad: the device is gone"):
         measured([Failing("bad", clock, 0.01)], clock).run()
 
 
@@ -549,7 +547,7 @@ def test_what_was_made_before_is_not_walked_while_measuring(collections):
     clock = FakeClock()
     frozen: list[int] = []
     between = lambda at_s: frozen.append(gc.get_freeze_count())  # noqa: E731
-    measured([SyntheticContender("a", clock, 0.1)], clock, between=between).run()
+    measured([SyntheticRunner("a", clock, 0.1)], clock, between=between).run()
     assert collections == [True]
     assert min(frozen) > 1000
     assert gc.get_freeze_count() == 0
@@ -561,7 +559,7 @@ def test_what_was_made_before_is_not_walked_while_measuring(collections):
 def test_progress_is_told():
     clock = FakeClock()
     told: list[tuple[str, int, int]] = []
-    measured([SyntheticContender("a", clock, 0.01)], clock, warmup=1, images=7).run(
+    measured([SyntheticRunner("a", clock, 0.01)], clock, warmup=1, images=7).run(
         lambda *args: told.append(args)
     )
     assert told == [("warming up a", 0, 0), ("measuring", 0, 7), ("measuring", 5, 7)]
@@ -570,7 +568,7 @@ def test_progress_is_told():
 def test_progress_is_told_in_seconds_where_the_number_of_images_is_open():
     clock = FakeClock()
     told: list[tuple[str, int, int]] = []
-    until_known([SyntheticContender("a", clock, 1.0)], clock, seconds=10, at_most_s=60).run(
+    until_known([SyntheticRunner("a", clock, 1.0)], clock, seconds=10, at_most_s=60).run(
         lambda *args: told.append(args)
     )
     assert told[:4] == [

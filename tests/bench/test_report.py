@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Fidelity, Unavailable
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
 from elir_deploy.bench.report import (
@@ -24,6 +23,7 @@ from elir_deploy.bench.report import (
     build_report,
 )
 from elir_deploy.bench.report_text import markdown, text
+from elir_deploy.bench.runners import Fidelity, Unavailable
 from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
@@ -33,8 +33,8 @@ from elir_deploy.tasks import TASKS
 from tests.bench.schema import checked
 from tests.bench.synthetic import (
     FakeClock,
-    SyntheticContender,
     SyntheticMeter,
+    SyntheticRunner,
     SyntheticYardstick,
     bimodal,
     drifting,
@@ -69,11 +69,11 @@ def report_of(
     results=None,
     **measuring,
 ):
-    """Of contenders with those latencies by label; the last is stopped after so many images."""
+    """Of runners with those latencies by label; the last is stopped after so many images."""
     clock = clock or FakeClock()
     protocol = protocol or paper()
-    contenders = [SyntheticContender(name, clock, latency) for name, latency in latencies.items()]
-    last = contenders[-1]
+    runners = [SyntheticRunner(name, clock, latency) for name, latency in latencies.items()]
+    last = runners[-1]
     restore = last.restore
 
     def stopping(image):
@@ -82,12 +82,12 @@ def report_of(
         return restore(image)
 
     last.restore = stopping
-    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock, **measuring)
+    measurement = Measurement(runners, protocol, (8, 8, 3), clock=clock, **measuring)
     with contextlib.suppress(KeyboardInterrupt):
         measurement.run()
     found = Results(
         protocol,
-        contenders,
+        runners,
         complete=measurement.complete,
         measurement=measurement,
         **results or {},
@@ -119,7 +119,7 @@ def test_the_json_holds_all_samples(bundle):
     )
     assert report["schema_version"] == SCHEMA_VERSION == 2
     assert report["complete"] is True
-    eager, fast = report["contenders"]
+    eager, fast = report["runners"]
     for row, seconds in ((eager, 0.4), (fast, 0.1)):
         assert row["image"]["samples_s"] == [seconds] * 20
         assert row["image"]["mean_s"] == seconds
@@ -152,7 +152,7 @@ BACKENDS = {
 def test_figures_are_those_of_the_samples_to_six_digits(bundle, name):
     clock = FakeClock()
     report = report_of(bundle, {"a": BACKENDS[name](clock)}, clock=clock, protocol=paper(203))
-    (row,) = report["contenders"]
+    (row,) = report["runners"]
     for key, share in (("image", 1), ("device", 0.9)):
         found = row[key]
         samples = np.array(found["samples_s"])
@@ -182,10 +182,10 @@ def test_percentiles_of_known_backends(bundle):
         {"two": bimodal(0.1, 0.15, fast_of_ten=7)},
         protocol=paper(200),
     )
-    two = report["contenders"][0]["image"]
+    two = report["runners"][0]["image"]
     assert (two["min_s"], two["p50_s"], two["p90_s"], two["p99_s"]) == (0.1, 0.1, 0.15, 0.15)
     report = report_of(bundle, {"ramp": lambda k: 0.001 * (1 + k)}, protocol=paper(101))
-    ramp = report["contenders"][0]["image"]
+    ramp = report["runners"][0]["image"]
     assert [ramp[f"{p}_s"] for p in ("min", "p50", "p90", "p95", "p99", "max")] == pytest.approx(
         [0.001, 0.051, 0.091, 0.096, 0.1, 0.101]
     )
@@ -193,29 +193,29 @@ def test_percentiles_of_known_backends(bundle):
 
 def test_a_device_that_cannot_be_told_apart_has_no_series(bundle):
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, 0.1)
-    restore = contender.restore
+    runner = SyntheticRunner("a", clock, 0.1)
+    restore = runner.restore
 
     def without(image):
         restored = restore(image)
-        contender.device_ns = None
+        runner.device_ns = None
         return restored
 
-    contender.restore = without
-    measurement = Measurement([contender], paper(), (8, 8, 3), clock=clock)
+    runner.restore = without
+    measurement = Measurement([runner], paper(), (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(paper(), [contender], True, measurement=measurement)
-    (row,) = checked(build_report(results, bundle, conditions()))["contenders"]
+    results = Results(paper(), [runner], True, measurement=measurement)
+    (row,) = checked(build_report(results, bundle, conditions()))["runners"]
     assert row["device"] is None
     assert row["image"]["count"] == 20
 
 
 def test_how_well_a_median_is_known(bundle):
     protocol = BenchProtocol("latency", "", 0, None, seconds=5, at_most_s=30, tolerance=0.02)
-    (row,) = report_of(bundle, {"a": scattered(0.1, 0.05)}, protocol=protocol)["contenders"]
+    (row,) = report_of(bundle, {"a": scattered(0.1, 0.05)}, protocol=protocol)["runners"]
     assert row["stable"] is True
     assert 0 < row["half_width"] <= 0.02
-    (row,) = report_of(bundle, {"a": 0.1})["contenders"]  # 20 images
+    (row,) = report_of(bundle, {"a": 0.1})["runners"]  # 20 images
     assert (row["stable"], row["half_width"]) == (None, None)
 
 
@@ -233,20 +233,20 @@ def test_the_protocol_says_only_what_held(bundle):
 
 def test_the_yardstick_stands_beside_the_samples_of_the_processor_only(bundle):
     clock = FakeClock()
-    contenders = [SyntheticContender("cpu", clock, 0.1), SyntheticContender("gpu", clock, 0.1)]
-    contenders[1].on_cpu = False
+    runners = [SyntheticRunner("cpu", clock, 0.1), SyntheticRunner("gpu", clock, 0.1)]
+    runners[1].on_cpu = False
     measurement = Measurement(
-        contenders,
+        runners,
         paper(),
         (8, 8, 3),
         clock=clock,
         yardstick=SyntheticYardstick(clock, lambda k: 0.001 * (1 + k % 2)),
     )
     measurement.run()
-    results = Results(paper(), contenders, True, measurement=measurement)
+    results = Results(paper(), runners, True, measurement=measurement)
     under = conditions(yardstick={"work": "a product", "numpy": "2", "blas": None})
     report = checked(build_report(results, bundle, under))
-    cpu, gpu = report["contenders"]
+    cpu, gpu = report["runners"]
     assert cpu["yardstick_s"] == [0.001] * 20
     assert gpu["yardstick_s"] is None
     assert report["yardstick"]["work"] == "a product"
@@ -261,9 +261,9 @@ def test_energy_is_per_image_and_in_watts(bundle):
         joules=SyntheticMeter(clock, 12.0).read,
         under=conditions(energy="a meter", energy_scope="the board"),
     )
-    even, odd = (row["energy"] for row in report["contenders"])
+    even, odd = (row["energy"] for row in report["runners"])
     assert even == {"joules_per_image": 1.2, "watts": 12.0}
-    mean = report["contenders"][1]["image"]["mean_s"]
+    mean = report["runners"][1]["image"]["mean_s"]
     assert mean > 0.12
     assert odd["joules_per_image"] == pytest.approx(12 * mean)
     assert odd["watts"] == pytest.approx(12)
@@ -279,14 +279,14 @@ def test_energy_is_per_image_and_in_watts(bundle):
 def test_energy_of_turns_shorter_than_a_meters_steps_is_rough(bundle, seconds, rough):
     clock = FakeClock()
     measurement = Measurement(
-        [SyntheticContender("a", clock, seconds)],
+        [SyntheticRunner("a", clock, seconds)],
         paper(),
         (8, 8, 3),
         clock=clock,
         joules=SyntheticMeter(clock, 10.0).read,
     )
     measurement.run()
-    results = Results(paper(), measurement._contenders, True, measurement=measurement)
+    results = Results(paper(), measurement._runners, True, measurement=measurement)
     warnings = checked(build_report(results, bundle, conditions()))["warnings"]
     assert any("energies are rough" in line and "a 0.5 s" in line for line in warnings) == rough
 
@@ -301,7 +301,7 @@ def test_energy_of_turns_without_a_reading_is_left_out(bundle):
         return meter.read()
 
     report = report_of(bundle, {"a": 0.1}, clock=clock, joules=read)
-    (row,) = report["contenders"]
+    (row,) = report["runners"]
     assert row["image"]["count"] == 20
     assert row["energy"] == {"joules_per_image": 1.2, "watts": 12.0}
 
@@ -309,18 +309,18 @@ def test_energy_of_turns_without_a_reading_is_left_out(bundle):
 def test_where_the_time_goes(bundle):
     clock = FakeClock()
     parts = {"encoder": 0.3, "step 1": 0.5, "decoder": 0.2}
-    contender = SyntheticContender("a", clock, scattered(0.1, 0.2), parts=parts)
-    whole = SyntheticContender("b", clock, 0.1)
-    measurement = Measurement([contender, whole], paper(64), (8, 8, 3), clock=clock)
+    runner = SyntheticRunner("a", clock, scattered(0.1, 0.2), parts=parts)
+    whole = SyntheticRunner("b", clock, 0.1)
+    measurement = Measurement([runner, whole], paper(64), (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(paper(64), [contender, whole], True, measurement=measurement)
+    results = Results(paper(64), [runner, whole], True, measurement=measurement)
     report = checked(build_report(results, bundle, conditions()))
     (stages,) = report["stages"]  # the other has one part only
     assert stages["label"] == "a"
     assert [part["name"] for part in stages["parts"]] == [*parts, "runtime"]
     shares = [part["share"] for part in stages["parts"]]
     assert shares == pytest.approx([0.27, 0.45, 0.18, 0.1], rel=1e-4)
-    mean = report["contenders"][0]["image"]["mean_s"]
+    mean = report["runners"][0]["image"]["mean_s"]
     assert sum(part["mean_s"] for part in stages["parts"]) == pytest.approx(mean, rel=1e-5)
     for part in stages["parts"]:
         assert part["low"] <= part["share"] <= part["high"]
@@ -329,29 +329,29 @@ def test_where_the_time_goes(bundle):
 
 def test_shares_of_few_images_have_no_interval(bundle):
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
-    measurement = Measurement([contender], paper(15), (8, 8, 3), clock=clock)
+    runner = SyntheticRunner("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
+    measurement = Measurement([runner], paper(15), (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(paper(15), [contender], True, measurement=measurement)
+    results = Results(paper(15), [runner], True, measurement=measurement)
     (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
     assert {(part["low"], part["high"]) for part in stages["parts"]} == {(None, None)}
 
 
 def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
-    restore, rng = contender.restore, np.random.default_rng(0)
+    runner = SyntheticRunner("a", clock, 0.1, parts={"x": 0.5, "y": 0.5})
+    restore, rng = runner.restore, np.random.default_rng(0)
 
     def scattering(image):
         restored = restore(image)
-        x = round(contender.device_ns * rng.uniform(0.3, 0.7))
-        contender.parts_ns = (x, contender.device_ns - x)
+        x = round(runner.device_ns * rng.uniform(0.3, 0.7))
+        runner.parts_ns = (x, runner.device_ns - x)
         return restored
 
-    contender.restore = scattering
-    measurement = Measurement([contender], paper(400), (8, 8, 3), clock=clock)
+    runner.restore = scattering
+    measurement = Measurement([runner], paper(400), (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(paper(400), [contender], True, measurement=measurement)
+    results = Results(paper(400), [runner], True, measurement=measurement)
     (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
     x = stages["parts"][0]
     # 0.9 of the time, 0.115 standard deviation, 400 images, and Student's 2.36 for 1.96.
@@ -361,12 +361,12 @@ def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
 
 def test_every_part_that_a_protocol_fills(bundle):
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, 0.5)
-    soak = Soak(contender, (8, 8, 3), 20.0, clock=clock, rss=lambda: 2**20 + len(soak.windows))
+    runner = SyntheticRunner("a", clock, 0.5)
+    soak = Soak(runner, (8, 8, 3), 20.0, clock=clock, rss=lambda: 2**20 + len(soak.windows))
     soak.run()
     results = Results(
         PROTOCOLS["soak"],
-        [contender],
+        [runner],
         complete=True,
         colds={"a": ColdStart(0.5, 1.0, 2.0, None, 2**30)},
         loads=[Load("a", "callers", 2, (0.1, 0.2), 2, 0.3, (5.0, 8.0))],
@@ -380,10 +380,10 @@ def test_every_part_that_a_protocol_fills(bundle):
                 "psnr_to_full_db": 40.0,
             }
         ],
-        soaks=[soak, Soak(contender, (8, 8, 3), 20.0, clock=clock)],
+        soaks=[soak, Soak(runner, (8, 8, 3), 20.0, clock=clock)],
     )
     report = checked(build_report(results, bundle, conditions()))
-    (row,) = report["contenders"]
+    (row,) = report["runners"]
     assert (row["image"], row["stable"], row["fps"]) == (None, None, None)
     assert row["cold"] == {
         "import_s": 0.5,
@@ -476,7 +476,7 @@ def test_a_median_that_did_not_come_to_be_known_is_warned_of(bundle):
 def test_a_warm_up_without_an_end_is_warned_of(bundle):
     protocol = BenchProtocol("latency", "", None, 20)
     report = report_of(bundle, {"a": lambda k: 0.1 * 1.0001**k}, protocol=protocol)
-    assert report["contenders"][0]["warmup"]["settled"] is False
+    assert report["runners"][0]["warmup"]["settled"] is False
     (warning,) = report["warnings"]
     assert warning.startswith("had not settled when the warm-up ended: a; ")
 
@@ -499,7 +499,7 @@ def test_what_held_the_machine_back_and_what_a_meter_lost_are_warned_of(bundle):
 
 
 def soaked(latency, clock, *, rss=lambda: None, seconds=1200.0):
-    soak = Soak(SyntheticContender("a", clock, latency), (8, 8, 3), seconds, clock=clock, rss=rss)
+    soak = Soak(SyntheticRunner("a", clock, latency), (8, 8, 3), seconds, clock=clock, rss=rss)
     soak.run()
     return soak
 
@@ -560,8 +560,8 @@ def test_an_interrupted_run(bundle, calls, done):
     report = report_of(bundle, PAIR, stop_after=calls)
     assert report["complete"] is False
     assert report["warnings"] == [f"interrupted after {done} of 20 images"]
-    assert {len(row["started_s"]) for row in report["contenders"]} == {done}
-    assert (report["contenders"][0]["speedup"] is None) == (done == 0)
+    assert {len(row["started_s"]) for row in report["runners"]} == {done}
+    assert (report["runners"][0]["speedup"] is None) == (done == 0)
     assert f"interrupted after {done} of 20 images" in text(report)
     assert f"interrupted after {done} of 20 images" in markdown(report)
 
@@ -576,10 +576,10 @@ def test_an_interrupted_run_without_a_number_of_images(bundle):
 
 def test_interrupted_loads_and_soaks(bundle):
     clock = FakeClock()
-    contender = SyntheticContender("a", clock, 0.5)
+    runner = SyntheticRunner("a", clock, 0.5)
     loads = [Load("a", "callers", 1, (0.1,), 1, 0.1, (10.0,))]
     report = build_report(
-        Results(PROTOCOLS["throughput"], [contender], loads=loads), bundle, conditions()
+        Results(PROTOCOLS["throughput"], [runner], loads=loads), bundle, conditions()
     )
     assert checked(report)["warnings"] == ["interrupted after 1 loads: the passes are not complete"]
     soak = soaked(0.5, clock, seconds=30)
@@ -592,18 +592,18 @@ def test_who_failed_is_listed_and_the_rest_compared_with_the_first_that_did_not(
     from elir_deploy.errors import UnavailableError
 
     clock = FakeClock()
-    contenders = [SyntheticContender(name, clock, 0.1) for name in "abc"]
+    runners = [SyntheticRunner(name, clock, 0.1) for name in "abc"]
 
     def fail(image):
         raise UnavailableError("the device is gone")
 
-    contenders[0].restore = fail
-    measurement = Measurement(contenders, paper(), (8, 8, 3), clock=clock)
+    runners[0].restore = fail
+    measurement = Measurement(runners, paper(), (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(paper(), contenders, True, measurement=measurement)
+    results = Results(paper(), runners, True, measurement=measurement)
     report = checked(build_report(results, bundle, conditions()))
-    assert [row["label"] for row in report["contenders"]] == ["b", "c"]
-    assert {row["speedup"]["over"] for row in report["contenders"]} == {"b"}
+    assert [row["label"] for row in report["runners"]] == ["b", "c"]
+    assert {row["speedup"]["over"] for row in report["runners"]} == {"b"}
     assert report["unavailable"] == [{"label": "a", "reason": "the device is gone"}]
 
 

@@ -14,7 +14,7 @@ from tests.bench.reports import report_values, write_report
 
 def with_sample(sample):
     values = report_values()
-    values["contenders"][0]["image"]["samples_s"][7] = sample
+    values["runners"][0]["image"]["samples_s"][7] = sample
     return json.dumps(values)
 
 
@@ -34,11 +34,11 @@ GOOD = json.dumps(report_values())
         (b'{"kind": "elir-bench"}', "schema_version None, wanted 2"),
         (b'{"kind": "elir-bench", "schema_version": true}', "schema_version True, wanted 2"),
         (b'{"kind": "elir-bench", "schema_version": 3}', "newer elir-deploy"),
-        (b'{"kind": "elir-bench", "schema_version": 1}', "contenders is None"),
-        (b'{"kind": "elir-bench", "schema_version": 1, "contenders": []}', "holds no samples"),
-        (b'{"kind": "elir-bench", "schema_version": 1, "contenders": [3]}', "label None"),
+        (b'{"kind": "elir-bench", "schema_version": 1}', "runners is None"),
+        (b'{"kind": "elir-bench", "schema_version": 1, "runners": []}', "holds no samples"),
+        (b'{"kind": "elir-bench", "schema_version": 1, "runners": [3]}', "label None"),
         (
-            b'{"kind": "elir-bench", "schema_version": 1, "contenders": [{"label": "x"}]}',
+            b'{"kind": "elir-bench", "schema_version": 1, "runners": [{"label": "x"}]}',
             "'x' has no image.samples_s",
         ),
         (with_sample(0).encode(), "the sample 0, wanted seconds above 0"),
@@ -70,7 +70,7 @@ def test_a_row_twice(tmp_path):
 
 def test_an_interrupted_row_without_samples_is_left_out(tmp_path):
     values = report_values(("a", "b"))
-    values["contenders"][0]["image"] = None
+    values["runners"][0]["image"] = None
     assert list(read_report(write_report(tmp_path / "r.json", values)).series) == ["b"]
 
 
@@ -79,7 +79,7 @@ def test_an_interrupted_row_without_samples_is_left_out(tmp_path):
 def test_a_protocol_without_series_is_named_with_those_that_have_some(tmp_path, protocol, complete):
     values = report_values(("a", "b")) | {"complete": complete}
     values["protocol"]["name"] = protocol
-    for row in values["contenders"]:
+    for row in values["runners"]:
         row["image"] = None
     message = f"is of protocol {protocol}, .* files of paper, latency, stages, steps"
     with pytest.raises(InputError, match=message):
@@ -109,7 +109,7 @@ def test_places_that_hold_no_file(tmp_path):
 )
 def test_a_yardstick_that_is_none(tmp_path, yardstick, message):
     values = report_values()
-    values["contenders"][0]["yardstick_s"] = yardstick
+    values["runners"][0]["yardstick_s"] = yardstick
     with pytest.raises(InputError, match=message):
         read_report(write_report(tmp_path / "r.json", values))
 

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Fidelity, Preparation, Unavailable
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
 from elir_deploy.bench.report import Conditions, Results, build_report
@@ -20,12 +19,13 @@ from elir_deploy.bench.report_text import (
     tables,
     text,
 )
+from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable
 from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
 from elir_deploy.runtime import Bundle
 from tests.bench.schema import checked
-from tests.bench.synthetic import FakeClock, SyntheticContender, SyntheticMeter
+from tests.bench.synthetic import FakeClock, SyntheticMeter, SyntheticRunner
 from tests.bundles import make_bundle
 
 TITLES = [
@@ -54,8 +54,8 @@ def conditions(**changes) -> Conditions:
 def everything(bundle):
     """A report that has something for every table."""
     clock = FakeClock()
-    eager = SyntheticContender("eager", clock, 0.4)
-    fast = SyntheticContender("fast", clock, 0.1, parts={"encoder": 0.25, "decoder": 0.75})
+    eager = SyntheticRunner("eager", clock, 0.4)
+    fast = SyntheticRunner("fast", clock, 0.1, parts={"encoder": 0.25, "decoder": 0.75})
     eager.backend = "torch"
     fast.arithmetic = {"int8": 30, "float32": 2}
     fast.artifacts = ({"file": "f.onnx", "precision": "int8", "bytes": 9, "sha256": "ab" * 32},)
@@ -138,9 +138,9 @@ def test_a_table_without_data_is_left_out(everything, missing, title):
     assert title not in text(report)
 
 
-def test_rows_that_a_contender_has_nothing_for_are_left_out(everything):
+def test_rows_that_a_runner_has_nothing_for_are_left_out(everything):
     bare = {"image": None, "device": None, "cold": None, "energy": None}
-    report = everything | {"contenders": [row | bare for row in everything["contenders"]]}
+    report = everything | {"runners": [row | bare for row in everything["runners"]]}
     assert [name for name, _, _ in tables(report)] == TITLES[4:]
 
 
@@ -152,20 +152,20 @@ def test_speeds(everything):
 
 def test_identical_pictures_and_too_few_images(bundle):
     clock = FakeClock()
-    contenders = [SyntheticContender(name, clock, 0.1) for name in "ab"]
+    runners = [SyntheticRunner(name, clock, 0.1) for name in "ab"]
     protocol = BenchProtocol("paper", "", 0, 5)
-    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock)
+    measurement = Measurement(runners, protocol, (8, 8, 3), clock=clock)
     measurement.run()
     results = Results(
-        *(protocol, contenders, True, {"b": Fidelity(math.inf, 1, "x")}), measurement=measurement
+        *(protocol, runners, True, {"b": Fidelity(math.inf, 1, "x")}), measurement=measurement
     )
     report = checked(build_report(results, bundle, conditions()))
     assert rows_of(report, "")[1][2:4] == ["1.00 [too few images]", "identical"]
 
 
 def test_a_session_that_cannot_be_told_apart(everything):
-    row = everything["contenders"][1] | {"device": None}
-    assert rows_of(everything | {"contenders": [row]}, "")[0][-2:] == ["-", "-"]
+    row = everything["runners"][1] | {"device": None}
+    assert rows_of(everything | {"runners": [row]}, "")[0][-2:] == ["-", "-"]
 
 
 def test_latencies(everything):
@@ -175,13 +175,13 @@ def test_latencies(everything):
 
 def test_first_starts(everything):
     (header,) = [head for title, head, _ in tables(everything) if title.startswith("A new process")]
-    assert header == ("contender", "start s", "load s", "first image s", "peak MiB", "GPU MiB")
+    assert header == ("runner", "start s", "load s", "first image s", "peak MiB", "GPU MiB")
     assert rows_of(everything, "A new process, to its first picture") == [
         ["fast", "0.512", "1.00", "2.00", "300", "700"]
     ]
-    row = everything["contenders"][1]
+    row = everything["runners"][1]
     row = row | {"cold": row["cold"] | {"peak_rss_bytes": None, "device_bytes": None}}
-    report = everything | {"contenders": [row]}
+    report = everything | {"runners": [row]}
     assert rows_of(report, "A new process, to its first picture")[0][-2:] == ["-", "-"]
 
 
@@ -219,9 +219,9 @@ def test_soaks(everything):
 
 def test_a_soak_that_was_too_short_for_a_trend(bundle):
     clock = FakeClock()
-    soak = Soak(SyntheticContender("a", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
+    soak = Soak(SyntheticRunner("a", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
     soak.run()
-    empty = Soak(SyntheticContender("b", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
+    empty = Soak(SyntheticRunner("b", clock, 0.5), (8, 8, 3), 3.0, clock=clock)
     results = Results(PROTOCOLS["soak"], [], True, soaks=[soak, empty])
     report = checked(build_report(results, bundle, conditions()))
     assert rows_of(report, "Soak") == [["a", "3.00", "6", "-", "500.0", "500.0", "-", "-", "-"]]
@@ -260,22 +260,22 @@ def test_remarks_say_everything_else(everything):
 )
 def test_what_ran_on_the_cpu_is_told_where_there_is_a_gpu(bundle, gpus, on_cpu, lines):
     clock = FakeClock()
-    contenders = [SyntheticContender(name, clock, 0.1) for name in ("eager", "plain", "c")]
-    for contender, own in zip(contenders, on_cpu, strict=True):
-        contender.on_cpu = own
+    runners = [SyntheticRunner(name, clock, 0.1) for name in ("eager", "plain", "c")]
+    for runner, own in zip(runners, on_cpu, strict=True):
+        runner.on_cpu = own
     protocol = BenchProtocol("paper", "", 0, 20)
-    measurement = Measurement(contenders, protocol, (8, 8, 3), clock=clock)
+    measurement = Measurement(runners, protocol, (8, 8, 3), clock=clock)
     measurement.run()
-    results = Results(protocol, contenders, True, measurement=measurement)
+    results = Results(protocol, runners, True, measurement=measurement)
     report = checked(build_report(results, bundle, conditions()))
     report["device"]["gpus"] = gpus
     assert [line for line in circumstances(report) if "CPU" in line] == lines
 
 
 def test_what_had_to_be_done_first_is_told(bundle):
-    contender = SyntheticContender("torch-compile fp32", FakeClock(), 0.1)
-    contender.preparation = Preparation("to compile", 92.345)
-    results = Results(PROTOCOLS["paper"], [contender])
+    runner = SyntheticRunner("torch-compile fp32", FakeClock(), 0.1)
+    runner.preparation = Preparation("to compile", 92.345)
+    results = Results(PROTOCOLS["paper"], [runner])
     report = checked(build_report(results, bundle, conditions()))
     assert "torch-compile fp32: 92 s to compile" in circumstances(report)
 
@@ -297,7 +297,7 @@ def test_the_heading_says_what_was_measured_on_what_and_how(everything):
         ("latency", "warm-up until settled, measured until every median is known to 1.5%; FPS"),
         ("stages", "known to 1.5%"),
         ("throughput", "protocol throughput: many images: "),
-        ("soak", "protocol soak: each contender kept busy"),
+        ("soak", "protocol soak: each runner kept busy"),
     ],
 )
 def test_the_heading_of_the_other_protocols(bundle, name, shown):

@@ -1,4 +1,4 @@
-"""From a model and wishes to contenders and results, with stand-ins for what takes long."""
+"""From a model and options to runners and results, with stand-ins for what takes long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from elir_deploy.bench import peers, protocols, runs
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.contenders import Fidelity, Unavailable
 from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report import build_report
-from elir_deploy.bench.runs import Run, Wishes, open_model, with_numbers
+from elir_deploy.bench.runners import Fidelity, Unavailable
+from elir_deploy.bench.runs import BenchOptions, Run, open_model, with_numbers
 from elir_deploy.errors import (
     MissingDependencyError,
     UnavailableError,
@@ -26,14 +26,16 @@ from elir_deploy.progress import no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.schema import checked
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
 
-def wishes(protocol="paper", **changes) -> Wishes:
+def options(protocol="paper", **changes) -> BenchOptions:
     numbers = {} if protocol in ("throughput", "soak") else {"images": 5, "warmup": 1}
     plan = with_numbers(PROTOCOLS[protocol], **numbers)
-    return Wishes(plan, **({"backends": ["onnxruntime"], "peers": (), "threads": 1} | changes))
+    return BenchOptions(
+        plan, **({"backends": ["onnxruntime"], "peers": (), "threads": 1} | changes)
+    )
 
 
 @pytest.fixture
@@ -96,10 +98,10 @@ def opened(model, wished, **how):
 
 @pytest.mark.parametrize("protocol", ["paper", "latency", "throughput", "stages", "soak"])
 def test_a_folder_is_a_bundle(bundle, exports, protocol):
-    found, checkpoint = opened(bundle.path, wishes(protocol))
+    found, checkpoint = opened(bundle.path, options(protocol))
     assert (found.path, checkpoint) == (bundle.path, None)
     assert not exports.loaded
-    assert opened(bundle.path, wishes(protocol), checkpoint="c.pth")[1] == "of c.pth"
+    assert opened(bundle.path, options(protocol), checkpoint="c.pth")[1] == "of c.pth"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_anything_else_is_a_checkpoint_and_exported_for_as_long_as_it_takes(
     exports, protocol, stages
 ):
     with ExitStack() as stack:
-        wished = wishes(protocol, precisions=["fp32"])
+        wished = options(protocol, precisions=["fp32"])
         found, checkpoint = open_model("random", wished, stack, task="bfr", say=no_progress)
         assert found.path.is_dir()
         assert checkpoint == "loaded random"
@@ -127,7 +129,7 @@ def test_tiny_is_the_packaged_bundle_or_the_packaged_checkpoint(
     exports, protocol, is_bundle, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    found, checkpoint = opened("tiny", wishes(protocol))
+    found, checkpoint = opened("tiny", options(protocol))
     assert (found.path == Bundle.open("tiny").path) == is_bundle
     assert (checkpoint is None) == is_bundle
     assert exports.loaded == ([] if is_bundle else [("tiny", None)])
@@ -137,20 +139,20 @@ def test_tiny_is_the_packaged_bundle_or_the_packaged_checkpoint(
 def test_a_folder_of_that_name_comes_first(bundle, exports, protocol, monkeypatch, tmp_path):
     shutil.copytree(bundle.path, tmp_path / "here" / "tiny")
     monkeypatch.chdir(tmp_path / "here")
-    found, _ = opened("tiny", wishes(protocol))
+    found, _ = opened("tiny", options(protocol))
     assert found.path.resolve() == tmp_path / "here" / "tiny"
     assert not exports.loaded
 
 
 def test_what_does_not_go_together(bundle, exports, monkeypatch):
     with pytest.raises(UsageError, match="is for task tiny, not bfr: leave out --task"):
-        opened(bundle.path, wishes(), task="bfr")
+        opened(bundle.path, options(), task="bfr")
     with pytest.raises(UsageError, match="holds no int8 files: choose from fp32, fp16, bf16"):
-        opened(bundle.path, wishes(precisions=["fp32", "int8"]))
+        opened(bundle.path, options(precisions=["fp32", "int8"]))
     with pytest.raises(UsageError, match=r"has M = 3 in its graphs: .*--checkpoint"):
-        opened(bundle.path, wishes("steps"))
+        opened(bundle.path, options("steps"))
     with pytest.raises(UsageError, match="--checkpoint goes with a bundle"):
-        opened("mine.pth", wishes(), checkpoint="other.pth")
+        opened("mine.pth", options(), checkpoint="other.pth")
     assert not exports.exported
 
     def missing(source, task, say):
@@ -158,7 +160,7 @@ def test_what_does_not_go_together(bundle, exports, monkeypatch):
 
     monkeypatch.setattr(peers, "load", missing)
     with pytest.raises(UnavailableError, match=r"budnle is no bundle's folder; .*needs torch: pip"):
-        opened("budnle", wishes())
+        opened("budnle", options())
 
 
 def test_numbers_take_the_place_of_the_protocols_own():
@@ -167,7 +169,7 @@ def test_numbers_take_the_place_of_the_protocols_own():
     assert with_numbers(PROTOCOLS["latency"], warmup=0).warmup == 0
 
 
-# Contenders -----------------------------------------------------------------------------------
+# Runners -----------------------------------------------------------------------------------
 
 
 class Opened:
@@ -175,7 +177,7 @@ class Opened:
 
     def __init__(self, monkeypatch) -> None:
         self.asked: list = []
-        self.made: list[SyntheticContender] = []
+        self.made: list[SyntheticRunner] = []
         self.missing: list[Unavailable] = []
         monkeypatch.setattr(runs, "open_restorers", self)
 
@@ -183,52 +185,50 @@ class Opened:
         self.asked.append((backends, precisions, variant))
         clock = FakeClock()
         label = f"{'+'.join(backends or ['any'])} {'+'.join(precisions or ['any'])}{variant}"
-        made = SyntheticContender(label, clock, 0.1)
+        made = SyntheticRunner(label, clock, 0.1)
         self.made.append(made)
         return [made], list(self.missing)
 
 
 @pytest.fixture
-def contenders(monkeypatch, no_yardstick) -> Opened:
+def runners(monkeypatch, no_yardstick) -> Opened:
     return Opened(monkeypatch)
 
 
-def test_peers_come_first_and_are_what_the_others_are_compared_with(
-    bundle, contenders, monkeypatch
-):
+def test_peers_come_first_and_are_what_the_others_are_compared_with(bundle, runners, monkeypatch):
     def open_peers(names, of, checkpoint, threads, say):
         assert (names, of, checkpoint, threads) == (("torch",), bundle, "c", 1)
-        return [SyntheticContender("torch", FakeClock(), 0.2)], [Unavailable("other", "why")]
+        return [SyntheticRunner("torch", FakeClock(), 0.2)], [Unavailable("other", "why")]
 
     monkeypatch.setattr(peers, "open_peers", open_peers)
-    run = Run(bundle, "c", wishes(peers=("torch",), cold=False))
+    run = Run(bundle, "c", options(peers=("torch",), cold=False))
     report = measured(run)
-    assert [row["label"] for row in report["contenders"]] == ["torch", "onnxruntime any"]
-    assert {row["speedup"]["over"] for row in report["contenders"]} == {"torch"}
+    assert [row["label"] for row in report["runners"]] == ["torch", "onnxruntime any"]
+    assert {row["speedup"]["over"] for row in report["runners"]} == {"torch"}
     assert report["unavailable"] == [{"label": "other", "reason": "why"}]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UnavailableError, RuntimeError])
-def test_contenders_are_closed_however_it_ends(bundle, contenders, error, monkeypatch):
-    run = Run(bundle, None, wishes(cold=False))
+def test_runners_are_closed_however_it_ends(bundle, runners, error, monkeypatch):
+    run = Run(bundle, None, options(cold=False))
     measured(run)
-    assert [one.closed for one in contenders.made] == [True]
+    assert [one.closed for one in runners.made] == [True]
 
     def fail(self, image):
         raise error
 
-    monkeypatch.setattr(SyntheticContender, "restore", fail)
+    monkeypatch.setattr(SyntheticRunner, "restore", fail)
     with pytest.raises(error):
-        Run(bundle, None, wishes(cold=False)).measure(no_progress)
-    assert [one.closed for one in contenders.made] == [True, True]
+        Run(bundle, None, options(cold=False)).measure(no_progress)
+    assert [one.closed for one in runners.made] == [True, True]
 
 
-def test_who_cannot_restore_the_references_is_left_out(bundle, contenders, monkeypatch):
+def test_who_cannot_restore_the_references_is_left_out(bundle, runners, monkeypatch):
     def fidelity(self, of):
         raise UnavailableError("out of memory")
 
-    monkeypatch.setattr(SyntheticContender, "fidelity", fidelity)
-    run = Run(bundle, None, wishes())
+    monkeypatch.setattr(SyntheticRunner, "fidelity", fidelity)
+    run = Run(bundle, None, options())
     with pytest.raises(
         UnavailableError, match="nothing can be measured here: onnxruntime any: out"
     ):
@@ -237,19 +237,17 @@ def test_who_cannot_restore_the_references_is_left_out(bundle, contenders, monke
     assert not run.begun
 
 
-def test_nobody_is_left(bundle, monkeypatch, contenders):
+def test_nobody_is_left(bundle, monkeypatch, runners):
     monkeypatch.setattr(
         runs,
         "open_restorers",
         lambda *a, **k: ([], [Unavailable("x", "no"), Unavailable("y", "n")]),
     )
     with pytest.raises(UnavailableError, match="nothing can be measured here: x: no; y: n"):
-        Run(bundle, None, wishes()).measure(no_progress)
+        Run(bundle, None, options()).measure(no_progress)
 
 
-def test_stages_are_cut_for_every_precision_that_somebody_holds(
-    tiny_split, contenders, monkeypatch
-):
+def test_stages_are_cut_for_every_precision_that_somebody_holds(tiny_split, runners, monkeypatch):
     cuts = []
 
     def by_step(bundle, precision, folder):
@@ -259,11 +257,11 @@ def test_stages_are_cut_for_every_precision_that_somebody_holds(
         return bundle
 
     monkeypatch.setattr(runs, "by_step", by_step)
-    contenders.missing = [Unavailable("someone", "is not there")]
-    run = Run(Bundle.open(tiny_split), None, wishes("stages"))
+    runners.missing = [Unavailable("someone", "is not there")]
+    run = Run(Bundle.open(tiny_split), None, options("stages"))
     report = measured(run)
     assert cuts == ["fp32", "fp16", "int8"]  # bf16 is not onnxruntime's
-    assert contenders.asked == [
+    assert runners.asked == [
         (["onnxruntime"], ["fp32"], ""),
         (["onnxruntime"], ["int8"], ""),
     ]
@@ -273,9 +271,9 @@ def test_stages_are_cut_for_every_precision_that_somebody_holds(
     ]
 
 
-def test_stages_of_whatever_this_machine_has(tiny_split, contenders, monkeypatch):
+def test_stages_of_whatever_this_machine_has(tiny_split, runners, monkeypatch):
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    Run(Bundle.open(tiny_split), None, wishes("stages", backends=None)).measure(no_progress)
+    Run(Bundle.open(tiny_split), None, options("stages", backends=None)).measure(no_progress)
     holding = {
         precision: [
             b.name
@@ -285,14 +283,14 @@ def test_stages_of_whatever_this_machine_has(tiny_split, contenders, monkeypatch
         for precision in ("fp32", "fp16", "bf16", "int8")
     }
     assert "onnxruntime" not in holding["bf16"]
-    assert contenders.asked == [(names, [p], "") for p, names in holding.items() if names]
+    assert runners.asked == [(names, [p], "") for p, names in holding.items() if names]
 
 
-def test_a_precision_that_is_asked_for_is_asked_of_all(tiny_split, contenders, monkeypatch):
+def test_a_precision_that_is_asked_for_is_asked_of_all(tiny_split, runners, monkeypatch):
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    wished = wishes("stages", backends=["openvino", "onnxruntime"], precisions=["bf16"])
+    wished = options("stages", backends=["openvino", "onnxruntime"], precisions=["bf16"])
     Run(Bundle.open(tiny_split), None, wished).measure(no_progress)
-    assert contenders.asked == [(["openvino", "onnxruntime"], ["bf16"], "")]
+    assert runners.asked == [(["openvino", "onnxruntime"], ["bf16"], "")]
 
 
 @pytest.mark.parametrize(
@@ -304,10 +302,10 @@ def test_a_precision_that_is_asked_for_is_asked_of_all(tiny_split, contenders, m
     ],
 )
 def test_peers_have_no_stages_and_one_that_was_asked_for_is_listed(
-    tiny_split, contenders, monkeypatch, changes, listed
+    tiny_split, runners, monkeypatch, changes, listed
 ):
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    run = Run(Bundle.open(tiny_split), None, wishes("stages", **changes))
+    run = Run(Bundle.open(tiny_split), None, options("stages", **changes))
     if changes["backends"] == []:
         with pytest.raises(UnavailableError, match="torch: it is measured as a whole"):
             run.measure(no_progress)
@@ -316,8 +314,8 @@ def test_peers_have_no_stages_and_one_that_was_asked_for_is_listed(
     assert [item.label for item in run.results.unavailable] == listed
 
 
-def test_every_m_is_exported_in_the_bundles_size(bundle, exports, contenders):
-    run = Run(bundle, "a checkpoint", wishes("steps", steps=(1, 4)))
+def test_every_m_is_exported_in_the_bundles_size(bundle, exports, runners):
+    run = Run(bundle, "a checkpoint", options("steps", steps=(1, 4)))
     report = measured(run)
     assert exports.exported == [
         (
@@ -327,11 +325,11 @@ def test_every_m_is_exported_in_the_bundles_size(bundle, exports, contenders):
         )
         for steps in (1, 4)
     ]
-    assert contenders.asked == [
+    assert runners.asked == [
         (["onnxruntime"], ["fp32"], ", M = 1"),
         (["onnxruntime"], ["fp32"], ", M = 4"),
     ]
-    assert [row["label"] for row in report["contenders"]] == [
+    assert [row["label"] for row in report["runners"]] == [
         "onnxruntime fp32, M = 1",
         "onnxruntime fp32, M = 4",
     ]
@@ -350,16 +348,16 @@ def test_steps_have_speed_and_quality_where_there_are_pictures(
     ((_, low, full),) = bundle.reference_images()
     truth = np.clip(full.astype(int) + 3, 0, 255).astype(np.uint8)
     monkeypatch.setattr(runs, "sample_photos", lambda side, faces: iter([("noise", truth)]))
-    run = Run(bundle, "a checkpoint", wishes("steps", steps=(2,)))
+    run = Run(bundle, "a checkpoint", options("steps", steps=(2,)))
     report = measured(run)
     (row,) = report["steps"]
     assert (row["steps"], row["label"]) == (2, "onnxruntime fp32")
-    mean = report["contenders"][0]["image"]["mean_s"]
+    mean = report["runners"][0]["image"]["mean_s"]
     assert row["mean_s"] == pytest.approx(mean, rel=1e-5)
     assert row["fps"] == pytest.approx(1 / mean, rel=1e-5)
     if random:
         assert (row["psnr_db"], row["psnr_to_full_db"]) == (None, None)
-        assert report["contenders"][0]["fidelity"]["note"].startswith("random weights: ")
+        assert report["runners"][0]["fidelity"]["note"].startswith("random weights: ")
     else:
         made = np.rint(np.clip(low / 255 + 10 / 255, 0, 1) * 255).astype(np.uint8)
         assert row["psnr_db"] == pytest.approx(psnr_db(made, truth), abs=0.05)
@@ -368,7 +366,7 @@ def test_steps_have_speed_and_quality_where_there_are_pictures(
 
 def test_ctrl_c_keeps_the_rows_of_every_m(bundle, exports, monkeypatch, no_yardstick):
     monkeypatch.setattr(runs, "sample_photos", lambda side, faces: iter([]))
-    original, restored = runs.RestorerContender.restore, []
+    original, restored = runs.BundleRunner.restore, []
 
     def restore(self, image):
         restored.append(self)
@@ -376,9 +374,9 @@ def test_ctrl_c_keeps_the_rows_of_every_m(bundle, exports, monkeypatch, no_yards
             raise KeyboardInterrupt
         return original(self, image)
 
-    monkeypatch.setattr(runs.RestorerContender, "restore", restore)
+    monkeypatch.setattr(runs.BundleRunner, "restore", restore)
     plan = with_numbers(PROTOCOLS["steps"], images=500, warmup=1)
-    run = Run(bundle, "a checkpoint", replace(wishes("steps", steps=(1, 3)), protocol=plan))
+    run = Run(bundle, "a checkpoint", replace(options("steps", steps=(1, 3)), protocol=plan))
     with pytest.raises(KeyboardInterrupt):
         run.measure(no_progress)
     report = checked(build_report(run.results, bundle, run.conditions))
@@ -386,25 +384,25 @@ def test_ctrl_c_keeps_the_rows_of_every_m(bundle, exports, monkeypatch, no_yards
     assert [row["steps"] for row in report["steps"]] == [1, 3]
 
 
-def test_the_bundles_own_m_is_not_exported_again(bundle, exports, contenders):
-    Run(bundle, "a checkpoint", wishes("steps", steps=(3, 4))).measure(no_progress)
+def test_the_bundles_own_m_is_not_exported_again(bundle, exports, runners):
+    Run(bundle, "a checkpoint", options("steps", steps=(3, 4))).measure(no_progress)
     assert [how["steps"] for _, _, how in exports.exported] == [4]
-    assert [variant for _, _, variant in contenders.asked] == [", M = 3", ", M = 4"]
+    assert [variant for _, _, variant in runners.asked] == [", M = 3", ", M = 4"]
 
 
-def test_a_yardstick_for_the_processor_alone(bundle, contenders, monkeypatch):
+def test_a_yardstick_for_the_processor_alone(bundle, runners, monkeypatch):
     made = []
     monkeypatch.setattr(runs, "Yardstick", lambda: made.append(1) or SimpleNamespace())
     monkeypatch.setattr(protocols, "SETTLE_NS", 0)
-    monkeypatch.setattr(SyntheticContender, "on_cpu", False, raising=False)
-    report = measured(Run(bundle, None, wishes(cold=False)))
+    monkeypatch.setattr(SyntheticRunner, "on_cpu", False, raising=False)
+    report = measured(Run(bundle, None, options(cold=False)))
     assert (made, report["yardstick"]) == ([], None)
 
 
 def test_the_default_m_is_identical_to_itself(tmp_path, monkeypatch, no_yardstick, bundle):
     Exports(monkeypatch, bundle)
     monkeypatch.setattr(runs, "sample_photos", lambda side, faces: iter([]))
-    run = Run(bundle, "a checkpoint", wishes("steps", steps=(3,)))
+    run = Run(bundle, "a checkpoint", options("steps", steps=(3,)))
     (row,) = measured(run)["steps"]
     assert (row["psnr_db"], row["psnr_to_full_db"]) == (None, None)  # infinite is not JSON
 
@@ -414,7 +412,7 @@ def test_the_default_m_is_identical_to_itself(tmp_path, monkeypatch, no_yardstic
 )
 def test_pictures_for_the_page(tmp_path, no_yardstick, count, random, taken):
     bundle = Bundle.open(make_bundle(tmp_path / "b", bias=0.1, random=random, exact=False))
-    run = Run(bundle, None, wishes(pictures=count, cold=False))
+    run = Run(bundle, None, options(pictures=count, cold=False))
     run.measure(no_progress)
     assert len(run.results.pictures) == taken
     for picture in run.results.pictures:
@@ -434,19 +432,19 @@ def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeyp
         return ColdStart(1.0, 2.0, 3.0, 4, 5)
 
     monkeypatch.setattr(runs, "start_cold", start_cold)
-    report = measured(Run(bundle, None, wishes()))
+    report = measured(Run(bundle, None, options()))
     assert started == [(bundle.path, "onnxruntime", p, 1) for p in ("fp32", "fp16")]
-    assert [row["cold"] is None for row in report["contenders"]] == [False, True]
+    assert [row["cold"] is None for row in report["runners"]] == [False, True]
     assert report["unavailable"] == [{"label": "onnxruntime fp16, first start", "reason": "killed"}]
-    measured(Run(Bundle.open(bundle.path, temporary=True), None, wishes()))
+    measured(Run(Bundle.open(bundle.path, temporary=True), None, options()))
     assert kept == [True, True, False, False]
 
 
 @pytest.mark.parametrize("protocol", ["stages", "steps"])
-def test_variants_are_not_started_anew(bundle, exports, contenders, monkeypatch, protocol):
+def test_variants_are_not_started_anew(bundle, exports, runners, monkeypatch, protocol):
     monkeypatch.setattr(runs, "start_cold", lambda *a, **k: pytest.fail("started"))
     monkeypatch.setattr(runs, "by_step", lambda bundle, precision, folder: bundle)
-    Run(bundle, "a checkpoint", wishes(protocol)).measure(no_progress)
+    Run(bundle, "a checkpoint", options(protocol)).measure(no_progress)
 
 
 class Meter:
@@ -466,16 +464,16 @@ class Meter:
         pass
 
 
-def test_energy_comes_from_the_meter_with_its_problems(bundle, contenders, monkeypatch):
+def test_energy_comes_from_the_meter_with_its_problems(bundle, runners, monkeypatch):
     monkeypatch.setattr(runs.Watch, "__init__", with_meter(runs.Watch.__init__))
-    report = measured(Run(bundle, None, wishes(cold=False)))
+    report = measured(Run(bundle, None, options(cold=False)))
     assert report["energy"] == {
         "source": "a meter",
         "scope": "the board",
         "problems": ["it went back"],
         "missing": report["energy"]["missing"],
     }
-    assert report["contenders"][0]["energy"]["joules_per_image"] == pytest.approx(0.05)
+    assert report["runners"][0]["energy"]["joules_per_image"] == pytest.approx(0.05)
     assert "energies do not hold: it went back" in report["warnings"]
 
 
@@ -487,41 +485,41 @@ def with_meter(original):
     return init
 
 
-def test_a_soak_that_fails_at_once_measured_nothing(bundle, contenders, monkeypatch):
+def test_a_soak_that_fails_at_once_measured_nothing(bundle, runners, monkeypatch):
     def fail(self, image):
         raise UnavailableError("the device is gone")
 
-    monkeypatch.setattr(SyntheticContender, "restore", fail)
+    monkeypatch.setattr(SyntheticRunner, "restore", fail)
     for protocol in ("soak", "throughput"):
-        run = Run(bundle, None, wishes(protocol, cold=False))
+        run = Run(bundle, None, options(protocol, cold=False))
         with pytest.raises(UnavailableError, match=r"nothing can be .*: the device is gone"):
             run.measure(no_progress)
         assert not run.begun
         assert not run.results.complete
 
 
-def test_an_interruption_keeps_what_there_is(bundle, contenders, monkeypatch):
-    restore = SyntheticContender.restore
+def test_an_interruption_keeps_what_there_is(bundle, runners, monkeypatch):
+    restore = SyntheticRunner.restore
 
     def interrupted(self, image):
         if len(self.images) == 5:  # one to warm up, one to settle, three that count
             raise KeyboardInterrupt
         return restore(self, image)
 
-    monkeypatch.setattr(SyntheticContender, "restore", interrupted)
-    run = Run(bundle, None, wishes(cold=False))
+    monkeypatch.setattr(SyntheticRunner, "restore", interrupted)
+    run = Run(bundle, None, options(cold=False))
     with pytest.raises(KeyboardInterrupt):
         run.measure(no_progress)
     report = checked(build_report(run.results, bundle, run.conditions))
     assert report["complete"] is False
-    assert report["contenders"][0]["image"]["count"] == 3
+    assert report["runners"][0]["image"]["count"] == 3
     assert report["device"]["sensors"]["after"] is not None
 
 
-def test_the_conditions_say_what_it_was_made_under(bundle, contenders):
-    contenders.missing = [Unavailable("someone", "is not there")]
+def test_the_conditions_say_what_it_was_made_under(bundle, runners):
+    runners.missing = [Unavailable("someone", "is not there")]
     told = []
-    run = Run(bundle, None, wishes(cold=False, seed=3))
+    run = Run(bundle, None, options(cold=False, seed=3))
     assert run.conditions is None
     run.measure(lambda *arguments: told.append(arguments[0]))
     report = checked(build_report(run.results, bundle, run.conditions))
@@ -530,7 +528,7 @@ def test_the_conditions_say_what_it_was_made_under(bundle, contenders):
     assert report["device"]["affinity"]["online"]
     assert report["device"]["sensors"]["after"] is not None
     assert report["yardstick"]["work"].startswith("float32 matrix product")
-    assert report["contenders"][0]["yardstick_s"] == [0.001] * 5
-    assert report["contenders"][0]["fidelity"]["psnr_db"] == 50.0
+    assert report["runners"][0]["yardstick_s"] == [0.001] * 5
+    assert report["runners"][0]["fidelity"]["psnr_db"] == 50.0
     assert isinstance(run.results.fidelities["onnxruntime any"], Fidelity)
     assert told[:2] == ["loading", "comparing with PyTorch's results"]

@@ -9,13 +9,13 @@ import pytest
 
 from elir_deploy.bench.soak import Soak, lasting_step, trend
 from elir_deploy.errors import UnavailableError
-from tests.bench.synthetic import FakeClock, SyntheticContender, drifting, scattered
+from tests.bench.synthetic import FakeClock, SyntheticRunner, drifting, scattered
 
 SHAPE = (4, 6, 3)
 
 
 def soak_of(latency, clock, seconds=600.0, **more) -> Soak:
-    return Soak(SyntheticContender("a", clock, latency), SHAPE, seconds, clock=clock, **more)
+    return Soak(SyntheticRunner("a", clock, latency), SHAPE, seconds, clock=clock, **more)
 
 
 def test_it_runs_for_its_time_in_sixty_windows():
@@ -64,7 +64,7 @@ def test_images_go_round_and_are_those_of_the_seed():
         clock = FakeClock()
         soak = soak_of(0.1, clock, seconds=4, seed=seed)
         soak.run()
-        seen.append([image.tobytes() for image in soak.contender.images])
+        seen.append([image.tobytes() for image in soak.runner.images])
     assert len(set(seen[0])) == 16
     assert seen[0][:16] == seen[0][16:32]
     assert seen[0] == seen[1]

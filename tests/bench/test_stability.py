@@ -10,7 +10,7 @@ import pytest
 from elir_deploy.bench.protocols import BenchProtocol, Measurement
 from elir_deploy.bench.stability import drift, half_width, settled_from, step, two_speeds
 from elir_deploy.progress import no_progress
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 
 COUNT = 200
 
@@ -100,7 +100,7 @@ class Replayed(Measurement):
         self.clock = FakeClock()
         protocol = BenchProtocol("latency", "", seconds=0.0, at_most_s=10**6)
         super().__init__(
-            [SyntheticContender("a", self.clock, 1.0)], protocol, (1, 1, 3), clock=self.clock
+            [SyntheticRunner("a", self.clock, 1.0)], protocol, (1, 1, 3), clock=self.clock
         )
         self._series = (series * 1e9).astype(int).tolist()
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import throughput as module
-from elir_deploy.bench.contenders import open_restorers
+from elir_deploy.bench.runners import open_restorers
 from elir_deploy.bench.throughput import Load, Throughput, ask_together
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.files import Outcome
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle
 
 IMAGES = [np.full((2, 2, 3), k, np.uint8) for k in range(4)]
@@ -58,7 +58,7 @@ class OwnClocks:
 def test_one_caller():
     clocks = OwnClocks(0.1)
     load = ask_together(clocks.restore, IMAGES, 1, 1.0, clock=clocks)
-    assert load.at_once == 1
+    assert load.concurrency == 1
     assert load.latencies_s == pytest.approx([0.1] * 10)
     assert (load.images, load.seconds, load.fps) == (10, pytest.approx(1), (pytest.approx(10),))
     assert load.mean_fps == pytest.approx(10)
@@ -158,7 +158,7 @@ def test_two_passes_are_one_load():
     assert Load("a", "files", 1).mean_fps == 0
 
 
-# Contenders that are not of a bundle ----------------------------------------------------------
+# Runners that are not of a bundle ----------------------------------------------------------
 
 
 @pytest.fixture
@@ -170,15 +170,15 @@ def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
     clock = FakeClock()
     order = []
 
-    class Noted(SyntheticContender):
+    class Noted(SyntheticRunner):
         def restore(self, image):
             order.append(self.label)
             return super().restore(image)
 
-    contenders = [Noted("a", clock, 0.1), Noted("b", clock, 0.5)]
+    runners = [Noted("a", clock, 0.1), Noted("b", clock, 0.5)]
     throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
     told = []
-    throughput.run(contenders, lambda *arguments: told.append(arguments))
+    throughput.run(runners, lambda *arguments: told.append(arguments))
     assert list(throughput.loads) == [("a", "callers", 1), ("b", "callers", 1)]
     assert [load.images for load in throughput.loads.values()] == [20, 4]
     assert [len(load.fps) for load in throughput.loads.values()] == [2, 2]
@@ -190,12 +190,12 @@ def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
         ("throughput of b", 2, 4),
         ("throughput of a", 3, 4),
     ]
-    assert contenders[0].images[0].shape == (64, 64, 3)
+    assert runners[0].images[0].shape == (64, 64, 3)
 
 
 def test_one_that_fails_is_listed_once_and_the_rest_goes_on(bundle):
     clock = FakeClock()
-    bad, good = SyntheticContender("bad", clock, 0.1), SyntheticContender("good", clock, 0.1)
+    bad, good = SyntheticRunner("bad", clock, 0.1), SyntheticRunner("good", clock, 0.1)
 
     def fail(image):
         raise UnavailableError("the device is gone")
@@ -215,7 +215,7 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
     clock = FakeClock()
     made = 0
 
-    class Interrupting(SyntheticContender):
+    class Interrupting(SyntheticRunner):
         def restore(self, image_):
             nonlocal made
             made += 1
@@ -224,10 +224,10 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
             # From then on the clock stands still, so that only the interruption ends it.
             return super().restore(image_) if made < image else image_
 
-    contenders = [Interrupting(name, clock, 0.1) for name in "ab"]
+    runners = [Interrupting(name, clock, 0.1) for name in "ab"]
     throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
     with pytest.raises(KeyboardInterrupt):
-        throughput.run(contenders)
+        throughput.run(runners)
     nothing = Load("", "", 1)
     assert [throughput.loads.get((n, "callers", 1), nothing).images for n in "ab"] == kept
 
@@ -236,14 +236,14 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
 
 
 def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
-    contenders, missing = open_restorers(bundle, [backend], [precision], threads=threads)
+    runners, missing = open_restorers(bundle, [backend], [precision], threads=threads)
     assert not missing
     throughput = Throughput(bundle, threads, **({"seconds": 0.005} | how))
     try:
-        throughput.run(contenders)
+        throughput.run(runners)
     finally:
-        for contender in contenders:
-            contender.close()
+        for runner in runners:
+            runner.close()
     return throughput
 
 
@@ -282,14 +282,14 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
         (label, "batch", 2),
         (label, "batch", 4),
     ]
-    for (_, way, at_once), load in throughput.loads.items():
-        assert (load.label, load.way, load.at_once) == (label, way, at_once)
+    for (_, way, concurrency), load in throughput.loads.items():
+        assert (load.label, load.way, load.concurrency) == (label, way, concurrency)
         assert len(load.fps) == 2
         assert min(load.fps) > 0
         if way == "files":
             assert load.latencies_s == ()
         else:
-            assert load.images == len(load.latencies_s) * (at_once if way == "batch" else 1)
+            assert load.images == len(load.latencies_s) * (concurrency if way == "batch" else 1)
         assert (load.fidelity is not None) == (way == "batch")
         if load.fidelity is not None:
             assert load.fidelity.psnr_db > 60
@@ -314,9 +314,9 @@ def test_streams_are_asked_by_as_many_callers_as_run_at_once(bundle, monkeypatch
     throughput = loads_of(bundle, "openvino", threads=2, callers=(1,), batches=())
     streams = [load for (_, way, _), load in throughput.loads.items() if way == "streams"]
     (files,) = [load for (_, way, _), load in throughput.loads.items() if way == "files"]
-    if files.at_once > 1:
+    if files.concurrency > 1:
         (load,) = streams
-        assert load.at_once == files.at_once == callers[1]
+        assert load.concurrency == files.concurrency == callers[1]
     else:  # it found that one image at a time is as good
         assert streams == []
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from elir_deploy.bench import contenders as contenders_module
 from elir_deploy.bench import peers, protocols, runs, soak
+from elir_deploy.bench import runners as runners_module
 from elir_deploy.cli import bench
 from elir_deploy.errors import OutputError, UnavailableError
 from elir_deploy.printable import printable
@@ -25,7 +25,7 @@ from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.cut import split_tiny
 from tests.bench.schema import checked
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.shown import HOSTILE_NAME, Shown
 
@@ -63,11 +63,11 @@ def test_two_precisions_side_by_side(run, bundle, tmp_path):
     assert "onnxruntime fp32" in out
     report = json.loads(target.read_text(), parse_constant=pytest.fail)
     assert report["complete"] is True
-    assert [row["label"] for row in report["contenders"]] == [
+    assert [row["label"] for row in report["runners"]] == [
         "onnxruntime fp32",
         "onnxruntime fp16",
     ]
-    for row in report["contenders"]:
+    for row in report["runners"]:
         assert len(row["image"]["samples_s"]) == 5
         assert all(
             device <= image
@@ -112,14 +112,14 @@ def test_nothing_that_can_run_is_exit_4(run, bundle):
 
 
 def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypatch):
-    original = contenders_module.RestorerContender.fidelity
+    original = runners_module.BundleRunner.fidelity
 
     def fidelity(self, of):
         if self.precision == "fp16":
             raise UnavailableError("out of memory")
         return original(self, of)
 
-    monkeypatch.setattr(contenders_module.RestorerContender, "fidelity", fidelity)
+    monkeypatch.setattr(runners_module.BundleRunner, "fidelity", fidelity)
     code, out, _ = run(bundle, "--backend", "onnxruntime", *QUICK)
     assert code == 0
     assert "not measured: onnxruntime fp16: out of memory" in out
@@ -187,15 +187,15 @@ def test_random_weights_need_a_task(run):
 def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch):
     clock = FakeClock()
 
-    class Interrupted(SyntheticContender):
+    class Interrupted(SyntheticRunner):
         def restore(self, image):
             if len(self.images) == 5:  # one to warm up, one to settle, three that count
                 raise KeyboardInterrupt
             return super().restore(image)
 
-    contender = Interrupted("synthetic fp32", clock, 0.01)
+    runner = Interrupted("synthetic fp32", clock, 0.01)
     monkeypatch.setattr(protocols, "SETTLE_NS", 0)
-    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([runner], []))
     target = tmp_path / "r.json"
     code, out, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
     assert code == 130
@@ -203,8 +203,8 @@ def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch)
     assert "interrupted" in err
     report = json.loads(target.read_text())
     assert report["complete"] is False
-    assert len(report["contenders"][0]["image"]["samples_s"]) == 3
-    assert contender.closed
+    assert len(report["runners"][0]["image"]["samples_s"]) == 3
+    assert runner.closed
 
 
 def test_ctrl_c_for_real(bundle, tmp_path):
@@ -222,7 +222,7 @@ def test_ctrl_c_for_real(bundle, tmp_path):
         assert process.wait(timeout=20) == 130
     report = json.loads(target.read_text())
     assert report["complete"] is False
-    assert report["contenders"][0]["image"]["count"] > 0
+    assert report["runners"][0]["image"]["count"] > 0
 
 
 def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
@@ -243,7 +243,7 @@ def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
 
     def open_peers(names, of, checkpoint, threads, say):
         assert (list(names), checkpoint, threads) == (["torch"], "checkpoint", 1)
-        return [SyntheticContender("torch eager fp32", clock, 0.1)], []
+        return [SyntheticRunner("torch eager fp32", clock, 0.1)], []
 
     monkeypatch.setattr(peers, "load", lambda source, task, say: "checkpoint")
     monkeypatch.setattr(peers, "export_to_bundle", export)
@@ -271,12 +271,12 @@ def test_a_mistyped_bundle_without_torch(run, monkeypatch):
 def test_an_interruption_before_the_first_sample_replaces_nothing(
     run, bundle, tmp_path, monkeypatch
 ):
-    class Interrupted(SyntheticContender):
+    class Interrupted(SyntheticRunner):
         def restore(self, image):
             raise KeyboardInterrupt
 
-    contender = Interrupted("synthetic fp32", FakeClock(), 0.01)
-    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
+    runner = Interrupted("synthetic fp32", FakeClock(), 0.01)
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([runner], []))
     target = tmp_path / "r.json"
     target.write_text("an older result")
     code, _, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
@@ -368,8 +368,8 @@ def test_a_signal_after_the_last_image_waits_for_the_files(
     handlers = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(bench, pressed, interrupted)
     monkeypatch.setattr(protocols, "SETTLE_NS", 0)
-    contender = SyntheticContender("synthetic fp32", FakeClock(), 0.01)
-    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([contender], []))
+    runner = SyntheticRunner("synthetic fp32", FakeClock(), 0.01)
+    monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([runner], []))
     target, table = tmp_path / "r.json", tmp_path / "r.md"
     code, out, _ = run(
         *(bundle, "--backend", "onnxruntime", *QUICK), *("--json", target, "--report", table)
@@ -442,7 +442,7 @@ def test_the_machine_is_described(run, bundle, tmp_path):
     assert code == 0
     report = json.loads(target.read_text())
     assert report["yardstick"]["work"].startswith("float32 matrix product")
-    for row in report["contenders"]:
+    for row in report["runners"]:
         assert len(row["yardstick_s"]) == 5
         assert row["cold"]["first_result_s"] > 0
         assert row["cold"]["peak_rss_bytes"] > 2**20
@@ -457,7 +457,7 @@ def test_latency_ends_when_the_medians_are_known_or_the_time_is_over(run, bundle
         *("--seconds", "0.1", "--at-most", "3", "--no-cold", "--threads", "1", "--json", target),
     )
     assert code == 0
-    (row,) = json.loads(target.read_text())["contenders"]
+    (row,) = json.loads(target.read_text())["runners"]
     assert row["warmup"]["images"] >= 5
     assert row["image"]["count"] >= 5
     assert row["stable"] in (True, False)
@@ -472,7 +472,7 @@ def test_throughput_of_callers_files_and_batches(run, bundle, tmp_path):
     )
     assert code == 0
     loads = json.loads(target.read_text())["throughput"]
-    assert [(load["way"], load["at_once"]) for load in loads] == [
+    assert [(load["way"], load["concurrency"]) for load in loads] == [
         ("callers", 2),
         ("files", 1),
         ("batch", 3),
@@ -522,7 +522,7 @@ def test_stages_of_a_split_bundle(run, split, tmp_path):
     assert sum(part["share"] for part in stages["parts"]) == pytest.approx(1, abs=1e-4)
     steps = [part["mean_s"] for part in stages["parts"][2:5]]
     assert max(steps) < 3 * min(steps)  # the same work
-    (row,) = report["contenders"]
+    (row,) = report["runners"]
     assert row["fidelity"]["psnr_db"] > 50
     assert len(row["artifacts"]) == 6
     for shown in (out, table.read_text()):
@@ -590,7 +590,7 @@ def test_random_weights_have_speed_and_no_quality(run, tmp_path, exported):
     assert code == 0
     report = written(target)
     assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
-    assert {row["fidelity"]["psnr_db"] for row in report["contenders"]} == {None}
+    assert {row["fidelity"]["psnr_db"] for row in report["runners"]} == {None}
     reason = "random weights: good for speed only, there is no picture to compare"
     assert f"PSNR of onnxruntime fp32, M = 1: {reason}" in out
     assert "random weights: speed only, there is no quality to state" in out
@@ -616,7 +616,7 @@ def test_every_protocol_with_a_backend_that_is_missing(run, split, bundle, tmp_p
     report = written(target)
     assert report["complete"] is True
     assert report["protocol"]["name"] == protocol
-    assert [row["label"] for row in report["contenders"]] == ["onnxruntime fp32"]
+    assert [row["label"] for row in report["runners"]] == ["onnxruntime fp32"]
     missing = [item for item in report["unavailable"] if item["label"] == "onnxruntime-cuda"]
     assert len(missing) == 1
     for shown in (out, table.read_text()):
@@ -626,20 +626,20 @@ def test_every_protocol_with_a_backend_that_is_missing(run, split, bundle, tmp_p
 @pytest.fixture
 def interrupted(monkeypatch):
     """Let Ctrl-C be pressed once, while an image is restored."""
-    original = contenders_module.RestorerContender.restore
+    original = runners_module.BundleRunner.restore
 
     def at(pressed) -> None:
         restored = 0
 
-        def restore(contender, pixels):
+        def restore(runner, pixels):
             nonlocal restored
             restored += 1
             if restored >= 0 and pressed(restored):
                 restored = -(10**9)
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            return original(contender, pixels)
+            return original(runner, pixels)
 
-        monkeypatch.setattr(contenders_module.RestorerContender, "restore", restore)
+        monkeypatch.setattr(runners_module.BundleRunner, "restore", restore)
 
     return at
 
@@ -682,7 +682,7 @@ def test_ctrl_c_keeps_what_was_measured(
     assert report["complete"] is False
     assert any(warning.startswith("interrupted after ") for warning in report["warnings"])
     assert "warning: interrupted after " in out
-    (row,) = report["contenders"]
+    (row,) = report["runners"]
     if protocol in ("latency", "stages"):
         # A round is one image to settle and five that count, after one to warm up.
         image = 300 if protocol == "latency" else 60
@@ -690,7 +690,7 @@ def test_ctrl_c_keeps_what_was_measured(
         assert (report["stages"] is not None) == (protocol == "stages")
     elif protocol == "throughput":
         (load,) = report["throughput"]
-        assert (load["way"], load["at_once"]) == ("callers", 1)
+        assert (load["way"], load["concurrency"]) == ("callers", 1)
         assert load["images"] > 0
     else:
         (soaked,) = report["soak"]
@@ -717,7 +717,7 @@ def test_a_checkpoint_is_cut_into_its_stages_for_real(run, tmp_path, monkeypatch
         names = [part["name"] for part in stages["parts"]]
         assert names[2:4] == ["step 1", "step 2"]
     assert report["model"]["random_weights"] == (model == "random")
-    for row in report["contenders"]:
+    for row in report["runners"]:
         assert (row["fidelity"]["images"] == 0) == (model == "random")
 
 
@@ -735,7 +735,7 @@ def test_nothing_compiled_of_a_checkpoint_is_kept(run, tmp_path, monkeypatch):
             *("--precision", "fp32"),
         )
         assert code == 0
-    assert written(tmp_path / "paper.json")["contenders"][0]["cold"] is not None
+    assert written(tmp_path / "paper.json")["runners"][0]["cold"] is not None
     assert not (tmp_path / "cache").exists()
 
 

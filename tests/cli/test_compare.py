@@ -59,7 +59,7 @@ def test_a_fast_row_of_other_quality_is_said_beside_the_verdict(run, files, tmp_
     paths = []
     for name, decibels in (("good", 48.0), ("bad", 20.0)):
         values = report_values(("x fp32",), scale=1.0 if name == "good" else 0.5)
-        values["contenders"][0]["fidelity"] = {"psnr_db": decibels, "identical": False}
+        values["runners"][0]["fidelity"] = {"psnr_db": decibels, "identical": False}
         paths.append(write_report(tmp_path / f"{name}.json", values))
     code, out, _ = run(*paths)
     assert code == 0
@@ -130,7 +130,7 @@ def test_bad_usage_is_exit_2(run, files):
 def test_a_file_does_not_steer_the_terminal(run, tmp_path):
     label = "\x1b[31mred\nfake"
     before, after = report_values((label,)), report_values((label,), seed=1)
-    after["contenders"][0]["library"] = "\x1b[2J" * 99
+    after["runners"][0]["library"] = "\x1b[2J" * 99
     files = [
         write_report(tmp_path / name, v) for name, v in (("a.json", before), ("b.json", after))
     ]

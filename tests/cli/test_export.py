@@ -204,7 +204,7 @@ def test_int8_prints_what_each_part_costs_and_draws_it(weights: Path, tmp_path: 
                "--floor-psnr", "30", "--sensitivity-plot", picture)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "encoder.layers.1 skip" in done.stdout
-    assert "INT8, all parts: loses" in done.stdout
+    assert "INT8, all blocks: loses" in done.stdout
     assert "INT8, as chosen: loses" in done.stdout
     assert "calibrating 3/3" in done.stderr
     assert "give --calibration FOLDER" in done.stderr

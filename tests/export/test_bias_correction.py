@@ -54,10 +54,10 @@ def test_inputs_that_are_put_together_are_followed(
     read = activations(fused, outline.skip_blocks)
     statistics = collect_statistics(fused, read, [{"image": pixels}], images=1)
     placement = full_placement(fused, outline)
-    peaks: dict[str, float] = {}
+    amax: dict[str, float] = {}
     for tensor, group in placement.groups.items():
-        peaks[group] = max(peaks.get(group, 0), float(statistics[tensor].peak.max()))
-    found = bias_corrections(fused, placement, peaks, statistics)
+        amax[group] = max(amax.get(group, 0), float(statistics[tensor].peak.max()))
+    found = bias_corrections(fused, placement, amax, statistics)
     convolutions = {n.name: n for n in fused.graph.node if n.op_type in ("Conv", "ConvTranspose")}
     assert found.keys() == convolutions.keys()
     sizes = {t.name: t.dims for t in fused.graph.initializer}

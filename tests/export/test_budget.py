@@ -9,13 +9,13 @@ from onnx import ModelProto, numpy_helper
 
 from elir_deploy.errors import QualityError
 from elir_deploy.export.budget import (
+    Block,
     Budget,
     Judge,
-    Part,
     Quality,
     Sensitivity,
+    blocks_of,
     measure_sensitivities,
-    parts_of,
     select_parts,
 )
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
@@ -25,9 +25,9 @@ from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE, STEPS
 
 
-def quantize(model: ModelProto, parts: Collection[Part], peak: float = 4.0) -> ModelProto:
-    layers = {layer for part in parts for layer in part.layers}
-    skips = {skip for part in parts for skip in part.skips}
+def quantize(model: ModelProto, blocks: Collection[Block], peak: float = 4.0) -> ModelProto:
+    layers = {layer for block in blocks for layer in block.layers}
+    skips = {skip for block in blocks for skip in block.skips}
     placement = place(model, layers, skips)
     return quantize_graph(model, placement, dict.fromkeys(placement.groups.values(), peak))
 
@@ -41,27 +41,27 @@ class TestParts:
     def test_they_are_everything_but_the_ends_that_see_rgb(
         self, fused: ModelProto, outline: Outline
     ) -> None:
-        parts = parts_of(fused, outline)
-        layers = [layer for part in parts for layer in part.layers]
+        blocks = blocks_of(fused, outline)
+        layers = [layer for block in blocks for layer in block.layers]
         assert len(layers) == len(set(layers))
         rgb = set(conv_layers(fused)) - set(layers)
         weights = {t.name: t.dims for t in fused.graph.initializer}
         shapes = [weights[conv_layers(fused)[layer][0].input[1]] for layer in rgb]
         assert sorted((shape[0], shape[1]) for shape in shapes) == [(3, 16), (16, 3)]
-        skips = {skip for part in parts for skip in part.skips}
+        skips = {skip for block in blocks for skip in block.skips}
         assert skips == set(residual_additions(fused, outline.skip_blocks))
 
     def test_operations_are_counted_over_all_steps(
         self, fused: ModelProto, outline: Outline
     ) -> None:
-        parts = {part.name: part for part in parts_of(fused, outline)}
+        blocks = {block.name: block for block in blocks_of(fused, outline)}
         # 1x1 convolution of 16 latent channels to 32 at an eighth of the side.
         pixels = (SIZE // 8) ** 2
-        assert parts["flow.vector_field.first_proj"].macs == STEPS * pixels * 16 * 32
+        assert blocks["flow.vector_field.first_proj"].macs == STEPS * pixels * 16 * 32
         # Three 3x3 convolutions of 16 channels at full size.
-        assert parts["encoder.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
-        assert parts["encoder.layers.1 skip"].macs == 0
-        assert parts["encoder.layers.1 skip"].saving > 0
+        assert blocks["encoder.layers.1"].macs == 3 * SIZE * SIZE * 16 * 16 * 9
+        assert blocks["encoder.layers.1 skip"].macs == 0
+        assert blocks["encoder.layers.1 skip"].saving > 0
 
     def test_a_transposed_convolution_is_counted_by_its_input(
         self, fused: ModelProto, outline: Outline
@@ -75,8 +75,8 @@ class TestParts:
         (_, _, height, width), (_, _, tall, wide) = sizes[node.input[0]], sizes[node.output[0]]
         assert (tall, wide) == (2 * height, 2 * width)
         by_output = tall * wide * into * out * 4  # of 16 taps, 4 meet an output pixel
-        parts = {part.name: part for part in parts_of(fused, outline)}
-        alone = parts["flow.vector_field.up.0"]
+        blocks = {block.name: block for block in blocks_of(fused, outline)}
+        alone = blocks["flow.vector_field.up.0"]
         assert layer in alone.layers
         others = sum(
             math.prod(sizes[n.output[0]][2:]) * math.prod(weights[n.input[1]])
@@ -95,7 +95,7 @@ class TestMeasuring:
     def test_quality_is_psnr_to_truth_and_to_float32(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        found = Judge(fused, images, "uint8").measure(quantize(fused, parts_of(fused, outline)))
+        found = Judge(fused, images, "uint8").measure(quantize(fused, blocks_of(fused, outline)))
         assert found.drop_db is not None
         assert 10 < found.fidelity_db < 60
         blind = [CalibrationImage(i.name, i.image, None) for i in images]
@@ -104,23 +104,23 @@ class TestMeasuring:
     def test_a_part_alone_is_measured_as_if_the_whole_graph_ran(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        parts = [
-            p for p in parts_of(fused, outline) if p.name.startswith(("decoder.layers.2", "flow"))
+        blocks = [
+            p for p in blocks_of(fused, outline) if p.name.startswith(("decoder.layers.2", "flow"))
         ]
         found = measure_sensitivities(
-            fused, parts, lambda chosen: quantize(fused, chosen, 64.0), images, "uint8"
+            fused, blocks, lambda chosen: quantize(fused, chosen, 64.0), images, "uint8"
         )
-        assert [s.part for s in found] == parts
+        assert [s.block for s in found] == blocks
         judge = Judge(fused, images[:2], "uint8")
         for sensitivity in found:
-            whole = judge.measure(quantize(fused, [sensitivity.part], 64.0)).fidelity_db
+            whole = judge.measure(quantize(fused, [sensitivity.block], 64.0)).fidelity_db
             if sensitivity.psnr_db < 50:  # else 8 bits hide it
                 assert sensitivity.psnr_db == pytest.approx(whole, abs=3)
         assert any(s.psnr_db < 50 for s in found)
 
 
 class PretendedJudge(Judge):
-    """Errors of the parts in int8 add up; graphs are lists of parts."""
+    """Errors of the blocks in int8 add up; graphs are lists of blocks."""
 
     def __init__(self, mse: dict[str, float]) -> None:
         self.mse = mse
@@ -129,23 +129,23 @@ class PretendedJudge(Judge):
     def measure(self, model: object, what: str = "") -> Quality:  # type: ignore[override]
         assert isinstance(model, list)
         self.asked.append(len(model))
-        total = sum(self.mse[part.name] for part in model)
+        total = sum(self.mse[block.name] for block in model)
         return Quality(total / 1e-3, -10 * math.log10(total) if total else 100.0)
 
 
 def made_up(mse: list[float], savings: list[float]) -> tuple[list[Sensitivity], PretendedJudge]:
-    parts = [
-        Part(f"p{k}", frozenset([f"p{k}"]), frozenset(), 1, saving)
+    blocks = [
+        Block(f"p{k}", frozenset([f"p{k}"]), frozenset(), 1, saving)
         for k, saving in enumerate(savings)
     ]
-    found = [Sensitivity(part, value) for part, value in zip(parts, mse, strict=True)]
-    return found, PretendedJudge({s.part.name: s.mse for s in found})
+    found = [Sensitivity(block, value) for block, value in zip(blocks, mse, strict=True)]
+    return found, PretendedJudge({s.block.name: s.mse for s in found})
 
 
 def chosen(found: list[Sensitivity], judge: PretendedJudge, budget: Budget) -> set[str]:
-    selection = select_parts(found, lambda parts: list(parts), judge, budget)  # type: ignore[arg-type, return-value]
-    kept = {part.name for part in selection.kept}
-    rest = [s.part for s in found if s.part.name not in kept]
+    selection = select_parts(found, lambda blocks: list(blocks), judge, budget)  # type: ignore[arg-type, return-value]
+    kept = {block.name for block in selection.kept}
+    rest = [s.block for s in found if s.block.name not in kept]
     assert selection.quality == judge.measure(rest)
     assert budget.allows(selection.quality)
     return kept
@@ -191,6 +191,6 @@ class TestSelection:
 
 
 def test_parts_are_hashable_and_named_once(fused: ModelProto, outline: Outline) -> None:
-    parts = parts_of(fused, outline)
-    assert len({part.name for part in parts}) == len(set(parts)) == len(parts)
-    assert np.isfinite([part.saving for part in parts]).all()
+    blocks = blocks_of(fused, outline)
+    assert len({block.name for block in blocks}) == len(set(blocks)) == len(blocks)
+    assert np.isfinite([block.saving for block in blocks]).all()

@@ -125,13 +125,13 @@ class TestConversion:
 @pytest.fixture(scope="module")
 def quantized(fused: ModelProto, outline: Outline, pixels: np.ndarray) -> ModelProto:
     """Every convolution but those next to RGB in int8."""
-    layers = {layer for layer in conv_layers(fused) if outline.part_of(layer)}
+    layers = {layer for layer in conv_layers(fused) if outline.block_of(layer)}
     placement = place(fused, layers, residual_additions(fused, outline.skip_blocks))
     ranges = measure_ranges(fused, [{"image": pixels}])
-    peaks: dict[str, float] = {}
+    amax: dict[str, float] = {}
     for tensor, group in placement.groups.items():
-        peaks[group] = max(peaks.get(group, 0.0), ranges[tensor])
-    return quantize_graph(fused, placement, peaks)
+        amax[group] = max(amax.get(group, 0.0), ranges[tensor])
+    return quantize_graph(fused, placement, amax)
 
 
 def root_mean_square(error: np.ndarray) -> float:

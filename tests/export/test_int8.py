@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto
 
 from elir_deploy.errors import BundleError, QualityError, UsageError
-from elir_deploy.export.budget import Judge, parts_of
+from elir_deploy.export.budget import Judge, blocks_of
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
 from elir_deploy.export.precision import open_session
@@ -50,10 +50,10 @@ class TestCalibrating:
         assert report.quality.drop_db is not None
         assert report.quality.drop_db <= 0.3
         assert Judge(fused, images, "uint8").measure(recipe.apply(fused)) == report.quality
-        assert [s.part.name for s in report.sensitivities] == [
-            p.name for p in parts_of(fused, outline)
+        assert [s.block.name for s in report.sensitivities] == [
+            p.name for p in blocks_of(fused, outline)
         ]
-        assert set(report.kept) <= {s.part.name for s in report.sensitivities}
+        assert set(report.kept) <= {s.block.name for s in report.sensitivities}
 
     def test_random_weights_are_quantised_whole_and_not_measured(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
@@ -61,7 +61,7 @@ class TestCalibrating:
         recipe, report = calibrate(fused, outline, images, "uint8", Int8Options(), None)
         assert report == Int8Report()
         assert recipe.layers == {
-            layer for part in parts_of(fused, outline) for layer in part.layers
+            layer for block in blocks_of(fused, outline) for layer in block.layers
         }
 
     def test_a_budget_out_of_reach_is_an_error(
@@ -79,10 +79,10 @@ class TestCalibrating:
         change: dict[str, bool],
     ) -> None:
         whole, _ = calibrate(fused, outline, images, "uint8", Int8Options(), None)
-        part, _ = calibrate(fused, outline, images, "uint8", Int8Options(**change), None)
-        assert whole.to_json() != part.to_json()
-        assert bool(part.factors) is change.get("equalize", True)
-        assert bool(part.corrections) is change.get("correct_biases", True)
+        block, _ = calibrate(fused, outline, images, "uint8", Int8Options(**change), None)
+        assert whole.to_json() != block.to_json()
+        assert bool(block.factors) is change.get("equalize", True)
+        assert bool(block.corrections) is change.get("correct_biases", True)
 
     @pytest.mark.skipif(saturating_int8(), reason="INT8 saturates on this processor: no VNNI")
     def test_openvino_keeps_the_same_picture(
@@ -127,11 +127,11 @@ class TestSmallestLayer:
     def test_all_of_the_making_sees_the_same_layers(
         self, fused: ModelProto, outline: Outline, made: Recipe
     ) -> None:
-        parts = parts_of(fused, outline, self.LIMIT)
-        assert made.layers == {layer for part in parts for layer in part.layers}
-        assert made.skips == {skip for part in parts for skip in part.skips}
+        blocks = blocks_of(fused, outline, self.LIMIT)
+        assert made.layers == {layer for block in blocks for layer in block.layers}
+        assert made.skips == {skip for block in blocks for skip in block.skips}
         read = set(activations(fused, outline.skip_blocks, self.LIMIT))
-        assert set(made.peaks) <= read < set(activations(fused, outline.skip_blocks))
+        assert set(made.amax) <= read < set(activations(fused, outline.skip_blocks))
         layers = {layer_of(node) for node in made.corrections}
         assert layers == made.layers
 
@@ -206,8 +206,8 @@ class TestRecipe:
             lambda text: b"[" * 100_000,
             lambda text: json.dumps({**json.loads(text), "version": 1}).encode(),
             lambda text: json.dumps({**json.loads(text), "format": "else"}).encode(),
-            lambda text: json.dumps({**json.loads(text), "peaks": [1, 2]}).encode(),
-            lambda text: json.dumps({**json.loads(text), "peaks": {"a": "b"}}).encode(),
+            lambda text: json.dumps({**json.loads(text), "amax": [1, 2]}).encode(),
+            lambda text: json.dumps({**json.loads(text), "amax": {"a": "b"}}).encode(),
             lambda text: json.dumps({**json.loads(text), "factors": {"a": [[1]]}}).encode(),
             lambda text: text.replace(b'"skips":', b'"steps":'),
             lambda text: text.replace(b'"everything_int8":', b'"everything":'),

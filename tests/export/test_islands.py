@@ -50,14 +50,14 @@ class TestImages:
 class TestEvidence:
     def test_ranges_are_those_measured_alone(self, fused: ModelProto, pixels: np.ndarray) -> None:
         inputs = [{"image": pixels}]
-        assert gather_evidence(fused, inputs).peaks == measure_ranges(fused, inputs)
+        assert gather_evidence(fused, inputs).amax == measure_ranges(fused, inputs)
 
     def test_inputs_are_ranges_too(self) -> None:
         model = chain_of_products([1e-3])
         evidence = gather_evidence(
             model, [{"x": np.full((1, 4), v, np.float32)} for v in (2e5, -3e5)]
         )
-        assert evidence.peaks["x"] == 3e5
+        assert evidence.amax["x"] == 3e5
         assert set(plan_float16(model, evidence).reasons) == {"net.layer0.mul"}
 
     def test_the_worst_of_all_inputs(self) -> None:

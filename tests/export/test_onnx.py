@@ -181,11 +181,11 @@ class TestUnexpected:
         [
             (
                 {"rgb_ends": ()},
-                r"convolution encoder\.layers\.0\.conv is in no part .*: wanted one",
+                r"convolution encoder\.layers\.0\.conv is in no block .*: wanted one",
             ),
-            ({"parts": ("encoder.layers.99",)}, r"convolution .* is in no part"),
+            ({"blocks": ("encoder.layers.99",)}, r"convolution .* is in no block"),
             (
-                {"parts": ("encoder", "encoder.layers.99")},
+                {"blocks": ("encoder", "encoder.layers.99")},
                 r"the exported encoder has no convolution in encoder\.layers\.99",
             ),
             (

@@ -37,8 +37,8 @@ def test_the_smallest_layer_in_int8(names: list[str], limit: int) -> None:
 )
 def test_what_int8_graphs_compute_in_elsewhere(names: list[str], rest: str) -> None:
     targets = targets_named(names)
-    assert ExportOptions.for_targets(targets).int8_rest == rest
-    assert ExportOptions.for_targets(targets, int8_rest="float16").int8_rest == "float16"
+    assert ExportOptions.for_targets(targets).int8_fallback == rest
+    assert ExportOptions.for_targets(targets, int8_fallback="float16").int8_fallback == "float16"
 
 
 def test_what_is_asked_for_goes_first() -> None:

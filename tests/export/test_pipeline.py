@@ -269,7 +269,7 @@ def test_engines_of_another_precision_are_left_out_and_named(
             raise QualityError("fused.fp16.sm86.rtx.engine computes in float32")
         yield from ()
 
-    monkeypatch.setattr(pipeline, "orders_for", lambda targets: ["an order"])
+    monkeypatch.setattr(pipeline, "engine_specs", lambda targets: ["an order"])
     monkeypatch.setattr(pipeline, "load_library", lambda *_: None)
     monkeypatch.setattr(pipeline, "make_engines", make)
     options = ExportOptions(precisions=("fp16", "fp32"))
@@ -457,7 +457,7 @@ def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None
     assert stored.measured is not None
     assert stored.measured.fidelity_db >= 35
     assert stored.measured.psnr_drop_db <= stored.max_psnr_drop_db == 0.3
-    assert [part.part for part in stored.parts if part.kept] == list(int8_report.int8.kept)
+    assert [block.block for block in stored.blocks if block.kept] == list(int8_report.int8.kept)
     found = int8_report.verification["int8"]
     assert found.passed
     assert found.psnr_db is not None
@@ -564,7 +564,7 @@ def test_random_weights_are_quantised_without_a_budget(
     )
     stored = Bundle.open(report.folder).manifest.quantization
     assert stored is not None
-    assert stored.parts == []
+    assert stored.blocks == []
     assert stored.measured is None
     assert stored.smallest_layer == 5000
     assert "the package's 3 photographs" in said[0]
@@ -578,7 +578,7 @@ def test_int8_and_float16_in_one_graph(
     exported_before: dict[str, onnx.ModelProto],
 ) -> None:
     options = ExportOptions(
-        precisions=("int8",), calibration=int8_report.folder, int8_rest="float16"
+        precisions=("int8",), calibration=int8_report.folder, int8_fallback="float16"
     )
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
     graph = onnx.load(made.folder / "fused.int8.onnx").graph

@@ -1,4 +1,4 @@
-"""The picture of what each part costs in INT8, and where there is nothing to show."""
+"""The picture of what each block costs in INT8, and where there is nothing to show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto
 
 from elir_deploy.errors import InputError
-from elir_deploy.export.budget import Sensitivity, parts_of
+from elir_deploy.export.budget import Sensitivity, blocks_of
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.int8 import Int8Options, Int8Report, calibrate
 from elir_deploy.export.sensitivity_plot import (
@@ -24,9 +24,9 @@ from tests.export.conftest import SIZE
 @pytest.mark.parametrize(
     ("name", "precisions", "wanted"),
     [
-        ("parts.gif", ["int8"], "wanted a name ending in .png, .svg, .pdf"),
-        ("none/parts.png", ["int8"], "there is no folder .*none"),
-        ("parts.png", ["fp32", "fp16"], "add --precision int8"),
+        ("blocks.gif", ["int8"], "wanted a name ending in .png, .svg, .pdf"),
+        ("none/blocks.png", ["int8"], "there is no folder .*none"),
+        ("blocks.png", ["fp32", "fp16"], "add --precision int8"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(
@@ -34,21 +34,21 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=wanted):
         check_plot(tmp_path / name, precisions)
-    check_plot(tmp_path / "parts.PNG", ["fp32", "int8"])
+    check_plot(tmp_path / "blocks.PNG", ["fp32", "int8"])
 
 
 def test_every_part_has_two_bars(fused: ModelProto, outline: Outline, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    parts = parts_of(fused, outline)
-    found = tuple(Sensitivity(part, 1e-6 * k) for k, part in enumerate(parts))
-    report = Int8Report(sensitivities=found, kept=(parts[0].name,))
+    blocks = blocks_of(fused, outline)
+    found = tuple(Sensitivity(block, 1e-6 * k) for k, block in enumerate(blocks))
+    report = Int8Report(sensitivities=found, kept=(blocks[0].name,))
     assert why_nothing_to_draw(report) is None
-    draw_sensitivities(report, tmp_path / "parts.svg")
-    drawn = (tmp_path / "parts.svg").read_text("utf-8")
-    assert all(part.name in drawn for part in parts)
-    # One for the legend; where a part is kept, its bars are of another colour.
+    draw_sensitivities(report, tmp_path / "blocks.svg")
+    drawn = (tmp_path / "blocks.svg").read_text("utf-8")
+    assert all(block.name in drawn for block in blocks)
+    # One for the legend; where a block is kept, its bars are of another colour.
     assert drawn.count("fill: #d1495b") == 2 + 1
-    assert drawn.count("fill: #3b75af") == 2 * (len(parts) - 1) + 1
+    assert drawn.count("fill: #3b75af") == 2 * (len(blocks) - 1) + 1
 
 
 @pytest.mark.parametrize(

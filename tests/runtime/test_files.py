@@ -233,7 +233,7 @@ def test_several_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
             return original(image)
 
         monkeypatch.setattr(restorer, "restore", restore)
-        restorer.at_once = 2
+        restorer.concurrency = 2
         outcome = restore_files(restorer, jobs, on_progress=lambda *step: progress.append(step))
     restored_names = [job.source.name for job in outcome.restored]
     assert restored_names == [f"{i}.png" for i in range(9) if i != 4]
@@ -328,7 +328,9 @@ def test_faces_that_are_none_are_doubted(tmp_path: Path) -> None:
     jobs = plan_jobs(inputs, tmp_path / "o").jobs
     doubts: list[str] = []
     with Restorer(path) as restorer:
-        restore_files(restorer, jobs, on_doubt=lambda job, doubt: doubts.append(job.source.name))
+        restore_files(
+            restorer, jobs, on_input_warning=lambda job, doubt: doubts.append(job.source.name)
+        )
     assert doubts == ["a.png"]
 
 

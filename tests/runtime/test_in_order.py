@@ -16,14 +16,14 @@ def threads() -> int:
     return sum(thread.name.startswith("elir-map") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_order(at_once: int) -> None:
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+def test_order(concurrency: int) -> None:
     def slow_at_first(number: int) -> int:
         time.sleep(max(0, 5 - number) * 0.004)
         return number * 2
 
-    assert list(map_in_order(slow_at_first, range(40), at_once)) == list(range(0, 80, 2))
-    assert list(map_in_order(slow_at_first, [], at_once)) == []
+    assert list(map_in_order(slow_at_first, range(40), concurrency)) == list(range(0, 80, 2))
+    assert list(map_in_order(slow_at_first, [], concurrency)) == []
     assert threads() == 0
 
 
@@ -60,17 +60,17 @@ def test_items_are_drawn_when_needed() -> None:
     assert threads() == 0
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_errors_come_in_their_place(at_once: int) -> None:
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_errors_come_in_their_place(concurrency: int) -> None:
     def items() -> Iterator[int]:
         yield from range(5)
         raise OSError("the camera is gone")
 
     seen: list[int] = []
     with pytest.raises(OSError, match="the camera is gone"):
-        seen.extend(map_in_order(lambda number: number, items(), at_once))
+        seen.extend(map_in_order(lambda number: number, items(), concurrency))
     assert seen == list(range(5))
-    results = map_in_order(lambda number: 6 // (number - 2), range(9), at_once)
+    results = map_in_order(lambda number: 6 // (number - 2), range(9), concurrency)
     assert [next(results), next(results)] == [-3, -6]
     with pytest.raises(ZeroDivisionError):
         next(results)

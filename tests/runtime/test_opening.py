@@ -119,7 +119,7 @@ def test_auto_goes_on_after_a_first_run_that_fails(
     register(first, second)
     with Restorer(bundle, mode=mode) as restore:  # type: ignore[arg-type]
         assert (restore.backend, restore.precision) == ("second", "fp32")
-        assert len(first.closed) == len(first.sessions) == restore.at_once
+        assert len(first.closed) == len(first.sessions) == restore.concurrency
         assert not second.closed
     (warning,) = told
     assert str(warning.message).startswith(f"first in fp32: {reason}")

@@ -265,7 +265,7 @@ def test_the_restorer_in_both_modes(tmp_path: Path) -> None:
     for mode in ("latency", "throughput"):
         with Restorer(path, "openvino", precision="fp32", mode=mode) as restore:
             results.append(list(restore.map(images)))
-            assert (restore.at_once == 1) or mode == "throughput"
+            assert (restore.concurrency == 1) or mode == "throughput"
     np.testing.assert_array_equal(*results)
 
 

@@ -48,7 +48,7 @@ def test_identity_at_any_size(tmp_path: Path, io: str, stages: str) -> None:
     path = make_bundle(tmp_path / "b", io=io, stages=stages)
     with Restorer(path, "onnxruntime", threads=1) as restore:
         assert (restore.backend, restore.precision, restore.fit) == ("onnxruntime", "fp32", "tile")
-        assert restore.at_once == 1
+        assert restore.concurrency == 1
         for size in SIZES:
             image = noise(*size)
             before = image.copy()
@@ -174,8 +174,8 @@ def test_a_face_model_is_not_run_in_tiles(tmp_path: Path) -> None:
     with Restorer(path) as restore:
         assert restore.fit == "resize"
         assert restore(noise(40, 50)).shape == (40, 50, 3)
-        assert restore.doubt(40, 40) is None
-        assert "not square" in str(restore.doubt(40, 50))
+        assert restore.input_warning(40, 40) is None
+        assert "not square" in str(restore.input_warning(40, 50))
     with Restorer(path, fit="tile") as restore:
         np.testing.assert_array_equal(restore(noise(32, 32)), noise(32, 32))
         for size in [(40, 50), (20, 20)]:
@@ -409,14 +409,14 @@ def open_wide(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 def test_a_backend_without_gain_runs_one_at_a_time(bundle: Path) -> None:
     with Restorer(bundle, "onnxruntime", mode="throughput") as restore:
-        assert restore.at_once == 1
+        assert restore.concurrency == 1
         np.testing.assert_array_equal(restore(noise(40, 50)), noise(40, 50))
 
 
 def test_map_runs_several_at_once_and_keeps_order(open_wide) -> None:
     together = threading.Barrier(3)  # breaks, unless three runs wait at it
     with open_wide(lambda: together.wait(10)) as restore:
-        assert restore.at_once == 3
+        assert restore.concurrency == 3
         images = [noise(32, 32) + np.uint8(i) for i in range(9)]
         for image, restored in zip(images, restore.map(images), strict=True):
             np.testing.assert_array_equal(restored, image // 2)

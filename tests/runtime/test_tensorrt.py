@@ -114,7 +114,7 @@ def test_both_modes_of_the_restorer(tmp_path: Path, gpu: StandInGpu) -> None:
     results = []
     for mode, count in (("latency", 1), ("throughput", 2)):
         with Restorer(path, "tensorrt-rtx", mode=mode) as restore:  # type: ignore[arg-type]
-            assert restore.at_once == count == len(gpu.streams)
+            assert restore.concurrency == count == len(gpu.streams)
             assert gpu.count("trt.deserialize_cuda_engine") == 1
             with closing(restore.map(images)) as restored:
                 results.append(list(restored))
@@ -208,7 +208,7 @@ def test_releases(
     more = {"version_compatible": True} if compatible else {}
     opened = Bundle.open(engine_bundle(tmp_path / "b", kind=kind, version=made, **more))
     (engine,) = [a for a in opened.manifest.artifacts if a.kind == kind]
-    reason = BACKENDS[kind].misfit(engine)
+    reason = BACKENDS[kind].incompatibility(engine)
     assert reason == (
         None if fits else f"it was made by {kind} {made}, and {kind} {here} is installed"
     )
@@ -247,7 +247,7 @@ def test_hardware_that_an_engine_covers(
     more = {"hardware_compatibility": compatibility} if compatibility else {}
     path = engine_bundle(tmp_path / "b", kind=kind, target=target, version=made, **more)
     opened, sm = Bundle.open(path), "sm{}{}".format(*capability)
-    reason = BACKENDS[kind].misfit(opened.manifest.artifacts[1])
+    reason = BACKENDS[kind].incompatibility(opened.manifest.artifacts[1])
     assert reason == (None if fits else f"it is for {target}, and this device is {sm}")
     StandInGpu((capability,)).install(monkeypatch)
     # Where the library is missing, that is worth a warning to those whose engine it would run.

@@ -55,7 +55,7 @@ def test_what_is_left_out_is_told_and_counted() -> None:
         items,
         always(),
         total=3,
-        on_doubt=told.append,
+        on_input_warning=told.append,
         on_progress=lambda *state: progress.append(state),
     )
     assert told == ["b.png is cut off"]

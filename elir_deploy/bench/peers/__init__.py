@@ -1,6 +1,6 @@
 """The part of the benchmark that knows PyTorch: what a user would otherwise take, and checkpoints.
 
-Peers are contenders beside the bundle's own: PyTorch, eager and compiled, and the model exported
+Peers are runners beside the bundle's own: PyTorch, eager and compiled, and the model exported
 without this project onto onnxruntime and OpenVINO. :data:`PEERS` lists them; all run the bundle's
 model with the bundle's noise, so that their pictures can be compared with its references.
 
@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Contender, Unavailable
 from elir_deploy.bench.peers.base import Workbench, as_unavailable
 from elir_deploy.bench.peers.eager_layers import eager_model_layers
 from elir_deploy.bench.peers.plain import (
     ONNXRUNTIME,
     OPENVINO,
-    PlainContender,
+    PlainRunner,
     open_onnxruntime,
     open_openvino,
 )
 from elir_deploy.bench.peers.pytorch import (
     COMPILED,
     TORCH,
-    CompiledContender,
-    TorchContender,
+    CompiledRunner,
+    TorchRunner,
     open_compiled,
     open_eager,
 )
 from elir_deploy.bench.peers.subject import check_source, subject_of
+from elir_deploy.bench.runners import Runner, Unavailable
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 __all__ = [
     "PEERS",
     "TORCH",
-    "CompiledContender",
+    "CompiledRunner",
     "Peer",
-    "PlainContender",
-    "TorchContender",
+    "PlainRunner",
+    "TorchRunner",
     "checkpoint_of",
     "eager_model_layers",
     "export_to_bundle",
@@ -67,11 +67,11 @@ class Peer:
 
     Attributes:
         summary: what it is, in one line.
-        open: makes the contender.
+        open: makes the runner.
     """
 
     summary: str
-    open: Callable[[Workbench], Contender]
+    open: Callable[[Workbench], Runner]
 
 
 #: What ``--backend`` takes beside the runtime's backends.
@@ -91,11 +91,11 @@ def open_peers(
     say: ProgressCallback = no_progress,
     *,
     clock: Clock = wall_clock,
-) -> tuple[list[Contender], list[Unavailable]]:
+) -> tuple[list[Runner], list[Unavailable]]:
     """Peers by name, ready to run. One that fails does not stop the others.
 
     Args:
-        names: of :data:`PEERS`, in the order of the contenders.
+        names: of :data:`PEERS`, in the order of the runners.
         bundle: whose model, numbers and noise they take.
         checkpoint: it was made from. None: the packaged one, if it was made from that; else random
             weights of the same architecture, whose speed is the same.
@@ -104,7 +104,7 @@ def open_peers(
         clock: to time with.
 
     Returns:
-        the contenders that can run, and why the others cannot. Nothing is left on disk.
+        the runners that can run, and why the others cannot. Nothing is left on disk.
 
     Raises:
         UsageError: no peer of that name, another checkpoint than the bundle's, or a manifest with
@@ -117,7 +117,7 @@ def open_peers(
     reason = torch_missing()
     if reason is not None or not wanted:
         return [], [Unavailable(name, reason or "") for name in wanted]
-    contenders: list[Contender] = []
+    runners: list[Runner] = []
     missing: list[Unavailable] = []
     try:
         with Workbench(subject_of(bundle, checkpoint), threads=threads, say=say, clock=clock) as on:
@@ -126,15 +126,15 @@ def open_peers(
                 if isinstance(opened, Unavailable):
                     missing.append(opened)
                 else:
-                    contenders.append(opened)
+                    runners.append(opened)
     except BaseException:
-        for contender in contenders:
-            contender.close()
+        for runner in runners:
+            runner.close()
         raise
-    return contenders, missing
+    return runners, missing
 
 
-def _open(name: str, bench: Workbench) -> Contender | Unavailable:
+def _open(name: str, bench: Workbench) -> Runner | Unavailable:
     try:
         with as_unavailable(f"{name} cannot be opened"):
             return PEERS[name].open(bench)

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Contender, Fidelity, compare_with_references
 from elir_deploy.bench.peers.subject import Subject
+from elir_deploy.bench.runners import Fidelity, Runner, compare_with_references
 from elir_deploy.degradations import enlarge
 from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 
-__all__ = ["PeerContender", "Workbench", "as_unavailable", "one_line", "quiet"]
+__all__ = ["PeerRunner", "Workbench", "as_unavailable", "one_line", "quiet"]
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ _CHATTY = (
 )
 
 
-class PeerContender(Contender):
+class PeerRunner(Runner):
     """A subject on a library as it comes, on the CPU.
 
     Args:

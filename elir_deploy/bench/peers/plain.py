@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock
-from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.device import installed_version
-from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
+from elir_deploy.bench.peers.base import PeerRunner, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
+from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import MissingDependencyError, UnavailableError
 from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import file_sha256
 
-__all__ = ["ONNXRUNTIME", "OPENVINO", "PlainContender", "PlainGraph"]
+__all__ = ["ONNXRUNTIME", "OPENVINO", "PlainGraph", "PlainRunner"]
 
 ONNXRUNTIME = "plain-onnxruntime"
 OPENVINO = "plain-openvino"
@@ -54,7 +54,7 @@ class PlainGraph:
     artifacts: tuple[dict[str, Any], ...]
 
 
-class PlainContender(PeerContender):
+class PlainRunner(PeerRunner):
     """A plain graph on a library as it comes, on the CPU.
 
     Args:
@@ -102,7 +102,7 @@ class PlainContender(PeerContender):
         return np.ascontiguousarray(as_pixels(restored[0]).transpose(1, 2, 0))
 
 
-def open_onnxruntime(bench: Workbench) -> PlainContender:
+def open_onnxruntime(bench: Workbench) -> PlainRunner:
     """With default session options, but for the number of threads."""
     _require("onnxruntime")
     graph = _graph(bench)
@@ -123,7 +123,7 @@ def open_onnxruntime(bench: Workbench) -> PlainContender:
         restored: NDArray[np.float32] = session.run(None, {name: x})[0]
         return restored
 
-    return PlainContender(
+    return PlainRunner(
         bench.subject,
         graph,
         run,
@@ -134,7 +134,7 @@ def open_onnxruntime(bench: Workbench) -> PlainContender:
     )
 
 
-def open_openvino(bench: Workbench) -> PlainContender:
+def open_openvino(bench: Workbench) -> PlainRunner:
     """With OpenVINO's own choice of precision, for latency."""
     _require("openvino")
     graph = _graph(bench)
@@ -154,7 +154,7 @@ def open_openvino(bench: Workbench) -> PlainContender:
         restored: NDArray[np.float32] = compiled(x)[0]
         return restored
 
-    return PlainContender(
+    return PlainRunner(
         bench.subject,
         graph,
         run,

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.device import installed_version
-from elir_deploy.bench.peers.base import PeerContender, Workbench, as_unavailable, quiet
+from elir_deploy.bench.peers.base import PeerRunner, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
+from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import UnavailableError
 
-__all__ = ["COMPILED", "TORCH", "CompiledContender", "TorchContender"]
+__all__ = ["COMPILED", "TORCH", "CompiledRunner", "TorchRunner"]
 
 #: What ``--backend`` calls eager PyTorch.
 TORCH = "torch"
@@ -26,7 +26,7 @@ TORCH = "torch"
 COMPILED = "torch-compile"
 
 
-class TorchContender(PeerContender):
+class TorchRunner(PeerRunner):
     """PyTorch as it comes: eager, float32, one image at a time, on the CPU.
 
     Args:
@@ -67,11 +67,11 @@ class TorchContender(PeerContender):
             return made
 
 
-class CompiledContender(TorchContender):
+class CompiledRunner(TorchRunner):
     """``torch.compile`` in its default mode, for this size and this number of threads.
 
     Args:
-        subject: as for :class:`TorchContender`.
+        subject: as for :class:`TorchRunner`.
         threads: likewise.
         clock: likewise.
         folder: made for what is compiled, and not needed afterwards. With PyTorch's own cache, a
@@ -149,13 +149,13 @@ def _stop_compiling() -> None:
             AsyncCompile.pool.cache_clear()
 
 
-def open_eager(bench: Workbench) -> TorchContender:
-    return TorchContender(bench.subject, threads=bench.threads, clock=bench.clock)
+def open_eager(bench: Workbench) -> TorchRunner:
+    return TorchRunner(bench.subject, threads=bench.threads, clock=bench.clock)
 
 
-def open_compiled(bench: Workbench) -> CompiledContender:
+def open_compiled(bench: Workbench) -> CompiledRunner:
     bench.say("compiling with torch.compile", 0, 0)
-    return CompiledContender(
+    return CompiledRunner(
         bench.subject,
         threads=bench.threads,
         folder=bench.folder / "torch",

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elir_deploy.bench.contenders import RANDOM_WEIGHTS
+from elir_deploy.bench.runners import RANDOM_WEIGHTS
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256

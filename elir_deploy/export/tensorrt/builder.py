@@ -163,7 +163,7 @@ def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
     """The library's logger, and what it says meanwhile."""
     severities, heard = library.module.ILogger, _Log()
 
-    def hear(severity: Any, text: str) -> None:
+    def on_message(severity: Any, text: str) -> None:
         if severity in (severities.ERROR, severities.INTERNAL_ERROR):
             heard.errors.append(text)
         elif severity == severities.WARNING:
@@ -172,7 +172,7 @@ def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
             heard.layers.extend(layers_in_log(text))
 
     log = library_log(library)
-    with log.listening(hear):
+    with log.listening(on_message):
         yield log.logger, heard
 
 

@@ -21,14 +21,14 @@ from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
 
 __all__ = [
-    "EngineOrder",
+    "EngineSpec",
     "StageEngine",
-    "check_orders",
+    "check_engine_specs",
     "engine_file",
     "engine_key",
+    "engine_specs",
     "make_engines",
     "onnx_of",
-    "orders_for",
     "with_engine",
 ]
 
@@ -36,7 +36,7 @@ _SUFFIXES: dict[EngineKind, str] = {RTX: "rtx", DEVICE_TENSORRT: "trt"}
 
 
 @dataclass(frozen=True)
-class EngineOrder:
+class EngineSpec:
     """One engine file to be made of each stage and precision.
 
     Attributes:
@@ -65,7 +65,7 @@ class StageEngine:
 
     stage: str
     precision: str
-    order: EngineOrder
+    order: EngineSpec
     library: Library
     options: BuildOptions
     built: BuiltEngine
@@ -92,17 +92,17 @@ class StageEngine:
         )
 
 
-def orders_for(targets: Iterable[Target]) -> list[EngineOrder]:
+def engine_specs(targets: Iterable[Target]) -> list[EngineSpec]:
     """What is to be built ahead of time for ``targets``; nothing for those built on the device.
 
     Args:
         targets: may name a capability more than once.
     """
     ahead = {t.capability: t.documented for t in targets if not t.on_device}
-    return [EngineOrder(RTX, capability, documented) for capability, documented in ahead.items()]
+    return [EngineSpec(RTX, capability, documented) for capability, documented in ahead.items()]
 
 
-def check_orders(library: Library, orders: Sequence[EngineOrder]) -> None:
+def check_engine_specs(library: Library, orders: Sequence[EngineSpec]) -> None:
     """Refuse before the work what the library cannot build for.
 
     Raises:
@@ -113,7 +113,7 @@ def check_orders(library: Library, orders: Sequence[EngineOrder]) -> None:
             check_capability(library, order.capability)
 
 
-def engine_file(stage: str, precision: str, order: EngineOrder) -> str:
+def engine_file(stage: str, precision: str, order: EngineSpec) -> str:
     """The name of an engine inside its bundle."""
     return f"{stage}.{precision}.{order.capability}.{_SUFFIXES[order.kind]}.engine"
 
@@ -161,7 +161,7 @@ def make_engines(
     library: Library,
     info: Manifest,
     precisions: Sequence[str],
-    orders: Sequence[EngineOrder],
+    orders: Sequence[EngineSpec],
     read: Callable[[Artifact], bytes],
     options: BuildOptions,
     progress: ProgressCallback,
@@ -211,7 +211,7 @@ def make_engines(
 
 def _compare_sizes(
     stages: Sequence[Stage],
-    order: EngineOrder,
+    order: EngineSpec,
     sizes: Mapping[str, int],
     warn: Callable[[str], None],
 ) -> None:
@@ -234,7 +234,7 @@ def _compare_sizes(
 def _judge(
     file: str,
     precision: str,
-    order: EngineOrder,
+    order: EngineSpec,
     library: Library,
     asked: Mapping[str, int],
     found: Mapping[str, int] | None,

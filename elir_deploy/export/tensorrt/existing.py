@@ -20,7 +20,7 @@ from elir_deploy.errors import OutputError, QualityError, UsageError
 from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import (
-    EngineOrder,
+    EngineSpec,
     StageEngine,
     engine_key,
     make_engines,
@@ -105,7 +105,7 @@ def check_parser(bundle: Bundle, library: Library) -> None:
             f"{bundle.path} has graphs of opset {opset}, and TensorRT {library.version} takes "
             f"{limits.opset} at most: {again}"
         )
-    if bundle.manifest.input.dtype == "uint8" and not limits.bytes_ends:
+    if bundle.manifest.input.dtype == "uint8" and not limits.uint8_io:
         raise UsageError(
             f"{bundle.path} takes uint8 images, and TensorRT {library.version} does not: {again}"
         )
@@ -114,7 +114,7 @@ def check_parser(bundle: Bundle, library: Library) -> None:
 def add_engines(
     bundle: Bundle,
     library: Library,
-    orders: Sequence[EngineOrder],
+    orders: Sequence[EngineSpec],
     precisions: Sequence[str],
     options: BuildOptions,
     progress: ProgressCallback,

@@ -136,7 +136,7 @@ class Backend(ABC):
         """
         return None
 
-    def misfit(self, artifact: Artifact) -> str | None:
+    def incompatibility(self, artifact: Artifact) -> str | None:
         """Why a file of :attr:`kind` is not for this machine; None: it is, or nothing is known."""
         return None
 

@@ -50,7 +50,7 @@ class _Machine:
     library: Library
     capability: str
 
-    def misfit(self, artifact: Artifact) -> str | None:
+    def incompatibility(self, artifact: Artifact) -> str | None:
         """Why an engine of the library's kind cannot run, or None."""
         if not _is_for(artifact, self.capability):
             return f"it is for {artifact.target}, and this device is {self.capability}"
@@ -93,10 +93,10 @@ class TensorRtBackend(Backend):
     def takes(self, artifact: Artifact) -> bool:
         return artifact.kind == self.kind
 
-    def misfit(self, artifact: Artifact) -> str | None:
+    def incompatibility(self, artifact: Artifact) -> str | None:
         if artifact.kind != self.kind:
             return None
-        reasons = [machine.misfit(artifact) for machine in self._machines()]
+        reasons = [machine.incompatibility(artifact) for machine in self._machines()]
         return None if None in reasons or not reasons else reasons[0]
 
     def obstacle(self, bundle: Bundle) -> str | None:
@@ -110,7 +110,7 @@ class TensorRtBackend(Backend):
         if any(self._fits(bundle, precision) for precision in self.precisions):
             return None
         machines = self._machines()
-        return self._misfits(bundle, engines, machines[0]) if machines else None
+        return self._incompatibilities(bundle, engines, machines[0]) if machines else None
 
     def held_precisions(self, bundle: Bundle) -> tuple[str, ...]:
         """Those with engines that fit; where none does, or nothing is known, those with any."""
@@ -174,7 +174,10 @@ class TensorRtBackend(Backend):
     def _fits(self, bundle: Bundle, precision: str) -> bool:
         return any(
             all(
-                any(machine.misfit(artifact) is None for artifact in self._fitting(s, precision))
+                any(
+                    machine.incompatibility(artifact) is None
+                    for artifact in self._fitting(s, precision)
+                )
                 for s in bundle.stages
             )
             for machine in self._machines()
@@ -193,14 +196,16 @@ class TensorRtBackend(Backend):
         chain = []
         for stage in bundle.stages:
             held = self._fitting(stage, precision)
-            fitting = [artifact for artifact in held if machine.misfit(artifact) is None]
+            fitting = [artifact for artifact in held if machine.incompatibility(artifact) is None]
             if not fitting:
-                raise UnavailableError(self._misfits(bundle, held, machine))
+                raise UnavailableError(self._incompatibilities(bundle, held, machine))
             # One made for this GPU is faster than one that others can run, too.
             chain.append((stage, min(fitting, key=lambda a: not _made_for(a, machine.capability))))
         return chain
 
-    def _misfits(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> str:
+    def _incompatibilities(
+        self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine
+    ) -> str:
         """What was found, what is needed, and the command that makes it."""
         found = dict.fromkeys(f"{a.target or 'any device'} by {a.tool_version}" for a in engines)
         precisions = tuple(dict.fromkeys(engine.precision for engine in engines))

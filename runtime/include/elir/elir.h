@@ -23,7 +23,7 @@
  *
  * THREADS. Any number of restorers may exist at once, and they never wait for each other. All
  * functions except elir_destroy may be called on one restorer from several threads at the same
- * time: up to `at_once` images are restored concurrently, further calls wait for their turn. A
+ * time: up to `concurrency` images are restored concurrently, further calls wait for their turn. A
  * single call may itself use several processor cores (see `threads`). The calling thread's current
  * CUDA device is the same after a call as before it.
  *
@@ -37,7 +37,7 @@
  * leaves the library. A failed call has no effect, except that the pixels of its output images are
  * undefined.
  *
- * MEMORY. A restorer has working memory for each of its `at_once` sessions. It grows while the
+ * MEMORY. A restorer has working memory for each of its `concurrency` sessions. It grows while the
  * first image of a size is restored, and is kept. After that, restoring another image of that size
  * makes no allocation in this library. (The first elir_restore_async creates threads and a queue,
  * and elir_restore_batch creates threads in every call.) What the backend allocates is up to it.
@@ -215,7 +215,7 @@ typedef struct elir_description {
   int32_t aligned_faces;    /* nonzero: trained on crops of aligned faces only */
   int32_t face_detector;    /* nonzero: the bundle contains a face detector */
   int32_t random;           /* nonzero: the weights are random, useful to measure speed only */
-  int32_t at_once;          /* images restored concurrently */
+  int32_t concurrency;      /* images restored concurrently */
   elir_tensor input;        /* of elir_run, in the first of `shapes` */
   elir_tensor output;
 } elir_description;
@@ -286,9 +286,9 @@ ELIR_API elir_status elir_output_size(const elir_restorer* restorer, int32_t wid
 ELIR_API elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
                                   const elir_image* output);
 
-/* Restores `count` images, whose sizes may differ, and returns when all are done. Up to `at_once`
- * of them are restored concurrently: by threads that live as long as the call, and the caller's.
- * The pixels are the same as from elir_restore.
+/* Restores `count` images, whose sizes may differ, and returns when all are done. Up to
+ * `concurrency` of them are restored concurrently: by threads that live as long as the call, and
+ * the caller's. The pixels are the same as from elir_restore.
  *
  *   inputs, outputs  arrays of `count` images as for elir_restore; outputs[i] receives inputs[i].
  *                    No output may overlap another image.
@@ -304,7 +304,7 @@ ELIR_API elir_status elir_restore_batch(elir_restorer* restorer, const elir_imag
 
 /* Like elir_restore, on a thread of the library; returns at once. The structs are copied. The
  * pixels must remain valid and unchanged until `done` is called. Images are started in the order
- * in which they were passed, and finish in that order if at_once is 1.
+ * in which they were passed, and finish in that order if concurrency is 1.
  *
  * ELIR_ERROR_BUSY if `queue` images are already waiting or elir_destroy has begun: a camera drops
  * the frame. Invalid arguments are reported at once (ELIR_ERROR_USAGE, _IMAGE, _UNAVAILABLE) and

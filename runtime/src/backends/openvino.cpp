@@ -339,7 +339,7 @@ class OpenVinoBackend final : public Backend {
     return asked(
         [&] {
           std::vector<std::unique_ptr<Session>> made;
-          for (std::uint32_t i = 0; i < at_once(chain, setup); ++i) {
+          for (std::uint32_t i = 0; i < concurrency(chain, setup); ++i) {
             made.push_back(std::make_unique<OpenVinoSession>(stages, chain));
           }
           return made;
@@ -409,7 +409,7 @@ class OpenVinoBackend final : public Backend {
     check_ports(path, "output", stage.output, seen.outputs());
   }
 
-  static std::uint32_t at_once(const Chain& chain, const Setup& setup) {
+  static std::uint32_t concurrency(const Chain& chain, const Setup& setup) {
     std::uint32_t most = 1;
     for (const Loaded& each : chain) {
       if (!setup.throughput) break;

@@ -81,7 +81,7 @@ def manifest(split: bool) -> dict[str, Any]:
         "export": {
             "opset": 17,
             "float16_normalization": "measured",
-            "int8_rest": "float32",
+            "int8_fallback": "float32",
             "rewrites": {"folded": True},
         },
         "verification": {"fp32": verification, "bf16": verification},
@@ -100,7 +100,7 @@ def manifest(split: bool) -> dict[str, Any]:
             "max_psnr_drop_db": None,
             "measured": {"psnr_drop_db": 0.1, "fidelity_db": 40},
             "everything_int8": None,
-            "parts": [{"part": "encoder", "macs": 0, "psnr_db": 40.5, "kept": False}],
+            "blocks": [{"block": "encoder", "macs": 0, "psnr_db": 40.5, "kept": False}],
         },
         "detector": {
             "name": "centerface",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
-from elir_deploy.bench.contenders import RestorerContender
 from elir_deploy.bench.peers import Peer
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.runners import BundleRunner
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.backends import BACKENDS
 from tests.bench.peers.bundles import small_bundle
-from tests.bench.synthetic import FakeClock, SyntheticContender
+from tests.bench.synthetic import FakeClock, SyntheticRunner
 
 pytest.importorskip("torch")
 
@@ -35,7 +35,7 @@ def stand_ins(monkeypatch):
             (bench.folder / name).write_text("left over")
             if error is not None:
                 raise error
-            made[name] = SyntheticContender(name, FakeClock(), 0.1)
+            made[name] = SyntheticRunner(name, FakeClock(), 0.1)
             return made[name]
 
         table[name] = Peer(f"a stand-in, {name}", open_it)
@@ -58,46 +58,46 @@ def test_the_list_says_what_each_is():
 
 def test_all_agree_with_the_references_as_their_precision_allows(tiny64, temporary):
     names = [name for name in peers.PEERS if name != "torch-compile"]
-    contenders, missing = peers.open_peers(names, tiny64, None, threads=1)
+    runners, missing = peers.open_peers(names, tiny64, None, threads=1)
     absent = BACKENDS["openvino"].available()
     assert [m.label for m in missing] == (["plain-openvino"] if absent else [])
     assert not list(temporary.glob("elir-bench-*"))  # and they run all the same
     image = random_image((64, 64, 3), 0, 0, 0)
-    eager = contenders[0].restore(image).astype(int)
-    for contender in contenders:
-        fidelity = contender.fidelity(tiny64)
-        print(contender.label, fidelity)
-        assert fidelity.psnr_db >= FLOORS[contender.precision]
+    eager = runners[0].restore(image).astype(int)
+    for runner in runners:
+        fidelity = runner.fidelity(tiny64)
+        print(runner.label, fidelity)
+        assert fidelity.psnr_db >= FLOORS[runner.precision]
         assert fidelity.images == len(tiny64.manifest.references)
         assert fidelity.note == "against float32 PyTorch, worst image"
-        assert contender.weights == "tiny.safetensors"
-        difference = np.abs(contender.restore(image) - eager)
-        assert difference.max() <= (1 if contender.precision == "fp32" else 40)
-        contender.close()
+        assert runner.weights == "tiny.safetensors"
+        difference = np.abs(runner.restore(image) - eager)
+        assert difference.max() <= (1 if runner.precision == "fp32" else 40)
+        runner.close()
 
 
 def test_random_weights_are_for_speed(tmp_path):
     bundle = small_bundle(tmp_path / "b")
     (peer,), _ = peers.open_peers(["torch"], bundle, None, threads=1)
-    own = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
-    for contender in (peer, own):
-        fidelity = contender.fidelity(bundle)
+    own = BundleRunner(bundle, "onnxruntime", "fp32", threads=1)
+    for runner in (peer, own):
+        fidelity = runner.fidelity(bundle)
         assert (fidelity.psnr_db, fidelity.images) == (None, 0)
         assert fidelity.note.startswith("random weights: ")
-        contender.close()
+        runner.close()
 
 
 def test_one_that_fails_leaves_the_rest(tmp_path, temporary, stand_ins):
     stand_ins("broken", RuntimeError("\nit broke\nat length"))
     stand_ins("full", MemoryError())
     names = ["broken", "good", "full", "better", "good"]
-    contenders, missing = peers.open_peers(names, small_bundle(tmp_path / "b"), None, threads=1)
-    assert [c.label for c in contenders] == ["good", "better"]
+    runners, missing = peers.open_peers(names, small_bundle(tmp_path / "b"), None, threads=1)
+    assert [c.label for c in runners] == ["good", "better"]
     assert {m.label: m.reason for m in missing} == {
         "broken": "broken cannot be opened: it broke",
         "full": "full cannot be opened: MemoryError",
     }
-    assert not any(c.closed for c in contenders)
+    assert not any(c.closed for c in runners)
     assert not list(temporary.glob("elir-bench-*"))
 
 

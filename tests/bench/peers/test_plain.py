@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
-from elir_deploy.bench.contenders import Preparation
 from elir_deploy.bench.peers import plain
 from elir_deploy.bench.peers.base import Workbench
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends import openvino as backend
@@ -27,8 +27,8 @@ needs_openvino = pytest.mark.skipif(NO_OPENVINO is not None, reason=str(NO_OPENV
 PLAIN = ["plain-onnxruntime", "plain-openvino"]
 
 
-def levels_apart(contender, reference, image) -> int:
-    return int(np.abs(contender.restore(image).astype(int) - reference.restore(image)).max())
+def levels_apart(runner, reference, image) -> int:
+    return int(np.abs(runner.restore(image).astype(int) - reference.restore(image)).max())
 
 
 @pytest.fixture(scope="module")
@@ -71,34 +71,34 @@ def test_what_is_exported(exported):
 def test_onnxruntime_runs_the_same_network(exported, exports):
     bundle, graph = exported
     names = ["torch", "plain-onnxruntime"]
-    (eager, contender), missing = peers.open_peers(names, bundle, None, threads=1)
+    (eager, runner), missing = peers.open_peers(names, bundle, None, threads=1)
     assert not missing
     assert len(exports) == 1
-    assert (contender.label, contender.precision) == ("plain-onnxruntime fp32", "fp32")
-    assert contender.version.startswith("onnxruntime 1.")
-    assert contender.preparation == Preparation("to export", graph.seconds)
-    assert contender.artifacts == graph.artifacts
+    assert (runner.label, runner.precision) == ("plain-onnxruntime fp32", "fp32")
+    assert runner.version.startswith("onnxruntime 1.")
+    assert runner.preparation == Preparation("to export", graph.seconds)
+    assert runner.artifacts == graph.artifacts
     for k in range(3):
-        assert levels_apart(contender, eager, random_image((8, 8, 3), 0, 0, k)) <= 1
-    assert contender.device_ns > 0
+        assert levels_apart(runner, eager, random_image((8, 8, 3), 0, 0, k)) <= 1
+    assert runner.device_ns > 0
     with pytest.raises(UnavailableError, match="plain-onnxruntime fp32 failed: "):
-        contender.restore(random_image((16, 16, 3), 0, 0, 0))
-    contender.close()
+        runner.restore(random_image((16, 16, 3), 0, 0, 0))
+    runner.close()
 
 
 @needs_openvino
 def test_openvino_says_what_it_computes_in(exported, exports, monkeypatch):
     bundle, _ = exported
     image = random_image((8, 8, 3), 0, 0, 0)
-    (eager, contender), missing = peers.open_peers(
+    (eager, runner), missing = peers.open_peers(
         ["torch", "plain-openvino"], bundle, None, threads=1
     )
     assert not missing
     has_bf16 = BACKENDS["openvino"].unsupported("bf16") is None
-    assert contender.precision == ("bf16" if has_bf16 else "fp32")
-    assert contender.label == f"plain-openvino {contender.precision}"
-    assert levels_apart(contender, eager, image) <= (16 if has_bf16 else 1)
-    contender.close()
+    assert runner.precision == ("bf16" if has_bf16 else "fp32")
+    assert runner.label == f"plain-openvino {runner.precision}"
+    assert levels_apart(runner, eager, image) <= (16 if has_bf16 else 1)
+    runner.close()
 
     class InFloat32:
         available_devices = ("CPU",)
@@ -110,20 +110,20 @@ def test_openvino_says_what_it_computes_in(exported, exports, monkeypatch):
 
     core = backend._core()
     monkeypatch.setattr(backend, "_core", InFloat32)
-    (contender,), _ = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
-    assert contender.label == "plain-openvino fp32"
-    assert levels_apart(contender, eager, image) <= 1
-    contender.close()
+    (runner,), _ = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
+    assert runner.label == "plain-openvino fp32"
+    assert levels_apart(runner, eager, image) <= 1
+    runner.close()
 
 
 @needs_openvino
 def test_one_export_serves_both(exported, exports):
-    contenders, missing = peers.open_peers(PLAIN, exported[0], None, threads=1)
+    runners, missing = peers.open_peers(PLAIN, exported[0], None, threads=1)
     assert not missing
     assert len(exports) == 1
-    assert contenders[0].artifacts == contenders[1].artifacts
-    for contender in contenders:
-        contender.close()
+    assert runners[0].artifacts == runners[1].artifacts
+    for runner in runners:
+        runner.close()
 
 
 def test_a_failed_export_is_tried_once(tmp_path, temporary, monkeypatch):
@@ -148,8 +148,8 @@ def test_nothing_is_exported_for_a_library_that_is_not_there(tmp_path, monkeypat
     monkeypatch.setattr(torch.onnx, "export", None)
     monkeypatch.setattr(OpenVinoBackend, "available", lambda self: "openvino is not installed")
     bundle = small_bundle(tmp_path / "b")
-    contenders, missing = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
-    assert not contenders
+    runners, missing = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
+    assert not runners
     assert [(m.label, m.reason) for m in missing] == [
         ("plain-openvino", "openvino is not installed")
     ]
@@ -168,10 +168,10 @@ def test_an_over_parametrised_model_is_exported_as_it_is(tmp_path):
         model = Elir(SMALL, collapsible=True).eval().requires_grad_(False)
     checkpoint = Checkpoint(model, TASKS["tiny"], "random", None, True, "random")
     bundle = small_bundle(tmp_path / "b")
-    (eager, contender), missing = peers.open_peers(
+    (eager, runner), missing = peers.open_peers(
         ["torch", "plain-onnxruntime"], bundle, checkpoint, threads=1
     )
     assert not missing
-    assert contender.weights == "random, over-parametrised"
-    assert levels_apart(contender, eager, random_image((32, 32, 3), 0, 0, 0)) <= 1
-    contender.close()
+    assert runner.weights == "random, over-parametrised"
+    assert levels_apart(runner, eager, random_image((32, 32, 3), 0, 0, 0)) <= 1
+    runner.close()

@@ -32,8 +32,8 @@ from elir_deploy.runtime import Bundle
 
 say = lambda what, done, total: print(what, flush=True)
 names = sys.argv[2:]
-contenders, missing = peers.open_peers(names, Bundle.open(sys.argv[1]), None, 1, say)
-print(json.dumps([[c.label for c in contenders], [[m.label, m.reason] for m in missing]]))
+runners, missing = peers.open_peers(names, Bundle.open(sys.argv[1]), None, 1, say)
+print(json.dumps([[c.label for c in runners], [[m.label, m.reason] for m in missing]]))
 """
 
 
@@ -128,8 +128,8 @@ def check_compiled(bundle, temporary):
         assert np.abs(restored.astype(int) - eager.restore(image)).max() <= 1
         assert compiled.device_ns > 0
     assert compiled.fidelity(bundle).note.startswith("random weights")
-    for contender in (eager, compiled):
-        contender.close()
+    for runner in (eager, compiled):
+        runner.close()
 
 
 def test_a_compiled_network_is_the_same(tmp_path, temporary, monkeypatch):

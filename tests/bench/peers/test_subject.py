@@ -62,10 +62,8 @@ def test_without_torch(monkeypatch, tmp_path):
     assert "pip install 'elir-deploy[export]'" in peers.torch_missing()
     with pytest.raises(MissingDependencyError, match="measure a checkpoint"):
         peers.load("random", "bfr")
-    contenders, missing = peers.open_peers(
-        list(peers.PEERS), small_bundle(tmp_path / "b"), None, None
-    )
-    assert not contenders
+    runners, missing = peers.open_peers(list(peers.PEERS), small_bundle(tmp_path / "b"), None, None)
+    assert not runners
     assert {m.label: m.reason for m in missing} == dict.fromkeys(peers.PEERS, peers.torch_missing())
 
 

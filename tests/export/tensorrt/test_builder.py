@@ -200,8 +200,8 @@ def test_int8_with_float16_around_it_is_read_as_it_is_exported(
     for graph in stages.values() if split else [fused]:
         skips = residual_additions(graph, outline.skip_blocks)
         placement = place(graph, conv_layers(graph), skips)
-        peaks = dict.fromkeys(placement.groups.values(), 1.0)
-        model = to_float16(quantize_graph(graph, placement, peaks), Float16Plan())
+        amax = dict.fromkeys(placement.groups.values(), 1.0)
+        model = to_float16(quantize_graph(graph, placement, amax), Float16Plan())
         assert misread(model) == {}
         # What reads an enlarged tensor is dequantised before that, and counts as float16.
         counts = convolution_precisions(model)

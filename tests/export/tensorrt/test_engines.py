@@ -11,12 +11,12 @@ from elir_deploy.errors import BundleError, QualityError, UsageError
 from elir_deploy.export.tensorrt import engines
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
 from elir_deploy.export.tensorrt.engines import (
-    EngineOrder,
-    check_orders,
+    EngineSpec,
+    check_engine_specs,
     engine_file,
+    engine_specs,
     make_engines,
     onnx_of,
-    orders_for,
 )
 from elir_deploy.progress import no_progress
 from elir_deploy.runtime.bundle import Bundle
@@ -38,7 +38,7 @@ LIBRARY = Library(RTX, _Module, "1.7.1.116")
 
 def test_one_engine_for_each_kind_of_gpu() -> None:
     targets = targets_named(["rtx3090", "rtx2080ti", "rtx3060", "jetpack6.2"])
-    orders = orders_for(targets)
+    orders = engine_specs(targets)
     assert [order.capability for order in orders] == ["sm86", "sm75"]
     assert all(order.kind == RTX and order.documented == DOCUMENTED for order in orders)
     assert [engine_file("fused", "fp16", order) for order in orders] == [
@@ -47,16 +47,16 @@ def test_one_engine_for_each_kind_of_gpu() -> None:
 
 
 def test_what_builds_its_own_is_not_built_for() -> None:
-    assert orders_for(targets_named(["jetpack6.0", "jetpack7"])) == []
-    assert engine_file("fused", "int8", EngineOrder("tensorrt", "sm87", ())) == (
+    assert engine_specs(targets_named(["jetpack6.0", "jetpack7"])) == []
+    assert engine_file("fused", "int8", EngineSpec("tensorrt", "sm87", ())) == (
         "fused.int8.sm87.trt.engine"
     )
 
 
 def test_a_capability_that_the_library_lacks() -> None:
-    check_orders(LIBRARY, orders_for(targets_named(["sm75", "sm86"])))
+    check_engine_specs(LIBRARY, engine_specs(targets_named(["sm75", "sm86"])))
     with pytest.raises(UsageError, match=r"1\.7\.1\.116 does not build for sm121: it offers sm75"):
-        check_orders(LIBRARY, orders_for(targets_named(["sm121"])))
+        check_engine_specs(LIBRARY, engine_specs(targets_named(["sm121"])))
 
 
 def test_the_graph_of_an_engine() -> None:
@@ -83,7 +83,7 @@ def make(monkeypatch: pytest.MonkeyPatch, found: dict[str, int] | None, precisio
     built = BuiltEngine(b"engine", found, 9, 1.0, ("tactics  were\nskipped",))
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
     warned: list[str] = []
-    order = EngineOrder(RTX, "sm86", ("fp32", "fp16"))
+    order = EngineSpec(RTX, "sm86", ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
         asking(int8=2, fp16=1),
@@ -144,7 +144,7 @@ def test_int8_that_is_larger_than_fp16_is_told_of(
 
     monkeypatch.setattr(engines, "build_engine", build)
     warned: list[str] = []
-    order = EngineOrder(RTX, "sm86", ("fp32", "fp16", "int8"))
+    order = EngineSpec(RTX, "sm86", ("fp32", "fp16", "int8"))
     arguments = (LIBRARY, asking(), list(sizes), [order], lambda artifact: b"")
     list(make_engines(*arguments, BuildOptions(), no_progress, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told
@@ -155,7 +155,7 @@ def test_how_far_an_engine_reaches_is_what_its_builder_chose(
 ) -> None:
     built = BuiltEngine(b"engine", dict(NO_COUNTS), 9, 1.0, (), "ampere_plus")
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
-    order = EngineOrder(DEVICE_TENSORRT, "sm86", ("fp32", "fp16"))
+    order = EngineSpec(DEVICE_TENSORRT, "sm86", ("fp32", "fp16"))
     arguments = (LIBRARY, asking(), ["fp16"], [order], lambda artifact: b"")
     options = BuildOptions(version_compatible=True, hardware_compatible=True)
     quiet = no_progress, (lambda text: None)
@@ -166,7 +166,7 @@ def test_how_far_an_engine_reaches_is_what_its_builder_chose(
 
 def test_a_graph_of_which_the_manifest_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: pytest.fail("built"))
-    order = EngineOrder(RTX, "sm86", ("fp32", "fp16"))
+    order = EngineSpec(RTX, "sm86", ("fp32", "fp16"))
     arguments = (
         LIBRARY,
         with_counts(None),

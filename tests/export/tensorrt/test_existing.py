@@ -17,7 +17,7 @@ import pytest
 from elir_deploy.errors import BundleError, OutputError, QualityError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt import engines, existing
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
-from elir_deploy.export.tensorrt.engines import EngineOrder
+from elir_deploy.export.tensorrt.engines import EngineSpec
 from elir_deploy.export.tensorrt.existing import (
     add_engines,
     check_parser,
@@ -33,7 +33,7 @@ from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, R
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 LIBRARY = Library(RTX, None, "1.7.1.116")
-ORDERS = [EngineOrder(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
+ORDERS = [EngineSpec(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
 FILES = ["fused.fp16.sm75.rtx.engine", "fused.fp16.sm86.rtx.engine"]
 
 
@@ -56,7 +56,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def add(path: Path, orders: list[EngineOrder] = ORDERS, **options: Any) -> list[str]:
+def add(path: Path, orders: list[EngineSpec] = ORDERS, **options: Any) -> list[str]:
     added = add_engines(
         Bundle.open(path),
         LIBRARY,
@@ -256,7 +256,7 @@ def test_a_parser_that_is_too_old(
 ) -> None:
     folder = make_bundle(tmp_path / "b", io=io)
     manifest = read_manifest(folder)
-    exported = {"opset": opset, "float16_normalization": "measured", "int8_rest": "float32"}
+    exported = {"opset": opset, "float16_normalization": "measured", "int8_fallback": "float32"}
     manifest["export"] = exported | {"rewrites": {}}
     write_manifest(folder, manifest)
     library = Library(DEVICE_TENSORRT, None, version)

@@ -1,4 +1,4 @@
-"""Bundles as contenders: two timings, fidelity, and what is missing."""
+"""Bundles as runners: two timings, fidelity, and what is missing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from elir_deploy.bench.contenders import RestorerContender, open_restorers
 from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.runners import BundleRunner, open_restorers
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle
@@ -40,24 +40,24 @@ def test_the_session_alone_is_device_time(bundle, monkeypatch):
         return session
 
     monkeypatch.setattr(OnnxRuntimeBackend, "open", open_slow)
-    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1, clock=clock)
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", threads=1, clock=clock)
     image = random_image((32, 32, 3), 0, 0, 0)
     for _ in range(2):
-        restored = contender.restore(image)
-        assert contender.device_ns == 250_000_000
+        restored = runner.restore(image)
+        assert runner.device_ns == 250_000_000
     expected = np.rint(np.clip(image / 255 + 0.1, 0, 1) * 255)
     assert np.abs(restored - expected).max() <= 1
-    contender.close()
+    runner.close()
 
 
 def test_description(bundle):
-    contender = RestorerContender(bundle, "onnxruntime", "fp16", threads=1)
-    assert contender.label == "onnxruntime fp16"
-    assert contender.version.startswith("onnxruntime 1.")
-    (artifact,) = contender.artifacts
+    runner = BundleRunner(bundle, "onnxruntime", "fp16", threads=1)
+    assert runner.label == "onnxruntime fp16"
+    assert runner.version.startswith("onnxruntime 1.")
+    (artifact,) = runner.artifacts
     assert artifact["file"] == "fused.fp16.onnx"
     assert len(artifact["sha256"]) == 64
-    contender.close()
+    runner.close()
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -66,9 +66,9 @@ def test_fidelity_against_the_references(tmp_path, io):
     exact = Bundle.open(make_bundle(tmp_path / "exact", io=io))
     off = Bundle.open(make_bundle(tmp_path / "off", io=io, bias=10 / 255, exact=False))
     for bundle, expected in ((exact, math.inf), (off, 28.1)):
-        contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
-        fidelity = contender.fidelity(bundle)
-        contender.close()
+        runner = BundleRunner(bundle, "onnxruntime", "fp32", threads=1)
+        fidelity = runner.fidelity(bundle)
+        runner.close()
         assert fidelity.psnr_db == pytest.approx(expected, abs=0.5)
         assert fidelity.images == 1
     assert fidelity.note == "against float32 PyTorch, worst image"
@@ -76,9 +76,9 @@ def test_fidelity_against_the_references(tmp_path, io):
 
 def test_random_weights_have_no_fidelity(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", random=True))
-    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
-    fidelity = contender.fidelity(bundle)
-    contender.close()
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", threads=1)
+    fidelity = runner.fidelity(bundle)
+    runner.close()
     assert (fidelity.psnr_db, fidelity.images) == (None, 0)
     assert fidelity.note.startswith("random weights: ")
 
@@ -86,52 +86,52 @@ def test_random_weights_have_no_fidelity(tmp_path):
 def test_fidelity_of_values_that_are_none(tmp_path):
     """As in a restore: black."""
     bundle = Bundle.open(make_bundle(tmp_path / "b", io="float32"))
-    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
-    session = contender._restorer.session
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", threads=1)
+    session = runner._restorer.session
     session.run = lambda: session.output.fill(np.nan)
     ((_, _, reference),) = bundle.reference_images()
     with np.errstate(all="raise"):
-        assert contender.fidelity(bundle).psnr_db == psnr_db(np.zeros_like(reference), reference)
-    contender.close()
+        assert runner.fidelity(bundle).psnr_db == psnr_db(np.zeros_like(reference), reference)
+    runner.close()
 
 
 def test_a_bundle_without_references(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", references=False))
-    contender = RestorerContender(bundle, "onnxruntime", "fp32", threads=1)
-    assert contender.fidelity(bundle).psnr_db is None
-    contender.close()
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", threads=1)
+    assert runner.fidelity(bundle).psnr_db is None
+    runner.close()
 
 
 def test_all_that_a_bundle_holds_by_default(bundle):
-    contenders, missing = open_restorers(bundle, None, None, threads=1)
-    labels = [c.label for c in contenders]
+    runners, missing = open_restorers(bundle, None, None, threads=1)
+    labels = [c.label for c in runners]
     assert [label for label in labels if "onnxruntime" in label] == [
         *("onnxruntime fp32", "onnxruntime fp16")
     ]
     automatic = {b.name for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)}
     named = {*labels, *(item.label for item in missing)}
     assert {name.partition(" ")[0] for name in named} == automatic
-    for contender in contenders:
-        contender.close()
+    for runner in runners:
+        runner.close()
 
 
 def test_what_is_missing_is_said_and_the_rest_opened(bundle):
-    contenders, missing = open_restorers(
+    runners, missing = open_restorers(
         bundle, ["onnxruntime", "onnxruntime-cuda"], ["fp32", "int8"], threads=1
     )
-    assert [c.label for c in contenders] == ["onnxruntime fp32"]
+    assert [c.label for c in runners] == ["onnxruntime fp32"]
     reasons = {item.label: item.reason for item in missing}
     assert "holds no int8 files" in reasons["onnxruntime int8"]
     assert "CUDA" in reasons["onnxruntime-cuda"]
-    contenders[0].close()
+    runners[0].close()
 
 
 def test_bf16_runs_the_float32_files(bundle, monkeypatch):
     monkeypatch.setattr(OpenVinoBackend, "available", lambda self: None)
     monkeypatch.setattr(OpenVinoBackend, "unsupported", lambda self, p: "no such instructions")
     wanted = ["openvino", "onnxruntime"]
-    contenders, missing = open_restorers(bundle, wanted, ["bf16"], threads=1)
-    assert not contenders
+    runners, missing = open_restorers(bundle, wanted, ["bf16"], threads=1)
+    assert not runners
     assert {item.label: item.reason for item in missing} == {
         "openvino bf16": "no such instructions",
         "onnxruntime bf16": "it does not run in bf16",
@@ -144,14 +144,14 @@ def test_bf16_runs_the_float32_files(bundle, monkeypatch):
     reason="no OpenVINO, or no bf16 instructions",
 )
 def test_bf16_is_measured_where_it_runs(bundle):
-    contenders, missing = open_restorers(bundle, ["openvino"], None, threads=1)
+    runners, missing = open_restorers(bundle, ["openvino"], None, threads=1)
     assert not missing
-    assert [c.label for c in contenders] == ["openvino fp32", "openvino fp16", "openvino bf16"]
-    (artifact,) = contenders[2].artifacts
+    assert [c.label for c in runners] == ["openvino fp32", "openvino fp16", "openvino bf16"]
+    (artifact,) = runners[2].artifacts
     assert (artifact["file"], artifact["precision"]) == ("fused.fp32.onnx", "fp32")
-    assert contenders[2].fidelity(bundle).psnr_db is not None
-    for contender in contenders:
-        contender.close()
+    assert runners[2].fidelity(bundle).psnr_db is not None
+    for runner in runners:
+        runner.close()
 
 
 def test_a_device_that_refuses_is_missing_but_damage_is_an_error(bundle, monkeypatch):
@@ -160,8 +160,8 @@ def test_a_device_that_refuses_is_missing_but_damage_is_an_error(bundle, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(OnnxRuntimeBackend, "open", refuse)
-        contenders, missing = open_restorers(bundle, ["onnxruntime"], ["fp32"], threads=1)
-    assert not contenders
+        runners, missing = open_restorers(bundle, ["onnxruntime"], ["fp32"], threads=1)
+    assert not runners
     assert [(m.label, m.reason) for m in missing] == [("onnxruntime fp32", "out of memory")]
     file = bundle.path / "fused.fp32.onnx"
     data = bytearray(file.read_bytes())

@@ -23,10 +23,10 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 __all__ = [
     "RANDOM_WEIGHTS",
-    "Contender",
+    "BundleRunner",
     "Fidelity",
     "Preparation",
-    "RestorerContender",
+    "Runner",
     "Unavailable",
     "compare_with_references",
     "open_restorers",
@@ -54,7 +54,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A contender that was asked for and cannot be measured."""
+    """A runner that was asked for and cannot be measured."""
 
     label: str
     reason: str
@@ -62,7 +62,7 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What had to be done once before a contender could run.
+    """What had to be done once before a runner could run.
 
     Attributes:
         what: such as ``to compile``.
@@ -73,11 +73,11 @@ class Preparation:
     seconds: float
 
 
-class Contender(ABC):
+class Runner(ABC):
     """One way to run the model.
 
     Attributes:
-        label: distinct among the contenders of a run, such as ``onnxruntime fp16``.
+        label: distinct among the runners of a run, such as ``onnxruntime fp16``.
         backend: a backend's name, or ``torch``.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
@@ -111,18 +111,18 @@ class Contender(ABC):
         """Restore (H, W, 3) uint8 RGB as a user would; this is what is timed.
 
         Raises:
-            ElirError: the device failed; the contender is left out from here on.
+            ElirError: the device failed; the runner is left out from here on.
         """
 
     @abstractmethod
     def fidelity(self, bundle: Bundle) -> Fidelity:
         """Compare with the reference outputs in ``bundle``."""
 
-    def close(self) -> None:  # noqa: B027  # not every contender holds something
+    def close(self) -> None:  # noqa: B027  # not every runner holds something
         """Give back the device's memory."""
 
 
-class RestorerContender(Contender):
+class BundleRunner(Runner):
     """A bundle on one of the runtime's backends.
 
     Args:
@@ -250,7 +250,7 @@ def open_restorers(
     threads: int | None,
     variant: str = "",
     clock: Clock = wall_clock,
-) -> tuple[list[Contender], list[Unavailable]]:
+) -> tuple[list[Runner], list[Unavailable]]:
     """Every backend in every precision that the bundle has for it.
 
     Args:
@@ -262,7 +262,7 @@ def open_restorers(
         clock: to time with.
 
     Returns:
-        the contenders that can run, and why the others cannot.
+        the runners that can run, and why the others cannot.
 
     Raises:
         UsageError: there is no backend of that name.
@@ -272,7 +272,7 @@ def open_restorers(
         chosen = [b for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)]
     else:
         chosen = [backend_named(name) for name in backends]
-    contenders: list[Contender] = []
+    runners: list[Runner] = []
     missing: list[Unavailable] = []
     for backend in chosen:
         reason = backend.available()
@@ -284,8 +284,8 @@ def open_restorers(
             if isinstance(opened, Unavailable):
                 missing.append(opened)
             else:
-                contenders.append(opened)
-    return contenders, missing
+                runners.append(opened)
+    return runners, missing
 
 
 def _open(
@@ -295,9 +295,9 @@ def _open(
     threads: int | None,
     variant: str,
     clock: Clock,
-) -> Contender | Unavailable:
+) -> Runner | Unavailable:
     try:
-        return RestorerContender(
+        return BundleRunner(
             bundle, backend, precision, threads=threads, variant=variant, clock=clock
         )
     except UnavailableError as error:
