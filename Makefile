@@ -134,7 +134,7 @@ endif
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
 # CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
 CPP_SANITIZE ?= 1
-CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libstb-dev pkg-config
+CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libssl-dev libstb-dev pkg-config
 CPP_CONFIGURE := cmake -S runtime -G Ninja -DELIR_WERROR=ON -DELIR_BUILD_TESTS=ON
 CPP_BARE := -DELIR_WITH_OPENVINO=OFF -DELIR_WITH_ONNXRUNTIME=OFF -DCMAKE_BUILD_TYPE= -DCMAKE_CXX_FLAGS=-O1 \
     -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
