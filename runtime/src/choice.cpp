@@ -1,25 +1,24 @@
 #include "choice.hpp"
 
 #include <algorithm>
-#include <iterator>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
-#include "backends/all.hpp"
+#include "embedded.hpp"
 #include "error.hpp"
 #include "text.hpp"
 
 namespace elir::core {
 namespace {
 
-// What "auto" prefers, fastest first and of equals the more exact: the Python runtime's order.
-constexpr std::pair<std::string_view, std::string_view> kAutomatic[] = {
-    {"tensorrt", "int8"},    {"tensorrt", "fp16"},     {"tensorrt-rtx", "fp16"},
-    {"tensorrt", "fp32"},    {"tensorrt-rtx", "fp32"}, {"tensorrt-rtx", "int8"},
-    {"openvino", "int8"},    {"openvino", "bf16"},     {"openvino", "fp32"},
-    {"openvino", "fp16"},    {"onnxruntime", "fp32"},  {"onnxruntime", "int8"},
-    {"onnxruntime", "fp16"},
-};
+using nlohmann::json;
+
+// What "auto" prefers, best first: the Python runtime's order, which says why.
+const json& automatic() {
+  static const json pairs = json::parse(kAutomatic);
+  return pairs;
+}
 
 bool contains(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
@@ -66,10 +65,8 @@ void check_wish(const Backend& backend, const Bundle& bundle, const std::string&
 
 // The place in the table; behind it where the pair is in none.
 std::ptrdiff_t rank(const Candidate& candidate) {
-  const auto place = std::find(
-      std::begin(kAutomatic), std::end(kAutomatic),
-      std::pair<std::string_view, std::string_view>(candidate.backend->name, candidate.precision));
-  return std::distance(std::begin(kAutomatic), place);
+  const json pair = {candidate.backend->name, candidate.precision};
+  return std::find(automatic().begin(), automatic().end(), pair) - automatic().begin();
 }
 
 [[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons,

@@ -7,7 +7,9 @@ A sibling module holds the backends of one library in a tuple ``BACKENDS`` and i
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
+from importlib import resources
 
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
@@ -28,24 +30,13 @@ __all__ = [
 _MODULES = ("tensorrt", "onnxruntime", "openvino")
 
 #: What ``auto`` takes, the first of these pairs that bundle and machine allow: by measured speed
-#: (docs/decisions.md), and of about equals the more exact. GPUs come first.
-_AUTOMATIC = (
-    ("tensorrt", "int8"),
-    ("tensorrt", "fp16"),
-    ("tensorrt-rtx", "fp16"),
-    ("tensorrt", "fp32"),
-    ("tensorrt-rtx", "fp32"),
-    ("tensorrt-rtx", "int8"),
-    ("onnxruntime-cuda", "fp16"),
-    ("onnxruntime-cuda", "fp32"),
-    ("onnxruntime-cuda", "int8"),
-    ("openvino", "int8"),
-    ("openvino", "bf16"),
-    ("openvino", "fp32"),
-    ("openvino", "fp16"),
-    ("onnxruntime", "fp32"),
-    ("onnxruntime", "int8"),
-    ("onnxruntime", "fp16"),
+#: (docs/decisions.md), and of about equals the more exact. GPUs come first. The C++ runtime has
+#: the same file built in.
+_AUTOMATIC: tuple[tuple[str, str], ...] = tuple(
+    (backend, precision)
+    for backend, precision in json.loads(
+        (resources.files("elir_deploy.runtime") / "automatic.json").read_text("utf-8")
+    )
 )
 
 
