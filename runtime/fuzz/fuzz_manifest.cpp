@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
   });
   if (status == ELIR_OK) return 0;
-  const std::string message = last_error();
+  const std::string message = last_error;
   if (status != ELIR_ERROR_BUNDLE || message.empty()) std::abort();
   for (const char byte : message) {
     if (static_cast<unsigned char>(byte) < 0x20) std::abort();

@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const elir_status status =
       guarded([&] { check_onnx(content, {image("image")}, {image("restored")}); });
   if (status == ELIR_OK) return 0;
-  const std::string message = last_error();
+  const std::string message = last_error;
   if (status != ELIR_ERROR_BUNDLE || message.empty()) std::abort();
   if (message.size() > 1000) std::abort();
   for (const char byte : message) {

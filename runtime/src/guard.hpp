@@ -9,12 +9,18 @@
 #include <system_error>
 
 #include "error.hpp"
+#include "text.hpp"
 
 namespace elir::core {
 
-// Of this thread, as one line; see elir_last_error.
-void set_last_error(const char* message) noexcept;
-const char* last_error() noexcept;
+// Of this thread, as one line; see elir_last_error. Fixed, since a message must also be kept where
+// memory has run out.
+inline thread_local char last_error[2048] = "";
+
+inline elir_status keep_error(elir_status status, const char* message) noexcept {
+  write_line(message, last_error, sizeof last_error);
+  return status;
+}
 
 // Runs `body`; where it throws, keeps the message and gives the status.
 template <typename Body>
@@ -23,26 +29,19 @@ elir_status guarded(Body&& body) noexcept {
     body();
     return ELIR_OK;
   } catch (const Failure& failure) {
-    set_last_error(failure.what());
-    return failure.status();
+    return keep_error(failure.status(), failure.what());
   } catch (const std::bad_alloc&) {
-    set_last_error("out of memory");
-    return ELIR_ERROR_MEMORY;
+    return keep_error(ELIR_ERROR_MEMORY, "out of memory");
   } catch (const std::filesystem::filesystem_error& error) {
-    set_last_error(error.what());
-    return ELIR_ERROR_BUNDLE;
+    return keep_error(ELIR_ERROR_BUNDLE, error.what());
   } catch (const std::system_error& error) {  // no thread to be had
-    set_last_error(error.what());
-    return ELIR_ERROR_UNAVAILABLE;
+    return keep_error(ELIR_ERROR_UNAVAILABLE, error.what());
   } catch (const std::length_error&) {  // a size beyond what a vector can hold
-    set_last_error("out of memory");
-    return ELIR_ERROR_MEMORY;
+    return keep_error(ELIR_ERROR_MEMORY, "out of memory");
   } catch (const std::exception& error) {
-    set_last_error(error.what());
-    return ELIR_ERROR_INTERNAL;
+    return keep_error(ELIR_ERROR_INTERNAL, error.what());
   } catch (...) {
-    set_last_error("an exception that is none of the standard library's");
-    return ELIR_ERROR_INTERNAL;
+    return keep_error(ELIR_ERROR_INTERNAL, "an exception that is none of the standard library's");
   }
 }
 

@@ -19,36 +19,25 @@ class Pool {
   std::size_t size() const { return runners_.size(); }
 
   // One runner, this thread's while the loan lives.
-  class Loan {
-   public:
-    explicit Loan(Pool& pool) : pool_(pool), runner_(pool.take()) {}
-    ~Loan() { pool_.give_back(runner_); }
-    Loan(const Loan&) = delete;
-    Loan& operator=(const Loan&) = delete;
-    Runner* operator->() const { return runner_; }
-    Runner& operator*() const { return *runner_; }
-
-   private:
-    Pool& pool_;
-    Runner* runner_;
+  struct GiveBack {
+    Pool* pool;
+    void operator()(Runner* runner) const {
+      {
+        const std::lock_guard lock(pool->mutex_);
+        pool->idle_.push_back(runner);  // within the capacity it had
+      }
+      pool->changed_.notify_one();
+    }
   };
-
- private:
-  Runner* take() {
+  std::unique_ptr<Runner, GiveBack> take() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !idle_.empty(); });
     Runner* runner = idle_.back();
     idle_.pop_back();
-    return runner;
-  }
-  void give_back(Runner* runner) {
-    {
-      const std::lock_guard lock(mutex_);
-      idle_.push_back(runner);  // within the capacity it had
-    }
-    changed_.notify_one();
+    return {runner, {this}};
   }
 
+ private:
   std::vector<std::unique_ptr<Runner>> runners_;
   std::mutex mutex_;
   std::condition_variable changed_;

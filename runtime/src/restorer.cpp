@@ -64,7 +64,7 @@ Pixels view(const elir_image& image) {
 template <typename Body>
 void of_image(std::size_t place, const Body& body) {
   const elir_status status = guarded(body);
-  if (status != ELIR_OK) throw Failure(status, text("image ", place, ": ", last_error()));
+  if (status != ELIR_OK) throw Failure(status, text("image ", place, ": ", last_error));
 }
 
 }  // namespace
@@ -114,7 +114,7 @@ void Restorer::restore(const elir_image& input, const elir_image& output) {
                                 manifest().upscale_kernel);
   const Pixels result = view(output);
   const auto side = manifest().side();
-  const Pool::Loan runner(*pool_);
+  const auto runner = pool_->take();
   runner->give_bgr(output.format == ELIR_BGR8);
   if (result.width == side && result.height == side) {
     picture.block(0, 0, runner->input(), runner->scratch());
@@ -155,7 +155,7 @@ void Restorer::restore_all(const elir_image* inputs, const elir_image* outputs, 
 }
 
 void Restorer::run(const void* input, void* output) {
-  const Pool::Loan runner(*pool_);
+  const auto runner = pool_->take();
   runner->run_bare(input, output);
 }
 

@@ -56,7 +56,7 @@ void Worker::work(std::size_t thread) {
     running_[thread] = begun_++;
     lock.unlock();
     const elir_status status = guarded([&] { restorer_.restore(job.input, job.output); });
-    job.done(job.user, status, status == ELIR_OK ? "" : last_error());
+    job.done(job.user, status, status == ELIR_OK ? "" : last_error);
     lock.lock();
     running_[thread] = kIdle;
     done_.notify_all();
