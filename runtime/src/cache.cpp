@@ -53,23 +53,6 @@ fs::path home_folder() {
 // Tries to lock a file until it is closed. Where locks are not to be had, nothing is locked.
 bool lock(int file, int kind) { return ::flock(file, kind | LOCK_NB) == 0; }
 
-// A file or folder that is open as long as this lives.
-class Opened {
- public:
-  Opened(const fs::path& path, int flags) : file_(::open(path.c_str(), flags | O_CLOEXEC)) {}
-  ~Opened() {
-    if (file_ >= 0) ::close(file_);
-  }
-  Opened(const Opened&) = delete;
-  Opened& operator=(const Opened&) = delete;
-
-  explicit operator bool() const { return file_ >= 0; }
-  int get() const { return file_; }
-
- private:
-  int file_;
-};
-
 std::string part_name() {
   std::random_device random;
   std::string digits;
@@ -83,18 +66,15 @@ class Part {
  public:
   explicit Part(const fs::path& path) : path_(path) {
     do {
-      if (file_ >= 0) ::close(file_);
       name_ = path.parent_path() / part_name();
-      // With the permissions of any new file.
-      file_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (file_ < 0) throw unwritable(path_, errno);
-      static_cast<void>(::flock(file_, LOCK_EX));
+      file_.emplace(name_, O_WRONLY | O_CREAT | O_EXCL);
+      if (!*file_) throw unwritable(path_, errno);
+      static_cast<void>(::flock(file_->get(), LOCK_EX));
     } while (::access(name_.c_str(), F_OK) != 0);  // taken for a killed process's in between
   }
   ~Part() {
     std::error_code ignored;
     if (!taken_) fs::remove(name_, ignored);
-    ::close(file_);
   }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
@@ -109,7 +89,7 @@ class Part {
  private:
   fs::path path_;
   fs::path name_;
-  int file_ = -1;
+  std::optional<Descriptor> file_;
   bool taken_ = false;
 };
 
@@ -163,27 +143,29 @@ std::uint64_t cache_limit() {
   return std::stoull(written) * unit;
 }
 
+// What it makes has the permissions of any new file.
+Descriptor::Descriptor(const fs::path& path, int flags)
+    : file_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+
+Descriptor::~Descriptor() {
+  if (file_ >= 0) ::close(file_);
+}
+
 std::shared_ptr<const MappedFile> MappedFile::of(const fs::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) return nullptr;
+  auto file = std::make_shared<const MappedFile>(path);
+  return file->data() == nullptr ? nullptr : file;
+}
+
+MappedFile::MappedFile(const fs::path& path) : file_(path, O_RDONLY | O_NONBLOCK) {
   struct stat status{};
-  void* data = MAP_FAILED;
-  std::size_t size = 0;
-  if (::fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
-    size = static_cast<std::size_t>(status.st_size);
-    data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
-  }
-  if (data == MAP_FAILED) {
-    ::close(file);
-    return nullptr;
-  }
-  return std::shared_ptr<const MappedFile>(
-      new MappedFile(file, static_cast<std::uint8_t*>(data), size));
+  if (!file_ || ::fstat(file_.get(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+  size_ = static_cast<std::size_t>(status.st_size);
+  void* data = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file_.get(), 0);
+  if (data != MAP_FAILED) data_ = static_cast<std::uint8_t*>(data);
 }
 
 MappedFile::~MappedFile() {
-  ::munmap(data_, size_);
-  ::close(file_);
+  if (data_ != nullptr) ::munmap(data_, size_);
 }
 
 Sealed read_sealed(const fs::path& path) {
@@ -242,8 +224,7 @@ struct Kept {
   std::int64_t used;  // when, in nanoseconds since 1970
   fs::path path;
   std::uint64_t bytes;
-
-  bool unfinished() const { return path.extension() == ".part"; }
+  bool unfinished;  // being written, or its writer was killed
 };
 
 std::int64_t nanoseconds(const timespec& time) {
@@ -262,6 +243,11 @@ bool is_ours(const std::string& path) {
       R"(|tensorrt/[^/]+/(timing\.cache|\.elir-[0-9a-f]{16}\.part))"
       R"(|onnxruntime-tensorrt/[0-9a-f]{64}/[^/]+)");
   return std::regex_match(path, ours);
+}
+
+bool is_unfinished(const fs::path& path) {
+  static const std::regex part(R"(\.elir-[0-9a-f]{16}\.part)");
+  return std::regex_match(path.filename().string(), part);
 }
 
 // Every compiled model, the one not used for longest first; and all folders, the inner ones first.
@@ -285,8 +271,9 @@ Contents contents_of(const fs::path& folder) {
       if (at.depth() >= 2) at.disable_recursion_pending();
       const std::string name = at->path().lexically_relative(folder).generic_string();
       if (S_ISREG(status.st_mode) && is_ours(name)) {
-        found.files.push_back(
-            {nanoseconds(status.st_mtim), at->path(), static_cast<std::uint64_t>(status.st_size)});
+        found.files.push_back({nanoseconds(status.st_mtim), at->path(),
+                               static_cast<std::uint64_t>(status.st_size),
+                               is_unfinished(at->path())});
       }
     }
   }
@@ -299,10 +286,10 @@ Contents contents_of(const fs::path& folder) {
 
 // Whether the file is gone: not where somebody uses or writes it, or it is another user's.
 bool remove_unused(const Kept& kept) {
-  const Opened folder(kept.path.parent_path(), O_RDONLY | O_DIRECTORY);
+  const Descriptor folder(kept.path.parent_path(), O_RDONLY | O_DIRECTORY);
   if (!folder) return errno == ENOENT;
   // NFS has exclusive locks for writers only.
-  const Opened file(kept.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  const Descriptor file(kept.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!file) return errno == ENOENT;
   if (!lock(folder.get(), LOCK_EX) || !lock(file.get(), LOCK_EX)) return false;
   struct stat status{};
@@ -327,7 +314,7 @@ class Alone {
   Alone& operator=(const Alone&) = delete;
 
  private:
-  Opened folder_;
+  Descriptor folder_;
 };
 
 }  // namespace
@@ -337,9 +324,9 @@ void trim_cache(const fs::path& folder, const fs::path& newest) {
   const Alone alone(folder);
   const Contents found = contents_of(folder);
   std::uint64_t left = 0;
-  for (const Kept& kept : found.files) left += kept.unfinished() ? 0 : kept.bytes;
+  for (const Kept& kept : found.files) left += kept.unfinished ? 0 : kept.bytes;
   for (const Kept& kept : found.files) {
-    if (kept.unfinished()) {
+    if (kept.unfinished) {
       remove_unused(kept);
     } else if (left > limit && kept.path != newest && remove_unused(kept)) {
       left -= kept.bytes;

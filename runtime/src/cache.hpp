@@ -36,26 +36,39 @@ inline constexpr std::uint64_t kDefaultCacheLimit = 1000000000;
 // The bytes that compiled models may have together; 0 keeps none. Throws a CacheFailure.
 std::uint64_t cache_limit();
 
+// A file or folder that is open as long as this lives.
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags);
+  ~Descriptor();
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  explicit operator bool() const { return file_ >= 0; }
+  int get() const { return file_; }
+
+ private:
+  int file_;
+};
+
 // A file in memory. Writing there changes nothing but the memory.
 class MappedFile {
  public:
   // None if it cannot be read or is empty.
   static std::shared_ptr<const MappedFile> of(const std::filesystem::path& path);
+  explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::uint8_t* data() const { return data_; }
   std::size_t size() const { return size_; }
-  int descriptor() const { return file_; }
+  int descriptor() const { return file_.get(); }
 
  private:
-  MappedFile(int file, std::uint8_t* data, std::size_t size)
-      : file_(file), data_(data), size_(size) {}
-
-  int file_;
-  std::uint8_t* data_;
-  std::size_t size_;
+  Descriptor file_;
+  std::uint8_t* data_ = nullptr;
+  std::size_t size_ = 0;
 };
 
 inline constexpr std::size_t kSealBytes = 32;

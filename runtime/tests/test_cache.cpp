@@ -292,6 +292,15 @@ TEST_F(Trimming, WhatKilledWritersLeftGoes) {
   close(writer);
 }
 
+// ONNX Runtime names the files in its folder.
+TEST_F(Trimming, OnlyOurUnfinishedFilesAreUnfinished) {
+  const fs::path engine = path("onnxruntime-tensorrt/" + std::string(64, 'a') + "/engine.part");
+  fs::create_directories(engine.parent_path());
+  test::write_file(engine, "whole");
+  trim("1G");
+  EXPECT_TRUE(fs::exists(engine));
+}
+
 TEST_F(Trimming, FoldersThatAreEmptyForLongGo) {
   trim("0");
   EXPECT_TRUE(fs::exists(path("openvino")));  // somebody may be about to write
