@@ -52,23 +52,6 @@ const Artifact* Backend::fitting(const Stage& stage, const std::string& precisio
   return found == stage.artifacts.end() ? nullptr : &*found;
 }
 
-std::string described(const std::string& name, const char* type,
-                      const std::vector<std::int64_t>& sides) {
-  std::vector<std::string> written;
-  for (const std::int64_t side : sides) written.push_back(side < 0 ? "?" : std::to_string(side));
-  return text(name, ": ", type, " ", joined(written, "x"));
-}
-
-void check_end(const std::filesystem::path& file, const char* end,
-               const std::vector<std::string>& seen, const TensorSpec& spec) {
-  const std::string expected =
-      described(spec.name, type_name(spec.dtype), {spec.shape.begin(), spec.shape.end()});
-  if (seen == std::vector<std::string>{expected}) return;
-  throw bundle_error(file.string(), ": its ", end, " is ",
-                     seen.empty() ? "missing" : joined(seen, ", "), ", the manifest says ",
-                     expected);
-}
-
 const std::string& file_precision(const std::string& precision) {
   static const std::string kFp32 = "fp32";
   return precision == "bf16" ? kFp32 : precision;

@@ -119,14 +119,6 @@ class Backend : public Capabilities {
   const Artifact* fitting(const Stage& stage, const std::string& precision) const;
 };
 
-// A tensor in words, such as "image: uint8 1x64x64x3"; a side below 0 is not fixed.
-std::string described(const std::string& name, const char* type,
-                      const std::vector<std::int64_t>& sides);
-
-// Throws a bundle error where a file's tensors at one end are not just the manifest's.
-void check_end(const std::filesystem::path& file, const char* end,
-               const std::vector<std::string>& seen, const TensorSpec& spec);
-
 // Of the files that are loaded to run in `precision`: bf16 is made of fp32 files.
 const std::string& file_precision(const std::string& precision);
 

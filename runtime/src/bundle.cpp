@@ -64,12 +64,6 @@ Manifest opened(const fs::path& folder) {
   }
 }
 
-End end_of(const TensorSpec& spec) {
-  return {spec.name,
-          spec.dtype == Dtype::uint8 ? "uint8" : "float32",
-          {spec.shape.begin(), spec.shape.end()}};
-}
-
 }  // namespace
 
 Bundle::Bundle(const std::string& folder) : path_(fs::u8path(folder)), manifest_(opened(path_)) {
@@ -103,7 +97,7 @@ fs::path Bundle::checked_file(const std::string& file) const {
   for (const Stage& stage : manifest_.stages) {
     for (const Artifact& artifact : stage.artifacts) {
       if (artifact.file != file || artifact.kind != "onnx") continue;
-      check_onnx_file(path, {end_of(stage.input)}, {end_of(stage.output)});
+      check_onnx_file(path, {stage.input.end()}, {stage.output.end()});
     }
   }
   return path;

@@ -49,9 +49,9 @@ void need(const void* pointer, const char* name) {
 void need_own(const elir_restorer* restorer) {
   need(restorer, "restorer");
   if (restorer->is_own()) return;
-  throw usage_error(text("this restorer belongs to process ", restorer->process,
-                         " and cannot be used in ", ::getpid(),
-                         ", which was forked from it: create it after the fork"));
+  throw usage_error("this restorer belongs to process ", restorer->process,
+                    " and cannot be used in ", ::getpid(),
+                    ", which was forked from it: create it after the fork");
 }
 
 void need_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
@@ -150,7 +150,7 @@ std::int32_t largest_batch(const std::vector<elir_shape>& shapes) {
 void need_bytes(const char* what, std::size_t seen, const TensorSpec& spec) {
   if (seen != spec.bytes()) {
     throw usage_error("the ", what, " has ", seen, " bytes, expected ", spec.bytes(), " for ",
-                      spec.describe());
+                      spec.end().describe(), spec.layout == Layout::nhwc ? " NHWC" : " NCHW");
   }
 }
 
@@ -170,7 +170,7 @@ const char* elir_backends(void) {
   return found;
 }
 
-const char* elir_last_error(void) { return last_error(); }
+const char* elir_last_error(void) { return last_error; }
 
 const char* elir_status_name(elir_status status) {
   constexpr const char* kNames[] = {

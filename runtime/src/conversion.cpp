@@ -38,14 +38,6 @@ void put_all(const float* values, std::size_t count, std::uint8_t* pixels) {
 }
 
 template <typename Value>
-void separate(const std::uint8_t* pixels, std::size_t area, Value* values) {
-  for (std::size_t i = 0; i < area; ++i) {
-    for (std::size_t c = 0; c < kChannels; ++c)
-      put(pixels[kChannels * i + c], values[c * area + i]);
-  }
-}
-
-template <typename Value>
 void interleave(const Value* values, std::size_t area, std::uint8_t* pixels) {
   std::array<std::array<std::uint8_t, kBlock>, kChannels> planes;
   for (std::size_t begin = 0; begin < area; begin += kBlock) {
@@ -62,10 +54,12 @@ void interleave(const Value* values, std::size_t area, std::uint8_t* pixels) {
 
 template <typename Value>
 void to_tensor_of(const std::uint8_t* pixels, std::size_t area, Layout layout, Value* values) {
-  if (layout == Layout::nchw) {
-    separate(pixels, area, values);
-  } else {
-    for (std::size_t i = 0; i < kChannels * area; ++i) put(pixels[i], values[i]);
+  const std::size_t across = layout == Layout::nchw ? 1 : kChannels;
+  const std::size_t between = layout == Layout::nchw ? area : 1;
+  for (std::size_t i = 0; i < area; ++i) {
+    for (std::size_t c = 0; c < kChannels; ++c) {
+      put(pixels[kChannels * i + c], values[i * across + c * between]);
+    }
   }
 }
 

@@ -14,26 +14,6 @@ using nlohmann::json;
 // A manifest nests about 10 deep. Values are destroyed recursively, so there must be a limit.
 constexpr int kMaxDepth = 256;
 
-// Called for everything that the parser finds.
-class Strictness {
- public:
-  void operator()(int depth, json::parse_event_t event, const json& parsed) {
-    using Event = json::parse_event_t;
-    if (event == Event::object_start || event == Event::array_start) {
-      if (depth == kMaxDepth) throw bundle_error("damaged: nested too deeply");
-    }
-    if (event == Event::object_start) open_.emplace_back();
-    if (event == Event::object_end) open_.pop_back();
-    if (event != Event::key) return;
-    const auto& name = parsed.get_ref<const std::string&>();
-    if (open_.back().insert(name).second) return;
-    throw bundle_error("damaged: an object has the entry ", parsed.dump(), " twice");
-  }
-
- private:
-  std::vector<std::set<std::string>> open_;  // the names in each object that has not ended
-};
-
 const std::set<std::string> kRules = {
     "$ref",      "$schema", "default",  "description", "discriminator", "enum",  "maxItems",
     "maxLength", "maximum", "minItems", "minimum",     "required",      "title", "type"};
@@ -50,12 +30,6 @@ bool matches(const std::string& text, const std::regex& pattern) {
 bool has_type(const json& value, const std::string& type) {
   if (type == "integer") return value.is_number_integer();
   return type == "number" ? value.is_number() : type == value.type_name();
-}
-
-std::size_t characters(const std::string& utf8) {
-  return static_cast<std::size_t>(std::count_if(utf8.begin(), utf8.end(), [](char byte) {
-    return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
-  }));
 }
 
 // Null, which allows everything, where there is no such rule.
@@ -75,13 +49,20 @@ json parse_json(std::string_view data) {
     throw bundle_error("damaged: it begins with a byte order mark");
   }
   if (data.find('\0') != std::string_view::npos) throw bundle_error("damaged: it has a zero byte");
+  std::vector<std::set<std::string>> open;  // the names in each object that has not ended
+  const auto strict = [&](int depth, json::parse_event_t event, const json& value) {
+    using Event = json::parse_event_t;
+    const bool starts = event == Event::object_start || event == Event::array_start;
+    if (starts && depth == kMaxDepth) throw bundle_error("damaged: nested too deeply");
+    if (event == Event::object_start) open.emplace_back();
+    if (event == Event::object_end) open.pop_back();
+    if (event == Event::key && !open.back().insert(value.get<std::string>()).second) {
+      throw bundle_error("damaged: an object has the entry ", value.dump(), " twice");
+    }
+    return true;
+  };
   try {
-    Strictness strictness;
-    const auto callback = [&](int depth, json::parse_event_t event, const json& parsed) {
-      strictness(depth, event, parsed);
-      return true;
-    };
-    return json::parse(data.begin(), data.end(), callback);
+    return json::parse(data.begin(), data.end(), strict);
   } catch (const json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 1: syntax error while ..."
     const std::string_view reason = error.what();
@@ -171,7 +152,9 @@ bool Schema::keeps(const json& value, const std::string& keyword, const json& ru
   }
   if (value.is_string()) {
     const auto& written = value.get_ref<const std::string&>();
-    if (keyword == "maxLength") return characters(written) <= rule.get<std::size_t>();
+    if (keyword == "maxLength") {
+      return std::count_if(written.begin(), written.end(), begins_character) <= rule;
+    }
     return keyword != "pattern" || matches(written, patterns_.at(rule));
   }
   if (!value.is_array()) return true;

@@ -113,7 +113,6 @@ Artifact artifact(const json& values) {
                 values["kind"],
                 values["precision"],
                 {},
-                values["tool"],
                 values["tool_version"],
                 values.value("version_compatible", false),
                 values.value("hardware_compatibility", "none")};
@@ -289,9 +288,29 @@ std::size_t TensorSpec::bytes() const {
          (dtype == Dtype::uint8 ? 1 : 4);
 }
 
-std::string TensorSpec::describe() const {
-  return text(name, ": ", type_name(dtype), " ", shape[0], "x", shape[1], "x", shape[2], "x",
-              shape[3], layout == Layout::nhwc ? " NHWC" : " NCHW");
+std::string End::describe() const {
+  std::vector<std::string> written;
+  for (const std::int64_t side : sides) {
+    if (written.size() < 8) written.push_back(side < 0 ? "?" : std::to_string(side));
+  }
+  return text(shown(name), ": ", dtype, " ", joined(written, "x"));
+}
+
+void check_ends(const std::string& whose, const std::vector<End>& seen,
+                const std::vector<End>& expected) {
+  const auto same = [](const End& a, const End& b) {
+    return a.name == b.name && a.dtype == b.dtype && a.sides == b.sides;
+  };
+  if (std::equal(seen.begin(), seen.end(), expected.begin(), expected.end(), same)) return;
+  const auto described = [](const std::vector<End>& ends) {
+    std::vector<std::string> some;
+    for (const End& end : ends) {
+      if (some.size() < 4) some.push_back(end.describe());
+    }
+    return some.empty() ? "nothing" : joined(some, ", ");
+  };
+  throw bundle_error(whose, " is ", described(seen), ", the manifest says ", described(expected),
+                     ": the files of two bundles were mixed, copy the bundle again");
 }
 
 const Verification* Manifest::verified(std::string_view precision) const {

@@ -23,6 +23,19 @@ enum class Layout { nhwc, nchw };
 
 inline const char* type_name(Dtype dtype) { return dtype == Dtype::uint8 ? "uint8" : "float32"; }
 
+// An input or output of a graph, as a file or a library tells of it.
+struct End {
+  std::string name;
+  std::string dtype;                // such as "uint8"
+  std::vector<std::int64_t> sides;  // below 0 where left open
+
+  std::string describe() const;  // such as "image: uint8 1x64x64x3"
+};
+
+// Throws a bundle error where a graph's inputs or outputs, which `whose` tells, are others.
+void check_ends(const std::string& whose, const std::vector<End>& seen,
+                const std::vector<End>& expected);
+
 // A tensor handed to or taken from a stage, in one shape.
 struct TensorSpec {
   std::string name;
@@ -30,10 +43,9 @@ struct TensorSpec {
   std::array<std::int64_t, 4> shape = {};  // in the order of `layout`; the first is the batch
   Layout layout = Layout::nhwc;
 
-  std::int64_t height() const { return shape[layout == Layout::nhwc ? 1 : 2]; }
   std::int64_t width() const { return shape[layout == Layout::nhwc ? 2 : 3]; }
   std::size_t bytes() const;
-  std::string describe() const;
+  End end() const { return {name, type_name(dtype), {shape.begin(), shape.end()}}; }
 };
 
 // A file of the bundle: its path inside, with '/'.
@@ -48,7 +60,6 @@ struct Artifact : File {
   std::string kind;
   std::string precision;
   std::optional<std::string> target;  // devices it was made for; none: any
-  std::string tool;
   std::string tool_version;
   bool version_compatible = false;     // an engine for later releases of its library too
   std::string hardware_compatibility;  // "none", or which other GPUs an engine runs on

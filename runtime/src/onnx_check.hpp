@@ -3,25 +3,13 @@
 // why).
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
+#include "manifest.hpp"
+
 namespace elir::core {
-
-// An input or output of a graph.
-struct End {
-  std::string name;
-  std::string dtype;                               // such as "uint8"
-  std::vector<std::optional<std::uint64_t>> dims;  // none for a side that the graph leaves open
-};
-
-inline bool operator==(const End& a, const End& b) {
-  return a.name == b.name && a.dtype == b.dtype && a.dims == b.dims;
-}
 
 // Throws a bundle error: the content of the file is damaged, holds what elir-export never writes,
 // or has other inputs and outputs than these. Of the weights nothing is read but their

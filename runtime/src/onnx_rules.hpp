@@ -17,10 +17,12 @@ struct OnnxRules {
   static constexpr std::uint64_t kBytes = 2;
   static constexpr std::uint64_t kFixed32 = 5;
 
+  struct Message;
   struct Field {
     std::string name;
-    std::uint64_t tag;  // what stands before it: its number and its wire type
-    bool once;          // or it may be repeated
+    std::uint64_t tag;      // what stands before it: its number and its wire type
+    bool once;              // or it may be repeated
+    const Message* inside;  // null where it is none
   };
   struct Message {
     std::string name;
@@ -39,8 +41,7 @@ struct OnnxRules {
   std::map<std::uint64_t, Element> elements;  // of tensors, by the number of their type
   std::string metadata;                       // how its keys begin
   std::uint64_t most_fields = 0;              // of all messages together
-  Message model, opset, entry, graph, node, attribute, tensor, value, type, tensor_type, shape,
-      side;
+  std::map<std::string, Message> messages;
 };
 
 // Read once from what is built in.

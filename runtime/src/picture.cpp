@@ -7,10 +7,8 @@ namespace elir::core {
 void EnlargedPicture::block(std::size_t left, std::size_t top, Pixels block,
                             Scratch& scratch) const {
   if (factor_ == 1) {
-    copy(image_.part(left, top, block.width, block.height), block, bgr_);
-    return;
-  }
-  if (kernel_ == Kernel::nearest) {
+    copy(image_.part(left, top, block.width, block.height), block);
+  } else if (kernel_ == Kernel::nearest) {
     for (std::size_t y = 0; y < block.height; ++y) {
       for (std::size_t x = 0; x < block.width; ++x) {
         const std::uint8_t* source = image_.at((left + x) / factor_, (top + y) / factor_);

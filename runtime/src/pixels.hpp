@@ -34,9 +34,10 @@ View<Byte> packed(Byte* data, std::size_t width, std::size_t height) {
   return {data, static_cast<std::ptrdiff_t>(kChannels * width), width, height};
 }
 
-// Into a view of the same size; with `swapped`, the first and the third channel change places.
-void copy(ConstPixels from, Pixels to, bool swapped = false);
+// Into a view of the same size.
+void copy(ConstPixels from, Pixels to);
 
+// The first and the third channel change places.
 void swap_channels(Pixels pixels);
 
 }  // namespace elir::core

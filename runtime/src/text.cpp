@@ -6,9 +6,6 @@
 namespace elir::core {
 namespace {
 
-// Leading byte of a UTF-8 character, as opposed to one that continues it.
-bool begins(char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U; }
-
 // Bytes of the UTF-8 character at `at`; 0 if there is none.
 std::size_t character(std::string_view data, std::size_t at) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(data[i]); };
@@ -20,7 +17,7 @@ std::size_t character(std::string_view data, std::size_t at) {
                             : first < 0xF5 ? 4
                                            : 0;
   for (std::size_t i = 1; i < bytes; ++i) {
-    if (at + i >= data.size() || begins(data[at + i])) return 0;
+    if (at + i >= data.size() || begins_character(data[at + i])) return 0;
   }
   if (bytes >= 3) {  // too long a form, a surrogate, or beyond Unicode
     const unsigned second = byte(at + 1);
@@ -56,8 +53,16 @@ std::string with_one_digit(double value) { return text(std::fixed, std::setpreci
 std::string shortened(const std::string& utf8, std::size_t bytes) {
   if (utf8.size() <= bytes) return utf8;
   std::size_t end = bytes - 3;
-  for (int i = 0; i < 3 && !begins(utf8[end]); ++i) --end;  // no character is longer
+  for (int i = 0; i < 3 && !begins_character(utf8[end]); ++i) --end;  // no character is longer
   return utf8.substr(0, end) + "...";
+}
+
+std::string shown(std::string_view bytes) {
+  std::string line(bytes.substr(0, 100));
+  for (char& byte : line) {
+    if (byte < 0x20 || byte > 0x7e) byte = '?';
+  }
+  return shortened(line, 60);
 }
 
 std::string shell_quoted(const std::string& word) {

@@ -19,12 +19,20 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
+// Of UTF-8: leading byte of a character, as opposed to one that continues it.
+inline bool begins_character(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+}
+
 std::string joined(const std::vector<std::string>& parts, std::string_view separator);
 
 std::string with_one_digit(double value);
 
 // At most `bytes` bytes of valid UTF-8; where something is left out, the last three are "...".
 std::string shortened(const std::string& utf8, std::size_t bytes);
+
+// Any bytes as at most 60 characters of ASCII.
+std::string shown(std::string_view bytes);
 
 // As one word of a POSIX shell's command line.
 std::string shell_quoted(const std::string& word);

@@ -84,7 +84,8 @@ TEST(Manifest, TypedValues) {
   EXPECT_EQ(seen.task, "tiny");
   EXPECT_EQ(seen.side(), 32U);
   ASSERT_EQ(seen.stages.size(), 4U);
-  EXPECT_EQ(seen.stages[1].input.describe(), "z0: float32 1x16x4x4 NCHW");
+  EXPECT_EQ(seen.stages[1].input.end().describe(), "z0: float32 1x16x4x4");
+  EXPECT_EQ(seen.stages[1].input.layout, Layout::nchw);
   EXPECT_EQ(seen.stages[1].input.bytes(), 1024U);
   EXPECT_EQ(seen.verified("bf16")->psnr_db, 70.5);
   EXPECT_EQ(seen.verified("int8"), nullptr);

@@ -245,13 +245,13 @@ TEST_F(TensorRtTest, TheEndsAreLinearAndOnTheDevice) {
   const Bundle& opened = fitting();
   const auto seen = [&] { return said(ELIR_ERROR_BUNDLE, [&] { open(opened); }); };
   tensorrt.linear = false;
-  EXPECT_NE(seen().find("its input is image: uint8 1x32x32x3 in another format, the "
+  EXPECT_NE(seen().find("its input is image: uint8 in another format 1x32x32x3, the "
                         "manifest says image: uint8 1x32x32x3"),
             std::string::npos)
       << seen();
   tensorrt.linear = true;
   tensorrt.on_device = false;
-  EXPECT_NE(seen().find("1x32x32x3 on the host"), std::string::npos) << seen();
+  EXPECT_NE(seen().find("uint8 on the host 1x32x32x3"), std::string::npos) << seen();
 }
 
 TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {

@@ -76,38 +76,38 @@ ONNXTensorElementDataType type_of(Dtype dtype) {
                                : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-std::string described_by(const OrtTypeInfo* info, const std::string& name) {
+End described_by(const OrtTypeInfo* info, const std::string& name) {
   const OrtTensorTypeAndShapeInfo* tensor = nullptr;
   check(api().CastTypeInfoToTensorInfo(info, &tensor));
-  if (tensor == nullptr) return text(name, ": no tensor");
+  if (tensor == nullptr) return {name, "no tensor", {}};
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   check(api().GetTensorElementType(tensor, &type));
   std::size_t count = 0;
   check(api().GetDimensionsCount(tensor, &count));
-  std::vector<std::int64_t> shape(count);
-  check(api().GetDimensions(tensor, shape.data(), count));
-  return described(name,
-                   type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8   ? "uint8"
-                   : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? "float32"
-                                                                 : "another type",
-                   shape);
+  std::vector<std::int64_t> sides(count);
+  check(api().GetDimensions(tensor, sides.data(), count));
+  return {name,
+          type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8   ? "uint8"
+          : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? "float32"
+                                                        : "another type",
+          sides};
 }
 
 // The two ends of a graph: how to ask for them.
-struct End {
+struct Getters {
   const char* what;
   decltype(OrtApi::SessionGetInputCount) count;
   decltype(OrtApi::SessionGetInputName) name;
   decltype(OrtApi::SessionGetInputTypeInfo) type;
 };
 
-void check_graph(const std::filesystem::path& path, const End& end, const TensorSpec& spec,
+void check_graph(const std::filesystem::path& path, const Getters& end, const TensorSpec& spec,
                  const OrtSession* session) {
   OrtAllocator* allocator = nullptr;
   check(api().GetAllocatorWithDefaultOptions(&allocator));
   std::size_t count = 0;
   check(end.count(session, &count));
-  std::vector<std::string> seen;
+  std::vector<End> seen;
   for (std::size_t i = 0; i < count; ++i) {
     char* given = nullptr;
     check(end.name(session, i, allocator, &given));
@@ -115,7 +115,7 @@ void check_graph(const std::filesystem::path& path, const End& end, const Tensor
     check(api().AllocatorFree(allocator, given));
     seen.push_back(described_by(made<OwnedType>(end.type, session, i).get(), name));
   }
-  check_end(path, end.what, seen, spec);
+  check_ends(text(path.string(), ": its ", end.what), seen, {spec.end()});
 }
 
 Failure does_not_start(const OrtFailure& failure) {

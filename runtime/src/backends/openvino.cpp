@@ -12,7 +12,6 @@
 #include <openvino/op/fake_quantize.hpp>
 #include <openvino/openvino.hpp>
 #include <regex>
-#include <set>
 #include <sstream>
 
 #include "../cache.hpp"
@@ -159,24 +158,24 @@ void join_quantizers(ov::Model& model) {
   }
 }
 
-void check_ports(const std::filesystem::path& path, const char* what, const TensorSpec& spec,
-                 const std::vector<ov::Output<const ov::Node>>& ports) {
-  std::vector<std::string> seen;
+// The ends of a model; one that has the name `expected` among others is told by it.
+std::vector<End> ends(const std::vector<ov::Output<const ov::Node>>& ports,
+                      const std::string& expected) {
+  std::vector<End> seen;
   for (const auto& port : ports) {
     // An operator that does nothing leaves its name to what it read.
-    const std::set<std::string> names(port.get_names().begin(), port.get_names().end());
+    const auto& names = port.get_names();
     const auto type = port.get_element_type();
-    std::vector<std::int64_t> sides;
+    seen.push_back(
+        {names.count(expected) > 0 ? expected : joined({names.begin(), names.end()}, "/"),
+         type == ov::element::u8    ? "uint8"
+         : type == ov::element::f32 ? "float32"
+                                    : "another type",
+         {}});
     for (const ov::Dimension& side : port.get_partial_shape())
-      sides.push_back(side.is_static() ? side.get_length() : -1);
-    seen.push_back(described(
-        names.count(spec.name) > 0 ? spec.name : joined({names.begin(), names.end()}, "/"),
-        type == ov::element::u8    ? "uint8"
-        : type == ov::element::f32 ? "float32"
-                                   : "another type",
-        sides));
+      seen.back().sides.push_back(side.is_static() ? side.get_length() : -1);
   }
-  check_end(path, what, seen, spec);
+  return seen;
 }
 
 ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
@@ -193,39 +192,44 @@ using Chain = std::vector<Loaded>;
 
 // Compiled models --------------------------------------------------------------------------------
 
-// Where what was compiled from one file, for this processor and OpenVINO, is kept.
-std::filesystem::path cached_file(const std::optional<std::string>& base, const std::string& sha256,
-                                  const std::string& float_type) {
-  std::vector<std::string> parts = processor(ov::device::capabilities);
-  std::sort(parts.begin(), parts.end());
-  const std::string maker =
-      text(kRewriting, "\n", processor(ov::device::full_name), "\n", joined(parts, "\n"));
-  Sha256 hash;
-  hash.update(maker.data(), maker.size());
-  const std::string version = std::regex_replace(
-      std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
-  return cache_folder(base) / "openvino" / version / sha256 /
-         text(float_type, ".", hash.finish().substr(0, 16), ".blob");
+// What is said of everything that fails here, which is nobody's call.
+void warn(const Log& log, const std::string& reason) {
+  log.warn(text(reason, "; so compiled models are not kept and every start takes longer"));
 }
 
-// Since 2025.3 a compiled model is taken from memory, and its weights stay there.
-template <typename Core, typename = void>
-struct TakesMemory : std::false_type {};
-template <typename Core>
-struct TakesMemory<Core, std::void_t<decltype(std::declval<Core&>().import_model(
-                             std::declval<const ov::Tensor&>(), std::string(), ov::AnyMap()))>>
-    : std::true_type {};
-
-template <typename Core>
-Loaded imported(Core& own_core, const Sealed& sealed, const ov::AnyMap& config) {
-  if constexpr (TakesMemory<Core>::value) {
-    const ov::Tensor content(ov::element::u8, {sealed.size}, sealed.file->data());
-    return {sealed.file, own_core.import_model(content, kDevice, config)};
-  } else {
-    std::istringstream content(
-        std::string(reinterpret_cast<const char*>(sealed.file->data()), sealed.size));
-    return {nullptr, own_core.import_model(content, kDevice, config)};
+// Where what is compiled from one file, for this processor and OpenVINO, is kept; none where
+// nothing is to be kept, or there is no place for it.
+std::optional<std::filesystem::path> place_of(const Artifact& artifact, const char* float_type,
+                                              const Setup& setup) {
+  if (setup.cache && setup.cache->empty()) return std::nullopt;
+  try {
+    if (cache_limit() == 0) return std::nullopt;
+    std::vector<std::string> parts = processor(ov::device::capabilities);
+    std::sort(parts.begin(), parts.end());
+    const std::string maker =
+        text(kRewriting, "\n", processor(ov::device::full_name), "\n", joined(parts, "\n"));
+    Sha256 hash;
+    hash.update(maker.data(), maker.size());
+    const std::string version = std::regex_replace(
+        std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
+    return cache_folder(setup.cache) / "openvino" / version / artifact.sha256 /
+           text(float_type, ".", hash.finish().substr(0, 16), ".blob");
+  } catch (const CacheFailure& failure) {
+    warn(setup.log, failure.what());
+    return std::nullopt;
   }
+}
+
+Loaded imported(const Sealed& sealed, const ov::AnyMap& config) {
+#if OPENVINO_VERSION_MAJOR * 100 + OPENVINO_VERSION_MINOR >= 202503
+  // It is taken from memory, and its weights stay there.
+  const ov::Tensor content(ov::element::u8, {sealed.size}, sealed.file->data());
+  return {sealed.file, core().import_model(content, kDevice, config)};
+#else
+  std::istringstream content(
+      std::string(reinterpret_cast<const char*>(sealed.file->data()), sealed.size));
+  return {nullptr, core().import_model(content, kDevice, config)};
+#endif
 }
 
 // What is kept in `place`, if it is whole.
@@ -235,7 +239,7 @@ std::optional<Loaded> recalled(const std::filesystem::path& place, const ov::Any
   if (sealed.damaged) log.info(place.string() + " is damaged, and compiled anew");
   if (!sealed.file) return std::nullopt;
   try {
-    Loaded found = imported(core(), sealed, config);
+    Loaded found = imported(sealed, config);
     log.info("compiled before: " + place.string());
     return found;
   } catch (const std::bad_alloc&) {
@@ -244,10 +248,6 @@ std::optional<Loaded> recalled(const std::filesystem::path& place, const ov::Any
     log.info(text(place.string(), " is refused, and compiled anew: ", one_line_of(error)));
     return std::nullopt;
   }
-}
-
-void warn(const Log& log, const std::string& reason) {
-  log.warn(text(reason, "; so compiled models are not kept and every start takes longer"));
 }
 
 void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Setup& setup) {
@@ -333,62 +333,48 @@ class OpenVinoBackend final : public Backend {
     const ov::AnyMap config = configured(precision, setup);
     Chain chain;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(
-          loaded(bundle.checked_file(files[i]->file), stages[i], *files[i], config, setup));
+      chain.push_back(loaded(bundle.checked_file(files[i]->file), stages[i],
+                             place_of(*files[i], float_type(precision), setup), config, setup));
     }
     return asked(
         [&] {
-          std::vector<std::unique_ptr<Session>> made;
-          for (std::uint32_t i = 0; i < concurrency(chain, setup); ++i) {
-            made.push_back(std::make_unique<OpenVinoSession>(stages, chain));
+          std::uint32_t concurrency = 1;
+          for (const Loaded& each : chain) {
+            if (!setup.throughput) break;
+            concurrency = std::max(concurrency,
+                                   each.model.get_property(ov::optimal_number_of_infer_requests));
           }
-          return made;
+          std::vector<std::unique_ptr<Session>> sessions;
+          while (sessions.size() < concurrency) {
+            sessions.push_back(std::make_unique<OpenVinoSession>(stages, chain));
+          }
+          return sessions;
         },
         does_not_start);
   }
 
  private:
   static ov::AnyMap configured(const std::string& precision, const Setup& setup) {
-    ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", float_type(precision)}};
-    if (setup.throughput) {
-      config["PERFORMANCE_HINT"] = "THROUGHPUT";
-    } else {
-      config["PERFORMANCE_HINT"] = "LATENCY";
-      config["NUM_STREAMS"] = 1;
-    }
+    ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", float_type(precision)},
+                         {"PERFORMANCE_HINT", setup.throughput ? "THROUGHPUT" : "LATENCY"}};
+    if (!setup.throughput) config["NUM_STREAMS"] = 1;
     if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
     return config;
   }
 
   // The stage in `path` for `config`, from the cache if it is there, else kept in it.
   static Loaded loaded(const std::filesystem::path& path, const Stage& stage,
-                       const Artifact& artifact, const ov::AnyMap& config, const Setup& setup) {
-    const auto place = place_of(artifact, config, setup);
-    if (place) {
-      if (auto found = recalled(*place, config, setup.log)) {
-        check_ends(path, stage, found->model);
-        return *std::move(found);
-      }
-    }
-    Loaded made{nullptr, compiled(path, config)};
-    check_ends(path, stage, made.model);
-    if (place) keep(made.model, *place, setup);
-    return made;
-  }
-
-  // None where nothing is to be kept, or there is no place for it.
-  static std::optional<std::filesystem::path> place_of(const Artifact& artifact,
-                                                       const ov::AnyMap& config,
-                                                       const Setup& setup) {
-    if (setup.cache && setup.cache->empty()) return std::nullopt;
-    try {
-      if (cache_limit() == 0) return std::nullopt;
-      const auto& type = config.at("INFERENCE_PRECISION_HINT").as<std::string>();
-      return cached_file(setup.cache, artifact.sha256, type);
-    } catch (const CacheFailure& failure) {
-      warn(setup.log, failure.what());
-      return std::nullopt;
-    }
+                       const std::optional<std::filesystem::path>& place, const ov::AnyMap& config,
+                       const Setup& setup) {
+    std::optional<Loaded> kept;
+    if (place) kept = recalled(*place, config, setup.log);
+    Loaded ready = kept ? *std::move(kept) : Loaded{nullptr, compiled(path, config)};
+    check_ends(path.string() + ": its input", ends(ready.model.inputs(), stage.input.name),
+               {stage.input.end()});
+    check_ends(path.string() + ": its output", ends(ready.model.outputs(), stage.output.name),
+               {stage.output.end()});
+    if (place && !kept) keep(ready.model, *place, setup);
+    return ready;
   }
 
   static ov::CompiledModel compiled(const std::filesystem::path& path, const ov::AnyMap& config) {
@@ -401,21 +387,6 @@ class OpenVinoBackend final : public Backend {
         [&](const std::string& reason) {
           return unavailable_error("openvino cannot run ", path.string(), ": ", reason);
         });
-  }
-
-  static void check_ends(const std::filesystem::path& path, const Stage& stage,
-                         const ov::CompiledModel& seen) {
-    check_ports(path, "input", stage.input, seen.inputs());
-    check_ports(path, "output", stage.output, seen.outputs());
-  }
-
-  static std::uint32_t concurrency(const Chain& chain, const Setup& setup) {
-    std::uint32_t most = 1;
-    for (const Loaded& each : chain) {
-      if (!setup.throughput) break;
-      most = std::max(most, each.model.get_property(ov::optimal_number_of_infer_requests));
-    }
-    return most;
   }
 };
 

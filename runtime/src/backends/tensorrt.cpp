@@ -8,85 +8,15 @@
 
 #include <algorithm>
 #include <iterator>
-#include <mutex>
-#include <stdexcept>
-#include <utility>
 
 #include "../cache.hpp"
 #include "../error.hpp"
-#include "../shared_library.hpp"
 #include "../text.hpp"
 #include "all.hpp"
 #include "cuda.hpp"
-#include "engines.hpp"
 
 namespace elir::core {
 namespace {
-
-// What the library shows beside virtual functions, which are the same within a major version.
-struct Library {
-  decltype(&createInferRuntime_INTERNAL) create_runtime;
-  Release release;
-};
-
-Library opened() {
-  try {
-    const SharedLibrary file(text(kFile, kMajor));
-    const auto version = file.function<decltype(&getInferLibVersion)>("getInferLibVersion");
-    return {file.function<decltype(&createInferRuntime_INTERNAL)>("createInferRuntime_INTERNAL"),
-            release_of(version())};
-  } catch (const std::runtime_error& error) {
-    throw unavailable_error(kName, " cannot be loaded (", error.what(),
-                            "): install it, or name its folder in LD_LIBRARY_PATH");
-  }
-}
-
-// Such as "tensorrt 10.3.0".
-std::string versioned(const Library& library) {
-  const Release& release = library.release;
-  return text(kName, " ", release[0], ".", release[1], ".", release[2]);
-}
-
-// Throws an unavailable error, at every call, where it is not there.
-const Library& vendor() {
-  static const Library made = opened();
-  if (made.release[0] == kMajor) return made;
-  throw unavailable_error(versioned(made), " is installed, expected release ", kMajor);
-}
-
-std::string library() { return versioned(vendor()); }
-
-// TensorRT says in its log what is wrong, and gives null.
-class EngineLog final : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* message) noexcept override {
-    if (severity > Severity::kERROR) return;
-    const std::lock_guard lock(mutex_);
-    try {
-      if (lines_.size() == kLines) lines_.erase(lines_.begin());
-      lines_.emplace_back(message);
-    } catch (...) {  // out of memory: a message less
-    }
-  }
-
-  // What was said since the last time.
-  std::vector<std::string> taken() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(lines_, {});
-  }
-
- private:
-  static constexpr std::size_t kLines = 10;
-
-  std::mutex mutex_;
-  std::vector<std::string> lines_;
-};
-
-// One for the process, since TensorRT keeps the first it was given.
-EngineLog& engine_log() {
-  static auto* const log = new EngineLog;
-  return *log;
-}
 
 // For a call that the library answers with null or false.
 Failure refused(const char* call, const Stage& stage) {
@@ -102,27 +32,27 @@ bool suits(const Artifact& artifact, const std::string& device) {
          (made == here || (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
 }
 
-std::string described_by(const nvinfer1::ICudaEngine& engine, const char* name) {
+End described_by(const nvinfer1::ICudaEngine& engine, const char* name) {
   const nvinfer1::DataType type = engine.getTensorDataType(name);
   const nvinfer1::Dims shape = engine.getTensorShape(name);
-  const bool linear = engine.getTensorFormat(name) == nvinfer1::TensorFormat::kLINEAR;
-  const bool on_device = engine.getTensorLocation(name) == nvinfer1::TensorLocation::kDEVICE;
-  return described(name,
-                   type == nvinfer1::DataType::kUINT8   ? "uint8"
-                   : type == nvinfer1::DataType::kFLOAT ? "float32"
-                                                        : "another type",
-                   {shape.d, shape.d + std::max(shape.nbDims, 0)}) +
-         (linear ? "" : " in another format") + (on_device ? "" : " on the host");
+  std::string dtype = type == nvinfer1::DataType::kUINT8   ? "uint8"
+                      : type == nvinfer1::DataType::kFLOAT ? "float32"
+                                                           : "another type";
+  if (engine.getTensorFormat(name) != nvinfer1::TensorFormat::kLINEAR) {
+    dtype += " in another format";
+  }
+  if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE) dtype += " on the host";
+  return {name, dtype, {shape.d, shape.d + std::max(shape.nbDims, 0)}};
 }
 
 void check_tensors(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
                    nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
-  std::vector<std::string> seen;
+  std::vector<End> seen;
   for (int i = 0; i < engine.getNbIOTensors(); ++i) {
     const char* const name = engine.getIOTensorName(i);
     if (engine.getTensorIOMode(name) == mode) seen.push_back(described_by(engine, name));
   }
-  check_end(path, what, seen, spec);
+  check_ends(text(path.string(), ": its ", what), seen, {spec.end()});
 }
 
 // Released in the opposite order.
