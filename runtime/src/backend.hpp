@@ -83,6 +83,9 @@ struct Capabilities {
   bool automatic;                       // whether "auto" may choose it
 };
 
+// Of what "auto" prefers, those that `backend` runs in, best first.
+std::vector<std::string> automatic_precisions(const std::string& backend);
+
 class Backend : public Capabilities {
  public:
   explicit Backend(Capabilities capabilities) : Capabilities(std::move(capabilities)) {}

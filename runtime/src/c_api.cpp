@@ -23,6 +23,7 @@ struct elir_restorer {
       shapes.push_back({static_cast<std::int32_t>(shape.batch),
                         static_cast<std::int32_t>(shape.height),
                         static_cast<std::int32_t>(shape.width)});
+      largest_batch = std::max(largest_batch, shapes.back().batch);
     }
   }
 
@@ -32,6 +33,7 @@ struct elir_restorer {
   const pid_t process = ::getpid();
   elir::core::Restorer restorer;
   std::vector<elir_shape> shapes;
+  std::int32_t largest_batch = 0;
   const std::size_t queue;
   elir::core::Worker worker;  // destroyed before the restorer it uses
 };
@@ -65,15 +67,6 @@ elir_params defaults() {
   params.struct_size = sizeof params;
   params.queue = 2;
   return params;
-}
-
-// What an enum of the caller's holds, which may be none of its values.
-template <typename Enum>
-int raw(const Enum& value) {
-  static_assert(sizeof value == sizeof(int));
-  int number = 0;
-  std::memcpy(&number, &value, sizeof number);
-  return number;
 }
 
 // Up to the last field of version 0.1: no header is older.
@@ -139,12 +132,6 @@ elir_tensor described(const TensorSpec& spec) {
                  [](std::int64_t side) { return static_cast<std::int32_t>(side); });
   made.bytes = spec.bytes();
   return made;
-}
-
-std::int32_t largest_batch(const std::vector<elir_shape>& shapes) {
-  std::int32_t most = 0;
-  for (const elir_shape& shape : shapes) most = std::max(most, shape.batch);
-  return most;
 }
 
 void need_bytes(const char* what, std::size_t seen, const TensorSpec& spec) {
@@ -218,7 +205,7 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
                                    own.precision().c_str(),
                                    restorer->shapes.data(),
                                    static_cast<std::int32_t>(restorer->shapes.size()),
-                                   largest_batch(restorer->shapes),
+                                   restorer->largest_batch,
                                    manifest.upscale,
                                    own.fit(),
                                    manifest.faces ? 1 : 0,

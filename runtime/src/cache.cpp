@@ -27,27 +27,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string reason(int error) { return std::generic_category().message(error); }
-
 CacheFailure unwritable(const fs::path& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
-  return CacheFailure(text(path.string(), " cannot be written: ", reason(error == 0 ? EIO : error),
+  const std::string reason = std::generic_category().message(error == 0 ? EIO : error);
+  return CacheFailure(text(path.string(), " cannot be written: ", reason,
                            full ? ": free some space and run again" : ""));
 }
 
-std::optional<fs::path> home() {
-  if (const char* named = secure_getenv("HOME")) return fs::path(*named == '\0' ? "/" : named);
-  passwd entry{};
-  passwd* found = nullptr;
-  std::vector<char> strings(16384);
-  getpwuid_r(getuid(), &entry, strings.data(), strings.size(), &found);
-  if (found == nullptr) return std::nullopt;
-  return fs::path(found->pw_dir);
-}
-
 fs::path home_folder() {
-  if (const auto found = home()) return *found;
-  throw CacheFailure("no home folder for the cache: set ELIR_CACHE");
+  if (const char* named = secure_getenv("HOME")) return *named == '\0' ? "/" : named;
+  passwd entry{};
+  passwd* user = nullptr;
+  std::vector<char> strings(16384);
+  getpwuid_r(getuid(), &entry, strings.data(), strings.size(), &user);
+  if (user == nullptr) throw CacheFailure("no home folder for the cache: set ELIR_CACHE");
+  return user->pw_dir;
 }
 
 // Tries to lock a file until it is closed. Where locks are not to be had, nothing is locked.

@@ -86,6 +86,14 @@ std::ptrdiff_t rank(const Candidate& candidate) {
 
 }  // namespace
 
+std::vector<std::string> automatic_precisions(const std::string& backend) {
+  std::vector<std::string> precisions;
+  for (const json& pair : automatic()) {
+    if (pair[0] == backend) precisions.push_back(pair[1]);
+  }
+  return precisions;
+}
+
 const Backend& backend_named(const std::string& name, const Among& among) {
   for (const Backend* backend : among) {
     if (backend->name == name) return *backend;

@@ -3,6 +3,7 @@
 
 #include <elir/elir.h>
 
+#include <cstring>
 #include <filesystem>
 #include <new>
 #include <stdexcept>
@@ -20,6 +21,15 @@ inline thread_local char last_error[2048] = "";
 inline elir_status keep_error(elir_status status, const char* message) noexcept {
   write_line(message, last_error, sizeof last_error);
   return status;
+}
+
+// What an enum of the caller's holds, which may be none of its values.
+template <typename Enum>
+int raw(const Enum& value) {
+  static_assert(sizeof value == sizeof(int));
+  int number = 0;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
 }
 
 // Runs `body`; where it throws, keeps the message and gives the status.

@@ -44,33 +44,17 @@ void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& sc
     const std::size_t rows = std::min(thickness, picture.height() - top);
     const Pixels band = packed(scratch.band.data(), picture.width(), rows);
     picture.block(0, top, band, scratch);
-    if (picture.width() == side) {
-      copy(band, narrow.part(0, top, side, rows));
-    } else {
-      resample_rows(band, narrow.part(0, top, side, rows), scratch.whole);
-    }
+    resample_rows(band, narrow.part(0, top, side, rows), scratch.whole);
   }
-  if (picture.height() == side) {
-    copy(narrow, square);
-  } else {
-    scratch.whole.compute(picture.height(), side);
-    resample_columns(narrow, square, scratch.whole, scratch.sums);
-  }
+  scratch.whole.compute(picture.height(), side);
+  resample_columns(narrow, square, scratch.whole, scratch.sums);
 }
 
 void resize_into(ConstPixels image, Pixels output, Scratch& scratch) {
-  ConstPixels wide = image;
-  if (output.width != image.width) {
-    scratch.narrow.resize(kChannels * output.width * image.height);
-    const Pixels made = packed(scratch.narrow.data(), output.width, image.height);
-    scratch.across.compute(image.width, output.width);
-    resample_rows(image, made, scratch.across);
-    wide = made;
-  }
-  if (output.height == image.height) {
-    copy(wide, output);
-    return;
-  }
+  scratch.narrow.resize(kChannels * output.width * image.height);
+  const Pixels wide = packed(scratch.narrow.data(), output.width, image.height);
+  scratch.across.compute(image.width, output.width);
+  resample_rows(image, wide, scratch.across);
   scratch.down.compute(image.height, output.height);
   resample_columns(wide, output, scratch.down, scratch.sums);
 }

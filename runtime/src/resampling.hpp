@@ -3,7 +3,7 @@
 // to 8 bits, then one along each column.
 //
 // A pass treats its rows (or columns) independently and each output pixel by itself, so both can be
-// computed in parts.
+// computed in parts. One that keeps the size keeps the pixels.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <exception>
 #include <thread>
 
@@ -13,7 +12,7 @@
 namespace elir::core {
 namespace {
 
-void check_pixels(const elir_image& image, const char* what) {
+void check_image(const elir_image& image, const char* what, const std::string& backend) {
   if (image.data == nullptr) throw image_error("the ", what, " has no data: it is NULL");
   if (image.width < 1 || image.height < 1) {
     throw image_error("the ", what, " is ", image.width, "x", image.height,
@@ -31,22 +30,16 @@ void check_pixels(const elir_image& image, const char* what) {
     throw image_error("the ", what, " has rows of ", stride, " bytes, expected at most ", most,
                       " for ", image.height, " rows");
   }
-  int format = 0;  // by its bytes: the caller's enum may hold none of its values
-  std::memcpy(&format, &image.format, sizeof format);
-  if (format != ELIR_RGB8 && format != ELIR_BGR8) {
-    throw image_error("the ", what, " has format ", format, ", expected ELIR_RGB8 or ELIR_BGR8");
+  if (raw(image.format) != ELIR_RGB8 && raw(image.format) != ELIR_BGR8) {
+    throw image_error("the ", what, " has format ", raw(image.format),
+                      ", expected ELIR_RGB8 or ELIR_BGR8");
   }
-}
-
-void check_place(const elir_image& image, const char* what, const std::string& backend) {
-  int memory = 0;
-  std::memcpy(&memory, &image.memory, sizeof memory);
-  if (memory == ELIR_MEMORY_CUDA) {
+  if (raw(image.memory) == ELIR_MEMORY_CUDA) {
     throw unavailable_error("the ", what, " is in CUDA memory, and ", backend,
                             " takes images in host memory only: copy it there");
   }
-  if (memory != ELIR_MEMORY_HOST) {
-    throw image_error("the ", what, " has memory ", memory,
+  if (raw(image.memory) != ELIR_MEMORY_HOST) {
+    throw image_error("the ", what, " has memory ", raw(image.memory),
                       ", expected ELIR_MEMORY_HOST or ELIR_MEMORY_CUDA");
   }
   if (image.stream != nullptr) {
@@ -88,10 +81,8 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
 }
 
 void Restorer::check(const elir_image& input, const elir_image& output) const {
-  check_pixels(input, "input");
-  check_pixels(output, "output");
-  check_place(input, "input", backend_);
-  check_place(output, "output", backend_);
+  check_image(input, "input", backend_);
+  check_image(output, "output", backend_);
   const std::int64_t width = std::int64_t{input.width} * manifest().upscale;
   const std::int64_t height = std::int64_t{input.height} * manifest().upscale;
   if (output.width != width || output.height != height) {

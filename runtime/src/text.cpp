@@ -2,39 +2,36 @@
 
 #include <algorithm>
 #include <iomanip>
+#include <iterator>
 
 namespace elir::core {
 namespace {
 
-// Bytes of the UTF-8 character at `at`; 0 if there is none.
-std::size_t character(std::string_view data, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(data[i]); };
-  const unsigned first = byte(at);
-  const std::size_t bytes = first < 0x80   ? 1
-                            : first < 0xC2 ? 0
-                            : first < 0xE0 ? 2
-                            : first < 0xF0 ? 3
-                            : first < 0xF5 ? 4
-                                           : 0;
+struct Character {
+  std::size_t bytes;  // 0: it is none
+  char32_t code;
+};
+
+// That with which `utf8` begins, which is not empty.
+Character first_character(std::string_view utf8) {
+  constexpr char32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};  // what needs so many bytes
+  const auto first = static_cast<unsigned char>(utf8.front());
+  if (first < 0x80) return {1, first};
+  if (first < 0xC0 || first > 0xF7) return {0, 0};
+  const std::size_t bytes = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  char32_t code = first & (0x7FU >> bytes);
   for (std::size_t i = 1; i < bytes; ++i) {
-    if (at + i >= data.size() || begins_character(data[at + i])) return 0;
+    if (i >= utf8.size() || begins_character(utf8[i])) return {0, 0};
+    code = code << 6U | (static_cast<unsigned char>(utf8[i]) & 0x3FU);
   }
-  if (bytes >= 3) {  // too long a form, a surrogate, or beyond Unicode
-    const unsigned second = byte(at + 1);
-    if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
-        (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F)) {
-      return 0;
-    }
-  }
-  return bytes;
+  const bool surrogate = code >= 0xD800 && code < 0xE000;
+  if (code < kLeast[bytes] || code > 0x10FFFF || surrogate) return {0, 0};
+  return {bytes, code};
 }
 
 // Whether a terminal or a reader of lines may take it for more than a character.
-bool breaks_line(std::string_view character) {
-  const auto first = static_cast<unsigned char>(character.front());
-  if (first < 0x20 || first == 0x7F) return true;
-  if (first == 0xC2) return static_cast<unsigned char>(character[1]) < 0xA0;  // U+0080 to U+009F
-  return character == "\u2028" || character == "\u2029";
+bool breaks_line(char32_t code) {
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029;
 }
 
 }  // namespace
@@ -75,32 +72,27 @@ std::string shell_quoted(const std::string& word) {
 }
 
 std::string one_line(std::string_view message) {
-  std::string made;
-  for (const char byte : message) {
-    const bool space = byte == ' ' || (byte >= '\t' && byte <= '\r');
-    if (space && (made.empty() || made.back() == ' ')) continue;
-    made += space ? ' ' : byte;
-  }
-  if (!made.empty() && made.back() == ' ') made.pop_back();
-  return shortened(made, 300);
+  std::istringstream stream{std::string(message)};
+  stream.exceptions(std::ios::badbit);
+  stream.imbue(std::locale::classic());
+  const std::istream_iterator<std::string> begin(stream);
+  return shortened(joined({begin, {}}, " "), 300);
 }
 
 void write_line(std::string_view message, char* line, std::size_t size) noexcept {
-  std::size_t made = 0;
-  for (std::size_t at = 0; at < message.size();) {
-    const std::size_t bytes = character(message, at);
-    const std::string_view taken = message.substr(at, std::max<std::size_t>(bytes, 1));
-    if (made + taken.size() >= size) break;
-    if (bytes == 0) {
-      line[made++] = '?';
-    } else if (breaks_line(taken)) {
-      line[made++] = ' ';
+  std::size_t length = 0;
+  while (!message.empty()) {
+    const auto [bytes, code] = first_character(message);
+    const bool plain = bytes > 0 && !breaks_line(code);
+    if (length + (plain ? bytes : 1) >= size) break;
+    if (plain) {
+      length += message.copy(line + length, bytes);
     } else {
-      made += taken.copy(line + made, taken.size());
+      line[length++] = bytes > 0 ? ' ' : '?';
     }
-    at += taken.size();
+    message.remove_prefix(std::max<std::size_t>(bytes, 1));
   }
-  line[made] = '\0';
+  line[length] = '\0';
 }
 
 }  // namespace elir::core

@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <elir/elir.hpp>
 #include <filesystem>
 #include <thread>
 
-#include "support.hpp"
+#include "each_mode.hpp"
 
 namespace elir {
 namespace {
@@ -34,16 +33,7 @@ struct Pictures {
   std::vector<elir_image> outputs;
 };
 
-class BatchTest : public ::testing::TestWithParam<elir_mode> {
- protected:
-  void SetUp() override { test::write_bundle(folder_.path() / "b"); }
-  Restorer opened() const {
-    elir_params params = test::reference_params();
-    params.mode = GetParam();
-    return Restorer((folder_.path() / "b").string(), params);
-  }
-  test::Folder folder_;
-};
+using BatchTest = test::EachMode;
 
 TEST_P(BatchTest, TheSameAsOneByOne) {
   Restorer restorer = opened();
@@ -94,11 +84,7 @@ TEST_P(BatchTest, AsManyThreadsAsSessions) {
   EXPECT_EQ(most - before, restorer.describe().concurrency - 1) << "all but the caller's";
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, BatchTest,
-                         ::testing::Values(ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT),
-                         [](const auto& given) {
-                           return given.param == 0 ? "Latency" : "Throughput";
-                         });
+INSTANTIATE_TEST_SUITE_P(Modes, BatchTest, test::kModes, test::mode_name);
 
 }  // namespace
 }  // namespace elir

@@ -97,5 +97,15 @@ TEST(Geometry, Tiled) {
   }
 }
 
+TEST(Geometry, APassThatKeepsTheSizeKeepsThePixels) {
+  for (const std::size_t side : {1U, 2U, 7U, 512U}) {
+    auto pixels = test::pattern(side, side, 3);
+    std::vector<std::uint8_t> same(pixels.size());
+    Scratch scratch;
+    resize_into(packed(pixels.data(), side, side), packed(same.data(), side, side), scratch);
+    EXPECT_EQ(same, pixels) << side;
+  }
+}
+
 }  // namespace
 }  // namespace elir::core

@@ -2,11 +2,10 @@
 // ThreadSanitizer.
 #include <gtest/gtest.h>
 
-#include <elir/elir.hpp>
 #include <functional>
 #include <thread>
 
-#include "support.hpp"
+#include "each_mode.hpp"
 
 namespace elir {
 namespace {
@@ -29,16 +28,7 @@ std::string restored(Restorer& restorer, int thread, int round) {
   return test::digest(result);
 }
 
-class ThreadsTest : public ::testing::TestWithParam<elir_mode> {
- protected:
-  void SetUp() override { test::write_bundle(folder_.path() / "b"); }
-  Restorer opened() const {
-    elir_params params = test::reference_params();
-    params.mode = GetParam();
-    return Restorer((folder_.path() / "b").string(), params);
-  }
-  test::Folder folder_;
-};
+using ThreadsTest = test::EachMode;
 
 TEST_P(ThreadsTest, OneHandle) {
   Restorer restorer = opened();
@@ -93,11 +83,7 @@ TEST_P(ThreadsTest, Errors) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, ThreadsTest,
-                         ::testing::Values(ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT),
-                         [](const auto& given) {
-                           return given.param == 0 ? "Latency" : "Throughput";
-                         });
+INSTANTIATE_TEST_SUITE_P(Modes, ThreadsTest, test::kModes, test::mode_name);
 
 }  // namespace
 }  // namespace elir

@@ -9,23 +9,25 @@ namespace {
 // In the place of a backend that this library was built without.
 class AbsentBackend final : public Backend {
  public:
-  AbsentBackend(Capabilities capabilities, const std::string& option)
-      : Backend(std::move(capabilities)),
-        reason_("this libelir was built without it: configure with -D" + option + "=ON") {}
+  AbsentBackend(Capabilities capabilities, const char* option)
+      : Backend(std::move(capabilities)), option_(option) {}
 
-  std::optional<std::string> available() const override { return reason_; }
+  std::optional<std::string> available() const override {
+    return text("this libelir was built without it: configure with -D", option_, "=ON");
+  }
   std::vector<std::unique_ptr<Session>> open(const Bundle&, const std::string&,
                                              const Setup&) const override {
-    throw unavailable_error(name, " cannot be used: ", reason_);
+    throw unavailable_error(name, " cannot be used: ", *available());
   }
 
  private:
-  std::string reason_;
+  const char* option_;
 };
 
-const Backend* absent(Capabilities capabilities, const char* option) {
+const Backend* absent(const char* name, const char* kind, const char* option) {
   static std::vector<std::unique_ptr<const Backend>> all;
-  all.push_back(std::make_unique<AbsentBackend>(std::move(capabilities), option));
+  const Capabilities capabilities{name, kind, automatic_precisions(name), true};
+  all.push_back(std::make_unique<AbsentBackend>(capabilities, option));
   return all.back().get();
 }
 
@@ -36,23 +38,22 @@ const std::vector<const Backend*>& backends() {
 #ifdef ELIR_WITH_TENSORRT
       &tensorrt_backend(),
 #else
-      absent({"tensorrt", "tensorrt", {"int8", "fp16", "fp32"}, true}, "ELIR_WITH_TENSORRT"),
+      absent("tensorrt", "tensorrt", "ELIR_WITH_TENSORRT"),
 #endif
 #ifdef ELIR_WITH_TENSORRT_RTX
       &tensorrt_rtx_backend(),
 #else
-      absent({"tensorrt-rtx", "tensorrt-rtx", {"fp16", "fp32", "int8"}, true},
-             "ELIR_WITH_TENSORRT_RTX"),
+      absent("tensorrt-rtx", "tensorrt-rtx", "ELIR_WITH_TENSORRT_RTX"),
 #endif
 #ifdef ELIR_WITH_ONNXRUNTIME
       &onnxruntime_backend(),
 #else
-      absent({"onnxruntime", "onnx", {"fp32", "int8", "fp16"}, true}, "ELIR_WITH_ONNXRUNTIME"),
+      absent("onnxruntime", "onnx", "ELIR_WITH_ONNXRUNTIME"),
 #endif
 #ifdef ELIR_WITH_OPENVINO
       &openvino_backend(),
 #else
-      absent({"openvino", "onnx", {"int8", "bf16", "fp32", "fp16"}, true}, "ELIR_WITH_OPENVINO"),
+      absent("openvino", "onnx", "ELIR_WITH_OPENVINO"),
 #endif
 #ifdef ELIR_WITH_REFERENCE
       &reference_backend(),

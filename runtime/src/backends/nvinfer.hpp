@@ -28,12 +28,10 @@ namespace {
 constexpr const char* kName = "tensorrt-rtx";
 constexpr const char* kFile = "libtensorrt_rtx.so.";  // and the major version
 constexpr bool kLaterReleases = false;                // its engines fit one release
-const std::vector<std::string> kPrecisions = {"fp16", "fp32", "int8"};
 #else
 constexpr const char* kName = "tensorrt";
 constexpr const char* kFile = "libnvinfer.so.";
 constexpr bool kLaterReleases = true;
-const std::vector<std::string> kPrecisions = {"int8", "fp16", "fp32"};
 #endif
 
 #ifdef TRT_MAJOR_RTX

@@ -71,11 +71,6 @@ OrtEnv& environment() {
   return *env;
 }
 
-ONNXTensorElementDataType type_of(Dtype dtype) {
-  return dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
-                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-}
-
 End described_by(const OrtTypeInfo* info, const std::string& name) {
   const OrtTensorTypeAndShapeInfo* tensor = nullptr;
   check(api().CastTypeInfoToTensorInfo(info, &tensor));
@@ -157,7 +152,8 @@ OwnedValue tensor(const TensorSpec& spec, const Buffer& buffer) {
   return made<OwnedValue>(api().CreateTensorWithDataAsOrtValue,
                           static_cast<const OrtMemoryInfo*>(memory.get()), buffer.data(),
                           spec.bytes(), std::begin(spec.shape), std::size(spec.shape),
-                          type_of(spec.dtype));
+                          spec.dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+                                                     : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
 }
 
 class OnnxRuntimeSession final : public Session {
@@ -211,7 +207,8 @@ class OnnxRuntimeSession final : public Session {
 
 class OnnxRuntimeBackend final : public Backend {
  public:
-  OnnxRuntimeBackend() : Backend({"onnxruntime", "onnx", {"fp32", "int8", "fp16"}, true}) {}
+  OnnxRuntimeBackend()
+      : Backend({"onnxruntime", "onnx", automatic_precisions("onnxruntime"), true}) {}
 
   std::optional<std::string> available() const override {
     if (find_api() != nullptr) return std::nullopt;

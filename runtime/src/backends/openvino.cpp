@@ -308,7 +308,7 @@ class OpenVinoSession final : public Session {
 
 class OpenVinoBackend final : public Backend {
  public:
-  OpenVinoBackend() : Backend({"openvino", "onnx", {"int8", "bf16", "fp32", "fp16"}, true}) {}
+  OpenVinoBackend() : Backend({"openvino", "onnx", automatic_precisions("openvino"), true}) {}
 
   std::optional<std::string> available() const override {
     try {

@@ -276,7 +276,7 @@ class TensorRtSession final : public Session {
 
 class TensorRtBackend final : public Backend {
  public:
-  TensorRtBackend() : Backend({kName, kName, kPrecisions, true}) {}
+  TensorRtBackend() : Backend({kName, kName, automatic_precisions(kName), true}) {}
 
   std::optional<std::string> available() const override {
     try {
