@@ -1,7 +1,6 @@
 #include "manifest.hpp"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -177,9 +176,9 @@ Manifest typed(const json& manifest, const Tensors& tensors) {
   });
   made.precisions = manifest["precisions"].get<std::vector<std::string>>();
   for (const auto& [precision, values] : manifest["verification"].items()) {
-    made.verification.push_back(
-        {precision, {}, values["floor_db"], values["passed"], values["automatic"]});
-    if (const json* psnr = optional(values, "psnr_db")) made.verification.back().psnr_db = *psnr;
+    Verification& result = made.verification[precision];
+    result = {{}, values["floor_db"], values["passed"], values["automatic"]};
+    if (const json* psnr = optional(values, "psnr_db")) result.psnr_db = *psnr;
   }
   made.references = all(manifest["references"], reference);
   made.files = files_of(manifest);
@@ -314,9 +313,8 @@ void check_ends(const std::string& whose, const std::vector<End>& seen,
 }
 
 const Verification* Manifest::verified(std::string_view precision) const {
-  const auto found = std::find_if(verification.begin(), verification.end(),
-                                  [&](const Verification& v) { return v.precision == precision; });
-  return found == verification.end() ? nullptr : &*found;
+  const auto result = verification.find(precision);
+  return result == verification.end() ? nullptr : &result->second;
 }
 
 Manifest read_manifest(std::string_view data) {

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -75,7 +77,6 @@ struct Stage {
 
 // Agreement of a precision with float32 PyTorch.
 struct Verification {
-  std::string precision;
   std::optional<double> psnr_db;  // of the worst photograph; none where all are identical
   double floor_db = 0;
   bool passed = false;
@@ -111,7 +112,7 @@ struct Manifest {
   std::vector<Shape> shapes;
   std::vector<Stage> stages;
   std::vector<std::string> precisions;
-  std::vector<Verification> verification;
+  std::map<std::string, Verification, std::less<>> verification;  // by precision
   std::vector<Reference> references;
   std::vector<File> files;  // all but the manifest
 

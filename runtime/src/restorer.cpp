@@ -8,6 +8,7 @@
 #include "error.hpp"
 #include "guard.hpp"
 #include "text.hpp"
+#include "tiling.hpp"
 
 namespace elir::core {
 namespace {
@@ -114,7 +115,8 @@ void Restorer::restore(const elir_image& input, const elir_image& output) {
     resize_to_square(picture, runner->input(), runner->scratch());
     resize_into(runner->run(), result, runner->scratch());
   } else {
-    run_tiled(picture, result, *runner, runner->scratch());
+    const auto run = [&] { return runner->run(); };
+    run_tiled(picture, result, runner->input(), run, runner->scratch());
   }
 }
 

@@ -6,16 +6,19 @@
 #include <vector>
 
 #include "backend.hpp"
-#include "tiling.hpp"
+#include "picture.hpp"
 
 namespace elir::core {
 
-class Runner final : public TileModel {
+class Runner {
  public:
   Runner(const Manifest& manifest, std::unique_ptr<Session> session);
 
-  Pixels input() override;
-  Pixels run() override;
+  // Where the next image goes: RGB, a square of the model's size; the same memory at every run.
+  Pixels input();
+
+  // Restores it. The result may be written; it lasts until the next input is written.
+  Pixels run();
 
   // The order of channels of what run() gives; RGB at first.
   void give_bgr(bool bgr) { bgr_ = bgr; }

@@ -79,8 +79,9 @@ void cut_tile(const EnlargedPicture& picture, std::size_t left, std::size_t top,
   }
 }
 
-void run_tiled(const EnlargedPicture& picture, Pixels output, TileModel& model, Scratch& scratch) {
-  const std::size_t tile = model.input().width;
+void run_tiled(const EnlargedPicture& picture, Pixels output, Pixels input,
+               const std::function<Pixels()>& run, Scratch& scratch) {
+  const std::size_t tile = input.width;
   const std::size_t ramp = overlap(tile);
   scratch.carried.resize(kChannels * ramp * tile);
   const Pixels carried = packed(scratch.carried.data(), ramp, tile);  // where the left tile fades
@@ -92,8 +93,8 @@ void run_tiled(const EnlargedPicture& picture, Pixels output, TileModel& model, 
     const std::size_t bottom = std::min(row.end + ramp, output.height);
     for (std::size_t j = 0; j < columns; ++j) {
       const Span column = span(output.width, tile, j);
-      cut_tile(picture, column.start, row.start, model.input(), scratch);
-      const Pixels result = model.run();
+      cut_tile(picture, column.start, row.start, input, scratch);
+      const Pixels result = run();
       const std::size_t left = column.begin - column.start;
       const std::size_t right = column.end - column.start;
       if (column.ramp > 0) blend_columns(carried, result.part(left, 0, ramp, tile));

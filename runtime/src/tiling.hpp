@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
+#include <functional>
 
 #include "picture.hpp"
 #include "pixels.hpp"
@@ -29,25 +29,14 @@ Span span(std::size_t length, std::size_t tile, std::size_t i);
 // Of an index from 0 to any, brought into `length` pixels by mirroring, edge pixel included.
 std::size_t mirrored(std::size_t index, std::size_t length);
 
-// A model as tiling sees it.
-class TileModel {
- public:
-  // Where the next input goes: RGB, a square of the model's size.
-  virtual Pixels input() = 0;
-  // Restores it. The result is in the output's order of channels and may be written; it lasts until
-  // the next input is written.
-  virtual Pixels run() = 0;
-
- protected:
-  ~TileModel() = default;
-};
-
 // The picture's part from (left, top) on into `square`; a smaller picture is continued to the right
 // and below by mirroring.
 void cut_tile(const EnlargedPicture& picture, std::size_t left, std::size_t top, Pixels square,
               Scratch& scratch);
 
-// Fills `output`, which has the picture's size.
-void run_tiled(const EnlargedPicture& picture, Pixels output, TileModel& model, Scratch& scratch);
+// Fills `output`, which has the picture's size. `input` is where a model takes a square, RGB, and
+// `run` restores it: what it gives is in the output's order of channels and may be written.
+void run_tiled(const EnlargedPicture& picture, Pixels output, Pixels input,
+               const std::function<Pixels()>& run, Scratch& scratch);
 
 }  // namespace elir::core

@@ -35,22 +35,6 @@ struct Case {
   std::vector<std::uint8_t> output;
 };
 
-class ReferenceModel final : public TileModel {
- public:
-  explicit ReferenceModel(std::size_t side)
-      : side_(side), input_(3 * side * side), output_(3 * side * side) {}
-  Pixels input() override { return packed(input_.data(), side_, side_); }
-  Pixels run() override {
-    test::reference_model(input_.data(), output_.data(), side_);
-    return packed(output_.data(), side_, side_);
-  }
-
- private:
-  std::size_t side_;
-  std::vector<std::uint8_t> input_;
-  std::vector<std::uint8_t> output_;
-};
-
 TEST(Geometry, Spans) {
   for (const Golden& golden : test::golden("geometry.json")["spans"]) {
     const std::size_t length = golden["length"];
@@ -91,8 +75,14 @@ TEST(Geometry, Tiled) {
   std::uint64_t seed = 0;
   for (const Golden& golden : test::golden("pictures.json")["tiled"]) {
     Case given(golden, seed++);
-    ReferenceModel model(golden["tile"]);
-    run_tiled(given.picture, given.out(), model, scratch);
+    const std::size_t tile = golden["tile"];
+    std::vector<std::uint8_t> input(3 * tile * tile);
+    std::vector<std::uint8_t> output(3 * tile * tile);
+    const auto run = [&] {
+      test::reference_model(input.data(), output.data(), tile);
+      return packed(output.data(), tile, tile);
+    };
+    run_tiled(given.picture, given.out(), packed(input.data(), tile, tile), run, scratch);
     EXPECT_EQ(test::digest(given.output), golden["output"]) << golden;
   }
 }

@@ -9,6 +9,7 @@
 #include "counted_new.hpp"
 #include "runner.hpp"
 #include "support.hpp"
+#include "tiling.hpp"
 
 namespace elir::core {
 namespace {
@@ -71,7 +72,7 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
       picture.block(0, 0, runner.input(), runner.scratch());
       copy(runner.run(), output);
     } else {
-      run_tiled(picture, output, runner, runner.scratch());
+      run_tiled(picture, output, runner.input(), [&] { return runner.run(); }, runner.scratch());
     }
   };
   restore();
