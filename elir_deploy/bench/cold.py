@@ -104,14 +104,14 @@ def main(arguments: list[str]) -> None:
         restore(image)
         done = time.monotonic_ns()
         # Not before: it is no part of what an application loads.
-        from elir_deploy.bench.sensors import memory
+        from elir_deploy.bench.sensors import process
 
         found = ColdStart(
             import_s=(imported - int(began)) / 1e9,
             load_s=(loaded - imported) / 1e9,
             first_result_s=(done - ready) / 1e9,
-            peak_rss_bytes=memory.peak_host_bytes(),
-            device_bytes=memory.device_bytes(),
+            peak_rss_bytes=process.peak_host_bytes(),
+            device_bytes=process.device_bytes(),
         )
     print(json.dumps(asdict(found)))
 

@@ -1,23 +1,21 @@
-"""What a machine is: everything a latency depends on and a reader cannot guess."""
+"""Description of a machine: what a latency depends on and a reader cannot guess."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elir_deploy import __version__
-from elir_deploy.bench.sensors.affinity import quota_cores
-from elir_deploy.bench.sensors.cpu import is_virtual
-from elir_deploy.bench.sensors.files import ROOT, Tree
+from elir_deploy.bench.sensors.cpu import cpu_entries, is_virtual, read_cpu
+from elir_deploy.bench.sensors.files import ROOT, Tree, query_psutil
+from elir_deploy.bench.sensors.process import Affinity
 
-__all__ = ["CpuMeter", "CpuTimes", "describe_device", "installed_version", "usable_cores"]
+__all__ = ["CpuMeter", "describe_device", "installed_version", "usable_cores"]
 
 #: Instruction sets that decide how fast convolutions are, as /proc/cpuinfo names them.
 _INSTRUCTION_SETS = (
@@ -33,24 +31,41 @@ _LIBRARIES = (
 )
 #: Environment variables that change how many threads run where.
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND")
+#: Fields of nvidia-smi.
+_GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit", "pstate")
 
 
-def describe_device() -> dict[str, Any]:
-    """This machine as plain JSON values; what cannot be found out is None."""
-    cpuinfo = _read("/proc/cpuinfo")
+def describe_device(root: Path = ROOT) -> dict[str, Any]:
+    """This machine as plain JSON values; None for what is unknown.
+
+    Memory, physical cores and the clock need psutil.
+    """
+    tree = Tree(root)
+    entry = next(iter(cpu_entries(tree)), {})
+    flags = set((entry.get("flags") or entry.get("Features") or "").split())
+    cpu, memory = read_cpu(tree), query_psutil("virtual_memory")
     return {
-        "machine": _read("/proc/device-tree/model").strip("\0\n") or None,
+        "machine": tree.text("proc/device-tree/model"),
         "cpu": {
-            **parse_cpuinfo(cpuinfo),
-            "virtual_machine": is_virtual(Tree()),
+            "model": entry.get("model name")
+            or entry.get("CPU part")
+            or platform.processor()
+            or None,
+            "physical_cores": query_psutil("cpu_count", logical=False),
+            "cache": entry.get("cache size"),
+            "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+            "virtual_machine": is_virtual(tree),
             "architecture": platform.machine(),
             "logical_cores": os.cpu_count(),
-            "usable_cores": usable_cores(),
-            "governor": _governor(),
-            "mhz_now": _clock_rate(cpuinfo),
+            "usable_cores": usable_cores(root),
+            "governor": cpu.governors,
+            "mhz_now": cpu.mhz,
         },
         "gpus": _nvidia_gpus(),
-        "memory": parse_meminfo(_read("/proc/meminfo")),
+        "memory": {
+            "total_bytes": getattr(memory, "total", None),
+            "available_bytes": getattr(memory, "available", None),
+        },
         "load_average": list(os.getloadavg()),
         "os": _os_name(),
         "kernel": platform.release(),
@@ -62,7 +77,7 @@ def describe_device() -> dict[str, Any]:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed package; None where it is not installed."""
+    """Version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -72,145 +87,69 @@ def installed_version(package: str) -> str | None:
 def usable_cores(root: Path = ROOT) -> int:
     """Logical cores this process may keep busy, by its affinity and its container's quota.
 
-    At least one, and no part of one: threads wait for the last of them.
+    At least one, and whole ones: threads wait for the last of them.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    quota = quota_cores(Tree(root))
+    affinity = Affinity.read(root)
+    cores = len(affinity.allowed or ()) or os.cpu_count() or 1
+    quota = affinity.quota_cores
     return cores if quota is None else min(cores, max(1, int(quota)))
 
 
-def parse_cpuinfo(text: str) -> dict[str, Any]:
-    """Model, physical cores and instruction sets, from /proc/cpuinfo."""
-    processors = _cpuinfo_entries(text)
-    first = processors[0] if processors else {}
-    flags = set((first.get("flags") or first.get("Features") or "").split())
-    cores = {(p["physical id"], p["core id"]) for p in processors if "core id" in p}
-    return {
-        "model": first.get("model name") or first.get("CPU part") or platform.processor() or None,
-        "physical_cores": len(cores) or None,
-        "cache": first.get("cache size"),
-        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-    }
+class CpuMeter:
+    """CPU time that other programs and other virtual machines used since construction.
 
-
-def parse_meminfo(text: str) -> dict[str, int | None]:
-    """Total and available memory in bytes, from /proc/meminfo."""
-    kib = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if value.split():
-            kib[name] = int(value.split()[0])
-    return {
-        "total_bytes": kib["MemTotal"] * 1024 if "MemTotal" in kib else None,
-        "available_bytes": kib["MemAvailable"] * 1024 if "MemAvailable" in kib else None,
-    }
-
-
-@dataclass(frozen=True)
-class CpuTimes:
-    """Seconds of processor time since boot, over all cores.
-
-    Attributes:
-        busy: spent on programs and the kernel.
-        stolen: taken by the hypervisor for other machines.
-        own: spent on this process and its ended children; part of ``busy``.
+    From /proc/stat and not from psutil: elir-compare depends on it, so every install needs it.
     """
 
-    busy: float
-    stolen: float
-    own: float
-
-
-def read_cpu_times() -> CpuTimes | None:
-    """From /proc/stat and this process; None where there is no such file."""
-    return parse_stat(_read("/proc/stat"), sum(os.times()[:4]), os.sysconf("SC_CLK_TCK"))
-
-
-def parse_stat(text: str, own: float, ticks_per_second: float) -> CpuTimes | None:
-    """From the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
-    fields = text.partition("\n")[0].split()
-    if len(fields) < 9 or fields[0] != "cpu":
-        return None
-    user, nice, system, _, _, irq, softirq, stolen = (int(f) for f in fields[1:9])
-    busy = (user + nice + system + irq + softirq) / ticks_per_second
-    return CpuTimes(busy, stolen / ticks_per_second, own)
-
-
-class CpuMeter:
-    """How much processor time went elsewhere between construction and :meth:`cores_elsewhere`."""
-
-    def __init__(self) -> None:
-        self._before = read_cpu_times()
+    def __init__(self, root: Path = ROOT) -> None:
+        self._tree = Tree(root)
+        self._before = self._read()
 
     def cores_elsewhere(self, seconds: float) -> dict[str, float] | None:
-        """Cores that other programs, and other virtual machines, kept busy on average.
+        """Cores that others kept busy on average.
 
         Args:
             seconds: since construction.
 
         Returns:
-            ``other_programs`` and ``stolen``; None where the system does not tell.
+            ``other_programs`` and ``stolen`` by the hypervisor; None if the system does not tell.
         """
-        before, after = self._before, read_cpu_times()
+        before, after = self._before, self._read()
         if before is None or after is None or seconds <= 0:
             return None
-        others = (after.busy - before.busy) - (after.own - before.own)
+        programs, stolen = (max(0.0, b - a) for a, b in zip(before, after, strict=True))
         return {
-            "other_programs": round(max(0.0, others / seconds), 3),
-            "stolen": round(max(0.0, (after.stolen - before.stolen) / seconds), 3),
+            "other_programs": round(programs / seconds, 3),
+            "stolen": round(stolen / seconds, 3),
         }
 
-
-def _cpuinfo_entries(text: str) -> list[dict[str, str]]:
-    entries = []
-    for block in text.strip().split("\n\n"):
-        pairs = (line.partition(":") for line in block.splitlines())
-        entry = {name.strip(): value.strip() for name, _, value in pairs}
-        if "processor" in entry:
-            entries.append(entry)
-    return entries
-
-
-def _clock_rate(cpuinfo: str) -> float | None:
-    rates = [float(e["cpu MHz"]) for e in _cpuinfo_entries(cpuinfo) if "cpu MHz" in e]
-    return round(sum(rates) / len(rates), 1) if rates else None
-
-
-def _governor() -> str | None:
-    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
+    def _read(self) -> tuple[float, float] | None:
+        """Seconds of other programs and of other virtual machines since boot, over all cores."""
+        words = (self._tree.text("proc/stat") or "").partition("\n")[0].split()
+        if len(words) < 9 or words[0] != "cpu":
+            return None
+        ticks = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, irq, softirq, stolen = (int(word) / ticks for word in words[1:9])
+        # This process and its children that ended.
+        own = sum(os.times()[:4])
+        return user + nice + system + irq + softirq - own, stolen
 
 
 def _nvidia_gpus() -> list[dict[str, str]]:
-    """Name, driver, clocks and power limit of each GPU, from nvidia-smi where there is one."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    fields = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit", "pstate")
+    """Name, driver, clocks and power limit of each GPU; empty without nvidia-smi."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [line.split(", ") for line in answer.stdout.splitlines()]
-    return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
+    return [
+        dict(zip(_GPU_FIELDS, row, strict=True)) for row in rows if len(row) == len(_GPU_FIELDS)
+    ]
 
 
 def _os_name() -> str:
-    for line in _read("/etc/os-release").splitlines():
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip('"')
-    return platform.system()
-
-
-def _read(path: str) -> str:
     try:
-        return Path(path).read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()

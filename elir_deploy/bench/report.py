@@ -278,7 +278,7 @@ def _energy(samples: Samples) -> dict[str, Any] | None:
 def _behaviour(samples: list[float], started: list[float]) -> dict[str, Any]:
     """Whether the series stays where it is: drift, a step, two speeds."""
     drift = stability.drift(samples, started)
-    step = stability.step(samples)
+    step = stability.level_shift(samples)
     modes = stability.two_speeds(samples)
     return {
         "drift": None

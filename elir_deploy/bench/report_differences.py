@@ -141,11 +141,9 @@ def _state_conditions(before: Report, after: Report) -> list[Difference]:
 
 
 def _power(state: Any) -> str | None:
-    """Whether a battery or the mains fed the machine; None where it does not tell."""
-    supplies = _tables(at_path(state, ("power_supplies",)))
-    if any(s.get("kind") == "Battery" and s.get("status") == "Discharging" for s in supplies):
-        return "battery"
-    return "mains" if supplies else None
+    """``battery`` or ``mains``; None if unknown."""
+    battery = at_path(state, ("on_battery",))
+    return None if battery is None else "battery" if battery else "mains"
 
 
 def _distinct(tables: Sequence[Mapping[str, Any]], field: str) -> list[Any] | None:

@@ -224,7 +224,7 @@ class Run:
                 threads=options.threads,
                 device={**describe_device(), "affinity": Affinity.read().as_json()},
                 unreadable=list(watch.before.unreadable),
-                energy_missing=list(watch.unmetered),
+                energy_missing=list(watch.missing_meters),
             )
             meter, began = CpuMeter(), time.monotonic()
             try:
@@ -234,7 +234,7 @@ class Run:
                 conditions.cores_elsewhere = meter.cores_elsewhere(time.monotonic() - began)
                 watch.finish()
                 conditions.sensors = watch.as_json()
-                conditions.held_back = watch.held_back
+                conditions.held_back = watch.throttling
                 if watch.meter is not None:
                     conditions.energy_problems = list(watch.meter.problems())
                 if options.protocol.name == "steps":

@@ -11,7 +11,7 @@ import numpy as np
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.protocols import random_image
 from elir_deploy.bench.runners import Runner
-from elir_deploy.bench.stability import Step, step
+from elir_deploy.bench.stability import LevelShift, level_shift
 from elir_deploy.bench.statistics import student_95
 from elir_deploy.progress import ProgressCallback, no_progress
 
@@ -179,12 +179,12 @@ def trend(at_s: list[float], values: list[float]) -> Trend | None:
     return Trend(slope, slope - reach, slope + reach)
 
 
-def lasting_step(values: list[float]) -> Step | None:
+def lasting_step(values: list[float]) -> LevelShift | None:
     """A change of level between two windows that is most of what happened, as of throttling.
 
     A straight line fits such a series so badly that its slope says nothing.
     """
-    found = step(values)
+    found = level_shift(values)
     if found is None:
         return None
     series = np.asarray(values)

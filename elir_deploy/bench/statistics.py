@@ -1,4 +1,4 @@
-"""What a series of latencies says. Nothing is clipped, trimmed or smoothed."""
+"""Summaries of latencies. Nothing is clipped, trimmed or smoothed."""
 
 from __future__ import annotations
 
@@ -17,30 +17,22 @@ __all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "student_95
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
 
-#: Runs of samples below which no interval is given: of three, Student's is 4.3 errors wide and
-#: hardly tells a ratio, and one run that was disturbed is a third of them.
-_FEWEST_RUNS = 4
-#: Stretches that an error is estimated from: more would be shorter than what neighbours share.
+#: Turns below which there is no interval: with three, Student's is 4.3 errors wide, and one
+#: disturbed turn is a third of them.
+_FEWEST_TURNS = 4
+#: Batches that an error is estimated from; the samples of shorter ones would be correlated.
 _MOST_BATCHES = 8
-#: Gauss's and Legendre's places and weights for the mean over 0 to 1.
+#: Gauss-Legendre nodes and weights on 0 to 1.
 _NODES, _WEIGHTS = (np.asarray(each) / 2 for each in np.polynomial.legendre.leggauss(32))
 _NODES += 0.5
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A series of latencies in seconds.
+    """Summary of latencies in seconds.
 
-    Attributes:
-        count: of samples.
-        mean: arithmetic; its reciprocal is the throughput at batch 1.
-        std: of the samples (``count - 1`` in the denominator); 0 for one sample.
-        minimum: the fastest.
-        p50: median; percentiles interpolate linearly between samples.
-        p90: as MLPerf's single-stream figure.
-        p95: likewise.
-        p99: likewise.
-        maximum: the slowest.
+    Percentiles interpolate linearly; ``std`` has ``count - 1`` in the denominator, and is 0 for one
+    sample. MLPerf's single-stream figure is ``p90``.
     """
 
     count: int
@@ -55,11 +47,7 @@ class Summary:
 
     @classmethod
     def of(cls, samples: Sequence[float] | NDArray[np.float64]) -> Summary:
-        """Summarise latencies in seconds.
-
-        Raises:
-            UsageError: there are none.
-        """
+        """Summarise latencies in seconds; UsageError if there are none."""
         values = np.asarray(samples, dtype=np.float64)
         if not values.size:
             raise UsageError("no samples to summarize: measure at least one image")
@@ -78,7 +66,7 @@ class Summary:
 
     @property
     def fps(self) -> float:
-        """Images a second at batch 1, from the mean."""
+        """Images per second at batch 1, from the mean."""
         return 1 / self.mean if self.mean else math.inf
 
     @property
@@ -89,11 +77,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the reference, with an interval.
+    """How many times faster than the reference.
 
     Attributes:
         value: mean latency of the reference over that of the other; above 1 is faster.
-        low: lower end of the 95 % interval; None where there are too few samples for one.
+        low: lower end of the 95 % interval; None if there are too few samples.
         high: upper end, likewise.
     """
 
@@ -108,37 +96,36 @@ def paired_speedup(
     *,
     run: int = 1,
 ) -> Ratio:
-    """Ratio of the mean latencies of two series taken side by side.
+    """Ratio of the mean latencies of two series measured in turns.
 
-    Sample i of both is of the same image and of nearly the same time, so what slows the machine
-    down slows both: only what is left of it in the ratio counts. Neighbouring pairs resemble each
-    other, so the error is from the scatter between up to eight stretches of whole runs (batch
-    means, of the ratio's logarithm to first order), and Student's quantile allows for how badly so
-    few of them tell it. A bootstrap does not: of four runs, its 95 % interval holds 77 to 87 %.
+    Sample i of both is of the same image at nearly the same time, so what slows the machine down
+    slows both. Neighbouring pairs are correlated, so the error is from the scatter between up to
+    eight batches of whole turns (batch means of the ratio's logarithm, to first order) with
+    Student's quantile. A bootstrap is too narrow: its 95 % interval of four turns holds 77 to 87 %.
 
     Args:
         reference: (n,) latencies in seconds.
-        other: (n,) latencies on the same images.
-        run: samples that a runner took in a row.
+        other: (n,) latencies of the same images.
+        run: samples in a turn.
 
     Raises:
         UsageError: the series differ in length or are empty.
     """
     if len(reference) != len(other):
-        raise UsageError(f"series of {len(reference)} and {len(other)} samples are no pairs")
+        raise UsageError(f"series of {len(reference)} and {len(other)} samples cannot be paired")
     first, second = (np.asarray(side, dtype=np.float64) for side in (reference, other))
     count = first.size
     if not count:
         raise UsageError("no samples to compare: measure at least one image")
     means = float(first.mean()), float(second.mean())
     value = means[0] / means[1]
-    whole_runs = count // run
-    if whole_runs < _FEWEST_RUNS:
+    turns = count // run
+    if turns < _FEWEST_TURNS:
         return Ratio(value, None, None)
-    batches = min(whole_runs, _MOST_BATCHES)
-    # What each pair adds to the ratio's logarithm; over all pairs it adds up to 0.
+    batches = min(turns, _MOST_BATCHES)
+    # Each pair's share in the ratio's logarithm; they sum to 0.
     influence = first / means[0] - second / means[1]
-    begins = [run * int(part[0]) for part in np.array_split(np.arange(whole_runs), batches)]
+    begins = [run * int(part[0]) for part in np.array_split(np.arange(turns), batches)]
     sums = np.add.reduceat(influence, begins)
     error = math.sqrt(batches / (batches - 1) * float(sums @ sums)) / count
     reach = math.exp(student_95(batches - 1) * error)
@@ -147,15 +134,16 @@ def paired_speedup(
 
 @lru_cache(maxsize=256)
 def student_95(freedom: float) -> float:
-    """The 97.5th percentile of Student's t; ``freedom`` may be any number from 1 on.
+    """The 97.5th percentile of Student's t for any ``freedom`` from 1 on, also fractional.
 
-    Of ``angle``, where ``t = sqrt(freedom) tan(angle)``, the density is proportional to
-    ``cos(angle) ** (freedom - 1)``: smooth enough to integrate for any number of degrees.
+    With ``t = sqrt(freedom) tan(angle)``, the density is proportional to
+    ``cos(angle) ** (freedom - 1)``, which is smooth enough to integrate for any number of degrees.
+    scipy has it too, in 35 MB.
     """
     half = (
         math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
     )
-    # From the normal percentile, which is lower, Newton's steps only rise: the density falls.
+    # Newton's method, from the normal percentile, which is lower.
     angle = math.atan(1.959963 / math.sqrt(freedom))
     for _ in range(6):
         between = angle * float(_WEIGHTS @ np.cos(angle * _NODES) ** (freedom - 1))

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from elir_deploy.bench import device
-from elir_deploy.bench.device import (
-    CpuMeter,
-    CpuTimes,
-    describe_device,
-    installed_version,
-    parse_cpuinfo,
-    parse_meminfo,
-    parse_stat,
-    usable_cores,
-)
+from elir_deploy.bench.device import CpuMeter, describe_device, installed_version, usable_cores
 from elir_deploy.bench.sensors.cpu import is_virtual
 from elir_deploy.bench.sensors.files import Tree
 from tests.bench.sensors.trees import plant
@@ -45,51 +38,66 @@ CPU part\t: 0xd42
 """
 
 
-def test_cpuinfo_of_x86():
-    found = parse_cpuinfo(X86)
-    assert found == {
-        "model": "AMD EPYC",
-        "physical_cores": 1,
-        "cache": "1024 KB",
-        "instruction_sets": ["sse4_2", "avx2", "avx512f", "avx512_vnni", "avx512_bf16"],
-    }
-    assert device._clock_rate(X86) == 2550
+def cpu_of(root, cpuinfo: str):
+    return describe_device(plant(root, {"proc/cpuinfo": cpuinfo}))["cpu"]
 
 
-def test_cpuinfo_of_arm():
-    found = parse_cpuinfo(JETSON)
-    assert found["model"] == "0xd42"
-    assert found["physical_cores"] is None
-    assert found["instruction_sets"] == ["asimd", "fphp", "asimdhp", "asimddp"]
-    assert device._clock_rate(JETSON) is None
+def test_cpuinfo_of_x86(tmp_path):
+    cpu = cpu_of(tmp_path, X86)
+    assert (cpu["model"], cpu["cache"]) == ("AMD EPYC", "1024 KB")
+    assert cpu["instruction_sets"] == ["sse4_2", "avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
 
 
-def test_nothing_is_known_without_procfs():
-    assert parse_cpuinfo("")["instruction_sets"] == []
-    assert parse_meminfo("") == {"total_bytes": None, "available_bytes": None}
-    assert parse_stat("", 0, 100) is None
+def test_cpuinfo_of_arm(tmp_path):
+    cpu = cpu_of(tmp_path, JETSON)
+    assert cpu["model"] == "0xd42"
+    assert cpu["instruction_sets"] == ["asimd", "fphp", "asimdhp", "asimddp"]
 
 
-def test_meminfo():
-    text = "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\nHugePages_Total: 0\n"
-    assert parse_meminfo(text) == {"total_bytes": 2**21, "available_bytes": 2**20}
+def test_the_board_and_its_governors(tmp_path):
+    plant(tmp_path, {"proc/device-tree/model": b"NVIDIA Jetson Orin Nano\0"})
+    plant(tmp_path, {"sys/devices/system/cpu/online": "0"})
+    plant(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil"})
+    found = describe_device(tmp_path)
+    assert found["machine"] == "NVIDIA Jetson Orin Nano"
+    assert found["cpu"]["governor"] == "schedutil"
 
 
-def test_stat():
-    line = "cpu  100 20 30 4000 5 6 7 50 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
-    assert parse_stat(line, own=0.5, ticks_per_second=100) == CpuTimes(1.63, 0.5, 0.5)
+def test_a_machine_without_procfs_and_psutil(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    found = describe_device(tmp_path)
+    assert found["machine"] is None
+    assert found["memory"] == {"total_bytes": None, "available_bytes": None}
+    assert found["cpu"]["instruction_sets"] == []
+    assert (found["cpu"]["physical_cores"], found["cpu"]["mhz_now"]) == (None, None)
+    assert CpuMeter(tmp_path).cores_elsewhere(10) is None
 
 
-def test_meter_of_other_programs(monkeypatch):
-    readings = iter([CpuTimes(10, 1, 2), CpuTimes(30, 2, 12)])
-    monkeypatch.setattr(device, "read_cpu_times", lambda: next(readings))
-    # Of 20 busy seconds 10 were our own; over 10 seconds that leaves one core.
-    assert CpuMeter().cores_elsewhere(10) == {"other_programs": 1.0, "stolen": 0.1}
+def test_what_psutil_tells_is_what_the_kernel_does():
+    found = describe_device()
+    kib = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
+    assert found["memory"]["total_bytes"] == kib * 1024
+    assert 0 < found["memory"]["available_bytes"] < kib * 1024
+    assert 1 <= found["cpu"]["physical_cores"] <= found["cpu"]["logical_cores"]
 
 
-def test_meter_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr(device, "read_cpu_times", lambda: None)
-    assert CpuMeter().cores_elsewhere(10) is None
+def cpu_line(**ticks: int) -> str:
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    return f"cpu  {' '.join(str(ticks.get(name, 0)) for name in names)} 0 0\ncpu0 1 1 1\n"
+
+
+def test_cpu_time_of_others(tmp_path, monkeypatch):
+    ticks = os.sysconf("SC_CLK_TCK")
+    own = [2.0, 0.0, 0.0, 0.0]
+    monkeypatch.setattr(os, "times", lambda: own)
+    plant(tmp_path, {"proc/stat": cpu_line(user=10 * ticks, idle=7 * ticks, steal=ticks)})
+    meter = CpuMeter(tmp_path)
+    # Of 20 busy seconds 10 were this process's; over 10 seconds that leaves one core.
+    own[:] = [6.0, 3.0, 2.0, 1.0]
+    busy = dict.fromkeys(("nice", "system", "irq", "softirq"), 4 * ticks)
+    plant(tmp_path, {"proc/stat": cpu_line(user=14 * ticks, idle=99, steal=2 * ticks, **busy)})
+    assert meter.cores_elsewhere(10) == {"other_programs": 1.0, "stolen": 0.1}
+    assert meter.cores_elsewhere(0) is None
 
 
 def test_this_machine():

@@ -525,7 +525,7 @@ def test_the_conditions_say_what_it_was_made_under(bundle, runners):
     report = checked(build_report(run.results, bundle, run.conditions))
     assert report["complete"] is True
     assert (report["threads"], report["protocol"]["seed"]) == (1, 3)
-    assert report["device"]["affinity"]["online"]
+    assert report["device"]["affinity"]["allowed"]
     assert report["device"]["sensors"]["after"] is not None
     assert report["yardstick"]["work"].startswith("float32 matrix product")
     assert report["runners"][0]["yardstick_s"] == [0.001] * 5

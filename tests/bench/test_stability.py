@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench.protocols import BenchProtocol, Measurement
-from elir_deploy.bench.stability import drift, half_width, settled_from, step, two_speeds
+from elir_deploy.bench.stability import drift, half_width, level_shift, settled_from, two_speeds
 from elir_deploy.progress import no_progress
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
@@ -196,32 +196,32 @@ def test_a_drift_needs_samples_and_time():
 
 @pytest.mark.parametrize("at", [20, 33, 60, 100, 147, 180])
 @pytest.mark.parametrize("ratio", [1.2, 0.8])
-def test_a_step_is_found_where_it_is(at, ratio):
+def test_a_level_shift_is_found_where_it_is(at, ratio):
     window = COUNT // 20
     for rng in rngs(20):
         values = rng.normal(1, 0.03, COUNT)
         values[at:] *= ratio
-        found = step(values)
+        found = level_shift(values)
         assert abs(found.at - at) <= window
         # A window that the step falls into is on one of the two sides, as a whole.
         assert found.ratio == pytest.approx(ratio, rel=0.04)
 
 
-def test_a_step_without_any_noise():
-    found = step([0.1] * 150 + [0.13] * 90)
+def test_a_level_shift_without_any_noise():
+    found = level_shift([0.1] * 150 + [0.13] * 90)
     assert found.at in (144, 156)
     assert found.ratio == pytest.approx(1.3, rel=0.02)
-    assert step([0.1] * 240) is None
-    assert step([0.0] * 240) is None
+    assert level_shift([0.1] * 240) is None
+    assert level_shift([0.0] * 240) is None
 
 
-def test_a_step_of_no_consequence_is_none():
-    assert step([1.0] * 100 + [1.04] * 100) is None
-    assert step([1.0] * 100 + [1.06] * 100) is not None
+def test_a_level_shift_of_no_consequence_is_none():
+    assert level_shift([1.0] * 100 + [1.04] * 100) is None
+    assert level_shift([1.0] * 100 + [1.06] * 100) is not None
 
 
-def test_a_series_too_short_has_no_step():
-    assert step([1.0] * 19 + [2.0] * 20) is None
+def test_a_series_too_short_has_no_level_shift():
+    assert level_shift([1.0] * 19 + [2.0] * 20) is None
 
 
 NOISE = {
@@ -235,16 +235,16 @@ NOISE = {
 
 
 @pytest.mark.parametrize("name", NOISE)
-def test_noise_is_no_step(name):
-    found = sum(step(NOISE[name](rng)) is not None for rng in rngs(250))
+def test_noise_is_no_level_shift(name):
+    found = sum(level_shift(NOISE[name](rng)) is not None for rng in rngs(250))
     assert found <= 0.02 * 250
 
 
 @pytest.mark.parametrize("change", [0.1, 0.3, -0.4, 1.0])
 @pytest.mark.parametrize("scatter", [0.0, 0.02, 0.1])
-def test_a_straight_drift_is_no_step(change, scatter):
+def test_a_straight_drift_is_no_level_shift(change, scatter):
     line = 1 + change * np.arange(COUNT) / COUNT
-    found = sum(step(line + rng.normal(0, scatter, COUNT)) is not None for rng in rngs(100))
+    found = sum(level_shift(line + rng.normal(0, scatter, COUNT)) is not None for rng in rngs(100))
     assert found <= 2
 
 

@@ -1,4 +1,4 @@
-"""The machine looked at before, between and after."""
+"""The machine watched before, during and after a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from elir_deploy.bench import watch as module
-from elir_deploy.bench.watch import Watch, heat
+from elir_deploy.bench.watch import Watch, hottest_and_clock
 
 
 class Machine:
@@ -18,7 +18,7 @@ class Machine:
         self.asked: list[dict] = []
         self.closed = 0
 
-    def state(self, *, nvml, **how):
+    def state(self, nvml, **how):
         assert nvml is self
         self.asked.append(how)
         self.read += 1
@@ -31,8 +31,8 @@ class Machine:
 def a_state(celsius=None, mhz=None, gpus=None, number=0):
     return SimpleNamespace(
         number=number,
-        temperatures=[] if celsius is None else [SimpleNamespace(celsius=celsius)],
-        cpu=SimpleNamespace(cores=[SimpleNamespace(now_mhz=mhz)]),
+        temperatures={} if celsius is None else {"cpu": celsius, "cool": 20.0},
+        cpu=SimpleNamespace(mhz=mhz),
         gpus=gpus,
         as_json=lambda: {"number": number},
     )
@@ -62,18 +62,18 @@ def machine(monkeypatch):
 def test_before_and_after_are_compared(machine):
     with Watch() as watch:
         assert watch.as_json() == {"before": {"number": 1}, "after": None, "during": []}
-        assert watch.held_back == []
+        assert watch.throttling == []
         watch.finish()
         assert watch.as_json() == {
             "before": {"number": 1},
             "after": {"number": 2},
             "during": [],
         }
-        assert watch.held_back == ["throttled 2 times"]
-        assert watch.unmetered == ("RAPL: no package",)
+        assert watch.throttling == ["throttled 2 times"]
+        assert watch.missing_meters == ("RAPL: no package",)
 
 
-def test_what_came_and_went_during_the_run_is_told_once(machine, monkeypatch):
+def test_what_came_and_went_during_the_run_is_reported_once(machine, monkeypatch):
     seen = {3: ["fan at 3 of 4"], 4: ["fan at 4 of 4", "a reason"], 6: ["a reason"]}
     asked = []
 
@@ -86,12 +86,12 @@ def test_what_came_and_went_during_the_run_is_told_once(machine, monkeypatch):
         for second in range(0, 8, 2):
             watch.look(second)
         watch.finish()
-    assert watch.held_back == ["a reason", "fan at 3 of 4"]
+    assert watch.throttling == ["a reason", "fan at 3 of 4"]
     # In between nothing keeps the processor busy, so its clock says nothing.
     assert asked == [False, False, False, True]
 
 
-def test_the_machine_is_looked_at_every_two_seconds(machine):
+def test_the_sensors_are_read_every_two_seconds(machine):
     with Watch() as watch:
         for tenth in range(65):
             watch.look(tenth / 10)
@@ -101,31 +101,28 @@ def test_the_machine_is_looked_at_every_two_seconds(machine):
     assert [seen["throttled"] for seen in watch.during] == [None, False, True, False]
 
 
-def test_looking_in_between_neither_spins_nor_asks(machine):
+def test_readings_in_between_are_quick(machine):
     with Watch() as watch:
         watch.look(0)
         watch.heat()
         watch.finish()
-    quick = {"spin_seconds": 0, "ask": False}
+    quick = {"quick": True}
     assert machine.asked == [{}, quick, quick, {}]
 
 
 def test_watts_are_of_all_gpus(machine, monkeypatch):
     gpus = [a_gpu(50, 100.0), a_gpu(None, 20.5), a_gpu(70, None)]
-    monkeypatch.setattr(module, "read_state", lambda **how: a_state(40.0, 3000, gpus))
+    monkeypatch.setattr(module, "read_state", lambda nvml, **how: a_state(40.0, 3000, gpus))
     with Watch() as watch:
         watch.look(0)
     assert watch.during[0]["watts"] == 120.5
     assert watch.during[0]["celsius"] == 70
 
 
-def test_heat_is_of_the_hottest_and_the_mean_clock():
-    assert heat(a_state()) == (None, None)
-    assert heat(a_state(40.0, 3000)) == (40.0, 3000)
-    assert heat(a_state(40.0, None, [a_gpu(60)])) == (60.0, None)
-    state = a_state(40.0)
-    state.cpu.cores = [SimpleNamespace(now_mhz=mhz) for mhz in (1000, None, 2000, 2000)]
-    assert heat(state)[1] == 1666.7
+def test_the_hottest_sensor():
+    assert hottest_and_clock(a_state()) == (None, None)
+    assert hottest_and_clock(a_state(40.0, 3000.0)) == (40.0, 3000.0)
+    assert hottest_and_clock(a_state(40.0, None, [a_gpu(60)])) == (60.0, None)
 
 
 @pytest.mark.parametrize("with_meter", [False, True])

@@ -1,76 +1,52 @@
 """Energy that a machine used, from whatever it measures itself.
 
-It is that of whole packages, boards or modules, with all that runs on them, idle power included,
-and never that of one process. What is measured differs from machine to machine, so energies of two
-machines compare only where :attr:`EnergyMeter.scope` says the same.
+It is that of whole packages, GPUs or modules with all that runs on them, idle power included, never
+that of one process. Energies of two machines compare only if :attr:`EnergyMeter.scope` is the same.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
+from elir_deploy.bench.sensors.board import is_jetson
 from elir_deploy.bench.sensors.files import ROOT, Tree
-from elir_deploy.bench.sensors.jetson import Jtop, find_rails, import_jtop, is_jetson, total_of
-from elir_deploy.bench.sensors.nvml import Nvml, nvidia_present
-from elir_deploy.bench.sensors.rapl import RaplZone, find_zones
+from elir_deploy.bench.sensors.nvml import Nvml, has_nvidia_driver
 
-__all__ = ["CounterSource", "EnergyMeter", "PowerSource", "Source"]
+__all__ = ["EnergyMeter", "PowerSource", "Source"]
 
-#: Between two samples of a power. Sensors average over about as long, or longer; a sample takes
-#: some 0.1 ms of processor time, after a sleep more than in a row.
-SAMPLE_SECONDS = 0.1
-#: Between two looks at a counter. Intel's begins anew after 65 kJ (2**32 times 15.3 uJ) or more,
-#: which 1 kW takes a minute for.
+#: Between two readings of a counter. Intel's starts again after 65 kJ (2**32 times 15.3 uJ) or
+#: more, which takes a minute at 1 kW.
 COUNTER_SECONDS = 10.0
-#: A power is taken to go on for so long after its last sample; then it is unknown.
+#: Between two samples of a power. Sensors average over about as long, or longer; a sample takes
+#: some 0.1 ms of CPU time.
+SAMPLE_SECONDS = 0.1
+#: A power is unknown if its samples are further apart.
 LONGEST_GAP_SECONDS = 1.0
-_JOULES_OF_MICROJOULES = 1e-6
+_RAPL = "sys/class/powercap"
+#: Rails of a Jetson's whole module: Orin Nano and Orin NX have one; those of AGX Orin add up, and
+#: the memory's VDDQ_VDD2_1V8AO is inside VIN_SYS_5V0 (NVIDIA Jetson Linux Developer Guide,
+#: "Software-Based Power Consumption Modeling").
+_MODULE_RAILS = (("VDD_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 
 
-class Source(ABC):
-    """Joules of one part of the machine since the source was made.
-
-    Attributes:
-        name: of the sensor, for people.
-        scope: the part, for people.
-        period_seconds: how often :meth:`update` must be called at least.
-    """
-
-    name: str
-    scope: str
-    period_seconds: float
-
-    @property
-    @abstractmethod
-    def problem(self) -> str | None:
-        """Why the sum is not to be believed; None while it is."""
-
-    @abstractmethod
-    def update(self, now: float) -> None:
-        """Take note of what was used until ``now``."""
-
-    @abstractmethod
-    def joules(self, now: float) -> float:
-        """The sum until ``now``; it never falls."""
-
-
-class CounterSource(Source):
-    """A counter that the hardware or its driver keeps.
+class Source:
+    """Energy that one part of the machine used since the source was created, from a counter.
 
     Args:
-        name: of the sensor.
-        scope: what it counts.
-        read: gives the counter; None where it failed.
+        name: of the sensor, for people.
+        scope: the part, for people.
+        read: returns the counter; None if that failed.
         unit: joules of one count.
-        wraps_at: what it counts to before it begins anew; None: it does not, and a fall is a
-            driver's restart.
+        wraps_at: where it starts again; None: it does not, and a fall is a driver's restart.
+
+    Attributes:
+        joules: until the last update; it never falls.
+        period_seconds: the longest time between two updates.
     """
 
     period_seconds = COUNTER_SECONDS
@@ -80,183 +56,124 @@ class CounterSource(Source):
         name: str,
         scope: str,
         read: Callable[[], float | None],
-        *,
-        unit: float,
+        unit: float = 1.0,
         wraps_at: float | None = None,
     ) -> None:
         self.name = name
         self.scope = scope
+        self.joules = 0.0
         self._read = read
         self._unit = unit
-        self._wraps_at = wraps_at
+        self._wraps_at = wraps_at or 0.0
         self._last = read()
-        self._sum = 0.0
-        self._unread: str | None = None
-        self._went_back: str | None = None
+        self._failed = self._restarted = False
         self._lock = threading.Lock()
 
     @property
     def problem(self) -> str | None:
-        # A reading that fails is made up for by the next; what was lost by a fall is not.
-        return self._unread or self._went_back
+        """Why the sum is unreliable; None if it is not."""
+        # The next reading makes up for one that fails, but not for a restart.
+        if self._failed:
+            return f"{self.name} could not be read"
+        return f"{self.name} went back" if self._restarted else None
 
-    def update(self, now: float) -> None:
+    def update(self) -> None:
+        """Add what was used since the last update."""
         with self._lock:
             value = self._read()
+            self._failed = value is None
             if value is None:
-                self._unread = f"{self.name} could not be read"
                 return
-            self._unread = None
             step = 0.0 if self._last is None else value - self._last
-            if step < 0 and self._wraps_at is not None:
-                step += self._wraps_at
             if step < 0:
-                self._went_back = f"{self.name} went back"
-                step = 0.0
-            self._sum += step
+                step += self._wraps_at
+            self._restarted = self._restarted or step < 0
+            self.joules += max(0.0, step) * self._unit
             self._last = value
-
-    def joules(self, now: float) -> float:
-        self.update(now)
-        return self._sum * self._unit
 
 
 class PowerSource(Source):
-    """A power that is sampled and integrated (trapezoidal rule).
-
-    Between samples the last power is taken to go on, so the energy of a stretch of time is off by
-    at most the change of power within a sample, times that sample's length.
+    """A power in watts that is sampled and integrated by the trapezoidal rule.
 
     Args:
-        name: of the sensor.
-        scope: what it measures.
-        watts: gives the power; None where it failed.
-        now: the time.
+        clock: monotonic time in seconds.
     """
 
     period_seconds = SAMPLE_SECONDS
 
     def __init__(
-        self, name: str, scope: str, watts: Callable[[], float | None], now: float
+        self,
+        name: str,
+        scope: str,
+        read: Callable[[], float | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = name
-        self.scope = scope
-        self._watts = watts
-        self._power = watts() or 0.0
-        self._at = now
-        self._sum = 0.0
-        self._told = 0.0
+        super().__init__(name, scope, read)
+        self._clock = clock
+        self._at = clock()
         self._longest_gap = 0.0
-        self._lock = threading.Lock()
 
     @property
     def problem(self) -> str | None:
         if self._longest_gap <= LONGEST_GAP_SECONDS:
             return None
-        return f"{self.name} gave nothing for {self._longest_gap:.1f} s"
+        return f"{self.name} was silent for {self._longest_gap:.1f} s"
 
-    def update(self, now: float) -> None:
-        # Outside the lock: a sensor on a slow bus must not keep a reader waiting.
-        power = self._watts()
+    def update(self) -> None:
         with self._lock:
-            if power is None or now < self._at:
-                return
-            self._note_gap(now)
-            self._sum += (self._power + power) / 2 * (now - self._at)
-            self._power, self._at = power, now
-
-    def joules(self, now: float) -> float:
-        with self._lock:
-            self._note_gap(now)
-            since = min(max(0.0, now - self._at), LONGEST_GAP_SECONDS)
-            # The next sample may show that less was used.
-            self._told = max(self._told, self._sum + self._power * since)
-            return self._told
-
-    def _note_gap(self, now: float) -> None:
-        self._longest_gap = max(self._longest_gap, now - self._at)
+            watts, now = self._read(), self._clock()
+            elapsed = now - self._at
+            self._longest_gap = max(self._longest_gap, elapsed)
+            if watts is not None:
+                before = watts if self._last is None else self._last
+                self.joules += (before + watts) / 2 * elapsed
+                self._last, self._at = watts, now
 
 
 class EnergyMeter:
-    """Joules since the meter was made.
+    """Adds up sources, which a thread keeps up to date.
 
-    Of the sources a machine has, these are taken: on a Jetson the input of the whole module, from
-    its INA3221; else each NVIDIA GPU's counter, or its power where it has none, together with the
-    processors' RAPL counters. They do not overlap, so their sum is :meth:`read`.
-
-    A thread looks at counters every 10 s, so that none wraps unseen, and at powers ten times a
-    second; :meth:`cost` says what that takes. Stretches shorter than about a second are not
-    resolved: drivers move a GPU's counter in steps of up to 0.1 s, and an INA3221 averages.
+    Stretches shorter than about a second are not resolved: drivers move a GPU's counter in steps of
+    up to 0.1 s, and an INA3221 averages.
 
     Args:
-        sources: what to add up.
-        missing: what was not found, and why.
-        clock: seconds that never go back.
-        thread: whether to start it; without, :meth:`update` must be called.
-        also_close: what ends with the meter.
-
-    Attributes:
-        missing: see above.
+        sources: to add up.
+        thread: whether to start the thread.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        *,
-        missing: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
-        thread: bool = True,
-        also_close: Sequence[Callable[[], None]] = (),
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], *, thread: bool = True) -> None:
         self.sources = tuple(sources)
-        self.missing = tuple(missing)
-        self._clock = clock
-        self._also_close = list(also_close)
-        self._ended = threading.Event()
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if thread:
-            self._thread = threading.Thread(target=self._watch, name="energy-meter", daemon=True)
+            self._thread = threading.Thread(target=self._sample, name="energy-meter", daemon=True)
             self._thread.start()
 
     @classmethod
     def search(
         cls,
+        nvml: Nvml,
         root: Path = ROOT,
         *,
-        nvml: Nvml | None = None,
-        load_jtop: Callable[[], Any] = import_jtop,
         clock: Callable[[], float] = time.monotonic,
         thread: bool = True,
     ) -> tuple[EnergyMeter | None, tuple[str, ...]]:
-        """The best meter there is, and what was not found, with the reason and the way out.
+        """The best meter of this machine, and what is not metered, with the reason and a remedy.
 
         Args:
-            root: where the kernel's folders are.
-            nvml: a session to use and leave open; None: one is opened, and closed with the meter.
-            load_jtop: gives the module of jetson-stats.
-            clock: seconds that never go back.
+            nvml: open session; it stays open.
+            root: of the kernel's folders.
+            clock: monotonic time in seconds.
             thread: whether the meter keeps itself up to date.
         """
         tree = Tree(root)
         missing: list[str] = []
-        closers: list[Callable[[], None]] = []
-        sources = _module_sources(tree, load_jtop, clock, missing, closers)
-        if not sources:
-            session = Nvml() if nvml is None else nvml
-            gpus = _gpu_sources(session, clock)
-            if not gpus and session.reason and nvidia_present(tree) and not is_jetson(tree):
-                missing.append(f"GPU: {session.reason}")
-            elif not gpus and session.handles:
-                missing.append("GPU: its driver tells neither energy nor power")
-            if nvml is None and gpus:
-                closers.append(session.close)
-            elif nvml is None:
-                session.close()
-            sources = [*gpus, *_processor_sources(tree, missing)]
-        if not sources:
-            return None, tuple(missing)
-        meter = cls(sources, missing=missing, clock=clock, thread=thread, also_close=closers)
-        return meter, meter.missing
+        if is_jetson(tree):
+            # Its module's rails include the GPU and the processor.
+            sources = _module_sources(tree, clock, missing)
+        else:
+            sources = [*_gpu_sources(nvml, tree, missing), *_rapl_sources(tree, missing)]
+        return (cls(sources, thread=thread) if sources else None), tuple(missing)
 
     @property
     def source(self) -> str:
@@ -265,130 +182,111 @@ class EnergyMeter:
 
     @property
     def scope(self) -> str:
-        """What the energy is that of, for people."""
+        """What is measured, for people."""
         return " + ".join(dict.fromkeys(source.scope for source in self.sources))
 
     def read(self) -> float:
-        """Joules since the meter was made, of all that ran on what it measures; it never falls.
+        """Joules since the meter was created; it never falls.
 
-        Cheap enough for between the turns of a run: a small file, or a call of the driver, for
-        each counter (some 20 us a file), and nothing to wait for where a power is sampled.
+        Cheap enough between the turns of a run: a small file (some 20 us) or a call of the driver
+        for each source.
         """
-        now = self._clock()
-        return sum(source.joules(now) for source in self.sources)
+        for source in self.sources:
+            source.update()
+        return sum(source.joules for source in self.sources)
 
     def problems(self) -> tuple[str, ...]:
-        """Why the sum is not to be believed; empty while it is."""
+        """Why the sum is unreliable; empty if it is not."""
         return tuple(source.problem for source in self.sources if source.problem)
 
-    def update(self) -> None:
-        """Look at every source; the thread does so by itself."""
-        for source in self.sources:
-            source.update(self._clock())
-
     def close(self) -> None:
-        """End the thread and give the sensors back."""
-        self._ended.set()
+        """End the thread."""
+        self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
             self._thread = None
-        while self._also_close:
-            self._also_close.pop()()
 
     def __enter__(self) -> EnergyMeter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _watch(self) -> None:
-        began = self._clock()
-        due = [began + source.period_seconds for source in self.sources]
-        while not self._ended.wait(max(0.0, min(due) - self._clock())):
-            for index, source in enumerate(self.sources):
-                if due[index] <= self._clock():
-                    source.update(self._clock())
-                    # After a pause there is nothing to catch up on.
-                    due[index] = max(due[index] + source.period_seconds, self._clock())
+    def _sample(self) -> None:
+        period = min(source.period_seconds for source in self.sources)
+        while not self._closed.wait(period):
+            self.read()
 
 
-def _module_sources(
-    tree: Tree,
-    load_jtop: Callable[[], Any],
-    clock: Callable[[], float],
-    missing: list[str],
-    closers: list[Callable[[], None]],
-) -> list[Source]:
-    """The whole of a Jetson's module; nothing on other machines."""
-    rails = find_rails(tree)
-    chosen = total_of(rails)
-    if chosen:
-        labels = " + ".join(rail.label for rail in chosen)
+def _gpu_sources(nvml: Nvml, tree: Tree, missing: list[str]) -> list[Source]:
+    sources = []
+    for index, handle in enumerate(nvml.handles):
+        read = partial(nvml.joules, handle)
+        if read() is None:
+            missing.append(f"GPU {index}: its driver reports no energy")
+        else:
+            scope = f"GPU {index} with its memory"
+            sources.append(Source(f"NVML energy of GPU {index}", scope, read))
+    if nvml.reason and has_nvidia_driver(tree):
+        missing.append(f"GPU: {nvml.reason}")
+    return sources
 
-        def watts() -> float | None:
-            powers = [rail.watts() for rail in chosen]
-            known = [power for power in powers if power is not None]
-            return sum(known) if len(known) == len(powers) else None
 
-        return [PowerSource(f"INA3221 {labels}", _MODULE, watts, clock())]
-    if not is_jetson(tree):
-        return []
-    jtop = Jtop(load_jtop)
-    if jtop.reason is None:
-        closers.append(jtop.close)
-        return [PowerSource("jetson-stats", _MODULE, jtop.watts, clock())]
-    jtop.close()
-    missing.append(f"module: {_why_no_rails(tree, [rail.label for rail in rails])}, {jtop.reason}")
+def _rapl_sources(tree: Tree, missing: list[str]) -> list[Source]:
+    """Counters of x86 processors (Documentation/power/powercap/powercap.rst).
+
+    Every ``package-N``, which includes its cores and graphics, and its ``dram``, which is beside
+    it. Not ``psys``: it is the whole platform, and differs between boards. Not
+    ``intel-rapl-mmio``: it is package-0 again.
+    """
+    sources: list[Source] = []
+    reason = f"RAPL: /{_RAPL} has no package"
+    for folder in tree.match(f"{_RAPL}/intel-rapl:*"):
+        number = re.match(r"intel-rapl:[0-9]+", folder.name)
+        package = (tree.text(f"{_RAPL}/{number[0]}/name") if number else None) or ""
+        zone = tree.text(folder / "name")
+        if not package.startswith("package") or zone not in (package, "dram"):
+            continue
+        name = package if zone == package else f"{package} dram"
+        read = partial(tree.integer, folder / "energy_uj")
+        if read() is None:
+            # Since 2020, because secrets can be guessed from them (PLATYPUS, CVE-2020-8694).
+            allow = f"sudo chmod a+r /{_RAPL}/intel-rapl:*/energy_uj"
+            reason = f"RAPL: readable by root only; until the next start, {allow}"
+            continue
+        wraps_at = tree.integer(folder / "max_energy_range_uj")
+        scope = "the processor" if zone == package else "the processor's memory"
+        sources.append(Source(f"RAPL {name}", scope, read, 1e-6, wraps_at))
+    if not sources or "root" in reason:
+        missing.append(reason)
+    return sources
+
+
+def _module_sources(tree: Tree, clock: Callable[[], float], missing: list[str]) -> list[Source]:
+    """A Jetson's module, by the kernel's INA3221 driver (Documentation/hwmon/ina3221.rst)."""
+    rails: dict[str, list[Path]] = {}
+    # in7 is a sum of shunt voltages, in4 to in6 are the shunts': no supplies.
+    for file in tree.match("sys/class/hwmon/hwmon*/in[123]_label"):
+        if tree.text(file.parent / "name") == "ina3221":
+            number = file.name[2]
+            supply = [file.with_name(f"{what}{number}_input") for what in ("in", "curr")]
+            rails[tree.text(file) or ""] = supply
+    for labels in _MODULE_RAILS:
+        if rails.keys() >= set(labels):
+            watts = partial(_sum_of_products, tree, [rails[label] for label in labels])
+            scope = "the Jetson's module, without the carrier board"
+            return [PowerSource(f"INA3221 {' + '.join(labels)}", scope, watts, clock)]
+    names = ", ".join(rails) or "none"
+    missing.append(f"module: no INA3221 rails that add up to it (found: {names})")
     return []
 
 
-_MODULE = "the Jetson's module, without the carrier board"
-
-
-def _why_no_rails(tree: Tree, labels: Sequence[str]) -> str:
-    if labels:
-        return f"its rails ({', '.join(labels)}) are not known to add up to it"
-    files = tree.match("sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")
-    if any(tree.denied(file) for file in files):
-        # JetPack 4 lets root alone read them.
-        pattern = "/sys/bus/i2c/drivers/ina3221x/*/iio:device*"
-        return (
-            "its sensors can be read by root only; until the next start, sudo chmod a+r "
-            f"{pattern}/rail_name_* {pattern}/in_power*_input"
-        )
-    return "it shows no INA3221 sensor"
-
-
-def _gpu_sources(nvml: Nvml, clock: Callable[[], float]) -> list[Source]:
-    found: list[Source] = []
-    for index, handle in enumerate(nvml.handles):
-        joules, watts = partial(nvml.joules, handle), partial(nvml.watts, handle)
-        scope = f"GPU {index} with its memory"
-        if joules() is not None:
-            found.append(CounterSource(f"NVML energy of GPU {index}", scope, joules, unit=1.0))
-        elif watts() is not None:
-            found.append(PowerSource(f"NVML power of GPU {index}", scope, watts, clock()))
-    return found
-
-
-def _processor_sources(tree: Tree, missing: list[str]) -> list[Source]:
-    zones, reason = find_zones(tree)
-    if reason is not None:
-        missing.append(reason)
-    return [_processor_source(zone) for zone in zones]
-
-
-def _processor_source(zone: RaplZone) -> Source:
-    scope = "the processor's memory" if zone.name.endswith("dram") else "the processor"
-    return CounterSource(
-        f"RAPL {zone.name}",
-        scope,
-        zone.read,
-        unit=_JOULES_OF_MICROJOULES,
-        wraps_at=zone.wraps_at,
-    )
+def _sum_of_products(tree: Tree, rails: Sequence[Sequence[Path]]) -> float | None:
+    """Watts from files of millivolts and milliamperes."""
+    total = 0.0
+    for files in rails:
+        volts, amperes = (tree.integer(file) for file in files)
+        if volts is None or amperes is None:
+            return None
+        total += volts * amperes * 1e-6
+    return total

@@ -1,374 +1,236 @@
-"""What a machine was doing when it was measured, and whether anything held it back."""
+"""The state of a machine at one moment, and what slowed it down between two."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from elir_deploy.bench.sensors.cpu import (
-    SPIN_SECONDS,
-    Core,
-    CpuState,
-    is_x86,
-    keep_busy,
-    read_cpu,
-)
-from elir_deploy.bench.sensors.files import ROOT, Tree, plain
-from elir_deploy.bench.sensors.jetson import DeviceClock, is_jetson, read_device_clocks
-from elir_deploy.bench.sensors.nvml import HELD_BACK, GpuState, Nvml, nvidia_present
-from elir_deploy.bench.sensors.power_mode import (
-    PowerMode,
-    PowerSupply,
-    on_battery,
-    read_power_mode,
-    read_power_supplies,
-)
-from elir_deploy.bench.sensors.thermal import (
-    CoolingDevice,
-    EventCounter,
-    Temperature,
-    read_alarms,
-    read_cooling_devices,
-    read_event_counters,
-    read_temperatures,
-)
+from elir_deploy.bench.sensors import board
+from elir_deploy.bench.sensors.board import DeviceClock, PowerMode
+from elir_deploy.bench.sensors.cpu import CpuState, is_virtual, read_cpu, x86_flags
+from elir_deploy.bench.sensors.files import PSUTIL_MISSING, ROOT, Tree, query_psutil
+from elir_deploy.bench.sensors.nvml import SLOWDOWNS, GpuState, Nvml, has_nvidia_driver
 
 __all__ = ["State", "read_state", "throttled_between"]
 
-#: A clock has fallen where less than this part of it is left. Boost depends on temperature and
-#: moves by some steps of 25 to 100 MHz, a few percent; a throttled processor or GPU loses more.
-FALLEN = 0.9
-#: A GPU held back for less than one step of its driver's counters was not.
-_HELD_SECONDS = 0.001
+#: How long a core is kept busy before its clock is read. Kernels average it over a tick or less
+#: (10 ms at most), and governors raise an idle core's clock within some ticks.
+SPIN_SECONDS = 0.05
+#: A clock has fallen if less than this fraction of it remains. Boost depends on temperature and
+#: moves by a few steps of 25 to 100 MHz, a few percent; throttling takes more.
+_FALLEN = 0.9
+#: A GPU slowed down for less than one step of its driver's counters was not.
+_LEAST_SLOWED_S = 0.001
 
 
 @dataclass(frozen=True)
 class State:
-    """A machine at one moment. What is not there, or cannot be read, is None or empty.
+    """A machine at one moment; None or empty for what is missing or unreadable.
 
     Attributes:
-        unix_seconds: when it was read.
         cpu: the processor.
-        temperatures: of every sensor.
-        cooling_devices: what the kernel slows down when it is too hot.
-        event_counters: over-current and under-voltage events of a Jetson.
-        alarms: under-voltage alarms of a Raspberry Pi that are on; None: there are none.
-        device_clocks: clocks beside the processor's; a Jetson's GPU.
-        power_mode: what trades speed for power.
-        power_supplies: mains and batteries.
-        gpus: NVIDIA's; None where NVML is missing.
-        gpus_unread: why they are None.
-        unreadable: what could not be seen. Where something is named here, no throttling seen does
-            not mean that there was none.
+        counters: throttling events, and milliseconds, since the system started.
+        temperatures: degrees Celsius by sensor.
+        cooling: state of each device that the kernel slows down when it is hot; 0: not slowed.
+        device_clocks: clocks besides the processor's.
+        power_mode: of a Jetson or a laptop.
+        on_battery: whether a battery powers the machine.
+        gpus: NVIDIA's; None without NVML.
+        unreadable: what could not be read; no throttling seen there does not mean none occurred.
     """
 
-    unix_seconds: float
     cpu: CpuState
-    temperatures: tuple[Temperature, ...]
-    cooling_devices: tuple[CoolingDevice, ...]
-    event_counters: tuple[EventCounter, ...]
-    alarms: tuple[str, ...] | None
+    counters: Mapping[str, int]
+    temperatures: Mapping[str, float]
+    cooling: Mapping[str, int]
     device_clocks: tuple[DeviceClock, ...]
     power_mode: PowerMode
-    power_supplies: tuple[PowerSupply, ...]
+    on_battery: bool | None
     gpus: tuple[GpuState, ...] | None
-    gpus_unread: str | None
     unreadable: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        found: dict[str, Any] = plain(self)
-        return found
+        return asdict(self)
 
 
 def read_state(
-    root: Path = ROOT,
-    *,
-    nvml: Nvml | None = None,
-    spin_seconds: float = SPIN_SECONDS,
-    ask: bool = True,
+    nvml: Nvml, root: Path = ROOT, *, quick: bool = False, spin_seconds: float = SPIN_SECONDS
 ) -> State:
-    """Read everything.
+    """Read all sensors.
 
-    Clocks rise under load, so one core is kept busy first; read before and after a run, the two
-    clocks are then alike. They are those of one busy core: a limit that holds only while all are
-    busy shows in counters, not there. Reading costs ``spin_seconds``, up to 1 ms a core, on a
-    Jetson a process, and where ``nvml`` is not given the opening of NVML.
+    Clocks rise under load, so one core is kept busy first; clocks before and after a run are then
+    comparable. A limit that holds only while all cores are busy shows in counters, not there.
 
     Args:
-        root: where the kernel's folders are.
-        nvml: a session to use and leave open; None: one is opened and closed.
-        spin_seconds: how long a core is kept busy; 0 between the turns of a run, and then its
-            clock is compared with no other.
-        ask: whether nvpmodel may be run.
+        nvml: open session; it stays open.
+        root: of the kernel's folders.
+        quick: between turns: keeps no core busy and does not start nvpmodel.
+        spin_seconds: how long the core is kept busy.
     """
-    if nvml is None:
-        with Nvml() as session:
-            return read_state(root, nvml=session, spin_seconds=spin_seconds, ask=ask)
     tree = Tree(root)
-    # GPUs first: they calm down within milliseconds.
-    gpus = nvml.states()
-    cpu = read_cpu(tree, keep_busy(tree, spin_seconds) if spin_seconds > 0 else None)
+    gpus = nvml.states()  # first: GPUs calm down within milliseconds
+    cpu = read_cpu(tree, 0.0 if quick else spin_seconds)
     state = State(
-        unix_seconds=time.time(),
         cpu=cpu,
-        temperatures=read_temperatures(tree),
-        cooling_devices=read_cooling_devices(tree),
-        event_counters=read_event_counters(tree),
-        alarms=read_alarms(tree),
-        device_clocks=read_device_clocks(tree),
-        power_mode=read_power_mode(tree, ask=ask),
-        power_supplies=read_power_supplies(tree),
+        counters=board.read_counters(tree, [core.number for core in cpu.cores]),
+        temperatures=board.read_temperatures(tree),
+        cooling=board.read_cooling(tree),
+        device_clocks=board.read_device_clocks(tree),
+        power_mode=board.read_power_mode(tree, run_nvpmodel=not quick),
+        on_battery=board.on_battery(),
         gpus=gpus,
-        gpus_unread=nvml.reason,
         unreadable=(),
     )
-    return _with_unreadable(state, tree)
+    return state if quick else replace(state, unreadable=tuple(_unreadable(state, tree, nvml)))
 
 
 def throttled_between(before: State, after: State, *, loaded: bool = True) -> list[str]:
-    """What held the machine back between two moments, and which settings changed, in sentences.
-
-    Empty where nothing was seen; :attr:`State.unreadable` says what could not be.
+    """Sentences on what slowed the machine down between two states, and which settings changed.
 
     Args:
-        before: the first.
-        after: the second.
-        loaded: whether both were taken with the processor kept busy; else its clock and a GPU's
-            may be low because nothing was to be done.
+        before: the first state.
+        after: the second state.
+        loaded: whether a core was kept busy for both; else low clocks may be those of idleness.
     """
     return [
-        *_counted(before.cpu, after.cpu),
-        *_events(before, after),
+        *_counted(before, after),
         *_cooling(before, after),
-        *_limits(before.cpu, after.cpu),
-        *(_processor_clock(before.cpu, after.cpu) if loaded else ()),
+        *_cpu_clocks(before.cpu, after.cpu),
         *_device_clocks(before, after),
         *_gpus(before, after, loaded),
         *_settings(before, after),
     ]
 
 
-def _counted(before: CpuState, after: CpuState) -> Iterator[str]:
+def _counted(before: State, after: State) -> Iterator[str]:
     for name, count in after.counters.items():
-        # Not counted before: from the start of the system, which is no news.
+        # A counter that is new says nothing of this stretch of time.
         more = count - before.counters.get(name, count)
-        if more <= 0:
-            continue
-        if name.endswith("_ms"):
-            yield f"the processor throttled for {more} ms ({name})"
-        elif "power_limit" in name:
-            yield f"the processor met its power limit {_times(more)} ({name})"
-        else:
-            yield f"the processor throttled {_times(more)} ({name})"
-
-
-def _events(before: State, after: State) -> Iterator[str]:
-    counted = {counter.name: counter.count for counter in before.event_counters}
-    for counter in after.event_counters:
-        more = counter.count - counted.get(counter.name, counter.count)
-        if more > 0:
-            slowed = ", and slowed down" if counter.throttles else ""
-            yield (
-                f"the module met an over-current or under-voltage limit {_times(more)}{slowed} "
-                f"({counter.name})"
-            )
-    for alarm in sorted({*(before.alarms or ()), *(after.alarms or ())}):
-        yield f"the supply voltage was too low ({alarm})"
+        if more > 0 and name.startswith("oc"):
+            yield f"the module exceeded an over-current or under-voltage limit ({name} +{more})"
+        elif more > 0:
+            yield f"the processor throttled ({name} +{more}, summed over logical cores)"
 
 
 def _cooling(before: State, after: State) -> Iterator[str]:
-    highest: dict[str, CoolingDevice] = {}
-    for device in (*before.cooling_devices, *after.cooling_devices):
-        if device.state > highest.get(device.name, CoolingDevice("", 0, None)).state:
-            highest[device.name] = device
-    for device in highest.values():
-        end = "" if device.highest is None else f" of {device.highest}"
-        yield f"{device.name} was slowed down for heat (cooling state {device.state}{end})"
+    for name in dict.fromkeys([*before.cooling, *after.cooling]):
+        highest = max(before.cooling.get(name, 0), after.cooling.get(name, 0))
+        if highest > 0:
+            yield f"{name} was slowed down because of heat (cooling state {highest})"
 
 
-def _limits(before: CpuState, after: CpuState) -> Iterator[str]:
-    lowered: dict[tuple[float, float], list[int]] = defaultdict(list)
-    for core in after.cores:
-        then = before.core(core.number)
-        if then is not None and then.limit_mhz and core.limit_mhz:
-            lowered[then.limit_mhz, core.limit_mhz].append(core.number)
-    for (old, new), cores in lowered.items():
-        if new < old:
-            yield (
-                f"the highest clock allowed fell from {old:.0f} to {new:.0f} MHz ({_cores(cores)})"
-            )
-
-
-def _processor_clock(before: CpuState, after: CpuState) -> Iterator[str]:
-    busy_then, busy_now = before.core(before.busy_core), after.core(after.busy_core)
-    if busy_then is not None and busy_now is not None and _same_kind(busy_then, busy_now):
-        old_clock, new_clock = busy_then.now_mhz, busy_now.now_mhz
-        if _fell(old_clock, new_clock):
-            yield f"the processor's clock fell from {old_clock:.0f} to {new_clock:.0f} MHz"
+def _cpu_clocks(before: CpuState, after: CpuState) -> Iterator[str]:
+    limits = {core.number: core.limit_mhz for core in before.cores}
+    lowered = [c for c in after.cores if (c.limit_mhz or 0) < (limits.get(c.number) or 0)]
+    lowered = [core for core in lowered if core.limit_mhz]
+    if lowered:
+        lowest = min(lowered, key=lambda core: core.limit_mhz or 0)
+        yield (
+            f"the highest clock allowed fell from {limits[lowest.number]:.0f} to "
+            f"{lowest.limit_mhz:.0f} MHz (on {len(lowered)} of {len(after.cores)} cores)"
+        )
+    if _fell(before.busy_mhz, after.busy_mhz):
+        yield f"the processor's clock fell from {before.busy_mhz:.0f} to {after.busy_mhz:.0f} MHz"
 
 
 def _device_clocks(before: State, after: State) -> Iterator[str]:
     clocks = {clock.name: clock for clock in before.device_clocks}
-    for now in after.device_clocks:
-        then = clocks.get(now.name)
-        if then is None:
-            continue
-        if then.max_mhz and now.max_mhz and now.max_mhz < then.max_mhz:
-            yield (
-                f"the highest clock allowed of {now.name} fell from {then.max_mhz:.0f} to "
-                f"{now.max_mhz:.0f} MHz"
-            )
-        elif now.min_mhz and now.min_mhz == now.max_mhz and _fell(now.max_mhz, now.now_mhz):
-            # Fixed, so it is not idleness that slows it.
-            yield (
-                f"the clock of {now.name}, fixed at {now.max_mhz:.0f} MHz, fell to "
-                f"{now.now_mhz:.0f} MHz"
-            )
+    for new in after.device_clocks:
+        old = clocks.get(new.name, new)
+        if (new.max_mhz or 0) < (old.max_mhz or 0):
+            change = f"from {old.max_mhz:.0f} to {new.max_mhz or 0:.0f} MHz"
+            yield f"the highest clock allowed of {new.name} fell {change}"
+        # A fixed clock is not slow because of idleness.
+        elif new.min_mhz == new.max_mhz and _fell(new.max_mhz, new.now_mhz):
+            change = f"fell to {new.now_mhz:.0f} MHz"
+            yield f"the clock of {new.name}, fixed at {new.max_mhz:.0f} MHz, {change}"
 
 
 def _gpus(before: State, after: State, loaded: bool) -> Iterator[str]:
-    earlier = {_identity(gpu): gpu for gpu in before.gpus or ()}
+    earlier = {gpu.uuid or gpu.index: gpu for gpu in before.gpus or ()}
     for gpu in after.gpus or ():
-        then = earlier.get(_identity(gpu))
-        if then is not None:
-            yield from _gpu(then, gpu, loaded)
+        if old := earlier.get(gpu.uuid or gpu.index):
+            yield from _gpu(old, gpu, loaded)
 
 
 def _gpu(before: GpuState, after: GpuState, loaded: bool) -> Iterator[str]:
     name = f"GPU {after.index}"
-    held = _held_back(before, after)
-    for reason, seconds in held.items():
-        yield f"{name} was held back for {seconds:.3g} s by: {reason}"
-    # At the two moments themselves; what a counter has told of is not told again.
-    seen = {*(before.reasons or ()), *(after.reasons or ())}
+    earlier = before.slowed_seconds or {}
+    slowed = set()
+    for reason, seconds in (after.slowed_seconds or {}).items():
+        more = seconds - earlier.get(reason, seconds)
+        if more >= _LEAST_SLOWED_S:
+            slowed.add(reason)
+            yield f"{name} was slowed down for {more:.3g} s by: {reason}"
+    # At the two moments themselves, without what a counter has reported.
+    reasons = {*(before.reasons or ()), *(after.reasons or ())}
     others = sorted(
         reason
-        for reason in seen
-        if (reason in HELD_BACK or reason.startswith("reason "))
-        and reason.partition(",")[0] not in held
+        for reason in reasons
+        if (reason in SLOWDOWNS or reason.startswith("reason "))
+        and reason.partition(",")[0] not in slowed
     )
     if others:
-        yield f"{name} was held back by: {'; '.join(others)}"
+        yield f"{name} was slowed down by: {'; '.join(others)}"
     # In another performance state one of the two clocks is that of an idle GPU.
-    alike = after.performance_state is not None and (
-        before.performance_state == after.performance_state
-    )
-    idle = "idle" in (*(before.reasons or ()), *(after.reasons or ()))
-    if loaded and alike and not idle and _fell(before.sm_mhz, after.sm_mhz):
+    busy = before.performance_state == after.performance_state is not None and "idle" not in reasons
+    if loaded and busy and _fell(before.sm_mhz, after.sm_mhz):
         yield f"the clock of {name} fell from {before.sm_mhz} to {after.sm_mhz} MHz"
     old, new = before.power_limit_watts, after.power_limit_watts
     if old and new and old != new:
         yield f"the power limit of {name} changed from {old:.0f} to {new:.0f} W"
 
 
-def _held_back(before: GpuState, after: GpuState) -> dict[str, float]:
-    earlier = before.held_back_seconds or {}
-    more = {
-        reason: seconds - earlier.get(reason, seconds)
-        for reason, seconds in (after.held_back_seconds or {}).items()
-    }
-    return {reason: seconds for reason, seconds in more.items() if seconds >= _HELD_SECONDS}
-
-
 def _settings(before: State, after: State) -> Iterator[str]:
-    then, now = before.power_mode, after.power_mode
-    pairs: tuple[tuple[str, object, object], ...] = (
-        ("the governor", _list(before.cpu.governors), _list(after.cpu.governors)),
-        ("the energy preference", _list(before.cpu.preferences), _list(after.cpu.preferences)),
-        ("boost", _on(before.cpu.boost), _on(after.cpu.boost)),
-        ("the power mode", _mode(then), _mode(now)),
-        ("the platform profile", then.platform_profile, now.platform_profile),
-        ("the power supply", _supply(before), _supply(after)),
-    )
-    for what, old, new in pairs:
-        if old is not None and new is not None and old != new:
-            yield f"{what} changed from {old} to {new}"
+    old, new = _named_settings(before), _named_settings(after)
+    for name in old:
+        if old[name] is not None and new[name] is not None and old[name] != new[name]:
+            yield f"{name} changed from {old[name]} to {new[name]}"
 
 
-def _with_unreadable(state: State, tree: Tree) -> State:
-    return replace(state, unreadable=tuple(_unreadable(state, tree)))
+def _named_settings(state: State) -> dict[str, str | None]:
+    return {
+        "the governor": state.cpu.governors,
+        "the energy preference": state.cpu.preferences,
+        "boost": {True: "on", False: "off", None: None}[state.cpu.boost],
+        "the power mode": state.power_mode.nvpmodel,
+        "the platform profile": state.power_mode.platform_profile,
+        "the power supply": {True: "battery", False: "mains", None: None}[state.on_battery],
+    }
 
 
-def _unreadable(state: State, tree: Tree) -> Iterator[str]:
-    cpu = state.cpu
-    if cpu.virtual_machine:
+def _unreadable(state: State, tree: Tree, nvml: Nvml) -> Iterator[str]:
+    cpu, jetson = state.cpu, board.is_jetson(tree)
+    x86 = x86_flags(tree) is not None
+    if is_virtual(tree):
         yield "the host's clocks, temperatures and throttling: this is a virtual machine"
-    if not any(core.now_mhz for core in cpu.cores):
+    if query_psutil("cpu_count") is None:
+        yield f"the mean clock, memory, and mains or battery: {PSUTIL_MISSING}"
+    elif not cpu.mhz:
         yield "the processor's clock"
     if not cpu.governors:
         yield "the processor's governor: no cpufreq"
-    x86 = is_x86(tree)
     if x86 and cpu.boost is None:
         yield "whether the processor may boost"
-    if x86 and not cpu.counters:
+    if x86 and not state.counters:
         yield "the processor's throttling: no cpu*/thermal_throttle counters"
-    if not x86 and not state.cooling_devices and not state.event_counters:
+    if not x86 and not state.cooling and not state.counters:
         yield "the processor's throttling: no cooling device"
     if not state.temperatures:
         yield "temperatures: no sensor"
-    if "Raspberry Pi" in (tree.text("proc/device-tree/model") or ""):
-        # Its file in sysfs leaves a warning in the kernel's log when it is read.
-        yield "what the firmware holds back: vcgencmd get_throttled tells"
-    if is_jetson(tree):
-        if state.power_mode.nvpmodel is None:
-            yield "the power mode: nvpmodel gave no answer"
-        if not state.device_clocks:
-            yield "the GPU's clock: no devfreq device"
-    elif state.gpus is None and nvidia_present(tree):
-        yield f"the GPU: {state.gpus_unread}"
-    for gpu in () if is_jetson(tree) else state.gpus or ():
-        if gpu.reasons is None and gpu.held_back_seconds is None:
-            yield f"why GPU {gpu.index} was held back: its driver does not tell"
-
-
-def _identity(gpu: GpuState) -> object:
-    return gpu.uuid or gpu.index
-
-
-def _same_kind(before: Core, after: Core) -> bool:
-    """A small core's clock says nothing about a big one's."""
-    if before.max_mhz is None or after.max_mhz is None:
-        return before.number == after.number
-    return before.max_mhz == after.max_mhz
+    if jetson and state.power_mode.nvpmodel is None:
+        yield "the power mode: nvpmodel gave no answer"
+    if jetson and not state.device_clocks:
+        yield "the GPU's clock: no devfreq device"
+    if not jetson and state.gpus is None and has_nvidia_driver(tree):
+        yield f"the GPU: {nvml.reason}"
+    for gpu in () if jetson else state.gpus or ():
+        if gpu.reasons is None and gpu.slowed_seconds is None:
+            yield f"why GPU {gpu.index} was slowed down: its driver does not tell"
 
 
 def _fell(before: float | None, after: float | None) -> bool:
-    return bool(before and after and after < FALLEN * before)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def _cores(numbers: Iterable[int]) -> str:
-    found = sorted(numbers)
-    if len(found) == 1:
-        return f"core {found[0]}"
-    if found == list(range(found[0], found[-1] + 1)):
-        return f"cores {found[0]} to {found[-1]}"
-    return f"cores {', '.join(map(str, found))}"
-
-
-def _list(names: tuple[str, ...]) -> str | None:
-    return ", ".join(names) or None
-
-
-def _on(value: bool | None) -> str | None:
-    return None if value is None else "on" if value else "off"
-
-
-def _mode(mode: PowerMode) -> str | None:
-    model = mode.nvpmodel
-    if model is None:
-        return None
-    return model.name or f"number {model.number}"
-
-
-def _supply(state: State) -> str | None:
-    discharging = on_battery(state.power_supplies)
-    return None if discharging is None else "battery" if discharging else "mains"
+    return bool(before and after and after < _FALLEN * before)

@@ -44,7 +44,6 @@ class StandIn:
         self.reasons = 0x4
         self.energy = 5_000_000
         self.power = 240_500
-        self.instant: int | None = 251_000
         self.sm_clock = 1545
         self.performance = 2
         self.policies = {74: 3_000_000_000, 75: 0, 76: 0, 77: 0, 79: 0}
@@ -76,26 +75,18 @@ class StandIn:
     def nvmlShutdown(self) -> None:
         self.open -= 1
 
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "550.127.05"
-
     def nvmlDeviceGetCount(self) -> int:
         return 1
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
         return f"handle {index}"
 
-    def nvmlDeviceGetName(self, handle: str) -> bytes:
-        return b"NVIDIA GeForce RTX 2080 Ti"
-
     def nvmlDeviceGetUUID(self, handle: str) -> str:
         return "GPU-9f1c"
 
     def nvmlDeviceGetClockInfo(self, handle: str, type: int) -> int:
-        return {1: self.sm_clock, 2: 6800}[type]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: str, type: int) -> int:
-        return {1: 2160, 2: 7000}[type]
+        assert type == 1
+        return self.sm_clock
 
     def nvmlDeviceGetClock(self, handle: str, type: int, id: int) -> int:
         assert (type, id) == (1, 1)
@@ -124,21 +115,9 @@ class StandIn:
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:
         return self.reasons
 
-    def nvmlDeviceGetViolationStatus(self, device: str, perfPolicyType: int) -> SimpleNamespace:
-        time = {0: 1_500_000_000, 1: 250_000_000}.get(perfPolicyType, 0)
-        return SimpleNamespace(referenceTime=1, violationTime=time)
-
     def nvmlDeviceGetFieldValues(self, handle: str, fieldIds: list[int]) -> list[SimpleNamespace]:
         known = {number: field(number, value) for number, value in self.policies.items()}
-        if self.instant is not None:
-            known[186] = field(186, self.instant, kind=1)
         return [known.get(number, field(number, 99, status=3)) for number in fieldIds]
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
-        return SimpleNamespace(gpu=97, memory=41)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str, version: object = None) -> SimpleNamespace:
-        return SimpleNamespace(total=11 << 30, free=10 << 30, used=1 << 30)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
         return self.compute
@@ -149,23 +128,8 @@ class StandIn:
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         return self.energy
 
-    def nvmlDeviceGetPersistenceMode(self, handle: str) -> int:
-        return 1
-
     def nvmlDeviceGetEccMode(self, handle: str) -> list[int]:
         return [0, 1]
-
-    def nvmlDeviceGetCurrPcieLinkGeneration(self, handle: str) -> int:
-        return 1
-
-    def nvmlDeviceGetMaxPcieLinkGeneration(self, handle: str) -> int:
-        return 3
-
-    def nvmlDeviceGetCurrPcieLinkWidth(self, handle: str) -> int:
-        return 8
-
-    def nvmlDeviceGetMaxPcieLinkWidth(self, handle: str) -> int:
-        return 16
 
 
 def not_installed() -> Any:

@@ -1,15 +1,13 @@
-"""Files that may be missing, odd or forbidden."""
+"""Files that may be missing, malformed or forbidden; psutil, which may be missing."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 import pytest
 
-from elir_deploy.bench.sensors.files import Tree, cpu_list, plain
+from elir_deploy.bench.sensors.files import Tree, cpu_list, query_psutil
 from tests.bench.sensors.trees import plant
 
 
@@ -52,21 +50,18 @@ def test_flags(tmp_path):
     assert found == [True, False, None, None, None]
 
 
-def test_matches_are_in_the_order_of_numbers(tmp_path):
+def test_matches_are_sorted(tmp_path):
     plant(tmp_path, {f"zone{n}/type": n for n in (10, 9, 1)})
     found = Tree(tmp_path).match("zone*")
-    assert [path.name for path in found] == ["zone1", "zone9", "zone10"]
+    assert [path.name for path in found] == ["zone1", "zone10", "zone9"]
     assert Tree(tmp_path / "none").match("zone*") == []
 
 
-def test_what_root_alone_may_read(tmp_path, monkeypatch):
-    plant(tmp_path, {"secret": 1, "open": 1})
+def test_a_file_that_only_root_may_read(tmp_path, monkeypatch):
+    plant(tmp_path, {"secret": 1})
     forbid(monkeypatch, "secret")
-    tree = Tree(tmp_path)
-    assert tree.denied("secret")
-    assert tree.text("secret") is None
-    assert not tree.denied("open")
-    assert not tree.denied("missing")
+    assert Tree(tmp_path).text("secret") is None
+    assert Tree(tmp_path).exists("secret")
 
 
 def forbid(monkeypatch, *names: str) -> None:
@@ -100,15 +95,20 @@ def test_lists_of_processors(text, cores):
     assert cpu_list(text) == cores
 
 
-@dataclass(frozen=True)
-class Something:
-    pair: tuple[float, float | None]
-    by_name: dict[str, float]
-    what: object
+def test_psutil_that_is_missing_or_fails(psutil, monkeypatch):
+    assert query_psutil("cpu_count", logical=False) == 2
+    assert query_psutil("no_such_function") is None
+    psutil.cpu_freq = lambda: 1 // 0
+    assert query_psutil("cpu_freq") is None
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert query_psutil("cpu_count") is None
 
 
-def test_plain_values_survive_json():
-    found = plain(Something((1.5, None), {"a": math.nan, "b": math.inf}, Path("/x")))
-    assert found == {"pair": [1.5, None], "by_name": {"a": None, "b": None}, "what": "/x"}
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert plain(True) is True
+def test_the_real_psutil_has_what_is_read_of_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "psutil")
+    assert query_psutil("cpu_count", logical=False) >= 1
+    memory = query_psutil("virtual_memory")
+    assert 0 < memory.available < memory.total
+    psutil = pytest.importorskip("psutil")
+    assert callable(psutil.cpu_freq)
+    assert callable(psutil.sensors_battery)

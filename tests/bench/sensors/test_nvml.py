@@ -12,7 +12,7 @@ import pytest
 
 from elir_deploy.bench.sensors import nvml as module
 from elir_deploy.bench.sensors.files import Tree
-from elir_deploy.bench.sensors.nvml import Nvml, decode_reasons, import_pynvml, nvidia_present
+from elir_deploy.bench.sensors.nvml import Nvml, decode_reasons, has_nvidia_driver, import_pynvml
 from tests.bench.sensors.nvml_stand_in import PREFIX, NoDriver, StandIn, field, not_installed
 from tests.bench.sensors.trees import plant
 
@@ -30,48 +30,32 @@ def state_of(stand_in: StandIn) -> module.GpuState:
 def test_everything_a_gpu_tells():
     assert state_of(StandIn()) == module.GpuState(
         index=0,
-        name="NVIDIA GeForce RTX 2080 Ti",
         uuid="GPU-9f1c",
-        driver="550.127.05",
         sm_mhz=1545,
-        sm_max_mhz=2160,
-        memory_mhz=6800,
-        memory_max_mhz=7000,
         application_sm_mhz=1350,
         temperature_celsius=83,
         power_watts=240.5,
         power_limit_watts=250.0,
         performance_state=2,
         reasons=("power cap",),
-        held_back_seconds={
+        slowed_seconds={
             "power cap": 3.0,
             "heat": 0.0,
             "sync boost": 0.0,
             "board limit": 0.0,
             "reliability voltage": 0.0,
         },
-        utilisation_percent=97,
-        memory_utilisation_percent=41,
-        process_memory_bytes=600 << 20,
-        memory_used_bytes=1 << 30,
-        memory_total_bytes=11 << 30,
-        persistence=True,
         ecc=False,
-        pcie_generation=1,
-        pcie_max_generation=3,
-        pcie_width=8,
-        pcie_max_width=16,
     )
 
 
-def test_a_gpu_that_tells_nothing_but_its_name():
+def test_a_gpu_that_tells_nothing():
     stand_in = StandIn()
     kept = {"nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"}
-    kept.add("nvmlDeviceGetName")
     stand_in.refused = {name for name in dir(StandIn) if name.startswith(PREFIX)} - kept
     state = state_of(stand_in)
     known = {name for name, value in vars(state).items() if value is not None}
-    assert known == {"index", "name"}
+    assert known == {"index"}
 
 
 def test_older_libraries():
@@ -84,8 +68,7 @@ def test_older_libraries():
     state = state_of(stand_in)
     assert state.temperature_celsius == 82
     assert state.reasons == ("power cap",)
-    assert state.held_back_seconds["power cap"] == 1.5
-    assert state.held_back_seconds["heat"] == 0.25
+    assert state.slowed_seconds is None
 
 
 def test_a_performance_state_that_is_unknown():
@@ -119,13 +102,13 @@ def test_sessions_are_closed():
     nvml.close()
     assert stand_in.open == 0
     assert nvml.states() is None
-    assert nvml.ask("nvmlDeviceGetCount") is None
+    assert nvml.query("nvmlDeviceGetCount") is None
 
 
 @pytest.mark.parametrize(
     ("load", "reason"),
     [
-        (not_installed, "nvidia-ml-py is not installed"),
+        (not_installed, "nvidia-ml-py is not installed: pip install 'elir-deploy[sensors]'"),
         (NoDriver, "NVML: NVML Shared Library Not Found"),
     ],
 )
@@ -163,43 +146,33 @@ def test_memory_of_a_process():
     assert nvml.process_bytes(handle, own) is None
 
 
-def test_energy_and_power():
+def test_energy():
     stand_in = StandIn()
     nvml = opened(stand_in)
     (handle,) = nvml.handles
     assert nvml.joules(handle) == 5000.0
-    assert nvml.watts(handle) == 251.0
-    stand_in.instant = None
-    assert nvml.watts(handle) == 240.5
-    stand_in.refused = {"nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"}
+    stand_in.refused = {"nvmlDeviceGetTotalEnergyConsumption"}
     assert nvml.joules(handle) is None
-    assert nvml.watts(handle) is None
 
 
-def test_fields_of_every_type():
+def test_fields_that_a_gpu_does_not_have():
     stand_in = StandIn()
-    values = [field(kind, kind + 1, kind=kind) for kind in range(7)]
     stand_in.nvmlDeviceGetFieldValues = lambda handle, numbers: [
-        *values,
-        field(50, 1, status=3),
-        SimpleNamespace(fieldId=51, nvmlReturn=0, valueType=99, value=None),
+        field(74, 2_000_000_000),
+        field(75, 1, status=3),
+        field(76, 1, kind=1),  # another type than the documented one
+        SimpleNamespace(fieldId=77, nvmlReturn=0, valueType=99, value=None),
     ]
     nvml = opened(stand_in)
-    assert nvml.fields(nvml.handles[0], [0]) == {kind: kind + 1 for kind in range(7)}
+    assert nvml.slowed_seconds(nvml.handles[0]) == {"power cap": 2.0}
+    stand_in.refused = {"nvmlDeviceGetFieldValues"}
+    assert nvml.slowed_seconds(nvml.handles[0]) is None
 
 
-def test_whether_there_is_an_nvidia_gpu(tmp_path):
-    tree = Tree(tmp_path)
-    assert not nvidia_present(tree)
-    folder = "sys/bus/pci/devices/0000:01:00.1"
-    # Its sound device alone is no GPU.
-    plant(tmp_path, {f"{folder}/vendor": "0x10de", f"{folder}/class": "0x040300"})
-    assert not nvidia_present(tree)
-    folder = "sys/bus/pci/devices/0000:01:00.0"
-    plant(tmp_path, {f"{folder}/vendor": "0x10de", f"{folder}/class": "0x030000"})
-    assert nvidia_present(tree)
-    plant(tmp_path / "other", {"proc/driver/nvidia/version": "NVRM version: 550"})
-    assert nvidia_present(Tree(tmp_path / "other"))
+def test_whether_there_is_a_driver(tmp_path):
+    assert not has_nvidia_driver(Tree(tmp_path))
+    plant(tmp_path, {"proc/driver/nvidia/version": "NVRM version: 550"})
+    assert has_nvidia_driver(Tree(tmp_path))
 
 
 def called_functions() -> set[str]:
@@ -249,7 +222,7 @@ def test_the_real_package_takes_the_arguments_that_are_given(pynvml):
     with opened(stand_in) as nvml:
         nvml.states()
         nvml.joules(nvml.handles[0])
-        nvml.watts(nvml.handles[0])
+        nvml.process_bytes(nvml.handles[0], 1)
     assert {name for name, _ in stand_in.calls} == stand_in_functions()
     for name, arguments in stand_in.calls:
         inspect.signature(getattr(pynvml, name)).bind(*arguments)
@@ -257,17 +230,12 @@ def test_the_real_package_takes_the_arguments_that_are_given(pynvml):
 
 def test_the_real_package_has_the_same_numbers(pynvml):
     assert module.CLOCK_SM == pynvml.NVML_CLOCK_SM
-    assert module.CLOCK_MEMORY == pynvml.NVML_CLOCK_MEM
     assert module.CLOCK_APPLICATION == pynvml.NVML_CLOCK_ID_APP_CLOCK_TARGET
     assert module.TEMPERATURE_GPU == pynvml.NVML_TEMPERATURE_GPU
-    assert module.FIELD_POWER_INSTANT == pynvml.NVML_FI_DEV_POWER_INSTANT
+    assert module.UNSIGNED_LONG_LONG == pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
     names = ("POWER", "THERMAL", "SYNC_BOOST", "BOARD_LIMIT", "RELIABILITY")
-    assert {field: policy for field, (policy, _) in module.POLICIES.items()} == {
-        getattr(pynvml, f"NVML_FI_DEV_PERF_POLICY_{name}"): getattr(
-            pynvml, f"NVML_PERF_POLICY_{name}"
-        )
-        for name in names
-    }
+    numbers = [getattr(pynvml, f"NVML_FI_DEV_PERF_POLICY_{name}") for name in names]
+    assert numbers == list(module.POLICIES)
     reasons = {
         "GpuIdle": "idle",
         "ApplicationsClocksSetting": "application clocks",
@@ -284,16 +252,9 @@ def test_the_real_package_has_the_same_numbers(pynvml):
     assert {
         getattr(pynvml, f"nvmlClocksThrottleReason{name}"): word for name, word in reasons.items()
     } == module.REASONS
-    types = ("DOUBLE", "UNSIGNED_INT", "UNSIGNED_LONG", "UNSIGNED_LONG_LONG")
-    types = (*types, "SIGNED_LONG_LONG", "SIGNED_INT", "UNSIGNED_SHORT")
-    numbers = [getattr(pynvml, f"NVML_VALUE_TYPE_{name}") for name in types]
-    assert numbers == list(range(len(module._MEMBERS)))
-    assert [name for name, _ in pynvml.c_nvmlValue_t._fields_] == list(module._MEMBERS)
+    assert "ullVal" in {name for name, _ in pynvml.c_nvmlValue_t._fields_}
     struct = {name for name, _ in pynvml.c_nvmlFieldValue_t._fields_}
     assert struct >= {"fieldId", "nvmlReturn", "valueType", "value"}
-    assert {name for name, _ in pynvml.c_nvmlViolationTime_t._fields_} >= {"violationTime"}
-    assert {name for name, _ in pynvml.c_nvmlUtilization_t._fields_} == {"gpu", "memory"}
-    assert {name for name, _ in pynvml.c_nvmlMemory_t._fields_} >= {"total", "used"}
     assert {name for name, _ in pynvml.c_nvmlProcessInfo_v3_t._fields_} >= {
         "pid",
         "usedGpuMemory",

@@ -141,13 +141,6 @@ def laptop_amd(root: Path) -> Path:
             "sys/class/thermal/cooling_device0/type": "Processor",
             "sys/class/thermal/cooling_device0/cur_state": 0,
             "sys/class/thermal/cooling_device0/max_state": 3,
-            "sys/class/power_supply/ACAD/type": "Mains",
-            "sys/class/power_supply/ACAD/online": 0,
-            "sys/class/power_supply/BAT1/type": "Battery",
-            "sys/class/power_supply/BAT1/status": "Discharging",
-            "sys/class/power_supply/hidpp_battery_0/type": "Battery",
-            "sys/class/power_supply/hidpp_battery_0/scope": "Device",
-            "sys/class/power_supply/hidpp_battery_0/status": "Discharging",
             "sys/firmware/acpi/platform_profile": "low-power",
             **zone(0, "package-0", 65_532_610_987, 65_532_000_000),
             **zone("0:0", "core", 65_532_610_987, 123),
@@ -225,14 +218,8 @@ def orin_nano(root: Path) -> Path:
             ),
             "proc/device-tree/model": b"NVIDIA Jetson Orin Nano Developer Kit\0",
             "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3",
-            "etc/nvpmodel.conf": (
-                "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=1 NAME=25W >\n"
-                "< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n< PM_CONFIG DEFAULT=1 >"
-            ),
-            "var/lib/nvpmodel/status": "pmode:0001 fmode:quiet",
         },
     )
-    link(root, "sys/bus/i2c/drivers/ina3221/1-0040", sensor)
     link(root, "sys/class/hwmon/hwmon1", f"{sensor}/hwmon/hwmon1")
     answer_with(root, ORIN_ANSWER)
     return root
@@ -252,35 +239,17 @@ def answer_with(root: Path, text: str, *, exit_code: int = 0, seconds: float = 0
     (root / "usr/sbin/nvpmodel").chmod(0o755)
 
 
-def nano(root: Path) -> Path:
-    """A Jetson Nano with JetPack 4: NVIDIA's own driver of the power sensor."""
-    sensor = "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
-    return plant(
-        root,
-        {
-            "etc/nv_tegra_release": "# R32 (release), REVISION: 7.1",
-            f"{sensor}/rail_name_0": "POM_5V_IN",
-            f"{sensor}/in_power0_input": 4500,
-            f"{sensor}/in_voltage0_input": 5000,
-            f"{sensor}/in_current0_input": 900,
-            f"{sensor}/rail_name_1": "POM_5V_GPU",
-            f"{sensor}/in_power1_input": 1200,
-            f"{sensor}/rail_name_2": "POM_5V_CPU",
-            f"{sensor}/in_power2_input": 900,
-        },
-    )
-
-
 def agx_orin(root: Path) -> Path:
     """A Jetson AGX Orin: two sensors, no rail of the whole module."""
     rails = {
-        "1-0040/hwmon/hwmon3": {1: "VDD_GPU_SOC", 2: "VDD_CPU_CV", 3: "VIN_SYS_5V0"},
-        "1-0041/hwmon/hwmon4": {1: "NC", 2: "VDDQ_VDD2_1V8AO", 3: "NC"},
+        "hwmon3": {1: "VDD_GPU_SOC", 2: "VDD_CPU_CV", 3: "VIN_SYS_5V0"},
+        "hwmon4": {1: "NC", 2: "VDDQ_VDD2_1V8AO", 3: "NC"},
     }
     plant(root, {"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0"})
     for folder, labels in rails.items():
         for number, label in labels.items():
-            path = f"sys/bus/i2c/drivers/ina3221/{folder}"
+            path = f"sys/class/hwmon/{folder}"
+            plant(root, {f"{path}/name": "ina3221"})
             plant(
                 root,
                 {
@@ -290,27 +259,6 @@ def agx_orin(root: Path) -> Path:
                 },
             )
     return root
-
-
-def raspberry(root: Path) -> Path:
-    """A Raspberry Pi 5 whose power supply is too weak."""
-    return plant(
-        root,
-        {
-            f"{CPUS}/online": "0-3",
-            **{f"{CPUS}/cpu{n}/cpufreq/scaling_governor": "ondemand" for n in range(4)},
-            **{f"{CPUS}/cpu{n}/cpufreq/scaling_cur_freq": 2_400_000 for n in range(4)},
-            "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd\n",
-            "proc/device-tree/model": b"Raspberry Pi 5 Model B Rev 1.0\0",
-            "sys/class/hwmon/hwmon2/name": "rpi_volt",
-            "sys/class/hwmon/hwmon2/in0_lcrit_alarm": 1,
-            "sys/class/thermal/cooling_device0/type": "cpufreq-cpu0",
-            "sys/class/thermal/cooling_device0/cur_state": 2,
-            "sys/class/thermal/cooling_device0/max_state": 9,
-            "sys/class/thermal/thermal_zone0/type": "cpu-thermal",
-            "sys/class/thermal/thermal_zone0/temp": 82_450,
-        },
-    )
 
 
 def virtual_machine(root: Path) -> Path:
@@ -327,14 +275,8 @@ def virtual_machine(root: Path) -> Path:
             f"{CPUS}/online": "0-1",
             f"{CPUS}/smt/active": 0,
             "proc/cpuinfo": "\n".join(entries),
-            "proc/thread-self/stat": stat(core=1),
         },
     )
-
-
-def stat(core: int) -> str:
-    """What the kernel says of a thread on a core; its name holds what separates fields."""
-    return f"4711 (pool) worker 3) R {' '.join(str(n) for n in range(4, 39))} {core} 0 0 0 0"
 
 
 def files_of(root: Path) -> list[Path]:
