@@ -131,8 +131,8 @@ class CpuMeter:
         ticks = os.sysconf("SC_CLK_TCK")
         user, nice, system, _, _, irq, softirq, stolen = (int(word) / ticks for word in words[1:9])
         # This process and its children that ended.
-        own = sum(os.times()[:4])
-        return user + nice + system + irq + softirq - own, stolen
+        process = sum(os.times()[:4])
+        return user + nice + system + irq + softirq - process, stolen
 
 
 def _nvidia_gpus() -> list[dict[str, str]]:

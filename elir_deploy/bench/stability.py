@@ -92,12 +92,10 @@ def half_width(samples: Sequence[float] | NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Drift:
-    """A steady change over a run.
+    """A steady change over a run, with its 95 % interval.
 
     Attributes:
         change: over the whole run, as a fraction of the median latency; above 0 is slower.
-        low: lower end of the 95 % interval.
-        high: upper end.
     """
 
     change: float
@@ -125,11 +123,9 @@ class LevelShift:
 
 @dataclass(frozen=True)
 class Modes:
-    """Two speeds between which a series changes.
+    """Two speeds between which a series changes: their medians, in the unit of the samples.
 
     Attributes:
-        fast: typical latency of the faster group, in the unit of the samples.
-        slow: of the slower one.
         share: of samples in the faster group.
     """
 
@@ -139,11 +135,9 @@ class Modes:
 
 
 def drift(samples: Sequence[float], started: Sequence[float]) -> Drift | None:
-    """Linear trend of the medians of 20 windows; None with under 40 samples.
+    """Linear trend of the medians of 20 windows over the times when the samples ``started``.
 
-    Args:
-        samples: latencies in the order they were taken.
-        started: when each began, in any unit.
+    None with under 40 samples.
     """
     windows = _windows(samples)
     if windows is None:

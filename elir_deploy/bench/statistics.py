@@ -77,12 +77,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than the reference.
+    """How many times faster than the reference, with its 95 % interval.
 
     Attributes:
         value: mean latency of the reference over that of the other; above 1 is faster.
-        low: lower end of the 95 % interval; None if there are too few samples.
-        high: upper end, likewise.
+        low: None if there are too few samples, as ``high``.
     """
 
     value: float

@@ -17,8 +17,7 @@ class Watch:
     """Reads the sensors around a run, and between its rounds.
 
     Attributes:
-        before: the state when the watch began.
-        after: the state at :meth:`finish`.
+        before: the state when the watch began; ``after`` is that at :meth:`finish`.
         during: readings in between, as plain JSON values.
         throttling: sentences on what slowed the machine down, after :meth:`finish`.
         meter: of energy; None if nothing measures it.

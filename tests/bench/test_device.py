@@ -88,12 +88,12 @@ def cpu_line(**ticks: int) -> str:
 
 def test_cpu_time_of_others(tmp_path, monkeypatch):
     ticks = os.sysconf("SC_CLK_TCK")
-    own = [2.0, 0.0, 0.0, 0.0]
-    monkeypatch.setattr(os, "times", lambda: own)
+    process = [2.0, 0.0, 0.0, 0.0]
+    monkeypatch.setattr(os, "times", lambda: process)
     plant(tmp_path, {"proc/stat": cpu_line(user=10 * ticks, idle=7 * ticks, steal=ticks)})
     meter = CpuMeter(tmp_path)
     # Of 20 busy seconds 10 were this process's; over 10 seconds that leaves one core.
-    own[:] = [6.0, 3.0, 2.0, 1.0]
+    process[:] = [6.0, 3.0, 2.0, 1.0]
     busy = dict.fromkeys(("nice", "system", "irq", "softirq"), 4 * ticks)
     plant(tmp_path, {"proc/stat": cpu_line(user=14 * ticks, idle=99, steal=2 * ticks, **busy)})
     assert meter.cores_elsewhere(10) == {"other_programs": 1.0, "stolen": 0.1}

@@ -81,11 +81,11 @@ def test_noise_alone_is_settled_mostly(count):
 
 def coverage(series, median: float = 10.0, seeds: int = 500) -> float:
     """How often the 95 % interval holds the true median."""
-    held = 0
+    covered = 0
     for rng in rngs(seeds):
         values = series(rng)
-        held += abs(np.median(values) - median) <= half_width(values) * np.median(values)
-    return held / seeds
+        covered += abs(np.median(values) - median) <= half_width(values) * np.median(values)
+    return covered / seeds
 
 
 @pytest.mark.parametrize("count", [40, 90, COUNT, 1000])
@@ -115,8 +115,8 @@ class Replayed(Measurement):
 def test_a_run_that_ends_once_it_knows_the_median_does_so_as_often_as_it_says():
     rng, runs = np.random.default_rng(1), 100
     noise = [correlated(rng, 800, 0.6) for _ in range(runs)]
-    held = sum(abs(1 - Replayed(1 + 0.05 * one).median_at_the_end()) <= 0.02 for one in noise)
-    assert 0.92 <= held / runs <= 0.98  # 0.87 with the quantile for a length fixed beforehand
+    covered = sum(abs(1 - Replayed(1 + 0.05 * one).median_at_the_end()) <= 0.02 for one in noise)
+    assert 0.92 <= covered / runs <= 0.98  # 0.87 with the quantile for a length fixed beforehand
 
 
 def test_it_holds_for_skewed_latencies_too():
@@ -128,8 +128,8 @@ def test_it_holds_for_skewed_latencies_too():
     ("neighbour", "count", "least"), [(0.5, COUNT, 0.92), (0.8, COUNT, 0.87), (0.8, 800, 0.92)]
 )
 def test_it_holds_where_neighbours_resemble_each_other(neighbour, count, least):
-    held = coverage(lambda rng: 10 + correlated(rng, count, neighbour), seeds=200)
-    assert held >= least
+    covered = coverage(lambda rng: 10 + correlated(rng, count, neighbour), seeds=200)
+    assert covered >= least
 
 
 def test_the_interval_shrinks_with_the_square_root_of_the_samples():
@@ -165,7 +165,7 @@ def test_a_known_slope_comes_back():
 
 
 def test_the_interval_of_a_drift_holds_it_as_often_as_it_says():
-    held = shown = 0
+    covered = shown = 0
     for rng in rngs(400):
         started = times(rng)
         place = (started - started[0]) / (started[-1] - started[0])
@@ -173,9 +173,9 @@ def test_the_interval_of_a_drift_holds_it_as_often_as_it_says():
         values *= 1 / np.median(values)
         change = 0.08 / np.median(1 + 0.08 * place)
         found = drift(values + rng.normal(0, 0.05, COUNT), started)
-        held += found.low <= change <= found.high
+        covered += found.low <= change <= found.high
         shown += found.shown
-    assert 0.92 <= held / 400 <= 0.98
+    assert 0.92 <= covered / 400 <= 0.98
     assert shown > 390
 
 

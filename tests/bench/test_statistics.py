@@ -82,12 +82,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(count, neighbour):
     # What disturbs both lasts long; what disturbs one of them, some images.
     rng, trials, truth = np.random.default_rng(1), 1000, 1.5
     shared = 0.1 * noise(rng, (trials, count), 0.9)
-    own = 0.05 * noise(rng, (2, trials, count), neighbour)
-    held = 0
-    for slow, fast in zip(truth * (1 + shared + own[0]), 1 + shared + own[1], strict=True):
+    separate = 0.05 * noise(rng, (2, trials, count), neighbour)
+    covered = 0
+    for slow, fast in zip(
+        truth * (1 + shared + separate[0]), 1 + shared + separate[1], strict=True
+    ):
         ratio = paired_speedup(slow, fast, run=5)
-        held += ratio.low <= truth <= ratio.high
-    assert 0.95 - 0.035 <= held / trials <= 0.95 + 0.02
+        covered += ratio.low <= truth <= ratio.high
+    assert 0.95 - 0.035 <= covered / trials <= 0.95 + 0.02
 
 
 def test_the_other_way_round_is_the_reciprocal():

@@ -15,12 +15,12 @@ class Machine:
 
     def __init__(self) -> None:
         self.read = 0
-        self.asked: list[dict] = []
+        self.options: list[dict] = []
         self.closed = 0
 
     def state(self, nvml, **how):
         assert nvml is self
-        self.asked.append(how)
+        self.options.append(how)
         self.read += 1
         return a_state(celsius=40.0 + self.read, mhz=3000 - 100 * self.read, number=self.read)
 
@@ -75,10 +75,10 @@ def test_before_and_after_are_compared(machine):
 
 def test_what_came_and_went_during_the_run_is_reported_once(machine, monkeypatch):
     seen = {3: ["fan at 3 of 4"], 4: ["fan at 4 of 4", "a reason"], 6: ["a reason"]}
-    asked = []
+    loads = []
 
     def throttled(before, after, *, loaded=True):
-        asked.append(loaded)
+        loads.append(loaded)
         return seen.get(after.number, [])
 
     monkeypatch.setattr(module, "throttled_between", throttled)
@@ -88,7 +88,7 @@ def test_what_came_and_went_during_the_run_is_reported_once(machine, monkeypatch
         watch.finish()
     assert watch.throttling == ["a reason", "fan at 3 of 4"]
     # In between nothing keeps the processor busy, so its clock says nothing.
-    assert asked == [False, False, False, True]
+    assert loads == [False, False, False, True]
 
 
 def test_the_sensors_are_read_every_two_seconds(machine):
@@ -107,7 +107,7 @@ def test_readings_in_between_are_quick(machine):
         watch.heat()
         watch.finish()
     quick = {"quick": True}
-    assert machine.asked == [{}, quick, quick, {}]
+    assert machine.options == [{}, quick, quick, {}]
 
 
 def test_watts_are_of_all_gpus(machine, monkeypatch):

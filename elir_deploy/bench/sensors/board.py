@@ -37,19 +37,13 @@ _SLOWING = re.compile(
 _CPU_COUNTERS = tuple(
     f"{part}_throttle_{what}" for part in ("core", "package") for what in ("count", "total_time_ms")
 )
-#: nvpmodel answers within milliseconds; if it hangs, the benchmark goes on.
+#: nvpmodel answers within milliseconds; if it hangs, the benchmark goes on without.
 _TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class PowerMode:
-    """Power modes; None if there is none.
-
-    Attributes:
-        nvpmodel: of a Jetson, such as ``15W`` or ``MAXN_SUPER``.
-        platform_profile: of a laptop's firmware (Documentation/ABI/testing/
-            sysfs-platform_profile), such as ``balanced``.
-    """
+    """A Jetson's mode, such as ``15W``, and that of a laptop's firmware, such as ``balanced``."""
 
     nvpmodel: str | None
     platform_profile: str | None
@@ -57,14 +51,9 @@ class PowerMode:
 
 @dataclass(frozen=True)
 class DeviceClock:
-    """A clock other than the processor's; on a Jetson, the GPU's.
+    """A clock other than the processor's, such as ``17000000.gpu`` of a Jetson Orin.
 
-    Attributes:
-        name: the system's, such as ``17000000.gpu`` on Orin.
-        now_mhz: the current clock; idle devices are slow.
-        min_mhz: the lowest allowed; with jetson_clocks it equals the highest.
-        max_mhz: the highest allowed.
-        governor: the policy that chooses the clock.
+    The limits are those allowed at present; jetson_clocks makes them equal.
     """
 
     name: str
@@ -80,7 +69,7 @@ def is_jetson(tree: Tree) -> bool:
 
 
 def read_power_mode(tree: Tree, *, run_nvpmodel: bool = True) -> PowerMode:
-    """The power modes; nvpmodel's takes a process."""
+    """The power modes; running nvpmodel takes a process."""
     return PowerMode(
         nvpmodel=_nvpmodel(tree) if run_nvpmodel else None,
         platform_profile=tree.text("sys/firmware/acpi/platform_profile"),
@@ -109,10 +98,7 @@ def on_battery() -> bool | None:
 
 
 def _nvpmodel(tree: Tree) -> str | None:
-    """Name of the power mode, which ``nvpmodel -q`` prints.
-
-    Without root it prints the mode, then fails on a file of another setting.
-    """
+    """The mode that ``nvpmodel -q`` prints; without root it then fails on another setting."""
     if not tree.exists("usr/sbin/nvpmodel"):
         return None
     try:

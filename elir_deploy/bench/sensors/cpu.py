@@ -22,12 +22,10 @@ _HYPERVISORS = (
 
 @dataclass(frozen=True)
 class Core:
-    """Settings of a logical core; psutil lists clock policies, which several cores may share.
+    """A logical core; psutil lists clock policies, which several cores may share.
 
     Attributes:
-        number: the kernel's.
         limit_mhz: the highest clock allowed at present; settings and passive cooling lower it.
-        governor: what chooses the clock.
         preference: the energy-performance preference.
     """
 
@@ -42,7 +40,7 @@ class CpuState:
     """The processor at one moment.
 
     Attributes:
-        cores: the logical cores that are online.
+        cores: those online.
         mhz: mean clock of all cores, by psutil; nominal in a virtual machine.
         busy_mhz: clock of one core kept busy; None if none was.
         boost: whether clocks above the base clock are allowed.
@@ -67,12 +65,7 @@ class CpuState:
 
 
 def read_cpu(tree: Tree, spin_seconds: float = 0.0) -> CpuState:
-    """Read the processor's state.
-
-    Args:
-        tree: the kernel's files.
-        spin_seconds: how long to keep a core busy before its clock is read; 0: not at all.
-    """
+    """The processor's state, with the clock of a core after ``spin_seconds`` of load."""
     busy_mhz = _busy_clock(tree, spin_seconds) if spin_seconds > 0 else None
     no_turbo = tree.flag(f"{CPUS}/intel_pstate/no_turbo")
     # One switch for all cores, or one for each policy (amd-pstate).

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from elir_deploy.bench.sensors.board import is_jetson
 from elir_deploy.bench.sensors.files import ROOT, Tree
@@ -43,10 +43,6 @@ class Source:
         read: returns the counter; None if that failed.
         unit: joules of one count.
         wraps_at: where it starts again; None: it does not, and a fall is a driver's restart.
-
-    Attributes:
-        joules: until the last update; it never falls.
-        period_seconds: the longest time between two updates.
     """
 
     period_seconds = COUNTER_SECONDS
@@ -61,7 +57,7 @@ class Source:
     ) -> None:
         self.name = name
         self.scope = scope
-        self.joules = 0.0
+        self.joules = 0.0  # until the last update; it never falls
         self._read = read
         self._unit = unit
         self._wraps_at = wraps_at or 0.0
@@ -93,24 +89,13 @@ class Source:
 
 
 class PowerSource(Source):
-    """A power in watts that is sampled and integrated by the trapezoidal rule.
-
-    Args:
-        clock: monotonic time in seconds.
-    """
+    """A power in watts that is sampled and integrated by the trapezoidal rule."""
 
     period_seconds = SAMPLE_SECONDS
 
-    def __init__(
-        self,
-        name: str,
-        scope: str,
-        read: Callable[[], float | None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, name: str, scope: str, read: Callable[[], float | None]) -> None:
         super().__init__(name, scope, read)
-        self._clock = clock
-        self._at = clock()
+        self._at = monotonic()
         self._longest_gap = 0.0
 
     @property
@@ -121,7 +106,7 @@ class PowerSource(Source):
 
     def update(self) -> None:
         with self._lock:
-            watts, now = self._read(), self._clock()
+            watts, now = self._read(), monotonic()
             elapsed = now - self._at
             self._longest_gap = max(self._longest_gap, elapsed)
             if watts is not None:
@@ -135,10 +120,6 @@ class EnergyMeter:
 
     Stretches shorter than about a second are not resolved: drivers move a GPU's counter in steps of
     up to 0.1 s, and an INA3221 averages.
-
-    Args:
-        sources: to add up.
-        thread: whether to start the thread.
     """
 
     def __init__(self, sources: Sequence[Source], *, thread: bool = True) -> None:
@@ -151,26 +132,14 @@ class EnergyMeter:
 
     @classmethod
     def search(
-        cls,
-        nvml: Nvml,
-        root: Path = ROOT,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        thread: bool = True,
+        cls, nvml: Nvml, root: Path = ROOT, *, thread: bool = True
     ) -> tuple[EnergyMeter | None, tuple[str, ...]]:
-        """The best meter of this machine, and what is not metered, with the reason and a remedy.
-
-        Args:
-            nvml: open session; it stays open.
-            root: of the kernel's folders.
-            clock: monotonic time in seconds.
-            thread: whether the meter keeps itself up to date.
-        """
+        """The best meter of this machine, and what is not metered, with the reason and a remedy."""
         tree = Tree(root)
         missing: list[str] = []
         if is_jetson(tree):
             # Its module's rails include the GPU and the processor.
-            sources = _module_sources(tree, clock, missing)
+            sources = _module_sources(tree, missing)
         else:
             sources = [*_gpu_sources(nvml, tree, missing), *_rapl_sources(tree, missing)]
         return (cls(sources, thread=thread) if sources else None), tuple(missing)
@@ -186,11 +155,7 @@ class EnergyMeter:
         return " + ".join(dict.fromkeys(source.scope for source in self.sources))
 
     def read(self) -> float:
-        """Joules since the meter was created; it never falls.
-
-        Cheap enough between the turns of a run: a small file (some 20 us) or a call of the driver
-        for each source.
-        """
+        """Joules since the meter was created; it never falls. Some 20 us a source."""
         for source in self.sources:
             source.update()
         return sum(source.joules for source in self.sources)
@@ -205,12 +170,6 @@ class EnergyMeter:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
             self._thread = None
-
-    def __enter__(self) -> EnergyMeter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _sample(self) -> None:
         period = min(source.period_seconds for source in self.sources)
@@ -240,7 +199,7 @@ def _rapl_sources(tree: Tree, missing: list[str]) -> list[Source]:
     ``intel-rapl-mmio``: it is package-0 again.
     """
     sources: list[Source] = []
-    reason = f"RAPL: /{_RAPL} has no package"
+    forbidden = False
     for folder in tree.match(f"{_RAPL}/intel-rapl:*"):
         number = re.match(r"intel-rapl:[0-9]+", folder.name)
         package = (tree.text(f"{_RAPL}/{number[0]}/name") if number else None) or ""
@@ -250,19 +209,21 @@ def _rapl_sources(tree: Tree, missing: list[str]) -> list[Source]:
         name = package if zone == package else f"{package} dram"
         read = partial(tree.integer, folder / "energy_uj")
         if read() is None:
-            # Since 2020, because secrets can be guessed from them (PLATYPUS, CVE-2020-8694).
-            allow = f"sudo chmod a+r /{_RAPL}/intel-rapl:*/energy_uj"
-            reason = f"RAPL: readable by root only; until the next start, {allow}"
+            forbidden = True
             continue
         wraps_at = tree.integer(folder / "max_energy_range_uj")
         scope = "the processor" if zone == package else "the processor's memory"
         sources.append(Source(f"RAPL {name}", scope, read, 1e-6, wraps_at))
-    if not sources or "root" in reason:
-        missing.append(reason)
+    if forbidden:
+        # Since 2020, because secrets can be guessed from them (PLATYPUS, CVE-2020-8694).
+        allow = f"sudo chmod a+r /{_RAPL}/intel-rapl:*/energy_uj"
+        missing.append(f"RAPL: readable by root only; until the next start, {allow}")
+    elif not sources:
+        missing.append(f"RAPL: /{_RAPL} has no package")
     return sources
 
 
-def _module_sources(tree: Tree, clock: Callable[[], float], missing: list[str]) -> list[Source]:
+def _module_sources(tree: Tree, missing: list[str]) -> list[Source]:
     """A Jetson's module, by the kernel's INA3221 driver (Documentation/hwmon/ina3221.rst)."""
     rails: dict[str, list[Path]] = {}
     # in7 is a sum of shunt voltages, in4 to in6 are the shunts': no supplies.
@@ -275,9 +236,9 @@ def _module_sources(tree: Tree, clock: Callable[[], float], missing: list[str]) 
         if rails.keys() >= set(labels):
             watts = partial(_sum_of_products, tree, [rails[label] for label in labels])
             scope = "the Jetson's module, without the carrier board"
-            return [PowerSource(f"INA3221 {' + '.join(labels)}", scope, watts, clock)]
+            return [PowerSource(f"INA3221 {' + '.join(labels)}", scope, watts)]
     names = ", ".join(rails) or "none"
-    missing.append(f"module: no INA3221 rails that add up to it (found: {names})")
+    missing.append(f"module: no INA3221 rails that add up to it (rails: {names})")
     return []
 
 

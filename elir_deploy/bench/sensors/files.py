@@ -57,10 +57,7 @@ class Tree:
 
     def match(self, pattern: str) -> list[Path]:
         """Files and folders that match a pattern, sorted by name."""
-        try:
-            return sorted(self.root.glob(pattern))
-        except (OSError, ValueError):
-            return []
+        return sorted(self.root.glob(pattern))
 
 
 def whole_number(text: str | None) -> int | None:

@@ -47,11 +47,7 @@ POLICIES = {
 
 
 def import_pynvml() -> Any:
-    """The module of ``nvidia-ml-py``.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """The module of ``nvidia-ml-py``; ImportError if it is not installed."""
     return importlib.import_module("pynvml")
 
 
@@ -62,22 +58,16 @@ def has_nvidia_driver(tree: Tree) -> bool:
 
 @dataclass(frozen=True)
 class GpuState:
-    """One GPU at one moment; None if it does not tell.
-
-    Its name, driver and highest clock are in the report's device, from nvidia-smi.
+    """One GPU at one moment; its name, driver and highest clock are nvidia-smi's.
 
     Attributes:
         index: NVML's, which may differ from CUDA's.
-        uuid: the GPU's.
         sm_mhz: current clock of its processors.
         application_sm_mhz: clock set for applications; NVML cannot read locked clocks.
-        temperature_celsius: the chip's.
-        power_watts: drawn now; averaged over a second by Ampere (but GA100) and newer.
-        power_limit_watts: enforced at present.
+        power_watts: averaged over a second by Ampere (but GA100) and newer.
         performance_state: of P0, the fastest, to P15.
         reasons: why its clock is not higher at the moment; ``idle`` is one.
         slowed_seconds: time since the driver was loaded, by reason, in steps of about 0.1 s.
-        ecc: whether memory is error-corrected.
     """
 
     index: int
@@ -94,13 +84,7 @@ class GpuState:
 
 
 class Nvml:
-    """A session with NVML; without NVML, one without GPUs.
-
-    Opening takes a while and keeps a laptop's GPU awake, so close it. Sessions may be shared
-    between threads.
-
-    Args:
-        load: returns the module ``pynvml``.
+    """A session with NVML; without NVML, one without GPUs. Threads may share it.
 
     Attributes:
         reason: why there are no GPUs; None if there are.
@@ -180,13 +164,9 @@ class Nvml:
         self.close()
 
     def _state(self, index: int, handle: Any) -> GpuState:
-        # The first of each is newer, and missing in older drivers.
-        temperature = self.query("nvmlDeviceGetTemperatureV", handle, TEMPERATURE_GPU)
-        if temperature is None:
-            temperature = self.query("nvmlDeviceGetTemperature", handle, TEMPERATURE_GPU)
-        reasons = self.query("nvmlDeviceGetCurrentClocksEventReasons", handle)
-        if reasons is None:
-            reasons = self.query("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+        # Deprecated, but in every driver; the newer names are not.
+        temperature = self.query("nvmlDeviceGetTemperature", handle, TEMPERATURE_GPU)
+        reasons = self.query("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
         state = self.query("nvmlDeviceGetPerformanceState", handle)
         ecc = self.query("nvmlDeviceGetEccMode", handle)  # current and pending
         return GpuState(

@@ -57,12 +57,8 @@ def peak_host_bytes(root: Path = ROOT) -> int | None:
 def device_bytes(load: Callable[[], Any] = import_pynvml) -> int | None:
     """Memory on all NVIDIA GPUs, the CUDA context's some 100 MB included.
 
-    Args:
-        load: returns the module ``pynvml``.
-
-    Returns:
-        None without NVML, before the process uses a GPU, and in containers, where NVML knows the
-        process by another number.
+    None without NVML, before the process uses a GPU, and in containers, where NVML knows the
+    process by another number.
     """
     with Nvml(load) as nvml:
         used = [nvml.process_bytes(handle, os.getpid()) for handle in nvml.handles]

@@ -30,15 +30,11 @@ class State:
     """A machine at one moment; None or empty for what is missing or unreadable.
 
     Attributes:
-        cpu: the processor.
         counters: throttling events, and milliseconds, since the system started.
         temperatures: degrees Celsius by sensor.
         cooling: state of each device that the kernel slows down when it is hot; 0: not slowed.
-        device_clocks: clocks besides the processor's.
-        power_mode: of a Jetson or a laptop.
-        on_battery: whether a battery powers the machine.
         gpus: NVIDIA's; None without NVML.
-        unreadable: what could not be read; no throttling seen there does not mean none occurred.
+        unreadable: where no throttling seen does not mean that none occurred.
     """
 
     cpu: CpuState
@@ -61,14 +57,9 @@ def read_state(
 ) -> State:
     """Read all sensors.
 
-    Clocks rise under load, so one core is kept busy first; clocks before and after a run are then
-    comparable. A limit that holds only while all cores are busy shows in counters, not there.
-
-    Args:
-        nvml: open session; it stays open.
-        root: of the kernel's folders.
-        quick: between turns: keeps no core busy and does not start nvpmodel.
-        spin_seconds: how long the core is kept busy.
+    One core is kept busy first, so that its clocks before and after a run are comparable. A limit
+    that holds only while all cores are busy shows in counters, not there. ``quick``, for between
+    turns, keeps none busy and does not run nvpmodel.
     """
     tree = Tree(root)
     gpus = nvml.states()  # first: GPUs calm down within milliseconds
@@ -90,10 +81,7 @@ def read_state(
 def throttled_between(before: State, after: State, *, loaded: bool = True) -> list[str]:
     """Sentences on what slowed the machine down between two states, and which settings changed.
 
-    Args:
-        before: the first state.
-        after: the second state.
-        loaded: whether a core was kept busy for both; else low clocks may be those of idleness.
+    Between turns (not ``loaded``), a GPU's low clock may be that of idleness.
     """
     return [
         *_counted(before, after),
@@ -124,14 +112,12 @@ def _cooling(before: State, after: State) -> Iterator[str]:
 
 def _cpu_clocks(before: CpuState, after: CpuState) -> Iterator[str]:
     limits = {core.number: core.limit_mhz for core in before.cores}
-    lowered = [c for c in after.cores if (c.limit_mhz or 0) < (limits.get(c.number) or 0)]
-    lowered = [core for core in lowered if core.limit_mhz]
+    pairs = [(core.limit_mhz, limits.get(core.number)) for core in after.cores]
+    lowered = [(new, old) for new, old in pairs if new and old and new < old]
     if lowered:
-        lowest = min(lowered, key=lambda core: core.limit_mhz or 0)
-        yield (
-            f"the highest clock allowed fell from {limits[lowest.number]:.0f} to "
-            f"{lowest.limit_mhz:.0f} MHz (on {len(lowered)} of {len(after.cores)} cores)"
-        )
+        new, old = min(lowered)
+        where = f"{len(lowered)} of {len(pairs)} cores"
+        yield f"the highest clock allowed fell from {old:.0f} to {new:.0f} MHz (on {where})"
     if _fell(before.busy_mhz, after.busy_mhz):
         yield f"the processor's clock fell from {before.busy_mhz:.0f} to {after.busy_mhz:.0f} MHz"
 
@@ -140,8 +126,8 @@ def _device_clocks(before: State, after: State) -> Iterator[str]:
     clocks = {clock.name: clock for clock in before.device_clocks}
     for new in after.device_clocks:
         old = clocks.get(new.name, new)
-        if (new.max_mhz or 0) < (old.max_mhz or 0):
-            change = f"from {old.max_mhz:.0f} to {new.max_mhz or 0:.0f} MHz"
+        if old.max_mhz and new.max_mhz and new.max_mhz < old.max_mhz:
+            change = f"from {old.max_mhz:.0f} to {new.max_mhz:.0f} MHz"
             yield f"the highest clock allowed of {new.name} fell {change}"
         # A fixed clock is not slow because of idleness.
         elif new.min_mhz == new.max_mhz and _fell(new.max_mhz, new.now_mhz):

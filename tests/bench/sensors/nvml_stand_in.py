@@ -92,10 +92,6 @@ class StandIn:
         assert (type, id) == (1, 1)
         return 1350
 
-    def nvmlDeviceGetTemperatureV(self, handle: str, sensor: int, version: int = 1) -> int:
-        assert sensor == 0
-        return 83
-
     def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:
         assert sensor == 0
         return 82
@@ -108,9 +104,6 @@ class StandIn:
 
     def nvmlDeviceGetPerformanceState(self, handle: str) -> int:
         return self.performance
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
-        return self.reasons
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:
         return self.reasons

@@ -87,7 +87,7 @@ def test_a_virtual_machine_on_arm_shows_in_its_tables(tmp_path, files, virtual):
 
 
 def test_x86_says_itself_whether_it_is_virtual(tmp_path):
-    # A cloud's own machine may bear its name.
+    # A bare-metal machine of a cloud may bear the cloud's name.
     plant(tmp_path, {"proc/cpuinfo": X86, "sys/class/dmi/id/sys_vendor": "Amazon EC2"})
     assert is_virtual(Tree(tmp_path)) is False
     plant(tmp_path, {"proc/cpuinfo": f"{X86} hypervisor lm"})

@@ -137,7 +137,7 @@ def test_what_this_process_gave_back_is_in_its_peak_alone():
 
 
 @pytest.mark.parametrize(
-    ("processes", "held"),
+    ("processes", "expected"),
     [
         ([(os.getpid(), 600 << 20), (1, 900 << 20)], 600 << 20),
         ([(1, 900 << 20)], None),
@@ -145,10 +145,10 @@ def test_what_this_process_gave_back_is_in_its_peak_alone():
         ([], None),
     ],
 )
-def test_memory_of_the_gpu(processes, held):
+def test_memory_of_the_gpu(processes, expected):
     entries = [SimpleNamespace(pid=pid, usedGpuMemory=count) for pid, count in processes]
     library = StandIn(compute=entries)
-    assert device_bytes(lambda: library) == held
+    assert device_bytes(lambda: library) == expected
     assert library.open == 0
 
 

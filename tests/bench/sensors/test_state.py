@@ -119,7 +119,6 @@ def test_a_gpu_that_cannot_be_read(tmp_path):
     assert state.unreadable == ("the GPU: NVML: NVML Shared Library Not Found",)
     stand_in = StandIn()
     stand_in.refused = {
-        "nvmlDeviceGetCurrentClocksEventReasons",
         "nvmlDeviceGetCurrentClocksThrottleReasons",
         "nvmlDeviceGetFieldValues",
     }
@@ -235,6 +234,12 @@ def test_a_jetsons_gpu_clock(tmp_path):
     assert change(tmp_path, {f"{folder}/max_freq": 624_000_000}) == [
         "the highest clock allowed of 17000000.gpu fell from 1020 to 624 MHz"
     ]
+
+
+def test_a_limit_that_is_no_longer_known(tmp_path):
+    trees.orin_nano(tmp_path)
+    assert change(tmp_path, {"sys/class/devfreq/17000000.gpu/max_freq": "unknown"}) == []
+    assert change(tmp_path, {f"{CPUS}/cpu0/cpufreq/scaling_max_freq": "unknown"}) == []
 
 
 def gpu_change(tmp_path, stand_in: StandIn, **values) -> list[str]:
@@ -434,6 +439,6 @@ def test_this_machine(monkeypatch):
         meter, missing = EnergyMeter.search(nvml)
         assert meter is not None or missing
         if meter is not None:
-            with meter:
-                first = meter.read()
-                assert 0 <= first <= meter.read()
+            first = meter.read()
+            assert 0 <= first <= meter.read()
+            meter.close()
