@@ -25,6 +25,7 @@ import torch
 from elir_deploy.atomic import write_text
 from elir_deploy.bench.device import describe_device
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
+from elir_deploy.progress import no_progress
 from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS
 from elir_deploy.training.options import RunOptions
@@ -37,12 +38,7 @@ FORMATS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 def measure(photos: Path, task_name: str, precision: str) -> dict[str, Any]:
     """Runs in the child process."""
-    times = []
-
-    def say(what: str, done: int, total: int) -> None:
-        if what.startswith("restoration: "):
-            times.append(time.perf_counter())
-
+    times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = load_checkpoint("random", task_name)
         autoencoder = Path(folder) / "autoencoder.safetensors"
@@ -66,7 +62,7 @@ def measure(photos: Path, task_name: str, precision: str) -> dict[str, Any]:
             preview_every=0,
             save_seconds=1e9,
         )
-        train(options, say, print)
+        train(options, no_progress, print, lambda report: times.append(time.perf_counter()))
     return {
         "updates_s": UPDATES / (times[WARMUP + UPDATES - 1] - times[WARMUP - 1]),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -1,4 +1,4 @@
-"""``elir-train``: weights for a task of one's own, by the paper's method."""
+"""``elir-train``: train a model by the paper's method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +14,12 @@ from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
 from elir_deploy.interrupts import raise_interruption
-from elir_deploy.tasks import TASKS, task_named
+from elir_deploy.tasks import TASKS, TaskSpec, task_named
 
-#: What the packaged model was trained with.
+if TYPE_CHECKING:
+    from elir_deploy.training.run import Result
+
+#: The autoencoder that the packaged model was trained with.
 PACKAGED_AUTOENCODER = "tiny.autoencoder.safetensors"
 _PACKAGES = ("torch", "lightning_fabric", "safetensors", "tensorboard")
 
@@ -48,92 +51,114 @@ class Fit(str, enum.Enum):
 _FORMATS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
+# Long because Typer reads the options from the signature.
 def train(
     images: Annotated[
-        Path, typer.Argument(help="Folder of clean photographs; folders in it are searched too.")
+        Path, typer.Argument(help="Folder of clean photographs, searched recursively.")
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="The run's folder. The same command again goes on with it."
+            "-o", "--output", help="Folder of the run. The same command again continues it."
         ),
     ],
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
     autoencoder: Annotated[
         Path | None,
         typer.Option(
-            help="Weights of the autoencoder to start from: taesd3's, a run's "
-            "autoencoder.safetensors or a checkpoint. [default: train one on the images first]"
+            help="Weights of the autoencoder: taesd3's, a run's autoencoder.safetensors or a "
+            "checkpoint. [default: train one on the images first]"
         ),
     ] = None,
     start_from: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="Checkpoint to fine-tune, as elir-export takes it; needs --autoencoder, since "
-            "its own encoder has been changed for its task (the package has tiny's).",
+            help="Checkpoint to fine-tune, as for elir-export. Needs --autoencoder (except for "
+            "tiny, whose autoencoder is in the package), since its encoder was fine-tuned.",
         ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the images. [default: the task's]")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(help="Updates, instead of --epochs. [default: the task's]")
+        int | None,
+        typer.Option(help="Number of updates, instead of --epochs. [default: the task's]"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Images an update, over all devices. [default: the task's]"),
+        typer.Option(help="Images per update, over all devices. [default: the task's]"),
     ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Of AdamW. A run in the folder may go on with a lower one. [default: the task's]"
+            help="AdamW's learning rate. A run may continue with a lower one. [default: the task's]"
         ),
     ] = None,
     schedule: Annotated[
-        Shape | None, typer.Option(help="Of the learning rate. [default: the task's]")
+        Shape | None, typer.Option(help="Learning rate schedule. [default: the task's]")
     ] = None,
     sigma_s: Annotated[
         float | None,
-        typer.Option(help="Noise on the coarse latent. [default: the task's]"),
+        typer.Option(
+            help="Standard deviation of the noise added to the coarse latent. [default: the task's]"
+        ),
     ] = None,
     segments: Annotated[
         int | None,
-        typer.Option(help="K, and the Euler steps M of the result. [default: the task's]"),
+        typer.Option(
+            help="Segments K of the flow and Euler steps M of the trained model. "
+            "[default: the task's]"
+        ),
     ] = None,
-    delta_t: Annotated[float | None, typer.Option(help="[default: the task's]")] = None,
-    alpha: Annotated[float | None, typer.Option(help="[default: 0.001]")] = None,
+    delta_t: Annotated[
+        float | None,
+        typer.Option(help="Time between the two points compared (Eq. 3). [default: the task's]"),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Weight of the velocity term (Eq. 3). [default: 0.001]"),
+    ] = None,
     beta: Annotated[
         float | None,
-        typer.Option(help="Weight of the pixel loss; 0 leaves it out. [default: 0.001]"),
+        typer.Option(help="Weight of the pixel loss (Eq. 4); 0: none. [default: 0.001]"),
     ] = None,
-    sigma_min: Annotated[float | None, typer.Option(help="[default: 1e-5]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW. [default: 0.02]")] = None,
+    sigma_min: Annotated[
+        float | None,
+        typer.Option(help="Share of the start point left at time 1. [default: 1e-5]"),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="AdamW's weight decay. [default: 0.02]")
+    ] = None,
     ema_decay: Annotated[
-        float | None, typer.Option(help="Of the average of the weights. [default: 0.999]")
+        float | None,
+        typer.Option(help="Decay of the moving average of the weights. [default: 0.999]"),
     ] = None,
     warmup: Annotated[
         int | None,
-        typer.Option(help="Updates in which the learning rate rises. [default: the task's]"),
+        typer.Option(
+            help="Updates over which the learning rate rises from 0. [default: the task's]"
+        ),
     ] = None,
     flow_iterations: Annotated[
         int | None,
         typer.Option(
-            help="Further updates of the vector field alone, on latents made once by the finished "
-            "encoder and coarse estimator. [default: the task's; 0 for the paper's]"
+            help="Further updates of the vector field alone, on latents computed once by the "
+            "trained encoder and coarse estimator. [default: 2000 for tiny, else 0]"
         ),
     ] = None,
     plain_flow: Annotated[
         bool, typer.Option("--plain-flow", help="Ablation: flow matching without consistency.")
     ] = False,
     frozen_encoder: Annotated[
-        bool, typer.Option("--frozen-encoder", help="Ablation: keep the encoder as it is.")
+        bool, typer.Option("--frozen-encoder", help="Ablation: do not train the encoder.")
     ] = False,
     no_estimator: Annotated[
         bool, typer.Option("--no-estimator", help="Ablation: no coarse estimator.")
     ] = False,
     pixel_space: Annotated[
-        bool, typer.Option("--pixel-space", help="Ablation: no autoencoder, flow over pixels.")
+        bool,
+        typer.Option("--pixel-space", help="Ablation: no autoencoder, the flow runs on pixels."),
     ] = False,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the samples in pixels. [default: the task's]")
@@ -141,61 +166,64 @@ def train(
     fit: Annotated[
         Fit,
         typer.Option(
-            help="Cut pieces out of the images, or scale them whole. [default: resize for "
-            "aligned faces, crop otherwise]",
+            help="Crop the images, or resize them whole. [default: resize for aligned faces, "
+            "crop otherwise]",
             show_default=False,
         ),
     ] = Fit.auto,
     autoencoder_iterations: Annotated[
         int | None,
-        typer.Option(help="Updates of the autoencoder, where one is trained. [default: 4000]"),
+        typer.Option(
+            help="Updates of the autoencoder, if one is trained, after 1000 of a linear one. "
+            "[default: 3000]"
+        ),
     ] = None,
     autoencoder_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Of Muon, where an autoencoder is trained; its other rates change by the same "
-            "factor. May be lowered as --learning-rate. [default: 0.005]"
+            help="Muon's learning rate, if an autoencoder is trained; the autoencoder's other "
+            "rates change by the same factor. May be lowered like --learning-rate. "
+            "[default: 0.005]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     precision: Annotated[
         NumberFormat,
         typer.Option(
-            help="Of the convolutions; weights stay float32. auto: bf16 where the hardware "
-            "computes in it, fp32 otherwise."
+            help="Number format of the convolutions; weights stay float32. auto: bf16 where the "
+            "hardware supports it, else fp32."
         ),
     ] = NumberFormat.auto,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to use.")] = 1,
+    device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.auto,
+    devices: Annotated[int, typer.Option(min=1, help="Number of GPUs, or of CPU processes.")] = 1,
     nodes: Annotated[
-        int, typer.Option(min=1, help="Machines; start the command on each with torchrun.")
+        int,
+        typer.Option(min=1, help="Number of machines; start the command on each with torchrun."),
     ] = 1,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that prepare images, for each device.")
+        int, typer.Option(min=0, help="Processes that prepare images, per device.")
     ] = 1,
     validation: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of photographs for the previews. [default: those in the package]"
-        ),
+        typer.Option(help="Folder of photographs to preview. [default: those in the package]"),
     ] = None,
     preview_every: Annotated[
-        int, typer.Option(min=0, help="Updates between previews; 0: none.")
+        int, typer.Option(min=0, help="Updates between previews; 0: no previews.")
     ] = 500,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between saved states.")] = 5.0,
     show_samples: Annotated[
         Path | None,
-        typer.Option(help="Write a picture of training samples to this file, and end."),
+        typer.Option(help="Only draw training samples to this file."),
     ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Train a model on a folder of photographs, which are degraded on the way.
+    """Train a model on a folder of photographs, which are degraded on the fly.
 
     The defaults are the paper's for the task. Without --autoencoder, an autoencoder is trained on
-    the same images first. The folder gets checkpoints (NAME.safetensors for elir-export), a log,
-    TensorBoard's files and previews (input, coarse, restored, truth). Ctrl-C saves the state;
-    the same command goes on from there, as it does after a crash.
+    the same images first. The run's folder gets checkpoints (NAME.safetensors for elir-export), a
+    log, TensorBoard files and previews (input, coarse estimate, restored, truth). Ctrl-C saves
+    the state, and the same command continues from there, as it does after a crash.
 
     Examples:
 
@@ -206,23 +234,16 @@ def train(
     """
     require_packages(_PACKAGES, "train", "train")
     from elir_deploy.training.options import RunOptions
-    from elir_deploy.training.run import draw_samples
+    from elir_deploy.training.preview import draw_samples
     from elir_deploy.training.run import train as run_training
     from elir_deploy.training.settings import AutoencoderSettings, settings_for
     from elir_deploy.training.trainer import Stopped
 
-    spec = task_named(task)
-    if start_from == "tiny" and autoencoder is None:
-        autoencoder = Path(str(resources.files("elir_deploy"))) / "data" / PACKAGED_AUTOENCODER
-    if start_from is not None and autoencoder is None:
-        raise UsageError(
-            "--from needs --autoencoder: the encoder in a checkpoint has been fine-tuned on "
-            "degraded images, and the clean ones need the one its decoder was trained with"
-        )
+    spec = _task_to_train(task, no_estimator, pixel_space, image_size)
     base = settings_for(task)
     objective = replace(
         base.objective,
-        **_given(
+        **_not_none(
             segments=segments,
             delta_t=delta_t,
             alpha=alpha,
@@ -237,7 +258,7 @@ def train(
         base,
         objective=objective,
         seed=seed,
-        **_given(
+        **_not_none(
             epochs=epochs,
             iterations=iterations,
             batch_size=batch,
@@ -251,23 +272,16 @@ def train(
     )
     if epochs is not None and iterations is None:
         settings = replace(settings, iterations=None)
-    if no_estimator:
-        spec = replace(spec, architecture=replace(spec.architecture, estimator_blocks=0))
-    if pixel_space:
-        architecture = replace(spec.architecture, autoencoder_width=0, latent_channels=3)
-        spec = replace(spec, architecture=architecture)
-    if image_size is not None:
-        spec = replace(spec, image_size=image_size)
-    of_autoencoder = AutoencoderSettings(**_given(iterations=autoencoder_iterations))
+    autoencoder_settings = AutoencoderSettings(**_not_none(iterations=autoencoder_iterations))
     if autoencoder_learning_rate is not None:
-        of_autoencoder = of_autoencoder.with_learning_rate(autoencoder_learning_rate)
+        autoencoder_settings = autoencoder_settings.with_learning_rate(autoencoder_learning_rate)
     options = RunOptions(
         images=images,
         output=output,
         task=spec,
         settings=settings,
-        autoencoder=autoencoder,
-        autoencoder_settings=of_autoencoder,
+        autoencoder=_autoencoder_file(autoencoder, start_from),
+        autoencoder_settings=autoencoder_settings,
         start_from=start_from,
         whole_images=spec.faces if fit is Fit.auto else fit is Fit.resize,
         validation=validation,
@@ -281,28 +295,53 @@ def train(
     )
     if show_samples is not None:
         draw_samples(options, show_samples)
-        print(f"{show_samples}: clean images, and below them what the training makes of them")
+        print(f"{show_samples}: clean images above their degraded versions")
         return
-    with progress() as say:
+    with progress() as on_progress:
         try:
-            result = run_training(options, say, tell)
+            result = run_training(options, on_progress, tell)
         except Stopped as stopped:
-            tell(f"{output}: the state is saved; the same command goes on from it")
+            tell(f"{output}: the state is saved; the same command continues from it")
             raise_interruption(stopped.signal)
-    if result is None:
-        return
-    passed_over = f", {result.unreadable} of them unreadable" if result.unreadable else ""
-    print(f"trained on {result.images} images{passed_over}, {result.updates} updates")
-    for stage, rates in result.learning_rates.items():
+    if result is not None:
+        _print_result(result)
+
+
+def _task_to_train(
+    name: str, no_estimator: bool, pixel_space: bool, image_size: int | None
+) -> TaskSpec:
+    spec = task_named(name)
+    architecture = spec.architecture
+    if no_estimator:
+        architecture = replace(architecture, estimator_blocks=0)
+    if pixel_space:
+        architecture = replace(architecture, autoencoder_width=0, latent_channels=3)
+    return replace(spec, architecture=architecture, image_size=image_size or spec.image_size)
+
+
+def _autoencoder_file(autoencoder: Path | None, start_from: str | None) -> Path | None:
+    if start_from is None or autoencoder is not None:
+        return autoencoder
+    if start_from == "tiny":
+        return Path(str(resources.files("elir_deploy"))) / "data" / PACKAGED_AUTOENCODER
+    raise UsageError(
+        "--from needs --autoencoder: the checkpoint's encoder was fine-tuned on degraded images, "
+        "and clean images need the encoder that its decoder was trained with"
+    )
+
+
+def _print_result(result: Result) -> None:
+    skipped = f", {result.unreadable} of them unreadable" if result.unreadable else ""
+    print(f"trained on {result.images} images{skipped}, {result.updates} updates")
+    for phase, rates in result.learning_rates.items():
         if len(rates) > 1:
-            steps = ", ".join(f"{rate:g} from update {update} on" for update, rate in rates)
-            print(f"learning rate:  {stage}: {steps}")
-    print(f"to export:      {result.checkpoint}")
-    print(f"to train on:    {result.expanded_checkpoint}")
+            changes = ", ".join(f"{rate:g} from update {update} on" for update, rate in rates)
+            print(f"learning rate:     {phase}: {changes}")
+    print(f"to export:         {result.checkpoint}")
+    print(f"to train further:  {result.expanded_checkpoint}")
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    """Those that are not None."""
+def _not_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -312,7 +351,7 @@ def _number_format(chosen: NumberFormat, device: Device) -> str:
     import torch
 
     if device is not Device.cpu and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 

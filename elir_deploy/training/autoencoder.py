@@ -1,16 +1,16 @@
-"""Training an autoencoder, for those who have none.
+"""Training an autoencoder from scratch.
 
-Trained from random weights, an autoencoder of this kind spends most of its time on learning to
-carry brightness and colour through twenty-odd ReLUs. So it starts from a linear autoencoder, the
-same network without blocks and ReLUs, which is cheap and soon better than what the whole network
-reaches in many times its time. The linear maps are then put into the whole network with its biases
-set so that nearly all features are positive, where a ReLU does nothing, and training goes on.
+From random weights, an autoencoder of this kind spends most of its time on learning to carry
+brightness and colour through twenty-odd ReLUs. So training starts with a linear autoencoder, the
+same network without blocks and ReLUs, which is cheap and soon better than the full network after
+many times as long. Its convolutions are then copied to the full network, whose biases are set so
+that nearly all features are positive, where a ReLU is the identity, and training continues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,14 @@ __all__ = [
     "autoencoder_from_linear",
 ]
 
-#: Standard deviations by which features are lifted above 0.
+#: Mean of the lifted features, in their standard deviations.
 _LIFT = 3.0
-#: Standard deviation of the latent's channels, which the decoder limits to 3.
+#: Standard deviation of the latent; the decoder's tanh limits it to 3.
 _LATENT_DEVIATION = 1.0
 
 
 class LinearAutoencoder(nn.Module):
-    """The autoencoder's convolutions between its blocks, and nothing else."""
+    """The autoencoder without its blocks and ReLUs: convolutions only."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class LinearAutoencoder(nn.Module):
 
 
 class AutoencoderObjective(nn.Module):
-    """Mean squared error of what an encoder and a decoder make of clean images."""
+    """Mean squared error of reconstructed clean images."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -74,32 +74,35 @@ class AutoencoderObjective(nn.Module):
 
 
 class ConvolutionMuon(torch.optim.Muon):
-    """PyTorch's Muon for convolutions: a weight (out, in, kh, kw) is taken as a matrix (out, rest).
+    """PyTorch's Muon for convolutions: a weight (out, in, kh, kw) is a matrix (out, in * kh * kw).
 
     Args:
-        weights: four-dimensional parameters.
-        learning_rate: the norm of an update is about this times the root of the weight's shorter
-            side.
+        weights: four-dimensional parameters, already on the device to train on.
+        learning_rate: an update's norm is about this times the root of the matrix's shorter side.
     """
 
     def __init__(self, weights: list[nn.Parameter], learning_rate: float) -> None:
         self._weights = weights
-        # Views, so that updating the matrix updates the weight.
+        # Views: updating a matrix updates its weight.
         self._matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in weights]
         for weight, matrix in zip(weights, self._matrices, strict=True):
             if weight.untyped_storage().data_ptr() != matrix.untyped_storage().data_ptr():
-                raise ValueError("a weight whose matrix is no view of it: make it contiguous")
+                raise ValueError("a weight cannot be viewed as a matrix: make it contiguous")
+            # In the backward pass already: a loss scaler looks at the gradients before the step.
+            weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]  # in torch
+                partial(_share_gradient, matrix)
+            )
         super().__init__(self._matrices, lr=learning_rate, weight_decay=0.0)
-
-    def step(self, closure: Any = None) -> Any:
-        for weight, matrix in zip(self._weights, self._matrices, strict=True):
-            matrix.grad = None if weight.grad is None else weight.grad.contiguous().flatten(1)
-        return super().step(closure)  # type: ignore[no-untyped-call]  # in torch
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
         for weight in self._weights:
             weight.grad = None
+
+
+def _share_gradient(matrix: nn.Parameter, weight: Tensor) -> None:
+    assert weight.grad is not None
+    matrix.grad = weight.grad.flatten(1)  # a view: other processes' gradients are added in place
 
 
 def muon_and_adamw(
@@ -118,20 +121,20 @@ def muon_and_adamw(
 def autoencoder_from_linear(
     linear: LinearAutoencoder, arch: Architecture, images: Tensor
 ) -> tuple[Encoder, Decoder]:
-    """The autoencoder that computes nearly what a linear one does, ready to be trained further.
+    """Build the full autoencoder that computes nearly the same as a linear one.
 
-    "Nearly": borders, where the lift meets the zero padding, and the decoder's tanh differ.
+    They differ at the borders, where lifted features meet zero padding, and by the decoder's tanh.
 
     Args:
-        linear: trained; its latents are changed to a better basis on the way.
-        arch: of the autoencoder.
+        linear: a trained linear autoencoder; the basis of its latents is changed in place.
+        arch: architecture of the full autoencoder.
         images: (N, 3, H, W) in [0, 1], to measure features on.
     """
     _change_latent_basis(linear, images)
     encoder, decoder = Encoder(arch), Decoder(arch)
-    latents = _lifted(encoder.layers, _convolutions(linear.encoder), images)
+    latents = _copy_lifted(encoder.layers, _convolutions(linear.encoder), images)
     limited = torch.tanh(latents / LATENT_LIMIT) * LATENT_LIMIT
-    _lifted(decoder.layers, _convolutions(linear.decoder), limited)
+    _copy_lifted(decoder.layers, _convolutions(linear.decoder), limited)
     return encoder, decoder
 
 
@@ -145,12 +148,12 @@ def _by_channel(x: Tensor) -> Tensor:
 
 
 def _change_latent_basis(linear: LinearAutoencoder, images: Tensor) -> None:
-    """Make distances in the latent space those between images, and the channels alike.
+    """Make distances between latents proportional to those between images, and channels alike.
 
-    With z' = H R z, R the root of how latents weigh in the decoded image and H orthogonal, a
-    change of the latent is as large as the change of the image, up to one factor. H spreads the
-    principal components evenly: otherwise the first channel, brightness, would run into the
-    decoder's limit while the last would be lost beside noise or in eight bits.
+    The new latent is H R z. R is the square root of the decoder's Gram matrix, so that a change of
+    the latent is as large as the change of the image, up to one factor. H is orthogonal and
+    spreads the principal components evenly: otherwise the first channel, brightness, would run
+    into the decoder's limit while the last would be lost in noise or in eight bits.
     """
     last, first = linear.encoder[-1], linear.decoder[0]
     assert isinstance(last, nn.Conv2d)
@@ -160,12 +163,12 @@ def _change_latent_basis(linear: LinearAutoencoder, images: Tensor) -> None:
     channels = first.in_channels
     latents = _by_channel(linear.encoder(images)).double()
     mean = latents.mean(1)
-    # Each channel's impulse response; the squares' mean over neighbours is left out.
+    # Each channel's impulse response; correlations between neighbours are neglected.
     impulses = torch.zeros(channels, channels, 17, 17)
     impulses[range(channels), range(channels), 8, 8] = 1
     responses = linear.decoder(impulses) - linear.decoder(torch.zeros(1, channels, 17, 17))
     responses = responses.flatten(1).double()
-    root = _root(responses @ responses.T)
+    root = _matrix_root(responses @ responses.T)
     covariance = root @ torch.cov(latents) @ root.T
     components = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)  # largest first
     basis = _even_rotation(channels) @ components @ root
@@ -179,7 +182,7 @@ def _change_latent_basis(linear: LinearAutoencoder, images: Tensor) -> None:
     last.weight.copy_(torch.einsum("oc,cihw->oihw", basis, last.weight.double()))
 
 
-def _root(matrix: Tensor) -> Tensor:
+def _matrix_root(matrix: Tensor) -> Tensor:
     """Symmetric square root of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     root: Tensor = vectors @ torch.diag(values.clamp_min(1e-12).sqrt()) @ vectors.T
@@ -187,18 +190,20 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def _even_rotation(size: int) -> Tensor:
-    """Orthogonal, (size, size): the discrete Hartley transform, whose entries are all of about
-    one size."""
+    """The discrete Hartley transform: orthogonal, (size, size), with entries of similar size."""
     angles = 2 * torch.pi * torch.outer(torch.arange(size), torch.arange(size)).double() / size
     rotation: Tensor = (angles.cos() + angles.sin()) / size**0.5
     return rotation
 
 
-def _lifted(layers: nn.Sequential, linear: Iterator[nn.Conv2d], x: Tensor) -> Tensor:
-    """Copy the linear convolutions into ``layers`` and lift features above 0 before ReLUs.
+def _copy_lifted(layers: nn.Sequential, linear: Iterator[nn.Conv2d], x: Tensor) -> Tensor:
+    """Copy the linear convolutions to ``layers`` and lift features above 0 before ReLUs.
 
-    ``lift`` is how much higher each channel is in ``layers`` than in the linear network ``x`` runs
-    through; the next convolution turns it into a constant of its output.
+    ``x`` runs through the linear network. ``lift`` is how much higher each channel is in
+    ``layers``; the next convolution turns it into a constant of its output.
+
+    Returns:
+        The linear network's output.
     """
     lift = torch.zeros(x.shape[1])
     lifted = False
@@ -215,36 +220,36 @@ def _lifted(layers: nn.Sequential, linear: Iterator[nn.Conv2d], x: Tensor) -> Te
                 lift = torch.zeros_like(lift)
             lifted = False
         elif isinstance(layer, nn.ReLU):
-            wanted = _wanted_lift(x)
+            required = _required_lift(x)
             previous = layers[position - 1]
             assert isinstance(previous, nn.Conv2d)
             assert previous.bias is not None
-            previous.bias += wanted - lift
-            lift, lifted = wanted, True
+            previous.bias += required - lift
+            lift, lifted = required, True
         else:
             assert isinstance(layer, AutoencoderBlock)
-            last = _opened(layer)
+            bias = _make_identity(layer)
             if not lifted:
-                wanted = _wanted_lift(x)
-                last.copy_(wanted - lift)
-                lift, lifted = wanted, True
+                required = _required_lift(x)
+                bias.copy_(required - lift)
+                lift, lifted = required, True
     return x
 
 
-def _wanted_lift(x: Tensor) -> Tensor:
+def _required_lift(x: Tensor) -> Tensor:
     values = _by_channel(x)
     return _LIFT * values.std(1) - values.mean(1)
 
 
-def _opened(block: AutoencoderBlock) -> Tensor:
-    """Make a block pass its input on: its branch ends in zeros. Gives the bias of that end."""
+def _make_identity(block: AutoencoderBlock) -> Tensor:
+    """Zero the last convolution of a block's branch; returns its bias."""
     for conv in list(_convolutions(block))[:-1]:
         assert conv.bias is not None
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)
-    end = block.conv[-1]
-    assert isinstance(end, nn.Conv2d)
-    assert end.bias is not None
-    nn.init.zeros_(end.weight)
-    nn.init.zeros_(end.bias)
-    return end.bias
+    last = block.conv[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return last.bias

@@ -1,13 +1,12 @@
 """Folders of images as training samples.
 
 Sample number k of a run is fixed by the seed and k alone: which image, which crop, whether it is
-flipped, its degradation, its time and its noise. So a run that goes on from the middle, or on
-another number of processes or workers, sees what it would have seen.
+flipped, its degradation, its time and its noise. So a run that continues from the middle, or on
+another number of processes or workers, sees the same samples.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from elir_deploy.degradations import degrade, enlarge
-from elir_deploy.errors import ImageError, UsageError
+from elir_deploy.errors import ImageError
 from elir_deploy.runtime.folders import Unread, images_of
 from elir_deploy.runtime.images import read_image
 
@@ -33,23 +32,22 @@ __all__ = [
     "as_images",
     "collate",
     "fit_to_square",
-    "updates_of",
 ]
 
-# What a random generator is for; a part of its seed.
+# Purposes of random generators; part of their seeds.
 _ORDER, _SAMPLE, _LATENT = 0, 1, 2
-#: After so many unreadable images in a row a folder is taken for unusable.
-_MOST_UNREADABLE = 100
+#: Unreadable images in a row after which a folder is given up.
+_MAX_UNREADABLE = 100
 
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """The image files of a folder and of the folders in it, sorted by their path.
+    """The image files of a folder, searched recursively, sorted by path.
 
     Attributes:
         root: the folder.
-        files: paths below it.
-        unread: what is in it besides.
+        files: paths of the images.
+        unread: other files in it.
     """
 
     root: Path
@@ -58,11 +56,11 @@ class PhotoFolder:
 
     @classmethod
     def scan(cls, root: str | Path) -> PhotoFolder:
-        """List the images; none is opened yet.
+        """List the images without opening them.
 
         Raises:
-            UsageError: there is no such folder, or no image in it.
-            ImageError: it cannot be listed.
+            UsageError: the folder does not exist or has no images.
+            ImageError: the folder cannot be listed.
         """
         listed = images_of(Path(root))
         return cls(listed.folder, tuple(listed.files), listed.unread)
@@ -71,37 +69,37 @@ class PhotoFolder:
 def fit_to_square(
     image: NDArray[np.uint8], side: int, rng: np.random.Generator | None, *, whole: bool
 ) -> NDArray[np.uint8]:
-    """A square of ``side`` pixels out of an image.
+    """Crop or scale an image to a square.
 
     Args:
         image: (H, W, 3) uint8.
-        side: of the result.
-        rng: where to cut; in the middle when None.
-        whole: scale the largest square down or up to ``side`` (aligned faces) instead of cutting
-            a piece out. An image too small for a piece is first enlarged to hold one.
+        side: side of the result in pixels.
+        rng: chooses the position of the crop; None: the middle.
+        whole: scale the largest square to ``side`` (aligned faces) instead of cropping. Images
+            smaller than the crop are enlarged first.
 
     Returns:
         (side, side, 3) uint8, C-contiguous.
     """
     height, width = image.shape[:2]
-    cut = min(height, width) if whole else side
+    crop_side = min(height, width) if whole else side
     if not whole and min(height, width) < side:
         factor = side / min(height, width)
         height = max(side, round(height * factor))
         width = max(side, round(width * factor))
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
     if whole or rng is None:
-        top, left = (height - cut) // 2, (width - cut) // 2
+        top, left = (height - crop_side) // 2, (width - crop_side) // 2
     else:
-        top, left = (int(rng.integers(length - cut + 1)) for length in (height, width))
-    piece = image[top : top + cut, left : left + cut]
-    if cut != side:
-        piece = np.asarray(Image.fromarray(piece).resize((side, side), Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(piece)
+        top, left = (int(rng.integers(n - crop_side + 1)) for n in (height, width))
+    crop = image[top : top + crop_side, left : left + crop_side]
+    if crop_side != side:
+        crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(crop)
 
 
 class _Order:
-    """Sample number to image: every epoch has all of them, in a new order."""
+    """Maps sample numbers to images: each epoch has all images, in a new order."""
 
     def __init__(self, seed: int, count: int) -> None:
         self._seed = seed
@@ -116,7 +114,7 @@ class _Order:
         return int(self._epoch[1][position])
 
 
-def _time_and_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
+def _draw_time_and_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
     return {
         "time": np.float32(rng.random(dtype=np.float32)),
         "noise": rng.standard_normal(shape, dtype=np.float32),
@@ -124,19 +122,19 @@ def _time_and_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[st
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample number to sample.
+    """Training samples by number.
 
     Args:
-        photos: where the clean images come from.
-        side: of the samples in pixels.
-        task_name: whose degradation is applied; None: none, the sample has no ``degraded``.
-        noise_shape: of the ``noise`` of a sample; None: no noise and no time.
-        whole: scale whole images instead of cutting pieces; see :func:`fit_to_square`.
-        seed: of everything random.
+        photos: the clean images.
+        side: side of the samples in pixels.
+        task_name: task whose degradation is applied; None: samples have no ``degraded``.
+        noise_shape: shape of a sample's ``noise``; None: samples have no noise and no time.
+        whole: scale whole images instead of cropping; see :func:`fit_to_square`.
+        seed: seed of all random numbers.
 
     A sample is a dict of ``clean`` and ``degraded``, (3, side, side) uint8; ``time``, a float32
     uniform in [0, 1); ``noise``, standard normal float32; and ``unreadable``, numbers of the files
-    that were passed over.
+    that were skipped.
     """
 
     def __init__(
@@ -161,7 +159,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         return len(self.photos.files)
 
     def file_number(self, sample: int) -> int:
-        """Which file sample number ``sample`` is cut from."""
+        """Number of the file that sample number ``sample`` is taken from."""
         return self._order[sample]
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
@@ -175,13 +173,13 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             low = degrade(self.task_name, clean, rng)
             item["degraded"] = _planes(enlarge(self.task_name, low))
         if self.noise_shape is not None:
-            item |= _time_and_noise(rng, self.noise_shape)
+            item |= _draw_time_and_noise(rng, self.noise_shape)
         return item
 
     def _read(self, sample: int) -> tuple[NDArray[np.uint8], list[int]]:
         """The image of a sample, or the next one that can be read."""
         unreadable: list[int] = []
-        for following in range(min(len(self), _MOST_UNREADABLE)):
+        for following in range(min(len(self), _MAX_UNREADABLE)):
             number = self.file_number(sample + following)
             try:
                 return read_image(self.photos.files[number]).opaque(), unreadable
@@ -194,15 +192,15 @@ class TrainingSamples(Dataset[dict[str, Any]]):
 
 
 class LatentSamples(Dataset[dict[str, Any]]):
-    """Sample number to a pair of latents that were made once.
+    """Training samples made of precomputed latents.
 
     Args:
-        photos: what they were made of.
+        photos: the photographs that the latents were computed from.
         coarse: coarse estimates (N, c, h, w), float32.
-        clean: the clean images' latents, of the same shape.
-        seed: of the order, the times and the noise.
+        clean: latents of the clean images, of the same shape.
+        seed: seed of the order, the times and the noise.
 
-    A sample is as one of :class:`TrainingSamples`, with latents for ``clean`` and ``degraded``.
+    Like :class:`TrainingSamples`, with latents for ``clean`` and ``degraded``.
     """
 
     def __init__(self, photos: PhotoFolder, coarse: Tensor, clean: Tensor, seed: int) -> None:
@@ -222,13 +220,13 @@ class LatentSamples(Dataset[dict[str, Any]]):
         return {
             "clean": clean,
             "degraded": self._coarse[number],
-            **_time_and_noise(rng, clean.shape),
+            **_draw_time_and_noise(rng, clean.shape),
             "unreadable": [],
         }
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch of tensors; ``unreadable`` is one list."""
+    """Stack samples to a batch of tensors; ``unreadable`` becomes one list."""
     batch: dict[str, Any] = {
         key: torch.from_numpy(np.stack([item[key] for item in items]))
         for key in items[0]
@@ -247,34 +245,25 @@ def as_images(planes: Tensor) -> Tensor:
 
 
 class SampleNumbers(Sampler[list[int]]):
-    """The sample numbers of each update from ``first`` on, one process's share of them.
+    """One process's share of the sample numbers of each update.
 
     Args:
-        first: the update to begin with, from 0.
-        last: the update to end before.
-        batch_size: samples an update, over all processes.
+        first: first update, from 0.
+        last: update to stop before.
+        batch_size: samples per update, over all processes; a multiple of ``processes``.
         rank: number of this process.
-        processes: how many there are; ``batch_size`` divides by it.
+        processes: number of processes.
     """
 
     def __init__(self, first: int, last: int, batch_size: int, rank: int, processes: int) -> None:
-        if batch_size % processes:
-            raise UsageError(
-                f"batch size is {batch_size}, wanted a multiple of the {processes} processes"
-            )
         self._updates = range(first, last)
         self._batch_size = batch_size
         share = batch_size // processes
-        self._own = range(rank * share, (rank + 1) * share)
+        self._share = range(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return len(self._updates)
 
     def __iter__(self) -> Iterator[list[int]]:
         for update in self._updates:
-            yield [update * self._batch_size + k for k in self._own]
-
-
-def updates_of(epochs: int, images: int, batch_size: int) -> int:
-    """How many updates it takes to see ``images`` images ``epochs`` times."""
-    return max(1, math.ceil(epochs * images / batch_size))
+            yield [update * self._batch_size + k for k in self._share]

@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""Options of a training run."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from typing import Any
 from elir_deploy.errors import UsageError
 from elir_deploy.tasks import TaskSpec
 from elir_deploy.training.settings import AutoencoderSettings, RunSettings
+from elir_deploy.training.trainer import Callbacks
 
 __all__ = ["RunOptions"]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is asked to do.
+    """Options of a training run.
 
     Attributes:
-        images: folder of clean photographs, searched with the folders in it.
-        output: the run's folder.
-        task: with the architecture, image size, steps and sigma_s of the model to train.
-        settings: the numbers of the training.
-        autoencoder: file with the autoencoder to start from; None: one is trained first.
-        autoencoder_settings: the numbers of that.
-        start_from: checkpoint whose weights are fine-tuned; None: random ones are trained.
-        whole_images: scale whole images to the model's size instead of cutting pieces.
+        images: folder of clean photographs, searched recursively.
+        output: folder of the run.
+        task: task, with the architecture, image size, steps and sigma_s of the model to train.
+        settings: hyper-parameters of the training.
+        autoencoder: file of the autoencoder to start from; None: one is trained first.
+        autoencoder_settings: hyper-parameters of the autoencoder's training.
+        start_from: checkpoint to fine-tune; None: train from random weights.
+        whole_images: scale whole images to the model's size instead of cropping.
         validation: folder of photographs for previews; None: those in the package.
-        precision: of Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        accelerator: of Fabric: ``auto``, ``cpu`` or ``cuda``.
-        devices: processes on this machine, each with a device of its own.
-        nodes: machines.
-        workers: processes that prepare samples, for each device.
+        precision: Fabric's ``32-true``, ``bf16-mixed`` or ``16-mixed``. The last uses a loss
+            scaler, whose state is saved with the run's; on a CPU Fabric replaces it by bfloat16.
+        accelerator: Fabric's ``auto``, ``cpu`` or ``cuda``.
+        devices: processes on this machine, one per device.
+        nodes: number of machines.
+        workers: processes that prepare samples, per device.
         report_every: updates between lines of the log.
         preview_every: updates between previews; 0: none.
         save_seconds: time between saved states.
@@ -55,13 +57,27 @@ class RunOptions:
     preview_every: int = 500
     save_seconds: float = 300.0
 
+    @property
+    def euler_steps(self) -> int:
+        """Euler steps M of the trained model: K where consistency is trained."""
+        objective = self.settings.objective
+        return objective.segments if objective.consistency else self.task.steps
+
+    def intervals(self) -> Callbacks:
+        """Callbacks that do nothing, at the intervals of this run."""
+        return Callbacks(
+            report_every=self.report_every,
+            preview_every=self.preview_every,
+            save_seconds=self.save_seconds,
+        )
+
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on with, as JSON values."""
+        """The options that must stay the same for a run to continue, as JSON values."""
         return {
             "task": self.task.name,
             "architecture": self.task.architecture.to_dict(),
             "image_size": self.task.image_size,
-            "settings": self.settings.to_dict(),
+            "settings": asdict(self.settings),
             "autoencoder": self.autoencoder.name if self.autoencoder else None,
             "autoencoder_settings": None if self.autoencoder else asdict(self.autoencoder_settings),
             "start_from": self.start_from and Path(self.start_from).name,
@@ -70,7 +86,7 @@ class RunOptions:
         }
 
     def check(self) -> None:
-        """See that the options fit each other.
+        """Check that the options fit each other.
 
         Raises:
             UsageError: they do not, or the model cannot take images of the size.
@@ -80,12 +96,12 @@ class RunOptions:
             architecture.estimator_blocks and architecture.autoencoder_width
         ):
             raise UsageError(
-                "a model is fine-tuned with all its parts: leave out --no-estimator and "
+                "only a complete model can be fine-tuned: leave out --no-estimator and "
                 "--pixel-space"
             )
         side, multiple = self.task.image_size, self.task.architecture.image_multiple
         if side < multiple or side % multiple:
-            raise UsageError(f"image size is {side}, wanted a multiple of {multiple}")
+            raise UsageError(f"image size is {side}, expected a multiple of {multiple}")
         batch_sizes = [self.settings.batch_size]
         if self.autoencoder is None:
             batch_sizes.append(self.autoencoder_settings.batch_size)
@@ -95,5 +111,5 @@ class RunOptions:
         for batch_size in batch_sizes:
             if batch_size % processes:
                 raise UsageError(
-                    f"batch size is {batch_size}, wanted a multiple of the {processes} processes"
+                    f"batch size is {batch_size}, expected a multiple of the {processes} processes"
                 )

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they must agree on, lest one wait for ever."""
+"""Agreement between the processes that train one model, so that none waits forever for another."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from elir_deploy.errors import OutputError
 
-__all__ = ["anyone", "everyones", "on_first"]
+__all__ = ["any_process", "gather_numbers", "on_first_process"]
 
 T = TypeVar("T")
 
 
-def anyone(fabric: Any, flag: bool) -> bool:
-    """Whether any process says so; all of them get the same answer."""
+def any_process(fabric: Any, flag: bool) -> bool:
+    """Whether ``flag`` is set in any process; the same answer in all of them."""
     if fabric.world_size == 1:
         return flag
-    told: Tensor = fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum")
-    return float(told) > 0
+    count: Tensor = fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum")
+    return float(count) > 0
 
 
-def everyones(fabric: Any, numbers: Iterable[int]) -> list[int]:
-    """The numbers of all processes."""
+def gather_numbers(fabric: Any, numbers: Iterable[int]) -> list[int]:
+    """The numbers of all processes, sorted, each once."""
     if fabric.world_size == 1:
         return sorted(numbers)
     gathered: list[Any] = [None] * fabric.world_size
@@ -32,18 +32,18 @@ def everyones(fabric: Any, numbers: Iterable[int]) -> list[int]:
     return sorted({number for share in gathered for number in share})
 
 
-def on_first(fabric: Any, act: Callable[[], T]) -> T | None:
-    """Let the first process act, while the others wait; they get None.
+def on_first_process(fabric: Any, function: Callable[[], T]) -> T | None:
+    """Call ``function`` in the first process while the others wait; they get None.
 
     Raises:
-        OutputError: on the others, if ``act`` failed; the first raises what it raised.
+        OutputError: in the others, if ``function`` failed; the first raises its error.
     """
     result, failure = None, None
     if fabric.is_global_zero:
         try:
-            result = act()
-        except Exception as error:  # noqa: BLE001  # raised below, when the others know
+            result = function()
+        except Exception as error:  # noqa: BLE001  # raised below, once the others know
             failure = error
-    if anyone(fabric, failure is not None):
-        raise failure or OutputError("the first process failed, and says why")
+    if any_process(fabric, failure is not None):
+        raise failure or OutputError("the first process failed: see its error message")
     return result

@@ -1,8 +1,8 @@
-"""``run.json``: what a run was asked to do, and the learning rates it was done with.
+"""``run.json``: the options of a run and the learning rates it was trained with.
 
 Beside the options that must stay the same (:meth:`RunOptions.identity`), the entry
-``learning_rates`` has for each stage that began a list of ``{"from_update": 0, "rates": [0.001]}``:
-the rates of its optimizers, before the schedule's factor, and the update from which on they hold.
+``learning_rates`` has for each phase a list of ``{"from_update": 0, "rates": [0.001]}``: the base
+rates of its optimizers and the update from which they held.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from elir_deploy.atomic import write_text
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.training.options import RunOptions
 
-__all__ = ["learning_rates", "note_learning_rates", "open_folder"]
+__all__ = ["open_folder", "read_learning_rates", "record_learning_rates"]
 
 _FILE = "run.json"
 _RATES = "learning_rates"
-#: The settings that may be lowered when a run goes on: no sample depends on them.
+#: Settings that may be lowered when a run continues: no sample depends on them.
 _LOWERABLE = (
     ("settings", "learning_rate"),
     ("autoencoder_settings", "linear_learning_rate"),
@@ -31,99 +31,100 @@ _LOWERABLE = (
 
 
 def open_folder(options: RunOptions, images: int) -> None:
-    """Make the folder of a run, or check that the run in it is the one asked for.
+    """Create the folder of a run, or check that the run in it has the same options.
 
     Args:
-        options: what is asked for.
-        images: files in the folder of photographs.
+        options: options of the run.
+        images: number of files in the folder of photographs.
 
     Raises:
-        UsageError: the folder holds another run. One with lower learning rates is the same.
-        OutputError: it cannot be written.
+        UsageError: the folder holds a run with other options; learning rates may be lower.
+        OutputError: the folder cannot be written.
     """
-    wanted = json.loads(json.dumps(options.identity() | {"images": images}))
+    requested = json.loads(json.dumps(options.identity() | {"images": images}))
     folder = options.output
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     if not (folder / _FILE).exists():
-        _write(folder, wanted | {_RATES: {}})
+        _write(folder, requested | {_RATES: {}})
         return
     record = _read(folder)
     rates = record.pop(_RATES)
-    lowered = _lowered(record, wanted)
-    if lowered != wanted:
+    lowered = _lower_rates(record, requested)
+    if lowered != requested:
         raise UsageError(
-            f"{folder} holds a run with {_first_difference(lowered, wanted)}: choose another "
-            "folder, or give the same options to go on with it (a learning rate may be lower)"
+            f"{folder} holds a run with {_first_difference(lowered, requested)}: choose another "
+            "folder, or repeat its options to continue it (a learning rate may be lower)"
         )
     if lowered != record:
-        _write(folder, wanted | {_RATES: rates})
+        _write(folder, requested | {_RATES: rates})
 
 
-def note_learning_rates(
-    folder: Path, stage: str, update: int, rates: Sequence[float]
+def record_learning_rates(
+    folder: Path, phase: str, update: int, rates: Sequence[float]
 ) -> list[float] | None:
-    """Write down that a stage goes on with ``rates`` after ``update`` updates.
+    """Record that a phase continues with ``rates`` after ``update`` updates.
 
     Returns:
-        The rates it had before, if they were others.
+        The previous rates, if they were different.
     """
     record = _read(folder)
-    known = record[_RATES].get(stage, [])
-    # What came after the update was lost with the process that did it.
-    kept = [entry for entry in known if entry["from_update"] < update]
-    before = kept[-1]["rates"] if kept else None
-    if before != list(rates):
-        kept.append({"from_update": update, "rates": list(rates)})
-    if kept != known:
-        record[_RATES][stage] = kept
+    recorded = record[_RATES].get(phase, [])
+    # Later entries are of updates that were lost when their process was killed.
+    entries = [entry for entry in recorded if entry["from_update"] < update]
+    previous = entries[-1]["rates"] if entries else None
+    changed = previous != list(rates)
+    if changed:
+        entries.append({"from_update": update, "rates": list(rates)})
+    if entries != recorded:
+        record[_RATES][phase] = entries
         _write(folder, record)
-    return before if before != list(rates) else None
+    return previous if changed else None
 
 
-def learning_rates(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Of each stage, its first optimizer's rate and the update from which on it held."""
+def read_learning_rates(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """For each phase, its first optimizer's rates and the updates from which they held."""
     return {
-        stage: [(entry["from_update"], entry["rates"][0]) for entry in entries]
-        for stage, entries in _read(folder)[_RATES].items()
+        phase: [(entry["from_update"], entry["rates"][0]) for entry in entries]
+        for phase, entries in _read(folder)[_RATES].items()
     }
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    record = folder / _FILE
+    path = folder / _FILE
     try:
-        found = json.loads(record.read_text())
+        record = json.loads(path.read_text())
     except OSError as error:
-        raise OutputError(f"{record} cannot be read: {error.strerror}") from error
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{record}: is damaged; choose another folder") from error
-    if not isinstance(found, dict) or not isinstance(found.get(_RATES), dict):
-        raise UsageError(f"{record}: is of another version; choose another folder")
-    return found
+        raise UsageError(f"{path} is damaged: choose another folder") from error
+    if not isinstance(record, dict) or not isinstance(record.get(_RATES), dict):
+        raise UsageError(f"{path} is of another version: choose another folder")
+    return record
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
     write_text(folder / _FILE, json.dumps(record, indent=1) + "\n")
 
 
-def _lowered(record: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """The record, with the learning rates that are wanted lower."""
+def _lower_rates(record: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
+    """The record with those learning rates of ``requested`` that are lower."""
     lowered = copy.deepcopy(record)
     for section, name in _LOWERABLE:
-        ours, theirs = lowered.get(section), wanted[section]
+        ours, theirs = lowered.get(section), requested[section]
         if isinstance(ours, dict) and isinstance(theirs, dict) and theirs[name] < ours[name]:
             ours[name] = theirs[name]
     return lowered
 
 
-def _first_difference(found: Any, wanted: Any, place: str = "") -> str:
+def _first_difference(recorded: Any, requested: Any, path: str = "") -> str:
     """Such as ``settings.seed 0, not 1``."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if found.get(key) != wanted.get(key):
+    if isinstance(recorded, dict) and isinstance(requested, dict):
+        for key in sorted(recorded.keys() | requested.keys()):
+            if recorded.get(key) != requested.get(key):
                 return _first_difference(
-                    found.get(key), wanted.get(key), f"{place}.{key}" if place else key
+                    recorded.get(key), requested.get(key), f"{path}.{key}" if path else key
                 )
-    return f"{place} {found!r}, not {wanted!r}"
+    return f"{path} {recorded!r}, not {requested!r}"

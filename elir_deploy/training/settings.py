@@ -1,9 +1,10 @@
-"""Every number of a training run, as data: the paper's Table 6 by task."""
+"""Hyper-parameters of training: the paper's Table 6, by task."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from elir_deploy.errors import UsageError
 from elir_deploy.tasks import task_named
@@ -11,28 +12,30 @@ from elir_deploy.tasks import task_named
 __all__ = ["AutoencoderSettings", "ObjectiveSettings", "RunSettings", "settings_for"]
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _check_at_least(name: str, value: int, least: int) -> None:
     if type(value) is not int or value < least:
-        raise UsageError(f"{name} is {value!r}, wanted a whole number of at least {least}")
+        raise UsageError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
-def _within(name: str, value: float, low: float, high: float, *, open_ends: bool = False) -> None:
+def _check_within(
+    name: str, value: float, low: float, high: float, *, open_ends: bool = False
+) -> None:
     inside = low < value < high if open_ends else low <= value <= high
     if not inside or value == float("inf"):
-        raise UsageError(f"{name} is {value!r}, wanted a number between {low:g} and {high:g}")
+        raise UsageError(f"{name} is {value!r}, expected a number between {low:g} and {high:g}")
 
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Equations 3 to 5 and what the paper's ablations change in them.
+    """Parameters of Equations 3 to 5, and the paper's ablations of them.
 
     Attributes:
-        segments: K, equal parts of [0, 1] inside which the flow is to be straight.
+        segments: K, equal parts of [0, 1] in which the flow is trained to be straight.
         delta_t: distance in time of the two points whose predictions are compared.
         alpha: weight of the velocity term in Equation 3.
         beta: weight of the pixel loss in Equation 4.
-        sigma_min: what is left of z_0 at t = 1.
-        sigma_s: standard deviation of the noise that makes z_0 of the coarse latent.
+        sigma_min: share of z_0 left at t = 1.
+        sigma_s: standard deviation of the noise added to the coarse latent to get z_0.
         consistency: train consistency flow matching; otherwise plain flow matching (Table 5).
         train_encoder: fine-tune the encoder for the task; otherwise keep it frozen (Table 8).
     """
@@ -47,28 +50,27 @@ class ObjectiveSettings:
     train_encoder: bool = True
 
     def __post_init__(self) -> None:
-        _at_least("segments", self.segments, 1)
-        _within("delta_t", self.delta_t, 0, 1, open_ends=True)
-        _within("alpha", self.alpha, 0, float("inf"))
-        _within("beta", self.beta, 0, 1)
-        _within("sigma_min", self.sigma_min, 0, 1)
-        _within("sigma_s", self.sigma_s, 0, float("inf"))
+        _check_at_least("segments", self.segments, 1)
+        _check_within("delta_t", self.delta_t, 0, 1, open_ends=True)
+        _check_within("alpha", self.alpha, 0, float("inf"))
+        _check_within("beta", self.beta, 0, 1)
+        _check_within("sigma_min", self.sigma_min, 0, 1)
+        _check_within("sigma_s", self.sigma_s, 0, float("inf"))
 
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """Training an autoencoder where there is none to start from.
+    """Hyper-parameters for training an autoencoder.
 
     Attributes:
         linear_iterations: updates of the linear autoencoder it starts from.
         iterations: updates of the autoencoder itself.
-        batch_size: crops an update, over all devices.
+        batch_size: crops per update, over all devices.
         crop_size: side of the crops in pixels.
-        linear_learning_rate: of Muon for the linear autoencoder.
-        learning_rate: of Muon for the convolutions' weights.
-        bias_learning_rate: of AdamW for the biases.
-        ema_decay: of the average of the weights that is kept; short, as the learning rates end
-            at 0.
+        linear_learning_rate: Muon's rate for the linear autoencoder.
+        learning_rate: Muon's rate for the weights of the convolutions.
+        bias_learning_rate: AdamW's rate for the biases.
+        ema_decay: decay of the average of the weights; short, as the learning rates fall to 0.
     """
 
     linear_iterations: int = 1000
@@ -82,15 +84,15 @@ class AutoencoderSettings:
 
     def __post_init__(self) -> None:
         for name in ("linear_iterations", "iterations", "batch_size"):
-            _at_least(name, getattr(self, name), 1)
+            _check_at_least(name, getattr(self, name), 1)
         if self.crop_size < 8 or self.crop_size % 8:
-            raise UsageError(f"crop_size is {self.crop_size}, wanted a multiple of 8")
+            raise UsageError(f"crop_size is {self.crop_size}, expected a multiple of 8")
         for name in ("learning_rate", "linear_learning_rate", "bias_learning_rate"):
-            _within(name, getattr(self, name), 0, 1, open_ends=True)
-        _within("ema_decay", self.ema_decay, 0, 1)
+            _check_within(name, getattr(self, name), 0, 1, open_ends=True)
+        _check_within("ema_decay", self.ema_decay, 0, 1)
 
     def with_learning_rate(self, rate: float) -> AutoencoderSettings:
-        """With another ``learning_rate``, and the two beside it changed by the same factor."""
+        """A copy with another ``learning_rate``; the other two rates change by the same factor."""
         factor = rate / self.learning_rate
         return replace(
             self,
@@ -102,25 +104,25 @@ class AutoencoderSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A whole training run.
+    """Hyper-parameters of a training run.
 
     Attributes:
-        objective: the loss.
+        objective: parameters of the loss.
         epochs: passes over the images, unless ``iterations`` is set.
-        iterations: updates; None: as many as ``epochs`` take; 0: only those of the flow.
-        batch_size: images an update, over all devices.
-        learning_rate: of AdamW; its betas are 0.9 and 0.999, its eps 1e-8.
+        iterations: updates; None: as many as ``epochs`` take; 0: only the flow's are done.
+        batch_size: images per update, over all devices.
+        learning_rate: AdamW's; its betas are 0.9 and 0.999, its eps 1e-8.
         schedule: the learning rate stays ``constant``, or falls along half a ``cosine`` to 0.
         warmup: updates over which the learning rate rises from 0.
-        weight_decay: of AdamW.
-        ema_decay: of the exponential moving average of the weights, which is what is kept.
-        flow_iterations: further updates of the vector field alone, on latents that the finished
-            encoder and coarse estimator make once; 0: none, as in the paper. No gradient of the
-            field reaches the other parts (Section 4.2), and beside an autoencoder's its own work
-            is small, so that a short training affords many more of them.
-        flow_batch_size: latents an update of those, over all devices.
-        flow_latents: how many latents are made, of as many pieces of photographs.
-        seed: of everything random.
+        weight_decay: AdamW's.
+        ema_decay: decay of the moving average of the weights, which is the result.
+        flow_iterations: further updates of the vector field alone, on latents computed once by
+            the trained encoder and coarse estimator; 0: none, as in the paper. The field's
+            gradients reach no other part (Section 4.2), and without the autoencoder an update is
+            cheap, so that a short training can afford many more of them.
+        flow_batch_size: latents per update of the flow, over all devices.
+        flow_latents: number of latents, each from another crop.
+        seed: seed of all random numbers.
     """
 
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -138,32 +140,34 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("flow_iterations", self.flow_iterations, 0)
+        _check_at_least("flow_iterations", self.flow_iterations, 0)
         for name in ("epochs", "batch_size", "flow_batch_size", "flow_latents"):
-            _at_least(name, getattr(self, name), 1)
+            _check_at_least(name, getattr(self, name), 1)
         if self.iterations is not None:
-            _at_least("iterations", self.iterations, 0)
-        _at_least("warmup", self.warmup, 0)
-        _at_least("seed", self.seed, 0)
-        _within("learning_rate", self.learning_rate, 0, 1, open_ends=True)
-        _within("weight_decay", self.weight_decay, 0, float("inf"))
-        _within("ema_decay", self.ema_decay, 0, 1)
+            _check_at_least("iterations", self.iterations, 0)
+        _check_at_least("warmup", self.warmup, 0)
+        _check_at_least("seed", self.seed, 0)
+        _check_within("learning_rate", self.learning_rate, 0, 1, open_ends=True)
+        _check_within("weight_decay", self.weight_decay, 0, float("inf"))
+        _check_within("ema_decay", self.ema_decay, 0, 1)
         if self.schedule not in ("constant", "cosine"):
-            raise UsageError(f"schedule is {self.schedule!r}, wanted constant or cosine")
+            raise UsageError(f"schedule is {self.schedule!r}, expected constant or cosine")
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+    def updates(self, images: int) -> int:
+        """Updates of the restoration phase on a folder of ``images`` photographs."""
+        if self.iterations is not None:
+            return self.iterations
+        return max(1, math.ceil(self.epochs * images / self.batch_size))
 
 
-#: Table 6 where it differs from the defaults, which are those of the face restoration tasks.
+#: Table 6; the defaults of :class:`RunSettings` are those of the face restoration tasks.
 _RUNS = {
     "bfr": RunSettings(epochs=400, batch_size=64, learning_rate=1e-4),
     "sr": RunSettings(),
     "denoise": RunSettings(),
     "inpaint": RunSettings(),
     "bsr": RunSettings(ObjectiveSettings(delta_t=0.2), epochs=50),
-    # Not of the paper: hours on a processor instead of days on four accelerators.
+    # Not from the paper: hours on a CPU instead of days on four GPUs.
     "tiny": RunSettings(
         iterations=2600,
         batch_size=4,
@@ -176,10 +180,10 @@ _RUNS = {
 
 
 def settings_for(task_name: str) -> RunSettings:
-    """The paper's settings for a task (Table 6; K and sigma_s as the task says).
+    """The paper's settings for a task (Table 6), with the task's K and sigma_s.
 
     Raises:
-        UsageError: there is no such task.
+        UsageError: no task has that name.
     """
     task = task_named(task_name)
     run = _RUNS[task.name]

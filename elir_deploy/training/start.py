@@ -13,11 +13,18 @@ from elir_deploy.model import Elir
 from elir_deploy.model.autoencoder import LEVELS, Decoder, Encoder
 from elir_deploy.training.options import RunOptions
 
-__all__ = ["autoencoder_numbers", "given_weights"]
+__all__ = ["autoencoder_architecture", "load_initial_weights"]
 
 
-def given_weights(options: RunOptions) -> tuple[tuple[Encoder, Decoder] | None, Elir | None]:
-    """The autoencoder and the model to start from, each None where none was given."""
+def load_initial_weights(
+    options: RunOptions,
+) -> tuple[tuple[Encoder, Decoder] | None, Elir | None]:
+    """The autoencoder and the model to start from; None for what the options do not name.
+
+    Raises:
+        CheckpointError: a file cannot be used.
+        UsageError: the two do not belong together.
+    """
     autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
     if options.start_from is None:
         return autoencoder, None
@@ -27,7 +34,8 @@ def given_weights(options: RunOptions) -> tuple[tuple[Encoder, Decoder] | None, 
     return autoencoder, model
 
 
-def autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:
+def autoencoder_architecture(encoder: Encoder) -> dict[str, Any]:
+    """The fields of :class:`elir_deploy.tasks.Architecture` that describe an autoencoder."""
     first, last = encoder.layers[0], encoder.layers[-1]
     assert isinstance(first, nn.Conv2d)
     assert isinstance(last, nn.Conv2d)
@@ -41,17 +49,15 @@ def autoencoder_numbers(encoder: Encoder) -> dict[str, Any]:
 
 
 def _check_decoder(model: Elir, decoder: Decoder, options: RunOptions) -> None:
-    """A checkpoint is fine-tuned with the autoencoder it was trained with, or the clean latents
-    mean nothing to it.
+    """Check that a checkpoint is fine-tuned with the autoencoder that it was trained with.
 
-    Raises:
-        UsageError: its decoder is another.
+    With another one the latents of the clean images would mean nothing to it.
     """
-    own, given = model.decoder.state_dict(), decoder.state_dict()
-    if own.keys() != given.keys() or any(
-        own[name].shape != given[name].shape
-        or not torch.allclose(own[name], given[name], rtol=1e-2, atol=1e-3)  # one may be float16
-        for name in own
+    ours, theirs = model.decoder.state_dict(), decoder.state_dict()
+    if ours.keys() != theirs.keys() or any(
+        ours[name].shape != theirs[name].shape
+        or not torch.allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-3)  # maybe float16
+        for name in ours
     ):
         raise UsageError(
             f"{options.start_from} was trained with another autoencoder than "

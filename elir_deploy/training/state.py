@@ -1,7 +1,7 @@
-"""Where a stage is: everything its next update depends on, in a file.
+"""The state of a training phase in a file: everything its next update depends on.
 
-Randomness is not part of it, since a sample's random numbers come from its number
-(:mod:`elir_deploy.training.data`), and learning rates are not, since a run may go on with others.
+It holds no random state, since a sample's random numbers come from its number
+(:mod:`elir_deploy.training.data`), and no learning rates, since a run may continue with others.
 """
 
 from __future__ import annotations
@@ -16,44 +16,53 @@ from torch.optim.swa_utils import AveragedModel
 
 from elir_deploy.atomic import replacing
 from elir_deploy.errors import CheckpointError
-from elir_deploy.training.stage import Stage
+from elir_deploy.training.phase import Phase
 
-__all__ = ["first_not_finite", "load_state", "read_state", "save_state", "state_of"]
+__all__ = ["capture_state", "find_not_finite", "load_state", "save_state"]
 
 STATE_FORMAT = 1
 
 
-def state_of(
-    stage: Stage, average: AveragedModel, done: int, unreadable: Iterable[int]
+def capture_state(
+    phase: Phase, average: AveragedModel, precision: Any, done: int, unreadable: Iterable[int]
 ) -> dict[str, Any]:
-    """The state after ``done`` updates; its tensors are those of ``stage`` and ``average``."""
+    """The state after ``done`` updates; its tensors share memory with ``phase`` and ``average``.
+
+    Args:
+        phase: the phase in training.
+        average: the moving average of its weights.
+        precision: Fabric's precision plugin; with float16 it holds the loss scaler.
+        done: updates done.
+        unreadable: numbers of the files that could not be read.
+    """
     return {
         "format": STATE_FORMAT,
-        "stage": stage.name,
+        "stage": phase.name,
         "updates_done": done,
-        "updates": stage.schedule.updates,
-        "batch_size": stage.batch_size,
-        "objective": stage.objective.state_dict(),
+        "updates": phase.schedule.updates,
+        "batch_size": phase.batch_size,
+        "objective": phase.objective.state_dict(),
         "average": average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
+        "optimizers": [optimizer.state_dict() for optimizer in phase.optimizers],
+        "precision": precision.state_dict(),
         "unreadable": sorted(unreadable),
     }
 
 
-def first_not_finite(state: dict[str, Any]) -> str | None:
-    """The place of a tensor with a number that is not finite, such as ``average.module.weight``."""
-    for place, tensor in _tensors(state, ""):
+def find_not_finite(state: dict[str, Any]) -> str | None:
+    """The path of a tensor with infinities or NaNs, such as ``average.module.weight``."""
+    for path, tensor in _tensors(state, ""):
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        # Not a number is both smallest and largest; isfinite over all takes 50 times as long.
+        # aminmax propagates NaN; isfinite over all numbers takes 50 times as long.
         if not torch.stack(torch.aminmax(tensor)).isfinite().all():
-            return place
+            return path
     return None
 
 
-def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield place, value
+        yield path, value
         return
     items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
@@ -61,11 +70,11 @@ def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list):
         items = enumerate(value)
     for key, inner in items:
-        yield from _tensors(inner, f"{place}.{key}" if place else str(key))
+        yield from _tensors(inner, f"{path}.{key}" if path else str(key))
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state whole; until that is done, the one before stays.
+    """Write a state atomically; the previous one stays until then.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -74,48 +83,50 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The state in a file; only tensors and plain values are read.
-
-    Raises:
-        CheckpointError: it is damaged or not one of ours.
-    """
+def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage leads to
+    except Exception as error:  # torch raises anything for damaged files
         raise CheckpointError(
-            f"{path}: is damaged ({type(error).__name__}); remove it to begin its stage anew"
+            f"{path} is damaged ({type(error).__name__}): remove it to restart this phase"
         ) from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise CheckpointError(f"{path}: is no training state of this version")
+        raise CheckpointError(f"{path} is not a training state of this version")
     return state
 
 
-def load_state(path: Path, stage: Stage, average: AveragedModel) -> tuple[int, set[int]]:
-    """Fill ``stage`` and ``average``; gives the number of updates done and of unreadable files.
+def load_state(
+    path: Path, phase: Phase, average: AveragedModel, precision: Any
+) -> tuple[int, set[int]]:
+    """Load a state into ``phase``, ``average`` and ``precision``, on the devices they are on.
+
+    Returns:
+        The number of updates done, and the numbers of the unreadable files.
 
     Raises:
-        CheckpointError: it is damaged, of another stage, or has numbers that are not finite.
+        CheckpointError: it is damaged, of another phase, or has numbers that are not finite.
     """
-    state = read_state(path)
-    wanted = {
-        "stage": stage.name,
-        "updates": stage.schedule.updates,
-        "batch_size": stage.batch_size,
+    state = _read_state(path)
+    expected = {
+        "stage": phase.name,
+        "updates": phase.schedule.updates,
+        "batch_size": phase.batch_size,
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if state.get(name) != value:
-            raise CheckpointError(f"{path}: has {name} {state.get(name)!r}, wanted {value!r}")
-    broken = first_not_finite(state)
-    if broken is not None:
+            raise CheckpointError(f"{path} has {name} {state.get(name)!r}, expected {value!r}")
+    bad = find_not_finite(state)
+    if bad is not None:
         raise CheckpointError(
-            f"{path}: {broken} has numbers that are not finite; remove it to begin its stage anew"
+            f"{path} has infinities or NaNs in {bad}: remove it to restart this phase"
         )
     try:
-        stage.objective.load_state_dict(state["objective"])
+        phase.objective.load_state_dict(state["objective"])
         average.load_state_dict(state["average"])
-        for optimizer, inner in zip(stage.optimizers, state["optimizers"], strict=True):
+        for optimizer, inner in zip(phase.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(inner)
+        if state.get("precision"):  # states of before the scaler was saved have none
+            precision.load_state_dict(state["precision"])
         return int(state["updates_done"]), set(state["unreadable"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: does not fit this run ({error})") from error
+        raise CheckpointError(f"{path} does not fit this run ({error})") from error

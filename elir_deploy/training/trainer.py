@@ -1,4 +1,4 @@
-"""The training loop: one stage after another, each of them resumable at any update."""
+"""The training loop: one phase, resumable at any update."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from torch.optim.swa_utils import AveragedModel
 from elir_deploy.errors import QualityError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.training.data import SampleNumbers, as_images, collate
-from elir_deploy.training.processes import anyone, everyones, on_first
-from elir_deploy.training.stage import Stage
-from elir_deploy.training.state import first_not_finite, load_state, save_state, state_of
+from elir_deploy.training.phase import Phase
+from elir_deploy.training.processes import any_process, gather_numbers, on_first_process
+from elir_deploy.training.state import capture_state, find_not_finite, load_state, save_state
 
-__all__ = ["Report", "Stopped", "Watchers", "run_stage"]
+__all__ = ["Callbacks", "Report", "Stopped", "run_phase"]
 
 _Tensors: TypeAlias = "tuple[Tensor, ...] | list[Tensor]"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a stage says every few updates.
+    """Progress of a phase.
 
     Attributes:
-        stage: its name.
+        phase: name of the phase.
         update: updates done.
-        updates: of the whole stage.
+        updates: updates of the whole phase.
         losses: means since the last report, by name.
-        learning_rates: of each optimizer.
-        images_per_second: since the last report.
+        learning_rates: current rates of all parameter groups.
+        images_per_second: mean since the last report.
     """
 
-    stage: str
+    phase: str
     update: int
     updates: int
     losses: dict[str, float]
@@ -48,10 +48,13 @@ class Report:
 
 
 @dataclass
-class Watchers:
-    """Who is told of a stage's progress, on the first process only, and when, on all alike.
+class Callbacks:
+    """Functions called during a phase, in the first process only, and their intervals.
+
+    The intervals must be the same in all processes.
 
     Attributes:
+        start: called once with the updates already done.
         report: called every ``report_every`` updates.
         preview: called every ``preview_every`` updates with the update and the averaged module.
         unreadable: called once for each file that cannot be read, with its path.
@@ -60,6 +63,7 @@ class Watchers:
         save_seconds: time between states saved to disk.
     """
 
+    start: Callable[[int], None] = lambda done: None
     report: Callable[[Report], None] = lambda report: None
     preview: Callable[[int, nn.Module], None] = lambda update, module: None
     unreadable: Callable[[Path], None] = lambda path: None
@@ -68,11 +72,11 @@ class Watchers:
     save_seconds: float = 300.0
 
 
-class Stopped(Exception):  # noqa: N818  # no error: someone asked for it
-    """A signal asked to stop, and the state is saved.
+class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
+    """A signal stopped the training, and the state is saved.
 
     Attributes:
-        signal: its number.
+        signal: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -98,93 +102,98 @@ class _Window:
         return {name: float(total) / self.updates for name, total in self.sums.items()}
 
 
-def run_stage(
-    fabric: Any, stage: Stage, state_file: Path, watchers: Watchers, *, workers: int = 1
+def run_phase(
+    fabric: Any, phase: Phase, state_file: Path, callbacks: Callbacks, *, workers: int = 1
 ) -> tuple[nn.Module, frozenset[Path]]:
-    """Train a stage from its saved state, or from the start, to its end.
+    """Train a phase to its end, from its saved state or from the start.
 
     Args:
         fabric: a launched ``lightning_fabric.Fabric``.
-        stage: what to train.
-        state_file: where its state is, and is saved; removed by the caller, not here.
-        watchers: told of progress.
+        phase: what to train.
+        state_file: file of the state; not removed at the end.
+        callbacks: functions to call during the phase.
         workers: processes that prepare samples, for each process that trains; 0: none.
 
     Returns:
-        The average of ``stage.kept`` over the updates, on the CPU, and the files that could not
-        be read.
+        The average of ``phase.averaged`` over the updates, on the CPU, and the files that could
+        not be read.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; the state is saved. A second one takes effect at once.
-        QualityError: the loss or what a state would hold is no longer finite; the last state
-            saved is from before.
+        Stopped: on SIGINT or SIGTERM; the state is saved. A second signal takes effect at once.
+        QualityError: the loss or a number of the state is no longer finite; the last saved state
+            is from before.
         CheckpointError: ``state_file`` is damaged or of another run.
         OutputError: the state cannot be written.
     """
-    return _Training(fabric, stage, state_file, watchers).run(workers)
+    return _Training(fabric, phase, state_file, callbacks).run(workers)
 
 
 class _Training:
-    """A stage on its way. What one process raises, all of them raise: the others would wait."""
+    """A phase in training. What one process raises, all raise: otherwise the others would wait."""
 
-    def __init__(self, fabric: Any, stage: Stage, state_file: Path, watchers: Watchers) -> None:
+    def __init__(self, fabric: Any, phase: Phase, state_file: Path, callbacks: Callbacks) -> None:
         self._fabric = fabric
-        self._stage = stage
+        self._phase = phase
         self._state_file = state_file
-        self._watchers = watchers
+        self._callbacks = callbacks
+        self._precision = fabric.strategy.precision
+        # Before a state is loaded: that goes to the device where weights and optimizers are.
+        self._objective, *self._optimizers = fabric.setup(phase.objective, *phase.optimizers)
         self._average = AveragedModel(
-            stage.kept, multi_avg_fn=_moving_average(stage.ema_decay), use_buffers=False
+            phase.averaged, multi_avg_fn=_moving_average(phase.ema_decay), use_buffers=False
         ).requires_grad_(False)
+        self._average.train(False)
         self._done, self._unreadable = 0, set[int]()
-        #: Updates behind the state on disk; None: there is none.
+        #: Updates in the state on disk; None: there is no state.
         self._saved: int | None = None
         if state_file.is_file():
-            self._done, self._unreadable = load_state(state_file, stage, self._average)
+            self._done, self._unreadable = load_state(
+                state_file, phase, self._average, self._precision
+            )
             self._saved = self._done
 
     def run(self, workers: int) -> tuple[nn.Module, frozenset[Path]]:
-        fabric, stage, watchers = self._fabric, self._stage, self._watchers
-        objective, *optimizers = fabric.setup(stage.objective, *stage.optimizers)
-        self._average.to(fabric.device)
-        self._average.train(False)
+        fabric, phase, callbacks = self._fabric, self._phase, self._callbacks
+        on_first_process(fabric, lambda: callbacks.start(self._done))
         window, saved_at = _Window(), time.monotonic()
-        with deferred_interrupts() as held:
-            objective.train()
+        with deferred_interrupts() as interrupt:
+            self._objective.train()
             for batch in self._batches(workers):
-                window.add(self._update(objective, optimizers, batch))
-                stopping = anyone(self._fabric, held.signal is not None)
-                ended = self._done == stage.schedule.updates
-                if self._done % watchers.report_every == 0 or stopping or ended:
+                window.add(self._update(batch))
+                stopping = any_process(fabric, interrupt.signal is not None)
+                ended = self._done == phase.schedule.updates
+                if self._done % callbacks.report_every == 0 or stopping or ended:
                     self._report(window)
                     window = _Window()
-                late = time.monotonic() - saved_at > watchers.save_seconds
-                if stopping or ended or anyone(self._fabric, late):
+                late = time.monotonic() - saved_at > callbacks.save_seconds
+                if stopping or ended or any_process(fabric, late):
                     self._save()
                     saved_at = time.monotonic()
-                if watchers.preview_every and (self._done % watchers.preview_every == 0 or ended):
-                    on_first(
-                        self._fabric, lambda: watchers.preview(self._done, self._average.module)
+                if callbacks.preview_every and (self._done % callbacks.preview_every == 0 or ended):
+                    on_first_process(
+                        fabric, lambda: callbacks.preview(self._done, self._average.module)
                     )
                 if stopping:
                     break
-            if anyone(self._fabric, held.signal is not None):  # even while the last was saved
-                raise Stopped(held.signal or signal.SIGTERM)
-        self._note_unreadable(everyones(fabric, self._unreadable))
-        files = stage.samples.photos.files
+            # A signal may also have come while the last state was saved.
+            if any_process(fabric, interrupt.signal is not None):
+                raise Stopped(interrupt.signal or signal.SIGTERM)
+        self._note_unreadable(gather_numbers(fabric, self._unreadable))
+        files = phase.samples.photos.files
         return self._average.module.cpu(), frozenset(files[n] for n in self._unreadable)
 
     def _batches(self, workers: int) -> Any:
-        fabric, stage = self._fabric, self._stage
+        fabric, phase = self._fabric, self._phase
         numbers = SampleNumbers(
             self._done,
-            stage.schedule.updates,
-            stage.batch_size,
+            phase.schedule.updates,
+            phase.batch_size,
             fabric.global_rank,
             fabric.world_size,
         )
         return fabric.setup_dataloaders(
             torch.utils.data.DataLoader(
-                stage.samples,
+                phase.samples,
                 batch_sampler=numbers,
                 num_workers=workers,
                 collate_fn=collate,
@@ -195,68 +204,69 @@ class _Training:
             move_to_device=True,
         )
 
-    def _update(
-        self, objective: Any, optimizers: list[Any], batch: dict[str, Any]
-    ) -> dict[str, Tensor]:
+    def _update(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         self._note_unreadable(batch.pop("unreadable"))
-        self._stage.set_rates(self._done)
-        losses: dict[str, Tensor] = objective(**_as_inputs(batch))
+        self._phase.set_rates(self._done)
+        losses: dict[str, Tensor] = self._objective(**_as_inputs(batch))
         self._fabric.backward(losses["loss"])
-        for optimizer in optimizers:
+        for optimizer in self._optimizers:
             optimizer.step()
-        for optimizer in optimizers:
+        for optimizer in self._optimizers:
             optimizer.zero_grad()
-        self._average.update_parameters(self._stage.kept)
+        self._average.update_parameters(self._phase.averaged)
         self._done += 1
         return losses
 
     def _report(self, window: _Window) -> None:
-        stage, means = self._stage, window.means()
-        if anyone(self._fabric, not math.isfinite(means["loss"])):
+        phase, means = self._phase, window.means()
+        if any_process(self._fabric, not math.isfinite(means["loss"])):
             raise self._diverged("the loss")
         seconds = time.monotonic() - window.began
         report = Report(
-            stage.name,
+            phase.name,
             self._done,
-            stage.schedule.updates,
+            phase.schedule.updates,
             means,
-            stage.current_rates(),
-            window.updates * stage.batch_size / seconds,
+            phase.current_rates(),
+            window.updates * phase.batch_size / seconds,
         )
-        on_first(self._fabric, lambda: self._watchers.report(report))
+        on_first_process(self._fabric, lambda: self._callbacks.report(report))
 
     def _save(self) -> None:
-        state = state_of(self._stage, self._average, self._done, self._unreadable)
-        broken = first_not_finite(state)
-        if anyone(self._fabric, broken is not None):
-            raise self._diverged(broken or "a weight")
-        on_first(self._fabric, lambda: save_state(self._state_file, state))
+        state = capture_state(
+            self._phase, self._average, self._precision, self._done, self._unreadable
+        )
+        bad = find_not_finite(state)
+        if any_process(self._fabric, bad is not None):
+            raise self._diverged(bad or "a weight")
+        on_first_process(self._fabric, lambda: save_state(self._state_file, state))
         self._saved = self._done
 
     def _diverged(self, what: str) -> QualityError:
-        again = (
-            f"run the same command with a lower learning rate (it was {self._stage.rate_setting})"
-        )
-        way = f"nothing of this stage is saved: {again}"
-        if self._saved is not None:
-            way = (
-                f"{self._state_file}, of update {self._saved}, is intact: {again} to go on from "
-                "it, or without that file to begin the stage anew"
+        retry = f"run the same command with a lower learning rate than {self._phase.rate_option}"
+        if self._saved is None:
+            remedy = f"no state of this phase was saved: {retry}"
+        else:
+            remedy = (
+                f"{self._state_file} of update {self._saved} is intact: {retry} to continue from "
+                "it, or remove it to restart the phase"
             )
         return QualityError(
-            f"{self._stage.name}: {what} is not finite after {self._done} updates; {way}"
+            f"{self._phase.name}: {what} is not finite after {self._done} updates; {remedy}"
         )
 
     def _note_unreadable(self, numbers: list[int]) -> None:
         for number in numbers:
             if number not in self._unreadable:
                 self._unreadable.add(number)
-                self._watchers.unreadable(self._stage.samples.photos.files[number])
+                self._callbacks.unreadable(self._phase.samples.photos.files[number])
 
 
 def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Exponential moving average whose memory is no longer than the training so far: without that,
-    the average of a short training would be mostly the weights it began with."""
+    """Exponential moving average whose memory is no longer than the training so far.
+
+    Otherwise the average of a short training would be mostly its initial weights.
+    """
 
     def update(averages: _Tensors, current: _Tensors, averaged: Tensor | int) -> None:
         done = float(averaged)

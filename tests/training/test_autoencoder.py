@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
 from elir_deploy.tasks import Architecture
 from elir_deploy.training.autoencoder import (
@@ -25,7 +27,7 @@ def smooth_images(count: int = 4, size: int = 64) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def linear() -> LinearAutoencoder:
-    """Trained a little, so that it is not degenerate."""
+    """Trained for a few updates."""
     torch.manual_seed(0)
     model = LinearAutoencoder(ARCHITECTURE)
     optimizers = muon_and_adamw(model, 0.02, 0.001)
@@ -43,7 +45,7 @@ def test_the_basis_changes_the_latents_but_not_the_images(linear: LinearAutoenco
     changed = copy.deepcopy(linear)
     autoencoder_from_linear(changed, ARCHITECTURE, images)
     with torch.no_grad():
-        # At the borders the zero padding now stands for the mean latent.
+        # At the borders zero padding now means the mean latent.
         inside = (slice(None), slice(None), slice(48, -48), slice(48, -48))
         torch.testing.assert_close(
             changed(images)[inside], linear(images)[inside], rtol=0, atol=1e-4
@@ -53,25 +55,25 @@ def test_the_basis_changes_the_latents_but_not_the_images(linear: LinearAutoenco
     torch.testing.assert_close(latents.std(1).square().mean(), torch.tensor(1.0), rtol=0.01, atol=0)
 
 
-def test_the_whole_autoencoder_starts_where_the_linear_one_ended(linear: LinearAutoencoder) -> None:
-    """Away from the borders, and before the decoder's limit."""
+def test_the_full_autoencoder_starts_as_the_linear_one(linear: LinearAutoencoder) -> None:
+    """Away from the borders and below the decoder's limit."""
     images = smooth_images(8, 256)
     basis = copy.deepcopy(linear)
     encoder, decoder = autoencoder_from_linear(basis, ARCHITECTURE, images)
     with torch.no_grad():
-        wanted = basis.encoder(images)
-        seen = encoder(images)
+        expected = basis.encoder(images)
+        latents = encoder(images)
         inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
-        # Some features lie more than the three standard deviations off that they are lifted by.
-        error = (seen - wanted)[inside].square().mean()
-        assert error < 0.01 * wanted[inside].square().mean()
-        limited = torch.tanh(wanted / 3) * 3
+        # A few features are more than three standard deviations below their mean.
+        error = (latents - expected)[inside].square().mean()
+        assert error < 0.01 * expected[inside].square().mean()
+        limited = torch.tanh(expected / 3) * 3
         inside = (slice(None), slice(None), slice(32, -32), slice(32, -32))
-        error = (decoder(wanted) - basis.decoder(limited))[inside].square().mean()
+        error = (decoder(expected) - basis.decoder(limited))[inside].square().mean()
         assert error < 0.01 * basis.decoder(limited)[inside].var()
 
 
-def test_muon_changes_the_convolutions_themselves() -> None:
+def test_muon_updates_the_convolutions() -> None:
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(3, 5, 3)
     before = conv.weight.detach().clone()
@@ -87,7 +89,27 @@ def test_muon_changes_the_convolutions_themselves() -> None:
     assert singular.max() < 1.3
 
 
-def test_muon_refuses_what_has_no_matrix_view() -> None:
+def test_muon_refuses_channels_last_weights() -> None:
     conv = torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match="make it contiguous"):
         ConvolutionMuon([conv.weight], 0.1)
+
+
+def test_the_autoencoder_trains_in_float16() -> None:
+    """A loss scaler reads the gradients that Muon's matrices have before the step."""
+    scaler = torch.amp.GradScaler("cpu")
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    torch.manual_seed(0)
+    model = LinearAutoencoder(ARCHITECTURE)
+    objective, *optimizers = fabric.setup(
+        AutoencoderObjective(model.encoder, model.decoder), *muon_and_adamw(model, 0.02, 0.001)
+    )
+    losses = []
+    for _ in range(20):
+        losses.append(objective(clean=smooth_images())["loss"])
+        fabric.backward(losses[-1])
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    assert losses[-1] < 0.5 * losses[0]

@@ -16,7 +16,6 @@ from elir_deploy.training.data import (
     as_images,
     collate,
     fit_to_square,
-    updates_of,
 )
 from tests.training.small import photo, save
 
@@ -34,8 +33,8 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "a.JPG", "b/1.webp"):
         save(tmp_path / name.lower(), photo(0, 8, 8)).rename(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
-    found = PhotoFolder.scan(tmp_path).files
-    assert [str(path.relative_to(tmp_path)) for path in found] == ["a.JPG", "b/1.webp", "b/2.png"]
+    files = PhotoFolder.scan(tmp_path).files
+    assert [str(path.relative_to(tmp_path)) for path in files] == ["a.JPG", "b/1.webp", "b/2.png"]
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
@@ -44,19 +43,19 @@ def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no folder"):
         PhotoFolder.scan(tmp_path / "none")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file, wanted a folder"):
+    with pytest.raises(UsageError, match="is a file"):
         PhotoFolder.scan(tmp_path / "file")
 
 
-def test_what_is_not_read_is_known_and_what_is_hidden_is_not_read(photos: Path) -> None:
+def test_unread_and_hidden_files(photos: Path) -> None:
     count = len(PhotoFolder.scan(photos).files)
     (photos / "x.heic").write_bytes(b"\0")
-    (photos / "._0.png").write_bytes(b"what another system writes beside 0.png")
-    found = PhotoFolder.scan(photos)
-    assert (len(found.files), found.unread.files) == (count, {".heic": (1, photos / "x.heic")})
+    (photos / "._0.png").write_bytes(b"metadata that macOS writes")
+    folder = PhotoFolder.scan(photos)
+    assert (len(folder.files), folder.unread.files) == (count, {".heic": (1, photos / "x.heic")})
 
 
-def test_transparency_is_taken_away(tmp_path: Path) -> None:
+def test_transparency_is_removed(tmp_path: Path) -> None:
     alpha = np.zeros((32, 32), np.uint8)
     alpha[8:-8, 8:-8] = 255
     pixels = np.where(alpha[:, :, None] > 0, np.uint8(200), np.uint8(0)).repeat(3, axis=2)
@@ -64,14 +63,14 @@ def test_transparency_is_taken_away(tmp_path: Path) -> None:
     assert (samples(tmp_path)[0]["clean"] == 200).all()
 
 
-def test_a_sample_is_fixed_by_seed_and_number(photos: Path) -> None:
+def test_seed_and_number_determine_a_sample(photos: Path) -> None:
     first, again = samples(photos), samples(photos)
     assert all(same(first[k], again[k]) for k in (9, 0, 5))
     assert not same(first[0], samples(photos, seed=1)[0])
-    assert not same(first[0], first[len(first)])  # the same photograph or not, another sample
+    assert not same(first[0], first[len(first)])  # a new sample even of the same photograph
 
 
-def test_what_is_in_a_sample(photos: Path) -> None:
+def test_contents_of_a_sample(photos: Path) -> None:
     item = samples(photos)[3]
     assert item["clean"].shape == item["degraded"].shape == (3, 32, 32)
     assert item["clean"].dtype == item["degraded"].dtype == np.uint8
@@ -80,21 +79,21 @@ def test_what_is_in_a_sample(photos: Path) -> None:
     assert set(samples(photos, task_name=None, noise_shape=None)[3]) == {"clean", "unreadable"}
 
 
-def test_enlarged_tasks_have_inputs_of_the_full_size(photos: Path) -> None:
+def test_inputs_are_enlarged_to_full_size(photos: Path) -> None:
     item = samples(photos, task_name="sr")[0]
     assert item["degraded"].shape == (3, 32, 32)
     blocks = item["degraded"].reshape(3, 4, 8, 4, 8)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
 
 
-def test_every_epoch_has_every_photograph_in_another_order(photos: Path) -> None:
+def test_every_epoch_shuffles_all_photographs(photos: Path) -> None:
     data = samples(photos)
     epochs = [[data.file_number(4 * epoch + k) for k in range(4)] for epoch in range(6)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_times_noise_and_flips_are_drawn_as_they_should(tmp_path: Path) -> None:
+def test_distributions_of_times_noise_and_flips(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 1, 3))
     save(tmp_path / "ramp.png", ramp)
     drawn = [samples(tmp_path)[k] for k in range(400)]
@@ -110,7 +109,7 @@ def test_times_noise_and_flips_are_drawn_as_they_should(tmp_path: Path) -> None:
     assert abs(flipped - 200) < 4 * 10
 
 
-def test_pieces_lie_anywhere(photos: Path) -> None:
+def test_crops_are_anywhere(photos: Path) -> None:
     image = np.arange(50 * 60, dtype=np.uint32).reshape(50, 60)
     rgb = np.stack([image % 256, image // 256, image * 0], axis=2).astype(np.uint8)
     corners = set()
@@ -122,7 +121,7 @@ def test_pieces_lie_anywhere(photos: Path) -> None:
     np.testing.assert_array_equal(middle, rgb[1:49, 6:54])
 
 
-def test_whole_images_and_small_ones() -> None:
+def test_whole_and_small_images() -> None:
     image = photo(0, 40, 100)
     whole = fit_to_square(image, 20, None, whole=True)
     expected = Image.fromarray(image[:, 30:70]).resize((20, 20), Image.Resampling.LANCZOS)
@@ -131,7 +130,7 @@ def test_whole_images_and_small_ones() -> None:
     assert small.shape == (32, 32, 3)
 
 
-def test_unreadable_images_are_passed_over_and_named(photos: Path) -> None:
+def test_unreadable_images_are_skipped_and_listed(photos: Path) -> None:
     (photos / "0.png").write_bytes(b"")
     cut = photos / "1.png"
     cut.write_bytes(cut.read_bytes()[:400])
@@ -163,10 +162,3 @@ def test_processes_share_an_update() -> None:
     assert alone == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
     shares = [list(SampleNumbers(3, 6, 4, rank, 2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*shares, strict=True)] == alone
-    with pytest.raises(UsageError, match="batch size is 4, wanted a multiple of the 3"):
-        SampleNumbers(0, 1, 4, 0, 3)
-
-
-def test_epochs_to_updates() -> None:
-    assert updates_of(2, 10, 4) == 5
-    assert updates_of(1, 3, 4) == 1

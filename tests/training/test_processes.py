@@ -1,4 +1,4 @@
-"""Two processes over gloo that train one model: what one of them meets, both end with."""
+"""Two processes over gloo that train one model: an error in one ends both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from elir_deploy.training.state import first_not_finite
+from elir_deploy.training.state import find_not_finite
 
 SCRIPT = """
 import sys
@@ -20,8 +20,8 @@ from lightning_fabric import Fabric
 
 from elir_deploy.errors import ElirError
 from elir_deploy.training.data import PhotoFolder, TrainingSamples
-from elir_deploy.training.stage import Schedule, Stage
-from elir_deploy.training.trainer import Watchers, run_stage
+from elir_deploy.training.phase import Phase, Schedule
+from elir_deploy.training.trainer import Callbacks, run_phase
 
 photos, folder, case = sys.argv[1:]
 
@@ -29,22 +29,22 @@ photos, folder, case = sys.argv[1:]
 class Objective(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.kept = torch.nn.Conv2d(3, 3, 1)
+        self.conv = torch.nn.Conv2d(3, 3, 1)
         self.added = 0.0
 
     def forward(self, clean, degraded, time, noise):
-        return {"loss": (self.kept(degraded) - clean).square().mean() + self.added}
+        return {"loss": (self.conv(degraded) - clean).square().mean() + self.added}
 
 
-def report(told):
-    if told.update == 3 and case == "log":
+def report(progress):
+    if progress.update == 3 and case == "log":
         raise OSError("no space")
 
 
 def preview(update, module):
     shown.append(update)
     if update == 3 and case == "weight":
-        (moment, *_) = stage.optimizers[0].state.values()
+        (moment, *_) = phase.optimizers[0].state.values()
         moment["exp_avg"].fill_(float("nan"))
 
 
@@ -53,35 +53,37 @@ fabric.launch()
 torch.manual_seed(0)
 objective, shown = Objective(), []
 if fabric.global_rank == 1 and case == "loss":
-    objective.added = float("nan")  # it has no gradient: the weights stay good on both
+    objective.added = float("nan")  # has no gradient: the weights stay finite
 samples = TrainingSamples(
     PhotoFolder.scan(Path(photos)), 16, task_name="denoise", noise_shape=(2, 2), whole=False, seed=0
 )
-stage = Stage(
+phase = Phase(
     name="two",
     objective=objective,
-    kept=objective.kept,
+    averaged=objective.conv,
     optimizers=[torch.optim.AdamW(objective.parameters(), 1e-3)],
     samples=samples,
     batch_size=2,
     schedule=Schedule(6),
     ema_decay=0.9,
-    rate_setting="--learning-rate 0.001",
+    rate_option="--learning-rate 0.001",
 )
-watchers = Watchers(report_every=1, preview_every=1, save_seconds=0)
+callbacks = Callbacks(report_every=1, preview_every=1, save_seconds=0)
 if fabric.is_global_zero:
-    watchers.report, watchers.preview = report, preview
-ended = "well"
+    callbacks.report, callbacks.preview = report, preview
+ended = "no error"
 try:
-    run_stage(fabric, stage, Path(folder) / "state.pt", watchers, workers=0)
+    run_phase(fabric, phase, Path(folder) / "state.pt", callbacks, workers=0)
 except (ElirError, OSError) as error:
     ended = f"{type(error).__name__}: {error}"
 (Path(folder) / f"{fabric.global_rank}.txt").write_text(f"{ended}\\n{shown}\\n")
+fabric.barrier()  # the test reads both files when the first process ends
+torch.distributed.destroy_process_group()  # gloo's threads may abort a process that just exits
 """
 
 
 def both(photos: Path, folder: Path, case: str) -> list[list[str]]:
-    """How the two processes ended, and the updates whose previews were shown."""
+    """The error of each process, and the updates whose previews were drawn."""
     folder.mkdir()
     script = folder / "two.py"
     script.write_text(SCRIPT)
@@ -94,24 +96,24 @@ def both(photos: Path, folder: Path, case: str) -> list[list[str]]:
     return [(folder / f"{rank}.txt").read_text().splitlines() for rank in (0, 1)]
 
 
-def test_a_loss_that_is_not_finite_on_one_stops_both(photos: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_in_one_stops_both(photos: Path, tmp_path: Path) -> None:
     for ended, _ in both(photos, tmp_path / "two", "loss"):
         assert ended.startswith("QualityError: two: the loss is not finite after 1 updates")
     assert not (tmp_path / "two" / "state.pt").exists()
 
 
-def test_a_weight_that_is_not_finite_on_one_stops_both(photos: Path, tmp_path: Path) -> None:
-    """And previews, which are the first one's alone, hold nobody up."""
+def test_a_nan_weight_in_one_stops_both(photos: Path, tmp_path: Path) -> None:
+    """Previews, which only the first process draws, do not block the other."""
     (first, shown), (second, nothing) = both(photos, tmp_path / "two", "weight")
-    assert first.startswith("QualityError: two: objective.kept.weight is not finite after 4")
+    assert first.startswith("QualityError: two: objective.conv.weight is not finite after 4")
     assert second.startswith("QualityError: two: a weight is not finite after 4 updates")
     assert (shown, nothing) == ("[1, 2, 3]", "[]")
     saved = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
     assert saved["updates_done"] == 3
-    assert first_not_finite(saved) is None
+    assert find_not_finite(saved) is None
 
 
-def test_a_log_that_cannot_be_written_stops_both(photos: Path, tmp_path: Path) -> None:
+def test_an_unwritable_log_stops_both(photos: Path, tmp_path: Path) -> None:
     (first, _), (second, _) = both(photos, tmp_path / "two", "log")
     assert first == "OSError: no space"
-    assert second == "OutputError: the first process failed, and says why"
+    assert second == "OutputError: the first process failed: see its error message"

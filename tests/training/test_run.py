@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint, save_checkpoint
 from elir_deploy.errors import OutputError, QualityError, UsageError
+from elir_deploy.progress import no_progress
 from elir_deploy.runtime.folders import Unread
 from elir_deploy.tasks import TASKS
 from elir_deploy.training import run as training
 from elir_deploy.training.options import RunOptions
-from elir_deploy.training.run import draw_samples, train
+from elir_deploy.training.phase import Phase, Schedule
+from elir_deploy.training.preview import draw_samples
+from elir_deploy.training.run import train
 from elir_deploy.training.settings import AutoencoderSettings, settings_for
-from elir_deploy.training.stage import Schedule
+from elir_deploy.training.trainer import Report
 from tests.training.small import SMALL, photo, save
 
 SIZE = 64
@@ -53,16 +57,16 @@ def options(photos: Path, output: Path, **changes: Any) -> RunOptions:
 
 
 def run(chosen: RunOptions) -> tuple[Any, list[str], list[str]]:
-    said: list[str] = []
-    told: list[str] = []
-    result = train(chosen, lambda what, done, total: said.append(what), told.append)
-    return result, said, told
+    progress: list[str] = []
+    messages: list[str] = []
+    result = train(chosen, lambda what, done, total: progress.append(what), messages.append)
+    return result, progress, messages
 
 
-def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Path) -> None:
+def test_a_run_writes_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Path) -> None:
     (photos / "x.heic").write_bytes(b"\0")
-    result, said, told = run(options(photos, tmp_path / "run"))
-    assert told == [f"not read: {Unread({'.heic': (1, photos / 'x.heic')})}"]
+    result, progress, messages = run(options(photos, tmp_path / "run"))
+    assert messages == [f"not read: {Unread({'.heic': (1, photos / 'x.heic')})}"]
     assert result.images == 4
     collapsed = load_checkpoint(result.checkpoint)
     expanded = load_checkpoint(result.expanded_checkpoint)
@@ -74,7 +78,7 @@ def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Pat
     torch.testing.assert_close(
         collapsed.model(image, 3), expanded.model(image, 3), rtol=0, atol=1e-5
     )
-    # The decoder is the autoencoder's still, the encoder is not.
+    # The decoder is unchanged, the encoder is not.
     encoder, decoder = load_autoencoder(tmp_path / "run" / "autoencoder.safetensors")
     for name, tensor in decoder.state_dict().items():
         assert torch.equal(collapsed.model.decoder.state_dict()[name], tensor)
@@ -90,7 +94,7 @@ def test_a_run_leaves_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Pat
     assert "restoration-000004.png" in names
     assert "autoencoder-000003.png" in names
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    assert any("preview" in line for line in said)
+    assert any("preview" in line for line in progress)
 
 
 @pytest.fixture
@@ -109,40 +113,66 @@ def test_float32_is_not_computed_in_tf32(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
-    real = training.run_stage
+    real = training.run_phase
 
-    def run_stage(*arguments: Any, **named: Any) -> Any:
+    def run_phase(*arguments: Any, **named: Any) -> Any:
         seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
         return real(*arguments, **named)
 
-    monkeypatch.setattr(training, "run_stage", run_stage)
+    monkeypatch.setattr(training, "run_phase", run_phase)
     run(options(photos, tmp_path / "run"))
     assert seen
     assert set(seen) == {(False, False)}
 
 
-def test_the_same_command_goes_on_after_each_stage(photos: Path, tmp_path: Path) -> None:
+class KilledError(Exception):
+    pass
+
+
+def kill_at(chosen: RunOptions, phase: str, update: int = 0, save_seconds: float = 0.0) -> None:
+    """Run until a phase reports an update (0: any), before the state of that update is saved."""
+
+    def kill(report: Report) -> None:
+        if report.phase == phase and update in (0, report.update):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(
+            replace(chosen, save_seconds=save_seconds),
+            no_progress,
+            lambda line: None,
+            kill,
+        )
+
+
+def test_optimizers_are_on_the_device_that_trains(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Muon's matrices are views of the weights, which moving the weights would not move."""
+    monkeypatch.setattr(Fabric, "device", torch.device("meta"))
+    phases: list[Phase] = []
+
+    def run_phase(fabric: Any, phase: Phase, *arguments: Any, **named: Any) -> Any:
+        phases.append(phase)
+        raise KilledError
+
+    monkeypatch.setattr(training, "run_phase", run_phase)
+    with pytest.raises(KilledError):
+        run(options(photos, tmp_path / "run"))
+    muon, adamw = phases[0].optimizers
+    for optimizer in (muon, adamw):
+        for tensor in optimizer.param_groups[0]["params"]:
+            assert tensor.device == torch.device("meta")
+
+
+def test_a_run_killed_in_each_phase_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:
     whole, _, _ = run(options(photos, tmp_path / "whole"))
 
-    class KilledError(Exception):
-        pass
-
-    chosen = options(photos, tmp_path / "killed", save_seconds=0.0)
-    for stage, update in (
-        ("linear autoencoder", 2),
-        ("autoencoder", 2),
-        ("restoration", 1),
-        ("restoration", 3),
-    ):
-
-        def kill(
-            what: str, done: int, total: int, stage: str = stage, update: int = update
-        ) -> None:
-            if what.startswith(f"{stage}: ") and done == update:
-                raise KilledError
-
-        with pytest.raises(KilledError):
-            train(chosen, kill, lambda line: None)
+    chosen = options(photos, tmp_path / "killed")
+    kill_at(chosen, "linear autoencoder", 2)
+    kill_at(chosen, "autoencoder", 2)
+    kill_at(chosen, "restoration", 1)
+    kill_at(chosen, "restoration", 3)
     resumed, _, _ = run(chosen)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert resumed.expanded_checkpoint.read_bytes() == whole.expanded_checkpoint.read_bytes()
@@ -160,8 +190,8 @@ def with_flow(chosen: RunOptions) -> RunOptions:
     return replace(chosen, settings=settings)
 
 
-def test_a_vector_field_trained_on_alone(photos: Path, tmp_path: Path) -> None:
-    """Nothing else changes, and a run stopped in the middle of it ends as one that was not."""
+def test_the_flow_phase_trains_only_the_vector_field(photos: Path, tmp_path: Path) -> None:
+    """And resumes bit for bit."""
     chosen = with_flow(options(photos, tmp_path / "flow"))
     result, _, _ = run(chosen)
     model = load_checkpoint(result.checkpoint).model.state_dict()
@@ -174,21 +204,13 @@ def test_a_vector_field_trained_on_alone(photos: Path, tmp_path: Path) -> None:
     assert changed == {"vector_field"}
     assert (tmp_path / "flow" / "samples" / "flow-000004.png").exists()
 
-    class KilledError(Exception):
-        pass
-
-    def kill(what: str, done: int, total: int) -> None:
-        if what.startswith("flow: ") and done == 2:
-            raise KilledError
-
-    again = replace(chosen, output=tmp_path / "again", save_seconds=0.0)
-    with pytest.raises(KilledError):
-        train(again, kill, lambda line: None)
+    again = replace(chosen, output=tmp_path / "again")
+    kill_at(again, "flow", 2)
     resumed, _, _ = run(again)
     assert resumed.checkpoint.read_bytes() == result.checkpoint.read_bytes()
 
 
-def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
     chosen = options(photos, tmp_path / "run")
     run(chosen)
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.safetensors")}
@@ -201,21 +223,6 @@ def test_a_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> N
     assert before == {path: path.read_bytes() for path in before}
 
 
-class KilledError(Exception):
-    pass
-
-
-def killed_at(chosen: RunOptions, stage: str, update: int) -> None:
-    """Run until a stage says that it has done an update, before the state of that is saved."""
-
-    def kill(what: str, done: int, total: int) -> None:
-        if what.startswith(f"{stage}: ") and done == update:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train(replace(chosen, save_seconds=0.0), kill, lambda line: None)
-
-
 def with_rate(chosen: RunOptions, rate: float, **changes: Any) -> RunOptions:
     settings = replace(chosen.settings, learning_rate=rate, **changes)
     return replace(chosen, settings=settings)
@@ -226,25 +233,25 @@ def logged_rates(folder: Path, stage: str) -> list[float]:
         return [float(row["learning rate"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_that_diverged_goes_on_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
+def test_a_diverged_run_continues_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
     chosen = options(photos, tmp_path / "run", preview_every=0, save_seconds=1e9)
     wild = with_rate(chosen, 0.9, iterations=60, schedule="constant", warmup=50)
-    killed_at(wild, "restoration", 2)
+    kill_at(wild, "restoration", 2)
     state = tmp_path / "run" / "state-restoration.pt"
-    good = state.read_bytes()
+    before = state.read_bytes()
     with pytest.raises(QualityError) as caught:
         run(wild)
-    assert f"{state}, of update 1, is intact" in str(caught.value)
+    assert f"{state} of update 1 is intact" in str(caught.value)
     assert "--learning-rate 0.9" in str(caught.value)
-    assert state.read_bytes() == good
+    assert state.read_bytes() == before
     tame = with_rate(wild, 1e-6)
-    result, _, told = run(tame)
-    assert told == ["restoration: learning rate 1e-06 after update 1, 0.9 until then"]
+    result, _, messages = run(tame)
+    assert messages == ["restoration: learning rate 1e-06 after update 1, 0.9 until then"]
     assert result.learning_rates["restoration"] == [(0, 0.9), (1, 1e-6)]
     rates = [0.9 / 50, *(1e-6 * min(update / 50, 1) for update in range(2, 61))]
     assert logged_rates(tmp_path / "run", "restoration") == pytest.approx(rates)
     load_checkpoint(result.checkpoint)  # which refuses what is not finite
-    # Nothing but a rate, and no higher one.
+    # Only rates may change, and only downwards.
     for other in (
         wild,
         replace(tame, settings=replace(tame.settings, seed=1)),
@@ -257,19 +264,19 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(photos: Path, tmp_path: P
     assert run(tame)[0].learning_rates == result.learning_rates
 
 
-def test_each_stage_goes_on_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
+def test_each_phase_continues_with_a_lower_rate(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     chosen = with_flow(options(photos, folder, preview_every=0))
-    killed_at(chosen, "linear autoencoder", 2)
+    kill_at(chosen, "linear autoencoder", 2)
     lower = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.001))
-    killed_at(lower, "autoencoder", 3)
+    kill_at(lower, "autoencoder", 3)
     lowest = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.0005))
-    killed_at(lowest, "restoration", 3)
+    kill_at(lowest, "restoration", 3)
     lowest = with_rate(lowest, 1e-3)
-    killed_at(lowest, "flow", 2)
+    kill_at(lowest, "flow", 2)
     lowest = with_rate(lowest, 1e-4)
-    result, _, told = run(lowest)
-    assert told == ["flow: learning rate 0.0001 after update 1, 0.001 until then"]
+    result, _, messages = run(lowest)
+    assert messages == ["flow: learning rate 0.0001 after update 1, 0.001 until then"]
     assert result.learning_rates == {
         "linear autoencoder": [(0, 0.015), (1, pytest.approx(0.003))],
         "autoencoder": [(0, 0.001), (2, 0.0005)],
@@ -288,20 +295,13 @@ def test_each_stage_goes_on_with_a_lower_rate(photos: Path, tmp_path: Path) -> N
     }
 
 
-def test_a_rate_that_was_lost_with_its_updates_is_forgotten(photos: Path, tmp_path: Path) -> None:
+def test_the_rate_of_lost_updates_is_forgotten(photos: Path, tmp_path: Path) -> None:
     chosen = options(photos, tmp_path / "run", preview_every=0)
-    killed_at(chosen, "restoration", 3)
+    kill_at(chosen, "restoration", 3)
     second = with_rate(chosen, 1e-4)
-    # Nothing is saved before it ends again.
-    with pytest.raises(KilledError):
-        train(replace(second, save_seconds=1e9), dying, lambda line: None)
+    kill_at(second, "restoration", save_seconds=1e9)
     result, _, _ = run(with_rate(chosen, 1e-5))
     assert result.learning_rates["restoration"] == [(0, 0.001), (2, 1e-5)]
-
-
-def dying(what: str, done: int, total: int) -> None:
-    if what.startswith("restoration: "):
-        raise KilledError
 
 
 def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) -> None:
@@ -318,9 +318,9 @@ def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) ->
     )
     second, _, _ = run(chosen)
     image = torch.rand(1, 3, SIZE, SIZE)
-    wanted = load_checkpoint(first.checkpoint).model(image, 3)
+    expected = load_checkpoint(first.checkpoint).model(image, 3)
     torch.testing.assert_close(
-        load_checkpoint(second.checkpoint).model(image, 3), wanted, rtol=0, atol=1e-4
+        load_checkpoint(second.checkpoint).model(image, 3), expected, rtol=0, atol=1e-4
     )
 
 
@@ -334,11 +334,11 @@ def test_fine_tuning_with_another_autoencoder_is_refused(photos: Path, tmp_path:
     )
     with pytest.raises(UsageError, match="their decoders differ"):
         run(chosen)
-    # Nothing says that this was asked for, so that the right files can be given next.
+    # Nothing was recorded, so that the right files can be given next.
     assert not (tmp_path / "second").exists()
 
 
-def test_ablations_are_no_fine_tuning(photos: Path, tmp_path: Path) -> None:
+def test_ablations_cannot_be_fine_tuned(photos: Path, tmp_path: Path) -> None:
     task = replace(TASKS["tiny"], architecture=replace(SMALL, estimator_blocks=0), image_size=SIZE)
     with pytest.raises(UsageError, match="leave out --no-estimator"):
         run(options(photos, tmp_path / "run", task=task, start_from="tiny"))
@@ -349,7 +349,7 @@ def test_ablations_are_no_fine_tuning(photos: Path, tmp_path: Path) -> None:
     [{"estimator_blocks": 0}, {"autoencoder_width": 0, "latent_channels": 3}],
     ids=["no estimator", "pixel space"],
 )
-def test_ablations_end_in_checkpoints_that_can_be_read(
+def test_checkpoints_of_ablations_can_be_loaded(
     photos: Path, tmp_path: Path, change: dict[str, int]
 ) -> None:
     architecture = replace(SMALL, **change)  # type: ignore[arg-type]
@@ -359,14 +359,14 @@ def test_ablations_end_in_checkpoints_that_can_be_read(
         assert load_checkpoint(path).model.arch == architecture
 
 
-def test_validation_photographs_are_the_users(photos: Path, tmp_path: Path) -> None:
-    save(tmp_path / "own" / "one.png", photo(9, 80, 70))
-    run(options(photos, tmp_path / "run", validation=tmp_path / "own"))
+def test_validation_photographs_are_previewed(photos: Path, tmp_path: Path) -> None:
+    save(tmp_path / "validation" / "one.png", photo(9, 80, 70))
+    run(options(photos, tmp_path / "run", validation=tmp_path / "validation"))
     with Image.open(tmp_path / "run" / "samples" / "restoration-000004.png") as sheet:
         assert sheet.size == (4 * SIZE, SIZE)  # input, coarse, restored, truth; one photograph
 
 
-def test_the_record_says_what_was_asked(photos: Path, tmp_path: Path) -> None:
+def test_the_record_of_a_run(photos: Path, tmp_path: Path) -> None:
     run(options(photos, tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["objective"]["segments"] == 3
@@ -374,12 +374,12 @@ def test_the_record_says_what_was_asked(photos: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(record)
 
 
-def test_a_picture_of_samples(photos: Path, tmp_path: Path) -> None:
+def test_drawing_samples(photos: Path, tmp_path: Path) -> None:
     draw_samples(options(photos, tmp_path / "run"), tmp_path / "samples.png", count=3)
     with Image.open(tmp_path / "samples.png") as picture:
         assert picture.size == (3 * SIZE, 2 * SIZE)
         pixels = np.asarray(picture).astype(float)
-    # Noise of standard deviation 89.6, less what clipping takes away.
+    # Noise of standard deviation 89.6, clipped.
     assert 50 < (pixels[SIZE:] - pixels[:SIZE]).std() < 90
     assert not (tmp_path / "run").exists()
     for name, reason in (

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from elir_deploy.errors import UsageError
-from elir_deploy.training.settings import AutoencoderSettings, ObjectiveSettings, settings_for
+from elir_deploy.training.settings import (
+    AutoencoderSettings,
+    ObjectiveSettings,
+    RunSettings,
+    settings_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +54,20 @@ def test_table_6(
         ("sigma_s", float("inf")),
     ],
 )
-def test_objectives_that_make_no_sense(name: str, value: float) -> None:
+def test_invalid_objectives(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} is"):
         ObjectiveSettings(**{name: value})  # type: ignore[arg-type]
 
 
 def test_crops_fit_the_latent() -> None:
-    with pytest.raises(UsageError, match="crop_size is 100, wanted a multiple of 8"):
+    with pytest.raises(UsageError, match="crop_size is 100, expected a multiple of 8"):
         AutoencoderSettings(crop_size=100)
+
+
+def test_epochs_to_updates() -> None:
+    assert RunSettings(epochs=2, batch_size=4).updates(10) == 5
+    assert RunSettings(epochs=1, batch_size=4).updates(3) == 1
+    assert RunSettings(iterations=0).updates(10) == 0
 
 
 def test_the_rates_of_an_autoencoder_change_together() -> None:
