@@ -1,4 +1,4 @@
-"""``elir-eval``: how good a model is, on a folder of images."""
+"""``elir-eval``: quality of a model on a folder of images."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from elir_deploy.runtime import BACKENDS, Bundle, Restorer, write_image
 from elir_deploy.samples import SampleFolder
 from elir_deploy.tasks import TASKS, task_named
 from elir_deploy.training import figures
-from elir_deploy.training.evaluation import Evaluation, evaluate
-from elir_deploy.training.metrics import ALWAYS, METRICS, MetricSet, default_metrics
-from elir_deploy.training.quality import build_report, curve_metric, markdown, text, to_json
+from elir_deploy.training.evaluation import evaluate
+from elir_deploy.training.metrics import ALWAYS, MetricSet, default_metrics
+from elir_deploy.training.quality import build_report, markdown, text, to_json
 from elir_deploy.training.subjects import BundleSubject, Pixels, Subject
 
 if TYPE_CHECKING:
     from elir_deploy.training.eager import CheckpointSubject
 
-#: What ``--backend`` calls a checkpoint's.
+#: The ``--backend`` of checkpoints.
 TORCH = "torch"
 #: Rows of the contact sheet.
 SHEET_ROWS = 6
-#: Warnings about single images that are printed.
-MOST_WARNINGS = 10
-#: Images whose steps are drawn.
+#: Maximum number of printed warnings about single images.
+MAX_WARNINGS = 10
+#: Number of images whose steps are drawn.
 TRACED_IMAGES = 3
 
 
@@ -55,7 +55,7 @@ class MetricName(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the model."""
+    """Options that concern the model."""
 
     model: str
     task: str | None
@@ -68,35 +68,40 @@ class Request:
     autoencoder: Path | None
 
 
+# Long because Typer reads the options from the signature.
 def evaluate_quality(
     model: Annotated[
         str,
         typer.Argument(
             metavar="BUNDLE|CHECKPOINT",
-            help="A bundle's folder, 'tiny', or a checkpoint as elir-export takes it, which runs "
-            "in eager PyTorch.",
+            help="Folder of a bundle, 'tiny', or a checkpoint as for elir-export, which runs in "
+            "eager PyTorch.",
         ),
     ],
     images: Annotated[
         Path,
-        typer.Argument(help="Folder of undegraded images; folders in it are looked into."),
+        typer.Argument(help="Folder of clean images, searched recursively."),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="Folder for the results; made if needed."),
+        typer.Option(
+            "-o", "--output", help="Folder for the results; created if it does not exist."
+        ),
     ],
     degraded: Annotated[
         Path | None,
         typer.Option(
             "--input",
             metavar="DIR",
-            help="Folder with the degraded image of each, of the same name but for the suffix. "
-            "[default: the images, degraded as the task is]",
+            help="Folder of degraded images, with the same names apart from the suffix. "
+            "[default: the clean images are degraded by the task]",
         ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(TASKS)}; needed where a checkpoint does not tell."),
+        typer.Option(
+            help=f"One of {', '.join(TASKS)}; needed if a checkpoint does not determine it."
+        ),
     ] = None,
     backend: Annotated[
         str | None,
@@ -108,71 +113,71 @@ def evaluate_quality(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the bundle. [default: as elir-restore takes it]"),
+        typer.Option(help="Precision of the bundle. [default: as for elir-restore]"),
     ] = None,
     metric: Annotated[
         list[MetricName] | None,
         typer.Option(
-            help=f"Beside {', '.join(ALWAYS)}, which are always measured; repeat for several. One "
-            "that cannot run is then an error. [default: those of the paper's table]"
+            help=f"Metric to compute besides {', '.join(ALWAYS)}; repeat for several. It is an "
+            "error if one cannot run. [default: those of the paper's table, if they can run]"
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many files, by name.")
+        int | None, typer.Option(min=1, help="Use only the first files, by name.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the degradations, with the image's number.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the degradations.")] = 0,
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Side in pixels, for a checkpoint. [default: the task's]"),
+        typer.Option(
+            min=1, help="Side of the images in pixels (checkpoints only). [default: the task's]"
+        ),
     ] = None,
     euler_steps: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, help="Euler steps M, for a checkpoint; repeat for a curve. [default: its own]"
+            min=1,
+            help="Euler steps M (checkpoints only); repeat for a curve. [default: the task's]",
         ),
     ] = None,
     sigma_s: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, help="Noise sigma_s, for a checkpoint; repeat for a curve. [default: its own]"
+            min=0,
+            help="Noise sigma_s (checkpoints only); repeat for a curve. [default: the task's]",
         ),
     ] = None,
     steps: Annotated[
         bool,
         typer.Option(
             "--steps",
-            help=f"Draw every Euler step and the latents' paths, for a checkpoint: of its first "
-            f"{TRACED_IMAGES} images.",
+            help=f"Draw every Euler step and the paths of the latents, for the first "
+            f"{TRACED_IMAGES} images (checkpoints only).",
         ),
     ] = False,
     autoencoder: Annotated[
         Path | None,
         typer.Option(
-            help="What the checkpoint was trained with: the truths' latents in the paths that "
-            "--steps draws are its encoder's. [default: they are left out]"
+            help="Autoencoder that the checkpoint was trained with: --steps then draws the latents "
+            "of the truths too."
         ),
     ] = None,
-    pictures: Annotated[
-        bool, typer.Option("--figures/--no-figures", help="Draw pictures beside the tables.")
-    ] = True,
+    pictures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")] = True,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
     """Measure how well a model restores a folder of images.
 
-    Writes quality.md, a table to paste, quality.json with the value of every image, and pictures:
-    sheet.png always, curve-steps.png and curve-sigma-s.png with several --euler-steps or --sigma-s,
-    steps.png and trajectories.png with --steps.
+    Writes quality.md (tables), quality.json (the values of every image) and pictures: sheet.png,
+    curve-steps.png and curve-sigma-s.png for several --euler-steps or --sigma-s, steps.png and
+    trajectories.png with --steps.
 
-    Images larger than the model's are cut to their middle, aligned faces scaled; smaller ones are
-    left out, since an enlarged image holds no detail to compare with. Image number k is degraded
-    with the seed and k alone, so that a part of a folder gives the values it has in the whole.
+    Larger images are cropped to the middle, aligned faces scaled down. Smaller ones are skipped:
+    enlarged, they would have no detail to compare with. The degradation of image number k depends
+    only on the seed and k, so its values do not change with --limit.
 
-    PSNR, SSIM and blur need the extra 'eval'. LPIPS, FID, NIQE, MUSIQ and CLIPQA need pyiqa, of
-    the extra 'metrics', which downloads weights and whose licence is non-commercial; without it
-    they are listed as not run.
+    PSNR, SSIM and blur need the extra 'eval'. LPIPS, FID, NIQE, MUSIQ and CLIPQA need pyiqa (extra
+    'metrics'), which downloads weights and has a non-commercial licence; without it they are
+    listed as not run.
 
     Examples:
 
@@ -181,11 +186,11 @@ def evaluate_quality(
     * `elir-eval denoise.safetensors faces/ --euler-steps 1 --euler-steps 3 -o curve`
     * `elir-eval bfr truths/ --input degraded/ --backend onnxruntime --precision fp16 -o fp16`
     """
-    # A damaged file can make Pillow warn; what matters comes as an error.
+    # Pillow warns about damaged files; what matters becomes an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     require_packages(("skimage",), "eval", "measure quality")
     if pictures:
-        require_packages(("matplotlib",), "eval", "draw the pictures (--no-figures: none)")
+        require_packages(("matplotlib",), "eval", "draw pictures (or use --no-figures)")
     if task is not None:
         task_named(task)
     if steps and not pictures:
@@ -202,12 +207,12 @@ def evaluate_quality(
         autoencoder,
     )
     with ExitStack() as stack:
-        _make_folder(output, images, stack)
-        say = stack.enter_context(progress())
-        subject, tracer = _open_subject(request, say)
+        _create_folder(output, images, stack)
+        on_progress = stack.enter_context(progress())
+        subject, tracer = _open_subject(request, on_progress)
         stack.callback(subject.close)
         if subject.random:
-            tell("warning: the weights are random: figures of quality will mean nothing")
+            tell("warning: the weights are random: the results will not measure quality")
         samples = SampleFolder(
             images,
             subject.task,
@@ -232,10 +237,11 @@ def evaluate_quality(
             show=SHEET_ROWS if pictures else 0,
             tracer=tracer.trace if tracer is not None else None,
             traces=TRACED_IMAGES if steps else 0,
-            on_progress=say,
+            on_progress=on_progress,
             on_input_warning=_InputWarnings(),
         )
-        drawn = _draw(subject, evaluation, say) if pictures else {}
+        on_progress("drawing", 0, 0)
+        drawn = figures.draw_evaluation(subject, evaluation) if pictures else {}
         report = build_report(
             subject,
             evaluation,
@@ -252,17 +258,17 @@ def evaluate_quality(
     print(f"written to {output}: quality.md, quality.json{''.join(f', {name}' for name in drawn)}")
 
 
-# The model ------------------------------------------------------------------------------------
+# Model ------------------------------------------------------------------------------------
 
 
 def _open_subject(
-    request: Request, say: ProgressCallback
+    request: Request, on_progress: ProgressCallback
 ) -> tuple[Subject, CheckpointSubject | None]:
-    """The model; once more where it is a checkpoint, which can show its steps."""
-    say("loading", 0, 0)
+    """The model, and again if it can trace its steps for ``--steps``."""
+    on_progress("loading", 0, 0)
     if Path(request.model).is_dir() or request.model == "tiny":
         return _open_bundle(request), None
-    subject = _open_checkpoint(request, say)
+    subject = _open_checkpoint(request, on_progress)
     return subject, subject if request.show_steps else None
 
 
@@ -273,20 +279,20 @@ def _open_bundle(request: Request) -> Subject:
         raise UsageError(
             f"{request.model} is for task {model.task}, not {request.task}: leave out --task"
         )
-    for option, given, exported, export_option in (
+    for option, value, exported, export_option in (
         ("--euler-steps", request.steps, f"M = {model.steps}", "--steps"),
         ("--sigma-s", request.sigmas, f"sigma_s = {model.sigma_s:g}", "--sigma-s"),
         ("--size", request.size, f"images of {bundle.manifest.image_size}", "--image-size"),
     ):
-        if given:
+        if value:
             raise UsageError(
-                f"{option}: {request.model} was exported with {exported}, which is fixed in a "
-                f"bundle: give the checkpoint, or export another one (elir-export {export_option})"
+                f"{option}: {request.model} was exported with {exported}, which cannot be changed: "
+                f"evaluate the checkpoint, or export again with elir-export {export_option}"
             )
     if request.show_steps:
         raise UsageError(
-            f"--steps: {request.model} is a bundle, whose steps cannot be looked into: give "
-            "the checkpoint"
+            f"--steps: {request.model} is a bundle, whose steps are not accessible: evaluate the "
+            "checkpoint"
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
@@ -297,27 +303,27 @@ def _open_bundle(request: Request) -> Subject:
     return BundleSubject(restorer)
 
 
-def _open_checkpoint(request: Request, say: ProgressCallback) -> CheckpointSubject:
+def _open_checkpoint(request: Request, on_progress: ProgressCallback) -> CheckpointSubject:
     for option, value, only in (
         ("--backend", request.backend, TORCH),
         ("--precision", request.precision, "fp32"),
     ):
         if value not in (None, only):
             raise UsageError(
-                f"{option} {value}: {request.model} is taken as a checkpoint, which runs on "
-                f"{TORCH} in fp32: export it, and give the bundle"
+                f"{option} {value}: {request.model} is not a bundle, and a checkpoint runs on "
+                f"{TORCH} in fp32: export it and evaluate the bundle"
             )
     try:
         require_packages(("torch", "safetensors"), "export", "evaluate a checkpoint")
     except MissingDependencyError as error:
         raise UnavailableError(
-            f"{request.model} is no bundle's folder; taken as a checkpoint it needs "
-            f"{error.package}: pip install 'elir-deploy[{error.extra}]'"
+            f"{request.model} is not a bundle, and a checkpoint needs {error.package}: "
+            f"pip install 'elir-deploy[{error.extra}]'"
         ) from None
     from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
     from elir_deploy.training.eager import CheckpointSubject
 
-    checkpoint = load_checkpoint(request.model, request.task, progress=say)
+    checkpoint = load_checkpoint(request.model, request.task, progress=on_progress)
     return CheckpointSubject(
         checkpoint,
         image_size=request.size,
@@ -330,11 +336,11 @@ def _open_checkpoint(request: Request, say: ProgressCallback) -> CheckpointSubje
 # Results --------------------------------------------------------------------------------------
 
 
-def _make_folder(output: Path, images: Path, stack: ExitStack) -> None:
-    """Make the folder now: not after the measurement shows that it cannot be written."""
+def _create_folder(output: Path, images: Path, stack: ExitStack) -> None:
+    """Create the folder before the evaluation, in case it cannot be written."""
     if output.resolve().is_relative_to(images.resolve()):
         raise UsageError(
-            f"-o {output} is inside {images}, where its pictures would be measured the next time: "
+            f"-o {output} is inside {images}, so that the next run would evaluate its pictures: "
             "choose another folder"
         )
     try:
@@ -342,9 +348,9 @@ def _make_folder(output: Path, images: Path, stack: ExitStack) -> None:
         stack.callback(_remove_if_empty, output)
     except FileExistsError:
         if not output.is_dir():
-            raise OutputError(f"{output} is a file, wanted a folder") from None
+            raise OutputError(f"{output} is a file, expected a folder") from None
     except OSError as error:
-        raise OutputError(f"{output} cannot be made a folder: {error.strerror}") from None
+        raise OutputError(f"{output} cannot be created: {error.strerror}") from None
     check_writable(output / "quality.json")
 
 
@@ -354,47 +360,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 class _InputWarnings:
-    """Tells the first warnings about images; a folder can hold thousands to warn of."""
+    """Prints the first warnings about images: a folder may cause thousands."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._count = 0
 
     def __call__(self, message: str) -> None:
-        self._told += 1
-        if self._told <= MOST_WARNINGS:
+        self._count += 1
+        if self._count <= MAX_WARNINGS:
             tell(f"warning: {message}")
-        elif self._told == MOST_WARNINGS + 1:
-            tell("warning: more like these; what is left out stands in quality.json")
-
-
-def _draw(subject: Subject, evaluation: Evaluation, say: ProgressCallback) -> dict[str, Pixels]:
-    """Name of the file to the picture."""
-    say("drawing", 0, 0)
-    drawn = {"sheet.png": figures.contact_sheet(evaluation.shown)}
-    for name in subject.plan.curves:
-        drawn[f"curve-{name.replace('_', '-')}.png"] = _draw_curve(subject, evaluation, name)
-    if evaluation.traces:
-        drawn["steps.png"] = figures.steps_strip(evaluation.traces)
-        drawn["trajectories.png"] = figures.trajectories(evaluation.traces)
-    return drawn
-
-
-def _draw_curve(subject: Subject, evaluation: Evaluation, name: str) -> Pixels:
-    metric = METRICS[curve_metric(evaluation)]
-    points = []
-    for variant in subject.plan.curves[name]:
-        row = evaluation.restored(variant)
-        x, y = row.mean("psnr"), row.mean(metric.name)
-        if x is not None and y is not None and x.value is not None and y.value is not None:
-            label = f"M = {variant.steps}" if name == "steps" else f"sigma_s = {variant.sigma_s:g}"
-            points.append(figures.CurvePoint(label, x.value, y.value))
-    side = "lower" if metric.lower_better else "higher"
-    return figures.curve(
-        points,
-        title=f"{subject.task}, {len(evaluation.images)} images",
-        x_title="PSNR dB (higher is better)",
-        y_title=f"{metric.title} ({side} is better)",
-    )
+        elif self._count == MAX_WARNINGS + 1:
+            tell("warning: further warnings are not printed; quality.json lists the skipped images")
 
 
 def _write(output: Path, report: dict[str, object], drawn: dict[str, Pixels]) -> None:

@@ -1,6 +1,6 @@
-"""A checkpoint to be measured: the PyTorch model as it is, image by image, in float32 on the CPU.
+"""A checkpoint to evaluate: the PyTorch model in float32 on the CPU, one image at a time.
 
-The noise is the one an export bakes in, so that a checkpoint and its bundle give the same numbers.
+The noise is that of an export, so that a checkpoint and its bundle have the same results.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from elir_deploy.training.subjects import (
 
 __all__ = ["CheckpointSubject", "euler_path"]
 
-#: Of the noise: the default of ``elir-export``.
+#: Seed of the noise, the default of ``elir-export``.
 NOISE_SEED = 0
 
 
 def _check_size(arch: Architecture, side: int, steps: int) -> None:
     if arch.autoencoder_width:
         check_size(arch, side, steps)
-    elif side % arch.image_multiple:  # a flow over pixels, which exists for comparisons only
-        raise UsageError(f"image size is {side}, wanted a multiple of {arch.image_multiple}")
+    elif side % arch.image_multiple:  # a flow over pixels, an ablation
+        raise UsageError(f"image size is {side}, expected a multiple of {arch.image_multiple}")
 
 
 def euler_path(model: Elir, coarse: Tensor, steps: int, noise: Tensor) -> Iterator[Tensor]:
     """z_0, z_1, ..., z_M of Algorithm 1, each (N, c, h, w).
 
     Args:
-        model: whose vector field is followed.
+        model: the model with the vector field.
         coarse: latent of the coarse estimate (N, c, h, w).
         steps: Euler steps M.
-        noise: already scaled by sigma_s, of the latent's shape.
+        noise: scaled by sigma_s, of the latent's shape.
     """
     z = coarse + noise
     yield z
@@ -64,15 +64,15 @@ class CheckpointSubject(Subject):
     """A checkpoint in eager PyTorch.
 
     Args:
-        checkpoint: is left as it is; over-parametrised convolutions are collapsed in a copy.
+        checkpoint: not modified; over-parametrised convolutions are collapsed in a copy.
         image_size: side of the square in pixels; None: the task's.
         steps: values of M to measure; see :func:`plan_variants`.
-        sigmas: values of sigma_s to measure, likewise.
-        clean_encoder: what the model's targets were encoded with, for the truths in a trace; the
-            model's own encoder has been trained on degraded images since.
+        sigmas: values of sigma_s to measure.
+        clean_encoder: the encoder of the model's training targets, for the truths in a trace; the
+            model's own encoder was then trained on degraded images.
 
     Raises:
-        UsageError: a size, a number of steps or a sigma_s that the model cannot take.
+        UsageError: the model does not support a size, a number of steps or a sigma_s.
     """
 
     def __init__(
@@ -127,16 +127,16 @@ class CheckpointSubject(Subject):
         for variant in self.plan.variants:
             for z in self._path(coarse, variant):
                 last = z
-            pictures.append(self._decoded(last))
-        return Restored(pixels, self._decoded(coarse), tuple(pictures))
+            pictures.append(self._decode(last))
+        return Restored(pixels, self._decode(coarse), tuple(pictures))
 
     @torch.inference_mode()
     def trace(self, name: str, low: Pixels, truth: Pixels) -> Trace:
-        """The main variant's way through the flow.
+        """The path of the main variant through the flow.
 
         Args:
-            name: of the image.
-            low: as for :meth:`restore`.
+            name: name of the image.
+            low: the low-quality image, as for :meth:`restore`.
             truth: (S, S, 3) uint8.
         """
         pixels = enlarge(self.task, low)
@@ -145,9 +145,9 @@ class CheckpointSubject(Subject):
         return Trace(
             name,
             torch.cat(path).numpy().copy(),
-            np.stack([self._decoded(z) for z in path]),
+            np.stack([self._decode(z) for z in path]),
             pixels,
-            self._decoded(coarse),
+            self._decode(coarse),
             truth,
             self._clean_latent(truth),
         )
@@ -159,16 +159,13 @@ class CheckpointSubject(Subject):
         array: NDArray[np.float32] = latent[0].numpy().copy()
         return array
 
-    def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
-        latent: Tensor = self._model.encoder(torch.from_numpy(to_network(pixels, "float32")))
-        return latent
-
     def _coarse(self, pixels: NDArray[np.uint8]) -> Tensor:
-        latent: Tensor = self._model.estimator(self._encoded(pixels))
+        image = torch.from_numpy(to_network(pixels, "float32"))
+        latent: Tensor = self._model.estimator(self._model.encoder(image))
         return latent
 
     def _path(self, coarse: Tensor, variant: Variant) -> Iterator[Tensor]:
         return euler_path(self._model, coarse, variant.steps, self._noises[variant.sigma_s])
 
-    def _decoded(self, latent: Tensor) -> Pixels:
+    def _decode(self, latent: Tensor) -> Pixels:
         return from_network(self._model.decoder(latent).numpy())

@@ -1,4 +1,4 @@
-"""Measuring a model on a folder of images: one pass, one image at a time."""
+"""Evaluating a model on a folder of images, one image at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import write_image
 from elir_deploy.samples import Sample, Skipped
 from elir_deploy.training.metrics import Mean, Metric, MetricSet
-from elir_deploy.training.subjects import Pixels, Restored, Subject, Trace, Variant
+from elir_deploy.training.subjects import Pixels, Subject, Trace, Variant
 
 __all__ = ["Evaluation", "Row", "Shown", "Tracer", "evaluate"]
 
@@ -25,31 +25,31 @@ RESTORED = "restored"
 
 @dataclass
 class Row:
-    """One kind of picture and its values.
+    """The metrics of one kind of image.
 
     Attributes:
         label: ``input``, ``coarse estimate``, or ``restored`` with the variant where there are
             several.
-        variant: of a restored picture.
-        scores: metric to the values of the images in order.
-        of_sets: metric of whole sets to its value.
+        variant: variant of the model, for restored images.
+        scores: for each metric, the values of the images in order.
+        set_scores: for each metric of whole sets, its value.
     """
 
     label: str
     variant: Variant | None = None
     scores: dict[str, list[float]] = field(default_factory=dict)
-    of_sets: dict[str, float] = field(default_factory=dict)
+    set_scores: dict[str, float] = field(default_factory=dict)
 
     def mean(self, metric: str) -> Mean | None:
-        """Over the images; None where the metric was not measured."""
-        if metric in self.of_sets:
-            return Mean(self.of_sets[metric], None, 1)
+        """Mean over the images; None where the metric was not measured."""
+        if metric in self.set_scores:
+            return Mean(self.set_scores[metric], None, 1)
         return Mean.of(self.scores[metric]) if metric in self.scores else None
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of one image that are kept to be shown."""
+    """The pictures of one image in the contact sheet."""
 
     name: str
     input: Pixels
@@ -60,14 +60,14 @@ class Shown:
 
 @dataclass
 class Evaluation:
-    """What was measured.
+    """The result of an evaluation.
 
     Attributes:
         rows: the input, the coarse estimate where there is one, then a row for each variant.
-        images: number in the folder and name of each image that was measured.
-        skipped: files that were left out.
-        shown: the first images.
-        traces: the first images' ways through the flow.
+        images: number in the folder and name of each measured image.
+        skipped: files that were not measured.
+        shown: pictures of the first images.
+        traces: paths of the first images through the flow.
     """
 
     rows: list[Row]
@@ -82,7 +82,7 @@ class Evaluation:
 
 
 class Tracer(Protocol):
-    """What gives traces: :meth:`elir_deploy.training.eager.CheckpointSubject.trace`."""
+    """Traces an image: :meth:`elir_deploy.training.eager.CheckpointSubject.trace`."""
 
     def __call__(self, name: str, low: Pixels, truth: Pixels) -> Trace: ...
 
@@ -101,23 +101,23 @@ def evaluate(
 ) -> Evaluation:
     """Restore and measure every sample.
 
-    One image is held at a time, beside those that are shown. Metrics of whole sets need files:
-    those lie in a temporary folder until the end.
+    Only one image is in memory at a time, besides those in ``shown``. Metrics of whole sets read
+    files, which are in a temporary folder until the end.
 
     Args:
         subject: the model.
-        samples: what it is measured on.
-        metrics: what is measured; those that turn out not to work move to ``metrics.not_run``.
-        total: how many samples there are.
-        show: how many of the first images to keep.
-        tracer: gives an image's way through the flow.
-        traces: of how many of the first images.
-        on_progress: called with what is being done, how much of it is done, and of how much.
-        on_input_warning: called with what is wrong with an image that is left out, or doubtful.
+        samples: the images.
+        metrics: the metrics; those that fail move to ``metrics.not_run``.
+        total: number of samples.
+        show: number of images in the contact sheet.
+        tracer: traces an image through the flow.
+        traces: number of images to trace.
+        on_progress: called with the current task, the amount done and the total.
+        on_input_warning: called with a message for each image that is skipped or doubtful.
 
     Raises:
-        ImageError: not one sample could be measured.
-        UnavailableError: a metric that was asked for does not work.
+        ImageError: no sample could be measured.
+        UnavailableError: a required metric failed.
     """
     warn = on_input_warning or (lambda message: None)
     evaluation = Evaluation(_rows(subject))
@@ -130,32 +130,18 @@ def evaluate(
                 continue
             if item.doubt is not None:
                 warn(item.doubt)
-            restored = subject.restore(item.low)
             number = len(evaluation.images)
-            pictures = _in_rows_order(restored)
-            for row, picture in zip(evaluation.rows, pictures, strict=True):
-                _measure(row, metrics, picture, item.truth)
-            if folder is not None:
-                _keep_files(folder, number, pictures, item.truth)
-            evaluation.images.append((item.number, item.name))
+            shown = _measure_image(evaluation, subject, metrics, item, folder)
             if number < show:
-                evaluation.shown.append(
-                    Shown(
-                        item.name,
-                        restored.input,
-                        restored.coarse,
-                        restored.pictures[0],
-                        item.truth,
-                    )
-                )
+                evaluation.shown.append(shown)
             if tracer is not None and number < traces:
                 evaluation.traces.append(tracer(item.name, item.low, item.truth))
         on_progress("measuring", total, total)
         if not evaluation.images:
-            raise ImageError(_nothing_measured(evaluation.skipped))
+            raise ImageError(_nothing_measured_message(evaluation.skipped))
         if folder is not None:
             _measure_sets(evaluation, metrics, folder, on_progress)
-    _forget_dropped(evaluation.rows, metrics)
+    _remove_failed(evaluation.rows, metrics)
     return evaluation
 
 
@@ -166,32 +152,45 @@ def _rows(subject: Subject) -> list[Row]:
     return rows + [Row(f"{RESTORED}, {v}" if several else RESTORED, v) for v in variants]
 
 
-def _in_rows_order(restored: Restored) -> list[Pixels]:
+def _measure_image(
+    evaluation: Evaluation,
+    subject: Subject,
+    metrics: MetricSet,
+    sample: Sample,
+    folder: Path | None,
+) -> Shown:
+    restored = subject.restore(sample.low)
     coarse = [] if restored.coarse is None else [restored.coarse]
-    return [restored.input, *coarse, *restored.pictures]
+    pictures = [restored.input, *coarse, *restored.pictures]
+    for row, picture in zip(evaluation.rows, pictures, strict=True):
+        _measure(row, metrics, picture, sample.truth)
+    if folder is not None:
+        _write_files(folder, len(evaluation.images), pictures, sample.truth)
+    evaluation.images.append((sample.number, sample.name))
+    return Shown(sample.name, restored.input, restored.coarse, restored.pictures[0], sample.truth)
 
 
 def _measure(row: Row, metrics: MetricSet, picture: Pixels, truth: Pixels) -> None:
     for metric in list(metrics.working):
-        if metric.info.of_sets:
+        if metric.info.compares_sets:
             continue
-        with metrics.dropping(metric):
+        with metrics.drop_on_failure(metric):
             value = metric.of_image(picture, truth)
             row.scores.setdefault(metric.info.name, []).append(value)
 
 
-def _forget_dropped(rows: list[Row], metrics: MetricSet) -> None:
-    """A metric that failed on one image has values of some images only: none are given."""
+def _remove_failed(rows: list[Row], metrics: MetricSet) -> None:
+    """Remove the values of metrics that failed: they cover only some of the images."""
     for row in rows:
         for name in metrics.not_run:
             row.scores.pop(name, None)
-            row.of_sets.pop(name, None)
+            row.set_scores.pop(name, None)
 
 
-def _nothing_measured(skipped: list[Skipped]) -> str:
+def _nothing_measured_message(skipped: list[Skipped]) -> str:
     if not skipped:
         return "no image could be measured"
-    return f"not one of {len(skipped)} images could be measured; the first: {skipped[0].reason}"
+    return f"none of {len(skipped)} images could be measured; the first: {skipped[0].reason}"
 
 
 # Metrics of whole sets ------------------------------------------------------------------------
@@ -201,36 +200,36 @@ _TRUTHS = "truths"
 
 @contextlib.contextmanager
 def _folder_for_sets(metrics: MetricSet) -> Iterator[Path | None]:
-    """A folder for files while the block runs, where a metric needs them."""
-    if not any(metric.info.of_sets for metric in metrics.working):
+    """A temporary folder for images, if a metric reads files."""
+    if not any(metric.info.compares_sets for metric in metrics.working):
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="elir-eval-") as folder:
         yield Path(folder)
 
 
-def _keep_files(folder: Path, number: int, pictures: list[Pixels], truth: Pixels) -> None:
-    named = {_TRUTHS: truth} | {str(row): picture for row, picture in enumerate(pictures)}
-    for name, picture in named.items():
-        place = folder / name
-        place.mkdir(exist_ok=True)
-        write_image(place / f"{number:08}.png", picture)
+def _write_files(folder: Path, number: int, pictures: list[Pixels], truth: Pixels) -> None:
+    by_name = {_TRUTHS: truth} | {str(row): picture for row, picture in enumerate(pictures)}
+    for name, picture in by_name.items():
+        subfolder = folder / name
+        subfolder.mkdir(exist_ok=True)
+        write_image(subfolder / f"{number:08}.png", picture)
 
 
 def _measure_sets(
     evaluation: Evaluation,
     metrics: MetricSet,
     folder: Path,
-    say: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> None:
     def values(metric: Metric) -> Iterator[float]:
         if len(evaluation.images) < 2:
             raise UnavailableError(f"{metric.info.title} needs at least two images")
         for number in range(len(evaluation.rows)):
-            say(f"measuring {metric.info.title}", number, len(evaluation.rows))
+            on_progress(f"measuring {metric.info.title}", number, len(evaluation.rows))
             yield metric.of_folders(folder / str(number), folder / _TRUTHS)
 
-    for metric in [metric for metric in metrics.working if metric.info.of_sets]:
-        with metrics.dropping(metric):
+    for metric in [metric for metric in metrics.working if metric.info.compares_sets]:
+        with metrics.drop_on_failure(metric):
             for row, value in zip(evaluation.rows, values(metric), strict=True):
-                row.of_sets[metric.info.name] = value
+                row.set_scores[metric.info.name] = value

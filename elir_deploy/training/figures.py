@@ -1,6 +1,6 @@
-"""Pictures of a measurement, drawn in memory: each function gives (H, W, 3) uint8 RGB.
+"""Pictures of an evaluation, drawn in memory: all are (H, W, 3) uint8 RGB.
 
-matplotlib is used through its objects, so nothing of the process changes, and no display is needed.
+matplotlib is used without pyplot: no global state and no display.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.pixels import psnr_db
-from elir_deploy.training.evaluation import Shown
-from elir_deploy.training.subjects import Pixels, Trace
+from elir_deploy.training.evaluation import Evaluation, Shown
+from elir_deploy.training.metrics import METRICS
+from elir_deploy.training.quality import curve_metric
+from elir_deploy.training.subjects import Pixels, Subject, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,29 +25,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CurvePoint",
-    "Movers",
     "Panel",
+    "Paths",
     "contact_sheet",
     "curve",
-    "find_movers",
+    "draw_evaluation",
     "panel_grid",
+    "select_paths",
     "steps_strip",
     "straightness",
     "trajectories",
 ]
 
-#: Pixels an inch: a power of two, so that sizes in pixels survive the way through inches.
+#: Pixels per inch: a power of two, so that pixels convert to inches and back exactly.
 _DPI = 128
 _GAP, _CAPTION, _HEADER = 8, 24, 24
-#: Side in pixels beyond which a panel is scaled down.
-_LARGEST_PANEL = 256
+#: Maximum side of a panel in pixels; larger pictures are scaled down.
+_MAX_PANEL = 256
 _SMALL, _NORMAL = 6.5, 8.0  # points
 _CURVE_SIZE = (720, 560)
 _TRAJECTORY_SIZE = (560, 480)
-#: Latent positions whose way is drawn.
+#: Number of latent positions in a trajectory plot.
 _POSITIONS = 8
-#: Panels of a strip; longer ways are thinned out.
-_MOST_STEPS = 12
+#: Maximum number of steps in a strip; of longer paths some are left out.
+_MAX_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,35 @@ class Panel:
     caption: str = ""
 
 
+def draw_evaluation(subject: Subject, evaluation: Evaluation) -> dict[str, Pixels]:
+    """All pictures of an evaluation, by file name."""
+    pictures = {"sheet.png": contact_sheet(evaluation.shown)}
+    for name in subject.plan.curves:
+        pictures[f"curve-{name.replace('_', '-')}.png"] = _tradeoff(subject, evaluation, name)
+    if evaluation.traces:
+        pictures["steps.png"] = steps_strip(evaluation.traces)
+        pictures["trajectories.png"] = trajectories(evaluation.traces)
+    return pictures
+
+
 # Grids of pictures ----------------------------------------------------------------------------
 
 
 def panel_grid(rows: Sequence[Sequence[Panel]], titles: Sequence[str]) -> Pixels:
-    """Pictures in rows, a title over each column, a caption under each picture.
+    """Draw pictures in rows, a title above each column, a caption below each picture.
 
-    A panel is as large as the largest picture, up to 256 pixels; pictures of that size stand
-    there pixel for pixel.
+    A panel has the size of the largest picture, up to 256 pixels; pictures of that size are not
+    resampled.
 
     Args:
-        rows: each as long as ``titles``.
-        titles: of the columns.
+        rows: panels, as many in each row as there are titles.
+        titles: titles of the columns.
 
     Returns:
-        (HEADER + rows * (panel + CAPTION), columns * panel, 3) uint8, and gaps.
+        (HEADER + rows * (panel + CAPTION), columns * panel, 3) uint8, plus gaps.
     """
     largest = max(length for row in rows for p in row for length in p.pixels.shape[:2])
-    side: int = min(_LARGEST_PANEL, largest)
+    side: int = min(_MAX_PANEL, largest)
     width = _GAP + len(titles) * (side + _GAP)
     height = _HEADER + len(rows) * (side + _CAPTION + _GAP)
     figure = _figure(width, height)
@@ -91,36 +105,38 @@ def panel_grid(rows: Sequence[Sequence[Panel]], titles: Sequence[str]) -> Pixels
     for number, row in enumerate(rows):
         bottom = height - _HEADER - number * (side + _CAPTION + _GAP) - side
         for column, panel in enumerate(row):
-            place = (across(column) / width, bottom / height, side / width, side / height)
-            axes = figure.add_axes(place)
+            box = (across(column) / width, bottom / height, side / width, side / height)
+            axes = figure.add_axes(box)
             axes.set_axis_off()
             large = max(panel.pixels.shape[:2]) > side
             axes.imshow(panel.pixels, interpolation="antialiased" if large else "nearest")
             _write(figure, across(column) + side / 2, bottom - _CAPTION / 2, panel.caption, _SMALL)
-    return _rendered(figure)
+    return _render(figure)
 
 
 def contact_sheet(shown: Sequence[Shown]) -> Pixels:
-    """A row for each image: input, coarse estimate where there is one, restored, truth."""
+    """A row for each image: input, coarse estimate if any, restored, truth."""
     coarse = shown[0].coarse is not None
     titles = ["input", *(["coarse estimate"] if coarse else []), "restored", "truth"]
     rows = []
     for item in shown:
         pictures = [item.input, *([] if item.coarse is None else [item.coarse]), item.restored]
-        rows.append([*(_compared(p, item.truth) for p in pictures), Panel(item.truth, item.name)])
+        rows.append(
+            [*(_panel_with_psnr(p, item.truth) for p in pictures), Panel(item.truth, item.name)]
+        )
     return panel_grid(rows, titles)
 
 
 def steps_strip(traces: Sequence[Trace]) -> Pixels:
     """A row for each image: input, coarse estimate, z_0, ..., z_M decoded, truth (Figure 10)."""
     last = len(traces[0].pictures) - 1
-    shown = sorted({round(k) for k in np.linspace(0, last, min(last, _MOST_STEPS) + 1)})
+    shown = sorted({round(k) for k in np.linspace(0, last, min(last, _MAX_STEPS) + 1)})
     titles = ["input", "coarse estimate", "with its noise", *(f"step {k}" for k in shown[1:])]
     rows = [
         [
-            _compared(trace.input, trace.truth),
-            _compared(trace.coarse, trace.truth),
-            *(_compared(trace.pictures[k], trace.truth) for k in shown),
+            _panel_with_psnr(trace.input, trace.truth),
+            _panel_with_psnr(trace.coarse, trace.truth),
+            *(_panel_with_psnr(trace.pictures[k], trace.truth) for k in shown),
             Panel(trace.truth, trace.name),
         ]
         for trace in traces
@@ -128,7 +144,7 @@ def steps_strip(traces: Sequence[Trace]) -> Pixels:
     return panel_grid(rows, [*titles, "truth"])
 
 
-def _compared(pixels: Pixels, truth: Pixels) -> Panel:
+def _panel_with_psnr(pixels: Pixels, truth: Pixels) -> Panel:
     psnr = psnr_db(pixels, truth)
     return Panel(pixels, f"{psnr:.2f} dB" if np.isfinite(psnr) else "identical")
 
@@ -141,9 +157,9 @@ class CurvePoint:
     """A point of a curve.
 
     Attributes:
-        label: what stands beside it.
+        label: text beside the point.
         x: distortion.
-        y: perception.
+        y: perceptual quality.
     """
 
     label: str
@@ -152,7 +168,7 @@ class CurvePoint:
 
 
 def curve(points: Sequence[CurvePoint], *, title: str, x_title: str, y_title: str) -> Pixels:
-    """Points joined in their order: distortion across, perception up (paper, Figure 6)."""
+    """A line through points: distortion on the x axis, perception on y (paper, Figure 6)."""
     figure = _figure(*_CURVE_SIZE)
     axes = figure.add_subplot()
     axes.plot([p.x for p in points], [p.y for p in points], "o-", color="tab:blue", markersize=5)
@@ -165,25 +181,44 @@ def curve(points: Sequence[CurvePoint], *, title: str, x_title: str, y_title: st
             fontsize=_NORMAL,
         )
     axes.margins(0.12)
-    _name(axes, title, x_title, y_title)
-    return _rendered(figure, tight=True)
+    _label(axes, title, x_title, y_title)
+    return _render(figure, tight=True)
+
+
+def _tradeoff(subject: Subject, evaluation: Evaluation, name: str) -> Pixels:
+    """The distortion-perception curve over ``steps`` or ``sigma_s``."""
+    metric = METRICS[curve_metric(evaluation)]
+    points = []
+    for variant in subject.plan.curves[name]:
+        row = evaluation.restored(variant)
+        x, y = row.mean("psnr"), row.mean(metric.name)
+        if x is not None and y is not None and x.value is not None and y.value is not None:
+            label = f"M = {variant.steps}" if name == "steps" else f"sigma_s = {variant.sigma_s:g}"
+            points.append(CurvePoint(label, x.value, y.value))
+    direction = "lower" if metric.lower_better else "higher"
+    return curve(
+        points,
+        title=f"{subject.task}, {len(evaluation.images)} images",
+        x_title="PSNR dB (higher is better)",
+        y_title=f"{metric.title} ({direction} is better)",
+    )
 
 
 # Trajectories ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Movers:
-    """What is drawn of an image's way through the flow.
+class Paths:
+    """Paths of a few latent positions through the flow, and of their pixels.
 
     Attributes:
         positions: (n, 2) row and column in the latent.
         channels: two channels of the latent.
-        latent: (M + 1, n, 2) values of those channels there.
-        latent_truth: (n, 2) likewise of the truth's latent; None where it is not known.
+        latent: (M + 1, n, 2) values of those channels.
+        latent_truth: (n, 2) values in the truth's latent; None if it is unknown.
         colours: two of 0 red, 1 green, 2 blue.
         pixel: (M + 1, n, 2) 8-bit values of those colours in the middle of each position.
-        pixel_truth: (n, 2) likewise of the truth.
+        pixel_truth: (n, 2) values in the truth.
     """
 
     positions: NDArray[np.intp]
@@ -195,12 +230,12 @@ class Movers:
     pixel_truth: NDArray[np.float64]
 
 
-def find_movers(trace: Trace, count: int = _POSITIONS) -> Movers:
-    """The two channels that the flow moves most, at positions from the median to the most moved.
+def select_paths(trace: Trace, count: int = _POSITIONS) -> Paths:
+    """Select the two channels that the flow moves most, at positions that it moves above median.
 
     Args:
-        trace: of an image.
-        count: positions wanted; a small latent has fewer.
+        trace: trace of an image.
+        count: number of positions; fewer for a small latent.
     """
     latents = trace.latents.astype(np.float64)
     moved = np.abs(latents[-1] - latents[0])
@@ -213,7 +248,7 @@ def find_movers(trace: Trace, count: int = _POSITIONS) -> Movers:
     y, x = rows * stride + stride // 2, columns * stride + stride // 2
     pixels = trace.pictures[:, y, x].astype(np.float64)
     colours = _two_largest(np.abs(pixels[-1] - pixels[0]).mean(axis=0))
-    return Movers(
+    return Paths(
         np.stack([rows, columns], axis=1),
         channels,
         latents[:, channels, :, :][:, :, rows, columns].transpose(0, 2, 1),
@@ -227,13 +262,13 @@ def find_movers(trace: Trace, count: int = _POSITIONS) -> Movers:
 
 
 def straightness(path: NDArray[np.float64]) -> float | None:
-    """Distance from start to end over the length of the way, mean over the positions.
+    """Distance from start to end over the length of the path, mean over the positions.
 
     Args:
         path: (M + 1, n, 2).
 
     Returns:
-        1 for straight ways, less for others; None where nothing moves.
+        1 for straight paths, less for others; None if nothing moves.
     """
     length = np.linalg.norm(np.diff(path, axis=0), axis=2).sum(axis=0)
     distance = np.linalg.norm(path[-1] - path[0], axis=1)
@@ -244,25 +279,25 @@ def straightness(path: NDArray[np.float64]) -> float | None:
 
 
 def trajectories(traces: Sequence[Trace]) -> Pixels:
-    """Ways from z_0 to z_M at some positions of the latent, and of their pixels (Figure 11).
+    """Paths from z_0 to z_M at some positions of the latent, and of their pixels (Figure 11).
 
-    A row for each image: latent values on the left, the same positions decoded on the right.
-    Circles are z_0, squares z_M, crosses the truth; a latent's only where the encoder of clean
-    images is at hand, since the model's own has been trained on degraded ones.
+    A row for each image: latent values on the left, the decoded positions on the right. Circles
+    are z_0, squares z_M, crosses the truth; the truth's latent is drawn only if the encoder of
+    clean images is known.
     """
     width, height = _TRAJECTORY_SIZE
     figure = _figure(2 * width, height * len(traces))
     for number, trace in enumerate(traces):
-        movers = find_movers(trace)
+        paths = select_paths(trace)
         axes = figure.add_subplot(len(traces), 2, 2 * number + 1)
-        _draw_paths(axes, movers.latent, movers.latent_truth)
-        first, second = (f"latent channel {c}" for c in movers.channels)
-        _name(axes, _titled(f"{trace.name}: latent", movers.latent), first, second)
+        _draw_paths(axes, paths.latent, paths.latent_truth)
+        first, second = (f"latent channel {c}" for c in paths.channels)
+        _label(axes, _title(f"{trace.name}: latent", paths.latent), first, second)
         axes = figure.add_subplot(len(traces), 2, 2 * number + 2)
-        _draw_paths(axes, movers.pixel, movers.pixel_truth)
-        first, second = (("red", "green", "blue")[c] for c in movers.colours)
-        _name(axes, _titled("pixels", movers.pixel), first, second)
-    return _rendered(figure, tight=True)
+        _draw_paths(axes, paths.pixel, paths.pixel_truth)
+        first, second = (("red", "green", "blue")[c] for c in paths.colours)
+        _label(axes, _title("pixels", paths.pixel), first, second)
+    return _render(figure, tight=True)
 
 
 def _two_largest(values: NDArray[np.float64]) -> tuple[int, int]:
@@ -271,21 +306,21 @@ def _two_largest(values: NDArray[np.float64]) -> tuple[int, int]:
 
 
 def _draw_paths(axes: Axes, path: NDArray[np.float64], truth: NDArray[np.float64] | None) -> None:
-    marks = {"z_0": ("o", path[0]), "z_M": ("s", path[-1])}
+    markers = {"z_0": ("o", path[0]), "z_M": ("s", path[-1])}
     if truth is not None:
-        marks["truth"] = ("x", truth)
+        markers["truth"] = ("x", truth)
     for place in range(path.shape[1]):
         (line,) = axes.plot(path[:, place, 0], path[:, place, 1], ".-", linewidth=1, markersize=4)
-        for marker, points in marks.values():
+        for marker, points in markers.values():
             axes.plot(
                 *points[place], marker, color=line.get_color(), markersize=6, fillstyle="none"
             )
-    for name, (marker, _) in marks.items():
+    for name, (marker, _) in markers.items():
         axes.plot([], [], marker, color="black", markersize=6, fillstyle="none", label=name)
     axes.legend(fontsize=_SMALL)
 
 
-def _titled(what: str, path: NDArray[np.float64]) -> str:
+def _title(what: str, path: NDArray[np.float64]) -> str:
     straight = straightness(path)
     return what if straight is None else f"{what}, straightness {straight:.2f}"
 
@@ -300,12 +335,12 @@ def _figure(width: int, height: int) -> Figure:
 
 
 def _write(figure: Figure, x: float, y: float, text: str, size: float) -> None:
-    """Centre one line at a place in pixels from the lower left; ``$`` means itself."""
+    """Centre a line of text at a position in pixels from the lower left; ``$`` is no markup."""
     figure_width, figure_height = (side * _DPI for side in figure.get_size_inches())
     figure.text(
         x / figure_width,
         y / figure_height,
-        _short(text),
+        _shorten(text),
         fontsize=size,
         ha="center",
         va="center",
@@ -313,27 +348,27 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float) -> None:
     )
 
 
-def _name(axes: Axes, title: str, x_title: str, y_title: str) -> None:
-    axes.set_title(_short(title, 70), fontsize=_NORMAL, parse_math=False)
+def _label(axes: Axes, title: str, x_title: str, y_title: str) -> None:
+    axes.set_title(_shorten(title, 70), fontsize=_NORMAL, parse_math=False)
     axes.set_xlabel(x_title, fontsize=_NORMAL)
     axes.set_ylabel(y_title, fontsize=_NORMAL)
     axes.tick_params(labelsize=_SMALL)
     axes.grid(alpha=0.3)
 
 
-def _short(text: str, most: int = 32) -> str:
-    """``text`` as one line of at most ``most`` characters; its middle goes first."""
+def _shorten(text: str, limit: int = 32) -> str:
+    """``text`` as one line of at most ``limit`` characters, its middle left out."""
     line = "".join(c if c.isprintable() else "?" for c in text)
-    half = (most - 1) // 2
-    return line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
+    half = (limit - 1) // 2
+    return line if len(line) <= limit else f"{line[:half]}…{line[-half:]}"
 
 
-def _rendered(figure: Figure, *, tight: bool = False) -> Pixels:
+def _render(figure: Figure, *, tight: bool = False) -> Pixels:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name in a script the font lacks
+        warnings.simplefilter("ignore")  # a character that the font lacks
         if tight:
             figure.tight_layout()
         canvas.draw()

@@ -1,8 +1,8 @@
-"""What is measured of a restored image, and the libraries that measure it.
+"""Metrics of restored images, and the libraries that compute them.
 
-PSNR, SSIM and a measure of blur come from scikit-image. The metrics the paper adds to those need
-networks with weights of their own and come from pyiqa, which the paper names too. pyiqa is
-optional, downloads the weights it needs, and its licence allows non-commercial use only.
+SSIM and a measure of blur come from scikit-image. The paper's other metrics are neural networks and
+come from pyiqa, which the paper used too. pyiqa is optional, downloads the weights it needs, and
+its licence allows non-commercial use only.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class MetricInfo:
     """A metric.
 
     Attributes:
-        name: what ``--metric`` takes.
-        title: for people, with the unit.
-        lower_better: whether less of it is a better image.
-        digits: decimals that are shown.
-        summary: what it is.
-        of_sets: it compares two sets of images as a whole, and an image alone has no value.
+        name: value of ``--metric``.
+        title: heading in tables, with the unit.
+        lower_better: whether lower values are better.
+        digits: decimals in tables.
+        summary: one-line description.
+        compares_sets: whether it compares two sets of images; single images have no value.
     """
 
     name: str
@@ -57,26 +57,26 @@ class MetricInfo:
     lower_better: bool
     digits: int
     summary: str
-    of_sets: bool = False
+    compares_sets: bool = False
 
 
 _INFOS = (
-    MetricInfo("psnr", "PSNR dB", False, 2, "error of the colours, on 8-bit values"),
-    MetricInfo("ssim", "SSIM", False, 4, "structural similarity, mean of the colours"),
+    MetricInfo("psnr", "PSNR dB", False, 2, "error of 8-bit RGB values"),
+    MetricInfo("ssim", "SSIM", False, 4, "structural similarity, mean over RGB"),
     MetricInfo("lpips", "LPIPS", True, 4, "distance in the features of AlexNet"),
     MetricInfo("ids", "IDS deg", True, 2, "angle between ArcFace's embeddings of the two faces"),
-    MetricInfo("fid", "FID", True, 2, "distance of two sets of images", of_sets=True),
+    MetricInfo("fid", "FID", True, 2, "distance of two sets of images", compares_sets=True),
     MetricInfo("niqe", "NIQE", True, 2, "distance from the statistics of natural images"),
-    MetricInfo("musiq", "MUSIQ", False, 2, "quality as a transformer learnt it from people"),
-    MetricInfo("clipqa", "CLIPQA", False, 4, "quality by what CLIP takes the image for"),
+    MetricInfo("musiq", "MUSIQ", False, 2, "quality by a transformer trained on human ratings"),
+    MetricInfo("clipqa", "CLIPQA", False, 4, "quality by CLIP's prompts"),
     MetricInfo("blur", "blur", True, 4, "0 sharp to 1 blurred; noise counts as sharp"),
 )
-#: By name, in the order of the table's columns.
+#: Metrics by name, in the order of the table's columns.
 METRICS: dict[str, MetricInfo] = {info.name: info for info in _INFOS}
 
 #: Measured in every run.
 ALWAYS = ("psnr", "ssim", "blur")
-#: Beside those, where the paper has no row for the task: sensible for any picture.
+#: Also measured for tasks that are not in the paper: metrics for any picture.
 _FOR_ANY_PICTURE = ("lpips", "niqe", "clipqa")
 _PYIQA_NAMES = {
     "lpips": "lpips",
@@ -86,42 +86,41 @@ _PYIQA_NAMES = {
     "clipqa": "clipiqa",
 }
 _NO_IDS = (
-    "pyiqa has no ArcFace: measure identity with a face recognition library on images written by "
-    "elir-restore"
+    "pyiqa has no ArcFace: compute IDS with a face recognition library from elir-restore's output"
 )
 #: Sides in pixels for which statistics of FFHQ are published (clean-fid, pyiqa).
 _FFHQ_SIDES = (256, 512, 1024)
 
 
 def default_metrics(task_name: str) -> list[str]:
-    """What is measured when nothing is asked for: the columns of the paper's row, and ALWAYS."""
+    """The metrics in the paper's table for a task, and those that are always measured."""
     row = paper_row(task_name)
-    wanted = {*ALWAYS, *(row.values if row is not None else _FOR_ANY_PICTURE)}
-    return [name for name in METRICS if name in wanted]
+    names = {*ALWAYS, *(row.values if row is not None else _FOR_ANY_PICTURE)}
+    return [name for name in METRICS if name in names]
 
 
 class Metric(ABC):
-    """One metric, ready to measure. Images are (H, W, 3) uint8 RGB, the two of one size.
+    """A metric, ready to measure. Images are (H, W, 3) uint8 RGB, both of the same size.
 
     Attributes:
-        info: which one it is.
+        info: description of the metric.
     """
 
     info: MetricInfo
 
     @abstractmethod
     def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-        """The value for one image; not a number where it is not defined.
+        """The value for one image; NaN where it is undefined.
 
         Raises:
-            UnavailableError: it cannot be computed here.
+            UnavailableError: it cannot be computed.
         """
 
     def of_folders(self, restored: Path, truths: Path) -> float:
-        """The value for all images of a folder, where ``info.of_sets``.
+        """The value for all images of a folder, where ``info.compares_sets``.
 
         Raises:
-            UnavailableError: it cannot be computed here.
+            UnavailableError: it cannot be computed.
         """
         raise UnavailableError(f"{self.info.title} is measured image by image")
 
@@ -167,20 +166,20 @@ def _skimage(part: str) -> Any:
 
 
 class PyiqaMetric(Metric):
-    """LPIPS, FID, NIQE, MUSIQ or CLIPQA, each by the network that pyiqa downloads for it.
+    """LPIPS, FID, NIQE, MUSIQ or CLIPQA, by the networks that pyiqa downloads.
 
-    LPIPS is pyiqa's default, with AlexNet's features: the paper does not say which it took. FID of
-    faces compares with FFHQ's 70,000 images of the same size, as the paper's is "vs FFHQ"; FID of
-    anything else compares with the truths.
+    LPIPS uses AlexNet's features, pyiqa's default; the paper does not name its features. FID of
+    faces compares with FFHQ's 70,000 images of the same size, like the paper ("vs FFHQ"); other FID
+    compares with the truths.
 
     Args:
-        name: of :data:`METRICS`.
+        name: a key of :data:`METRICS`.
         faces: whether the images are aligned faces.
-        side: of the square images, in pixels.
+        side: side of the square images in pixels.
 
     Raises:
         MissingDependencyError: pyiqa is not installed.
-        UnavailableError: pyiqa has no such metric, or cannot make it.
+        UnavailableError: pyiqa lacks the metric or cannot create it.
     """
 
     def __init__(self, name: str, *, faces: bool = False, side: int = 256) -> None:
@@ -190,57 +189,57 @@ class PyiqaMetric(Metric):
         if find_spec("pyiqa") is None:
             raise MissingDependencyError("pyiqa", "metrics", f"measure {self.info.title}")
         self._ffhq_side = side if faces and side in _FFHQ_SIDES else None
-        self._network = self._guarded(self._create)
+        self._network = self._call(self._create)
         if bool(self._network.lower_better) != self.info.lower_better:
             raise UnavailableError(
-                f"pyiqa's {_PYIQA_NAMES[name]} is better the other way round than "
-                f"{self.info.title}: another version of pyiqa is needed"
+                f"pyiqa's {_PYIQA_NAMES[name]} and {self.info.title} disagree whether lower is "
+                "better: install another version of pyiqa"
             )
 
     @property
     def compared_with(self) -> str | None:
-        """What FID compares with; None for the other metrics."""
-        if not self.info.of_sets:
+        """The images that FID compares with; None for the other metrics."""
+        if not self.info.compares_sets:
             return None
         if self._ffhq_side is None:
             return "the truths"
         return f"FFHQ (70,000 faces of {self._ffhq_side}x{self._ffhq_side})"
 
     def of_image(self, restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-        return self._guarded(lambda: float(self._network(_batch(restored), _batch(truth))))
+        return self._call(lambda: float(self._network(_batch(restored), _batch(truth))))
 
     def of_folders(self, restored: Path, truths: Path) -> float:
-        return self._guarded(lambda: float(self._frechet(restored, truths)))
+        return self._call(lambda: float(self._frechet(restored, truths)))
 
     def _create(self) -> Any:
         pyiqa = importlib.import_module("pyiqa")
         return pyiqa.create_metric(_PYIQA_NAMES[self.info.name])
 
     def _frechet(self, restored: Path, truths: Path) -> Any:
-        # In this process: the loaders' workers gain nothing next to the network.
-        quietly: dict[str, Any] = {"num_workers": 0, "verbose": False}
+        # Worker processes gain nothing beside the network.
+        options: dict[str, Any] = {"num_workers": 0, "verbose": False}
         if self._ffhq_side is None:
-            return self._network(str(restored), str(truths), **quietly)
+            return self._network(str(restored), str(truths), **options)
         return self._network(
             str(restored),
             dataset_name="FFHQ",
             dataset_res=self._ffhq_side,
             dataset_split="trainval70k",
-            **quietly,
+            **options,
         )
 
-    def _guarded(self, call: Callable[[], T]) -> T:
-        """Run ``call``; whatever pyiqa raises (no network, no weights) makes it unavailable."""
+    def _call(self, function: Callable[[], T]) -> T:
+        """Call ``function``; any error of pyiqa (no network, no weights) is unavailability."""
         try:
-            return call()
-        except Exception as error:  # a library of forty metrics raises anything
+            return function()
+        except Exception as error:  # forty metrics raise all kinds of errors
             text = next(iter(str(error).splitlines()), "") or type(error).__name__
             name = _PYIQA_NAMES[self.info.name]
             raise UnavailableError(f"pyiqa's {name} failed: {text}") from error
 
 
 def _batch(image: NDArray[np.uint8]) -> Any:
-    """(H, W, 3) uint8 to what pyiqa takes: a tensor (1, 3, H, W), RGB in [0, 1]."""
+    """(H, W, 3) uint8 to pyiqa's format: a tensor (1, 3, H, W), RGB in [0, 1]."""
     import torch
 
     planes = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
@@ -248,17 +247,17 @@ def _batch(image: NDArray[np.uint8]) -> Any:
 
 
 class MetricSet:
-    """The metrics of a run: those that work, and why the others do not.
+    """The metrics of a run.
 
     Args:
-        wanted: names; those of :data:`ALWAYS` are added.
-        required: whether one that cannot run is an error.
+        requested: names; those in :data:`ALWAYS` are added.
+        required: whether a metric that cannot run is an error.
         faces: whether the images are aligned faces.
-        side: of the images in pixels.
+        side: side of the images in pixels.
 
     Attributes:
-        working: in the order of the columns.
-        not_run: name to the reason.
+        working: the metrics that run, in the order of the table's columns.
+        not_run: names of the others, with the reasons.
 
     Raises:
         MissingDependencyError: scikit-image is not installed.
@@ -266,9 +265,9 @@ class MetricSet:
     """
 
     def __init__(
-        self, wanted: Iterable[str], *, required: bool, faces: bool = False, side: int = 256
+        self, requested: Iterable[str], *, required: bool, faces: bool = False, side: int = 256
     ) -> None:
-        names = {*ALWAYS, *wanted}
+        names = {*ALWAYS, *requested}
         self.working: list[Metric] = []
         self.not_run: dict[str, str] = {}
         self._required = required
@@ -285,24 +284,24 @@ class MetricSet:
 
     @property
     def names(self) -> list[str]:
-        """All of them, working or not, in the order of the columns."""
+        """The names of all metrics, working or not, in the order of the table's columns."""
         working = {metric.info.name for metric in self.working}
         return [name for name in METRICS if name in working or name in self.not_run]
 
     @property
     def fid_reference(self) -> str | None:
-        """What FID compares with, where it runs."""
+        """The images that FID compares with; None if it does not run."""
         for metric in self.working:
             if isinstance(metric, PyiqaMetric) and metric.compared_with is not None:
                 return metric.compared_with
         return None
 
     @contextmanager
-    def dropping(self, metric: Metric) -> Iterator[None]:
-        """Go on without a metric that turns out in the block not to work.
+    def drop_on_failure(self, metric: Metric) -> Iterator[None]:
+        """Continue without a metric that fails in the block.
 
         Raises:
-            UnavailableError: it does not, and was required.
+            UnavailableError: a required metric failed.
         """
         try:
             yield
@@ -315,13 +314,12 @@ class MetricSet:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of the values that are numbers.
+    """Mean of values without NaNs.
 
     Attributes:
-        value: infinite if one of them is; None if there are none.
-        standard_error: standard deviation over the root of the count; None for less than two
-            values, or where the mean is not finite.
-        count: how many there are.
+        value: the mean; None without values.
+        standard_error: of the mean; None for less than two values or an infinite mean.
+        count: number of values.
     """
 
     value: float | None

@@ -1,7 +1,7 @@
-"""The training objective: latent consistency flow matching and its companions.
+"""The training objective: latent consistency flow matching and the losses beside it.
 
-Equation numbers are the paper's. A norm squared is the mean over all numbers of the batch, so that
-alpha and beta weigh the same whatever the size of image and latent.
+Equation numbers are the paper's. Squared norms are means over the batch, so that alpha and beta do
+not depend on the size of images and latents.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def flow_point(z0: Tensor, z1: Tensor, t: Tensor, sigma_min: float) -> Tensor:
 
 
 def segment_end(t: Tensor, segments: int) -> Tensor:
-    """(i + 1) / K, the end of the segment each time (N,) in [0, 1) lies in."""
+    """(i + 1) / K, the ends of the segments that times (N,) in [0, 1) are in."""
     return (torch.floor(t * segments) + 1) / segments
 
 
@@ -43,9 +43,9 @@ def _as_factor(t: Tensor) -> Tensor:
 
 
 class LatentFlow(nn.Module):
-    """A vector field where the objective wants a model: its images are latents already.
+    """A vector field as a model whose images are latents.
 
-    ``clean`` is then z_1 and ``degraded`` the coarse estimate z; beta has to be 0.
+    ``clean`` is then z_1 and ``degraded`` the coarse estimate z; beta must be 0.
     """
 
     def __init__(self, vector_field: VectorField) -> None:
@@ -57,16 +57,16 @@ class LatentFlow(nn.Module):
 
 
 class RestorationObjective(nn.Module):
-    """All losses of a batch; what is trained are the model's own parameters.
+    """All losses of a batch.
 
-    Gradients flow as the paper has them: the estimator loss reaches encoder and coarse estimator;
-    the flow's losses reach the vector field only; the teacher, which is a frozen copy of the
-    encoder as it is now, and the decoder get none.
+    Gradients flow as in the paper: the estimator loss trains the encoder and the coarse estimator;
+    the flow's losses train the vector field; the decoder and the teacher, a frozen copy of the
+    initial encoder, get none.
 
     Args:
-        model: over-parametrised or collapsed, with a trained autoencoder inside.
-        settings: the numbers of the objective.
-        teacher: encoder of the high-quality images; a copy of the model's own when omitted.
+        model: over-parametrised or collapsed, with a trained autoencoder.
+        settings: parameters of the objective.
+        teacher: encoder of the clean images; None: a copy of the model's encoder.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class RestorationObjective(nn.Module):
     def _consistency(
         self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor
     ) -> dict[str, Tensor]:
-        """Equation 3, and the pixel loss from the end of the segment on (Section 4.2)."""
+        """Equation 3, and the pixel loss from the end of the segment (Section 4.2)."""
         settings = self.settings
         t = time * (1 - settings.delta_t)
         end = segment_end(t, settings.segments)
@@ -153,8 +153,8 @@ class RestorationObjective(nn.Module):
         }
 
     def _plain(self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Flow matching without consistency (Table 5): v is to be dz_t/dt. The pixel loss follows
-        v from z_t to t = 1."""
+        """Flow matching without consistency (Table 5): v is trained to be dz_t/dt. The pixel loss
+        follows v from z_t to t = 1."""
         settings = self.settings
         z_t = flow_point(z0, z1, time, settings.sigma_min)
         velocity = self._velocity(z_t, time)
@@ -165,10 +165,9 @@ class RestorationObjective(nn.Module):
     def _pixel_loss(
         self, restored_latent: Callable[[], Tensor], clean: Tensor, batch_size: int
     ) -> Tensor:
-        """L_MSE of Section 4.2 as far as it depends on the vector field: over the images of
-        ``clean``, as their part of a batch of ``batch_size``.
+        """L_MSE of Section 4.2 for those images of a batch where it depends on the vector field.
 
-        Not computed where beta is 0 or ``clean`` is empty: it is the costliest part.
+        0 where beta is 0 or ``clean`` is empty: computing it is the costliest part.
         """
         if self.settings.beta == 0 or len(clean) == 0:
             return clean.new_zeros(())

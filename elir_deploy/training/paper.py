@@ -1,4 +1,4 @@
-"""The paper's own results, as data: what a table of quality puts beside the user's."""
+"""The paper's results, for comparison in tables of quality."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["PAPER_ROWS", "PaperRow", "paper_row"]
 
 @dataclass(frozen=True)
 class PaperRow:
-    """ELIR's row of the paper for one task.
+    """The paper's results of ELIR for one task.
 
     Attributes:
-        task: of :data:`elir_deploy.tasks.TASKS`.
-        dataset: what it was measured on.
-        source: the tables it stands in.
-        values: metric, as :data:`elir_deploy.training.metrics.METRICS` names it, to the mean.
+        task: a key of :data:`elir_deploy.tasks.TASKS`.
+        dataset: name of the test images.
+        source: the tables of the paper.
+        values: means, by the names in :data:`elir_deploy.training.metrics.METRICS`.
     """
 
     task: str
@@ -91,10 +91,10 @@ _ROWS = (
     ),
 )
 
-#: By task; ``tiny`` is not of the paper.
+#: By task; ``tiny`` is not in the paper.
 PAPER_ROWS: dict[str, PaperRow] = {row.task: row for row in _ROWS}
 
 
 def paper_row(task_name: str) -> PaperRow | None:
-    """The paper's row for a task, None where it has none."""
+    """The paper's results for a task; None if it has none."""
     return PAPER_ROWS.get(task_name)

@@ -1,4 +1,4 @@
-"""A measurement of quality written down: plain JSON values first, tables made from those."""
+"""The report of an evaluation: JSON values, and tables rendered from them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from elir_deploy.training.subjects import Subject
 __all__ = ["SCHEMA_VERSION", "build_report", "curve_metric", "markdown", "text", "to_json"]
 
 SCHEMA_VERSION = 1
-#: What a curve shows beside PSNR: the first of these that was measured.
+#: The second metric of a curve beside PSNR: the first of these that was measured.
 _PERCEPTUAL = ("fid", "niqe", "musiq", "clipqa", "blur")
-#: Below so many images FID says more about their number than about them.
+#: Number of images below which FID depends mostly on their number.
 _ENOUGH_FOR_FID = 2000
-_MEASURED = (
-    "the paper measured with pyiqa, whose SSIM is of the luma (here: of the colours), and does not "
-    "say which LPIPS it took"
+_PAPER_NOTE = (
+    "the paper used pyiqa, whose SSIM is computed on luma (here: RGB), and does not name its LPIPS "
+    "network"
 )
 _CURVE_TITLES = {"steps": "Over the steps M", "sigma_s": "Over the noise sigma_s"}
 
@@ -40,16 +40,16 @@ def build_report(
     seed: int,
     pictures: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything known about a run, as plain JSON values.
+    """The report of an evaluation, as JSON values.
 
     Args:
-        subject: that was measured.
-        evaluation: of :func:`elir_deploy.training.evaluation.evaluate`.
-        metrics: that were used.
-        images: the folder of the truths, as it was given.
-        degraded: the folder of the low-quality images; None where the task made them.
-        seed: of the degradations.
-        pictures: names of the files that are written beside the report.
+        subject: the model.
+        evaluation: result of :func:`elir_deploy.training.evaluation.evaluate`.
+        metrics: the metrics.
+        images: folder of the truths.
+        degraded: folder of the degraded images; None: the truths were degraded by the task.
+        seed: seed of the degradations.
+        pictures: names of the picture files beside the report.
     """
     paper = paper_row(subject.task)
     curves = {
@@ -73,15 +73,7 @@ def build_report(
             "measured": len(evaluation.images),
             "skipped": [{"name": item.name, "reason": item.reason} for item in evaluation.skipped],
         },
-        "metrics": {
-            name: {
-                "title": METRICS[name].title,
-                "lower_better": METRICS[name].lower_better,
-                "what": METRICS[name].summary,
-                "not_run": metrics.not_run.get(name),
-            }
-            for name in metrics.names
-        },
+        "metrics": {name: _metric(name, metrics) for name in metrics.names},
         "fid_reference": metrics.fid_reference,
         "main": evaluation.restored(subject.plan.main).label,
         "rows": [_row(row) for row in evaluation.rows],
@@ -90,33 +82,38 @@ def build_report(
         else {"dataset": paper.dataset, "source": paper.source, "means": dict(paper.values)},
         "curves": curves,
         "pictures": list(pictures),
-        "images": [
-            {
-                "number": number,
-                "name": name,
-                "values": {
-                    row.label: {
-                        metric: finite_or_none(values[place])
-                        for metric, values in row.scores.items()
-                    }
-                    for row in evaluation.rows
-                },
-            }
-            for place, (number, name) in enumerate(evaluation.images)
-        ],
+        "images": [_image(evaluation, index) for index in range(len(evaluation.images))],
     }
     report["warnings"] = _warnings(report)
     return report
 
 
+def _metric(name: str, metrics: MetricSet) -> dict[str, Any]:
+    return {
+        "title": METRICS[name].title,
+        "lower_better": METRICS[name].lower_better,
+        "what": METRICS[name].summary,
+        "not_run": metrics.not_run.get(name),
+    }
+
+
+def _image(evaluation: Evaluation, index: int) -> dict[str, Any]:
+    number, name = evaluation.images[index]
+    values = {
+        row.label: {metric: finite_or_none(scores[index]) for metric, scores in row.scores.items()}
+        for row in evaluation.rows
+    }
+    return {"number": number, "name": name, "values": values}
+
+
 def curve_metric(evaluation: Evaluation) -> str:
-    """What a distortion-perception curve shows beside PSNR."""
-    measured = {*evaluation.rows[0].scores, *evaluation.rows[0].of_sets}
+    """The perceptual metric of a distortion-perception curve."""
+    measured = {*evaluation.rows[0].scores, *evaluation.rows[0].set_scores}
     return next(name for name in _PERCEPTUAL if name in measured)
 
 
 def to_json(report: dict[str, Any]) -> str:
-    """Strict JSON: what is not finite is null."""
+    """Strict JSON, with null for infinities and NaNs."""
     return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
@@ -142,13 +139,13 @@ def _row(row: Row) -> dict[str, Any]:
 def _warnings(report: dict[str, Any]) -> list[str]:
     warnings = []
     if report["model"]["random_weights"]:
-        warnings.append("the weights are random: these figures say nothing about quality")
+        warnings.append("the weights are random: the results do not measure quality")
     measured, skipped = report["data"]["measured"], report["data"]["skipped"]
     if skipped:
-        warnings.append(f"{len(skipped)} of {measured + len(skipped)} images left out")
+        warnings.append(f"{len(skipped)} of {measured + len(skipped)} images skipped")
     if report["fid_reference"] is not None and measured < _ENOUGH_FOR_FID:
         warnings.append(
-            f"FID of {measured} images is biased upwards: compare it only with FID of as many"
+            f"FID of {measured} images is biased upwards: compare only FID of equally many images"
         )
     return warnings
 
@@ -157,7 +154,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
 
 
 def text(report: dict[str, Any]) -> str:
-    """For a terminal."""
+    """The report as plain text."""
     heading, details = _heading(report)
     parts = [heading, *details, "", aligned(*_main_table(report)), ""]
     for name in report["curves"]:
@@ -166,7 +163,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """For a file; names of files and manifests hold anything, and none of it is markup."""
+    """The report as Markdown; names from files and manifests are escaped."""
     heading, details = _heading(report)
     parts = [f"# {in_markdown(heading)}", "", *(f"- {in_markdown(line)}" for line in details), ""]
     parts += [pipes(*_main_table(report)), ""]
@@ -175,7 +172,7 @@ def markdown(report: dict[str, Any]) -> str:
     parts += [f"- {in_markdown(line)}" for line in _remarks(report)]
     skipped = report["data"]["skipped"]
     if skipped:
-        parts += ["", "Left out:", "", *(f"- {in_markdown(item['reason'])}" for item in skipped)]
+        parts += ["", "Skipped:", "", *(f"- {in_markdown(item['reason'])}" for item in skipped)]
     if report["pictures"]:
         parts += ["", *(f"![{name}]({name})" for name in report["pictures"])]
     return "\n".join(parts) + "\n"
@@ -188,19 +185,19 @@ def _heading(report: dict[str, Any]) -> tuple[str, list[str]]:
         f"{model['task']}, {side}x{side}, M = {model['steps']}, sigma_s = {model['sigma_s']:g}, "
         f"{model['parameters'] / 1e6:.1f} M parameters, from {model['source']}"
     )
-    how = (
-        f"degraded as the task is (seed {data['seed']})"
+    source = (
+        f"degraded by the task (seed {data['seed']})"
         if data["degraded"] is None
         else f"degraded images from {data['degraded']}"
     )
     return heading, [
         f"{model['kind']} on {model['backend']}, {model['precision']}",
-        f"{data['measured']} images of {data['images']}, {how}",
+        f"{data['measured']} images of {data['images']}, {source}",
     ]
 
 
 def _columns(report: dict[str, Any]) -> list[str]:
-    """Metrics that have a value in some row, the paper's among them."""
+    """The metrics that were measured or are in the paper's row."""
     paper = report["paper"]["means"] if report["paper"] else {}
     return [
         name
@@ -262,10 +259,10 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         for name in columns
         if report["metrics"][name]["lower_better"]
     ]
-    lines = [f"lower is better: {', '.join(lower)}; higher is better: the others"]
+    lines = [f"lower is better: {', '.join(lower)}; for the others higher is better"]
     lines.append(f"blur: {METRICS['blur'].summary}")
     if report["paper"]:
-        lines.append(f"paper: {report['paper']['source']}; {_MEASURED}")
+        lines.append(f"paper: {report['paper']['source']}; {_PAPER_NOTE}")
     if report["fid_reference"]:
         lines.append(f"FID is against {report['fid_reference']}")
     for name, metric in report["metrics"].items():
@@ -275,5 +272,5 @@ def _remarks(report: dict[str, Any]) -> list[str]:
 
 
 def _short(metric: str) -> str:
-    """Its title without the unit."""
+    """The title without the unit."""
     return METRICS[metric].title.partition(" ")[0]

@@ -1,6 +1,6 @@
-"""What is measured: a model that restores, as a bundle on a backend or as a checkpoint.
+"""Models to evaluate: a bundle on a backend, or a checkpoint.
 
-Nothing here needs PyTorch; the checkpoint's half is :mod:`elir_deploy.training.eager`.
+Nothing here needs PyTorch; checkpoints are in :mod:`elir_deploy.training.eager`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Variant:
-    """What can be changed of a model without training it (Algorithm 1).
+    """The parameters of a model that can be changed without training (Algorithm 1).
 
     Attributes:
         steps: Euler steps M.
@@ -42,9 +42,9 @@ class Plan:
     """The variants of a run.
 
     Attributes:
-        main: the one whose pictures are shown.
-        variants: all that are measured; ``main`` is the first.
-        curves: name of what is varied, ``steps`` or ``sigma_s``, to its variants in order.
+        main: the variant in the contact sheet.
+        variants: all measured variants; ``main`` is the first.
+        curves: for a varied parameter, ``steps`` or ``sigma_s``, its variants in order.
     """
 
     main: Variant
@@ -52,17 +52,20 @@ class Plan:
     curves: dict[str, tuple[Variant, ...]]
 
 
-def plan_variants(own: Variant, steps: Sequence[int] = (), sigmas: Sequence[float] = ()) -> Plan:
-    """The variants to measure: one value replaces the model's own, several make a curve.
+def plan_variants(
+    default: Variant, steps: Sequence[int] = (), sigmas: Sequence[float] = ()
+) -> Plan:
+    """The variants to measure: one value replaces the default, several make a curve.
 
     Args:
-        own: what the model says.
-        steps: values asked for.
-        sigmas: values of sigma_s asked for.
+        default: the model's own parameters.
+        steps: requested values of M.
+        sigmas: requested values of sigma_s.
     """
     steps, sigmas = sorted(set(steps)), sorted(set(sigmas))
     main = Variant(
-        steps[0] if len(steps) == 1 else own.steps, sigmas[0] if len(sigmas) == 1 else own.sigma_s
+        steps[0] if len(steps) == 1 else default.steps,
+        sigmas[0] if len(sigmas) == 1 else default.sigma_s,
     )
     curves = {}
     if len(steps) > 1:
@@ -75,12 +78,12 @@ def plan_variants(own: Variant, steps: Sequence[int] = (), sigmas: Sequence[floa
 
 @dataclass(frozen=True)
 class Restored:
-    """What a model makes of one image; every picture is (S, S, 3) uint8 RGB.
+    """A model's results for one image; all pictures are (S, S, 3) uint8 RGB.
 
     Attributes:
-        input: what the network is given: the low-quality image, enlarged where the task does so.
-        coarse: the coarse estimate, decoded; None where it cannot be had.
-        pictures: the results, one for each variant.
+        input: the network's input: the low-quality image, enlarged if the task does so.
+        coarse: the coarse estimate, decoded; None if the subject has none.
+        pictures: the restored image of each variant.
     """
 
     input: Pixels
@@ -90,17 +93,17 @@ class Restored:
 
 @dataclass(frozen=True)
 class Trace:
-    """The way of one image through the flow (paper, Figures 10 and 11).
+    """The path of one image through the flow (paper, Figures 10 and 11).
 
     Attributes:
-        name: of the image.
+        name: name of the image.
         latents: z_0, with its noise, to z_M: (M + 1, c, h, w) float32.
-        pictures: the same decoded: (M + 1, S, S, 3) uint8.
-        input: what the network was given: (S, S, 3) uint8.
-        coarse: the coarse estimate without the noise, decoded, likewise.
-        truth: likewise.
+        pictures: the decoded latents: (M + 1, S, S, 3) uint8.
+        input: the network's input: (S, S, 3) uint8.
+        coarse: the decoded coarse estimate without noise: (S, S, 3) uint8.
+        truth: (S, S, 3) uint8.
         truth_latent: z_1, the truth encoded by the encoder of clean images: (c, h, w) float32;
-            None where that is not known.
+            None if that encoder is unknown.
     """
 
     name: str
@@ -113,17 +116,17 @@ class Trace:
 
 
 class Subject(ABC):
-    """A model to be measured.
+    """A model to evaluate.
 
     Attributes:
         plan: its variants.
         task: name of its task.
-        side: of its square image in pixels.
+        side: side of its square images in pixels.
         upscale: factor by which its input is enlarged before the network.
         faces: whether it expects aligned faces.
         random: whether its weights are random.
-        has_coarse: whether it gives the coarse estimate.
-        description: for the report, as plain JSON values.
+        has_coarse: whether it returns the coarse estimate.
+        description: JSON values for the report.
     """
 
     plan: Plan
@@ -139,24 +142,24 @@ class Subject(ABC):
     def restore(self, low: Pixels) -> Restored:
         """Restore (S / upscale, S / upscale, 3) uint8 RGB in every variant."""
 
-    def close(self) -> None:  # noqa: B027  # not every subject holds something
-        """Give back what it holds."""
+    def close(self) -> None:  # noqa: B027  # optional
+        """Release its resources."""
 
 
 class BundleSubject(Subject):
-    """A bundle on one of the runtime's backends; it has one variant, the one it was exported with.
+    """A bundle on one of the runtime's backends, with the variant it was exported with.
 
     Args:
-        restorer: opened; closed with the subject.
+        restorer: the opened bundle; closed with the subject.
     """
 
     def __init__(self, restorer: Restorer) -> None:
         info = restorer.bundle.manifest
         model = info.model
-        own = Variant(model.steps, model.sigma_s)
+        variant = Variant(model.steps, model.sigma_s)
         self._restorer = restorer
         self._kernel = model.upscale_kernel
-        self.plan = Plan(own, (own,), {})
+        self.plan = Plan(variant, (variant,), {})
         self.task = model.task
         self.side = info.image_size
         self.upscale = model.upscale

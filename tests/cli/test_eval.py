@@ -132,7 +132,7 @@ def test_a_bundle_on_pairs_with_a_known_error(run, bundle, tmp_path, no_pyiqa) -
     assert "| restored | 22.11 ± 0.00 |" in (out / "quality.md").read_text()
 
 
-def test_a_part_has_the_values_of_the_whole(run, bundle, photos, tmp_path, no_pyiqa) -> None:
+def test_values_do_not_depend_on_the_limit(run, bundle, photos, tmp_path, no_pyiqa) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert run(bundle, photos, "-o", whole, "--no-figures")[0] == 0
     assert run(bundle, photos, "-o", part, "--no-figures", "--limit", 2)[0] == 0
@@ -149,7 +149,7 @@ def test_a_part_has_the_values_of_the_whole(run, bundle, photos, tmp_path, no_py
         (["--euler-steps", "5"], "--euler-steps: {b} was exported with M = 3"),
         (["--sigma-s", "0"], "elir-export --sigma-s"),
         (["--size", "96"], "elir-export --image-size"),
-        (["--steps"], "give the checkpoint"),
+        (["--steps"], "evaluate the checkpoint"),
         (["--task", "bfr"], "is for task tiny, not bfr: leave out --task"),
         (["--task", "deblur"], "no task 'deblur'"),
         (["--backend", "abacus"], "no backend 'abacus'"),
@@ -171,7 +171,7 @@ def test_a_missing_backend_is_exit_4(run, bundle, photos, tmp_path) -> None:
     assert "pip install" in err
 
 
-def test_a_manifest_does_not_steer_the_terminal(run, bundle, photos, tmp_path, no_pyiqa) -> None:
+def test_control_characters_are_escaped(run, bundle, photos, tmp_path, no_pyiqa) -> None:
     manifest = read_manifest(bundle)
     manifest["source"]["name"] = "\x1b[31mred\nfake" + HOSTILE_NAME
     write_manifest(bundle, manifest)
@@ -198,22 +198,22 @@ def test_damaged_images_are_left_out_and_counted(run, bundle, photos, tmp_path, 
     code, out, err = run(bundle, photos, "-o", tmp_path / "out")
     assert code == 0
     assert f"not read: files of formats that are not read here: 1 .heic (such as {photos}" in err
-    assert "warning: 2 of 6 images left out" in out
+    assert "warning: 2 of 6 images skipped" in out
     assert "cut.png is cut off" in err
     assert "empty.png is empty" in err
     skipped = report_in(tmp_path / "out")["data"]["skipped"]
     assert [item["name"] for item in skipped] == ["cut.png", "empty.png"]
 
 
-def test_many_warnings_end_in_one(run, bundle, tmp_path, no_pyiqa) -> None:
+def test_only_the_first_warnings_are_printed(run, bundle, tmp_path, no_pyiqa) -> None:
     save(tmp_path / "photos" / "a.png", photo(0, 64, 64))
     for number in range(30):
         (tmp_path / "photos" / f"x{number}.png").write_bytes(b"")
     code, out, err = run(bundle, tmp_path / "photos", "-o", tmp_path / "out")
     assert code == 0
     assert err.count("is empty") == 10
-    assert err.count("more like these") == 1
-    assert "30 of 31 images left out" in out
+    assert err.count("further warnings are not printed") == 1
+    assert "30 of 31 images skipped" in out
 
 
 def test_bad_images_are_exit_2(run, bundle, photos, tmp_path) -> None:
@@ -222,8 +222,8 @@ def test_bad_images_are_exit_2(run, bundle, photos, tmp_path) -> None:
     for images, more, message in (
         (photos, ["--input", tmp_path / "low"], "1.png has no degraded image of that name"),
         (tmp_path / "none", [], "is no folder"),
-        (tmp_path / "small", [], "not one of 1 images could be measured"),
-        (photos / "0.png", [], "wanted a folder of images"),
+        (tmp_path / "small", [], "none of 1 images could be measured"),
+        (photos / "0.png", [], "0.png is a file"),
     ):
         code, out, err = run(bundle, images, "-o", tmp_path / "out", *more)
         assert (code, out) == (2, "")
@@ -231,14 +231,14 @@ def test_bad_images_are_exit_2(run, bundle, photos, tmp_path) -> None:
         assert not (tmp_path / "out").exists()
 
 
-def test_bad_places_are_exit_2(run, bundle, photos, tmp_path, monkeypatch) -> None:
+def test_bad_output_folders_are_exit_2(run, bundle, photos, tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("x")
-    for place, message in (
-        (tmp_path / "file", "is a file, wanted a folder"),
-        (tmp_path / "file" / "deeper", "cannot be made a folder"),
+    for folder, message in (
+        (tmp_path / "file", "is a file, expected a folder"),
+        (tmp_path / "file" / "deeper", "cannot be created"),
         (photos / "out", "is inside"),
     ):
-        code, _, err = run(bundle, photos, "-o", place)
+        code, _, err = run(bundle, photos, "-o", folder)
         assert code == 2
         assert message in err
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
@@ -250,7 +250,7 @@ def test_bad_places_are_exit_2(run, bundle, photos, tmp_path, monkeypatch) -> No
 # Metrics --------------------------------------------------------------------------------------
 
 
-def test_a_metric_asked_for_must_run(run, bundle, photos, tmp_path, no_pyiqa) -> None:
+def test_a_requested_metric_must_run(run, bundle, photos, tmp_path, no_pyiqa) -> None:
     for metric, message in (
         ("lpips", "pip install 'elir-deploy[metrics]'"),
         ("ids", "pyiqa has no ArcFace"),
@@ -341,7 +341,7 @@ def test_curves_and_steps_of_a_checkpoint(run, weights, photos, tmp_path, no_pyi
     assert size_of(out / "trajectories.png") == (1120, 1440)
 
 
-def test_one_number_of_steps_is_no_curve(run, weights, photos, tmp_path, no_pyiqa) -> None:
+def test_one_number_of_steps_makes_no_curve(run, weights, photos, tmp_path, no_pyiqa) -> None:
     out = tmp_path / "out"
     assert run(weights, photos, "-o", out, "--euler-steps", 5, "--limit", 1, "--size", 32)[0] == 0
     report = report_in(out)
@@ -353,9 +353,9 @@ def test_one_number_of_steps_is_no_curve(run, weights, photos, tmp_path, no_pyiq
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--backend", "onnxruntime"], "runs on torch in fp32: export it"),
-        (["--precision", "fp16"], "runs on torch in fp32: export it"),
-        (["--size", "50"], "image size is 50, wanted a multiple of 32"),
+        (["--backend", "onnxruntime"], "a checkpoint runs on torch in fp32"),
+        (["--precision", "fp16"], "a checkpoint runs on torch in fp32"),
+        (["--size", "50"], "image size is 50"),
         (["--euler-steps", "1000"], "steps is 1000"),
         (["--sigma-s", "inf"], "sigma_s is inf"),
         (["--sigma-s", "-1"], "--sigma-s"),
@@ -376,7 +376,7 @@ def test_bad_usage_of_a_checkpoint_is_exit_2(
     assert message in err
 
 
-def test_random_weights_are_said_to_mean_nothing(run, photos, tmp_path, no_pyiqa) -> None:
+def test_random_weights_are_a_warning(run, photos, tmp_path, no_pyiqa) -> None:
     out = tmp_path / "out"
     code, printed, err = run(
         "random", photos, "--task", "tiny", "-o", out, "--size", SIZE, "--limit", 1, "--no-figures"
@@ -396,7 +396,7 @@ def test_a_mistyped_bundle_without_torch(run, photos, tmp_path, monkeypatch) -> 
     )
     code, _, err = run("budnle", photos, "-o", tmp_path / "out")
     assert code == 4
-    assert "budnle is no bundle's folder; taken as a checkpoint it needs torch" in err
+    assert "budnle is not a bundle, and a checkpoint needs torch" in err
 
 
 def test_a_bundle_is_measured_without_torch(bundle, photos, tmp_path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """As a user does, in a process of its own."""
+    """In a new process, as a user does."""
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, env=environment(), timeout=300
     )
@@ -65,7 +66,7 @@ def run_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def finished(photos: Path, autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     output = tmp_path_factory.mktemp("whole") / "run"
     ended = run_alone(*arguments(photos, autoencoder, output))
     assert ended.returncode == 0, ended.stderr
@@ -121,7 +122,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert moved > 5e-5  # ten times the tolerance, so that agreeing means something
 
 
-def test_a_lower_learning_rate_goes_on(
+def test_a_run_continues_with_a_lower_learning_rate(
     photos: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = arguments(photos, autoencoder, tmp_path / "run", "--save-every", "0")
@@ -146,7 +147,7 @@ def test_a_lower_learning_rate_goes_on(
     assert 0 < moved < 4 * 2 * 1e-7  # four updates; one of the old rate alone moves 1e-5 and more
 
 
-def test_a_corrupt_and_an_empty_image_are_passed_over(autoencoder: Path, tmp_path: Path) -> None:
+def test_corrupt_and_empty_images_are_skipped(autoencoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for number in range(3):
         save(folder / f"{number}.png", photo(number, 70, 80))
@@ -171,7 +172,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def test_what_cannot_be_trained(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> None:
+def test_bad_usage(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> None:
     chosen = ["--task", "tiny", "-o", tmp_path / "run"]
     assert fails(photos, "--task", "none", "-o", tmp_path)[0] == 2
     code, error = fails(tmp_path / "empty", *chosen)
@@ -204,13 +205,27 @@ def test_without_fabric(fails, photos: Path, tmp_path: Path, monkeypatch) -> Non
     assert "pip install 'elir-deploy[train]'" in error
 
 
+@pytest.mark.parametrize(("major", "expected"), [(7, "fp32"), (8, "bf16")])
+def test_the_automatic_precision_is_one_the_gpu_computes_in(
+    monkeypatch: pytest.MonkeyPatch, major: int, expected: str
+) -> None:
+    """Before compute capability 8.0, PyTorch emulates bfloat16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major)
+    )
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert train._number_format(train.NumberFormat.auto, train.Device.auto) == expected
+
+
 def test_help_teaches() -> None:
     shown = run("--help").stdout
     for word in ("--autoencoder", "--plain-flow", "Ctrl-C", "runs/tiny"):
         assert word in shown
 
 
-def test_the_packaged_model_can_be_trained_on(photos: Path, tmp_path: Path) -> None:
+def test_fine_tuning_the_packaged_model(photos: Path, tmp_path: Path) -> None:
     ended = run(
         *(str(photos), "--task", "tiny", "--from", "tiny", "-o", str(tmp_path / "run")),
         *("--image-size", "64", "--batch", "2", "--iterations", "1", "--flow-iterations", "0"),

@@ -1,4 +1,4 @@
-"""Small models, folders of images, and a pretended pyiqa, for the tests of several folders."""
+"""Small models, folders of images and a stand-in for pyiqa."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def save_photos(folder: Path) -> Path:
 
 
 def make_checkpoint() -> Any:
-    """Random weights whose pictures are not flat, over-parametrised, not said to be random."""
+    """Over-parametrised random weights whose pictures are not flat; not marked as random."""
     torch = pytest.importorskip("torch")
     from elir_deploy.checkpoints import Checkpoint
     from elir_deploy.model import Elir
@@ -70,7 +70,7 @@ def make_checkpoint() -> Any:
 
 
 def install_stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put pyiqa's stand-in in its place."""
+    """Install the stand-in as pyiqa."""
     pytest.importorskip("torch")
     from tests.training.standin_pyiqa import StandIn
 
@@ -81,7 +81,7 @@ def install_stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, **packages: bool) -> None:
-    """Make :mod:`elir_deploy.training.metrics` find packages, or not."""
+    """Let :mod:`elir_deploy.training.metrics` find the packages that are True."""
     original: Callable[..., Any] = metrics.find_spec
 
     def find_spec(name: str) -> Any:

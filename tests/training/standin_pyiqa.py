@@ -1,8 +1,8 @@
-"""A stand-in for pyiqa that records what it is asked.
+"""A stand-in for pyiqa that records its calls.
 
 Its signatures are those of pyiqa as of May 2026: ``create_metric`` of ``pyiqa/api_helpers.py``,
 ``forward`` of ``pyiqa/models/inference_model.py`` and of ``pyiqa/archs/fid_arch.py``; so are its
-checks of what it is given. Where pyiqa is installed, ``test_metrics`` compares them.
+checks of arguments. Where pyiqa is installed, ``test_metrics`` compares them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fid_forward(
     verbose=True,
     **kwargs,
 ) -> dict[str, Any]:
-    """What ``FID.forward`` was called with; it ignores keywords it does not know."""
+    """The arguments of ``FID.forward``, which ignores unknown keywords."""
     assert not kwargs, f"pyiqa would silently ignore {kwargs}"
     assert fdir1 is not None
     assert (fdir2 is None) != (dataset_name is None)
@@ -81,7 +81,7 @@ class InferenceModel:
 
 
 class StandIn(ModuleType):
-    """The module; ``values`` are what its metrics give, or raise."""
+    """The module; ``values`` are its metrics' results or errors."""
 
     def __init__(self) -> None:
         super().__init__("pyiqa")

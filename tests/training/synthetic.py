@@ -1,4 +1,4 @@
-"""A model that adds levels to what it is given, known without any network."""
+"""A model without a network that adds levels to its input."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Shifter(Subject):
 
 def samples(count: int, side: int = 32) -> list[Sample]:
     """Truths of 100 to 200 and low-quality images 40 levels below."""
-    made = []
+    result = []
     for number in range(count):
         truth = photo(number, side, side).clip(100, 200)
-        made.append(Sample(number, f"{number}.png", truth, truth - np.uint8(40)))
-    return made
+        result.append(Sample(number, f"{number}.png", truth, truth - np.uint8(40)))
+    return result
 
 
 def trace(name: str = "a.png", steps: int = 3, side: int = 64, channels: int = 4) -> Trace:
-    """Channels 1 and 3 of the latent go straight, all positions at speeds of their own; the
-    pictures go from red to green by way of blue."""
+    """Latents that move on straight lines, mostly in channels 1 and 3; pictures that turn from red
+    to green on a curve."""
     rng = np.random.default_rng(0)
     cells = side // 8
     start, way = rng.normal(size=(2, channels, cells, cells))

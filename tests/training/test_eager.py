@@ -31,7 +31,7 @@ def algorithm_1(model, steps: int, sigma_s: float) -> np.ndarray:
         return model(x, steps, noise(sigma_s))[0].permute(1, 2, 0).numpy() * 255
 
 
-def test_the_path_ends_where_the_models_forward_does(checkpoint) -> None:
+def test_the_path_ends_at_the_models_result(checkpoint) -> None:
     model = checkpoint.model
     x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -41,7 +41,7 @@ def test_the_path_ends_where_the_models_forward_does(checkpoint) -> None:
         assert torch.equal(model.decoder(path[-1]).clamp(0, 1), expected)
 
 
-def test_every_variant_is_what_the_model_makes(checkpoint) -> None:
+def test_every_variant_equals_the_models_result(checkpoint) -> None:
     subject = CheckpointSubject(checkpoint, steps=[1, 5], sigmas=[0.0, 0.4])
     restored = subject.restore(LOW)
     assert len(subject.plan.variants) == len(restored.pictures) == 5
@@ -58,11 +58,11 @@ def test_the_coarse_estimate(checkpoint) -> None:
     x = torch.from_numpy(LOW).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         coarse = model.decoder(model.estimator(model.encoder(x))).clamp(0, 1)
-    made = CheckpointSubject(checkpoint).restore(LOW).coarse
-    assert np.abs(made - coarse[0].permute(1, 2, 0).numpy() * 255).max() < 0.52
+    result = CheckpointSubject(checkpoint).restore(LOW).coarse
+    assert np.abs(result - coarse[0].permute(1, 2, 0).numpy() * 255).max() < 0.52
 
 
-def test_the_checkpoint_is_left_alone(checkpoint) -> None:
+def test_the_checkpoint_is_not_modified(checkpoint) -> None:
     before = copy.deepcopy(checkpoint.model.state_dict())
     CheckpointSubject(checkpoint).restore(LOW)
     assert checkpoint.model.collapsible
@@ -77,7 +77,7 @@ def test_an_enlarged_task(checkpoint) -> None:
     np.testing.assert_array_equal(restored.input, enlarge("sr", low))
 
 
-def test_the_trace_is_the_way_to_the_picture(checkpoint) -> None:
+def test_the_trace_leads_to_the_restored_image(checkpoint) -> None:
     encoder = copy.deepcopy(checkpoint.model.encoder)
     encoder.layers[0].bias.add_(0.1)
     subject = CheckpointSubject(checkpoint, steps=[4], clean_encoder=encoder)
@@ -91,13 +91,13 @@ def test_the_trace_is_the_way_to_the_picture(checkpoint) -> None:
     with torch.inference_mode():
         encoded = encoder(x)[0].numpy()
     np.testing.assert_allclose(trace.truth_latent, encoded, atol=1e-5)
-    # The model's own encoder is another by now, and does not stand in for it.
+    # The model's fine-tuned encoder does not replace it.
     assert CheckpointSubject(checkpoint).trace("a.png", LOW, TRUTH).truth_latent is None
 
 
-def test_numbers_the_model_cannot_take(checkpoint) -> None:
+def test_unsupported_numbers(checkpoint) -> None:
     for arguments, message in (
-        ({"image_size": SIZE + 8}, "image size is 72, wanted a multiple of 32"),
+        ({"image_size": SIZE + 8}, "image size is 72, .* a multiple of 32"),
         ({"steps": [101]}, "steps is 101"),
         ({"sigmas": [float("nan")]}, "sigma_s is nan"),
     ):
@@ -119,11 +119,11 @@ def test_a_flow_over_pixels(checkpoint) -> None:
         expected = model(x, 2)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(subject.restore(LOW).pictures[0] - expected).max() < 0.52
     assert subject.trace("a.png", LOW, TRUTH).latents.shape == (3, 3, SIZE, SIZE)
-    with pytest.raises(UsageError, match="image size is 66, wanted a multiple of 4"):
+    with pytest.raises(UsageError, match="image size is 66, expected a multiple of 4"):
         CheckpointSubject(replace(checkpoint, model=model), image_size=66)
 
 
-def test_what_it_says_of_itself(checkpoint) -> None:
+def test_description(checkpoint) -> None:
     subject = CheckpointSubject(checkpoint, image_size=96)
     assert subject.plan.main == Variant(TASKS["tiny"].steps, 0.1)
     assert (subject.side, subject.description["image_size"]) == (96, 96)

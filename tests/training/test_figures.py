@@ -23,7 +23,7 @@ def panel_of(sheet: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
     return sheet[top : top + side, left : left + side]
 
 
-def test_panels_stand_pixel_for_pixel() -> None:
+def test_panels_are_not_resampled() -> None:
     pictures = [[photo(10 * row + column, 64, 64) for column in range(3)] for row in range(2)]
     grid = figures.panel_grid([[Panel(p, "x") for p in row] for row in pictures], "abc")
     assert grid.dtype == np.uint8
@@ -56,7 +56,7 @@ def test_the_contact_sheet(coarse: bool) -> None:
         np.testing.assert_array_equal(panel_of(sheet, 1, column, 64), picture)
 
 
-def test_a_name_from_outside_is_only_text(recwarn) -> None:
+def test_names_of_images_are_not_interpreted(recwarn) -> None:
     figures.contact_sheet([shown(name=r"$\frac{ \x1b[31m 写真 _^" + "a" * 200)])
     assert not recwarn.list
 
@@ -70,7 +70,7 @@ def test_the_strip_has_every_step() -> None:
         np.testing.assert_array_equal(panel_of(strip, 0, column, 64), picture)
 
 
-def test_a_long_way_is_thinned_out_but_for_its_ends() -> None:
+def test_a_long_path_is_thinned_out_between_its_ends() -> None:
     way = trace(steps=100)
     strip = figures.steps_strip([way])
     assert strip.shape[1] == GAP + (12 + 1 + 3) * (64 + GAP)
@@ -91,34 +91,34 @@ def test_a_curve_moves_with_its_points() -> None:
 # Trajectories ---------------------------------------------------------------------------------
 
 
-def test_the_channels_that_move_most_are_found() -> None:
+def test_the_channels_that_move_most_are_selected() -> None:
     way = trace()
-    movers = figures.find_movers(way)
-    assert movers.channels == (3, 1)
-    assert movers.colours == (0, 1)
-    assert movers.latent.shape == (4, 8, 2)
-    assert movers.pixel.shape == (4, 8, 2)
-    assert len({tuple(position) for position in movers.positions}) == 8
-    for place, (row, column) in enumerate(movers.positions):
-        np.testing.assert_array_equal(movers.latent[:, place, 0], way.latents[:, 3, row, column])
-        np.testing.assert_array_equal(movers.latent[:, place, 1], way.latents[:, 1, row, column])
+    paths = figures.select_paths(way)
+    assert paths.channels == (3, 1)
+    assert paths.colours == (0, 1)
+    assert paths.latent.shape == (4, 8, 2)
+    assert paths.pixel.shape == (4, 8, 2)
+    assert len({tuple(position) for position in paths.positions}) == 8
+    for place, (row, column) in enumerate(paths.positions):
+        np.testing.assert_array_equal(paths.latent[:, place, 0], way.latents[:, 3, row, column])
+        np.testing.assert_array_equal(paths.latent[:, place, 1], way.latents[:, 1, row, column])
         np.testing.assert_array_equal(
-            movers.latent_truth[place, 1], way.truth_latent[1, row, column]
+            paths.latent_truth[place, 1], way.truth_latent[1, row, column]
         )
         pixel = way.truth[8 * row + 4, 8 * column + 4]
-        np.testing.assert_array_equal(movers.pixel_truth[place], pixel[:2])
+        np.testing.assert_array_equal(paths.pixel_truth[place], pixel[:2])
 
 
 def test_positions_reach_from_the_median_to_the_most_moved() -> None:
     way = trace()
     moved = np.abs(way.latents[-1] - way.latents[0])[[1, 3]].sum(axis=0)
-    picked = [moved[row, column] for row, column in figures.find_movers(way).positions]
+    picked = [moved[row, column] for row, column in figures.select_paths(way).positions]
     assert max(picked) == moved.max()
     assert min(picked) >= np.median(moved) - 1e-6
 
 
 def test_a_latent_with_fewer_positions() -> None:
-    assert figures.find_movers(trace(side=16)).latent.shape == (4, 2, 2)
+    assert figures.select_paths(trace(side=16)).latent.shape == (4, 2, 2)
 
 
 def test_straightness() -> None:
@@ -127,9 +127,9 @@ def test_straightness() -> None:
     corner = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])[:, None, :]
     assert figures.straightness(corner) == pytest.approx(np.sqrt(2) / 2)
     assert figures.straightness(np.zeros((3, 2, 2))) is None
-    movers = figures.find_movers(trace())
-    assert figures.straightness(movers.latent) == pytest.approx(1)
-    assert figures.straightness(movers.pixel) < 0.95
+    paths = figures.select_paths(trace())
+    assert figures.straightness(paths.latent) == pytest.approx(1)
+    assert figures.straightness(paths.pixel) < 0.95
 
 
 def test_trajectories_have_two_panels_an_image() -> None:
@@ -141,7 +141,7 @@ def test_trajectories_have_two_panels_an_image() -> None:
         assert len(colours) >= 8
 
 
-def test_nothing_of_the_process_is_touched() -> None:
+def test_pyplot_is_not_imported() -> None:
     pyplot = "matplotlib.pyplot"
     before = pyplot in sys.modules
     figures.contact_sheet([shown()])

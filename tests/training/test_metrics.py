@@ -41,7 +41,7 @@ def test_identical_images() -> None:
 
 
 def test_ssim_by_its_formula() -> None:
-    """Wang et al.'s Equation 13 in every pixel that a whole window fits around."""
+    """Wang et al.'s Equation 13 in all pixels whose window is inside the image."""
     from scipy.ndimage import gaussian_filter
 
     other = (TRUTH * 0.7 + 0.3 * photo(1, 64, 64)).astype(np.uint8)
@@ -71,7 +71,7 @@ def test_blur_rises_with_blur() -> None:
     assert values[0] < values[2] - 0.1
 
 
-def test_the_mean_of_no_one_and_many_values() -> None:
+def test_the_mean_of_zero_one_and_many_values() -> None:
     assert Mean.of([]) == Mean(None, None, 0)
     assert Mean.of([3.0]) == Mean(3.0, None, 1)
     four = Mean.of([1.0, 2.0, 3.0, 4.0])
@@ -99,7 +99,7 @@ def test_defaults_are_the_papers_columns() -> None:
         ("clipqa", "clipiqa", False),
     ],
 )
-def test_images_go_to_pyiqa_as_it_wants_them(pyiqa, name, called, truth_too) -> None:
+def test_images_are_passed_in_pyiqas_format(pyiqa, name, called, truth_too) -> None:
     pyiqa.values[called] = 0.25
     restored = photo(1, 64, 64)
     assert PyiqaMetric(name).of_image(restored, TRUTH) == 0.25
@@ -168,13 +168,13 @@ def test_the_stand_in_has_pyiqas_signatures() -> None:
         assert config.get("lower_better", False) == lower_better
 
 
-def test_a_metric_that_turned_round_is_refused(pyiqa, monkeypatch) -> None:
+def test_a_metric_with_another_direction_is_refused(pyiqa, monkeypatch) -> None:
     monkeypatch.setitem(standin_pyiqa.CONFIGS, "musiq", ("NR", True))
-    with pytest.raises(UnavailableError, match="the other way round"):
+    with pytest.raises(UnavailableError, match="disagree whether lower is better"):
         PyiqaMetric("musiq")
 
 
-def test_weights_that_cannot_be_had(pyiqa) -> None:
+def test_weights_that_cannot_be_downloaded(pyiqa) -> None:
     pyiqa.creation_error = OSError("<urlopen error timed out>\nand much more")
     with pytest.raises(UnavailableError, match=r"^pyiqa's niqe failed: <urlopen error timed out>$"):
         PyiqaMetric("niqe")
@@ -185,7 +185,7 @@ def test_without_pyiqa(no_pyiqa) -> None:
         PyiqaMetric("lpips")
 
 
-def test_identity_is_not_to_be_had(pyiqa) -> None:
+def test_ids_is_unavailable(pyiqa) -> None:
     with pytest.raises(UnavailableError, match="no ArcFace"):
         PyiqaMetric("ids")
 
@@ -193,28 +193,31 @@ def test_identity_is_not_to_be_had(pyiqa) -> None:
 # Sets of metrics ------------------------------------------------------------------------------
 
 
-def test_what_cannot_run_is_listed(no_pyiqa) -> None:
+def test_metrics_that_cannot_run_are_listed(no_pyiqa) -> None:
     chosen = MetricSet(default_metrics("bsr"), required=False)
     assert [metric.info.name for metric in chosen.working] == ["psnr", "ssim", "blur"]
     assert set(chosen.not_run) == {"lpips", "niqe", "clipqa"}
     assert chosen.names == default_metrics("bsr")
 
 
-def test_what_was_asked_for_by_name_must_run(no_pyiqa) -> None:
+def test_requested_metrics_must_run(no_pyiqa) -> None:
     with pytest.raises(MissingDependencyError):
         MetricSet(["niqe"], required=True)
     assert MetricSet(["psnr"], required=True).names == ["psnr", "ssim", "blur"]
 
 
-def test_one_that_fails_on_the_way(pyiqa) -> None:
+def test_a_metric_that_fails_later(pyiqa) -> None:
     chosen = MetricSet(["niqe"], required=False)
     metric = next(metric for metric in chosen.working if metric.info.name == "niqe")
-    with chosen.dropping(metric):
+    with chosen.drop_on_failure(metric):
         raise UnavailableError("too small")
     assert chosen.not_run == {"niqe": "too small"}
     assert "niqe" not in [metric.info.name for metric in chosen.working]
     strict = MetricSet(["niqe"], required=True)
-    with pytest.raises(UnavailableError, match="too small"), strict.dropping(strict.working[-2]):
+    with (
+        pytest.raises(UnavailableError, match="too small"),
+        strict.drop_on_failure(strict.working[-2]),
+    ):
         raise UnavailableError("too small")
 
 

@@ -12,12 +12,12 @@ from elir_deploy.training.quality import build_report, curve_metric, markdown, t
 from tests.training.synthetic import Shifter, samples
 
 
-def report_of(subject: Shifter, wanted=(), items=None, **changes):
-    metrics = MetricSet(wanted, required=False, faces=subject.faces, side=512)
+def report_of(subject: Shifter, requested=(), items=None, **changes):
+    metrics = MetricSet(requested, required=False, faces=subject.faces, side=512)
     items = samples(3) if items is None else items
-    found = evaluate(subject, items, metrics, total=len(items))
+    evaluation = evaluate(subject, items, metrics, total=len(items))
     arguments = {"images": "photos", "degraded": None, "seed": 5} | changes
-    return build_report(subject, found, metrics, **arguments), found
+    return build_report(subject, evaluation, metrics, **arguments), evaluation
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_json_round_trip(report) -> None:
     assert rows["restored"]["steps"] == 2
 
 
-def test_the_papers_row_says_what_it_is_of(report) -> None:
+def test_the_papers_row_names_its_images(report) -> None:
     table = [line for line in markdown(report).splitlines() if line.startswith("|")]
     assert table[0] == (
         "| mean ± standard error | PSNR dB | SSIM | LPIPS | IDS deg | FID | NIQE | MUSIQ | blur |"
@@ -51,7 +51,7 @@ def test_the_papers_row_says_what_it_is_of(report) -> None:
     assert "paper: Table 1(a)" in text(report)
 
 
-def test_why_a_metric_was_not_run(report) -> None:
+def test_reasons_for_metrics_not_run(report) -> None:
     printed = text(report)
     assert "not run: LPIPS: pyiqa is needed to measure LPIPS" in printed
     assert "not run: IDS: pyiqa has no ArcFace" in printed
@@ -66,7 +66,7 @@ def test_a_task_the_paper_does_not_have(no_pyiqa) -> None:
     assert not any("paper" in line for line in lines)
 
 
-def test_identical_images_are_said_to_be(no_pyiqa) -> None:
+def test_identical_images(no_pyiqa) -> None:
     report, _ = report_of(Shifter(steps=[40]))
     row = report["rows"][-1]
     assert row["means"]["psnr"] == {
@@ -77,16 +77,16 @@ def test_identical_images_are_said_to_be(no_pyiqa) -> None:
 
 
 def test_mean_and_standard_error_are_those_of_the_values(no_pyiqa) -> None:
-    report, found = report_of(Shifter())
-    values = found.rows[0].scores["blur"]
+    report, evaluation = report_of(Shifter())
+    values = evaluation.rows[0].scores["blur"]
     mean, error = np.mean(values), np.std(values, ddof=1) / np.sqrt(3)
     (line,) = (line for line in text(report).splitlines() if line.startswith("input"))
     assert line.endswith(f"{mean:.4f} +- {error:.4f}")
 
 
-def test_a_curve_has_a_table_of_its_own(no_pyiqa) -> None:
-    report, found = report_of(Shifter(steps=[1, 2, 10]))
-    assert curve_metric(found) == "blur"
+def test_a_curve_has_its_own_table(no_pyiqa) -> None:
+    report, evaluation = report_of(Shifter(steps=[1, 2, 10]))
+    assert curve_metric(evaluation) == "blur"
     assert report["curves"]["steps"]["metrics"] == ["psnr", "blur"]
     lines = markdown(report).splitlines()
     start = lines.index("Over the steps M:")
@@ -96,31 +96,31 @@ def test_a_curve_has_a_table_of_its_own(no_pyiqa) -> None:
     assert sum(line.startswith("| restored") for line in main) == 1
 
 
-def test_a_perceptual_metric_takes_the_place_of_blur(pyiqa) -> None:
-    _, found = report_of(Shifter(), ["niqe"])
-    assert curve_metric(found) == "niqe"
-    report, found = report_of(Shifter(), ["niqe", "fid"])
-    assert curve_metric(found) == "fid"
+def test_curves_prefer_perceptual_metrics_to_blur(pyiqa) -> None:
+    _, evaluation = report_of(Shifter(), ["niqe"])
+    assert curve_metric(evaluation) == "niqe"
+    report, evaluation = report_of(Shifter(), ["niqe", "fid"])
+    assert curve_metric(evaluation) == "fid"
     assert "FID is against the truths" in text(report)
     assert "FID of 3 images is biased upwards" in text(report)
 
 
-def test_what_was_left_out_and_where_the_images_are_from(no_pyiqa) -> None:
+def test_skipped_and_degraded_images(no_pyiqa) -> None:
     items = [*samples(1), Skipped("b|c.png", "photos/b.png is cut off")]
     report, _ = report_of(Shifter(), (), items, degraded="low")
     printed = markdown(report)
     assert "- 1 images of photos, degraded images from low" in printed
     assert "- photos/b.png is cut off" in printed
-    assert "warning: 1 of 2 images left out" in printed
+    assert "warning: 1 of 2 images skipped" in printed
     assert report["data"]["seed"] is None
 
 
-def test_random_weights_are_said_to_be(no_pyiqa) -> None:
+def test_random_weights_are_a_warning(no_pyiqa) -> None:
     subject = Shifter()
     subject.description["random_weights"] = True
     report, _ = report_of(subject)
     assert "warning: the weights are random" in text(report)
 
 
-def test_the_pictures_are_shown(report) -> None:
+def test_pictures_are_linked(report) -> None:
     assert "![sheet.png](sheet.png)" in markdown(report)

@@ -10,32 +10,32 @@ from elir_deploy.training.subjects import BundleSubject, Variant, plan_variants
 from tests.bundles import make_bundle
 from tests.training.small import photo
 
-OWN = Variant(3, 0.1)
+DEFAULT = Variant(3, 0.1)
 
 
-def test_nothing_asked_for_is_the_models_own() -> None:
-    plan = plan_variants(OWN)
-    assert (plan.main, plan.variants, plan.curves) == (OWN, (OWN,), {})
+def test_the_default_plan() -> None:
+    plan = plan_variants(DEFAULT)
+    assert (plan.main, plan.variants, plan.curves) == (DEFAULT, (DEFAULT,), {})
 
 
-def test_one_value_replaces_the_models_own() -> None:
-    plan = plan_variants(OWN, steps=[5], sigmas=[0.0])
+def test_one_value_replaces_the_default() -> None:
+    plan = plan_variants(DEFAULT, steps=[5], sigmas=[0.0])
     assert plan.variants == (Variant(5, 0.0),)
     assert plan.curves == {}
 
 
-def test_several_values_make_a_curve_beside_the_models_own() -> None:
-    plan = plan_variants(OWN, steps=[10, 1, 1], sigmas=[0.1, 0.2])
-    assert plan.main == OWN
+def test_several_values_make_a_curve_besides_the_default() -> None:
+    plan = plan_variants(DEFAULT, steps=[10, 1, 1], sigmas=[0.1, 0.2])
+    assert plan.main == DEFAULT
     assert plan.curves == {
         "steps": (Variant(1, 0.1), Variant(10, 0.1)),
         "sigma_s": (Variant(3, 0.1), Variant(3, 0.2)),
     }
-    assert plan.variants == (OWN, Variant(1, 0.1), Variant(10, 0.1), Variant(3, 0.2))
+    assert plan.variants == (DEFAULT, Variant(1, 0.1), Variant(10, 0.1), Variant(3, 0.2))
 
 
-def test_a_curve_stands_at_the_one_value_of_the_other() -> None:
-    plan = plan_variants(OWN, steps=[1, 2], sigmas=[0.0])
+def test_a_curve_at_one_value_of_the_other_parameter() -> None:
+    plan = plan_variants(DEFAULT, steps=[1, 2], sigmas=[0.0])
     assert plan.curves["steps"] == (Variant(1, 0.0), Variant(2, 0.0))
 
 
