@@ -1,9 +1,10 @@
-"""Weights files of every layout to a model and back.
+"""Loading and saving weights files.
 
 A file is read in three steps, a module each: ``containers`` opens it and lists its tensors without
-running anything in it (``pickles`` for torch's own format), ``layouts`` maps their names to ours,
-reads the architecture off the shapes and checks every tensor, ``loading`` settles the task.
-``files`` writes our own format and ``released`` fetches the authors' weights.
+executing anything in it (``pickles`` for torch's own format); ``layouts`` translates their names
+(``names`` has the rules), derives the architecture from the shapes and checks every tensor;
+``loading`` determines the task. ``files`` writes this project's format and ``released`` downloads
+the authors' weights.
 """
 
 from elir_deploy.checkpoints.loading import (

@@ -1,7 +1,7 @@
-"""What holds the tensors: torch's zip files, torch's older files, safetensors.
+"""File formats: torch's zip files, torch's older files, safetensors.
 
-All are opened to the same thing, a tree of names and tensors that are read when asked for, so that
-an optimizer's state beside the weights costs nothing.
+All are opened as a tree of names and lazy tensors, so that an optimizer's state beside the weights
+costs nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
     "Container",
     "LazyTensor",
     "first_line",
-    "not_weights",
-    "opened_container",
-    "whole_archive",
+    "is_complete",
+    "open_container",
+    "signature_error",
 ]
 
-#: What a torch storage holds. Others (complex, quantised) are not found and so not read.
+#: Dtypes of torch storages. Others (complex, quantised) are not supported.
 _STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -50,22 +50,22 @@ _STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-#: A released file's pickle has 0.1 MB; a trainer's with its optimizer and history a few.
-_LARGEST_PICKLE = 16 * 2**20
-#: How much of a file's beginning tells its format.
+#: A released file's pickle has 0.1 MB, a trainer's with its optimizer and history a few.
+_MAX_PICKLE = 16 * 2**20
+#: Number of bytes at the start of a file that identify its format.
 HEAD = 64
 _ZIP_MAGIC = b"PK\x03\x04"
-#: How torch.save began before its zip format: a pickled magic number.
+#: First bytes of torch.save before its zip format: a pickled magic number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-#: What people take for checkpoints, by the first bytes.
-_IMPOSTORS = (
+#: Files commonly mistaken for checkpoints, by their first bytes.
+_MISTAKEN = (
     (b"version https://git-lfs", "a Git LFS pointer: run 'git lfs pull'"),
-    (b"<", "a web page, as a failed download leaves: download the file again"),
+    (b"<", "a web page from a failed download: download the file again"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
     (b"\x80", "a pickle that torch.save did not write: save it with torch.save"),
 )
-#: What a damaged archive makes ``zipfile`` raise.
+#: Errors that ``zipfile`` raises for damaged archives.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -82,12 +82,12 @@ _ZIP_ERRORS = (
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor not read yet.
+    """A tensor that is read on demand.
 
     Attributes:
-        shape: as the file states it, already checked against the bytes that are there.
-        read: gives the tensor, in memory of its own, in the file's dtype. Raises CheckpointError.
-        nbytes: of that memory, in formats whose tensors may share what they hold in the file.
+        shape: shape in the file, already checked against the size of the data.
+        read: returns a copy of the tensor, in the file's dtype. Raises CheckpointError.
+        nbytes: size of the copy, in formats whose tensors may share memory; otherwise 0.
     """
 
     shape: tuple[int, ...]
@@ -100,9 +100,9 @@ class Container:
     """An open weights file.
 
     Attributes:
-        entries: names to :class:`LazyTensor`, to dictionaries of the same, or to anything else.
-        metadata: the text entries of a safetensors file.
-        size: of the file, in bytes.
+        entries: :class:`LazyTensor`, dictionaries of them, and other values, by name.
+        metadata: text entries of a safetensors file.
+        size: size of the file in bytes.
     """
 
     entries: dict[str, Any]
@@ -111,29 +111,29 @@ class Container:
 
 
 @contextmanager
-def opened_container(path: Path) -> Iterator[Container]:
-    """Open a weights file of any format; its tensors can be read while the block lasts.
+def open_container(path: Path) -> Iterator[Container]:
+    """Open a weights file of any format; its tensors can be read inside the block.
 
     Raises:
-        CheckpointError: there is no such file, it cannot be read, or it is no weights file. The
+        CheckpointError: the file does not exist, cannot be read or is not a weights file. The
             message does not name the file.
     """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise CheckpointError("this is a folder; wanted a weights file")
+            raise CheckpointError("is a folder, expected a weights file")
         if not stat.S_ISREG(mode):
-            raise CheckpointError("this is not a regular file")
+            raise CheckpointError("is not a regular file")
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise CheckpointError("there is no such file") from error
+        raise CheckpointError("no such file") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot be read: {first_line(error)}") from error
     with file:
         head = file.read(HEAD)
         size = os.fstat(file.fileno()).st_size
         file.seek(0)
-        reason = not_weights(head, size)
+        reason = signature_error(head, size)
         if reason:
             raise CheckpointError(f"not a weights file: {reason}")
         if head.startswith(_ZIP_MAGIC):
@@ -145,24 +145,24 @@ def opened_container(path: Path) -> Iterator[Container]:
                 yield container
 
 
-def not_weights(head: bytes, size: int) -> str | None:
-    """Why a file is no weights file, from its first ``HEAD`` bytes and its size; None if it is."""
+def signature_error(head: bytes, size: int) -> str | None:
+    """Why a file cannot be weights, by its first ``HEAD`` bytes and its size; None if it can."""
     if not size:
         return "it is empty"
     if head.startswith((_ZIP_MAGIC, _LEGACY_MAGIC)):
         return None
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
         return None  # safetensors: the length of its JSON header, then the header
-    for magic, name in _IMPOSTORS:
+    for magic, name in _MISTAKEN:
         if head.lstrip().startswith(magic):
-            return f"it looks like {name}"
-    return "wanted a file of torch.save or a .safetensors file, whole"
+            return f"it is {name}"
+    return "expected a complete file of torch.save or safetensors"
 
 
-def whole_archive(path: Path) -> bool:
-    """Whether a file has its end, as far as its format tells without reading all of it.
+def is_complete(path: Path) -> bool:
+    """Whether a file is complete, as far as can be seen without reading all of it.
 
-    A zip archive, as torch.save writes it, lists its members there. Other files count as whole.
+    Zip archives (torch.save) have their directory at the end. Other files count as complete.
     """
     with path.open("rb") as file:
         if not file.read(HEAD).startswith(_ZIP_MAGIC):
@@ -175,35 +175,34 @@ def whole_archive(path: Path) -> bool:
 
 
 def _zip_container(file: BinaryIO, size: int) -> Container:
-    """A file of torch.save: a zip archive of a pickle and one raw storage a tensor."""
+    """A file of torch.save: a zip archive of a pickle and raw storages."""
     try:
         archive = _TorchArchive(zipfile.ZipFile(file), size)
-        tree = read_pickle(archive.member("data.pkl", _LARGEST_PICKLE))
+        tree = read_pickle(archive.member("data.pkl", _MAX_PICKLE))
     except _ZIP_ERRORS as error:
-        raise CheckpointError(f"the archive is damaged or cut short ({error})") from error
+        raise CheckpointError(f"the archive is damaged or truncated ({error})") from error
     if not isinstance(tree, dict):
-        raise CheckpointError("holds no dictionary of tensors")
-    return Container(_with_tensors(tree, archive.tensor), {}, size)
+        raise CheckpointError("is not a dictionary of tensors")
+    return Container(_map_values(tree, archive.tensor), {}, size)
 
 
-def _with_tensors(tree: dict[str, Any], make: Callable[[Any], Any]) -> dict[str, Any]:
-    """``tree`` with ``make`` applied to what is no dictionary, three levels deep.
+def _map_values(tree: dict[str, Any], function: Callable[[Any], Any]) -> dict[str, Any]:
+    """Apply ``function`` to all values but dictionaries, three levels deep.
 
-    Dictionaries that ``tree`` shares stay shared: spelt out, a few kilobytes can have a billion
-    entries.
+    Shared dictionaries stay shared: copied, a few kilobytes can become a billion entries.
     """
-    made: dict[tuple[int, int], dict[str, Any]] = {}
+    results: dict[tuple[int, int], dict[str, Any]] = {}
 
     def level(tree: dict[str, Any], depth: int) -> dict[str, Any]:
-        place = id(tree), depth
-        if place not in made:
-            made[place] = {
+        key_of_tree = id(tree), depth
+        if key_of_tree not in results:
+            results[key_of_tree] = {
                 key: level(value, depth + 1)
                 if isinstance(value, dict) and depth < 2
-                else make(value)
+                else function(value)
                 for key, value in tree.items()
             }
-        return made[place]
+        return results[key_of_tree]
 
     return level(tree, 0)
 
@@ -218,50 +217,50 @@ class _TorchArchive:
         if len(roots) != 1:
             raise CheckpointError("a zip archive that torch.save did not write")
         self.root = roots.pop()
-        # torch stores without compression, one member after another.
+        # torch does not compress.
         if sum(member.file_size for member in archive.infolist()) > size:
-            raise CheckpointError("an archive whose members are larger than the file")
+            raise CheckpointError("the archive's members are larger than the file")
         self.swap = False
         if f"{self.root}byteorder" in archive.namelist():
             order = self.member("byteorder", 16).decode("ascii", "replace")
             if order not in ("little", "big"):
-                raise CheckpointError(f"its byte order is {order!r}, wanted little or big")
+                raise CheckpointError(f"its byte order is {order!r}, expected little or big")
             self.swap = order != sys.byteorder
         self.last: tuple[str, bytearray] = ("", bytearray())
 
-    def member(self, name: str, largest: int) -> bytes:
+    def member(self, name: str, limit: int) -> bytes:
         """All bytes of a member.
 
         Raises:
-            CheckpointError: it is larger than ``largest`` or compressed.
+            CheckpointError: it is larger than ``limit`` or compressed.
             One of ``_ZIP_ERRORS``: it is missing or damaged.
         """
         info = self.archive.getinfo(self.root + name)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise CheckpointError(f"member {name!r} is compressed, which torch.save never does")
-        if info.file_size > largest:
-            raise CheckpointError(f"{name} has {info.file_size} bytes, wanted at most {largest}")
+        if info.file_size > limit:
+            raise CheckpointError(f"{name} has {info.file_size} bytes, expected at most {limit}")
         return self.archive.read(info)
 
     def storage(self, reference: StorageReference, itemsize: int) -> bytearray:
-        """The bytes of a storage in this machine's order; the last one is kept for its siblings."""
+        """The bytes of a storage in this machine's order; the last one is cached."""
         if self.last[0] != reference.key:
             try:
                 raw = bytearray(self.member(f"data/{reference.key}", sys.maxsize))
             except _ZIP_ERRORS as error:
-                raise CheckpointError(f"damaged or cut short ({error})") from error
+                raise CheckpointError(f"damaged or truncated ({error})") from error
             if self.swap:
                 raw = bytearray(np.frombuffer(raw, f"u{itemsize}").byteswap().tobytes())
             self.last = reference.key, raw
         return self.last[1]
 
     def tensor(self, value: Any) -> Any:
-        """A reference to a lazy tensor; anything else as it is."""
+        """A lazy tensor for a reference; other values unchanged."""
         if not isinstance(value, TensorReference):
             return value
         dtype = _STORAGE_DTYPES.get(value.storage.kind)
         if dtype is None or not self.fits(value, dtype.itemsize):
-            return _unreadable(value.shape, "does not lie inside its storage")
+            return _unreadable(value.shape, "is not inside its storage")
 
         def read() -> Tensor:
             raw = self.storage(value.storage, dtype.itemsize)
@@ -275,22 +274,22 @@ class _TorchArchive:
         return LazyTensor(value.shape, read, math.prod(value.shape) * dtype.itemsize)
 
     def fits(self, value: TensorReference, itemsize: int) -> bool:
-        """Whether the view lies inside its storage and is no larger than it."""
+        """Whether the view is inside its storage and not larger."""
         try:
-            held = self.archive.getinfo(f"{self.root}data/{value.storage.key}").file_size
+            nbytes = self.archive.getinfo(f"{self.root}data/{value.storage.key}").file_size
         except KeyError:
             return False
         shape, stride = value.shape, value.stride
         if len(shape) != len(stride):
             return False
-        if held != value.storage.numel * itemsize or math.prod(shape) > value.storage.numel:
+        if nbytes != value.storage.numel * itemsize or math.prod(shape) > value.storage.numel:
             return False
         last = value.offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         return not math.prod(shape) or last < value.storage.numel
 
 
 def _unreadable(shape: tuple[int, ...], why: str) -> LazyTensor:
-    """A tensor that is an error only if it is wanted."""
+    """A tensor that raises an error when it is read."""
 
     def read() -> Tensor:
         raise CheckpointError(why)
@@ -304,18 +303,18 @@ def _legacy_container(file: BinaryIO, size: int) -> Container:
         tree = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "written by a torch older than 1.6, and damaged or with more than tensors in it: "
-            "load it with torch.load where you trust it, and torch.save its state dict"
+            "written by torch before 1.6, and damaged or with other objects than tensors: "
+            "if you trust it, load it with torch.load and torch.save its state dict"
         ) from error
-    except Exception as error:  # torch's parser of damaged bytes raises anything
-        raise CheckpointError(f"damaged or cut short ({first_line(error)})") from error
+    except Exception as error:  # torch raises anything for damaged files
+        raise CheckpointError(f"damaged or truncated ({first_line(error)})") from error
     if not isinstance(tree, dict):
-        raise CheckpointError("holds no dictionary of tensors")
-    return Container(_with_tensors(tree, _lazy), {}, size)
+        raise CheckpointError("is not a dictionary of tensors")
+    return Container(_map_values(tree, _lazy), {}, size)
 
 
 def _lazy(value: Any) -> Any:
-    """A tensor in memory as one still to be read; anything else as it is."""
+    """A lazy tensor for a tensor; other values unchanged."""
     if not isinstance(value, Tensor):
         return value
     tensor = value.detach()
@@ -333,7 +332,7 @@ def _safetensors_container(path: Path, size: int) -> Iterator[Container]:
     try:
         file: Any = safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"damaged or cut short ({first_line(error)})") from error
+        raise CheckpointError(f"damaged or truncated ({first_line(error)})") from error
 
     def lazy(name: str) -> LazyTensor:
         def read() -> Tensor:
@@ -341,17 +340,17 @@ def _safetensors_container(path: Path, size: int) -> Iterator[Container]:
                 tensor: Tensor = file.get_tensor(name)
             except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise CheckpointError(first_line(error)) from error
-            return tensor.clone()  # the file itself is mapped, and may change
+            return tensor.clone()  # the file is memory-mapped and may change
 
         return LazyTensor(tuple(file.get_slice(name).get_shape()), read)
 
     with file:
-        entries = {name: lazy(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        entries = {name: lazy(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         yield Container(entries, dict(file.metadata() or {}), size)
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message without what follows its first line; its class where it has none."""
+    """The first line of an error's message, or the name of its class."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Our own format: safetensors with the configuration inside, so that no flag has to be remembered.
+"""This project's format: safetensors with the model's configuration in its metadata.
 
 The metadata entry ``elir`` is JSON::
 
@@ -6,7 +6,7 @@ The metadata entry ``elir`` is JSON::
      "image_size": 256, "steps": 3, "sigma_s": 0.04, "sha256": "…"}
 
 ``form`` is ``collapsed`` or ``over-parametrised``. ``sha256`` covers all other entries and every
-tensor's name, shape and bytes, so that damage is found on reading. Equal models give equal bytes.
+tensor's name, shape and bytes, so that damage is detected. Equal models give equal files.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Configuration:
-    """What our own files say about themselves.
+    """The configuration in a file.
 
     Attributes:
-        spec: the named task with the file's architecture, image size, steps and noise.
-        collapsible: whether the tensors are of the over-parametrised form.
+        spec: the task, with the file's architecture, image size, steps and noise.
+        collapsible: whether the tensors are over-parametrised.
         sha256: digest of the rest of the configuration and of all tensors.
     """
 
@@ -47,7 +47,7 @@ class Configuration:
     sha256: str
 
     def entries(self) -> dict[str, Any]:
-        """As JSON values, without the digest."""
+        """The configuration as JSON values, without the digest."""
         return {
             "format": FORMAT,
             "task": self.spec.name,
@@ -60,21 +60,20 @@ class Configuration:
 
 
 def parse_configuration(text: str) -> Configuration:
-    """Read the metadata entry of one of our files.
+    """Parse the metadata entry of a file.
 
     Raises:
-        CheckpointError: it is damaged, of a newer version or of a task that is not known.
+        CheckpointError: it is damaged, of a newer version or of an unknown task.
     """
     try:
         values = json.loads(text)
         if values["format"] != FORMAT:
             raise CheckpointError(
-                f"written in format {values['format']!r}, this version reads {FORMAT}: "
-                "update elir-deploy"
+                f"has format {values['format']!r}, this version reads {FORMAT}: update elir-deploy"
             )
         if values["task"] not in TASKS:
             raise CheckpointError(
-                f"is for task {values['task']!r}, this version has {', '.join(TASKS)}"
+                f"is for unknown task {values['task']!r}, expected one of {', '.join(TASKS)}"
             )
         forms = {"collapsed": False, "over-parametrised": True}
         spec = replace(
@@ -91,18 +90,18 @@ def parse_configuration(text: str) -> Configuration:
 
 def _positive(value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r}, wanted a positive integer")
+        raise ValueError(f"{value!r}, expected a positive integer")
     return value
 
 
 def _deviation(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"sigma_s is {value!r}, wanted a number >= 0")
+        raise ValueError(f"sigma_s is {value!r}, expected a number >= 0")
     return float(value)
 
 
 def tensors_digest(configuration: Configuration, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the configuration and, in the order of their names, all tensors."""
+    """SHA-256 of the configuration and of all tensors, in the order of their names."""
     digest = hashlib.sha256(json.dumps(configuration.entries(), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -112,7 +111,7 @@ def tensors_digest(configuration: Configuration, tensors: dict[str, Tensor]) -> 
 
 
 def write_file(path: Path, model: Elir, spec: TaskSpec) -> None:
-    """Write ``model`` in our format; see :func:`elir_deploy.checkpoints.save_checkpoint`."""
+    """Write ``model``; see :func:`elir_deploy.checkpoints.save_checkpoint`."""
     from safetensors.torch import save
 
     tensors = {
@@ -121,11 +120,11 @@ def write_file(path: Path, model: Elir, spec: TaskSpec) -> None:
     }
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"not saved: tensor {name!r} has numbers that are not finite")
+            raise CheckpointError(f"not saved: tensor {name!r} has infinities or NaNs")
     spec = replace(spec, architecture=model.arch)
     configuration = Configuration(spec, model.collapsible, "")
     entries = configuration.entries() | {"sha256": tensors_digest(configuration, tensors)}
-    parse_configuration(json.dumps(entries))  # never write what would not be read
+    parse_configuration(json.dumps(entries))  # never write an unreadable file
     data = save(tensors, {CONFIGURATION_KEY: json.dumps(entries, sort_keys=True)})
     with replacing(path) as file:
         file.write(data)

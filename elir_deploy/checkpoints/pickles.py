@@ -1,11 +1,11 @@
-"""The pickle inside a torch file, read by a stack machine that calls nothing.
+"""Reads the pickle in a torch file with a stack machine that calls nothing.
 
-``pickle.Unpickler`` exists to call what a file names. Here every opcode only moves values: a
-global becomes its name, a call becomes :data:`FOREIGN` unless it is one of the three that a state
-dict is made of, and state set on an object is dropped. So a file can neither run code nor import
-anything, whatever a trainer left in it (``argparse.Namespace``, ``defaultdict``, objects of classes
-that are not installed) is passed over, and the work is linear in the length of the pickle: there is
-no hashing of foreign objects and no allocation that the file's bytes do not fill.
+``pickle.Unpickler`` calls the functions that a file names. Here opcodes only move values: a global
+becomes its name, a call becomes :data:`FOREIGN` unless it is one of the three in a state dict, and
+the state of objects is dropped. So a file can neither run code nor import anything, other objects
+in it (``argparse.Namespace``, ``defaultdict``, classes that are not installed) are skipped, and the
+work is linear in the length of the pickle: foreign objects are not hashed, and no more memory is
+allocated than the file has bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FOREIGN", "Foreign", "StorageReference", "TensorReference", "read_pi
 
 
 class Foreign:
-    """What stands for every object that is not a tensor or a plain value."""
+    """Stands for every object that is not a tensor or a plain value."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ class Foreign:
         return "<foreign object>"
 
 
-#: The only instance needed: a foreign object keeps nothing of what the file says about it.
+#: The only instance: nothing of a foreign object is kept.
 FOREIGN = Foreign()
 
 
@@ -39,7 +39,7 @@ class Global(NamedTuple):
 
 
 class StorageReference(NamedTuple):
-    """Where a tensor's numbers lie: ``kind`` such as ``FloatStorage``, ``key`` in the archive."""
+    """The storage of a tensor: ``kind`` such as ``FloatStorage``, ``key`` in the archive."""
 
     kind: str
     key: str
@@ -62,7 +62,7 @@ _REBUILD_PARAMETERS = (
     Global("torch._utils", "_rebuild_parameter_with_state"),
 )
 
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 #: Opcodes whose argument is the value.
 # fmt: off
 _VALUES = frozenset({
@@ -74,19 +74,18 @@ _VALUES = frozenset({
 # fmt: on
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-#: Opcodes that make an object of a class in one of pickle's older or rarer ways:
-#: how many values they take besides those above the mark.
-_MAKERS = {"NEWOBJ": 2, "NEWOBJ_EX": 3, "EXT1": 0, "EXT2": 0, "EXT4": 0, "PERSID": 0}
+#: Pickle's older and rarer opcodes that create objects, and the number of values they take.
+_CONSTRUCTORS = {"NEWOBJ": 2, "NEWOBJ_EX": 3, "EXT1": 0, "EXT2": 0, "EXT4": 0, "PERSID": 0}
 
 
 def read_pickle(data: bytes) -> Any:
-    """The object pickled in ``data``, with inert stand-ins for all that is not plain data.
+    """The object pickled in ``data``, without anything but plain data and tensors.
 
-    Dictionaries keep their string keys only, sets become :data:`FOREIGN`; tensors become
+    Dictionaries keep only string keys, sets become :data:`FOREIGN` and tensors become
     :class:`TensorReference`.
 
     Raises:
-        CheckpointError: this is no well-formed pickle.
+        CheckpointError: the pickle is malformed.
     """
     try:
         return _Machine().run(data)
@@ -117,14 +116,14 @@ class _Machine:
             stack.append(_CONSTANTS[name])
         elif name in _TUPLES:
             stack.append(tuple(self.take(_TUPLES[name])))
-        elif name in _MAKERS:
-            self.take(_MAKERS[name])
+        elif name in _CONSTRUCTORS:
+            self.take(_CONSTRUCTORS[name])
             stack.append(FOREIGN)
         else:
             getattr(self, f"op_{name.lower()}", self.unknown)(argument)
 
     def take(self, count: int) -> list[Any]:
-        """The topmost ``count`` values, removed."""
+        """Pop the topmost ``count`` values."""
         if count > len(self.stack):
             raise ValueError("stack underflow")
         values = self.stack[len(self.stack) - count :]
@@ -132,11 +131,11 @@ class _Machine:
         return values
 
     def take_marked(self) -> list[Any]:
-        """All values above the last mark, removed."""
+        """Pop all values above the last mark."""
         return self.take(len(self.stack) - self.marks.pop())
 
     def unknown(self, argument: Any) -> None:
-        raise ValueError("an opcode that no torch file has")
+        raise ValueError("an opcode that torch does not write")
 
     def ignore(self, argument: Any) -> None:
         pass
@@ -232,7 +231,7 @@ class _Machine:
         self.take_marked()
         self.stack.append(FOREIGN)
 
-    # Names, and what would be calls.
+    # Names and calls.
 
     def op_global(self, argument: Any) -> None:
         module, _, name = argument.partition(" ")
@@ -245,7 +244,7 @@ class _Machine:
 
     def op_reduce(self, argument: Any) -> None:
         function, arguments = self.take(2)
-        self.stack.append(_rebuilt(function, arguments))
+        self.stack.append(_rebuild(function, arguments))
 
     def op_build(self, argument: Any) -> None:
         self.take(1)  # the state, as a state dict's _metadata
@@ -261,15 +260,15 @@ class _Machine:
 
 
 def _storage(identifier: Any) -> StorageReference | Foreign:
-    """From torch's ``("storage", type, key, device, numel)``; the device does not matter here."""
+    """From torch's ``("storage", type, key, device, numel)``; the device is ignored."""
     match identifier:
         case ("storage", Global(module="torch", name=kind), str(key), _, int(numel)):
             return StorageReference(kind, key, numel)
     return FOREIGN
 
 
-def _rebuilt(function: Any, arguments: Any) -> Any:
-    """What the three known calls of a state dict stand for."""
+def _rebuild(function: Any, arguments: Any) -> Any:
+    """The result of one of the three known calls in a state dict."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         return FOREIGN
     if function == _ORDERED_DICT and not arguments:
@@ -285,7 +284,7 @@ def _rebuilt(function: Any, arguments: Any) -> Any:
 
 
 def _are_sizes(numbers: tuple[Any, ...]) -> bool:
-    """Whether these can be a tensor's sizes: a few integers that fit 64 bits, none negative."""
-    return len(numbers) <= _MOST_DIMENSIONS and all(
+    """Whether these can be sizes of a tensor: a few non-negative 64-bit integers."""
+    return len(numbers) <= _MAX_DIMENSIONS and all(
         type(number) is int and 0 <= number < 2**63 for number in numbers
     )

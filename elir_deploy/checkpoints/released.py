@@ -1,8 +1,8 @@
-"""The authors' released weights, downloaded once into a cache.
+"""The authors' released weights, downloaded once to a cache.
 
-In the cache lie ``NAME.pth``, ``NAME.pth.json`` with the SHA-256 it had when it came and, while a
-download is unfinished, ``NAME.pth.partial`` with ``NAME.pth.partial.json``. The next attempt goes
-on where the partial file ends, if the server still has the same file.
+The cache has ``NAME.pth``, ``NAME.pth.json`` with its SHA-256 and, during a download,
+``NAME.pth.partial`` with ``NAME.pth.partial.json``. The next attempt resumes a partial download if
+the server still has the same file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from elir_deploy.atomic import write_text
-from elir_deploy.checkpoints.containers import HEAD, not_weights, whole_archive
+from elir_deploy.checkpoints.containers import HEAD, is_complete, signature_error
 from elir_deploy.errors import CheckpointError, DownloadError, OutputError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import file_sha256
@@ -30,40 +30,40 @@ from elir_deploy.runtime.cache import cache_folder
 
 __all__ = ["RELEASES_URL", "fetch_released"]
 
-#: Where the authors publish; the environment's ``ELIR_RELEASES_URL`` replaces it.
+#: The authors' releases; overridden by the environment variable ``ELIR_RELEASES_URL``.
 RELEASES_URL = "https://github.com/eladc-git/ELIR/releases/download/v1.0/"
-#: Seconds without a byte after which a server is given up.
+#: Seconds without data after which a download fails.
 TIMEOUT = 30.0
 _CHUNK = 2**20
-#: Bytes to leave free on the disk.
+#: Disk space to leave free, in bytes.
 _SPARE = 16 * _CHUNK
 
 
 def fetch_released(
     name: str, progress: ProgressCallback = no_progress, *, timeout: float = TIMEOUT
 ) -> Path:
-    """The file of released weights, downloaded if the cache does not have it.
+    """The path of released weights, downloaded if they are not in the cache.
 
     Args:
         name: such as ``elir_bfr``.
-        progress: called with what is done, the bytes done and the bytes in all (0: unknown).
-        timeout: seconds to wait for a connection and for each piece.
+        progress: called with the current task, the bytes downloaded and the total (0: unknown).
+        timeout: seconds to wait for a connection and for data.
 
     Raises:
-        DownloadError: the file cannot be had; the message says where to put it by hand.
-        CheckpointError: the cached file is not the one that was downloaded.
+        DownloadError: the download failed; the message names the path for a manual download.
+        CheckpointError: the cached file has changed.
     """
     path = cache_folder() / f"{name}.pth"
     try:
         if path.exists():
-            return _checked(path)
+            return _verify(path)
         url = _url(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path, progress) as file:
-            for left in path.parent.glob(f"{path.name}*.partial-*"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-            if path.exists():  # another process was faster
-                return _checked(path)
+            for leftover in path.parent.glob(f"{path.name}*.partial-*"):  # of killed processes
+                leftover.unlink(missing_ok=True)
+            if path.exists():  # downloaded by another process
+                return _verify(path)
             _Download(url, path, file, timeout, progress).run()
             _check_content(_partial(path))
             _record(path, file_sha256(_partial(path)))
@@ -77,7 +77,7 @@ def fetch_released(
 def _url(name: str) -> str:
     base = os.environ.get("ELIR_RELEASES_URL") or RELEASES_URL
     if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise DownloadError(f"ELIR_RELEASES_URL is {base!r}, wanted a http or https address")
+        raise DownloadError(f"ELIR_RELEASES_URL is {base!r}, expected an http or https URL")
     return f"{base.rstrip('/')}/{name}.pth"
 
 
@@ -94,27 +94,27 @@ def _checksum_record(path: Path) -> Path:
 
 
 def _failure(name: str, path: Path, error: Exception) -> str:
-    """Two lines: what went wrong, and the ways out."""
+    """Two lines: the error and the remedies."""
     if isinstance(error, urllib.error.HTTPError):
-        reason = f"{error.url} answers {error.code} {error.reason}"
+        reason = f"{error.url} returned {error.code} {error.reason}"
     elif isinstance(error, urllib.error.URLError):
         cause = getattr(error.reason, "strerror", None) or error.reason
-        reason = f"{_url(name)} does not answer ({cause})"
+        reason = f"{_url(name)} does not respond ({cause})"
     else:
         reason = str(error)
-    kept = ""
+    resume = ""
     if _partial(path).exists():
         megabytes = _partial(path).stat().st_size / 1e6
-        kept = f"Run again to go on after the {megabytes:.1f} MB that are here, or put"
-    return f"cannot download {name}: {reason}\n{kept or 'Put'} the file at {path} by hand"
+        resume = f"Run again to resume after {megabytes:.1f} MB, or download the file"
+    return f"cannot download {name}: {reason}\n{resume or 'Download the file'} to {path} yourself"
 
 
 @contextmanager
 def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
-    """The partial file of ``path``, open for appending and held by this process alone.
+    """The partial file of ``path``, open for appending and locked.
 
-    When another process's turn ends, the file has been renamed (then ``path`` exists), deleted
-    (then it is opened anew) or left to be completed.
+    When another process releases the lock, it has renamed the file (then ``path`` exists), deleted
+    it (then it is opened again) or left it incomplete.
     """
     partial = _partial(path)
     while True:
@@ -140,51 +140,52 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
 
 
 def _check_content(file: Path) -> None:
-    """Refuse what a server gave that is no weights file, or not all of one.
+    """Refuse a download that is not a weights file or is incomplete.
 
-    A web page or the like is deleted. The beginning of a file is kept, to go on after it.
+    A web page is deleted. An incomplete file stays, so that the download can resume.
     """
-    with file.open("rb") as opened:
-        head = opened.read(HEAD)
-    reason = not_weights(head, file.stat().st_size)
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+    reason = signature_error(head, file.stat().st_size)
     if reason:
         file.unlink()
-        raise ConnectionError(f"what the server sends is no weights file: {reason}")
-    if not whole_archive(file):
+        raise ConnectionError(f"the server did not send a weights file: {reason}")
+    if not is_complete(file):
         size = file.stat().st_size
-        raise ConnectionError(f"the file was cut short or damaged on its way, at {size} bytes")
+        raise ConnectionError(f"the file was truncated or damaged, at {size} bytes")
 
 
 def _record(path: Path, sha256: str) -> None:
     _write_json(_checksum_record(path), {"file": path.name, "sha256": sha256})
 
 
-def _checked(path: Path) -> Path:
-    """A cached file, if it still is what was downloaded; one put there by hand is recorded.
+def _verify(path: Path) -> Path:
+    """Check that a cached file has not changed; returns its path.
 
-    Unless it is cut short, or the cache cannot be written: others may own it.
+    The hash of a file that was downloaded manually is recorded now, unless the file is incomplete
+    or the cache is read-only.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: the file has changed.
     """
     record = _checksum_record(path)
-    seen = file_sha256(path)
+    sha256 = file_sha256(path)
     if not record.exists():
-        if whole_archive(path):
+        if is_complete(path):
             with suppress(OutputError):
-                _record(path, seen)
+                _record(path, sha256)
         return path
     recorded = _read_json(record).get("sha256")
-    if recorded != seen:
+    if recorded != sha256:
         raise CheckpointError(
-            f"{path} is not what was downloaded: its SHA-256 is {seen[:12]}…, recorded is "
+            f"{path} has changed since its download: its SHA-256 is {sha256[:12]}…, expected "
             f"{str(recorded)[:12]}…\nDelete it and {record.name} beside it to download it again"
         )
     return path
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A record; empty if it is missing or damaged."""
+    """A record; empty if missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -214,21 +215,21 @@ class _Download:
         self.progress = progress
 
     def run(self) -> None:
-        """Fetch what is missing."""
+        """Download the missing bytes."""
         start, validator = self.resumable()
         if start:
             with self.request(start, validator) as response:
                 if self.continues(response, start, validator):
                     return self.receive(response, start)
-                if response.status == http.client.OK:  # the whole file, asked for or not
+                if response.status == http.client.OK:  # the whole file
                     return self.receive(response, 0)
         with self.request(0, "") as response:
             if response.status != http.client.OK:
-                raise ConnectionError(f"{self.url} answers {response.status}, wanted the file")
+                raise ConnectionError(f"{self.url} returned {response.status}, expected 200")
             return self.receive(response, 0)
 
     def resumable(self) -> tuple[int, str]:
-        """How many bytes are here of the file at this address, and what identifies it there."""
+        """The bytes already downloaded from this URL, and the server's validator for the file."""
         record = _read_json(_partial_record(self.path))
         validator = record.get("validator")
         if record.get("url") != self.url or not isinstance(validator, str) or not validator:
@@ -236,9 +237,9 @@ class _Download:
         return os.fstat(self.file.fileno()).st_size, validator
 
     def request(self, start: int, validator: str) -> Any:
-        """The server's answer, from byte ``start`` on if it still has what ``validator`` names.
+        """The server's response, from byte ``start`` if the file still has the validator.
 
-        An answer of 416 (nothing from there on) is returned, other refusals are raised.
+        A response of 416 (range not satisfiable) is returned; other errors are raised.
         """
         headers = {"Accept-Encoding": "identity", "User-Agent": "elir-deploy"}
         if start:
@@ -252,24 +253,24 @@ class _Download:
             return error
 
     def continues(self, response: Any, start: int, validator: str) -> bool:
-        """Whether an answer goes on with the file that the partial one began."""
+        """Whether a response continues the partial file."""
         if response.status != http.client.PARTIAL_CONTENT:
             return False
         first, _ = _content_range(response)
         return first == start and _validator(response) in ("", validator)
 
     def receive(self, response: Any, start: int) -> None:
-        """Append what comes to the first ``start`` bytes of the partial file."""
+        """Append the response to the first ``start`` bytes of the partial file."""
         length = int(response.headers.get("Content-Length") or 0)
-        _, total = _content_range(response)  # the answer may have less than the rest
+        _, total = _content_range(response)  # a response may have less than the rest
         if not total and length:
             total = start + length
         length = max(length, total - start)
         free = shutil.disk_usage(self.path.parent).free
         if length + _SPARE > free:
             raise DownloadError(
-                f"{self.path.name} needs {length / 1e6:.0f} MB more and {self.path.parent} has "
-                f"{free / 1e6:.0f} MB free: make room, or set ELIR_CACHE to another folder"
+                f"{self.path.name} needs {length / 1e6:.0f} MB and {self.path.parent} has "
+                f"{free / 1e6:.0f} MB free: free disk space, or set ELIR_CACHE to another folder"
             )
         self.file.truncate(start)
         _write_json(
@@ -286,21 +287,21 @@ class _Download:
         finally:
             self.file.flush()
         if done < total:
-            raise ConnectionError(f"the connection was cut after {done} of {total} bytes")
+            raise ConnectionError(f"the connection was closed after {done} of {total} bytes")
 
 
 def _content_range(response: Any) -> tuple[int | None, int]:
-    """Where a part of the file starts, and the bytes of the whole; None and 0: unknown."""
-    seen = re.fullmatch(
+    """The first byte of a range, and the size of the whole file; None and 0 if unknown."""
+    match = re.fullmatch(
         r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
     )
-    if seen is None:
+    if match is None:
         return None, 0
-    return int(seen[1]), 0 if seen[2] == "*" else int(seen[2])
+    return int(match[1]), 0 if match[2] == "*" else int(match[2])
 
 
 def _validator(response: Any) -> str:
-    """What identifies this version of the file in If-Range; empty if the server gives nothing."""
+    """The value for If-Range that identifies this version of the file; empty if there is none."""
     tag = response.headers.get("ETag", "")
     if tag and not tag.startswith("W/"):
         return str(tag)

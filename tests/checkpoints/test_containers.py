@@ -1,4 +1,4 @@
-"""Files that are no checkpoints, or no longer."""
+"""Files that are not checkpoints, and damaged ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from elir_deploy.checkpoints import load_checkpoint
-from elir_deploy.checkpoints.containers import opened_container
+from elir_deploy.checkpoints.containers import open_container
 from elir_deploy.errors import CheckpointError
 from elir_deploy.tasks import TaskSpec
 from tests import official
@@ -34,15 +34,15 @@ def assert_refused(path: Path, message: str) -> None:
     ("content", "message"),
     [
         (b"", "it is empty"),
-        (b"x", "wanted a file of torch.save"),
-        (b"hello, world\n" * 100, "wanted a file of torch.save"),
+        (b"x", "expected a complete file of torch.save"),
+        (b"hello, world\n" * 100, "expected a complete file of torch.save"),
         (b"\n<!DOCTYPE html><html>Not Found</html>", "web page.*download the file again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
-        (b"PK\x03\x04", "damaged or cut short"),
-        (b"\xff" * 8 + b"{}", "wanted a file of torch.save"),
-        (b"\x02" + b"\0" * 7 + b"{}", "no known layout"),
-        (b"\x02" + b"\0" * 7 + b"{]", "damaged or cut short"),
+        (b"PK\x03\x04", "damaged or truncated"),
+        (b"\xff" * 8 + b"{}", "expected a complete file of torch.save"),
+        (b"\x02" + b"\0" * 7 + b"{}", "unknown layout"),
+        (b"\x02" + b"\0" * 7 + b"{]", "damaged or truncated"),
     ],
 )
 def test_other_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -58,9 +58,9 @@ def test_images(tmp_path: Path, kind: str) -> None:
     assert_refused(path, f"a {kind} image")
 
 
-def test_places_that_are_no_files(tmp_path: Path) -> None:
-    assert_refused(tmp_path, "this is a folder")
-    assert_refused(tmp_path / "none.pth", "there is no such file")
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "is a folder")
+    assert_refused(tmp_path / "none.pth", "no such file")
     os.mkfifo(tmp_path / "pipe")
     assert_refused(tmp_path / "pipe", "not a regular file")
     (tmp_path / "file").touch()
@@ -83,16 +83,14 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert_refused(path, "cannot be read: Permission denied")
 
 
-def test_memory_that_is_not_there(
-    tmp_path: Path, small_flat: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory(tmp_path: Path, small_flat: State, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(small_flat, tmp_path / "model.pth")
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(torch, "frombuffer", refuse)
-    assert_refused(tmp_path / "model.pth", "more memory")
+    assert_refused(tmp_path / "model.pth", "more memory than available")
 
 
 def rewritten(state: State, path: Path, change: Any, compression: int = 0) -> None:
@@ -126,11 +124,11 @@ def test_zip_archives_of_other_kinds(tmp_path: Path, small_flat: State) -> None:
     rewritten(
         small_flat, path, lambda name, data: None if name.endswith("/data/3") else (name, data)
     )
-    assert_refused(path, "does not lie inside its storage")
+    assert_refused(path, "is not inside its storage")
     rewritten(
         small_flat, path, lambda name, data: (name, data[:-4] if name.endswith("/3") else data)
     )
-    assert_refused(path, "does not lie inside its storage")
+    assert_refused(path, "is not inside its storage")
 
 
 def test_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -140,31 +138,31 @@ def test_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     assert_refused(path, "larger than the file")
 
 
-def test_pickle_beyond_all_measure(tmp_path: Path) -> None:
+def test_huge_pickle(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", bytes(17 * 2**20))
-    assert_refused(path, "wanted at most")
+    assert_refused(path, "expected at most")
 
 
 def test_dictionaries_stay_shared(tmp_path: Path) -> None:
-    """Spelt out, this file of a few kilobytes has a million entries, and could have a billion."""
+    """Copied, this file of a few kilobytes has a million entries, and could have a billion."""
     path = tmp_path / "model.pth"
     tree: dict[str, Any] = {}
     for _ in range(3):
         tree = {f"{n}": tree for n in range(100)}
     for zipped in (True, False):
         torch.save(tree, path, _use_new_zipfile_serialization=zipped)
-        with opened_container(path) as container:
+        with open_container(path) as container:
             assert container.entries.keys() == tree.keys()
             (inner,) = {id(entry): entry for entry in container.entries.values()}.values()
             assert inner.keys() == tree.keys()
             assert len({id(entry) for entry in inner.values()}) == 1
-        assert_refused(path, "no known layout")
+        assert_refused(path, "unknown layout")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_that_share_their_numbers(
+def test_tensors_that_share_memory(
     tmp_path: Path, small_flat: State, small_task: TaskSpec, zipped: bool
 ) -> None:
     path = tmp_path / "model.pth"
@@ -175,21 +173,21 @@ def test_tensors_that_share_their_numbers(
     torch.save(shared, path, _use_new_zipfile_serialization=zipped)
     needed = 4 * sum(tensor.numel() for tensor in small_flat.values())
     size = path.stat().st_size
-    assert_refused(path, f"take {needed} bytes and the file has {size}: some .* share")
-    averaged = {"state_dict": small_flat, "averaged": small_flat}  # beside the weights they may
+    assert_refused(path, f"need {needed} bytes but the file has {size}: some .* share memory")
+    averaged = {"state_dict": small_flat, "averaged": small_flat}
     torch.save(averaged, path, _use_new_zipfile_serialization=zipped)
     assert load_checkpoint(path).layout == "released"
 
 
-def test_tensor_that_repeats_its_numbers(tmp_path: Path, small_flat: State) -> None:
+def test_expanded_tensors(tmp_path: Path, small_flat: State) -> None:
     path = tmp_path / "model.pth"
     name = "enc.layers.0.weight"
     shape = small_flat[name].shape
     torch.save(small_flat | {name: torch.zeros(1).expand(shape)}, path)
-    assert_refused(path, "does not lie inside its storage")
+    assert_refused(path, "is not inside its storage")
     repeated = torch.zeros(1).expand(2**20, *shape)
     torch.save({name: repeated}, path, _use_new_zipfile_serialization=False)
-    assert_refused(path, "some of them share their numbers")
+    assert_refused(path, "some of them share memory")
 
 
 def test_byte_order(tmp_path: Path, small_flat: State, small_task: TaskSpec) -> None:
@@ -234,7 +232,7 @@ def test_format_of_torch_before_1_6(
             return os.system, (f"touch {witness}",)
 
     torch.save(small_flat | {"x": Runs()}, path, _use_new_zipfile_serialization=False)
-    assert_refused(path, "older than 1.6")
+    assert_refused(path, "before 1.6")
     assert not witness.exists()
     path.write_bytes(path.read_bytes()[:5000])
     assert_refused(path, "damaged")
@@ -248,7 +246,7 @@ def test_released_names_in_safetensors(
     assert load_checkpoint(path).layout == "released"
 
 
-def test_keys_that_are_no_strings_stop_no_old_file(
+def test_old_files_with_keys_that_are_not_strings(
     tmp_path: Path, small_flat: dict[str, Any]
 ) -> None:
     content = {0: torch.zeros(1), **small_flat}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
-from elir_deploy.checkpoints.containers import opened_container
+from elir_deploy.checkpoints.containers import open_container
 from elir_deploy.errors import CheckpointError
 from elir_deploy.model import Elir
 from elir_deploy.tasks import TaskSpec
@@ -96,7 +96,7 @@ def test_every_flipped_bit_of_an_archive(tmp_path: Path) -> None:
         bad[offset] ^= 1 << (offset % 8)
         path.write_bytes(bad)
         try:
-            with opened_container(path) as container:
+            with open_container(path) as container:
                 assert container.entries.keys() == {"a", "c"}
                 torch.testing.assert_close(container.entries["a"]["b"].read(), state["a"]["b"])
                 torch.testing.assert_close(container.entries["c"].read(), state["c"])

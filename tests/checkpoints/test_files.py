@@ -1,4 +1,4 @@
-"""Our own format."""
+"""This project's format."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_every_architecture_comes_back(
     assert (checkpoint.layout, checkpoint.random) == ("elir", False)
     assert checkpoint.model.arch == architecture
     assert checkpoint.model.collapsible == collapsible
-    seen, wanted = checkpoint.model.state_dict(), model.state_dict()
-    assert seen.keys() == wanted.keys()
-    assert all(torch.equal(seen[name], wanted[name]) for name in wanted)
+    actual, expected = checkpoint.model.state_dict(), model.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_bytes_are_the_same_twice(tmp_path: Path, small_model: Elir, small_task: TaskSpec) -> None:
@@ -66,7 +66,7 @@ def test_collapsed_after_training(tmp_path: Path, small_task: TaskSpec) -> None:
     assert next(checkpoint.model.parameters()).dtype == torch.float32
 
 
-def test_task_that_contradicts(small_file: Path) -> None:
+def test_contradicting_task(small_file: Path) -> None:
     assert load_checkpoint(small_file, "small").task.name == "small"
     with pytest.raises(CheckpointError, match="was saved for task small, not bsr"):
         load_checkpoint(small_file, "bsr")
@@ -81,9 +81,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, small_task: T
     assert not list(tmp_path.iterdir())
 
 
-def test_places_that_cannot_be_written(
-    tmp_path: Path, small_model: Elir, small_task: TaskSpec
-) -> None:
+def test_unwritable_paths(tmp_path: Path, small_model: Elir, small_task: TaskSpec) -> None:
     with pytest.raises(OutputError, match=r"none.* cannot be written: No such file"):
         save_checkpoint(tmp_path / "none" / "model", small_model, small_task)
     with pytest.raises(OutputError, match="Is a directory"):
@@ -122,8 +120,8 @@ def edit_configuration(path: Path, **entries: Any) -> None:
 
     def change(header: dict[str, Any]) -> None:
         configuration = json.loads(header["__metadata__"]["elir"]) | entries
-        kept = {name: value for name, value in configuration.items() if value is not None}
-        header["__metadata__"]["elir"] = json.dumps(kept)
+        entries_left = {name: value for name, value in configuration.items() if value is not None}
+        header["__metadata__"]["elir"] = json.dumps(entries_left)
 
     edit_header(path, change)
 
@@ -131,34 +129,32 @@ def edit_configuration(path: Path, **entries: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"sigma_s": 0.25}, "is damaged: its content has SHA-256"),
-        ({"format": 2}, "format 2, this version reads 1: update"),
-        ({"task": "deblur"}, "is for task 'deblur', this version has bfr"),
+        ({"sigma_s": 0.25}, "is damaged: its SHA-256"),
+        ({"format": 2}, "has format 2, this version reads 1: update"),
+        ({"task": "deblur"}, "unknown task 'deblur', expected one of bfr"),
         ({"task": ["bfr"]}, "configuration is damaged"),
         ({"form": "folded"}, "configuration is damaged"),
         ({"form": "over-parametrised"}, "SHA-256"),
-        ({"steps": 0}, "wanted a positive integer"),
-        ({"steps": True}, "wanted a positive integer"),
-        ({"image_size": 1.5}, "wanted a positive integer"),
-        ({"sigma_s": -1}, "wanted a number >= 0"),
-        ({"sigma_s": float("nan")}, "wanted a number >= 0"),
-        ({"sigma_s": "0.1"}, "wanted a number >= 0"),
+        ({"steps": 0}, "expected a positive integer"),
+        ({"steps": True}, "expected a positive integer"),
+        ({"image_size": 1.5}, "expected a positive integer"),
+        ({"sigma_s": -1}, "expected a number >= 0"),
+        ({"sigma_s": float("nan")}, "expected a number >= 0"),
+        ({"sigma_s": "0.1"}, "expected a number >= 0"),
         ({"architecture": {"width": 1}}, "unknown entry 'width'"),
         ({"architecture": []}, "configuration is damaged"),
-        ({"architecture": {"vector_field_width": 33}}, "wanted a multiple of 32"),
+        ({"architecture": {"vector_field_width": 33}}, "vector_field_width is 33"),
         ({"sha256": None}, "configuration is damaged"),
     ],
 )
-def test_configurations_that_are_wrong(
-    small_file: Path, entries: dict[str, Any], message: str
-) -> None:
+def test_wrong_configurations(small_file: Path, entries: dict[str, Any], message: str) -> None:
     edit_configuration(small_file, **entries)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(small_file)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "{", "{}", "[" * 100_000])
-def test_configurations_that_are_none(small_file: Path, text: str) -> None:
+def test_malformed_configurations(small_file: Path, text: str) -> None:
     edit_header(small_file, lambda header: header["__metadata__"].update(elir=text))
     with pytest.raises(CheckpointError, match="configuration is damaged"):
         load_checkpoint(small_file)
@@ -166,7 +162,7 @@ def test_configurations_that_are_none(small_file: Path, text: str) -> None:
 
 def test_without_configuration(small_file: Path) -> None:
     edit_header(small_file, lambda header: header.pop("__metadata__"))
-    with pytest.raises(CheckpointError, match="not the configuration"):
+    with pytest.raises(CheckpointError, match="no configuration"):
         load_checkpoint(small_file)
 
 

@@ -18,7 +18,7 @@ State = dict[str, Any]
 
 @pytest.fixture
 def load(tmp_path: Path, small_task: TaskSpec) -> Callable[[Any], Any]:
-    """Load a state dict by way of a file."""
+    """Save a state dict to a file and load it."""
 
     def save_and_load(state: Any) -> Any:
         path = tmp_path / "model.pth"
@@ -112,38 +112,38 @@ def put(name: str, value: Any) -> Callable[[State], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("enc.layers.3.conv.2.bias"), "missing: 'enc.layers.3.conv.2.bias'"),
-        (without("fmir.first_proj.weight"), "missing: 'fmir.first_proj.weight'"),
-        (without("fmir.time_mlp.linear1.weight"), "missing: .*time_mlp"),
-        (put("fmir.extra.weight", torch.zeros(1)), "does not have: 'fmir.extra.weight'"),
-        (put("ema.decay", torch.zeros(1)), "does not have: 'ema.decay'"),
+        (without("enc.layers.3.conv.2.bias"), "missing tensors: 'enc.layers.3.conv.2.bias'"),
+        (without("fmir.first_proj.weight"), "missing tensors: 'fmir.first_proj.weight'"),
+        (without("fmir.time_mlp.linear1.weight"), "missing tensors: .*time_mlp"),
+        (put("fmir.extra.weight", torch.zeros(1)), "unknown tensors: 'fmir.extra.weight'"),
+        (put("ema.decay", torch.zeros(1)), "unknown tensors: 'ema.decay'"),
         (
             put("fmir.up_blocks.0.7.weight", torch.zeros(1)),
-            "does not have: 'fmir.up_blocks.0.7.weight'",
+            "unknown tensors: 'fmir.up_blocks.0.7.weight'",
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.zeros(9)),
-            r"'enc.layers.3.conv.2.bias' has shape \[9\], wanted \[8\]",
+            r"'enc.layers.3.conv.2.bias' has shape \[9\], expected \[8\]",
         ),
         (
             put("fmir.first_proj.weight", torch.zeros(32)),
-            r"'fmir.first_proj.weight' has shape \[32\], wanted 4 dimensions",
+            r"'fmir.first_proj.weight' has shape \[32\], expected 4 dimensions",
         ),
         (
             put("fmir.first_proj.weight", torch.zeros(33, 4, 1, 1)),
-            "vector_field_width is 33, wanted a multiple of 32",
+            "vector_field_width is 33",
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.tensor([1.0, float("nan")] * 4)),
-            "'enc.layers.3.conv.2.bias' has 4 of 8 numbers that are not finite",
+            "'enc.layers.3.conv.2.bias' has 4 infinities or NaNs among 8 numbers",
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.full((8,), 1e300, dtype=torch.float64)),
-            "8 of 8 numbers that are not finite",
+            "8 infinities or NaNs among 8 numbers",
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.zeros(8, dtype=torch.int64)),
-            "'enc.layers.3.conv.2.bias' holds int64, wanted floating-point",
+            "'enc.layers.3.conv.2.bias' has dtype int64, expected floating point",
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.zeros(8, dtype=torch.complex64)),
@@ -151,7 +151,7 @@ def put(name: str, value: Any) -> Callable[[State], None]:
         ),
         (
             put("enc.layers.3.conv.2.bias", torch.zeros(1).expand(8)),
-            "'enc.layers.3.conv.2.bias': does not lie inside its storage",
+            "'enc.layers.3.conv.2.bias': is not inside its storage",
         ),
         (put("enc.layers.99.weight", torch.zeros(1)), "the encoder has 16 layers"),
     ],
@@ -170,20 +170,20 @@ def test_wrong_tensors_are_named(
 
 def test_many_missing_tensors_are_counted(load: Callable[[Any], Any], small_flat: State) -> None:
     state = {name: value for name, value in small_flat.items() if ".block2." not in name}
-    with pytest.raises(CheckpointError, match=r"missing: '\S+', '\S+', '\S+' and \d+ more"):
+    with pytest.raises(CheckpointError, match=r"missing tensors: '\S+', '\S+', '\S+' and \d+ more"):
         load(state)
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "no known layout.*there are none"),
-        ({"weight": torch.zeros(1)}, "no known layout.*its first is 'weight'"),
-        ([torch.zeros(1)], "no dictionary of tensors"),
-        (torch.zeros(1), "no dictionary of tensors"),
+        ({}, "unknown layout.*there are no tensors"),
+        ({"weight": torch.zeros(1)}, "unknown layout.*the first is 'weight'"),
+        ([torch.zeros(1)], "not a dictionary of tensors"),
+        (torch.zeros(1), "not a dictionary of tensors"),
         ({"state_dict_fmir": {}}, "without 'state_dict_mmse'"),
-        ({"vector_field.first_proj.weight": torch.zeros(1)}, "not the configuration"),
-        ({"encoder.layers.0.weight": torch.zeros(1)}, "only the autoencoder"),
+        ({"vector_field.first_proj.weight": torch.zeros(1)}, "no configuration"),
+        ({"encoder.layers.0.weight": torch.zeros(1)}, "only an autoencoder"),
     ],
 )
 def test_other_content(load: Callable[[Any], Any], state: Any, message: str) -> None:
@@ -211,12 +211,11 @@ def test_autoencoder_of_a_whole_checkpoint(tmp_path: Path, small_flat: State) ->
     torch.testing.assert_close(decoder.layers[0].weight, small_flat["dec.layers.0.weight"])
 
 
-@pytest.mark.parametrize("safe", [True, False])
-def test_autoencoder_saved_by_diffusers(tmp_path: Path, safe: bool) -> None:
+def test_autoencoder_saved_by_diffusers(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     theirs = diffusers.AutoencoderTiny(latent_channels=16).eval()
-    theirs.save_pretrained(tmp_path, safe_serialization=safe)
+    theirs.save_pretrained(tmp_path)
     (file,) = (path for path in tmp_path.iterdir() if path.suffix != ".json")
     encoder, decoder = load_autoencoder(file)
     image = torch.rand(1, 3, 32, 48)
@@ -237,5 +236,5 @@ def test_damaged_autoencoder(tmp_path: Path, small_flat: State) -> None:
     }
     del state["decoder.layers.18.bias"]
     torch.save(state, tmp_path / "ae.bin")
-    with pytest.raises(CheckpointError, match=r"ae\.bin: .*missing: 'decoder\.layers\.18\.bias'"):
+    with pytest.raises(CheckpointError, match=r"missing tensors: 'decoder\.layers\.18\.bias'"):
         load_autoencoder(tmp_path / "ae.bin")

@@ -1,4 +1,4 @@
-"""Names instead of files, and which task a file is for."""
+"""Loading by name, and the task of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import elir_deploy.checkpoints
 from elir_deploy.checkpoints import load_checkpoint, loading, save_checkpoint
 from elir_deploy.errors import CheckpointError, UsageError
-from elir_deploy.model import Elir, count_parameters
+from elir_deploy.model import Elir
 from elir_deploy.tasks import TASKS, TaskSpec
 from tests import official
 
@@ -24,7 +24,7 @@ def test_public_names() -> None:
         assert getattr(elir_deploy.checkpoints, name).__doc__
 
 
-def test_what_a_checkpoint_says(tmp_path: Path, bsr_pth: Path) -> None:
+def test_fields_of_a_checkpoint(tmp_path: Path, bsr_pth: Path) -> None:
     import hashlib
 
     checkpoint = load_checkpoint(str(bsr_pth), "bsr")
@@ -32,30 +32,29 @@ def test_what_a_checkpoint_says(tmp_path: Path, bsr_pth: Path) -> None:
     assert checkpoint.name == "bsr.pth"
     assert checkpoint.sha256 == hashlib.sha256(bsr_pth.read_bytes()).hexdigest()
     assert not checkpoint.random
-    assert count_parameters(checkpoint.model) == 19_083_923
 
 
 def test_wrong_task_lists_the_differences(bsr_pth: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(bsr_pth, "bfr")
     assert str(caught.value) == (
-        f"{bsr_pth}: --task bfr wants vector_field_width 128 and middle_blocks 3; "
+        f"{bsr_pth}: --task bfr has vector_field_width 128 and middle_blocks 3; "
         "this file has 96 and 1: it fits bsr"
     )
 
 
 @contextmanager
 def zeros(path: Path, layout: str) -> Iterator[Path]:
-    """A released file whose shapes are right and whose numbers are all zero, for a while."""
+    """A temporary released file with the right shapes and zeros."""
     shapes = official.layout(layout)
     torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, path)
     yield path
     path.unlink()
 
 
-def test_tasks_that_shapes_do_not_tell_apart(tmp_path: Path) -> None:
+def test_tasks_with_the_same_shapes(tmp_path: Path) -> None:
     with zeros(tmp_path / "model.pth", "sr_denoise_inpaint.pth") as path:
-        with pytest.raises(CheckpointError, match=r"fit sr, denoise, inpaint alike.*--task"):
+        with pytest.raises(CheckpointError, match=r"fit sr, denoise, inpaint: .*--task"):
             load_checkpoint(path)
         for task in ("sr", "denoise", "inpaint"):
             assert load_checkpoint(path, task).task == TASKS[task]
@@ -63,7 +62,7 @@ def test_tasks_that_shapes_do_not_tell_apart(tmp_path: Path) -> None:
             load_checkpoint(path, "bfr")
 
 
-def test_a_released_files_own_name_tells_what_the_shapes_do_not(tmp_path: Path) -> None:
+def test_the_name_of_a_released_file_determines_its_task(tmp_path: Path) -> None:
     with zeros(tmp_path / "elir_inpainting.pth", "sr_denoise_inpaint.pth") as path:
         assert load_checkpoint(path).task == TASKS["inpaint"]
         assert load_checkpoint(path, "sr").task == TASKS["sr"]
@@ -73,7 +72,6 @@ def test_bfr_is_recognised(tmp_path: Path) -> None:
     with zeros(tmp_path / "model.pth", "bfr.pth") as path:
         checkpoint = load_checkpoint(path)
     assert checkpoint.task == TASKS["bfr"]
-    assert count_parameters(checkpoint.model) == 37_518_771
 
 
 def test_shapes_of_two_tasks(
@@ -84,19 +82,19 @@ def test_shapes_of_two_tasks(
 ) -> None:
     torch.save(small_flat, tmp_path / "model.pth")
     monkeypatch.setitem(TASKS, "other", replace(small_task, name="other"))
-    with pytest.raises(CheckpointError, match=r"fit small, other alike: .*--task"):
+    with pytest.raises(CheckpointError, match=r"fit small, other: .*--task"):
         load_checkpoint(tmp_path / "model.pth")
     assert load_checkpoint(tmp_path / "model.pth", "other").task.name == "other"
 
 
 def test_shapes_of_no_task(tmp_path: Path, small_flat: dict[str, Any]) -> None:
     torch.save(small_flat, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="fits no task; the nearest, tiny, wants"):
+    with pytest.raises(CheckpointError, match="fits no task; the closest, tiny, has"):
         load_checkpoint(tmp_path / "model.pth")
-    # A model of the user's own: the task says what it is for, the shapes what it looks like.
-    own = load_checkpoint(tmp_path / "model.pth", "bfr").task
-    assert own.architecture == official.SMALL
-    assert (own.name, own.image_size, own.paper_fps) == ("bfr", 512, None)
+    # A model of the user's own: --task names the task, shapes determine the architecture.
+    task = load_checkpoint(tmp_path / "model.pth", "bfr").task
+    assert task.architecture == official.SMALL
+    assert (task.name, task.image_size, task.paper_fps) == ("bfr", 512, None)
 
 
 def test_unknown_task(small_file: Path) -> None:
@@ -125,7 +123,7 @@ def test_random_weights() -> None:
 
 
 def test_random_weights_give_pictures() -> None:
-    """Neither all one colour nor all clipped: otherwise nothing could be compared."""
+    """Neither one colour nor all clipped, so that outputs can be compared."""
     checkpoint = load_checkpoint("random", "tiny")
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     restored = checkpoint.model(image, checkpoint.task.steps)
@@ -157,8 +155,6 @@ def test_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Elir, small_task: TaskSpec
 ) -> None:
     monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
-    with pytest.raises(CheckpointError, match="carries no trained weights yet"):
-        load_checkpoint("tiny")
     (tmp_path / "data").mkdir()
     save_checkpoint(tmp_path / "data" / "tiny.safetensors", small_model, small_task)
     checkpoint = load_checkpoint("tiny")
