@@ -1,8 +1,7 @@
-"""The tiny autoencoder (TAESD3's shape): images in [0, 1] to latents of an eighth of the side.
+"""The autoencoder (TAESD3's architecture): images in [0, 1] to latents of 1/8 of the side.
 
-Layer numbers in the two sequences equal those of the released files and of diffusers'
-``AutoencoderTiny``, so that keys map one to one. No scaling of the latent is applied. Of width 0
-both have no layers and pass on what they get.
+Layers are numbered as in the released files and in diffusers' ``AutoencoderTiny``, so that keys map
+one to one. Latents are not scaled. With width 0 both networks are the identity.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from elir_deploy.tasks import Architecture
 
 __all__ = ["AutoencoderBlock", "Decoder", "Encoder"]
 
-#: Latents are squashed to (-LATENT_LIMIT, LATENT_LIMIT) by a tanh before decoding.
+#: Before decoding, a tanh limits latents to (-LATENT_LIMIT, LATENT_LIMIT).
 LATENT_LIMIT = 3.0
-#: Times the encoder halves, and the decoder doubles, the resolution.
+#: Number of times that the resolution is halved by the encoder and doubled by the decoder.
 LEVELS = 3
 
 

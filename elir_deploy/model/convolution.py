@@ -1,9 +1,8 @@
-"""Collapsible convolution: two linear layers while training, one 3x3 convolution afterwards.
+"""Collapsible convolution: two linear layers during training, one 3x3 convolution afterwards.
 
-Paper, Section 7.3.2: each 3x3 convolution is widened fourfold and followed by a 1x1 convolution;
-with nothing between them the two are one linear map. The training form computes that map from its
-two weights at every call and then convolves once: the gradients are the same, and neither the
-fourfold features nor their gradients are ever made.
+Paper, Section 7.3.2: each 3x3 convolution is widened fourfold and followed by a 1x1 convolution,
+without an activation between them. The training form multiplies the two weights in every call and
+convolves once: the gradients are the same, and the fourfold features are never computed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 __all__ = ["CollapsibleConv2d", "compose_with_pointwise", "conv3x3", "expand_conv"]
 
-#: Width of the hidden layer of an over-parametrised convolution, in output widths.
+#: Width of the hidden layer of an over-parametrised convolution, relative to its output.
 EXPANSION = 4
 
 
@@ -31,7 +30,7 @@ class CollapsibleConv2d(nn.Module):
         self.project = nn.Conv2d(hidden, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In float32 at least: half-precision products of weights would be a rounding of their own.
+        # In float32: half-precision products of weights would add rounding errors.
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = _composed(
                 self.expand.weight, self.expand.bias, self.project.weight, self.project.bias
@@ -39,21 +38,21 @@ class CollapsibleConv2d(nn.Module):
         return F.conv2d(x, weight, bias, padding=1)
 
     def collapse(self) -> nn.Conv2d:
-        """The single 3x3 convolution that computes the same function."""
+        """The equivalent 3x3 convolution."""
         return compose_with_pointwise(self.expand, self.project)
 
 
 def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
-    """The one convolution equal to ``pointwise(conv(x))``, borders included.
+    """The convolution equivalent to ``pointwise(conv(x))``.
 
-    Zero padding happens before ``conv`` only, so the composition is exact at the borders too. The
-    products are summed in float64 and rounded once.
+    Only ``conv`` pads, so the composition is exact at the borders too. Products are summed in
+    float64 and rounded once.
     """
     weight, bias = _composed(
         conv.weight.detach().double(),
-        _doubled(conv.bias),
+        _as_float64(conv.bias),
         pointwise.weight.detach().double(),
-        _doubled(pointwise.bias),
+        _as_float64(pointwise.bias),
     )
     composed = nn.Conv2d(
         conv.in_channels,
@@ -74,10 +73,10 @@ def compose_with_pointwise(conv: nn.Conv2d, pointwise: nn.Conv2d) -> nn.Conv2d:
 
 
 def expand_conv(conv: nn.Conv2d) -> CollapsibleConv2d:
-    """A collapsible convolution that computes what ``conv``, a 3x3 one, computes.
+    """A collapsible convolution equivalent to ``conv``, a 3x3 one.
 
-    The projection's rows are orthonormal, so its transpose undoes it; what the projection drops is
-    filled at random, as an untrained layer's would be.
+    The projection's rows are orthonormal, so its transpose inverts it. The components that the
+    projection drops are random, as in an untrained layer.
     """
     expanded = CollapsibleConv2d(conv.in_channels, conv.out_channels)
     inner, outer = expanded.expand, expanded.project
@@ -87,15 +86,15 @@ def expand_conv(conv: nn.Conv2d) -> CollapsibleConv2d:
     with torch.no_grad():
         nn.init.orthogonal_(outer.weight)
         mixing = outer.weight.flatten(1)
-        undo = mixing.T
+        inverse = mixing.T
         weight = inner.weight.flatten(1)
-        weight += undo @ (conv.weight.flatten(1) - mixing @ weight)
+        weight += inverse @ (conv.weight.flatten(1) - mixing @ weight)
         inner.bias.zero_()
         outer.bias.copy_(conv.bias)
     return expanded
 
 
-def _doubled(tensor: Tensor | None) -> Tensor | None:
+def _as_float64(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().double()
 
 
@@ -113,7 +112,7 @@ def _composed(
 
 
 def conv3x3(in_channels: int, out_channels: int, collapsible: bool) -> nn.Module:
-    """A 3x3 convolution that keeps the size, in its training or its collapsed form."""
+    """A 3x3 convolution with padding 1, over-parametrised or collapsed."""
     if collapsible:
         return CollapsibleConv2d(in_channels, out_channels)
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)

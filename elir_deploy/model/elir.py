@@ -18,8 +18,8 @@ class Elir(nn.Module):
     """Encoder, coarse estimator, vector field and decoder.
 
     Args:
-        arch: the numbers that fix every shape.
-        collapsible: build the over-parametrised training form instead of the collapsed one.
+        arch: the architecture.
+        collapsible: build the over-parametrised form instead of the collapsed one.
     """
 
     def __init__(self, arch: Architecture, collapsible: bool = False) -> None:
@@ -32,7 +32,7 @@ class Elir(nn.Module):
 
     @property
     def collapsible(self) -> bool:
-        """Whether over-parametrised convolutions are left."""
+        """Whether the model has over-parametrised convolutions."""
         return any(isinstance(module, CollapsibleConv2d) for module in self.modules())
 
     def forward(self, image: Tensor, steps: int, noise: Tensor | None = None) -> Tensor:
@@ -42,7 +42,7 @@ class Elir(nn.Module):
             image: degraded images (N, 3, H, W) in [0, 1]; H and W multiples of
                 ``arch.image_multiple``.
             steps: Euler steps M.
-            noise: epsilon, already scaled by sigma_s, of the latent's shape; none when omitted.
+            noise: epsilon, scaled by sigma_s, of the latent's shape; None: no noise.
 
         Returns:
             Restored images (N, 3, H, W), clipped to [0, 1].
@@ -58,7 +58,7 @@ class Elir(nn.Module):
 
 
 def collapse_convolutions(module: nn.Module) -> None:
-    """Replace every over-parametrised convolution inside ``module`` by its single equal, in place.
+    """Collapse every over-parametrised convolution in ``module``, in place.
 
     Exact up to one rounding of each weight (paper, Section 7.3.2).
     """
@@ -70,8 +70,9 @@ def collapse_convolutions(module: nn.Module) -> None:
 
 
 def expand_convolutions(module: nn.Module) -> None:
-    """Give the coarse estimator and the vector field inside ``module`` the over-parametrised form,
-    in place: the reverse of :func:`collapse_convolutions`, for training to go on.
+    """Over-parametrise the coarse estimator and the vector field in ``module``, in place.
+
+    The inverse of :func:`collapse_convolutions`, for further training.
     """
     for child in module.children():
         if isinstance(child, DenseBlock):
@@ -87,5 +88,5 @@ def _expanded(conv: nn.Module) -> nn.Module:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in all parameters, each counted once."""
+    """Number of parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -13,14 +13,14 @@ __all__ = ["CoarseEstimator", "DenseBlock", "ResidualInResidualDenseBlock"]
 
 #: Factor on every residual branch of the RRDB.
 RESIDUAL_SCALE = 0.2
-#: Dense convolutions per block, the last of which leads back to the latent's channels.
+#: Convolutions per dense block; the last one returns to the latent's channels.
 DENSE_CONVOLUTIONS = 5
 #: Dense blocks per RRDB.
 DENSE_BLOCKS = 3
 
 
 class DenseBlock(nn.Module):
-    """Each convolution sees all earlier outputs; (N, channels, h, w) in and out.
+    """Each convolution takes all earlier outputs; (N, channels, h, w) in and out.
 
     Attributes:
         residual_scale: factor on the branch; 1 once it is folded into the last convolution.
@@ -63,8 +63,7 @@ class ResidualInResidualDenseBlock(nn.Module):
 
 
 class CoarseEstimator(nn.Module):
-    """``z + cascade(z)``, or ``z`` where there are no blocks; latents (N, latent_channels, h, w) in
-    and out."""
+    """``z + cascade(z)``, or ``z`` without blocks; (N, latent_channels, h, w) in and out."""
 
     def __init__(self, arch: Architecture, collapsible: bool) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 NORM_EPS = 1e-5
-#: Time in [0, 1] is stretched to the range sinusoidal embeddings were designed for.
+#: Scales time in [0, 1] to the range that sinusoidal embeddings were designed for.
 TIME_SCALE = 1000.0
 MAX_PERIOD = 10000.0
 
@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """A residual block, then a stride-2 convolution where the multiplier is not 1."""
+    """A residual block, then a stride-2 convolution unless the multiplier is 1."""
 
     def __init__(self, width: int, multiplier: int, time_width: int, collapsible: bool) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ class DownLevel(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """The skip, taken before the downsampling, and what goes down."""
+        """The skip, taken before downsampling, and the downsampled features."""
         skip = self.residual(x, embedding)
         return skip, self.downsample(skip)
 
 
 class UpLevel(nn.Module):
-    """A transposed convolution where the multiplier is not 1, then a residual block on the
+    """A transposed convolution unless the multiplier is 1, then a residual block on the
     concatenation [upsampled, skip]."""
 
     def __init__(self, width: int, multiplier: int, time_width: int, collapsible: bool) -> None:

@@ -8,7 +8,7 @@ from elir_deploy.tasks import Architecture
 
 
 def test_equals_diffusers() -> None:
-    """Which takes and gives images in [-1, 1], where ours are in [0, 1]."""
+    """diffusers has images in [-1, 1], this project in [0, 1]."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     theirs = diffusers.AutoencoderTiny(latent_channels=16).eval()

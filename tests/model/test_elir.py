@@ -9,7 +9,7 @@ from tests.official import SMALL
 
 
 @pytest.mark.parametrize(
-    ("task", "wanted"),
+    ("task", "expected"),
     [
         ("bfr", 37_518_771),
         ("sr", 26_893_747),
@@ -18,10 +18,10 @@ from tests.official import SMALL
         ("bsr", 19_083_923),
     ],
 )
-def test_parameter_counts(task: str, wanted: int) -> None:
+def test_parameter_counts(task: str, expected: int) -> None:
     with torch.device("meta"):
         model = Elir(TASKS[task].architecture)
-    assert count_parameters(model) == wanted
+    assert count_parameters(model) == expected
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def test_algorithm(model: Elir, image: torch.Tensor) -> None:
     z = model.estimator(model.encoder(image)) + noise
     for t in (0.0, 0.25, 0.5, 0.75):
         z = z + 0.25 * model.vector_field(z, torch.full((2,), t))
-    wanted = model.decoder(z).clamp(0, 1)
-    torch.testing.assert_close(model(image, 4, noise), wanted, rtol=0, atol=1e-6)
+    expected = model.decoder(z).clamp(0, 1)
+    torch.testing.assert_close(model(image, 4, noise), expected, rtol=0, atol=1e-6)
 
 
-def test_images_of_a_batch_do_not_meet(model: Elir, image: torch.Tensor) -> None:
+def test_images_of_a_batch_are_independent(model: Elir, image: torch.Tensor) -> None:
     both = model(image, 2)
     for i in range(2):
         torch.testing.assert_close(both[i : i + 1], model(image[i : i + 1], 2), rtol=0, atol=1e-5)
@@ -70,7 +70,7 @@ def test_image_multiple(model: Elir) -> None:
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["double", "float"]
 )
-def test_collapsing_changes_nothing(
+def test_collapsing_is_exact(
     model: Elir, image: torch.Tensor, dtype: torch.dtype, bound: float
 ) -> None:
     model.to(dtype)
@@ -86,7 +86,7 @@ def test_collapsing_changes_nothing(
     torch.testing.assert_close(model(image, 3), before, rtol=0, atol=bound)
 
 
-def test_collapsed_model_has_the_collapsed_forms_tensors(model: Elir) -> None:
+def test_a_collapsed_model_has_the_collapsed_tensors(model: Elir) -> None:
     collapse_convolutions(model)
-    wanted = {name: tensor.shape for name, tensor in Elir(SMALL).state_dict().items()}
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == wanted
+    expected = {name: tensor.shape for name, tensor in Elir(SMALL).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == expected

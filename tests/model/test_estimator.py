@@ -8,7 +8,7 @@ from tests.official import SMALL
 
 
 def test_residual_in_residual_dense_blocks() -> None:
-    """Against the formulas, written out on the state dict."""
+    """Compared with the formulas, computed from the state dict."""
     torch.manual_seed(0)
     estimator = CoarseEstimator(SMALL, collapsible=False).double()
     state = estimator.state_dict()

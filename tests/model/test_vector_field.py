@@ -31,7 +31,7 @@ def test_time_embedding() -> None:
 
 
 def test_u_net_with_one_level_that_halves() -> None:
-    """Against the description, written out on the state dict."""
+    """Compared with the description, computed from the state dict."""
     arch = replace(SMALL, vector_field_multipliers=(1, 2))
     torch.manual_seed(0)
     field = VectorField(arch, collapsible=False).double()
@@ -61,8 +61,8 @@ def test_u_net_with_one_level_that_halves() -> None:
     x = F.conv_transpose2d(x, *parameters("up.0.upsample"), stride=2, padding=1)
     x = residual("up.0.residual", torch.cat([x, second], 1))
     x = residual("up.1.residual", torch.cat([x, first], 1))
-    wanted = F.conv2d(normalized("final_block", x), *parameters("final_proj"))
-    torch.testing.assert_close(field(z, t), wanted, rtol=0, atol=1e-10)
+    expected = F.conv2d(normalized("final_block", x), *parameters("final_proj"))
+    torch.testing.assert_close(field(z, t), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("multipliers", [(1,), (2,), (1, 2, 1, 2), (2, 1, 3)])

@@ -1,4 +1,4 @@
-"""Each term against a plain transcription of its equation, and where its gradients go."""
+"""Each term compared with its equation, and the parts that its gradients reach."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARCHITECTURE = Architecture(
 SETTINGS = ObjectiveSettings(
     segments=3, delta_t=0.2, alpha=0.3, beta=0.25, sigma_min=0.01, sigma_s=0.1
 )
-# u becomes t = 0.8 u: inside a segment; so near its end that t + 0.2 would pass it; in the last.
+# t = 0.8 u is inside a segment; less than 0.2 before its end; in the last segment.
 TIMES = (0.05, 0.35, 0.95)
 
 
@@ -46,7 +46,7 @@ def batch(size: int = 32) -> dict[str, Tensor]:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Elir:
-    # The objective rounds to float32 on purpose; here nothing is rounded.
+    # The objective casts to float32; here everything stays float64.
     monkeypatch.setattr(Tensor, "float", lambda self: self)
     torch.manual_seed(0)
     return Elir(ARCHITECTURE, collapsible=True).double()
@@ -57,7 +57,7 @@ def mean_square(x: Tensor) -> Tensor:
 
 
 def transcribed(model: Elir, teacher: nn.Module, s: ObjectiveSettings) -> dict[str, Tensor]:
-    """Equations 3 to 5 sample by sample, as they stand in the paper."""
+    """Equations 3 to 5 sample by sample, as in the paper."""
     data = batch()
     endpoint, velocity, pixel = [], [], []
     z1 = teacher(data["clean"])
@@ -86,7 +86,7 @@ def transcribed(model: Elir, teacher: nn.Module, s: ObjectiveSettings) -> dict[s
         velocity.append(mean_square(v(path(t), t) - v_later))
         last = f(path(t), t)
         last = last + (1 - end) * v(last, end)
-        # Where the segment is the last one, nothing of it depends on the vector field any more.
+        # In the last segment the pixel loss does not depend on the vector field.
         pixel.append(
             mean_square(data["clean"][n : n + 1] - model.decoder(last))
             if i + 1 < s.segments
@@ -107,9 +107,9 @@ def test_every_term_is_its_equation(model: Elir) -> None:
     objective = RestorationObjective(model, SETTINGS)
     with torch.no_grad():
         seen = objective(**batch())
-        wanted = transcribed(model, objective.teacher, SETTINGS)
-    assert seen.keys() == wanted.keys()
-    for name, value in wanted.items():
+        expected = transcribed(model, objective.teacher, SETTINGS)
+    assert seen.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(seen[name], value, rtol=1e-10, atol=1e-12)
         assert value > 0, name
 
@@ -130,8 +130,8 @@ def test_plain_flow_matching_is_its_equation(model: Elir) -> None:
         torch.testing.assert_close(seen["pixel"], mean_square(restored - data["clean"]))
 
 
-def touched(model: Elir, loss: Tensor) -> set[str]:
-    """Names of the parts of the model that a loss has a gradient for."""
+def parts_with_gradients(model: Elir, loss: Tensor) -> set[str]:
+    """Names of the parts of the model that get a gradient from a loss."""
     model.zero_grad(set_to_none=True)
     loss.backward()
     return {
@@ -148,15 +148,15 @@ def test_where_gradients_flow(model: Elir, consistency: bool) -> None:
     def losses() -> dict[str, Tensor]:
         return objective(**batch())
 
-    assert touched(model, losses()["estimator"]) == {"encoder", "estimator"}
-    assert touched(model, losses()["flow"]) == {"vector_field"}
-    assert touched(model, losses()["pixel"]) == {"vector_field"}
-    assert touched(model, losses()["loss"]) == {"encoder", "estimator", "vector_field"}
+    assert parts_with_gradients(model, losses()["estimator"]) == {"encoder", "estimator"}
+    assert parts_with_gradients(model, losses()["flow"]) == {"vector_field"}
+    assert parts_with_gradients(model, losses()["pixel"]) == {"vector_field"}
+    assert parts_with_gradients(model, losses()["loss"]) == {"encoder", "estimator", "vector_field"}
     assert all(p.grad is None for p in objective.teacher.parameters())
 
 
 def test_the_later_point_gets_no_gradient(model: Elir) -> None:
-    """The gradient of the flow's loss is that of a target held fixed."""
+    """The target of the flow's loss is constant."""
     settings = replace(SETTINGS, alpha=0.0, beta=0.0)
     objective = RestorationObjective(model, settings)
     data = batch()
@@ -181,7 +181,7 @@ def test_the_later_point_gets_no_gradient(model: Elir) -> None:
 
 
 def test_the_pixel_loss_starts_from_a_point_held_fixed(model: Elir) -> None:
-    """Only the vector field after the segment's end is changed by it."""
+    """Its gradient is that of the vector field after the segment's end only."""
     objective = RestorationObjective(model, SETTINGS)
     data = {name: value[:1] for name, value in batch().items()}
     model.zero_grad()
@@ -204,7 +204,10 @@ def test_the_pixel_loss_starts_from_a_point_held_fixed(model: Elir) -> None:
 
 def test_a_frozen_encoder_stays_as_it_is(model: Elir) -> None:
     objective = RestorationObjective(model, replace(SETTINGS, train_encoder=False))
-    assert touched(model, objective(**batch())["loss"]) == {"estimator", "vector_field"}
+    assert parts_with_gradients(model, objective(**batch())["loss"]) == {
+        "estimator",
+        "vector_field",
+    }
 
 
 def test_the_teacher_is_the_encoder_before_training(model: Elir) -> None:
@@ -233,7 +236,7 @@ def test_ablations_train(change: dict[str, int]) -> None:
         torch.testing.assert_close(model.encoder(data["clean"]), data["clean"], rtol=0, atol=0)
     losses = objective(**data)
     assert torch.isfinite(losses["loss"])
-    parts = touched(model, losses["loss"])
+    parts = parts_with_gradients(model, losses["loss"])
     assert "vector_field" in parts
     assert ("estimator" in parts) == (model.arch.estimator_blocks > 0)
     if not model.arch.estimator_blocks:
