@@ -36,7 +36,7 @@ def written(
     return path
 
 
-def loads_as(path: Path, wanted: dict[str, torch.Tensor], task: TaskSpec) -> bool:
+def loads_as(path: Path, expected: dict[str, torch.Tensor], task: TaskSpec) -> bool:
     """Whether it loads; then it must be what it was."""
     try:
         checkpoint = load_checkpoint(path)
@@ -46,42 +46,42 @@ def loads_as(path: Path, wanted: dict[str, torch.Tensor], task: TaskSpec) -> boo
         assert len(message) < 1000
         return False
     assert checkpoint.task == task
-    seen = checkpoint.model.state_dict()
-    assert seen.keys() == wanted.keys()
-    assert all(torch.equal(seen[name], wanted[name]) for name in wanted)
+    actual = checkpoint.model.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     return True
 
 
 def test_cut_short(written: Path, small_task: TaskSpec) -> None:
     data = written.read_bytes()
-    wanted = load_checkpoint(written).model.state_dict()
-    randomly = random.Random(0)
+    expected = load_checkpoint(written).model.state_dict()
+    rng = random.Random(0)
     lengths = [*range(0, 40, 3), *(len(data) - n for n in (1, 2, 21, 22, 100, 5000))]
-    lengths += [randomly.randrange(len(data)) for _ in range(25)]
+    lengths += [rng.randrange(len(data)) for _ in range(25)]
     for length in lengths:
         written.write_bytes(data[:length])
-        assert not loads_as(written, wanted, small_task), length
+        assert not loads_as(written, expected, small_task), length
 
 
 def offsets_in(data: bytes, count: int) -> list[int]:
     """Offsets all over the file, and more where structure rather than weights lies."""
-    randomly = random.Random(1)
+    rng = random.Random(1)
     near = min(20_000, len(data))
-    offsets = [randomly.randrange(len(data)) for _ in range(count)]
-    offsets += [randomly.randrange(near) for _ in range(count)]
-    offsets += [len(data) - 1 - randomly.randrange(near) for _ in range(count)]
+    offsets = [rng.randrange(len(data)) for _ in range(count)]
+    offsets += [rng.randrange(near) for _ in range(count)]
+    offsets += [len(data) - 1 - rng.randrange(near) for _ in range(count)]
     return [*offsets, *range(8), *range(len(data) - 22, len(data), 3)]
 
 
 def test_flipped_bits(written: Path, small_task: TaskSpec) -> None:
     data = written.read_bytes()
-    wanted = load_checkpoint(written).model.state_dict()
-    randomly = random.Random(2)
+    expected = load_checkpoint(written).model.state_dict()
+    rng = random.Random(2)
     for offset in offsets_in(data, 10):
         bad = bytearray(data)
-        bad[offset] ^= 1 << randomly.randrange(8)
+        bad[offset] ^= 1 << rng.randrange(8)
         written.write_bytes(bad)
-        loads_as(written, wanted, small_task)
+        loads_as(written, expected, small_task)
 
 
 def test_every_flipped_bit_of_an_archive(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_every_flipped_bit_of_an_archive(tmp_path: Path) -> None:
 
 def test_zeroed_blocks(written: Path, small_task: TaskSpec) -> None:
     data = written.read_bytes()
-    wanted = load_checkpoint(written).model.state_dict()
+    expected = load_checkpoint(written).model.state_dict()
     for start in range(0, len(data), max(4096, len(data) // 12)):
         bad = bytearray(data)
         bad[start : start + 4096] = bytes(len(bad[start : start + 4096]))
         written.write_bytes(bad)
-        loads_as(written, wanted, small_task)
+        loads_as(written, expected, small_task)

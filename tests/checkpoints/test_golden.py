@@ -12,8 +12,8 @@ from elir_deploy.model import collapse_convolutions
 from tests import official
 
 
-def assert_close(seen: torch.Tensor, wanted: np.ndarray, bound: float = 1e-4) -> None:
-    np.testing.assert_allclose(seen.detach().numpy(), wanted, rtol=0, atol=bound)
+def assert_close(actual: torch.Tensor, expected: np.ndarray, bound: float = 1e-4) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=bound)
 
 
 def restored(model: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:

@@ -144,15 +144,15 @@ def interrupted(server: Server, cache: Path, cut: int = 2_000_000) -> None:
 
 
 def test_fresh(server: Server, cache: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    path = fetch_released("elir_bfr", lambda *told: seen.append(told))
+    calls: list[tuple[str, int, int]] = []
+    path = fetch_released("elir_bfr", lambda *call: calls.append(call))
     assert path == cache / "elir_bfr.pth"
     assert path.read_bytes() == CONTENT
     assert names(cache) == DONE
     assert server.requests[0]["path"] == "/v1/elir_bfr.pth"
-    assert seen[0] == ("downloading elir_bfr.pth", 0, len(CONTENT))
-    assert seen[-1] == ("downloading elir_bfr.pth", len(CONTENT), len(CONTENT))
-    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert calls[0] == ("downloading elir_bfr.pth", 0, len(CONTENT))
+    assert calls[-1] == ("downloading elir_bfr.pth", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     assert fetch_released("elir_bfr") == path
     assert len(server.requests) == 1
 

@@ -196,9 +196,9 @@ def test_bad_usage(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> No
 def test_without_fabric(fails, photos: Path, tmp_path: Path, monkeypatch) -> None:
     from elir_deploy.cli import imports
 
-    found = imports.find_spec
+    original = imports.find_spec
     monkeypatch.setattr(
-        imports, "find_spec", lambda name: None if name == "lightning_fabric" else found(name)
+        imports, "find_spec", lambda name: None if name == "lightning_fabric" else original(name)
     )
     code, error = fails(photos, "--task", "tiny", "-o", tmp_path / "run")
     assert code == 4

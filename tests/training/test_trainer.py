@@ -218,10 +218,10 @@ def test_reports(photos: Path, tmp_path: Path) -> None:
 
 def test_an_unreadable_photograph_is_reported_once(photos: Path, tmp_path: Path) -> None:
     (photos / "2.png").write_bytes(b"")
-    told: list[str] = []
-    callbacks = Callbacks(unreadable=lambda path: told.append(path.name))
+    names: list[str] = []
+    callbacks = Callbacks(unreadable=lambda path: names.append(path.name))
     run(phase(photos, updates=12), tmp_path / "state.pt", callbacks)
-    assert told == ["2.png"]
+    assert names == ["2.png"]
 
 
 def test_unreadable_photographs_are_remembered_after_resuming(photos: Path, tmp_path: Path) -> None:
@@ -288,10 +288,10 @@ def test_a_state_with_infinities_is_not_written(
     chosen = phase(photos, updates=updates)
     averages: list[nn.Module] = []
 
-    def report(told: Report) -> None:  # before the state of its update is saved
-        if told.update == 2 and why == "signal":
+    def report(progress: Report) -> None:  # before the state of its update is saved
+        if progress.update == 2 and why == "signal":
             os.kill(os.getpid(), signal.SIGTERM)  # seen after the next update
-        if told.update == 3:
+        if progress.update == 3:
             spoil(chosen, averages[0])
             callbacks.save_seconds = 0 if why == "time" else 1e9
 
