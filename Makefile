@@ -100,6 +100,9 @@ schema: $(VENV)/.dev
 	$(BIN)/python -c "from elir_deploy.runtime.manifest_file import manifest_schema; \
 	    print(manifest_schema(), end='')" > build/schema.json
 	mv build/schema.json elir_deploy/runtime/bundle.schema.json
+	$(BIN)/python -c "from elir_deploy.bench.report_file import report_schema; \
+	    print(report_schema(), end='')" > build/schema.json
+	mv build/schema.json elir_deploy/bench/report.schema.json
 
 # The HTML report's tests drive this browser; where it cannot be had they are skipped.
 build/.browser:

@@ -1,43 +1,34 @@
-"""Measurements of before and after: which rows became faster or slower, and what else differs.
+"""Which runners became faster or slower between two measurements, and what else differs.
 
-Two runs of the same program on the same machine differ by more than either scatters: on a shared
-machine that nobody used, the tenth percentile of the latencies moved by 12 % (standard deviation)
-between runs of a minute. Four choices deal with that; each was made on recorded runs of the same
-program (``tests/data/latencies``, 21 quiet runs of two rows), replayed as pairs:
+On a shared machine without other load, the tenth percentile of the latencies moved by 12 %
+(standard deviation) between runs of a minute. Four choices deal with that, each made on recorded
+runs of the same program (``tests/data/latencies``, 21 quiet runs of two rows), replayed as pairs:
 
-- **Latencies are divided by the yardstick** (:mod:`elir_deploy.bench.yardstick`), a fixed matrix
-  product that was timed next to them. What is common to both cancels: 1.8 % is left of those 12.
-- **Of every turn the fastest image counts**, and of the turns the median. Other programs only ever
-  add time, and a neighbour that comes and goes disturbs some turns more than others.
-- **Several runs on each side decide by their own scatter** (Welch's t-test), from three runs on.
-  Nothing is assumed then. With five runs of 45 s on each side, 4.8 % of 800 replayed pairs of the
-  same program are called different, as wanted, and a change of 5 % is found in 98 % of them; of
-  bare tenth percentiles in 8 %.
-- **One run on each side needs an assumption** on how much another would differ (``run_to_run``),
-  since no single run can show it: 4.5 % of 420 pairs are called different then, and a change of
-  12 % is found in 91 %.
+- Latencies are divided by the yardstick, a fixed matrix product timed next to them: 1.8 % is left.
+- Of every turn the fastest image counts, and of the turns the median, since other load only adds
+  time.
+- From three runs a side on, their own scatter decides (Welch's t-test). With five runs of 45 s a
+  side, 4.8 % of 800 pairs of the same program are called different, and a change of 5 % is found in
+  98 %; with bare tenth percentiles in 8 %.
+- One run a side needs an assumption about another (``run_to_run``): 4.5 % of 420 pairs are called
+  different then, and a change of 12 % is found in 91 %.
 
-All rates are of those recordings, and the allowances (:data:`RUN_TO_RUN` and its like) were chosen
-so that on them about 5 % of pairs of the same program are called different: they describe the
-recordings and prove nothing about another machine. Where it matters, measure one's own
-(``run_to_run``) or give three runs a side, which need no such figure.
-
-Without a yardstick in both files (a GPU's rows have none) the tenth percentile is compared.
-Where threads and other programs wanted more cores than there were, nothing helps: such files get
-no verdict.
+The allowances (:data:`RUN_TO_RUN` and its like) fit those recordings and prove nothing about
+another machine, where ``run_to_run`` or three runs a side help. Without a yardstick in both files
+(a GPU's rows have none) the tenth percentile is compared. An overloaded machine gets no verdict.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.report_differences import Difference, differences, quality_differs
-from elir_deploy.bench.report_reading import Report, at_path, shortened
+from elir_deploy.bench.report_file import RecordedRun
 from elir_deploy.bench.statistics import student_95
 from elir_deploy.errors import InputError, UsageError
 
@@ -55,14 +46,12 @@ __all__ = [
     "level",
 ]
 
-#: Standard deviation of the logarithm between runs of the same thing, where there is one run on a
-#: side: what recorded runs need against the yardstick, or without it on a machine that is not
-#: shared; on a busy one; and without a yardstick on one that is shared with other virtual machines.
-#: Chosen on the recordings that the tests replay, so the tests show no more than that they fit.
+#: Standard deviation of the logarithm between runs of the same program, with one run a side: on a
+#: machine that is not shared, or with a yardstick; on a busy one; on a virtual one without.
 RUN_TO_RUN = 0.01
 BUSY_RUN_TO_RUN = 0.04
 VIRTUAL_RUN_TO_RUN = 0.12
-#: Runs on each side from which on their own scatter decides.
+#: Runs on each side from which on their scatter decides.
 FEWEST_RUNS = 3
 #: Samples below which no interval is given: six batches of ten.
 FEWEST_SAMPLES = 60
@@ -81,9 +70,9 @@ class Level:
 
     Attributes:
         log: logarithm of the latency, in seconds or in units of the yardstick.
-        squared_error: squared standard error of that, from the scatter within the run.
+        squared_error: squared standard error of ``log``, from the scatter within the run.
         median_s: median latency in seconds.
-        samples: behind it.
+        samples: how many.
     """
 
     log: float
@@ -98,18 +87,14 @@ class Change:
 
     Attributes:
         label: such as ``onnxruntime fp16``.
-        verdict: of the second side: ``faster``, ``slower``, ``same`` or, with too few samples or
-            on an overloaded machine, ``unknown``. ``same`` says that no difference was shown; see
-            :attr:`within`.
-        ratio: how many times as fast the second is.
-        low: lower end of the interval; None where the verdict is ``unknown``.
-        high: upper end, likewise.
+        verdict: ``faster``, ``slower``, ``same`` (no difference shown, see :attr:`within`) or, with
+            too few samples or on an overloaded machine, ``unknown``.
+        ratio: how many times as fast the second side is.
+        low: lower end of the interval, as ``high``; None where the verdict is ``unknown``.
         median_ratio: of the bare medians, without an interval.
-        samples: on the first and the second side.
-        runs: likewise.
+        samples: of both sides, as ``runs``.
         method: what was compared, and where the interval comes from.
-        quality_differs: whether the sides agree differently with float32 PyTorch, so that they
-            are not the same work.
+        quality_differs: whether the sides agree differently with float32 PyTorch.
     """
 
     label: str
@@ -133,16 +118,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that two sides have in common, and what they have not.
-
-    Attributes:
-        changes: by row, in the order of the first file.
-        differences: of the conditions they were measured under.
-        only_before: rows that the second side lacks.
-        only_after: rows that the first side lacks.
-        remarks: other reasons for doubt, a line each.
-        confidence: of the intervals.
-    """
+    """Changes of the rows that both sides have, differing conditions, and reasons for doubt."""
 
     changes: tuple[Change, ...]
     differences: tuple[Difference, ...]
@@ -161,9 +137,9 @@ def level(
     """How slow a row is.
 
     Args:
-        samples: latencies in seconds, in the order they were taken, all above 0.
+        samples: latencies in seconds, in the order of measurement, all above 0.
         yardstick: what the yardstick took next to each; None: the bare tenth percentile.
-        block: images that were taken in a row.
+        block: images in a turn.
 
     Raises:
         UsageError: there are no samples.
@@ -191,8 +167,8 @@ def _with_error(
 ) -> Level:
     """The error is from the scatter of six stretches of time, which holds drift and correlation."""
     parts = [part for part in np.array_split(values, _BATCHES) if part.size]
-    found = [math.log(typical(part)) for part in parts]
-    error = float(np.var(found, ddof=1)) / len(found) if len(found) > 1 else 0.0
+    logs = [math.log(typical(part)) for part in parts]
+    error = float(np.var(logs, ddof=1)) / len(logs) if len(logs) > 1 else 0.0
     return Level(math.log(typical(values)), error, float(np.median(times)), times.size)
 
 
@@ -209,7 +185,7 @@ def compare_levels(
     Args:
         label: of the row.
         before: one for each run.
-        after: likewise.
+        after: one for each run.
         run_to_run: standard deviation of the logarithm between runs of the same thing, 0 or more;
             used where a side has fewer than :data:`FEWEST_RUNS`.
         unit: what the levels are, for people.
@@ -218,7 +194,7 @@ def compare_levels(
         UsageError: a side is empty, or ``run_to_run`` is negative or no number.
     """
     if not (run_to_run >= 0 and math.isfinite(run_to_run)):
-        raise UsageError(f"run-to-run variation is {run_to_run:g}, wanted 0 or more")
+        raise UsageError(f"run-to-run variation is {run_to_run:g}, expected 0 or more")
     sides = (before, after)
     if not all(sides):
         raise UsageError(f"{label}: no runs to compare")
@@ -251,29 +227,28 @@ def compare_levels(
 def _by_runs(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Half of Welch's interval of the difference of means."""
     errors = [float(side.var(ddof=1)) / side.size for side in (first, second)]
-    total = sum(errors)
-    if not total:
-        return 0.0
-    sizes = (first.size, second.size)
-    freedom = total**2 / sum(e**2 / (n - 1) for e, n in zip(errors, sizes, strict=True))
-    return student_95(freedom) * math.sqrt(total)
+    return _student(errors, (first.size - 1, second.size - 1)) * math.sqrt(sum(errors))
 
 
 def _by_allowance(before: Sequence[Level], after: Sequence[Level], run_to_run: float) -> float:
-    within = [sum(one.squared_error for one in side) / len(side) ** 2 for side in (before, after)]
-    total = sum(within)
-    student = _Z
-    if total:
-        freedoms = [(_BATCHES - 1) * len(side) for side in (before, after)]
-        student = student_95(
-            total**2 / sum(e**2 / n for e, n in zip(within, freedoms, strict=True))
-        )
+    sides = (before, after)
+    errors = [sum(one.squared_error for one in side) / len(side) ** 2 for side in sides]
+    student = _student(errors, [(_BATCHES - 1) * len(side) for side in sides])
     between = run_to_run**2 * (1 / len(before) + 1 / len(after))
-    return math.sqrt(student**2 * total + _Z**2 * between)
+    return math.sqrt(student**2 * sum(errors) + _Z**2 * between)
+
+
+def _student(errors: Sequence[float], freedoms: Sequence[int]) -> float:
+    """Quantile for the sum of squared standard errors with these degrees of freedom (Welch)."""
+    if not sum(errors):
+        return 0.0
+    return student_95(
+        sum(errors) ** 2 / sum(e**2 / n for e, n in zip(errors, freedoms, strict=True))
+    )
 
 
 def compare_runs(
-    before: Sequence[Report], after: Sequence[Report], *, run_to_run: float | None = None
+    before: Sequence[RecordedRun], after: Sequence[RecordedRun], *, run_to_run: float | None = None
 ) -> Comparison:
     """Every row that both sides hold, matched by its label.
 
@@ -286,20 +261,20 @@ def compare_runs(
             for a virtual one without a yardstick, and no verdict where one was overloaded.
 
     Raises:
-        InputError: they have no row in common.
+        InputError: they have no runner in common.
         UsageError: a side is empty, or ``run_to_run`` is negative.
     """
     if not before or not after:
         raise UsageError("no runs to compare")
-    rows = [_in_all(side) for side in (before, after)]
+    rows = [_common_rows(side) for side in (before, after)]
     common = [label for label in rows[0] if label in rows[1]]
     if not common:
         raise InputError(
-            f"{_paths(before)} and {_paths(after)} have no row in common: "
+            f"{_paths(before)} and {_paths(after)} have no runner in common: "
             f"{_names(rows[0])} against {_names(rows[1])}"
         )
     remarks = list(_remarks(before, after, common))
-    (before, left_out), (after, more) = _quiet(before), _quiet(after)
+    (before, left_out), (after, more) = _without_busy(before), _without_busy(after)
     remarks += left_out + more
     trusted = run_to_run is not None or not any(run.overloaded for run in [*before, *after])
     changes = [_change(label, before, after, run_to_run) for label in common]
@@ -315,88 +290,84 @@ def compare_runs(
 
 
 def _change(
-    label: str, before: Sequence[Report], after: Sequence[Report], run_to_run: float | None
+    label: str,
+    before: Sequence[RecordedRun],
+    after: Sequence[RecordedRun],
+    run_to_run: float | None,
 ) -> Change:
     runs = [*before, *after]
-    kinds = [at_path(run.values, ("yardstick",)) for run in runs]
-    measured = all(label in run.yardsticks for run in runs) and all(k == kinds[0] for k in kinds)
-
-    def levels(side: Sequence[Report]) -> list[Level]:
-        return [
-            level(
-                run.series[label],
-                run.yardsticks[label] if measured else None,
-                block=_block(run.values),
-            )
-            for run in side
-        ]
-
-    allowance = RUN_TO_RUN
-    if any(run.busy for run in runs):
-        allowance = BUSY_RUN_TO_RUN
-    if not measured and any(_virtual(run) for run in runs):
-        allowance = VIRTUAL_RUN_TO_RUN
+    rows = [run.rows[label] for run in runs]
+    kinds = [run.report.yardstick for run in runs]
+    relative = all(row.yardstick_s for row in rows) and all(kind == kinds[0] for kind in kinds)
+    if run_to_run is None:
+        run_to_run = BUSY_RUN_TO_RUN if any(run.busy for run in runs) else RUN_TO_RUN
+        if not relative and any(run.report.device.cpu.virtual_machine for run in runs):
+            run_to_run = VIRTUAL_RUN_TO_RUN
     change = compare_levels(
         label,
-        levels(before),
-        levels(after),
-        run_to_run=allowance if run_to_run is None else run_to_run,
-        unit="fastest of each turn over the yardstick" if measured else "tenth percentile",
+        [_level(run, label, relative) for run in before],
+        [_level(run, label, relative) for run in after],
+        run_to_run=run_to_run,
+        unit="fastest of each turn over the yardstick" if relative else "tenth percentile",
     )
-    rows = [run.rows[label] for run in runs]
     return replace(change, quality_differs=any(quality_differs(rows[0], row) for row in rows))
 
 
-def _virtual(run: Report) -> bool:
-    return at_path(run.values, ("device", "cpu", "virtual_machine")) is True
+def _level(run: RecordedRun, label: str, relative: bool) -> Level:
+    row = run.rows[label]
+    return level(
+        row.image.samples_s if row.image else (),
+        row.yardstick_s if relative else None,
+        block=run.report.protocol.block or _BLOCK,
+    )
 
 
-def _block(values: Mapping[str, object]) -> int:
-    block = at_path(values, ("protocol", "block"))
-    return block if type(block) is int and 0 < block <= 1000 else _BLOCK
+def _common_rows(side: Sequence[RecordedRun]) -> list[str]:
+    """Runners that every run of a side has, in the order of the first."""
+    return [label for label in side[0].rows if all(label in run.rows for run in side)]
 
 
-def _in_all(side: Sequence[Report]) -> list[str]:
-    """Rows that every run of a side has, in the order of the first."""
-    return [label for label in side[0].series if all(label in run.series for run in side)]
-
-
-def _quiet(side: Sequence[Report]) -> tuple[Sequence[Report], list[str]]:
+def _without_busy(side: Sequence[RecordedRun]) -> tuple[Sequence[RecordedRun], list[str]]:
     """The runs to use, and a remark on those left out."""
     quiet = [run for run in side if not run.busy]
     if len(quiet) < FEWEST_RUNS or len(quiet) == len(side):
         return side, []
     names = ", ".join(str(run.path) for run in side if run.busy)
-    return quiet, [f"left out, since others kept the machine busy: {names}"]
+    return quiet, [f"left out because other load kept the machine busy: {names}"]
 
 
 def _names(labels: Sequence[str]) -> str:
     more = len(labels) - 8
-    return ", ".join(map(shortened, labels[:8])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(f"{label!a:.60}" for label in labels[:8]) + (
+        f" and {more} more" if more > 0 else ""
+    )
 
 
-def _paths(side: Sequence[Report]) -> str:
+def _paths(side: Sequence[RecordedRun]) -> str:
     return str(side[0].path if len(side) == 1 else side[0].path.parent)
 
 
-def _remarks(before: Sequence[Report], after: Sequence[Report], common: Sequence[str]) -> list[str]:
+def _remarks(
+    before: Sequence[RecordedRun], after: Sequence[RecordedRun], common: Sequence[str]
+) -> list[str]:
     lines = []
-    for report in [*before, *after]:
-        if report.values.get("complete") is not True:
-            lines.append(f"{report.path} was interrupted: not all images were measured")
-        if report.overloaded:
+    for run in [*before, *after]:
+        if not run.report.complete:
+            lines.append(f"{run.path} was interrupted: not all images were measured")
+        if run.overloaded:
             lines.append(
-                f"{report.path} was measured while more cores were wanted than there are: no "
-                "verdict, unless --run-to-run says how much runs differ; measure on an idle machine"
+                f"{run.path} was measured on an overloaded machine: no verdict without "
+                "--run-to-run; measure on an idle machine"
             )
-        elif report.busy:
+        elif run.busy:
             lines.append(
-                f"{report.path} was measured while others kept the machine busy, or it does not "
-                "say: small differences cannot be told; measure on an idle machine"
+                f"{run.path} was measured on a busy machine, or does not record its load: small "
+                "differences cannot be detected; measure on an idle machine"
             )
     for side in (before, after):
-        lines += [f"{_paths(side)}: not all runs were made alike: {what.what} differs"
-                  for run in side[1:] for what in differences(side[0], run, common)]  # fmt: skip
-    if all(np.array_equal(before[0].series[label], after[0].series[label]) for label in common):
+        for run in side[1:]:
+            names = [difference.what for difference in differences(side[0], run, common)]
+            lines += [f"{_paths(side)}: runs differ in {name}" for name in names]
+    if all(before[0].rows[label].image == after[0].rows[label].image for label in common):
         lines.append("both files hold the same measurement")
     return list(dict.fromkeys(lines))

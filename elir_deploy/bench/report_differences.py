@@ -3,72 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elir_deploy.bench.report_reading import Report, at_path, is_number
+import msgspec
+
+from elir_deploy.bench.report_file import RecordedRun
+from elir_deploy.bench.report_types import Report, RunnerRow
+from elir_deploy.bench.sensors import State
 
 __all__ = ["Difference", "differences", "quality_differs"]
 
-#: The state that the sensors saw before the run.
-_STATE = ("device", "sensors", "before")
-#: What changes a latency besides the program: where it is in a report, and its name for people.
-_CONDITIONS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("protocol", "name"), "protocol"),
-    (("protocol", "warmup"), "warm-up images"),
-    (("protocol", "images"), "images"),
-    (("protocol", "block"), "images in a turn"),
-    (("protocol", "batch"), "batch"),
-    (("protocol", "seed"), "seed of the images"),
-    (("threads",), "threads"),
-    (("yardstick",), "yardstick"),
-    (("model", "task"), "task"),
-    (("model", "image_size"), "image size"),
-    (("model", "steps"), "steps"),
-    (("model", "sigma_s"), "sigma_s"),
-    (("model", "parameters"), "parameters"),
-    (("model", "source"), "weights"),
-    (("model", "source_sha256"), "SHA-256 of the weights"),
-    (("model", "random_weights"), "random weights"),
-    (("model", "stages"), "stages"),
-    (("model", "versions"), "made with"),
-    (("device", "machine"), "machine"),
-    (("device", "cpu", "model"), "CPU"),
-    (("device", "cpu", "architecture"), "CPU architecture"),
-    (("device", "cpu", "usable_cores"), "usable cores"),
-    (("device", "cpu", "instruction_sets"), "instruction sets"),
-    (("device", "cpu", "governor"), "governor"),
-    (("device", "cpu", "virtual_machine"), "virtual machine"),
-    (("device", "memory", "total_bytes"), "memory in bytes"),
-    (("device", "os"), "system"),
-    (("device", "kernel"), "kernel"),
-    (("device", "python"), "Python"),
-    (("device", "elir_deploy"), "elir-deploy"),
-    (("device", "libraries"), "library"),
-    (("device", "environment"), "variable"),
-    (("device", "affinity", "allowed"), "cores allowed"),
-    (("device", "affinity", "quota_cores"), "CPU quota in cores"),
-    ((*_STATE, "cpu", "boost"), "boost"),
-    ((*_STATE, "cpu", "smt_active"), "SMT"),
-    ((*_STATE, "power_mode", "nvpmodel"), "nvpmodel"),
-    ((*_STATE, "power_mode", "platform_profile"), "platform profile"),
-)
-#: Of the cores; there may be hundreds, so what they have is told once.
-_CORE_FIELDS = {
-    "limit_mhz": "highest clock allowed to cores in MHz",
-    "preference": "energy preference of cores",
+#: Entries that change a latency, by the object that has them; what moves by itself is left out.
+_SETTINGS = {
+    "protocol": ("name", "warmup", "images", "block", "seed"),
+    "bundle": ("image_size", "stages", "versions", "source"),
+    "bundle.model": ("task", "steps", "sigma_s", "parameters"),
+    "device": ("machine", "os", "kernel", "python", "elir_deploy", "libraries", "environment"),
+    "device.cpu": (
+        *("model", "architecture", "usable_cores", "instruction_sets", "governor"),
+        "virtual_machine",
+    ),
+    "device.memory": ("total_bytes",),
+    "device.affinity": ("allowed", "quota_cores"),
 }
-#: Of other clocks, such as a Jetson's GPU's.
-_CLOCK_FIELDS = ("min_mhz", "max_mhz", "governor")
-#: Of each GPU, as nvidia-smi tells; its clocks of the moment and its power state are left out.
-_GPU_FIELDS = ("name", "driver_version", "clocks.max.sm", "power.limit")
-#: Of each GPU, as NVML tells: what nvidia-smi does not, and where that is missing, the same.
-_NVML_FIELDS = ("application_sm_mhz", "ecc")
-_NVML_ALONE_FIELDS = ("name", "driver", "sm_max_mhz", "power_limit_watts")
-#: Change of PSNR that is told, in dB: a quarter more squared error.
+#: Of each GPU, as NVML and nvidia-smi tell.
+_NVML = ("application_sm_mhz", "ecc")
+_NVIDIA_SMI = ("name", "driver_version", "clocks.max.sm", "power.limit")
+#: Change of PSNR that is reported, in dB: a quarter more squared error.
 _QUALITY_DB = 1.0
-#: PSNR of rounding to 8 bits itself, in dB: what agrees better than that is as good as identical.
+#: PSNR of rounding to 8 bits, in dB: any higher one counts as this.
 _ROUNDING_DB = 10 * math.log10(12 * 255**2)
 
 
@@ -78,7 +43,7 @@ class Difference:
 
     Attributes:
         what: such as ``threads``, or ``onnxruntime fp32: library``.
-        before: in the first file; None where it does not say.
+        before: in the first file; None where it has none.
         after: in the second file.
     """
 
@@ -87,128 +52,105 @@ class Difference:
     after: Any
 
 
-def differences(before: Report, after: Report, common: Sequence[str]) -> list[Difference]:
+def differences(before: RecordedRun, after: RecordedRun, common: Sequence[str]) -> list[Difference]:
     """Everything but the samples that is not the same.
 
     Args:
         before: the first run.
         after: the second.
-        common: rows that both have.
+        common: runners that both have.
     """
-    return [*_conditions(before, after), *_row_conditions(before, after, common)]
-
-
-def _conditions(before: Report, after: Report) -> list[Difference]:
-    found: list[Difference] = []
-    for path, name in _CONDITIONS:
-        found += _compared(name, at_path(before.values, path), at_path(after.values, path))
-    first, second = _gpus(before), _gpus(after)
-    if len(first) != len(second):
-        found.append(Difference("GPUs", len(first), len(second)))
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        for field in _GPU_FIELDS:
-            found += _compared(f"GPU {index} {field}", one.get(field), other.get(field))
-    found += _state_conditions(before, after)
-    if set(before.series) != set(after.series):
-        # Runners that take turns empty each other's caches.
-        found.append(Difference("rows measured together", list(before.series), list(after.series)))
-    return found
-
-
-def _state_conditions(before: Report, after: Report) -> list[Difference]:
-    """What the sensors saw of settings; what moves by itself, such as temperatures, is left out."""
-    first, second = (at_path(run.values, _STATE) for run in (before, after))
-    cores = [_tables(at_path(state, ("cpu", "cores"))) for state in (first, second)]
-    found = []
-    for field, name in _CORE_FIELDS.items():
-        found += _compared(name, *(_distinct(side, field) for side in cores))
-    clocks = [
-        {str(clock.get("name")): clock for clock in _tables(at_path(state, ("device_clocks",)))}
-        for state in (first, second)
+    first, second = (dict(_settings(run, common)) for run in (before, after))
+    result = [
+        Difference(name, first.get(name), second.get(name))
+        for name in dict.fromkeys([*first, *second])
+        if first.get(name) != second.get(name)
     ]
-    for name in dict.fromkeys([*clocks[0], *clocks[1]]):
-        for field in _CLOCK_FIELDS:
-            values = (clocks[side].get(name, {}).get(field) for side in range(2))
-            found += _compared(f"clock of {name}: {field}", *values)
-    found += _compared("power", _power(first), _power(second))
-    told = _gpus(before) and _gpus(after)
-    fields = _NVML_FIELDS if told else (*_NVML_ALONE_FIELDS, *_NVML_FIELDS)
-    gpus = [_tables(at_path(state, ("gpus",))) for state in (first, second)]
-    for index, (one, other) in enumerate(zip(*gpus, strict=False)):
-        for field in fields:
-            found += _compared(f"GPU {index} {field}", one.get(field), other.get(field))
-    return found
+    if set(before.rows) != set(after.rows):
+        # Runners that take turns empty each other's caches.
+        result.append(Difference("runners", list(before.rows), list(after.rows)))
+    for label in common:
+        one, other = before.rows[label], after.rows[label]
+        if quality_differs(one, other):
+            name = f"{label}: PSNR to float32 PyTorch in dB"
+            result.append(Difference(name, _shown_psnr(one), _shown_psnr(other)))
+    return result
 
 
-def _power(state: Any) -> str | None:
-    """``battery`` or ``mains``; None if unknown."""
-    battery = at_path(state, ("on_battery",))
-    return None if battery is None else "battery" if battery else "mains"
-
-
-def _distinct(tables: Sequence[Mapping[str, Any]], field: str) -> list[Any] | None:
-    values = (table.get(field) for table in tables)
-    return list(dict.fromkeys(v for v in values if is_number(v) or isinstance(v, str))) or None
-
-
-def quality_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def quality_differs(one: RunnerRow, other: RunnerRow) -> bool:
     """Whether two rows agree so differently with float32 PyTorch that they are not the same."""
-    first, second = (_psnr(row) for row in (one, other))
+    first, second = _psnr(one), _psnr(other)
     if first is None or second is None:
         return first is not second
     return abs(first - second) >= _QUALITY_DB
 
 
-def _psnr(row: Mapping[str, Any]) -> float | None:
-    """In dB, no higher than rounding allows to tell; None where nobody measured it."""
-    if at_path(row, ("fidelity", "identical")) is True:
+def _psnr(row: RunnerRow) -> float | None:
+    fidelity = row.fidelity
+    if fidelity is not None and fidelity.identical:
         return _ROUNDING_DB
-    psnr = at_path(row, ("fidelity", "psnr_db"))
-    return float(max(0, min(psnr, _ROUNDING_DB))) if is_number(psnr) else None
+    if fidelity is None or fidelity.psnr_db is None:
+        return None
+    return max(0.0, min(fidelity.psnr_db, _ROUNDING_DB))
 
 
-def _told_quality(row: Mapping[str, Any]) -> Any:
-    same = at_path(row, ("fidelity", "identical")) is True
-    return "identical" if same else at_path(row, ("fidelity", "psnr_db"))
+def _shown_psnr(row: RunnerRow) -> float | str | None:
+    if row.fidelity is None:
+        return None
+    return "identical" if row.fidelity.identical else row.fidelity.psnr_db
 
 
-def _row_conditions(before: Report, after: Report, common: Sequence[str]) -> list[Difference]:
-    first, second = before.rows, after.rows
-    found: list[Difference] = []
+# Settings by name -----------------------------------------------------------------------------
+
+
+def _settings(run: RecordedRun, common: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    report = run.report
+    yield "threads", report.threads
+    for place, fields in _SETTINGS.items():
+        value: Any = report
+        for name in place.split("."):
+            value = getattr(value, name)
+        yield from _flat(place.rpartition(".")[2], {name: getattr(value, name) for name in fields})
+    yield from _flat("yardstick", report.yardstick)
+    if report.device.sensors is not None:
+        yield from _state(report.device.sensors.before)
+    yield from _gpus(report)
     for label in common:
-        one, other = first[label], second[label]
-        for field in ("backend", "precision", "library", "weights"):
-            found += _compared(f"{label}: {field}", one.get(field), other.get(field))
-        if quality_differs(one, other):
-            name = f"{label}: PSNR to float32 PyTorch in dB"
-            found.append(Difference(name, _told_quality(one), _told_quality(other)))
-        hashes = (_hashes(one), _hashes(other))
-        for file in dict.fromkeys([*hashes[0], *hashes[1]]):
-            name = f"{label}: SHA-256 of {file}"
-            found += _compared(name, hashes[0].get(file), hashes[1].get(file))
-    return found
+        row = run.rows[label]
+        for name in ("backend", "precision", "library", "weights"):
+            yield f"{label}: {name}", getattr(row, name)
+        yield from ((f"{label}: SHA-256 of {item.file}", item.sha256) for item in row.artifacts)
 
 
-def _compared(name: str, before: Any, after: Any) -> list[Difference]:
-    """None or one; of tables, one for each entry."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            Difference(f"{name} {key}", before.get(key), after.get(key))
-            for key in dict.fromkeys([*before, *after])
-            if before.get(key) != after.get(key)
-        ]
-    return [] if before == after else [Difference(name, before, after)]
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A name for each value in nested objects."""
+    value = msgspec.to_builtins(value)
+    if not isinstance(value, Mapping):
+        yield name.replace("_", " "), value
+        return
+    for key, inner in value.items():
+        yield from _flat(f"{name} {key}", inner)
 
 
-def _gpus(report: Report) -> list[dict[str, Any]]:
-    return _tables(at_path(report.values, ("device", "gpus")))
+def _state(state: State) -> Iterator[tuple[str, Any]]:
+    cpu = state.cpu
+    yield "cpu boost", cpu.boost
+    yield "cpu SMT", cpu.smt_active
+    # There may be hundreds of cores.
+    yield "clock limits of cores in MHz", sorted({c.limit_mhz for c in cpu.cores if c.limit_mhz})
+    yield "energy preferences of cores", sorted({c.preference for c in cpu.cores if c.preference})
+    for clock in state.device_clocks:
+        for name in ("min_mhz", "max_mhz", "governor"):
+            yield f"clock of {clock.name}: {name}", getattr(clock, name)
+    yield from _flat("power mode", state.power_mode)
+    yield "on battery", state.on_battery
 
 
-def _tables(values: Any) -> list[dict[str, Any]]:
-    return (
-        [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-    )
-
-
-def _hashes(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(item.get("file")): item.get("sha256") for item in _tables(row.get("artifacts"))}
+def _gpus(report: Report) -> Iterator[tuple[str, Any]]:
+    sensors = report.device.sensors
+    for number, state in enumerate((sensors.before.gpus if sensors else None) or ()):
+        yield from ((f"GPU {number} {name}", getattr(state, name)) for name in _NVML)
+        if not report.device.gpus:
+            yield f"GPU {number} power_limit_watts", state.power_limit_watts
+    for number, gpu in enumerate(report.device.gpus):
+        yield from ((f"GPU {number} {name}", gpu.get(name)) for name in _NVIDIA_SMI)

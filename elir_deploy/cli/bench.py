@@ -17,14 +17,15 @@ from elir_deploy.atomic import check_writable, is_standard_output, write_text
 from elir_deploy.bench import html_report, peers
 from elir_deploy.bench.device import usable_cores
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
-from elir_deploy.bench.report import build_report, to_json
+from elir_deploy.bench.report import build_report
+from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import markdown, text
+from elir_deploy.bench.report_types import Report
 from elir_deploy.bench.runs import BenchOptions, Run, open_model, with_numbers
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
-from elir_deploy.printable import printable_values
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
 
@@ -286,7 +287,7 @@ def _measure(
             _write(written, run, json, reports)
         finally:
             aside = json is not None and is_standard_output(json)
-            print(text(printable_values(written)), file=sys.stderr if aside else sys.stdout)
+            print(text(written), file=sys.stderr if aside else sys.stdout)
     if stopped is not None:
         raise stopped
 
@@ -375,7 +376,7 @@ def _check_outputs(json: Path | None, reports: list[Path]) -> None:
         html_report.check_installed()
 
 
-def _write(written: dict[str, Any], run: Run, json: Path | None, reports: list[Path]) -> None:
+def _write(written: Report, run: Run, json: Path | None, reports: list[Path]) -> None:
     """Every file that can be written, those that are made in no time first.
 
     Raises:

@@ -20,12 +20,12 @@ from elir_deploy.bench.comparison import (
     compare_runs,
 )
 from elir_deploy.bench.report_differences import Difference
-from elir_deploy.bench.report_reading import read_runs
+from elir_deploy.bench.report_file import read_runs
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.printable import printable, printable_values
 from elir_deploy.tables import aligned
 
-_HEADER = ("row", "verdict", "times as fast", "95 % interval", "by medians", "runs", "samples")
+_HEADER = ("runner", "verdict", "speedup", "95 % interval", "by medians", "runs", "samples")
 _LONGEST_VALUE = 60
 
 
@@ -34,12 +34,12 @@ def compare(
         Path,
         typer.Argument(
             metavar="A.json",
-            help="Written by elir-bench --json, or a folder of such files, several runs of the "
-            "same thing: what to compare with.",
+            help="Baseline: a file written by elir-bench --json, or a folder of such files from "
+            "repeated runs.",
         ),
     ],
     after: Annotated[
-        Path, typer.Argument(metavar="B.json", help="Likewise: what may be faster or slower.")
+        Path, typer.Argument(metavar="B.json", help="Candidate: likewise a file or a folder.")
     ],
     run_to_run: Annotated[
         float | None,
@@ -47,9 +47,9 @@ def compare(
             metavar="PERCENT",
             min=0,
             max=100,
-            help="How much two runs of the same thing differ on your machine (standard deviation), "
-            f"where a side has fewer than {FEWEST_RUNS}. "
-            f"[default: {RUN_TO_RUN:.1%}; {BUSY_RUN_TO_RUN:.0%} where other programs ran, "
+            help="Variation between runs of the same program on your machine (standard deviation); "
+            f"used with fewer than {FEWEST_RUNS} runs a side. "
+            f"[default: {RUN_TO_RUN:.1%}; {BUSY_RUN_TO_RUN:.0%} under other load, "
             f"{VIRTUAL_RUN_TO_RUN:.0%} on a virtual machine without the yardstick]",
         ),
     ] = None,
@@ -59,19 +59,19 @@ def compare(
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Say for each row of two measurements whether B is faster, slower or the same as A.
+    """Compare two measurements: is each runner of B faster than, slower than or the same as in A?
 
-    A ratio above 1 is faster. Latencies are taken relative to the yardstick, a fixed piece of work
-    that elir-bench times next to them, so that a machine that is slower today does not count. With
-    one file on each side a change of 12 % is found nearly always on a shared machine; to find one
-    of 5 %, give folders of five runs each, taken in turns.
-    'same within 3 %' means that no difference was shown, and that one of up to 3 % may be there.
-    'unknown' takes more images, or a machine that is not overloaded.
-    Settings and versions that differ between the files are warned of: device, power mode, clock
-    limits, threads, driver, weights. 'quality differs' beside a verdict says that the two do not
-    restore alike: PSNR to float32 PyTorch moved by 1 dB or more, or is missing in one.
+    A ratio above 1 is faster. Latencies are relative to the yardstick, a fixed computation that
+    elir-bench times between turns, so a machine that is slower today does not matter. With one
+    file a side, a change of 12 % is nearly always detected on a shared machine; to detect 5 %, give
+    folders of five runs each, measured alternately.
+    'same within 3 %' means that no difference was detected, and that there may be one of up to 3 %.
+    'unknown' means that there are too few images, or that the machine was overloaded.
+    Differences in settings and versions are warned of: device, power mode, clock limits, threads,
+    driver, weights. 'quality differs' means that PSNR to float32 PyTorch changed by 1 dB or more,
+    or is missing in one file.
 
-    The exit code is 0 whatever the verdicts are, and 2 where the files cannot be compared.
+    The exit code is 0 for any verdict, and 2 if the files cannot be compared.
 
     Examples:
 
@@ -80,39 +80,39 @@ def compare(
     * `elir-compare before/ after/ --json`
     """
     allowance = None if run_to_run is None else run_to_run / 100
-    found = compare_runs(read_runs(before), read_runs(after), run_to_run=allowance)
+    comparison = compare_runs(read_runs(before), read_runs(after), run_to_run=allowance)
     if as_json:
-        print(json.dumps(_as_json(before, after, found), indent=1, allow_nan=False))
+        print(json.dumps(_as_json(before, after, comparison), indent=1, allow_nan=False))
     else:
-        print("\n".join(_lines(before, after, found)))
+        print("\n".join(_lines(before, after, comparison)))
 
 
-def _as_json(before: Path, after: Path, found: Comparison) -> dict[str, Any]:
+def _as_json(before: Path, after: Path, comparison: Comparison) -> dict[str, Any]:
     return {
         "kind": "elir-compare",
         "schema_version": 2,
         "before": str(before),
         "after": str(after),
-        **asdict(found),
-        "changes": [{**asdict(change), "within": change.within} for change in found.changes],
+        **asdict(comparison),
+        "changes": [{**asdict(change), "within": change.within} for change in comparison.changes],
     }
 
 
-def _lines(before: Path, after: Path, found: Comparison) -> list[str]:
-    rows = [_row(change) for change in found.changes]
+def _lines(before: Path, after: Path, comparison: Comparison) -> list[str]:
+    rows = [_row(change) for change in comparison.changes]
     lines = [
         printable(f"{after} against {before}; above 1 is faster"),
         "",
         aligned(_HEADER, printable_values([list(row) for row in rows])),
         "",
-        *dict.fromkeys(f"compared: {change.method}" for change in found.changes),
+        *dict.fromkeys(f"compared: {change.method}" for change in comparison.changes),
     ]
-    if any(min(change.samples) < FEWEST_SAMPLES for change in found.changes):
-        lines.append(f"unknown: a verdict takes {FEWEST_SAMPLES} images in both files")
-    lines += [f"only in {before}: {label}" for label in found.only_before]
-    lines += [f"only in {after}: {label}" for label in found.only_after]
-    lines += [f"warning: {_told(difference)}" for difference in found.differences]
-    lines += [f"warning: {remark}" for remark in found.remarks]
+    if any(min(change.samples) < FEWEST_SAMPLES for change in comparison.changes):
+        lines.append(f"unknown: a verdict needs {FEWEST_SAMPLES} images in both files")
+    lines += [f"only in {before}: {label}" for label in comparison.only_before]
+    lines += [f"only in {after}: {label}" for label in comparison.only_after]
+    lines += [f"warning: {_describe(difference)}" for difference in comparison.differences]
+    lines += [f"warning: {remark}" for remark in comparison.remarks]
     return [*lines[:3], *map(printable, lines[3:])]
 
 
@@ -135,13 +135,13 @@ def _row(change: Change) -> tuple[str, ...]:
     )
 
 
-def _told(difference: Difference) -> str:
+def _describe(difference: Difference) -> str:
     return f"{difference.what} differs: {_value(difference.before)} -> {_value(difference.after)}"
 
 
 def _value(value: Any) -> str:
     if value is None:
-        return "not stated"
+        return "none"
     shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
 

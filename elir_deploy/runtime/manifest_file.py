@@ -6,9 +6,7 @@ runtime checks manifests with.
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +24,7 @@ from elir_deploy.runtime.manifest import (
     FieldNoise,
     Manifest,
 )
-from elir_deploy.runtime.strict_json import strict_json
+from elir_deploy.runtime.strict_json import describe_mismatch, schema_text, strict_json
 
 __all__ = [
     "MANIFEST_NAME",
@@ -58,11 +56,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes, so not a manifest")
     try:
         plain = strict_json(data)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"damaged: not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise BundleError("damaged: nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError is one
+    except ValueError as error:
         raise BundleError(f"damaged: {error}") from None
     if not isinstance(plain, dict) or plain.get("format") != FORMAT_NAME:
         raise BundleError(f'not the manifest of a bundle: it has no "format": "{FORMAT_NAME}"')
@@ -70,7 +64,7 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
-        raise BundleError(_located(str(error), plain)) from None
+        raise BundleError(describe_mismatch(str(error), plain)) from None
     check_consistency(manifest)
     return manifest
 
@@ -89,11 +83,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def manifest_schema() -> str:
     """The JSON Schema (draft 2020-12) of a manifest, as ``bundle.schema.json`` has it."""
-    schema = msgspec.json.schema(Manifest)
-    for definition in schema["$defs"].values():
-        definition["description"] = inspect.cleandoc(definition["description"])
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    return json.dumps(whole, indent=1) + "\n"
+    return schema_text(Manifest)
 
 
 def _check_version(plain: dict[str, Any]) -> None:
@@ -113,24 +103,6 @@ def _check_version(plain: dict[str, Any]) -> None:
             f"made by a newer version of elir-deploy{by}: bundle format {version}, and "
             f"elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade elir-deploy"
         )
-
-
-def _located(problem: str, plain: object) -> str:
-    """msgspec's words with the value seen, where their path leads to one."""
-    what, _, path = problem.partition(" - at `$")
-    place = plain
-    try:
-        for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
-            place = place[key] if key else place[int(index)]  # type: ignore[index]
-    except (LookupError, TypeError):
-        place = None
-    seen = f", seen {_short(place)}" if path and "..." not in path else ""
-    return _short_text(f"{path.strip('.`')}: {what}{seen}" if path else what)
-
-
-def _short_text(text: str) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _short(value: object) -> str:

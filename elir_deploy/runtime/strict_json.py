@@ -1,28 +1,31 @@
-"""JSON from a stranger: nothing that the standard does not have, nothing said twice."""
+"""Untrusted JSON: strict decoding, schemas of msgspec classes, and readable type errors."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
 from typing import Any, NoReturn
 
-__all__ = ["strict_json"]
+import msgspec
+
+__all__ = ["describe_mismatch", "schema_text", "strict_json"]
 
 
 def strict_json(data: bytes) -> Any:
-    """The value in UTF-8 text.
+    """Decode UTF-8 JSON.
 
     Raises:
-        UnicodeDecodeError: it is no UTF-8.
-        ValueError: it is no JSON, has a number that is not finite, or an entry twice.
-        RecursionError: it is nested too deeply.
+        ValueError: it is not UTF-8 or JSON, is nested too deeply, or has a number that is not
+            finite or the same entry twice. The message is one line.
     """
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(items)
-        if len(found) != len(items):
+        entries = dict(items)
+        if len(entries) != len(items):
             raise ValueError("an object has the same entry twice")
-        return found
+        return entries
 
     def constant(text: str) -> NoReturn:
         raise ValueError(f"{text} is not JSON")
@@ -37,10 +40,51 @@ def strict_json(data: bytes) -> Any:
         number(text)
         return int(text)
 
-    return json.loads(
-        data.decode("utf-8"),
-        object_pairs_hook=pairs,
-        parse_constant=constant,
-        parse_float=number,
-        parse_int=integer,
-    )
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=number,
+            parse_int=integer,
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def schema_text(kind: type) -> str:
+    """The JSON Schema (draft 2020-12) of a class; objects have no entries but its attributes."""
+    schema = msgspec.json.schema(kind)
+    for definition in schema["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"])
+        if "properties" in definition:
+            definition.setdefault("additionalProperties", False)
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def describe_mismatch(problem: str, plain: object) -> str:
+    """The message of a :class:`msgspec.ValidationError`, with the value seen where it names one.
+
+    Args:
+        problem: the message.
+        plain: the whole value that was refused.
+    """
+    what, _, path = problem.partition(" - at `$")
+    place = plain
+    try:
+        for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+            place = place[key] if key else place[int(index)]  # type: ignore[index]
+    except (LookupError, TypeError):
+        place = None
+    seen = f", seen {_short(place)}" if path and "..." not in path else ""
+    text = f"{path.strip('.`')}: {what}{seen}" if path else what
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,38 +1,83 @@
-"""Reports as elir-bench writes them, as far as a comparison reads them."""
+"""Reports of a known machine and known series, as plain values to change."""
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import lru_cache
 
+import msgspec
 import numpy as np
+
+from elir_deploy.bench.protocols import PROTOCOLS
+from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report_types import Series
+from elir_deploy.bench.statistics import Summary
+from elir_deploy.runtime import Bundle
+from tests.bench.synthetic import FakeClock, SyntheticRunner
+
+DEVICE = {
+    "machine": None,
+    "cpu": {
+        "model": "a processor",
+        "physical_cores": 2,
+        "cache": None,
+        "instruction_sets": ["avx2"],
+        "virtual_machine": False,
+        "architecture": "x86_64",
+        "logical_cores": 4,
+        "usable_cores": 4,
+        "governor": "performance",
+        "mhz_now": 3000.0,
+    },
+    "gpus": [{"name": "a GPU", "driver_version": "550.1"}],
+    "memory": {"total_bytes": 2**33, "available_bytes": 2**32},
+    "load_average": [0.0, 0.0, 0.0],
+    "os": "a system",
+    "kernel": "6.1",
+    "python": "3.11",
+    "elir_deploy": "0.1.0",
+    "libraries": {"onnxruntime": "1.19"},
+    "environment": {},
+    "affinity": {
+        "allowed": [0, 1],
+        "quota_cores": None,
+    },
+}
+
+
+@lru_cache(maxsize=1)
+def _template():
+    """From an idle machine, without a yardstick."""
+    conditions = Conditions(
+        0, 2, copy.deepcopy(DEVICE), cores_elsewhere={"other_programs": 0.01, "stolen": 0.0}
+    )
+    runner = SyntheticRunner("template", FakeClock(), 0.1)
+    results = Results(PROTOCOLS["paper"], [runner], complete=True)
+    return msgspec.to_builtins(build_report(results, Bundle.open("tiny"), conditions))
 
 
 def report_values(rows=("onnxruntime fp32",), *, seed=0, scale=1.0, count=200):
-    """From an idle machine, without a yardstick."""
+    """Plain values of a report with normally distributed latencies of 20 ms."""
+    values = copy.deepcopy(_template())
+    (template,) = values["runners"]
     rng = np.random.default_rng(seed)
-    return {
-        "schema_version": 1,
-        "kind": "elir-bench",
-        "complete": True,
-        "protocol": {"name": "paper", "images": count, "warmup": 10, "block": 5, "batch": 1},
-        "threads": 2,
-        "model": {"task": "tiny", "image_size": 64, "versions": {"onnx": "1.20"}},
-        "device": {
-            "cpu": {"model": "a processor", "governor": "performance"},
-            "gpus": [{"name": "a GPU", "driver_version": "550.1", "pstate": f"P{seed}"}],
-            "libraries": {"onnxruntime": "1.19"},
-            "cores_busy_elsewhere": {"other_programs": 0.01, "stolen": 0.0},
-        },
-        "runners": [
-            {
-                "label": label,
-                "library": "onnxruntime 1.19",
-                "artifacts": [{"file": "fused.fp32.onnx", "sha256": "aa"}],
-                "image": {"samples_s": (scale * rng.normal(0.02, 2e-4, count)).tolist()},
-            }
-            for label in rows
-        ],
-    }
+    values["device"]["gpus"][0]["pstate"] = f"P{seed}"
+    values["runners"] = []
+    for label in rows:
+        samples = (scale * rng.normal(0.02, 2e-4, count)).tolist()
+        row = copy.deepcopy(template) | {
+            "label": label,
+            "library": "onnxruntime 1.19",
+            "artifacts": [artifact("fused.fp32.onnx", "aa")],
+            "image": msgspec.to_builtins(Series(Summary.of(samples), samples)),
+        }
+        values["runners"].append(row)
+    return values
+
+
+def artifact(file, byte):
+    return {"file": file, "precision": "fp32", "bytes": 9, "sha256": 32 * byte}
 
 
 def write_report(path, values):

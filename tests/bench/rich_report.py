@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
+from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.html_report import Picture
-from elir_deploy.bench.protocols import BenchProtocol, Measurement
+from elir_deploy.bench.protocols import BenchProtocol, Measurement, Warmup
 from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report_types import (
+    Artifact,
+    Energy,
+    EnergySource,
+    EulerRow,
+    FidelityEntry,
+    LoadRow,
+    Report,
+    Series,
+    SoakRow,
+    StageRow,
+    StageTime,
+)
 from elir_deploy.bench.runners import Fidelity, Unavailable
+from elir_deploy.bench.sensors import Affinity
+from elir_deploy.bench.soak import Trend, Window
+from elir_deploy.bench.statistics import Summary
 from elir_deploy.runtime import Bundle
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
-#: Shown or run, each would be seen: as a tag, a script, a link in a chart, a template's value.
+#: Shown or run, each would be seen: as a tag, a script, a link, a template's value.
 HOSTILE = (
     "</script><script>document.title = 'pwned'</script>",
     "<!--<script>",
@@ -35,7 +55,7 @@ def plain_report(
     *,
     stop_after: int | None = None,
     elsewhere: dict[str, float] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Of two runners that never change, interrupted after so many images of the second."""
     clock = FakeClock()
 
@@ -61,168 +81,127 @@ def plain_report(
         unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
         measurement=measurement,
     )
-    conditions = Conditions(seed=0, threads=2, device=describe_device(), cores_elsewhere=elsewhere)
+    device = {**describe_device(), "affinity": Affinity.read().as_json()}
+    conditions = Conditions(seed=0, threads=2, device=device, cores_elsewhere=elsewhere)
     return build_report(results, bundle, conditions)
 
 
-def rich_report(bundle: Bundle, images: int = 30) -> dict[str, Any]:
-    """Of three runners that scatter, with every optional part."""
+def series(samples: np.ndarray) -> Series:
+    return Series(Summary.of(samples), samples.tolist())
+
+
+def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
+    """Of runners that scatter, with every optional part."""
     report = plain_report(bundle, images)
-    rows = report["runners"]
-    rows.append(copy.deepcopy(rows[1]) | {"label": "small"})
-    rows[2]["fidelity"] = {"psnr_db": 41.5, "identical": False, "images": 2, "note": "x"}
-    rows[2]["artifacts"] = [
-        {"file": "fused.int8.onnx", "precision": "int8", "bytes": 1234, "sha256": "ab" * 32}
-    ]
     rng = np.random.default_rng(0)
-    for row in rows:
-        image = row["image"]
+    names = ("eager", "fast", "small", "a fp32", "b fp16", "c with a rather long name int8", "d")
+    rows = []
+    for number, label in enumerate(names[:runners]):
         noise = rng.gamma(2.0, 0.02, images)
-        image["samples_s"] = [image["min_s"] * (1 + float(part)) for part in noise]
-        for key, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-            image[f"{key}_s"] = float(np.quantile(image["samples_s"], share))
-        row["yardstick_s"] = rng.normal(0.002, 0.00005, images).tolist()
-    rows[2] |= {
-        "cold": {
-            "import_s": 0.5,
-            "load_s": 1.25,
-            "first_result_s": 1.75,
-            "peak_rss_bytes": 300 * 2**20,
-            "device_bytes": None,
-        },
-        "energy": {"joules_per_image": 2.5, "watts": 12.5},
-        "arithmetic": {"f32": 12, "i8": 300},
-        "warmup": {"images": 40, "seconds": 3.2, "settled": False},
-        "half_width": 0.034,
-        "stable": False,
-    }
-    rows[2]["behaviour"] |= {
-        "step": {"at": 20, "ratio": 1.2},
-        "two_speeds": {"fast_s": 0.1, "slow_s": 0.2, "fast_share": 0.6},
-    }
-    report["warnings"] = ["a warning"]
-    report["energy"] = {
-        "source": "INA3221",
-        "scope": "the whole board",
-        "problems": [],
-        "missing": [],
-    }
-    report["yardstick"] = {"what": "a sum"}
-    labels = [row["label"] for row in rows]
+        row = replace(
+            report.runners[min(number, 1)],
+            label=label,
+            image=series((0.4, 0.1, 0.08, 0.2, 0.13, 0.11, 0.3)[number] * (1 + noise)),
+            half_width=0.034,
+        )
+        rows.append(row)
+    rows[2] = replace(
+        rows[2],
+        fidelity=FidelityEntry(41.5, False, 2, "x"),
+        artifacts=[Artifact("fused.int8.onnx", "int8", 1234, "ab" * 32)],
+        cold=ColdStart(0.5, 1.25, 1.75, 300 * 2**20, None),
+        energy=Energy(2.5, 12.5),
+        arithmetic={"f32": 12, "i8": 300},
+        warmup=Warmup(40, 3.2, False),
+        stable=False,
+    )
     names = ("encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime")
     shares = (0.1, 0.2, 0.15, 0.15, 0.15, 0.2, 0.05)
-    report["stages"] = [
-        {
-            "label": label,
-            "parts": [
-                {
-                    "name": name,
-                    "mean_s": share * 0.1,
-                    "share": share,
-                    "low": 0.9 * share,
-                    "high": 1.1 * share,
-                }
-                for name, share in zip(names, shares, strict=True)
-            ],
-        }
-        for label in labels
+    times = [
+        StageTime(name, 0.1 * share, share, 0.9 * share, 1.1 * share)
+        for name, share in zip(names, shares, strict=True)
     ]
-    report["steps"] = [
-        {
-            "steps": steps,
-            "label": label,
-            "fps": 30 / steps,
-            "mean_s": steps / 30,
-            "psnr_db": 25 + 3 * steps**0.5,
-            "psnr_to_full_db": 30.0 + 5 * steps if steps < 4 else None,
-        }
-        for label in labels[1:]
-        for steps in (1, 2, 3, 4)
-    ]
-    report["throughput"] = [
-        {
-            "label": labels[1],
-            "way": way,
-            "concurrency": count,
-            "fps": 10 * count / (1 + 0.2 * count) * factor,
-            "fps_by_pass": [9.0 * count, 11.0 * count],
-            "seconds": 5.0,
-            "images": 100 * count,
-            "fidelity": {"psnr_db": 40.0, "identical": False, "images": 2, "note": "worst image"},
-            "std_s": 0.01,
-            "p50_s": 0.1 * count,
-            "p90_s": 0.12 * count,
-            "p95_s": 0.13 * count,
-            "p99_s": 0.15 * count,
-            "samples_s": [0.1 * count, 0.15 * count],
-        }
-        for way, factor in (("callers", 1.0), ("batch", 1.3))
-        for count in (1, 2, 4, 8)
-    ]
-    report["soak"] = [
-        {
-            "label": label,
-            "complete": True,
-            "windows": [
-                {
-                    "at_s": 60.0 * window,
-                    "seconds": 60.0,
-                    "images": 600,
-                    "p50_s": 0.1 + 0.001 * window,
-                    "p99_s": 0.12 + 0.001 * window,
-                    "max_s": 0.2,
-                    "samples_s": [0.1, 0.2],
-                    "rss_bytes": 2**28 + window * 2**16,
-                    "celsius": 45.0 + 2 * window,
-                    "mhz": None,
-                }
-                for window in range(10)
-            ],
-            "drift_percent_per_hour": 6.0,
-            "drift_interval": [5.5, 6.5],
-            "rss_growth_bytes_per_hour": 3.9e6,
-            "rss_growth_interval": [3.8e6, 4.0e6],
-        }
-        for label in labels[1:2]
-    ]
-    end = rows[0]["started_s"][-1]
-    report["device"]["sensors"] = {
-        "before": {"mhz": 2100.0},
-        "after": {"mhz": 1800.0},
-        "during": [
-            {
-                "at_s": end * index / 19,
-                "mhz": 2100.0 - 15 * index,
-                "celsius": 50.0 + index,
-                "throttled": index > 15,
-                "watts": None,
-            }
-            for index in range(20)
+    calls = np.array([0.1, 0.15])
+    return replace(
+        report,
+        runners=rows,
+        warnings=["the first warning", "another warning"],
+        energy=EnergySource("INA3221", "the whole board", [], []),
+        stages=[StageRow(row.label, times) for row in rows],
+        steps=[
+            EulerRow(steps, row.label, 30 / steps, steps / 30, 25 + 3 * steps**0.5, 30.0 + steps)
+            for row in rows[1:3]
+            for steps in (1, 2, 3, 4)
         ],
-    }
-    return report
+        throughput=[
+            LoadRow(
+                label=row.label,
+                way=way,
+                concurrency=count,
+                fps=(10 + number) * count / (1 + 0.2 * count) * factor,
+                fps_by_pass=[9.0 * count, 11.0 * count],
+                seconds=5.0,
+                images=100 * count,
+                fidelity=FidelityEntry(40.0, False, 2, "worst image"),
+                calls=series(calls * count),
+            )
+            for number, row in enumerate(rows[1:4])
+            for way, factor in (("callers", 1.0), ("batch", 1.3))
+            for count in (1, 2, 4, 8)
+        ],
+        soak=[
+            SoakRow(
+                row.label,
+                True,
+                [
+                    Window(
+                        at_s=60.0 * k,
+                        seconds=60.0,
+                        images=600,
+                        p50_s=0.1 + 0.001 * k * number,
+                        p99_s=0.12 + 0.001 * k * number,
+                        max_s=0.2,
+                        samples_s=(0.1, 0.2),
+                        rss_bytes=2**28 + k * number * 2**16,
+                        celsius=45.0 + 2 * k,
+                        mhz=None,
+                    )
+                    for k in range(10)
+                ],
+                Trend(6.0, 5.5, 6.5),
+                Trend(3.9e6, 3.8e6, 4.0e6),
+            )
+            for number, row in enumerate(rows[1:3])
+        ],
+    )
 
 
-def renamed(value: Any, names: dict[str, str]) -> Any:
-    """Plain JSON values with other strings in the place of some."""
+def with_text(value: Any, change: Callable[[str], str]) -> Any:
+    """A report, or a part of one, with every string changed; nothing is checked."""
     if isinstance(value, str):
-        return names.get(value, value)
+        return change(value)
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        return type(value)(**{n: with_text(getattr(value, n), change) for n in names})
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        return type(value)(**{n: with_text(getattr(value, n), change) for n in names})
     if isinstance(value, dict):
-        return {key: renamed(inner, names) for key, inner in value.items()}
+        return {key: with_text(inner, change) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [renamed(inner, names) for inner in value]
+        return type(value)(with_text(inner, change) for inner in value)
     return value
 
 
-def spread(value: Any, text: str) -> Any:
-    """Plain JSON values with ``text`` at the end of every string in them."""
-    if isinstance(value, str):
-        return value + text
-    if isinstance(value, dict):
-        return {key: spread(inner, text) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [spread(inner, text) for inner in value]
-    return value
+def spread(report: Report, text: str) -> Report:
+    """A report with ``text`` at the end of every string, but of ways, which have symbols."""
+    ways = {load.way for load in report.throughput}
+    return with_text(report, lambda old: old if old in ways else old + text)
+
+
+def renamed(report: Report, names: dict[str, str]) -> Report:
+    """A report with other strings in the place of some."""
+    return with_text(report, lambda old: names.get(old, old))
 
 
 def plain_pictures() -> list[Picture]:

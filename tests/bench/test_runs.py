@@ -352,7 +352,7 @@ def test_steps_have_speed_and_quality_where_there_are_pictures(
     report = measured(run)
     (row,) = report["steps"]
     assert (row["steps"], row["label"]) == (2, "onnxruntime fp32")
-    mean = report["runners"][0]["image"]["mean_s"]
+    mean = report["runners"][0]["image"]["statistics"]["mean"]
     assert row["mean_s"] == pytest.approx(mean, rel=1e-5)
     assert row["fps"] == pytest.approx(1 / mean, rel=1e-5)
     if random:
@@ -474,7 +474,7 @@ def test_energy_comes_from_the_meter_with_its_problems(bundle, runners, monkeypa
         "missing": report["energy"]["missing"],
     }
     assert report["runners"][0]["energy"]["joules_per_image"] == pytest.approx(0.05)
-    assert "energies do not hold: it went back" in report["warnings"]
+    assert "energy figures are invalid: it went back" in report["warnings"]
 
 
 def with_meter(original):
@@ -512,7 +512,7 @@ def test_an_interruption_keeps_what_there_is(bundle, runners, monkeypatch):
         run.measure(no_progress)
     report = checked(build_report(run.results, bundle, run.conditions))
     assert report["complete"] is False
-    assert report["runners"][0]["image"]["count"] == 3
+    assert report["runners"][0]["image"]["statistics"]["count"] == 3
     assert report["device"]["sensors"]["after"] is not None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
-import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -222,7 +222,7 @@ def test_ctrl_c_for_real(bundle, tmp_path):
         assert process.wait(timeout=20) == 130
     report = json.loads(target.read_text())
     assert report["complete"] is False
-    assert report["runners"][0]["image"]["count"] > 0
+    assert report["runners"][0]["image"]["statistics"]["count"] > 0
 
 
 def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
@@ -303,7 +303,6 @@ def test_a_manifest_steers_no_terminal_and_adds_nothing_to_what_is_pasted(run, b
 
 def test_a_report_as_a_page(run, bundle, tmp_path):
     pytest.importorskip("jinja2")
-    pytest.importorskip("plotly")
     target, page = tmp_path / "r.json", tmp_path / "x.html"
     code, out, _ = run(
         *(bundle, "--backend", "onnxruntime", "--precision", "fp32", *QUICK),
@@ -312,13 +311,9 @@ def test_a_report_as_a_page(run, bundle, tmp_path):
     assert code == 0
     assert "onnxruntime fp32" in out
     shown = page.read_text("utf-8")
-    report = json.loads(shown.partition('id="report">')[2].partition("</script>")[0])
+    packed = shown.partition('id="report">')[2].partition("</script>")[0]
+    report = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert report == json.loads(target.read_text())
-    packed = shown.partition('id="plotly">')[2].partition("</script>")[0]
-    library = gzip.decompress(base64.b64decode(packed))
-    assert b"plotly.js" in library[:200]
-    allowed = base64.b64encode(hashlib.sha256(library).digest()).decode()
-    assert f"sha256-{allowed}" in shown
     pictures = json.loads(shown.partition('id="pictures-data">')[2].partition("</script>")[0])
     assert [name for name, _ in pictures[0]["after"]] == [
         "onnxruntime fp32",
@@ -447,7 +442,7 @@ def test_the_machine_is_described(run, bundle, tmp_path):
         assert row["cold"]["first_result_s"] > 0
         assert row["cold"]["peak_rss_bytes"] > 2**20
     assert set(report["device"]["sensors"]) == {"before", "after", "during"}
-    assert len(report["model"]["bundle_sha256"]) == 64
+    assert len(report["bundle"]["sha256"]) == 64
 
 
 def test_latency_ends_when_the_medians_are_known_or_the_time_is_over(run, bundle, tmp_path):
@@ -459,7 +454,7 @@ def test_latency_ends_when_the_medians_are_known_or_the_time_is_over(run, bundle
     assert code == 0
     (row,) = json.loads(target.read_text())["runners"]
     assert row["warmup"]["images"] >= 5
-    assert row["image"]["count"] >= 5
+    assert row["image"]["statistics"]["count"] >= 5
     assert row["stable"] in (True, False)
 
 
@@ -478,7 +473,7 @@ def test_throughput_of_callers_files_and_batches(run, bundle, tmp_path):
         ("batch", 3),
     ]
     assert all(load["fps"] > 0 and len(load["fps_by_pass"]) == 2 for load in loads)
-    assert "Many images" in out
+    assert "Throughput" in out
 
 
 def test_a_soak_has_windows(run, bundle, tmp_path):
@@ -518,15 +513,15 @@ def test_stages_of_a_split_bundle(run, split, tmp_path):
     report = written(target)
     (stages,) = report["stages"]
     parts = ["encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime"]
-    assert [part["name"] for part in stages["parts"]] == parts
-    assert sum(part["share"] for part in stages["parts"]) == pytest.approx(1, abs=1e-4)
-    steps = [part["mean_s"] for part in stages["parts"][2:5]]
+    assert [part["name"] for part in stages["stages"]] == parts
+    assert sum(part["share"] for part in stages["stages"]) == pytest.approx(1, abs=1e-4)
+    steps = [part["mean_s"] for part in stages["stages"][2:5]]
     assert max(steps) < 3 * min(steps)  # the same work
     (row,) = report["runners"]
     assert row["fidelity"]["psnr_db"] > 50
     assert len(row["artifacts"]) == 6
     for shown in (out, table.read_text()):
-        assert "Where the time goes" in shown
+        assert "Stages" in shown
         assert "step 2" in shown
 
 
@@ -592,7 +587,7 @@ def test_random_weights_have_speed_and_no_quality(run, tmp_path, exported):
     assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
     assert {row["fidelity"]["psnr_db"] for row in report["runners"]} == {None}
     reason = "random weights: good for speed only, there is no picture to compare"
-    assert f"PSNR of onnxruntime fp32, M = 1: {reason}" in out
+    assert re.search(f"no PSNR of .*onnxruntime fp32, M = 1.*: {reason}", out)
     assert "random weights: speed only, there is no quality to state" in out
 
 
@@ -686,8 +681,8 @@ def test_ctrl_c_keeps_what_was_measured(
     if protocol in ("latency", "stages"):
         # A round is one image to settle and five that count, after one to warm up.
         image = 300 if protocol == "latency" else 60
-        assert image * 5 // 6 - 10 <= row["image"]["count"] <= image - 2
-        assert (report["stages"] is not None) == (protocol == "stages")
+        assert image * 5 // 6 - 10 <= row["image"]["statistics"]["count"] <= image - 2
+        assert (report["stages"] != []) == (protocol == "stages")
     elif protocol == "throughput":
         (load,) = report["throughput"]
         assert (load["way"], load["concurrency"]) == ("callers", 1)
@@ -714,9 +709,9 @@ def test_a_checkpoint_is_cut_into_its_stages_for_real(run, tmp_path, monkeypatch
         "onnxruntime fp16",
     ]
     for stages in report["stages"]:
-        names = [part["name"] for part in stages["parts"]]
+        names = [part["name"] for part in stages["stages"]]
         assert names[2:4] == ["step 1", "step 2"]
-    assert report["model"]["random_weights"] == (model == "random")
+    assert report["bundle"]["source"]["random"] == (model == "random")
     for row in report["runners"]:
         assert (row["fidelity"]["images"] == 0) == (model == "random")
 

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from elir_deploy.bench.report import to_json
 from elir_deploy.cli import bench, compare
-from tests.bench.test_comparison import report_values, write_report
+from tests.bench.reports import report_values, write_report
 from tests.bundles import make_bundle
 
 
@@ -59,7 +58,12 @@ def test_a_fast_row_of_other_quality_is_said_beside_the_verdict(run, files, tmp_
     paths = []
     for name, decibels in (("good", 48.0), ("bad", 20.0)):
         values = report_values(("x fp32",), scale=1.0 if name == "good" else 0.5)
-        values["runners"][0]["fidelity"] = {"psnr_db": decibels, "identical": False}
+        values["runners"][0]["fidelity"] = {
+            "psnr_db": decibels,
+            "identical": False,
+            "images": 1,
+            "note": "x",
+        }
         paths.append(write_report(tmp_path / f"{name}.json", values))
     code, out, _ = run(*paths)
     assert code == 0
@@ -73,7 +77,7 @@ def test_too_few_images(run, files, tmp_path):
     short = write_report(tmp_path / "c.json", report_values(("x fp32",), count=20))
     code, out, _ = run(files[0], short)
     assert code == 0
-    assert "unknown: a verdict takes 60 images in both files" in out
+    assert "unknown: a verdict needs 60 images in both files" in out
 
 
 def test_json(run, files):
@@ -105,9 +109,9 @@ def test_what_elir_bench_writes_is_read(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON or cut off"),
-        ('{"kind": "other"}', "kind is 'other', wanted 'elir-bench'"),
-        (to_json(report_values(("z",))), "no row in common"),
+        ("{", "is not valid JSON, or cut off"),
+        ('{"kind": "other"}', 'it has no "kind": "elir-bench"'),
+        (json.dumps(report_values(("z",))), "no runner in common"),
     ],
 )
 def test_bad_input_is_exit_2(run, files, tmp_path, content, message):

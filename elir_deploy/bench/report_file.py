@@ -1,0 +1,172 @@
+"""Reports as JSON: written, read back (they may come from anybody), and their JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from elir_deploy.bench.report_types import SCHEMA_VERSION, Report, RunnerRow
+from elir_deploy.bench.report_warnings import BUSY_CORES
+from elir_deploy.errors import InputError
+from elir_deploy.runtime.strict_json import describe_mismatch, schema_text, strict_json
+
+__all__ = ["RecordedRun", "read_report", "read_runs", "report_schema", "to_json"]
+
+#: Cores needed beyond the usable ones above which a run cannot be compared: recorded runs can be at
+#: 0.22, and no longer at 0.31.
+_OVERLOAD_CORES = 0.25
+#: About the size of a report of a million images.
+_MAX_BYTES = 128 * 2**20
+#: Runs of one side, and so the files of a folder.
+_MAX_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A report read from a file."""
+
+    path: Path
+    report: Report
+
+    @cached_property
+    def rows(self) -> dict[str, RunnerRow]:
+        """Runners that have samples, by label."""
+        return {row.label: row for row in self.report.runners if row.image is not None}
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs or virtual machines disturbed the run, or this is unknown."""
+        cores = self.report.device.cores_busy_elsewhere
+        return cores is None or max(cores.other_programs, cores.stolen) > BUSY_CORES
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether its threads and other load needed more cores than there are, if this is known."""
+        cores, threads = self.report.device.cores_busy_elsewhere, self.report.threads
+        if cores is None or threads is None:
+            return False
+        needed = threads + cores.other_programs + cores.stolen
+        return needed > self.report.device.cpu.usable_cores + _OVERLOAD_CORES
+
+
+def to_json(report: Report) -> str:
+    """Strict JSON: no NaN, no infinity."""
+    return json.dumps(msgspec.to_builtins(report), indent=1, allow_nan=False) + "\n"
+
+
+def report_schema() -> str:
+    """The JSON Schema of a report, as ``report.schema.json`` has it: a definition a line."""
+    schema = json.loads(schema_text(Report))
+    lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in schema.pop("$defs").items())
+    head = json.dumps(schema, indent=1).removesuffix("\n}")
+    return head + ',\n "$defs": {\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
+def read_report(path: str | Path) -> RecordedRun:
+    """Read what ``elir-bench --json`` wrote.
+
+    Raises:
+        InputError: the file cannot be read, is damaged, of another version, or something else.
+    """
+    path = Path(path)
+    try:
+        return RecordedRun(path, _decode(_read(path)))
+    except _UnfitError as reason:
+        raise InputError(f"{path} {reason}") from None
+
+
+def read_runs(path: str | Path) -> list[RecordedRun]:
+    """Read one file, or all files ``*.json`` of a folder: several runs of the same thing.
+
+    Raises:
+        InputError: a file is no report, or the folder holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [read_report(path)]
+    try:
+        files = sorted(path.glob("*.json"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not files:
+        raise InputError(f"{path} is a folder without *.json: give what elir-bench --json wrote")
+    if len(files) > _MAX_RUNS:
+        raise InputError(f"{path} holds {len(files)} files, expected at most {_MAX_RUNS} runs")
+    return [read_report(file) for file in files]
+
+
+class _UnfitError(Exception):
+    """Why a file is no report, completing its name to a sentence."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
+            raise _UnfitError("is not a file: give the JSON that elir-bench --json wrote")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise _UnfitError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _MAX_BYTES:
+        raise _UnfitError(
+            f"is larger than {_MAX_BYTES // 2**20} MiB, so not a report of elir-bench"
+        )
+    return data
+
+
+def _decode(data: bytes) -> Report:
+    try:
+        values = strict_json(data)
+    except ValueError as error:
+        raise _UnfitError(f"is not valid JSON, or cut off: {str(error)[:200]}") from None
+    _check_kind(values)
+    try:
+        report = msgspec.convert(values, Report)
+    except msgspec.ValidationError as error:
+        raise _UnfitError(f"is damaged: {describe_mismatch(str(error), values)}") from None
+    _check_consistency(report)
+    return report
+
+
+def _check_kind(values: Any) -> None:
+    if not isinstance(values, dict) or values.get("kind") != "elir-bench":
+        raise _UnfitError('is not a report of elir-bench: it has no "kind": "elir-bench"')
+    version = values.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise _UnfitError(f"has no valid schema_version, expected {SCHEMA_VERSION}")
+    if version != SCHEMA_VERSION:
+        age, remedy = "an older", "measure again"
+        if version > SCHEMA_VERSION:
+            age, remedy = "a newer", "upgrade elir-deploy"
+        raise _UnfitError(
+            f"is from {age} elir-deploy: schema_version is {version % 10**9}, expected "
+            f"{SCHEMA_VERSION}: {remedy}"
+        )
+
+
+def _check_consistency(report: Report) -> None:
+    labels = [row.label for row in report.runners]
+    if len(set(labels)) < len(labels):
+        raise _UnfitError("is damaged: two runners have the same label")
+    for row in report.runners:
+        count = len(row.image.samples_s) if row.image else 0
+        if row.yardstick_s is not None and len(row.yardstick_s) != count:
+            raise _UnfitError(
+                f"is damaged: {row.label!a:.60} has {len(row.yardstick_s)} yardstick times, "
+                f"expected {count}"
+            )
+    if all(row.image is None for row in report.runners):
+        if report.protocol.block is None:
+            raise _UnfitError(
+                f"is of protocol {report.protocol.name!a:.60}, which does not time single images "
+                "in turns: it cannot be compared"
+            )
+        raise _UnfitError(
+            "holds no samples: the measurement was interrupted before the first image"
+        )
