@@ -6,22 +6,29 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.report_types import (
+    Energy,
+    EulerRow,
     FidelityEntry,
+    LoadRow,
     ProtocolEntry,
     Report,
+    RunnerRow,
     Series,
     SoakRow,
     Speedup,
     StageTime,
 )
 from elir_deploy.bench.soak import Trend
+from elir_deploy.bench.statistics import Summary
 from elir_deploy.printable import printable
 from elir_deploy.tables import aligned, in_code, in_markdown, pipes
 
 __all__ = ["Table", "digits", "heading", "markdown", "remarks", "tables", "text"]
 
-Rows = list[tuple[str, ...]]
+Cells = tuple[str, ...]
+Rows = list[Cells]
 
 
 @dataclass(frozen=True)
@@ -64,27 +71,52 @@ def markdown(report: Report) -> str:
 
 def tables(report: Report) -> list[Table]:
     """Every table that the report has rows for."""
-    every = (
-        ("Speed", "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms", _speeds),
-        ("Latency in ms", "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max", _latencies),
+    runners = report.runners
+    fidelities = {row.label: row.fidelity for row in runners}
+    every: tuple[tuple[str, str, Rows], ...] = (
+        (
+            "Speed",
+            "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms",
+            [_speed(row, row.image) for row in runners if row.image],
+        ),
+        (
+            "Latency in ms",
+            "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max",
+            [(row.label, *_latency(row.image.statistics)) for row in runners if row.image],
+        ),
         (
             "Throughput",
             "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images",
-            _throughputs,
+            [(load.label, *_load(load)) for load in report.throughput],
         ),
-        ("Stages", "runner|stage|ms|share %|95 %", _stages),
-        ("Euler steps", "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M", _steps),
+        (
+            "Stages",
+            "runner|stage|ms|share %|95 %",
+            [(row.label, *_stage(stage)) for row in report.stages for stage in row.stages],
+        ),
+        (
+            "Euler steps",
+            "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M",
+            [(row.label, *_euler(row)) for row in report.steps],
+        ),
         (
             "Soak",
             "runner|s|images|PSNR dB|first p50 ms|last p50 ms|drift %/h [95 %]"
             "|memory MiB/h [95 %]|max °C",
-            _soaks,
+            [_soak(row, fidelities.get(row.label)) for row in report.soak if row.windows],
         ),
-        ("Cold start", "runner|start s|load s|first image s|peak MiB|GPU MiB", _colds),
-        ("Energy", "runner|J per image|W", _energies),
+        (
+            "Cold start",
+            "runner|start s|load s|first image s|peak MiB|GPU MiB",
+            [(row.label, *_cold(row.cold)) for row in runners if row.cold],
+        ),
+        (
+            "Energy",
+            "runner|J per image|W",
+            [(row.label, *_energy(row.energy)) for row in runners if row.energy],
+        ),
     )
-    result = (Table(title, tuple(head.split("|")), rows(report)) for title, head, rows in every)
-    return [table for table in result if table.rows]
+    return [Table(title, tuple(head.split("|")), rows) for title, head, rows in every if rows]
 
 
 # Lines ----------------------------------------------------------------------------------------
@@ -176,129 +208,74 @@ def _cpu_runners(report: Report) -> Iterator[str]:
 # Rows -----------------------------------------------------------------------------------------
 
 
-def _speeds(report: Report) -> Rows:
-    def runtime(image: Series, device: Series | None) -> str:
-        return "-" if device is None else _ms(image.statistics.mean - device.statistics.mean)
-
-    return [
-        (
-            row.label,
-            digits(row.image.statistics.fps),
-            _speedup(row.speedup, row.label),
-            _psnr(row.fidelity),
-            _statistic(row.device, "mean"),
-            runtime(row.image, row.device),
-        )
-        for row in report.runners
-        if row.image
-    ]
+def _speed(row: RunnerRow, image: Series) -> Cells:
+    mean, device, runtime = image.statistics.mean, "-", "-"
+    if row.device is not None:
+        inside = row.device.statistics.mean
+        device, runtime = _ms(inside), _ms(mean - inside)
+    return (
+        row.label,
+        digits(image.statistics.fps),
+        _speedup(row.speedup, row.label),
+        _psnr(row.fidelity),
+        device,
+        runtime,
+    )
 
 
-def _latencies(report: Report) -> Rows:
-    return [
-        (
-            row.label,
-            str(row.image.statistics.count),
-            _statistic(row.image, "mean"),
-            _statistic(row.image, "std"),
-            f"{100 * row.image.statistics.variation:.1f}",
-            *(
-                _statistic(row.image, name)
-                for name in ("minimum", "p50", "p90", "p95", "p99", "maximum")
-            ),
-        )
-        for row in report.runners
-        if row.image
-    ]
+def _latency(s: Summary) -> Cells:
+    percentiles = (s.minimum, s.p50, s.p90, s.p95, s.p99, s.maximum)
+    return (
+        *(str(s.count), _ms(s.mean), _ms(s.std), f"{100 * s.variation:.1f}"),
+        *map(_ms, percentiles),
+    )
 
 
-def _throughputs(report: Report) -> Rows:
-    return [
-        (
-            load.label,
-            load.way,
-            str(load.concurrency),
-            digits(load.fps),
-            " / ".join(digits(fps, 3) for fps in load.fps_by_pass),
-            _psnr(load.fidelity),
-            _statistic(load.calls, "p50"),
-            _statistic(load.calls, "p99"),
-            str(load.images),
-        )
-        for load in report.throughput
-    ]
+def _load(load: LoadRow) -> Cells:
+    return (
+        *(load.way, str(load.concurrency), digits(load.fps)),
+        " / ".join(digits(fps, 3) for fps in load.fps_by_pass),
+        _psnr(load.fidelity),
+        "-" if load.calls is None else _ms(load.calls.statistics.p50),
+        "-" if load.calls is None else _ms(load.calls.statistics.p99),
+        str(load.images),
+    )
 
 
-def _stages(report: Report) -> Rows:
-    def interval(stage: StageTime) -> str:
-        if stage.low is None or stage.high is None:
-            return "-"
-        return f"[{100 * stage.low:.1f}, {100 * stage.high:.1f}]"
-
-    return [
-        (row.label, stage.name, _ms(stage.mean_s), f"{100 * stage.share:.1f}", interval(stage))
-        for row in report.stages
-        for stage in row.stages
-    ]
+def _stage(stage: StageTime) -> Cells:
+    interval = "-"
+    if stage.low is not None and stage.high is not None:
+        interval = f"[{100 * stage.low:.1f}, {100 * stage.high:.1f}]"
+    return stage.name, _ms(stage.mean_s), f"{100 * stage.share:.1f}", interval
 
 
-def _steps(report: Report) -> Rows:
-    return [
-        (
-            row.label,
-            str(row.steps),
-            digits(row.fps),
-            _ms(row.mean_s),
-            *("-" if db is None else f"{db:.2f}" for db in (row.psnr_db, row.psnr_to_full_db)),
-        )
-        for row in report.steps
-    ]
+def _euler(row: EulerRow) -> Cells:
+    psnrs = ("-" if db is None else f"{db:.2f}" for db in (row.psnr_db, row.psnr_to_full_db))
+    return str(row.steps), digits(row.fps), _ms(row.mean_s), *psnrs
 
 
-def _soaks(report: Report) -> Rows:
-    fidelities = {row.label: row.fidelity for row in report.runners}
-    return [
-        (
-            soak.label,
-            digits(sum(window.seconds for window in soak.windows), 3),
-            str(sum(window.images for window in soak.windows)),
-            _psnr(fidelities.get(soak.label)),
-            _ms(soak.windows[0].p50_s),
-            _ms(soak.windows[-1].p50_s),
-            _trend(soak.drift_percent, 1),
-            _trend(soak.rss_growth_bytes, 2**20),
-            _hottest(soak),
-        )
-        for soak in report.soak
-        if soak.windows
-    ]
+def _soak(soak: SoakRow, fidelity: FidelityEntry | None) -> Cells:
+    windows = soak.windows
+    celsius = [window.celsius for window in windows if window.celsius is not None]
+    return (
+        soak.label,
+        digits(sum(window.seconds for window in windows), 3),
+        str(sum(window.images for window in windows)),
+        *(_psnr(fidelity), _ms(windows[0].p50_s), _ms(windows[-1].p50_s)),
+        *(_trend(soak.drift_percent, 1), _trend(soak.rss_growth_bytes, 2**20)),
+        f"{max(celsius):.0f}" if celsius else "-",
+    )
 
 
-def _colds(report: Report) -> Rows:
-    return [
-        (
-            row.label,
-            *(digits(s, 3) for s in (row.cold.import_s, row.cold.load_s, row.cold.first_result_s)),
-            *(
-                "-" if count is None else f"{count / 2**20:.0f}"
-                for count in (row.cold.peak_rss_bytes, row.cold.device_bytes)
-            ),
-        )
-        for row in report.runners
-        if row.cold
-    ]
+def _cold(cold: ColdStart) -> Cells:
+    times = (digits(s, 3) for s in (cold.import_s, cold.load_s, cold.first_result_s))
+    sizes = (cold.peak_rss_bytes, cold.device_bytes)
+    return *times, *("-" if size is None else f"{size / 2**20:.0f}" for size in sizes)
 
 
-def _energies(report: Report) -> Rows:
-    return [
-        (
-            row.label,
-            digits(row.energy.joules_per_image, 3),
-            "-" if row.energy.watts is None else digits(row.energy.watts, 3),
-        )
-        for row in report.runners
-        if row.energy
-    ]
+def _energy(energy: Energy) -> Cells:
+    watts = "-" if energy.watts is None else digits(energy.watts, 3)
+    return digits(energy.joules_per_image, 3), watts
 
 
 # Cells ----------------------------------------------------------------------------------------
@@ -306,15 +283,6 @@ def _energies(report: Report) -> Rows:
 
 def _ms(seconds: float) -> str:
     return digits(1e3 * seconds)
-
-
-def _statistic(series: Series | None, name: str) -> str:
-    return "-" if series is None else _ms(getattr(series.statistics, name))
-
-
-def _hottest(soak: SoakRow) -> str:
-    celsius = [window.celsius for window in soak.windows if window.celsius is not None]
-    return f"{max(celsius):.0f}" if celsius else "-"
 
 
 def _trend(trend: Trend | None, unit: float) -> str:
