@@ -175,7 +175,9 @@ def row(task: TaskSpec, case: Case, target: str) -> list[str]:
     if case.form == "fused" and case.words == "fp16":
         again = [engine.content for _, engine in build(case, target)]
         same = "yes" if again == [engine.content for engine in engines] else "NO"
-    counts = [sum((e.found or {}).get(p, 0) for e in engines) for p in ("int8", "fp16", "fp32")]
+    counts = [
+        sum((e.convolutions or {}).get(p, 0) for e in engines) for p in ("int8", "fp16", "fp32")
+    ]
     return [
         task.name,
         case.form,

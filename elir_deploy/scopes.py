@@ -1,11 +1,11 @@
-"""What the nodes and tensors of an exported graph are called, and which of them mean something.
+"""Names of the nodes and tensors of exported graphs, and their meaning.
 
-A node is called after the module that it comes from, its *scope*: ``encoder.layers.3.conv.0`` makes
+A node is named after the module that it comes from, its *scope*: ``encoder.layers.3.conv.0`` makes
 ``encoder.layers.3.conv.0.conv``. In the flow the Euler step comes in between:
 ``flow.step2.vector_field.first_proj.conv``. Without the step it is a *layer*: what all steps
 share, weights included. The static graph has its modules under these names and publishes an
-:class:`Outline` of them; the exporter carries both into ONNX; whoever looks for something in a
-graph asks here.
+:class:`Outline` of them, and the exporter carries the names into ONNX. Code that looks for
+something in a graph uses this module.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ENCODER = "encoder"
 ESTIMATOR = "estimator"
 FLOW = "flow"
 DECODER = "decoder"
-#: What only brings the decoded image to its format.
+#: Converts the decoded image to the output format.
 IMAGE_OUTPUT = "image_output"
 
 #: The outermost scopes of each stage, in order.
@@ -70,7 +70,7 @@ _STEP = re.compile(r"\.step\d+(?=\.)")
 
 
 def step_name(step: int) -> str:
-    """What an Euler step is called, counted from 1."""
+    """Name of an Euler step, counted from 1."""
     return f"step{step}"
 
 
@@ -90,7 +90,7 @@ def layer_of(name: str) -> str:
 
 
 def node_name(scope: str, operator: str) -> str:
-    """What the first node with this operator is called in a scope."""
+    """Name of the first node with this operator in a scope."""
     return f"{scope}.{operator.lower()}"
 
 
@@ -136,14 +136,14 @@ def boundaries(steps: int) -> dict[str, Boundary]:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a static graph is made of, by scopes without Euler steps.
+    """The structure of a static graph, by scopes without Euler steps.
 
     Attributes:
         steps: Euler steps.
         blocks: modules that may be quantised, each as a whole or not at all.
         rgb_ends: the convolutions that read and write RGB, which are in none of the blocks.
-        skip_blocks: modules that add their input to what their last convolution gives, before a
-            ReLU.
+        skip_blocks: modules that add their input to the output of their last convolution, before
+            a ReLU.
     """
 
     steps: int
@@ -162,18 +162,18 @@ class Outline:
                 return block
         if not any(in_scope(layer, end) for end in self.rgb_ends):
             raise ElirError(
-                f"convolution {layer} is in no block of the static graph: wanted one of "
+                f"convolution {layer} is in no block of the static graph, expected one of "
                 f"{', '.join((*self.blocks, *self.rgb_ends))}"
             )
         return None
 
     def check(self, stage: str, layers: Collection[str], additions: Collection[str]) -> None:
-        """Whether a stage's graph holds what the static graph has published of it.
+        """Check that a stage's graph has the structure of the static graph.
 
         Args:
             stage: one of :data:`STAGE_SCOPES`.
             layers: of the graph's convolutions.
-            additions: layers of the skips that were found (``residual_additions``).
+            additions: layers of the graph's skips (``residual_additions``).
 
         Raises:
             ElirError: a convolution that is in no block, or a block, an RGB end or a skip that is
@@ -181,10 +181,10 @@ class Outline:
         """
         for layer in layers:
             self.block_of(layer)
-        for what, scopes, found in (
+        for what, scopes, names in (
             ("convolution", (*self.blocks, *self.rgb_ends), layers),
             ("addition of a skip", self.skip_blocks, additions),
         ):
             for scope in scopes:
-                if stage_of(scope) == stage and not any(in_scope(name, scope) for name in found):
+                if stage_of(scope) == stage and not any(in_scope(name, scope) for name in names):
                     raise ElirError(f"the exported {stage} has no {what} in {scope}")

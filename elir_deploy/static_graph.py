@@ -1,4 +1,4 @@
-"""A model in, an export-ready module out: nothing left that depends on the run.
+"""A model in, an export-ready module out, in which everything but the image is fixed.
 
 The over-parametrised convolutions are collapsed, the Euler loop is unrolled over M steps with its
 noise fixed, and a few exact rewrites make the graph smaller or faster. Each rewrite is one
@@ -108,9 +108,9 @@ def fixed_noise(seed: int, sigma_s: float, shape: tuple[int, int, int, int]) -> 
         UsageError: the seed is outside [0, 2**32) or sigma_s is negative or not finite.
     """
     if not 0 <= seed < 2**32:
-        raise UsageError(f"noise seed is {seed}, wanted 0 to {2**32 - 1}")
+        raise UsageError(f"the seed of the noise is {seed}, expected 0 to {2**32 - 1}")
     if not (np.isfinite(sigma_s) and sigma_s >= 0):
-        raise UsageError(f"sigma_s is {sigma_s}, wanted a number >= 0")
+        raise UsageError(f"sigma_s is {sigma_s}, expected a number >= 0")
     unit = np.random.RandomState(seed).standard_normal(shape)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(sigma_s * unit, dtype="<f4")
@@ -126,7 +126,7 @@ class StaticElir(nn.Module):
         stages: ``encoder``, ``estimator``, ``flow``, ``decoder``; the first takes an image, the
             last gives one, between them are latents (1, c, h, w) float32. The names of their
             modules are the scopes of the exported graphs.
-        outline: which of the scopes are what.
+        outline: of the scopes.
         image_shape: (H, W).
         latent_shape: (1, c, h, w).
     """
@@ -161,7 +161,7 @@ class StaticElir(nn.Module):
             for stage in self.stages.values()
             for scope, module in stage.named_modules()
         }
-        self.outline = outlined(model, flow, scope_of)
+        self.outline = _outline(model, flow, scope_of)
 
     def forward(self, image: Tensor) -> Tensor:
         """One image in the input format to one in the output format."""
@@ -182,8 +182,8 @@ class StaticElir(nn.Module):
         return {name: image if name == "encoder" else latent for name in self.stages}
 
 
-def outlined(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str]) -> Outline:
-    """What is what in a static graph.
+def _outline(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str]) -> Outline:
+    """The outline of a static graph.
 
     A block is a layer or residual block of encoder and decoder, a residual dense block of the
     estimator, or a block, level or projection of the vector field.
@@ -259,10 +259,10 @@ def build_static_graph(
 
 
 def check_size(arch: Architecture, image_size: int, steps: int) -> None:
-    """Whether the network takes images of that size, and the graph that many steps.
+    """Check that the network accepts images of that size, and the graph that many steps.
 
     Raises:
-        UsageError: it does not; the message has a size near by that would do. Or the model has no
+        UsageError: it does not; the message names the nearest valid size. Or the model has no
             autoencoder.
     """
     if not arch.autoencoder_width:
@@ -273,11 +273,11 @@ def check_size(arch: Architecture, image_size: int, steps: int) -> None:
     if not multiple <= image_size <= MAX_IMAGE_SIZE or image_size % multiple:
         near = min(max(multiple, image_size // multiple * multiple), MAX_IMAGE_SIZE)
         raise UsageError(
-            f"image size is {image_size}, wanted a multiple of {multiple} up to {MAX_IMAGE_SIZE}: "
-            f"{near} would do"
+            f"image size is {image_size}, expected a multiple of {multiple} up to "
+            f"{MAX_IMAGE_SIZE}, such as {near}"
         )
     if not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps is {steps}, wanted at least 1 and at most {MAX_STEPS}")
+        raise UsageError(f"steps is {steps}, expected at least 1 and at most {MAX_STEPS}")
 
 
 def fold_time_embedding(flow: UnrolledFlow) -> None:

@@ -1,4 +1,4 @@
-"""What a static graph has in place of modules of the model, and around them."""
+"""Modules of a static graph that replace those of the model, and its image ends."""
 
 from __future__ import annotations
 

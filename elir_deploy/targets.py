@@ -1,7 +1,7 @@
-"""The devices that engines are made for, as data: what people call them and what serves them.
+"""Devices that engines are built for, as data: their names, GPUs and libraries.
 
-An engine is for a kind of GPU (its compute capability) and for one library. TensorRT-RTX makes
-engines for desktop RTX GPUs ahead of time, on machines without any GPU; TensorRT makes them on the
+An engine is for a kind of GPU (its compute capability) and for one library. TensorRT-RTX builds
+engines for desktop RTX GPUs ahead of time, on machines without any GPU; TensorRT builds them on the
 device itself, from an ONNX file that the device's version can parse.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
     "targets_named",
 ]
 
-#: The kind of an engine's artifact, and the library that makes and runs it.
+#: The kind of an engine's artifact, and the library that builds and runs it.
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 RTX: EngineKind = "tensorrt-rtx"
 DEVICE_TENSORRT: EngineKind = "tensorrt"
@@ -40,7 +40,7 @@ HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"
 
 @dataclass(frozen=True)
 class OnnxLimits:
-    """What a version of TensorRT's parser takes.
+    """What a version of TensorRT's parser accepts.
 
     Attributes:
         opset: the newest; GroupNormalization, of opset 21, is parsed from TensorRT 10.9 on.
@@ -54,7 +54,7 @@ class OnnxLimits:
     float16_beside_int8: bool
 
 
-#: By the first version of TensorRT that takes it; what is older than all is not supported.
+#: By the first version of TensorRT; older ones are not supported.
 _LIMITS = (
     ((8, 6), OnnxLimits(opset=17, uint8_io=False, float16_beside_int8=False)),
     ((10, 0), OnnxLimits(opset=20, uint8_io=True, float16_beside_int8=True)),
@@ -63,7 +63,7 @@ _LIMITS = (
 
 
 def onnx_limits(version: str) -> OnnxLimits:
-    """What TensorRT ``version``, such as ``10.3``, parses.
+    """What TensorRT ``version``, such as ``10.3``, accepts.
 
     Raises:
         UsageError: it is older than 8.6.
@@ -71,7 +71,7 @@ def onnx_limits(version: str) -> OnnxLimits:
     major, minor = (int(part) for part in version.split(".")[:2])
     fitting = [limits for first, limits in _LIMITS if first <= (major, minor)]
     if not fitting:
-        raise UsageError(f"TensorRT {version} is too old: 8.6 is the oldest supported")
+        raise UsageError(f"TensorRT {version} is too old, expected 8.6 or newer")
     return fitting[-1]
 
 
@@ -80,14 +80,14 @@ class Target:
     """One kind of device.
 
     Attributes:
-        name: what people call it.
-        device: in words.
+        name: on the command line.
+        device: full name.
         capability: its GPU's compute capability, such as ``sm75``.
         kind: of the engines for it.
-        documented: the precisions that NVIDIA's support matrix lists for it and this network's
-            operators; others may build and are used on one's own account.
-        tensorrt: the version that the device brings, for ``tensorrt`` targets.
-        int8_in_float16: its INT8 engines compute convolutions in float16: INT8 is for size alone.
+        documented: precisions in NVIDIA's support matrix for it and this network's operators;
+            others may build, untested.
+        tensorrt: version on the device, for ``tensorrt`` targets.
+        int8_in_float16: its INT8 engines compute convolutions in float16: INT8 only saves size.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Target:
 
     @property
     def onnx(self) -> OnnxLimits:
-        """What may be in an ONNX file for it."""
+        """Limits of ONNX files for it."""
         return onnx_limits(self.tensorrt) if self.tensorrt else _LIMITS[-1][1]
 
 
@@ -164,20 +164,20 @@ TARGETS: dict[str, Target] = {target.name: target for target in _all_targets()}
 
 
 def target_named(name: str) -> Target:
-    """The target called ``name``; capital letters, spaces and hyphens do not matter.
+    """The target called ``name``; case, spaces and hyphens do not matter.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is none; the message lists all.
     """
     plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
-    found = TARGETS.get(plain)
-    if found is None:
-        raise UsageError(f"no target {name!r}: choose from {', '.join(TARGETS)}")
-    return found
+    target = TARGETS.get(plain)
+    if target is None:
+        raise UsageError(f"unknown target {name!r}: choose from {', '.join(TARGETS)}")
+    return target
 
 
 def targets_named(names: Iterable[str]) -> tuple[Target, ...]:
-    """Each once, in the order given.
+    """The targets with these names, each once, in order.
 
     Raises:
         UsageError: one of them does not exist.

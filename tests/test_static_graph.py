@@ -146,7 +146,7 @@ class TestFixedNoise:
 
     @pytest.mark.parametrize(("seed", "sigma"), [(-1, 0.1), (2**32, 0.1), (0, -1.0), (0, np.nan)])
     def test_bad_values_are_refused(self, seed: int, sigma: float) -> None:
-        with pytest.raises(UsageError, match="wanted"):
+        with pytest.raises(UsageError, match="expected"):
             fixed_noise(seed, sigma, (1, 1, 1, 1))
 
 

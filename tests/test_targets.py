@@ -21,7 +21,9 @@ def test_names_are_those_people_use(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_others() -> None:
-    with pytest.raises(UsageError, match=r"no target 'gtx480': choose from rtx2060, .*jetpack7"):
+    with pytest.raises(
+        UsageError, match=r"unknown target 'gtx480': choose from rtx2060, .*jetpack7"
+    ):
         target_named("gtx480")
 
 

@@ -1,19 +1,26 @@
-"""``elir-build``: engines for a bundle that is there already."""
+"""``elir-build``: engines for an existing bundle."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
-from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
+from elir_deploy.errors import (
+    MissingDependencyError,
+    QualityError,
+    UnavailableError,
+    UsageError,
+)
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import EngineSpec, check_engine_specs, engine_specs
 from elir_deploy.export.tensorrt.existing import (
     AddedEngine,
+    AddedEngines,
     add_engines,
     check_parser,
     default_precisions,
@@ -32,61 +39,60 @@ def build(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="An RTX GPU to build for, such as rtx2080ti or sm89, here and without one, by "
-            "TensorRT-RTX; repeat for several."
+            help="An RTX GPU to build for, such as rtx2080ti or sm89; repeat for several. "
+            "TensorRT-RTX builds here and needs no GPU."
         ),
     ] = None,
     device: Annotated[
         bool,
-        typer.Option("--device", help="Build for the GPU of this machine, by its TensorRT."),
+        typer.Option("--device", help="Build for this machine's GPU with its TensorRT."),
     ] = False,
     precision: Annotated[
         list[str] | None,
         typer.Option(
             help="fp32, fp16 or int8; repeat for several. "
-            "[default: the reduced ones that the bundle holds and that passed]"
+            "[default: the bundle's reduced precisions that passed verification]"
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Add the engines to a copy of the bundle there."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="With -o: replace a bundle that is there.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="With -o: replace an existing bundle.")] = False,
     workspace: Annotated[
         int | None,
         typer.Option(
             metavar="MIB",
             min=1,
-            help="The most memory that one kernel may use beside its tensors; less lets a small "
-            "board build. [default: what the device has]",
+            help="Most memory that one kernel may use beside its tensors; lower it for boards with "
+            "little memory. [default: what the device has]",
         ),
     ] = None,
     version_compatible: Annotated[
         bool,
         typer.Option(
             "--version-compatible",
-            help="With --device: let later TensorRT releases run the engines; larger, and slower.",
+            help="With --device: later TensorRT releases can run the engines; larger and slower.",
         ),
     ] = False,
     hardware_compatible: Annotated[
         bool,
         typer.Option(
             "--hardware-compatible",
-            help="With --device: let other GPUs of the same compute capability (before TensorRT "
-            "10.9: Ampere and newer) run the engines; slower.",
+            help="With --device: other GPUs of the same compute capability (before TensorRT 10.9: "
+            "Ampere and newer) can run the engines; slower.",
         ),
     ] = False,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Add TensorRT engines to a bundle, made from its ONNX files.
+    """Build TensorRT engines from a bundle's ONNX files and add them to it.
 
-    Needs TensorRT or TensorRT-RTX and NumPy only: no torch, no onnx, so that it runs on a Jetson.
-    Every engine is checked to compute in the precision that it was asked for (exit 3), and run on
-    the bundle's own pictures: with --device always (exit 4 if it cannot be run, but for a missing
-    cuda-python), with --target where this machine can.
+    Needs only TensorRT or TensorRT-RTX and NumPy, not torch or onnx, so that it runs on a Jetson.
+    Every engine must compute in its precision and reach the precision's floor on the bundle's
+    reference pictures; those that do not are left out and named, the others are added (exit 3).
+    With --target, engines are run only where this machine can; with --device they have to run
+    (exit 4), unless cuda-python is missing.
 
     Examples:
 
@@ -96,17 +102,14 @@ def build(
     if device == bool(target):
         raise UsageError("give --device for the GPU of this machine, or --target for others")
     if not device and (version_compatible or hardware_compatible):
-        raise UsageError("TensorRT-RTX engines are compatible with neither: these are for --device")
+        raise UsageError(
+            "--version-compatible and --hardware-compatible need --device: TensorRT-RTX has neither"
+        )
     if overwrite and output is None:
-        raise UsageError("--overwrite is for a bundle that is there at -o FOLDER: give it, too")
+        raise UsageError("--overwrite needs -o FOLDER")
     opened = Bundle.open(bundle)
-    precisions = tuple(dict.fromkeys(precision or default_precisions(opened)))
-    for name in precisions:
-        if name not in opened.manifest.precisions:
-            held = ", ".join(opened.manifest.precisions)
-            known = "holds no" if name in PRECISIONS else "there is no precision"
-            raise UsageError(f"{opened.path}: {known} {name}: choose from {held}")
-    library, orders = _for_device() if device else _for_targets(target or [])
+    precisions = _checked_precisions(opened, precision)
+    library, specs = _for_device() if device else _for_targets(target or [])
     check_parser(opened, library)
     options = BuildOptions(
         workspace_mib=workspace,
@@ -117,7 +120,7 @@ def build(
         added = add_engines(
             opened,
             library,
-            orders,
+            specs,
             precisions,
             options,
             say,
@@ -126,30 +129,29 @@ def build(
             overwrite=overwrite,
         )
     folder = output or opened.path
-    _print_engines(folder, library, added)
-    try:
-        qualities = measure_engines(folder, library.kind, precisions)
-    except UnavailableError as error:
-        # What was built for this very machine runs here, unless what runs it is not installed.
-        if device and not isinstance(error, MissingDependencyError):
-            raise
-        print(f"not run here: {error}")
-        return
-    for quality in qualities:
-        psnr = "identical" if math.isinf(quality.psnr_db) else f"{quality.psnr_db:.2f} dB"
-        print(
-            f"  {quality.precision}  PSNR {psnr} against float32 PyTorch, "
-            f"floor {quality.floor_db:g}"
-        )
+    _print_engines(folder, library, added.engines)
+    failures = [*added.failures.values(), *_measure(folder, library, added, device=device)]
+    if failures:
+        raise QualityError(". ".join(failures))
+
+
+def _checked_precisions(bundle: Bundle, precisions: list[str] | None) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(precisions or default_precisions(bundle)))
+    for name in chosen:
+        if name not in bundle.manifest.precisions:
+            present = ", ".join(bundle.manifest.precisions)
+            reason = f"has no {name}" if name in PRECISIONS else f"unknown precision {name!r}"
+            raise UsageError(f"{bundle.path}: {reason}: choose from {present}")
+    return chosen
 
 
 def _for_device() -> tuple[Library, list[EngineSpec]]:
     library = load_library(DEVICE_TENSORRT, "build engines")
     reason = missing_cuda_device()
-    found = device_capabilities()
-    if reason is not None or not found:
-        raise UnavailableError(f"no device to build for: {reason or 'the driver tells of none'}")
-    capability = found[0]
+    capabilities = device_capabilities()
+    if reason is not None or not capabilities:
+        raise UnavailableError(f"no device to build for: {reason or 'the driver reports none'}")
+    capability = capabilities[0]
     tell(f"building for {capability} with {library}")
     return library, [EngineSpec(DEVICE_TENSORRT, capability, PRECISIONS)]
 
@@ -162,21 +164,51 @@ def _for_targets(names: list[str]) -> tuple[Library, list[EngineSpec]]:
                 f"{target.name} builds its own engines: run elir-build BUNDLE --device there"
             )
     library = load_library(RTX, "build engines")
-    orders = engine_specs(targets)
-    check_engine_specs(library, orders)
-    return library, orders
+    specs = engine_specs(targets)
+    check_engine_specs(library, specs)
+    return library, specs
 
 
-def _print_engines(folder: Path, library: Library, added: list[AddedEngine]) -> None:
-    count = "1 engine" if len(added) == 1 else f"{len(added)} engines"
+def _print_engines(folder: Path, library: Library, engines: Sequence[AddedEngine]) -> None:
+    count = "1 engine" if len(engines) == 1 else f"{len(engines)} engines"
     print(f"{folder}: {count} by {library}")
-    for engine in added:
+    for engine in engines:
         counts = engine.convolutions or {}
-        told = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
+        shown = ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
         print(
             f"  {engine.file:34} {engine.bytes / 1e6:8.1f} MB  {engine.seconds:6.1f} s  "
-            f"convolutions: {told or 'not told'}"
+            f"convolutions: {shown or 'not known'}"
         )
+
+
+def _measure(folder: Path, library: Library, added: AddedEngines, *, device: bool) -> list[str]:
+    """Run the new engines on the references; returns why some were removed.
+
+    Raises:
+        UnavailableError: they were built for this machine, which cannot run them.
+    """
+    failures = []
+    precisions = dict.fromkeys(engine.precision for engine in added.engines)
+    try:
+        for quality in measure_engines(folder, library.kind, precisions):
+            psnr = "identical" if math.isinf(quality.psnr_db) else f"{quality.psnr_db:.2f} dB"
+            print(
+                f"  {quality.precision}  PSNR {psnr} against float32 PyTorch, "
+                f"floor {quality.floor_db:g}"
+            )
+            if not quality.passed:
+                failures.append(
+                    f"{quality.precision} engines reach {psnr} against float32 PyTorch, expected "
+                    f"{quality.floor_db:g} dB: they were removed from {folder}"
+                )
+    except UnavailableError as error:
+        # An engine for this machine runs here, unless the package that runs it is missing.
+        if device and not isinstance(error, MissingDependencyError):
+            for failure in (*added.failures.values(), *failures):
+                tell(f"error: {failure}")
+            raise
+        print(f"not run here: {error}")
+    return failures
 
 
 def main() -> None:

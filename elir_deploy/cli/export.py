@@ -1,4 +1,7 @@
-"""``elir-export``: a checkpoint to a verified bundle."""
+"""``elir-export``: a checkpoint to a verified bundle.
+
+:func:`export` is as long as it has options: each is declared once, in its signature.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,19 @@ from elir_deploy.errors import QualityError
 from elir_deploy.pixels import db_from_json
 from elir_deploy.runtime.backends import why_only_asked
 from elir_deploy.tables import aligned
-from elir_deploy.targets import targets_named
+from elir_deploy.targets import DEVICE_TENSORRT, targets_named
 from elir_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
     from elir_deploy.export.int8 import Int8Report
     from elir_deploy.export.pipeline import ExportReport
+    from elir_deploy.runtime.manifest import Verification
 
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
 Normalization = Literal["measured", "float32", "float16"]
-Rest = Literal["float32", "float16"]
+Fallback = Literal["float32", "float16"]
 
 
 def export(
@@ -37,25 +41,28 @@ def export(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The bundle's folder; made whole or not at all.")
+        Path,
+        typer.Option("-o", "--output", help="Folder of the bundle; written whole or not at all."),
     ],
     task: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(TASKS)}; read off the file where it can be."),
+        typer.Option(
+            help=f"One of {', '.join(TASKS)}. [default: recognised from the file, where possible]"
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="fp32, fp16 or int8; repeat for several. [default: fp32 and fp16]"),
+        typer.Option(help="fp32, fp16, bf16 or int8; repeat for several. [default: fp32 and fp16]"),
     ] = None,
     stages: Annotated[
         Stages,
-        typer.Option(help="One graph, or encoder, estimator, flow and decoder one by one."),
+        typer.Option(help="One graph, or one each for encoder, estimator, flow and decoder."),
     ] = "fused",
     target: Annotated[
         list[str] | None,
         typer.Option(
             help="A device to build engines for, such as rtx2080ti, sm86 or jetpack6.2; repeat for "
-            "several. Engines for RTX GPUs are built here, without one; a Jetson builds its own "
+            "several. Engines for RTX GPUs are built here and need no GPU; a Jetson builds its own "
             "from this bundle with elir-build."
         ),
     ] = None,
@@ -63,7 +70,7 @@ def export(
         Io | None,
         typer.Option(
             help="uint8: NHWC RGB bytes in and out; float32: NCHW in [0, 1]. "
-            "[default: uint8, but float32 for jetpack6.0]"
+            "[default: uint8; float32 for jetpack6.0]"
         ),
     ] = None,
     image_size: Annotated[
@@ -72,33 +79,38 @@ def export(
     steps: Annotated[int | None, typer.Option(help="Euler steps M. [default: the task's]")] = None,
     sigma_s: Annotated[
         float | None,
-        typer.Option(help="Noise added to the coarse latent; 0: none. [default: the task's]"),
+        typer.Option(
+            help="Standard deviation of the noise added to the coarse latent; 0: none. "
+            "[default: the task's]"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise, which is baked into the graph.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise, which is baked into the graph.")
+    ] = 0,
     calibration: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Clean images for INT8, degraded here as the task does it; or a bundle whose "
+            help="Clean images for INT8, which are degraded as the task expects; or a bundle whose "
             "calibration is used again. [default: the package's photographs]",
         ),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option(help="How many, spread evenly over the folder.", min=1)
+        int, typer.Option(help="Number of images used, spread evenly over the folder.", min=1)
     ] = 16,
     calibration_degraded: Annotated[
         bool,
         typer.Option(
             "--calibration-degraded",
-            help="The images are degraded already: nothing is done to them.",
+            help="The images are already degraded.",
         ),
     ] = False,
     max_psnr_drop: Annotated[
         float,
         typer.Option(
             metavar="DB",
-            help="What INT8 may lose against the truth on the calibration images; blocks that cost "
-            "more stay in floating point. Degraded images have no truth: the floor alone counts.",
+            help="Largest loss of PSNR to the truth on the calibration images; blocks that cost "
+            "more stay in floating point. Degraded images have no truth: only the floor applies.",
         ),
     ] = 0.3,
     int8_smallest_layer: Annotated[
@@ -107,22 +119,22 @@ def export(
             metavar="N",
             min=0,
             help="Convolutions of fewer than N weights stay in floating point; 0 quantises all. "
-            "RTX 20 engines compute INT8 in float16: there it is for size alone, and each "
-            "activation scale costs about 0.1 MB, which small layers never win back. "
-            "[default: 0, but 150000 where all targets are such GPUs]",
+            "RTX 20 engines compute INT8 in float16: there INT8 only saves size, and each "
+            "activation scale costs about 0.1 MB, more than a small layer saves. "
+            "[default: 0; 150000 where all targets are such GPUs]",
         ),
     ] = None,
     int8_fallback: Annotated[
-        Rest | None,
+        Fallback | None,
         typer.Option(
-            help="What INT8 graphs compute in elsewhere. "
-            "[default: float32, which suits CPUs; float16 with --target, but for jetpack6.0]"
+            help="What layers of INT8 graphs that stay in floating point compute in. "
+            "[default: float32, which suits CPUs; float16 with --target, except jetpack6.0]"
         ),
     ] = None,
     sensitivity_plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also draw what each block costs in INT8 (.png, .svg or .pdf)."
+            metavar="FILE", help="Also plot the cost of each block in INT8 (.png, .svg or .pdf)."
         ),
     ] = None,
     floor_psnr: Annotated[
@@ -136,28 +148,28 @@ def export(
     opset: Annotated[
         int | None,
         typer.Option(
-            help="Of the ONNX graphs; 21 and above need TensorRT 10.9. "
-            "[default: 18, or what the targets take]"
+            help="Opset of the ONNX graphs; 21 and above need TensorRT 10.9. "
+            "[default: 18, or the newest that all targets accept]"
         ),
     ] = None,
     fp16_normalization: Annotated[
         Normalization,
         typer.Option(
-            help="Whether normalisation inside float16 graphs is float32: where a measurement "
-            "says that it must, always, or never."
+            help="Normalisation inside float16 graphs is float32 where measurements require it, "
+            "always (float32), or only where its range requires it (float16)."
         ),
     ] = "measured",
     rewrites: Annotated[
-        bool, typer.Option(help="Apply the exact rewrites (see docs/decisions.md).")
+        bool, typer.Option(help="Apply the exact rewrites of the graph (docs/guide-export.md).")
     ] = True,
-    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle, verified against float32 PyTorch on real images.
 
-    The network's linear blocks are collapsed, its Euler steps unrolled with their noise fixed, and
-    each precision is run in a process of its own; one below its floor is left out (exit 3).
+    Linear layers are collapsed, the Euler steps unrolled and the noise fixed. Each precision is
+    verified in a separate process; one below its floor is left out (exit 3).
 
     Examples:
 
@@ -199,19 +211,17 @@ def export(
     )
     check_options(options, output)
     if sensitivity_plot is not None:
-        require_packages(("matplotlib",), "eval", "draw sensitivities")
+        require_packages(("matplotlib",), "eval", "plot sensitivities")
         check_plot(sensitivity_plot, options.precisions)
     with progress() as say:
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
     if sensitivity_plot is not None and report.int8 is not None:
-        _draw(report.int8, sensitivity_plot)
+        _plot(report.int8, sensitivity_plot)
     if report.failures:
         written = ", ".join(report.manifest.precisions)
-        raise QualityError(
-            f"{'. '.join(report.failures.values())}. {output} holds the rest: {written}"
-        )
+        raise QualityError(f"{'. '.join(report.failures.values())}. {output} has {written}")
 
 
 def _print_report(report: ExportReport) -> None:
@@ -223,61 +233,69 @@ def _print_report(report: ExportReport) -> None:
         f"from {source.name}"
     )
     if source.random:
-        print("random weights: good for measuring speed; its pictures mean nothing")
+        print("random weights: for measuring speed only; the images mean nothing")
     for artifact in manifest.artifacts:
         print(f"  {artifact.file:30} {artifact.bytes / 1e6:8.1f} MB")
     for target in manifest.targets:
-        if target.engines == "build on the device":
+        if target.kind == DEVICE_TENSORRT:
             print(f"  {target.name}: build its engines on the device: elir-build FOLDER --device")
     if report.int8 is not None and report.int8.sensitivities:
         _print_int8(report.int8)
     print("against float32 PyTorch, worst of the reference images:")
-    for name, found in report.verification.items():
-        psnr = db_from_json(found.psnr_db)
-        verdict = "ok" if found.passed else "BELOW ITS FLOOR"
-        print(
-            f"  {name}  PSNR {psnr:6.2f} dB (floor {found.floor_db:g})  "
-            f"max error {found.max_error:.4f}  mean {found.mean_error:.1e}  {verdict}"
-        )
-        for line in found.kept_float32:
-            kept = "floating point" if name == "int8" else "float32"
-            print(f"        kept in {kept}: {line}")
-        if found.passed and (reason := why_only_asked(name, found)):
-            print(f"        runs only where it is named: {reason}")
-        if not found.passed:
-            print(f"        worst part: {found.worst_part}", file=sys.stderr)
+    for precision, result in report.verification.items():
+        _print_verification(precision, result)
+
+
+def _print_verification(precision: str, result: Verification) -> None:
+    psnr = db_from_json(result.psnr_db)
+    errors = (
+        "not finite"
+        if result.max_error is None
+        else f"max error {result.max_error:.4f}  mean {result.mean_error:.1e}"
+    )
+    verdict = "ok" if result.passed else "BELOW ITS FLOOR"
+    print(f"  {precision}  PSNR {psnr:6.2f} dB (floor {result.floor_db:g})  {errors}  {verdict}")
+    for line in result.kept_float32:
+        kept = "floating point" if precision == "int8" else "float32"
+        print(f"        kept in {kept}: {line}")
+    if result.passed and (reason := why_only_asked(precision, result)):
+        print(f"        runs only when named: {reason}")
+    if not result.passed:
+        print(f"        worst part: {result.worst_part}", file=sys.stderr)
 
 
 def _print_int8(report: Int8Report) -> None:
-    """What each part costs and saves, and what was decided."""
-    assert report.quality is not None
-    assert report.everything is not None
+    """Print the cost and saving of each block, and which blocks are INT8."""
     saving = sum(s.block.saving for s in report.sensitivities)
     rows = [
         [
             s.block.name,
             f"{s.psnr_db:.1f}",
             f"{100 * s.block.saving / saving:.1f}",
-            "kept" if s.block.name in report.kept else "int8",
+            "kept" if block.kept else "int8",
         ]
-        for s in report.sensitivities
+        for s, block in zip(report.sensitivities, report.figures.blocks, strict=True)
     ]
     print("INT8, each block alone, on calibration images:")
     print(aligned(["block", "PSNR dB to float32", "time saved %", ""], rows))
-    for what, quality in (("all blocks", report.everything), ("as chosen", report.quality)):
-        drop = "" if quality.drop_db is None else f"loses {quality.drop_db:.3f} dB to the truth, "
-        print(f"INT8, {what}: {drop}worst image {quality.fidelity_db:.1f} dB to float32")
+    everything, chosen = report.figures.everything_int8, report.figures.measured
+    for what, quality in (("all blocks", everything), ("as chosen", chosen)):
+        assert quality is not None  # measured together with the blocks
+        lost = quality.psnr_drop_db
+        drop = "" if lost is None else f"loses {lost:.3f} dB to the truth, "
+        fidelity = db_from_json(quality.fidelity_db)
+        print(f"INT8, {what}: {drop}worst image {fidelity:.1f} dB to float32")
 
 
-def _draw(report: Int8Report, path: Path) -> None:
-    from elir_deploy.export.sensitivity_plot import draw_sensitivities, why_nothing_to_draw
+def _plot(report: Int8Report, path: Path) -> None:
+    from elir_deploy.export.sensitivity_plot import draw_sensitivities, missing_sensitivities
 
-    reason = why_nothing_to_draw(report)
+    reason = missing_sensitivities(report)
     if reason is not None:
-        tell(f"warning: {path} is not drawn: {reason}")
+        tell(f"warning: {path} is not written: {reason}")
         return
     draw_sensitivities(report, path)
-    print(f"what each block costs: {path}")
+    print(f"cost of each block: {path}")
 
 
 def main() -> None:

@@ -277,12 +277,11 @@ def _engines(bundle: Bundle) -> list[Row]:
 
 
 def _verified(precision: str, result: Verification) -> Row:
-    # Identical images have no finite PSNR, and neither have images with values that are not.
-    unmeasured = "not finite" if result.max_error is None else "identical"
+    psnr = "identical" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
     only_asked = why_only_asked(precision, result)
     return (
         precision,
-        unmeasured if result.psnr_db is None else f"{result.psnr_db:.1f} dB",
+        psnr if result.finite else "not finite",
         f"{result.floor_db:g} dB",
         "passed" if result.passed else "MISSED",
         result.worst_part or "-",

@@ -1,9 +1,9 @@
-"""Biases that take back the mean error of rounding.
+"""Bias corrections that remove the mean error of rounding.
 
 Rounding a weight shifts its convolution's output by the weight's error times the input's mean,
 and clipping an activation shifts it once more. Both are constants that the bias can absorb (Nagel
-et al., ICCV 2019, Section 4.2). They are computed from the float32 graph's statistics, each
-convolution for itself: what an earlier layer lets through is corrected there.
+et al., ICCV 2019, Section 4.2). They are computed from the float32 graph's statistics, for each
+convolution by itself: the errors of earlier layers are corrected there.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def bias_corrections(
     amax: Mapping[str, float],
     statistics: Mapping[str, TensorStatistics],
 ) -> dict[str, NDArray[np.float32]]:
-    """What to add to the bias of every quantised convolution, (C_out,) by node name.
+    """Corrections of the bias of every quantised convolution, (C_out,) by node name.
 
     Args:
         model: the float32 graph.
-        placement: where it is quantised.
+        placement: of the Q/DQ pairs.
         amax: scale name to the magnitude that becomes 127.
         statistics: of every tensor of ``placement.groups``.
     """
@@ -49,13 +49,13 @@ def bias_corrections(
         """Mean of each channel, exact and as the quantised graph has it."""
         if read is not None:
             scale = activation_scale(amax[placement.groups[read]])
-            found = statistics[read]
-            levels = np.rint(found.samples / scale).clip(-INT8_MAX, INT8_MAX)
-            shift = (levels * scale - found.samples).mean(axis=1, dtype=np.float64)
-            return found.mean, found.mean + shift
+            tensor = statistics[read]
+            levels = np.rint(tensor.samples / scale).clip(-INT8_MAX, INT8_MAX)
+            shift = (levels * scale - tensor.samples).mean(axis=1, dtype=np.float64)
+            return tensor.mean, tensor.mean + shift
         node = producers[name]  # Concat or Resize, whose inputs are quantised in its place
-        wanted = node.input if node.op_type == "Concat" else node.input[:1]
-        parts = [means(part, placement.reads.get((node.name, i))) for i, part in enumerate(wanted)]
+        inputs = node.input if node.op_type == "Concat" else node.input[:1]
+        parts = [means(part, placement.reads.get((node.name, i))) for i, part in enumerate(inputs)]
         exact, approximate = zip(*parts, strict=True)
         return np.concatenate(exact), np.concatenate(approximate)
 
@@ -78,7 +78,7 @@ def bias_corrections(
 def _response(
     node: NodeProto, weight: NDArray[np.float32], mean: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean output, without bias, of an input whose channels have these means, borders aside."""
+    """Mean output, without bias, for an input with these channel means, ignoring borders."""
     taps = weight.sum(axis=(2, 3), dtype=np.float64)
     response: NDArray[np.float64]
     if node.op_type == "Conv":

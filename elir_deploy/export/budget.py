@@ -1,9 +1,8 @@
-"""Which blocks of the network INT8 may have, so that the picture stays within a budget.
+"""Choice of the blocks that are INT8, so that the restored image stays within a budget.
 
-Each block alone is quantised and the result's error measured; blocks are then kept in higher
-precision, those that cost the picture most for the time they save first, until the whole, measured
-again on every calibration image, is inside the budget. Nothing is extrapolated: what decides is
-always a measured picture.
+Each block is quantised alone and the error of the image measured. Blocks are then kept in floating
+point, those with the largest error for the time they save first, until the whole graph, measured
+again on every calibration image, is inside the budget. Nothing is extrapolated.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
-from elir_deploy.pixels import decibels, psnr_db
+from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import (
     DECODED,
     ENCODER,
@@ -39,33 +39,32 @@ __all__ = [
     "Block",
     "Budget",
     "Judge",
-    "Quality",
     "Selection",
     "Sensitivity",
     "blocks_of",
     "measure_sensitivities",
-    "select_parts",
+    "select_blocks",
 ]
 
-#: int8 multiply-accumulates in the time in which one byte is moved, on an edge GPU (a Jetson Orin
-#: NX: about 25e12 a second and 100e9 bytes); they make both savings one number.
+#: int8 multiply-accumulates in the time that moves one byte, on an edge GPU (a Jetson Orin NX:
+#: about 25e12 a second and 100e9 bytes); it makes operations and bytes saved one number.
 MACS_PER_BYTE = 250
 #: Images that each block alone is measured on.
 SENSITIVITY_IMAGES = 2
-#: The most that a PSNR counts, so that means can be taken where images are identical.
-IDENTICAL_DB = 100.0
+#: PSNR of identical images in a mean of differences, which would be infinite.
+_IDENTICAL_DB = 100.0
 #: Blocks kept at first that are tried in int8 once more.
 RETRIED_BLOCKS = 6
-#: The block of a budget that calibration images may use up: others differ.
+#: Share of a budget that calibration images may use up: others differ.
 CAUTION = 0.9
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is quantised together or not at all.
+    """Layers that are quantised together or not at all.
 
     Attributes:
-        name: scope of its module, for a skip with a word behind it.
+        name: scope of its module; of a skip, with ``skip`` behind it.
         layers: convolutions in it.
         skips: residual additions that would read int8.
         macs: multiply-accumulates of the convolutions, over all Euler steps.
@@ -80,17 +79,17 @@ class Block:
 
     @property
     def stage(self) -> str:
-        found = stage_of(self.name)
-        assert found is not None, self.name
-        return found
+        stage = stage_of(self.name)
+        assert stage is not None, self.name
+        return stage
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantising one block alone does to the restored image.
+    """Error of the restored image with one block alone in INT8.
 
     Attributes:
-        block: which.
+        block: that is quantised.
         mse: mean squared error against the float32 image, in units of [0, 1].
     """
 
@@ -103,45 +102,28 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What quantising does to 8-bit results over the calibration images.
-
-    Attributes:
-        drop_db: mean loss of PSNR to the truth; against float32 where there is no truth: None.
-        fidelity_db: PSNR against float32's result, of the worst image.
-    """
-
-    drop_db: float | None
-    fidelity_db: float
-
-    def to_manifest(self) -> dict[str, float | None]:
-        """As plain JSON values."""
-        drop = None if self.drop_db is None else round(self.drop_db, 4)
-        return {"psnr_drop_db": drop, "fidelity_db": round(self.fidelity_db, 2)}
-
-
-@dataclass(frozen=True)
 class Budget:
-    """What INT8 may cost.
+    """Limits of what INT8 may cost.
 
     Attributes:
-        drop_db: of PSNR to the truth; None: no such limit.
+        drop_db: loss of PSNR to the truth; None: no limit.
         floor_db: least PSNR of each image against float32.
     """
 
     drop_db: float | None
     floor_db: float
 
-    def allows(self, quality: Quality) -> bool:
-        enough = quality.fidelity_db >= self.floor_db - 10 * math.log10(CAUTION)
-        if self.drop_db is None or quality.drop_db is None:
-            return enough
-        return enough and quality.drop_db <= CAUTION * self.drop_db
+    def allows(self, quality: Int8Quality) -> bool:
+        """Whether ``quality`` leaves a share of the budget for other images."""
+        faithful = db_from_json(quality.fidelity_db) >= self.floor_db + decibels(CAUTION)
+        if self.drop_db is None or quality.psnr_drop_db is None:
+            return faithful
+        return faithful and quality.psnr_drop_db <= CAUTION * self.drop_db
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome.
+    """Blocks chosen within a budget.
 
     Attributes:
         kept: blocks that stay in floating point.
@@ -150,8 +132,8 @@ class Selection:
     """
 
     kept: tuple[Block, ...]
-    quality: Quality
-    everything: Quality
+    quality: Int8Quality
+    everything: Int8Quality
 
 
 def blocks_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> list[Block]:
@@ -224,18 +206,18 @@ class Judge:
         feed = {STAGE_TENSORS[FUSED][0]: to_network(image.image, self._io)}
         return from_network(session.run(None, feed)[0])
 
-    def measure(self, model: ModelProto, what: str = "measuring INT8") -> Quality:
-        """What a quantised graph does to the images."""
+    def measure(self, model: ModelProto, what: str = "measuring INT8") -> Int8Quality:
+        """Quality of a quantised graph's results."""
         session = open_session(model)
         drops, fidelities = [], []
         for done, (image, exact) in enumerate(zip(self.images, self._exact, strict=True)):
             self._progress(what, done, len(self.images))
-            made = self._run(session, image)
-            fidelities.append(_psnr(made, exact))
+            output = self._run(session, image)
+            fidelities.append(psnr_db(output, exact))
             if image.truth is not None:
-                drops.append(_psnr(exact, image.truth) - _psnr(made, image.truth))
+                drops.append(_capped(exact, image.truth) - _capped(output, image.truth))
         drop = float(np.mean(drops)) if drops else None
-        return Quality(drop, min(fidelities))
+        return Int8Quality(drop, finite_or_none(min(fidelities)))
 
 
 def measure_sensitivities(
@@ -300,7 +282,7 @@ def _boundaries(
     return inputs, exact
 
 
-def select_parts(
+def select_blocks(
     sensitivities: Sequence[Sensitivity],
     quantize: Callable[[Collection[Block]], ModelProto],
     judge: Judge,
@@ -310,20 +292,21 @@ def select_parts(
 
     Args:
         sensitivities: of all blocks.
-        quantize: the graph with only those blocks in int8.
+        quantize: gives the graph with only those blocks in int8.
         judge: measures it.
-        budget: what must hold.
+        budget: must hold on every image.
 
     Raises:
-        QualityError: it does not hold even with every block kept; the message has what does.
+        QualityError: it does not hold even with every block kept; the message names the best that
+            was measured, and the worst block.
     """
-    # Those that cost the picture most for the time they save.
+    # By error for the time saved, the worst first.
     ranked = sorted(sensitivities, key=lambda s: s.mse / s.block.saving, reverse=True)
 
-    def measured(kept: Collection[Block]) -> Quality:
-        rest = [s.block for s in sensitivities if s.block not in kept]
+    def measured(kept: Collection[Block]) -> Int8Quality:
+        in_int8 = [s.block for s in sensitivities if s.block not in kept]
         what = f"measuring INT8 with {len(kept)} of {len(sensitivities)} blocks kept"
-        return judge.measure(quantize(rest), what)
+        return judge.measure(quantize(in_int8), what)
 
     everything = measured([])
     if budget.allows(everything):
@@ -331,49 +314,51 @@ def select_parts(
     best = everything
     fails, count = 0, max(1, len(ranked) // 8)
     while not budget.allows(quality := measured([s.block for s in ranked[:count]])):
-        best = max(best, quality, key=lambda q: q.fidelity_db)
+        best = max(best, quality, key=lambda q: db_from_json(q.fidelity_db))
         if count == len(ranked):
-            raise QualityError(_missed(budget, best))
+            raise QualityError(_missed(budget, best, sensitivities))
         fails, count = count, min(2 * count, len(ranked))
     while count - fails > 1:  # each block kept helps: the fewest from the top by bisection
         middle = (fails + count) // 2
-        found = measured([s.block for s in ranked[:middle]])
-        if budget.allows(found):
-            count, quality = middle, found
+        between = measured([s.block for s in ranked[:middle]])
+        if budget.allows(between):
+            count, quality = middle, between
         else:
             fails = middle
     kept = [s.block for s in ranked[:count]]
     if len(kept) > 1:
-        kept, quality = _spared(kept, quality, measured, budget)
+        kept, quality = _retried(kept, quality, measured, budget)
     return Selection(tuple(kept), quality, everything)
 
 
-def _spared(
+def _retried(
     kept: list[Block],
-    quality: Quality,
-    measured: Callable[[Collection[Block]], Quality],
+    quality: Int8Quality,
+    measured: Callable[[Collection[Block]], Int8Quality],
     budget: Budget,
-) -> tuple[list[Block], Quality]:
-    """Try once more in int8 what saves most: the last block kept may have freed enough for it."""
+) -> tuple[list[Block], Int8Quality]:
+    """Retry the blocks that save most in int8: the last one kept may have freed enough for them."""
     for block in sorted(kept, key=lambda p: p.saving, reverse=True)[:RETRIED_BLOCKS]:
         fewer = [other for other in kept if other is not block]
-        found = measured(fewer)
-        if budget.allows(found):
-            kept, quality = fewer, found
+        with_fewer = measured(fewer)
+        if budget.allows(with_fewer):
+            kept, quality = fewer, with_fewer
     return kept, quality
 
 
-def _missed(budget: Budget, best: Quality) -> str:
-    wanted = f"at least {budget.floor_db:g} dB against float32"
-    reached = f"{best.fidelity_db:.1f} dB"
-    if budget.drop_db is not None and best.drop_db is not None:
-        wanted = f"a drop of at most {budget.drop_db:g} dB, and {wanted}"
-        reached = f"a drop of {best.drop_db:.3f} dB and {reached}"
+def _missed(budget: Budget, best: Int8Quality, sensitivities: Sequence[Sensitivity]) -> str:
+    required = f"at least {budget.floor_db:g} dB against float32"
+    reached = f"{db_from_json(best.fidelity_db):.1f} dB"
+    if budget.drop_db is not None and best.psnr_drop_db is not None:
+        required = f"a drop of at most {budget.drop_db:g} dB, and {required}"
+        reached = f"a drop of {best.psnr_drop_db:.3f} dB and {reached}"
+    worst = max(sensitivities, key=lambda s: s.mse, default=None)
+    culprit = f"; worst block: {worst.block.name} ({worst.psnr_db:.1f} dB alone)" if worst else ""
     return (
-        f"INT8 cannot be kept inside its budget ({wanted}) on the calibration images: the best is "
-        f"{reached}; allow more with --max-psnr-drop, or take fp16"
+        f"INT8 misses its budget on the calibration images: expected {required}, the best is "
+        f"{reached}{culprit}; allow more with --max-psnr-drop, or use fp16"
     )
 
 
-def _psnr(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    return min(psnr_db(image, reference), IDENTICAL_DB)
+def _capped(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    return min(psnr_db(image, reference), _IDENTICAL_DB)

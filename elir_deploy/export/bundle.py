@@ -1,4 +1,4 @@
-"""Writing a bundle: staged beside its place and renamed into it, so it is whole or not there."""
+"""Writing a bundle: staged beside its destination and renamed, so that it is whole or absent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BundleWriter:
 
     Args:
         folder: the staging folder.
-        destination: what it becomes, for messages.
+        destination: the bundle's folder, for messages.
     """
 
     def __init__(self, folder: Path, destination: Path) -> None:
@@ -41,7 +41,7 @@ class BundleWriter:
         self._destination = destination
 
     def add(self, file: str, content: bytes) -> File:
-        """Write a file; returns what the manifest says of it."""
+        """Write a file; returns its entry."""
         self._write(file, content)
         return File(file, hashlib.sha256(content).hexdigest(), len(content))
 
@@ -52,7 +52,7 @@ class BundleWriter:
         return self.add(file, buffer.getvalue())
 
     def remove(self, file: str) -> None:
-        """Take a file out again."""
+        """Remove a file again."""
         (self.folder / file).unlink()
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -68,7 +68,7 @@ class BundleWriter:
 
 @contextlib.contextmanager
 def _output_errors(destination: Path) -> Iterator[None]:
-    """Errors of the operating system inside are about the place that is written."""
+    """Turn errors of the operating system into errors about ``destination``."""
     try:
         yield
     except OSError as error:
@@ -78,16 +78,15 @@ def _output_errors(destination: Path) -> Iterator[None]:
 
 
 def check_destination(destination: Path, *, overwrite: bool) -> None:
-    """Whether a bundle may be put there; asked before the work, and again after it.
+    """Check that a bundle may be written there; called before the work, and again after it.
 
     Raises:
-        OutputError: the place is taken: by a file, by other files, or by a bundle when
-            ``overwrite`` is not given.
+        OutputError: there is a file, a folder with other files, or a bundle without ``overwrite``.
     """
     if not os.path.lexists(os.path.realpath(destination)):
         return
     if not destination.is_dir():
-        raise OutputError(f"{destination} exists and is no folder; choose another with -o")
+        raise OutputError(f"{destination} exists and is not a folder; choose another with -o")
     if os.path.ismount(destination):
         raise OutputError(f"{destination} is a mount point; choose a folder inside it with -o")
     if not any(destination.iterdir()):
@@ -100,19 +99,19 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def staged_bundle(destination: Path, *, overwrite: bool) -> Iterator[BundleWriter]:
-    """A writer whose folder becomes ``destination`` when the block ends well, else vanishes.
+    """A writer whose folder becomes ``destination`` when the block succeeds, else is removed.
 
-    Where that is a symbolic link, what it leads to is made or replaced.
+    The target of a symbolic link is made or replaced.
 
     Raises:
-        OutputError: the place is taken (see :func:`check_destination`) or cannot be written.
+        OutputError: as :func:`check_destination`, or the destination cannot be written.
     """
     shown = destination
     destination = Path(os.path.realpath(destination))
     with _output_errors(shown):
         check_destination(destination, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _clean_up_after_the_killed(destination)
+        _remove_abandoned(destination)
     with contextlib.ExitStack() as stack:
         with _output_errors(shown):
             staging = stack.enter_context(held(lambda: _new_staging(destination)))
@@ -129,8 +128,8 @@ def _new_staging(destination: Path) -> Path:
     return staging
 
 
-def _clean_up_after_the_killed(destination: Path) -> None:
-    """Remove staging folders that no living export holds; put back what one was replacing."""
+def _remove_abandoned(destination: Path) -> None:
+    """Remove staging folders of killed exports; put back a bundle that one was replacing."""
     left = list(destination.parent.glob(f".{glob.escape(destination.name)}.partial-*"))
     for folder in left:
         if folder.name.endswith(_REPLACED) and not os.path.lexists(destination):

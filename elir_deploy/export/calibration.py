@@ -1,13 +1,13 @@
-"""What calibration images make of a graph's activations: the images, the statistics, the ranges.
+"""Calibration images, and the statistics of a graph's activations on them.
 
-One float32 run of each image gives everything that INT8 needs later: per channel the largest
-magnitude and the mean, and a sample of the values, spread over the feature map. Ranges,
+One float32 run of each image gives all that INT8 needs: per channel the largest magnitude and the
+mean, and a sample of the values, spread over the feature map. Ranges,
 equalisation and bias correction are computed from these without running the graph again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.export.precision import open_session, shapes_of
-from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.folders import images_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
@@ -36,10 +36,8 @@ __all__ = [
 
 #: Values sampled from one tensor over all images, for the mean error of rounding.
 SAMPLES_PER_TENSOR = 2**17
-#: Fewer images than this are enough for a first look only.
+#: Fewer images than this give a warning.
 FEW_IMAGES = 8
-
-WarningCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class CalibrationImage:
     Attributes:
         name: of its file.
         image: (S, S, 3) uint8 RGB, degraded and at the network's size.
-        truth: what it was made from, likewise; None where the images came degraded.
+        truth: the clean image, likewise; None where the images are already degraded.
     """
 
     name: str
@@ -58,7 +56,7 @@ class CalibrationImage:
 
 
 def packaged_images(task: TaskSpec, side: int) -> list[CalibrationImage]:
-    """The package's own photographs, for a user who has given none."""
+    """The package's photographs, for users without calibration images."""
     photos = sample_photos(side, faces=task.faces)
     return [
         CalibrationImage(name, enlarge(task.name, degrade(task.name, photo, _rng(k))), photo)
@@ -73,29 +71,29 @@ def calibration_images(
     *,
     count: int,
     degraded: bool = False,
-    warn: WarningCallback = lambda text: None,
+    warn: WarningCallback = no_warning,
 ) -> list[CalibrationImage]:
-    """Images of a folder, spread evenly over it, as the network takes them.
+    """Images spread evenly over a folder, as network inputs.
 
     Args:
-        folder: with folders inside it.
+        folder: of images, with its subfolders.
         task: whose degradation is applied to clean images.
         side: of the network's square image in pixels.
-        count: of images wanted.
-        degraded: the images are low-quality ones already, as the model will meet them.
-        warn: called with what is left out, and with doubts about the rest.
+        count: number of images.
+        degraded: the images are already degraded.
+        warn: called with images that are left out, and with doubts about the others.
 
     Raises:
         UsageError: no folder, no images in it, or none that can be used.
     """
-    wanted: Iterator[CalibrationImage | str] = (
+    candidates: Iterator[CalibrationImage | str] = (
         _degraded_images(folder, task, side, count, warn)
         if degraded
         else _clean_images(folder, task, side, count, warn)
     )
     images: list[CalibrationImage] = []
     left_out: list[str] = []
-    for item in wanted:
+    for item in candidates:
         if isinstance(item, CalibrationImage) and not _is_flat(item):
             images.append(item)
         else:
@@ -107,12 +105,12 @@ def calibration_images(
     if not images:
         raise UsageError(
             f"{folder}: none of {len(left_out)} images can be used for calibration, the first "
-            f"because {left_out[0]}; wanted photographs of at least {side}x{side} pixels"
+            f"because {left_out[0]}; expected photographs of at least {side}x{side} pixels"
         )
     if len(images) < FEW_IMAGES:
         warn(
             f"calibrating with {len(images)} image{'s' * (len(images) > 1)}: "
-            f"{FEW_IMAGES} or more, as different as those to come, give safer ranges"
+            f"{FEW_IMAGES} or more, as varied as those it will restore, give safer ranges"
         )
     return images
 
@@ -127,7 +125,7 @@ def _rng(number: int) -> np.random.Generator:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """``count`` places evenly over ``length``, all of them where there are fewer."""
+    """``count`` indices spread evenly over ``length``, all of them where there are fewer."""
     return (
         sorted({k * length // count for k in range(count)}) if count < length else [*range(length)]
     )
@@ -180,7 +178,7 @@ class TensorStatistics:
     Attributes:
         peak: (C,) float32, the largest magnitude of each channel.
         mean: (C,) float64.
-        samples: (C, n) float32, values at places drawn at random once for all images.
+        samples: (C, n) float32, values at random places, the same for all images.
     """
 
     peak: NDArray[np.float32]
@@ -188,7 +186,7 @@ class TensorStatistics:
     samples: NDArray[np.float32]
 
     def scaled(self, factors: NDArray[np.float32]) -> TensorStatistics:
-        """Those of the tensor with each channel multiplied by its factor, (C,) and positive."""
+        """Statistics of the tensor with each channel multiplied by its positive factor, (C,)."""
         return TensorStatistics(
             self.peak * factors, self.mean * factors, self.samples * factors[:, None]
         )
@@ -204,13 +202,13 @@ def collect_statistics(
 ) -> dict[str, TensorStatistics]:
     """Run a float32 graph on each image and keep the statistics of ``tensors``.
 
-    Extremes, means and samples are taken inside the graph, so that no feature map leaves it.
+    Extremes, means and samples are computed inside the graph, so that no feature map leaves it.
 
     Args:
         model: a float32 graph with inferred types and shapes.
         tensors: names of float32 activations (1, C, H, W).
         feeds: input name to array, for each image.
-        images: how many there are.
+        images: number of feeds.
         progress: called before each.
     """
     probe = ModelProto()
@@ -223,9 +221,9 @@ def collect_statistics(
     samples: list[list[NDArray[np.float32]]] = [[] for _ in tensors]
     for done, feed in enumerate(feeds):
         progress("calibrating", done, images)
-        found = iter(session.run(None, dict(feed)))
+        outputs = iter(session.run(None, dict(feed)))
         for k in range(len(tensors)):
-            peak, mean, sampled = (next(found) for _ in range(3))
+            peak, mean, sampled = (next(outputs) for _ in range(3))
             if done == 0:
                 amax.append(peak.reshape(-1))
                 means.append(mean.reshape(-1).astype(np.float64) / images)
@@ -241,7 +239,7 @@ def collect_statistics(
 
 
 def _add_probes(probe: ModelProto, tensors: Sequence[str], samples: int) -> None:
-    """Three outputs for each tensor; pooling, because its form is the same in every opset."""
+    """Add three outputs for each tensor; by pooling, which is the same in every opset."""
     graph = probe.graph
     shapes = shapes_of(probe)
     nodes = {name: k for k, node in enumerate(graph.node) for name in node.output}
@@ -272,7 +270,7 @@ def _add_probes(probe: ModelProto, tensors: Sequence[str], samples: int) -> None
             helper.make_tensor_value_info(end, TensorProto.FLOAT, None)
             for end in (peak, mean, sampled)
         )
-    # Each beside what it watches, so that a feature map can be freed early.
+    # Each directly after its tensor, so that a feature map can be freed early.
     before = list(graph.node)
     del graph.node[:]
     graph.node.extend(added.get(-1, []))

@@ -1,4 +1,4 @@
-"""Float32 graphs in every precision of an export."""
+"""Conversion of float32 graphs to every precision of an export."""
 
 from __future__ import annotations
 
@@ -46,17 +46,15 @@ def convert_graphs(
     precisions: Sequence[str],
     progress: ProgressCallback,
 ) -> Iterator[tuple[str, PrecisionGraphs]]:
-    """The graphs in each of ``precisions``, which are those of files.
-
-    One precision is converted when the one before has been taken, so that two are never held.
+    """The graphs in each of ``precisions``, converted one precision at a time to save memory.
 
     Args:
         graphs: float32, by stage.
-        options: how.
-        references: images on which float16 is measured.
-        recipe: of INT8, where there is INT8.
-        precisions: in which order.
-        progress: called with what is being done.
+        options: of the export.
+        references: images that float16 is measured on.
+        recipe: of INT8; None without INT8.
+        precisions: of the files, in order.
+        progress: called with the state of the measurements.
     """
 
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
@@ -94,14 +92,14 @@ def _float16_plans(
     references: Sequence[Reference],
     progress: ProgressCallback,
 ) -> dict[str, Float16Plan]:
-    """What float16 would do is measured on the references, and on images like no photograph."""
+    """Plan float16 from measurements on the references and on extreme images."""
     side = references[0].image.shape[0]
     pixels = [reference.image for reference in references]
     pixels += extreme_images(side).values()
     feeds = stage_feeds(dict(graphs), [to_network(image, options.io) for image in pixels])
     plans = {}
     for done, (stage, graph) in enumerate(graphs.items()):
-        progress("measuring what float16 would do", done, len(graphs))
+        progress("measuring float16", done, len(graphs))
         evidence = gather_evidence(graph, feeds[stage])
         plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
     return plans

@@ -1,4 +1,4 @@
-"""What the convolutions of a graph compute in, which the engine made from it is compared with."""
+"""Precisions of a graph's convolutions, which its engine is compared with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PASSING = frozenset({"Cast", "Concat"})
 
 
 def convolution_precisions(model: ModelProto) -> dict[str, int]:
-    """How many convolutions and matrix products of a graph read int8, fp16 and fp32.
+    """Number of a graph's convolutions and matrix products that read int8, fp16 and fp32.
 
-    The graph's own types count, and not what a parser makes of them. One is int8 if all that it
-    multiplies was dequantised, be it cast or concatenated since.
+    The graph's types count, whatever a parser makes of them. A convolution is int8 if all its
+    factors were dequantised, and since then at most cast or concatenated.
     """
     types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     dequantized = set[str]()

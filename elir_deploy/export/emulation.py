@@ -1,11 +1,10 @@
-"""What float16 and bfloat16 hardware computes, as float32 graphs for a machine without it.
+"""Emulation of float16 and bfloat16 hardware by float32 graphs.
 
-Every operator computes in float32 and its result is rounded: onnxruntime's own float16 on a CPU
-skips most roundings and hides overflows. Convolutions accumulate in float32, as matrix units do;
-that those which do not cannot overflow is seen to when a float16 graph is planned. For what sums
-over a whole feature map there is no such promise: TensorRT 10 took float32 for normalisation,
-TensorRT 11 takes the input's type, and so have others. In float16 graphs it is therefore emulated
-with sums in float16 (:class:`HalfForms`).
+Every operator computes in float32 and its result is rounded: onnxruntime's float16 on a CPU skips
+most roundings and hides overflows. Convolutions accumulate in float32, as matrix units do; the plan
+of a float16 graph makes sure that kernels which do not cannot overflow. Sums over a whole feature
+map may be in either type: TensorRT 10 uses float32 for normalisation, TensorRT 11 and others the
+input's type. In float16 graphs they are therefore emulated in float16 (:class:`HalfForms`).
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ FIXED_FLOAT32_INPUTS = {"Resize": (1, 2)}
 #: Partial sums that a kernel keeps side by side, as two warps of a GPU or a vector unit do.
 LANES = 64
 NORMALIZATIONS = frozenset({"InstanceNormalization", "GroupNormalization"})
-#: What an exporter might write instead of them, and nobody modelled here.
+#: Alternatives that an exporter might write, which are not modelled here.
 OTHER_SUMS = frozenset(
     {"LayerNormalization", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"}
 )
 #: The operators between 8-bit and floating-point numbers.
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
-#: What backends compute in one go with the quantisation that follows.
+#: Operators that backends fuse with the quantisation after them.
 FUSED = frozenset({"Relu", "Sigmoid", "Mul", "Add", "Reshape"})
 
 
 class Steps:
-    """Float32 nodes written one after another, with names of their own.
+    """A sequence of float32 nodes with unique names.
 
     Args:
-        prefix: of the names; one that nothing else has.
+        prefix: of the names; unique.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -61,7 +60,7 @@ class Steps:
         self._prefix = prefix
 
     def exact(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node whose result is taken as it is; returns its output."""
+        """Add a node whose result is not rounded; returns its output."""
         name = f"{self._prefix}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
@@ -110,7 +109,7 @@ class HalfForms:
             if node.op_type in OTHER_SUMS:
                 raise ElirError(
                     f"{node.name} is a {node.op_type}, and what float16 makes of its sums is not "
-                    f"known here; wanted {' or '.join(sorted(NORMALIZATIONS))}: export with "
+                    f"known here; expected {' or '.join(sorted(NORMALIZATIONS))}: export with "
                     "another version of torch"
                 )
 

@@ -1,12 +1,12 @@
-"""Equalised channels: an exact rewrite that makes a graph easier to quantise.
+"""Equalisation of channels: an exact rewrite that makes a graph easier to quantise.
 
 Between convolutions joined by ReLU, residual additions and nearest upsampling only, a channel may
 be divided by any positive number where it is written and multiplied by it where it is read:
 these operators commute with a positive factor. Activations have one scale per tensor, which wants
 channels of like magnitude; weights have one per output channel, which wants input channels of like
 magnitude. Nagel et al. (Data-Free Quantization Through Weight Equalization and Bias Correction,
-ICCV 2019) balance the two by half each. Here the activations, measured, get all of it: theirs is
-the larger error, and a sum over many input channels forgives an uneven weight (measured in
+ICCV 2019) split the balance in half. Here the activations get all of it: theirs is the larger
+error, and a sum over many input channels tolerates an uneven weight (measured in
 docs/decisions.md). In this network that reaches the autoencoder's blocks; SiLU and normalisation
 stand in the way elsewhere.
 """
@@ -26,10 +26,10 @@ __all__ = ["channel_factors", "equalize", "weight_factors"]
 
 #: Operators that commute with a positive factor per channel.
 HOMOGENEOUS = frozenset({"Relu", "Add", "Resize"})
-#: No factor is larger, nor its inverse: a channel that calibration images hardly excite may be
-#: excited by others.
+#: Limit of factors and their inverses: a channel that is weak on calibration images may be strong
+#: on others.
 LIMIT = 8.0
-#: Channels below this part of their tensor's largest count as silent; they say nothing.
+#: Channels below this share of their tensor's largest are silent and left as they are.
 SILENT = 1e-3
 
 
@@ -59,18 +59,18 @@ def channel_factors(
         amax = [statistics[name].peak for name in sorted(read) if name in statistics]
         if not amax:
             continue
-        found = _levelling(np.max(amax, axis=0))
-        factors.update(dict.fromkeys(space.tensors, found))
+        levelling = _levelling(np.max(amax, axis=0))
+        factors.update(dict.fromkeys(space.tensors, levelling))
     return factors
 
 
 def _levelling(amax: NDArray[np.float32]) -> NDArray[np.float32]:
     """Factors that bring channels of these amax, (C,), to one magnitude."""
-    heard = amax > SILENT * amax.max()
+    active = amax > SILENT * amax.max()
     exponents = np.zeros(len(amax))
-    if heard.any():
-        exponents[heard] = -np.log2(amax[heard])
-        exponents[heard] -= exponents[heard].mean()
+    if active.any():
+        exponents[active] = -np.log2(amax[active])
+        exponents[active] -= exponents[active].mean()
     limit = np.log2(LIMIT)
     factors: NDArray[np.float32] = np.exp2(exponents.clip(-limit, limit)).astype(np.float32)
     return factors
@@ -116,9 +116,9 @@ def _spaces(model: ModelProto) -> list[_Space]:
     space_of: dict[str, _Space] = {}
 
     def space(name: str) -> _Space:
-        found = space_of.setdefault(name, _Space())
-        found.tensors.add(name)
-        return found
+        joined = space_of.setdefault(name, _Space())
+        joined.tensors.add(name)
+        return joined
 
     def join(first: _Space, second: _Space) -> None:
         if first is second:
@@ -148,5 +148,5 @@ def _spaces(model: ModelProto) -> list[_Space]:
         else:
             for name in (*values, *node.output):
                 space(name).fixed = True
-    distinct = {id(found): found for found in space_of.values()}
+    distinct = {id(space): space for space in space_of.values()}
     return [s for s in distinct.values() if not s.fixed and s.readers and s.writers]

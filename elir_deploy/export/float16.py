@@ -28,7 +28,7 @@ def to_float16(model: ModelProto, plan: Float16Plan) -> ModelProto:
     Args:
         model: a float32 graph with inferred types, such as
             :func:`elir_deploy.export.quantization.quantize_graph` makes one with Q/DQ pairs.
-        plan: made for this graph, or for the one it was before it was quantised.
+        plan: for this graph, or for the float32 one that it was quantised from.
     """
     half = ModelProto()
     half.CopyFrom(model)
@@ -85,8 +85,7 @@ class _Conversion:
         new = NodeProto()
         new.CopyFrom(node)
         for i, name in enumerate(node.input):
-            wanted = TensorProto.FLOAT if i in fixed else kind
-            new.input[i] = self._read(name, wanted, casts)
+            new.input[i] = self._read(name, TensorProto.FLOAT if i in fixed else kind, casts)
         if node.op_type == "Cast":
             (attribute,) = new.attribute
             if attribute.i == TensorProto.FLOAT:

@@ -1,4 +1,4 @@
-"""What is done to every ONNX graph: joined, cleaned, checked and stamped."""
+"""Steps common to all ONNX graphs: join, clean, check, stamp."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
 
 
 def is_default_domain(entry: onnx.OperatorSetIdProto) -> bool:
-    """Whether an import is that of ONNX's own operators."""
+    """Whether an import is of ONNX's standard operators."""
     return entry.domain in _DEFAULT_DOMAINS
 
 
@@ -51,12 +51,14 @@ def serialized(model: ModelProto, metadata: dict[str, str]) -> bytes:
     try:
         check_onnx(content)
     except BundleError as error:
-        raise RuntimeError(f"{model.graph.name}: the runtimes would refuse it: {error}") from error
+        raise RuntimeError(
+            f"{model.graph.name}: the runtimes would refuse this graph: {error}"
+        ) from error
     return content
 
 
 def finish_graph(model: ModelProto) -> ModelProto:
-    """Drop what is not the graph itself, check it, and stamp it with who made it."""
+    """Remove all metadata and unused entries, check the graph, and stamp it with the producer."""
     graph = model.graph
     # The exporter's metadata holds source lines with this machine's paths.
     values = (*graph.input, *graph.output, *graph.value_info)

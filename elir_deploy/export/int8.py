@@ -1,7 +1,7 @@
 """INT8 from calibration to graph: equalise, place, choose ranges, correct biases, stay in budget.
 
-What was found is a recipe, plain JSON that travels in the bundle: it makes the same graph again
-without the images.
+The result is a recipe, plain JSON in the bundle, from which the same graph is made again without
+the images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,11 +23,10 @@ from elir_deploy.export.budget import (
     Block,
     Budget,
     Judge,
-    Quality,
     Sensitivity,
     blocks_of,
     measure_sensitivities,
-    select_parts,
+    select_blocks,
 )
 from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import channel_factors, equalize
@@ -37,12 +35,13 @@ from elir_deploy.export.quantization import Placement, activations, place, quant
 from elir_deploy.pixels import finite_or_none
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import File, Quantization
+from elir_deploy.runtime.manifest import BlockSensitivity, File, Int8Quality, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from elir_deploy.scopes import FUSED, STAGE_TENSORS, Outline
 
 __all__ = [
     "RECIPE_NAME",
+    "Int8Figures",
     "Int8Options",
     "Int8Report",
     "Recipe",
@@ -51,24 +50,28 @@ __all__ = [
     "holds_recipe",
 ]
 
-#: Its file in a bundle.
+#: The recipe's file in a bundle.
 RECIPE_NAME = "calibration.json"
 RECIPE_FORMAT = "elir-int8-recipe"
 RECIPE_VERSION = 3
 #: A recipe is some hundred kilobytes.
 MAX_RECIPE_BYTES = 64 * 2**20
+#: Errors of reading what is not a recipe.
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    msgspec.ValidationError,
+)
 
 
 @dataclass(frozen=True)
 class Int8Options:
-    """How INT8 is made.
+    """Options for INT8.
 
     Attributes:
         equalize: balance the channels first.
         correct_biases: take back the mean error of rounding.
         max_psnr_drop_db: budget of PSNR to the truth; None: the floor alone.
-        smallest_layer: convolutions of fewer weights stay in floating point; 0: none because of
-            that.
+        smallest_layer: convolutions of fewer weights stay in floating point; 0: all may be INT8.
     """
 
     equalize: bool = True
@@ -79,59 +82,54 @@ class Int8Options:
     def __post_init__(self) -> None:
         if self.smallest_layer < 0:
             raise UsageError(
-                f"the smallest layer in INT8 has {self.smallest_layer} weights, wanted 0 or more"
+                f"the smallest layer in INT8 is {self.smallest_layer}, expected 0 weights or more"
             )
+
+
+class Int8Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured figures of INT8: the entries of these names of the manifest's ``quantization``."""
+
+    max_psnr_drop_db: float | None
+    measured: Int8Quality | None
+    everything_int8: Int8Quality | None
+    blocks: list[BlockSensitivity]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the blocks that stay in floating point."""
+        return [block.block for block in self.blocks if block.kept]
+
+
+#: Where nothing had to be chosen.
+NOT_MEASURED = Int8Figures(None, None, None, [])
 
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What was measured on the way; all of it is empty where nothing had to be chosen.
+    """Measurements on the way to INT8; empty where nothing had to be chosen.
 
     Attributes:
-        max_psnr_drop_db: the budget.
-        quality: of the chosen graph on the calibration images.
-        everything: of the graph with every block in INT8.
-        sensitivities: of each block alone.
-        kept: names of the blocks that stay in floating point.
+        figures: as the bundle records them.
+        sensitivities: of each block alone, in the order of ``figures.blocks``.
     """
 
-    max_psnr_drop_db: float | None = None
-    quality: Quality | None = None
-    everything: Quality | None = None
+    figures: Int8Figures = NOT_MEASURED
     sensitivities: tuple[Sensitivity, ...] = ()
-    kept: tuple[str, ...] = ()
-
-    def to_manifest(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "max_psnr_drop_db": self.max_psnr_drop_db,
-            "measured": None if self.quality is None else self.quality.to_manifest(),
-            "everything_int8": None if self.everything is None else self.everything.to_manifest(),
-            "blocks": [
-                {
-                    "block": s.block.name,
-                    "macs": s.block.macs,
-                    "psnr_db": finite_or_none(round(s.psnr_db, 2)),
-                    "kept": s.block.name in self.kept,
-                }
-                for s in self.sensitivities
-            ],
-        }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that makes a float32 graph, or a stage of it, an INT8 one.
+    """All that turns a float32 graph, or a stage of it, into an INT8 one.
 
     Attributes:
         graph_sha256: of the fused float32 graph it is for.
-        images: how many the ranges were chosen on.
-        factors: tensor to the equalising factor of each channel.
-        amax: scale name to the magnitude that becomes 127.
-        corrections: node name to what its bias is corrected by.
+        images: number of images that the ranges come from.
         layers: convolutions in INT8.
         skips: residual additions that read INT8.
-        measured: what the manifest says was measured with it (:meth:`Int8Report.to_manifest`).
+        amax: scale name to the magnitude that becomes 127.
+        factors: tensor to the equalising factor of each channel.
+        corrections: node name to the correction of its bias.
+        figures: that were measured with it.
         smallest_layer: convolutions of fewer weights are not among ``layers``.
     """
 
@@ -142,35 +140,26 @@ class Recipe:
     amax: Mapping[str, float]
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    figures: Int8Figures = NOT_MEASURED
     smallest_layer: int = 0
 
     @property
     def kept(self) -> list[str]:
-        """What stays in floating point: blocks by name, and all layers that are too small."""
+        """What stays in floating point: layers that are too small, and blocks by name."""
         small = f"convolutions of fewer than {self.smallest_layer} weights"
-        blocks = [block["block"] for block in self.measured["blocks"] if block["kept"]]
-        return [small, *blocks] if self.smallest_layer else blocks
+        return [small] * bool(self.smallest_layer) + self.figures.kept
 
     def manifest_entry(self, file: File) -> Quantization:
-        """What the manifest says of the recipe that was written as ``file``.
-
-        Raises:
-            BundleError: what a stored recipe says was measured is damaged.
-        """
-        entry = {
-            **msgspec.to_builtins(file),
-            "images": self.images,
-            "smallest_layer": self.smallest_layer,
-            **self.measured,
-        }
-        try:
-            return msgspec.convert(entry, Quantization)
-        except msgspec.ValidationError as error:
-            raise BundleError(f"the stored calibration is damaged: {error}") from None
+        """The manifest's entry for the recipe that was written as ``file``."""
+        return Quantization(
+            **msgspec.structs.asdict(file),
+            **msgspec.structs.asdict(self.figures),
+            images=self.images,
+            smallest_layer=self.smallest_layer,
+        )
 
     def smallest_entry(self) -> dict[str, int]:
-        """``smallest_layer`` as it is stored: only where there is one."""
+        """The stored ``smallest_layer``: only where there is one."""
         return {"smallest_layer": self.smallest_layer} if self.smallest_layer else {}
 
     def apply(self, model: ModelProto) -> ModelProto:
@@ -180,7 +169,7 @@ class Recipe:
         return quantize_graph(equalized, placement, self.amax, self.corrections)
 
     def to_json(self) -> bytes:
-        """As it is stored; the same recipe gives the same bytes."""
+        """The stored form; the same recipe gives the same bytes."""
         values = {
             "format": RECIPE_FORMAT,
             "version": RECIPE_VERSION,
@@ -192,7 +181,7 @@ class Recipe:
             "amax": {name: float(str(np.float32(v))) for name, v in sorted(self.amax.items())},
             "factors": _lists(self.factors),
             "corrections": _lists(self.corrections),
-            "measured": self.measured,
+            "measured": msgspec.to_builtins(self.figures),
         }
         return (json.dumps(values, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
@@ -201,7 +190,7 @@ class Recipe:
         """A stored recipe: the file, or the bundle that holds it.
 
         Raises:
-            BundleError: it is none, or damaged.
+            BundleError: it is not one, or damaged.
         """
         file = Bundle.open(path).checked_file(RECIPE_NAME) if path.is_dir() else path
         try:
@@ -219,33 +208,33 @@ class Recipe:
                 amax={str(k): float(np.float32(v)) for k, v in values["amax"].items()},
                 factors=_arrays(values["factors"]),
                 corrections=_arrays(values["corrections"]),
-                measured={key: values["measured"][key] for key in Int8Report().to_manifest()},
+                figures=msgspec.convert(values["measured"], Int8Figures),
             )
         except OSError as error:
             raise BundleError(f"{file} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _DAMAGED as error:
             raise BundleError(
-                f"{file} is no calibration of elir-export ({error}): wanted a folder of images, "
+                f"{file} is no calibration of elir-export ({error}): expected a folder of images, "
                 f"a bundle with INT8, or its {RECIPE_NAME}"
             ) from None
 
     def check_graph(self, fused: ModelProto) -> None:
-        """Whether it is for this fused float32 graph.
+        """Check that the recipe is for this fused float32 graph.
 
         Raises:
-            BundleError: it is not.
+            BundleError: it is for another.
         """
-        seen = graph_sha256(fused)
-        if self.graph_sha256 != seen:
+        expected = graph_sha256(fused)
+        if self.graph_sha256 != expected:
             raise BundleError(
-                f"the calibration is of another graph ({self.graph_sha256[:12]}, this "
-                f"one is {seen[:12]}): other weights, image size, steps, noise or versions; "
-                "calibrate again with --calibration FOLDER"
+                f"the calibration is of another graph ({self.graph_sha256[:12]}, expected "
+                f"{expected[:12]}): other weights, image size, steps, noise or versions; calibrate "
+                "again with --calibration FOLDER"
             )
 
 
 def holds_recipe(path: Path) -> bool:
-    """Whether it is a bundle or a file, and so no folder of images."""
+    """Whether it is a bundle or a file, not a folder of images."""
     return path.is_file() or (path / MANIFEST_NAME).is_file()
 
 
@@ -264,16 +253,16 @@ def _arrays(lists: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float3
 
 def _count(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of weights")
+        raise ValueError(f"{value!r} is not a number of weights")
     return value
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def graph_sha256(model: ModelProto) -> str:
-    """Of a graph's structure and weights."""
+    """Hash of a graph's structure and weights."""
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -290,13 +279,13 @@ def calibrate(
 
     Args:
         model: the fused graph.
-        outline: of the static graph that it is of.
+        outline: of its static graph.
         images: to calibrate and to measure on.
         io: format of the graph's image ends.
-        options: how.
+        options: of INT8.
         floor_db: least PSNR against float32; None measures nothing and quantises everything, as
-            for random weights, whose pictures mean nothing.
-        progress: called with what is being done, and how far it is.
+            for random weights, whose images mean nothing.
+        progress: called with the state of the work.
 
     Raises:
         QualityError: the budget cannot be met.
@@ -304,26 +293,40 @@ def calibrate(
     calibrated = _Calibrated(model, outline, images, io, options, progress)
     blocks = blocks_of(calibrated.model, outline, options.smallest_layer)
     if floor_db is None:
-        return calibrated.recipe(blocks, Int8Report()), Int8Report()
+        return calibrated.recipe(blocks, NOT_MEASURED), Int8Report()
     sensitivities = measure_sensitivities(
         calibrated.model, blocks, calibrated.quantized, images, io, progress
     )
     judge = Judge(model, images, io, progress)
     budget = Budget(options.max_psnr_drop_db, floor_db)
-    selection = select_parts(sensitivities, calibrated.quantized, judge, budget)
-    report = Int8Report(
-        max_psnr_drop_db=options.max_psnr_drop_db,
-        quality=selection.quality,
-        everything=selection.everything,
-        sensitivities=tuple(sensitivities),
-        kept=tuple(block.name for block in selection.kept),
+    selection = select_blocks(sensitivities, calibrated.quantized, judge, budget)
+    figures = Int8Figures(
+        options.max_psnr_drop_db,
+        _rounded(selection.quality),
+        _rounded(selection.everything),
+        [
+            BlockSensitivity(
+                block=s.block.name,
+                macs=s.block.macs,
+                psnr_db=finite_or_none(round(s.psnr_db, 2)),
+                kept=s.block in selection.kept,
+            )
+            for s in sensitivities
+        ],
     )
-    rest = [block for block in blocks if block not in selection.kept]
-    return calibrated.recipe(rest, report), report
+    in_int8 = [block for block in blocks if block not in selection.kept]
+    return calibrated.recipe(in_int8, figures), Int8Report(figures, tuple(sensitivities))
+
+
+def _rounded(quality: Int8Quality) -> Int8Quality:
+    drop, fidelity = quality.psnr_drop_db, quality.fidelity_db
+    return Int8Quality(
+        None if drop is None else round(drop, 4), None if fidelity is None else round(fidelity, 2)
+    )
 
 
 class _Calibrated:
-    """A graph with its statistics, from which any choice of blocks is quantised."""
+    """A graph with its statistics, for quantising any choice of blocks."""
 
     def __init__(
         self,
@@ -339,19 +342,19 @@ class _Calibrated:
         self.sha256 = graph_sha256(model)
         first = STAGE_TENSORS[FUSED][0]
         feeds = ({first: to_network(image.image, io)} for image in images)
-        read = activations(model, outline.skip_blocks, options.smallest_layer)
+        tensors = activations(model, outline.skip_blocks, options.smallest_layer)
         statistics = (
-            collect_statistics(model, read, feeds, images=len(images), progress=progress)
-            if read  # else every layer is too small
+            collect_statistics(model, tensors, feeds, images=len(images), progress=progress)
+            if tensors  # else every layer is too small
             else {}
         )
         self.factors = channel_factors(model, statistics) if options.equalize else {}
         self.model = equalize(model, self.factors)
         self.statistics: dict[str, TensorStatistics] = {
-            name: found.scaled(self.factors[name]) if name in self.factors else found
-            for name, found in statistics.items()
+            name: measured.scaled(self.factors[name]) if name in self.factors else measured
+            for name, measured in statistics.items()
         }
-        self.amax = {name: float(found.peak.max()) for name, found in self.statistics.items()}
+        self.amax = {name: float(s.peak.max()) for name, s in self.statistics.items()}
 
     def _placed(self, blocks: Collection[Block]) -> tuple[Placement, dict[str, float]]:
         layers = {layer for block in blocks for layer in block.layers}
@@ -375,8 +378,8 @@ class _Calibrated:
         placement, amax = self._placed(blocks)
         return quantize_graph(self.model, placement, amax, self._corrections(placement, amax))
 
-    def recipe(self, blocks: Collection[Block], report: Int8Report) -> Recipe:
-        """What makes :meth:`quantized` of the graph this was calibrated on."""
+    def recipe(self, blocks: Collection[Block], figures: Int8Figures) -> Recipe:
+        """The recipe that turns the graph into :meth:`quantized`."""
         placement, amax = self._placed(blocks)
         return Recipe(
             graph_sha256=self.sha256,
@@ -387,5 +390,5 @@ class _Calibrated:
             amax=amax,
             factors=self.factors,
             corrections=self._corrections(placement, amax),
-            measured=report.to_manifest(),
+            figures=figures,
         )

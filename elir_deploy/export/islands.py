@@ -1,10 +1,9 @@
-"""Which layers of a float16 graph stay float32: those where a measurement says that they must.
+"""Islands: the layers of a float16 graph that stay float32, chosen by measurement.
 
-Three things are measured while the float32 graph runs on real and on extreme images: how large
-every tensor gets, how large the sums of squares in normalisation get, and what it does to the
-output of each normalisation when it sums in float16. The largest partial sum that a convolution
-can have, in whatever order it adds, follows from the ranges. Each layer that is kept has a reason
-with the number that decided.
+Three quantities are measured while the float32 graph runs on real and on extreme images: the range
+of every tensor, the sums of squares in normalisation, and the error of each normalisation's output
+when it sums in float16. The largest partial sum of a convolution, in any order of addition, follows
+from the ranges. Each island has a reason with the number that decided.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from elir_deploy.export.precision import (
     watch_ranges,
 )
 from elir_deploy.export.synthetic import checks, flat
+from elir_deploy.pixels import decibels
 from elir_deploy.scopes import layer_of
 
 __all__ = [
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 FLOAT16_MAX = 65504.0
-#: What comes within this factor of the limit stays float32: the images of a customer are not ours.
+#: Values within this factor of the limit stay float32: users' images differ from ours.
 HEADROOM = 4.0
-#: Signal over error, in dB, that summing in float16 must leave of a layer's output. A layer with 43
-#: changes nothing in a picture; the rest is for images never seen.
+#: Least signal-to-error ratio, in dB, of a layer's output with sums in float16. A layer with 43
+#: changes nothing in an image; the margin is for other images.
 LEAST_DB = 50.0
 #: Side in pixels of a square of the chequered image.
 SQUARE = 16
@@ -56,17 +56,17 @@ SUMMED_AXES = {"Conv": (1, 2, 3), "ConvTranspose": (0, 2, 3)}
 
 #: Which normalisations are float32: those that a measurement says, all, or none.
 Normalization = Literal["measured", "float32", "float16"]
-Kind = Literal["range", "squares", "lost", "error", "partial", "asked"]
-#: Those that say most first.
+Kind = Literal["range", "squares", "lost", "error", "partial", "requested"]
+#: In order of importance.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OperatorKind = Literal["normalisation", "convolution", "other"]
 
 
 def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
-    """Images that no photograph comes near: name to (side, side, 3) uint8 RGB.
+    """Images more extreme than any photograph: name to (side, side, 3) uint8 RGB.
 
-    Where a picture is of one colour a feature map nearly is, too: its mean is large against its
-    deviation, and the variance that sums in float16 make of it may be negative.
+    Where an image is of one colour, feature maps nearly are: their mean is large against their
+    deviation, and a variance computed by sums in float16 may be negative.
     """
     levels = {"black": 0, "grey": 128, "white": 255}
     images = {name: flat(side, level, level, level) for name, level in levels.items()}
@@ -76,11 +76,11 @@ def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
 def stage_feeds(
     graphs: Mapping[str, ModelProto], images: Iterable[NDArray[Any]]
 ) -> dict[str, list[dict[str, NDArray[Any]]]]:
-    """What each stage is fed with: for each image, input name to array.
+    """Inputs of each stage: for each image, input name to array.
 
     Args:
-        graphs: float32 graph of each stage; each takes what the one before it gives.
-        images: as the first one takes them.
+        graphs: float32 graph of each stage, in order.
+        images: inputs of the first stage.
     """
     values = list(images)
     feeds = {}
@@ -96,7 +96,7 @@ def stage_feeds(
 
 @dataclass(frozen=True)
 class Evidence:
-    """What float16 would meet in a graph.
+    """Measurements that decide what may be float16.
 
     Attributes:
         amax: largest magnitude of every float32 tensor, inputs and weights included.
@@ -111,7 +111,7 @@ class Evidence:
 
 
 def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> Evidence:
-    """Run a float32 graph on some inputs and keep the worst of all.
+    """Run a float32 graph on some inputs and keep the worst measurements.
 
     Args:
         model: with inferred types and shapes.
@@ -123,15 +123,16 @@ def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any
     nodes = [node for node in model.graph.node if forms.has(node)]
     for node in nodes:
         _watch_sums(probe, forms, node)
-    found = list(probe.run(inputs))
-    sums = {n.name: max(numbers[f"{n.name}.largest"] for numbers in found) for n in nodes}
+    runs = list(probe.run(inputs))
+    sums = {n.name: max(numbers[f"{n.name}.largest"] for numbers in runs) for n in nodes}
     error_db = {
         n.name: min(
-            _decibels(numbers[f"{n.name}.signal"], numbers[f"{n.name}.error"]) for numbers in found
+            _signal_to_error(numbers[f"{n.name}.signal"], numbers[f"{n.name}.error"])
+            for numbers in runs
         )
         for n in nodes
     }
-    amax = largest_magnitudes(model, found)
+    amax = largest_magnitudes(model, runs)
     for feed in inputs:
         for name, array in feed.items():
             if array.dtype == np.float32:
@@ -140,10 +141,10 @@ def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any
 
 
 def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
-    """Let ``probe`` tell the largest sum in ``node``, and the error of its half form."""
+    """Let ``probe`` measure the largest sum in ``node``, and the error of its half form."""
     steps = Steps(f"{node.name}.watched")
     source = steps.rounded(node.input[0], TensorProto.FLOAT16)
-    # What it would give as an island: the input is rounded there, too.
+    # Its output as an island, whose input is rounded, too.
     exact = f"{source}.exact"
     island = NodeProto()
     island.CopyFrom(node)
@@ -167,10 +168,10 @@ def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
     probe.watch(node, steps.nodes, [largest, *energies], [*steps.constants, *half.constants])
 
 
-def _decibels(signal: float, error: float) -> float:
+def _signal_to_error(signal: float, error: float) -> float:
     if error == 0:
         return math.inf
-    return 10 * math.log10(signal / error) if signal and math.isfinite(error) else -math.inf
+    return decibels(error / signal) if signal and math.isfinite(error) else -math.inf
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,12 @@ class Reason:
     """Why a layer stays float32.
 
     Attributes:
-        kind: what decided: the ``range`` of a tensor, a sum of ``squares``, sums in float16 that
-            are ``lost`` because nothing finite comes of them, or their ``error``; what
-            ``partial`` sums of a convolution may reach; or that it was ``asked`` for.
-        part: what sort of layer it is.
-        value: that was measured, in dB for ``error``.
-        tensor: whose range it is.
+        kind: ``range`` of a tensor, sum of ``squares``, sums in float16 that are ``lost`` because
+            they are not finite, or their ``error``; ``partial`` sums of a convolution; or
+            ``requested`` by the options.
+        part: kind of layer.
+        value: measured; in dB for ``error``.
+        tensor: that has the range.
     """
 
     kind: Kind
@@ -194,17 +195,17 @@ class Reason:
     def __str__(self) -> str:
         if self.kind == "range":
             return f"|{self.tensor}| reaches {self.value:.4g}"
-        return _in_words(self.kind, [self.value])
+        return _reason_text(self.kind, [self.value])
 
     @property
     def order(self) -> tuple[int, float]:
-        """Of a layer's reasons the first is given: by kind, then the worst value."""
+        """Sort key: the first of a layer's reasons is shown, by kind, then the worst value."""
         worst_first = self.value if self.kind == "error" else -self.value
         return KINDS.index(self.kind), -math.inf if math.isnan(worst_first) else worst_first
 
 
-def _in_words(kind: Kind, values: Sequence[float]) -> str:
-    """A reason for one layer, or for several at once."""
+def _reason_text(kind: Kind, values: Sequence[float]) -> str:
+    """The reason of one layer, or the common one of several."""
     least, most = (
         f"{v:.0f}" if kind == "error" else f"{v:.3g}" for v in (min(values), max(values))
     )
@@ -213,10 +214,10 @@ def _in_words(kind: Kind, values: Sequence[float]) -> str:
     return {
         "range": f"values reach {span}; {limit}",
         "squares": f"sums of squares reach {span}; {limit}",
-        "lost": "sums in float16 give nothing finite",
+        "lost": "sums in float16 are not finite",
         "error": f"sums in float16 leave {span} dB; the limit is {LEAST_DB:g}",
         "partial": f"partial sums may reach {span}; float16 ends at {FLOAT16_MAX:.0f}",
-        "asked": "as asked for",
+        "requested": "as requested",
     }[kind]
 
 
@@ -225,7 +226,7 @@ class Float16Plan:
     """Which layers of a graph stay float32.
 
     Attributes:
-        reasons: layer name (see :func:`layer_of`) to why.
+        reasons: by layer name (see :func:`layer_of`).
     """
 
     reasons: Mapping[str, Reason] = field(default_factory=dict)
@@ -235,12 +236,12 @@ class Float16Plan:
         return in_image_tail(node) or layer_of(node.name) in self.reasons
 
     def summary(self) -> list[str]:
-        """A line for each sort of layer and of reason, for people."""
+        """A line for each kind of layer and reason, to be printed."""
         groups: dict[tuple[OperatorKind, Kind], list[float]] = {}
         for reason in self.reasons.values():
             groups.setdefault((reason.part, reason.kind), []).append(reason.value)
         return [
-            f"{part}, {len(values)} layer{'s' * (len(values) > 1)}: {_in_words(kind, values)}"
+            f"{part}, {len(values)} layer{'s' * (len(values) > 1)}: {_reason_text(kind, values)}"
             for (part, kind), values in sorted(groups.items())
         ]
 
@@ -248,7 +249,7 @@ class Float16Plan:
 def plan_float16(
     model: ModelProto, evidence: Evidence, *, normalization: Normalization = "measured"
 ) -> Float16Plan:
-    """Keep those layers in float32 that the evidence is against, and what was asked for.
+    """Choose the islands by the evidence and the options.
 
     Args:
         model: the float32 graph.
@@ -285,7 +286,7 @@ class _Judge:
             if not partial <= FLOAT16_MAX:
                 yield Reason("partial", part, partial)
         if part == "normalisation" and self.normalization == "float32":
-            yield Reason("asked", part)
+            yield Reason("requested", part)
         if part == "normalisation" and self.normalization == "measured":
             squares = self.evidence.sums.get(node.name, 0.0)
             if not squares <= limit:
@@ -297,7 +298,7 @@ class _Judge:
                 yield Reason("error", part, error_db)
 
     def _partial_sums(self, node: NodeProto) -> float:
-        """What no partial sum exceeds, whatever the signs and the order are."""
+        """Upper bound of all partial sums, whatever their signs and order."""
         amax = self.evidence.amax
         bias = amax.get(node.input[2], 0.0) if len(node.input) > 2 else 0.0
         return amax.get(node.input[0], 0.0) * self.gains.get(node.input[1], 0.0) + bias

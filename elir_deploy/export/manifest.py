@@ -1,23 +1,32 @@
-"""The manifest of a bundle that is being exported."""
+"""Manifest of a bundle that is being exported, and the files it names."""
 
 from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import torch
+from msgspec import structs
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from elir_deploy import __version__
 from elir_deploy.checkpoints import Checkpoint
+from elir_deploy.export.bundle import BundleWriter
+from elir_deploy.export.conversion import PrecisionGraphs
+from elir_deploy.export.convolutions import convolution_precisions
+from elir_deploy.export.graphs import serialized
+from elir_deploy.export.int8 import RECIPE_NAME, Recipe
 from elir_deploy.export.options import ExportOptions, Settings
+from elir_deploy.export.references import Reference as ExportReference
 from elir_deploy.model.elir import Elir, count_parameters
+from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.manifest import (
     FORMAT_NAME,
     FORMAT_VERSION,
     RESIZE,
+    Artifact,
     BakedNoise,
     ExportSettings,
     Manifest,
@@ -30,14 +39,21 @@ from elir_deploy.runtime.manifest import (
     TargetEntry,
     Tensor,
 )
+from elir_deploy.scopes import FUSED, STAGE_TENSORS
 from elir_deploy.static_graph import NOISE_GENERATOR
-from elir_deploy.targets import Target
 from elir_deploy.tasks import Architecture
 
-__all__ = ["graph_metadata", "make_manifest", "stage_tensors", "target_entries", "version_of"]
+__all__ = [
+    "make_manifest",
+    "stage_tensors",
+    "version_of",
+    "write_recipe",
+    "write_references",
+    "write_stages",
+]
 
-#: Packages whose versions decide the bytes or the verdict, by the module that knows its version:
-#: onnxruntime comes from distributions of several names.
+#: Packages whose versions decide the bytes or the verification, and the module that has the
+#: version: onnxruntime comes from distributions of several names.
 _RECORDED_MODULES = {
     "torch": "torch",
     "onnx": "onnx",
@@ -57,11 +73,12 @@ def make_manifest(
     references: list[Reference],
     quantization: Quantization | None,
 ) -> Manifest:
-    """The manifest before verification, which names every precision that ``stages`` have.
+    """The manifest before verification, with every precision of ``stages``.
 
     Args:
-        checkpoint, options, settings: what was exported, and how.
-        graphs: float32 graphs by stage, which tell the tensors.
+        checkpoint: that is exported.
+        options, settings: of the export.
+        graphs: float32 graphs by stage, for the tensors at their ends.
         stages: with their files.
         references, quantization: already written.
     """
@@ -81,7 +98,7 @@ def make_manifest(
             parameters=_collapsed_parameters(checkpoint.model.arch),
             architecture=checkpoint.model.arch.to_dict(),
         ),
-        source=_source(checkpoint),
+        source=Source(checkpoint.name, checkpoint.sha256, checkpoint.random),
         noise=BakedNoise(NOISE_GENERATOR, settings.noise.seed, settings.noise.sha256),
         shapes=[Shape(1, size, size)],
         tensors=stage_tensors(graphs.values(), size),
@@ -102,12 +119,12 @@ def make_manifest(
             **{name: version_of(module) for name, module in _RECORDED_MODULES.items()},
         },
         quantization=quantization,
-        targets=target_entries(options.targets),
+        targets=[TargetEntry(t.name, t.kind, t.capability) for t in options.targets],
     )
 
 
 def stage_tensors(graphs: Iterable[ModelProto], image_size: int) -> dict[str, Tensor]:
-    """What the graphs take and give, by name, where images are squares of ``image_size``."""
+    """Inputs and outputs of the graphs by name, where images are squares of ``image_size``."""
     ends = [end for graph in graphs for end in (*graph.graph.input, *graph.graph.output)]
     return {end.name: _tensor(end, image_size) for end in ends}
 
@@ -116,7 +133,7 @@ def _tensor(value: ValueInfoProto, image_size: int) -> Tensor:
     is_bytes = value.type.tensor_type.elem_type == TensorProto.UINT8
     _, *sides = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
     height, channels = (sides[0], sides[2]) if is_bytes else (sides[1], sides[0])
-    image = channels == 3 and height == image_size
+    image = value.name in STAGE_TENSORS[FUSED]
     return Tensor(
         dtype="uint8" if is_bytes else "float32",
         layout="NHWC" if is_bytes else "NCHW",
@@ -126,23 +143,74 @@ def _tensor(value: ValueInfoProto, image_size: int) -> Tensor:
     )
 
 
-def target_entries(targets: Iterable[Target]) -> list[TargetEntry]:
-    """What the manifest says of the devices that an export is for."""
+def write_stages(
+    writer: BundleWriter,
+    converted: Iterable[tuple[str, PrecisionGraphs]],
+    checkpoint: Checkpoint,
+    settings: Settings,
+    progress: ProgressCallback,
+) -> tuple[list[StageEntry], dict[str, tuple[str, ...]]]:
+    """Write every graph.
+
+    Args:
+        writer: of the bundle.
+        converted: precision and graphs.
+        checkpoint, settings: for the graphs' metadata.
+        progress: called with each precision.
+
+    Returns:
+        The entries of the stages, and the layers that each precision keeps in floating point.
+    """
+    artifacts: dict[str, list[Artifact]] = {}
+    ends: dict[str, tuple[list[str], str]] = {}
+    kept = {}
+    for precision, in_precision in converted:
+        progress(f"writing {precision}", 0, 0)
+        kept[precision] = in_precision.kept
+        for stage, graph in in_precision.graphs.items():
+            metadata = _graph_metadata(checkpoint, settings, stage, precision)
+            file = writer.add(f"{stage}.{precision}.onnx", serialized(graph, metadata))
+            entry = Artifact(
+                **structs.asdict(file),
+                kind="onnx",
+                precision=precision,  # type: ignore[arg-type]  # one of the options' choices
+                target=None,
+                tool="torch",
+                tool_version=version_of("torch"),
+                graph_convolutions=convolution_precisions(graph),
+            )
+            artifacts.setdefault(stage, []).append(entry)
+            ends[stage] = [end.name for end in graph.graph.input], graph.graph.output[0].name
+    entries = [
+        StageEntry(stage, *ends[stage], artifacts[stage])  # type: ignore[arg-type]
+        for stage in artifacts
+    ]
+    return entries, kept
+
+
+def write_references(
+    writer: BundleWriter, references: Sequence[ExportReference]
+) -> list[Reference]:
+    """Write the pictures of every reference; returns their entries."""
     return [
-        TargetEntry(
-            name=target.name,
-            kind=target.kind,
-            capability=target.capability,
-            engines="build on the device" if target.on_device else "built",
+        Reference(
+            reference.name,
+            writer.add_png(f"reference/{reference.name}.input.png", reference.image),
+            writer.add_png(f"reference/{reference.name}.output.png", reference.restored),
         )
-        for target in targets
+        for reference in references
     ]
 
 
-def graph_metadata(
+def write_recipe(writer: BundleWriter, recipe: Recipe) -> Quantization:
+    """Write an INT8 calibration; returns its entry."""
+    return recipe.manifest_entry(writer.add(RECIPE_NAME, recipe.to_json()))
+
+
+def _graph_metadata(
     checkpoint: Checkpoint, settings: Settings, stage: str, precision: str
 ) -> dict[str, str]:
-    """What an ONNX file says of its own origin."""
+    """Metadata of an ONNX file: its origin."""
     return {
         "elir.task": checkpoint.task.name,
         "elir.stage": stage,
@@ -155,12 +223,8 @@ def graph_metadata(
     }
 
 
-def _source(checkpoint: Checkpoint) -> Source:
-    return Source(checkpoint.name, checkpoint.sha256, checkpoint.random)
-
-
 def version_of(module: str) -> str:
-    """The version of an importable module."""
+    """Version of an importable module."""
     return str(importlib.import_module(module).__version__)
 
 

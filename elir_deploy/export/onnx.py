@@ -44,7 +44,7 @@ DEFAULT_OPSET = 18
 #: The oldest that the exporter writes natively; one below that is reached from it.
 EXPORTER_OPSET = 18
 
-#: Operators opset 18 changed, and what it added to Resize.
+#: Operators that opset 18 changed, and attributes it added to Resize.
 CHANGED_SINCE_17 = {"Split", "ReduceMax", "ReduceMin", "ReduceMean", "Pad", "BitwiseAnd", "Col2Im"}
 RESIZE_ATTRIBUTES_SINCE_18 = {"antialias", "keep_aspect_ratio_policy"}
 
@@ -84,7 +84,7 @@ def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> M
 def check_opset(opset: int) -> None:
     """Raise :class:`UsageError` for an opset the exporter cannot write."""
     if opset not in OPSETS:
-        raise UsageError(f"opset is {opset}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
+        raise UsageError(f"opset is {opset}, expected {OPSETS.start} to {OPSETS.stop - 1}")
 
 
 def _export_module(
@@ -115,7 +115,7 @@ def _lower_opset(model: ModelProto, opset: int) -> ModelProto:
     """
     for node in model.graph.node:
         if node.op_type in CHANGED_SINCE_17:
-            raise UsageError(f"{node.op_type} is another in opset {opset}; wanted opset >= 18")
+            raise UsageError(f"{node.op_type} differs in opset {opset}, expected opset 18 or newer")
         if node.op_type == "Resize":
             kept = [a for a in node.attribute if a.name not in RESIZE_ATTRIBUTES_SINCE_18]
             del node.attribute[:]
@@ -146,27 +146,27 @@ def _scopes(node: NodeProto, stage: str) -> list[str]:
     """The modules a node was traced in, outermost first, from the exporter's metadata."""
     *_, last = STAGE_SCOPES[stage]
     if node.op_type == "Identity" and not node.metadata_props:
-        return [last]  # all that there is of a stage whose modules do nothing
-    found: list[str] = []
+        return [last]  # the only node of a stage whose modules do nothing
+    scopes: list[str] = []
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":  # of the whole, of modules, and an fx node
-            found = [scope for scope in re.findall(r"'([^']*)'", entry.value)[:-1] if scope]
-    if not found or not any(in_scope(found[0], scope) for scope in STAGE_SCOPES[stage]):
-        origin = found[-1] if found else "no module"
+            scopes = [scope for scope in re.findall(r"'([^']*)'", entry.value)[:-1] if scope]
+    if not scopes or not any(in_scope(scopes[0], scope) for scope in STAGE_SCOPES[stage]):
+        origin = scopes[-1] if scopes else "no module"
         raise ElirError(
-            f"a {node.op_type} of the exported {stage} comes from {origin}, wanted a module of "
+            f"a {node.op_type} of the exported {stage} comes from {origin}, expected a module of "
             f"{' or '.join(STAGE_SCOPES[stage])}: export with another version of torch"
         )
-    return found
+    return scopes
 
 
 def _name_after_modules(
     model: ModelProto, stage: str, outline: Outline, parameters: Collection[str]
 ) -> None:
-    """Give nodes, their outputs and the initializers names that say where they belong.
+    """Name nodes, their outputs and the initializers after their modules.
 
     Args:
-        model: as the exporter made it.
+        model: from the exporter.
         stage: that it is of.
         outline: of the static graph.
         parameters: and buffers, which have their names already.
@@ -178,21 +178,21 @@ def _name_after_modules(
         if tensor.name not in parameters
     }
     steps = [step_scope(step) for step in range(1, outline.steps + 1)]
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     ends: dict[str, str] = {}
     for node in graph.node:
         scopes = _scopes(node, stage)
         (*_, scope), step = scopes, next((scope for scope in scopes if scope in steps), None)
         name = node_name(in_step(scope, step) if step else scope, node.op_type)
-        seen[name] = seen.get(name, 0) + 1
-        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
+        counts[name] = counts.get(name, 0) + 1
+        node.name = name if counts[name] == 1 else f"{name}.{counts[name]}"
         for i, output in enumerate(node.output):
             renamed[output] = node.name if i == 0 else f"{node.name}.out{i}"
         ends.update(dict.fromkeys(scopes, node.output[0]))
     for boundary in boundaries(outline.steps).values():
         if any(in_scope(boundary.scope, scope) for scope in STAGE_SCOPES[stage]):
             if boundary.scope not in ends:
-                raise ElirError(f"the exported {stage} has nothing of {boundary.scope}")
+                raise ElirError(f"the exported {stage} has no node of {boundary.scope}")
             renamed[ends[boundary.scope]] = boundary.tensor
     for value in (*graph.input, *graph.output):
         renamed[value.name] = value.name

@@ -1,4 +1,4 @@
-"""What an export is asked for, and what of it can be refused before the work."""
+"""Options of an export, and their checks before the work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "verified_precisions",
 ]
 
-#: What can be asked for; bf16 makes no file, but verifies what a backend may do with fp32's.
+#: Precisions to choose from; bf16 has no file, and verifies one way to compute the fp32 one.
 EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: Weights of a convolution from which on INT8 no longer makes engines larger that compute it in
@@ -42,14 +42,14 @@ SMALLEST_LAYER_IN_FLOAT16 = 150_000
 
 
 def default_smallest_layer(targets: Collection[Target]) -> int:
-    """What :attr:`Int8Options.smallest_layer` is where nobody says: speed goes before size."""
+    """Default of :attr:`Int8Options.smallest_layer`: speed matters more than size."""
     for_size = bool(targets) and all(target.int8_in_float16 for target in targets)
     return SMALLEST_LAYER_IN_FLOAT16 if for_size else 0
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a checkpoint is exported; ``None`` takes the task's own value.
+    """Options of an export; ``None`` stands for the task's value.
 
     Attributes:
         precisions: any of :data:`EXPORTABLE`.
@@ -61,16 +61,17 @@ class ExportOptions:
         seed: of the noise, and of random weights.
         floor_db: least PSNR against float32 PyTorch, for all precisions.
         opset: of the ONNX graphs.
-        float16_normalization: what sums over feature maps is float32 inside float16 graphs where
-            it is ``measured`` to be needed, always (``float32``) or never (``float16``).
+        float16_normalization: normalisation inside float16 graphs is float32 where measurements
+            require it (``measured``), always (``float32``), or where its range requires it
+            (``float16``).
         rewrites: exact rewrites to apply.
-        int8: how INT8 is made.
-        int8_fallback: what INT8 graphs compute in elsewhere: ``float32``, which CPUs take, or
-            ``float16`` with its own islands, for TensorRT.
+        int8: options of INT8.
+        int8_fallback: what layers of INT8 graphs in floating point compute in: ``float32``, for
+            CPUs, or ``float16`` with islands, for TensorRT.
         calibration: folder of images for INT8, or a bundle or file whose calibration is used
             again; None takes the package's photographs.
-        calibration_images: taken from the folder.
-        calibration_degraded: they are low-quality images already, not to be degraded.
+        calibration_images: number of images used of the folder.
+        calibration_degraded: the images are already degraded.
         targets: devices to build engines for, or ONNX files that theirs can be built from.
         overwrite: replace a bundle that is there.
     """
@@ -106,7 +107,7 @@ class ExportOptions:
         int8_smallest_layer: int | None = None,
         **others: Any,
     ) -> ExportOptions:
-        """Options whose graphs all of ``targets`` can take; ``None`` lets them decide.
+        """Options whose graphs all of ``targets`` accept; ``None`` lets the targets decide.
 
         Args:
             targets: devices that engines are for.
@@ -155,11 +156,11 @@ class Settings:
 
 
 def check_options(options: ExportOptions, destination: Path) -> None:
-    """Refuse what can be refused before a model is loaded.
+    """Check all that can be checked before a model is loaded.
 
     Raises:
         UsageError: an option that no model can be exported with.
-        OutputError: the destination is taken.
+        OutputError: the destination exists.
         MissingDependencyError: onnxruntime, which verifies, or TensorRT-RTX, which builds for some
             targets, is not installed.
     """
@@ -169,12 +170,12 @@ def check_options(options: ExportOptions, destination: Path) -> None:
         if precision not in EXPORTABLE:
             raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
     if options.floor_db is not None and not math.isfinite(options.floor_db):
-        raise UsageError(f"the PSNR floor is {options.floor_db}, wanted a number of dB")
+        raise UsageError(f"the PSNR floor is {options.floor_db}, expected a number of dB")
     if options.calibration_images < 1:
-        raise UsageError(f"{options.calibration_images} calibration images, wanted at least 1")
+        raise UsageError(f"{options.calibration_images} calibration images, expected at least 1")
     drop = options.int8.max_psnr_drop_db
     if drop is not None and not (math.isfinite(drop) and drop >= 0):
-        raise UsageError(f"the PSNR drop allowed is {drop}, wanted a number of dB >= 0")
+        raise UsageError(f"the largest PSNR drop is {drop}, expected a number of dB >= 0")
     if options.calibration is not None:
         if "int8" not in options.precisions:
             raise UsageError("calibration images are for INT8: add --precision int8")
@@ -194,24 +195,24 @@ def _check_targets(options: ExportOptions) -> None:
         limits = target.onnx
         if options.io == "uint8" and not limits.uint8_io:
             raise UsageError(
-                f"{target.name} has TensorRT {target.tensorrt}, which takes no uint8 images: "
+                f"{target.name}: TensorRT {target.tensorrt} does not accept uint8 images: "
                 "export with --io float32"
             )
         if options.opset > limits.opset:
             raise UsageError(
-                f"{target.name} has TensorRT {target.tensorrt}, which takes opset {limits.opset} "
-                f"at most, and opset {options.opset} is asked for"
+                f"{target.name}: TensorRT {target.tensorrt} does not accept opset {options.opset}, "
+                f"expected at most {limits.opset}"
             )
-    orders = engine_specs(options.targets)
-    if orders:
-        check_engine_specs(load_library(RTX, "build engines"), orders)
+    specs = engine_specs(options.targets)
+    if specs:
+        check_engine_specs(load_library(RTX, "build engines"), specs)
 
 
 def file_precisions(precisions: tuple[str, ...]) -> list[str]:
-    """Those of which there are files, in the order asked for."""
+    """Precisions of the files, in order."""
     return list(dict.fromkeys(file_precision(precision) for precision in precisions))
 
 
 def verified_precisions(precisions: tuple[str, ...]) -> list[str]:
-    """Those asked for and those of which there are files because of it."""
+    """Precisions to verify: those of the files, and the chosen ones."""
     return list(dict.fromkeys((*file_precisions(precisions), *precisions)))

@@ -1,4 +1,4 @@
-"""8-bit pictures to what a network takes, and back."""
+"""8-bit images to network inputs, and network outputs back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def to_network(pixels: NDArray[np.uint8], io: str) -> NDArray[Any]:
 def from_network(batch: NDArray[Any]) -> NDArray[np.uint8]:
     """A batch of one, uint8 NHWC or float32 NCHW of any range, to (S, S, 3) uint8 RGB.
 
-    Floats are taken as :func:`elir_deploy.pixels.as_pixels` takes them.
+    Floats are converted by :func:`elir_deploy.pixels.as_pixels`.
     """
     if batch.dtype == np.uint8:
         same: NDArray[np.uint8] = batch[0]

@@ -1,4 +1,4 @@
-"""What every reduced precision needs of a float32 graph: its layers, sessions on it, its ranges."""
+"""Helpers of all reduced precisions: shapes, sessions and ranges of a float32 graph."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def open_session(model: ModelProto, *, in_graph_order: bool = False) -> Any:
 
 
 class Probe:
-    """A graph that, while it runs, also tells numbers about what is inside it.
+    """A graph that also outputs numbers about its tensors.
 
-    Numbers are computed in the graph, right behind what they are of: all tensors at once would not
-    fit in memory.
+    They are computed in the graph, directly after the tensor: all tensors at once would not fit in
+    memory.
 
     Args:
         model: a float32 graph with inferred types.
@@ -87,7 +87,7 @@ class Probe:
         numbers: Iterable[str],
         constants: Iterable[TensorProto] = (),
     ) -> None:
-        """Put nodes behind ``node``.
+        """Insert nodes after ``node``.
 
         Args:
             node: of the model.
@@ -114,16 +114,16 @@ class Probe:
         )
         session = open_session(probe, in_graph_order=True)
         for feed in inputs:
-            found = session.run(None, dict(feed))
-            yield {name: float(v) for name, v in zip(self._numbers, found, strict=True)}
+            values = session.run(None, dict(feed))
+            yield {name: float(v) for name, v in zip(self._numbers, values, strict=True)}
 
 
-#: Both of them tell how large a tensor gets.
+#: Reductions that give the range of a tensor.
 EXTREMES = ("ReduceMax", "ReduceMin")
 
 
 def watch_ranges(probe: Probe) -> None:
-    """Let ``probe`` tell the extremes of every float32 tensor that a node makes."""
+    """Let ``probe`` output the extremes of every float32 tensor that a node outputs."""
     floats = _float_tensors(probe.model)
     for node in probe.model.graph.node:
         for name in floats.intersection(node.output):
@@ -135,20 +135,20 @@ def watch_ranges(probe: Probe) -> None:
 
 def _float_tensors(model: ModelProto) -> set[str]:
     graph = model.graph
-    made = {name for node in graph.node for name in node.output}
-    return made & {
+    outputs = {name for node in graph.node for name in node.output}
+    return outputs & {
         value.name
         for value in (*graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
 
 
-def largest_magnitudes(model: ModelProto, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def largest_magnitudes(model: ModelProto, runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Largest magnitude of every float32 tensor, weights included.
 
     Args:
         model: that the probe of :func:`watch_ranges` was on.
-        found: what the probe told, for each input.
+        runs: numbers of the probe, for each input.
     """
     ranges = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0))
@@ -156,6 +156,6 @@ def largest_magnitudes(model: ModelProto, found: Sequence[Mapping[str, float]]) 
         if tensor.data_type == TensorProto.FLOAT
     }
     for name in _float_tensors(model):
-        extremes = [numbers[f"{name}.{which}"] for numbers in found for which in EXTREMES]
+        extremes = [numbers[f"{name}.{which}"] for numbers in runs for which in EXTREMES]
         ranges[name] = float(np.abs(extremes).max(initial=0.0))  # not a number, if one is
     return ranges

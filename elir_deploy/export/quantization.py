@@ -90,16 +90,16 @@ def residual_additions(
         smallest_layer: where the branch's convolution has fewer weights, and so floating point, it
             has no int8 epilogue to join: left out.
     """
-    wanted = {node_name(block, "Add") for block in blocks}
+    names = {node_name(block, "Add") for block in blocks}
     branches = conv_layers(model, smallest_layer)
     producers = {name: node for node in model.graph.node for name in node.output}
-    found = []
+    additions = []
     for node in model.graph.node:
-        if layer_of(node.name) in wanted:
+        if layer_of(node.name) in names:
             branch = producers.get(node.input[0])
             if branch is not None and layer_of(branch.name) in branches:
-                found.append(layer_of(node.name))
-    return found
+                additions.append(layer_of(node.name))
+    return additions
 
 
 def activations(model: ModelProto, blocks: Collection[str], smallest_layer: int = 0) -> list[str]:
@@ -110,12 +110,12 @@ def activations(model: ModelProto, blocks: Collection[str], smallest_layer: int 
     """
     layers = conv_layers(model, smallest_layer)
     skips = residual_additions(model, blocks, smallest_layer)
-    found = set(place(model, layers, skips).groups)
-    # Where only some of a tensor's readers are quantised, it is itself, not what it is made of.
-    found |= {node.input[0] for nodes in layers.values() for node in nodes}
+    tensors = set(place(model, layers, skips).groups)
+    # Where only some readers of a tensor are quantised, it is quantised, not its sources.
+    tensors |= {node.input[0] for nodes in layers.values() for node in nodes}
     produced = [value.name for value in model.graph.input]
     produced += [name for node in model.graph.node for name in node.output]
-    return [name for name in produced if name in found]
+    return [name for name in produced if name in tensors]
 
 
 def place(model: ModelProto, layers: Collection[str], skips: Collection[str]) -> Placement:
@@ -123,8 +123,8 @@ def place(model: ModelProto, layers: Collection[str], skips: Collection[str]) ->
 
     Args:
         model: a float32 graph.
-        layers: names as :func:`conv_layers` gives them.
-        skips: additions, as :func:`residual_additions` gives them, that read their skip in int8.
+        layers: keys of :func:`conv_layers`.
+        skips: additions of :func:`residual_additions` that read their skip in int8.
     """
     return _Placer(model.graph, frozenset(layers), frozenset(skips)).place()
 
@@ -154,7 +154,7 @@ class _Placer:
         return Placement(groups, self.reads, self.layers)
 
     def _share_over_steps(self) -> None:
-        """One scale for what a layer reads at any step."""
+        """Use one scale for a layer's input at every step."""
         first: dict[tuple[str, int], str] = {}
         for (node, index), name in self.reads.items():
             self._join(first.setdefault((layer_of(node), index), name), name)
@@ -166,7 +166,7 @@ class _Placer:
         return all(self._quantized(node) for node in self.consumers[name])
 
     def _quantize_input(self, node: NodeProto, index: int) -> list[str]:
-        """Let ``node`` read that input quantised; returns the tensors that are."""
+        """Let ``node`` read that input quantised; returns the quantised tensors."""
         name = node.input[index]
         producer = self.producers.get(name)
         if producer is not None and self._only_for_quantized(name):
@@ -215,7 +215,7 @@ def quantized_convolutions(model: ModelProto, placement: Placement) -> list[Node
 
 
 def activation_scale(peak: float) -> float:
-    """What one int8 level of an activation is worth, where ``peak`` becomes 127."""
+    """Scale of an activation whose magnitude ``peak`` becomes 127."""
     return max(peak / INT8_MAX, SMALLEST_SCALE)
 
 

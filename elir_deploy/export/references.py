@@ -1,4 +1,4 @@
-"""What exports are held against: images, and the float32 PyTorch model's results on them."""
+"""References that exports are verified against: images, and float32 PyTorch's results on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import FixedNoise
 from elir_deploy.tasks import TaskSpec
 
-__all__ = ["Reference", "compute_references", "compute_synthetic"]
+__all__ = ["Reference", "compute_references"]
 
 #: Packaged photographs that every export is verified on: a face and fur. For the face tasks the
 #: face is cropped as they expect it.
@@ -30,7 +30,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea")
 
 @dataclass(frozen=True)
 class Reference:
-    """One image and what the untransformed model makes of it.
+    """One image and the untransformed model's result.
 
     Attributes:
         name: of the picture.
@@ -56,54 +56,46 @@ def compute_references(
     image_size: int,
     steps: int,
     noise: FixedNoise,
+    synthetic: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> list[Reference]:
     """Run the model as it is, in float32, on the packaged photographs degraded for the task.
 
     The images are the same on every machine: each is degraded with a seed made from its name.
+
+    Args:
+        model: as it was loaded.
+        task: of the model.
+        image_size, steps, noise: of the export.
+        synthetic: also run it on the synthetic pictures, which are drawn at the size of users'
+            images and enlarged as those are.
+        progress: called before each picture.
     """
     photos = {name: sample_photos(image_size, faces=False)[name] for name in PHOTOGRAPHS}
     if task.faces:
         photos.update(sample_photos(image_size, faces=True))
+    low = {
+        name: degrade(task.name, photo, np.random.default_rng(zlib.crc32(name.encode())))
+        for name, photo in photos.items()
+    }
+    drawn = synthetic_pictures(image_size // task.upscale) if synthetic else {}
     references = []
-    for done, (name, photo) in enumerate(photos.items()):
-        progress("running the PyTorch model", done, len(photos))
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        image = enlarge(task.name, degrade(task.name, photo, rng))
+    for done, (name, picture) in enumerate([*low.items(), *drawn.items()]):
+        progress("running the PyTorch model", done, len(low) + len(drawn))
+        image = enlarge(task.name, picture)
         with _one_thread():
             boundaries = _run_parts(model, image, steps, noise)
         restored = from_network(boundaries["decoder"])
-        references.append(Reference(name, image, restored, boundaries))
-    return references
-
-
-def compute_synthetic(
-    model: Elir,
-    task: TaskSpec,
-    *,
-    image_size: int,
-    steps: int,
-    noise: FixedNoise,
-    progress: ProgressCallback = no_progress,
-) -> list[Reference]:
-    """As :func:`compute_references`, on pictures unlike photographs.
-
-    They are drawn at the size that users of the task hand in, and enlarged as theirs are.
-    """
-    pictures = synthetic_pictures(image_size // task.upscale)
-    references = []
-    for done, (name, picture) in enumerate(pictures.items()):
-        progress("running the PyTorch model on synthetic pictures", done, len(pictures))
-        image = enlarge(task.name, picture)
-        with _one_thread():
-            decoded = _run_parts(model, image, steps, noise)["decoder"]
-        references.append(Reference(name, image, from_network(decoded), {}, synthetic=True))
+        if name in drawn:
+            references.append(Reference(name, image, restored, {}, synthetic=True))
+        else:
+            references.append(Reference(name, image, restored, boundaries))
     return references
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """PyTorch adds up in an order that depends on its threads; one gives the same everywhere."""
+    """Run PyTorch with one thread: the order of its sums, and so their bits, depend on threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -116,10 +108,10 @@ def _one_thread() -> Iterator[None]:
 def _run_parts(
     model: Elir, image: NDArray[np.uint8], steps: int, noise: FixedNoise
 ) -> dict[str, NDArray[np.float32]]:
-    """Algorithm 1 with every intermediate kept.
+    """Outputs of all parts in Algorithm 1.
 
     Raises:
-        CheckpointError: one has numbers that are not finite: nothing could be compared with it.
+        CheckpointError: one is not finite, so that nothing can be compared with it.
     """
     x = torch.from_numpy(to_network(image, "float32"))
     parts = {"encoder": model.encoder(x)}

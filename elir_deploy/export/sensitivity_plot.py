@@ -1,4 +1,4 @@
-"""A picture of what each block of the network costs in INT8, and what it saves."""
+"""Plot of each block's cost in INT8, and of the time it saves."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ if TYPE_CHECKING:
 
     from elir_deploy.export.int8 import Int8Report
 
-__all__ = ["check_plot", "draw_sensitivities", "why_nothing_to_draw"]
+__all__ = ["check_plot", "draw_sensitivities", "missing_sensitivities"]
 
 FORMATS = (".png", ".svg", ".pdf")
 _INT8, _KEPT = "#3b75af", "#d1495b"
 
 
 def check_plot(path: Path, precisions: Collection[str]) -> None:
-    """Refuse what cannot be drawn, before anything is measured.
+    """Check before the work that a plot can be drawn.
 
     Args:
-        path: where the picture is to be.
+        path: of the plot.
         precisions: that are exported.
 
     Raises:
-        UsageError: the name says no known format, or INT8 is not exported.
-        OutputError: it cannot be written.
+        UsageError: the name has no known suffix, or INT8 is not exported.
+        OutputError: the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: wanted a name ending in {', '.join(FORMATS)}")
+        raise UsageError(f"{path}: expected a name ending in {', '.join(FORMATS)}")
     check_writable(path)
     if "int8" not in precisions:
-        raise UsageError(f"{path}: it shows what INT8 costs: add --precision int8")
+        raise UsageError(f"{path}: a plot of INT8 needs --precision int8")
 
 
-def why_nothing_to_draw(report: Int8Report) -> str | None:
+def missing_sensitivities(report: Int8Report) -> str | None:
     """Why no block was measured alone; None where some were."""
     if report.sensitivities:
         return None
-    if report.quality is None:
+    if report.figures.measured is None:
         return (
-            "blocks are measured alone where weights are not random and INT8 is calibrated on "
-            "images: give trained ones, and a folder with --calibration"
+            "blocks are only measured with trained weights and a new calibration: give "
+            "--calibration FOLDER"
         )
-    return "no block is large enough for INT8: give a smaller --int8-smallest-layer"
+    return "no block is large enough for INT8: lower --int8-smallest-layer"
 
 
 def draw_sensitivities(report: Int8Report, path: Path) -> None:
-    """Draw each block's error alone, and its share of the time saved against float16.
+    """Plot each block's error alone, and its share of the time saved against float16.
 
     Args:
-        report: in which some blocks were measured: see :func:`why_nothing_to_draw`.
-        path: of a PNG, SVG or PDF, by its name.
+        report: with sensitivities (:func:`missing_sensitivities` gives None).
+        path: of a PNG, SVG or PDF, by its suffix.
 
     Raises:
         OutputError: the file cannot be written.
@@ -64,17 +64,17 @@ def draw_sensitivities(report: Int8Report, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    found = report.sensitivities
-    names = [s.block.name for s in found]
-    colours = [_KEPT if name in report.kept else _INT8 for name in names]
-    saving = sum(s.block.saving for s in found)
+    sensitivities = report.sensitivities
+    names = [s.block.name for s in sensitivities]
+    colours = [_KEPT if block.kept else _INT8 for block in report.figures.blocks]
+    saving = sum(s.block.saving for s in sensitivities)
     figure = Figure(figsize=(11, 1.5 + 0.17 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     costs, saves = figure.subplots(1, 2, sharey=True)
-    _bars(costs, [1e6 * s.mse for s in found], colours, names)
+    _bars(costs, [1e6 * s.mse for s in sensitivities], colours, names)
     costs.set_xscale("symlog", linthresh=0.1)
     costs.set_xlabel("squared error of the image, alone in INT8 (1e-6 of full scale)")
-    _bars(saves, [100 * s.block.saving / saving for s in found], colours, names)
+    _bars(saves, [100 * s.block.saving / saving for s in sensitivities], colours, names)
     saves.set_xlabel("share of the time saved, % (estimated from operations and bytes)")
     costs.invert_yaxis()
     handles = [Patch(color=_INT8, label="INT8"), Patch(color=_KEPT, label="kept in floating point")]

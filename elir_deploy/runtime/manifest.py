@@ -289,7 +289,8 @@ class ImageFidelity(_Record, frozen=True):
         width, height: in pixels.
         synthetic: drawn, and unlike any photograph.
         psnr_db: peak signal-to-noise ratio of 8-bit pixels; None where they are identical.
-        max_error, mean_error: in units of [0, 1]; None where they are not finite.
+        max_error, mean_error: in units of [0, 1]; None where the network gave numbers that are
+            not finite.
     """
 
     name: Name
@@ -306,7 +307,8 @@ class Verification(_Record, frozen=True):
 
     Attributes:
         psnr_db: of the worst photograph, in dB; None where every one is identical.
-        max_error, mean_error: of the photographs, in units of [0, 1]; None: not finite.
+        max_error, mean_error: of the photographs, in units of [0, 1]; None where the network gave
+            numbers that are not finite.
         floor_db: what ``psnr_db`` had to reach.
         passed: whether it did.
         automatic: may run where the user names no precision: it passed, and loses little on
@@ -333,6 +335,11 @@ class Verification(_Record, frozen=True):
     worst_part: Text | None
     kept_float32: Annotated[list[Text], Meta(max_length=10000)]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the network gave only finite numbers for the photographs."""
+        return self.max_error is not None
+
 
 class Reference(_Record, frozen=True):
     """A network input and the float32 PyTorch output for it: two 8-bit RGB PNG files."""
@@ -343,12 +350,17 @@ class Reference(_Record, frozen=True):
 
 
 class TargetEntry(_Record, frozen=True):
-    """A device that the bundle was exported for."""
+    """A device that the bundle was exported for.
+
+    Attributes:
+        name: such as ``rtx2080ti``.
+        kind: of its engines; those of kind ``tensorrt`` are built on the device.
+        capability: compute capability of its GPU.
+    """
 
     name: Name
     kind: Literal["tensorrt", "tensorrt-rtx"]
     capability: Annotated[str, Meta(pattern=rf"^sm[0-9]{{2,3}}{_END}", max_length=5)]
-    engines: Literal["built", "build on the device"]
 
 
 class Int8Quality(_Record, frozen=True):

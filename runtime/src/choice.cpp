@@ -40,9 +40,11 @@ std::optional<std::string> only_asked(const Bundle& bundle, const std::string& p
     return "was not verified";
   }
   if (!found->passed) {
-    const std::string reached =
-        found->psnr_db ? text(with_one_digit(*found->psnr_db), " dB") : "nothing finite";
-    return text("has ", reached, ", its floor is ", found->floor_db, " dB");
+    const std::string reached = !found->finite ? "gives numbers that are not finite"
+                                : found->psnr_db
+                                    ? text("has ", with_one_digit(*found->psnr_db), " dB")
+                                    : "is identical";
+    return text(reached, ", its floor is ", found->floor_db, " dB");
   }
   if (found->automatic) return std::nullopt;
   return "loses much on pictures unlike photographs";

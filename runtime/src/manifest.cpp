@@ -177,7 +177,8 @@ Manifest typed(const json& manifest, const Tensors& tensors) {
   made.precisions = manifest["precisions"].get<std::vector<std::string>>();
   for (const auto& [precision, values] : manifest["verification"].items()) {
     Verification& result = made.verification[precision];
-    result = {{}, values["floor_db"], values["passed"], values["automatic"]};
+    result = {{}, values["floor_db"], values["passed"], values["automatic"],
+              optional(values, "max_error") != nullptr};
     if (const json* psnr = optional(values, "psnr_db")) result.psnr_db = *psnr;
   }
   made.references = all(manifest["references"], reference);

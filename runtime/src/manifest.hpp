@@ -81,6 +81,7 @@ struct Verification {
   double floor_db = 0;
   bool passed = false;
   bool automatic = false;  // may run where nobody names a precision
+  bool finite = true;      // the network gave only finite numbers
 };
 
 // A network input and what float32 PyTorch makes of it: two PNG files.

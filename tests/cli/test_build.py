@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -91,7 +91,7 @@ def test_a_full_disk(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("rtx")
-def test_an_undocumented_precision_is_told_of(tmp_path: Path) -> None:
+def test_a_warning_about_an_undocumented_precision(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", size=SIDE, precisions=("int8",))
     manifest = read_manifest(bundle)
     (graph,) = manifest["stages"][0]["artifacts"]
@@ -102,8 +102,8 @@ def test_an_undocumented_precision_is_told_of(tmp_path: Path) -> None:
     write_manifest(bundle, manifest)
     done = run(bundle, "--target", "rtx2080ti")
     assert done.returncode == 0, done.stderr
-    assert "NVIDIA does not list int8 for sm75 under tensorrt-rtx" in done.stderr
-    assert "is not int8: its convolutions run as 3 fp16, wanted 1 int8" in done.stderr
+    assert "int8 for sm75 is not in NVIDIA's support matrix of tensorrt-rtx" in done.stderr
+    assert "is not int8: its convolutions run as 3 fp16, expected 1 int8" in done.stderr
 
 
 @pytest.mark.usefixtures("rtx")
@@ -132,11 +132,11 @@ def test_being_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
         ("", "give --device for the GPU of this machine, or --target for others"),
         ("--device --target sm75", "give --device for the GPU of this machine, or --target"),
         ("--target jetpack6.2", "jetpack6.2 builds its own engines: run elir-build BUNDLE"),
-        ("--target gtx480", "no target 'gtx480': choose from"),
-        ("--target sm75 --precision int8", "holds no int8: choose from fp32, fp16"),
-        ("--target sm75 --precision fp8", "there is no precision fp8: choose from fp32, fp16"),
-        ("--target sm75 --version-compatible", "these are for --device"),
-        ("--target sm75 --overwrite", "--overwrite is for a bundle that is there at -o FOLDER"),
+        ("--target gtx480", "unknown target 'gtx480': choose from"),
+        ("--target sm75 --precision int8", "has no int8: choose from fp32, fp16"),
+        ("--target sm75 --precision fp8", "unknown precision 'fp8': choose from fp32, fp16"),
+        ("--target sm75 --version-compatible", "--hardware-compatible need --device"),
+        ("--target sm75 --overwrite", "--overwrite needs -o FOLDER"),
     ],
 )
 def test_bad_usage(bundle: Path, arguments: str, message: str) -> None:
@@ -158,7 +158,7 @@ def test_the_extra_is_named(bundle: Path) -> None:
     assert "pip install 'elir-deploy[tensorrt-rtx]'" in done.stderr
 
 
-def test_tensorrt_is_the_systems(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorrt_comes_with_jetpack(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     done = run(bundle, "--device")
     assert done.returncode == 4
@@ -195,7 +195,7 @@ def device(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Lib
     return library
 
 
-def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
+def test_a_device_builds_and_the_engine_must_be_of_its_precision(
     bundle: Path,
     device: Callable[[str], Library],
     monkeypatch: pytest.MonkeyPatch,
@@ -220,8 +220,34 @@ def test_a_device_builds_and_the_engine_must_be_what_was_asked_for(
     assert kept == engine, "the good one stays"
 
 
+def test_a_failed_precision_is_named_after_the_others_were_added_and_measured(
+    bundle: Path,
+    device: Callable[[str], Library],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What computes in float32 is right for fp32 and wrong for fp16."""
+    device("FP32")
+    measured: list[str] = []
+
+    def measure(path: Path, kind: str, precisions: Iterable[str]) -> Iterator[EngineQuality]:
+        measured.extend(precisions)
+        yield EngineQuality("fp32", 52.25, 60.0)
+
+    monkeypatch.setattr(command, "measure_engines", measure)
+    with pytest.raises(QualityError) as caught:
+        command.build(str(bundle), device=True, precision=["fp16", "fp32"])
+    assert caught.value.exit_code == 3
+    assert "fused.fp16.sm87.trt.engine is not fp16" in str(caught.value)
+    assert "fp32 engines reach 52.25 dB against float32 PyTorch, expected 60" in str(caught.value)
+    assert measured == ["fp32"]
+    assert "1 engine by tensorrt 10.3.0.30" in capsys.readouterr().out
+    engines = [a for a in Bundle.open(bundle).manifest.artifacts if a.kind == "tensorrt"]
+    assert [engine.precision for engine in engines] == ["fp32"]
+
+
 @pytest.mark.usefixtures("device")
-def test_what_a_device_built_for_itself_must_run_there(
+def test_an_engine_for_this_device_has_to_run_here(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(error: Exception) -> None:

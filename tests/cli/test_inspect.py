@@ -211,7 +211,7 @@ def test_no_precision_passed(run, tmp_path: Path, capsys) -> None:
     assert run(path) == 0
     printed = capsys.readouterr().out
     assert "fp32       not finite  45 dB  MISSED" in printed
-    assert "no: has nothing finite, its floor is 45 dB" in printed
+    assert "no: gives numbers that are not finite, its floor is 45 dB" in printed
     assert "onnxruntime has no precision that may run unasked" in printed
 
 

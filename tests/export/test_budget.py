@@ -12,14 +12,14 @@ from elir_deploy.export.budget import (
     Block,
     Budget,
     Judge,
-    Quality,
     Sensitivity,
     blocks_of,
     measure_sensitivities,
-    select_parts,
+    select_blocks,
 )
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.quantization import conv_layers, place, quantize_graph, residual_additions
+from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE, STEPS
@@ -37,8 +37,8 @@ def images() -> list[CalibrationImage]:
     return packaged_images(TASKS["tiny"], SIZE)
 
 
-class TestParts:
-    def test_they_are_everything_but_the_ends_that_see_rgb(
+class TestBlocks:
+    def test_they_are_everything_but_the_rgb_ends(
         self, fused: ModelProto, outline: Outline
     ) -> None:
         blocks = blocks_of(fused, outline)
@@ -90,18 +90,19 @@ class TestMeasuring:
     def test_the_float32_graph_loses_nothing(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        assert Judge(fused, images, "uint8").measure(fused) == Quality(0.0, 100.0)
+        assert Judge(fused, images, "uint8").measure(fused) == Int8Quality(0.0, None)
 
     def test_quality_is_psnr_to_truth_and_to_float32(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         found = Judge(fused, images, "uint8").measure(quantize(fused, blocks_of(fused, outline)))
-        assert found.drop_db is not None
+        assert found.psnr_drop_db is not None
+        assert found.fidelity_db is not None
         assert 10 < found.fidelity_db < 60
         blind = [CalibrationImage(i.name, i.image, None) for i in images]
-        assert Judge(fused, blind, "uint8").measure(fused).drop_db is None
+        assert Judge(fused, blind, "uint8").measure(fused).psnr_drop_db is None
 
-    def test_a_part_alone_is_measured_as_if_the_whole_graph_ran(
+    def test_a_block_alone_is_measured_as_if_the_whole_graph_ran(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         blocks = [
@@ -119,31 +120,33 @@ class TestMeasuring:
         assert any(s.psnr_db < 50 for s in found)
 
 
-class PretendedJudge(Judge):
+class FakeJudge(Judge):
     """Errors of the blocks in int8 add up; graphs are lists of blocks."""
 
     def __init__(self, mse: dict[str, float]) -> None:
         self.mse = mse
         self.asked: list[int] = []
 
-    def measure(self, model: object, what: str = "") -> Quality:  # type: ignore[override]
+    def measure(self, model: object, what: str = "") -> Int8Quality:  # type: ignore[override]
         assert isinstance(model, list)
         self.asked.append(len(model))
         total = sum(self.mse[block.name] for block in model)
-        return Quality(total / 1e-3, -10 * math.log10(total) if total else 100.0)
+        return Int8Quality(total / 1e-3, -10 * math.log10(total) if total else None)
 
 
-def made_up(mse: list[float], savings: list[float]) -> tuple[list[Sensitivity], PretendedJudge]:
+def fake_sensitivities(
+    mse: list[float], savings: list[float]
+) -> tuple[list[Sensitivity], FakeJudge]:
     blocks = [
         Block(f"p{k}", frozenset([f"p{k}"]), frozenset(), 1, saving)
         for k, saving in enumerate(savings)
     ]
     found = [Sensitivity(block, value) for block, value in zip(blocks, mse, strict=True)]
-    return found, PretendedJudge({s.block.name: s.mse for s in found})
+    return found, FakeJudge({s.block.name: s.mse for s in found})
 
 
-def chosen(found: list[Sensitivity], judge: PretendedJudge, budget: Budget) -> set[str]:
-    selection = select_parts(found, lambda blocks: list(blocks), judge, budget)  # type: ignore[arg-type, return-value]
+def chosen(found: list[Sensitivity], judge: FakeJudge, budget: Budget) -> set[str]:
+    selection = select_blocks(found, lambda blocks: list(blocks), judge, budget)  # type: ignore[arg-type, return-value]
     kept = {block.name for block in selection.kept}
     rest = [s.block for s in found if s.block.name not in kept]
     assert selection.quality == judge.measure(rest)
@@ -153,44 +156,46 @@ def chosen(found: list[Sensitivity], judge: PretendedJudge, budget: Budget) -> s
 
 class TestSelection:
     def test_nothing_is_kept_where_the_budget_holds_already(self) -> None:
-        found, judge = made_up([1e-6] * 5, [1] * 5)
+        found, judge = fake_sensitivities([1e-6] * 5, [1] * 5)
         assert chosen(found, judge, Budget(0.3, 35)) == set()
         assert judge.asked[0] == 5
 
-    def test_the_worst_part_is_kept_and_no_other(self) -> None:
-        found, judge = made_up([1e-6] * 20 + [5e-4] + [1e-6] * 20, [1] * 41)
+    def test_only_the_worst_block_is_kept(self) -> None:
+        found, judge = fake_sensitivities([1e-6] * 20 + [5e-4] + [1e-6] * 20, [1] * 41)
         assert chosen(found, judge, Budget(0.3, 35)) == {"p20"}
 
-    def test_of_two_equal_evils_the_one_that_saves_little_is_kept(self) -> None:
-        found, judge = made_up([2e-4, 2e-4, 1e-6], [100, 1, 1])
+    def test_of_two_equal_errors_the_block_that_saves_less_is_kept(self) -> None:
+        found, judge = fake_sensitivities([2e-4, 2e-4, 1e-6], [100, 1, 1])
         assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
 
     def test_the_floor_counts_where_there_is_no_truth(self) -> None:
-        found, judge = made_up([1e-3, 1e-5], [1, 1])
+        found, judge = fake_sensitivities([1e-3, 1e-5], [1, 1])
         assert chosen(found, judge, Budget(None, 35)) == {"p0"}
 
-    def test_what_was_kept_in_vain_goes_back(self) -> None:
+    def test_a_block_kept_needlessly_returns_to_int8(self) -> None:
         # The ranking keeps the cheap p0 first, but p1 alone would have done.
-        found, judge = made_up([5e-5, 3e-4], [0.01, 1])
+        found, judge = fake_sensitivities([5e-5, 3e-4], [0.01, 1])
         assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
 
-    def test_a_budget_that_cannot_be_met_names_the_best(self) -> None:
-        class Stubborn(PretendedJudge):
-            def measure(self, model: object, what: str = "") -> Quality:  # type: ignore[override]
-                return Quality(0.5, 33.25)
+    def test_a_budget_that_cannot_be_met_names_the_best_and_the_worst_block(self) -> None:
+        class Stubborn(FakeJudge):
+            def measure(self, model: object, what: str = "") -> Int8Quality:  # type: ignore[override]
+                return Int8Quality(0.5, 33.25)
 
-        found, _ = made_up([1e-4] * 9, [1] * 9)
-        with pytest.raises(QualityError, match=r"a drop of 0\.500 dB and 33\.2 dB"):
+        found, _ = fake_sensitivities([1e-4] * 6 + [1e-3] + [1e-4] * 2, [1] * 9)
+        expected = r"a drop of 0\.500 dB and 33\.2 dB; worst block: p6 \(30\.0 dB alone\)"
+        with pytest.raises(QualityError, match=expected):
             chosen(found, Stubborn({}), Budget(0.3, 35))
 
     def test_some_of_the_budget_is_left_for_other_images(self) -> None:
         budget = Budget(0.3, 35)
-        assert not budget.allows(Quality(0.29, 50))
-        assert not budget.allows(Quality(0.1, 35.1))
-        assert budget.allows(Quality(0.26, 36))
+        assert not budget.allows(Int8Quality(0.29, 50))
+        assert not budget.allows(Int8Quality(0.1, 35.1))
+        assert budget.allows(Int8Quality(0.26, 36))
+        assert budget.allows(Int8Quality(0.0, None)), "identical"
 
 
-def test_parts_are_hashable_and_named_once(fused: ModelProto, outline: Outline) -> None:
+def test_blocks_are_hashable_and_have_unique_names(fused: ModelProto, outline: Outline) -> None:
     blocks = blocks_of(fused, outline)
     assert len({block.name for block in blocks}) == len(set(blocks)) == len(blocks)
     assert np.isfinite([block.saving for block in blocks]).all()

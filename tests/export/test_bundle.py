@@ -75,7 +75,7 @@ def test_places_that_are_taken(tmp_path: Path) -> None:
     assert (other / "holiday.jpg").read_text() == "precious"
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(OutputError, match="no folder"), staged_bundle(file, overwrite=True):
+    with pytest.raises(OutputError, match="not a folder"), staged_bundle(file, overwrite=True):
         pass
 
 
@@ -97,7 +97,7 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"), staged_bundle(link, overwrite=False):
         pass
     with (
-        pytest.raises(OutputError, match="no folder"),
+        pytest.raises(OutputError, match="not a folder"),
         staged_bundle(tmp_path / "loop", overwrite=True),
     ):
         pass

@@ -37,7 +37,7 @@ def statistics_of(values: np.ndarray) -> TensorStatistics:
 
 
 class TestStatistics:
-    def test_they_are_those_of_the_tensors(
+    def test_statistics_are_those_of_the_tensors(
         self, fused: ModelProto, outline: Outline, pixels: np.ndarray
     ) -> None:
         names = activations(fused, outline.skip_blocks)
@@ -71,7 +71,7 @@ class TestStatistics:
 
 
 class TestImages:
-    def test_clean_ones_are_degraded_the_same_way_every_time(self, photos: Path) -> None:
+    def test_clean_images_are_degraded_reproducibly(self, photos: Path) -> None:
         first, second = (calibration_images(photos, TASK, SIDE, count=4) for _ in range(2))
         assert [item.name for item in first] == ["0.png", "1.png", "2.png", "3.png"]
         for a, b in zip(first, second, strict=True):
@@ -80,13 +80,13 @@ class TestImages:
             assert a.image.shape == a.truth.shape == (SIDE, SIDE, 3)
             assert np.abs(a.image.astype(int) - a.truth).mean() > 20  # noise of sigma 89.6
 
-    def test_they_are_spread_over_the_folder(self, tmp_path: Path) -> None:
+    def test_images_are_spread_over_the_folder(self, tmp_path: Path) -> None:
         for number in range(10):
             save(tmp_path / f"{number}.png", photo(number, SIDE, SIDE))
         names = [i.name for i in calibration_images(tmp_path, TASK, SIDE, count=5)]
         assert names == [f"{n}.png" for n in (0, 2, 4, 6, 8)]
 
-    def test_degraded_ones_are_taken_as_they_are(self, photos: Path) -> None:
+    def test_degraded_images_are_not_changed(self, photos: Path) -> None:
         (item, *_) = calibration_images(photos, TASK, SIDE, count=4, degraded=True)
         whole = photo(0, 70, 90)
         np.testing.assert_array_equal(item.image, whole[3 : 3 + SIDE, 13 : 13 + SIDE])
@@ -99,7 +99,7 @@ class TestImages:
             assert {item.image.shape for item in items} == {(SIDE, SIDE, 3)}
 
     @pytest.mark.parametrize("degraded", [False, True])
-    def test_what_cannot_be_used_is_left_out_and_said(self, photos: Path, degraded: bool) -> None:
+    def test_unusable_images_are_left_out_and_named(self, photos: Path, degraded: bool) -> None:
         save(photos / "a.png", np.full((SIDE, SIDE, 3), 9, np.uint8))
         save(photos / "b.png", photo(1, SIDE - 1, SIDE))
         (photos / "c.png").write_bytes(b"not a picture")
@@ -116,7 +116,9 @@ class TestImages:
         assert "calibrating with 4 images" in text
 
     @pytest.mark.parametrize("degraded", [False, True])
-    def test_a_folder_of_no_use_is_an_error(self, tmp_path: Path, degraded: bool) -> None:
+    def test_a_folder_without_usable_images_is_an_error(
+        self, tmp_path: Path, degraded: bool
+    ) -> None:
         with pytest.raises(UsageError, match="no images"):
             calibration_images(tmp_path, TASK, SIDE, count=4, degraded=degraded)
         save(tmp_path / "a.png", np.full((SIDE, SIDE, 3), 9, np.uint8))

@@ -18,11 +18,11 @@ from tests.export.tensorrt.graphs import convolutions
         ("int8", {"int8": 1, "fp16": 2, "fp32": 0}),
     ],
 )
-def test_what_a_graph_asks_for(precision: str, wanted: dict[str, int]) -> None:
+def test_precisions_of_convolutions(precision: str, wanted: dict[str, int]) -> None:
     assert convolution_precisions(convolutions(precision)) == wanted
 
 
-def test_dequantised_weights_alone_are_no_int8() -> None:
+def test_dequantised_weights_alone_are_not_int8() -> None:
     model = convolutions("int8")
     (inner,) = [node for node in model.graph.node if node.name == "inner"]
     inner.input[0] = "relu"
@@ -42,7 +42,7 @@ def test_dequantised_tensors_may_be_concatenated() -> None:
     assert convolution_precisions(model)["int8"] == 0
 
 
-def test_the_packaged_bundle_says_what_is_in_its_graphs() -> None:
+def test_the_packaged_manifest_counts_the_convolutions_of_its_graphs() -> None:
     bundle = Bundle.open("tiny")
     for artifact in bundle.manifest.artifacts:
         counts = convolution_precisions(onnx.load(bundle.path / artifact.file))

@@ -149,7 +149,7 @@ class TestBfloat16:
         found = run(emulate_bfloat16(chain_of_products(factors)), x)
         np.testing.assert_array_equal(found, expected)
 
-    def test_a_picture_is_as_far_as_eight_bits_leave_it(
+    def test_the_error_of_a_picture_is_that_of_eight_bits(
         self, fused: ModelProto, pixels: np.ndarray
     ) -> None:
         exact = run(fused, pixels).astype(float)
@@ -171,7 +171,7 @@ class TestBfloat16:
         assert not tail & rounded
         assert "encoder.layers.0.conv" in rounded
 
-    def test_what_an_operator_wants_in_float32_stays(self, stages: dict[str, ModelProto]) -> None:
+    def test_inputs_that_have_to_be_float32_stay(self, stages: dict[str, ModelProto]) -> None:
         before = stages["decoder"]
         after = {
             t.name: numpy_helper.to_array(t) for t in emulate_bfloat16(before).graph.initializer
@@ -182,7 +182,7 @@ class TestBfloat16:
         assert all(np.array_equal(after[name], exact[name]) for name in scales)
         assert not any(np.array_equal(after[name], exact[name]) for name in weights)
 
-    def test_what_is_about_to_be_quantised_is_not_rounded(self) -> None:
+    def test_inputs_of_quantisers_are_not_rounded(self) -> None:
         weights = {
             "k": np.array([1.003], np.float32),
             "scale": np.array(0.0123, np.float32),

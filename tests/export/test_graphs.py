@@ -19,7 +19,7 @@ from elir_deploy.static_graph import FixedNoise, Rewrites, StaticElir, build_sta
 from tests.export.conftest import SIZE
 
 
-def test_every_operator_that_runtimes_take_is_exported(
+def test_every_operator_that_runtimes_accept_is_exported(
     static: StaticElir, fused: ModelProto
 ) -> None:
     flow = export_stage(static, "flow", 21)
@@ -35,7 +35,9 @@ def test_every_operator_that_runtimes_take_is_exported(
 
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("fold", [True, False])
-def test_runtimes_take_every_opset(model: Elir, noise: FixedNoise, opset: int, fold: bool) -> None:
+def test_runtimes_accept_every_opset(
+    model: Elir, noise: FixedNoise, opset: int, fold: bool
+) -> None:
     """With a stage that normalises, and as little folded as can be."""
     rewrites = Rewrites() if fold else Rewrites.none()
     static = build_static_graph(model, image_size=SIZE, steps=1, noise=noise, rewrites=rewrites)
@@ -44,11 +46,13 @@ def test_runtimes_take_every_opset(model: Elir, noise: FixedNoise, opset: int, f
     check_onnx(serialized(flow, {}))
 
 
-def test_what_runtimes_refuse_is_not_written(fused: ModelProto) -> None:
+def test_a_graph_that_runtimes_refuse_is_not_written(fused: ModelProto) -> None:
     other = ModelProto()
     other.CopyFrom(fused)
     other.graph.node[5].op_type = "Gelu"
-    with pytest.raises(RuntimeError, match=r"fused: the runtimes would refuse it.*operator Gelu"):
+    with pytest.raises(
+        RuntimeError, match=r"fused: the runtimes would refuse this graph.*operator Gelu"
+    ):
         serialized(other, {})
     with pytest.raises(RuntimeError, match="metadata called 'source'"):
         serialized(fused, {"source": "here"})

@@ -8,12 +8,13 @@ import pytest
 from onnx import ModelProto
 
 from elir_deploy.errors import BundleError, QualityError, UsageError
-from elir_deploy.export.budget import Judge, blocks_of
+from elir_deploy.export.budget import Budget, Judge, blocks_of
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
 from elir_deploy.export.precision import open_session
 from elir_deploy.export.quantization import activations
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import Outline, layer_of
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE
@@ -45,17 +46,20 @@ class TestCalibrating:
         calibrated: tuple[Recipe, Int8Report],
     ) -> None:
         recipe, report = calibrated
-        assert report.quality is not None
-        assert report.quality.fidelity_db >= 35
-        assert report.quality.drop_db is not None
-        assert report.quality.drop_db <= 0.3
-        assert Judge(fused, images, "uint8").measure(recipe.apply(fused)) == report.quality
-        assert [s.block.name for s in report.sensitivities] == [
-            p.name for p in blocks_of(fused, outline)
-        ]
-        assert set(report.kept) <= {s.block.name for s in report.sensitivities}
+        measured = report.figures.measured
+        assert measured is not None
+        assert measured.fidelity_db is not None
+        assert measured.fidelity_db >= 35
+        assert measured.psnr_drop_db is not None
+        assert measured.psnr_drop_db <= 0.3
+        again = Judge(fused, images, "uint8").measure(recipe.apply(fused))
+        assert again.fidelity_db == pytest.approx(measured.fidelity_db, abs=0.005)
+        assert again.psnr_drop_db == pytest.approx(measured.psnr_drop_db, abs=0.00005)
+        names = [block.name for block in blocks_of(fused, outline)]
+        assert [s.block.name for s in report.sensitivities] == names
+        assert [block.block for block in report.figures.blocks] == names
 
-    def test_random_weights_are_quantised_whole_and_not_measured(
+    def test_random_weights_are_quantised_completely_and_not_measured(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         recipe, report = calibrate(fused, outline, images, "uint8", Int8Options(), None)
@@ -65,13 +69,26 @@ class TestCalibrating:
         }
 
     def test_a_budget_out_of_reach_is_an_error(
+        self,
+        fused: ModelProto,
+        outline: Outline,
+        images: list[CalibrationImage],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(Budget, "allows", lambda *_: False)
+        with pytest.raises(QualityError, match="the best is"):
+            calibrate(fused, outline, images, "uint8", Int8Options(), 35.0)
+
+    def test_identical_images_are_null_and_meet_every_floor(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        with pytest.raises(QualityError, match="the best is"):
-            calibrate(fused, outline, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 101.0)
+        """With every block in floating point, 8-bit images do not change."""
+        _, report = calibrate(fused, outline, images, "uint8", Int8Options(), 101.0)
+        assert report.figures.measured == Int8Quality(0.0, None)
+        assert all(block.kept for block in report.figures.blocks)
 
     @pytest.mark.parametrize("change", [{"equalize": False}, {"correct_biases": False}])
-    def test_what_can_be_switched_off_changes_the_graph(
+    def test_each_option_changes_the_graph(
         self,
         fused: ModelProto,
         outline: Outline,
@@ -124,7 +141,7 @@ class TestSmallestLayer:
         assert not any(name.endswith(".dequantized") for name in small)
         assert all(name.endswith(".dequantized") for name in large)
 
-    def test_all_of_the_making_sees_the_same_layers(
+    def test_all_steps_use_the_same_layers(
         self, fused: ModelProto, outline: Outline, made: Recipe
     ) -> None:
         blocks = blocks_of(fused, outline, self.LIMIT)
@@ -135,7 +152,9 @@ class TestSmallestLayer:
         layers = {layer_of(node) for node in made.corrections}
         assert layers == made.layers
 
-    def test_the_recipe_keeps_it(self, fused: ModelProto, made: Recipe, tmp_path: Path) -> None:
+    def test_the_recipe_stores_the_limit(
+        self, fused: ModelProto, made: Recipe, tmp_path: Path
+    ) -> None:
         file = tmp_path / "calibration.json"
         file.write_bytes(made.to_json())
         again = Recipe.read(file)
@@ -143,23 +162,23 @@ class TestSmallestLayer:
         assert again.to_json() == made.to_json()
         assert again.kept == [f"convolutions of fewer than {self.LIMIT} weights"]
 
-    def test_a_recipe_from_before_has_none(self) -> None:
+    def test_a_recipe_without_a_limit(self) -> None:
         stored = Bundle.open("tiny").path / "calibration.json"
         recipe = Recipe.read(stored)
         assert recipe.smallest_layer == 0
         assert recipe.to_json() == stored.read_bytes()
 
     @pytest.mark.parametrize("value", [-1, True, 1.0, "1", None])
-    def test_what_is_no_number_of_weights(
+    def test_a_smallest_layer_that_is_not_a_number(
         self, made: Recipe, tmp_path: Path, value: object
     ) -> None:
         values = {**json.loads(made.to_json()), "smallest_layer": value}
         (tmp_path / "calibration.json").write_text(json.dumps(values))
-        with pytest.raises(BundleError, match="is no number of weights"):
+        with pytest.raises(BundleError, match="is not a number of weights"):
             Recipe.read(tmp_path / "calibration.json")
 
     def test_below_zero_is_an_error(self) -> None:
-        with pytest.raises(UsageError, match="wanted 0 or more"):
+        with pytest.raises(UsageError, match="expected 0 weights or more"):
             Int8Options(smallest_layer=-1)
 
     def test_nothing_may_be_large_enough(
@@ -185,7 +204,7 @@ class TestRecipe:
         )
         assert first == second
         assert again.to_json() == recipe.to_json()
-        assert again.kept == list(calibrated[1].kept)
+        assert again.kept == calibrated[1].figures.kept
 
     def test_another_graph_refuses_it(
         self, fused: ModelProto, calibrated: tuple[Recipe, Int8Report], tmp_path: Path
@@ -211,6 +230,8 @@ class TestRecipe:
             lambda text: json.dumps({**json.loads(text), "factors": {"a": [[1]]}}).encode(),
             lambda text: text.replace(b'"skips":', b'"steps":'),
             lambda text: text.replace(b'"everything_int8":', b'"everything":'),
+            lambda text: text.replace(b'"macs":', b'"operations":'),
+            lambda text: text.replace(b'"kept":false', b'"kept":0'),
             lambda text: text.replace(b'"corrections":{"', b'"corrections":{"a":[NaN],"'),
             lambda text: text.replace(b'"corrections":{"', b'"corrections":{"a":[1e999],"'),
         ],

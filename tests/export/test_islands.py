@@ -36,7 +36,7 @@ class TestImages:
         assert images["chequered"][0, 16, 2] == images["chequered"][16, 0, 2] == 255
         assert images["chequered"][16, 16, 0] == 0
 
-    def test_every_stage_is_fed_what_the_one_before_gives(
+    def test_every_stage_is_fed_the_output_of_the_one_before(
         self, stages: dict[str, ModelProto], fused: ModelProto, pixels: np.ndarray
     ) -> None:
         feeds = stage_feeds(stages, [pixels, np.zeros_like(pixels)])
@@ -60,7 +60,7 @@ class TestEvidence:
         assert evidence.amax["x"] == 3e5
         assert set(plan_float16(model, evidence).reasons) == {"net.layer0.mul"}
 
-    def test_the_worst_of_all_inputs(self) -> None:
+    def test_the_worst_of_all_inputs_counts(self) -> None:
         model = instance_norm(3, 256)
         small, large = noise(0, 1, 3, 256), noise(0, 4, 3, 256)
         evidence = gather_evidence(model, [small, large, small])
@@ -70,7 +70,7 @@ class TestEvidence:
         assert evidence.error_db["net.norm"] == min(alone)
         assert 55 < min(alone) < 75
 
-    def test_nothing_finite_is_no_signal(self) -> None:
+    def test_outputs_that_are_not_finite(self) -> None:
         model = instance_norm(16, 1024)
         assert gather_evidence(model, [noise(4, 0.02, 16, 1024)]).error_db["net.norm"] == -math.inf
 
@@ -90,7 +90,7 @@ class TestRange:
             "net.layer2.mul": "|net.layer1.mul| reaches 1.5e+06",
         }
 
-    def test_headroom_for_images_never_seen(self) -> None:
+    def test_headroom_for_other_images(self) -> None:
         model = chain_of_products([1.0, 1.0])
         for peak, kept in ((FLOAT16_MAX / HEADROOM * 1.01, True), (15000.0, False)):
             evidence = Evidence({"x": peak})
@@ -123,7 +123,7 @@ class TestNormalization:
         plan = plan_float16(instance_norm(1, 64), evidence, normalization=mode)
         return {layer: str(reason) for layer, reason in plan.reasons.items()}
 
-    def test_what_float16_does_well_is_left_to_it(self) -> None:
+    def test_layers_within_limits_are_float16(self) -> None:
         assert self.plan(Evidence({}, {"net.norm": 16000.0}, {"net.norm": 51.0})) == {}
 
     def test_the_reason_has_the_number(self) -> None:
@@ -134,11 +134,11 @@ class TestNormalization:
         inexact = self.plan(Evidence({}, {"net.norm": 900.0}, {"net.norm": 21.4}))
         assert inexact == {"net.norm": "sums in float16 leave 21 dB; the limit is 50"}
         lost = self.plan(Evidence({}, {"net.norm": 900.0}, {"net.norm": -math.inf}))
-        assert lost == {"net.norm": "sums in float16 give nothing finite"}
+        assert lost == {"net.norm": "sums in float16 are not finite"}
 
-    def test_all_or_none_when_asked(self) -> None:
+    def test_all_or_none_on_request(self) -> None:
         evidence = Evidence({}, {"net.norm": 1.3e5}, {"net.norm": 6.0})
-        assert self.plan(Evidence({}), "float32") == {"net.norm": "as asked for"}
+        assert self.plan(Evidence({}), "float32") == {"net.norm": "as requested"}
         assert self.plan(evidence, "float16") == {}
         overflow = Evidence({"net.mul": 1e6})
         assert set(self.plan(overflow, "float16")) == {"net.mul", "net.norm"}
@@ -174,7 +174,7 @@ class TestNormalization:
 
 
 class TestSummary:
-    def test_a_line_for_each_sort(self) -> None:
+    def test_a_line_for_each_kind_of_layer_and_reason(self) -> None:
         plan = Float16Plan(
             {
                 "a.norm": Reason("error", "normalisation", 31.2),
@@ -189,11 +189,11 @@ class TestSummary:
         assert plan.summary() == [
             "convolution, 1 layer: values reach 3.2e+05; the limit is 16376, 1/4 of float16's",
             "normalisation, 2 layers: sums in float16 leave 14 to 31 dB; the limit is 50",
-            "normalisation, 1 layer: sums in float16 give nothing finite",
+            "normalisation, 1 layer: sums in float16 are not finite",
             "normalisation, 2 layers: sums of squares reach 1.8e+04 to 1.3e+05; "
             "the limit is 16376, 1/4 of float16's",
             "other, 1 layer: values reach 3.2e+05; the limit is 16376, 1/4 of float16's",
         ]
 
-    def test_nothing_kept_is_nothing_said(self) -> None:
+    def test_no_islands_give_no_lines(self) -> None:
         assert Float16Plan().summary() == []

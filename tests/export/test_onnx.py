@@ -74,7 +74,7 @@ def test_weights_exist_once_whatever_the_number_of_steps(model: Elir, noise: Fix
     assert flow_weights(1) == flow_weights(4)
 
 
-def test_names_say_where_a_node_belongs(fused: ModelProto) -> None:
+def test_nodes_are_named_after_their_modules(fused: ModelProto) -> None:
     names = [node.name for node in fused.graph.node]
     assert len(set(names)) == len(names)
     assert "encoder.layers.0.conv" in names
@@ -150,7 +150,9 @@ class TestUnexpected:
         self, static: StaticElir, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.change_by(monkeypatch, lambda graph: graph.node[3].ClearField("metadata_props"))
-        message = r"a Conv of the exported encoder comes from no module, wanted .* another version"
+        message = (
+            r"a Conv of the exported encoder comes from no module, expected .* another version"
+        )
         with pytest.raises(ElirError, match=message):
             export_stage(static, "encoder")
 
@@ -163,7 +165,7 @@ class TestUnexpected:
 
         self.change_by(monkeypatch, change)
         message = (
-            "a Cast of the exported decoder comes from last, wanted .* decoder or image_output"
+            "a Cast of the exported decoder comes from last, expected .* decoder or image_output"
         )
         with pytest.raises(ElirError, match=message):
             export_stage(static, "decoder")
@@ -173,7 +175,7 @@ class TestUnexpected:
     ) -> None:
         outline = replace(static.outline, steps=STEPS + 1)
         monkeypatch.setattr(static, "outline", outline)
-        with pytest.raises(ElirError, match=r"the exported flow has nothing of flow\.step3"):
+        with pytest.raises(ElirError, match=r"the exported flow has no node of flow\.step3"):
             export_stage(static, "flow")
 
     @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ class TestUnexpected:
         [
             (
                 {"rgb_ends": ()},
-                r"convolution encoder\.layers\.0\.conv is in no block .*: wanted one",
+                r"convolution encoder\.layers\.0\.conv is in no block .*, expected one",
             ),
             ({"blocks": ("encoder.layers.99",)}, r"convolution .* is in no block"),
             (
@@ -239,7 +241,7 @@ def test_every_opset_computes_the_same(
 
 @pytest.mark.parametrize("opset", [OPSETS.start - 1, OPSETS.stop, 0])
 def test_other_opsets_are_refused(static: StaticElir, opset: int) -> None:
-    with pytest.raises(UsageError, match=f"opset is {opset}, wanted 17 to"):
+    with pytest.raises(UsageError, match=f"opset is {opset}, expected 17 to"):
         export_stages(static, opset)
 
 

@@ -35,13 +35,13 @@ def test_the_smallest_layer_in_int8(names: list[str], limit: int) -> None:
         (["jetpack6.0", "jetpack7"], "float32"),
     ],
 )
-def test_what_int8_graphs_compute_in_elsewhere(names: list[str], rest: str) -> None:
+def test_the_default_fallback_dtype(names: list[str], rest: str) -> None:
     targets = targets_named(names)
     assert ExportOptions.for_targets(targets).int8_fallback == rest
     assert ExportOptions.for_targets(targets, int8_fallback="float16").int8_fallback == "float16"
 
 
-def test_what_is_asked_for_goes_first() -> None:
+def test_explicit_options_override_the_targets() -> None:
     turing = targets_named(["rtx2080ti"])
     for asked in (0, 7):
         made = ExportOptions.for_targets(turing, int8_smallest_layer=asked)

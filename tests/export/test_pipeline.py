@@ -10,7 +10,6 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,23 @@ from elir_deploy.errors import (
     UsageError,
 )
 from elir_deploy.export import manifest, pipeline
+from elir_deploy.export import options as options_module
+from elir_deploy.export.budget import Budget
 from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
-from elir_deploy.export.references import PHOTOGRAPHS, compute_synthetic
+from elir_deploy.export.references import PHOTOGRAPHS, compute_references
 from elir_deploy.export.synthetic import synthetic_pictures
+from elir_deploy.export.tensorrt import engines
+from elir_deploy.export.tensorrt.builder import BuiltEngine
 from elir_deploy.export.verification import AUTOMATIC_DB
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import BakedNoise, Source
 from elir_deploy.runtime.manifest_file import decode_manifest
+from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.static_graph import FixedNoise, fixed_noise
+from elir_deploy.targets import RTX, targets_named
 from elir_deploy.tasks import task_named
 from tests.export.conftest import SIZE, STEPS
 
@@ -97,7 +102,7 @@ def test_the_manifest_describes_model_and_noise(report: ExportReport, noise: Fix
     assert report.manifest.source == Source("small.safetensors", "0" * 64, random=False)
 
 
-def test_both_precisions_pass_and_say_how_well(report: ExportReport) -> None:
+def test_both_precisions_pass(report: ExportReport) -> None:
     fp32, fp16 = report.verification["fp32"], report.verification["fp16"]
     assert fp32.passed
     assert fp16.passed
@@ -128,22 +133,23 @@ def test_pictures_unlike_photographs_are_verified_too(
         )
     # What the figure of one of them is made of.
     noise = fixed_noise(0, checkpoint.task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
-    x = torch.from_numpy(drawn["text"].astype(np.float32) / 255).permute(2, 0, 1)[None]
+    x = torch.from_numpy(drawn["lines"].astype(np.float32) / 255).permute(2, 0, 1)[None]
     with torch.inference_mode():
         expected = checkpoint.model(x, STEPS, noise.values)[0].permute(1, 2, 0)
     rounded = (expected.clip(0, 1) * 255).round().numpy()
     with Restorer(report.folder, "onnxruntime", precision="fp32") as restore:
-        error = float(np.mean((restore(drawn["text"]) - rounded) ** 2))
-    (text,) = [i for i in info.verification["fp32"].images if i.name == "text"]
-    found = 99.0 if text.psnr_db is None else text.psnr_db
+        error = float(np.mean((restore(drawn["lines"]) - rounded) ** 2))
+    (lines,) = [i for i in info.verification["fp32"].images if i.name == "lines"]
+    found = 99.0 if lines.psnr_db is None else lines.psnr_db
     assert found == pytest.approx(10 * math.log10(255**2 / error) if error else 99.0, abs=3)
 
 
 def test_synthetic_pictures_are_enlarged_as_users_pictures_are(checkpoint: Checkpoint) -> None:
-    """Users of ``bsr`` hand in a quarter of the size: no board of single pixels gets inside."""
+    """Users of ``bsr`` give images of a quarter of the size."""
     task = task_named("bsr")
     noise = fixed_noise(0, task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
-    made = compute_synthetic(checkpoint.model, task, image_size=SIZE, steps=1, noise=noise)
+    numbers = {"image_size": SIZE, "steps": 1, "noise": noise}
+    made = compute_references(checkpoint.model, task, **numbers, synthetic=True)[2:]
     drawn = synthetic_pictures(SIZE // 4)
     assert [reference.name for reference in made] == list(drawn)
     for reference in made:
@@ -237,7 +243,7 @@ def test_a_floor_that_is_missed_names_the_worst_part_and_writes_nothing(
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_what_passed_is_written_and_what_did_not_is_named(
+def test_precisions_that_pass_are_written_and_others_named(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(pipeline.FLOORS_DB, "fp16", 99.0)
@@ -261,32 +267,31 @@ def test_what_passed_is_written_and_what_did_not_is_named(
 def test_engines_of_another_precision_are_left_out_and_named(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built: list[str] = []
+    def build(library: object, model: object, stage: object, precision: str, *_: Any) -> Any:
+        return BuiltEngine(b"engine", {"int8": 0, "fp16": 0, "fp32": 99}, 9, 1.0, ())
 
-    def make(library: object, manifest: object, precisions: list[str], *_: object) -> Iterator[Any]:
-        built.extend(precisions)
-        if precisions == ["fp16"]:
-            raise QualityError("fused.fp16.sm86.rtx.engine computes in float32")
-        yield from ()
-
-    monkeypatch.setattr(pipeline, "engine_specs", lambda targets: ["an order"])
-    monkeypatch.setattr(pipeline, "load_library", lambda *_: None)
-    monkeypatch.setattr(pipeline, "make_engines", make)
-    options = ExportOptions(precisions=("fp16", "fp32"))
+    monkeypatch.setattr(options_module, "load_library", lambda *_: None)
+    monkeypatch.setattr(options_module, "check_engine_specs", lambda *_: None)
+    monkeypatch.setattr(pipeline, "load_library", lambda *_: Library(RTX, None, "1.7.1"))
+    monkeypatch.setattr(engines, "build_engine", build)
+    options = ExportOptions(precisions=("fp16", "fp32"), targets=targets_named(["rtx3090"]))
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
-    assert built == ["fp16", "fp32"]
-    assert made.failures == {"fp16 engines": "fused.fp16.sm86.rtx.engine computes in float32"}
-    assert Bundle.open(made.folder).manifest.precisions == ["fp16", "fp32"]
+    (reason,) = made.failures.values()
+    assert "fused.fp16.sm86.rtx.engine is not fp16" in reason
+    written = Bundle.open(made.folder).manifest
+    assert written.precisions == ["fp16", "fp32"]
+    assert [a.file for a in written.artifacts if a.target] == ["fused.fp32.sm86.rtx.engine"]
+    assert [target.name for target in written.targets] == ["rtx3090"]
 
 
 @pytest.mark.usefixtures("exported_before")
 def test_int8_over_its_budget_leaves_the_other_precisions(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(pipeline.FLOORS_DB, "int8", 101.0)
+    monkeypatch.setattr(Budget, "allows", lambda *_: False)
     options = ExportOptions(precisions=("fp32", "int8"))
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
-    assert "INT8 cannot be kept inside its budget" in made.failures["int8"]
+    assert "INT8 misses its budget" in made.failures["int8"]
     bundle = Bundle.open(made.folder)
     assert bundle.manifest.precisions == ["fp32"]
     assert bundle.manifest.quantization is None
@@ -356,12 +361,25 @@ def test_bad_options_are_refused_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnxruntime_it_says_so_before_it_works(
+def test_missing_onnxruntime_is_an_error_before_the_work(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"elir-deploy\[cpu\]"):
         export_bundle(checkpoint, tmp_path / "bundle")
+
+
+def test_images_are_known_by_name(stages: dict[str, onnx.ModelProto]) -> None:
+    """Also beside a latent of three channels at the image's size."""
+    (end,) = stages["encoder"].graph.output
+    latent = onnx.helper.make_tensor_value_info(end.name, TensorProto.FLOAT, [1, 3, SIZE, SIZE])
+    encoder = copy.deepcopy(stages["encoder"])
+    encoder.graph.output[0].CopyFrom(latent)
+    tensors = manifest.stage_tensors([encoder], SIZE)
+    assert {name: tensor.range for name, tensor in tensors.items()} == {
+        "image": (0, 255),
+        end.name: None,
+    }
 
 
 def test_the_manifest_is_plain_json(report: ExportReport) -> None:
@@ -405,6 +423,28 @@ def test_a_wrong_graph_is_found_and_its_part_named(
             ExportOptions(precisions=("fp32",)),
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_gives_no_numbers_is_named(
+    checkpoint: Checkpoint,
+    exported_before: dict[str, onnx.ModelProto],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoilt = {name: copy.deepcopy(graph) for name, graph in exported_before.items()}
+    shift(spoilt["flow"], "flow.noise.values", math.nan)
+    monkeypatch.setattr(pipeline, "export_stages", lambda *_: spoilt)
+    results: dict[str, Any] = {}
+    verify = pipeline.verify_bundle
+    monkeypatch.setattr(
+        pipeline, "verify_bundle", lambda *given: results.update(verify(*given)) or results
+    )
+    with pytest.raises(QualityError, match="fp32 gives numbers that are not finite"):
+        export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(precisions=("fp32",)))
+    (result,) = results.values()
+    assert not result.finite
+    assert (result.max_error, result.mean_error) == (None, None)
+    assert result.psnr_db is not None, "null stands for identical only"
 
 
 @pytest.mark.usefixtures("exported_before")
@@ -457,7 +497,7 @@ def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None
     assert stored.measured is not None
     assert stored.measured.fidelity_db >= 35
     assert stored.measured.psnr_drop_db <= stored.max_psnr_drop_db == 0.3
-    assert [block.block for block in stored.blocks if block.kept] == list(int8_report.int8.kept)
+    assert [block.block for block in stored.blocks if block.kept] == int8_report.int8.figures.kept
     found = int8_report.verification["int8"]
     assert found.passed
     assert found.psnr_db is not None
@@ -531,11 +571,11 @@ def test_a_split_bundle_in_int8_computes_what_the_fused_one_does(
     [
         ({"precisions": ("fp32",)}, "add --precision int8"),
         ({"calibration": Path("nowhere")}, "no such folder"),
-        ({"calibration_images": 0}, "wanted at least 1"),
-        ({"int8": Int8Options(max_psnr_drop_db=-1)}, "wanted a number of dB"),
+        ({"calibration_images": 0}, "expected at least 1"),
+        ({"int8": Int8Options(max_psnr_drop_db=-1)}, "expected a number of dB"),
     ],
 )
-def test_calibration_that_cannot_be_is_refused_at_once(
+def test_impossible_calibrations_are_refused_at_once(
     checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     options = ExportOptions(precisions=("int8",), calibration=tmp_path)
@@ -544,10 +584,14 @@ def test_calibration_that_cannot_be_is_refused_at_once(
 
 
 def test_a_budget_out_of_reach_leaves_nothing(
-    checkpoint: Checkpoint, tmp_path: Path, exported_before: dict[str, onnx.ModelProto]
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    exported_before: dict[str, onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = ExportOptions(precisions=("int8",), floor_db=101)
-    with pytest.raises(QualityError, match="INT8 cannot be kept inside its budget"):
+    monkeypatch.setattr(Budget, "allows", lambda *_: False)
+    options = ExportOptions(precisions=("int8",))
+    with pytest.raises(QualityError, match=r"INT8 misses its budget.*; worst block: "):
         export_bundle(checkpoint, tmp_path / "bundle", options)
     assert not any(tmp_path.iterdir())
 
@@ -593,7 +637,7 @@ def test_int8_and_float16_in_one_graph(
     assert found.psnr_db == pytest.approx(together, abs=1)
 
 
-def test_what_is_no_calibration_is_refused_before_the_work(
+def test_a_path_without_calibration_is_refused_before_the_work(
     report: ExportReport,
     checkpoint: Checkpoint,
     tmp_path: Path,
@@ -602,7 +646,7 @@ def test_what_is_no_calibration_is_refused_before_the_work(
     monkeypatch.setattr(pipeline, "build_static_graph", None)
     text = tmp_path / "readme.md"
     text.write_text("no calibration")
-    for given, message in ((text, "wanted a folder of images"), (report.folder, "lists no file")):
+    for given, message in ((text, "expected a folder of images"), (report.folder, "lists no file")):
         options = ExportOptions(precisions=("int8",), calibration=given)
         with pytest.raises(BundleError, match=message):
             export_bundle(checkpoint, tmp_path / "bundle", options)

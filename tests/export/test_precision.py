@@ -13,7 +13,7 @@ def test_the_image_tail_is_what_follows_the_decoder(fused: ModelProto) -> None:
 
 
 class TestProbe:
-    def test_numbers_of_what_is_inside_a_graph(self) -> None:
+    def test_a_probe_outputs_numbers_of_tensors(self) -> None:
         model = chain_of_products([2.0, 5.0])
         first = model.graph.node[0]
         probe = Probe(model)

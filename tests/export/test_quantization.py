@@ -120,7 +120,7 @@ class TestWhatTensorRtNeeds:
             assert zero == 0
             assert scale > 0
 
-    def test_nothing_is_uint8_but_the_image(self, int8: ModelProto) -> None:
+    def test_only_the_image_is_uint8(self, int8: ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(int8, strict_mode=True)
         unsigned = {
             value.name
@@ -227,7 +227,7 @@ class TestPlacement:
 
 
 class TestGraph:
-    def test_stages_quantised_apart_are_the_fused_graph(
+    def test_stages_quantised_one_by_one_are_the_fused_graph(
         self,
         stages: dict[str, ModelProto],
         outline: Outline,

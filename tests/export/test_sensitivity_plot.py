@@ -1,4 +1,4 @@
-"""The picture of what each block costs in INT8, and where there is nothing to show."""
+"""The plot of each block's cost in INT8, and the reasons where there is none."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from onnx import ModelProto
 from elir_deploy.errors import InputError
 from elir_deploy.export.budget import Sensitivity, blocks_of
 from elir_deploy.export.calibration import packaged_images
-from elir_deploy.export.int8 import Int8Options, Int8Report, calibrate
+from elir_deploy.export.int8 import Int8Figures, Int8Options, Int8Report, calibrate
 from elir_deploy.export.sensitivity_plot import (
     check_plot,
     draw_sensitivities,
-    why_nothing_to_draw,
+    missing_sensitivities,
 )
+from elir_deploy.runtime.manifest import BlockSensitivity
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import SIZE
@@ -24,12 +25,12 @@ from tests.export.conftest import SIZE
 @pytest.mark.parametrize(
     ("name", "precisions", "wanted"),
     [
-        ("blocks.gif", ["int8"], "wanted a name ending in .png, .svg, .pdf"),
+        ("blocks.gif", ["int8"], "expected a name ending in .png, .svg, .pdf"),
         ("none/blocks.png", ["int8"], "there is no folder .*none"),
-        ("blocks.png", ["fp32", "fp16"], "add --precision int8"),
+        ("blocks.png", ["fp32", "fp16"], "needs --precision int8"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(
+def test_plots_that_cannot_be_drawn_are_refused(
     tmp_path: Path, name: str, precisions: list[str], wanted: str
 ) -> None:
     with pytest.raises(InputError, match=wanted):
@@ -37,12 +38,13 @@ def test_what_cannot_be_drawn_is_refused(
     check_plot(tmp_path / "blocks.PNG", ["fp32", "int8"])
 
 
-def test_every_part_has_two_bars(fused: ModelProto, outline: Outline, tmp_path: Path) -> None:
+def test_every_block_has_two_bars(fused: ModelProto, outline: Outline, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     blocks = blocks_of(fused, outline)
     found = tuple(Sensitivity(block, 1e-6 * k) for k, block in enumerate(blocks))
-    report = Int8Report(sensitivities=found, kept=(blocks[0].name,))
-    assert why_nothing_to_draw(report) is None
+    rows = [BlockSensitivity(b.name, b.macs, 60.0, kept=b is blocks[0]) for b in blocks]
+    report = Int8Report(Int8Figures(0.3, None, None, rows), found)
+    assert missing_sensitivities(report) is None
     draw_sensitivities(report, tmp_path / "blocks.svg")
     drawn = (tmp_path / "blocks.svg").read_text("utf-8")
     assert all(block.name in drawn for block in blocks)
@@ -54,11 +56,11 @@ def test_every_part_has_two_bars(fused: ModelProto, outline: Outline, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "floor_db", "wanted"),
     [
-        (Int8Options(smallest_layer=10**9), 35.0, "a smaller --int8-smallest-layer"),
-        (Int8Options(), None, "give trained ones, and a folder with --calibration"),
+        (Int8Options(smallest_layer=10**9), 35.0, "lower --int8-smallest-layer"),
+        (Int8Options(), None, "only measured with trained weights"),
     ],
 )
-def test_where_no_part_was_measured_it_says_why(
+def test_the_reason_where_no_block_was_measured(
     fused: ModelProto,
     outline: Outline,
     options: Int8Options,
@@ -67,4 +69,4 @@ def test_where_no_part_was_measured_it_says_why(
 ) -> None:
     images = packaged_images(TASKS["tiny"], SIZE)
     _, report = calibrate(fused, outline, images, "uint8", options, floor_db)
-    assert wanted in (why_nothing_to_draw(report) or "something to draw")
+    assert wanted in (missing_sensitivities(report) or "something to draw")

@@ -11,8 +11,7 @@ from elir_deploy.export.synthetic import checks, synthetic_pictures
 @pytest.mark.parametrize("side", [8, 40, 64, 256])
 def test_every_size_has_the_whole_set(side: int) -> None:
     pictures = synthetic_pictures(side)
-    assert {"checks1", "checks2", "checks4", "text", "lines", "gradient"} < set(pictures)
-    assert {"white", "grey", "magenta", "speckle", "patches"} < set(pictures)
+    assert set(pictures) == {"lines", "white", "magenta", "speckle", "patches"}
     for picture in pictures.values():
         assert (picture.shape, picture.dtype) == ((side, side, 3), np.uint8)
 
@@ -20,23 +19,17 @@ def test_every_size_has_the_whole_set(side: int) -> None:
 def test_they_are_the_same_everywhere() -> None:
     """Or two exports of one checkpoint would have different figures."""
     content = b"".join(p.tobytes() for p in synthetic_pictures(64).values())
-    digest = "fb69611e848a3e55cc48a17e584653c63bac56397ba7453a6c18e6f99252c8ff"
+    digest = "7c946661b6ac121490fe38e531f31b4c0586ce6764087e898462214f603b5427"
     assert hashlib.sha256(content).hexdigest() == digest
 
 
-def test_a_chequered_board() -> None:
+def test_checks_alternate() -> None:
     assert checks(4, 2)[..., 0].tolist() == [
         [0, 0, 255, 255],
         [0, 0, 255, 255],
         [255, 255, 0, 0],
         [255, 255, 0, 0],
     ]
-
-
-def test_a_page_is_mostly_paper_with_some_ink() -> None:
-    page = synthetic_pictures(256)["text"]
-    assert set(np.unique(page)) == {16, 255}
-    assert 0.6 < np.mean(page == 255) < 0.95
 
 
 def test_patches_are_at_the_ends_of_the_range() -> None:

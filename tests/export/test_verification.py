@@ -48,7 +48,7 @@ class TestSignalToError:
         )
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_what_is_not_finite_has_lost_everything(self, bad: float) -> None:
+    def test_values_that_are_not_finite(self, bad: float) -> None:
         reference = np.array([3.0, 4.0], np.float32)
         assert signal_to_error(np.array([3.0, bad], np.float32), reference) == -1000
 
@@ -59,7 +59,7 @@ class TestParts:
         assert list(_Parts(list(stages.values()), None, STEPS).sessions) == wanted
 
     def test_a_boundary_that_no_graph_makes_is_an_error(self, fused: ModelProto) -> None:
-        with pytest.raises(ElirError, match=r"do not make step2 \(step2\), the ends of parts"):
+        with pytest.raises(ElirError, match=r"have no tensors step2 \(step2\), the ends of parts"):
             _Parts([fused], None, STEPS + 1)
 
 
@@ -85,8 +85,8 @@ class TestAutomatic:
         assert not is_automatic(self.images(just, short), passed=True)
         assert not is_automatic(self.images(short, just), passed=True)
 
-    def test_what_missed_its_floor_is_not(self) -> None:
+    def test_a_precision_below_its_floor_is_not(self) -> None:
         assert not is_automatic(self.images(60.0, 60.0), passed=False)
 
-    def test_no_default_is_held_to_less_than_a_wish(self) -> None:
+    def test_automatic_precisions_need_no_less_than_a_floor(self) -> None:
         assert min(FLOORS_DB.values()) <= AUTOMATIC_DB

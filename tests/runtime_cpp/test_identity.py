@@ -94,7 +94,6 @@ def test_full_size(
 
     bundle = tmp_path / "b"
     # Tested elsewhere, and long.
-    monkeypatch.setattr(pipeline, "compute_synthetic", lambda *_, **__: [])
     monkeypatch.setattr(pipeline, "verify_bundle", lambda *_: {})
     options = pipeline.ExportOptions(precisions=("fp32",), stages=stages)
     pipeline.export_bundle(load_checkpoint("random", "bsr"), bundle, options)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
-from elir_deploy.export.tensorrt.interruption import built_aside
+from elir_deploy.export.tensorrt.interruption import build_in_thread
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
     engine_precisions,
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine", "check_capability"]
 
-#: Since when a network's types are those of its ONNX file, and no flags choose others.
+#: First version whose network types are those of the ONNX file.
 _STRONGLY_TYPED_SINCE = (10, 0)
-#: Since when the parser can take instance normalisation as a layer of TensorRT's own, with a flag
-#: before 10.0; else it looks for a plugin, which has to be loaded and takes scale and bias in
-#: float32 alone. 8.6.0 was an early access release: JetPack 6.0 has 8.6.2.
+#: First version that parses instance normalisation as a native layer, with a flag before 10.0.
+#: Older ones need a plugin, which takes scale and bias in float32 only. 8.6.0 was an early access
+#: release: JetPack 6.0 has 8.6.2.
 _NATIVE_NORMS_SINCE = (8, 6, 1)
-#: What warnings say again and again is shown this often.
+#: Most warnings shown.
 _WARNINGS_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built.
+    """Options of a build.
 
     Attributes:
-        capability: what TensorRT-RTX builds for, such as ``sm75``; TensorRT builds for the GPU
-            it runs on.
-        workspace_mib: the most that one kernel may use beside its tensors, in MiB; None: what the
-            device has.
+        capability: of the GPUs that TensorRT-RTX builds for, such as ``sm75``; TensorRT builds for
+            the GPU it runs on.
+        workspace_mib: most memory of one kernel beside its tensors, in MiB; None: all of the
+            device.
         version_compatible: later TensorRT 8.6+ releases of this and the next major version can run
             the engine, with a lean runtime inside it.
-        hardware_compatible: other GPUs can run it, too: those of the same compute capability where
-            the library knows how, else all from Ampere on.
+        hardware_compatible: other GPUs can run the engine: those of the same compute capability
+            where the library supports it, else all from Ampere on.
     """
 
     capability: str | None = None
@@ -63,19 +63,19 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, and what is known of it.
+    """An engine and its properties.
 
     Attributes:
-        content: the file.
-        found: kernels of the engine that convolve, by precision; None: the library does not say.
-        layers: kernels of the engine.
-        seconds: it took.
-        warnings: of the library, in its words.
-        hardware_compatibility: for which other GPUs it was built.
+        content: of the file.
+        convolutions: kernels that convolve, by precision; None: the library does not report them.
+        layers: number of kernels.
+        seconds: of the build.
+        warnings: of the library.
+        hardware_compatibility: other GPUs that can run it.
     """
 
     content: bytes
-    found: dict[str, int] | None
+    convolutions: dict[str, int] | None
     layers: int
     seconds: float
     warnings: tuple[str, ...]
@@ -95,17 +95,17 @@ def build_engine(
     Args:
         library: TensorRT-RTX, on any machine, or TensorRT, on the device.
         model: the ONNX file.
-        stage: whose ends the graph must have.
+        stage: with the ends that the graph must have.
         precision: of the file.
-        options: how.
-        progress: called with what is being done, and how far it is where that is known.
+        options: of the build.
+        progress: called with the phase of the build.
 
     Raises:
         UsageError: the library cannot build for a capability.
-        UnavailableError: the library does not start, cannot build the graph, or cannot open what it
-            built; with its words.
+        UnavailableError: the library does not start, cannot build the graph, or cannot open the
+            engine; with its message.
         KeyboardInterrupt: Ctrl-C; the library stops at the next step.
-        SystemExit: so it does when it is told to terminate.
+        SystemExit: SIGTERM, likewise.
     """
     began = time.perf_counter()
     _check_release(library)
@@ -124,13 +124,7 @@ def build_engine(
         if _weakly_typed(library):
             constrain_types(library.module, network, config, precision)
         build = partial(builder.build_serialized_network, network, config)
-        with _timing_cache(library, config):
-            if hasattr(library.module, "IProgressMonitor"):  # since 9.1
-                config.progress_monitor = _monitor(library.module, progress, interrupted)
-                made = build()
-            else:
-                made = built_aside(build, interrupted)
-    serialized = cast("trt.IHostMemory | None", made)  # the stubs know no failures
+        serialized = _run_build(library, build, config, progress, interrupted)
     if serialized is None:
         raise UnavailableError(
             f"{library.kind} {library.version} cannot build {stage.name}.{precision}: "
@@ -140,7 +134,7 @@ def build_engine(
     layers = log.layers if library.kind == RTX else _inspected(library, content, options)
     return BuiltEngine(
         content=content,
-        found=engine_precisions(layers) if layers else None,
+        convolutions=engine_precisions(layers) if layers else None,
         layers=len(layers),
         seconds=time.perf_counter() - began,
         warnings=tuple(dict.fromkeys(log.warnings))[:_WARNINGS_SHOWN],
@@ -148,7 +142,23 @@ def build_engine(
     )
 
 
-# What the library says --------------------------------------------------------------------------
+def _run_build(
+    library: Library,
+    build: Callable[[], trt.IHostMemory],
+    config: trt.IBuilderConfig,
+    progress: ProgressCallback,
+    interrupted: Interruption,
+) -> trt.IHostMemory | None:
+    """Run the build with progress and Ctrl-C; None where it fails, which the stubs do not know."""
+    with _timing_cache(library, config):
+        if hasattr(library.module, "IProgressMonitor"):  # since 9.1
+            config.progress_monitor = _monitor(library.module, progress, interrupted)
+            return build()
+        memory: trt.IHostMemory | None = build_in_thread(build, interrupted)
+        return memory
+
+
+# Messages of the library --------------------------------------------------------------------------
 
 
 @dataclass
@@ -160,30 +170,30 @@ class _Log:
 
 @contextmanager
 def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
-    """The library's logger, and what it says meanwhile."""
-    severities, heard = library.module.ILogger, _Log()
+    """The library's logger, and its messages."""
+    severities, messages = library.module.ILogger, _Log()
 
     def on_message(severity: Any, text: str) -> None:
         if severity in (severities.ERROR, severities.INTERNAL_ERROR):
-            heard.errors.append(text)
+            messages.errors.append(text)
         elif severity == severities.WARNING:
-            heard.warnings.append(text)
+            messages.warnings.append(text)
         else:
-            heard.layers.extend(layers_in_log(text))
+            messages.layers.extend(layers_in_log(text))
 
     log = library_log(library)
     with log.listening(on_message):
-        yield log.logger, heard
+        yield log.logger, messages
 
 
 def _brief(reasons: list[str]) -> str:
     """The library's reasons on one line."""
     text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in reasons))
-    return (text if len(text) <= 600 else text[:597] + "...") or "it gives no reason"
+    return (text if len(text) <= 600 else text[:597] + "...") or "no reason reported"
 
 
 def _started(library: Library, kind: Any, logger: trt.ILogger, log: _Log) -> Any:
-    """A builder or runtime of the library, which needs its device."""
+    """Construct a builder or runtime of the library, which needs its device."""
     try:
         return kind(logger)
     except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
@@ -203,7 +213,9 @@ def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[
             runtime.engine_host_code_allowed = True
         engine = cast("trt.ICudaEngine | None", runtime.deserialize_cuda_engine(content))
         if engine is None:
-            raise UnavailableError(f"{library} cannot open what it built: {_brief(log.errors)}")
+            raise UnavailableError(
+                f"{library} cannot open the engine it built: {_brief(log.errors)}"
+            )
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
     return layers_of_inspector(text)
@@ -213,7 +225,7 @@ def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[
 
 
 def _monitor(library: Any, progress: ProgressCallback, interrupted: Interruption) -> Any:
-    """Tells of the outermost phase; those inside it come by the dozen. Ctrl-C ends any of them."""
+    """Reports the outermost phase, since inner ones are many; Ctrl-C ends any of them."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]  # a class of the library at hand
         def __init__(self) -> None:
@@ -243,8 +255,8 @@ def _check_release(library: Library) -> None:
     if library.kind == DEVICE_TENSORRT and release_of(library.version) < _NATIVE_NORMS_SINCE:
         oldest = ".".join(map(str, _NATIVE_NORMS_SINCE))
         raise UnavailableError(
-            f"{library.kind} {library.version} has no instance normalisation that needs no plugin: "
-            f"{oldest} is the oldest that builds these networks"
+            f"{library.kind} {library.version} needs a plugin for instance normalisation, expected "
+            f"{oldest} or newer"
         )
 
 
@@ -278,20 +290,22 @@ def _check_ends(library: Any, network: trt.INetworkDefinition, stage: Stage) -> 
         ("output", stage.output, [network.get_output(i) for i in range(network.num_outputs)]),
     ):
         # A shape has a length and items, but no iterator of its own.
-        seen = [(t.name, t.dtype, tuple(t.shape[i] for i in range(len(t.shape)))) for t in tensors]
-        if seen != [(spec.name, types[spec.dtype], spec.shape)]:
+        parsed = [
+            (t.name, t.dtype, tuple(t.shape[i] for i in range(len(t.shape)))) for t in tensors
+        ]
+        if parsed != [(spec.name, types[spec.dtype], spec.shape)]:
             raise UnavailableError(
-                f"TensorRT reads the {what} of {stage.name} as {_described(seen)}, "
-                f"the manifest says {spec}"
+                f"TensorRT reads the {what} of {stage.name} as {_described(parsed)}, expected "
+                f"{spec} as in the manifest"
             )
 
 
-def _described(seen: list[tuple[str, Any, tuple[int, ...]]]) -> str:
-    return ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in seen) or "missing"
+def _described(tensors: list[tuple[str, Any, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in tensors) or "missing"
 
 
 class RtxBuilderConfig(Protocol):
-    """What TensorRT-RTX has besides."""
+    """Additional members of TensorRT-RTX."""
 
     num_compute_capabilities: int
 
@@ -299,10 +313,10 @@ class RtxBuilderConfig(Protocol):
 
 
 def check_capability(library: Library, capability: str) -> None:
-    """Whether TensorRT-RTX builds for GPUs of a compute capability.
+    """Check that TensorRT-RTX builds for GPUs of a compute capability.
 
     Raises:
-        UsageError: it does not; the message lists what it offers.
+        UsageError: it does not; the message lists those it offers.
     """
     known = library.module.ComputeCapability.__members__
     offered = [name.lower() for name in known if name.startswith("SM")]
@@ -333,8 +347,8 @@ def _configured(
         check_capability(library, options.capability)
         rtx = cast(RtxBuilderConfig, config)
         rtx.num_compute_capabilities = 1
-        wanted = getattr(module.ComputeCapability, options.capability.upper())
-        rtx.set_compute_capability(wanted, 0)
+        capability = getattr(module.ComputeCapability, options.capability.upper())
+        rtx.set_compute_capability(capability, 0)
     return config
 
 
@@ -348,9 +362,9 @@ def _hardware_compatibility(library: Any, options: BuildOptions) -> HardwareComp
 
 @contextmanager
 def _timing_cache(library: Library, config: trt.IBuilderConfig) -> Iterator[None]:
-    """What TensorRT measured of kernels is kept in the user's cache folder, and used again.
+    """Keep TensorRT's kernel timings in the cache folder and use them again.
 
-    TensorRT-RTX chooses on the user's GPU, at the first run: it measures nothing here.
+    TensorRT-RTX chooses kernels at the first run on the user's GPU and times nothing here.
     """
     if library.kind != DEVICE_TENSORRT:
         yield
@@ -359,14 +373,14 @@ def _timing_cache(library: Library, config: trt.IBuilderConfig) -> Iterator[None
     with suppress(OutputError):
         place = compiled_place("tensorrt", library.version, "timing.cache")
     stored = None if place is None else read_sealed(place)
-    # What is no cache at all gives None, which the stubs do not know. One of another device is
-    # refused by the library, and begun anew.
+    # Damaged content gives None, which the stubs do not know. Where the library refuses a cache of
+    # another device, it starts with an empty one.
     content = b"" if stored is None else stored.tobytes()
     cache = cast("trt.ITimingCache | None", config.create_timing_cache(content))
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
-    made = config.get_timing_cache()
-    if place is not None and made is not None:
+    timings = config.get_timing_cache()
+    if place is not None and timings is not None:
         with suppress(OutputError):  # the next build measures again
-            write_sealed(place, bytes(made.serialize()))
+            write_sealed(place, bytes(timings.serialize()))

@@ -15,7 +15,7 @@ from elir_deploy.export.tensorrt.builder import (
     check_capability,
 )
 from elir_deploy.export.tensorrt.layers import check_layers
-from elir_deploy.progress import ProgressCallback
+from elir_deploy.progress import ProgressCallback, WarningCallback
 from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
@@ -37,12 +37,12 @@ _SUFFIXES: dict[EngineKind, str] = {RTX: "rtx", DEVICE_TENSORRT: "trt"}
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine file to be made of each stage and precision.
+    """One engine file to be built for each stage and precision.
 
     Attributes:
         kind: of the engines.
-        capability: of the GPUs that it is for, such as ``sm75``.
-        documented: precisions that the vendor lists for them.
+        capability: compute capability of the GPUs, such as ``sm75``.
+        documented: precisions in NVIDIA's support matrix for these GPUs.
     """
 
     kind: EngineKind
@@ -52,20 +52,20 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class StageEngine:
-    """An engine made for a bundle.
+    """An engine built for a bundle.
 
     Attributes:
         stage: name of the stage.
         precision: of the engine.
-        order: what for.
-        library: that made it.
-        options: how.
+        spec: what it was built for.
+        library: that built it.
+        options: it was built with.
         built: the engine.
     """
 
     stage: str
     precision: str
-    order: EngineSpec
+    spec: EngineSpec
     library: Library
     options: BuildOptions
     built: BuiltEngine
@@ -73,27 +73,25 @@ class StageEngine:
     @property
     def file(self) -> str:
         """Its name inside the bundle."""
-        return engine_file(self.stage, self.precision, self.order)
+        return engine_file(self.stage, self.precision, self.spec)
 
     def entry(self, file: File) -> Artifact:
-        """What the manifest says of the engine that was written as ``file``."""
+        """The manifest's entry for the engine that was written as ``file``."""
         return Artifact(
-            file=file.file,
-            sha256=file.sha256,
-            bytes=file.bytes,
-            kind=self.order.kind,
+            **structs.asdict(file),
+            kind=self.spec.kind,
             precision=self.precision,  # type: ignore[arg-type]  # that of an ONNX file
-            target=self.order.capability,
+            target=self.spec.capability,
             tool=self.library.kind,
             tool_version=self.library.version,
-            convolutions=self.built.found,
+            convolutions=self.built.convolutions,
             version_compatible=self.options.version_compatible,
             hardware_compatibility=self.built.hardware_compatibility,
         )
 
 
 def engine_specs(targets: Iterable[Target]) -> list[EngineSpec]:
-    """What is to be built ahead of time for ``targets``; nothing for those built on the device.
+    """The engines to build ahead of time for ``targets``; none for those that build their own.
 
     Args:
         targets: may name a capability more than once.
@@ -102,24 +100,24 @@ def engine_specs(targets: Iterable[Target]) -> list[EngineSpec]:
     return [EngineSpec(RTX, capability, documented) for capability, documented in ahead.items()]
 
 
-def check_engine_specs(library: Library, orders: Sequence[EngineSpec]) -> None:
+def check_engine_specs(library: Library, specs: Sequence[EngineSpec]) -> None:
     """Refuse before the work what the library cannot build for.
 
     Raises:
         UsageError: a capability that it does not offer.
     """
-    for order in orders:
-        if order.kind == RTX:
-            check_capability(library, order.capability)
+    for spec in specs:
+        if spec.kind == RTX:
+            check_capability(library, spec.capability)
 
 
-def engine_file(stage: str, precision: str, order: EngineSpec) -> str:
+def engine_file(stage: str, precision: str, spec: EngineSpec) -> str:
     """The name of an engine inside its bundle."""
-    return f"{stage}.{precision}.{order.capability}.{_SUFFIXES[order.kind]}.engine"
+    return f"{stage}.{precision}.{spec.capability}.{_SUFFIXES[spec.kind]}.engine"
 
 
 def onnx_of(stage: Stage, precision: str) -> Artifact:
-    """The graph that an engine of ``precision`` is made from.
+    """The graph that an engine of ``precision`` is built from.
 
     Raises:
         UsageError: the bundle holds none.
@@ -127,130 +125,145 @@ def onnx_of(stage: Stage, precision: str) -> Artifact:
     for artifact in stage.artifacts:
         if artifact.kind == "onnx" and artifact.precision == precision and not artifact.target:
             return artifact
-    held = ", ".join(dict.fromkeys(a.precision for a in stage.artifacts if a.kind == "onnx"))
-    raise UsageError(f"the bundle holds no {precision} ONNX file of {stage.name}: it has {held}")
+    present = ", ".join(dict.fromkeys(a.precision for a in stage.artifacts if a.kind == "onnx"))
+    raise UsageError(
+        f"the bundle has no {precision} ONNX file of {stage.name}, expected one of {present}"
+    )
 
 
 def with_engine(manifest: Manifest, engine: StageEngine, file: File) -> Manifest:
-    """The manifest with an engine that was written as ``file``, instead of one like it."""
+    """The manifest with an engine that was written as ``file``, in place of one like it."""
     entry = engine.entry(file)
 
-    def added(stage: StageEntry) -> StageEntry:
+    def with_entry(stage: StageEntry) -> StageEntry:
         others = [a for a in stage.artifacts if engine_key(a) != engine_key(entry)]
         return structs.replace(stage, artifacts=[*others, entry])
 
-    stages = [added(s) if s.name == engine.stage else s for s in manifest.stages]
+    stages = [with_entry(s) if s.name == engine.stage else s for s in manifest.stages]
     return structs.replace(manifest, stages=stages)
 
 
 def engine_key(artifact: Artifact) -> tuple[str, str, str | None]:
-    """What a stage has one artifact of: kind, precision and target."""
+    """Kind, precision and target: a stage has one artifact of each."""
     return artifact.kind, artifact.precision, artifact.target
-
-
-def _asked(graph: Artifact) -> Mapping[str, int]:
-    if graph.graph_convolutions is None:
-        raise BundleError(
-            f"{graph.file}: the manifest does not say what its convolutions compute in: make the "
-            "bundle anew with elir-export"
-        )
-    return graph.graph_convolutions
 
 
 def make_engines(
     library: Library,
-    info: Manifest,
+    manifest: Manifest,
     precisions: Sequence[str],
-    orders: Sequence[EngineSpec],
+    specs: Sequence[EngineSpec],
     read: Callable[[Artifact], bytes],
     options: BuildOptions,
     progress: ProgressCallback,
-    warn: Callable[[str], None],
+    warn: WarningCallback,
+    failures: dict[str, str],
 ) -> Iterator[StageEngine]:
-    """Build one engine after the other; each is checked to be what its precision says.
+    """Build the engines of every precision and spec, and check what they compute in.
+
+    The engines of all stages are yielded together, since a backend needs every one of them. Where
+    one is not of its precision, none of them is, the reason is put into ``failures``, and the next
+    precision and spec are built all the same.
 
     Args:
         library: that builds.
-        info: the bundle's manifest.
+        manifest: of the bundle.
         precisions: to build in.
-        orders: what for.
+        specs: to build for.
         read: gives the contents of an ONNX file.
-        options: how; the orders say for which GPUs.
-        progress: called with what is being done.
-        warn: called with what the user should know of an engine.
+        options: of the build; ``capability`` comes from the specs.
+        progress: called with the engine and the state of its build.
+        warn: called with warnings about an engine.
+        failures: filled with the reasons, by precision and spec.
 
     Raises:
         BundleError: the manifest does not say what a graph computes in.
-        QualityError: an engine is of another precision than was asked for.
         UnavailableError, UsageError: as :func:`~.builder.build_engine`.
     """
-    stages = info.stages_in()
-    jobs = [(s, p, order) for s in stages for p in precisions for order in orders]
-    sizes = {artifact.file: artifact.bytes for artifact in info.artifacts}
-    for number, (stage, precision, order) in enumerate(jobs, start=1):
-        file = engine_file(stage.name, precision, order)
+    stages = manifest.stages_in()
+    jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
+    sizes = {artifact.file: artifact.bytes for artifact in manifest.artifacts}
+
+    def build(stage: Stage, precision: str, spec: EngineSpec) -> StageEngine:
+        file = engine_file(stage.name, precision, spec)
+        number = jobs.index((stage, precision, spec)) + 1
         where = f"{file} ({number} of {len(jobs)})" if len(jobs) > 1 else file
 
-        def say(what: str, done: int, total: int, where: str = where) -> None:
+        def say(what: str, done: int, total: int) -> None:
             progress(f"{where}: {what}", done, total)
 
         say("parsing", 0, 0)
-        own = replace(options, capability=order.capability)
+        for_spec = replace(options, capability=spec.capability)
         graph = onnx_of(stage, precision)
-        asked = _asked(graph)
-        built = build_engine(library, read(graph), stage, precision, own, say)
+        required = _graph_convolutions(graph)
+        built = build_engine(library, read(graph), stage, precision, for_spec, say)
         for text in built.warnings:
-            warn(f"{file}: {library.kind} says: {' '.join(text.split())}")
-        _judge(file, precision, order, library, asked, built.found, warn)
-        sizes[file] = len(built.content)
-        yield StageEngine(stage.name, precision, order, library, own, built)
+            warn(f"{file}: {library.kind}: {' '.join(text.split())}")
+        _check_engine(file, precision, spec, library, required, built.convolutions, warn)
+        return StageEngine(stage.name, precision, spec, library, for_spec, built)
+
+    for precision in precisions:
+        for spec in specs:
+            try:
+                engines = [build(stage, precision, spec) for stage in stages]
+            except QualityError as error:
+                failures[f"{precision} engines for {spec.capability}"] = str(error)
+                continue
+            sizes |= {engine.file: len(engine.built.content) for engine in engines}
+            yield from engines
     if "int8" in precisions:
-        for order in orders:
-            _compare_sizes(stages, order, sizes, warn)
+        for spec in specs:
+            _compare_sizes(stages, spec, sizes, warn)
+
+
+def _graph_convolutions(graph: Artifact) -> Mapping[str, int]:
+    if graph.graph_convolutions is None:
+        raise BundleError(
+            f"{graph.file}: the manifest does not say what its convolutions compute in: export "
+            "the bundle again with elir-export"
+        )
+    return graph.graph_convolutions
 
 
 def _compare_sizes(
-    stages: Sequence[Stage],
-    order: EngineSpec,
-    sizes: Mapping[str, int],
-    warn: Callable[[str], None],
+    stages: Sequence[Stage], spec: EngineSpec, sizes: Mapping[str, int], warn: WarningCallback
 ) -> None:
-    """Tell where INT8 engines are larger than the FP16 ones that stand beside them."""
+    """Warn where INT8 engines are larger than the FP16 ones beside them."""
     bytes_of: dict[str, int] = {}
     for precision in ("int8", "fp16"):
-        files = [engine_file(stage.name, precision, order) for stage in stages]
+        files = [engine_file(stage.name, precision, spec) for stage in stages]
         if not all(file in sizes for file in files):
             return
         bytes_of[precision] = sum(sizes[file] for file in files)
     if bytes_of["int8"] > bytes_of["fp16"]:
         int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
         warn(
-            f"int8 for {order.capability} has {int8} and fp16 {fp16}: scales and "
-            "kernels of small layers take more than their weights give; elir-export "
-            "--int8-smallest-layer keeps those in floating point"
+            f"int8 for {spec.capability} takes {int8}, fp16 {fp16}: the scales and kernels of "
+            "small layers take more than their weights save; elir-export --int8-smallest-layer "
+            "keeps those layers in floating point"
         )
 
 
-def _judge(
+def _check_engine(
     file: str,
     precision: str,
-    order: EngineSpec,
+    spec: EngineSpec,
     library: Library,
-    asked: Mapping[str, int],
-    found: Mapping[str, int] | None,
-    warn: Callable[[str], None],
+    required: Mapping[str, int],
+    convolutions: Mapping[str, int] | None,
+    warn: WarningCallback,
 ) -> None:
-    documented = precision in order.documented
+    documented = precision in spec.documented
     if not documented:
         warn(
-            f"{file}: NVIDIA does not list {precision} for {order.capability} under "
-            f"{library.kind}; it builds, and was run by nobody here"
+            f"{file}: {precision} for {spec.capability} is not in NVIDIA's support matrix of "
+            f"{library.kind}; untested by this project"
         )
-    if found is None:
-        warn(f"{file}: {library.kind} does not tell what its layers compute in")
+    if convolutions is None:
+        warn(f"{file}: {library.kind} does not report what its layers compute in")
         return
     try:
-        check_layers(file, precision, asked, found)
+        check_layers(file, precision, required, convolutions)
     except QualityError as error:
         if documented:
             raise

@@ -1,4 +1,4 @@
-"""Engines for a bundle that is there already, added where it lies or in a copy of it."""
+"""Engines for an existing bundle, added in place or to a copy of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from elir_deploy.export.tensorrt.engines import (
     with_engine,
 )
 from elir_deploy.pixels import psnr_db
-from elir_deploy.progress import ProgressCallback
+from elir_deploy.progress import ProgressCallback, WarningCallback
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import Bundle
@@ -38,6 +38,7 @@ from elir_deploy.targets import RTX, onnx_limits
 
 __all__ = [
     "AddedEngine",
+    "AddedEngines",
     "EngineQuality",
     "add_engines",
     "check_parser",
@@ -48,169 +49,189 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EngineQuality:
-    """What the engines of one precision make of the bundle's own pictures.
+    """Agreement of the engines of one precision with the bundle's references.
 
     Attributes:
         precision: of the engines.
-        psnr_db: against float32 PyTorch, of the worst picture; infinite where nothing differs.
-        floor_db: the least there may be.
+        psnr_db: against float32 PyTorch, of the worst reference; infinite where all are identical.
+        floor_db: least PSNR; engines below it have been removed from the bundle.
     """
 
     precision: str
     psnr_db: float
     floor_db: float
 
+    @property
+    def passed(self) -> bool:
+        return self.psnr_db >= self.floor_db
+
 
 @dataclass(frozen=True)
 class AddedEngine:
-    """An engine that is in the bundle now.
+    """An engine that was added to a bundle.
 
     Attributes:
         file: its name there.
+        precision: of the engine.
         bytes: its size.
-        seconds: its build took.
+        seconds: of its build.
         convolutions: kernels that convolve, by precision; None: not known.
     """
 
     file: str
+    precision: str
     bytes: int
     seconds: float
     convolutions: dict[str, int] | None
 
 
+@dataclass(frozen=True)
+class AddedEngines:
+    """The engines that were added to a bundle.
+
+    Attributes:
+        engines: in the order of their builds.
+        failures: why others were not, by precision and GPU.
+    """
+
+    engines: tuple[AddedEngine, ...]
+    failures: Mapping[str, str]
+
+
 def default_precisions(bundle: Bundle) -> tuple[str, ...]:
-    """The reduced ones that the bundle holds and that passed; float32 where there is no other."""
-    verification = bundle.manifest.verification
-    held: list[str] = [
-        precision
-        for precision in bundle.manifest.precisions
-        if precision not in verification or verification[precision].passed
-    ]
-    return tuple(p for p in held if p != "fp32") or tuple(held) or tuple(bundle.manifest.precisions)
+    """The reduced precisions of the bundle that passed; without any, what it has."""
+    present, verification = bundle.manifest.precisions, bundle.manifest.verification
+    passed = [p for p in present if p not in verification or verification[p].passed]
+    return tuple(p for p in passed if p != "fp32") or tuple(passed) or tuple(present)
 
 
 def check_parser(bundle: Bundle, library: Library) -> None:
-    """Whether the library can parse the bundle's graphs.
+    """Check that the library can parse the bundle's graphs.
 
     Raises:
-        UsageError: their opset is too new for it, or it does not take uint8 images.
+        UsageError: their opset is too new for it, or it does not accept uint8 images.
     """
     if library.kind == RTX:
         return
     limits = onnx_limits(library.version)
     opset = bundle.manifest.export.opset
-    again = "export again with --target, which writes what it takes"
+    again = "export again with --target"
     if opset > limits.opset:
         raise UsageError(
-            f"{bundle.path} has graphs of opset {opset}, and TensorRT {library.version} takes "
-            f"{limits.opset} at most: {again}"
+            f"{bundle.path}: its graphs have opset {opset}, expected at most {limits.opset} for "
+            f"TensorRT {library.version}: {again}"
         )
     if bundle.manifest.input.dtype == "uint8" and not limits.uint8_io:
         raise UsageError(
-            f"{bundle.path} takes uint8 images, and TensorRT {library.version} does not: {again}"
+            f"{bundle.path}: its graphs take uint8 images, expected float32 for TensorRT "
+            f"{library.version}: {again}"
         )
 
 
 def add_engines(
     bundle: Bundle,
     library: Library,
-    orders: Sequence[EngineSpec],
+    specs: Sequence[EngineSpec],
     precisions: Sequence[str],
     options: BuildOptions,
     progress: ProgressCallback,
-    warn: Callable[[str], None],
+    warn: WarningCallback,
     *,
     output: Path | None = None,
     overwrite: bool = False,
-) -> list[AddedEngine]:
-    """Build engines and add them to the bundle, one by one as they are finished.
+) -> AddedEngines:
+    """Build engines and add them to the bundle, those of one precision and GPU at a time.
 
     A stage's engine of the same kind, precision and target is replaced. What was added before an
     error or Ctrl-C stays, unless ``output`` is given, which appears whole or not at all.
 
     Args:
-        bundle: that has the ONNX files.
+        bundle: with the ONNX files.
         library: that builds.
-        orders: what for.
+        specs: to build for.
         precisions: to build in.
-        options: how.
-        progress: called with what is being done.
-        warn: called with what the user should know.
+        options: of the build.
+        progress: called with the engine and the state of its build.
+        warn: called with warnings about an engine.
         output: folder of a copy to add them to; None: they go into the bundle itself.
         overwrite: replace a bundle at ``output``.
 
     Raises:
         OutputError: the bundle or the copy cannot be written, or another process adds to it.
         BundleError: an ONNX file is damaged.
-        QualityError, UnavailableError, UsageError: as :func:`~.engines.make_engines`.
+        QualityError: no engine is of its precision; nothing is written.
+        UnavailableError, UsageError: as :func:`~.engines.make_engines`.
     """
-    made = make_engines(
+    failures: dict[str, str] = {}
+    engines = make_engines(
         library,
         bundle.manifest,
         precisions,
-        orders,
+        specs,
         lambda artifact: bundle.checked_file(artifact.file).read_bytes(),
         options,
         progress,
         warn,
+        failures,
     )
+
+    def add(path: Path) -> AddedEngines:
+        added = tuple(_add(path, bundle.manifest, engines))
+        if not added:
+            raise QualityError(". ".join(failures.values()))
+        return AddedEngines(added, failures)
+
     if output is None:
         with _alone(bundle.path):
-            return _added(bundle.path, bundle.manifest, made)
+            return add(bundle.path)
     with staged_bundle(output, overwrite=overwrite) as writer:
         _copy(bundle, writer.folder, output)
-        return _added(writer.folder, bundle.manifest, made)
+        return add(writer.folder)
 
 
-def measure_engines(path: Path, kind: str, precisions: Sequence[str]) -> list[EngineQuality]:
-    """Run the bundle's engines on its own pictures, and drop those below their floor.
+def measure_engines(path: Path, kind: str, precisions: Iterable[str]) -> Iterator[EngineQuality]:
+    """Run the bundle's engines on its references, and remove those below their floor.
 
     Args:
         path: of the bundle.
-        kind: the backend, and the engines' kind.
+        kind: of the engines, and the backend of that name.
         precisions: to run.
 
     Raises:
         UnavailableError: this machine cannot run them.
-        QualityError: a precision stays below its floor; the engines that ran are taken out.
     """
     bundle = Bundle.open(path)
-    found = []
     for precision in precisions:
         worst = math.inf
         with Restorer(bundle, kind, precision=precision) as restore:
             for _, image, expected in bundle.reference_images():
                 worst = min(worst, psnr_db(restore.run_pixels(image), expected))
         verified = bundle.manifest.verification.get(precision)
-        # What did not pass as a graph, of random weights, has no floor to keep as an engine.
+        # A graph that did not pass, as of random weights, sets no floor for its engines.
         floor = verified.floor_db if verified is not None and verified.passed else 0.0
-        found.append(EngineQuality(precision, worst, floor))
-        if worst < floor:
+        quality = EngineQuality(precision, worst, floor)
+        if not quality.passed:
             _drop(path, backend_named(kind).artifacts(bundle, precision))
-            raise QualityError(
-                f"{precision} engines reach {worst:.1f} dB against float32 PyTorch, wanted "
-                f"{floor:g} dB: they were taken out of {path}"
-            )
-    return found
+        yield quality
 
 
 # The manifest and the files -----------------------------------------------------------------------
 
 
-def _added(path: Path, manifest: Manifest, made: Iterator[StageEngine]) -> list[AddedEngine]:
+def _add(path: Path, manifest: Manifest, engines: Iterable[StageEngine]) -> Iterator[AddedEngine]:
     """Put the engines into the bundle as they come."""
-    added = []
-    for engine in made:
+    for engine in engines:
         manifest = _put(path, manifest, engine)
-        size, seconds = len(engine.built.content), engine.built.seconds
-        added.append(AddedEngine(engine.file, size, seconds, engine.built.found))
-    return added
+        built = engine.built
+        yield AddedEngine(
+            engine.file, engine.precision, len(built.content), built.seconds, built.convolutions
+        )
 
 
 def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
-    """Write an engine and its entry; returns the manifest as it is now.
+    """Write an engine and its entry; returns the new manifest.
 
-    The manifest is right at every moment: an engine that is replaced leaves it first.
+    The manifest is right at every moment: the entry of a replaced engine is removed first.
     """
     content = engine.built.content
     written = File(engine.file, hashlib.sha256(content).hexdigest(), len(content))
@@ -226,7 +247,7 @@ def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
 
 
 def _drop(path: Path, engines: Sequence[Artifact]) -> None:
-    """Take engines out of the bundle."""
+    """Remove engines from the bundle."""
     files = {engine.file for engine in engines}
     manifest = Bundle.open(path).manifest
     _write_manifest(path, _without(manifest, lambda stage, a: a.file in files))
@@ -236,7 +257,7 @@ def _drop(path: Path, engines: Sequence[Artifact]) -> None:
 
 
 def _without(manifest: Manifest, bad: Callable[[str, Artifact], bool]) -> Manifest:
-    """The manifest without what is ``bad`` of the artifacts, each given with its stage's name."""
+    """The manifest without the artifacts for which ``bad(stage name, artifact)`` is true."""
     stages = [
         structs.replace(stage, artifacts=[a for a in stage.artifacts if not bad(stage.name, a)])
         for stage in manifest.stages
@@ -250,7 +271,7 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
-    """The bundle's own files, and no others that lie beside them."""
+    """Copy the files that the manifest names, and no others."""
     try:
         shutil.copy2(bundle.path / MANIFEST_NAME, folder)
         for file in (entry.file for entry in bundle.manifest.files()):
@@ -264,7 +285,7 @@ def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Two processes that add to one manifest would lose what one of them added."""
+    """Lock the bundle: of two processes that add to one manifest, one would lose its engines."""
     try:
         lock = os.open(path, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,9 +296,7 @@ def _alone(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from None
     try:
         if not os.access(path, os.W_OK):
-            raise OutputError(
-                f"{path} cannot be written: give -o FOLDER, and the engines go into a copy there"
-            )
+            raise OutputError(f"{path} cannot be written: add the engines to a copy with -o FOLDER")
         yield
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""A build of minutes in a library that asks nobody meanwhile, which Ctrl-C and SIGTERM end."""
+"""Builds that take minutes without a callback, interrupted by Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from typing import Any
 
 from elir_deploy.interrupts import Interruption, raise_interruption
 
-__all__ = ["built_aside"]
+__all__ = ["build_in_thread"]
 
-#: Seconds between two looks for Ctrl-C, where the library does not ask for it.
-_LOOKS_EVERY = 0.1
+#: Seconds between two checks for a signal.
+_CHECK_INTERVAL = 0.1
 
 
-def built_aside(build: Callable[[], Any], interrupted: Interruption) -> Any:
-    """What ``build`` returns, of a library that asks nobody while it builds: TensorRT 8.6.
+def build_in_thread(build: Callable[[], Any], interrupted: Interruption) -> Any:
+    """Result of ``build`` by a library without a progress callback: TensorRT 8.6.
 
-    It builds in a thread, which is left to itself when the build is interrupted, and ends with the
-    process.
+    The thread is abandoned when the build is interrupted, and ends with the process.
     """
-    made: list[Any] = []
+    results: list[Any] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            made.append(build())
+            results.append(build())
         except BaseException as error:  # noqa: BLE001  # raised below
             failure.append(error)
 
     worker = threading.Thread(target=work, name="elir-build", daemon=True)
     worker.start()
     while worker.is_alive() and interrupted.signal is None:
-        worker.join(_LOOKS_EVERY)
+        worker.join(_CHECK_INTERVAL)
     if interrupted.signal is not None and worker.is_alive():
-        # What the library holds must not be taken apart under it.
-        atexit.register(_exit_beside, worker, 128 + interrupted.signal)
+        # The library's objects must not be destroyed while it uses them.
+        atexit.register(_exit_process, worker, 128 + interrupted.signal)
         raise_interruption(interrupted.signal)
     if failure:
         raise failure[0]
-    return made[0]
+    return results[0]
 
 
-def _exit_beside(worker: threading.Thread, code: int) -> None:
+def _exit_process(worker: threading.Thread, code: int) -> None:
     if worker.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""What the convolutions of an engine compute in, and whether that is what its graph asks for.
+"""The precision of an engine's convolutions, compared with its graph's.
 
-A builder's log (TensorRT-RTX, which needs no GPU for it) or the inspector (TensorRT,
-on the device) lists the layers with the types of their tensors. An "fp16" engine whose convolutions
-read float32 is none, and this is where it shows.
+The builder's log (TensorRT-RTX, without a GPU) or the inspector (TensorRT, on the device) lists the
+layers with the types of their tensors. An "fp16" engine whose convolutions read float32 is found
+here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = [
     "layers_of_inspector",
 ]
 
-#: How TensorRT names a tensor's type, in logs and in either form of the inspector's.
+#: TensorRT's names of tensor types, in logs and in both forms of the inspector's JSON.
 _TYPES = (
     ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
     ("fp16", re.compile(r"\b(half|fp16)\b", re.IGNORECASE)),
     ("fp32", re.compile(r"\b(float|fp32)\b", re.IGNORECASE)),
 )
-#: A kernel that convolves, by its kind or, where several layers became one, by its name.
+#: Matches a kernel that convolves: its kind or, where several layers were fused, its name.
 _CONVOLVES = re.compile(r"conv|corr|gemm|matmul|matrixmultiply", re.IGNORECASE)
 _FUSED_KINDS = frozenset({"runtime_fusion", "Myelin"})
 _LOG_LINE = re.compile(
@@ -45,8 +45,8 @@ class EngineLayer:
     """One kernel of an engine.
 
     Attributes:
-        name: given by the library.
-        kind: of kernel, in the library's words.
+        name: from the library.
+        kind: of kernel, as the library calls it.
         reads: precision of its first input of a known type; None: none is known.
     """
 
@@ -56,21 +56,21 @@ class EngineLayer:
 
     @property
     def convolves(self) -> bool:
-        told_by = self.name if self.kind in _FUSED_KINDS else self.kind
-        return _CONVOLVES.search(told_by) is not None
+        text = self.name if self.kind in _FUSED_KINDS else self.kind
+        return _CONVOLVES.search(text) is not None
 
 
 def layers_in_log(message: str) -> list[EngineLayer]:
-    """The layers that a message of the builder's verbose log lists, most often none."""
+    """The layers in a message of the builder's verbose log; most messages have none."""
     if "LayerType: " not in message:
         return []
     return [
         EngineLayer(
-            found["name"],
-            found["kind"],
-            _first_known(re.findall(r"Datatype: ([^,}]+)", found["inputs"])),
+            line["name"],
+            line["kind"],
+            _first_known(re.findall(r"Datatype: ([^,}]+)", line["inputs"])),
         )
-        for found in _LOG_LINE.finditer(message)
+        for line in _LOG_LINE.finditer(message)
     ]
 
 
@@ -88,45 +88,46 @@ def layers_of_inspector(text: str) -> list[EngineLayer]:
 
 
 def engine_precisions(layers: Iterable[EngineLayer]) -> dict[str, int]:
-    """How many kernels that convolve there are of each precision."""
+    """Number of kernels that convolve, by precision."""
     counts = Counter(layer.reads for layer in layers if layer.convolves and layer.reads)
     return {precision: counts[precision] for precision, _ in _TYPES}
 
 
 def check_layers(
-    file: str, precision: str, asked: Mapping[str, int], found: Mapping[str, int]
+    file: str, precision: str, required: Mapping[str, int], convolutions: Mapping[str, int]
 ) -> None:
-    """Whether an engine is what its precision says.
+    """Check that an engine computes in its precision.
 
     Args:
         file: the engine's name, for the message.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        asked: of the ONNX file, :attr:`~elir_deploy.runtime.bundle.Artifact.graph_convolutions`.
-        found: :func:`engine_precisions`.
+        required: the graph's convolutions by precision
+            (:attr:`~elir_deploy.runtime.manifest.Artifact.graph_convolutions`).
+        convolutions: the engine's (:func:`engine_precisions`).
 
     Raises:
-        QualityError: convolutions run in float32 that were to be reduced, or most of those that
-            were to be int8 do not; none was to be reduced; or no type of any is known.
+        QualityError: convolutions of reduced precision run in float32; most int8 ones do not run in
+            int8; the graph has none of the precision; or no type of any is known.
     """
-    told = ", ".join(f"{count} {name}" for name, count in found.items() if count)
-    if any(asked.values()) and not told:
+    shown = ", ".join(f"{count} {name}" for name, count in convolutions.items() if count)
+    if any(required.values()) and not shown:
         raise QualityError(
-            f"{file}: nothing tells what its {sum(asked.values())} convolutions compute in"
+            f"{file}: the types of its {sum(required.values())} convolutions are not known"
         )
     if precision == "fp32":
         return
-    if any(asked.values()) and not asked[precision]:
-        raise QualityError(f"{file} is not {precision}: its graph has no convolution in it")
-    # A few have no kernel in int8 and run as what surrounds them; most make what an engine is.
-    float32_around = precision == "int8" and not asked["fp16"]
-    if found["fp32"] > asked["fp32"] and not float32_around:
+    if any(required.values()) and not required[precision]:
+        raise QualityError(f"{file} is not {precision}: its graph has no {precision} convolution")
+    # A few int8 convolutions have no int8 kernel and run in the fallback dtype.
+    float32_fallback = precision == "int8" and not required["fp16"]
+    if convolutions["fp32"] > required["fp32"] and not float32_fallback:
         raise QualityError(
-            f"{file} is not {precision}: its convolutions run as {told}, and {asked['fp32']} were "
-            "to be fp32"
+            f"{file} is not {precision}: its convolutions run as {shown}, expected at most "
+            f"{required['fp32']} fp32"
         )
-    if precision == "int8" and 2 * found["int8"] < asked["int8"]:
+    if precision == "int8" and 2 * convolutions["int8"] < required["int8"]:
         raise QualityError(
-            f"{file} is not int8: its convolutions run as {told}, wanted {asked['int8']} int8"
+            f"{file} is not int8: its convolutions run as {shown}, expected {required['int8']} int8"
         )
 
 

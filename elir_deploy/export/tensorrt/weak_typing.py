@@ -1,4 +1,4 @@
-"""TensorRT before 10, which has to be told to compute in the types of the ONNX file."""
+"""Types of layers for TensorRT before 10, which does not follow those of the ONNX file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Int8Kernels", "constrain_types", "find_int8_kernels"]
 
 @dataclass
 class Int8Kernels:
-    """What TensorRT makes INT8 kernels of. Layers are given by their number in the network.
+    """Layers that TensorRT fuses into INT8 kernels, by their number in the network.
 
     Attributes:
         multiplying: convolutions whose factors are all dequantised.
-        fused: what such a kernel takes along: layers that move or enlarge dequantised values,
-            and element-wise ones on the way to the next quantiser.
-        quantized: tensors that a quantiser reads, by itself or behind element-wise layers.
+        fused: layers that move or enlarge dequantised values, and element-wise ones before the
+            next quantiser.
+        quantized: tensors that a quantiser reads, directly or after element-wise layers.
     """
 
     multiplying: set[int] = field(default_factory=set)
@@ -30,12 +30,11 @@ class Int8Kernels:
 def constrain_types(
     library: Any, network: trt.INetworkDefinition, config: trt.IBuilderConfig, precision: str
 ) -> None:
-    """Let every layer compute in the types that the ONNX file gives it, as in a typed network.
+    """Let every layer compute in its type in the ONNX file, as in a strongly typed network.
 
-    What is to become an INT8 kernel is told no type but that of its output, where no quantiser
-    reads it: a layer that is told float16 may run in nothing else (docs/decisions.md). Layers of
-    other types than floats have no choice. A cast has its type already, and TensorRT 8.6 refuses
-    to be told one.
+    Layers of an INT8 kernel get no type but that of an output that no quantiser reads: a layer set
+    to float16 may run in nothing else (docs/decisions.md). Layers of other types than floats have
+    no choice. A cast has its type, and TensorRT 8.6 fails where one is set.
     """
     if precision == "fp32":
         return
@@ -46,12 +45,12 @@ def constrain_types(
         config.set_flag(flags.INT8)
     floats = (library.DataType.HALF, library.DataType.FLOAT)
     kinds = library.LayerType
-    untold = {kinds.CAST, kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE}
+    untyped = {kinds.CAST, kinds.CONSTANT, kinds.QUANTIZE, kinds.DEQUANTIZE}
     kernels = find_int8_kernels(library, network)
     for number in range(network.num_layers):
         layer = network.get_layer(number)
         outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
-        if layer.type in untold or number in kernels.fused or not outputs:
+        if layer.type in untyped or number in kernels.fused or not outputs:
             continue
         if any(output.dtype not in floats for output in outputs):
             continue
@@ -64,19 +63,19 @@ def constrain_types(
 
 
 def find_int8_kernels(library: Any, network: trt.INetworkDefinition) -> Int8Kernels:
-    """What of a network with quantisers and dequantisers is to run in INT8."""
+    """The layers of a quantised network that are to run in INT8."""
     kinds = library.LayerType
     multiplying = {kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY}
     moving = {kinds.SHUFFLE, kinds.RESIZE}  # their other inputs are shapes
     element_wise = {kinds.ACTIVATION, kinds.ELEMENTWISE, kinds.UNARY, kinds.SCALE}
     layers = [_Layer.of(network.get_layer(number)) for number in range(network.num_layers)]
 
-    found = Int8Kernels()
+    kernels = Int8Kernels()
     for layer in reversed(layers):
         if layer.kind == kinds.QUANTIZE:
-            found.quantized.add(layer.reads[0])  # the others are its scale and zero point
-        elif layer.kind in {kinds.CAST, *element_wise} and layer.makes in found.quantized:
-            found.quantized.update(layer.reads)
+            kernels.quantized.add(layer.reads[0])  # the others are its scale and zero point
+        elif layer.kind in {kinds.CAST, *element_wise} and layer.makes in kernels.quantized:
+            kernels.quantized.update(layer.reads)
     dequantized, continued = set[str](), set[str]()
     for number, layer in enumerate(layers):
         values = layer.reads[:1] if layer.kind in moving else layer.reads
@@ -86,19 +85,19 @@ def find_int8_kernels(library: Any, network: trt.INetworkDefinition) -> Int8Kern
             dequantized.add(layer.makes)
         elif layer.kind in {kinds.CONCATENATION, *moving} and from_int8:
             dequantized.add(layer.makes)
-            found.fused.add(number)
+            kernels.fused.add(number)
         elif layer.kind in multiplying and from_int8:
             continued.add(layer.makes)
-            found.multiplying.add(number)
-        elif layer.kind in element_wise and beside_int8 and layer.makes in found.quantized:
+            kernels.multiplying.add(number)
+        elif layer.kind in element_wise and beside_int8 and layer.makes in kernels.quantized:
             continued.add(layer.makes)
-            found.fused.add(number)
-    return found
+            kernels.fused.add(number)
+    return kernels
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's kind, and names of its tensors; of several outputs the first."""
+    """Kind and tensor names of a layer; of several outputs, the first."""
 
     kind: Any
     reads: tuple[str, ...]
@@ -107,6 +106,6 @@ class _Layer:
     @classmethod
     def of(cls, layer: trt.ILayer) -> _Layer:
         inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
-        made = layer.get_output(0).name if layer.num_outputs else ""
-        # An input that may be left out is None, which the stubs do not know.
-        return cls(layer.type, tuple(t.name for t in inputs if t is not None), made)
+        output = layer.get_output(0).name if layer.num_outputs else ""
+        # An optional input may be None, which the stubs do not know.
+        return cls(layer.type, tuple(t.name for t in inputs if t is not None), output)

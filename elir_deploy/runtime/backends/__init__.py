@@ -174,14 +174,14 @@ def why_only_asked(precision: str, result: Verification | None) -> str | None:
     if result is None:
         return None if precision == "fp32" else "was not verified"
     if not result.passed:
-        return f"has {_decibels(result.psnr_db)}, its floor is {result.floor_db:g} dB"
+        return f"{_reached(result)}, its floor is {result.floor_db:g} dB"
     if not result.automatic:
         images = [image for image in result.images if image.psnr_db is not None]
         worst = min(images, key=lambda image: image.psnr_db or 0.0, default=None)
         if worst is None:
             return "is marked so"
         kind = "synthetic " * worst.synthetic
-        return f"has {_decibels(worst.psnr_db)} on the {kind}picture {worst.name}"
+        return f"has {worst.psnr_db:.1f} dB on the {kind}picture {worst.name}"
     return None
 
 
@@ -200,5 +200,7 @@ def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
         raise UnavailableError(f"{backend.name} cannot run in {precision}: {reason}")
 
 
-def _decibels(psnr_db: float | None) -> str:
-    return "nothing finite" if psnr_db is None else f"{psnr_db:.1f} dB"
+def _reached(result: Verification) -> str:
+    if not result.finite:
+        return "gives numbers that are not finite"
+    return "is identical" if result.psnr_db is None else f"has {result.psnr_db:.1f} dB"

@@ -179,13 +179,8 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
     ]
     artifacts[0]["graph_convolutions"] = {"int8": 0, "fp16": 0, "fp32": 15}
     made["targets"] = [
-        {"name": "rtx2080ti", "kind": "tensorrt-rtx", "capability": "sm75", "engines": "built"},
-        {
-            "name": "jetpack6.2",
-            "kind": "tensorrt",
-            "capability": "sm87",
-            "engines": "build on the device",
-        },
+        {"name": "rtx2080ti", "kind": "tensorrt-rtx", "capability": "sm75"},
+        {"name": "jetpack6.2", "kind": "tensorrt", "capability": "sm87"},
     ]
     return made
 
@@ -199,7 +194,7 @@ CHANGES: list[tuple[str, Path_, Any]] = [
     ("engines", ("targets", 0, "capability"), "sm1200"),
     ("engines", ("targets", 0, "capability"), "sm75\n"),
     ("engines", ("targets", 0, "capability"), "SM75"),
-    ("engines", ("targets", 0, "engines"), "build on the device"),
+    ("engines", ("targets", 0, "engines"), "built"),
     ("engines", ("targets", 0), {"name": "rtx2080ti", "kind": "tensorrt-rtx"}),
     ("engines", (*ENGINE, "kind"), "tensorrt"),
     ("engines", (*ENGINE, "kind"), "openvino"),

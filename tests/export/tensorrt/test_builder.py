@@ -54,14 +54,14 @@ def built(
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_engine_computes_in_the_precision_of_its_graph(precision: str) -> None:
     engine = built(precision)
-    assert engine.found == {"int8": 0, "fp16": 0, "fp32": 0} | {precision: 3}
+    assert engine.convolutions == {"int8": 0, "fp16": 0, "fp32": 0} | {precision: 3}
     assert engine.layers >= 3
     assert len(engine.content) > 10_000
 
 
 def test_int8_runs_in_int8_from_ampere_on_and_in_float16_on_turing() -> None:
-    assert built("int8", "sm86").found == {"int8": 1, "fp16": 2, "fp32": 0}
-    assert built("int8", "sm75").found == {"int8": 0, "fp16": 3, "fp32": 0}
+    assert built("int8", "sm86").convolutions == {"int8": 1, "fp16": 2, "fp32": 0}
+    assert built("int8", "sm75").convolutions == {"int8": 0, "fp16": 3, "fp32": 0}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -96,7 +96,7 @@ def test_an_engine_needs_the_gpu_it_is_for() -> None:
     assert runtime.deserialize_cuda_engine(built("fp16").content) is None
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     told: list[tuple[str, int, int]] = []
     built("fp16", progress=lambda *step: told.append(step))
     assert told[0][1] == 0
@@ -123,7 +123,7 @@ def test_a_signal_ends_a_build(
     assert getattr(caught.value, "code", None) == exit_code
     assert len(told) < 4, "the library stops at the next step"
     assert signal.getsignal(number) is before
-    assert built("fp16").found, "the next one builds"
+    assert built("fp16").convolutions, "the next one builds"
 
 
 def test_a_build_in_another_thread() -> None:
@@ -210,7 +210,7 @@ def test_int8_with_float16_around_it_is_read_as_it_is_exported(
         assert sum(counts.values()) == sum(n.op_type in CONVOLUTIONS for n in model.graph.node)
 
 
-def test_a_type_that_the_parser_changes_would_show() -> None:
+def test_a_type_that_the_parser_changes_is_found() -> None:
     model = convolutions("int8")
     (zero,) = [constant for constant in model.graph.initializer if constant.name == "zero"]
     zero.CopyFrom(numpy_helper.from_array(np.asarray(0, np.uint8), "zero"))
@@ -225,7 +225,7 @@ def test_a_capability_that_is_not_offered() -> None:
         built("fp16", "sm87")
 
 
-def test_a_file_that_is_no_graph() -> None:
+def test_a_file_that_is_not_a_graph() -> None:
     with pytest.raises(UnavailableError, match=r"tensorrt-rtx .* cannot parse fused\.fp16: \S+"):
         build_engine(LIBRARY, b"no graph", stage(), "fp16", BuildOptions("sm75"), no_progress)
 
@@ -236,7 +236,7 @@ def test_a_graph_with_other_ends() -> None:
         build_engine(LIBRARY, content, stage("float32"), "fp16", BuildOptions("sm75"), no_progress)
 
 
-def test_a_float32_matrix_product_is_refused_on_turing_in_words() -> None:
+def test_a_float32_matrix_product_is_refused_on_turing() -> None:
     """Which is why the time embedding's must be folded away."""
     model = convolutions("fp32")
     weight = np.eye(SIDE, dtype=np.float32)

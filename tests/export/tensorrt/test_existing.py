@@ -1,4 +1,4 @@
-"""Engines added to a bundle that is there: whole at every moment, whatever happens."""
+"""Engines added to an existing bundle, which is whole at every moment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from elir_deploy.export.tensorrt.existing import (
     default_precisions,
     measure_engines,
 )
-from elir_deploy.progress import no_progress
+from elir_deploy.progress import no_progress, no_warning
 from elir_deploy.runtime.backends import tensorrt as backend
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES
@@ -33,7 +33,7 @@ from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, R
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 LIBRARY = Library(RTX, None, "1.7.1.116")
-ORDERS = [EngineSpec(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
+SPECS = [EngineSpec(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
 FILES = ["fused.fp16.sm75.rtx.engine", "fused.fp16.sm86.rtx.engine"]
 
 
@@ -44,7 +44,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Engines come at once; their contents tell which build made them."""
+    """Builds take no time; an engine's contents say which build it is from."""
     done: list[str] = []
 
     def build(library: Library, model: bytes, *rest: Any) -> BuiltEngine:
@@ -56,18 +56,18 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def add(path: Path, orders: list[EngineSpec] = ORDERS, **options: Any) -> list[str]:
+def add(path: Path, specs: list[EngineSpec] = SPECS, **options: Any) -> list[str]:
     added = add_engines(
         Bundle.open(path),
         LIBRARY,
-        orders,
+        specs,
         ["fp16"],
         BuildOptions(),
         no_progress,
-        lambda text: None,
+        no_warning,
         **options,
     )
-    return [engine.file for engine in added]
+    return [engine.file for engine in added.engines]
 
 
 def engines_in(path: Path) -> dict[str, str]:
@@ -79,7 +79,7 @@ def engines_in(path: Path) -> dict[str, str]:
     }
 
 
-def test_engines_are_added_where_the_bundle_lies(bundle: Path) -> None:
+def test_engines_are_added_in_place(bundle: Path) -> None:
     assert add(bundle) == FILES
     assert engines_in(bundle) == dict(zip(FILES, ("engine 1", "engine 2"), strict=True))
     entry = Bundle.open(bundle).manifest.artifacts[-1]
@@ -90,16 +90,16 @@ def test_engines_are_added_where_the_bundle_lies(bundle: Path) -> None:
 
 def test_an_engine_of_the_same_kind_is_replaced(bundle: Path) -> None:
     add(bundle)
-    add(bundle, ORDERS[:1])
+    add(bundle, SPECS[:1])
     assert engines_in(bundle) == {FILES[1]: "engine 2", FILES[0]: "engine 3"}
 
 
 def test_every_stage_keeps_its_own_engine(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "split", stages="split", precisions=("fp32", "fp16"))
     files = [f"{stage}.fp16.sm75.rtx.engine" for stage in SPLIT_STAGES]
-    assert add(bundle, ORDERS[:1]) == files
+    assert add(bundle, SPECS[:1]) == files
     assert list(engines_in(bundle)) == files
-    assert add(bundle, ORDERS[:1]) == files
+    assert add(bundle, SPECS[:1]) == files
     assert engines_in(bundle) == {file: f"engine {5 + n}" for n, file in enumerate(files)}
     assert {p.name for p in bundle.glob("*.engine")} == set(files)
 
@@ -142,11 +142,11 @@ def fail_at(
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 )
-def test_whatever_write_fails_the_bundle_is_whole(
+def test_the_bundle_is_whole_whichever_write_fails(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException
 ) -> None:
     """An engine replaced and one new: at most what was being written is missing."""
-    add(bundle, ORDERS[:1])
+    add(bundle, SPECS[:1])
     with monkeypatch.context() as patch:
         writes = fail_at(patch, number, error)
         if number <= 5:
@@ -165,7 +165,7 @@ def test_whatever_write_fails_the_bundle_is_whole(
     assert set(engines_in(bundle)) == set(FILES)
 
 
-def test_what_was_finished_stays(
+def test_finished_engines_stay_after_an_interruption(
     bundle: Path, builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = engines.build_engine
@@ -202,6 +202,48 @@ def test_a_disk_that_is_full_when_the_bundle_is_copied(
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+def fail_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fp16 engines compute in float32."""
+    counts = {"fp16": {"int8": 0, "fp16": 0, "fp32": 2}, "fp32": {"int8": 0, "fp16": 0, "fp32": 2}}
+    monkeypatch.setattr(
+        engines,
+        "build_engine",
+        lambda library, model, stage, precision, *_: BuiltEngine(
+            precision.encode(), counts[precision], 5, 1.5, ()
+        ),
+    )
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_precision_that_fails_does_not_stop_the_next(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    fail_fp16(monkeypatch)
+    output = tmp_path / "copy" if copied else None
+    arguments = (Bundle.open(bundle), LIBRARY, SPECS[:1], ["fp16", "fp32"], BuildOptions())
+    added = add_engines(*arguments, no_progress, no_warning, output=output)
+    assert engines_in(output or bundle) == {"fused.fp32.sm75.rtx.engine": "fp32"}
+    assert [engine.precision for engine in added.engines] == ["fp32"]
+    (reason,) = added.failures.values()
+    assert "fused.fp16.sm75.rtx.engine is not fp16" in reason
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_nothing_is_written_where_every_engine_fails(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    fail_fp16(monkeypatch)
+    manifest = (bundle / "bundle.json").read_bytes()
+    arguments = (Bundle.open(bundle), LIBRARY, SPECS, ["fp16"], BuildOptions())
+    with pytest.raises(QualityError, match=r"sm75.* is not fp16.*sm86.* is not fp16") as caught:
+        add_engines(
+            *arguments, no_progress, no_warning, output=tmp_path / "copy" if copied else None
+        )
+    assert caught.value.exit_code == 3
+    assert (bundle / "bundle.json").read_bytes() == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_two_at_a_time(bundle: Path) -> None:
     lock = os.open(bundle, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -213,7 +255,9 @@ def test_two_at_a_time(bundle: Path) -> None:
 
 def test_a_bundle_that_cannot_be_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(OutputError, match="cannot be written: give -o FOLDER"):
+    with pytest.raises(
+        OutputError, match="cannot be written: add the engines to a copy with -o FOLDER"
+    ):
         add(bundle)
 
 
@@ -227,7 +271,7 @@ def test_a_damaged_graph_is_not_built_from(bundle: Path, builds: list[str]) -> N
     assert builds == []
 
 
-def test_precisions_without_a_wish(tmp_path: Path) -> None:
+def test_default_precisions(tmp_path: Path) -> None:
     def held(name: str, **passed: bool) -> tuple[str, ...]:
         folder = make_bundle(tmp_path / name, precisions=tuple(passed))
         manifest = read_manifest(folder)
@@ -244,10 +288,15 @@ def test_precisions_without_a_wish(tmp_path: Path) -> None:
     ("version", "opset", "io", "message"),
     [
         ("8.6.2.3", 17, "float32", None),
-        ("8.6.2.3", 18, "float32", "graphs of opset 18, and TensorRT 8.6.2.3 takes 17 at most"),
-        ("8.6.2.3", 17, "uint8", "takes uint8 images, and TensorRT 8.6.2.3 does not"),
+        (
+            "8.6.2.3",
+            18,
+            "float32",
+            "graphs have opset 18, expected at most 17 for TensorRT 8.6.2.3",
+        ),
+        ("8.6.2.3", 17, "uint8", "take uint8 images, expected float32 for TensorRT 8.6.2.3"),
         ("10.3.0.30", 18, "uint8", None),
-        ("10.3.0.30", 21, "uint8", "takes 20 at most: export again with --target"),
+        ("10.3.0.30", 21, "uint8", "expected at most 20 .*: export again with --target"),
         ("11.4.0.106", 23, "uint8", None),
     ],
 )
@@ -300,18 +349,18 @@ def test_engines_are_measured_on_the_bundles_pictures(
     on_a_gpu(monkeypatch, "sm86")
     (quality,) = measure_engines(bundle, RTX, ["fp16"])
     assert quality.psnr_db == np.inf
+    assert quality.passed
     assert list(engines_in(bundle)) == FILES
 
 
-def test_only_engines_that_ran_and_failed_are_taken_out(
+def test_only_engines_that_ran_and_failed_are_removed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(bundle)
     on_a_gpu(monkeypatch, "sm86")
     monkeypatch.setattr(_Restorer, "off", 255)
-    with pytest.raises(QualityError, match=r"fp16 engines reach .* dB .* taken out of") as caught:
-        measure_engines(bundle, RTX, ["fp16"])
-    assert caught.value.exit_code == 3
+    (quality,) = measure_engines(bundle, RTX, ["fp16"])
+    assert not quality.passed
     assert engines_in(bundle) == {FILES[0]: "engine 1"}, "which this GPU cannot run"
     assert [p.name for p in bundle.glob("*.engine")] == FILES[:1]
 
@@ -321,4 +370,4 @@ def test_engines_that_cannot_run_here(bundle: Path) -> None:
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError):
-        measure_engines(bundle, RTX, ["fp16"])
+        list(measure_engines(bundle, RTX, ["fp16"]))

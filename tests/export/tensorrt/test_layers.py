@@ -58,14 +58,14 @@ def test_a_log_lists_all_layers_in_one_message() -> None:
         ({}, None),
     ],
 )
-def test_the_inspector_speaks_two_dialects(tensor: dict[str, str], precision: str | None) -> None:
+def test_both_forms_of_the_inspectors_json(tensor: dict[str, str], precision: str | None) -> None:
     layer = {"Name": "conv1 + relu1", "LayerType": "CaskConvolution", "Inputs": [tensor]}
     assert layers_of_inspector(json.dumps({"Layers": [layer]})) == [
         EngineLayer("conv1 + relu1", "CaskConvolution", precision)
     ]
 
 
-def test_an_inspector_that_knows_names_only() -> None:
+def test_an_inspector_that_reports_names_only() -> None:
     assert layers_of_inspector('{"Layers": ["conv1"], "Bindings": []}') == []
     assert layers_of_inspector("{}") == []
 
@@ -87,14 +87,16 @@ def counts(int8: int = 0, fp16: int = 0, fp32: int = 0) -> dict[str, int]:
     return {"int8": int8, "fp16": fp16, "fp32": fp32}
 
 
-def test_an_engine_of_the_precision_asked_for() -> None:
+def test_an_engine_of_its_precision() -> None:
     check_layers("e", "fp32", counts(fp32=3), counts(fp32=3))
     check_layers("e", "fp16", counts(fp16=2, fp32=1), counts(fp16=3, fp32=1))
     check_layers("e", "int8", counts(int8=3, fp16=1), counts(int8=2, fp16=2))
 
 
 def test_an_fp16_engine_that_runs_float32() -> None:
-    with pytest.raises(QualityError, match=r"e is not fp16: .* run as 3 fp16, 2 fp32, and 1 were"):
+    with pytest.raises(
+        QualityError, match=r"e is not fp16: .* run as 3 fp16, 2 fp32, expected at most 1"
+    ):
         check_layers("e", "fp16", counts(fp16=4, fp32=1), counts(fp16=3, fp32=2))
 
 
@@ -103,26 +105,28 @@ def test_an_int8_engine_without_int8() -> None:
         check_layers("e", "int8", counts(int8=3, fp16=1), counts(fp16=4))
 
 
-def test_an_int8_engine_of_which_a_few_are_not() -> None:
+def test_an_int8_engine_with_a_few_other_convolutions() -> None:
     check_layers("e", "int8", counts(int8=206, fp16=8), counts(int8=103, fp16=111))
-    with pytest.raises(QualityError, match="run as 1 int8, 202 fp16, wanted 203 int8"):
+    with pytest.raises(QualityError, match="run as 1 int8, 202 fp16, expected 203 int8"):
         check_layers("e", "int8", counts(int8=203), counts(int8=1, fp16=202))
 
 
-def test_the_few_run_as_what_surrounds_them() -> None:
+def test_the_others_run_in_the_fallback_dtype() -> None:
     check_layers("e", "int8", counts(int8=206, fp32=8), counts(int8=200, fp32=14))
-    with pytest.raises(QualityError, match="and 0 were to be fp32"):
+    with pytest.raises(QualityError, match="expected at most 0 fp32"):
         check_layers("e", "int8", counts(int8=206, fp16=8), counts(int8=200, fp16=8, fp32=6))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_engine_of_which_nothing_is_known(precision: str) -> None:
-    with pytest.raises(QualityError, match="nothing tells what its 4 convolutions compute in"):
+def test_an_engine_of_unknown_types(precision: str) -> None:
+    with pytest.raises(QualityError, match="types of its 4 convolutions are not known"):
         check_layers("e", precision, counts() | {precision: 4}, counts())
     check_layers("e", precision, counts(), counts())
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_graph_that_is_not_of_its_precision(precision: str) -> None:
-    with pytest.raises(QualityError, match=f"e is not {precision}: its graph has no convolution"):
+def test_a_graph_without_convolutions_of_its_precision(precision: str) -> None:
+    with pytest.raises(
+        QualityError, match=f"e is not {precision}: its graph has no {precision} convolution"
+    ):
         check_layers("e", precision, counts(fp32=3), counts(fp32=3))

@@ -97,7 +97,7 @@ def test_options_reach_the_builder(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_an_engine_is_for_its_own_gpu_unless_asked_for_more(version: str) -> None:
+def test_hardware_compatibility_is_off_by_default(version: str) -> None:
     library = StandIn(version)
     assert build(library).hardware_compatibility == "none"
     (config,) = library.configs
@@ -105,9 +105,9 @@ def test_an_engine_is_for_its_own_gpu_unless_asked_for_more(version: str) -> Non
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_what_the_engine_is_comes_from_the_inspector(version: str) -> None:
+def test_precisions_of_an_engine_come_from_the_inspector(version: str) -> None:
     engine = build(StandIn(version, HALF_LAYERS))
-    assert engine.found == {"int8": 0, "fp16": 2, "fp32": 0}
+    assert engine.convolutions == {"int8": 0, "fp16": 2, "fp32": 0}
     assert engine.layers == 2
 
 
@@ -115,17 +115,17 @@ def test_what_the_engine_is_comes_from_the_inspector(version: str) -> None:
 def test_an_engine_for_later_releases_is_inspected_too(version: str) -> None:
     engine = build(StandIn(version, HALF_LAYERS), version_compatible=True)
     assert engine.content == b"a runtime, and an engine"
-    assert engine.found == {"int8": 0, "fp16": 2, "fp32": 0}
+    assert engine.convolutions == {"int8": 0, "fp16": 2, "fp32": 0}
 
 
 def test_the_early_access_release_is_refused() -> None:
     """Its parser has no ``set_flag`` and looks for a plugin that needs cuDNN."""
-    with pytest.raises(UnavailableError, match=r"8\.6\.0 .* 8\.6\.1 is the oldest"):
+    with pytest.raises(UnavailableError, match=r"8\.6\.0 .*expected 8\.6\.1 or newer"):
         build(StandIn("8.6.0"))
 
 
 def test_an_engine_that_cannot_be_opened_where_it_was_built() -> None:
-    with pytest.raises(UnavailableError, match=r"cannot open what it built: .*out of memory"):
+    with pytest.raises(UnavailableError, match=r"cannot open the engine it built: .*out of memory"):
         build(StandIn("10.3.0.30", opens=False))
 
 
@@ -137,7 +137,7 @@ def test_a_builder_without_a_device() -> None:
     )
 
 
-def test_what_was_measured_is_used_again(cache: Path) -> None:
+def test_timings_are_used_again(cache: Path) -> None:
     first, second = StandIn("10.3.0.30"), StandIn("10.3.0.30")
     build(first)
     build(second)
@@ -163,7 +163,7 @@ def test_a_release_without_progress() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_build_that_asks_nobody(number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_a_build_without_progress(number: signal.Signals, code: int) -> None:
     """At once, and the library may go on until the process has ended."""
     program = """
 import time
@@ -187,7 +187,7 @@ except KeyboardInterrupt:
     assert time.monotonic() - began < 30
 
 
-def test_what_a_build_that_asks_nobody_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_build_without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> bytes:
         raise RuntimeError("no memory")
 
@@ -197,7 +197,7 @@ def test_what_a_build_that_asks_nobody_raises(monkeypatch: pytest.MonkeyPatch) -
         build(library)
 
 
-def test_what_another_device_measured_is_not_used() -> None:
+def test_timings_of_another_device_are_not_used() -> None:
     build(StandIn("10.3.0.30"))
     library = StandIn("10.3.0.30", accepts_cache=False)
     build(library)
@@ -220,7 +220,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_engine(monkeypatch: pytest.Monk
     assert build(StandIn("10.3.0.30")).content == b"an engine"
 
 
-def test_the_librarys_words_reach_the_user() -> None:
+def test_the_librarys_message_reaches_the_user() -> None:
     with pytest.raises(UnavailableError) as caught:
         build(StandIn("10.3.0.30", fails=True))
     assert str(caught.value) == (
@@ -308,7 +308,7 @@ def test_the_stand_in_has_the_signatures_and_attributes_of_the_real_one(
             assert any(takes(method, parameters) for method in methods), f"{name}.{member}"
 
 
-def test_progress_is_asked_for_as_the_library_does(published: dict[str, ast.ClassDef]) -> None:
+def test_progress_is_called_as_by_the_library(published: dict[str, ast.ClassDef]) -> None:
     library = StandIn("10.3.0.30")
     build(library)
     monitor = library.configs[0].progress_monitor

@@ -24,7 +24,7 @@ def constrained(precision: str) -> tuple[Network, set[Any]]:
     return network, config.flags
 
 
-def test_int8_kernels_are_told_no_type() -> None:
+def test_int8_kernels_get_no_type() -> None:
     """TensorRT would obey: a convolution that is told float16 is none in INT8."""
     network, flags = constrained("int8")
     assert flags == {BuilderFlag.FP16, BuilderFlag.INT8, BuilderFlag.OBEY_PRECISION_CONSTRAINTS}
