@@ -1,4 +1,7 @@
-"""``elir-build``: engines for an existing bundle."""
+"""``elir-build``: engines for an existing bundle.
+
+:func:`build` is as long as it has options: each is declared once, in its signature.
+"""
 
 from __future__ import annotations
 

@@ -315,9 +315,9 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("verified")
 def test_an_engine_for_each_kind_of_gpu(weights: Path, tmp_path: Path) -> None:
-    wanted = ("--target", "rtx2080ti", "--target", "rtx3090", "--target", "rtx3060")
+    targets = ("--target", "rtx2080ti", "--target", "rtx3090", "--target", "rtx3060")
     folder = tmp_path / "bundle"
-    done = run(weights, "-o", folder, "--precision", "fp16", *wanted)
+    done = run(weights, "-o", folder, "--precision", "fp16", *targets)
     assert done.returncode == 0, done.stderr
     engines = [a for a in Bundle.open(folder).manifest.artifacts if a.kind == "tensorrt-rtx"]
     assert [(engine.file, engine.target) for engine in engines] == [

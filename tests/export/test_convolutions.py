@@ -11,15 +11,15 @@ from tests.export.tensorrt.graphs import convolutions
 
 
 @pytest.mark.parametrize(
-    ("precision", "wanted"),
+    ("precision", "expected"),
     [
         ("fp32", {"int8": 0, "fp16": 0, "fp32": 3}),
         ("fp16", {"int8": 0, "fp16": 3, "fp32": 0}),
         ("int8", {"int8": 1, "fp16": 2, "fp32": 0}),
     ],
 )
-def test_precisions_of_convolutions(precision: str, wanted: dict[str, int]) -> None:
-    assert convolution_precisions(convolutions(precision)) == wanted
+def test_precisions_of_convolutions(precision: str, expected: dict[str, int]) -> None:
+    assert convolution_precisions(convolutions(precision)) == expected
 
 
 def test_dequantised_weights_alone_are_not_int8() -> None:

@@ -23,7 +23,7 @@ from tests.export.conftest import SIZE
 
 
 @pytest.mark.parametrize(
-    ("name", "precisions", "wanted"),
+    ("name", "precisions", "expected"),
     [
         ("blocks.gif", ["int8"], "expected a name ending in .png, .svg, .pdf"),
         ("none/blocks.png", ["int8"], "there is no folder .*none"),
@@ -31,9 +31,9 @@ from tests.export.conftest import SIZE
     ],
 )
 def test_plots_that_cannot_be_drawn_are_refused(
-    tmp_path: Path, name: str, precisions: list[str], wanted: str
+    tmp_path: Path, name: str, precisions: list[str], expected: str
 ) -> None:
-    with pytest.raises(InputError, match=wanted):
+    with pytest.raises(InputError, match=expected):
         check_plot(tmp_path / name, precisions)
     check_plot(tmp_path / "blocks.PNG", ["fp32", "int8"])
 
@@ -54,7 +54,7 @@ def test_every_block_has_two_bars(fused: ModelProto, outline: Outline, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "floor_db", "wanted"),
+    ("options", "floor_db", "expected"),
     [
         (Int8Options(smallest_layer=10**9), 35.0, "lower --int8-smallest-layer"),
         (Int8Options(), None, "only measured with trained weights"),
@@ -65,8 +65,8 @@ def test_the_reason_where_no_block_was_measured(
     outline: Outline,
     options: Int8Options,
     floor_db: float | None,
-    wanted: str,
+    expected: str,
 ) -> None:
     images = packaged_images(TASKS["tiny"], SIZE)
     _, report = calibrate(fused, outline, images, "uint8", options, floor_db)
-    assert wanted in (missing_sensitivities(report) or "something to draw")
+    assert expected in (missing_sensitivities(report) or "something to draw")

@@ -55,8 +55,8 @@ class TestSignalToError:
 
 class TestParts:
     def test_they_are_the_network_in_order(self, stages: dict[str, ModelProto]) -> None:
-        wanted = ["encoder", "estimator", "step1", "step2", "decoder", "formatting"]
-        assert list(_Parts(list(stages.values()), None, STEPS).sessions) == wanted
+        expected = ["encoder", "estimator", "step1", "step2", "decoder", "formatting"]
+        assert list(_Parts(list(stages.values()), None, STEPS).sessions) == expected
 
     def test_a_boundary_that_no_graph_makes_is_an_error(self, fused: ModelProto) -> None:
         with pytest.raises(ElirError, match=r"have no tensors step2 \(step2\), the ends of parts"):

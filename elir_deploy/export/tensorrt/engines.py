@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -161,20 +162,17 @@ def make_engines(
 ) -> Iterator[StageEngine]:
     """Build the engines of every precision and spec, and check what they compute in.
 
-    The engines of all stages are yielded together, since a backend needs every one of them. Where
-    one is not of its precision, none of them is, the reason is put into ``failures``, and the next
-    precision and spec are built all the same.
+    The engines of all stages come together or, where one is not of its precision, not at all,
+    since a backend needs every one of them; a failure does not stop the next precision and spec.
 
     Args:
         library: that builds.
         manifest: of the bundle.
-        precisions: to build in.
-        specs: to build for.
+        precisions, specs: to build in, and for.
         read: gives the contents of an ONNX file.
         options: of the build; ``capability`` comes from the specs.
-        progress: called with the engine and the state of its build.
-        warn: called with warnings about an engine.
-        failures: filled with the reasons, by precision and spec.
+        progress, warn: called with the state of the build, and with warnings about an engine.
+        failures: filled with the reasons of failures.
 
     Raises:
         BundleError: the manifest does not say what a graph computes in.
@@ -197,20 +195,17 @@ def make_engines(
         graph = onnx_of(stage, precision)
         required = _graph_convolutions(graph)
         built = build_engine(library, read(graph), stage, precision, for_spec, say)
-        for text in built.warnings:
-            warn(f"{file}: {library.kind}: {' '.join(text.split())}")
-        _check_engine(file, precision, spec, library, required, built.convolutions, warn)
+        _check_engine(file, precision, spec, library.kind, required, built, warn)
         return StageEngine(stage.name, precision, spec, library, for_spec, built)
 
-    for precision in precisions:
-        for spec in specs:
-            try:
-                engines = [build(stage, precision, spec) for stage in stages]
-            except QualityError as error:
-                failures[f"{precision} engines for {spec.capability}"] = str(error)
-                continue
-            sizes |= {engine.file: len(engine.built.content) for engine in engines}
-            yield from engines
+    for precision, spec in itertools.product(precisions, specs):
+        try:
+            engines = [build(stage, precision, spec) for stage in stages]
+        except QualityError as error:
+            failures[f"{precision} engines for {spec.capability}"] = str(error)
+            continue
+        sizes |= {engine.file: len(engine.built.content) for engine in engines}
+        yield from engines
     if "int8" in precisions:
         for spec in specs:
             _compare_sizes(stages, spec, sizes, warn)
@@ -248,22 +243,24 @@ def _check_engine(
     file: str,
     precision: str,
     spec: EngineSpec,
-    library: Library,
+    library: str,
     required: Mapping[str, int],
-    convolutions: Mapping[str, int] | None,
+    built: BuiltEngine,
     warn: WarningCallback,
 ) -> None:
+    for text in built.warnings:
+        warn(f"{file}: {library}: {' '.join(text.split())}")
     documented = precision in spec.documented
     if not documented:
         warn(
             f"{file}: {precision} for {spec.capability} is not in NVIDIA's support matrix of "
-            f"{library.kind}; untested by this project"
+            f"{library}; untested by this project"
         )
-    if convolutions is None:
-        warn(f"{file}: {library.kind} does not report what its layers compute in")
+    if built.convolutions is None:
+        warn(f"{file}: {library} does not report what its layers compute in")
         return
     try:
-        check_layers(file, precision, required, convolutions)
+        check_layers(file, precision, required, built.convolutions)
     except QualityError as error:
         if documented:
             raise

@@ -75,8 +75,8 @@ def test_the_packaged_graphs_as_a_parser_reads_them(precision: str) -> None:
     assert parser.parse(model.SerializeToString())
     kernels = find_int8_kernels(trt, network)
     enlarged = 3 if precision == "int8" else 0  # read by convolutions behind an upsampling
-    wanted = convolution_precisions(model)["int8"] + enlarged
-    assert len(kernels.multiplying) == wanted
+    expected = convolution_precisions(model)["int8"] + enlarged
+    assert len(kernels.multiplying) == expected
     kinds = {network.get_layer(number).type for number in kernels.fused}
     names = {network.get_layer(number).name for number in kernels.fused}
     if precision == "int8":
