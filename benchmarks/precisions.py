@@ -187,7 +187,8 @@ def measure(task: TaskSpec, rounds: int) -> str:
         ]
         for name, own in seconds.items()
     ]
-    kept = f"; kept in floating point: {', '.join(report.kept)}" if report.kept else ""
+    blocks = ", ".join(report.figures.kept)
+    kept = f"; kept in floating point: {blocks}" if blocks else ""
     weights = (
         "the packaged weights" if task.name == "tiny" else "random weights, every part in INT8"
     )
