@@ -1,13 +1,18 @@
 # Everything on a fresh machine: make demo, then make test.
 #
 #   make demo     install, export a bundle, restore a photograph, print an FPS table
-#   make test     install, lint, type-check, run the tests against the wheel built from the sdist
-#   make dev      an editable install to work in
-#   make cpp      build and test the C++ runtime, sanitized and fuzzed too
-#   make slow-cpp the C++ runtime against the Python one on models of full size
+#   make dev      an editable install to work in, with all tools
+#   make lint     format, style, types, who may import whom
+#   make unit     the Python tests against the wheel built from the sdist
+#   make cpp      build and test the C++ runtime, by itself and against the Python one
+#   make bare     the wheel alone in an empty environment
+#   make test     all of these (minutes); what it leaves out is marked slow:
+#   make slow     full sizes, torch.compile, the C++ runtime under sanitizers and fuzzed at length
+#   make test-all make test, then make slow
 #   make gpu-check  what needs a GPU, on a machine with one
 #   make results  measure this machine and rewrite docs/results (bench-results: elir-bench's alone)
 #
+# CONTRIBUTING.md says which of them to run after which change, and what exactly is slow.
 # TORCH picks the build of PyTorch and PIP_ARGS is handed to pip, so a CPU-only one is
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -21,9 +26,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export PATH := $(abspath $(BIN)):$(PATH)
 CPP := build/cpp
-LIBRARY := $(abspath $(CPP)/release/libelir.so)
+TESTED := $(abspath build/tested)
 
-.PHONY: demo test lint unit bare slow every-test cpp cpp-built gpu-check wheel dev schema tiny results bench-results clean
+.PHONY: demo test test-all lint unit bare slow every-test cpp cpp-release cpp-address cpp-slow gpu-check wheel dev \
+    schema tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -41,10 +47,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) install --no-deps "tensorrt-stubs>=10.13" $(PIP_ARGS)  # types alone, without TensorRT
 	touch $@
 
-# Editable again, should the tests have put the wheel in its place.
 dev: $(VENV)/.dev
-	$(PIP) install --no-deps -e .
-	touch $(VENV)/.user
 
 demo: $(VENV)/.user
 	rm -rf demo
@@ -53,15 +56,15 @@ demo: $(VENV)/.user
 	elir-bench demo/bundle --images 20 --warmup 3 --json demo/bench.json
 	@echo "input beside result: demo/restored/astronaut.input.compare.png"
 
-# The package is tested as users get it: the wheel, built from the sdist.
+# The package is tested as users get it: the wheel, built from the sdist. It stands beside a copy of the
+# tests, where it hides the sources from them and, by PYTHONPATH, from the processes they start; the
+# editable install stays.
 wheel: $(VENV)/.dev
-	rm -rf dist
+	rm -rf dist $(TESTED) && mkdir -p $(TESTED)/docs
 	$(BIN)/python -m build -q
-	$(PIP) install --no-deps --force-reinstall dist/*.whl
-	rm -rf build/tested && mkdir -p build/tested
-	cp -r tests exporters runtime pyproject.toml build/tested/
-	mkdir build/tested/docs && cp docs/guide-devices.md build/tested/docs/
-	rm -f $(VENV)/.user  # the next demo or dev brings the editable install back
+	$(PIP) install --no-deps --target $(TESTED) dist/*.whl
+	cp -r tests exporters runtime pyproject.toml Makefile CONTRIBUTING.md $(TESTED)
+	cp docs/guide-devices.md $(TESTED)/docs
 
 # The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
 bare: wheel
@@ -75,7 +78,7 @@ bare: wheel
 	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
 	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
 	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
-	cd build/tested && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device
+	cd $(TESTED) && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device
 	test -s build/bare-device/fused.fp16.sm87.trt.engine
 	! build/bare/bin/python -c "import torch"
 	! build/bare/bin/python -c "import onnx"
@@ -112,35 +115,42 @@ build/.browser:
 	    || echo "no browser: the tests of the HTML report are skipped"
 	touch $@
 
-# The tests run from a copy, where the sources cannot be imported by accident.
+PYTEST := cd $(TESTED) && PYTHONPATH=$(TESTED) pytest -n 2 --dist worksteal
+WITH_LIBRARY := ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so)
+
+# Without the C++ runtime, whose tests are left out where it was not built.
 unit: wheel build/.browser
-	cd build/tested && pytest -n 2 --dist worksteal --durations=15 -m "not slow and not gpu"
+	$(PYTEST) --durations=15 -m "not slow and not gpu"
 
-# Two at a time: exporting is mostly Python, of one thread.
-slow: wheel cpp
-	cd build/tested && ELIR_LIBRARY=$(LIBRARY) pytest -n 2 --dist worksteal --durations=15 -m "slow and not gpu"
+every-test: wheel build/.browser cpp-release
+	export $(WITH_LIBRARY); $(PYTEST) --durations=25 -m "not slow and not gpu"
 
-# Both at once: while the few slow ones run, the many quick ones fill the other core.
-every-test: wheel build/.browser cpp-built
-	cd build/tested && ELIR_LIBRARY=$(LIBRARY) pytest -n 2 --dist worksteal --durations=25 -m "not gpu"
-
-# Two at a time what waits for a network or takes one core; then, in turn, what times or takes both.
+# Two at a time what waits for a network or takes one core, the sanitized build among it, which needs
+# no Python; then, in turn, what times or takes both.
 test:
-	$(MAKE) -j 2 IN_TURN=1 lint bare cpp every-test
+	$(MAKE) -j 2 IN_TURN=1 cpp-address lint bare cpp every-test
+
+slow: wheel cpp-release cpp-slow
+	export $(WITH_LIBRARY); $(PYTEST) --durations=25 -m "slow and not gpu"
+
+test-all:
+	$(MAKE) test
+	$(MAKE) slow
 
 ifdef IN_TURN
-cpp: | lint bare build/.browser
+cpp-release: | lint bare build/.browser cpp-address
 every-test: | cpp
 build/.browser: | $(CPP)/.packages  # apt-get works alone
 endif
 
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.
-# CPP_SANITIZE=0 leaves the sanitized builds and the fuzzers out.
+# CPP_SANITIZE=0 leaves the sanitized build and the fuzzers out.
 CPP_SANITIZE ?= 1
 CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libssl-dev libstb-dev pkg-config
 CPP_CONFIGURE := cmake -S runtime -G Ninja -DELIR_WERROR=ON -DELIR_BUILD_TESTS=ON
 CPP_BARE := -DELIR_WITH_OPENVINO=OFF -DELIR_WITH_ONNXRUNTIME=OFF -DCMAKE_BUILD_TYPE= -DCMAKE_CXX_FLAGS=-O1 \
     -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+CPP_ADDRESS := $(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
 
 # Debian's and Ubuntu's packages, where they are missing and this user may install them.
 $(CPP)/.packages:
@@ -151,7 +161,7 @@ $(CPP)/.packages:
 # ONNX Runtime's header comes from Debian; where that cannot be had, the backend is left out.
 CPP_ORT := $(abspath $(CPP))/ort
 
-cpp-built: $(VENV)/.dev $(CPP)/.packages
+cpp-release: $(VENV)/.dev $(CPP)/.packages
 	runtime/cmake/onnxruntime.sh $(CPP_ORT) $(abspath $(BIN))/python || echo "without the ONNX Runtime backend"
 	$(CPP_CONFIGURE) -B $(CPP)/release -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=ON \
 	    -DCMAKE_INSTALL_LIBDIR="lib/$$(c++ -print-multiarch)" \
@@ -159,21 +169,31 @@ cpp-built: $(VENV)/.dev $(CPP)/.packages
 	    -DELIR_WITH_ONNXRUNTIME=$$(test -e $(CPP_ORT)/include/onnxruntime_c_api.h && echo ON || echo OFF) \
 	    -DOnnxRuntime_INCLUDE_DIR=$(CPP_ORT)/include -DOnnxRuntime_LIBRARY=$(CPP_ORT)/lib/libonnxruntime.so
 	cmake --build $(CPP)/release
+
+# Sanitized, and each fuzzer for seconds: enough to see that it runs and finds nothing near its seeds.
+cpp-address: $(CPP)/.packages
 ifneq ($(CPP_SANITIZE),0)
-	$(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=address,undefined -DELIR_BUILD_FUZZERS=ON
+	$(CPP_ADDRESS) -DFUZZ_RUNS=2000
 	cmake --build $(CPP)/address
-	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread -DELIR_WITH_PNG=OFF
-	cmake --build $(CPP)/thread
+	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
 endif
 
-cpp: cpp-built
-	ctest --test-dir $(CPP)/release -j 2 --output-on-failure
+cpp: cpp-release cpp-address
+	ctest --test-dir $(CPP)/release -j 2 --output-on-failure -LE slow
 ifndef IN_TURN  # else it is among every-test
-	ELIR_LIBRARY=$(LIBRARY) $(BIN)/python -m pytest -n 2 -m "not slow" tests/runtime_cpp
+	$(WITH_LIBRARY) $(BIN)/python -m pytest -n 2 -m "not slow" tests/runtime_cpp
 endif
+
+# Leaks of the backends' libraries; data races; each fuzzer for a minute.
+cpp-slow: cpp-release $(CPP)/.packages
+	ctest --test-dir $(CPP)/release -j 2 --output-on-failure -L slow
 ifneq ($(CPP_SANITIZE),0)
-	ctest --test-dir $(CPP)/address -j 2 --output-on-failure
+	$(CPP_CONFIGURE) -B $(CPP)/thread $(CPP_BARE) -DELIR_SANITIZE=thread -DELIR_WITH_PNG=OFF
+	cmake --build $(CPP)/thread
 	ctest --test-dir $(CPP)/thread -j 2 --output-on-failure
+	$(CPP_ADDRESS) -DFUZZ_RUNS=-1
+	cmake --build $(CPP)/address
+	ctest --test-dir $(CPP)/address -j 2 --output-on-failure -R fuzz_
 endif
 
 # Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with

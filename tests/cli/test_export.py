@@ -182,7 +182,9 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bsr.pth"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupting_leaves_nothing(weights: Path, tmp_path: Path, stop: signal.Signals) -> None:
     process = subprocess.Popen(
         command(weights, "-o", tmp_path / "bundle"),

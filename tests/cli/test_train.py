@@ -85,7 +85,12 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code"),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+    ],
 )
 def test_a_run_stopped_in_the_middle_ends_bit_for_bit_as_one_that_was_not(
     photos: Path, autoencoder: Path, finished: Path, tmp_path: Path, number: int, code: int

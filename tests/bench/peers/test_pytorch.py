@@ -193,7 +193,7 @@ def test_a_compiler_that_fails_for_real(tmp_path):
     assert not list(tmp_path.glob("elir-bench-*"))
 
 
-@pytest.mark.parametrize("seconds", [1, 6])
+@pytest.mark.parametrize("seconds", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_ctrl_c_while_compiling_leaves_no_folder(tmp_path, seconds):
     bundle = small_bundle(tmp_path / "b")
     command = [sys.executable, "-c", OPEN, str(bundle.path), "torch-compile"]
