@@ -118,7 +118,7 @@ build/.browser:
 PYTEST := cd $(TESTED) && PYTHONPATH=$(TESTED) pytest -n 2 --dist worksteal
 WITH_LIBRARY := ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so)
 
-# Without the C++ runtime, whose tests are left out where it was not built.
+# Without the tests of the C++ runtime.
 unit: wheel build/.browser
 	$(PYTEST) --durations=15 -m "not slow and not gpu"
 
