@@ -24,7 +24,6 @@ from onnx import ModelProto
 from precisions import eager_runner, interleaved, openvino_runner, read
 from rewrites import environment, onnxruntime_runner
 
-from elir_deploy.atomic import write_text
 from elir_deploy.bench.cost_model import Layer, Totals, fit_launch_seconds, predict, totals
 from elir_deploy.bench.device import CpuMeter
 from elir_deploy.bench.devices import DEVICES, Device, measure_cpu
@@ -38,9 +37,10 @@ from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.islands import Float16Plan
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
+from elir_deploy.output_files import write_text
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
-from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS, TaskSpec
+from elir_deploy.text import pipes
 
 CARD = DEVICES["rtx2080ti"]
 PARTS = ("encoder", "estimator", "flow", "decoder")

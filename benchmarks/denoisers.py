@@ -20,12 +20,12 @@ from scipy import ndimage
 from skimage.measure import blur_effect
 from skimage.restoration import denoise_bilateral, denoise_tv_chambolle
 
-from elir_deploy.atomic import write_text
 from elir_deploy.degradations import DENOISE_NOISE
+from elir_deploy.output_files import write_text
+from elir_deploy.paired_images import Sample, SampleFolder
 from elir_deploy.pixels import as_pixels, psnr_db
 from elir_deploy.runtime import Restorer, write_image
-from elir_deploy.samples import Sample, SampleFolder
-from elir_deploy.tables import pipes
+from elir_deploy.text import pipes
 
 SIDE = 256
 Floats = NDArray[np.float64]

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 from rewrites import environment
 
-from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints import load_checkpoint
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.equalization import equalize
@@ -43,15 +42,16 @@ from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import to_network
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
+from elir_deploy.output_files import write_text
 from elir_deploy.progress import no_progress
 from elir_deploy.runtime.manifest import Stage
-from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.scopes import FUSED
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
-from elir_deploy.tables import pipes
 from elir_deploy.targets import RTX, target_named
 from elir_deploy.tasks import TASKS, TaskSpec
+from elir_deploy.text import pipes
 
 Graphs = dict[str, ModelProto]
 Images = Sequence[NDArray[Any]]

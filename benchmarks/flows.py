@@ -20,14 +20,14 @@ import torch
 from skimage.measure import blur_effect
 from torch import Tensor
 
-from elir_deploy.atomic import replacing, write_text
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
 from elir_deploy.model import Elir
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.output_files import replacing, write_text
+from elir_deploy.paired_images import Sample, SampleFolder
 from elir_deploy.pixels import as_pixels, psnr_db
-from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.static_graph import fixed_noise, latent_shape
-from elir_deploy.tables import pipes
+from elir_deploy.text import pipes
 from elir_deploy.training.data import PhotoFolder, TrainingSamples, as_images, collate
 from elir_deploy.training.objective import LatentFlow, RestorationObjective
 from elir_deploy.training.settings import settings_for

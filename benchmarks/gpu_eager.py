@@ -20,11 +20,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from elir_deploy.atomic import write_text
 from elir_deploy.bench.peers import eager_model_layers
 from elir_deploy.model import Elir
-from elir_deploy.tables import pipes
+from elir_deploy.output_files import write_text
 from elir_deploy.tasks import TASKS, TaskSpec
+from elir_deploy.text import pipes
 
 Runner = Callable[[], object]
 

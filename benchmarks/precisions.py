@@ -25,7 +25,6 @@ import torch
 from onnx import ModelProto
 from rewrites import environment, onnxruntime_runner, read
 
-from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints import load_checkpoint
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
@@ -33,10 +32,11 @@ from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import to_network
 from elir_deploy.model import Elir
+from elir_deploy.output_files import write_text
 from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
-from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS, TaskSpec
+from elir_deploy.text import pipes
 
 Runner = Callable[[], Any]
 EAGER, OURS, NNCF = "PyTorch eager float32", "INT8, this project", "INT8, NNCF on OpenVINO"

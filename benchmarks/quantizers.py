@@ -39,17 +39,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from elir_deploy.atomic import write_text
 from elir_deploy.bench.device import describe_device, installed_version
 from elir_deploy.export.calibration import CalibrationImage, calibration_images
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.export.verification import FLOORS_DB
+from elir_deploy.output_files import write_text
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.tables import pipes
 from elir_deploy.tasks import task_named
+from elir_deploy.text import pipes
 
 TASK = task_named("tiny")
 SIDE = TASK.image_size

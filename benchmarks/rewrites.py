@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from elir_deploy.atomic import write_text
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.model import Elir
+from elir_deploy.output_files import write_text
 from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from elir_deploy.atomic import replacing
+from elir_deploy.output_files import replacing
 
 #: Columns that are drawn, where a log has them.
 LOSSES = ("loss", "estimator", "flow")

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from elir_deploy.atomic import write_text
 from elir_deploy.bench.device import describe_device
 from elir_deploy.checkpoints import load_checkpoint, save_checkpoint
+from elir_deploy.output_files import write_text
 from elir_deploy.progress import no_progress
-from elir_deploy.tables import pipes
 from elir_deploy.tasks import TASKS
+from elir_deploy.text import pipes
 from elir_deploy.training.options import RunOptions
 from elir_deploy.training.run import train
 from elir_deploy.training.settings import settings_for

@@ -1,15 +1,14 @@
-"""How each task's low-quality images are made: the degradations its weights were trained on.
+"""The degradation of each task, on which its weights were trained.
 
-All of them take and give 8-bit RGB and draw from the generator they are handed, so that equal seeds
-give equal images. Where a degradation has parameters of its own, drawing them
-(``FaceDegradation.draw``) is apart from applying them (``FaceDegradation.apply``).
+All of them take and return 8-bit RGB and draw random numbers from a given generator, so that equal
+seeds give equal images. Random parameters are drawn (``FaceDegradation.draw``) separately from
+their application (``FaceDegradation.apply``).
 
 Numbers are on the 8-bit scale: a noise of 25.5 is 0.1 of the range.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from elir_deploy.degradation_steps import (
+    Bytes,
+    Resample,
+    add_gaussian_noise,
+    add_poisson_noise,
+    filter_image,
+    gaussian_taps,
+    jpeg,
+    resize_bytes,
+    resize_floats,
+    sinc_kernel,
+    squared_distance,
+)
 from elir_deploy.errors import ImageError
 from elir_deploy.pixels import rounded
 from elir_deploy.tasks import task_named
@@ -36,22 +47,17 @@ __all__ = [
 SR_NOISE = 12.8
 DENOISE_NOISE = 89.6
 INPAINT_NOISE = 25.6
-#: Share of the pixels that inpainting takes away.
+#: Share of the pixels that inpainting masks.
 INPAINT_MASKED = 0.9
-#: Enough sample points for :func:`_bessel_j1` up to the arguments a 21 x 21 kernel needs (44.4).
-_BESSEL_POINTS = 128
-
-_Floats = NDArray[np.float32]
-_Bytes = NDArray[np.uint8]
 
 
-def degrade(task_name: str, image: NDArray[np.uint8], rng: np.random.Generator) -> _Bytes:
-    """What someone with the task's problem would have of ``image``.
+def degrade(task_name: str, image: NDArray[np.uint8], rng: np.random.Generator) -> Bytes:
+    """Degrade ``image`` for a task.
 
     Args:
-        task_name: of :data:`elir_deploy.tasks.TASKS`.
+        task_name: a name of :data:`elir_deploy.tasks.TASKS`.
         image: (H, W, 3) uint8 RGB; for ``sr`` and ``bsr``, H and W are multiples of 8 and 4.
-        rng: where every random number comes from.
+        rng: the source of all random numbers.
 
     Returns:
         (H, W, 3) uint8; for ``sr`` (H/8, W/8, 3) and for ``bsr`` (H/4, W/4, 3), which
@@ -67,15 +73,15 @@ def degrade(task_name: str, image: NDArray[np.uint8], rng: np.random.Generator) 
 
 
 def enlarge(task_name: str, low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The network's input for an image as :func:`degrade` gives it.
+    """The network's input for an image of :func:`degrade`.
 
     Args:
-        task_name: of :data:`elir_deploy.tasks.TASKS`.
+        task_name: a name of :data:`elir_deploy.tasks.TASKS`.
         low: (h, w, 3) uint8 RGB.
 
     Returns:
         (h * f, w * f, 3) uint8 with the task's factor f: nearest x8 for ``sr``, Pillow's bicubic
-        (a = -0.5) x4 for ``bsr``, ``low`` itself for the others.
+        (a = -0.5) x4 for ``bsr``, ``low`` itself for others.
 
     Raises:
         UsageError: there is no such task.
@@ -87,36 +93,36 @@ def enlarge(task_name: str, low: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return low
     if task.upscale_kernel == "nearest":
         return low.repeat(task.upscale, axis=0).repeat(task.upscale, axis=1)
-    return _resize_bytes(low, low.shape[0] * task.upscale, low.shape[1] * task.upscale)
+    return resize_bytes(low, low.shape[0] * task.upscale, low.shape[1] * task.upscale)
 
 
-def _degrade_face(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+def _degrade_face(image: Bytes, rng: np.random.Generator) -> Bytes:
     return FaceDegradation.draw(rng).apply(image, rng)
 
 
-def _degrade_real_world(image: _Bytes, rng: np.random.Generator) -> _Bytes:
+def _degrade_real_world(image: Bytes, rng: np.random.Generator) -> Bytes:
     return RealWorldDegradation.draw(rng).apply(image, rng)
 
 
-def _shrink_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
-    small = _resize_bytes(image, image.shape[0] // 8, image.shape[1] // 8)
-    return rounded(_add_gaussian_noise(small.astype(np.float32), SR_NOISE, rng))
+def _shrink_and_add_noise(image: Bytes, rng: np.random.Generator) -> Bytes:
+    small = resize_bytes(image, image.shape[0] // 8, image.shape[1] // 8)
+    return rounded(add_gaussian_noise(small.astype(np.float32), SR_NOISE, rng))
 
 
-def _add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
-    return rounded(_add_gaussian_noise(image.astype(np.float32), DENOISE_NOISE, rng))
+def _add_noise(image: Bytes, rng: np.random.Generator) -> Bytes:
+    return rounded(add_gaussian_noise(image.astype(np.float32), DENOISE_NOISE, rng))
 
 
-def _mask_and_add_noise(image: _Bytes, rng: np.random.Generator) -> _Bytes:
-    """Masked pixels become 0 in all channels; then every pixel, masked or not, gets noise."""
+def _mask_and_add_noise(image: Bytes, rng: np.random.Generator) -> Bytes:
+    """Masked pixels become 0 in all channels; then noise is added to all pixels."""
     height, width = image.shape[:2]
     masked = rng.permutation(height * width)[: int(INPAINT_MASKED * height * width)]
     pixels = image.astype(np.float32)
     pixels.reshape(-1, 3)[masked] = 0
-    return rounded(_add_gaussian_noise(pixels, INPAINT_NOISE, rng))
+    return rounded(add_gaussian_noise(pixels, INPAINT_NOISE, rng))
 
 
-_DEGRADATIONS: dict[str, Callable[[_Bytes, np.random.Generator], _Bytes]] = {
+_DEGRADATIONS: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
     "bfr": _degrade_face,
     "sr": _shrink_and_add_noise,
     "denoise": _add_noise,
@@ -159,22 +165,21 @@ class FaceDegradation:
         """Degrade (H, W, 3) uint8 RGB; ``rng`` gives the noise."""
         height, width = image.shape[:2]
         taps = gaussian_taps(self.blur_sigma, 41)
-        blurred = _filter(_filter(image.astype(np.float32), taps[None, :]), taps[:, None])
-        small = _resize_floats(
+        blurred = filter_image(filter_image(image.astype(np.float32), taps[None, :]), taps[:, None])
+        small = resize_floats(
             blurred,
             max(1, round(height * self.scale)),
             max(1, round(width * self.scale)),
             "bilinear",
         )
-        noisy = rounded(_add_gaussian_noise(small, self.noise_sigma, rng))
-        compressed = _jpeg(noisy, self.jpeg_quality).astype(np.float32)
-        return rounded(_resize_floats(compressed, height, width, "bilinear"))
+        noisy = rounded(add_gaussian_noise(small, self.noise_sigma, rng))
+        compressed = jpeg(noisy, self.jpeg_quality).astype(np.float32)
+        return rounded(resize_floats(compressed, height, width, "bilinear"))
 
 
 # Blind super-resolution -----------------------------------------------------------------------
 
-_Resample = Literal["area", "bilinear", "bicubic"]
-_RESAMPLES: tuple[_Resample, ...] = ("area", "bilinear", "bicubic")
+_RESAMPLES: tuple[Resample, ...] = ("area", "bilinear", "bicubic")
 #: Side in pixels of the blur kernels: odd, drawn uniformly.
 _KERNEL_SIDES = tuple(range(7, 22, 2))
 #: The kinds of blur kernel: name to probability, among those that are no sinc.
@@ -246,23 +251,23 @@ class RealWorldDegradation:
     def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Degrade (H, W, 3) uint8 RGB to (H/4, W/4, 3); ``rng`` gives the noise."""
         height, width = image.shape[:2]
-        x = _filter(image.astype(np.float32), self.blur)
+        x = filter_image(image.astype(np.float32), self.blur)
         if self.scale != 1:
             small = max(1, int(height * self.scale)), max(1, int(width * self.scale))
-            x = _resize_floats(x, *small, self.resample)
+            x = resize_floats(x, *small, self.resample)
         if self.noise == "gaussian":
-            x = _add_gaussian_noise(x, self.noise_level, rng, grey=self.grey_noise)
+            x = add_gaussian_noise(x, self.noise_level, rng, grey=self.grey_noise)
         else:
-            x = _add_poisson_noise(x, self.noise_level, rng, grey=self.grey_noise)
-        x = _jpeg(rounded(x), self.jpeg_quality).astype(np.float32)
+            x = add_poisson_noise(x, self.noise_level, rng, grey=self.grey_noise)
+        x = jpeg(rounded(x), self.jpeg_quality).astype(np.float32)
         if not self.final_jpeg_last:
-            x = _jpeg(rounded(x), self.final_jpeg_quality).astype(np.float32)
+            x = jpeg(rounded(x), self.final_jpeg_quality).astype(np.float32)
         quarter = height // _BSR_FACTOR, width // _BSR_FACTOR
-        x = _resize_floats(x, *quarter, self.final_resample)
+        x = resize_floats(x, *quarter, self.final_resample)
         if self.final_sinc is not None:
-            x = _filter(x, self.final_sinc)
+            x = filter_image(x, self.final_sinc)
         low = rounded(x)
-        return _jpeg(low, self.final_jpeg_quality) if self.final_jpeg_last else low
+        return jpeg(low, self.final_jpeg_quality) if self.final_jpeg_last else low
 
 
 def _draw_scale(rng: np.random.Generator) -> float:
@@ -282,7 +287,7 @@ def _draw_blur(rng: np.random.Generator) -> NDArray[np.float64]:
     sigma_y, angle = sigma_x, 0.0
     if kind.endswith("aniso"):
         sigma_y, angle = rng.uniform(0.2, 3), rng.uniform(-math.pi, math.pi)
-    distance = _squared_distance(sigma_x, sigma_y, angle, side)
+    distance = squared_distance(sigma_x, sigma_y, angle, side)
     if kind.startswith("generalized"):
         kernel = np.exp(-0.5 * distance ** _draw_shape(rng, 0.5, 4))
     elif kind.startswith("plateau"):
@@ -305,147 +310,16 @@ def _draw_final_sinc(rng: np.random.Generator) -> NDArray[np.float64] | None:
     return sinc_kernel(rng.uniform(math.pi / 3, math.pi), side)
 
 
-# Kernels --------------------------------------------------------------------------------------
-
-
-def gaussian_taps(sigma: float, length: int) -> NDArray[np.float64]:
-    """(length,) samples of a Gaussian around the middle, of sum 1; ``sigma`` in pixels.
-
-    Its outer product with itself is the two-dimensional kernel of that side.
-    """
-    offsets = np.arange(length) - length // 2
-    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
-    normalized: NDArray[np.float64] = taps / taps.sum()
-    return normalized
-
-
-def sinc_kernel(cutoff: float, side: int) -> NDArray[np.float64]:
-    """(side, side) circular low-pass filter of sum 1; ``cutoff`` in radians a pixel, up to pi.
-
-    Cut off as it is, it rings: that is what it is for.
-    """
-    offsets = np.arange(side) - side // 2
-    radius = np.hypot(offsets[:, None], offsets[None, :])
-    radius[side // 2, side // 2] = 1  # replaced by the limit below
-    kernel = cutoff * _bessel_j1(cutoff * radius) / (2 * math.pi * radius)
-    kernel[side // 2, side // 2] = cutoff**2 / (4 * math.pi)
-    normalized: NDArray[np.float64] = kernel / kernel.sum()
-    return normalized
-
-
-def _bessel_j1(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bessel function of the first kind, order 1, by its integral over one period.
-
-    The trapezoidal rule is exact to rounding for a periodic integrand sampled this finely.
-    """
-    angles = 2 * math.pi * np.arange(_BESSEL_POINTS) / _BESSEL_POINTS
-    values: NDArray[np.float64] = np.cos(angles - x[..., None] * np.sin(angles)).mean(axis=-1)
-    return values
-
-
-def _squared_distance(
-    sigma_x: float, sigma_y: float, angle: float, side: int
-) -> NDArray[np.float64]:
-    """(side, side): squared distance to the middle in units of the two sigmas, axes turned."""
-    offsets = (np.arange(side) - side // 2).astype(np.float64)
-    x, y = offsets[None, :], offsets[:, None]
-    along = (x * math.cos(angle) + y * math.sin(angle)) / sigma_x
-    across = (y * math.cos(angle) - x * math.sin(angle)) / sigma_y
-    distance: NDArray[np.float64] = along**2 + across**2
-    return distance
-
-
-# Steps ----------------------------------------------------------------------------------------
-
-
-def _filter(image: _Floats, kernel: NDArray[np.float64]) -> _Floats:
-    """Convolve (H, W, 3) with a symmetric kernel of odd sides, edges mirrored.
-
-    A shifted sum for each tap: the order of additions, hence every bit, is the same on all CPUs.
-    """
-    rows, columns = kernel.shape
-    margins = ((rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
-    padded = np.pad(image, margins, mode="reflect")
-    height, width = image.shape[:2]
-    total = np.zeros_like(image)
-    product = np.empty_like(image)
-    for row in range(rows):
-        for column in range(columns):
-            window = padded[row : row + height, column : column + width]
-            np.multiply(window, np.float32(kernel[row, column]), out=product)
-            total += product
-    return total
-
-
-def _resize_floats(image: _Floats, height: int, width: int, resample: _Resample) -> _Floats:
-    """Resize (H, W, 3); bilinear and bicubic sample points and do not antialias, area averages."""
-    factors = image.shape[1] / width, image.shape[0] / height
-    channels = []
-    for channel in range(3):
-        plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel]))
-        if resample == "area":
-            resized = plane.resize((width, height), Image.Resampling.BOX)
-        else:
-            resized = plane.transform(
-                (width, height),
-                Image.Transform.AFFINE,
-                (factors[0], 0, 0, 0, factors[1], 0),
-                Image.Resampling.BILINEAR if resample == "bilinear" else Image.Resampling.BICUBIC,
-            )
-        channels.append(np.asarray(resized))
-    return np.stack(channels, axis=2)
-
-
-def _resize_bytes(image: _Bytes, height: int, width: int) -> _Bytes:
-    """Resize (H, W, 3) with Pillow's bicubic, antialiased when it shrinks."""
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(resized, dtype=np.uint8)
-
-
-def _add_gaussian_noise(
-    image: _Floats, sigma: float, rng: np.random.Generator, *, grey: bool = False
-) -> _Floats:
-    shape = (*image.shape[:2], 1 if grey else 3)
-    noisy: _Floats = image + np.float32(sigma) * rng.standard_normal(shape, dtype=np.float32)
-    return noisy
-
-
-def _add_poisson_noise(
-    image: _Floats, factor: float, rng: np.random.Generator, *, grey: bool
-) -> _Floats:
-    """Shot noise times ``factor``; one level stands for one photon, or a power of two of them.
-
-    The brightest level is as many photons as there are distinct levels, rounded up to a power of
-    two; grey noise is that of the luma.
-    """
-    levels = rounded(image)
-    if grey:
-        levels = np.asarray(Image.fromarray(levels).convert("L"))[:, :, None]
-    photons = 2 ** math.ceil(math.log2(len(np.unique(levels))))
-    expected = levels * (photons / 255)
-    noise = (rng.poisson(expected) - expected) * (255 / photons)
-    noisy: _Floats = image + (factor * noise).astype(np.float32)
-    return noisy
-
-
-def _jpeg(image: _Bytes, quality: int) -> _Bytes:
-    """Compress and decompress (H, W, 3), chroma at half the resolution."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-    with Image.open(stream) as decoded:
-        return np.array(decoded, dtype=np.uint8)
-
-
 def _check_image(image: Any, multiple: int) -> None:
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"the image is a {type(image).__name__}, wanted a NumPy array")
+        raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
     if image.dtype != np.uint8:
-        raise ImageError(f"the image has values of type {image.dtype}, wanted uint8")
+        raise ImageError(f"the image has values of type {image.dtype}, expected uint8")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ImageError(f"the image has shape {image.shape}, wanted (H, W, 3) RGB")
+        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB")
     height, width = image.shape[:2]
     if height % multiple or width % multiple:
         raise ImageError(
-            f"the image is {width}x{height}, wanted sides that are multiples of {multiple}: "
+            f"the image is {width}x{height}, expected sides that are multiples of {multiple}: "
             "crop it first"
         )

@@ -6,16 +6,16 @@
     ├── InputError                 exit 2   something the user gave cannot be used
     │   ├── UsageError                      arguments that do not fit together
     │   ├── CheckpointError                 a weights file: damaged, incomplete, of another task
-    │   ├── DownloadError                   released weights that could not be fetched
+    │   ├── DownloadError                   released weights that could not be downloaded
     │   ├── BundleError                     a bundle: damaged, incomplete, of another version
     │   ├── ImageError                      an image that cannot be read or is refused
-    │   └── OutputError                     a place that cannot be written
+    │   └── OutputError                     an output that cannot be written
     ├── QualityError               exit 3   a floor or a budget was missed, a training diverged
-    └── UnavailableError           exit 4   a backend or device is not there
+    └── UnavailableError           exit 4   a backend or device is missing
         └── MissingDependencyError          an optional package; the message names the extra
 
-A message says what is wrong, with the value seen and the value wanted, and what to do, in one or
-two lines: the command line prints it as it is.
+A message says what is wrong, with the actual and the expected value, and what to do, in one or two
+lines, which the command line prints unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class ElirError(Exception):
-    """Base of all errors raised on purpose; ``exit_code`` is what a command ends with."""
+    """Base of all errors raised on purpose; ``exit_code`` is the exit code of commands."""
 
     exit_code: int = 1
 
@@ -81,9 +81,9 @@ class MissingDependencyError(UnavailableError):
     """An optional package is not installed.
 
     Args:
-        package: what failed to import, such as ``onnxruntime``.
+        package: the missing package, such as ``onnxruntime``.
         extra: the extra of this project that installs it, such as ``cpu``.
-        purpose: what it is needed for, completing "... is needed to ...".
+        purpose: completes "... is needed to ...".
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while something has to be finished first."""
+"""Deferring Ctrl-C and SIGTERM until a block of work is done."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Interruption", "deferred_interrupts", "raise_interruption"]
 
 @dataclass
 class Interruption:
-    """What was held back.
+    """A deferred interruption.
 
     Attributes:
-        signal: the number of the first signal that came; None: none did.
+        signal: number of the first signal; None: there was none.
     """
 
     signal: int | None = None
@@ -26,54 +26,53 @@ class Interruption:
 
 @contextmanager
 def deferred_interrupts(*, second_at_once: bool = True) -> Iterator[Interruption]:
-    """Hold back Ctrl-C and SIGTERM until the block is done, or asks for them.
+    """Defer Ctrl-C and SIGTERM until the block ends, or checks for them.
 
-    They are raised when the block ends, unless it raises something itself. In another thread than
-    the main one, which alone gets signals, nothing is held back. A signal that the process ignores
-    stays ignored.
+    They are raised when the block ends, unless it raises something else. Signals only reach the
+    main thread; in others, nothing is deferred. Ignored signals stay ignored.
 
     Args:
         second_at_once: a second signal has its usual effect; otherwise it has none, for blocks
-            that run in the callbacks of a library that drops what they raise.
+            in callbacks of a library that discards exceptions.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came.
-        SystemExit: SIGTERM came; the exit code is 143.
+        KeyboardInterrupt: for Ctrl-C.
+        SystemExit: for SIGTERM; the exit code is 143.
     """
-    held = Interruption()
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield held
+        yield interruption
         return
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # None: a handler that Python did not set, and cannot set again.
-    before = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+    before = {n: old for n, old in handlers.items() if old not in (signal.SIG_IGN, None)}
 
-    def give_back() -> None:
+    def restore_handlers() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if held.signal is None:
-            held.signal = number
+    def record(number: int, frame: FrameType | None) -> None:
+        if interruption.signal is None:
+            interruption.signal = number
         if second_at_once:
-            give_back()
+            restore_handlers()
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
-        yield held
+        yield interruption
     finally:
-        give_back()
-    if held.signal is not None:
-        raise_interruption(held.signal)
+        restore_handlers()
+    if interruption.signal is not None:
+        raise_interruption(interruption.signal)
 
 
 def raise_interruption(number: int) -> NoReturn:
-    """Raise what a signal leads to in a command.
+    """Raise the exception for a signal.
 
     Raises:
         KeyboardInterrupt: for SIGINT.
-        SystemExit: for any other, with the exit code of shells.
+        SystemExit: for any other signal, with the exit code of shells.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt

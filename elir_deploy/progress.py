@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 __all__ = ["ProgressCallback", "WarningCallback", "no_progress", "no_warning"]
 
-#: Called with what is being done, how much of it is done, and how much there is (0: unknown).
+#: Called with a description of the work, the amount done and the total (0: unknown).
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 #: Called with the text of a warning.
 WarningCallback: TypeAlias = Callable[[str], None]

@@ -1,7 +1,7 @@
-"""The restoration tasks, as data: what each network looks like and how it is run.
+"""The restoration tasks as data: the architecture of each network and how it is run.
 
 The numbers are those of the released checkpoints (paper: Section 5.1, Tables 1, 2 and 6, and
-Section 7.3 for the architecture). Nothing here needs more than the standard library.
+Section 7.3 for the architecture). Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["TASKS", "Architecture", "TaskSpec", "task_named"]
 
 #: Side of one latent pixel in image pixels: the encoder halves the resolution three times.
 _LATENT_STRIDE = 8
-#: Numbers that may be 0: a U-Net without a middle block, and two of the paper's ablations.
+#: Numbers that may be 0: no middle block in the U-Net, and two of the paper's ablations.
 _MAY_BE_ZERO = ("middle_blocks", "estimator_blocks", "autoencoder_width")
 #: Channels per GroupNorm group are ``width / GROUPS``; every vector-field width is a multiple.
 GROUPS = 32
@@ -23,16 +23,16 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class Architecture:
-    """Numbers that fix every tensor's shape (paper, Section 7.3). Spatial size is not among them.
+    """Numbers that determine all shapes of tensors, except image sizes (paper, Section 7.3).
 
     Attributes:
-        autoencoder_width: channels inside encoder and decoder; 0: neither is there and the flow
-            runs over pixels (Table 5), which can be trained and evaluated but not exported.
+        autoencoder_width: channels inside encoder and decoder; 0: there are none and the flow runs
+            over pixels (Table 5), which can be trained and evaluated but not exported.
         autoencoder_blocks: residual blocks at each of the three resolutions.
         latent_channels: channels of the latent.
-        estimator_blocks: residual-in-residual dense blocks (RRDB) of the coarse estimator; 0: it
-            passes the latent on (Table 7).
-        estimator_growth: channels each dense convolution adds.
+        estimator_blocks: residual-in-residual dense blocks (RRDB) of the coarse estimator; 0: the
+            latent is unchanged (Table 7).
+        estimator_growth: channels that each dense convolution adds.
         vector_field_width: channels C of the U-Net's first level; a multiple of 32.
         vector_field_multipliers: factor on the width after each level; a factor other than 1
             also halves the resolution.
@@ -57,21 +57,21 @@ class Architecture:
             values = value if isinstance(value, tuple) else (value,)
             least = 0 if name in _MAY_BE_ZERO else 1
             if not values or any(type(v) is not int or v < least for v in values):
-                raise UsageError(f"architecture: {name} is {value!r}, wanted integers >= {least}")
+                raise UsageError(f"architecture: {name} is {value!r}, expected integers >= {least}")
         if self.vector_field_width % GROUPS:
             raise UsageError(
                 f"architecture: vector_field_width is {self.vector_field_width}, "
-                f"wanted a multiple of {GROUPS} (GroupNorm has {GROUPS} groups)"
+                f"expected a multiple of {GROUPS} (GroupNorm has {GROUPS} groups)"
             )
         if not self.autoencoder_width and self.latent_channels != 3:
             raise UsageError(
-                f"architecture: latent_channels is {self.latent_channels}, wanted 3 where there "
+                f"architecture: latent_channels is {self.latent_channels}, expected 3 where there "
                 "is no autoencoder"
             )
         if self.time_frequencies % 2 or self.time_frequencies < 4:
             raise UsageError(
                 f"architecture: time_frequencies is {self.time_frequencies}, "
-                "wanted an even number >= 4"
+                "expected an even number >= 4"
             )
 
     @property
@@ -81,20 +81,20 @@ class Architecture:
 
     @property
     def image_multiple(self) -> int:
-        """What an image side must divide by: 8 for the encoder, 2 for each U-Net downsampling."""
+        """Divisor of image sides: 8 for the encoder times 2 for each U-Net downsampling."""
         halvings = sum(multiplier != 1 for multiplier in self.vector_field_multipliers)
         return self.latent_stride << halvings
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """From plain JSON values, each checked.
+        """Convert from JSON values, which are checked.
 
         Raises:
-            UsageError: an unknown name or a value that is no positive integer.
+            UsageError: a name is unknown, or a value is not a positive integer.
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
@@ -110,17 +110,17 @@ class TaskSpec:
     """One restoration task.
 
     Attributes:
-        name: what ``--task`` takes.
-        title: one line for people.
-        architecture: of the released checkpoint.
+        name: value of ``--task``.
+        title: a line of description.
+        architecture: architecture of the released checkpoint.
         image_size: side in pixels of the square images the model was trained on.
         steps: Euler steps M, equal to the training segments K.
         sigma_s: standard deviation of the noise added to the coarse latent (Algorithm 1).
-        faces: trained on aligned face crops only.
+        faces: whether it was trained on aligned face crops only.
         upscale: factor by which an input is enlarged before the network, which keeps the size.
-        upscale_kernel: how it is enlarged.
-        released_name: name of the authors' weights, if they released any.
-        paper_fps: images a second on an RTX 2080 Ti, as the paper states (Tables 1 and 9).
+        upscale_kernel: interpolation of the enlargement.
+        released_name: name of the authors' released weights, if any.
+        paper_fps: images a second on an RTX 2080 Ti in the paper (Tables 1 and 9).
     """
 
     name: str
@@ -199,7 +199,7 @@ def task_named(name: str) -> TaskSpec:
     """The task called ``name``.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is no such task; the message lists all names.
     """
     try:
         return TASKS[name]

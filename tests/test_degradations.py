@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elir_deploy import degradations
+from elir_deploy import degradation_steps
 from elir_deploy.degradations import (
     FaceDegradation,
     RealWorldDegradation,
@@ -83,13 +83,13 @@ def test_enlarging_is_pillows():
 
 
 def test_images_that_cannot_be_degraded():
-    with pytest.raises(ImageError, match="float32, wanted uint8"):
+    with pytest.raises(ImageError, match="float32, expected uint8"):
         degrade("tiny", np.zeros((8, 8, 3), np.float32), rng())
-    with pytest.raises(ImageError, match=r"shape \(8, 8\), wanted \(H, W, 3\)"):
+    with pytest.raises(ImageError, match=r"shape \(8, 8\), expected \(H, W, 3\)"):
         degrade("tiny", np.zeros((8, 8), np.uint8), rng())
-    with pytest.raises(ImageError, match="wanted a NumPy array"):
+    with pytest.raises(ImageError, match="expected a NumPy array"):
         enlarge("sr", [[0]])
-    with pytest.raises(ImageError, match="12x16, wanted sides that are multiples of 8"):
+    with pytest.raises(ImageError, match="12x16, expected sides that are multiples of 8"):
         degrade("sr", np.zeros((16, 12, 3), np.uint8), rng())
     with pytest.raises(UsageError, match="no task 'deblur'"):
         degrade("deblur", grey(8), rng())
@@ -131,12 +131,12 @@ def test_inpainting_masks_nine_pixels_in_ten_and_adds_noise_to_all():
 def test_poisson_noise_grows_with_brightness_and_can_be_grey():
     ramp = np.broadcast_to(np.arange(256, dtype=np.float32)[None, :, None], (256, 256, 3))
     for is_grey in (False, True):
-        noise = degradations._add_poisson_noise(ramp, 1.0, rng(), grey=is_grey) - ramp
+        noise = degradation_steps.add_poisson_noise(ramp, 1.0, rng(), grey=is_grey) - ramp
         assert not noise[:, 0].any()
         # 256 levels: a level is about one photon, and the variance is the brightness.
         assert noise[:, 100:110].std() == pytest.approx(np.sqrt(105), rel=0.05)
         assert np.array_equal(noise[..., 0], noise[..., 1]) is is_grey
-        doubled = degradations._add_poisson_noise(ramp, 2.0, rng(), grey=is_grey) - ramp
+        doubled = degradation_steps.add_poisson_noise(ramp, 2.0, rng(), grey=is_grey) - ramp
         np.testing.assert_allclose(doubled, 2 * noise, atol=1e-3)
 
 
@@ -196,7 +196,7 @@ def test_face_noise_is_of_the_stated_deviation():
 
 
 def test_jpeg_leaves_blocks_of_eight(photo):
-    compressed = degradations._jpeg(photo, 10).astype(float)
+    compressed = degradation_steps.jpeg(photo, 10).astype(float)
     steps = np.abs(np.diff(compressed.mean(axis=2), axis=1)).mean(axis=0)
     at_edges = steps[7::8].mean()
     assert at_edges > 1.3 * np.delete(steps, np.s_[7::8]).mean()
@@ -281,20 +281,20 @@ def test_bessel_function_against_its_power_series():
     for k in range(1, 40):
         term = term * -((x / 2) ** 2) / (k * (k + 1))
         series = series + term
-    np.testing.assert_allclose(degradations._bessel_j1(x), series, atol=1e-12)
+    np.testing.assert_allclose(degradation_steps._bessel_j1(x), series, atol=1e-12)
     # Zeros from tables, and far out, where a 21 x 21 kernel needs it, the asymptote.
     zeros = np.array([3.8317059702, 7.0155866698, 10.1734681351])
-    np.testing.assert_allclose(degradations._bessel_j1(zeros), 0, atol=1e-9)
+    np.testing.assert_allclose(degradation_steps._bessel_j1(zeros), 0, atol=1e-9)
     far = np.array([40.0, 44.4])
     asymptotic = np.sqrt(2 / (np.pi * far)) * np.cos(far - 0.75 * np.pi)
-    np.testing.assert_allclose(degradations._bessel_j1(far), asymptotic, atol=2e-3)
+    np.testing.assert_allclose(degradation_steps._bessel_j1(far), asymptotic, atol=2e-3)
 
 
 def test_filtering_mirrors_the_edges():
     image = rng().random((5, 6, 3), np.float32)
     kernel = np.zeros((3, 3))
     kernel[1, 0] = kernel[1, 2] = 0.5
-    filtered = degradations._filter(image, kernel)
+    filtered = degradation_steps.filter_image(image, kernel)
     np.testing.assert_allclose(filtered[:, 0], image[:, 1], atol=1e-6)
     np.testing.assert_allclose(filtered[:, 2], (image[:, 1] + image[:, 3]) / 2, atol=1e-6)
 
@@ -302,6 +302,6 @@ def test_filtering_mirrors_the_edges():
 @pytest.mark.parametrize("resample", ["area", "bilinear", "bicubic"])
 def test_resizing_keeps_place_and_brightness(resample):
     ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (64, 64, 3))
-    small = degradations._resize_floats(ramp, 16, 16, resample)
+    small = degradation_steps.resize_floats(ramp, 16, 16, resample)
     # The centre of small pixel i is at 4 i + 1.5.
     np.testing.assert_allclose(small[5, 2:-2, 0], 4 * np.arange(2, 14) + 1.5, atol=1e-4)

@@ -100,8 +100,8 @@ def test_psnr_is_that_of_scikit_image() -> None:
     metrics = pytest.importorskip("skimage.metrics")
     rng = np.random.default_rng(0)
     one, other = rng.integers(0, 256, (2, 33, 47, 3), np.uint8)
-    wanted = metrics.peak_signal_noise_ratio(other, one, data_range=255)
-    assert psnr_db(one, other) == pytest.approx(wanted, rel=1e-15)
+    expected = metrics.peak_signal_noise_ratio(other, one, data_range=255)
+    assert psnr_db(one, other) == pytest.approx(expected, rel=1e-15)
 
 
 def test_pictures_of_two_shapes_are_not_compared() -> None:

@@ -27,7 +27,7 @@ from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import heading, remarks, tables
 from elir_deploy.bench.report_types import Report
 from elir_deploy.errors import MissingDependencyError
-from elir_deploy.printable import printable
+from elir_deploy.text import printable
 
 __all__ = ["Picture", "check_installed", "html"]
 

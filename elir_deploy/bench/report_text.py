@@ -22,8 +22,7 @@ from elir_deploy.bench.report_types import (
 )
 from elir_deploy.bench.soak import Trend
 from elir_deploy.bench.statistics import Summary
-from elir_deploy.printable import printable
-from elir_deploy.tables import aligned, in_code, in_markdown, pipes
+from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable
 
 __all__ = ["Table", "digits", "heading", "markdown", "remarks", "tables", "text"]
 

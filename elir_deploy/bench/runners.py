@@ -18,7 +18,7 @@ from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, Artifact, file_precision
-from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 __all__ = [

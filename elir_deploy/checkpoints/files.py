@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elir_deploy.atomic import replacing
 from elir_deploy.checkpoints.layouts import CONFIGURATION_KEY
 from elir_deploy.errors import CheckpointError, UsageError
 from elir_deploy.model import Elir
+from elir_deploy.output_files import replacing
 from elir_deploy.tasks import TASKS, Architecture, TaskSpec
 
 __all__ = ["Configuration", "parse_configuration", "tensors_digest", "write_file"]

@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from elir_deploy.atomic import write_text
 from elir_deploy.checkpoints.containers import HEAD, is_complete, signature_error
 from elir_deploy.errors import CheckpointError, DownloadError, OutputError
+from elir_deploy.output_files import write_text
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.cache import cache_folder

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from elir_deploy.atomic import check_writable, is_standard_output, write_text
 from elir_deploy.bench import html_report, peers
 from elir_deploy.bench.device import usable_cores
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
@@ -26,6 +25,7 @@ from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
+from elir_deploy.output_files import check_writable, is_standard_output, write_text
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.tasks import TASKS, task_named
 

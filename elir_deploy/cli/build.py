@@ -33,7 +33,7 @@ from elir_deploy.runtime.backends.base import missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import device_capabilities
 from elir_deploy.runtime.manifest import PRECISIONS
-from elir_deploy.runtime.tensorrt_engine import Library, load_library
+from elir_deploy.runtime.tensorrt_library import Library, load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 
 

@@ -1,4 +1,4 @@
-"""``elir-inspect --cache`` and ``--clear-cache``: what is kept in the cache folder."""
+"""``elir-inspect --cache`` and ``--clear-cache``: show and empty the cache folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
-from elir_deploy.printable import printable
 from elir_deploy.runtime.cache import (
-    Kept,
+    CachedFile,
     cache_folder,
     cache_limit,
     compiled_models,
@@ -21,10 +20,11 @@ from elir_deploy.runtime.cache import (
     remove_compiled,
     remove_unused,
 )
+from elir_deploy.text import printable
 
 __all__ = ["COMPILED", "DOWNLOADS", "manage_cache"]
 
-#: What ``--clear-cache`` takes beside the name of a download.
+#: Values of ``--clear-cache`` besides names of downloads.
 COMPILED = "compiled"
 DOWNLOADS = "downloads"
 
@@ -32,53 +32,53 @@ Table = Callable[[Sequence[str], Sequence[Sequence[str]]], None]
 
 
 def manage_cache(show: bool, clear: Sequence[str], as_json: bool, table: Table) -> None:
-    """Remove what ``clear`` names, then show what is left if that is wanted.
+    """Remove what ``clear`` names, then list the rest if ``show``.
 
     Args:
-        show: what is kept, with sizes, ages and the limit.
+        show: list the files with sizes and ages, and the limit.
         clear: ``compiled``, ``downloads`` or names of downloads.
         as_json: print one JSON object.
-        table: prints a table from its heading and rows.
+        table: prints a table, from its heading and rows.
 
     Raises:
         UsageError: there is no such download.
-        OutputError: there is no cache folder, or the limit is no size.
+        OutputError: there is no cache folder, or the limit is invalid.
     """
     folder = cache_folder()
-    told: dict[str, Any] = {"folder": str(folder)}
+    values: dict[str, Any] = {"folder": str(folder)}
     if clear:
         removed = _clear(folder, clear)
-        told["removed"] = [str(kept.path) for kept in removed]
-        told["freed_bytes"] = _bytes(removed)
+        values["removed"] = [str(file.path) for file in removed]
+        values["freed_bytes"] = _bytes(removed)
     if show:
-        told |= _listing(folder)
+        values |= _listing(folder)
     if as_json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(values, indent=2))
         return
     if clear:
-        print(f"removed {_counted(len(removed), 'file')}: {_megabytes(_bytes(removed))} are free")
+        print(f"removed {_counted(len(removed), 'file')}, {_megabytes(_bytes(removed))}")
     if show:
         _show(folder, table)
 
 
-def _clear(folder: Path, names: Sequence[str]) -> list[Kept]:
-    held = downloads(folder)
-    for name in set(names) - {COMPILED, DOWNLOADS, *held}:
-        there_are = ", ".join([COMPILED, DOWNLOADS, *held])
-        raise UsageError(f"--clear-cache: {folder} holds no {name}: choose from {there_are}")
-    removed: list[Kept] = []
-    in_use: list[Kept] = []
+def _clear(folder: Path, names: Sequence[str]) -> list[CachedFile]:
+    by_name = downloads(folder)
+    for name in set(names) - {COMPILED, DOWNLOADS, *by_name}:
+        choices = ", ".join([COMPILED, DOWNLOADS, *by_name])
+        raise UsageError(f"--clear-cache: {folder} has no {name}: choose from {choices}")
+    removed: list[CachedFile] = []
+    in_use: list[CachedFile] = []
     if COMPILED in names:
         removed, in_use = remove_compiled(folder)
-    for name, files in held.items():
+    for name, files in by_name.items():
         if name in names or DOWNLOADS in names:
-            # What is being downloaded is locked, and keeps the record that it needs to go on.
-            files.sort(key=lambda kept: kept.path.suffix != ".partial")
-            gone = list(itertools.takewhile(remove_unused, files))
-            removed += gone
-            in_use += files[len(gone) :]
-    for kept in in_use:
-        tell(f"warning: {kept.path} stays: it is in use, or another user's")
+            # An unfinished download is locked, and needs its other file to be resumed.
+            files.sort(key=lambda file: file.path.suffix != ".partial")
+            deleted = list(itertools.takewhile(remove_unused, files))
+            removed += deleted
+            in_use += files[len(deleted) :]
+    for file in in_use:
+        tell(f"warning: {file.path} was not removed: it is in use, or belongs to another user")
     return removed
 
 
@@ -86,8 +86,8 @@ def _listing(folder: Path) -> dict[str, Any]:
     return {
         "limit_bytes": cache_limit(),
         "compiled": [
-            {"file": str(kept.path), "bytes": kept.bytes, "used": kept.used_ns / 1e9}
-            for kept in compiled_models(folder)
+            {"file": str(file.path), "bytes": file.bytes, "used": file.used_ns / 1e9}
+            for file in compiled_models(folder)
         ],
         "downloads": [
             {"name": name, "bytes": _bytes(files), "complete": _complete(files)}
@@ -97,39 +97,39 @@ def _listing(folder: Path) -> dict[str, Any]:
 
 
 def _show(folder: Path, table: Table) -> None:
-    compiled, held, limit = compiled_models(folder), downloads(folder), cache_limit()
+    compiled, by_name, limit = compiled_models(folder), downloads(folder), cache_limit()
     rows = [
-        (COMPILED, _shortened(folder, kept), _megabytes(kept.bytes), f"used {_ago(kept.used_ns)}")
-        for kept in reversed(compiled)
+        (COMPILED, _shorten(folder, file), _megabytes(file.bytes), f"used {_ago(file.used_ns)}")
+        for file in reversed(compiled)
     ]
-    for name, files in held.items():
-        state = "fetched" if _complete(files) else "unfinished, last try"
-        since = _ago(max(kept.used_ns for kept in files))
+    for name, files in by_name.items():
+        state = "downloaded" if _complete(files) else "unfinished, last tried"
+        since = _ago(max(file.used_ns for file in files))
         rows.append(("download", name, _megabytes(_bytes(files)), f"{state} {since}"))
     print(printable(str(folder)))
-    table(("kept", "what", "size", "when"), rows)
-    allowed = f"of {_megabytes(limit)}" if limit else "and none is kept from now on"
+    table(("kind", "file", "size", "last use"), rows)
+    allowed = f"of {_megabytes(limit)}" if limit else "and no more are kept"
     print(
         f"\ncompiled models: {_counted(len(compiled), 'file')}, "
         f"{_megabytes(_bytes(compiled))} {allowed} (ELIR_CACHE_LIMIT)"
     )
     print(
-        f"downloads: {len(held)}, {_megabytes(sum(map(_bytes, held.values())))}, "
-        "until --clear-cache names them"
+        f"downloads: {len(by_name)}, {_megabytes(sum(map(_bytes, by_name.values())))}, "
+        "kept until --clear-cache removes them"
     )
 
 
-def _shortened(folder: Path, kept: Kept) -> str:
-    parts = kept.path.relative_to(folder).parts
+def _shorten(folder: Path, file: CachedFile) -> str:
+    parts = file.path.relative_to(folder).parts
     return "/".join(part if len(part) < 64 else part[:12] + "…" for part in parts)
 
 
-def _complete(files: Sequence[Kept]) -> bool:
-    return any(kept.path.suffix == ".pth" for kept in files)
+def _complete(files: Sequence[CachedFile]) -> bool:
+    return any(file.path.suffix == ".pth" for file in files)
 
 
-def _bytes(files: Sequence[Kept]) -> int:
-    return sum(kept.bytes for kept in files)
+def _bytes(files: Sequence[CachedFile]) -> int:
+    return sum(file.bytes for file in files)
 
 
 def _megabytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Choices that several commands offer."""
+"""Choices that several commands share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Precision"]
 
 
 class Precision(str, enum.Enum):
-    """What a model can run in; an export makes files of all but bf16, which runs those of fp32."""
+    """Precisions a model can run in (:data:`elir_deploy.runtime.manifest.RUN_PRECISIONS`)."""
 
     fp32 = "fp32"
     fp16 = "fp16"

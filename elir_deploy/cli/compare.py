@@ -22,8 +22,7 @@ from elir_deploy.bench.comparison import (
 from elir_deploy.bench.report_differences import Difference
 from elir_deploy.bench.report_file import read_runs
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
-from elir_deploy.printable import printable, printable_values
-from elir_deploy.tables import aligned
+from elir_deploy.text import aligned, printable, printable_values
 
 _HEADER = ("runner", "verdict", "speedup", "95 % interval", "by medians", "runs", "samples")
 _LONGEST_VALUE = 60

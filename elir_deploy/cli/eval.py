@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elir_deploy.atomic import check_writable, write_text
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UnavailableError, UsageError
-from elir_deploy.printable import printable_values
+from elir_deploy.output_files import check_writable, write_text
+from elir_deploy.paired_images import SampleFolder
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import BACKENDS, Bundle, Restorer, write_image
-from elir_deploy.samples import SampleFolder
 from elir_deploy.tasks import TASKS, task_named
+from elir_deploy.text import printable_values
 from elir_deploy.training import figures
 from elir_deploy.training.evaluation import evaluate
 from elir_deploy.training.metrics import ALWAYS, MetricSet, default_metrics

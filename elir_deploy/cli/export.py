@@ -15,10 +15,10 @@ from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import QualityError
 from elir_deploy.pixels import db_from_json
-from elir_deploy.runtime.backends import why_only_asked
-from elir_deploy.tables import aligned
+from elir_deploy.runtime.backends import reason_not_automatic
 from elir_deploy.targets import DEVICE_TENSORRT, targets_named
 from elir_deploy.tasks import TASKS
+from elir_deploy.text import aligned
 
 if TYPE_CHECKING:
     from elir_deploy.export.int8 import Int8Report
@@ -258,7 +258,7 @@ def _print_verification(precision: str, result: Verification) -> None:
     for line in result.kept_float32:
         kept = "floating point" if precision == "int8" else "float32"
         print(f"        kept in {kept}: {line}")
-    if result.passed and (reason := why_only_asked(precision, result)):
+    if result.passed and (reason := reason_not_automatic(precision, result)):
         print(f"        runs only when named: {reason}")
     if not result.passed:
         print(f"        worst part: {result.worst_part}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Heavy optional packages, looked for before work begins."""
+"""Check for optional packages before the work begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["require_packages"]
 
 
 def require_packages(packages: tuple[str, ...], extra: str, purpose: str) -> None:
-    """Raise :class:`MissingDependencyError` for the first of ``packages`` not installed."""
+    """Raise :class:`MissingDependencyError` for the first missing package."""
     for package in packages:
         if find_spec(package) is None:
             raise MissingDependencyError(package, extra, purpose)

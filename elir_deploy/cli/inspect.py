@@ -1,4 +1,4 @@
-"""``elir-inspect``: what is in a bundle or in the cache, what here can run it, and why not."""
+"""``elir-inspect``: show a bundle or the cache, and what can run on this machine."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from elir_deploy.bench.devices import CPU, DEVICES
 from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.errors import BundleError, ElirError, UsageError
-from elir_deploy.printable import printable
-from elir_deploy.runtime.backends import BACKENDS, choose_precision, why_only_asked
+from elir_deploy.runtime.backends import BACKENDS, choose_precision, reason_not_automatic
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Quantization, Shape, Verification
+from elir_deploy.text import printable
 
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether one backend can run the bundle here.
+    """Whether a backend can run the bundle on this machine.
 
     Attributes:
-        backend: its name.
-        precisions: those the bundle holds for it.
-        unsupported: of those, the ones this machine cannot run in, each with the reason; none
-            where the backend as a whole cannot be used.
-        default: the precision it would run.
-        reason: why it cannot run it, and what to do; None: it can.
+        backend: name of the backend.
+        precisions: precisions for which the bundle has files for it.
+        unsupported: reason for each of them that this machine cannot run; empty if the backend
+            cannot be used at all.
+        default: the precision that runs by default.
+        reason: why the backend cannot run the bundle, and what to do; None: it can.
     """
 
     backend: str
@@ -53,7 +53,7 @@ def inspect(
     bundle: Annotated[
         str | None,
         typer.Argument(
-            metavar="BUNDLE", help="A folder made by elir-export, or 'tiny' (the one inside)."
+            metavar="BUNDLE", help="A folder written by elir-export, or 'tiny' (included)."
         ),
     ] = None,
     as_json: Annotated[
@@ -73,7 +73,7 @@ def inspect(
         bool,
         typer.Option(
             "--cache",
-            help="Show the cache folder instead: compiled models and downloads, their sizes and "
+            help="Show the cache folder instead: compiled models and downloads with sizes and "
             "ages, and the limit.",
         ),
     ] = False,
@@ -81,15 +81,15 @@ def inspect(
         list[str] | None,
         typer.Option(
             metavar="WHAT",
-            help=f"Remove from the cache folder '{COMPILED}' (models, which are compiled again "
-            f"when they are needed), one download by its name, such as elir_bfr, or all "
-            f"'{DOWNLOADS}'; repeat for several.",
+            help=f"Remove files from the cache folder: '{COMPILED}' models (compiled again when "
+            f"needed), a download by name, such as elir_bfr, or all '{DOWNLOADS}'; may be "
+            "repeated.",
         ),
     ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Show what is in a bundle, check its files, and tell what on this machine can run it.
+    """Show the contents of a bundle, check its files, and list what can run it on this machine.
 
     Examples:
 
@@ -101,11 +101,15 @@ def inspect(
     """
     if cache or clear_cache:
         if bundle is not None:
-            raise UsageError("--cache and --clear-cache are of no bundle: leave it out")
+            raise UsageError("--cache and --clear-cache do not take a BUNDLE: leave it out")
         manage_cache(cache, clear_cache or [], as_json, _table)
-        return
-    if bundle is None:
-        raise UsageError("no BUNDLE is given: name its folder, or 'tiny' (or say --cache)")
+    elif bundle is None:
+        raise UsageError("BUNDLE is missing: give its folder, 'tiny', or --cache")
+    else:
+        _inspect_bundle(bundle, as_json, cost or [])
+
+
+def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
     opened = Bundle.open(bundle)
     damaged = opened.damaged_files()
     predicted = None
@@ -114,10 +118,10 @@ def inspect(
     abilities = [_ability(name, opened) for name in BACKENDS]
     conflict = conflicting_packages()
     if as_json:
-        told = _as_json(opened, damaged, abilities, conflict)
+        values = _as_json(opened, damaged, abilities, conflict)
         if predicted is not None:
-            told["cost"] = predicted.to_json()
-        print(json.dumps(told, indent=2))
+            values["cost"] = predicted.to_json()
+        print(json.dumps(values, indent=2))
     else:
         _show(opened, damaged, abilities)
         if predicted is not None:
@@ -130,19 +134,19 @@ def inspect(
 
 def _ability(name: str, bundle: Bundle) -> Ability:
     backend = BACKENDS[name]
-    held = backend.held_precisions(bundle)
+    precisions = backend.held_precisions(bundle)
     reason = backend.available() or backend.obstacle(bundle)
-    if not held:
-        reason = f"the bundle holds no {backend.kind} files that it can load here"
+    if not precisions:
+        reason = f"the bundle has no {backend.kind} files that it can load here"
     default, unsupported = None, {}
     if reason is None:
-        why_not = {precision: backend.unsupported(precision) for precision in held}
-        unsupported = {precision: why for precision, why in why_not.items() if why}
+        reasons = {precision: backend.unsupported(precision) for precision in precisions}
+        unsupported = {precision: text for precision, text in reasons.items() if text}
         try:
             default = choose_precision(backend, bundle, None)
         except ElirError as error:
             reason = str(error)
-    return Ability(name, held, unsupported, default, reason)
+    return Ability(name, precisions, unsupported, default, reason)
 
 
 def _as_json(
@@ -166,27 +170,27 @@ Row = Sequence[str]
 def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability]) -> None:
     print(printable(str(bundle.path)))
     _table(None, _facts(bundle))
-    _table(("stage", "file", "kind", "precision", "target", "size", "made by"), _files(bundle))
+    _table(("stage", "file", "kind", "precision", "target", "size", "made with"), _files(bundle))
     _table(
         (
-            *("precision", "PSNR", "floor", "verdict", "weakest part", "kept in float32"),
-            *("max error", "runs unasked"),
+            *("precision", "PSNR", "floor", "verdict", "weakest part", "float32 layers"),
+            *("max error", "runs by default"),
         ),
         [_verified(name, result) for name, result in bundle.manifest.verification.items()],
     )
     if not bundle.manifest.verification:
         print("verification: none recorded")
-    _table(("backend", "here", "why not, and what to do"), [_run(a) for a in abilities])
-    _table(("engine", "fits here", "why not"), _engines(bundle))
+    _table(("backend", "runs here", "reason, and what to do"), [_run(a) for a in abilities])
+    _table(("engine", "fits here", "reason"), _engines(bundle))
     count = len(bundle.manifest.files())
     print(
         printable(f"files: {len(damaged)} of {count} DAMAGED: {', '.join(damaged)}")
         if damaged
-        else f"files: all {count} have the hashes that the manifest records"
+        else f"files: all {count} match the hashes in the manifest"
     )
     print(
-        "Hashes detect damage, not malice: an engine is executable code, so use bundles only from "
-        "people you trust."
+        "Hashes detect damage, not tampering: an engine is executable code, so use only bundles "
+        "from people you trust."
     )
 
 
@@ -210,10 +214,10 @@ def _facts(bundle: Bundle) -> list[Row]:
     info, model = bundle.manifest, bundle.manifest.model
     source = info.source.name or "unknown"
     if info.source.random:
-        source += " (random weights: for speed only)"
+        source += " (random weights, for measuring speed)"
     elif info.source.sha256:
         source += f" (sha256 {info.source.sha256})"
-    enlarged = f", inputs first enlarged x{model.upscale} ({model.upscale_kernel})"
+    enlarged = f", inputs are first enlarged x{model.upscale} ({model.upscale_kernel})"
     return [
         ("task", model.task + (", aligned faces only" if model.faces else "")),
         ("image", ", ".join(map(_shape, info.shapes)) + enlarged * (model.upscale > 1)),
@@ -228,15 +232,15 @@ def _facts(bundle: Bundle) -> list[Row]:
 
 
 def _shape(shape: Shape) -> str:
-    batch = f", up to {shape.batch} at once" if shape.batch > 1 else ""
+    batch = f", batches of up to {shape.batch}" if shape.batch > 1 else ""
     return f"{shape.width}x{shape.height}{batch}"
 
 
 def _quantization(entry: Quantization) -> str:
-    told = f"ranges of {entry.images} images"
+    text = f"calibrated on {entry.images} images"
     if entry.smallest_layer:
-        told += f"; float convolutions of fewer than {entry.smallest_layer} weights"
-    return told
+        text += f"; convolutions of fewer than {entry.smallest_layer} weights in floating point"
+    return text
 
 
 def _files(bundle: Bundle) -> list[Row]:
@@ -256,7 +260,7 @@ def _files(bundle: Bundle) -> list[Row]:
 
 
 def _incompatibilities(bundle: Bundle) -> dict[str, str | None]:
-    """By file of an engine: why it is not for this machine; None: it is, or nothing is known."""
+    """By engine file: why it cannot run on this machine; None: it can, or that is unknown."""
     return {
         artifact.file: backend.incompatibility(artifact)
         for artifact in bundle.manifest.artifacts
@@ -269,7 +273,7 @@ def _engines(bundle: Bundle) -> list[Row]:
     unusable = {b.kind for b in BACKENDS.values() if b.kind != "onnx" and b.available()}
     kinds = {artifact.file: artifact.kind for artifact in bundle.manifest.artifacts}
     return [
-        (file, "unknown", f"no usable {kinds[file]} here")
+        (file, "unknown", f"{kinds[file]} cannot be used here")
         if kinds[file] in unusable and reason is None
         else (file, "no" if reason else "yes", reason or "")
         for file, reason in _incompatibilities(bundle).items()
@@ -278,7 +282,7 @@ def _engines(bundle: Bundle) -> list[Row]:
 
 def _verified(precision: str, result: Verification) -> Row:
     psnr = "identical" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
-    only_asked = why_only_asked(precision, result)
+    reason = reason_not_automatic(precision, result)
     return (
         precision,
         psnr if result.finite else "not finite",
@@ -287,7 +291,7 @@ def _verified(precision: str, result: Verification) -> Row:
         result.worst_part or "-",
         str(len(result.kept_float32)),
         "not finite" if result.max_error is None else f"{result.max_error:.2g}",
-        "yes" if only_asked is None else f"no: {only_asked}",
+        "yes" if reason is None else f"no: {reason}",
     )
 
 
@@ -296,12 +300,12 @@ def _run(ability: Ability) -> Row:
         return ability.backend, "no", ability.reason
     runnable = [p for p in ability.precisions if p not in ability.unsupported]
     shown = [f"{p} (default)" if p == ability.default else p for p in runnable]
-    why_not = "; ".join(f"not {p}: {why}" for p, why in ability.unsupported.items())
-    return ability.backend, "yes: " + ", ".join(shown), why_not
+    reasons = "; ".join(f"not {p}: {reason}" for p, reason in ability.unsupported.items())
+    return ability.backend, "yes: " + ", ".join(shown), reasons
 
 
 def _table(heading: Row | None, rows: Sequence[Row]) -> None:
-    """On a terminal as a table, elsewhere as aligned lines of whatever length they need."""
+    """Print a table on a terminal, and otherwise aligned lines, which are never wrapped."""
     if not rows:
         return
     rows = [[printable(cell) for cell in row] for row in rows]

@@ -1,4 +1,4 @@
-"""``elir-restore``: image files through a bundle."""
+"""``elir-restore``: restore image files with a bundle."""
 
 from __future__ import annotations
 
@@ -36,51 +36,55 @@ class Format(str, enum.Enum):
     same = "same"
 
 
+# Its length is that of the options, which Typer reads from the signature.
 def restore(
     bundle: Annotated[
         str,
         typer.Argument(
-            metavar="BUNDLE", help="A folder made by elir-export, or 'tiny' (the one inside)."
+            metavar="BUNDLE", help="A folder written by elir-export, or 'tiny' (included)."
         ),
     ],
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Image files and folders of them.")
+        list[Path], typer.Argument(metavar="INPUT...", help="Image files, or folders of images.")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")
+        Path, typer.Option("-o", "--output", help="Folder for the results; created if needed.")
     ],
     backend: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help=f"auto, {', '.join(BACKENDS)}; elir-inspect tells which can run here.",
+            help=f"auto, {', '.join(BACKENDS)}. elir-inspect shows which of them can run here.",
         ),
     ] = "auto",
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="bf16 runs the fp32 files. [default: the fastest that loses little on every "
-            "picture of the bundle's verification]"
+            help="bf16 runs the fp32 files. [default: the fastest one that the bundle's "
+            "verification allows by default]"
         ),
     ] = None,
     fit: Annotated[
         Fit | None,
         typer.Option(
-            help="Bring images of another size to the model's: 'resize' the whole, or run it on "
-            "overlapping 'tile's. [default: resize for face tasks, tile for the others]"
+            help="How to process images that are not of the model's size: 'resize' them, or split "
+            "them into overlapping tiles ('tile'). [default: resize for face tasks, else tile]"
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Let a face model run in tiles all the same.")
+        bool, typer.Option("--force", help="Allow a face model to run in tiles.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that are there.")
+        bool, typer.Option("--overwrite", help="Replace existing results.")
     ] = False,
     format: Annotated[
-        Format, typer.Option(help="Of the results; 'same': as the input where that can be.")
+        Format,
+        typer.Option(
+            help="Format of the results; 'same' keeps that of the input if it can be written."
+        ),
     ] = Format.png,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Also the folders inside a folder.")
+        bool, typer.Option("--recursive", "-r", help="Include subfolders.")
     ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads for the model. [default: all cores]")
@@ -88,34 +92,36 @@ def restore(
     mode: Annotated[
         Mode,
         typer.Option(
-            help="'throughput' restores several images at once where the backend gains by it, "
-            "which takes more memory."
+            help="'throughput' restores several images at the same time if that is faster on the "
+            "backend; it takes more memory."
         ),
     ] = Mode.latency,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Also write input and result side by side: *.compare.png."),
+        typer.Option(
+            "--compare", help="Also write NAME.compare.png: input and result side by side."
+        ),
     ] = False,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
     """Restore images with a bundle.
 
-    Results keep the names of their inputs, as PNG unless --format says otherwise. A file that
-    fails is reported and the rest goes on; the exit code is then 2.
+    Results have the names of their inputs and are PNG files, unless --format is given. If a file
+    fails, the others are still restored, and the exit code is 2.
 
     Examples:
 
     * `elir-restore bfr portrait.jpg -o restored --compare`
     * `elir-restore denoise album/ --recursive --format same --mode throughput -o restored`
     """
-    # A damaged file can make Pillow warn; what matters comes as an error.
+    # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     opened = Bundle.open(bundle)
     if opened.manifest.source.random:
         tell(
-            "warning: the weights of this bundle are random, for speed only: no image it makes "
-            "means anything"
+            "warning: this bundle has random weights, which are for measuring speed: its results "
+            "are meaningless"
         )
     plan = plan_jobs(
         inputs,
@@ -147,47 +153,47 @@ def restore(
             on_input_warning=_report_input_warning,
             on_progress=report,
         )
-    _summarise(outcome, restorer)
-    _mention(plan)
+    _print_summary(outcome, restorer)
+    _print_remarks(plan)
     if outcome.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _report_failure(job: Job, reason: str) -> None:
-    tell(f"failed: {_named(job.source, reason)}")
+    tell(f"failed: {_with_path(job.source, reason)}")
 
 
-def _report_input_warning(job: Job, doubt: str) -> None:
-    tell(f"warning: {_named(job.source, doubt)}")
+def _report_input_warning(job: Job, warning: str) -> None:
+    tell(f"warning: {_with_path(job.source, warning)}")
 
 
-def _named(path: Path, text: str) -> str:
+def _with_path(path: Path, text: str) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
-def _summarise(outcome: Outcome, restorer: Restorer) -> None:
+def _print_summary(outcome: Outcome, restorer: Restorer) -> None:
     if outcome.failures:
-        tell("failed in the end:")
+        tell("failed images:")
         for job, reason in outcome.failures:
-            tell(f"  {_named(job.source, reason)}")
+            tell(f"  {_with_path(job.source, reason)}")
     parts = [f"{len(outcome.restored)} restored"]
     if outcome.failures:
         parts.append(f"{len(outcome.failures)} failed")
     if outcome.restored:
         parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
-    concurrency = f", {restorer.concurrency} at once" if restorer.concurrency > 1 else ""
+    concurrency = f", {restorer.concurrency} images at a time" if restorer.concurrency > 1 else ""
     parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
     print(", ".join(parts))
 
 
-def _mention(plan: Plan) -> None:
-    """What the user may not expect of the names and the folders given."""
+def _print_remarks(plan: Plan) -> None:
+    """Results with unexpected names, and files that were not read."""
     if plan.renamed:
         names = ", ".join(job.target.name for job in plan.renamed[:3])
         more = " ..." if len(plan.renamed) > 3 else ""
-        tell(f"several inputs have one name but for the suffix, which stays: {names}{more}")
+        tell(f"some inputs differ only in their suffix, so their results keep it: {names}{more}")
     if plan.unread:
-        hint = ", which --recursive looks into unless they are links" if plan.unread.folders else ""
+        hint = "; --recursive reads folders that are not links" if plan.unread.folders else ""
         tell(f"not read: {plan.unread}{hint}")
 
 

@@ -1,7 +1,7 @@
-"""What all commands share: exit codes, error lines, ``--debug``, progress.
+"""Shared by all commands: exit codes, error lines, ``--debug``, progress.
 
-Exit codes: 0 done, 2 bad usage or input or an output that cannot be written, 3 a quality floor or
-budget missed, 4 a backend or device that is not there, 130 interrupted, 143 terminated, 1 anything
+Exit codes: 0 done, 2 bad usage, bad input or an output that cannot be written, 3 a quality floor or
+budget was missed, 4 a backend or device is missing, 130 interrupted, 143 terminated, 1 anything
 else (a bug).
 """
 
@@ -22,8 +22,8 @@ import typer
 from elir_deploy import __version__
 from elir_deploy.errors import ElirError
 from elir_deploy.interrupts import raise_interruption
-from elir_deploy.printable import printable
 from elir_deploy.progress import ProgressCallback
+from elir_deploy.text import printable
 
 __all__ = ["DebugOption", "VersionOption", "progress", "run_command", "tell"]
 
@@ -59,13 +59,13 @@ VersionOption = Annotated[
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what is still buffered for a stream go nowhere, so that ending cannot fail."""
+    """Send what is still buffered to /dev/null, so that flushing at exit cannot fail."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def tell(message: str) -> None:
-    """Print a line to standard error; work goes on when nobody reads it any more."""
+    """Print a line to standard error; if it was closed, work goes on."""
     try:
         print(printable(message), file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -82,14 +82,14 @@ def _guarded(function: F) -> F:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             result = function(*args, **kwargs)
-            sys.stdout.flush()  # what cannot be written must show here, not when Python ends
+            sys.stdout.flush()  # so that errors occur here, not when Python exits
             return result
         except typer.Exit:
             raise
         except KeyboardInterrupt:
             _fail("interrupted", EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # Commands print when their work is done, and whoever read it has seen enough, as in
+            # Commands print when their work is done: the reader has enough, as in
             # `elir-inspect bfr | head`.
             _discard(sys.stdout)
             raise typer.Exit from None
@@ -112,12 +112,12 @@ def _guarded(function: F) -> F:
 
 
 def _terminate(signum: int, frame: object) -> None:
-    # SystemExit unwinds context managers, so that staging folders are removed.
+    # SystemExit runs context managers, which remove temporary folders.
     raise_interruption(signum)
 
 
 def run_command(function: Callable[..., Any]) -> None:
-    """Run ``function`` as a console command; ends the process."""
+    """Run ``function`` as a console command and exit the process."""
     signal.signal(signal.SIGTERM, _terminate)
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
@@ -128,7 +128,7 @@ def run_command(function: Callable[..., Any]) -> None:
 
 @contextmanager
 def progress() -> Iterator[ProgressCallback]:
-    """Tells how far long work is: a bar on a terminal, plain lines elsewhere (both on stderr)."""
+    """Show progress on stderr: a bar on a terminal, otherwise lines."""
     if not sys.stderr.isatty():
         last: list[str] = []
         shown: list[int] = [-1]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elir_deploy.atomic import held, remove_abandoned
 from elir_deploy.errors import OutputError
+from elir_deploy.output_files import locked, remove_abandoned
 from elir_deploy.runtime.manifest import File, Manifest
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME, encode_manifest
 
@@ -114,7 +114,7 @@ def staged_bundle(destination: Path, *, overwrite: bool) -> Iterator[BundleWrite
         _remove_abandoned(destination)
     with contextlib.ExitStack() as stack:
         with _output_errors(shown):
-            staging = stack.enter_context(held(lambda: _new_staging(destination)))
+            staging = stack.enter_context(locked(lambda: _new_staging(destination)))
         stack.callback(shutil.rmtree, staging, ignore_errors=True)
         yield BundleWriter(staging, shown)
         with _output_errors(shown):

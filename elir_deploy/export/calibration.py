@@ -18,12 +18,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.export.precision import open_session, shapes_of
+from elir_deploy.paired_images import Sample, SampleFolder
 from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.folders import images_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
-from elir_deploy.samples import Sample, SampleFolder
 from elir_deploy.tasks import TaskSpec
 
 __all__ = [

@@ -15,8 +15,8 @@ from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
 from elir_deploy.export.tensorrt.engines import check_engine_specs, engine_specs
-from elir_deploy.runtime.manifest import file_precision
-from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
 from elir_deploy.targets import RTX, Target
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: Precisions to choose from; bf16 has no file, and verifies one way to compute the fp32 one.
-EXPORTABLE = ("fp32", "fp16", "bf16", "int8")
+EXPORTABLE = RUN_PRECISIONS
 DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: Weights of a convolution from which on INT8 no longer makes engines larger that compute it in
 #: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was

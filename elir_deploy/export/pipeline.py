@@ -44,7 +44,7 @@ from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with
 from elir_deploy.export.verification import FLOORS_DB, verify_bundle
 from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.manifest import Manifest, Verification, file_precision
-from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.scopes import FUSED, Outline
 from elir_deploy.static_graph import StaticElir, build_static_graph
 from elir_deploy.targets import RTX

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elir_deploy.atomic import check_writable, replacing
 from elir_deploy.errors import UsageError
+from elir_deploy.output_files import check_writable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

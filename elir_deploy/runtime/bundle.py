@@ -1,10 +1,10 @@
-"""Reading a bundle: the folder that holds one exported model, described by ``bundle.json``.
+"""Reading a bundle: the folder of an exported model, described by ``bundle.json``.
 
-Nothing in the folder is trusted: the manifest is bounded, strict JSON, checked against the schema
-and for what a schema cannot say; the files are regular, inside the folder and of the stated size;
-a file's SHA-256 is checked before the file is used, and then that a graph is one that
-``elir-export`` could have made, of the sizes that the manifest says. Hashes detect damage, not
-malice: an engine is executable code and is only as good as whoever made it.
+Nothing in the folder is trusted. The manifest must be strict JSON of limited size, valid by the
+schema and consistent. Files must be regular, inside the folder and of the stated size. Before a
+file is used, its SHA-256 is checked, and a graph must be one that ``elir-export`` could have
+written, with the sizes in the manifest. Hashes detect damage, not tampering: an engine is
+executable code, and only as trustworthy as its author.
 
 Layout of the folder::
 
@@ -28,27 +28,27 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.manifest import File, Manifest, Stage
+from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
 from elir_deploy.runtime.manifest_file import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     decode_manifest,
-    not_served,
+    unsupported_feature,
 )
 from elir_deploy.runtime.onnx_check import End, check_onnx_file
+from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["Bundle", "file_sha256"]
 
 
 class Bundle:
-    """A bundle on disk whose manifest has been checked. Open one with :meth:`open`.
+    """A bundle on disk with a valid manifest. Open one with :meth:`open`.
 
     Attributes:
         path: the folder.
         manifest: ``bundle.json``.
-        stages: the chain of graphs, with tensors as they are in the first shape, unless another
-            chain of files in the folder is given.
-        temporary: the folder is gone soon, so what is compiled of its graphs is not kept.
+        stages: the chain of stages for the first shape, unless another chain is passed.
+        temporary: the folder will be deleted, so models compiled from it are not cached.
     """
 
     def __init__(
@@ -63,24 +63,24 @@ class Bundle:
         self.manifest = manifest
         self.temporary = temporary
         self.stages = stages or manifest.stages_in()
-        held: list[File] = manifest.files()
-        held += [artifact for stage in stages or () for artifact in stage.artifacts]
-        self._files = {file.file: file for file in held}
+        files: list[File] = manifest.files()
+        files += [artifact for stage in stages or () for artifact in stage.artifacts]
+        self._files = {file.file: file for file in files}
 
     @classmethod
     def open(cls, path_or_name: str | Path, *, temporary: bool = False) -> Bundle:
-        """Read and check the manifest, and that every file is there with its stated size.
+        """Read and check the manifest, and check that all files exist and have the right size.
 
         Contents are hashed when a file is used (:meth:`checked_file`) or by
         :meth:`damaged_files`.
 
         Args:
-            path_or_name: the folder, or ``tiny`` for the one inside the package where no folder
-                of that name exists.
+            path_or_name: the folder, or ``tiny`` for the bundle in the package, unless there is a
+                folder of that name.
             temporary: see the attribute.
 
         Raises:
-            BundleError: it is none, is damaged, incomplete, or of a newer version.
+            BundleError: it is not a bundle, is damaged or incomplete, or of another version.
         """
         path = _folder(path_or_name)
         bundle = cls(path, _read_manifest(path), temporary=temporary)
@@ -94,21 +94,21 @@ class Bundle:
         return bundle
 
     def checked_file(self, file: str) -> Path:
-        """Where ``file`` of the bundle is, after its contents were hashed and found right.
+        """Check the hash and content of a file of the bundle, and return its path.
 
         Raises:
-            BundleError: it is damaged, gone, unreadable, or not a file of this bundle; a graph or
-                a picture of another size than the manifest's; a graph that no export makes.
+            BundleError: it is damaged, missing, unreadable or not a file of this bundle; a graph or
+                picture that has not the manifest's size; a graph that no export writes.
         """
         if file not in self._files:
             raise BundleError(f"{self.path}: the manifest lists no file {file!r}")
         path = self._locate(file)
         expected = self._files[file].sha256
         try:
-            seen = file_sha256(path)
-            if seen != expected:
+            actual = file_sha256(path)
+            if actual != expected:
                 raise BundleError(
-                    f"{self.path / file} is damaged: its SHA-256 is {seen}, the "
+                    f"{self.path / file} is damaged: its SHA-256 is {actual}, the "
                     f"manifest says {expected}: copy the bundle again"
                 )
             self._check_content(file, path)
@@ -117,9 +117,9 @@ class Bundle:
         return path
 
     def damaged_files(self) -> dict[str, str]:
-        """Check every file of the bundle; what is wrong with each that is damaged or gone."""
-        found = {file: self._damage(file) for file in self._files}
-        return {file: reason for file, reason in found.items() if reason is not None}
+        """Check all files of the bundle; returns the problem of each damaged or missing file."""
+        problems = {file: self._damage(file) for file in self._files}
+        return {file: problem for file, problem in problems.items() if problem is not None}
 
     def reference_images(self) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
         """Name, network input and float32 PyTorch output, each (image_size, image_size, 3) uint8.
@@ -137,17 +137,22 @@ class Bundle:
             yield reference.name, image, restored
 
     def _check_content(self, file: str, path: Path) -> None:
-        """Hold a whole file against what the manifest says of it.
+        """Compare an undamaged file with what the manifest says about it.
 
-        Sizes only where the bundle can be run: the first shape says nothing of the others.
+        Sizes are compared only if the bundle can be run: the stages have those of the first shape.
         """
-        served = not_served(self.manifest) is None
-        for stage in self.stages:
-            if any(a.file == file and a.kind == "onnx" for a in stage.artifacts):
-                ends = [End(s.name, s.dtype, s.shape) for s in (stage.input, stage.output)]
-                check_onnx_file(path, *((ends[:1], ends[1:]) if served else ()))
+        supported = unsupported_feature(self.manifest) is None
+        entry = self._files[file]
+        if isinstance(entry, Artifact) and entry.kind == "onnx":
+            stages = [
+                s for s in self.stages if supported and any(a.file == file for a in s.artifacts)
+            ]
+            for stage in stages:
+                check_onnx_file(path, [_end(stage.input)], [_end(stage.output)])
+            if not stages:  # a detector's, for example
+                check_onnx_file(path)
         for reference in self.manifest.references:
-            if served and file in (reference.input.file, reference.output.file):
+            if supported and file in (reference.input.file, reference.output.file):
                 _check_picture(path, self.manifest.image_size)
 
     def _damage(self, file: str) -> str | None:
@@ -169,7 +174,7 @@ class Bundle:
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
             raise BundleError(f"{shown} cannot be read: {error}") from None
         if not path.is_relative_to(self.path.resolve()):
-            raise BundleError(f"{shown} is a link out of the bundle: a bundle holds its own files")
+            raise BundleError(f"{shown} is a link out of the bundle, whose files must be inside it")
         if not regular:
             raise BundleError(f"{shown} is not a regular file")
         return path
@@ -178,15 +183,19 @@ class Bundle:
         return f"Bundle({str(self.path)!r})"
 
 
+def _end(spec: TensorSpec) -> End:
+    return End(spec.name, spec.dtype, spec.shape)
+
+
 def _check_picture(path: Path, side: int) -> None:
-    """Whether a file begins as a PNG file of a square picture does."""
+    """Check that a file begins like a PNG file of a square picture."""
     with path.open("rb") as file:
         header = file.read(24)
     if len(header) < 24 or not header.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
-        raise BundleError(f"{path} is no PNG picture: copy the bundle again")
+        raise BundleError(f"{path} is not a PNG file: copy the bundle again")
     width, height = struct.unpack_from(">II", header, 16)
     if (width, height) != (side, side):
-        raise BundleError(f"{path} is {width}x{height}, wanted {side}x{side}")
+        raise BundleError(f"{path} is {width}x{height}, expected {side}x{side}")
 
 
 def file_sha256(path: Path) -> str:
@@ -209,9 +218,9 @@ def _folder(path_or_name: str | Path) -> Path:
         packaged = Path(str(resources.files("elir_deploy") / "data" / "tiny.bundle"))
         if packaged.is_dir():
             return packaged
-        raise BundleError(f"there is no folder tiny, and elir-deploy {__version__} carries none")
+        raise BundleError(f"no folder tiny, and none in elir-deploy {__version__}")
     if path.exists():
-        raise BundleError(f"{path} is a file, wanted the folder that holds {MANIFEST_NAME}")
+        raise BundleError(f"{path} is a file, expected the folder with {MANIFEST_NAME}")
     raise BundleError(f"{path}: no such folder")
 
 
@@ -219,13 +228,13 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         mode = path.stat().st_mode
-        # Anything but a file might keep a reader waiting; a folder has an error of its own.
+        # Reading a pipe might wait forever; opening a folder raises its own error.
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise BundleError(f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(f"{folder} is not a bundle: it holds no {MANIFEST_NAME}") from None
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from None
     try:

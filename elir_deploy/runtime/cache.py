@@ -1,13 +1,13 @@
-"""What is kept in the user's cache folder: slow to make, harmless to lose, never trusted blindly.
+"""The user's cache folder: files that are slow to produce, safe to lose, and checked when read.
 
-A sealed file ends with the SHA-256 of the rest, so that one that was damaged, or cut off by a
-crash, is found to be none. Seals detect damage, not malice: what is kept here is executable code,
-so the folder deserves the protection of a program's.
+A sealed file ends with the SHA-256 of its content, which reveals damage and truncation. Seals
+detect damage, not tampering: the cache contains executable code and needs the same protection as
+installed programs.
 
-Compiled models together may have ``ELIR_CACHE_LIMIT`` bytes. Whoever adds one removes those that
-were not used for longest. The time of last use is the file's modification time. Who uses a file
-holds a shared ``flock`` on it or on its folder, who writes one an exclusive lock on the unfinished
-file (:mod:`elir_deploy.atomic`); what somebody else has locked is not removed. The C++ runtime
+``ELIR_CACHE_LIMIT`` limits the total size of compiled models. Adding one removes the least recently
+used ones; a file's modification time is its time of last use. A process that uses a file has a
+shared ``flock`` on it or on its folder; one that writes has an exclusive lock on the temporary
+file (:mod:`elir_deploy.output_files`); files locked by others are not removed. The C++ runtime
 shares the folder and these rules (runtime/src/cache.cpp).
 """
 
@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.atomic import replacing
 from elir_deploy.errors import OutputError
+from elir_deploy.output_files import replacing
 from elir_deploy.tasks import TASKS
 
 __all__ = [
+    "CachedFile",
     "FolderInUse",
-    "Kept",
     "cache_folder",
     "cache_limit",
     "compiled_models",
@@ -46,19 +46,19 @@ __all__ = [
     "write_sealed",
 ]
 
-#: Room for the five released models in float32 (0.55 GB), or the largest in every precision (0.5).
+#: Enough for the five released models in float32 (0.55 GB), or the largest in all precisions (0.5).
 DEFAULT_LIMIT = 10**9
 _SEAL_BYTES = hashlib.sha256().digest_size
-#: Seconds after which nobody is about to write into an empty folder any more.
+#: Age in seconds after which an empty folder is no longer about to be written to.
 _STALE_S = 60.0
-#: Seconds to wait for another process that removes files.
+#: Seconds to wait for another process that is removing files.
 _PATIENCE_S = 1.0
 
 _SHA256 = "[0-9a-f]{64}"
 _UNFINISHED = r"\.elir-[0-9a-f]{16}\.part"
 _FOLDERS = ("onnxruntime-tensorrt", "openvino", "tensorrt", "tensorrt-rtx")
-#: What is removed has such a path in the cache folder, which may be shared with other programs.
-_OURS = re.compile(
+#: Only such paths are removed: other programs may use the folder too.
+_REMOVABLE = re.compile(
     rf"openvino/[^/]+/{_SHA256}/([^/]+\.blob|{_UNFINISHED})"
     rf"|tensorrt-rtx/[^/]+/{_SHA256}/([^/]+\.cache|{_UNFINISHED})"
     rf"|tensorrt/[^/]+/(timing\.cache|{_UNFINISHED})"
@@ -67,41 +67,39 @@ _OURS = re.compile(
 
 
 def cache_folder() -> Path:
-    """``$ELIR_CACHE``, or ``elir-deploy`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; not made here.
+    """``$ELIR_CACHE``, or ``elir-deploy`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; not created.
 
     Raises:
-        OutputError: the user has no home.
+        OutputError: the user has no home folder.
     """
     named = os.environ.get("ELIR_CACHE", "")
     general = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification wants relative paths ignored.
-    usual = Path(general if os.path.isabs(general) else "~/.cache", "elir-deploy")
-    folder = Path(named) if named else usual
+    # The XDG specification says to ignore relative paths.
+    default = Path(general if os.path.isabs(general) else "~/.cache", "elir-deploy")
+    folder = Path(named) if named else default
     try:
         return folder.expanduser() if folder.parts[:1] == ("~",) else folder
     except RuntimeError as error:
-        raise OutputError(
-            f"there is no home folder for a cache: set ELIR_CACHE ({error})"
-        ) from None
+        raise OutputError(f"no home folder for the cache: set ELIR_CACHE ({error})") from None
 
 
 def cache_limit() -> int:
-    """The bytes that compiled models may have together: ``$ELIR_CACHE_LIMIT``; 0 keeps none.
+    """Maximum total size of compiled models in bytes, ``$ELIR_CACHE_LIMIT``; 0: keep none.
 
     Raises:
-        OutputError: it is no size.
+        OutputError: the variable is not a size.
     """
-    given = os.environ.get("ELIR_CACHE_LIMIT", "")
-    if not given:
+    value = os.environ.get("ELIR_CACHE_LIMIT", "")
+    if not value:
         return DEFAULT_LIMIT
-    if re.fullmatch("[0-9]{1,15}|[0-9]{1,6}[MG]", given) is None:
-        raise OutputError(f"ELIR_CACHE_LIMIT is {given}, wanted a size such as 500M or 2G, or 0")
-    unit = {"M": 10**6, "G": 10**9}.get(given[-1], 1)
-    return int(given.rstrip("MG")) * unit
+    if re.fullmatch("[0-9]{1,15}|[0-9]{1,6}[MG]", value) is None:
+        raise OutputError(f"ELIR_CACHE_LIMIT is {value}, expected a size such as 500M or 2G, or 0")
+    unit = {"M": 10**6, "G": 10**9}.get(value[-1], 1)
+    return int(value.rstrip("MG")) * unit
 
 
 def compiled_place(*parts: str) -> Path | None:
-    """Where a compiled model of this name belongs; None where none is to be kept.
+    """Path of a compiled model; None if none are kept.
 
     Raises:
         OutputError: as for :func:`cache_folder` and :func:`cache_limit`.
@@ -113,19 +111,19 @@ def compiled_place(*parts: str) -> Path | None:
 
 
 def read_sealed(path: Path) -> NDArray[np.uint8] | None:
-    """What :func:`write_sealed` wrote; None if it is not there, unreadable or damaged.
+    """Read a file of :func:`write_sealed`; None if it is missing, unreadable or damaged.
 
-    The array is the file mapped into memory, where writing to it changes nothing but the array. The
-    file counts as used now, and as in use as long as the array lives.
+    The array maps the file copy-on-write. The file counts as used now, and as in use for as long as
+    the array exists.
     """
     try:
         with path.open("rb") as file:
-            _lock(file.fileno(), fcntl.LOCK_SH)  # the mapping keeps a duplicate, and the lock
+            _lock(file.fileno(), fcntl.LOCK_SH)  # the mapping duplicates it, with the lock
             mapped = np.memmap(file, np.uint8, "c")
             content, seal = mapped[:-_SEAL_BYTES], mapped[-_SEAL_BYTES:]
             if hashlib.sha256(content.data).digest() != seal.tobytes():
                 return None
-            with suppress(OSError):  # it may be another user's
+            with suppress(OSError):  # another user's
                 os.utime(file.fileno())
     except (OSError, ValueError):  # ValueError: it is empty
         return None
@@ -133,19 +131,20 @@ def read_sealed(path: Path) -> NDArray[np.uint8] | None:
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """Keep ``content`` as a compiled model; another process sees all of it or nothing.
+    """Write a compiled model atomically.
 
     Raises:
-        OutputError: the place cannot be made or written, is full, or the limit is too small.
+        OutputError: the file or its folder cannot be created, the disk is full, or the limit is
+            too small.
     """
     limit, size = cache_limit(), len(content) + _SEAL_BYTES
     if size > limit:
         raise OutputError(
-            f"{path} has {size / 1e6:.1f} MB, more than the {limit / 1e6:.1f} MB that "
-            "ELIR_CACHE_LIMIT allows"
+            f"{path} would have {size / 1e6:.1f} MB, more than ELIR_CACHE_LIMIT allows "
+            f"({limit / 1e6:.1f} MB)"
         )
     _make_folder(path.parent)
-    # Not forced to the disk, which takes seconds on a memory card: the seal tells what got there.
+    # Not flushed to disk, which takes seconds on a memory card: the seal shows what arrived.
     with replacing(path, durable=False) as file:
         file.write(content)
         file.write(hashlib.sha256(content).digest())
@@ -153,27 +152,29 @@ def write_sealed(path: Path, content: bytes) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """A folder of the cache, if it is not there yet.
+    """Create a folder of the cache if necessary.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made: set ELIR_CACHE ({error.strerror})") from None
+        raise OutputError(
+            f"{folder} cannot be created: set ELIR_CACHE ({error.strerror})"
+        ) from None
 
 
 class FolderInUse:
-    """A folder that another library keeps compiled models in; made if needed.
+    """A folder in which another library keeps compiled models, created if necessary.
 
-    They count as used now, and as in use as long as this object lives.
+    Its files count as used now, and as in use for as long as this object exists.
 
     Attributes:
-        folder: its path.
+        folder: path of the folder.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -190,17 +191,17 @@ class FolderInUse:
             os.close(self._descriptor)
 
 
-# What is kept -----------------------------------------------------------------------------------
+# Listing and removing ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedFile:
     """A file in the cache.
 
     Attributes:
-        path: where it is.
+        path: path of the file.
         bytes: its size.
-        used_ns: when it was last used, in nanoseconds since 1970.
+        used_ns: time of last use, in nanoseconds since 1970.
     """
 
     path: Path
@@ -209,80 +210,81 @@ class Kept:
 
     @property
     def unfinished(self) -> bool:
-        """Whether it is being written, or was when its writer was killed."""
+        """Whether it is a temporary file, of a running or a killed process."""
         return re.fullmatch(_UNFINISHED, self.path.name) is not None
 
 
-def compiled_models(folder: Path) -> list[Kept]:
-    """Every compiled model in a cache folder, the one not used for longest first."""
-    found = []
+def compiled_models(folder: Path) -> list[CachedFile]:
+    """All compiled models in a cache folder, the least recently used first."""
+    files = []
     for path in (path for name in _FOLDERS for path in _files(folder / name)):
-        if _OURS.fullmatch(path.relative_to(folder).as_posix()):
-            with suppress(OSError):  # gone meanwhile
+        if _REMOVABLE.fullmatch(path.relative_to(folder).as_posix()):
+            with suppress(OSError):  # removed meanwhile
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    found.append(Kept(path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda kept: (kept.used_ns, str(kept.path)))
+                    files.append(CachedFile(path, status.st_size, status.st_mtime_ns))
+    return sorted(files, key=lambda file: (file.used_ns, str(file.path)))
 
 
 def trim_compiled(newest: Path | None = None) -> None:
-    """Remove compiled models until the rest is within the limit, and what killed writers left.
+    """Remove compiled models beyond the limit, and temporary files of killed processes.
 
     Args:
-        newest: that stays, since it was just written.
+        newest: a file to keep, since it was just written.
 
     Raises:
         OutputError: as for :func:`cache_folder` and :func:`cache_limit`.
     """
     folder, limit = cache_folder(), cache_limit()
-    with _alone(folder):
-        found = compiled_models(folder)
-        left = sum(kept.bytes for kept in found if not kept.unfinished)
-        for kept in found:
-            if kept.unfinished:
-                remove_unused(kept)
-            elif left > limit and kept.path != newest and remove_unused(kept):
-                left -= kept.bytes
+    with _exclusive(folder):
+        files = compiled_models(folder)
+        total = sum(file.bytes for file in files if not file.unfinished)
+        for file in files:
+            if file.unfinished:
+                remove_unused(file)
+            elif total > limit and file.path != newest and remove_unused(file):
+                total -= file.bytes
         _remove_empty(folder, _STALE_S)
 
 
-def downloads(folder: Path) -> dict[str, list[Kept]]:
-    """The files of each download in a cache folder, by its name, such as ``elir_bfr``."""
-    found: dict[str, list[Kept]] = {}
+def downloads(folder: Path) -> dict[str, list[CachedFile]]:
+    """The files of each download in a cache folder, by name, such as ``elir_bfr``."""
+    files: dict[str, list[CachedFile]] = {}
     for name in sorted(spec.released_name for spec in TASKS.values() if spec.released_name):
         for path in sorted([*folder.glob(f"{name}.pth"), *folder.glob(f"{name}.pth.*")]):
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed meanwhile
                 status = path.lstat()
-                found.setdefault(name, []).append(Kept(path, status.st_size, status.st_mtime_ns))
-    return found
+                file = CachedFile(path, status.st_size, status.st_mtime_ns)
+                files.setdefault(name, []).append(file)
+    return files
 
 
-def remove_compiled(folder: Path) -> tuple[list[Kept], list[Kept]]:
-    """Remove all compiled models of a cache folder: those removed, and those in use, which stay."""
-    removed: list[Kept] = []
-    in_use: list[Kept] = []
-    with _alone(folder):
-        for kept in compiled_models(folder):
-            (removed if remove_unused(kept) else in_use).append(kept)
+def remove_compiled(folder: Path) -> tuple[list[CachedFile], list[CachedFile]]:
+    """Remove all compiled models; returns those removed, and those in use, which are kept."""
+    removed: list[CachedFile] = []
+    in_use: list[CachedFile] = []
+    with _exclusive(folder):
+        for file in compiled_models(folder):
+            (removed if remove_unused(file) else in_use).append(file)
         _remove_empty(folder, 0)
     return removed, in_use
 
 
-def remove_unused(kept: Kept) -> bool:
-    """Remove a file unless somebody uses or writes it; whether it is gone."""
+def remove_unused(file: CachedFile) -> bool:
+    """Remove a file unless it is in use or being written; returns whether it is gone."""
     try:
         with ExitStack() as stack:
             for path, how in (
-                (kept.path.parent, os.O_RDONLY | os.O_DIRECTORY),
-                (kept.path, os.O_RDWR),  # NFS has exclusive locks for writers only
+                (file.path.parent, os.O_RDONLY | os.O_DIRECTORY),
+                (file.path, os.O_RDWR),  # NFS takes exclusive locks only for writing
             ):
                 descriptor = os.open(path, how | os.O_NOFOLLOW)
                 stack.callback(os.close, descriptor)
                 if not _lock(descriptor, fcntl.LOCK_EX):
                     return False
-            if os.fstat(descriptor).st_mtime_ns != kept.used_ns:
+            if os.fstat(descriptor).st_mtime_ns != file.used_ns:
                 return False  # used since it was listed
-            kept.path.unlink()
+            file.path.unlink()
     except FileNotFoundError:
         pass
     except OSError:  # another user's
@@ -296,7 +298,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _remove_empty(folder: Path, age_s: float) -> None:
-    """Remove empty folders; not those that somebody may just have made to write into."""
+    """Remove empty folders that are not new: a process may be about to write into those."""
     for name in _FOLDERS:
         for parent, _, _ in os.walk(folder / name, topdown=False):
             with suppress(OSError):
@@ -305,7 +307,7 @@ def _remove_empty(folder: Path, age_s: float) -> None:
 
 
 def _lock(descriptor: int, kind: int) -> bool:
-    """Try to lock a file until it is closed. Where locks are not to be had, nothing is locked."""
+    """Try to lock a file until it is closed; False also if the file system has no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
@@ -314,8 +316,8 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes that remove at once would remove more than they must."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Exclude other processes, since two that remove files at once would remove too many."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # there is nothing to remove
@@ -328,6 +330,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            # Closing would leave the lock to a child that was forked meanwhile.
+            # Closing alone would leave the lock with a child that was forked meanwhile.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

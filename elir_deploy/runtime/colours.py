@@ -1,7 +1,7 @@
-"""What a file says of its colours and Pillow does not act on.
+"""Colour metadata of files that Pillow does not apply.
 
 Gamma and code points of PNG, boxes of JPEG 2000 and AVIF, profiles of grey pictures. What would
-come out as other colours than the file means is refused.
+come out in wrong colours is refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _NO_OPTIMIZATION: Any = 0x0100
 
 @dataclass(frozen=True)
 class ColourMetadata:
-    """What a file's header says.
+    """Colour metadata from a file's header.
 
     Attributes:
         profile: an ICC profile that Pillow does not give.
@@ -170,11 +170,13 @@ def _gamma(chunk: bytes) -> float | None:
 
 
 def _check_primaries(path: Path, chunk: bytes) -> None:
-    found = [value / 100_000 for value in struct.unpack(">8I", chunk[:32])][2:]
-    if any(abs(x - y) > _PRIMARIES_TOLERANCE for x, y in zip(found, _SRGB_PRIMARIES, strict=True)):
+    primaries = [value / 100_000 for value in struct.unpack(">8I", chunk[:32])][2:]
+    if any(
+        abs(x - y) > _PRIMARIES_TOLERANCE for x, y in zip(primaries, _SRGB_PRIMARIES, strict=True)
+    ):
         raise ImageError(
-            f"{path} has primaries {found} (x and y of red, green, blue) and no ICC profile, "
-            "wanted sRGB's: convert it to sRGB first"
+            f"{path} has primaries {primaries} (x and y of red, green, blue) and no ICC profile, "
+            "expected sRGB's: convert it to sRGB first"
         )
 
 
@@ -183,7 +185,7 @@ def _check_code_points(path: Path, primaries: int, transfer: int) -> None:
         hdr = f" ({_HDR[transfer]}, high dynamic range)" if transfer in _HDR else ""
         raise ImageError(
             f"{path} has colour primaries {primaries} and transfer {transfer}{hdr} of ITU-T H.273 "
-            "and no ICC profile, wanted sRGB's 1 and 13: convert it to sRGB first"
+            "and no ICC profile, expected sRGB's 1 and 13: convert it to sRGB first"
         )
 
 
@@ -197,7 +199,7 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
             space = int.from_bytes(box[3:7], "big")
             if space not in _JP2_SPACES:
                 raise ImageError(
-                    f"{path} has colour space {space} of JPEG 2000, wanted sRGB (16), grey (17), "
+                    f"{path} has colour space {space} of JPEG 2000, expected sRGB (16), grey (17), "
                     "sYCC (18) or CMYK (12): convert it to sRGB first"
                 )
             return ColourMetadata()
@@ -205,7 +207,7 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
             profile = box[3:]
             if profile_space(profile) not in ("RGB", "GRAY"):
                 raise ImageError(
-                    f"{path} has a profile of {profile_space(profile)}, wanted RGB or GRAY in a "
+                    f"{path} has a profile of {profile_space(profile)}, expected RGB or GRAY in a "
                     "JPEG 2000 file: convert it to sRGB first"
                 )
             return ColourMetadata(profile)
@@ -224,15 +226,15 @@ def _check_avif(path: Path, file: BinaryIO) -> None:
             return
 
 
-def _top_box(file: BinaryIO, wanted: bytes) -> bytes:
-    """The content of the first box of that kind; empty where there is none."""
+def _top_box(file: BinaryIO, box_type: bytes) -> bytes:
+    """The content of the first box of that type; empty if there is none."""
     file.seek(0)
     while len(head := file.read(8)) == 8:
         size, kind = struct.unpack(">I4s", head)
         left = size - 8
         if size == 1:
             left = int.from_bytes(file.read(8), "big") - 16
-        if kind == wanted:
+        if kind == box_type:
             return file.read(left if size else -1)
         if left < 0:
             break

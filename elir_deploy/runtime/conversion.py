@@ -1,7 +1,7 @@
-"""Between 8-bit pixels, (H, W, 3), and a tensor of the same image.
+"""Conversion between 8-bit pixels, (H, W, 3), and tensors.
 
-Floats are computed in the tensor's own order of memory, and bytes change places: a strided pass
-over floats costs several times as much.
+Floats are computed in the tensor's memory order, and only bytes are transposed, since strided
+passes over floats take several times as long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["PixelsToTensor", "TensorToPixels"]
 
 
 class PixelsToTensor:
-    """Fills a tensor of ``spec``: floats are pixels / 255. One thread at a time."""
+    """Fills a tensor of ``spec``; floats are pixels / 255. For one thread at a time."""
 
     def __init__(self, spec: TensorSpec) -> None:
         self._channels_first = spec.layout == "NCHW"
@@ -35,9 +35,9 @@ class PixelsToTensor:
 
 
 class TensorToPixels:
-    """Fills pixels from a tensor of ``spec``, floats as :func:`elir_deploy.pixels.as_pixels` does.
+    """Fills pixels from a tensor of ``spec``, floats by :func:`elir_deploy.pixels.as_pixels`.
 
-    One thread at a time.
+    For one thread at a time.
     """
 
     def __init__(self, spec: TensorSpec) -> None:

@@ -1,8 +1,8 @@
-"""A session on a CUDA device: buffers, a stream and a graph around whatever computes the stages.
+"""A session on a CUDA device: buffers, a stream and a CUDA graph for a chain of stages.
 
-One run copies the image in, lets every stage queue its work, and copies the result out, all on one
-stream; a stage reads on the device what the one before it wrote. Everything is allocated when the
-session is made. The second run is captured as a CUDA graph, and from then on a run is one launch.
+A run copies the image to the device, queues the work of every stage and copies the result back, all
+on one stream; stages pass their data on the device. Everything is allocated when the session is
+created. The second run is captured as a CUDA graph, and further runs are one launch each.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["CudaSession", "CudaStage"]
 
 
 class CudaStage(ABC):
-    """One graph of the chain, ready to run on a device.
+    """A stage that is ready to run on a device.
 
     Attributes:
-        input: what it reads.
-        output: what it writes.
-        captures_itself: whether what computes it makes a graph of its work by itself.
+        input: its input.
+        output: its output.
+        captures_itself: whether the library captures the stage's work as a CUDA graph itself.
     """
 
     input: TensorSpec
@@ -38,7 +38,7 @@ class CudaStage(ABC):
 
     @abstractmethod
     def bind(self, source: int, sink: int) -> None:
-        """Let every run read and write at these addresses of the device.
+        """Set the device addresses of input and output for all runs.
 
         Raises:
             UnavailableError: it cannot.
@@ -54,28 +54,28 @@ class CudaStage(ABC):
 
     @abstractmethod
     def uncapturable(self, stream: int) -> str | None:
-        """Why its work on ``stream`` cannot be captured as a graph; None: it can be tried."""
+        """Why its work on ``stream`` cannot be captured as a graph; None: it may be possible."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what it holds on the device; harmless when called twice."""
+        """Free its resources on the device; may be called twice."""
 
 
 class CudaSession(Session):
-    """A chain of stages on one device, with a stream of its own.
+    """A chain of stages on one device, with its own stream.
 
-    ``input`` and ``output`` are in page-locked memory. A run that fails leaves the session ready
-    for another one or, where the device no longer answers, refusing them; the message says which.
+    ``input`` and ``output`` are in page-locked memory. After an error, the session can be used
+    again unless the device no longer responds; the message says which.
 
     Args:
-        device: where.
-        stages: in order; the session closes them, also where it cannot be made.
-        sleeping: let a thread sleep while it waits for the device. That takes a little longer
-            than looking for the end all the time, and leaves the processor to others.
-        after_first_run: called when the first run has succeeded; must not fail.
+        device: the device.
+        stages: the stages in order; the session closes them, even if it cannot be created.
+        sleeping: sleep instead of busy-waiting for the device, which takes a little longer but
+            leaves the processor to others.
+        after_first_run: called after the first successful run; must not fail.
 
     Raises:
-        UnavailableError: the device refused something; nothing stays allocated.
+        UnavailableError: a call failed; nothing stays allocated.
     """
 
     def __init__(
@@ -95,39 +95,39 @@ class CudaSession(Session):
         self._event: int | None = None
         self._lost: str | None = None
         self._closed = False
-        self._held = _Held(device)
+        self._resources = _Resources(device)
         try:
             with device.current():
                 self._allocate(sleeping)
         except BaseException:
             for stage in self._stages:
-                self._held.add(stage.close)
-            self._held.close()
-            vars(self).pop("input", None)  # a traceback may keep the session, and these with it
+                self._resources.add(stage.close)
+            self._resources.close()
+            vars(self).pop("input", None)  # a traceback may reference the session, and so these
             vars(self).pop("output", None)
             raise
-        # For a session that nobody closes. At exit the process gives everything back anyway.
-        weakref.finalize(self, self._held.close).atexit = False
+        # For sessions that are not closed. At exit, the driver frees everything anyway.
+        weakref.finalize(self, self._resources.close).atexit = False
 
     def _allocate(self, sleeping: bool) -> None:
-        device, held, stages = self._device, self._held, self._stages
+        device, resources, stages = self._device, self._resources, self._stages
         first, last = stages[0].input, stages[-1].output
         self.input = device.pinned(first.shape, first.dtype)
         self.output = device.pinned(last.shape, last.dtype)
         self._buffers: list[int] = []
         for tensor in (first, *(stage.output for stage in stages)):
             address = device.allocate(tensor.nbytes)
-            held.add(partial(device.free, address))
+            resources.add(partial(device.free, address))
             self._buffers.append(address)
         self._stream = device.create_stream()
-        held.add(partial(device.destroy_stream, self._stream))
-        held.stream = self._stream
+        resources.add(partial(device.destroy_stream, self._stream))
+        resources.stream = self._stream
         if sleeping:
             self._event = device.create_event()
-            held.add(partial(device.destroy_event, self._event))
+            resources.add(partial(device.destroy_event, self._event))
         for stage, source, sink in zip(stages, self._buffers, self._buffers[1:], strict=False):
             stage.bind(source, sink)
-            held.add(stage.close)
+            resources.add(stage.close)
 
     def run(self) -> None:
         if self._closed:
@@ -141,7 +141,7 @@ class CudaSession(Session):
             self._fail(error)
 
     def _run(self) -> None:
-        # Not the first: what computes a stage may then prepare itself, which no graph can hold.
+        # Not in the first run, in which libraries may initialise, which cannot be captured.
         if self._ran and not self._capture_tried:
             self._capture_tried = True
             self._capture()
@@ -161,9 +161,9 @@ class CudaSession(Session):
             return
         self._closed = True
         self._after_first_run = None  # which may hold engines
-        self._held.close()
-        # What was read and written can still be read, in memory of the host's own. That which the
-        # device knows goes last, when nothing is queued any more.
+        self._resources.close()
+        # The arrays stay readable as copies in normal memory. The page-locked ones are freed last,
+        # when nothing is queued any more.
         self.input, self.output = self.input.copy(), self.output.copy()
 
     def _enqueue(self) -> None:
@@ -181,21 +181,21 @@ class CudaSession(Session):
             self._device.wait(self._event)
 
     def _fail(self, error: UnavailableError) -> NoReturn:
-        """Tell whether the device still answers: CUDA repeats an error it cannot recover from."""
+        """Check whether the device still responds: CUDA repeats errors that are permanent."""
         try:
             with self._device.current():
-                # Also, nothing may be left that still reads or writes the arrays.
+                # Also, no queued work may read or write the arrays afterwards.
                 self._device.synchronize(self._stream)
         except UnavailableError as second:
-            lost = f"{self._device.name} does not answer any more ({second})"
-            self._lost = f"{lost}: end this process and start another"
+            lost = f"{self._device.name} no longer responds ({second})"
+            self._lost = f"{lost}: start a new process"
             raise UnavailableError(f"{error}; {self._lost}") from None
         raise UnavailableError(f"{error}; the session can be used again") from None
 
     def _capture(self) -> None:
-        """Make a run one launch; where that fails, go on without."""
+        """Capture a run as a CUDA graph; if that fails, go on without."""
         if not self._device.captures and all(stage.captures_itself for stage in self._stages):
-            return  # nothing is left to capture but the two copies
+            return  # only the two copies could be captured
         try:
             graph = self._captured()
         except UnavailableError as error:
@@ -206,7 +206,7 @@ class CudaSession(Session):
             )
             return
         self._graph = graph
-        self._held.add(partial(self._device.destroy_graph, graph))
+        self._resources.add(partial(self._device.destroy_graph, graph))
 
     def _captured(self) -> int:
         device, stream = self._device, self._stream
@@ -218,16 +218,16 @@ class CudaSession(Session):
             device.begin_capture(stream)
             self._enqueue()
             return device.end_capture(stream)
-        except BaseException:  # Ctrl-C, too, may not leave the stream in capture
+        except BaseException:  # Ctrl-C must not leave the stream in capture either
             device.abandon_capture(stream)
             raise
 
 
-class _Held:
-    """What was taken from a device, given back in reverse order and once.
+class _Resources:
+    """Resources of a device, released once and in reverse order.
 
     Attributes:
-        stream: whose work is waited for first.
+        stream: the stream to synchronize first.
     """
 
     def __init__(self, device: Device) -> None:
@@ -239,7 +239,7 @@ class _Held:
         self._releases.append(release)
 
     def close(self) -> None:
-        """Never fails: what cannot be given back is told of, and stays until the process ends."""
+        """Release everything. Never fails: errors become warnings."""
         releases, self._releases = self._releases, []
         if self.stream is not None:
             releases.append(partial(self._device.synchronize, self.stream))

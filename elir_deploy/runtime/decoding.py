@@ -1,6 +1,6 @@
-"""From a file's content to 8-bit RGB, upright, with the transparency beside it.
+"""Decoding image files to 8-bit RGB, upright, with transparency in a separate array.
 
-Pillow decodes; what it would give as other values than the file means is put right or refused.
+Pillow decodes them; values that it would decode wrongly are corrected or refused.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from elir_deploy.runtime.transparency import without_transparency
 
 __all__ = ["IMAGE_SUFFIXES", "LoadedImage", "decoded"]
 
-#: Formats that are read, by Pillow's names. Not among them: EPS, which would run Ghostscript.
+#: Supported formats, by Pillow's names. Not EPS, which would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-#: Files taken from a folder.
+#: Suffixes of images in folders.
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
@@ -48,9 +48,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
-#: Bytes of text, and of a colour profile, that a PNG file may hold: what Pillow allows all text of
-#: a file together, where it allows one piece of it a megabyte only, which profiles of printers and
-#: workflows of image generators exceed. A bomb gets a twelfth of what the largest picture takes.
+#: Maximum bytes of text, and of a colour profile, in a PNG file: Pillow's limit for all text of a
+#: file. It allows a megabyte for one piece of text, which printer profiles and workflows of image
+#: generators exceed. This is a twelfth of the memory of the largest picture.
 MAX_TEXT = 2**26
 
 _BAND_PIXELS = 2**22
@@ -60,12 +60,12 @@ _GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture as it was in a file.
+    """A picture from a file.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright.
-        alpha: (H, W) uint8, 255 opaque; None where the file has no transparency.
-        icc_profile: of the RGB values; None: taken as sRGB.
+        alpha: (H, W) uint8, 255 is opaque; None: the file has no transparency.
+        icc_profile: colour profile of the RGB values; None: sRGB.
     """
 
     pixels: NDArray[np.uint8]
@@ -73,12 +73,12 @@ class LoadedImage:
     icc_profile: bytes | None = None
 
     def opaque(self) -> NDArray[np.uint8]:
-        """What to give to a model, (H, W, 3) uint8 RGB: see :mod:`.transparency`."""
+        """The input for a model, (H, W, 3) uint8 RGB; see :mod:`.transparency`."""
         return self.pixels if self.alpha is None else without_transparency(self.pixels, self.alpha)
 
 
-class _Raised:
-    """Numbers of a module of Pillow, changed for as long as any thread is in the ``with`` block."""
+class _Patched:
+    """Constants of a module of Pillow, changed while any thread is in the ``with`` block."""
 
     def __init__(self, module: str, **numbers: object) -> None:
         self._module = f"PIL.{module}"  # imported when used
@@ -106,14 +106,14 @@ class _Raised:
             setattr(sys.modules[self._module], name, value)
 
 
-# Pillow's own limit warns at 89 megapixels and fails at 179; ours is checked right after.
-_while_opening = _Raised("Image", MAX_IMAGE_PIXELS=None)
-_with_libtiff = _Raised("TiffImagePlugin", READ_LIBTIFF=True)
-_while_reading = _Raised("PngImagePlugin", MAX_TEXT_CHUNK=MAX_TEXT, MAX_TEXT_MEMORY=MAX_TEXT)
+# Pillow's limit warns at 89 megapixels and fails at 179; ours is checked right afterwards.
+_while_opening = _Patched("Image", MAX_IMAGE_PIXELS=None)
+_with_libtiff = _Patched("TiffImagePlugin", READ_LIBTIFF=True)
+_while_reading = _Patched("PngImagePlugin", MAX_TEXT_CHUNK=MAX_TEXT, MAX_TEXT_MEMORY=MAX_TEXT)
 
 
 def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
-    """The picture in ``file``.
+    """Decode the picture in ``file``.
 
     Raises:
         ImageError: see :func:`elir_deploy.runtime.images.read_image`.
@@ -136,13 +136,13 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
     except UnidentifiedImageError:
         if is_tiff(head):
             raise ImageError(
-                f"{path} is a TIFF file of a kind that is not read: save it as 8-bit or 16-bit RGB"
+                f"{path} is an unsupported kind of TIFF file: save it as 8-bit or 16-bit RGB"
             ) from None
-        raise ImageError(f"{path} is not an image in a format that is read here") from None
+        raise ImageError(f"{path} is not an image in a supported format") from None
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to decode it") from None
-    except Exception as error:  # a damaged file drives Pillow into any exception
-        # What the system refused is not the file's fault; EINVAL is a jump out of the file.
+    except Exception as error:  # Pillow raises any exception for damaged files
+        # Errors of the system are not the file's fault, except EINVAL, for a bad seek.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = _reason(str(error) or type(error).__name__, is_tiff(head))
@@ -158,7 +158,7 @@ def _reason(text: str, tiff: bool) -> str:
     if any(word in text.lower() for word in ("truncated", "end of file", "eof")):
         return f"is cut off: {text}"
     if tiff and re.match(r"(decoder error )?-\d|unknown raw mode", text):
-        return f"is damaged, or a TIFF file of a kind that is not read: {text}"
+        return f"is damaged, or an unsupported kind of TIFF file: {text}"
     return f"is damaged: {text}"
 
 
@@ -182,12 +182,12 @@ def _opened(file: BinaryIO, tiff: bool) -> Image.Image:
 def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise ImageError(
-            f"{path} is {image.width}x{image.height}, more than {max_pixels} pixels: refused"
+            f"{path} is {image.width}x{image.height}, more than {max_pixels} pixels: too large"
         )
     frames = getattr(image, "n_frames", 1)
-    # An MPO is a JPEG with further views behind it (stereo pairs, depth): the first is the photo.
+    # An MPO is a JPEG followed by more views (stereo pairs, depth): the first is the photo.
     if frames > 1 and image.format != "MPO":
-        raise ImageError(f"{path} has {frames} frames, wanted one: extract the one you want")
+        raise ImageError(f"{path} has {frames} frames, expected one: extract one of them")
 
 
 def _loaded(path: Path, image: Image.Image, metadata: ColourMetadata) -> LoadedImage:
@@ -197,16 +197,16 @@ def _loaded(path: Path, image: Image.Image, metadata: ColourMetadata) -> LoadedI
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001  # damaged EXIF data is no reason to refuse the picture
+    except Exception:  # noqa: BLE001  # damaged EXIF data does not matter
         pass
     profile = metadata.profile or image.info.get("icc_profile")
     if metadata.clear is not None:
-        image.info["transparency"] = metadata.clear  # which Pillow leaves on the file's scale
+        image.info["transparency"] = metadata.clear  # Pillow has it on the file's scale
     convert, table = _conversion(path, image, metadata, profile)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     transparent = image.has_transparency_data
     alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
-    # In bands, as a converted copy and its bytes would each take as much as the picture.
+    # In bands, since a converted copy and its bytes would each need the picture's memory.
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
@@ -225,11 +225,11 @@ def _loaded(path: Path, image: Image.Image, metadata: ColourMetadata) -> LoadedI
 def _conversion(
     path: Path, image: Image.Image, metadata: ColourMetadata, profile: object
 ) -> tuple[Callable[[Image.Image], Image.Image], NDArray[np.uint8] | None]:
-    """From a band of ``image`` to one that Pillow converts to RGB by itself, and what its levels
-    become then.
+    """A function that prepares a band of ``image`` for Pillow's conversion to RGB, and a table
+    that is applied to the result.
 
     Raises:
-        ImageError: the values have no 8-bit form.
+        ImageError: the values cannot be converted to 8 bits.
     """
     curve = _curve(image, metadata, profile)
     if curve is not None and metadata.cut:
@@ -272,7 +272,7 @@ def _check_range(path: Path, image: Image.Image) -> None:
     if not (least >= 0 and most <= limit):
         kind = "32-bit" if image.mode == "I" else "float"
         raise ImageError(
-            f"{path} has {kind} values from {least:g} to {most:g}, wanted 0 to {limit}: "
+            f"{path} has {kind} values from {least:g} to {most:g}, expected 0 to {limit}: "
             "scale it first"
         )
 
@@ -288,7 +288,7 @@ def _to_8_bits(
 ) -> Image.Image:
     values = np.asarray(band.convert("L") if band.mode == "1" else band)
     levels = values * (255 / white)
-    if np.isnan(levels).any():  # which no comparison finds
+    if np.isnan(levels).any():  # comparisons do not detect it
         raise ImageError(f"{path} has float values that are not numbers: replace them first")
     if inverted:
         levels = 255 - levels
@@ -301,7 +301,7 @@ def _to_8_bits(
 
 
 def _to_srgb(mode: str, profile: object) -> Callable[[Image.Image], Image.Image]:
-    """From CMYK or LAB by the colour profile; CMYK without one by Pillow's plain formula."""
+    """Convert from CMYK or LAB by the profile; CMYK without one by Pillow's simple formula."""
     from PIL import ImageCms
 
     source: Any = None

@@ -1,9 +1,9 @@
-"""Restoring files: what ``elir-restore`` does.
+"""Restoring files, for ``elir-restore``.
 
-All names are settled and checked before the first image is read. Then reading, running and
-writing overlap: one thread decodes the next image, the caller's runs the model, one encodes the
-last; a restorer that runs several images at once does so here. A file that fails is noted and the
-rest goes on.
+All names are determined and checked before the first image is read. Then reading, running and
+writing overlap: one thread decodes the next image, the caller's thread runs the model (several do,
+if the restorer has several sessions), and one thread encodes the last result. A file that fails is
+recorded, and the others are still restored.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,13 +39,13 @@ from elir_deploy.runtime.restorer import Restorer
 
 __all__ = ["FORMATS", "Job", "Outcome", "Plan", "plan_jobs", "restore_files"]
 
-#: What ``--format`` takes.
+#: Values of ``--format``.
 FORMATS = ("png", "jpg", "webp", "same")
 
-#: An image that takes longer than this has its tiles counted.
+#: Progress counts the tiles of images that take longer than this.
 _LONG_S = 2.0
 
-#: A job, its image, and the result; without an image, or instead of a result, why not.
+#: A job, its image and the result, or the reason why one is missing.
 _Restored: TypeAlias = "tuple[Job, LoadedImage | None, NDArray[np.uint8] | str]"
 
 
@@ -55,7 +56,7 @@ class Job:
     Attributes:
         source: the file to read.
         target: the file to write.
-        compare: where to write input and result side by side; None: nowhere.
+        compare: the file with input and result side by side; None: not written.
     """
 
     source: Path
@@ -70,13 +71,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The jobs for the user's inputs.
 
     Attributes:
-        jobs: in the order given, folders sorted by name.
-        renamed: those whose result keeps the suffix of its input in its name, as ``a.jpg.png``,
-            because several would have had the shorter one.
-        unread: what in the folders is no job.
+        jobs: in the order of the inputs, folders sorted by name.
+        renamed: jobs whose result keeps the suffix of its input, as ``a.jpg.png``, because another
+            would have the same name without it.
+        unread: other files and folders in the folders.
     """
 
     jobs: list[Job]
@@ -86,12 +87,12 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What became of the jobs.
+    """The result of all jobs.
 
     Attributes:
-        restored: those done.
-        failures: those that failed, with the reason.
-        seconds: from the first to the last, reading and writing included.
+        restored: successful jobs.
+        failures: failed jobs, with the reason.
+        seconds: total time, including reading and writing.
     """
 
     restored: list[Job] = field(default_factory=list)
@@ -108,32 +109,31 @@ def plan_jobs(
     overwrite: bool = False,
     compare: bool = False,
 ) -> Plan:
-    """The jobs for files and folders.
+    """Plan the jobs for files and folders.
 
-    Files below a folder keep their place below it. A file that is not there becomes a job that
-    will fail.
+    Files below a folder keep their relative paths. A missing file becomes a job that will fail.
 
     Args:
-        inputs: files and folders; of a folder, the images in it.
-        folder: where the results go; made if needed.
-        format: one of :data:`FORMATS`; ``same``: the input's where that can be written, else PNG.
-        recursive: also look into the folders of a folder, but not into ``folder``.
-        overwrite: results may replace files that are there.
+        inputs: files, and folders of images.
+        folder: folder for the results; created if needed.
+        format: one of :data:`FORMATS`; ``same``: the input's if it can be written, else PNG.
+        recursive: include subfolders, except for ``folder``.
+        overwrite: results may replace existing files.
         compare: also write input and result side by side, as NAME.compare.png.
 
     Raises:
-        UsageError: nothing to do, two inputs of one name, a result that exists, or one that
+        UsageError: there is nothing to do, two inputs have the same name, or a result exists or
             would replace an input.
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be created.
     """
     if format not in FORMATS:
-        raise UsageError(f"format is {format!r}, wanted one of {', '.join(FORMATS)}")
+        raise UsageError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
     unread = Unread()
     places = list(_sources(inputs, folder, recursive, unread))
     if not places:
         beside = f": {unread}" if unread else ""
         raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{beside}")
-    jobs, renamed = _named(places, folder, format, compare)
+    jobs, renamed = _named_jobs(places, folder, format, compare)
     _check_targets(jobs, overwrite)
     for parent in sorted({job.target.parent for job in jobs}):
         _make_folder(parent)
@@ -150,72 +150,53 @@ def restore_files(
 ) -> Outcome:
     """Restore the images of ``jobs``.
 
-    At most one image waits before the model and one after it, and one more between them where the
-    restorer runs several at once. An interruption leaves finished files, and none half written.
+    At most one image waits before the model and one after it, and one more if the restorer runs
+    several at a time. An interruption leaves only complete files.
 
     Args:
-        restorer: is not closed.
-        jobs: from :func:`plan_jobs`.
-        on_failure: called at once when a job fails; in the thread where it did.
-        on_input_warning: called when an image differs from what the model was trained on; in the
-            thread that restores it.
-        on_progress: called with what is being done, how much of it is done, and of how much. Tiles
-            are counted where the restorer runs one image at a time.
+        restorer: an open restorer.
+        jobs: jobs of :func:`plan_jobs`.
+        on_failure: called when a job fails, in the thread where it did.
+        on_input_warning: called for images unlike the training data, in the thread that restores.
+        on_progress: also counts tiles if the restorer runs one image at a time.
     """
     outcome = Outcome()
     started = time.perf_counter()
-
-    def finish(job: Job, failure: str | None) -> None:
-        if failure is None:
-            outcome.restored.append(job)
-        else:
-            outcome.failures.append((job, failure))
-            if on_failure is not None:
-                on_failure(job, failure)
-
-    def write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> None:
-        finish(job, _write(job, image, result))
-
-    def say(done: int) -> None:
-        on_progress("restoring", done, len(jobs))
+    finish = partial(_record, outcome, on_failure)
 
     def restore(item: tuple[int, Job, LoadedImage | str]) -> _Restored:
         number, job, image = item
         if isinstance(image, str):
             return job, None, image
-        doubt = restorer.input_warning(*image.pixels.shape[:2])
-        if doubt is not None and on_input_warning is not None:
-            on_input_warning(job, doubt)
-        tiles = (
-            _tile_progress(on_progress, number, len(jobs)) if restorer.concurrency == 1 else None
-        )
-        return job, image, _restore(restorer, image, tiles)
+        warning = restorer.input_warning(*image.pixels.shape[:2])
+        if warning is not None and on_input_warning is not None:
+            on_input_warning(job, warning)
+        progress = _tile_progress(on_progress, number, len(jobs))
+        return job, image, _restore(restorer, image, progress)
 
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
     try:
         with (
-            closing(
-                read_ahead(_read_all(jobs, restorer.bundle.manifest.model.upscale), 1)
-            ) as images,
+            closing(read_ahead(_read_all(jobs, restorer), 1)) as images,
             closing(map_in_order(restore, images, restorer.concurrency)) as restored,
         ):
-            say(0)
+            on_progress("restoring", 0, len(jobs))
             for number, (job, image, result) in enumerate(restored, 1):
                 if image is None or isinstance(result, str):
                     finish(job, str(result))
                 else:
                     if writing is not None:
                         writing.result()
-                    writing = writer.submit(write, job, image, result)
-                del image, result  # now the writer's, for as long as it needs them
+                    writing = writer.submit(_write, job, image, result, finish)
+                del image, result  # only the writer references them now
                 if number < len(jobs):
-                    say(number)
+                    on_progress("restoring", number, len(jobs))
         if writing is not None:
             writing.result()
-        say(len(jobs))
+        on_progress("restoring", len(jobs), len(jobs))
     finally:
-        # An image that is being written is finished: that is short, and leaves nothing in parts.
+        # Finishes the image that is being written, which is quick.
         writer.shutdown(wait=True)
         outcome.seconds = time.perf_counter() - started
     return outcome
@@ -227,11 +208,11 @@ def restore_files(
 def _sources(
     inputs: Sequence[Path], folder: Path, recursive: bool, unread: Unread
 ) -> Iterator[tuple[Path, Path]]:
-    """Every input file, and its place below the output folder."""
+    """Every input file, and its path below the output folder."""
     for path in inputs:
         if not path.is_dir():
             if not path.name:
-                raise UsageError(f"{str(path)!r} is no file")
+                raise UsageError(f"{str(path)!r} is not a file")
             yield path, Path(path.name)
             continue
         listed = list_images(path, recursive=recursive, excluded=folder)
@@ -239,24 +220,24 @@ def _sources(
         yield from zip(listed.files, listed.places, strict=True)
 
 
-def _named(
+def _named_jobs(
     places: Sequence[tuple[Path, Path]], folder: Path, format: str, compare: bool
 ) -> tuple[list[Job], list[Job]]:
-    """The jobs, and those of them whose names are longer because they would meet another's."""
+    """All jobs, and those whose names keep the suffix because they would collide."""
     longer: set[int] = set()
     while True:
         jobs = [
             _job(source, folder / place, format, compare, number in longer)
             for number, (source, place) in enumerate(places)
         ]
-        makers: dict[Path, set[int]] = {}
+        writers: dict[Path, set[int]] = {}
         for number, job in enumerate(jobs):
             for target in job.targets:
-                makers.setdefault(target, set()).add(number)
-        meeting = {n for numbers in makers.values() if len(numbers) > 1 for n in numbers}
-        if meeting <= longer:
+                writers.setdefault(target, set()).add(number)
+        colliding = {n for numbers in writers.values() if len(numbers) > 1 for n in numbers}
+        if colliding <= longer:
             return jobs, [jobs[number] for number in sorted(longer)]
-        longer |= meeting
+        longer |= colliding
 
 
 def _job(source: Path, place: Path, format: str, compare: bool, longer: bool) -> Job:
@@ -269,7 +250,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made a folder: {error.strerror}") from None
+        raise OutputError(f"the folder {folder} cannot be created: {error.strerror}") from None
 
 
 def _suffix(source: Path, format: str) -> str:
@@ -280,16 +261,16 @@ def _suffix(source: Path, format: str) -> str:
 
 def _check_targets(jobs: Sequence[Job], overwrite: bool) -> None:
     sources = {_identity(job.source): job.source for job in jobs}
-    made: dict[str, Path] = {}
+    planned: dict[str, Path] = {}
     for job in jobs:
         for target in job.targets:
             place = os.path.realpath(target)
-            if place in made:
+            if place in planned:
                 raise UsageError(
-                    f"{made[place]} and {job.source} would both become {target}: "
+                    f"{planned[place]} and {job.source} would both become {target}: "
                     "restore them into different folders"
                 )
-            made[place] = job.source
+            planned[place] = job.source
             source = sources.get(_identity(target))
             if source is not None:
                 raise UsageError(
@@ -299,11 +280,11 @@ def _check_targets(jobs: Sequence[Job], overwrite: bool) -> None:
             if target.is_dir():
                 raise UsageError(f"the result {target} is a folder: move it away")
             if not overwrite and target.exists():
-                raise UsageError(f"{target} exists: give --overwrite to replace results")
+                raise UsageError(f"{target} exists: use --overwrite to replace results")
 
 
 def _identity(path: Path) -> object:
-    """The same for two names of one file."""
+    """Equal for two names of the same file."""
     try:
         status = path.stat()
     except OSError:
@@ -314,8 +295,11 @@ def _identity(path: Path) -> object:
 # Work -----------------------------------------------------------------------------------------
 
 
-def _read_all(jobs: Iterable[Job], upscale: int) -> Iterator[tuple[int, Job, LoadedImage | str]]:
-    """Number, from 1 on, and image of each job, or why there is none."""
+def _read_all(
+    jobs: Iterable[Job], restorer: Restorer
+) -> Iterator[tuple[int, Job, LoadedImage | str]]:
+    """Number, from 1, and image of each job, or the reason why it cannot be read."""
+    upscale = restorer.bundle.manifest.model.upscale
     for number, job in enumerate(jobs, 1):
         yield number, job, _read(job, upscale)
 
@@ -324,7 +308,7 @@ def _read(job: Job, upscale: int) -> LoadedImage | str:
     try:
         image = read_image(job.source)
         height, width = (length * upscale for length in image.pixels.shape[:2])
-        # Not after minutes of restoring.
+        # Now, not after minutes of restoring.
         check_fits(job.target, height, width, alpha=image.alpha, icc_profile=image.icc_profile)
         return image
     except ElirError as error:
@@ -332,18 +316,39 @@ def _read(job: Job, upscale: int) -> LoadedImage | str:
 
 
 def _restore(
-    restorer: Restorer, image: LoadedImage, on_tile: Callable[[int, int], None] | None
+    restorer: Restorer, image: LoadedImage, on_progress: ProgressCallback
 ) -> NDArray[np.uint8] | str:
     try:
-        return restorer.restore(image.opaque(), on_tile=on_tile)
+        tiles = on_progress if restorer.concurrency == 1 else no_progress
+        return restorer.restore(image.opaque(), on_progress=tiles)
     except (ImageError, UsageError) as error:
         return str(error)
     except MemoryError:
         return "not enough memory for this image"
 
 
-def _write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> str | None:
-    """Write one result; the reason if that failed."""
+def _record(
+    outcome: Outcome,
+    on_failure: Callable[[Job, str], None] | None,
+    job: Job,
+    failure: str | None,
+) -> None:
+    if failure is None:
+        outcome.restored.append(job)
+        return
+    outcome.failures.append((job, failure))
+    if on_failure is not None:
+        on_failure(job, failure)
+
+
+def _write(
+    job: Job,
+    image: LoadedImage,
+    result: NDArray[np.uint8],
+    finish: Callable[[Job, str | None], None],
+) -> None:
+    """Write one result, and call ``finish`` with the reason if that failed."""
+    failure = None
     try:
         alpha = image.alpha
         if alpha is not None:
@@ -353,10 +358,10 @@ def _write(job: Job, image: LoadedImage, result: NDArray[np.uint8]) -> str | Non
             pair = _side_by_side(image.opaque(), result)
             write_image(job.compare, pair, icc_profile=image.icc_profile)
     except ElirError as error:
-        return str(error)
+        failure = str(error)
     except MemoryError:
-        return f"{job.target} cannot be written: not enough memory"
-    return None
+        failure = f"{job.target} cannot be written: not enough memory"
+    finish(job, failure)
 
 
 def _side_by_side(image: NDArray[np.uint8], result: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -370,13 +375,11 @@ def _side_by_side(image: NDArray[np.uint8], result: NDArray[np.uint8]) -> NDArra
     return pair
 
 
-def _tile_progress(
-    on_progress: ProgressCallback, number: int, jobs: int
-) -> Callable[[int, int], None]:
+def _tile_progress(on_progress: ProgressCallback, number: int, jobs: int) -> ProgressCallback:
     started = time.perf_counter()
 
-    def on_tile(done: int, tiles: int) -> None:
+    def tile_progress(what: str, done: int, total: int) -> None:
         if time.perf_counter() - started > _LONG_S:
-            on_progress(f"restoring image {number} of {jobs}, tiles", done, tiles)
+            on_progress(f"restoring image {number} of {jobs}, {what}", done, total)
 
-    return on_tile
+    return tile_progress

@@ -1,4 +1,4 @@
-"""The images of a folder, and what else is in it: nothing is left out without a word."""
+"""Listing the images of a folder, and the other files in it, so that none is skipped silently."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from elir_deploy.runtime.images import IMAGE_SUFFIXES
 
 __all__ = ["FolderImages", "Unread", "images_of", "list_images"]
 
-#: Pictures by type, though not by its name.
+#: MIME types of pictures that do not begin with image/.
 _PICTURES = ("application/postscript",)
-#: What file managers leave beside pictures.
+#: Files that file managers write.
 _COMPANIONS = ("Thumbs.db",)
-#: Bytes that tell text from what else an unknown file may be.
+#: Bytes that are read to recognise text files.
 _HEAD = 512
 
 
 @dataclass
 class Unread:
-    """What was not read of folders; true where there is anything, and a text for the user.
+    """Files and folders that were not read. True if there are any; ``str`` describes them.
 
     Attributes:
-        files: suffix in lower case to how many files of it there are, and one of them. What is
-            plainly no picture (text, films, archives) is not counted, nor are hidden files.
-        folders: that were not looked into.
+        files: number of files and an example, by lower-case suffix. Files that are not pictures
+            (text, films, archives) and hidden files are not counted.
+        folders: folders that were not searched.
     """
 
     files: dict[str, tuple[int, Path]] = field(default_factory=dict)
@@ -44,14 +44,14 @@ class Unread:
                 f"{count} {suffix or 'without a suffix'} (such as {example})"
                 for suffix, (count, example) in sorted(self.files.items())
             ]
-            parts.append(f"files of formats that are not read here: {', '.join(kinds)}")
+            parts.append(f"files of unsupported formats: {', '.join(kinds)}")
         if self.folders:
             count = len(self.folders)
             parts.append(f"{count} folder{'s' * (count > 1)} (such as {self.folders[0]})")
         return "; ".join(parts)
 
     def note(self, path: Path) -> None:
-        """Count a file that is not read, unless it is plainly no picture."""
+        """Count a file that is not read, unless it is clearly not a picture."""
         suffix = path.suffix.lower()
         picture = _is_picture(suffix)
         if picture or (picture is None and path.name not in _COMPANIONS and not _is_text(path)):
@@ -59,17 +59,17 @@ class Unread:
             self.files[suffix] = count + 1, example
 
     def add(self, other: Unread) -> None:
-        """Count what another folder holds too."""
+        """Add the counts of another folder."""
         for suffix, (count, example) in other.files.items():
-            own, first = self.files.get(suffix, (0, example))
-            self.files[suffix] = own + count, first
+            previous, first = self.files.get(suffix, (0, example))
+            self.files[suffix] = previous + count, first
         self.folders += other.folders
 
 
 @functools.cache
 def _is_picture(suffix: str) -> bool | None:
-    """Whether files of that suffix are; None: the suffix is unknown."""
-    # Python's own table, whatever this machine adds to it.
+    """Whether files with this suffix are pictures; None: the suffix is unknown."""
+    # Python's built-in table, without this machine's additions.
     kind, packed = mimetypes.MimeTypes().guess_type(f"x{suffix}")
     if kind is None:
         return None if packed is None else False
@@ -77,7 +77,7 @@ def _is_picture(suffix: str) -> bool | None:
 
 
 def _is_text(path: Path) -> bool:
-    if not path.is_file():  # a pipe, which nobody may ever write to
+    if not path.is_file():  # a pipe, which might block
         return True
     try:
         with path.open("rb") as file:
@@ -95,12 +95,12 @@ def _is_text(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class FolderImages:
-    """What is in a folder.
+    """The contents of a folder.
 
     Attributes:
         folder: the folder.
-        places: of the images below it, sorted.
-        unread: the rest.
+        places: relative paths of the images, sorted.
+        unread: other files and folders.
     """
 
     folder: Path
@@ -109,29 +109,28 @@ class FolderImages:
 
     @property
     def files(self) -> list[Path]:
-        """The images."""
+        """Paths of the images."""
         return [self.folder / place for place in self.places]
 
 
 def list_images(
     folder: Path, *, recursive: bool = True, excluded: Path | None = None
 ) -> FolderImages:
-    """List a folder; no file is opened. What is hidden is passed over.
+    """List the images of a folder by name; hidden files are ignored.
 
     Args:
-        folder: to look into.
-        recursive: look into the folders inside it too, but not into links to folders, which can
-            lead in circles.
-        excluded: a folder inside that is passed over.
+        folder: the folder.
+        recursive: include subfolders, except for links, which may form loops.
+        excluded: a subfolder to ignore.
 
     Raises:
         UsageError: there is no such folder.
-        ImageError: it, or a folder inside it, cannot be listed.
+        ImageError: the folder or a subfolder cannot be listed.
     """
     if not folder.is_dir():
-        what = "is a file, wanted a folder of images" if folder.exists() else "is no folder"
+        what = "is a file, expected a folder of images" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}")
-    found: list[Path] = []
+    places: list[Path] = []
     unread = Unread()
     waiting = [folder]
     skipped = excluded if excluded is not None and excluded.is_dir() else None
@@ -147,16 +146,16 @@ def list_images(
                     continue
                 enter = recursive and not entry.is_symlink()
                 (waiting if enter else unread.folders).append(entry)
-            # A pipe or a device is none; a link to nothing is, and reading says so.
+            # Not pipes or devices, but broken links, which fail when they are read.
             elif entry.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or not entry.exists()):
-                found.append(entry.relative_to(folder))
+                places.append(entry.relative_to(folder))
             else:
                 unread.note(entry)
-    return FolderImages(folder, tuple(sorted(found)), unread)
+    return FolderImages(folder, tuple(sorted(places)), unread)
 
 
 def images_of(folder: Path) -> FolderImages:
-    """The images of a folder and of the folders in it, of which there is one at least.
+    """List the images of a folder and its subfolders, of which there must be at least one.
 
     Raises:
         UsageError: there is no such folder, or no image in it.
@@ -164,9 +163,9 @@ def images_of(folder: Path) -> FolderImages:
     """
     listed = list_images(folder)
     if not listed.places:
-        raise UsageError(f"{folder}: no images in it{_beside(listed.unread)}")
+        raise UsageError(f"{folder}: no images in it{_remark(listed.unread)}")
     return listed
 
 
-def _beside(unread: Unread) -> str:
+def _remark(unread: Unread) -> str:
     return f"; {unread}" if unread else ""

@@ -1,4 +1,4 @@
-"""What was opened before a fork stays the parent's: in the child none of its threads runs."""
+"""Objects that a forked child cannot use, since it has none of the parent's threads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Owner", "leak"]
 
 
 class Owner:
-    """The process that makes this object, and later uses what belongs to it.
+    """The process that created an object.
 
     Args:
-        what: that belongs to it, as messages call it.
+        what: name of the object in messages.
     """
 
     def __init__(self, what: str) -> None:
@@ -22,11 +22,11 @@ class Owner:
         self._process = os.getpid()
 
     def is_here(self) -> bool:
-        """Whether this is the process, and no child that was forked from it."""
+        """Whether this is that process, not a child forked from it."""
         return os.getpid() == self._process
 
     def check(self) -> None:
-        """To be called before any lock is taken: a thread that is not here may hold it for ever.
+        """Call before acquiring any lock, which a thread that the child lacks may hold forever.
 
         Raises:
             UsageError: this is another process.
@@ -39,6 +39,6 @@ class Owner:
             )
 
 
-def leak(thing: object) -> None:
-    """Let ``thing`` live until the process ends: in a child its end would wait for threads."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+def leak(value: object) -> None:
+    """Never delete ``value``: in a child, its deletion would wait for threads."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))

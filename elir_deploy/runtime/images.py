@@ -1,8 +1,8 @@
 """Reading and writing image files.
 
-Whatever a file holds, its pixels come out as 8-bit RGB, upright, with the transparency beside
-them; what has no such form (animations, floats out of range, files cut off) is refused with the
-reason. Writing is all or nothing.
+Pixels are 8-bit RGB, upright, with transparency in a separate array, whatever the format of the
+file. Files that cannot be represented so (animations, floats out of range, truncated files) are
+refused with the reason. Writing is atomic.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elir_deploy.atomic import replacing
 from elir_deploy.errors import ImageError, OutputError
+from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
 
 __all__ = [
@@ -32,20 +32,20 @@ __all__ = [
     "write_image",
 ]
 
-#: Largest picture that is decoded, 268 megapixels; more is taken for a decompression bomb.
+#: Maximum size of a picture, 268 megapixels; larger ones are considered decompression bombs.
 MAX_PIXELS = 2**28
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A format that is written.
+    """An output format.
 
     Attributes:
-        name: Pillow's.
-        largest: side in pixels.
-        options: how it is saved.
-        alpha: whether it holds transparency.
-        largest_profile: bytes of a colour profile; None: no limit.
+        name: Pillow's name.
+        largest: maximum side in pixels.
+        options: options for saving.
+        alpha: whether it supports transparency.
+        largest_profile: maximum size of a colour profile in bytes; None: no limit.
     """
 
     name: str
@@ -56,7 +56,7 @@ class OutputFormat:
 
 
 _PNG = OutputFormat("PNG", 2**31 - 1, {})
-# The format holds 65535 pixels, libjpeg no more than these, and a profile in 255 segments.
+# The format allows 65535 pixels, libjpeg fewer; profiles have up to 255 segments.
 _JPEG = OutputFormat("JPEG", 65500, {"quality": 95, "subsampling": 0}, False, 255 * 65519)
 _WEBP = OutputFormat("WEBP", 16383, {"quality": 95})
 #: By suffix.
@@ -92,18 +92,18 @@ def write_image(
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
 ) -> None:
-    """Write one image file, whole or not at all; an existing one is replaced.
+    """Write one image file atomically; an existing one is replaced.
 
     Args:
-        path: its suffix, one of :data:`OUTPUT_FORMATS`, says the format.
+        path: path of the file; its suffix, one of :data:`OUTPUT_FORMATS`, determines the format.
         pixels: (H, W, 3) uint8 RGB.
-        alpha: (H, W) uint8; an entirely opaque one is left out.
-        icc_profile: stored as it is.
+        alpha: (H, W) uint8; not written if entirely opaque.
+        icc_profile: colour profile, stored unchanged.
 
     Raises:
-        ImageError: ``pixels`` or ``alpha`` is of another shape or type, or empty.
-        OutputError: the suffix is of no such format, the format cannot hold the image, or the
-            place cannot be written.
+        ImageError: ``pixels`` or ``alpha`` has another shape or type, or is empty.
+        OutputError: the suffix is not that of a format, the format cannot store the image, or the
+            file cannot be written.
     """
     path = Path(path)
     _check_array(path, "pixels", pixels, (3,))
@@ -123,7 +123,7 @@ def write_image(
     try:
         with replacing(path) as file:
             image.save(file, format=kind.name, **options)
-    except (OSError, ValueError) as error:  # without a number, so not of the file system
+    except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
 
 
@@ -135,37 +135,37 @@ def check_fits(
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
 ) -> None:
-    """Whether :func:`write_image` could write such a picture; asked before it is made.
+    """Check that :func:`write_image` could write such a picture.
 
     Args:
-        path: its suffix says the format.
-        height: of the picture in pixels.
-        width: likewise.
-        alpha: of any size.
-        icc_profile: of the picture.
+        path: path of the file; its suffix determines the format.
+        height: height of the picture in pixels.
+        width: width of the picture in pixels.
+        alpha: transparency, of any size.
+        icc_profile: colour profile of the picture.
 
     Raises:
-        OutputError: the suffix is of no known format, or the format cannot hold the picture.
+        OutputError: the suffix is not that of a format, or the format cannot store the picture.
     """
     path = Path(path)
     kind = OUTPUT_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise OutputError(
-            f"{path}: the name ends in {path.suffix!r}, wanted one of {', '.join(OUTPUT_FORMATS)}"
+            f"{path}: the name ends in {path.suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
         )
     if max(height, width) > kind.largest:
         raise OutputError(
-            f"{path}: {kind.name} cannot hold {width}x{height} pixels, {kind.largest} a side at "
-            "most: write PNG"
+            f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
+            "side: write PNG"
         )
     if not kind.alpha and alpha is not None and alpha.min() < 255:
         raise OutputError(
-            f"{path}: the image has transparency, which {kind.name} cannot hold: write PNG or WebP"
+            f"{path}: {kind.name} cannot store the image's transparency: write PNG or WebP"
         )
     if icc_profile and kind.largest_profile is not None and len(icc_profile) > kind.largest_profile:
         raise OutputError(
-            f"{path}: {kind.name} cannot hold a colour profile of {len(icc_profile)} bytes, "
-            f"{kind.largest_profile} at most: write PNG"
+            f"{path}: {kind.name} cannot store a colour profile of {len(icc_profile)} bytes, only "
+            f"{kind.largest_profile}: write PNG"
         )
 
 
@@ -180,9 +180,9 @@ def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 def _check_array(path: Path, what: str, array: object, last: tuple[int, ...]) -> None:
     if not isinstance(array, np.ndarray):
-        raise ImageError(f"{path}: {what} is a {type(array).__name__}, wanted a NumPy array")
+        raise ImageError(f"{path}: {what} is a {type(array).__name__}, expected a NumPy array")
     if array.dtype != np.uint8:
-        raise ImageError(f"{path}: {what} is {array.dtype}, wanted uint8 from 0 to 255")
+        raise ImageError(f"{path}: {what} is {array.dtype}, expected uint8 from 0 to 255")
     if array.ndim != 2 + len(last) or array.shape[2:] != last or array.size == 0:
-        wanted = "(H, W, 3)" if last else "(H, W)"
-        raise ImageError(f"{path}: {what} has shape {array.shape}, wanted {wanted}, not empty")
+        expected = "(H, W, 3)" if last else "(H, W)"
+        raise ImageError(f"{path}: {what} has shape {array.shape}, expected {expected}, not empty")

@@ -1,4 +1,4 @@
-"""Calling a function on many items, several at a time, with the results in order."""
+"""Apply a function to many items, several at a time, with the results in order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ R = TypeVar("R")
 def map_in_order(
     function: Callable[[T], R], items: Iterable[T], concurrency: int
 ) -> Generator[R, None, None]:
-    """``function`` of each item, in the order of ``items``.
+    """Yield ``function`` of each item, in the order of ``items``.
 
-    With ``concurrency`` 1 every call is made when its result is asked for, in the caller's thread.
-    With more, so many calls run in threads and one more item waits for the first to be free; an
-    error, of ``items`` or of a call, is raised at its place, and closing the generator waits for
-    the calls that run.
+    With ``concurrency`` 1, each call happens in the caller's thread when its result is requested.
+    Otherwise that number of calls run in threads, and one more item waits. An error, of ``items``
+    or of a call, is raised in its place, and closing the generator waits for running calls.
     """
     if concurrency == 1:
         yield from map(function, items)
@@ -47,12 +46,12 @@ def _submit_next(
     items: Iterator[T],
     pending: deque[Future[R]],
 ) -> bool:
-    """Put a call for the next item, or the error in its place; False if it is the last."""
+    """Submit the next item, or the error in its place; False if there are no more."""
     try:
         item = next(items)
     except StopIteration:
         return False
-    except Exception as error:  # noqa: BLE001  # raised again where the item is awaited
+    except Exception as error:  # noqa: BLE001  # raised where the item is due
         failure: Future[R] = Future()
         failure.set_exception(error)
         pending.append(failure)

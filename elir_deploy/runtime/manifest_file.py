@@ -1,7 +1,7 @@
-"""``bundle.json`` as bytes: read, checked, written, and described by a JSON Schema.
+"""Reading, checking and writing ``bundle.json``, and its JSON Schema.
 
-The package carries the schema as ``bundle.schema.json`` (``make schema`` writes it), which the C++
-runtime checks manifests with.
+The package contains the schema as ``bundle.schema.json`` (written by ``make schema``), with which
+the C++ runtime checks manifests.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
     "decode_manifest",
     "encode_manifest",
     "manifest_schema",
-    "not_served",
+    "unsupported_feature",
 ]
 
 MANIFEST_NAME = "bundle.json"
-#: A manifest is some tens of kilobytes; more than this is not one.
+#: Manifests have some tens of kilobytes.
 MAX_MANIFEST_BYTES = 16 * 2**20
-#: A tensor between stages larger than this (a 512 x 512 model needs 3 MB) is a damaged manifest.
+#: Maximum size of a tensor between stages; a 512 x 512 model needs 3 MB.
 MAX_TENSOR_BYTES = 2**30
 
 _RANGES = {"uint8": (0, 255), "float32": (0, 1)}
@@ -49,11 +49,11 @@ def decode_manifest(data: bytes) -> Manifest:
     """The manifest in the bytes of ``bundle.json``.
 
     Raises:
-        BundleError: it is too large, no strict JSON, no bundle's manifest, of another format,
-            against the schema, or not consistent in itself.
+        BundleError: it is too large, not strict JSON, not a bundle's manifest, of another format,
+            invalid by the schema, or inconsistent.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes, so not a manifest")
+        raise BundleError(f"larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
     try:
         plain = strict_json(data)
     except ValueError as error:
@@ -70,10 +70,10 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as it is written, after the checks of :func:`decode_manifest`.
+    """Encode the manifest, with the checks of :func:`decode_manifest`.
 
     Raises:
-        BundleError: it would not be read again.
+        BundleError: it is invalid.
     """
     text = json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
     data = f"{text}\n".encode()
@@ -82,7 +82,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def manifest_schema() -> str:
-    """The JSON Schema (draft 2020-12) of a manifest, as ``bundle.schema.json`` has it."""
+    """The JSON Schema (draft 2020-12) of manifests, the content of ``bundle.schema.json``."""
     return schema_text(Manifest)
 
 
@@ -97,10 +97,10 @@ def _check_version(plain: dict[str, Any]) -> None:
         )
     if version > FORMAT_VERSION:
         versions = plain.get("versions")
-        maker = versions.get("elir-deploy") if isinstance(versions, dict) else None
-        by = f" ({_short(maker)})" if maker else ""
+        writer = versions.get("elir-deploy") if isinstance(versions, dict) else None
+        newer = f" ({_short(writer)})" if writer else ""
         raise BundleError(
-            f"made by a newer version of elir-deploy{by}: bundle format {version}, and "
+            f"written by a newer version of elir-deploy{newer}: bundle format {version}, and "
             f"elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade elir-deploy"
         )
 
@@ -110,11 +110,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# What a schema cannot say ---------------------------------------------------------------------
+# Beyond the schema -----------------------------------------------------------------------------
 
 
 def check_consistency(manifest: Manifest) -> None:
-    """Whether the entries of a manifest agree with each other.
+    """Check that the entries of a manifest agree with each other.
 
     Raises:
         BundleError: they do not.
@@ -125,18 +125,18 @@ def check_consistency(manifest: Manifest) -> None:
     _check_files(manifest)
 
 
-def not_served(manifest: Manifest) -> str | None:
-    """What of a bundle this runtime cannot run yet; None: it runs all of it."""
+def unsupported_feature(manifest: Manifest) -> str | None:
+    """A feature of the bundle that this runtime does not support yet; None: there is none."""
     shape = manifest.shapes[0]
     if isinstance(manifest.noise, FieldNoise):
         return "its noise is an input of the graph"
     if len(manifest.shapes) > 1 or shape.batch > 1:
-        return "it is made for several shapes or for batches"
+        return "it has several shapes or batches"
     if shape.graph_height != shape.graph_width or (shape.height, shape.width) != (
         shape.graph_height,
         shape.graph_width,
     ):
-        return f"it is made for {shape.width}x{shape.height} pixels, which is no square"
+        return f"its images have {shape.width}x{shape.height} pixels, which is not square"
     return None
 
 
@@ -158,7 +158,7 @@ def _check_shapes(manifest: Manifest) -> None:
     if len({(shape.height, shape.width) for shape in shapes}) < len(shapes):
         raise BundleError("two shapes have the same height and width")
     if len(shapes) > 1 and isinstance(manifest.noise, BakedNoise):
-        raise BundleError("noise is baked into the graph, and there are several shapes")
+        raise BundleError("noise is baked into the graph, but there are several shapes")
     for shape in shapes:
         size = f"shape {shape.width}x{shape.height}"
         if (shape.padded_height is None) != (shape.padded_width is None):
@@ -167,7 +167,9 @@ def _check_shapes(manifest: Manifest) -> None:
             raise BundleError(f"{size} is padded to less than its own size")
         for name, tensor in manifest.tensors.items():
             if shape.graph_height % tensor.stride or shape.graph_width % tensor.stride:
-                raise BundleError(f"{size} does not divide by the stride {tensor.stride} of {name}")
+                raise BundleError(
+                    f"{size} is not divisible by the stride {tensor.stride} of {name}"
+                )
             if manifest.tensor(name, shape).nbytes > MAX_TENSOR_BYTES:
                 raise BundleError(f"{name} has more than {MAX_TENSOR_BYTES} bytes in {size}")
 
@@ -182,7 +184,7 @@ def _check_chain(manifest: Manifest) -> None:
     for stage in stages:
         for name in (*stage.inputs, stage.output):
             if name not in manifest.tensors:
-                raise BundleError(f"{stage.name} names {name}, which tensors does not describe")
+                raise BundleError(f"{stage.name} names {name}, which is not among the tensors")
         takes_noise = stage.name in ("fused", "flow") and isinstance(manifest.noise, FieldNoise)
         if stage.inputs[1:] != [NOISE_TENSOR] * takes_noise:
             raise BundleError(
@@ -199,20 +201,20 @@ def _check_chain(manifest: Manifest) -> None:
         if (tensor.channels, tensor.stride, tensor.range) != (3, 1, _RANGES[tensor.dtype]):
             low, high = _RANGES[tensor.dtype]
             raise BundleError(
-                f"{name} is no image: expected 3 channels, stride 1 and a range of "
+                f"{name} is not an image: expected 3 channels, stride 1 and a range of "
                 f"[{low}, {high}] for {tensor.dtype}"
             )
 
 
 def _check_files(manifest: Manifest) -> None:
-    seen = {MANIFEST_NAME}
+    names = {MANIFEST_NAME}
     for file in manifest.files():
-        if file.file in seen:
+        if file.file in names:
             raise BundleError(f"two entries name the file {file.file}")
-        seen.add(file.file)
-    names = [reference.name for reference in manifest.references]
-    if len(set(names)) != len(names):
-        raise BundleError(f"two references have the same name: {', '.join(names)}")
+        names.add(file.file)
+    references = [reference.name for reference in manifest.references]
+    if len(set(references)) != len(references):
+        raise BundleError(f"two references have the same name: {', '.join(references)}")
     for stage in manifest.stages:
         keys = set()
         for artifact in stage.artifacts:

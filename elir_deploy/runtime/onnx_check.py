@@ -1,16 +1,15 @@
-"""Whether an ONNX file is one that ``elir-export`` could have made, before a library loads it.
+"""Check, before a library loads an ONNX file, that ``elir-export`` could have written it.
 
-A library does what a graph says: it takes weights from places the graph names, in other files or in
-memory, and runs loops that never end. Graphs of this project say nothing of the kind. So what a
-file may hold is listed in ``onnx_rules.json``, and everything else is refused: operators, element
-types, and fields of the messages of ``onnx.proto``. The C++ runtime decides by the same list, and
-the exporter holds its own graphs against it.
+A library does what a graph says: it reads weights from other files or from memory, and runs endless
+loops. Graphs of this project contain nothing of the kind. So ``onnx_rules.json`` lists what a file
+may contain, and everything else is refused: operators, element types, and fields of the messages
+of ``onnx.proto``. The C++ runtime uses the same list, and the exporter checks its own graphs.
 
-Protocol buffers let much be written in several ways, of which readers take the last, the first or a
-mixture. Only the way every serializer takes is accepted here: fields in the order of their numbers,
-those that are not repeated once, and numbers in as few bytes as they need.
+Protocol buffers have several encodings of the same message, on which readers may disagree. Only the
+one that serializers write is accepted: fields in the order of their numbers, fields that are not
+repeated only once, and integers in the fewest bytes.
 
-Of the weights nothing is read but their descriptions, and the package ``onnx`` is not needed.
+Weights are not read, only their descriptions, and the package ``onnx`` is not needed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from elir_deploy.errors import BundleError
-from elir_deploy.printable import printable
 from elir_deploy.runtime.onnx_rules import (
     ATTRIBUTE_TYPES,
     ELEMENTS,
@@ -34,6 +32,7 @@ from elir_deploy.runtime.onnx_rules import (
     VARINT,
     field_name,
 )
+from elir_deploy.text import printable
 
 __all__ = ["End", "check_onnx", "check_onnx_file"]
 
@@ -84,27 +83,27 @@ def check_onnx_file(
 def check_onnx(
     content: _Content, inputs: Sequence[End] | None = None, outputs: Sequence[End] | None = None
 ) -> None:
-    """Whether ``content`` is a graph such as ours, with these ends.
+    """Check that ``content`` is a graph that could have been exported, with these ends.
 
-    The time grows with the number of nodes, not with the size of the weights.
+    The time depends on the number of nodes, not on the size of the weights.
 
     Args:
-        content: of an ONNX file.
-        inputs: what the graph has to take, in order; None: anything.
-        outputs: what it has to give, in order; None: anything.
+        content: content of an ONNX file.
+        inputs: expected inputs, in order; None: any.
+        outputs: expected outputs, in order; None: any.
 
     Raises:
-        BundleError: it is damaged, holds what ``elir-export`` never writes, or has other ends.
+        BundleError: it is damaged, contains what ``elir-export`` never writes, or has other ends.
     """
     scanner = _Scanner(content)
     scanner.model()
-    for what, seen, wanted in (
+    for what, actual, expected in (
         ("input", scanner.inputs, inputs),
         ("output", scanner.outputs, outputs),
     ):
-        if wanted is not None and seen != list(wanted):
+        if expected is not None and actual != list(expected):
             raise BundleError(
-                f"the graph's {what} is {_listed(seen)}, the manifest says {_listed(wanted)}: "
+                f"the graph's {what} is {_listed(actual)}, the manifest says {_listed(expected)}: "
                 "the files of two bundles were mixed, copy the bundle again"
             )
 
@@ -125,7 +124,7 @@ class _Scanner:
         self.outputs: list[End] = []
         self._content = content
         self._fields_read = 0
-        #: By message: what was found good behind the names, and how many fields that is.
+        #: By message: bytes after the names that passed, and their number of fields.
         self._good: dict[str, dict[bytes, int]] = {message: {} for message in _NAMES}
 
     def model(self) -> None:
@@ -173,9 +172,9 @@ class _Scanner:
             raise _foreign(f"metadata called '{_short(key)}'")
 
     def _alike(self, message: str, check: _Check, at: int, end: int) -> None:
-        """Check what follows the names in a message, unless the same was found good before.
+        """Check what follows the names in a message, unless the same bytes passed before.
 
-        Layers are alike but for their names: that saves most of the time.
+        Layers differ only in their names, so this saves most of the time.
         """
         content, names, known = self._content, _NAMES[message], self._good[message]
         before = count = 0
@@ -216,35 +215,35 @@ class _Scanner:
 
     def _tensor(self, at: int, end: int) -> None:
         dims: list[int] = []
-        kind, called, size = 0, "", 0
+        kind, tensor_name, size = 0, "", 0
         for name, first, last in self._fields("TensorProto", at, end):
             if name == "dims":
                 dims.append(first)
             elif name == "data_type":
                 kind = first
             elif name == "name":
-                called = self._text(first, last)
+                tensor_name = self._text(first, last)
             elif name == "raw_data":
                 size = last - first
-        dtype, wanted = _element(kind)
+        dtype, size_by_dims = _element(kind)
         for side in dims:
-            wanted *= side
-            if wanted > size:  # however many sides are still to come
+            size_by_dims *= side
+            if size_by_dims > size:  # whatever sides follow
                 break
-        if wanted != size or not size:
-            seen = End(called, dtype, tuple(dims[:8]))
-            raise _damaged(f"the weight {seen} has {size} bytes, which is another number")
+        if size_by_dims != size or not size:
+            weight = End(tensor_name, dtype, tuple(dims[:8]))
+            raise _damaged(f"the weight {weight} has {size} bytes, which does not fit")
 
     def _end(self, at: int, end: int, before: int = 0) -> End:
-        called, dtype = "", ""
+        tensor_name, dtype = "", ""
         dims: list[int | None] = []
         for name, first, last in self._fields("ValueInfoProto", at, end, before):
             if name == "name":
-                called = self._text(first, last)
+                tensor_name = self._text(first, last)
             elif name == "type":
                 for _, begin, stop in self._fields("TypeProto", first, last):
                     dtype = self._tensor_type(begin, stop, dims)
-        return End(called, dtype, tuple(dims))
+        return End(tensor_name, dtype, tuple(dims))
 
     def _tensor_type(self, at: int, end: int, dims: list[int | None]) -> str:
         """Name of the element type; appends the sides to ``dims``."""
@@ -255,8 +254,8 @@ class _Scanner:
                 continue
             for _, begin, stop in self._fields("TensorShapeProto", first, last):
                 sides: list[int | None] = []
-                for given, value, _ in self._fields("TensorShapeProto.Dimension", begin, stop):
-                    sides.append(value if given == "dim_value" else None)
+                for entry, value, _ in self._fields("TensorShapeProto.Dimension", begin, stop):
+                    sides.append(value if entry == "dim_value" else None)
                 if len(sides) > 1:
                     raise _damaged(f"TensorShapeProto.Dimension at byte {begin} is two")
                 dims += sides or [None]
@@ -349,13 +348,13 @@ def _element(kind: int) -> tuple[str, int]:
 
 
 def _damaged(what: str) -> BundleError:
-    return BundleError(f"damaged: {printable(what)}: copy the bundle again, or make it anew")
+    return BundleError(f"damaged: {printable(what)}: copy the bundle again, or export it again")
 
 
 def _foreign(what: str) -> BundleError:
     return BundleError(
-        f"it holds {printable(what)}, which elir-export never writes: copy the bundle again, and "
-        "only from people you trust"
+        f"it contains {printable(what)}, which elir-export never writes: copy the bundle again, "
+        "and only from people you trust"
     )
 
 

@@ -1,8 +1,8 @@
-"""What the ONNX files of a bundle may hold: ``onnx_rules.json``, which the C++ runtime has, too.
+"""The allowed contents of ONNX files: ``onnx_rules.json``, which the C++ runtime uses too.
 
-It lists what exports hold. Whatever else one is to hold is added to the file: the exporter refuses
-to write what is not listed. Messages and fields are those of ``onnx.proto``, whose numbers never
-change; ``never`` marks fields that are named where they are refused.
+It lists the contents of exports. Anything new has to be added to the file, since the exporter
+refuses to write what is not listed. Messages and fields are those of ``onnx.proto``, whose numbers
+never change; ``never`` gives refused fields a name for messages.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _WIRES = {"integer": VARINT, "float": FIXED32}  # all others are bytes
 
 
 class Field(NamedTuple):
-    """What a message may hold.
+    """An allowed field of a message.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         wire: its wire type.
-        once: whether it may be there once only.
+        once: whether it may occur only once.
     """
 
     name: str
@@ -56,25 +56,25 @@ def _tagged(fields: dict[str, list[str]]) -> dict[int, Field]:
 
 
 def field_name(message: str, number: int) -> str:
-    """Name of a field, allowed or not."""
+    """Name of a field, whether allowed or not."""
     names: dict[str, list[str]] = _RULES["messages"][message]
     return names.get(str(number), [f"field {number}"])[0]
 
 
-#: Opsets that a graph may be of.
+#: Allowed opsets.
 OPSETS = range(_RULES["opsets"][0], _RULES["opsets"][1] + 1)
-#: Operators of its nodes.
+#: Allowed operators.
 OPERATORS = frozenset(name.encode() for name in _RULES["operators"])
-#: Numbers of the types of their attributes.
+#: Allowed types of attributes, by number.
 ATTRIBUTE_TYPES = frozenset(_RULES["attribute_types"].values())
-#: Name and bytes of an element of a tensor, by the number of its type.
+#: Name and size in bytes of element types, by number.
 ELEMENTS: dict[int, tuple[str, int]] = {
     number: (name, size) for name, (number, size) in _RULES["element_types"].items()
 }
-#: How the keys of metadata begin.
+#: Prefix of allowed metadata keys.
 METADATA: str = _RULES["metadata"]
-#: Fields of all messages together: some sixty times those of the largest graphs.
+#: Maximum number of fields in all messages: some sixty times that of the largest graphs.
 MOST_FIELDS: int = _RULES["most_fields"]
-#: The fields of each message by tag, the number that stands before a field: its own number and its
-#: wire type.
+#: Fields of each message by tag, the number before a field, which combines its number and wire
+#: type.
 MESSAGES = {message: _tagged(fields) for message, fields in _RULES["messages"].items()}

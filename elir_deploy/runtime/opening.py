@@ -1,7 +1,7 @@
-"""Opening a bundle: the backend and precision that run it, tried before they are taken.
+"""Opening a bundle: choosing the backend and precision that run it.
 
-What is not named is chosen by trying: each candidate runs the bundle's own picture once, and
-whatever goes wrong with it leads to the next. What is named runs, or its error is raised.
+Candidates for what the caller did not name restore the bundle's reference picture; any failure
+leads to the next one. What the caller named runs, or its error is raised.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from elir_deploy.runtime.pool import PixelSession
 
 __all__ = ["Opened", "Setup", "open_sessions"]
 
-#: What a backend's rounding may add to a precision's verified error before it counts as wrong, and
-#: a quality that is enough whatever was verified, both in dB.
-_TOLERATED_DB = 3.0
-_ENOUGH_DB = 50.0
+#: How far a backend may stay below the verified PSNR, and a PSNR that is always sufficient, in dB.
+_TOLERANCE_DB = 3.0
+_SUFFICIENT_DB = 50.0
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How sessions are started, whatever the backend.
+    """Options of sessions for any backend.
 
     Attributes:
-        threads: CPU threads a run may use; None leaves it to the backend.
+        threads: CPU threads that a run may use; None: the backend's default.
         device: number of the GPU.
-        throughput: as many sessions as restore the most images in a second, instead of one.
+        throughput: open as many sessions as give the highest throughput, instead of one.
     """
 
     threads: int | None
@@ -44,7 +43,7 @@ class Setup:
     def start(
         self, bundle: Bundle, backend: Backend, precision: str, undo: ExitStack
     ) -> tuple[PixelSession, ...]:
-        """One session or more; ``undo`` closes their sessions."""
+        """Open one session or more, which ``undo`` closes."""
         call = backend.open_several if self.throughput else backend.open
         opened = call(bundle, precision, threads=self.threads, device=self.device)
         sessions = opened if isinstance(opened, tuple) else (opened,)
@@ -55,12 +54,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Opened:
-    """What runs a bundle.
+    """An opened bundle.
 
     Attributes:
-        backend: its name.
-        precision: the one that runs.
-        sessions: one or more, each with a session that the receiver closes.
+        backend: name of the backend.
+        precision: the precision that runs.
+        sessions: one or more, which the caller closes.
     """
 
     backend: str
@@ -72,20 +71,22 @@ def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Se
     """Open ``bundle`` on ``backend`` in ``precision``.
 
     Args:
+        bundle: the bundle.
         backend: a name, or ``auto`` for the fastest that works.
-        precision: None for the best that may run unasked.
+        precision: a precision; None: the best automatic one.
+        setup: options of the sessions.
 
     Raises:
-        BundleError: the bundle is damaged, or holds nothing for the backend.
-        UsageError: no backend of that name, or nothing that it may run.
-        UnavailableError: nothing works; the message gives the reason of each candidate.
+        BundleError: the bundle is damaged, or has no files for the backend.
+        UsageError: there is no such backend, or it has no precision to run.
+        UnavailableError: nothing works; the message has the reason for each candidate.
     """
     if backend == "auto":
         return _first_that_works(bundle, candidates(bundle, precision), setup)
     chosen = backend_named(backend)
     reason = chosen.available()
     if reason:
-        with ExitStack() as undo:  # opening raises an error of its kind, such as a missing package
+        with ExitStack() as undo:  # raises the specific error, such as MissingDependencyError
             setup.start(bundle, chosen, precision or chosen.precisions[0], undo)
         raise UnavailableError(f"{chosen.name} cannot be used: {reason}")
     usable = precisions_to_try(chosen, bundle, precision)
@@ -95,15 +96,15 @@ def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Se
 
 
 def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) -> Opened:
-    """A wrong picture is no more than a warning here."""
+    """Open what the caller named, for which a wrong picture is only a warning."""
     with ExitStack() as undo:
         sessions = setup.start(bundle, backend, precision, undo)
         verified = bundle.manifest.verification.get(precision)
         if precision != "fp32" and verified is not None and bundle.manifest.references:
-            wrong = _Trial(bundle).wrong(sessions[0], precision)
+            wrong = _AccuracyCheck(bundle).wrong(sessions[0], precision)
             if wrong:
                 text = (
-                    f"{backend.name} in {precision} is {wrong}; take another backend or precision"
+                    f"{backend.name} in {precision} is {wrong}; choose another backend or precision"
                 )
                 warnings.warn(text, RuntimeWarning, stacklevel=4)
         undo.pop_all()
@@ -111,12 +112,12 @@ def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) ->
 
 
 def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: Setup) -> Opened:
-    trial = _Trial(bundle)
+    check = _AccuracyCheck(bundle)
     failures = _Failures()
     for backend, precision in pairs:
         with ExitStack() as undo:
             try:
-                sessions = _tried(bundle, backend, precision, setup, trial, undo)
+                sessions = _open_and_check(bundle, backend, precision, setup, check, undo)
             except Exception as error:  # noqa: BLE001  # a library may raise anything
                 failures.add(f"{backend.name} in {precision}", error)
                 continue
@@ -128,36 +129,33 @@ def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: S
     raise failures.as_error(bundle)
 
 
-def _tried(
+def _open_and_check(
     bundle: Bundle,
     backend: Backend,
     precision: str,
     setup: Setup,
-    trial: _Trial,
+    check: _AccuracyCheck,
     undo: ExitStack,
 ) -> tuple[PixelSession, ...]:
-    """A function of its own, so that nothing holds what failed while the next one is opened."""
+    """A separate function, so that nothing references a failed session when the next one opens."""
     sessions = setup.start(bundle, backend, precision, undo)
-    wrong = trial.wrong(sessions[0], precision)
+    wrong = check.wrong(sessions[0], precision)
     if wrong:
         raise UnavailableError(wrong)
     return sessions
 
 
-class _Trial:
-    """One run of a picture whose result is known.
+class _AccuracyCheck:
+    """Restores the bundle's reference picture.
 
-    Processors and libraries differ most where precision is low: INT8 kernels for processors
-    without the newest instructions saturate or err. And what a device lacks often shows only when
-    something runs: memory, or a library that is loaded late.
+    Processors and libraries differ most at low precision: INT8 kernels for older processors
+    saturate or are wrong. And a lack of memory or of a library often shows only in a run.
+
+    Raises:
+        BundleError: the files of the picture are damaged.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        """Reads the picture.
-
-        Raises:
-            BundleError: its files are damaged.
-        """
         self._verification = bundle.manifest.verification
         side = bundle.manifest.image_size
         self._name = ""
@@ -167,31 +165,31 @@ class _Trial:
             break
 
     def wrong(self, session: PixelSession, precision: str) -> str | None:
-        """Why the result is not what the bundle's verification saw; None: it is.
+        """How the result falls short of the bundle's verification; None: it does not.
 
         Raises:
             Exception: the run failed.
         """
-        made = np.empty_like(self._image)
-        session.run_pixels(self._image, made)
+        output = np.empty_like(self._image)
+        session.run_pixels(self._image, output)
         verified = self._verification.get(precision)
         if self._expected is None or verified is None:
             return None
-        reached = psnr_db(made, self._expected)
-        wanted = min(_ENOUGH_DB, db_from_json(verified.psnr_db))
-        if reached >= wanted - _TOLERATED_DB:
+        reached = psnr_db(output, self._expected)
+        required = min(_SUFFICIENT_DB, db_from_json(verified.psnr_db))
+        if reached >= required - _TOLERANCE_DB:
             return None
         return (
-            f"wrong on this machine: {reached:.1f} dB on the bundle's picture {self._name}, "
-            f"verified with {wanted:.1f}"
+            f"wrong on this machine: {reached:.1f} dB on the reference picture {self._name}, "
+            f"expected about {required:.1f}"
         )
 
 
 class _Failures:
-    """What went wrong with which candidates.
+    """The reasons why candidates failed.
 
-    Of the exceptions only the texts are kept: their tracebacks would keep sessions alive, and the
-    next candidate needs the memory.
+    Only texts are stored: tracebacks would keep sessions alive, whose memory the next candidate
+    needs.
     """
 
     def __init__(self) -> None:
@@ -215,7 +213,7 @@ class _Failures:
         return "; ".join(f"{', '.join(who)}: {reason}" for reason, who in self._failed.items())
 
     def as_error(self, bundle: Bundle) -> ElirError:
-        """For where there is no other candidate."""
+        """The error if all candidates failed."""
         if self._only_bundle:
             return BundleError(str(self))
         return UnavailableError(f"nothing here can run {bundle.path}: {self}")

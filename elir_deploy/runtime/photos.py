@@ -1,4 +1,4 @@
-"""The photographs that come with the package; sources and licences are in their LICENSE.md."""
+"""The photographs in the package; sources and licences are in their LICENSE.md."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class _Photo:
 
     Attributes:
         file: in ``elir_deploy/data/photos``; square, 8-bit RGB.
-        face: (left, top, right, bottom) in pixels of the crop whose eyes lie where those of an
-            aligned face crop (FFHQ) do; ``None`` where there is no face.
+        face: (left, top, right, bottom) in pixels of a crop that is aligned like FFHQ face crops;
+            ``None``: there is no face.
     """
 
     file: str
@@ -37,13 +37,13 @@ _PHOTOS = {
 
 
 def sample_photos(size: int, faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
-    """Undegraded photographs by name, always the same and in the same order.
+    """Undegraded photographs by name, in a fixed order.
 
     Args:
-        size: side in pixels of every returned image; the stored ones are of about 256, so larger
-            ones are enlarged (Lanczos) and hold no finer detail.
-        faces: only photographs of a face, cropped as aligned face crops are (one); otherwise all,
-            uncropped (three).
+        size: side in pixels of the returned images; the stored ones have about 256, so larger sizes
+            are enlarged (Lanczos) without finer detail.
+        faces: only photographs of a face, cropped and aligned (one); otherwise all, uncropped
+            (three).
 
     Returns:
         RGB images (size, size, 3), uint8, each C-contiguous and writable.
@@ -52,7 +52,7 @@ def sample_photos(size: int, faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
         UsageError: ``size`` is below 1.
     """
     if size < 1:
-        raise UsageError(f"sample photographs: size is {size}, wanted at least 1")
+        raise UsageError(f"sample photographs: size is {size}, expected at least 1")
     folder: Any = resources.files("elir_deploy") / "data" / "photos"
     photos = {}
     for name, photo in _PHOTOS.items():

@@ -1,8 +1,11 @@
-"""Sessions that take and give 8-bit pixels, lent to threads."""
+"""A pool of sessions for 8-bit pixels, shared by threads."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +22,7 @@ __all__ = ["PixelSession", "Pool"]
 
 
 class PixelSession:
-    """A session with the conversions between its arrays and 8-bit pixels. One thread at a time."""
+    """A session with conversions from and to 8-bit pixels. For one thread at a time."""
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.session = session
@@ -29,8 +32,8 @@ class PixelSession:
     def run(self, values: NDArray[Any]) -> NDArray[Any]:
         self.session.input[...] = values
         self.session.run()
-        made: NDArray[Any] = self.session.output.copy()
-        return made
+        output: NDArray[Any] = self.session.output.copy()
+        return output
 
     def run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
         self._to_tensor(source, self.session.input)
@@ -39,14 +42,15 @@ class PixelSession:
 
 
 class Pool:
-    """Sessions lent to one thread each, until it is closed.
+    """Sessions, each lent to one thread at a time, until the pool is closed.
 
-    Ctrl-C may come between any two steps of a thread, also of taking a session and giving it back.
-    So there is one record of what is lent, by thread, and a thread that asks while it has one was
-    interrupted: it gets that one again, and does not wait for itself when it closes the pool.
+    Ctrl-C may interrupt a thread at any point, even while it takes or returns a session. Therefore
+    one record says which thread has which session: a thread that already has one when it takes one
+    was interrupted and gets the same again, and closing the pool does not wait for that thread.
     """
 
     def __init__(self, sessions: Iterable[PixelSession]) -> None:
+        _pools.add(self)
         self._owner = Owner("this Restorer")
         self._sessions = tuple(sessions)
         self._lent: dict[int, PixelSession] = {}
@@ -54,13 +58,13 @@ class Pool:
         self._changed = threading.Condition()
 
     def first(self) -> PixelSession:
-        """One of them, lent or not."""
+        """A session, lent or not."""
         self._owner.check()
         self._check_open()
         return self._sessions[0]
 
     def take(self) -> PixelSession:
-        """Wait for an idle one; it is this thread's until :meth:`give_back`."""
+        """Wait for an idle session, which belongs to this thread until :meth:`give_back`."""
         self._owner.check()
         thread = threading.get_ident()
         with self._changed:
@@ -75,7 +79,7 @@ class Pool:
             return self._lent[thread]
 
     def give_back(self) -> None:
-        """End what :meth:`take` began."""
+        """Return the session of :meth:`take`."""
         if not self._owner.is_here():
             return
         with self._changed:
@@ -83,7 +87,15 @@ class Pool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for the other threads' runs, and close all sessions; nothing new starts."""
+        """Wait for the other threads' runs and close all sessions; no run starts any more."""
+        if self._owner.is_here():
+            with self._changed:
+                self.drain()
+                for session in self._sessions:
+                    session.session.close()
+
+    def drain(self) -> None:
+        """Wait for the other threads' runs; no run starts any more."""
         if not self._owner.is_here():
             return
         thread = threading.get_ident()
@@ -91,14 +103,36 @@ class Pool:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._lent.keys() - {thread})
-            for session in self._sessions:
-                session.session.close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this Restorer is closed: open another one")
 
+    def refuse_runs(self) -> None:
+        """In a forked child, make runs of sessions that callers have raise a UsageError."""
+        for session in self._sessions:
+            vars(session.session)["run"] = self._owner.check
+
     def __del__(self) -> None:
         if not self._owner.is_here():
             for session in self._sessions:
                 leak(session.session)
+
+
+#: All pools of the process.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _refuse_runs() -> None:
+    for pool in tuple(_pools):
+        pool.refuse_runs()
+
+
+@atexit.register
+def _drain_pools() -> None:
+    # A thread that returns from a library into an interpreter that is gone aborts the process.
+    for pool in tuple(_pools):
+        pool.drain()
+
+
+os.register_at_fork(after_in_child=_refuse_runs)

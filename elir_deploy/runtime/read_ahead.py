@@ -1,4 +1,4 @@
-"""Drawing from an iterable in a thread of its own, a bounded number of items ahead."""
+"""Read from an iterable in a separate thread, a limited number of items ahead."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["read_ahead"]
 
 T = TypeVar("T")
 
-#: How long an early close waits for the thread; it may sit in an iterable that never returns.
-_PATIENCE_S = 1.0
+#: How long an early close waits for the thread, which may be in an iterable that never returns.
+_CLOSE_TIMEOUT_S = 1.0
 _END = object()
 
 
@@ -24,7 +24,7 @@ class _Failure:
 
 
 class _Channel:
-    """A bounded queue from one thread to another, whose ends learn when it is closed."""
+    """A bounded queue between two threads that can be closed."""
 
     def __init__(self, size: int) -> None:
         self._items: deque[Any] = deque()
@@ -33,7 +33,7 @@ class _Channel:
         self._changed = threading.Condition()
 
     def wait_for_room(self) -> bool:
-        """Wait until an item can be put; False if the channel was closed."""
+        """Wait until there is room for an item; False if the channel was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
             return not self._closed
@@ -59,14 +59,15 @@ class _Channel:
 
 
 def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
-    """The items of ``items``, in order, drawn in a thread of its own.
+    """Yield the items of ``items``, in order, read by a separate thread.
 
-    The thread starts with the first item asked for. At most ``size`` items are drawn (or being
-    made) and not yet taken, and none is held once taken. An error of ``items`` is raised at its
-    place. Closing the generator ends the thread, which closes ``items`` if that is a generator.
+    The thread starts with the first item requested. At most ``size`` items are read ahead, counting
+    one that is being produced, and items are not referenced once yielded. An error of ``items`` is
+    raised in its place. Closing the generator ends the thread, which closes ``items`` if that is a
+    generator.
 
     Raises:
-        UsageError: in a child that was forked meanwhile, which has no such thread.
+        UsageError: in a child forked meanwhile, which does not have the thread.
     """
     owner = Owner("this iteration")
     channel = _Channel(size)
@@ -89,23 +90,23 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
         last: object = _END
         try:
             draw()
-        except BaseException as error:  # noqa: BLE001  # raised again where the item is awaited
+        except BaseException as error:  # noqa: BLE001  # raised where the item is due
             last = _Failure(error)
         channel.put(last)
 
     thread = threading.Thread(target=work, name="elir-read-ahead", daemon=True)
     thread.start()
-    held: list[Any] = []
+    current: list[Any] = []
     try:
         while True:
             owner.check()
-            held.append(channel.get())
-            if held[0] is _END:
+            current.append(channel.get())
+            if current[0] is _END:
                 return
-            if isinstance(held[0], _Failure):
-                raise held[0].error
-            yield held.pop()  # a plain variable would keep the item while the caller works
+            if isinstance(current[0], _Failure):
+                raise current[0].error
+            yield current.pop()  # a variable would reference the item while the caller works
     finally:
         if owner.is_here():
             channel.close()
-            thread.join(_PATIENCE_S)
+            thread.join(_CLOSE_TIMEOUT_S)

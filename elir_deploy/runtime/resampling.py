@@ -1,16 +1,16 @@
-"""Bringing a picture to another size by Pillow's arithmetic, without holding it whole twice.
+"""Resizing pictures with Pillow's arithmetic, without two full copies in memory.
 
-Bicubic (a = -0.5, antialiased) is one pass along each row, rounded to 8 bits, then one along each
-column, each to the bit that of Pillow's ``Image.resize`` with the other side kept; a pass that
-would keep its side is left out. The order is fixed here because Pillow's is not: from 13.0 on it
-starts with the columns where the height shrinks much more than the width.
+Bicubic (a = -0.5, antialiased) is a pass along the rows, rounded to 8 bits, and then one along the
+columns; each is bit-identical to Pillow's ``Image.resize`` with the other side unchanged, and is
+skipped if its side is unchanged. The order is fixed here, since Pillow 13 starts with the columns
+if the height shrinks much more than the width.
 
-Two properties make it possible to work in pieces:
+Two properties allow working in pieces:
 
-- A pass treats its rows (or columns) independently, so it can be done in bands.
-- Enlarging by a power of two, the weights of an output pixel depend only on its place within the
-  input pixel (the arithmetic is exact) and reach at most 2.5 input pixels: a cut-out with that
-  margin gives what the whole picture gives.
+- A pass treats rows (or columns) independently, so it can process bands.
+- When enlarging by a power of two, the weights of an output pixel depend only on its position in
+  the input pixel (the arithmetic is exact) and reach at most 2.5 input pixels: a crop with that
+  margin gives the same result as the whole picture.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from PIL import Image
 
 __all__ = ["EnlargedPicture", "resize_into", "resize_to_square"]
 
-#: Input pixels around a cut-out that its bicubic enlargement may read.
+#: Margin in input pixels that a crop's bicubic enlargement may read.
 _MARGIN = 3
-#: Pixels worked on at a time; Pillow takes 4 bytes for each.
+#: Pixels per band; Pillow needs 4 bytes for each.
 _BAND_PIXELS = 2**22
 
 
 class EnlargedPicture:
-    """A picture as it is ``factor`` times larger; only the blocks asked for are ever made.
+    """A picture enlarged by ``factor``, of which only the requested blocks are computed.
 
     Args:
         image: (H, W, 3) uint8.
-        factor: 1 leaves it as it is.
+        factor: enlargement; 1: none.
         kernel: ``nearest`` or ``bicubic``; a factor of ``bicubic`` is a power of two.
 
     Attributes:
-        height: of the enlarged picture in pixels.
-        width: likewise.
+        height: height of the enlarged picture in pixels.
+        width: its width.
     """
 
     def __init__(self, image: NDArray[np.uint8], factor: int, kernel: str) -> None:
@@ -52,7 +52,7 @@ class EnlargedPicture:
     def block(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """(height, width, 3) uint8 of the enlarged picture from row ``top``, column ``left``.
 
-        May be a view of the image: not to be written.
+        It may be a view of the image: do not write to it.
         """
         factor = self._factor
         if factor == 1:
@@ -72,9 +72,9 @@ class EnlargedPicture:
 
 
 def resize_to_square(picture: EnlargedPicture, side: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8: the picture, whatever its proportions, resized to a square.
+    """Resize the picture to a square, (side, side, 3) uint8, ignoring proportions.
 
-    Takes ``3 * side * picture.height`` bytes beside small buffers.
+    Needs ``3 * side * picture.height`` bytes besides small buffers.
     """
     narrow = np.empty((picture.height, side, 3), np.uint8)
     for top, rows in _bands(picture.height, picture.width):
@@ -86,7 +86,7 @@ def resize_to_square(picture: EnlargedPicture, side: int) -> NDArray[np.uint8]:
 def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
     """Resize (h, w, 3) uint8 to fill ``output``, (H, W, 3) uint8.
 
-    Takes ``3 * h * W`` bytes beside small buffers.
+    Needs ``3 * h * W`` bytes besides small buffers.
     """
     height, width = output.shape[:2]
     wide = _resized(image, width, image.shape[0])
@@ -96,13 +96,13 @@ def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
 
 
 def _bands(length: int, across: int) -> Iterator[tuple[int, int]]:
-    """Start and thickness of the bands ``length`` is worked on in."""
+    """Start and thickness of the bands that ``length`` is divided into."""
     thickness = max(1, _BAND_PIXELS // across)
     for start in range(0, length, thickness):
         yield start, min(thickness, length - start)
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """One pass: ``width`` or ``height`` is that of ``image``."""
+    """One pass: either ``width`` or ``height`` is unchanged."""
     source = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,8 +1,8 @@
-"""The restorer: a bundle opened on a backend, from picture to picture."""
+"""The restorer: a bundle opened on a backend, which restores images of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError, ImageError, UsageError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.in_order import map_in_order
-from elir_deploy.runtime.manifest_file import not_served
+from elir_deploy.runtime.manifest_file import unsupported_feature
 from elir_deploy.runtime.opening import Setup, open_sessions
 from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead
@@ -26,56 +27,55 @@ from elir_deploy.runtime.tiling import run_tiled
 
 __all__ = ["Fit", "Mode", "Restorer"]
 
-#: How an image of another size than the model's is brought to it.
+#: How images that are not of the model's size are processed.
 Fit = Literal["resize", "tile"]
-#: What a backend is set up for: one image as fast as can be, or the most images in a second.
+#: What a backend is optimised for.
 Mode = Literal["latency", "throughput"]
 
-#: Images held between reading and running, and between running and the caller, in ``map``.
+#: Images that wait before and after the model in ``map``.
 _AHEAD = 2
 
 
 class Restorer:
     """Restores images with a bundle.
 
-    An image is first enlarged by the task's factor (``sr``: nearest x8, ``bsr``: bicubic x4; 1 for
-    the others): the network keeps the size. If that gives the model's own size, the model runs on
-    it. If not, ``resize`` brings it to the model's square (bicubic, antialiased, proportions not
-    kept) and the result back; ``tile`` runs the model on overlapping tiles and blends them.
+    An image is first enlarged by the task's factor (``sr``: nearest x8, ``bsr``: bicubic x4, else
+    1), since the network keeps the size. If it then has the model's size, the model runs on it. If
+    not, ``resize`` resizes it to the model's square (bicubic, antialiased, ignoring proportions)
+    and the result back; ``tile`` runs the model on overlapping tiles and blends them.
 
-    Calls from several threads are safe: as many as ``concurrency`` run, the others take turns. A
-    child process made by a fork cannot use it: every call but :meth:`close` raises a UsageError
-    there.
+    Calls from several threads are safe: ``concurrency`` of them run, the others wait. Forked child
+    processes cannot use it: every call but :meth:`close` raises a UsageError there, and so do runs
+    of a :attr:`session` from before the fork.
 
     Args:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
         backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the
-            fastest that this machine and the bundle have in common.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the fastest that the bundle's
-            verification lets run unasked.
-        fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for the others.
-        force: let a face task run in tiles, which it was not trained for.
-        threads: CPU threads a run may use; None leaves it to the backend.
-        device: number of the GPU, where there are several.
-        mode: ``latency``, or ``throughput`` to let a backend that gains by it run several images
-            at once, which :meth:`map` and calls from several threads then do. Each takes longer.
+            fastest one that can run the bundle on this machine.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the fastest automatic one.
+        fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for others.
+        force: allow a face task to run in tiles, for which it was not trained.
+        threads: CPU threads that a run may use; None: the backend's default.
+        device: number of the GPU, if there are several.
+        mode: ``latency``, or ``throughput`` to run several images at the same time, in :meth:`map`
+            and calls from several threads, on backends that gain by it. Each image takes longer.
 
     Attributes:
         bundle: the opened bundle.
         backend: name of the backend that runs it.
-        precision: the one that runs.
-        fit: the one in use.
-        concurrency: how many images it runs at a time; 1 unless ``mode`` is ``throughput``.
-        threads: CPU threads that run them; None: on no CPU, or the backend does not tell.
+        precision: the precision that runs.
+        fit: the value in use.
+        concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
+        threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
 
     Raises:
-        BundleError: the bundle is damaged, or holds nothing for the backend.
-        UsageError: an argument is off.
-        UnavailableError: the backend or its device is not there, or nothing that may run works.
+        BundleError: the bundle is damaged, or has no files for the backend.
+        UsageError: an argument is invalid.
+        UnavailableError: the backend or its device is missing, or no candidate works.
 
-    Where ``backend`` or ``precision`` is left open, each candidate restores the bundle's own
-    picture once before it is taken; one that fails, or restores it wrongly, is passed over with a
-    RuntimeWarning. Where both are named there is no other: it runs, or its error is raised.
+    If ``backend`` or ``precision`` is not named, each candidate first restores the bundle's
+    reference picture; one that fails or restores it wrongly is skipped with a RuntimeWarning. If
+    both are named, that combination runs, or its error is raised.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class Restorer:
         mode: Mode = "latency",
     ) -> None:
         if fit is not None and fit not in get_args(Fit):
-            raise UsageError(f"fit is {fit!r}, wanted one of {', '.join(get_args(Fit))}")
+            raise UsageError(f"fit is {fit!r}, expected one of {', '.join(get_args(Fit))}")
         if mode not in get_args(Mode):
-            raise UsageError(f"mode is {mode!r}, wanted one of {', '.join(get_args(Mode))}")
+            raise UsageError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
         if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}, wanted at least 1")
+            raise UsageError(f"threads is {threads}, expected at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        missing = not_served(self.bundle.manifest)
-        if missing is not None:
-            raise BundleError(f"elir-deploy {__version__} cannot run {self.bundle.path}: {missing}")
+        reason = unsupported_feature(self.bundle.manifest)
+        if reason is not None:
+            raise BundleError(f"elir-deploy {__version__} cannot run {self.bundle.path}: {reason}")
         self._model = self.bundle.manifest.model
         self._side = self.bundle.manifest.image_size
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
@@ -112,7 +112,7 @@ class Restorer:
         self._pool = Pool(opened.sessions)
 
     def __str__(self) -> str:
-        """One line on what runs, such as "tiny: openvino, bf16, 2 threads"."""
+        """Task, backend, precision and threads, such as "tiny: openvino, bf16, 2 threads"."""
         threads = (
             "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
         )
@@ -120,36 +120,37 @@ class Restorer:
 
     @property
     def input_spec(self) -> TensorSpec:
-        """What :meth:`run` takes."""
+        """Input of :meth:`run`."""
         return self.bundle.manifest.input
 
     @property
     def output_spec(self) -> TensorSpec:
-        """What :meth:`run` gives."""
+        """Output of :meth:`run`."""
         return self.bundle.manifest.output
 
     @property
     def session(self) -> Session:
-        """The backend's session: its buffers, and a run that allocates nothing.
+        """The backend's session, with its buffers and a run that allocates nothing.
 
-        Whoever uses it directly keeps other threads, and ``map``, away from this restorer.
+        While it is used directly, nothing else may use this restorer, in particular ``map``.
         """
         return self._pool.first().session
 
     def restore(
-        self, image: NDArray[np.uint8], *, on_tile: Callable[[int, int], None] | None = None
+        self, image: NDArray[np.uint8], *, on_progress: ProgressCallback = no_progress
     ) -> NDArray[np.uint8]:
         """Restore one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, of any size.
-            on_tile: where tiles are used, called after each with how many are done, of how many.
+            image: (H, W, 3) uint8 RGB of any size.
+            on_progress: called after each tile, if tiles are used, with ``"tiles"``, the number
+                done and the number in all.
 
         Returns:
             (H * upscale, W * upscale, 3) uint8 RGB, a new array.
 
         Raises:
-            ImageError: ``image`` is of another shape or type, empty, or the result does not fit
+            ImageError: ``image`` has another shape or type or is empty, or the result does not fit
                 into memory.
             UsageError: a face task would run in tiles, or the restorer is closed.
         """
@@ -157,36 +158,35 @@ class Restorer:
         self.session  # noqa: B018  # raises when closed
         picture = EnlargedPicture(image, self._model.upscale, self._model.upscale_kernel)
         side = self._side
-        own_size = (picture.height, picture.width) == (side, side)
-        if not own_size and self.fit == "tile":
+        model_size = (picture.height, picture.width) == (side, side)
+        if not model_size and self.fit == "tile":
             self._check_tiles_allowed(picture)
         try:
             output = np.empty((picture.height, picture.width, 3), np.uint8)
         except MemoryError:
             raise ImageError(
                 f"the result would be {picture.width}x{picture.height} pixels, "
-                f"{3 * picture.height * picture.width / 2**30:.1f} GiB: more memory than there is"
+                f"{3 * picture.height * picture.width / 2**30:.1f} GiB: not enough memory"
             ) from None
-        if own_size:
+        if model_size:
             self._run_pixels(picture.block(0, 0, side, side), output)
         elif self.fit == "resize":
             square = np.empty((side, side, 3), np.uint8)
             self._run_pixels(resize_to_square(picture, side), square)
             resize_into(square, output)
         else:
-            run_tiled(picture, output, side, self._run_pixels, on_tile)
+            run_tiled(picture, output, side, self._run_pixels, on_progress)
         return output
 
     __call__ = restore
 
     def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
-        """Restore many images, in order, reading, running and the caller's work overlapped.
+        """Restore many images, in order, with reading, running and the caller's work overlapped.
 
-        One thread draws from ``images``, and :attr:`concurrency` run the model; at most two images
-        wait before and two after it, and where several run, one more between them. An error, of
-        ``images`` or of a run, is raised at its place in the order and ends the iteration.
-        Closing the generator early stops the threads; a thread inside ``images`` ends with the
-        item it waits for.
+        One thread reads from ``images`` and :attr:`concurrency` threads run the model. At most two
+        images wait before the model and two after it, and one more if several run. An error, of
+        ``images`` or of a run, is raised in its place and ends the iteration. Closing the generator
+        early stops the threads; a thread inside ``images`` ends with its current item.
 
         Args:
             images: each as for :meth:`restore`; may be endless.
@@ -199,13 +199,13 @@ class Restorer:
         return read_ahead(restored(), _AHEAD)
 
     def run(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Run the bare model once: no resizing, no rounding.
+        """Run the model once, without resizing or rounding.
 
         Args:
-            values: of the shape and dtype of :attr:`input_spec`.
+            values: array with the shape and dtype of :attr:`input_spec`.
 
         Returns:
-            a new array of the shape and dtype of :attr:`output_spec`.
+            a new array with the shape and dtype of :attr:`output_spec`.
 
         Raises:
             ImageError: another shape or dtype.
@@ -213,20 +213,20 @@ class Restorer:
         spec = self.input_spec
         if values.shape != spec.shape or values.dtype != spec.dtype:
             sides = "x".join(str(side) for side in values.shape)
-            raise ImageError(f"values are {values.dtype} {sides}, wanted {spec}")
+            raise ImageError(f"values are {values.dtype} {sides}, expected {spec}")
         try:
             return self._pool.take().run(values)
         finally:
             self._pool.give_back()
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Run the model once on 8-bit pixels, whatever types its graphs take.
+        """Run the model once on 8-bit pixels, whatever the input type of its graphs.
 
         Args:
-            pixels: (image_size, image_size, 3) uint8 RGB, already enlarged: at the model's scale.
+            pixels: (image_size, image_size, 3) uint8 RGB, already enlarged.
 
         Returns:
-            a new array of the same shape; values out of range are clipped, NaN is 0.
+            a new array of the same shape; values out of range are clipped, NaN becomes 0.
 
         Raises:
             ImageError: another shape or dtype.
@@ -234,15 +234,15 @@ class Restorer:
         _check_image(pixels)
         side = self._side
         if pixels.shape != (side, side, 3):
-            raise ImageError(f"pixels have shape {pixels.shape}, wanted {(side, side, 3)}")
+            raise ImageError(f"pixels have shape {pixels.shape}, expected {(side, side, 3)}")
         result = np.empty((side, side, 3), np.uint8)
         self._run_pixels(pixels, result)
         return result
 
     def close(self) -> None:
-        """Give back the backend's memory; further calls are errors.
+        """Free the backend's memory; further calls raise a UsageError.
 
-        Harmless when called twice, and in a child process, which has nothing to give back.
+        May be called twice; does nothing in a forked child.
         """
         self._pool.close()
 
@@ -258,11 +258,11 @@ class Restorer:
         self.close()
 
     def input_warning(self, height: int, width: int) -> str | None:
-        """Why an image of that size is hardly what the model was trained on, or None."""
+        """Why an image of this size differs from the model's training data; None: it does not."""
         if self._model.faces and max(height, width) > 1.1 * min(height, width):
             return (
                 f"{width}x{height} is not square: {self._model.task} expects an aligned face "
-                "crop, and on anything else the result is poor"
+                "crop, and gives poor results on other images"
             )
         return None
 
@@ -272,12 +272,12 @@ class Restorer:
             raise UsageError(
                 f"the image is {picture.width}x{picture.height} at the model's "
                 f"scale and the model takes {side}x{side}: {self._model.task} "
-                "expects aligned face crops and makes no sense in tiles; use fit "
+                "expects an aligned face crop and is not meant for tiles; use fit "
                 "resize (--fit resize) on an aligned crop, or force (--force)"
             )
 
     def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
-        """The model on 8-bit pixels, (side, side, 3) in and out, whatever the graph's types."""
+        """Run the model from and to 8-bit pixels (side, side, 3)."""
         try:
             self._pool.take().run_pixels(source, result)
         finally:
@@ -286,17 +286,17 @@ class Restorer:
 
 def _check_image(image: object) -> None:
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"the image is a {type(image).__name__}, wanted a NumPy array")
+        raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
     if image.ndim != 3 or image.shape[2] != 3:
         hint = ""
         if image.ndim == 3 and image.shape[2] == 4:
-            hint = ": give the colours alone, image[:, :, :3]"
+            hint = ": pass only the colours, image[:, :, :3]"
         elif image.ndim == 2:
             hint = ": repeat the grey values three times"
         elif image.ndim == 3 and image.shape[0] == 3:
             hint = ": channels come last"
-        raise ImageError(f"the image has shape {image.shape}, wanted (H, W, 3) RGB{hint}")
+        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
     if image.dtype != np.uint8:
-        raise ImageError(f"the image is {image.dtype}, wanted uint8 from 0 to 255")
+        raise ImageError(f"the image is {image.dtype}, expected uint8 from 0 to 255")
     if image.size == 0:
         raise ImageError(f"the image is empty: its shape is {image.shape}")

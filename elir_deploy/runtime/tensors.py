@@ -1,4 +1,4 @@
-"""The tensors that stages hand over, in one shape."""
+"""Descriptions of tensors between stages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _AXES = {"NHWC": (1, 2, 3), "NCHW": (2, 3, 1)}  # of height, width, channels
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of one shape.
+    """Name, type and shape of a tensor.
 
     Attributes:
-        name: of the graph's input or output.
+        name: name of the graph's input or output.
         dtype: ``uint8`` or ``float32``.
-        shape: four sides in the order of ``layout``; the first is the batch.
+        shape: four dimensions in the order of ``layout``; the first is the batch.
         layout: ``NHWC`` or ``NCHW``.
     """
 

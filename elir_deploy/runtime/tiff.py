@@ -1,6 +1,6 @@
-"""TIFF files: what Pillow decodes to other values than the file means, put right or refused.
+"""TIFF files that Pillow decodes wrongly: corrected or refused.
 
-The combinations were compared with tifffile, which decodes by itself (tests/runtime/test_tiff.py).
+The combinations were compared with tifffile, an independent decoder (tests/runtime/test_tiff.py).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ __all__ = ["is_tiff", "needs_libtiff", "peak_of", "prepare_tiff", "white_is_zero
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _FILL_ORDER, _PLANES, _COLOUR_MAP = 254, 258, 262, 266, 284, 320
 _INK_SET, _SAMPLE_FORMAT, _DNG_VERSION = 332, 339, 50706
 _SIGNED = 2
-#: Where the strips and the tiles begin, and their bytes.
+#: Tags of offsets and sizes, of strips and of tiles.
 _PIECES = ((273, 279), (324, 325))
-#: libtiff gives values in the machine's byte order, where Pillow expects the file's.
+#: libtiff returns values in the machine's byte order, but Pillow expects the file's.
 _NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS"}
 
 
 def is_tiff(head: bytes) -> bool:
-    """Whether a file that begins so is a TIFF file."""
+    """Whether a file with this beginning is a TIFF file."""
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def needs_libtiff(image: Any) -> bool:
-    """Whether Pillow's own reading of uncompressed files would garble this one.
+    """Whether Pillow's own decoder for uncompressed files would garble this one.
 
-    For the others it is better: libtiff holds each strip whole, which may be all of the picture.
+    It is better for others, since libtiff needs memory for a whole strip, which may be all of it.
     """
     tags = image.tag_v2
     odd = tags.get(_PLANES) == 2 or tags.get(_PHOTOMETRIC) == 6 or tags.get(_FILL_ORDER) == 2
@@ -39,11 +39,11 @@ def needs_libtiff(image: Any) -> bool:
 
 
 def prepare_tiff(path: Path, image: Any, length: int) -> None:
-    """Look at the tags of an opened file of ``length`` bytes before its pixels are decoded.
+    """Check the tags of an opened file of ``length`` bytes before its pixels are decoded.
 
     Raises:
-        ImageError: it holds a raw photograph's preview, or values that have no agreed meaning, or
-            its end is missing.
+        ImageError: it has the preview of a raw photograph, or values without a common meaning, or
+            it is truncated.
     """
     tags = image.tag_v2
     if tags.get(_SUBFILE_TYPE, 0) & 1 or _DNG_VERSION in tags:
@@ -54,7 +54,7 @@ def prepare_tiff(path: Path, image: Any, length: int) -> None:
     bits = _first(tags.get(_BITS, 1))
     if _first(tags.get(_SAMPLE_FORMAT, 1)) == _SIGNED and bits < 32:
         raise ImageError(
-            f"{path} has signed {bits}-bit values, of which none is white: save unsigned ones"
+            f"{path} has signed {bits}-bit values, without a defined white: save unsigned values"
         )
     if tags.get(_PHOTOMETRIC) == 5 and tags.get(_INK_SET, 1) != 1:
         raise ImageError(f"{path} has inks other than CMYK: convert it to sRGB first")
@@ -66,7 +66,7 @@ def prepare_tiff(path: Path, image: Any, length: int) -> None:
         if max(ends, default=0) > length:
             raise ImageError(f"{path} is cut off: it has {length} bytes of {max(ends)}")
     colours = tags.get(_COLOUR_MAP)
-    if image.mode in ("P", "PA") and colours and max(colours) < 256:  # 8 bits where 16 belong
+    if image.mode in ("P", "PA") and colours and max(colours) < 256:  # 8 bits, not 16
         from PIL import ImagePalette
 
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
@@ -78,13 +78,13 @@ def prepare_tiff(path: Path, image: Any, length: int) -> None:
 
 
 def white_is_zero(image: Image.Image) -> bool:
-    """Whether a grey picture of more than 8 bits is inverted: Pillow leaves that as it is."""
+    """Whether a grey picture of more than 8 bits is inverted, which Pillow ignores."""
     tags: Any = getattr(image, "tag_v2", {})
     return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
 def peak_of(image: Image.Image) -> int:
-    """The value of white in a grey picture as Pillow gives it."""
+    """Pillow's value of white in a grey picture."""
     if image.mode in ("1", "L", "F"):
         return 1 if image.mode == "F" else 255
     tags: Any = getattr(image, "tag_v2", {})

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.resampling import EnlargedPicture
 
 __all__ = ["Span", "mirrored", "overlap", "run_tiled", "spans"]
@@ -43,10 +44,10 @@ class Span:
 
     Attributes:
         start: where the tile begins (p_i).
-        begin: the first pixel that is its own or blended (r_i).
+        begin: the first pixel that it contributes to (r_i).
         end: one past the last pixel before the next tile takes over (r_{i+1}, or the picture's
             length).
-        ramp: pixels from ``begin`` on that are blended with the tile before; 0 for the first.
+        ramp: number of pixels from ``begin`` blended with the tile before; 0 for the first.
     """
 
     start: int
@@ -56,7 +57,7 @@ class Span:
 
 
 def overlap(tile: int) -> int:
-    """Least overlap, and width of the ramp, for tiles of ``tile`` pixels: an eighth.
+    """Minimum overlap, and width of the ramp, for tiles of ``tile`` pixels: an eighth.
 
     An eighth costs (8/7)^2 = 1.31 times the model runs of no overlap, a quarter 1.78 times.
     """
@@ -80,9 +81,9 @@ def spans(length: int, tile: int) -> list[Span]:
     ]
 
 
-def mirrored(length: int, wanted: int) -> NDArray[np.intp]:
-    """Indices 0, ..., ``wanted`` - 1 brought into ``length`` pixels by mirroring."""
-    index = np.arange(wanted) % (2 * length)
+def mirrored(length: int, count: int) -> NDArray[np.intp]:
+    """Indices 0, ..., ``count`` - 1 mapped into ``length`` pixels by mirroring."""
+    index = np.arange(count) % (2 * length)
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
@@ -91,16 +92,16 @@ def run_tiled(
     output: Pixels,
     tile: int,
     run: Callable[[Pixels, Pixels], None],
-    on_tile: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback = no_progress,
 ) -> None:
-    """Fill ``output`` with what the model makes of ``picture``.
+    """Run the model on all tiles of ``picture`` and blend them into ``output``.
 
     Args:
         picture: of the output's size.
         output: (H, W, 3) uint8, overwritten.
         tile: side of the model's image in pixels.
         run: the model: from a (tile, tile, 3) uint8 array, not to be written, into another.
-        on_tile: called after each tile with how many are done, of how many.
+        on_progress: called after each tile, with the number of tiles done and in all.
     """
     rows, columns = spans(picture.height, tile), spans(picture.width, tile)
     width = overlap(tile)
@@ -108,7 +109,7 @@ def run_tiled(
     carried = np.empty((tile, width, 3), np.uint8)  # the tile to the left, where it fades out
     done = 0
     for row in rows:
-        # Down to where the next row of tiles has taken over: it blends with what stands there.
+        # Down to the end of the next row's ramp, which is blended with these pixels.
         bottom = min(row.end + width, picture.height)
         for column in columns:
             run(_tile(picture, row.start, column.start, tile), result)
@@ -124,8 +125,7 @@ def run_tiled(
                 ready[:width] = _blend(place[:width], ready[:width], axis=0)
             place[...] = ready
             done += 1
-            if on_tile is not None:
-                on_tile(done, len(rows) * len(columns))
+            on_progress("tiles", done, len(rows) * len(columns))
 
 
 def _tile(picture: EnlargedPicture, top: int, left: int, tile: int) -> Pixels:

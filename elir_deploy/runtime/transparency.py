@@ -1,9 +1,9 @@
-"""What a model sees of a picture with transparency: itself, continued under what is not there.
+"""Filling the transparent parts of a picture for a model.
 
-Whatever colours a file has where nothing shows, most often black, a model spreads them into the
-visible ones next to them. So the picture is laid over a continuation of its own colours, by as
-much as it shows: each pixel counts by its alpha, and where that is nothing, averages over ever
-larger squares of the neighbourhood do. Integers only, for the same bytes everywhere.
+A model spreads the colours of transparent pixels, most often black, into visible ones next to them.
+So the picture is blended over a background of its own colours: averages over the smallest square
+of the neighbourhood that has any visible pixels, weighted by alpha. Integer arithmetic gives the
+same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from elir_deploy.runtime.resampling import resize_into
 
 __all__ = ["without_transparency"]
 
-#: Pixels worked on at a time.
+#: Pixels per band.
 _BAND_PIXELS = 2**20
 
 
 def without_transparency(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture over the continuation of its own colours.
+    """Blend the picture over a background of its own colours.
 
     Args:
-        pixels: (H, W, 3) uint8; those of alpha 255 stay as they are.
+        pixels: (H, W, 3) uint8; unchanged where alpha is 255.
         alpha: (H, W) uint8.
 
     Returns:
-        (H, W, 3) uint8; ``pixels`` where all of it is opaque or none of it shows.
+        (H, W, 3) uint8; ``pixels`` itself if all of it is opaque or transparent.
     """
     if alpha.min() == 255 or alpha.max() == 0 or alpha.size == 1:
         return pixels
@@ -44,7 +44,7 @@ def without_transparency(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) ->
 def _halved(
     pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Averages of squares of 2, each pixel counting by its alpha, and the sum of that up to 255."""
+    """Averages of 2x2 pixels weighted by alpha, and the sums of alpha, up to 255."""
     height, width = ((length + 1) // 2 for length in alpha.shape)
     colours = np.empty((height, width, 3), np.uint8)
     weights = np.empty((height, width), np.uint8)
@@ -58,7 +58,7 @@ def _halved(
 
 
 def _squares(values: NDArray[np.uint16]) -> NDArray[np.uint32]:
-    """(H, W, C) to (ceil(H / 2), ceil(W / 2), C), sums of 2x2 or what is there of it."""
+    """Sums of 2x2 values, fewer at the edges: (H, W, C) to (ceil(H / 2), ceil(W / 2), C)."""
     sums: NDArray[np.uint32] = values[::2].astype(np.uint32)
     sums[: len(values) // 2] += values[1::2]
     halves: NDArray[np.uint32] = sums[:, ::2].copy()

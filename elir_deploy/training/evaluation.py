@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from elir_deploy.errors import ImageError, UnavailableError
+from elir_deploy.paired_images import Sample, Skipped
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import write_image
-from elir_deploy.samples import Sample, Skipped
 from elir_deploy.training.metrics import Mean, Metric, MetricSet
 from elir_deploy.training.subjects import Pixels, Subject, Trace, Variant
 
@@ -128,8 +128,8 @@ def evaluate(
                 evaluation.skipped.append(item)
                 warn(item.reason)
                 continue
-            if item.doubt is not None:
-                warn(item.doubt)
+            if item.warning is not None:
+                warn(item.warning)
             number = len(evaluation.images)
             shown = _measure_image(evaluation, subject, metrics, item, folder)
             if number < show:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from elir_deploy.atomic import replacing
+from elir_deploy.output_files import replacing
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.images import write_image
 from elir_deploy.training.options import RunOptions

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from elir_deploy.atomic import check_writable
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.model import Elir
+from elir_deploy.output_files import check_writable
 from elir_deploy.pixels import as_pixels, psnr_db
 from elir_deploy.runtime.images import check_fits, read_image, write_image
 from elir_deploy.runtime.photos import sample_photos

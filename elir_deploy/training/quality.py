@@ -10,7 +10,7 @@ from typing import Any
 
 from elir_deploy import __version__
 from elir_deploy.pixels import finite_or_none
-from elir_deploy.tables import aligned, in_markdown, pipes
+from elir_deploy.text import aligned, in_markdown, pipes
 from elir_deploy.training.evaluation import Evaluation, Row
 from elir_deploy.training.metrics import METRICS, MetricSet
 from elir_deploy.training.paper import paper_row

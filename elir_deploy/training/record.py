@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elir_deploy.atomic import write_text
 from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.output_files import write_text
 from elir_deploy.training.options import RunOptions
 
 __all__ = ["open_folder", "read_learning_rates", "record_learning_rates"]

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from elir_deploy.atomic import replacing
 from elir_deploy.checkpoints import load_autoencoder, save_checkpoint
 from elir_deploy.model import Elir, collapse_convolutions, expand_convolutions
 from elir_deploy.model.autoencoder import Decoder, Encoder
 from elir_deploy.model.vector_field import VectorField
+from elir_deploy.output_files import replacing
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.training.autoencoder import (
     AutoencoderObjective,

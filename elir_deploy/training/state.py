@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from elir_deploy.atomic import replacing
 from elir_deploy.errors import CheckpointError
+from elir_deploy.output_files import replacing
 from elir_deploy.training.phase import Phase
 
 __all__ = ["capture_state", "find_not_finite", "load_state", "save_state"]

@@ -20,9 +20,9 @@ from elir_deploy.bench import peers, protocols, runs, soak
 from elir_deploy.bench import runners as runners_module
 from elir_deploy.cli import bench
 from elir_deploy.errors import OutputError, UnavailableError
-from elir_deploy.printable import printable
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.text import printable
 from tests.bench.cut import split_tiny
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticRunner
@@ -152,7 +152,7 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
         (["--protocol", "steps"], "give the checkpoint instead"),
-        (["--json", "no/such/folder/r.json"], "there is no folder"),
+        (["--json", "no/such/folder/r.json"], "no such folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
         (["--precision", "int8"], "holds no int8 files: choose from fp32, fp16, bf16"),

@@ -19,7 +19,7 @@ from elir_deploy.errors import MissingDependencyError, QualityError, Unavailable
 from elir_deploy.export.tensorrt.existing import EngineQuality
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES
-from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.runtime.tensorrt_library import Library
 from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
 from tests.command import run_here
 from tests.export.tensorrt.graphs import SIDE, convolutions
@@ -148,7 +148,7 @@ def test_bad_usage(bundle: Path, arguments: str, message: str) -> None:
 def test_not_a_bundle(tmp_path: Path) -> None:
     done = run(tmp_path, "--target", "sm75")
     assert done.returncode == 2
-    assert "holds no bundle.json" in done.stderr
+    assert "has no bundle.json" in done.stderr
 
 
 def test_the_extra_is_named(bundle: Path) -> None:

@@ -60,12 +60,12 @@ def test_what_is_shown(cache: Path) -> None:
     assert [" ".join(line.split()) for line in lines[3:7]] == [
         "compiled openvino/2026.1/0123456789ab…/f32.1.blob 2.0 MB used just now",
         "compiled openvino/2026.1/0123456789ab…/f32.2.blob 4.0 MB used 3 days ago",
-        "download elir_bfr 3.0 MB fetched 2 hours ago",
-        "download elir_sr 1.0 MB unfinished, last try 2 hours ago",
+        "download elir_bfr 3.0 MB downloaded 2 hours ago",
+        "download elir_sr 1.0 MB unfinished, last tried 2 hours ago",
     ]
     assert lines[-2:] == [
         "compiled models: 2 files, 6.0 MB of 1000.0 MB (ELIR_CACHE_LIMIT)",
-        "downloads: 2, 4.0 MB, until --clear-cache names them",
+        "downloads: 2, 4.0 MB, kept until --clear-cache removes them",
     ]
 
 
@@ -95,11 +95,11 @@ def test_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     done = inspect("--cache", "--clear-cache", "compiled", "--clear-cache", "downloads")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "removed 0 files: 0.0 MB are free",
+        "removed 0 files, 0.0 MB",
         str(tmp_path / "none"),
         "",
-        "compiled models: 0 files, 0.0 MB and none is kept from now on (ELIR_CACHE_LIMIT)",
-        "downloads: 0, 0.0 MB, until --clear-cache names them",
+        "compiled models: 0 files, 0.0 MB and no more are kept (ELIR_CACHE_LIMIT)",
+        "downloads: 0, 0.0 MB, kept until --clear-cache removes them",
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -107,7 +107,7 @@ def test_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_compiled_models_are_removed_and_downloads_stay(cache: Path) -> None:
     done = inspect("--clear-cache", "compiled")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "removed 2 files: 6.0 MB are free\n"
+    assert done.stdout == "removed 2 files, 6.0 MB\n"
     assert names(cache) == [
         *("elir_bfr.pth", "elir_bfr.pth.json"),
         *("elir_sr.pth.partial", "elir_sr.pth.partial.json", "mine.pth"),
@@ -115,10 +115,10 @@ def test_compiled_models_are_removed_and_downloads_stay(cache: Path) -> None:
 
 
 def test_downloads_are_removed_where_they_are_named(cache: Path) -> None:
-    assert inspect("--clear-cache", "elir_sr").stdout == "removed 2 files: 1.0 MB are free\n"
+    assert inspect("--clear-cache", "elir_sr").stdout == "removed 2 files, 1.0 MB\n"
     compiled = ["f32.1.blob", "f32.2.blob"]
     assert names(cache) == ["elir_bfr.pth", "elir_bfr.pth.json", *compiled, "mine.pth"]
-    assert inspect("--clear-cache", "downloads").stdout == "removed 2 files: 3.0 MB are free\n"
+    assert inspect("--clear-cache", "downloads").stdout == "removed 2 files, 3.0 MB\n"
     assert names(cache) == [*compiled, "mine.pth"]
 
 
@@ -129,9 +129,9 @@ def test_what_is_in_use_stays(cache: Path) -> None:
         fcntl.flock(downloading, fcntl.LOCK_EX)
         done = inspect("--clear-cache", "compiled", "--clear-cache", "downloads")
     assert done.returncode == 0
-    assert done.stdout == "removed 3 files: 5.0 MB are free\n"
+    assert done.stdout == "removed 3 files, 5.0 MB\n"
     assert done.stderr.splitlines() == [
-        f"warning: {path} stays: it is in use, or another user's"
+        f"warning: {path} was not removed: it is in use, or belongs to another user"
         for path in (kept, cache / "elir_sr.pth.partial", cache / "elir_sr.pth.partial.json")
     ]
     assert names(cache) == [
@@ -143,11 +143,11 @@ def test_what_is_in_use_stays(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no BUNDLE is given: name its folder, or 'tiny' (or say --cache)"),
-        (("tiny", "--cache"), "--cache and --clear-cache are of no bundle: leave it out"),
+        ((), "BUNDLE is missing: give its folder, 'tiny', or --cache"),
+        (("tiny", "--cache"), "--cache and --clear-cache do not take a BUNDLE: leave it out"),
         (
             ("--clear-cache", "mine"),
-            "holds no mine: choose from compiled, downloads, elir_bfr",
+            "has no mine: choose from compiled, downloads, elir_bfr",
         ),
     ],
 )
@@ -163,6 +163,6 @@ def test_a_limit_that_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
     done = inspect("--cache")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: ELIR_CACHE_LIMIT is much, wanted a size such as 500M or 2G, or 0\n"
+        "error: ELIR_CACHE_LIMIT is much, expected a size such as 500M or 2G, or 0\n"
     )
     assert inspect("--clear-cache", "compiled").returncode == 0

@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib")
 
 from elir_deploy.cli import eval as command
 from elir_deploy.cli import imports
-from elir_deploy.printable import printable
+from elir_deploy.text import printable
 from elir_deploy.training.metrics import METRICS
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.shown import HOSTILE_NAME, Shown
@@ -153,7 +153,7 @@ def test_values_do_not_depend_on_the_limit(run, bundle, photos, tmp_path, no_pyi
         (["--task", "bfr"], "is for task tiny, not bfr: leave out --task"),
         (["--task", "deblur"], "no task 'deblur'"),
         (["--backend", "abacus"], "no backend 'abacus'"),
-        (["--precision", "int8"], "holds no int8 files"),
+        (["--precision", "int8"], "has no int8 files"),
         (["--metric", "beauty"], "--metric"),
         (["--limit", "0"], "--limit"),
     ],
@@ -197,7 +197,7 @@ def test_damaged_images_are_left_out_and_counted(run, bundle, photos, tmp_path, 
     (photos / "x.heic").write_bytes(b"\0")
     code, out, err = run(bundle, photos, "-o", tmp_path / "out")
     assert code == 0
-    assert f"not read: files of formats that are not read here: 1 .heic (such as {photos}" in err
+    assert f"not read: files of unsupported formats: 1 .heic (such as {photos}" in err
     assert "warning: 2 of 6 images skipped" in out
     assert "cut.png is cut off" in err
     assert "empty.png is empty" in err
@@ -220,8 +220,8 @@ def test_bad_images_are_exit_2(run, bundle, photos, tmp_path) -> None:
     save(tmp_path / "low" / "0.png", photo(0, 70, 90))
     save(tmp_path / "small" / "a.png", photo(0, 20, 20))
     for images, more, message in (
-        (photos, ["--input", tmp_path / "low"], "1.png has no degraded image of that name"),
-        (tmp_path / "none", [], "is no folder"),
+        (photos, ["--input", tmp_path / "low"], "1.png has no degraded image of the same name"),
+        (tmp_path / "none", [], "does not exist"),
         (tmp_path / "small", [], "none of 1 images could be measured"),
         (photos / "0.png", [], "0.png is a file"),
     ):

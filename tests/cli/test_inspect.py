@@ -61,14 +61,14 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_how_int8_was_made(run, capsys, tmp_path: Path) -> None:
     assert run("tiny") == 0
-    assert "ranges of 16 images\n" in capsys.readouterr().out
+    assert "calibrated on 16 images\n" in capsys.readouterr().out
     path = tmp_path / "b"
     shutil.copytree(Bundle.open("tiny").path, path)
     manifest = read_manifest(path)
     manifest["quantization"]["smallest_layer"] = 147456
     write_manifest(path, manifest)
     assert run(path) == 0
-    said = "16 images; float convolutions of fewer than 147456 weights\n"
+    said = "16 images; convolutions of fewer than 147456 weights in floating point\n"
     assert said in capsys.readouterr().out
 
 
@@ -77,12 +77,12 @@ def test_everything_is_told(run, bundle: Path, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     text = "\n".join(lines)
     for part in (
-        "32x32, inputs first enlarged x4 (bicubic)",
+        "32x32, inputs are first enlarged x4 (bicubic)",
         "image: uint8 1x32x32x3 NHWC",
         "sigma_s 0.025",
         "estimator.fp16.onnx",
-        "files: all 10 have the hashes",
-        "not malice",
+        "files: all 10 match the hashes",
+        "not tampering",
     ):
         assert part in text
     [fp16] = [line.split() for line in lines if line.startswith("fp16")]
@@ -161,7 +161,7 @@ def test_sizes_that_were_all_changed_alike(run, tmp_path: Path, capsys, side: in
     assert f"the manifest says image: uint8 1x{side}x{side}x3" in printed.err
     assert run(path, "--json") == 2
     told = json.loads(capsys.readouterr().out)["damaged"]
-    assert f"is 32x32, wanted {side}x{side}" in told["reference/noise.input.png"]
+    assert f"is 32x32, expected {side}x{side}" in told["reference/noise.input.png"]
 
 
 def test_a_forged_graph(run, tmp_path: Path, capsys) -> None:
@@ -172,7 +172,7 @@ def test_a_forged_graph(run, tmp_path: Path, capsys) -> None:
     assert run(path) == 2
     printed = capsys.readouterr()
     assert "files: 1 of 3 DAMAGED: fused.fp32.onnx" in printed.out
-    assert "it holds the operator Loop, which elir-export never writes" in printed.err
+    assert "it contains the operator Loop, which elir-export never writes" in printed.err
 
 
 def test_a_picture_that_is_none(run, tmp_path: Path, capsys) -> None:
@@ -186,7 +186,7 @@ def test_a_picture_that_is_none(run, tmp_path: Path, capsys) -> None:
     assert run(path) == 2
     printed = capsys.readouterr()
     assert "files: 2 of 3 DAMAGED: reference/noise.input.png, reference/noise" in printed.out
-    assert "noise.input.png is no PNG picture" in printed.err
+    assert "noise.input.png is not a PNG file" in printed.err
 
 
 def test_a_bundle_for_other_machines(run, tmp_path: Path, capsys) -> None:
@@ -197,9 +197,9 @@ def test_a_bundle_for_other_machines(run, tmp_path: Path, capsys) -> None:
     write_manifest(path, manifest)
     assert run(path) == 0
     printed = capsys.readouterr().out
-    assert "random weights: for speed only" in printed
+    assert "random weights, for measuring speed" in printed
     assert "tensorrt  fp32       sm75" in printed
-    assert "the bundle holds no onnx files that it can load here" in printed
+    assert "the bundle has no onnx files that it can load here" in printed
     assert "verification: none recorded" in printed
 
 
@@ -211,20 +211,20 @@ def test_no_precision_passed(run, tmp_path: Path, capsys) -> None:
     assert run(path) == 0
     printed = capsys.readouterr().out
     assert "fp32       not finite  45 dB  MISSED" in printed
-    assert "no: gives numbers that are not finite, its floor is 45 dB" in printed
-    assert "onnxruntime has no precision that may run unasked" in printed
+    assert "no: gives numbers that are not finite, below its floor of 45 dB" in printed
+    assert "onnxruntime has no precision that runs by default" in printed
 
 
 def test_why_a_precision_runs_only_where_it_is_named(run, capsys) -> None:
     assert run("tiny") == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    assert rows["int8"].endswith("no: has 18.4 dB on the synthetic picture magenta")
+    assert rows["int8"].endswith("no: reached 18.4 dB on the synthetic picture magenta")
     assert all(rows[precision].endswith("  yes") for precision in ("fp32", "fp16", "bf16"))
 
 
 def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:
     assert run(tmp_path) == 2
-    assert "holds no bundle.json" in capsys.readouterr().err
+    assert "has no bundle.json" in capsys.readouterr().err
 
 
 def test_two_packages_of_onnxruntime(run, bundle, capsys, monkeypatch) -> None:

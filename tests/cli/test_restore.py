@@ -67,7 +67,7 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
         source = single if name == "single.png" else tmp_path / "album" / name
         np.testing.assert_array_equal(read_image(out / name).pixels, read_image(source).pixels)
     assert run(*arguments) == 2
-    assert "exists: give --overwrite" in capsys.readouterr().err
+    assert "exists: use --overwrite" in capsys.readouterr().err
     assert run(*arguments, "--overwrite", "--compare", "--precision", "fp32") == 0
     assert read_image(out / "a.compare.png").pixels.shape == (1, 2, 3)
 
@@ -82,10 +82,10 @@ def test_what_was_left_out_and_renamed_is_told_at_the_end(run, bundle, tmp_path,
     printed = capsys.readouterr()
     assert printed.out.startswith("2 restored, ")
     assert printed.err.splitlines()[-2:] == [
-        "several inputs have one name but for the suffix, which stays: a.jpg.png, a.png.png",
-        "not read: files of formats that are not read here: "
-        f"1 .heic (such as {album}/IMG_1.HEIC); 1 folder (such as {album}/deep), which "
-        "--recursive looks into unless they are links",
+        "some inputs differ only in their suffix, so their results keep it: a.jpg.png, a.png.png",
+        "not read: files of unsupported formats: "
+        f"1 .heic (such as {album}/IMG_1.HEIC); 1 folder (such as {album}/deep); "
+        "--recursive reads folders that are not links",
     ]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.jpg.png", "a.png.png"]
     (tmp_path / "phone").mkdir()
@@ -103,7 +103,7 @@ def test_a_result_too_large_for_its_format_is_told_before_the_work(
         image = put(tmp_path / f"{suffix}.png", 2, side)
         assert run(path, image, "-o", tmp_path / "out", "--format", suffix) == 2
         error = capsys.readouterr().err
-        assert f"cannot hold {4 * side}x8 pixels, {most} a side at most: write PNG" in error
+        assert f"cannot store {4 * side}x8 pixels, only {most} a side: write PNG" in error
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -114,7 +114,7 @@ def test_several_at_once(run, bundle: Path, tmp_path: Path, capsys) -> None:
     arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", "--mode", "throughput")
     assert run(*arguments, "--backend", "openvino", "--precision", "fp32") == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^5 restored, .*backend openvino fp32(, \d+ at once)?\n$", printed)
+    assert re.search(r"^5 restored, .*backend openvino fp32(, \d+ images at a time)?\n$", printed)
     for index in range(5):
         wanted = read_image(tmp_path / "album" / f"{index}.png").pixels
         made = read_image(tmp_path / "out" / f"{index}.png").pixels
@@ -141,7 +141,7 @@ def test_one_bad_file(run, bundle: Path, tmp_path: Path, capsys) -> None:
     first = next(i for i, line in enumerate(lines) if line.startswith("failed: "))
     assert f"{album}/b.jpg is cut off" in lines[first]
     assert "restoring 3/3" in lines[first + 1 :]  # told at once, not at the end
-    assert lines[-2:] == ["failed in the end:", "  " + lines[first].removeprefix("failed: ")]
+    assert lines[-2:] == ["failed images:", "  " + lines[first].removeprefix("failed: ")]
     assert "Traceback" not in printed.err
     assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "c.png"]
 
@@ -164,7 +164,7 @@ def test_terminal_controls_in_a_name_are_not_obeyed(run, bundle, tmp_path: Path,
 def test_random_weights_are_warned_of(run, tmp_path: Path, capsys) -> None:
     path = make_bundle(tmp_path / "r", random=True)
     assert run(path, put(tmp_path / "a.png"), "-o", tmp_path / "out") == 0
-    assert "warning: the weights of this bundle are random" in capsys.readouterr().err
+    assert "warning: this bundle has random weights" in capsys.readouterr().err
 
 
 def test_face_models(run, tmp_path: Path, capsys) -> None:
@@ -182,7 +182,7 @@ def test_face_models(run, tmp_path: Path, capsys) -> None:
     [
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
-        (["--precision", "int8"], 2, "holds no int8 files"),
+        (["--precision", "int8"], 2, "has no int8 files"),
         (["--precision", "fp8"], 2, "fp8"),
         (["--precision", "bf16", "--backend", "onnxruntime"], 2, "does not run in bf16"),
         (["--mode", "fast"], 2, "fast"),
@@ -206,7 +206,7 @@ def test_bad_places(run, bundle: Path, tmp_path: Path, capsys) -> None:
     for path, out, reason in (
         (tmp_path / "no bundle", "out", "no such folder"),
         (tmp_path, "out", "is not a bundle"),
-        (bundle, "file", "cannot be made a folder"),
+        (bundle, "file", "cannot be created"),
         (bundle, ".", "would replace the input"),
     ):
         assert run(path, image, "-o", tmp_path / out) == 2

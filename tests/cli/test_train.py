@@ -181,7 +181,7 @@ def test_bad_usage(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> No
     chosen = ["--task", "tiny", "-o", tmp_path / "run"]
     assert fails(photos, "--task", "none", "-o", tmp_path)[0] == 2
     code, error = fails(tmp_path / "empty", *chosen)
-    assert (code, "empty is no folder" in error) == (2, True)
+    assert (code, "empty does not exist" in error) == (2, True)
     code, error = fails(photos, *chosen, "--from", autoencoder)
     assert (code, "--from needs --autoencoder" in error) == (2, True)
     code, error = fails(photos, *chosen, "--learning-rate", "0")

@@ -26,7 +26,7 @@ from tests.export.conftest import SIZE
     ("name", "precisions", "expected"),
     [
         ("blocks.gif", ["int8"], "expected a name ending in .png, .svg, .pdf"),
-        ("none/blocks.png", ["int8"], "there is no folder .*none"),
+        ("none/blocks.png", ["int8"], "no such folder .*none"),
         ("blocks.png", ["fp32", "fp16"], "needs --precision int8"),
     ],
 )

@@ -27,7 +27,7 @@ from elir_deploy.runtime.backends import (
     candidates,
     choose_precision,
     onnxruntime,
-    why_only_asked,
+    reason_not_automatic,
 )
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from elir_deploy.runtime.bundle import Bundle
@@ -65,9 +65,9 @@ def test_a_session_chains_stages(tmp_path: Path, io: str, stages: str) -> None:
             session.input[...] = rng.integers(0, 2, session.input.shape)
             session.run()
             scale = 255 if io == "uint8" else 1
-            wanted = np.rint if io == "uint8" else np.float32
+            expected = np.rint if io == "uint8" else np.float32
             np.testing.assert_array_equal(
-                session.output, wanted(session.input.astype(np.float32) * 0.5 + 0.25 * scale)
+                session.output, expected(session.input.astype(np.float32) * 0.5 + 0.25 * scale)
             )
         session.close()
         session.close()
@@ -128,7 +128,7 @@ def test_the_best_that_may_run_unasked(
 def test_none_may_run_unasked(tmp_path: Path) -> None:
     bundle = _with_verification(tmp_path, fp32=False, fp16=None)
     backend = BACKENDS["onnxruntime"]
-    reasons = r"fp32 has 30\.0 dB, its floor is 45 dB; fp16 was not verified"
+    reasons = r"fp32 reached 30\.0 dB, below its floor of 45 dB; fp16 was not verified"
     with pytest.raises(UsageError, match=f"onnxruntime has no precision .*{reasons}.*--precision"):
         choose_precision(backend, bundle, None)
     assert choose_precision(backend, bundle, "fp16") == "fp16"
@@ -154,8 +154,8 @@ def test_what_is_not_automatic_runs_only_where_it_is_named(
     assert _tried(bundle) == ["openvino fp32", "onnxruntime fp32"]
     assert choose_precision(BACKENDS["openvino"], bundle, None) == "fp32"
     assert _tried(bundle, "int8") == ["openvino int8", "onnxruntime int8"]
-    reasons = {p: why_only_asked(p, v) for p, v in bundle.manifest.verification.items()}
-    lost = "has 18.4 dB on the synthetic picture text"
+    reasons = {p: reason_not_automatic(p, v) for p, v in bundle.manifest.verification.items()}
+    lost = "reached 18.4 dB on the synthetic picture text"
     assert reasons == {"fp32": None, "int8": lost, "bf16": lost}
 
 
@@ -167,7 +167,7 @@ def test_where_all_are_not_automatic_one_must_be_named(
     manifest = read_manifest(path)
     manifest["verification"] = {"int8": verification(automatic=False)}
     write_manifest(path, manifest)
-    with pytest.raises(UsageError, match=r"int8 has 18\.4 dB on the .* text.*--precision"):
+    with pytest.raises(UsageError, match=r"int8 reached 18\.4 dB on the .* text.*--precision"):
         candidates(Bundle.open(path), None)
     assert _tried(Bundle.open(path), "int8") == ["onnxruntime int8"]
 
@@ -224,7 +224,7 @@ def _of_kind(path: Path, **change: str) -> Bundle:
 
 def test_a_bundle_for_others(bundle: Path) -> None:
     opened = _of_kind(bundle, target="another parser")
-    with pytest.raises(BundleError, match="holds only onnx files"):
+    with pytest.raises(BundleError, match="has only onnx files"):
         candidates(opened, None)
     with pytest.raises(BundleError, match="no files for the backend onnxruntime"):
         choose_precision(BACKENDS["onnxruntime"], opened, None)
@@ -286,8 +286,8 @@ def test_auto_takes_the_fastest_on_a_cpu(
     _pretend(monkeypatch, "openvino", "onnxruntime", bf16=bf16)
     opened = _with_verification(tmp_path, **passed)
     first, then = (part.split() for part in tried.split("|"))
-    wanted = [f"openvino {p}" for p in first] + [f"onnxruntime {p}" for p in then]
-    assert _tried(opened) == wanted
+    expected = [f"openvino {p}" for p in first] + [f"onnxruntime {p}" for p in then]
+    assert _tried(opened) == expected
 
 
 def test_auto_compares_pairs_and_not_backends(
@@ -319,7 +319,7 @@ def test_bf16_is_asked_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     _pretend(monkeypatch, "onnxruntime")
     with pytest.raises(UnavailableError, match="no openvino today"):
         candidates(opened, "bf16")
-    with pytest.raises(UsageError, match="holds no int8 files for onnxruntime"):
+    with pytest.raises(UsageError, match="has no int8 files for onnxruntime"):
         candidates(opened, "int8")
     _pretend(monkeypatch)
     with pytest.raises(UnavailableError, match="nothing here can run"):
@@ -343,7 +343,7 @@ def test_auto_goes_on_where_a_backend_lacks_the_precision(
     write_manifest(bundle, manifest)
     opened = Bundle.open(bundle)
     assert candidates(opened, precision) == [(BACKENDS["onnxruntime"], "int8")]
-    with pytest.raises(UsageError, match="holds no fp16 files for onnxruntime-cuda"):
+    with pytest.raises(UsageError, match="has no fp16 files for onnxruntime-cuda"):
         candidates(opened, "fp16")
 
 
@@ -402,7 +402,7 @@ def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch, error: 
 
 def test_half_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime.importlib, "import_module", lambda name: builtins)
-    assert "installed in part only" in str(BACKENDS["onnxruntime"].available())
+    assert "is incomplete" in str(BACKENDS["onnxruntime"].available())
 
 
 def test_both_distributions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +431,7 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base.ctypes, "CDLL", absent)
     assert "no CUDA driver" in str(base.missing_cuda_device())
     for status, count, reason in (
-        (3, 0, "(cuInit gives 3)"),
+        (3, 0, "(cuInit returned 3)"),
         (100, 0, "finds no device"),
         (0, 0, "finds no device"),
     ):
@@ -531,11 +531,11 @@ def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(type(backend), "available", lambda self: None)
     opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp16",)))
     for variable, value, message in (
-        ("ELIR_CACHE", str(tmp_path / "file"), "cannot be made: set ELIR_CACHE"),
-        ("ELIR_CACHE_LIMIT", "1 GB", "ELIR_CACHE_LIMIT is 1 GB, wanted"),
+        ("ELIR_CACHE", str(tmp_path / "file"), "cannot be created: set ELIR_CACHE"),
+        ("ELIR_CACHE_LIMIT", "1 GB", "ELIR_CACHE_LIMIT is 1 GB, expected"),
     ):
         monkeypatch.setenv(variable, value)
-        with pytest.raises(UnavailableError, match=f"no place for compiled engines: .*{message}"):
+        with pytest.raises(UnavailableError, match=f"engines cannot be cached: .*{message}"):
             backend.open(opened, "fp16")
 
 

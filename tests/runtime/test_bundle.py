@@ -13,8 +13,8 @@ import pytest
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
-from tests.bundles import make_bundle, put_graph, read_manifest, write_manifest
-from tests.forged import memory_tag
+from tests.bundles import file_entry, make_bundle, put_graph, read_manifest, write_manifest
+from tests.forged import endless_loop, memory_tag
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -29,9 +29,9 @@ def test_a_good_bundle_opens(tmp_path: Path, io: str, stages: str) -> None:
     assert len(info.stages) == (1 if stages == "fused" else 4)
     assert len(info.artifacts) == 2 * len(info.stages)
     assert info.verification["fp32"].passed
-    [(name, given_image, wanted)] = bundle.reference_images()
+    [(name, given_image, expected)] = bundle.reference_images()
     assert name == "noise"
-    assert given_image.shape == wanted.shape == (32, 32, 3)
+    assert given_image.shape == expected.shape == (32, 32, 3)
     assert str(path) in repr(bundle)
 
 
@@ -49,7 +49,7 @@ def test_a_bundle_may_be_reached_through_a_link(bundle: Path, tmp_path: Path) ->
 def test_tiny_is_the_packaged_one(bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("elir_deploy.runtime.bundle.resources.files", lambda name: tmp_path)
-    with pytest.raises(BundleError, match="carries none"):
+    with pytest.raises(BundleError, match="none in elir-deploy"):
         Bundle.open("tiny")
     (tmp_path / "data").mkdir()
     shutil.copytree(bundle, tmp_path / "data" / "tiny.bundle")
@@ -64,11 +64,11 @@ def test_tiny_is_the_packaged_one(bundle: Path, tmp_path: Path, monkeypatch) -> 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such folder"):
         Bundle.open(tmp_path / "nothing")
-    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+    with pytest.raises(BundleError, match=r"has no bundle\.json"):
         Bundle.open(tmp_path)
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(BundleError, match="is a file, wanted the folder"):
+    with pytest.raises(BundleError, match="is a file, expected the folder"):
         Bundle.open(file)
     (tmp_path / MANIFEST_NAME).mkdir()
     with pytest.raises(BundleError, match="cannot be read"):
@@ -99,7 +99,7 @@ def test_a_truncated_file_is_seen_by_its_size(bundle: Path) -> None:
 
 @pytest.mark.parametrize("file", ["fused.fp32.onnx", "reference/noise.output.png"])
 def test_a_flipped_bit_is_seen_by_the_hash(bundle: Path, file: str) -> None:
-    [wanted] = [f.sha256 for f in Bundle.open(bundle).manifest.files() if f.file == file]
+    [expected] = [f.sha256 for f in Bundle.open(bundle).manifest.files() if f.file == file]
     data = bytearray((bundle / file).read_bytes())
     data[len(data) // 2] ^= 1
     (bundle / file).write_bytes(data)
@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_seen_by_the_hash(bundle: Path, file: str) -> None:
     [(seen, reason)] = opened.damaged_files().items()
     assert seen == file
     assert "is damaged" in reason
-    assert wanted in reason
+    assert expected in reason
     with pytest.raises(BundleError, match="SHA-256"):
         opened.checked_file(file)
 
@@ -176,8 +176,46 @@ def test_a_reference_of_another_size(tmp_path: Path) -> None:
     manifest["references"] = read_manifest(other)["references"]
     shutil.copytree(other / "reference", bundle / "reference", dirs_exist_ok=True)
     write_manifest(bundle, manifest)
-    with pytest.raises(BundleError, match="is 64x64, wanted 32x32"):
+    with pytest.raises(BundleError, match="is 64x64, expected 32x32"):
         list(Bundle.open(bundle).reference_images())
+
+
+def test_a_forged_detector(bundle: Path) -> None:
+    """Every graph of a bundle is scanned, not only the stages'."""
+    manifest = read_manifest(bundle)
+    (artifact,) = manifest["stages"][0]["artifacts"]
+    (bundle / "LICENSE").write_text("MIT")
+    manifest["detector"] = {
+        "name": "centerface",
+        "decoder": "centerface",
+        "licence": "MIT",
+        "licence_file": file_entry(bundle, "LICENSE"),
+        "input": "image",
+        "color": "RGB",
+        "outputs": {"restored": "heat"},
+        "multiple": 32,
+        "long_side": 640,
+        "score_threshold": 0.5,
+        "overlap_threshold": 0.3,
+        "template_size": 512,
+        "template": [[10.0, 12.0]] * 5,
+    }
+
+    def put_detector(model: onnx.ModelProto) -> Bundle:
+        (bundle / "detector.onnx").write_bytes(model.SerializeToString())
+        entry = artifact | file_entry(bundle, "detector.onnx")
+        manifest["detector"]["artifacts"] = [entry]
+        write_manifest(bundle, manifest)
+        return Bundle.open(bundle)
+
+    model = onnx.load(bundle / artifact["file"])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "height"
+    assert put_detector(model).damaged_files() == {}, "its sizes are not those of a stage"
+    endless_loop(model)
+    opened = put_detector(model)
+    assert list(opened.damaged_files()) == ["detector.onnx"]
+    with pytest.raises(BundleError, match="the operator Loop, which elir-export never writes"):
+        opened.checked_file("detector.onnx")
 
 
 def test_a_graph_of_what_cannot_be_run_yet(bundle: Path) -> None:

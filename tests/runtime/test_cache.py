@@ -72,7 +72,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_limit() == DEFAULT_LIMIT == 10**9
-    for given, wanted in (
+    for given, expected in (
         ("", 10**9),
         ("0", 0),
         ("1", 1),
@@ -82,10 +82,10 @@ def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ("9" * 15, 10**15 - 1),
     ):
         monkeypatch.setenv("ELIR_CACHE_LIMIT", given)
-        assert cache_limit() == wanted
+        assert cache_limit() == expected
     for wrong in ("-1", "1 G", "G", "1g", "1.5G", "1000000G", "many", "\u0661"):
         monkeypatch.setenv("ELIR_CACHE_LIMIT", wrong)
-        with pytest.raises(OutputError, match=f"ELIR_CACHE_LIMIT is {wrong}, wanted a size such"):
+        with pytest.raises(OutputError, match=f"ELIR_CACHE_LIMIT is {wrong}, expected a size such"):
             cache_limit()
 
 
@@ -142,7 +142,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     write_sealed(tmp_path / "made" / "kept", b"content")
     assert read_sealed(tmp_path / "made" / "kept") is not None
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/a cannot be made: set ELIR_CACHE \(Not a dir"):
+    with pytest.raises(OutputError, match=r"file/a cannot be created: set ELIR_CACHE \(Not a dir"):
         write_sealed(tmp_path / "file" / "a" / "kept", b"content")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="folder cannot be written"):
@@ -191,14 +191,14 @@ def test_what_was_not_used_for_longest_goes_first(
     files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [kept.path for kept in compiled_models(cache)] == files
-    for limit, wanted in (
+    for limit, expected in (
         ("528", "++++"),
         ("527", "-+++"),
         ("264", "--++"),
         ("0", "----"),
     ):
         trim(monkeypatch, limit)
-        assert left(files) == wanted
+        assert left(files) == expected
 
 
 def test_writing_removes_the_oldest(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_what_the_limit_does_not_allow_is_not_written(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ELIR_CACHE_LIMIT", str(SIZE - 1))
-    with pytest.raises(OutputError, match=r"has 0\.0 MB, more than the 0\.0 MB that ELIR"):
+    with pytest.raises(OutputError, match=r"would have 0\.0 MB, more than ELIR"):
         write_sealed(files[0], b"z" * 100)
     monkeypatch.setenv("ELIR_CACHE_LIMIT", str(SIZE))
     write_sealed(files[0], b"z" * 100)

@@ -45,8 +45,8 @@ def test_grey_goes_through_its_profile(tmp_path: Path, gamma: float, suffix: str
     with Image.open(path) as image:
         stored = np.asarray(image) / 255
     loaded = read_image(path)
-    wanted = srgb(stored**gamma)
-    assert np.abs(loaded.pixels - wanted[:, :, None]).max() <= 0.6
+    expected = srgb(stored**gamma)
+    assert np.abs(loaded.pixels - expected[:, :, None]).max() <= 0.6
     assert loaded.icc_profile is None
 
 
@@ -54,8 +54,8 @@ def test_grey_of_16_bits_and_with_transparency(tmp_path: Path) -> None:
     values = np.arange(0, 65536, 256, dtype=np.uint16).reshape(8, 32)
     profile = grey_profile(1.0)
     Image.fromarray(values).save(tmp_path / "x.png", icc_profile=profile)
-    wanted = srgb(values / 65535)
-    assert np.abs(read_image(tmp_path / "x.png").pixels - wanted[:, :, None]).max() <= 1
+    expected = srgb(values / 65535)
+    assert np.abs(read_image(tmp_path / "x.png").pixels - expected[:, :, None]).max() <= 1
     both = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(GREY[::-1])))
     both.save(tmp_path / "a.png", icc_profile=profile)
     loaded = read_image(tmp_path / "a.png")
@@ -133,14 +133,14 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
     if kind == "jpg":
         assert b"Adobe\0" in path.read_bytes()
     loaded = read_image(path)
-    wanted = lab_to_srgb(corners().reshape(16, 3))
+    expected = lab_to_srgb(corners().reshape(16, 3))
     black = np.array([k for *_, k in np.ndindex(2, 2, 2, 2)], bool)
     found = loaded.pixels[4, 4::8].astype(float)
-    assert np.abs(found - wanted)[~black].max() < 4
+    assert np.abs(found - expected)[~black].max() < 4
     # The printer's black becomes the screen's (the profile's perceptual intent): a little darker.
-    assert (found[black] <= wanted[black] + 1).all()
-    assert np.abs(found - wanted)[black].max() < 20
-    assert np.ptp(wanted, axis=0).min() > 150  # and they are not all alike
+    assert (found[black] <= expected[black] + 1).all()
+    assert np.abs(found - expected)[black].max() < 20
+    assert np.ptp(expected, axis=0).min() > 150  # and they are not all alike
     assert loaded.icc_profile is None
 
 
@@ -150,12 +150,12 @@ def test_cmyk_goes_through_its_profile(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("gamma", [1.0, 1 / 1.8])
 def test_gamma_is_followed(tmp_path: Path, gamma: float) -> None:
     chunks = [(b"gAMA", round(100_000 * gamma).to_bytes(4, "big"))]
-    wanted = srgb((RGB / 255) ** (1 / gamma))
+    expected = srgb((RGB / 255) ** (1 / gamma))
     loaded = read_image(written(tmp_path / "x.png", png(RGB, 8, 2, chunks)))
-    assert np.abs(loaded.pixels - wanted).max() <= 0.51
+    assert np.abs(loaded.pixels - expected).max() <= 0.51
     rgba = np.dstack([RGB, GREY])
     loaded = read_image(written(tmp_path / "a.png", png(rgba, 8, 6, chunks)))
-    assert np.abs(loaded.pixels - wanted).max() <= 0.51
+    assert np.abs(loaded.pixels - expected).max() <= 0.51
     np.testing.assert_array_equal(loaded.alpha, GREY)
     deep = np.arange(0, 65536, 256).reshape(8, 32)
     loaded = read_image(written(tmp_path / "g.png", png(deep, 16, 0, chunks)))
@@ -189,7 +189,7 @@ def test_colours_that_are_not_computed_are_refused(tmp_path: Path) -> None:
             (b"cICP", bytes([9, 16, 0, 1])),
             r"primaries 9 and transfer 16 \(PQ, high dynamic range\)",
         ),
-        ((b"cICP", bytes([12, 13, 0, 1])), "primaries 12 and transfer 13 of .* wanted sRGB"),
+        ((b"cICP", bytes([12, 13, 0, 1])), "primaries 12 and transfer 13 of .* expected sRGB"),
         ((b"cHRM", ADOBE_PRIMARIES), r"primaries \[0\.64, 0\.33, 0\.21, 0\.71"),
     ):
         with pytest.raises(ImageError, match=reason):
@@ -241,10 +241,10 @@ def test_colours_of_jpeg_2000(tmp_path: Path) -> None:
     assert loaded.icc_profile == SRGB
     loaded = read_image(with_colour_box(saved(GREY), b"\2\0\0" + grey_profile(1.0)))
     assert np.abs(loaded.pixels - srgb(GREY / 255)[:, :, None]).max() <= 0.6
-    with pytest.raises(ImageError, match=r"colour space 14 of JPEG 2000, wanted sRGB \(16\)"):
+    with pytest.raises(ImageError, match=r"colour space 14 of JPEG 2000, expected sRGB \(16\)"):
         read_image(with_colour_box(saved(RGB), b"\1\0\0" + (14).to_bytes(4, "big")))
     rgba = np.dstack([RGB, GREY])
-    with pytest.raises(ImageError, match="has a profile of CMYK, wanted RGB or GRAY"):
+    with pytest.raises(ImageError, match="has a profile of CMYK, expected RGB or GRAY"):
         read_image(with_colour_box(saved(rgba), b"\2\0\0" + cmyk_profile(corners())))
 
 

@@ -34,8 +34,8 @@ def test_there(dtype: Dtype, layout: Layout) -> None:
         pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, 2 * WIDTH, 3), np.uint8)
         pixels = pixels[:, ::-2]  # not side by side
         convert(pixels, tensor)
-        wanted = pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(255)
-        np.testing.assert_array_equal(pixels_last(tensor, layout), wanted)
+        expected = pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(pixels_last(tensor, layout), expected)
 
 
 @pytest.mark.parametrize(("dtype", "layout"), KINDS)
@@ -51,9 +51,9 @@ def test_back(dtype: Dtype, layout: Layout) -> None:
             tensor = rng.integers(0, 256, tensor.shape, np.uint8)
         pixels = np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8)
         convert(tensor, pixels[:, ::2])
-        wanted = pixels_last(tensor, layout)
+        expected = pixels_last(tensor, layout)
         if dtype == "float32":
-            clipped = np.where(np.isnan(wanted), 0, np.clip(wanted, 0, 1)).astype(np.float32)
-            wanted = np.rint(clipped * np.float32(255)).astype(np.uint8)
-        np.testing.assert_array_equal(pixels[:, ::2], wanted)
+            clipped = np.where(np.isnan(expected), 0, np.clip(expected, 0, 1)).astype(np.float32)
+            expected = np.rint(clipped * np.float32(255)).astype(np.uint8)
+        np.testing.assert_array_equal(pixels[:, ::2], expected)
         assert not pixels[:, 1::2].any()

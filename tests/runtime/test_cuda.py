@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
-from elir_deploy.runtime import cuda
+from elir_deploy.runtime import cuda, cuda_device
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from tests.runtime.stand_in_cuda import StandInGpu, cudaError_t
 
@@ -32,14 +32,14 @@ def start(gpu: StandInGpu, patch: pytest.MonkeyPatch, library: str, number: int 
 def test_what_a_device_is(monkeypatch: pytest.MonkeyPatch, library: str, tmp_path: Path) -> None:
     version = tmp_path / "version"
     version.write_text("550.54.14\n")
-    monkeypatch.setattr(cuda, "_KERNEL_MODULE", version)
+    monkeypatch.setattr(cuda_device, "_KERNEL_MODULE", version)
     device = start(StandInGpu(((8, 6), (12, 0))), monkeypatch, library, 1)
     assert (device.number, device.name, device.capability) == (1, "Stand-in GPU", "sm120")
     assert device.driver == "550.54.14, CUDA 12.4"
-    monkeypatch.setattr(cuda, "_KERNEL_MODULE", tmp_path / "none")
+    monkeypatch.setattr(cuda_device, "_KERNEL_MODULE", tmp_path / "none")
     assert open_device(0, "x").driver == "CUDA 12.4"
     for number in (-1, 2):
-        with pytest.raises(UnavailableError, match=f"no CUDA device {number}: the driver finds 2"):
+        with pytest.raises(UnavailableError, match=f"no CUDA device {number}: the driver has 2"):
             open_device(number, "x")
 
 
@@ -182,10 +182,10 @@ def test_a_library_that_does_not_import(
     StandInGpu().install(monkeypatch, library=None)
     whole = cuda.importlib.import_module
 
-    def partial(wanted: str) -> Any:
-        if wanted == library:
+    def partial(expected: str) -> Any:
+        if expected == library:
             raise ImportError("libfoo.so.1")
-        return whole(wanted)
+        return whole(expected)
 
     monkeypatch.setattr(cuda.importlib, "import_module", partial)
     with pytest.raises(UnavailableError, match=rf"{name[:6]}.* cannot be imported: libfoo"):
@@ -196,8 +196,8 @@ def test_an_old_driver(gpu: StandInGpu) -> None:
     gpu.cuda.driver_version = 11080
     with pytest.raises(
         UnavailableError,
-        match=r"cudaErrorInsufficientDriver .*: the driver serves CUDA 11\.8, and cuda-python is "
-        r"made for 12\.9: update the driver, or pip install 'cuda-python<11\.9'",
+        match=r"cudaErrorInsufficientDriver .*: the driver supports CUDA 11\.8, and "
+        r"cuda-python needs 12\.9: update the driver, or pip install 'cuda-python<11\.9'",
     ):
         open_device(0, "x")
     gpu.cuda.driver_version = 0
@@ -208,7 +208,7 @@ def test_an_old_driver(gpu: StandInGpu) -> None:
 def test_no_device(gpu: StandInGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     none = cudaError_t.cudaErrorNoDevice, None
     monkeypatch.setattr(gpu.cuda, "cudaGetDeviceCount", lambda: none, raising=False)
-    with pytest.raises(UnavailableError, match=r"cudaErrorNoDevice .*: see nvidia-smi"):
+    with pytest.raises(UnavailableError, match=r"cudaErrorNoDevice .*: check nvidia-smi"):
         open_device(0, "x")
 
     def absent() -> None:  # as up to 12.6

@@ -88,7 +88,7 @@ def test_the_second_run_is_captured(gpu: StandInGpu, sleeping: bool) -> None:
     waits = ["cudaEventRecord", "cudaEventSynchronize"] if sleeping else ["cudaStreamSynchronize"]
     work = ["cudaMemcpyAsync", "stage.enqueue", "stage.enqueue", "cudaMemcpyAsync"]
     capture = ["cudaStreamEndCapture", "cudaGraphInstantiateWithFlags", "cudaGraphDestroy"]
-    for number, wanted in enumerate(
+    for number, expected in enumerate(
         [
             [*work, *waits],
             ["cudaStreamBeginCapture", *work, *capture, "cudaGraphLaunch", *waits],
@@ -98,7 +98,7 @@ def test_the_second_run_is_captured(gpu: StandInGpu, sleeping: bool) -> None:
     ):
         gpu.calls.clear()
         check_run(session, 10 * number)
-        assert [call for call in gpu.calls if call != "cudaGetDevice"] == wanted
+        assert [call for call in gpu.calls if call != "cudaGetDevice"] == expected
         assert (session.input, session.output) == ends or session.input is ends[0]
     assert gpu.leaked == {**before, "executables": 1}
     session.close()
@@ -360,10 +360,10 @@ def test_a_device_that_is_lost(gpu: StandInGpu) -> None:
                     break
             if told:
                 refused += 1
-                assert "Stand-in GPU does not answer any more" in told[0]
-                assert told[0].endswith("end this process and start another")
+                assert "Stand-in GPU no longer responds" in told[0]
+                assert told[0].endswith("start a new process")
                 gpu.calls.clear()
-                with pytest.raises(UnavailableError, match="does not answer any more"):
+                with pytest.raises(UnavailableError, match="no longer responds"):
                     session.run()
                 assert gpu.calls == [], "it does not even try"
             session.close()

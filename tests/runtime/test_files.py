@@ -62,7 +62,7 @@ def test_formats(album: Path, tmp_path: Path) -> None:
     inputs = [album, tmp_path / "t.tif", tmp_path / "u.JPG"]
     assert names(plan_jobs(inputs, out, format="same"), out) == ["a.jpg", "b.png", "t.png", "u.JPG"]
     assert names(plan_jobs(inputs, out, format="webp"), out)[0] == "a.webp"
-    with pytest.raises(UsageError, match="format is 'tiff', wanted one of png"):
+    with pytest.raises(UsageError, match="format is 'tiff', expected one of png"):
         plan_jobs(inputs, out, format="tiff")
 
 
@@ -155,7 +155,7 @@ def test_links_to_one_file_are_one_result(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(album: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     put(out / "b.png")
-    with pytest.raises(UsageError, match=r"b\.png exists: give --overwrite"):
+    with pytest.raises(UsageError, match=r"b\.png exists: use --overwrite"):
         plan_jobs([album], out)
     assert len(plan_jobs([album], out, overwrite=True).jobs) == 2
     (out / "a.png").mkdir()
@@ -184,7 +184,7 @@ def test_no_input_is_replaced(album: Path, tmp_path: Path, overwrite: bool) -> N
 def test_an_output_folder_that_cannot_be(album: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     for out in (tmp_path / "out", tmp_path / "out" / "below"):
-        with pytest.raises(OutputError, match="cannot be made a folder"):
+        with pytest.raises(OutputError, match="cannot be created"):
             plan_jobs([album], out)
 
 
@@ -283,12 +283,12 @@ def test_transparency_is_enlarged_with_the_picture(tmp_path: Path, monkeypatch) 
         assert not outcome.failures
         loaded = read_image(tmp_path / "out" / "a.png")
         assert loaded.pixels.shape == (80, 120, 3)
-        wanted = Image.fromarray(alpha).resize((120, 80), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(loaded.alpha, np.asarray(wanted))
+        expected = Image.fromarray(alpha).resize((120, 80), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(loaded.alpha, np.asarray(expected))
         jobs = plan_jobs([tmp_path / "a.png"], tmp_path / "out", format="jpg").jobs
         monkeypatch.setattr(restorer, "restore", None)  # the model is not run for nothing
         outcome = restore_files(restorer, jobs)
-    assert "JPEG cannot hold" in outcome.failures[0][1]
+    assert "JPEG cannot store" in outcome.failures[0][1]
 
 
 @pytest.mark.parametrize("factor", [1, 4])
@@ -360,7 +360,7 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
     monkeypatch.setattr(files, "write_image", write)
     with Restorer(bundle) as restorer:
         monkeypatch.setattr(
-            restorer, "restore", lambda image, on_tile: (time.sleep(0.05), image)[1]
+            restorer, "restore", lambda image, on_progress: (time.sleep(0.05), image)[1]
         )
         started = time.perf_counter()
         restore_files(restorer, jobs)
@@ -378,7 +378,7 @@ def test_an_interruption_finishes_what_is_being_written(
         whole = restorer.restore
         calls = iter(range(5))
 
-        def interrupted(image: np.ndarray, on_tile: object) -> np.ndarray:
+        def interrupted(image: np.ndarray, on_progress: object) -> np.ndarray:
             if next(calls) == 2:
                 raise KeyboardInterrupt
             return whole(image)

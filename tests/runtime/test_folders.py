@@ -59,7 +59,7 @@ def test_what_is_counted(album: Path) -> None:
         ".svg": 1,
     }
     assert str(unread) == (
-        "files of formats that are not read here: "
+        "files of unsupported formats: "
         f"1 without a suffix (such as {album}/noname), 1 .cr2 (such as {album}/z.cr2), "
         f"1 .eps (such as {album}/page.eps), 2 .heic (such as {album}/x.heic), "
         f"1 .svg (such as {album}/logo.svg)"
@@ -87,9 +87,9 @@ def test_two_folders_together(album: Path, tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_used(album: Path, tmp_path: Path, monkeypatch) -> None:
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         list_images(tmp_path / "none")
-    with pytest.raises(UsageError, match="is a file, wanted a folder"):
+    with pytest.raises(UsageError, match="is a file, expected a folder"):
         list_images(album / "b.png")
     (tmp_path / "phone").mkdir()
     with pytest.raises(UsageError, match=r"phone: no images in it$"):

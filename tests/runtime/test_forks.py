@@ -73,8 +73,9 @@ def printed(bundle: Path, backend: str, code: str) -> list[str]:
 def test_every_call_is_refused(bundle: Path, backend: str) -> None:
     code = """
         with opened() as restore:
-            wanted = restore(image)
+            expected = restore(image)
             spec = restore.input_spec
+            session = restore.session
             for work in (
                 lambda: restore(image),
                 lambda: restore(large),
@@ -82,11 +83,12 @@ def test_every_call_is_refused(bundle: Path, backend: str) -> None:
                 lambda: restore.run(np.zeros(spec.shape, spec.dtype)),
                 lambda: restore.run_pixels(image),
                 lambda: restore.session,
+                lambda: session.run(),
             ):
                 assert child(work) == 0
-            assert (restore(image) == wanted).all()
+            assert (restore(image) == expected).all()
     """
-    assert printed(bundle, backend, code) == ["refused"] * 6
+    assert printed(bundle, backend, code) == ["refused"] * 7
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -95,7 +97,7 @@ def test_locks_that_the_parent_held(bundle: Path, backend: str) -> None:
     code = """
         restore = opened()
         held, go_on = threading.Event(), threading.Event()
-        def on_tile(done, total):
+        def on_tile(what, done, total):
             held.set()
             go_on.wait()
         def hold():
@@ -108,7 +110,7 @@ def test_locks_that_the_parent_held(bundle: Path, backend: str) -> None:
         def leave():
             with restore:
                 pass
-        for work in (lambda: restore(large, on_tile=on_tile), hold):
+        for work in (lambda: restore(large, on_progress=on_tile), hold):
             held.clear(), go_on.clear()
             thread = threading.Thread(target=work)
             thread.start()
@@ -146,13 +148,13 @@ def test_a_fork_in_the_middle_of_an_image(bundle: Path, backend: str) -> None:
     code = """
         restore = opened()
         parent, children = os.getpid(), []
-        def on_tile(done, total):
+        def on_tile(what, done, total):
             if done == 1:
                 children.append(os.fork())
                 if children == [0]:
                     signal.alarm(20)
         try:
-            restore(large, on_tile=on_tile)
+            restore(large, on_progress=on_tile)
         except UsageError as error:
             print("refused", flush=True)
         if os.getpid() != parent:
@@ -193,10 +195,10 @@ def test_a_child_of_openvino_ends() -> None:
 def test_a_child_has_its_own(bundle: Path, backend: str) -> None:
     code = """
         with opened() as restore:
-            wanted = restore(large)
+            expected = restore(large)
             def own():
                 with opened() as another:
-                    return (another(large) == wanted).all()
+                    return (another(large) == expected).all()
             assert child(own) == 0
             process = multiprocessing.get_context("fork").Process(target=own)
             process.start()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from elir_deploy import atomic
+from elir_deploy import output_files
 from elir_deploy.errors import ImageError, OutputError
 from elir_deploy.runtime import decoding
 from elir_deploy.runtime.images import check_fits, enlarge_alpha, read_image, write_image
@@ -76,8 +76,8 @@ def test_alpha(tmp_path: Path, mode: str) -> None:
     pixels = np.dstack([colour, ALPHA])
     loaded = read_image(saved(tmp_path / "a.png", Image.fromarray(pixels, mode)))
     np.testing.assert_array_equal(loaded.alpha, ALPHA)
-    wanted = RGB if mode == "RGBA" else np.repeat(GREY[:, :, None], 3, axis=2)
-    np.testing.assert_array_equal(loaded.pixels, wanted)
+    expected = RGB if mode == "RGBA" else np.repeat(GREY[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(loaded.pixels, expected)
 
 
 def test_transparent_colours(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_32_bit_and_float(tmp_path: Path) -> None:
     fine = read_image(saved(tmp_path / "f.tif", (GREY / 255).astype(np.float32)))
     np.testing.assert_array_equal(fine.pixels[:, :, 0], GREY)
     for name, values, reason in (
-        ("i.tif", GREY.astype(np.int32) * 100_000, "32-bit values from .* wanted 0 to 65535"),
+        ("i.tif", GREY.astype(np.int32) * 100_000, "32-bit values from .* expected 0 to 65535"),
         ("j.tif", GREY.astype(np.int32) - 1000, "32-bit values from -"),
-        ("f.tif", GREY.astype(np.float32), "float values from .* wanted 0 to 1"),
+        ("f.tif", GREY.astype(np.float32), "float values from .* expected 0 to 1"),
         ("n.tif", np.where(GREY > 128, np.nan, 0.5).astype(np.float32), "n\\.tif has float values"),
     ):
         with pytest.raises(ImageError, match=reason):
@@ -308,7 +308,7 @@ def test_bombs_in_texts_are_refused(tmp_path: Path, kind: str, behind: bool) -> 
 def test_frames_are_counted(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(np.roll(RGB, i, axis=0)) for i in range(3)]
     path = saved(tmp_path / f"x.{suffix}", frames[0], save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match="has 3 frames, wanted one"):
+    with pytest.raises(ImageError, match="has 3 frames, expected one"):
         read_image(path)
 
 
@@ -488,7 +488,7 @@ def test_writing_alpha(tmp_path: Path, suffix: str) -> None:
 
 def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
     write_image(tmp_path / "x.jpg", RGB, alpha=np.full((20, 30), 255, np.uint8))
-    with pytest.raises(OutputError, match="transparency, which JPEG cannot hold"):
+    with pytest.raises(OutputError, match="JPEG cannot store the image's transparency"):
         write_image(tmp_path / "y.jpg", RGB, alpha=ALPHA)
     assert os.listdir(tmp_path) == ["x.jpg"]
 
@@ -496,12 +496,12 @@ def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
 def test_enlarged_alpha() -> None:
     assert enlarge_alpha(ALPHA, 1) is ALPHA
     large = enlarge_alpha(ALPHA, 4)
-    wanted = Image.fromarray(ALPHA).resize((120, 80), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(large, np.asarray(wanted))
+    expected = Image.fromarray(ALPHA).resize((120, 80), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(large, np.asarray(expected))
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"ends in '\.tif', wanted one of \.png"):
+    with pytest.raises(OutputError, match=r"ends in '\.tif', expected one of \.png"):
         write_image(tmp_path / "x.tif", RGB)
     with pytest.raises(OutputError, match="No such file"):
         write_image(tmp_path / "nowhere" / "x.png", RGB)
@@ -524,7 +524,7 @@ def test_sizes_that_a_format_cannot_hold(tmp_path: Path, suffix: str, largest: i
         assert read_image(path).pixels.shape[:2] == shape
         path.unlink()
     for height, width in ((1, largest + 1), (largest + 1, 1)):
-        reason = f"cannot hold {width}x{height} pixels, {largest} a side at most: write PNG"
+        reason = f"cannot store {width}x{height} pixels, only {largest} a side: write PNG"
         with pytest.raises(OutputError, match=reason):
             check_fits(path, height, width)
         with pytest.raises(OutputError, match=reason):
@@ -538,7 +538,7 @@ def test_a_profile_that_a_jpeg_cannot_hold(tmp_path: Path) -> None:
     largest = b"\0" * 16 + b"RGB " + bytes(255 * 65519 - 20)
     write_image(tmp_path / "x.jpg", RGB, icc_profile=largest)
     assert read_image(tmp_path / "x.jpg").icc_profile == largest
-    with pytest.raises(OutputError, match="cannot hold a colour profile of 16707346 bytes"):
+    with pytest.raises(OutputError, match="cannot store a colour profile of 16707346 bytes"):
         write_image(tmp_path / "y.jpg", RGB, icc_profile=largest + b"\0")
     assert os.listdir(tmp_path) == ["x.jpg"]
 
@@ -588,7 +588,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, suffix: str) -> None:
 
 def test_parts_of_two_processes_do_not_meet(tmp_path: Path, monkeypatch) -> None:
     """What another writer of the same name left or is writing stays."""
-    monkeypatch.setattr(atomic.secrets, "token_hex", lambda count: "0" * count)
+    monkeypatch.setattr(output_files.secrets, "token_hex", lambda count: "0" * count)
     other = tmp_path / f".elir-{'0' * 8}.part"
     other.write_text("of another")
     with pytest.raises(OutputError, match="File exists"):
@@ -599,9 +599,9 @@ def test_parts_of_two_processes_do_not_meet(tmp_path: Path, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("pixels", "alpha", "reason"),
     [
-        ([[1]], None, "pixels is a list, wanted a NumPy array"),
-        (RGB.astype(np.float32), None, "pixels is float32, wanted uint8"),
-        (GREY, None, r"pixels has shape \(20, 30\), wanted \(H, W, 3\)"),
+        ([[1]], None, "pixels is a list, expected a NumPy array"),
+        (RGB.astype(np.float32), None, "pixels is float32, expected uint8"),
+        (GREY, None, r"pixels has shape \(20, 30\), expected \(H, W, 3\)"),
         (np.dstack([RGB, ALPHA]), None, "pixels has shape"),
         (RGB[:0], None, "pixels has shape"),
         (RGB, ALPHA / 255, "alpha is float64"),

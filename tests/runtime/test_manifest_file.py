@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from elir_deploy.cli.choices import Precision
 from elir_deploy.errors import BundleError
+from elir_deploy.export.options import EXPORTABLE
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import (
     FORMAT_VERSION,
@@ -26,6 +28,7 @@ from elir_deploy.runtime.manifest import (
     Detector,
     FieldNoise,
     File,
+    FilePrecision,
     Manifest,
     Shape,
     Tensor,
@@ -37,7 +40,7 @@ from elir_deploy.runtime.manifest_file import (
     decode_manifest,
     encode_manifest,
     manifest_schema,
-    not_served,
+    unsupported_feature,
 )
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
@@ -71,6 +74,8 @@ def test_the_schema_in_the_package_is_that_of_the_definition() -> None:
 def test_bf16_is_run_but_has_no_files(bundle: Path) -> None:
     assert [file_precision(p) for p in RUN_PRECISIONS] == ["fp32", "fp16", "fp32", "int8"]
     assert set(map(file_precision, RUN_PRECISIONS)) == set(PRECISIONS)
+    assert set(get_args(FilePrecision)) == {*PRECISIONS, "w8"}
+    assert tuple(choice.value for choice in Precision) == RUN_PRECISIONS == EXPORTABLE
     manifest = read_manifest(bundle)
     manifest["verification"]["bf16"] = verification(42.0)
     assert decoded(manifest).verification["bf16"].psnr_db == 42.0
@@ -206,8 +211,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an odd stride": (_set("tensors", "other", _tensor(stride=5)), "stride 5 of other"),
     "a huge tensor": (_set("tensors", "other", _tensor(channels=65536 * 16)), "channels"),
     "a large tensor": (_large, "other has more than"),
-    "four channels": (_set("tensors", "restored", "channels", 4), "restored is no image"),
-    "a small image": (_set("tensors", "image", "stride", 2), "image is no image"),
+    "four channels": (_set("tensors", "restored", "channels", 4), "restored is not an image"),
+    "a small image": (_set("tensors", "image", "stride", 2), "image is not an image"),
     "range against dtype": (_set("tensors", "image", "range", [0, 1]), r"\[0, 255\] for uint8"),
     "no such tensor": (_set("stages", 0, "output", "other"), "fused names other"),
     "two inputs": (_set("stages", 0, "inputs", ["image", "restored"]), "expected one input"),
@@ -319,14 +324,14 @@ def test_what_this_runtime_does_not_run_yet(tmp_path: Path, bundle: Path) -> Non
     field = field_manifest(tmp_path / "b")
     plain = decoded(read_manifest(bundle))
     assert isinstance(plain.noise, BakedNoise)
-    assert not_served(plain) is None
-    assert "noise" in str(not_served(field))
+    assert unsupported_feature(plain) is None
+    assert "noise" in str(unsupported_feature(field))
     for shape, reason in (
         (Shape(2, 32, 32), "batches"),
-        (Shape(1, 32, 64), "64x32 pixels, which is no square"),
+        (Shape(1, 32, 64), "64x32 pixels, which is not square"),
         (Shape(1, 30, 30, 32, 32), "30x30"),
     ):
-        served = not_served(msgspec.structs.replace(plain, shapes=[shape]))
+        served = unsupported_feature(msgspec.structs.replace(plain, shapes=[shape]))
         assert reason in str(served)
 
 

@@ -247,7 +247,7 @@ def test_a_file_that_is_called_otherwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("expected", "said"),
     [
         ([End("image", "uint8", (1, 1, 1, 3))], "the manifest says image: uint8 1x1x1x3"),
         ([End("image", "uint8", (1, 65, 65, 3))], "the manifest says image: uint8 1x65x65x3"),
@@ -258,8 +258,8 @@ def test_a_file_that_is_called_otherwise(tmp_path: Path) -> None:
         ([INPUT, INPUT], "the manifest says image: uint8 1x32x32x3, image: uint8 1x32x32x3"),
     ],
 )
-def test_other_ends_than_the_manifests(wanted: list[End], said: str) -> None:
-    seen = str(refusal(GOOD, tuple(wanted)))
+def test_other_ends_than_the_manifests(expected: list[End], said: str) -> None:
+    seen = str(refusal(GOOD, tuple(expected)))
     assert seen.startswith("the graph's input is image: uint8 1x32x32x3, ")
     assert said in seen
 
@@ -305,12 +305,12 @@ def _check_model(model: ModelProto) -> None:
     graph = model.graph
     assert not model.functions
     assert not model.training_info
-    for seen, wanted in zip((graph.input, graph.output), (INPUT, OUTPUT), strict=True):
+    for seen, expected in zip((graph.input, graph.output), (INPUT, OUTPUT), strict=True):
         (end,) = seen
         kind = end.type.tensor_type
-        assert end.name == wanted.name
+        assert end.name == expected.name
         assert kind.elem_type == onnx.TensorProto.UINT8
-        assert tuple(dim.dim_value for dim in kind.shape.dim) == wanted.dims
+        assert tuple(dim.dim_value for dim in kind.shape.dim) == expected.dims
     for node in graph.node:
         assert node.op_type.encode() in OPERATORS
         assert not node.domain

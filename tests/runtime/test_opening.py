@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import BundleError, UnavailableError
+from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Restorer, backends
 from elir_deploy.runtime.backends import Backend, Session, base
 from elir_deploy.runtime.bundle import Bundle
-from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 Run = Callable[[], None]
 
@@ -182,6 +183,28 @@ def test_a_warning_that_is_an_error_closes_what_was_opened(ruined: Path, registe
             with pytest.raises(RuntimeWarning):
                 Restorer(ruined, **arguments)
         assert len(second.closed) == 1
+
+
+class OffByOne(Copying):
+    """55 dB from the expected picture: every fifth value is off by one."""
+
+    def run(self) -> None:
+        super().run()
+        values = self.output.reshape(-1)[::5]
+        values += np.where(values < 255, np.uint8(1), np.uint8(255)).astype(np.uint8)
+
+
+def test_enough_where_verification_was_identical(tmp_path: Path, register, told) -> None:
+    """A precision verified with infinite dB may differ by rounding on another machine."""
+    path = make_bundle(tmp_path / "b")
+    manifest = read_manifest(path)
+    manifest["verification"]["fp32"] = verification(None)
+    write_manifest(path, manifest)
+    register(Stub("first", fp32=OffByOne), Stub("second", fp32=good))
+    with Restorer(path) as restore:
+        assert (restore.backend, told) == ("first", [])
+        (_, image, expected), *_ = restore.bundle.reference_images()
+        assert 54.5 < psnr_db(restore(image), expected) < 55.5
 
 
 @pytest.fixture

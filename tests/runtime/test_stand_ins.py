@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from elir_deploy.runtime import tensorrt_engine
-from elir_deploy.runtime.cuda import CudaRuntime
+from elir_deploy.runtime.cuda_python import CudaRuntime
 from tests.runtime.stand_in_cuda import StandInGpu
 
 GPU = StandInGpu()
@@ -160,11 +160,11 @@ def test_classes_of_tensorrt(name: str) -> None:
             assert member in attributes or own or f":ivar {member}:" in documented
             continue
         accepted = [[a.arg for a in method.args.args if a.arg != "self"] for method in methods]
-        wanted = parameters(getattr(stood_in, member))
+        expected = parameters(getattr(stood_in, member))
         if member.startswith("__"):  # by operators, where names do not matter
-            assert len(wanted) in map(len, accepted)
+            assert len(expected) in map(len, accepted)
         else:
-            assert wanted in accepted, member
+            assert expected in accepted, member
 
 
 @pytest.mark.parametrize("name", TENSORRT | RTX)

@@ -30,11 +30,11 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from elir_deploy.runtime import Restorer, tensorrt_engine
+from elir_deploy.runtime import Restorer, tensorrt_engine, tensorrt_library
 from elir_deploy.runtime.backends import BACKENDS, candidates, choose_precision
 from elir_deploy.runtime.backends import tensorrt as backends
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.tensorrt_engine import load_library, release_of
+from elir_deploy.runtime.tensorrt_library import load_library, release_of
 from tests.bundles import (
     make_bundle,
     read_manifest,
@@ -210,7 +210,7 @@ def test_releases(
     (engine,) = [a for a in opened.manifest.artifacts if a.kind == kind]
     reason = BACKENDS[kind].incompatibility(engine)
     assert reason == (
-        None if fits else f"it was made by {kind} {made}, and {kind} {here} is installed"
+        None if fits else f"it was built by {kind} {made}, and {kind} {here} is installed"
     )
     if fits:
         BACKENDS[kind].open(opened, "fp32").close()
@@ -299,7 +299,7 @@ def test_the_precisions_that_fit(tmp_path: Path, gpu: StandInGpu) -> None:
     assert RTX.held_precisions(opened) == ("fp32", "int8")
     assert RTX.obstacle(opened) is None
     assert choose_precision(RTX, opened, None) == "fp32"
-    with pytest.raises(UsageError, match="holds no fp16 files for tensorrt-rtx"):
+    with pytest.raises(UsageError, match="has no fp16 files for tensorrt-rtx"):
         choose_precision(RTX, opened, "fp16")
 
 
@@ -316,7 +316,7 @@ def test_another_device_than_the_first(tmp_path: Path, monkeypatch: pytest.Monke
             assert gpu.current == 0
     with pytest.raises(UnavailableError, match=r"found for sm86 by .*; needed for sm75 by"):
         RTX.open(opened, "fp32", device=0)
-    with pytest.raises(UnavailableError, match="no CUDA device 2: the driver finds 2"):
+    with pytest.raises(UnavailableError, match="no CUDA device 2: the driver has 2"):
         RTX.open(opened, "fp32", device=2)
     assert gpu.leaked == {}
     assert gpu.violations == []
@@ -419,9 +419,9 @@ def no_engines(path: Path, patch: pytest.MonkeyPatch) -> None:
             truncated_before_it_was_hashed,
             2,
             "cannot be loaded by tensorrt-rtx 1.7.1.116: Error Code 1: Serialization (magicTag "
-            "failed.): make it anew with elir-build {path} --target sm86 --precision fp32",
+            "failed.): rebuild it with elir-build {path} --target sm86 --precision fp32",
         ),
-        (no_engine_at_all, 2, "is no engine of tensorrt-rtx 1.7.1.116 (MALFORMED_ENGINE)"),
+        (no_engine_at_all, 2, "is not an engine of tensorrt-rtx 1.7.1.116 (MALFORMED_ENGINE)"),
         (flipped, 2, "is damaged: its SHA-256 is"),
         (no_extra, 4, "is not installed: pip install 'elir-deploy[tensorrt-rtx]'"),
         (
@@ -431,8 +431,8 @@ def no_engines(path: Path, patch: pytest.MonkeyPatch) -> None:
             "pip install 'elir-deploy[tensorrt-rtx]'",
         ),
         (no_driver, 4, "no CUDA driver (libcuda.so.1"),
-        (old_driver, 4, "the driver serves CUDA 11.8, and cuda-python is made for 12.9"),
-        (no_engines, 2, "{path} holds no files for the backend tensorrt-rtx"),
+        (old_driver, 4, "the driver supports CUDA 11.8, and cuda-python needs 12.9"),
+        (no_engines, 2, "{path} has no files for the backend tensorrt-rtx"),
     ],
 )
 def test_an_error_says_what_to_do(
@@ -446,10 +446,10 @@ def test_an_error_says_what_to_do(
 ) -> None:
     path = make_bundle(tmp_path / "b")
     trouble(path, monkeypatch)
-    wanted = message.format(path=path)
+    expected = message.format(path=path)
     with pytest.raises(ElirError) as caught:
         Restorer(path, "tensorrt-rtx")
-    assert wanted in str(caught.value)
+    assert expected in str(caught.value)
     assert caught.value.exit_code == code
     del caught  # and the traceback, with the frames that hold what was loaded
     assert gpu.leaked == {}
@@ -457,7 +457,7 @@ def test_an_error_says_what_to_do(
     options = ("-o", tmp_path / "out", "--backend", "tensorrt-rtx")
     assert command(monkeypatch, restore_command, path, image, *options) == code
     printed = capsys.readouterr().err.removeprefix("error: ")
-    assert wanted in printed
+    assert expected in printed
     assert len(printed.strip().splitlines()) == 1
 
 
@@ -466,7 +466,7 @@ def test_a_device_that_tensorrt_rtx_builds_nothing_for(
 ) -> None:
     StandInGpu(((8, 7),)).install(monkeypatch, "tensorrt-rtx")
     opened = Bundle.open(engine_bundle(tmp_path / "b"))
-    with pytest.raises(UnavailableError, match="TensorRT-RTX builds none for sm87, take another"):
+    with pytest.raises(UnavailableError, match="TensorRT-RTX does not support sm87, use another"):
         RTX.open(opened, "fp32")
 
 
@@ -544,7 +544,7 @@ def test_a_bad_file_and_a_bad_device_are_told_apart(
 
 def test_what_is_said_of_a_later_engine_is_heard(tmp_path: Path, gpu: StandInGpu) -> None:
     opened = Bundle.open(engine_bundle(tmp_path / "b", stages="split"))
-    log = tensorrt_engine.library_log(load_library("tensorrt-rtx"))
+    log = tensorrt_library.library_log(load_library("tensorrt-rtx"))
     heard: list[str] = []
     with log.listening(lambda severity, text: heard.append(text)):
         RTX.open(opened, "fp32").close()
@@ -565,7 +565,7 @@ def without(patch: pytest.MonkeyPatch, error: Exception) -> None:
     def refuse(name: str, *arguments: Any) -> Any:
         raise error
 
-    patch.setattr(tensorrt_engine.importlib, "import_module", refuse)
+    patch.setattr(tensorrt_library.importlib, "import_module", refuse)
 
 
 def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,7 +578,7 @@ def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stubs_are_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_engine.importlib, "import_module", lambda name: type(sys)(name))
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", lambda name: type(sys)(name))
     with pytest.raises(MissingDependencyError):
         load_library("tensorrt-rtx")
 
@@ -600,9 +600,9 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, error: Ex
 
 def test_an_old_library(monkeypatch: pytest.MonkeyPatch) -> None:
     StandInGpu().install(monkeypatch, "tensorrt", version="8.5.2.2")
-    assert TENSORRT.available() == "tensorrt 8.5.2.2 is installed, wanted 8.6 or newer"
+    assert TENSORRT.available() == "tensorrt 8.5.2.2 is installed, expected 8.6 or newer"
     StandInGpu().install(monkeypatch, "tensorrt-rtx", version="1.4.0.76")
-    assert RTX.available() == "tensorrt-rtx 1.4.0.76 is installed, wanted 1.5 or newer"
+    assert RTX.available() == "tensorrt-rtx 1.4.0.76 is installed, expected 1.5 or newer"
 
 
 def test_the_bindings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,6 +678,29 @@ def test_auto_says_nothing_of_engines_for_other_machines(
     assert opened_by_auto(path)[2] == []
 
 
+def test_auto_names_an_engine_that_runs_only_if_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: StandInGpu
+) -> None:
+    """An INT8 engine that loses too much on synthetic pictures, beside ONNX files."""
+    path = make_bundle(tmp_path / "b", precisions=("fp32", "int8"))
+    manifest = read_manifest(path)
+    manifest["verification"]["int8"] = verification(automatic=False)
+    write_manifest(path, manifest)
+    put_engine(path, precision="int8")
+    backend, precision, messages = opened_by_auto(path)
+    assert (backend in ("openvino", "onnxruntime"), precision) == (True, "fp32")
+    assert messages == [
+        "an engine in int8 fits this device, but is not used by default: int8 reached 18.4 dB on "
+        "the synthetic picture text; --precision int8 runs it"
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Restorer(path, precision="int8") as restore:
+            assert restore.backend == "tensorrt-rtx"
+        no_driver(make_bundle(tmp_path / "c"), monkeypatch)
+        Restorer(path, threads=1).close()
+
+
 def test_nothing_here_can_run_engines_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: StandInGpu
 ) -> None:
@@ -723,7 +746,7 @@ def test_inspect_shows_what_fits(
     assert command(monkeypatch, inspect_command, path) == 0
     lines = capsys.readouterr().out.splitlines()
     fits = [line.split(maxsplit=2)[1:] for line in lines if ".rtx.engine  " in line][-2:]
-    assert fits == [["unknown", "no usable tensorrt-rtx here"]] * 2
+    assert fits == [["unknown", "tensorrt-rtx cannot be used here"]] * 2
 
 
 # Compiled kernels ---------------------------------------------------------------------------------
@@ -760,6 +783,18 @@ def test_compiled_kernels_are_kept(
     assert len(files(cache)) == 2
 
 
+def test_kernels_of_a_temporary_bundle_are_not_kept(
+    tmp_path: Path, gpu: StandInGpu, cache: Path
+) -> None:
+    path = engine_bundle(tmp_path / "b")
+    for temporary, count in ((True, 0), (False, 1), (True, 1)):
+        gpu.calls.clear()
+        with RTX.open(Bundle.open(path, temporary=temporary), "fp32") as session:
+            session.run()
+        assert len(files(cache)) == count
+        assert gpu.count("trt.cache.deserialize") == 0, "it is not read either"
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
 def test_a_damaged_cache_is_made_anew(
     tmp_path: Path, gpu: StandInGpu, cache: Path, damage: str
@@ -783,7 +818,7 @@ def test_without_a_place_for_the_cache(
     path = engine_bundle(tmp_path / "b")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(RuntimeWarning, match=r"cannot be made.*compiled kernels are not kept"):
+    with pytest.warns(RuntimeWarning, match=r"cannot be created.*compiled kernels are not cached"):
         run_once(path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -791,7 +826,7 @@ def test_without_a_place_for_the_cache(
         raise tensorrt_engine.OutputError(f"{path} cannot be written: no space left")
 
     monkeypatch.setattr(tensorrt_engine, "write_sealed", full)
-    with pytest.warns(RuntimeWarning, match=r"no space left; so compiled kernels are not kept"):
+    with pytest.warns(RuntimeWarning, match=r"no space left; compiled kernels are not cached"):
         run_once(path)
 
 
@@ -824,7 +859,7 @@ def test_a_context_that_cannot_be_captured(tmp_path: Path, gpu: StandInGpu) -> N
     with RTX.open(Bundle.open(path), "fp32") as session:
         session.run()
         gpu.fail_at = gpu.calls.__len__() + 1
-        with pytest.warns(RuntimeWarning, match="1.7.1.116 says that fused cannot be captured"):
+        with pytest.warns(RuntimeWarning, match="1.7.1.116 cannot capture fused"):
             session.run()
         assert gpu.failed == "trt.is_stream_capturable"
 
@@ -963,9 +998,9 @@ def test_tensorrt_rtx_without_a_driver(tmp_path: Path) -> None:
     library = load_library("tensorrt-rtx")
     _, good, bad = stage.artifacts
     with pytest.raises(UnavailableError, match=r"cannot load .*: CUDA driver version is insuffici"):
-        tensorrt_engine.load_engine(library, device, path / good.file, good, stage, "elir-build")
+        tensorrt_engine.load_engine(library, device, path / good.file, good, stage, rebuild="x")
     with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
-        tensorrt_engine.load_engine(library, device, path / bad.file, bad, stage, "elir-build")
+        tensorrt_engine.load_engine(library, device, path / bad.file, bad, stage, rebuild="x")
 
 
 @without_driver
@@ -984,7 +1019,7 @@ def test_a_real_engine_that_was_cut_off(
     assert command(monkeypatch, restore_command, path, image, *options) == 2
     printed = capsys.readouterr().err
     assert "cannot be loaded by tensorrt-rtx" in printed
-    assert "make it anew with elir-build" in printed
+    assert "rebuild it with elir-build" in printed
 
 
 def _real_engine(trt: Any) -> bytes:
@@ -1007,6 +1042,6 @@ def test_a_bundle_of_one_precision_that_failed(tmp_path: Path, gpu: StandInGpu) 
     manifest = read_manifest(path)
     manifest["verification"]["fp32"] = verification(20.0, False)
     write_manifest(path, manifest)
-    with pytest.raises(UsageError, match="no precision that may run unasked"):
+    with pytest.raises(UsageError, match="no precision that runs by default"):
         Restorer(path, "tensorrt-rtx")
     Restorer(path, "tensorrt-rtx", precision="fp32").close()

@@ -111,7 +111,7 @@ def test_whatever_is_read_is_what_tifffile_reads(
 
 
 def read_or_refused(path: Path) -> LoadedImage | None:
-    refusals = ("of a kind that is not read", "in separate planes")
+    refusals = ("unsupported kind of TIFF file", "in separate planes")
     try:
         return read_image(path)
     except ImageError as error:
@@ -143,12 +143,12 @@ def test_grey_of_few_bits_and_of_12(
     values = RNG.integers(0, 2**bits, (H, W, 1))
     path = written(tmp_path / "x.tif", tiff(values, bits, photometric, order, deflated=deflated))
     if bits == 12 and (order == ">" or photometric == 0):
-        with pytest.raises(ImageError, match="is a TIFF file of a kind that is not read"):
+        with pytest.raises(ImageError, match="is an unsupported kind of TIFF file"):
             read_image(path)
         return
-    wanted = values * 255 / (2**bits - 1)
+    expected = values * 255 / (2**bits - 1)
     found = read_image(path).pixels
-    assert np.abs(found - (wanted if photometric else 255 - wanted)).max() <= 0.5
+    assert np.abs(found - (expected if photometric else 255 - expected)).max() <= 0.5
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -162,8 +162,8 @@ def test_palettes_of_8_and_of_16_bits(
     table = (3, colours.reshape(-1).tolist())
     content = tiff(index, 8, 3, order, deflated=deflated, t320=table)
     found = read_image(written(tmp_path / "x.tif", content)).pixels
-    wanted = colours[:, index[:, :, 0]].transpose(1, 2, 0) // (largest // 255)
-    np.testing.assert_array_equal(found, wanted)
+    expected = colours[:, index[:, :, 0]].transpose(1, 2, 0) // (largest // 255)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -198,15 +198,18 @@ def test_what_has_no_agreed_meaning_is_refused(tmp_path: Path, order: str) -> No
     grey, four = RNG.integers(0, 100, (H, W, 1)), RNG.integers(0, 256, (H, W, 4))
     rgb = four[:, :, :3]
     for content, reason in (
-        (tiff(grey.astype("i1"), 8, 1, order, t339=(3, [2])), "signed 8-bit values, of which none"),
+        (tiff(grey.astype("i1"), 8, 1, order, t339=(3, [2])), "signed 8-bit values, without a"),
         (tiff(grey.astype("i2"), 16, 1, order, t339=(3, [2])), "signed 16-bit values"),
         (tiff(four, 8, 5, order, t332=(3, [2])), "inks other than CMYK"),
         (tiff(rgb, 8, 2, order, t254=(4, [1])), "begins with a preview of another picture"),
         (tiff(rgb, 8, 2, order, t50706=(1, [1, 4, 0, 0])), "as raw photographs do"),
         (tiff(four[:, :, :2], 8, 1, order, planes=True, t338=(3, [2])), "in separate planes"),
         (tiff(rgb, 8, 8, order, planes=True), "has LAB in separate planes"),
-        (tiff(rgb, 8, 9, order), "TIFF file of a kind that is not read: save it as"),
-        (tiff(rgb.astype("f4"), 32, 2, order, t339=(3, [3, 3, 3])), "of a kind that is not read"),
+        (tiff(rgb, 8, 9, order), "unsupported kind of TIFF file: save it as"),
+        (
+            tiff(rgb.astype("f4"), 32, 2, order, t339=(3, [3, 3, 3])),
+            "unsupported kind of TIFF file",
+        ),
     ):
         with pytest.raises(ImageError, match=reason):
             read_image(written(tmp_path / "x.tif", content))

@@ -143,11 +143,11 @@ def test_the_blend_is_the_documented_integer_formula() -> None:
         np.zeros((tile, 60, 3), np.uint8), tile, lambda source, result: result.fill(next(order))
     )
     begin = spans(60, tile)[1].begin
-    wanted = [
+    expected = [
         (10 * (2 * width - (2 * k + 1)) + 201 * (2 * k + 1) + width) // (2 * width)
         for k in range(width)
     ]
-    assert output[0, begin : begin + width, 0].tolist() == wanted
+    assert output[0, begin : begin + width, 0].tolist() == expected
     assert (output == output[:1]).all()
 
 
@@ -203,13 +203,13 @@ def test_the_streaming_gives_what_the_rule_says(height: int, width: int, tile: i
 
 def test_progress_counts_the_tiles() -> None:
     image = noise(100, 70)
-    told = []
+    progress = []
     run_tiled(
         EnlargedPicture(image, 1, "none"),
         np.empty_like(image),
         32,
         lambda source, result: np.copyto(result, source),
-        lambda done, total: told.append((done, total)),
+        lambda what, done, total: progress.append((what, done, total)),
     )
     total = len(spans(100, 32)) * len(spans(70, 32))
-    assert told == [(i + 1, total) for i in range(total)]
+    assert progress == [("tiles", i + 1, total) for i in range(total)]

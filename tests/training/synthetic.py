@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from elir_deploy.samples import Sample
+from elir_deploy.paired_images import Sample
 from elir_deploy.training.subjects import Restored, Subject, Trace, Variant, plan_variants
 from tests.training.small import photo
 

@@ -40,7 +40,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 def test_folders_without_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images in it"):
         PhotoFolder.scan(tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         PhotoFolder.scan(tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import ImageError, UnavailableError
-from elir_deploy.samples import Skipped
+from elir_deploy.paired_images import Skipped
 from elir_deploy.training.evaluation import evaluate
 from elir_deploy.training.metrics import MetricSet
 from elir_deploy.training.subjects import Variant

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from elir_deploy.samples import Skipped
+from elir_deploy.paired_images import Skipped
 from elir_deploy.training.evaluation import evaluate
 from elir_deploy.training.metrics import MetricSet, default_metrics
 from elir_deploy.training.quality import build_report, curve_metric, markdown, text, to_json

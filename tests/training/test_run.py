@@ -385,7 +385,7 @@ def test_drawing_samples(photos: Path, tmp_path: Path) -> None:
     for name, reason in (
         ("s.tif", "ends in '.tif'"),
         ("s.webp", "16383"),
-        ("no/s.png", "no folder"),
+        ("no/s.png", "no such folder"),
     ):
         with pytest.raises(OutputError, match=reason):
             draw_samples(options(tmp_path / "none", tmp_path / "run"), tmp_path / name, count=300)

@@ -22,7 +22,7 @@ from elir_deploy.interrupts import Interruption, deferred_interrupts
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Stage
-from elir_deploy.runtime.tensorrt_engine import Library, library_log, release_of
+from elir_deploy.runtime.tensorrt_library import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
 
 if TYPE_CHECKING:

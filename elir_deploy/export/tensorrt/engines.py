@@ -18,7 +18,7 @@ from elir_deploy.export.tensorrt.builder import (
 from elir_deploy.export.tensorrt.layers import check_layers
 from elir_deploy.progress import ProgressCallback, WarningCallback
 from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
-from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
 
 __all__ = [

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from msgspec import structs
 
-from elir_deploy.atomic import replacing
 from elir_deploy.errors import OutputError, QualityError, UsageError
 from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
@@ -26,6 +25,7 @@ from elir_deploy.export.tensorrt.engines import (
     make_engines,
     with_engine,
 )
+from elir_deploy.output_files import replacing
 from elir_deploy.pixels import psnr_db
 from elir_deploy.progress import ProgressCallback, WarningCallback
 from elir_deploy.runtime import Restorer
@@ -33,7 +33,7 @@ from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Artifact, File, Manifest
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME, encode_manifest
-from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import RTX, onnx_limits
 
 __all__ = [

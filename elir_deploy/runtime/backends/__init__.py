@@ -1,13 +1,14 @@
-"""The backends, as data, and the choice among them.
+"""The table of backends, and the choice among them.
 
-A sibling module holds the backends of one library in a tuple ``BACKENDS`` and is named in
-``_MODULES``; importing it imports no library.
+A sibling module has the backends of one library in a tuple ``BACKENDS`` and is listed in
+``_MODULES``; importing it does not import the library.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from collections.abc import Iterator
 from importlib import resources
 
@@ -24,14 +25,13 @@ __all__ = [
     "candidates",
     "choose_precision",
     "precisions_to_try",
-    "why_only_asked",
+    "reason_not_automatic",
 ]
 
 _MODULES = ("tensorrt", "onnxruntime", "openvino")
 
-#: What ``auto`` takes, the first of these pairs that bundle and machine allow: by measured speed
-#: (docs/decisions.md), and of about equals the more exact. GPUs come first. The C++ runtime has
-#: the same file built in.
+#: The order in which ``auto`` tries backends and precisions: by measured speed (docs/decisions.md),
+#: GPUs first, and the more exact one if speeds are about equal. The C++ runtime embeds the file.
 _AUTOMATIC: tuple[tuple[str, str], ...] = tuple(
     (backend, precision)
     for backend, precision in json.loads(
@@ -45,7 +45,7 @@ def _load() -> Iterator[Backend]:
         yield from importlib.import_module(f"{__name__}.{module}").BACKENDS
 
 
-#: Every known backend by name.
+#: All backends by name.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _load()}
 
 
@@ -53,7 +53,7 @@ def backend_named(name: str) -> Backend:
     """The backend called ``name``.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is no such backend; the message lists all names.
     """
     try:
         return BACKENDS[name]
@@ -63,136 +63,155 @@ def backend_named(name: str) -> Backend:
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
-    """What ``auto`` tries, in order: backends of this machine, with each precision they may run.
+    """The backends and precisions that ``auto`` tries, in order.
 
-    Where the bundle holds engines for machines like this one and none of them can run, they come
-    first all the same: opening them tells why, which is worth a warning before what is slower.
+    If the bundle has engines for this kind of machine and none of them can run, they come first:
+    opening them gives the reason, which is worth a warning before something slower runs.
+
+    Warns:
+        RuntimeWarning: the only engines that fit are of a precision that is not automatic.
 
     Raises:
-        UnavailableError: none; the message says why for each.
-        BundleError: the bundle holds no files for any backend known here.
-        UsageError: it does not hold ``precision`` for any of them, or none that may run unasked.
+        UnavailableError: there are none; the message gives the reason for each backend.
+        BundleError: the bundle has no files for any backend.
+        UsageError: it has no files of ``precision``, or no precision is automatic.
     """
-    found: list[tuple[Backend, str]] = []
+    runnable: list[tuple[Backend, str]] = []
     obstructed: list[tuple[Backend, str]] = []
-    reasons: list[str] = []  # of those that hold what is wanted
+    reasons: list[str] = []  # of backends for which the bundle has the precision
     others: list[str] = []
-    refusals: list[UsageError] = []
-    verified = bundle.manifest.verification
+    refused: list[tuple[Backend, UsageError]] = []
     for backend in BACKENDS.values():
-        held = backend.held_precisions(bundle)
-        if not backend.automatic or not held:
+        available = backend.held_precisions(bundle)
+        if not backend.automatic or not available:
             continue
         obstacle = backend.obstacle(bundle)
         reason = obstacle or backend.available()
         if reason:
-            fitting = precision is None or precision in held
-            told = f"{backend.name}: {reason}"
-            (reasons if fitting else others).append(told)
-            unasked = [p for p in held if why_only_asked(p, verified.get(p)) is None]
-            if obstacle and fitting and (precision or unasked):
-                obstructed.append((backend, precision or unasked[0]))
+            fitting = precision is None or precision in available
+            (reasons if fitting else others).append(f"{backend.name}: {reason}")
+            automatic = [p for p in available if _refusal(bundle, p) is None]
+            if obstacle and fitting and (precision or automatic):
+                obstructed.append((backend, precision or automatic[0]))
             continue
         try:
             usable = precisions_to_try(backend, bundle, precision)
-            found += [(backend, its_precision) for its_precision in usable]
+            runnable += [(backend, its_precision) for its_precision in usable]
         except UsageError as error:
-            refusals.append(error)
+            refused.append((backend, error))
         except UnavailableError as error:
             reasons.append(str(error))
-    if found:
-        if any(backend.kind != "onnx" for backend, _ in found):
+    if runnable:
+        if any(backend.kind != "onnx" for backend, _ in runnable):
             obstructed.clear()  # other engines can run, as fast
-        return obstructed + sorted(found, key=lambda pair: _rank(*pair))
-    if refusals and (precision is None or not reasons):
-        raise refusals[0]
+        elif precision is None:
+            _warn_of_unused_engines(bundle, [backend for backend, _ in refused])
+        return obstructed + sorted(runnable, key=lambda pair: _rank(*pair))
+    if refused and (precision is None or not reasons):
+        raise refused[0][1]
     if reasons or others:
-        why = "; ".join(reasons or others)
-        raise UnavailableError(f"nothing here can run {bundle.path}: {why}")
+        reason = "; ".join(reasons or others)
+        raise UnavailableError(f"nothing here can run {bundle.path}: {reason}")
     kinds = sorted({artifact.kind for artifact in bundle.manifest.artifacts})
     raise BundleError(
-        f"{bundle.path} holds only {', '.join(kinds)} files that no backend here "
-        f"can load; backends: {', '.join(BACKENDS)}"
+        f"{bundle.path} has only {', '.join(kinds)} files, which no backend can load; "
+        f"backends: {', '.join(BACKENDS)}"
     )
 
 
+def _warn_of_unused_engines(bundle: Bundle, refused: list[Backend]) -> None:
+    for backend in refused:
+        if backend.kind != "onnx":
+            precision = backend.held_precisions(bundle)[0]
+            warnings.warn(
+                f"an engine in {precision} fits this device, but is not used by default: "
+                f"{precision} {_refusal(bundle, precision)}; --precision {precision} runs it",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+
 def _rank(backend: Backend, precision: str) -> int:
-    """Its place in the table; behind it where somebody else's backend is in no table."""
+    """Index in the table, or its end for third-party backends."""
     pair = (backend.name, precision)
     return _AUTOMATIC.index(pair) if pair in _AUTOMATIC else len(_AUTOMATIC)
 
 
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:
-    """The first of :func:`precisions_to_try`, whose arguments and errors are these."""
+    """The first of :func:`precisions_to_try`, with the same arguments and errors."""
     return precisions_to_try(backend, bundle, precision)[0]
 
 
 def precisions_to_try(backend: Backend, bundle: Bundle, precision: str | None) -> tuple[str, ...]:
-    """``precision``, or those that may run unasked, in the order ``backend`` likes them.
+    """``precision``, or if it is None the automatic ones, in the backend's order of preference.
 
-    Those are the ones that the bundle's verification calls automatic, and float32 also where it
-    was not verified. Any other runs only where ``precision`` asks for it.
+    Automatic precisions are those that the bundle's verification says so of, and float32 even if
+    it was not verified. Any other precision runs only if it is named.
 
     Args:
-        backend: is available.
-        bundle: is to be run.
-        precision: the caller's wish.
+        backend: an available backend.
+        bundle: the bundle to run.
+        precision: the precision that the caller named.
 
     Returns:
-        one or more.
+        at least one precision.
 
     Raises:
-        BundleError: the bundle holds no files for ``backend``.
-        UsageError: the bundle does not hold ``precision``, or none that may run unasked.
+        BundleError: the bundle has no files for ``backend``.
+        UsageError: the bundle does not have ``precision``, or none that is automatic.
         UnavailableError: this machine cannot run in ``precision``.
     """
-    held = backend.held_precisions(bundle)
-    if not held:
-        raise BundleError(f"{bundle.path} holds no files for the backend {backend.name}")
+    available = backend.held_precisions(bundle)
+    if not available:
+        raise BundleError(f"{bundle.path} has no files for the backend {backend.name}")
     if precision is not None:
-        _check_wish(backend, bundle, precision)
+        _check_precision(backend, bundle, precision)
         return (precision,)
-    verified = bundle.manifest.verification
-    supported = [p for p in held if not backend.unsupported(p)]
-    reasons = {p: why_only_asked(p, verified.get(p)) for p in supported}
+    supported = [p for p in available if not backend.unsupported(p)]
+    reasons = {p: _refusal(bundle, p) for p in supported}
     usable = tuple(p for p, reason in reasons.items() if reason is None)
     if usable:
         return usable
-    seen = "; ".join(f"{p} {reason}" for p, reason in reasons.items())
+    listed = "; ".join(f"{p} {reason}" for p, reason in reasons.items())
     raise UsageError(
-        f"{bundle.path}: {backend.name} has no precision that may run unasked ({seen}): choose "
-        "one with --precision to run it all the same"
+        f"{bundle.path}: {backend.name} has no precision that runs by default ({listed}): choose "
+        "one with --precision"
     )
 
 
-def why_only_asked(precision: str, result: Verification | None) -> str | None:
-    """Why ``precision`` runs only where somebody asks for it; None: it may run unasked.
+def _refusal(bundle: Bundle, precision: str) -> str | None:
+    return reason_not_automatic(precision, bundle.manifest.verification.get(precision))
+
+
+def reason_not_automatic(precision: str, result: Verification | None) -> str | None:
+    """Why ``precision`` only runs if it is named; None: it may run by default.
 
     Args:
-        result: of its verification; None: it was not verified.
+        precision: the precision.
+        result: its verification; None: it was not verified.
     """
     if result is None:
         return None if precision == "fp32" else "was not verified"
     if not result.passed:
-        return f"{_reached(result)}, its floor is {result.floor_db:g} dB"
+        return f"{_reached(result)}, below its floor of {result.floor_db:g} dB"
     if not result.automatic:
         images = [image for image in result.images if image.psnr_db is not None]
         worst = min(images, key=lambda image: image.psnr_db or 0.0, default=None)
         if worst is None:
-            return "is marked so"
+            return "is marked as not automatic"
         kind = "synthetic " * worst.synthetic
-        return f"has {worst.psnr_db:.1f} dB on the {kind}picture {worst.name}"
+        return f"reached {worst.psnr_db:.1f} dB on the {kind}picture {worst.name}"
     return None
 
 
-def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
-    held = backend.held_precisions(bundle)
-    names = ", ".join(held)
+def _check_precision(backend: Backend, bundle: Bundle, precision: str) -> None:
+    available = backend.held_precisions(bundle)
+    names = ", ".join(available)
     if precision not in backend.precisions:
         raise UsageError(f"{backend.name} does not run in {precision}: choose one of {names}")
-    if precision not in held:
+    if precision not in available:
         raise UsageError(
-            f"{bundle.path} holds no {file_precision(precision)} files for "
+            f"{bundle.path} has no {file_precision(precision)} files for "
             f"{backend.name}: choose one of {names}"
         )
     reason = backend.unsupported(precision)
@@ -203,4 +222,4 @@ def _check_wish(backend: Backend, bundle: Bundle, precision: str) -> None:
 def _reached(result: Verification) -> str:
     if not result.finite:
         return "gives numbers that are not finite"
-    return "is identical" if result.psnr_db is None else f"has {result.psnr_db:.1f} dB"
+    return "is identical" if result.psnr_db is None else f"reached {result.psnr_db:.1f} dB"

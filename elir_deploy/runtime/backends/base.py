@@ -1,11 +1,12 @@
-"""What a backend is: something that runs the stages of a bundle on a device.
+"""The interface of backends, which run the stages of a bundle on a device.
 
-A backend's module is imported to learn its name, so it imports its library only inside functions.
+Modules of backends are imported for their names, so they import libraries only inside functions.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
 from elir_deploy.runtime.tensors import TensorSpec
 
-__all__ = ["Backend", "Session", "allocate", "missing_cuda_device"]
+__all__ = ["Backend", "Session", "allocate", "import_library", "missing_cuda_device", "not_loaded"]
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
@@ -27,13 +28,13 @@ _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 class Session(ABC):
     """A bundle's stages, loaded and ready to run one image at a time.
 
-    The caller writes ``input``, calls :meth:`run` and reads ``output``; both arrays are the same
-    at every run, and a run allocates nothing. Not thread-safe: one thread at a time.
+    The caller writes ``input``, calls :meth:`run` and reads ``output``. Both arrays stay the same,
+    and a run allocates nothing. Not thread-safe: one thread at a time.
 
     Attributes:
-        input: of the shape and dtype of the bundle's input.
-        output: of the shape and dtype of the bundle's output; contiguous.
-        threads: CPU threads a run uses; None: it uses the GPU, or the library does not tell.
+        input: array with the shape and dtype of the bundle's input.
+        output: contiguous array with the shape and dtype of the bundle's output.
+        threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
     """
 
     input: NDArray[Any]
@@ -49,23 +50,22 @@ class Session(ABC):
         """
 
     def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
-        """What :meth:`run` does, in order, for whoever times it: name and call of each part.
+        """Names and functions of the stages, in order, for timing them; all together are a run.
 
-        Calling all in order is a run. One part alone, unless every stage ends before the next
-        begins anyway.
+        A single function, unless every stage ends before the next one begins anyway.
         """
         return (("all stages", self.run),)
 
     def arithmetic(self) -> dict[str, int] | None:
-        """How many convolutions really run in which type, as the library tells; None: it does not.
+        """Number of convolutions by the type they run in, from the library; None: unknown.
 
-        Types are named as in ``float32``, ``bfloat16``, ``float16`` and ``int8``.
+        Types are ``float32``, ``bfloat16``, ``float16`` and ``int8``.
         """
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """Give back the device's memory; harmless when called twice."""
+        """Free the device's memory; may be called twice."""
 
     def __enter__(self) -> Session:
         return self
@@ -80,13 +80,13 @@ class Session(ABC):
 
 
 class Backend(ABC):
-    """One way to run bundles.
+    """A library that runs artifacts, or one of its execution providers.
 
     Attributes:
-        name: what ``--backend`` takes.
-        kind: of the artifacts it loads.
-        precisions: it can run, the best first: what is taken where the caller has no wish. One
-            may use the files of another (see :func:`~elir_deploy.runtime.bundle.file_precision`).
+        name: value of ``--backend``.
+        kind: kind of the artifacts that it loads.
+        precisions: precisions it can run, in order of preference. One may use the files of
+            another (see :func:`~elir_deploy.runtime.manifest.file_precision`).
         automatic: whether ``--backend auto`` may choose it.
         on_gpu: whether it computes on a GPU.
     """
@@ -99,7 +99,7 @@ class Backend(ABC):
 
     @abstractmethod
     def available(self) -> str | None:
-        """None if this machine has what it takes, else why not and what to do about it."""
+        """None if the backend can be used on this machine, else the reason and what to do."""
 
     @abstractmethod
     def open(
@@ -108,40 +108,40 @@ class Backend(ABC):
         """Load all stages.
 
         Args:
-            bundle: whose files are hashed on the way.
+            bundle: the bundle; the hashes of the files are checked.
             precision: one of :meth:`held_precisions`.
-            threads: CPU threads a run may use; None leaves it to the library.
-            device: number of the device, where there are several.
+            threads: CPU threads that a run may use; None: the library's default.
+            device: number of the device, if there are several.
 
         Raises:
             MissingDependencyError: the library is not installed.
-            UnavailableError: the device is not there, or refused.
+            UnavailableError: the device is missing, or failed.
             BundleError: a file is damaged.
         """
 
     def open_several(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
     ) -> tuple[Session, ...]:
-        """Load all stages once, for as many images at a time as restore the most in a second.
+        """Load all stages once, with as many sessions as give the highest throughput.
 
-        Each session may run in a thread of its own. One alone, unless a backend gains by more.
-        Arguments and errors are those of :meth:`open`, which restores one image the fastest.
+        There is one session, unless several in threads of their own are faster. Arguments and
+        errors are those of :meth:`open`, which gives the lowest latency.
         """
         return (self.open(bundle, precision, threads=threads, device=device),)
 
     def unsupported(self, precision: str) -> str | None:
-        """None if this machine can run in ``precision``, one of :attr:`precisions`, else why not.
+        """None if this machine can run in ``precision``, else the reason.
 
-        Asked only where the backend is :meth:`available`.
+        The backend must be :meth:`available`, and ``precision`` one of :attr:`precisions`.
         """
         return None
 
     def incompatibility(self, artifact: Artifact) -> str | None:
-        """Why a file of :attr:`kind` is not for this machine; None: it is, or nothing is known."""
+        """Why a file of :attr:`kind` cannot run on this machine; None: it can, or unknown."""
         return None
 
     def obstacle(self, bundle: Bundle) -> str | None:
-        """Why files made for machines like this one cannot run here, and what to do; else None."""
+        """Why files for this kind of machine cannot run here, and what to do; None: they can."""
         return None
 
     def takes(self, artifact: Artifact) -> bool:
@@ -149,7 +149,7 @@ class Backend(ABC):
         return artifact.kind == self.kind and artifact.target is None
 
     def held_precisions(self, bundle: Bundle) -> tuple[str, ...]:
-        """Those for which ``bundle`` holds every stage, best first."""
+        """Precisions for which ``bundle`` has all stages, in order of preference."""
         return tuple(
             precision
             for precision in self.precisions
@@ -157,10 +157,10 @@ class Backend(ABC):
         )
 
     def artifacts(self, bundle: Bundle, precision: str, *, device: int = 0) -> tuple[Artifact, ...]:
-        """The file of each stage that :meth:`open` takes on this device, in order.
+        """The file that :meth:`open` loads for each stage on this device, in order.
 
         Raises:
-            BundleError: a stage has none.
+            BundleError: there is none for a stage.
         """
         chosen = []
         for stage in bundle.stages:
@@ -175,25 +175,61 @@ class Backend(ABC):
         return tuple(chosen)
 
     def _fitting(self, stage: Stage, precision: str) -> list[Artifact]:
-        wanted = file_precision(precision)
-        return [a for a in stage.artifacts if a.precision == wanted and self.takes(a)]
+        needed = file_precision(precision)
+        return [a for a in stage.artifacts if a.precision == needed and self.takes(a)]
+
+
+def import_library(name: str, extra: str, purpose: str, *, attribute: str) -> Any:
+    """Import the library called ``name``.
+
+    Args:
+        name: name of the module and the package.
+        extra: the extra of this project that installs it.
+        purpose: completes "is needed to ..." if it is missing.
+        attribute: an attribute that a complete installation has.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        UnavailableError: it cannot be loaded, or is incomplete.
+    """
+    try:
+        library = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise not_loaded(name, error) from None
+        raise MissingDependencyError(name, extra, purpose) from None
+    except ImportError as error:
+        raise not_loaded(name, error) from None
+    if not hasattr(library, attribute):
+        raise UnavailableError(
+            f"the installation of {name} is incomplete: "
+            f"pip install --force-reinstall 'elir-deploy[{extra}]'"
+        )
+    return library
+
+
+def not_loaded(name: str, error: Exception) -> UnavailableError:
+    """The error for a library that cannot be imported."""
+    return UnavailableError(
+        f"{name} cannot be loaded ({error}): install it, or add its folder to LD_LIBRARY_PATH"
+    )
 
 
 def allocate(spec: TensorSpec) -> NDArray[Any]:
-    """A zeroed, contiguous array of the shape and dtype of ``spec``."""
+    """A zeroed, contiguous array with the shape and dtype of ``spec``."""
     return np.zeros(spec.shape, np.dtype(spec.dtype))
 
 
 def missing_cuda_device() -> str | None:
-    """None if the CUDA driver finds a device, else why not. Asks the driver only, no toolkit."""
+    """None if the CUDA driver has a device, else the reason. Needs no CUDA toolkit."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver"
     status = driver.cuInit(0)
     if status not in (0, _NO_DEVICE):
-        return f"the CUDA driver does not start (cuInit gives {status}): see nvidia-smi"
+        return f"the CUDA driver does not start (cuInit returned {status}): check nvidia-smi"
     count = ctypes.c_int()
     if status or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
-        return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return "the CUDA driver finds no device: check nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None

@@ -1,8 +1,7 @@
 """ONNX files on ONNX Runtime: on the CPU, on CUDA, and through TensorRT.
 
-The stages share buffers by IO binding: the bound output of one is the bound input of the next, so
-nothing is copied between them. On a GPU they stay on the device; only the image goes there and
-comes back.
+Stages share buffers by IO binding: the output of one is the input of the next, without a copy. On a
+GPU these buffers are on the device, and only the image is copied there and back.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from elir_deploy.errors import (
-    BundleError,
-    MissingDependencyError,
-    OutputError,
-    UnavailableError,
+from elir_deploy.errors import BundleError, OutputError, UnavailableError
+from elir_deploy.runtime.backends.base import (
+    Backend,
+    Session,
+    allocate,
+    import_library,
+    missing_cuda_device,
 )
-from elir_deploy.runtime.backends.base import Backend, Session, allocate, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.manifest import Artifact, Stage
@@ -31,9 +31,9 @@ from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
 
-#: Fatal only: errors also arrive as exceptions.
+#: Fatal messages only: errors are raised as exceptions too.
 _SILENT = 4
-#: Execution providers by name, with options.
+#: Names and options of execution providers.
 Providers = list[tuple[str, dict[str, str]]]
 
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
@@ -41,15 +41,15 @@ _ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 @dataclass(frozen=True)
 class OnnxRuntimeBackend(Backend):
-    """One execution provider of ONNX Runtime.
+    """An execution provider of ONNX Runtime.
 
     Attributes:
         provider: its name in ONNX Runtime.
-        extra: of this project, that installs it.
-        providers: from precision, device number and the folder for compiled engines, those to ask
-            for and their options; the first is ``provider``, others take the nodes it does not.
-        on_gpu: whether tensors between stages live on a CUDA device.
-        compiles: whether it compiles engines that are worth keeping.
+        extra: the extra of this project that installs it.
+        providers: returns the providers to use from precision, device number and the folder for
+            compiled engines; the first is ``provider``, the others run the nodes that it does not.
+        on_gpu: whether tensors between stages are on a CUDA device.
+        compiles: whether it compiles engines that are worth caching.
     """
 
     name: str
@@ -79,7 +79,7 @@ class OnnxRuntimeBackend(Backend):
     ) -> Session:
         reason = self.available()
         if reason:
-            _library(self.extra)  # a missing package has an error of its own
+            _library(self.extra)  # raises MissingDependencyError if it is missing
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         chain = []
         in_use: list[FolderInUse | None] = []
@@ -99,13 +99,13 @@ class OnnxRuntimeBackend(Backend):
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            # With fallback, a failure would be printed and the graph loaded on the CPU.
+            # With fallback, an error would be printed and the graph loaded on the CPU.
             loaded = ort.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
         except _failures(ort) as error:
             text = _one_line(error)
-            # A GPU that fails and a graph that cannot be run look alike but for these two.
+            # Apart from these two, errors of the GPU and of the graph look alike.
             if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
                 raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
             raise BundleError(
@@ -114,9 +114,9 @@ class OnnxRuntimeBackend(Backend):
         loaded.disable_fallback()
         if loaded.get_providers()[0] != self.provider:
             reason = (
-                f"onnxruntime fell back to {loaded.get_providers()[0]}, so {self.provider} does "
-                "not start here; check that the versions of driver, CUDA and cuDNN are those that "
-                "its release notes ask for"
+                f"onnxruntime fell back to {loaded.get_providers()[0]}: {self.provider} does not "
+                "start here; check that the versions of the driver, CUDA and cuDNN are those of "
+                "its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         _check_ends(path, stage, loaded)
@@ -125,7 +125,7 @@ class OnnxRuntimeBackend(Backend):
 
 class _CpuSession(Session):
     def __init__(self, chain: list[tuple[Stage, Any]], threads: int | None) -> None:
-        self.threads = threads  # ONNX Runtime's own number cannot be asked for
+        self.threads = threads  # ONNX Runtime does not report its default
         buffers = [allocate(chain[0][0].input)]
         buffers += [allocate(stage.output) for stage, _ in chain]
         self.input, self.output = buffers[0], buffers[-1]
@@ -162,7 +162,7 @@ class _CpuSession(Session):
 
 
 class _CudaSession(Session):
-    """As on the CPU, with the tensors between stages on the device."""
+    """Like :class:`_CpuSession`, with the tensors between stages on the device."""
 
     def __init__(
         self, chain: list[tuple[Stage, Any]], device: int, in_use: Sequence[FolderInUse | None]
@@ -216,9 +216,9 @@ class _CudaSession(Session):
 
 
 def conflicting_packages() -> str | None:
-    """Why this environment's onnxruntime is unreliable, or None.
+    """Why the installation of onnxruntime is unreliable, or None.
 
-    The distributions of ONNX Runtime install into one folder and overwrite each other.
+    The packages of ONNX Runtime install into the same folder and overwrite each other's files.
     """
     names = ("onnxruntime", "onnxruntime-gpu")
     if not all(any(importlib.metadata.distributions(name=name)) for name in names):
@@ -231,34 +231,14 @@ def conflicting_packages() -> str | None:
 
 
 def _library(extra: str) -> Any:
-    try:
-        # The name is absolute: this module is elir_deploy.runtime.backends.onnxruntime.
-        library = importlib.import_module("onnxruntime")
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise _not_loaded(error) from None
-        raise MissingDependencyError("onnxruntime", extra, "run ONNX files") from None
-    except ImportError as error:
-        raise _not_loaded(error) from None
-    if not hasattr(library, "InferenceSession"):
-        raise UnavailableError(
-            "onnxruntime is installed in part only: "
-            f"pip install --force-reinstall 'elir-deploy[{extra}]'"
-        )
-    return library
-
-
-def _not_loaded(error: ImportError) -> UnavailableError:
-    return UnavailableError(
-        f"onnxruntime cannot be loaded ({error}): install it, or name its folder in LD_LIBRARY_PATH"
-    )
+    return import_library("onnxruntime", extra, "run ONNX files", attribute="InferenceSession")
 
 
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """All exceptions of ONNX Runtime; they have no common base of their own."""
+    """All exceptions of ONNX Runtime, which have no common base class."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     kinds = [value for value in vars(state).values() if isinstance(value, type)]
-    # A ValueError where the message quotes bytes of a damaged file.
+    # ValueError if the message quotes bytes of a damaged file.
     return (RuntimeError, ValueError, *(kind for kind in kinds if issubclass(kind, Exception)))
 
 
@@ -274,17 +254,19 @@ def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
         ("input", stage.input, loaded.get_inputs()),
         ("output", stage.output, loaded.get_outputs()),
     ):
-        wanted = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
-        seen = [(node.name, node.type, node.shape) for node in nodes]
-        if seen != [wanted]:
-            raise BundleError(f"{path}: the graph's {what} is {seen}, the manifest says {wanted}")
+        expected = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
+        actual = [(node.name, node.type, node.shape) for node in nodes]
+        if actual != [expected]:
+            raise BundleError(
+                f"{path}: the graph's {what} is {actual}, the manifest says {expected}"
+            )
 
 
 def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:
-    """Where the engines compiled from one file are kept, if they are, in the user's cache folder.
+    """The cache folder for engines compiled from a file; None if they are not kept.
 
-    Of that file alone: ONNX Runtime names an engine by the graph without its weights, and would
-    take that of another bundle.
+    One per file: ONNX Runtime names an engine by the graph without its weights, and would load that
+    of another bundle.
     """
     try:
         folder = compiled_place("onnxruntime-tensorrt", artifact.sha256)
@@ -293,7 +275,7 @@ def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:
         engines = FolderInUse(folder)
         trim_compiled()
     except OutputError as error:
-        raise UnavailableError(f"no place for compiled engines: {error}") from None
+        raise UnavailableError(f"compiled engines cannot be cached: {error}") from None
     return engines
 
 
@@ -302,7 +284,7 @@ def _on_cpu(precision: str, device: int, engines: Path | None) -> Providers:
 
 
 def _on_cuda(precision: str, device: int, engines: Path | None) -> Providers:
-    # By default it multiplies float32 with 10 bits of 23 from Ampere on.
+    # By default, it multiplies float32 with 10 of 23 bits (TF32) from Ampere on.
     return [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
 
 
@@ -323,7 +305,7 @@ BACKENDS = (
         provider="CUDAExecutionProvider",
         extra="gpu",
         on_gpu=True,
-        # Its Q/DQ convolutions are float ones between conversions: int8 last.
+        # It runs Q/DQ convolutions in floating point, with conversions: int8 last.
         precisions=("fp16", "fp32", "int8"),
         providers=_on_cuda,
     ),
@@ -341,12 +323,12 @@ BACKENDS = (
         provider="TensorrtExecutionProvider",
         extra="gpu",
         on_gpu=True,
-        # Not fp32, which it would compute in TF32: it has no option to forbid that, and
-        # NVIDIA_TF32_OVERRIDE=0 would forbid it to the whole process.
+        # Not fp32, which it would compute in TF32: it has no option against that, and
+        # NVIDIA_TF32_OVERRIDE=0 would affect the whole process.
         precisions=("fp16", "int8"),
         providers=_on_tensorrt,
         compiles=True,
-        # Its first run compiles an engine, for minutes: only when asked for.
+        # Its first run compiles an engine, which takes minutes: only if it is named.
         automatic=False,
     ),
 )

@@ -1,9 +1,9 @@
 """ONNX files on OpenVINO, on the CPU.
 
-The stages share buffers: what one writes is what the next reads, and nothing is copied or
-allocated by a run. A compiled model is kept in the user's cache folder, so that the next process
-starts in half the time. It is kept by this module and not by OpenVINO's own cache, which takes a
-file with a flipped bit for good and forgets a bundle that was moved (docs/decisions.md).
+Stages share buffers: the output of one is the input of the next, and a run copies and allocates
+nothing. Compiled models are kept in the user's cache folder, which halves the time of the next
+start. OpenVINO's own cache is not used: it accepts files with flipped bits, and does not find the
+models of a bundle that was moved (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import (
-    BundleError,
-    MissingDependencyError,
-    OutputError,
-    UnavailableError,
-)
-from elir_deploy.runtime.backends.base import Backend, Session, allocate
+from elir_deploy.errors import BundleError, OutputError, UnavailableError
+from elir_deploy.runtime.backends.base import Backend, Session, allocate, import_library
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.manifest import Artifact, Stage
@@ -39,9 +34,9 @@ _EXTRA = "openvino"
 _DEVICE = "CPU"
 _TYPES = {"uint8": "u8", "float32": "f32"}
 
-#: What operators in floating point compute in, by precision. Without a word OpenVINO takes
-#: bfloat16 for float32 graphs where the processor has it. Of fp16 only the weights are float16:
-#: arithmetic in it was slower than in float32 (docs/decisions.md).
+#: Type of floating-point operators, by precision. By default, OpenVINO runs float32 graphs in
+#: bfloat16 if the processor has it. In fp16 only the weights are float16: float16 arithmetic was
+#: slower than float32 (docs/decisions.md).
 _FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
 
 _COMPUTED_IN = {
@@ -98,7 +93,7 @@ class OpenVinoBackend(Backend):
     ) -> list[_Loaded]:
         reason = self.available()
         if reason:
-            _library()  # a missing package has an error of its own
+            _library()  # raises MissingDependencyError if it is missing
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         reason = self.unsupported(precision)
         if reason:
@@ -125,9 +120,9 @@ class _Loaded:
     """A stage ready to run.
 
     Attributes:
-        stage: which one.
+        stage: the stage.
         compiled: OpenVINO's compiled model.
-        content: the mapped file that the weights of ``compiled`` may lie in; None: in none.
+        content: the mapped file that ``compiled`` may take its weights from; None: there is none.
     """
 
     stage: Stage
@@ -141,8 +136,8 @@ class _Session(Session):
         buffers = [allocate(chain[0].stage.input)]
         buffers += [allocate(loaded.stage.output) for loaded in chain]
         self.input, self.output = buffers[0], buffers[-1]
-        # OpenVINO holds addresses into these, not references.
-        self._held: list[Any] = [*buffers]
+        # OpenVINO stores their addresses, not references.
+        self._buffers: list[Any] = [*buffers]
         self._requests: list[Any] = []
         self._chain = tuple(chain)
         self.threads = max(loaded.compiled.get_property(_THREADS) for loaded in chain)
@@ -169,12 +164,12 @@ class _Session(Session):
 
     def close(self) -> None:
         self._requests.clear()
-        self._held.clear()
+        self._buffers.clear()
         self._chain = ()
 
 
 def _convolutions(loaded: _Loaded) -> Iterator[str]:
-    """The type each convolution of a compiled model runs in."""
+    """The type that each convolution of a compiled model runs in."""
     for node in loaded.compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
         if _fact(facts, "layerType") in ("Convolution", "Deconvolution"):
@@ -183,8 +178,8 @@ def _convolutions(loaded: _Loaded) -> Iterator[str]:
 
 
 def _fact(facts: Any, name: str) -> str:
-    found = facts[name]
-    return str(getattr(found, "value", found))
+    value = facts[name]
+    return str(getattr(value, "value", value))
 
 
 def _infer(request: Any) -> None:
@@ -200,25 +195,10 @@ _REINSTALL = f"pip install --force-reinstall 'elir-deploy[{_EXTRA}]'"
 
 
 def _library() -> Any:
-    try:
-        # The name is absolute: this module is elir_deploy.runtime.backends.openvino.
-        library = importlib.import_module("openvino")
-        importlib.import_module("openvino.frontend")
-    except ModuleNotFoundError as error:
-        if error.name != "openvino":
-            raise _not_loaded(error) from None
-        raise MissingDependencyError("openvino", _EXTRA, "run bundles with it") from None
-    except ImportError as error:
-        raise _not_loaded(error) from None
-    if not hasattr(library, "Core"):
-        raise UnavailableError(f"openvino is installed in part only: {_REINSTALL}")
+    # The name is absolute: this module is elir_deploy.runtime.backends.openvino.
+    library = import_library("openvino", _EXTRA, "run bundles with it", attribute="Core")
+    import_library("openvino.frontend", _EXTRA, "read ONNX files", attribute="FrontEndManager")
     return library
-
-
-def _not_loaded(error: ImportError) -> UnavailableError:
-    return UnavailableError(
-        f"openvino cannot be loaded ({error}): install it, or name its folder in LD_LIBRARY_PATH"
-    )
 
 
 def _does_not_start(error: RuntimeError) -> str:
@@ -226,11 +206,11 @@ def _does_not_start(error: RuntimeError) -> str:
 
 
 def _core() -> Any:
-    """OpenVINO's core, one for the process and until it ends.
+    """OpenVINO's core, one per process, which is never deleted.
 
-    Each one gives the thread that makes it a stack for signals, and takes it away when it goes. Of
-    two that go in the order they came, the second would put back the first one's, which is no
-    more, and the next signal (Ctrl-C) would crash the process.
+    A core installs a signal stack in the thread that creates it, and restores the previous one when
+    it is deleted. If two are deleted in the order of their creation, the second restores the freed
+    stack of the first, and the next signal (Ctrl-C) crashes the process.
     """
     library = _library()
     if not _cores:
@@ -242,12 +222,12 @@ _cores: list[Any] = []
 
 
 def _has_bfloat16(core: Any) -> bool:
-    """Whether the processor has the instructions; without, OpenVINO emulates them, slowly."""
+    """Whether the processor has bfloat16 instructions; OpenVINO's emulation is slow."""
     return "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def _one_line(error: Exception) -> str:
-    # "Exception from src/inference/src/cpp/core.cpp:84:", once for every caller, says nothing.
+    # "Exception from src/inference/src/cpp/core.cpp:84:", repeated for every caller.
     text = re.sub(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:", "", str(error))
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:297] + "..."
@@ -259,8 +239,8 @@ def _one_line(error: Exception) -> str:
 def _loaded(
     core: Any, path: Path, stage: Stage, place: Path | None, config: dict[str, Any]
 ) -> _Loaded:
-    """The stage in ``path`` for ``config``, from the cache if it is there, else kept in it."""
-    loaded = _recalled(core, place, stage, config)
+    """The stage in ``path`` compiled for ``config``, from the cache or else added to it."""
+    loaded = _load_cached(core, place, stage, config)
     if loaded is not None:
         _check_ends(path, stage, loaded.compiled)
         return loaded
@@ -270,23 +250,23 @@ def _loaded(
         raise UnavailableError(f"openvino cannot run {path}: {_one_line(error)}") from None
     _check_ends(path, stage, compiled)
     if place is not None:
-        _keep(compiled, place)
+        _store(compiled, place)
     return _Loaded(stage, compiled)
 
 
 def read_model(path: Path) -> Any:
-    """The model in an ONNX file, ready to be compiled.
+    """Read an ONNX file into a model that can be compiled.
 
-    ``Core.read_model`` would hand a damaged file to the readers of all other formats, which print.
+    ``Core.read_model`` would pass a damaged file to the readers of other formats, which print.
 
     Raises:
         BundleError: OpenVINO cannot read it.
-        UnavailableError: OpenVINO is not there.
+        UnavailableError: OpenVINO is not installed.
     """
     ov = _library()
     library = importlib.import_module("openvino.frontend")
     kinds = [value for value in vars(library).values() if isinstance(value, type)]
-    # A ValueError where the message quotes bytes of a damaged file.
+    # ValueError if the message quotes bytes of a damaged file.
     failures: tuple[type[Exception], ...] = (RuntimeError, ValueError)
     failures += tuple(kind for kind in kinds if issubclass(kind, Exception))
     try:
@@ -300,18 +280,18 @@ def read_model(path: Path) -> Any:
     return model
 
 
-#: What is done to a model before it is compiled; another number for another way.
+#: Version of the rewriting of models before they are compiled.
 _REWRITING = 1
 
-#: The way from QuantizeLinear to DequantizeLinear, as OpenVINO reads it, from the end.
+#: OpenVINO's operators for QuantizeLinear and DequantizeLinear, from the end.
 _QUANTIZER = ("Multiply", "Subtract", "Convert", "Convert", "FakeQuantize")
 
 
 def _join_quantizers(model: Any) -> None:
-    """Write each pair of QuantizeLinear and DequantizeLinear as one FakeQuantize.
+    """Replace each pair of QuantizeLinear and DequantizeLinear by one FakeQuantize.
 
-    They compute the same. But where the pairs stay apart and the processor has no AMX, OpenVINO
-    2026.4 loses their scales in front of concatenations, and the picture with them.
+    They compute the same, but on processors without AMX, OpenVINO 2026.4 loses the scales of
+    pairs before concatenations, which ruins the picture.
     """
     library = importlib.import_module("openvino.opset13")
     for node in model.get_ordered_ops():
@@ -320,7 +300,7 @@ def _join_quantizers(model: Any) -> None:
             if len(chain) == len(_QUANTIZER):
                 scale = _constant(node, 1)
                 if scale.size > 1 or np.any(_constant(chain[1], 1)):
-                    break  # channels of their own, or a zero point: none of ours
+                    break  # per channel, or with a zero point: not from this project
                 low, high = (library.constant(_constant(chain[-1], i) * scale) for i in (3, 4))
                 source, least, most = (chain[-1].input_value(i) for i in range(3))
                 levels = chain[-1].get_attributes()["levels"]
@@ -343,32 +323,31 @@ def _check_ends(path: Path, stage: Stage, compiled: Any) -> None:
         ("input", stage.input, compiled.inputs),
         ("output", stage.output, compiled.outputs),
     ):
-        seen = [_described(port, spec.name) for port in ports]
-        wanted = f"{spec.name}: {_TYPES[spec.dtype]} [{','.join(map(str, spec.shape))}]"
-        if seen != [wanted]:
-            described = ", ".join(seen) or "missing"
+        actual = ", ".join(_describe(port, spec.name) for port in ports) or "missing"
+        expected = f"{spec.name}: {_TYPES[spec.dtype]} [{','.join(map(str, spec.shape))}]"
+        if actual != expected:
             raise BundleError(
-                f"{path}: the graph's {what} is {described}, the manifest says {wanted}"
+                f"{path}: the graph's {what} is {actual}, the manifest says {expected}"
             )
 
 
-def _described(port: Any, name: str) -> str:
-    # An operator that does nothing is dropped, and leaves its name to what it read.
+def _describe(port: Any, name: str) -> str:
+    # OpenVINO removes operators without effect and renames their inputs.
     names = [name] if name in port.names else sorted(port.names)
     return f"{'/'.join(names)}: {port.element_type.get_type_name()} {port.partial_shape}"
 
 
 def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
-    """Where what was compiled from one file, for this processor and OpenVINO, is kept.
+    """Path of the model compiled from a file for this processor and version of OpenVINO.
 
-    None where nothing is to be kept, and, with a warning, where there is no place for it.
+    None if nothing is kept or, with a warning, if there is no cache folder.
     """
-    maker = [
+    machine = [
         str(_REWRITING),
         core.get_property(_DEVICE, "FULL_DEVICE_NAME"),
         *sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
     ]
-    key = hashlib.sha256("\n".join(maker).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
     version = re.sub(r"[^\w.-]", "-", _library().get_version())
     try:
         return compiled_place("openvino", version, sha256, f"{float_type}.{key}.blob")
@@ -377,10 +356,10 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
         return None
 
 
-def _recalled(
+def _load_cached(
     core: Any, place: Path | None, stage: Stage, config: dict[str, Any]
 ) -> _Loaded | None:
-    """What is kept in ``place``, if it is whole."""
+    """Load the model in ``place``, unless it is missing or damaged."""
     content = None if place is None else read_sealed(place)
     if content is None:
         return None
@@ -390,23 +369,23 @@ def _recalled(
             return _Loaded(stage, core.import_model(tensor, _DEVICE, config), content)
         except TypeError:  # 2024 takes bytes only
             return _Loaded(stage, core.import_model(content.tobytes(), _DEVICE, config))
-    except RuntimeError:  # what OpenVINO asks for beside its version; compiling makes it anew
+    except RuntimeError:  # refused by OpenVINO, which then compiles it again
         return None
 
 
-def _keep(compiled: Any, place: Path) -> None:
+def _store(compiled: Any, place: Path) -> None:
     try:
         content = compiled.export_model()
         write_sealed(place, content if isinstance(content, bytes) else content.getvalue())
     except OutputError as error:
         _warn(error)
     except RuntimeError as error:
-        _warn(OutputError(f"openvino cannot export what it compiled: {_one_line(error)}"))
+        _warn(OutputError(f"openvino cannot export the compiled model: {_one_line(error)}"))
 
 
 def _warn(error: OutputError) -> None:
     warnings.warn(
-        f"{error}; so compiled models are not kept and every start takes longer",
+        f"{error}; compiled models are not cached, so every start takes longer",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,7 +1,7 @@
-"""Engines on TensorRT, which are made on the device, and on TensorRT-RTX, made ahead of time.
+"""Engines on TensorRT, built on the device, and on TensorRT-RTX, built ahead of time.
 
-An engine fits one kind of GPU and one release of its library. A bundle may hold several; the one
-that fits is taken. Where none does, what would fit is told, with the command that makes it.
+An engine runs on one kind of GPU with one release of its library. A bundle may have several, of
+which the one that fits is used. If none fits, the error has the command that builds one.
 """
 
 from __future__ import annotations
@@ -17,65 +17,58 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.manifest import Artifact, Stage
-from elir_deploy.runtime.tensorrt_engine import (
-    Engine,
-    Library,
-    load_engine,
-    load_library,
-    release_of,
-)
+from elir_deploy.runtime.tensorrt_engine import Engine, load_engine
+from elir_deploy.runtime.tensorrt_library import Library, load_library, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, RTX_CAPABILITIES, EngineKind
 
 __all__ = ["BACKENDS", "TensorRtBackend"]
 
-#: Sessions side by side for the most images in a second: one copies while the other computes.
-_SEVERAL = 2
+#: Number of sessions for throughput: one copies while the other computes.
+_SESSIONS = 2
 _AMPERE = 80
-#: Its engines are for no other GPU, and those of others are not for it.
+#: Its engines run on no other GPU, and those of others do not run on it.
 _JETSON = "sm87"
-#: Version-compatible engines run under the next major version, too. After 8 that is 10: 9 was for
-#: few platforms.
+#: Version-compatible engines also run with the next major version. After 8 that is 10: 9 was
+#: released for few platforms.
 _NEXT_MAJOR = {8: 10}
 
 
 @dataclass(frozen=True)
 class _Machine:
-    """What an engine has to fit.
+    """The library and device that an engine has to fit.
 
     Attributes:
-        library: installed.
-        capability: of the device, such as ``sm86``.
+        library: the installed library.
+        capability: compute capability of the device, such as ``sm86``.
     """
 
     library: Library
     capability: str
 
     def incompatibility(self, artifact: Artifact) -> str | None:
-        """Why an engine of the library's kind cannot run, or None."""
+        """Why an engine of the library's kind cannot run; None: it can."""
         if not _is_for(artifact, self.capability):
             return f"it is for {artifact.target}, and this device is {self.capability}"
-        made, here = release_of(artifact.tool_version), release_of(self.library.version)
+        built, here = release_of(artifact.tool_version), release_of(self.library.version)
         later_too = artifact.version_compatible and self.library.kind == DEVICE_TENSORRT
-        if made == here or (later_too and made < here and here[0] <= _last_major(made[0])):
+        if built == here or (later_too and built < here and here[0] <= _last_major(built[0])):
             return None
-        return (
-            f"it was made by {artifact.tool} {artifact.tool_version}, and {self.library} is "
-            "installed"
-        )
+        built_by = f"{artifact.tool} {artifact.tool_version}"
+        return f"it was built by {built_by}, and {self.library} is installed"
 
     def rebuild(self, bundle: Bundle, precisions: Sequence[str]) -> str:
-        """The command that makes the engines that fit, or what to do where there is none."""
+        """The command that builds engines that fit, or what to do if that is not possible."""
         if self.library.kind == RTX and self.capability not in RTX_CAPABILITIES:
-            return f"TensorRT-RTX builds none for {self.capability}, take another backend"
+            return f"TensorRT-RTX does not support {self.capability}, use another backend"
         device = "--device" if self.library.kind != RTX else f"--target {self.capability}"
-        wanted = "".join(f" --precision {precision}" for precision in precisions)
+        options = "".join(f" --precision {precision}" for precision in precisions)
         path = shlex.quote(str(bundle.path))
-        return f"elir-build {path} {device}{wanted}"
+        return f"elir-build {path} {device}{options}"
 
 
 @dataclass(frozen=True)
 class TensorRtBackend(Backend):
-    """The engines of one of the two libraries, ``kind``."""
+    """The backend for engines of one of the two libraries, ``kind``."""
 
     name: str
     kind: EngineKind
@@ -113,9 +106,9 @@ class TensorRtBackend(Backend):
         return self._incompatibilities(bundle, engines, machines[0]) if machines else None
 
     def held_precisions(self, bundle: Bundle) -> tuple[str, ...]:
-        """Those with engines that fit; where none does, or nothing is known, those with any."""
-        held = super().held_precisions(bundle)
-        return tuple(p for p in held if self._fits(bundle, p)) or held
+        """Precisions with engines that fit; if none does, or if unknown, those with any engine."""
+        available = super().held_precisions(bundle)
+        return tuple(p for p in available if self._fits(bundle, p)) or available
 
     def artifacts(self, bundle: Bundle, precision: str, *, device: int = 0) -> tuple[Artifact, ...]:
         machines = self._machines()[device : device + 1]
@@ -131,7 +124,7 @@ class TensorRtBackend(Backend):
     def open_several(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
     ) -> tuple[Session, ...]:
-        return self._sessions(bundle, precision, device, _SEVERAL)
+        return self._sessions(bundle, precision, device, _SESSIONS)
 
     def _sessions(
         self, bundle: Bundle, precision: str, number: int, count: int
@@ -144,7 +137,13 @@ class TensorRtBackend(Backend):
         with device.current():
             engines = [
                 load_engine(
-                    library, device, bundle.checked_file(artifact.file), artifact, stage, rebuild
+                    library,
+                    device,
+                    bundle.checked_file(artifact.file),
+                    artifact,
+                    stage,
+                    rebuild=rebuild,
+                    keep=not bundle.temporary,
                 )
                 for stage, artifact in chain
             ]
@@ -164,7 +163,7 @@ class TensorRtBackend(Backend):
         return open_device(number, self.kind)
 
     def _machines(self) -> tuple[_Machine, ...]:
-        """One for each device; none where the library or the driver is not there."""
+        """One for each device; none without the library or the driver."""
         try:
             library = load_library(self.kind)
         except UnavailableError:
@@ -186,43 +185,43 @@ class TensorRtBackend(Backend):
     def _chain(
         self, bundle: Bundle, precision: str, machine: _Machine
     ) -> list[tuple[Stage, Artifact]]:
-        """The engine of each stage that fits.
+        """Each stage with the engine that fits.
 
         Raises:
-            BundleError: there is none at all for a stage.
-            UnavailableError: none of them fits.
+            BundleError: a stage has no engine at all.
+            UnavailableError: none of a stage's engines fits.
         """
         super().artifacts(bundle, precision)
         chain = []
         for stage in bundle.stages:
-            held = self._fitting(stage, precision)
-            fitting = [artifact for artifact in held if machine.incompatibility(artifact) is None]
+            engines = self._fitting(stage, precision)
+            fitting = [engine for engine in engines if machine.incompatibility(engine) is None]
             if not fitting:
-                raise UnavailableError(self._incompatibilities(bundle, held, machine))
-            # One made for this GPU is faster than one that others can run, too.
-            chain.append((stage, min(fitting, key=lambda a: not _made_for(a, machine.capability))))
+                raise UnavailableError(self._incompatibilities(bundle, engines, machine))
+            # An engine for this GPU alone is faster than a hardware-compatible one.
+            chain.append((stage, min(fitting, key=lambda a: not _is_exact(a, machine.capability))))
         return chain
 
     def _incompatibilities(
         self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine
     ) -> str:
-        """What was found, what is needed, and the command that makes it."""
-        found = dict.fromkeys(f"{a.target or 'any device'} by {a.tool_version}" for a in engines)
+        """The engines in the bundle, the one that is needed, and the command that builds it."""
+        existing = dict.fromkeys(f"{a.target or 'any device'} by {a.tool_version}" for a in engines)
         precisions = tuple(dict.fromkeys(engine.precision for engine in engines))
         return (
-            f"no {self.name} engine of {bundle.path} fits: found for {', '.join(found)}; "
+            f"no {self.name} engine of {bundle.path} fits: found for {', '.join(existing)}; "
             f"needed for {machine.capability} by {machine.library.version}: "
             f"{machine.rebuild(bundle, precisions)}"
         )
 
 
-def _made_for(artifact: Artifact, capability: str) -> bool:
+def _is_exact(artifact: Artifact, capability: str) -> bool:
     return artifact.target in (None, capability)
 
 
 def _is_for(artifact: Artifact, capability: str) -> bool:
-    """Whether an engine is for GPUs of a compute capability."""
-    if _made_for(artifact, capability):
+    """Whether an engine runs on GPUs of a compute capability."""
+    if _is_exact(artifact, capability):
         return True
     return (
         artifact.hardware_compatibility == "ampere_plus"
@@ -231,9 +230,9 @@ def _is_for(artifact: Artifact, capability: str) -> bool:
     )
 
 
-def _last_major(made: int) -> int:
-    """The last major version whose releases run a version-compatible engine of ``made``."""
-    return _NEXT_MAJOR.get(made, made + 1)
+def _last_major(built: int) -> int:
+    """The last major version that runs a version-compatible engine of major version ``built``."""
+    return _NEXT_MAJOR.get(built, built + 1)
 
 
 def _session(device: Device, engines: Sequence[Engine], *, sleeping: bool) -> Session:
@@ -254,6 +253,6 @@ def _session(device: Device, engines: Sequence[Engine], *, sleeping: bool) -> Se
 
 BACKENDS = (
     TensorRtBackend(name="tensorrt", kind=DEVICE_TENSORRT, precisions=("int8", "fp16", "fp32")),
-    # Its support matrix lists no INT8 convolutions: they build, and come last (docs/decisions.md).
+    # INT8 convolutions build, but are not in its support matrix: last (docs/decisions.md).
     TensorRtBackend(name="tensorrt-rtx", kind=RTX, precisions=("fp16", "fp32", "int8")),
 )

@@ -26,7 +26,7 @@ from elir_deploy.export.quantization import (
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.tensorrt_engine import Library, load_library
+from elir_deploy.runtime.tensorrt_library import Library, load_library
 from elir_deploy.scopes import Outline
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.graphs import SIDE, convolutions, stage

@@ -28,7 +28,7 @@ from elir_deploy.progress import no_progress, no_warning
 from elir_deploy.runtime.backends import tensorrt as backend
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES
-from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, RTX
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 

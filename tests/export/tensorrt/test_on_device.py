@@ -19,7 +19,7 @@ import pytest
 from elir_deploy.errors import OutputError, UnavailableError
 from elir_deploy.export.tensorrt import builder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
-from elir_deploy.runtime.tensorrt_engine import Library
+from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT
 from tests.export.tensorrt import stand_in
 from tests.export.tensorrt.graphs import convolutions, stage

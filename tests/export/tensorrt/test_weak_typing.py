@@ -11,7 +11,7 @@ from elir_deploy.errors import UnavailableError
 from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.tensorrt.weak_typing import constrain_types, find_int8_kernels
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.tensorrt_engine import load_library
+from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.stand_in import BuilderFlag, Config, DataType, Network, StandIn
 

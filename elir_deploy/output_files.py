@@ -1,7 +1,7 @@
-"""Outputs that a user names: files that appear complete or not at all, links, devices, pipes.
+"""Writing the outputs a user names: atomically for files, and to links, devices and pipes too.
 
-What is being made stands beside its place under a name of its own, locked. The lock ends with the
-process, so that the next one in the folder tells what a killed one left from what is being made.
+Unfinished output is a locked temporary file beside the target. A lock ends with its process, so the
+next process in the folder can tell leftovers of a killed one from work in progress.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from elir_deploy.errors import OutputError
 __all__ = [
     "STANDARD_OUTPUT",
     "check_writable",
-    "held",
     "is_standard_output",
+    "locked",
     "remove_abandoned",
     "replacing",
     "write_text",
@@ -42,31 +42,30 @@ _PART = re.compile(r"\.elir-[0-9a-f]{16}\.part")
 
 @contextmanager
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write in the ``with`` block; all of it is at ``path`` when the block ends.
+    """Open a file that appears at ``path``, complete, when the ``with`` block ends.
 
-    A regular file is replaced whole and keeps its permissions; a symbolic link is followed. What
-    is no regular file (a device, a pipe, or ``-``, standard output) is written to at the end. If
-    the block raises, ``path`` is as it was.
+    A regular file is replaced as a whole and keeps its permissions; a symbolic link is followed.
+    Anything else (a device, a pipe, or ``-``, standard output) is written when the block ends. If
+    the block raises, ``path`` is unchanged.
 
     Args:
-        path: of the file.
-        durable: what is written is on disk before the name changes, so that not even a power cut
-            leaves a file in parts.
+        path: path of the file.
+        durable: flush to disk before the rename, so that even a power cut leaves no partial file.
 
     Raises:
-        OutputError: the place cannot be written, or is full.
-        BrokenPipeError: nobody reads standard output any more.
+        OutputError: ``path`` cannot be written, or the disk is full.
+        BrokenPipeError: standard output was closed by its reader.
     """
     try:
         target, mode = _regular_file(path)
         if target is None:
-            with _opened(path) as stream:
+            with _open_stream(path) as stream:
                 content = io.BytesIO()
                 yield content
                 stream.write(content.getbuffer())
             return
         _clean_up(target.parent)
-        with held(functools.partial(_new_part, target.parent)) as part:
+        with locked(functools.partial(_new_part, target.parent)) as part:
             try:
                 with part.open("wb") as file:
                     yield file
@@ -81,14 +80,14 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                     part.unlink()
                 raise
     except OSError as error:
-        # Without a number it is not of the file system: Pillow says so what a format cannot hold.
+        # Without errno it is not from the file system: Pillow reports unsupported content so.
         if error.errno is None or (error.errno == errno.EPIPE and is_standard_output(path)):
             raise
-        raise _refused(path, error) from error
+        raise _output_error(path, error) from error
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write ``content`` as UTF-8, whole or not at all.
+    """Write ``content`` as UTF-8, atomically.
 
     Raises:
         OutputError: as :func:`replacing`.
@@ -98,58 +97,58 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Say now, not after the work, that ``path`` cannot be written.
+    """Check before the work starts that ``path`` can be written.
 
     Raises:
-        OutputError: it is a folder, a loop of links or a device that may not be written, or its
-            folder is not there or not writable.
+        OutputError: it is a folder, a loop of links or a read-only device, or its folder is
+            missing or not writable.
     """
     if os.path.isdir(path):
-        raise OutputError(f"{path} is a folder, wanted the name of a file")
+        raise OutputError(f"{path} is a folder, expected a file name")
     try:
         target, _ = _regular_file(path)
     except OSError as error:
-        raise _refused(path, error) from None
+        raise _output_error(path, error) from None
     if target is None:
         if str(path) != STANDARD_OUTPUT and not os.access(path, os.W_OK):
             raise OutputError(f"{path} is not writable")
         return
     if not target.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no folder {_shown(path, target)}")
+        raise OutputError(f"{path} cannot be written: no such folder {_shown(path, target)}")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: {_shown(path, target)} is not writable")
 
 
 def is_standard_output(path: str | Path) -> bool:
-    """Whether ``path`` is ``-`` or another name of what standard output goes to."""
-    return str(path) == STANDARD_OUTPUT or _own_stream(path) == 1
+    """Whether ``path`` is ``-`` or another name for standard output's file."""
+    return str(path) == STANDARD_OUTPUT or _stream_number(path) == 1
 
 
-def _refused(path: str | Path, error: OSError) -> OutputError:
+def _output_error(path: str | Path, error: OSError) -> OutputError:
     hint = ": free some space and run again" if error.errno in _FULL else ""
     return OutputError(f"{path} cannot be written: {error.strerror}{hint}")
 
 
 def _shown(path: str | Path, target: Path) -> Path:
-    """The folder of ``target`` as the user wrote it, where no link led elsewhere."""
+    """The folder of ``target`` as the user wrote it, unless a link leads elsewhere."""
     return target.parent if os.path.islink(path) else Path(path).parent
 
 
 def _regular_file(path: str | Path) -> tuple[Path | None, int | None]:
-    """The regular file that ``path`` leads to, there or not, and its permissions; None: no such."""
+    """The regular file behind ``path``, existing or not, and its mode; None: not a regular file."""
     if str(path) == STANDARD_OUTPUT:
         return None, None
     try:
         status = os.stat(path)
-    except FileNotFoundError:  # also a link to what is not there yet
+    except FileNotFoundError:  # or a link to a missing file
         return Path(os.path.realpath(path)), None
-    if not stat.S_ISREG(status.st_mode) or _own_stream(path) is not None:
+    if not stat.S_ISREG(status.st_mode) or _stream_number(path) is not None:
         return None, None
     return Path(os.path.realpath(path)), stat.S_IMODE(status.st_mode) & 0o777
 
 
-def _own_stream(path: str | Path) -> int | None:
-    """1 or 2 where ``path`` is what this process has there: replacing it would part the two."""
+def _stream_number(path: str | Path) -> int | None:
+    """1 or 2 if ``path`` is this process's stdout or stderr, which replacing would disconnect."""
     with suppress(OSError):
         status = os.stat(path)
         for descriptor in (1, 2):
@@ -159,30 +158,30 @@ def _own_stream(path: str | Path) -> int | None:
     return None
 
 
-def _opened(path: str | Path) -> BinaryIO:
-    own = 1 if str(path) == STANDARD_OUTPUT else _own_stream(path)
-    if own is None:
+def _open_stream(path: str | Path) -> BinaryIO:
+    number = 1 if str(path) == STANDARD_OUTPUT else _stream_number(path)
+    if number is None:
         return open(path, "wb")
-    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+    for stream in (sys.stdout, sys.stderr):  # keeps the order of earlier prints
         if stream is not None:
             stream.flush()
-    return open(own, "wb", closefd=False)
+    return open(number, "wb", closefd=False)
 
 
-# What is being made ---------------------------------------------------------------------------
+# Temporary files and locks --------------------------------------------------------------------
 
 
 @contextmanager
-def held(make: Callable[[], Path]) -> Iterator[Path]:
-    """What ``make`` makes, a file or a folder, locked for the ``with`` block.
+def locked(create: Callable[[], Path]) -> Iterator[Path]:
+    """The file or folder that ``create`` creates, locked for the ``with`` block.
 
-    :func:`remove_abandoned` of another process or thread leaves it alone.
+    :func:`remove_abandoned` in another process or thread leaves it alone.
     """
     while True:
-        path = make()
+        path = create()
         with suppress(FileNotFoundError):
-            descriptor = _locked(path, fcntl.LOCK_EX)
-            # Between the two another process may have taken it for abandoned.
+            descriptor = _lock(path, fcntl.LOCK_EX)
+            # Before the lock, another process may have removed it as abandoned.
             if path.exists():
                 break
             os.close(descriptor)
@@ -193,10 +192,10 @@ def held(make: Callable[[], Path]) -> Iterator[Path]:
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Delete those files and folders that no living process holds by :func:`held`."""
+    """Delete the files and folders that no living process has :func:`locked`."""
     for path in paths:
         with suppress(OSError):
-            descriptor = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -206,14 +205,14 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 os.close(descriptor)
 
 
-def _locked(path: Path, operation: int) -> int:
-    # Network file systems lock exclusively only what is open for writing.
+def _lock(path: Path, operation: int) -> int:
+    # NFS takes exclusive locks only on files open for writing.
     access = os.O_RDONLY if path.is_dir() else os.O_RDWR
     descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, operation)
     except OSError:
-        # A file system without locks: what is made there is never known to be abandoned.
+        # A file system without locks: nothing there is ever known to be abandoned.
         if operation & fcntl.LOCK_NB:
             os.close(descriptor)
             raise
@@ -222,12 +221,12 @@ def _locked(path: Path, operation: int) -> int:
 
 def _new_part(folder: Path) -> Path:
     part = folder / f".elir-{secrets.token_hex(8)}.part"
-    part.touch(exist_ok=False)  # it has the permissions of any new file
+    part.touch(exist_ok=False)  # with the permissions of any new file
     return part
 
 
 @functools.lru_cache(maxsize=1024)
 def _clean_up(folder: Path) -> None:
-    """Once for each folder, as a folder may hold hundreds of thousands of files."""
+    """Once per folder, since a folder may hold hundreds of thousands of files."""
     with suppress(OSError):
         remove_abandoned([entry for entry in folder.iterdir() if _PART.fullmatch(entry.name)])

@@ -7,8 +7,8 @@ import pytest
 
 from elir_deploy.degradations import degrade
 from elir_deploy.errors import UsageError
+from elir_deploy.paired_images import Sample, SampleFolder, Skipped
 from elir_deploy.runtime import write_image
-from elir_deploy.samples import Sample, SampleFolder, Skipped
 from tests.training.small import SIZE, photo, save, save_photos
 
 
@@ -87,8 +87,8 @@ def test_faces_are_scaled(tmp_path: Path) -> None:
     # The middle square, all of it: black at the top, white at the bottom.
     assert long.truth[0].max() < 5
     assert long.truth[-1].min() > 250
-    assert "128x200, not square" in long.doubt
-    assert square.doubt is None
+    assert "128x200, not square" in long.warning
+    assert square.warning is None
     np.testing.assert_array_equal(square.truth, photo(1, SIZE, SIZE))
 
 
@@ -138,20 +138,20 @@ def test_a_pair_of_other_sizes_is_left_out(photos: Path, tmp_path: Path) -> None
     found = list(SampleFolder(photos, "bsr", side=SIZE, upscale=4, degraded=tmp_path / "low"))
     skipped = [item for item in found if isinstance(item, Skipped)]
     reasons = {item.name: item.reason for item in skipped}
-    assert "2.png is 23x17, wanted 22x18 (1/4 of the truth's)" in reasons["2.png"]
+    assert "2.png is 23x17, expected 22x18 (1/4 of the ground truth)" in reasons["2.png"]
     assert "0.png" not in reasons
 
 
 def test_a_missing_partner(photos: Path, tmp_path: Path) -> None:
     save(tmp_path / "low" / "1.jpg", photo(0, 80, 80))
-    with pytest.raises(UsageError, match=r"0\.png has no degraded image .* nor have 2 others"):
+    with pytest.raises(UsageError, match=r"0\.png has no degraded image .* nor do 2 others"):
         SampleFolder(photos, "tiny", side=SIZE, degraded=tmp_path / "low")
 
 
 def test_two_partners(photos: Path, tmp_path: Path) -> None:
     for name in ("1.jpg", "1.png"):
         save(tmp_path / "low" / name, photo(0, 80, 80))
-    with pytest.raises(UsageError, match="have one name"):
+    with pytest.raises(UsageError, match="differ only in their suffix"):
         SampleFolder(photos, "tiny", side=SIZE, degraded=tmp_path / "low")
 
 
@@ -170,8 +170,8 @@ def test_folders_inside_are_looked_into(tmp_path: Path) -> None:
 def test_no_folder_no_images(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, message in (
-        (tmp_path / "nothing", "is no folder"),
-        (photos / "0.png", "is a file, wanted a folder"),
+        (tmp_path / "nothing", "does not exist"),
+        (photos / "0.png", "is a file, expected a folder"),
         (tmp_path / "empty", "no images in it"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -2,9 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from elir_deploy.printable import printable
-from elir_deploy.tables import aligned, in_code, in_markdown, pipes
+from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable, printable_values
 from tests.shown import Shown
+
+
+def test_control_characters_become_escapes() -> None:
+    assert printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
+    assert printable("Übung 日本語") == "Übung 日本語"
+
+
+def test_printable_values_reaches_every_key_and_value() -> None:
+    values = {"a\n": ["\x1b", ("\t", 1.5, None)], "b": {"c": True}}
+    assert printable_values(values) == {"a\\n": ["\\x1b", ["\\t", 1.5, None]], "b": {"c": True}}
+
 
 HEADER = ("row", "a", "long")
 ROWS = [("first", "1", "2"), ("x", "1000", "")]
@@ -44,17 +54,17 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_shows_any_text_as_it_is(text: str) -> None:
     table = Shown(pipes([text, "a"], [[text, "1"], ["x", text]]))
-    wanted = printable(text)
+    expected = printable(text)
     row = ["tr", "td", "td"]
     assert table.tags == ["table", "thead", "tr", "th", "th", "tbody", *row, *row]
-    assert table.of("th") == [wanted, "a"]
-    assert table.of("td") == [wanted, "1", "x", wanted]
+    assert table.of("th") == [expected, "a"]
+    assert table.of("td") == [expected, "1", "x", expected]
     lines = Shown(f"# {in_markdown(text)}\n\n- {in_markdown(text)}\n- {in_code(text)}, more\n")
     assert lines.tags == ["h1", "ul", "li", "li", "code"]
     assert (lines.of("h1"), lines.of("li")[0], lines.of("code")) == (
-        [wanted],
-        wanted,
-        [f"{wanted}, more"],
+        [expected],
+        expected,
+        [f"{expected}, more"],
     )
 
 

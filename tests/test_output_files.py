@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import pytest
 
-from elir_deploy import atomic
-from elir_deploy.atomic import check_writable, held, remove_abandoned, replacing, write_text
+from elir_deploy import output_files
 from elir_deploy.errors import OutputError
+from elir_deploy.output_files import check_writable, locked, remove_abandoned, replacing, write_text
 
 PART = ".elir-0123456789abcdef.part"
 
@@ -175,12 +175,12 @@ def test_a_device_is_written_to(tmp_path: Path) -> None:
 def test_a_folder_is_none(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="Is a directory"):
         write_text(tmp_path, "")
-    with pytest.raises(OutputError, match="is a folder, wanted the name of a file"):
+    with pytest.raises(OutputError, match="is a folder, expected a file name"):
         check_writable(tmp_path)
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match="no such folder"):
         check_writable(tmp_path / "none" / "r.json")
     check_writable(tmp_path / "r.json")
     check_writable("-")
@@ -192,7 +192,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from elir_deploy.atomic import is_standard_output, write_text
+from elir_deploy.output_files import is_standard_output, write_text
 print("before")
 write_text(sys.argv[1], "content\\n")
 print("after", is_standard_output(sys.argv[1]))
@@ -219,7 +219,7 @@ def test_standard_output_by_all_its_names(tmp_path: Path, name: str, kind: str) 
 def test_a_reader_who_left_is_no_error_of_the_place() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    code = "from elir_deploy.atomic import write_text\nwrite_text('-', 'x' * 100_000)"
+    code = "from elir_deploy.output_files import write_text\nwrite_text('-', 'x' * 100_000)"
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert b"\nBrokenPipeError: " in done.stderr  # which commands end quietly at
@@ -229,7 +229,7 @@ def test_a_reader_who_left_is_no_error_of_the_place() -> None:
 
 KILLED = """
 import os, sys
-from elir_deploy.atomic import replacing
+from elir_deploy.output_files import replacing
 with replacing(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
@@ -271,7 +271,7 @@ def test_a_folder_is_looked_through_once(tmp_path: Path) -> None:
     (tmp_path / PART).write_text("of another run, killed meanwhile")
     write_text(tmp_path / "x", "")
     assert (tmp_path / PART).exists()
-    atomic._clean_up.cache_clear()
+    output_files._clean_up.cache_clear()
     write_text(tmp_path / "x", "")
     assert os.listdir(tmp_path) == ["x"]
 
@@ -288,7 +288,7 @@ def test_a_clean_up_before_the_lock_is_there(tmp_path: Path, folder: bool) -> No
             remove_abandoned([path])
         return path
 
-    with held(make) as path:
+    with locked(make) as path:
         assert path.name == "second"
         remove_abandoned([path])
         assert path.exists()

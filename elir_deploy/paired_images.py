@@ -1,8 +1,8 @@
-"""The images a model is measured on: truths, and what the model is given of them.
+"""Pairs of a ground truth and its low-quality image, from folders, for measuring quality.
 
-Everything is brought to the model's square by cutting out the middle, or, for aligned faces, by
-scaling the largest square down. An image smaller than the square is left out: an enlarged one
-holds no detail to compare with. One image is held at a time.
+Images are brought to the model's square by cropping the centre or, for aligned faces, by scaling
+the largest square down. Images smaller than the square are skipped: enlarged, they would have no
+detail to compare with. One image is in memory at a time.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
 
 __all__ = ["Sample", "SampleFolder", "Skipped"]
 
-#: Of the larger over the smaller side, above which an image is hardly an aligned face.
-_SQUARE_ENOUGH = 1.1
+#: Ratio of the sides above which an image is unlikely to be an aligned face.
+_MAX_FACE_ASPECT = 1.1
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A truth and its low-quality image.
+    """A ground truth and its low-quality image.
 
     Attributes:
-        number: its place in the folder, from 0.
-        name: of the file, below the folder.
+        number: index in the folder, from 0.
+        name: path of the file, relative to the folder.
         truth: (S, S, 3) uint8 RGB.
         low: (S / f, S / f, 3) uint8 RGB with the task's factor f.
-        doubt: why it is hardly what the model was trained on; None where nothing speaks against it.
+        warning: why it differs from the model's training data; None if nothing suggests so.
     """
 
     number: int
     name: str
     truth: NDArray[np.uint8]
     low: NDArray[np.uint8]
-    doubt: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is left out, and why."""
+    """A file that is skipped, and why."""
 
     name: str
     reason: str
@@ -57,21 +57,21 @@ class SampleFolder:
     """The images of a folder as samples, in the order of their names.
 
     Args:
-        truths: folder of undegraded images; folders inside it are looked into.
-        task_name: whose degradation is applied, where there are no degraded images.
-        side: of the model's square in pixels.
+        truths: folder of undegraded images, searched recursively.
+        task_name: task whose degradation is applied, without ``degraded``.
+        side: side of the model's square in pixels.
         upscale: factor by which the low-quality images are smaller.
-        faces: scale instead of cutting.
-        degraded: folder with the low-quality image of each at the same place, the suffix aside.
-        seed: of the degradations. Image number k draws from a generator seeded with (seed, k), so
-            that it is the same whatever else is measured.
-        limit: only the first so many files.
+        faces: scale instead of cropping.
+        degraded: folder of low-quality images at the same relative paths, suffixes aside.
+        seed: seed of the degradations. Image k draws from a generator seeded with (seed, k), so
+            that it does not depend on which other images are measured.
+        limit: maximum number of files, the first ones.
 
     Attributes:
-        unread: what in the folders is not read.
+        unread: files and folders that are not read.
 
     Raises:
-        UsageError: a folder is not there or has no images, or an image has no partner.
+        UsageError: a folder does not exist or has no images, or an image has no counterpart.
         ImageError: a folder cannot be listed.
     """
 
@@ -128,9 +128,9 @@ class SampleFolder:
                 f"{file} is {width}x{height}, smaller than the model's {self.side}x{self.side}: "
                 "left out"
             )
-        doubt = None
-        if self.faces and max(height, width) > _SQUARE_ENOUGH * min(height, width):
-            doubt = f"{file} is {width}x{height}, not square: wanted an aligned face crop"
+        warning = None
+        if self.faces and max(height, width) > _MAX_FACE_ASPECT * min(height, width):
+            warning = f"{file} is {width}x{height}, not square: expected an aligned face crop"
         if self._partners is None:
             truth = self._square(whole, 1)
             rng = np.random.default_rng([self.seed, number])
@@ -138,27 +138,29 @@ class SampleFolder:
         else:
             partner = self._partners[number]
             truth, low = self._pair(whole, read_image(partner).opaque(), partner)
-        return Sample(number, self._places[number].as_posix(), truth, low, doubt)
+        return Sample(number, self._places[number].as_posix(), truth, low, warning)
 
     def _pair(
         self, whole: NDArray[np.uint8], low: NDArray[np.uint8], partner: Path
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         factor = self.upscale
-        wanted = whole.shape[0] // factor, whole.shape[1] // factor
-        if low.shape[:2] != wanted:
-            ratio = f" (1/{factor} of the truth's)" if factor > 1 else ", as the truth"
-            raise ImageError(
-                f"{partner} is {low.shape[1]}x{low.shape[0]}, wanted {wanted[1]}x{wanted[0]}{ratio}"
+        height, width = whole.shape[0] // factor, whole.shape[1] // factor
+        if low.shape[:2] != (height, width):
+            ratio = (
+                f" (1/{factor} of the ground truth)" if factor > 1 else ", the ground truth's size"
             )
-        whole = whole[: wanted[0] * factor, : wanted[1] * factor]
+            raise ImageError(
+                f"{partner} is {low.shape[1]}x{low.shape[0]}, expected {width}x{height}{ratio}"
+            )
+        whole = whole[: height * factor, : width * factor]
         return self._square(whole, factor), self._square(low, 1, factor)
 
     def _square(
         self, image: NDArray[np.uint8], multiple: int, shrunk: int = 1
     ) -> NDArray[np.uint8]:
-        """The model's square out of an image, or out of one ``shrunk`` times smaller.
+        """The model's square from an image, or from one ``shrunk`` times smaller.
 
-        Cut at multiples of ``multiple``, so that a truth and its smaller image show the same.
+        Cropped at multiples of ``multiple``, so that a truth and its smaller image match.
         """
         side = self.side // shrunk
         least = min(image.shape[:2])
@@ -169,16 +171,16 @@ class SampleFolder:
 
 
 def _partners(places: Sequence[Path], degraded: Path, others: Sequence[Path]) -> list[Path]:
-    """The degraded image of each image, by its place without the suffix."""
+    """The degraded image for each image, by relative path without the suffix."""
     by_name: dict[Path, Path] = {}
     for place in others:
         other = by_name.setdefault(place.with_suffix(""), place)
         if other is not place:
             raise UsageError(
-                f"{degraded / other} and {place.name} have one name: which is the degraded image?"
+                f"{degraded / other} and {place.name} differ only in their suffix: remove one"
             )
     missing = [place for place in places if place.with_suffix("") not in by_name]
     if missing:
-        more = f", nor have {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UsageError(f"{missing[0]} has no degraded image of that name in {degraded}{more}")
+        more = f", nor do {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UsageError(f"{missing[0]} has no degraded image of the same name in {degraded}{more}")
     return [degraded / by_name[place.with_suffix("")] for place in places]

@@ -1,24 +1,42 @@
-"""Text and tables: aligned columns for a terminal, pipes for Markdown."""
+"""Text for terminals and Markdown: escaped where its origin is unknown, and in tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from elir_deploy.printable import printable
+__all__ = ["aligned", "in_code", "in_markdown", "pipes", "printable", "printable_values"]
 
-__all__ = ["aligned", "in_code", "in_markdown", "pipes"]
-
-#: What Markdown could take for markup: HTML and entities, cells, emphasis, code, formulas, links;
-#: a heading or quotation where a line begins. Underscores inside words and brackets that nothing
-#: is linked to are none.
+#: Characters that Markdown may read as markup: HTML and entities, cells, emphasis, code, formulas,
+#: links, and headings or quotations at the start of a line. Underscores inside words and brackets
+#: without a link are plain text.
 _MARKUP = re.compile(
     r"[\\`*<|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|^[#>]", re.ASCII
 )
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with control characters and line ends as escapes such as ``\\x1b``.
+
+    File names and manifests may contain anything.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_values(values: Any) -> Any:
+    """JSON values with every string, keys included, made :func:`printable`."""
+    if isinstance(values, str):
+        return printable(values)
+    if isinstance(values, dict):
+        return {printable(name): printable_values(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [printable_values(value) for value in values]
+    return values
+
+
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first flush left, the others flush right."""
+    """Aligned columns, the first flush left, the others flush right."""
     table = [header, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = [
@@ -42,12 +60,12 @@ def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """``text`` so that Markdown shows it as it is, on one line, whoever it is from."""
+    """``text`` on one line, escaped so that Markdown shows it literally."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def in_code(text: str) -> str:
-    """``text`` as Markdown's code, on one line, whoever it is from."""
+    """``text`` on one line as a Markdown code span."""
     shown = printable(text)
     longest = max(map(len, re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
