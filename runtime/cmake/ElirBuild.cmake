@@ -1,4 +1,4 @@
-# How everything here is compiled, and how optional parts are found and added.
+# Compiler options, and functions that find and add optional parts.
 
 add_library(elir_options INTERFACE)
 target_compile_features(elir_options INTERFACE cxx_std_17)
@@ -12,12 +12,12 @@ if(ELIR_SANITIZE)
   target_compile_options(elir_options INTERFACE
     -fsanitize=${ELIR_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(elir_options INTERFACE -fsanitize=${ELIR_SANITIZE})
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # sees ghosts in instrumented code
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # false positives in instrumented code
     target_compile_options(elir_options INTERFACE -Wno-maybe-uninitialized)
   endif()
 endif()
 
-# Finds what the option ELIR_WITH_<name> asks for and sets ELIR_HAS_<name>.
+# Finds the package for the option ELIR_WITH_<name> and sets ELIR_HAS_<name>.
 macro(elir_find name)
   set(ELIR_HAS_${name} OFF)
   if(ELIR_WITH_${name} STREQUAL "AUTO")
@@ -31,7 +31,7 @@ macro(elir_find name)
   message(STATUS "elir: ${ARGV1} ${ELIR_HAS_${name}}")
 endmacro()
 
-# Adds an optional part that was found: its source, if it has one, and its library.
+# Adds an optional part, if it is available: its source, if any, and its library.
 function(elir_add_backend name source library)
   if(NOT ELIR_HAS_${name})
     return()
@@ -39,15 +39,15 @@ function(elir_add_backend name source library)
   if(source)
     target_sources(elir_core PRIVATE ${source})
   endif()
-  # Its headers are not ours to warn about.
+  # SYSTEM: no warnings for its headers.
   target_include_directories(elir_core SYSTEM PRIVATE
     $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
   target_compile_definitions(elir_core PRIVATE ELIR_WITH_${name})
   target_link_libraries(elir_core PUBLIC ${library})
 endfunction()
 
-# Compiles src/backends/tensorrt.cpp against the header of TensorRT or TensorRT-RTX: what `target`
-# includes and, with the library `kind`, what it defines.
+# Adds the object library `target` of src/backends/tensorrt.cpp for TensorRT or TensorRT-RTX (`kind`),
+# with the include folders of the further arguments.
 function(elir_compile_tensorrt target kind)
   add_library(${target} OBJECT "${PROJECT_SOURCE_DIR}/src/backends/tensorrt.cpp")
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
@@ -57,8 +57,8 @@ function(elir_compile_tensorrt target kind)
   target_compile_definitions(${target} PRIVATE ELIR_${kind})
 endfunction()
 
-# Adds one of the two, where it was found. Their headers have the same names, so each is compiled by
-# itself.
+# Adds one of the two backends, if available. Their headers have the same names, so each is compiled
+# separately.
 function(elir_add_tensorrt kind package)
   if(NOT ELIR_HAS_${kind})
     return()
@@ -71,7 +71,7 @@ function(elir_add_tensorrt kind package)
   target_link_libraries(elir_core INTERFACE $<TARGET_PROPERTY:${library},INTERFACE_LINK_LIBRARIES>)
 endfunction()
 
-# Lets `target` find at run time what was found when it was configured, beside where the system looks.
+# Adds the folders of the libraries that CMake found to the RPATH of `target`.
 function(elir_search_tensorrt target)
   foreach(library IN ITEMS ${TensorRT_LIBRARY} ${TensorRTRTX_LIBRARY})
     get_filename_component(folder "${library}" DIRECTORY)
@@ -82,8 +82,8 @@ function(elir_search_tensorrt target)
   endforeach()
 endfunction()
 
-# Leaves the API as the only symbols that a shared library shows: not even templates of the
-# standard library, which would meet those of the application.
+# Exports only the API from a shared library: not even templates of the standard library, which
+# would conflict with the application's.
 function(elir_hide_symbols target)
   set(script "${CMAKE_CURRENT_SOURCE_DIR}/cmake/elir.map")
   target_link_options(${target} PRIVATE "LINKER:--version-script=${script}" "LINKER:--no-undefined")

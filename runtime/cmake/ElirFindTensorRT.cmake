@@ -1,27 +1,26 @@
-# What FindTensorRT and FindTensorRTRTX have in common: the header, and the folder of the library,
-# which is opened at run time.
+# Shared by FindTensorRT and FindTensorRTRTX: finds the header, and the folder of the library, which is
+# opened at run time.
 set(_name ${CMAKE_FIND_PACKAGE_NAME})
 find_path(${_name}_INCLUDE_DIR NvInfer.h PATH_SUFFIXES include)
 find_library(${_name}_LIBRARY ${${_name}_library_name} PATH_SUFFIXES lib)
 find_path(CUDART_INCLUDE_DIR cuda_runtime_api.h
   HINTS ${CUDA_ROOT} ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES include)
-# Linked statically where it can be, it needs nothing of the machine: without a driver its functions
-# say so.
+# Preferably static, so that libelir loads without CUDA: without a driver, its functions return an error.
 find_library(CUDART_LIBRARY NAMES cudart_static cudart
   HINTS ${CUDA_ROOT} ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES lib64 lib)
 
-# Both headers are called NvInfer.h, and TensorRT's may be found where TensorRT-RTX's was looked for.
-set(${_name}_HEADER_OF_IT OFF)
+# Both headers are named NvInfer.h, so check which of the two this is.
+set(${_name}_HEADER_MATCHES OFF)
 if(EXISTS "${${_name}_INCLUDE_DIR}/NvInferVersion.h")
   file(STRINGS "${${_name}_INCLUDE_DIR}/NvInferVersion.h" _rtx REGEX "define TRT_MAJOR_RTX")
   if((_rtx AND _name STREQUAL "TensorRTRTX") OR (NOT _rtx AND _name STREQUAL "TensorRT"))
-    set(${_name}_HEADER_OF_IT ON)
+    set(${_name}_HEADER_MATCHES ON)
   endif()
 endif()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(${_name} DEFAULT_MSG
-  ${_name}_INCLUDE_DIR ${_name}_HEADER_OF_IT CUDART_LIBRARY CUDART_INCLUDE_DIR)
+  ${_name}_INCLUDE_DIR ${_name}_HEADER_MATCHES CUDART_LIBRARY CUDART_INCLUDE_DIR)
 
 if(${_name}_FOUND AND NOT TARGET ${_name}::${_name})
   add_library(${_name}::${_name} INTERFACE IMPORTED)

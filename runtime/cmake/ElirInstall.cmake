@@ -1,4 +1,4 @@
-# The installed copy, for find_package(elir) and pkg-config.
+# Installation, with files for find_package(elir) and pkg-config.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS elir EXPORT elir
@@ -18,7 +18,7 @@ install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/elirConfigVersion.cmake"
   DESTINATION ${elir_cmake_dir})
 
-# From elir.pc's folder, so that the installed copy can be moved.
+# Relative to elir.pc, so that the installed copy can be moved.
 file(RELATIVE_PATH ELIR_PC_TO_PREFIX
   "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(cmake/elir.pc.in elir.pc @ONLY)

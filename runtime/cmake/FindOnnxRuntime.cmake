@@ -1,5 +1,5 @@
-# ONNX Runtime's C API: its header, and the library. Release archives and distributions hold both;
-# a Python wheel holds the library only, which OnnxRuntime_LIBRARY may name.
+# Finds ONNX Runtime's C header and library. Release archives and distributions contain both; a Python
+# wheel contains only the library: set OnnxRuntime_LIBRARY.
 find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_c_api.h
   PATH_SUFFIXES onnxruntime onnxruntime/core/session)
 find_library(OnnxRuntime_LIBRARY onnxruntime)

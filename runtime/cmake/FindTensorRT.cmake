@@ -1,4 +1,4 @@
-# TensorRT: NvInfer.h and the CUDA runtime. Both of JetPack, of Debian packages and of the archives;
-# or where TensorRT_ROOT and CUDA_ROOT point.
+# Finds TensorRT's NvInfer.h and the CUDA runtime, in the system's folders or in TensorRT_ROOT and
+# CUDA_ROOT.
 set(TensorRT_library_name nvinfer)
 include("${CMAKE_CURRENT_LIST_DIR}/ElirFindTensorRT.cmake")

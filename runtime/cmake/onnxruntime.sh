@@ -1,11 +1,11 @@
 #!/bin/sh
-# ONNX Runtime to build against: FOLDER/include with its C header, FOLDER/lib with its library.
+# Collects ONNX Runtime for a build: FOLDER/include with its C header, FOLDER/lib with its library.
 #
 #     runtime/cmake/onnxruntime.sh FOLDER PYTHON
 #
-# The library is that of PYTHON's wheel, which holds no header. The header is this system's where
-# libonnxruntime-dev is installed. Else it is that of the package in Debian 13, unpacked and not
-# installed: of API version 21, which every later library offers, too.
+# The library is that of PYTHON's wheel, which contains no header. The header is the system's if
+# libonnxruntime-dev is installed, otherwise that of the package in Debian 13, unpacked without
+# installing it. Its API version 21 is supported by every later library.
 set -eu
 mkdir -p "$1/include" "$1/lib" "$1/apt/lists/partial" "$1/apt/cache/archives/partial"
 cd "$1"

@@ -1,9 +1,9 @@
-// The skeleton of a camera's loop: frames come at their own pace, and those that come while all
-// buffers are busy are dropped, so that what is shown is never late by more than the queue.
+// The skeleton of a camera's loop: frames arrive at a fixed rate, and those that arrive while all
+// buffers are busy are dropped, so that the delay is at most that of the queue.
 //
 //     camera BUNDLE [FRAMES]
 //
-// The camera is made up; put your own in its place.
+// The camera is simulated; replace it by yours.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -23,7 +23,7 @@ class Camera {
   int width() const { return width_; }
   int height() const { return height_; }
 
-  // Waits for the next frame. BGR, as most drivers have it.
+  // Waits for the next frame. BGR, as from most drivers.
   void read(Bytes& frame) {
     next_ += std::chrono::milliseconds(33);
     std::this_thread::sleep_until(next_);
@@ -37,7 +37,7 @@ class Camera {
   std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now();
 };
 
-// A frame, its result, and whether the library has them.
+// A frame, its result, and whether the library is using them.
 struct Slot {
   Bytes frame;
   Bytes result;
@@ -54,7 +54,7 @@ void show(const Slot& slot, elir_status status, const char* message) {
 }
 
 int run(const char* bundle, int frames) {
-  // Before the restorer, which is gone first and waits for its callbacks.
+  // Declared before the restorer, whose destructor waits for the callbacks that use them.
   std::vector<Slot> slots(3);
   elir_params params = elir_default_params();
   params.queue = 1;
@@ -102,13 +102,13 @@ int run(const char* bundle, int frames) {
 
 }  // namespace
 
-int main(int count, char** given) {
-  if (count < 2) {
+int main(int argc, char** argv) {
+  if (argc < 2) {
     std::fprintf(stderr, "usage: camera BUNDLE [FRAMES]\n");
     return 2;
   }
   try {
-    return run(given[1], count > 2 ? std::atoi(given[2]) : 100);
+    return run(argv[1], argc > 2 ? std::atoi(argv[2]) : 100);
   } catch (const elir::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;

@@ -1,9 +1,9 @@
-"""libelir from Python with nothing but ctypes and NumPy.
+"""libelir from Python with ctypes and NumPy.
 
     python elir_ctypes.py libelir.so BUNDLE INPUT.png OUTPUT.png
 
-The command needs Pillow, too, to read and write pictures. (In Python, ``elir_deploy.runtime`` does
-the same without a C++ library; this shows how any language with a C interface uses it.)
+The command also needs Pillow to read and write pictures. (In Python, ``elir_deploy.runtime`` does
+the same without a C++ library; this shows how languages with a C interface can use it.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Params(ctypes.Structure):
         ("threads", ctypes.c_int),
         ("device", ctypes.c_int),
         ("mode", ctypes.c_int),
-        ("skip_trial", ctypes.c_int),
+        ("skip_accuracy_check", ctypes.c_int),
         ("queue", ctypes.c_int),
         ("log", LogCallback),
         ("log_user", ctypes.c_void_p),
@@ -104,7 +104,7 @@ class Description(ctypes.Structure):
 
 
 class ElirError(Exception):
-    """What ``elir_last_error`` says; ``status`` is the ``elir_status``."""
+    """The error of ``elir_last_error``; ``status`` is its ``elir_status``."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -112,7 +112,7 @@ class ElirError(Exception):
 
 
 def load(path: str | Path) -> ctypes.CDLL:
-    """The library with the types of its functions."""
+    """Load the library and declare the types of its functions."""
     library = ctypes.CDLL(str(path))
     pointer = ctypes.c_void_p
     library.elir_last_error.restype = ctypes.c_char_p
@@ -135,19 +135,19 @@ def load(path: str | Path) -> ctypes.CDLL:
 
 
 class Restorer:
-    """A bundle on a backend: see elir.h."""
+    """A bundle loaded on a backend: see elir.h."""
 
     def __init__(self, library: ctypes.CDLL, bundle: str | Path, **params: Any) -> None:
         self._library = library
         self._handle = ctypes.c_void_p()
-        given = Params()
-        library.elir_init_params(ctypes.byref(given), ctypes.sizeof(given))
-        self._params = given  # a log callback is called as long as the restorer lives
+        struct = Params()
+        library.elir_init_params(ctypes.byref(struct), ctypes.sizeof(struct))
+        self._params = struct  # keeps a log callback alive
         for name, value in params.items():
-            setattr(given, name, value.encode() if isinstance(value, str) else value)
+            setattr(struct, name, value.encode() if isinstance(value, str) else value)
         self._check(
             library.elir_create(
-                str(bundle).encode(), ctypes.byref(given), ctypes.byref(self._handle)
+                str(bundle).encode(), ctypes.byref(struct), ctypes.byref(self._handle)
             )
         )
 
@@ -157,19 +157,19 @@ class Restorer:
         return description
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB, rows of any stride, to a new array of the result."""
+        """Restore an image: (H, W, 3) uint8 RGB, rows of any stride. Returns a new array."""
         output = self._output_for(image)
-        source, sink = _described(image), _described(output)
+        source, sink = _image(image), _image(output)
         self._check(
             self._library.elir_restore(self._handle, ctypes.byref(source), ctypes.byref(sink))
         )
         return output
 
     def restore_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        """The same of several images of any sizes, as many at once as the restorer can."""
+        """Restore several images of any sizes, up to the restorer's concurrency at once."""
         outputs = [self._output_for(image) for image in images]
         array = Image * len(images)
-        sources, sinks = array(*map(_described, images)), array(*map(_described, outputs))
+        sources, sinks = array(*map(_image, images)), array(*map(_image, outputs))
         self._check(self._library.elir_restore_batch(self._handle, sources, sinks, len(images)))
         return outputs
 
@@ -197,11 +197,11 @@ class Restorer:
             raise ElirError(status, self._library.elir_last_error().decode())
 
 
-def _described(image: NDArray[np.uint8]) -> Image:
+def _image(image: NDArray[np.uint8]) -> Image:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"the image is {image.dtype} {image.shape}, wanted uint8 (H, W, 3)")
+        raise ValueError(f"the image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
     if image.strides[1:] != (3, 1):
-        raise ValueError("the pixels of a row must lie side by side: numpy.ascontiguousarray")
+        raise ValueError("the pixels of a row are not contiguous: use numpy.ascontiguousarray")
     return Image(image.ctypes.data, image.shape[1], image.shape[0], image.strides[0])
 
 

@@ -1,4 +1,4 @@
-/* The library from C: one picture in the PPM format, which needs no library.
+/* The library from C: restores one picture in the PPM format, which needs no library.
  *
  *     plain BUNDLE INPUT.ppm OUTPUT.ppm
  */
@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Pixels of a binary PPM of 8 bits, to be freed; NULL if the file is none. */
+/* Reads the pixels of an 8-bit binary PPM, to be freed by the caller; NULL if it is not one. */
 static unsigned char* read_ppm(const char* name, int* width, int* height) {
   FILE* file = fopen(name, "rb");
   unsigned char* pixels = NULL;
@@ -35,30 +35,30 @@ static int write_ppm(const char* name, const unsigned char* pixels, int width, i
   return fclose(file) == 0 && good;
 }
 
-/* Says what runs, and what does not and why. */
+/* Prints the backend and precision, and warnings. */
 static void log_line(void* user, elir_log_level level, const char* message) {
   (void)user;
   fprintf(stderr, "%s%s\n", level == ELIR_LOG_WARNING ? "warning: " : "", message);
 }
 
-int main(int count, char** given) {
+int main(int argc, char** argv) {
   elir_params params = elir_default_params();
   elir_restorer* restorer = NULL;
   elir_image input = {.data = NULL};
   elir_image output = {.data = NULL};
   int status = 2;
 
-  if (count != 4) {
+  if (argc != 4) {
     fprintf(stderr, "usage: plain BUNDLE INPUT.ppm OUTPUT.ppm\n");
     return 2;
   }
-  input.data = read_ppm(given[2], &input.width, &input.height);
+  input.data = read_ppm(argv[2], &input.width, &input.height);
   if (input.data == NULL) {
-    fprintf(stderr, "%s is no binary PPM of 8 bits\n", given[2]);
+    fprintf(stderr, "%s is not an 8-bit binary PPM\n", argv[2]);
     return 2;
   }
   params.log = log_line;
-  if (elir_create(given[1], &params, &restorer) != ELIR_OK ||
+  if (elir_create(argv[1], &params, &restorer) != ELIR_OK ||
       elir_output_size(restorer, input.width, input.height, &output.width, &output.height) !=
           ELIR_OK) {
     fprintf(stderr, "%s\n", elir_last_error());
@@ -73,8 +73,8 @@ int main(int count, char** given) {
     fprintf(stderr, "%s\n", elir_last_error());
     goto done;
   }
-  if (!write_ppm(given[3], output.data, output.width, output.height)) {
-    fprintf(stderr, "%s cannot be written\n", given[3]);
+  if (!write_ppm(argv[3], output.data, output.width, output.height)) {
+    fprintf(stderr, "%s cannot be written\n", argv[3]);
     goto done;
   }
   status = 0;

@@ -1,4 +1,4 @@
-// The command line: restores pictures.
+// A command line that restores pictures.
 //
 //     elir-restore-cpp [options] BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]
 #define STB_IMAGE_IMPLEMENTATION
@@ -28,34 +28,34 @@ struct Arguments {
   std::vector<std::string> names;
 };
 
-[[noreturn]] void refuse(const std::string& why) {
-  std::fprintf(stderr, "%s\n%s", why.c_str(), kUsage);
+[[noreturn]] void exit_with_usage(const std::string& error) {
+  std::fprintf(stderr, "%s\n%s", error.c_str(), kUsage);
   std::exit(2);
 }
 
-elir_fit fit_of(const std::string& name) {
+elir_fit parse_fit(const std::string& name) {
   if (name == "resize") return ELIR_FIT_RESIZE;
   if (name == "tile") return ELIR_FIT_TILE;
-  refuse("--fit is " + name + ", wanted resize or tile");
+  exit_with_usage("--fit is " + name + ", expected resize or tile");
 }
 
-int number_of(const std::string& option, const std::string& value) {
+int parse_number(const std::string& option, const std::string& value) {
   int number = 0;
   const char* const end = value.data() + value.size();
   const auto read = std::from_chars(value.data(), end, number);
   if (read.ec != std::errc() || read.ptr != end) {
-    refuse(option + " is " + value + ", wanted a number");
+    exit_with_usage(option + " is " + value + ", expected a number");
   }
   return number;
 }
 
-Arguments parsed(int count, char** given) {
+Arguments parse_arguments(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < count; ++i) {
-    const std::string name = given[i];
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
     const auto value = [&]() -> const char* {
-      if (++i == count) refuse(name + " lacks its value");
-      return given[i];
+      if (++i == argc) exit_with_usage(name + " needs a value");
+      return argv[i];
     };
     if (name == "-h" || name == "--help") {
       std::fputs(kUsage, stdout);
@@ -65,19 +65,19 @@ Arguments parsed(int count, char** given) {
     } else if (name == "--precision") {
       arguments.params.precision = value();
     } else if (name == "--threads") {
-      arguments.params.threads = number_of(name, value());
+      arguments.params.threads = parse_number(name, value());
     } else if (name == "--fit") {
-      arguments.params.fit = fit_of(value());
+      arguments.params.fit = parse_fit(value());
     } else if (name == "--force") {
       arguments.params.force = 1;
     } else if (name.rfind("--", 0) == 0) {
-      refuse("no option " + name);
+      exit_with_usage("unknown option " + name);
     } else {
       arguments.names.push_back(name);
     }
   }
   if (arguments.names.size() < 3 || arguments.names.size() % 2 == 0) {
-    refuse("wanted a bundle and pairs of input and output");
+    exit_with_usage("expected a bundle and pairs of input and output");
   }
   return arguments;
 }
@@ -86,7 +86,7 @@ struct Free {
   void operator()(stbi_uc* pixels) const { stbi_image_free(pixels); }
 };
 
-// False, with a message, where a file cannot be read or written.
+// Returns false after printing a message if a file cannot be read or written.
 bool restore_file(elir::Restorer& restorer, const std::string& input, const std::string& output) {
   int width = 0;
   int height = 0;
@@ -114,8 +114,8 @@ bool restore_file(elir::Restorer& restorer, const std::string& input, const std:
 
 }  // namespace
 
-int main(int count, char** given) {
-  Arguments arguments = parsed(count, given);
+int main(int argc, char** argv) {
+  Arguments arguments = parse_arguments(argc, argv);
   arguments.params.log = [](void*, elir_log_level level, const char* message) {
     std::fprintf(stderr, "%s%s\n", level == ELIR_LOG_WARNING ? "warning: " : "", message);
   };

@@ -1,5 +1,5 @@
-// Runs a fuzz target where there is no libFuzzer: RUNS inputs, made from the files of FOLDER by
-// small changes. The same arguments give the same inputs.
+// Runs a fuzz target without libFuzzer: RUNS inputs, derived from the files of FOLDER by small
+// random changes. The same arguments give the same inputs.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -19,7 +19,7 @@ using Random = std::mt19937;
 
 std::size_t below(Random& random, std::size_t limit) { return limit == 0 ? 0 : random() % limit; }
 
-// What breaks readers, more often than chance would write it.
+// Text that often breaks parsers.
 const std::string kWords[] = {"null", "-1",      "1e999", "99999999999999999999",
                               "1.0",  "\"..\"",  "[",     "{\"",
                               "true", "\\u0000", "NaN",   "\"\""};
@@ -51,18 +51,18 @@ void change(Input& input, Random& random) {
 
 }  // namespace
 
-int main(int count, char** given) {
+int main(int count, char** arguments) {
   if (count != 3) {
-    std::fprintf(stderr, "usage: %s RUNS FOLDER\n", given[0]);
+    std::fprintf(stderr, "usage: %s RUNS FOLDER\n", arguments[0]);
     return 2;
   }
   std::vector<Input> seeds;
-  for (const auto& entry : std::filesystem::directory_iterator(given[2])) {
+  for (const auto& entry : std::filesystem::directory_iterator(arguments[2])) {
     std::ifstream file(entry.path(), std::ios::binary);
     seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   }
   Random random(1);
-  const int runs = std::atoi(given[1]);
+  const int runs = std::atoi(arguments[1]);
   for (int run = 0; run < runs; ++run) {
     Input input = seeds.empty() ? Input() : seeds[below(random, seeds.size())];
     for (std::size_t changes = 1 + below(random, 4); changes > 0; --changes) change(input, random);

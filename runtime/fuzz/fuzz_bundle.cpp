@@ -1,8 +1,8 @@
-// A folder with any bytes as its manifest, as one of its files or as its name, through the C API: a
-// status and a message of one line, or a restorer that restores.
+// Fuzzes the manifest, a file or the path of a bundle through the C API: the result must be an
+// error with a message of one line, or a working restorer.
 //
-// The first byte says what the rest replaces in a good bundle, whose manifest then has the right
-// size and hash of it.
+// The first byte selects what the rest replaces in a valid bundle. The manifest has the size and
+// hash of the replaced file.
 #include <stdlib.h>
 
 #include <cstdint>
@@ -22,16 +22,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// In memory where there is a place for that; one folder for the process.
-class Place {
+// A temporary folder, in memory if possible.
+class Folder {
  public:
-  Place() {
+  Folder() {
     const fs::path base = fs::exists("/dev/shm") ? "/dev/shm" : fs::temp_directory_path();
     std::string name = (base / "elir-fuzz-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) std::abort();
     path_ = name;
   }
-  ~Place() {
+  ~Folder() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
   }
@@ -44,7 +44,7 @@ class Place {
   fs::path path_;
 };
 
-// Only the check before any library reads it; what it computes is of no concern here.
+// A graph for the check before a library reads it.
 std::string small_graph() {
   using namespace elir::test;  // NOLINT
   const std::string end = onnx_value("a", kOnnxUint8, {1, 8, 8, 3});
@@ -67,16 +67,16 @@ nlohmann::json file(const std::string& name, const std::string& content) {
 }
 
 nlohmann::json artifact(const std::string& precision, const std::string& graph) {
-  nlohmann::json made = file("fused." + precision + ".onnx", graph);
-  made.update({{"kind", "onnx"},
-               {"precision", precision},
-               {"target", nullptr},
-               {"tool", ""},
-               {"tool_version", ""}});
-  return made;
+  nlohmann::json entry = file("fused." + precision + ".onnx", graph);
+  entry.update({{"kind", "onnx"},
+                {"precision", precision},
+                {"target", nullptr},
+                {"tool", ""},
+                {"tool_version", ""}});
+  return entry;
 }
 
-// One of few things, in which pictures are read: INT8 is tried on them.
+// A small manifest with pictures, which the accuracy check of INT8 reads.
 std::string manifest_of(const Files& files) {
   static const nlohmann::json bare = nlohmann::json::parse(R"({
     "format": "elir-bundle", "format_version": 2,
@@ -97,19 +97,20 @@ std::string manifest_of(const Files& files) {
                               "kept_float32": []}},
     "references": [{"name": "r"}],
     "versions": {}})");
-  nlohmann::json made = bare;
-  made["noise"] = {{"kind", "baked"}, {"generator", ""}, {"seed", 0}, {"sha256", hash("")}};
-  made["stages"][0]["artifacts"] = {artifact("fp32", files.graph), artifact("int8", files.graph)};
-  made["references"][0]["input"] = file("in.png", files.picture);
-  made["references"][0]["output"] = file("out.png", files.picture);
-  return made.dump();
+  nlohmann::json manifest = bare;
+  manifest["noise"] = {{"kind", "baked"}, {"generator", ""}, {"seed", 0}, {"sha256", hash("")}};
+  manifest["stages"][0]["artifacts"] = {artifact("fp32", files.graph),
+                                        artifact("int8", files.graph)};
+  manifest["references"][0]["input"] = file("in.png", files.picture);
+  manifest["references"][0]["output"] = file("out.png", files.picture);
+  return manifest.dump();
 }
 
 void check_line(const char* line) {
-  const std::string seen = line;
-  if (seen.empty()) std::abort();
-  static_cast<void>(nlohmann::json(seen).dump());  // throws where that is no UTF-8
-  for (const char byte : seen) {
+  const std::string message = line;
+  if (message.empty()) std::abort();
+  static_cast<void>(nlohmann::json(message).dump());  // throws unless it is UTF-8
+  for (const char byte : message) {
     if (static_cast<unsigned char>(byte) < 0x20) std::abort();
   }
 }
@@ -120,7 +121,7 @@ void restore(elir_restorer* restorer) {
   elir_description description;
   description.struct_size = sizeof description;
   if (elir_describe(restorer, &description) != ELIR_OK) std::abort();
-  if (description.shapes[0].width > 64) return;  // good, but large
+  if (description.shapes[0].width > 64) return;  // valid, but large
   const std::int32_t upscale = description.upscale;
   std::vector<std::uint8_t> pixels(3 * 9 * 7);
   std::vector<std::uint8_t> result(pixels.size() * static_cast<std::size_t>(upscale * upscale));
@@ -133,10 +134,10 @@ void restore(elir_restorer* restorer) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Place place;
+  static const Folder folder;
   if (size == 0) return 0;
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  std::string path = place.path();
+  std::string path = folder.path();
   Files files;
   std::string manifest;
   switch (data[0] % 4) {
@@ -152,9 +153,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     default:
       path = rest;
   }
-  place.write("bundle.json", manifest.empty() ? manifest_of(files) : manifest);
-  for (const char* name : {"fused.fp32.onnx", "fused.int8.onnx"}) place.write(name, files.graph);
-  for (const char* name : {"in.png", "out.png"}) place.write(name, files.picture);
+  folder.write("bundle.json", manifest.empty() ? manifest_of(files) : manifest);
+  for (const char* name : {"fused.fp32.onnx", "fused.int8.onnx"}) folder.write(name, files.graph);
+  for (const char* name : {"in.png", "out.png"}) folder.write(name, files.picture);
   elir_params params = elir_default_params();
   params.log = log;
   if ((data[0] & 4U) == 0) params.backend = "reference";

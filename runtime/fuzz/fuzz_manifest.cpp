@@ -1,4 +1,4 @@
-// Any bytes as a manifest: either it is one, or there is a bundle error of one line.
+// Fuzzes a manifest: it is valid, or there is a bundle error of one line.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -9,8 +9,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace elir::core;  // NOLINT
   const elir_status status = guarded([&] {
-    const Manifest seen = read_manifest({reinterpret_cast<const char*>(data), size});
-    for (const auto& [file, hash, bytes] : seen.files) {
+    const Manifest manifest = read_manifest({reinterpret_cast<const char*>(data), size});
+    for (const auto& [file, hash, bytes] : manifest.files) {
       if (file.front() == '/' || file.find("..") == 0 || file.find("/..") != std::string::npos) {
         std::abort();
       }

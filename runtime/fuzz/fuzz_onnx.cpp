@@ -1,5 +1,4 @@
-// Any bytes as an ONNX file: either it is a graph such as ours, or there is a bundle error of one
-// line.
+// Fuzzes an ONNX file: it is valid, or there is a bundle error of one line.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -8,11 +7,12 @@
 #include "onnx_check.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace elir::core;                                            // NOLINT
-  const std::string content(reinterpret_cast<const char*>(data), size);  // its end is watched
+  using namespace elir::core;  // NOLINT
+  const std::string content(reinterpret_cast<const char*>(data),
+                            size);  // a copy, for AddressSanitizer
   const auto image = [](const char* name) { return End{name, "uint8", {1, 32, 32, 3}}; };
   const elir_status status =
-      guarded([&] { check_onnx(content, {image("image")}, {image("restored")}); });
+      guarded([&] { check_onnx(content, GraphEnds{{image("image")}, {image("restored")}}); });
   if (status == ELIR_OK) return 0;
   const std::string message = last_error;
   if (status != ELIR_ERROR_BUNDLE || message.empty()) std::abort();

@@ -21,21 +21,22 @@ void Buffer::Free::operator()(void* data) const { ::operator delete(data, kAlign
 
 std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
   const auto& stages = bundle.manifest().stages;
-  std::vector<std::string> held;
+  std::vector<std::string> available;
   for (const std::string& precision : precisions) {
-    if (std::all_of(stages.begin(), stages.end(),
-                    [&](const Stage& stage) { return fitting(stage, precision) != nullptr; })) {
-      held.push_back(precision);
+    if (std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
+          return find_artifact(stage, precision) != nullptr;
+        })) {
+      available.push_back(precision);
     }
   }
-  return held;
+  return available;
 }
 
 std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
                                                 const std::string& precision) const {
   std::vector<const Artifact*> chosen;
   for (const Stage& stage : bundle.manifest().stages) {
-    chosen.push_back(fitting(stage, precision));
+    chosen.push_back(find_artifact(stage, precision));
     if (chosen.back() == nullptr) {
       throw bundle_error(bundle.path().string(), ": ", stage.name, " has no ",
                          file_precision(precision), " ", kind, " file that ", name, " can load");
@@ -44,12 +45,12 @@ std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
   return chosen;
 }
 
-const Artifact* Backend::fitting(const Stage& stage, const std::string& precision) const {
-  const auto found =
-      std::find_if(stage.artifacts.begin(), stage.artifacts.end(), [&](const Artifact& artifact) {
-        return artifact.precision == file_precision(precision) && takes(artifact);
+const Artifact* Backend::find_artifact(const Stage& stage, const std::string& precision) const {
+  const auto artifact =
+      std::find_if(stage.artifacts.begin(), stage.artifacts.end(), [&](const Artifact& each) {
+        return each.precision == file_precision(precision) && can_load(each);
       });
-  return found == stage.artifacts.end() ? nullptr : &*found;
+  return artifact == stage.artifacts.end() ? nullptr : &*artifact;
 }
 
 const std::string& file_precision(const std::string& precision) {

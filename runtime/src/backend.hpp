@@ -1,4 +1,4 @@
-// What a backend is: something that runs the stages of a bundle on a device.
+// The interface of backends, which run the stages of a bundle on a device.
 #pragma once
 
 #include <elir/elir.h>
@@ -16,7 +16,7 @@
 
 namespace elir::core {
 
-// Zeroed memory, aligned as vector instructions like it.
+// Zeroed memory, aligned for vector instructions.
 class Buffer {
  public:
   explicit Buffer(std::size_t bytes);
@@ -29,7 +29,7 @@ class Buffer {
   std::unique_ptr<void, Free> data_;
 };
 
-// A bundle's stages, ready to run one image at a time. One thread at a time.
+// A bundle's stages loaded on a backend, one image at a time. One thread at a time.
 class Session {
  public:
   Session() = default;
@@ -37,15 +37,15 @@ class Session {
   Session& operator=(const Session&) = delete;
   virtual ~Session() = default;
 
-  // Of the bundle's input and output spec; the same memory at every run. What stands in `output`
-  // may be written between runs.
+  // The input and output tensors: the same memory in every run. The caller may overwrite both
+  // between runs.
   virtual void* input() = 0;
   virtual void* output() = 0;
 
-  // Computes the output from the input. Throws an unavailable error where the device fails.
+  // Computes the output from the input. Throws an unavailable error if the device fails.
   virtual void run() = 0;
 
-  // Processor threads a run uses; none where it uses the GPU, or the library does not tell.
+  // CPU threads of a run; none if unknown or on a GPU.
   virtual std::optional<int> threads() const { return std::nullopt; }
 };
 
@@ -53,11 +53,11 @@ struct Log {
   elir_log_callback callback = nullptr;
   void* user = nullptr;
 
-  void warn(const std::string& message) const { say(ELIR_LOG_WARNING, message); }
-  void info(const std::string& message) const { say(ELIR_LOG_INFO, message); }
+  void warn(const std::string& message) const { write(ELIR_LOG_WARNING, message); }
+  void info(const std::string& message) const { write(ELIR_LOG_INFO, message); }
 
  private:
-  void say(elir_log_level level, const std::string& message) const {
+  void write(elir_log_level level, const std::string& message) const {
     if (callback == nullptr) return;
     char line[2048];
     write_line(message, line, sizeof line);
@@ -65,25 +65,25 @@ struct Log {
   }
 };
 
-// How to open a bundle.
+// Options for sessions.
 struct Setup {
-  int threads = 0;  // of one run; 0 leaves it to the library
+  int threads = 0;  // per run; 0: the library decides
   int device = 0;
-  bool throughput = false;  // several sessions, where that gives more images in a second
-  // The folder for what is compiled: none for the user's own, an empty one to keep nothing.
+  bool throughput = false;  // several sessions, if that gives more images per second
+  // Folder that caches compiled models; none: the user's; empty: no cache.
   std::optional<std::string> cache;
   Log log;
 };
 
-// What a backend says of itself.
+// Properties of a backend.
 struct Capabilities {
   std::string name;                     // as elir_params.backend takes it
-  std::string kind;                     // of the files it loads
-  std::vector<std::string> precisions;  // it can run, best first
+  std::string kind;                     // of the artifacts it loads
+  std::vector<std::string> precisions;  // supported, best first
   bool automatic;                       // whether "auto" may choose it
 };
 
-// Of what "auto" prefers, those that `backend` runs in, best first.
+// The precisions of `backend` in the order of "auto", best first.
 std::vector<std::string> automatic_precisions(const std::string& backend);
 
 class Backend : public Capabilities {
@@ -93,36 +93,36 @@ class Backend : public Capabilities {
   Backend& operator=(const Backend&) = delete;
   virtual ~Backend() = default;
 
-  // None if this machine has what it takes, else why not and what to do about it.
+  // Why the backend cannot be used on this machine, and what to do; none: it can.
   virtual std::optional<std::string> available() const = 0;
 
-  // None if this machine can run in `precision`, else why not. Asked where it is available.
+  // Why this machine cannot run `precision`; none: it can. Requires an available backend.
   virtual std::optional<std::string> unsupported(const std::string& /*precision*/) const {
     return std::nullopt;
   }
 
-  // Whether a file can be loaded on this machine.
-  virtual bool takes(const Artifact& artifact) const {
+  // Whether an artifact can be loaded on this machine.
+  virtual bool can_load(const Artifact& artifact) const {
     return artifact.kind == kind && !artifact.target;
   }
 
-  // Loads all stages: one session, or with `throughput` as many as it runs best at a time.
+  // Loads all stages: one session, or with `throughput` the number with the most images per second.
   // Throws an unavailable error (the device) or a bundle error (a file).
   virtual std::vector<std::unique_ptr<Session>> open(const Bundle& bundle,
                                                      const std::string& precision,
                                                      const Setup& setup) const = 0;
 
-  // The precisions for which the bundle holds every stage, best first.
+  // The precisions for which the bundle has every stage, best first.
   virtual std::vector<std::string> held_precisions(const Bundle& bundle) const;
 
-  // The file of each stage. Throws a bundle error where one has none.
+  // The artifact of each stage. Throws a bundle error if a stage has none.
   std::vector<const Artifact*> artifacts(const Bundle& bundle, const std::string& precision) const;
 
  private:
-  const Artifact* fitting(const Stage& stage, const std::string& precision) const;
+  const Artifact* find_artifact(const Stage& stage, const std::string& precision) const;
 };
 
-// Of the files that are loaded to run in `precision`: bf16 is made of fp32 files.
+// The precision of the files that `precision` is run from: fp32 for bf16.
 const std::string& file_precision(const std::string& precision);
 
 }  // namespace elir::core

@@ -25,7 +25,7 @@ Failure unreadable(const std::string& path, const std::string& why) {
   return bundle_error(path, " cannot be read: ", why);
 }
 
-// Hands the content to `use` in pieces, as long as it gives true.
+// Passes the content to `use` in pieces until it returns false.
 template <typename Use>
 void read_pieces(const fs::path& path, const std::string& shown, const Use& use) {
   const auto failed = [&] { return unreadable(shown, std::generic_category().message(errno)); };
@@ -39,7 +39,7 @@ void read_pieces(const fs::path& path, const std::string& shown, const Use& use)
   if (std::ferror(file.get()) != 0) throw failed();
 }
 
-Manifest opened(const fs::path& folder) {
+Manifest load_manifest(const fs::path& folder) {
   const fs::path path = folder / kManifestName;
   std::error_code error;
   const fs::file_type type = fs::status(path, error).type();
@@ -66,12 +66,13 @@ Manifest opened(const fs::path& folder) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string& folder) : path_(fs::u8path(folder)), manifest_(opened(path_)) {
+Bundle::Bundle(const std::string& folder)
+    : path_(fs::u8path(folder)), manifest_(load_manifest(path_)) {
   for (const File& each : manifest_.files) {
-    const std::uintmax_t size = fs::file_size(located(each.file));
+    const std::uintmax_t size = fs::file_size(locate(each.file));
     if (size == static_cast<std::uintmax_t>(each.bytes)) continue;
-    throw bundle_error((path_ / each.file).string(), ": ", size, " bytes, the manifest says ",
-                       each.bytes, ": the file is cut off or replaced, copy the bundle again");
+    throw bundle_error((path_ / each.file).string(), " has ", size, " bytes, expected ", each.bytes,
+                       ": the file is truncated or replaced, copy the bundle again");
   }
 }
 
@@ -82,28 +83,32 @@ fs::path Bundle::checked_file(const std::string& file) const {
   if (listed == files.end()) {
     throw bundle_error(path_.string(), ": the manifest lists no file ", file);
   }
-  fs::path path = located(file);
+  fs::path path = locate(file);
   const std::string shown = (path_ / file).string();
   Sha256 hash;
   read_pieces(path, shown, [&](const char* piece, std::size_t count) {
     hash.update(piece, count);
     return true;
   });
-  const std::string seen = hash.finish();
-  if (seen != listed->sha256) {
-    throw bundle_error(shown, " is damaged: its SHA-256 is ", seen, ", the manifest says ",
-                       listed->sha256, ": copy the bundle again");
+  const std::string sha256 = hash.finish();
+  if (sha256 != listed->sha256) {
+    throw bundle_error(shown, " is damaged: its SHA-256 is ", sha256, ", expected ", listed->sha256,
+                       ": copy the bundle again");
   }
+  const auto is_graph = [&](const Artifact& artifact) {
+    return artifact.file == file && artifact.kind == "onnx";
+  };
   for (const Stage& stage : manifest_.stages) {
-    for (const Artifact& artifact : stage.artifacts) {
-      if (artifact.file != file || artifact.kind != "onnx") continue;
-      check_onnx_file(path, {stage.input.end()}, {stage.output.end()});
-    }
+    if (!std::any_of(stage.artifacts.begin(), stage.artifacts.end(), is_graph)) continue;
+    check_onnx_file(path, GraphEnds{{stage.input.end()}, {stage.output.end()}});
+  }
+  if (std::any_of(manifest_.detector.begin(), manifest_.detector.end(), is_graph)) {
+    check_onnx_file(path, {});
   }
   return path;
 }
 
-fs::path Bundle::located(const std::string& file) const {
+fs::path Bundle::locate(const std::string& file) const {
   const std::string shown = (path_ / file).string();
   std::error_code error;
   fs::path path = fs::canonical(path_ / file, error);
@@ -114,7 +119,8 @@ fs::path Bundle::located(const std::string& file) const {
   const fs::path folder = fs::canonical(path_, error);
   if (error) throw unreadable(shown, error.message());
   if (std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first != folder.end()) {
-    throw bundle_error(shown, " is a link out of the bundle: a bundle holds its own files");
+    throw bundle_error(shown,
+                       " is a link to a file outside the bundle: copy the bundle with its files");
   }
   if (!fs::is_regular_file(path, error)) {
     throw bundle_error(shown, " is not a regular file");

@@ -1,4 +1,4 @@
-// A bundle on disk: the folder, its manifest and its files, none of which is trusted.
+// A bundle on disk: the folder, its manifest and its files. None of them is trusted.
 #pragma once
 
 #include <filesystem>
@@ -10,19 +10,19 @@ namespace elir::core {
 
 class Bundle {
  public:
-  // Reads and checks the manifest, and that every file is there with its stated size.
-  // Throws a bundle error.
+  // Reads the manifest and checks that every file exists with the size in the manifest. Throws a
+  // bundle error.
   explicit Bundle(const std::string& folder);
 
   const std::filesystem::path& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
-  // Where `file` is, after its contents were hashed and found right, and those of a graph to be
-  // one that elir-export could have made, of the manifest's sizes. Throws a bundle error.
+  // The path of `file`, after checking its SHA-256 and, for an ONNX graph, its content: see
+  // onnx_check.hpp. Throws a bundle error.
   std::filesystem::path checked_file(const std::string& file) const;
 
  private:
-  std::filesystem::path located(const std::string& file) const;
+  std::filesystem::path locate(const std::string& file) const;
 
   std::filesystem::path path_;
   Manifest manifest_;

@@ -1,4 +1,4 @@
-// elir.h on top of the classes: arguments in, statuses out.
+// Implements elir.h with the C++ classes.
 #include <elir/elir.h>
 
 #include <sys/types.h>
@@ -27,8 +27,8 @@ struct elir_restorer {
     }
   }
 
-  // In a child made by fork() no thread is left, and a lock that one held is locked for ever.
-  bool is_own() const { return ::getpid() == process; }
+  // False in a child created by fork(), which has no threads and perhaps locks that stay locked.
+  bool in_its_process() const { return ::getpid() == process; }
 
   const pid_t process = ::getpid();
   elir::core::Restorer restorer;
@@ -43,20 +43,20 @@ namespace {
 
 constexpr int kMaxQueue = 1024;
 
-void need(const void* pointer, const char* name) {
+void check_not_null(const void* pointer, const char* name) {
   if (pointer == nullptr) throw usage_error(name, " is NULL");
 }
 
-// Before any lock is taken.
-void need_own(const elir_restorer* restorer) {
-  need(restorer, "restorer");
-  if (restorer->is_own()) return;
+// Must be called before any lock.
+void check_restorer(const elir_restorer* restorer) {
+  check_not_null(restorer, "restorer");
+  if (restorer->in_its_process()) return;
   throw usage_error("this restorer belongs to process ", restorer->process,
-                    " and cannot be used in ", ::getpid(),
-                    ", which was forked from it: create it after the fork");
+                    " and cannot be used in its child ", ::getpid(),
+                    ": create restorers after the fork");
 }
 
-void need_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
+void check_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
     throw usage_error(name, " is ", value, ", expected ", least, " to ", most);
   }
@@ -69,52 +69,53 @@ elir_params defaults() {
   return params;
 }
 
-// Up to the last field of version 0.1: no header is older.
+// Sizes up to the last field of version 0.1, the oldest header.
 constexpr std::size_t kFirstParams = offsetof(elir_params, cache) + sizeof(elir_params::cache);
 constexpr std::size_t kFirstDescription =
     offsetof(elir_description, output) + sizeof(elir_description::output);
 
-// Into a struct of the caller's of `size` bytes, which may be another than this library's: what
-// both know, and zeros behind.
+// Copies to a caller's struct of `size` bytes, which may differ from this library's: the fields
+// that both know, then zeros.
 template <typename Struct>
-void hand_over(const Struct& made, Struct* given, std::size_t size) {
-  const std::size_t known = std::min(size, sizeof made);
-  std::memcpy(given, &made, known);
-  std::memset(reinterpret_cast<char*>(given) + known, 0, size - known);
-  std::memcpy(given, &size, std::min(known, sizeof size));  // struct_size, the first field
+void write_struct(const Struct& source, Struct* target, std::size_t size) {
+  const std::size_t known = std::min(size, sizeof source);
+  std::memcpy(target, &source, known);
+  std::memset(reinterpret_cast<char*>(target) + known, 0, size - known);
+  std::memcpy(target, &size, std::min(known, sizeof size));  // struct_size, the first field
 }
 
-// From a struct of the caller's: what an older header lacks is at its default, what only a newer
-// one has may not be used.
-elir_params current(const elir_params* given) {
+// Reads a caller's struct: fields that an older header lacks have their defaults; fields that only
+// a newer one has must not be set.
+elir_params read_params(const elir_params* source) {
   elir_params params = defaults();
-  if (given == nullptr) return params;
-  const std::size_t size = given->struct_size;
+  if (source == nullptr) return params;
+  const std::size_t size = source->struct_size;
   if (size < kFirstParams) {
     throw usage_error("elir_params.struct_size is ", size, ", expected at least ", kFirstParams,
                       ": start from elir_default_params()");
   }
-  const char* const bytes = reinterpret_cast<const char*>(given);
+  const char* const bytes = reinterpret_cast<const char*>(source);
   if (size > sizeof params &&
       std::any_of(bytes + sizeof params, bytes + size, [](char byte) { return byte != 0; })) {
-    throw usage_error("elir_params has a field set that is newer than this libelir ", kVersion);
+    throw usage_error("elir_params sets a field that this libelir ", kVersion,
+                      " does not know: upgrade libelir");
   }
-  std::memcpy(&params, given, std::min(size, sizeof params));
+  std::memcpy(&params, source, std::min(size, sizeof params));
   return params;
 }
 
-OpenOptions checked(const elir_params& params) {
-  need_range("elir_params.fit", raw(params.fit), ELIR_FIT_DEFAULT, ELIR_FIT_TILE);
-  need_range("elir_params.mode", raw(params.mode), ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT);
-  need_range("elir_params.threads", params.threads, 0, 65536);
-  need_range("elir_params.device", params.device, 0, 65536);
-  need_range("elir_params.queue", params.queue, 1, kMaxQueue);
+OpenOptions read_options(const elir_params& params) {
+  check_range("elir_params.fit", raw(params.fit), ELIR_FIT_DEFAULT, ELIR_FIT_TILE);
+  check_range("elir_params.mode", raw(params.mode), ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT);
+  check_range("elir_params.threads", params.threads, 0, 65536);
+  check_range("elir_params.device", params.device, 0, 65536);
+  check_range("elir_params.queue", params.queue, 1, kMaxQueue);
   OpenOptions options;
   if (params.backend != nullptr) options.backend = params.backend;
   if (params.precision != nullptr) options.precision = params.precision;
   options.fit = params.fit;
   options.force = params.force != 0;
-  options.trial = params.skip_trial == 0;
+  options.check_accuracy = params.skip_accuracy_check == 0;
   options.setup.threads = params.threads;
   options.setup.device = params.device;
   options.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
@@ -123,20 +124,20 @@ OpenOptions checked(const elir_params& params) {
   return options;
 }
 
-elir_tensor described(const TensorSpec& spec) {
-  elir_tensor made{};
-  made.name = spec.name.c_str();
-  made.dtype = spec.dtype == Dtype::uint8 ? ELIR_UINT8 : ELIR_FLOAT32;
-  made.layout = spec.layout == Layout::nhwc ? ELIR_NHWC : ELIR_NCHW;
-  std::transform(std::begin(spec.shape), std::end(spec.shape), made.shape,
+elir_tensor tensor_of(const TensorSpec& spec) {
+  elir_tensor tensor{};
+  tensor.name = spec.name.c_str();
+  tensor.dtype = spec.dtype == Dtype::uint8 ? ELIR_UINT8 : ELIR_FLOAT32;
+  tensor.layout = spec.layout == Layout::nhwc ? ELIR_NHWC : ELIR_NCHW;
+  std::transform(std::begin(spec.shape), std::end(spec.shape), tensor.shape,
                  [](std::int64_t side) { return static_cast<std::int32_t>(side); });
-  made.bytes = spec.bytes();
-  return made;
+  tensor.bytes = spec.bytes();
+  return tensor;
 }
 
-void need_bytes(const char* what, std::size_t seen, const TensorSpec& spec) {
-  if (seen != spec.bytes()) {
-    throw usage_error("the ", what, " has ", seen, " bytes, expected ", spec.bytes(), " for ",
+void check_bytes(const char* what, std::size_t actual, const TensorSpec& spec) {
+  if (actual != spec.bytes()) {
+    throw usage_error("the ", what, " has ", actual, " bytes, expected ", spec.bytes(), " for ",
                       spec.end().describe(), spec.layout == Layout::nhwc ? " NHWC" : " NCHW");
   }
 }
@@ -144,17 +145,17 @@ void need_bytes(const char* what, std::size_t seen, const TensorSpec& spec) {
 }  // namespace
 }  // namespace elir::core
 
-using namespace elir::core;  // NOLINT: this file is the C face of that namespace
+using namespace elir::core;  // NOLINT: this file implements the C API
 
 const char* elir_version(void) { return kVersion; }
 
 const char* elir_backends(void) {
-  const char* found = "";
+  const char* list = "";
   static_cast<void>(guarded([&] {
     static const std::string names = joined(built_in(), ", ");
-    found = names.c_str();
+    list = names.c_str();
   }));
-  return found;
+  return list;
 }
 
 const char* elir_last_error(void) { return last_error; }
@@ -168,62 +169,62 @@ const char* elir_status_name(elir_status status) {
 }
 
 void elir_init_params(elir_params* params, size_t struct_size) {
-  if (params != nullptr) hand_over(defaults(), params, struct_size);
+  if (params != nullptr) write_struct(defaults(), params, struct_size);
 }
 
 elir_status elir_create(const char* bundle, const elir_params* params, elir_restorer** restorer) {
   return guarded([&] {
-    need(restorer, "restorer");
+    check_not_null(restorer, "restorer");
     *restorer = nullptr;
-    need(bundle, "bundle");
-    const elir_params given = current(params);
-    *restorer = new elir_restorer(bundle, checked(given), static_cast<std::size_t>(given.queue));
+    check_not_null(bundle, "bundle");
+    const elir_params read = read_params(params);
+    *restorer = new elir_restorer(bundle, read_options(read), static_cast<std::size_t>(read.queue));
   });
 }
 
 void elir_destroy(elir_restorer* restorer) {
-  if (restorer == nullptr || !restorer->is_own()) return;
-  // Whole until the last callback has returned, since a callback may call nearly everything.
+  if (restorer == nullptr || !restorer->in_its_process()) return;
+  // Callbacks may use the restorer until the worker has stopped.
   restorer->worker.stop();
   delete restorer;
 }
 
 elir_status elir_describe(const elir_restorer* restorer, elir_description* description) {
   return guarded([&] {
-    need_own(restorer);
-    need(description, "description");
+    check_restorer(restorer);
+    check_not_null(description, "description");
     const std::size_t size = description->struct_size;
     if (size < kFirstDescription) {
       throw usage_error("elir_description.struct_size is ", size, ", expected at least ",
                         kFirstDescription);
     }
-    const Restorer& own = restorer->restorer;
-    const Manifest& manifest = own.manifest();
-    const elir_description made = {sizeof made,
-                                   manifest.task.c_str(),
-                                   own.backend().c_str(),
-                                   own.precision().c_str(),
-                                   restorer->shapes.data(),
-                                   static_cast<std::int32_t>(restorer->shapes.size()),
-                                   restorer->largest_batch,
-                                   manifest.upscale,
-                                   own.fit(),
-                                   manifest.faces ? 1 : 0,
-                                   manifest.detector ? 1 : 0,
-                                   manifest.random ? 1 : 0,
-                                   static_cast<std::int32_t>(own.concurrency()),
-                                   described(manifest.input()),
-                                   described(manifest.output())};
-    hand_over(made, description, size);
+    const Restorer& source = restorer->restorer;
+    const Manifest& manifest = source.manifest();
+    const elir_description result = {sizeof result,
+                                     manifest.task.c_str(),
+                                     source.backend().c_str(),
+                                     source.precision().c_str(),
+                                     restorer->shapes.data(),
+                                     static_cast<std::int32_t>(restorer->shapes.size()),
+                                     restorer->largest_batch,
+                                     manifest.upscale,
+                                     source.fit(),
+                                     manifest.faces ? 1 : 0,
+                                     manifest.detector.empty() ? 0 : 1,
+                                     manifest.random ? 1 : 0,
+                                     static_cast<std::int32_t>(source.concurrency()),
+                                     tensor_of(manifest.input()),
+                                     tensor_of(manifest.output())};
+    write_struct(result, description, size);
   });
 }
 
 elir_status elir_output_size(const elir_restorer* restorer, int32_t width, int32_t height,
                              int32_t* output_width, int32_t* output_height) {
   return guarded([&] {
-    need_own(restorer);
-    need(output_width, "output_width");
-    need(output_height, "output_height");
+    check_restorer(restorer);
+    check_not_null(output_width, "output_width");
+    check_not_null(output_height, "output_height");
     const int upscale = restorer->restorer.manifest().upscale;
     if (width < 1 || height < 1 || std::max(width, height) > INT32_MAX / upscale) {
       throw image_error("the input is ", width, "x", height, ", expected 1 to ",
@@ -237,9 +238,9 @@ elir_status elir_output_size(const elir_restorer* restorer, int32_t width, int32
 elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
                          const elir_image* output) {
   return guarded([&] {
-    need_own(restorer);
-    need(input, "input");
-    need(output, "output");
+    check_restorer(restorer);
+    check_not_null(input, "input");
+    check_not_null(output, "output");
     restorer->restorer.check(*input, *output);
     restorer->restorer.restore(*input, *output);
   });
@@ -248,33 +249,34 @@ elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
 elir_status elir_restore_batch(elir_restorer* restorer, const elir_image* inputs,
                                const elir_image* outputs, size_t count) {
   return guarded([&] {
-    need(restorer, "restorer");
-    if (count > 0) need(inputs, "inputs");
-    if (count > 0) need(outputs, "outputs");
-    restorer->restorer.restore_all(inputs, outputs, count);
+    check_restorer(restorer);
+    if (count > 0) check_not_null(inputs, "inputs");
+    if (count > 0) check_not_null(outputs, "outputs");
+    restorer->restorer.restore_batch(inputs, outputs, count);
   });
 }
 
 elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
                                const elir_image* output, elir_done_callback done, void* user) {
   return guarded([&] {
-    need_own(restorer);
-    need(input, "input");
-    need(output, "output");
+    check_restorer(restorer);
+    check_not_null(input, "input");
+    check_not_null(output, "output");
     if (done == nullptr) throw usage_error("done is NULL");
     restorer->restorer.check(*input, *output);
     if (!restorer->worker.submit({*input, *output, done, user})) {
       throw Failure(ELIR_ERROR_BUSY,
-                    text("as many images wait as the queue of ", restorer->queue,
-                         " holds, or the restorer is being destroyed: drop this one"));
+                    text("the queue of ", restorer->queue,
+                         " images is full, or the restorer is being destroyed: drop this image"));
     }
   });
 }
 
 elir_status elir_wait(elir_restorer* restorer) {
   return guarded([&] {
-    need_own(restorer);
-    if (restorer->worker.is_own_thread()) throw usage_error("elir_wait was called from a callback");
+    check_restorer(restorer);
+    if (restorer->worker.is_worker_thread())
+      throw usage_error("elir_wait was called from a callback");
     restorer->worker.wait();
   });
 }
@@ -282,11 +284,11 @@ elir_status elir_wait(elir_restorer* restorer) {
 elir_status elir_run(elir_restorer* restorer, const void* input, size_t input_bytes, void* output,
                      size_t output_bytes) {
   return guarded([&] {
-    need_own(restorer);
-    need(input, "input");
-    need(output, "output");
-    need_bytes("input", input_bytes, restorer->restorer.manifest().input());
-    need_bytes("output", output_bytes, restorer->restorer.manifest().output());
+    check_restorer(restorer);
+    check_not_null(input, "input");
+    check_not_null(output, "output");
+    check_bytes("input", input_bytes, restorer->restorer.manifest().input());
+    check_bytes("output", output_bytes, restorer->restorer.manifest().output());
     restorer->restorer.run(input, output);
   });
 }

@@ -35,109 +35,108 @@ CacheFailure unwritable(const fs::path& path, int error) {
 }
 
 fs::path home_folder() {
-  if (const char* named = secure_getenv("HOME")) return *named == '\0' ? "/" : named;
+  if (const char* home = secure_getenv("HOME")) return *home == '\0' ? "/" : home;
   passwd entry{};
   passwd* user = nullptr;
   std::vector<char> strings(16384);
   getpwuid_r(getuid(), &entry, strings.data(), strings.size(), &user);
-  if (user == nullptr) throw CacheFailure("no home folder for the cache: set ELIR_CACHE");
+  if (user == nullptr)
+    throw CacheFailure("the user has no home folder: set ELIR_CACHE to a folder for the cache");
   return user->pw_dir;
 }
 
-// Tries to lock a file until it is closed. Where locks are not to be had, nothing is locked.
-bool lock(int file, int kind) { return ::flock(file, kind | LOCK_NB) == 0; }
+// Tries to lock a file until it is closed. Returns false if that is not possible.
+bool try_lock(int file, int kind) { return ::flock(file, kind | LOCK_NB) == 0; }
 
-std::string part_name() {
+std::string temporary_name() {
   std::random_device random;
   std::string digits;
   while (digits.size() < 16) digits += "0123456789abcdef"[random() % 16];
   return ".elir-" + digits + ".part";
 }
 
-// A new file beside `path`, gone at the end unless it took that name. It is locked, so that others
-// tell it from what a killed process left.
-class Part {
+// A new file beside `path`, removed at the end unless it was renamed to `path`. It is locked, which
+// distinguishes it from one that a killed process left.
+class TemporaryFile {
  public:
-  explicit Part(const fs::path& path) : path_(path) {
+  explicit TemporaryFile(const fs::path& path) : path_(path) {
     do {
-      name_ = path.parent_path() / part_name();
+      name_ = path.parent_path() / temporary_name();
       file_.emplace(name_, O_WRONLY | O_CREAT | O_EXCL);
       if (!*file_) throw unwritable(path_, errno);
       static_cast<void>(::flock(file_->get(), LOCK_EX));
-    } while (::access(name_.c_str(), F_OK) != 0);  // taken for a killed process's in between
+    } while (::access(name_.c_str(), F_OK) != 0);  // another process removed it before the lock
   }
-  ~Part() {
+  ~TemporaryFile() {
     std::error_code ignored;
-    if (!taken_) fs::remove(name_, ignored);
+    if (!renamed_) fs::remove(name_, ignored);
   }
-  Part(const Part&) = delete;
-  Part& operator=(const Part&) = delete;
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   const fs::path& name() const { return name_; }
 
-  void take_name() {
+  void rename_to_path() {
     if (std::rename(name_.c_str(), path_.c_str()) != 0) throw unwritable(path_, errno);
-    taken_ = true;
+    renamed_ = true;
   }
 
  private:
   fs::path path_;
   fs::path name_;
   std::optional<Descriptor> file_;
-  bool taken_ = false;
+  bool renamed_ = false;
 };
 
 std::string megabytes(std::uint64_t bytes) {
   return text(with_one_digit(static_cast<double>(bytes) / 1e6), " MB");
 }
 
-// Calls `write` with the file, and tells what the file system made of it.
-void put(const fs::path& shown, const fs::path& name, std::ios::openmode how,
-         const std::function<void(std::ostream&)>& write) {
+// Calls `write` with the file `name`. Throws a CacheFailure about `path` if writing fails.
+void write_file(const fs::path& path, const fs::path& name, std::ios::openmode mode,
+                const std::function<void(std::ostream&)>& write) {
   errno = 0;
-  std::ofstream file(name, std::ios::binary | how);
+  std::ofstream file(name, std::ios::binary | mode);
   try {
     write(file);
   } catch (...) {
-    if (!file) throw unwritable(shown, errno);  // which is why
+    if (!file) throw unwritable(path, errno);  // the cause
     throw;
   }
   file.close();
-  if (!file) throw unwritable(shown, errno);
+  if (!file) throw unwritable(path, errno);
 }
 
 }  // namespace
 
 fs::path cache_folder(const std::optional<std::string>& base) {
   if (base) return fs::u8path(*base);
-  const char* const own = secure_getenv("ELIR_CACHE");
-  if (own != nullptr && *own != '\0') {
-    const std::string named = own;
-    if (named == "~") return home_folder();
-    return named.rfind("~/", 0) == 0 ? home_folder() / named.substr(2) : fs::path(named);
+  const char* const variable = secure_getenv("ELIR_CACHE");
+  if (variable != nullptr && *variable != '\0') {
+    const std::string folder = variable;
+    if (folder == "~") return home_folder();
+    return folder.rfind("~/", 0) == 0 ? home_folder() / folder.substr(2) : fs::path(folder);
   }
-  // The XDG specification wants relative paths ignored.
-  const char* const general = secure_getenv("XDG_CACHE_HOME");
-  if (general != nullptr && *general == '/') return fs::path(general) / "elir-deploy";
+  // By the XDG specification, relative paths are ignored.
+  const char* const xdg = secure_getenv("XDG_CACHE_HOME");
+  if (xdg != nullptr && *xdg == '/') return fs::path(xdg) / "elir-deploy";
   return home_folder() / ".cache" / "elir-deploy";
 }
 
 std::uint64_t cache_limit() {
-  const char* const given = secure_getenv("ELIR_CACHE_LIMIT");
-  if (given == nullptr || *given == '\0') return kDefaultCacheLimit;
-  static const std::regex size("[0-9]{1,15}|[0-9]{1,6}[MG]");
-  const std::string written = std::string(given).substr(0, 100);
-  if (!std::regex_match(written, size)) {
+  const char* const variable = secure_getenv("ELIR_CACHE_LIMIT");
+  if (variable == nullptr || *variable == '\0') return kDefaultCacheLimit;
+  static const std::regex pattern("[0-9]{1,15}|[0-9]{1,6}[MG]");
+  const std::string limit = std::string(variable).substr(0, 100);
+  if (!std::regex_match(limit, pattern)) {
     throw CacheFailure(
-        text("ELIR_CACHE_LIMIT is ", written, ", wanted a size such as 500M or 2G, or 0"));
+        text("ELIR_CACHE_LIMIT is ", limit, ", expected a size such as 500M or 2G, or 0"));
   }
-  const std::uint64_t unit = written.back() == 'G'   ? 1000000000
-                             : written.back() == 'M' ? 1000000
-                                                     : 1;
-  return std::stoull(written) * unit;
+  const std::uint64_t unit = limit.back() == 'G' ? 1000000000 : limit.back() == 'M' ? 1000000 : 1;
+  return std::stoull(limit) * unit;
 }
 
-// What it makes has the permissions of any new file.
+// New files have the permissions of the umask.
 Descriptor::Descriptor(const fs::path& path, int flags)
     : file_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
 
@@ -145,7 +144,7 @@ Descriptor::~Descriptor() {
   if (file_ >= 0) ::close(file_);
 }
 
-std::shared_ptr<const MappedFile> MappedFile::of(const fs::path& path) {
+std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   auto file = std::make_shared<const MappedFile>(path);
   return file->data() == nullptr ? nullptr : file;
 }
@@ -164,16 +163,16 @@ MappedFile::~MappedFile() {
 
 Sealed read_sealed(const fs::path& path) {
   std::error_code ignored;
-  auto file = MappedFile::of(path);
+  auto file = MappedFile::open(path);
   if (!file) return {nullptr, 0, fs::exists(path, ignored)};
-  lock(file->descriptor(), LOCK_SH);
+  try_lock(file->descriptor(), LOCK_SH);
   if (file->size() < kSealBytes) return {nullptr, 0, true};
   const std::size_t size = file->size() - kSealBytes;
   Sha256 hash;
   hash.update(file->data(), size);
   const auto seal = hash.digest();
   if (std::memcmp(seal.data(), file->data() + size, kSealBytes) != 0) return {nullptr, 0, true};
-  static_cast<void>(::futimens(file->descriptor(), nullptr));  // it may be another user's
+  static_cast<void>(::futimens(file->descriptor(), nullptr));  // fails on another user's file
   return {std::move(file), size, false};
 }
 
@@ -181,41 +180,41 @@ void write_sealed(const fs::path& path, const std::function<void(std::ostream&)>
   std::error_code error;
   fs::create_directories(path.parent_path(), error);
   if (error) {
-    throw CacheFailure(text(path.parent_path().string(), " cannot be made: set ELIR_CACHE (",
+    throw CacheFailure(text(path.parent_path().string(), " cannot be created: set ELIR_CACHE (",
                             error.message(), ")"));
   }
-  Part part(path);
-  put(path, part.name(), std::ios::trunc, write);
-  const std::uint64_t size = fs::file_size(part.name()) + kSealBytes;
+  TemporaryFile temporary(path);
+  write_file(path, temporary.name(), std::ios::trunc, write);
+  const std::uint64_t size = fs::file_size(temporary.name()) + kSealBytes;
   const std::uint64_t limit = cache_limit();
   if (size > limit) {
-    throw CacheFailure(text(path.string(), " has ", megabytes(size), ", more than the ",
-                            megabytes(limit), " that ELIR_CACHE_LIMIT allows"));
+    throw CacheFailure(
+        text(path.string(), " has ", megabytes(size), ", ELIR_CACHE_LIMIT is ", megabytes(limit)));
   }
   Sha256 hash;
-  if (const auto content = MappedFile::of(part.name())) {
+  if (const auto content = MappedFile::open(temporary.name())) {
     hash.update(content->data(), content->size());
   } else if (size > kSealBytes) {
-    throw unwritable(path, ENOMEM);  // it cannot be mapped, so nobody could read it either
+    throw unwritable(path, ENOMEM);  // it cannot be mapped, so it could not be read either
   }
   const auto seal = hash.digest();
-  put(path, part.name(), std::ios::app, [&](std::ostream& file) {
+  write_file(path, temporary.name(), std::ios::app, [&](std::ostream& file) {
     file.write(reinterpret_cast<const char*>(seal.data()), kSealBytes);
   });
-  // Not forced to the disk, which takes seconds on a memory card: the seal tells what got there.
-  part.take_name();
+  // No fsync, which takes seconds on a memory card: the seal detects an incomplete file.
+  temporary.rename_to_path();
 }
 
 namespace {
 
-// After which nobody is about to write into an empty folder any more.
+// Age after which an empty folder is removed: no writer has just created it.
 constexpr std::int64_t kStaleSeconds = 60;
-// To wait for another process that removes files.
-constexpr std::chrono::milliseconds kPatience(1000);
+// Time to wait for another process that removes files.
+constexpr std::chrono::milliseconds kLockTimeout(1000);
 
 // A file in the cache.
-struct Kept {
-  std::int64_t used;  // when, in nanoseconds since 1970
+struct Entry {
+  std::int64_t used;  // time of the last use, in nanoseconds since 1970
   fs::path path;
   std::uint64_t bytes;
   bool unfinished;  // being written, or its writer was killed
@@ -229,14 +228,15 @@ bool is_stale(std::int64_t nanoseconds) {
   return std::time(nullptr) - nanoseconds / 1000000000 > kStaleSeconds;
 }
 
-// What is removed has such a path in the cache folder, which may be shared with other programs.
-bool is_ours(const std::string& path) {
-  static const std::regex ours(
+// Whether a path in the cache folder, which may contain other files, is that of a compiled model or
+// an unfinished one.
+bool is_compiled_model(const std::string& path) {
+  static const std::regex pattern(
       R"(openvino/[^/]+/[0-9a-f]{64}/([^/]+\.blob|\.elir-[0-9a-f]{16}\.part))"
       R"(|tensorrt-rtx/[^/]+/[0-9a-f]{64}/([^/]+\.cache|\.elir-[0-9a-f]{16}\.part))"
       R"(|tensorrt/[^/]+/(timing\.cache|\.elir-[0-9a-f]{16}\.part))"
       R"(|onnxruntime-tensorrt/[0-9a-f]{64}/[^/]+)");
-  return std::regex_match(path, ours);
+  return std::regex_match(path, pattern);
 }
 
 bool is_unfinished(const fs::path& path) {
@@ -244,68 +244,69 @@ bool is_unfinished(const fs::path& path) {
   return std::regex_match(path.filename().string(), part);
 }
 
-// Every compiled model, the one not used for longest first; and all folders, the inner ones first.
+// All compiled models, the least recently used first; and all folders, the inner ones first.
 struct Contents {
-  std::vector<Kept> files;
+  std::vector<Entry> files;
   std::vector<fs::path> folders;
 };
 
-Contents contents_of(const fs::path& folder) {
-  Contents found;
+Contents list_cache(const fs::path& folder) {
+  Contents contents;
   for (const char* kind : {"onnxruntime-tensorrt", "openvino", "tensorrt", "tensorrt-rtx"}) {
     std::error_code error;
     const auto options = fs::directory_options::skip_permission_denied;
     fs::recursive_directory_iterator at(folder / kind, options, error);
     if (error) continue;
-    found.folders.push_back(folder / kind);
+    contents.folders.push_back(folder / kind);
     for (; at != fs::recursive_directory_iterator(); at.increment(error)) {
       struct stat status{};
-      if (::lstat(at->path().c_str(), &status) != 0) continue;  // gone meanwhile
-      if (S_ISDIR(status.st_mode)) found.folders.push_back(at->path());
+      if (::lstat(at->path().c_str(), &status) != 0) continue;  // removed meanwhile
+      if (S_ISDIR(status.st_mode)) contents.folders.push_back(at->path());
       if (at.depth() >= 2) at.disable_recursion_pending();
       const std::string name = at->path().lexically_relative(folder).generic_string();
-      if (S_ISREG(status.st_mode) && is_ours(name)) {
-        found.files.push_back({nanoseconds(status.st_mtim), at->path(),
-                               static_cast<std::uint64_t>(status.st_size),
-                               is_unfinished(at->path())});
+      if (S_ISREG(status.st_mode) && is_compiled_model(name)) {
+        contents.files.push_back({nanoseconds(status.st_mtim), at->path(),
+                                  static_cast<std::uint64_t>(status.st_size),
+                                  is_unfinished(at->path())});
       }
     }
   }
-  std::reverse(found.folders.begin(), found.folders.end());
-  std::sort(found.files.begin(), found.files.end(), [](const Kept& a, const Kept& b) {
+  std::reverse(contents.folders.begin(), contents.folders.end());
+  std::sort(contents.files.begin(), contents.files.end(), [](const Entry& a, const Entry& b) {
     return std::tie(a.used, a.path.native()) < std::tie(b.used, b.path.native());
   });
-  return found;
+  return contents;
 }
 
-// Whether the file is gone: not where somebody uses or writes it, or it is another user's.
-bool remove_unused(const Kept& kept) {
-  const Descriptor folder(kept.path.parent_path(), O_RDONLY | O_DIRECTORY);
+// Removes a file unless it is in use, being written, or another user's. Returns whether it is gone.
+bool remove_unused(const Entry& entry) {
+  const Descriptor folder(entry.path.parent_path(), O_RDONLY | O_DIRECTORY);
   if (!folder) return errno == ENOENT;
-  // NFS has exclusive locks for writers only.
-  const Descriptor file(kept.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  // For exclusive locks, NFS requires write access.
+  const Descriptor file(entry.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
   if (!file) return errno == ENOENT;
-  if (!lock(folder.get(), LOCK_EX) || !lock(file.get(), LOCK_EX)) return false;
+  if (!try_lock(folder.get(), LOCK_EX) || !try_lock(file.get(), LOCK_EX)) return false;
   struct stat status{};
-  if (::fstat(file.get(), &status) != 0 || nanoseconds(status.st_mtim) != kept.used) return false;
-  return ::unlink(kept.path.c_str()) == 0 || errno == ENOENT;
+  if (::fstat(file.get(), &status) != 0 || nanoseconds(status.st_mtim) != entry.used) return false;
+  return ::unlink(entry.path.c_str()) == 0 || errno == ENOENT;
 }
 
-// Two processes that remove at once would remove more than they must.
-class Alone {
+// Locks the cache folder: two processes that remove files at once would remove too many.
+class FolderLock {
  public:
-  explicit Alone(const fs::path& folder) : folder_(folder, O_RDONLY | O_DIRECTORY) {
-    const auto until = std::chrono::steady_clock::now() + kPatience;
-    while (folder_ && !lock(folder_.get(), LOCK_EX) && std::chrono::steady_clock::now() < until) {
+  explicit FolderLock(const fs::path& folder) : folder_(folder, O_RDONLY | O_DIRECTORY) {
+    const auto until = std::chrono::steady_clock::now() + kLockTimeout;
+    while (folder_ && !try_lock(folder_.get(), LOCK_EX) &&
+           std::chrono::steady_clock::now() < until) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
   }
-  // Closing would leave the lock to a child that was forked meanwhile.
-  ~Alone() {
+  // After closing alone, a child forked meanwhile would still own the lock.
+  ~FolderLock() {
     if (folder_) ::flock(folder_.get(), LOCK_UN);
   }
-  Alone(const Alone&) = delete;
-  Alone& operator=(const Alone&) = delete;
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
 
  private:
   Descriptor folder_;
@@ -315,18 +316,18 @@ class Alone {
 
 void trim_cache(const fs::path& folder, const fs::path& newest) {
   const std::uint64_t limit = cache_limit();
-  const Alone alone(folder);
-  const Contents found = contents_of(folder);
+  const FolderLock lock(folder);
+  const Contents contents = list_cache(folder);
   std::uint64_t left = 0;
-  for (const Kept& kept : found.files) left += kept.unfinished ? 0 : kept.bytes;
-  for (const Kept& kept : found.files) {
-    if (kept.unfinished) {
-      remove_unused(kept);
-    } else if (left > limit && kept.path != newest && remove_unused(kept)) {
-      left -= kept.bytes;
+  for (const Entry& entry : contents.files) left += entry.unfinished ? 0 : entry.bytes;
+  for (const Entry& entry : contents.files) {
+    if (entry.unfinished) {
+      remove_unused(entry);
+    } else if (left > limit && entry.path != newest && remove_unused(entry)) {
+      left -= entry.bytes;
     }
   }
-  for (const fs::path& each : found.folders) {  // not those just made to write into
+  for (const fs::path& each : contents.folders) {  // except those just created by a writer
     struct stat status{};
     if (::stat(each.c_str(), &status) == 0 && is_stale(nanoseconds(status.st_mtim))) {
       ::rmdir(each.c_str());

@@ -1,11 +1,11 @@
-// What is kept in the user's cache folder, where and as the Python runtime keeps it
-// (elir_deploy/runtime/cache.py): slow to make, harmless to lose, never trusted blindly.
+// The user's cache of compiled models, shared with the Python runtime
+// (elir_deploy/runtime/cache.py).
 //
-// A sealed file ends with the SHA-256 of the rest, so that one that was damaged, or cut off by a
-// crash, is found to be none. Seals detect damage, not malice.
+// A sealed file ends with the SHA-256 of the rest, which detects damage and truncation, but not
+// malice.
 //
-// Compiled models together may have $ELIR_CACHE_LIMIT bytes; who adds one removes those that were
-// not used for longest, by the same rules and locks as in Python.
+// Compiled models may take $ELIR_CACHE_LIMIT bytes. Adding one removes the least recently used, by
+// the same rules and locks as in Python.
 #pragma once
 
 #include <cstddef>
@@ -21,22 +21,22 @@
 
 namespace elir::core {
 
-// A place that cannot be made or written. Nobody's call fails for it.
+// A path that cannot be created or written. Callers log it as a warning.
 class CacheFailure : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// `base`, or without one $ELIR_CACHE, or elir-deploy in $XDG_CACHE_HOME or ~/.cache; not made here.
-// Throws a CacheFailure.
+// `base` or, without one, $ELIR_CACHE, or elir-deploy in $XDG_CACHE_HOME or ~/.cache. Does not
+// create it. Throws a CacheFailure.
 std::filesystem::path cache_folder(const std::optional<std::string>& base);
 
 inline constexpr std::uint64_t kDefaultCacheLimit = 1000000000;
 
-// The bytes that compiled models may have together; 0 keeps none. Throws a CacheFailure.
+// Largest number of bytes of all compiled models; 0: no cache. Throws a CacheFailure.
 std::uint64_t cache_limit();
 
-// A file or folder that is open as long as this lives.
+// An open file or folder.
 class Descriptor {
  public:
   Descriptor(const std::filesystem::path& path, int flags);
@@ -51,11 +51,11 @@ class Descriptor {
   int file_;
 };
 
-// A file in memory. Writing there changes nothing but the memory.
+// A file mapped into memory. Writing to the memory does not change the file.
 class MappedFile {
  public:
-  // None if it cannot be read or is empty.
-  static std::shared_ptr<const MappedFile> of(const std::filesystem::path& path);
+  // Null if it cannot be read or is empty.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -73,22 +73,21 @@ class MappedFile {
 
 inline constexpr std::size_t kSealBytes = 32;
 
-// The file at `path` without its seal; `damaged` where there is something else. It counts as used
-// now, and as in use as long as it is mapped.
+// A file read from the cache. It counts as used now, and is locked as long as it is mapped.
 struct Sealed {
-  std::shared_ptr<const MappedFile> file;  // null: not there, unreadable or damaged
+  std::shared_ptr<const MappedFile> file;  // null: missing, unreadable or damaged
   std::size_t size = 0;                    // without the seal
   bool damaged = false;
 };
 Sealed read_sealed(const std::filesystem::path& path);
 
-// Keeps what `write` puts into the stream, from its start; another process sees all of it or
-// nothing. Throws a CacheFailure, also where the limit is too small, or what `write` throws.
+// Writes a sealed file atomically; `write` writes its content. Throws a CacheFailure, also if the
+// file exceeds the limit, or what `write` throws.
 void write_sealed(const std::filesystem::path& path,
                   const std::function<void(std::ostream&)>& write);
 
-// Removes compiled models from a cache folder until the rest is within the limit, but for `newest`;
-// and what killed writers left. Throws a CacheFailure.
+// Removes compiled models other than `newest` until the rest is within the limit, and unfinished
+// files of killed writers. Throws a CacheFailure.
 void trim_cache(const std::filesystem::path& folder, const std::filesystem::path& newest);
 
 }  // namespace elir::core

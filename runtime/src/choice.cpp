@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-// What "auto" prefers, best first: the Python runtime's order, which says why.
+// Pairs of backend and precision in the order of "auto", best first; the same as in Python.
 const json& automatic() {
   static const json pairs = json::parse(kAutomatic);
   return pairs;
@@ -32,49 +32,50 @@ std::vector<std::string> names_of(const Among& among) {
   return names;
 }
 
-// Why `precision` runs only where somebody asks for it; none: it may run unasked.
-std::optional<std::string> only_asked(const Bundle& bundle, const std::string& precision) {
-  const Verification* found = bundle.manifest().verified(precision);
-  if (found == nullptr) {
+// Why `precision` runs only if the user names it; none: it is automatic.
+std::optional<std::string> reason_not_automatic(const Bundle& bundle,
+                                                const std::string& precision) {
+  const Verification* result = bundle.manifest().verified(precision);
+  if (result == nullptr) {
     if (precision == "fp32") return std::nullopt;
     return "was not verified";
   }
-  if (!found->passed) {
-    const std::string reached = !found->finite ? "gives numbers that are not finite"
-                                : found->psnr_db
-                                    ? text("has ", with_one_digit(*found->psnr_db), " dB")
-                                    : "is identical";
-    return text(reached, ", its floor is ", found->floor_db, " dB");
+  if (!result->passed) {
+    const std::string quality = !result->finite ? "gives numbers that are not finite"
+                                : !result->psnr_db
+                                    ? "is identical"
+                                    : text("has ", with_one_digit(*result->psnr_db), " dB");
+    return text(quality, ", its floor is ", result->floor_db, " dB");
   }
-  if (found->automatic) return std::nullopt;
-  return "loses much on pictures unlike photographs";
+  if (result->automatic) return std::nullopt;
+  return "loses quality on pictures unlike photographs";
 }
 
-void check_wish(const Backend& backend, const Bundle& bundle, const std::string& precision) {
-  const std::vector<std::string> held = backend.held_precisions(bundle);
+void check_request(const Backend& backend, const Bundle& bundle, const std::string& precision) {
+  const std::vector<std::string> available = backend.held_precisions(bundle);
   if (!contains(backend.precisions, precision)) {
     throw usage_error(backend.name, " does not run in ", precision, ": choose one of ",
-                      joined(held, ", "));
+                      joined(available, ", "));
   }
-  if (!contains(held, precision)) {
-    throw usage_error(bundle.path().string(), " holds no ", file_precision(precision),
-                      " files for ", backend.name, ": choose one of ", joined(held, ", "));
+  if (!contains(available, precision)) {
+    throw usage_error(bundle.path().string(), " has no ", file_precision(precision), " files for ",
+                      backend.name, ": choose one of ", joined(available, ", "));
   }
   if (const auto reason = backend.unsupported(precision)) {
     throw unavailable_error(backend.name, " cannot run in ", precision, ": ", *reason);
   }
 }
 
-// The place in the table; behind it where the pair is in none.
+// The position in the order of "auto"; pairs that are not in it come last.
 std::ptrdiff_t rank(const Candidate& candidate) {
   const json pair = {candidate.backend->name, candidate.precision};
   return std::find(automatic().begin(), automatic().end(), pair) - automatic().begin();
 }
 
-[[noreturn]] void refuse(const Bundle& bundle, const std::vector<std::string>& reasons,
-                         const Among& among) {
+[[noreturn]] void throw_no_candidate(const Bundle& bundle, const std::vector<std::string>& reasons,
+                                     const Among& among) {
   if (!reasons.empty()) {
-    throw unavailable_error("nothing here can run ", bundle.path().string(), ": ",
+    throw unavailable_error("no backend can run ", bundle.path().string(), ": ",
                             joined(reasons, "; "));
   }
   std::set<std::string> kinds;
@@ -82,8 +83,8 @@ std::ptrdiff_t rank(const Candidate& candidate) {
     for (const Artifact& artifact : stage.artifacts) kinds.insert(artifact.kind);
   }
   throw bundle_error(
-      bundle.path().string(), " holds only ", joined({kinds.begin(), kinds.end()}, ", "),
-      " files that no backend here can load; backends: ", joined(names_of(among), ", "));
+      bundle.path().string(), " has only ", joined({kinds.begin(), kinds.end()}, ", "),
+      " files, which no backend can load; backends: ", joined(names_of(among), ", "));
 }
 
 }  // namespace
@@ -105,21 +106,21 @@ const Backend& backend_named(const std::string& name, const Among& among) {
 
 std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision,
                                   const Among& among) {
-  std::vector<Candidate> found;
-  std::vector<std::string> reasons;  // of those that hold what is wanted
+  std::vector<Candidate> result;
+  std::vector<std::string> reasons;  // of the backends for which the bundle has the precision
   std::vector<std::string> others;
   std::vector<Failure> refusals;
   for (const Backend* backend : among) {
-    const std::vector<std::string> held = backend->held_precisions(bundle);
-    if (!backend->automatic || held.empty()) continue;
+    const std::vector<std::string> available = backend->held_precisions(bundle);
+    if (!backend->automatic || available.empty()) continue;
     if (const auto reason = backend->available()) {
-      const bool fitting = precision.empty() || contains(held, precision);
-      (fitting ? reasons : others).push_back(text(backend->name, ": ", *reason));
+      const bool has_precision = precision.empty() || contains(available, precision);
+      (has_precision ? reasons : others).push_back(text(backend->name, ": ", *reason));
       continue;
     }
     try {
       for (std::string& usable : precisions_to_try(*backend, bundle, precision)) {
-        found.push_back({backend, std::move(usable)});
+        result.push_back({backend, std::move(usable)});
       }
     } catch (const Failure& failure) {
       if (failure.status() == ELIR_ERROR_USAGE) {
@@ -129,40 +130,39 @@ std::vector<Candidate> candidates(const Bundle& bundle, const std::string& preci
       }
     }
   }
-  if (found.empty()) {
+  if (result.empty()) {
     if (!refusals.empty() && (precision.empty() || reasons.empty()))
       throw Failure(refusals.front());
-    refuse(bundle, reasons.empty() ? others : reasons, among);
+    throw_no_candidate(bundle, reasons.empty() ? others : reasons, among);
   }
-  std::stable_sort(found.begin(), found.end(),
+  std::stable_sort(result.begin(), result.end(),
                    [&](const Candidate& a, const Candidate& b) { return rank(a) < rank(b); });
-  return found;
+  return result;
 }
 
 std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle& bundle,
                                            const std::string& precision) {
-  const std::vector<std::string> held = backend.held_precisions(bundle);
-  if (held.empty()) {
-    throw bundle_error(bundle.path().string(), " holds no files for the backend ", backend.name);
+  const std::vector<std::string> available = backend.held_precisions(bundle);
+  if (available.empty()) {
+    throw bundle_error(bundle.path().string(), " has no files for the backend ", backend.name);
   }
   if (!precision.empty()) {
-    check_wish(backend, bundle, precision);
+    check_request(backend, bundle, precision);
     return {precision};
   }
   std::vector<std::string> usable;
   std::vector<std::string> reasons;
-  for (const std::string& each : held) {
+  for (const std::string& each : available) {
     if (backend.unsupported(each)) continue;
-    if (const auto reason = only_asked(bundle, each)) {
+    if (const auto reason = reason_not_automatic(bundle, each)) {
       reasons.push_back(text(each, " ", *reason));
     } else {
       usable.push_back(each);
     }
   }
   if (!usable.empty()) return usable;
-  throw usage_error(bundle.path().string(), ": ", backend.name,
-                    " has no precision that may run unasked (", joined(reasons, "; "),
-                    "): name the one to run");
+  throw usage_error(bundle.path().string(), ": ", backend.name, " has no automatic precision (",
+                    joined(reasons, "; "), "): name the one to run");
 }
 
 }  // namespace elir::core

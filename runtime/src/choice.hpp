@@ -1,4 +1,4 @@
-// The backends, and the choice among them: that of the Python runtime.
+// Chooses backend and precision, as the Python runtime does.
 #pragma once
 
 #include <string>
@@ -9,13 +9,13 @@
 
 namespace elir::core {
 
-// Every backend known, also those this library was built without, which are never available.
+// All backends, including those this library was built without, which are never available.
 const std::vector<const Backend*>& backends();
 
-// The names of those built in.
+// Names of the backends that this library was built with.
 std::vector<std::string> built_in();
 
-// One of `among`. Throws a usage error that lists those there are.
+// The backend of this name in `among`. Throws a usage error.
 const Backend& backend_named(const std::string& name,
                              const std::vector<const Backend*>& among = backends());
 
@@ -24,13 +24,12 @@ struct Candidate {
   std::string precision;
 };
 
-// What "auto" tries of `among`, in order. `precision` is empty for any. Throws where there is
-// nothing to try.
+// The candidates of "auto", best first. `precision` may be empty for any. Throws if there are none.
 std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision,
                                   const std::vector<const Backend*>& among = backends());
 
-// `precision`, or those that may run unasked, in the order `backend` likes them: what the bundle's
-// verification calls automatic, and float32 also where it was not verified. Throws where there is
+// `precision` or, if that is empty, the automatic precisions in the backend's order: those marked
+// automatic by the bundle's verification, and fp32 if it was not verified. Throws if there are
 // none.
 std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle& bundle,
                                            const std::string& precision);

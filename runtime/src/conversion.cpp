@@ -11,29 +11,30 @@ namespace {
 constexpr std::size_t kBlock = 1024;  // pixels whose channels fit the first cache
 
 constexpr std::array<float, 256> unit_floats() {
-  std::array<float, 256> made{};
-  for (std::size_t value = 0; value < made.size(); ++value) {
-    made[value] = static_cast<float>(value) / 255.0F;
+  std::array<float, 256> floats{};
+  for (std::size_t value = 0; value < floats.size(); ++value) {
+    floats[value] = static_cast<float>(value) / 255.0F;
   }
-  return made;
+  return floats;
 }
 constexpr std::array<float, 256> kUnitFloats = unit_floats();
 
-void put(std::uint8_t pixel, std::uint8_t& value) { value = pixel; }
-void put(std::uint8_t pixel, float& value) { value = kUnitFloats[pixel]; }
+void assign(std::uint8_t pixel, std::uint8_t& value) { value = pixel; }
+void assign(std::uint8_t pixel, float& value) { value = kUnitFloats[pixel]; }
 
-void put_all(const std::uint8_t* values, std::size_t count, std::uint8_t* pixels) {
+void round_all(const std::uint8_t* values, std::size_t count, std::uint8_t* pixels) {
   std::copy_n(values, count, pixels);
 }
 
-// Written so that compilers make vector instructions of it, which std::nearbyint would prevent.
-void put_all(const float* values, std::size_t count, std::uint8_t* pixels) {
-  // 1.5 * 2^23: what is added to it is rounded to an integer, half to even.
-  constexpr float kRounds = 12582912.0F;
+// Written so that compilers vectorise it, which std::nearbyint prevents.
+void round_all(const float* values, std::size_t count, std::uint8_t* pixels) {
+  // 1.5 * 2^23: a sum with it is rounded to an integer, half to even.
+  constexpr float kRoundingOffset = 12582912.0F;
   for (std::size_t i = 0; i < count; ++i) {
     const float positive = values[i] > 0.0F ? values[i] : 0.0F;  // NaN compares as false
     const float scaled = (positive < 1.0F ? positive : 1.0F) * 255.0F;
-    pixels[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>((scaled + kRounds) - kRounds));
+    pixels[i] = static_cast<std::uint8_t>(
+        static_cast<std::int32_t>((scaled + kRoundingOffset) - kRoundingOffset));
   }
 }
 
@@ -43,7 +44,7 @@ void interleave(const Value* values, std::size_t area, std::uint8_t* pixels) {
   for (std::size_t begin = 0; begin < area; begin += kBlock) {
     const std::size_t count = std::min(kBlock, area - begin);
     for (std::size_t c = 0; c < kChannels; ++c) {
-      put_all(values + c * area + begin, count, planes[c].data());
+      round_all(values + c * area + begin, count, planes[c].data());
     }
     std::uint8_t* const sink = pixels + kChannels * begin;
     for (std::size_t i = 0; i < count; ++i) {
@@ -58,7 +59,7 @@ void to_tensor_of(const std::uint8_t* pixels, std::size_t area, Layout layout, V
   const std::size_t between = layout == Layout::nchw ? area : 1;
   for (std::size_t i = 0; i < area; ++i) {
     for (std::size_t c = 0; c < kChannels; ++c) {
-      put(pixels[kChannels * i + c], values[i * across + c * between]);
+      assign(pixels[kChannels * i + c], values[i * across + c * between]);
     }
   }
 }
@@ -68,7 +69,7 @@ void to_pixels_of(const Value* values, std::size_t area, Layout layout, std::uin
   if (layout == Layout::nchw) {
     interleave(values, area, pixels);
   } else {
-    put_all(values, kChannels * area, pixels);
+    round_all(values, kChannels * area, pixels);
   }
 }
 

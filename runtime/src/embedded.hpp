@@ -1,4 +1,4 @@
-// What the build takes from the Python package, so that both follow one source.
+// Data of the Python package, embedded by the build: one source for both runtimes.
 #pragma once
 
 namespace elir::core {

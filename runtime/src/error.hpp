@@ -1,4 +1,4 @@
-// The one exception of this library; c_api.cpp turns it into a status and a message.
+// The exception that this library throws; c_api.cpp converts it to a status and a message.
 #pragma once
 
 #include <elir/elir.h>
@@ -21,7 +21,7 @@ class Failure : public std::runtime_error {
   elir_status status() const noexcept { return status_; }
 
  private:
-  // what() ends where a zero stands; write_line makes spaces of the other controls.
+  // what() would end at a zero; write_line replaces the other control characters.
   static std::string without_zeros(std::string message) {
     std::replace(message.begin(), message.end(), '\0', ' ');
     return message;
@@ -30,7 +30,7 @@ class Failure : public std::runtime_error {
   elir_status status_;
 };
 
-// Each error's text is made of the arguments, one after the other, by text().
+// The message is the concatenation of the arguments, by text().
 template <typename... Parts>
 Failure usage_error(const Parts&... parts) {
   return {ELIR_ERROR_USAGE, text(parts...)};
@@ -48,7 +48,7 @@ Failure unavailable_error(const Parts&... parts) {
   return {ELIR_ERROR_UNAVAILABLE, text(parts...)};
 }
 
-// Libraries pass a failing allocation on as an error of their own, in whose words it is found.
+// Throws std::bad_alloc if a library's error message is about a failed allocation.
 inline void check_memory(std::string_view reason) {
   if (reason.find("std::bad_alloc") != std::string_view::npos) throw std::bad_alloc();
 }

@@ -1,4 +1,4 @@
-// JSON from a file that nobody has checked: read strictly, and held against a JSON Schema.
+// Reads untrusted JSON strictly and validates it against a JSON Schema.
 #pragma once
 
 #include <map>
@@ -10,33 +10,32 @@
 
 namespace elir::core {
 
-// Throws a bundle error where `data` is no JSON in UTF-8, has an entry twice, has a number beyond
+// Throws a bundle error if `data` is not JSON in UTF-8, has a duplicate entry or a number beyond
 // the range of double, or is nested too deeply.
 nlohmann::json parse_json(std::string_view data);
 
-// The keywords of JSON Schema that the manifest's uses.
+// A JSON Schema, with the keywords that the manifest's schema uses.
 class Schema {
  public:
-  // `definition` must not use a keyword that is not known here: that would be a check left out.
+  // Throws if `definition` uses another keyword, which would be a check left out.
   explicit Schema(nlohmann::json definition);
 
-  // Throws a bundle error that says what the first value is that does not fit, as a JSON pointer,
-  // and which rule it breaks. Arrays are looked at in their order, objects in that of their names.
+  // Throws a bundle error with the JSON pointer of the first invalid value and the rule it
+  // violates. Arrays are checked in order, objects in the order of their names.
   void check(const nlohmann::json& value) const;
 
  private:
   using Json = nlohmann::json;
-  struct Offence {
+  struct Violation {
     std::string pointer;
     std::string rule;
   };
-  using Found = std::optional<Offence>;
 
   void prepare(const Json& definition);
-  Found found(const Json& value, const Json& definition) const;
-  Found found_in_choice(const Json& value, const Json& definition) const;
-  Found found_inside(const Json& value, const Json& definition) const;
-  bool keeps(const Json& value, const std::string& keyword, const Json& rule) const;
+  std::optional<Violation> find_violation(const Json& value, const Json& definition) const;
+  std::optional<Violation> find_in_choice(const Json& value, const Json& definition) const;
+  std::optional<Violation> find_inside(const Json& value, const Json& definition) const;
+  bool satisfies(const Json& value, const std::string& keyword, const Json& rule) const;
 
   Json root_;
   std::map<std::string, std::regex> patterns_;

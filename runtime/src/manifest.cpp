@@ -15,27 +15,27 @@ namespace {
 
 using nlohmann::json;
 
-// From the inside out: the destructor of a full value allocates, and ends the process where that
-// fails.
-void empty(json& value) {
+// Clears from the inside out: the destructor of a nested value allocates, and terminates the
+// process if that fails.
+void clear(json& value) {
   if (!value.is_structured()) return;
-  for (json& inner : value) empty(inner);
+  for (json& inner : value) clear(inner);
   value.clear();
 }
 
-// For comparisons with literals: json makes a value of them, and cannot fail either.
+// For comparisons with literals, which json would convert to a value.
 const std::string& string(const json& value) { return value.get_ref<const std::string&>(); }
 
 // The entry, if it is there and not null.
 const json* optional(const json& values, const char* key) {
-  const auto found = values.find(key);
-  return found == values.end() || found->is_null() ? nullptr : &*found;
+  const auto entry = values.find(key);
+  return entry == values.end() || entry->is_null() ? nullptr : &*entry;
 }
 
 void check_format(const json& manifest) {
   const json* format = optional(manifest, "format");
   if (format == nullptr || !format->is_string() || string(*format) != kFormatName) {
-    throw bundle_error("not the manifest of a bundle: it has no \"format\": \"", kFormatName, "\"");
+    throw bundle_error("not the manifest of a bundle: expected \"format\": \"", kFormatName, "\"");
   }
   const json* version = optional(manifest, "format_version");
   if (version == nullptr || !version->is_number_integer() || *version < 1) {
@@ -44,40 +44,40 @@ void check_format(const json& manifest) {
                        ", expected ", kFormatVersion);
   }
   if (*version == kFormatVersion) return;
-  throw bundle_error("bundle format ", version->dump(), ", and libelir ", kVersion,
-                     " reads format ", kFormatVersion,
+  throw bundle_error("the bundle has format ", version->dump(), ", libelir ", kVersion,
+                     " expects format ", kFormatVersion,
                      *version > kFormatVersion
                          ? ": upgrade libelir"
-                         : ": make the bundle again with elir-export CHECKPOINT -o FOLDER");
+                         : ": export it again with elir-export CHECKPOINT -o FOLDER");
 }
 
-// Reading values that fit the schema --------------------------------------------------------------
+// Reading validated values -----------------------------------------------------------------------
 
-// A tensor in every shape.
+// A tensor for any shape.
 struct Tensor {
   TensorSpec spec;  // without its shape
   std::int64_t channels;
-  std::int64_t stride;  // side of one of its pixels in pixels of the image
+  std::int64_t stride;  // pixels of the image per pixel of the tensor, in each direction
   bool is_image;
 
-  TensorSpec in(const Shape& shape) const {
+  TensorSpec at(const Shape& shape) const {
     const std::int64_t height = shape.padded_height / stride;
     const std::int64_t width = shape.padded_width / stride;
-    TensorSpec made = spec;
+    TensorSpec result = spec;
     if (spec.layout == Layout::nhwc) {
-      made.shape = {shape.batch, height, width, channels};
+      result.shape = {shape.batch, height, width, channels};
     } else {
-      made.shape = {shape.batch, channels, height, width};
+      result.shape = {shape.batch, channels, height, width};
     }
-    return made;
+    return result;
   }
 };
 using Tensors = std::map<std::string, Tensor>;
 
-Tensors tensors_of(const json& manifest) {
-  Tensors made;
+Tensors read_tensors(const json& manifest) {
+  Tensors tensors;
   for (const auto& [name, values] : manifest["tensors"].items()) {
-    Tensor& tensor = made[name];
+    Tensor& tensor = tensors[name];
     const bool bytes = string(values["dtype"]) == "uint8";
     tensor.spec.name = name;
     tensor.spec.dtype = bytes ? Dtype::uint8 : Dtype::float32;
@@ -88,109 +88,115 @@ Tensors tensors_of(const json& manifest) {
     tensor.is_image = tensor.channels == 3 && tensor.stride == 1 && range != nullptr &&
                       (*range)[0] == 0 && (*range)[1] == (bytes ? 255 : 1);
   }
-  return made;
+  return tensors;
 }
 
-const Tensor& named(const Tensors& tensors, const std::string& name) {
-  const auto found = tensors.find(name);
-  if (found != tensors.end()) return found->second;
-  throw bundle_error("a stage names the tensor ", name, ", which is not in /tensors");
+const Tensor& find_tensor(const Tensors& tensors, const std::string& name) {
+  const auto entry = tensors.find(name);
+  if (entry != tensors.end()) return entry->second;
+  throw bundle_error("a stage uses the tensor ", name, ", which is not in /tensors");
 }
 
-// What `read` makes of each of the values.
+// `read` of each of the values.
 template <typename Read>
-auto all(const json& values, Read read) {
-  std::vector<decltype(read(values))> made;
-  for (const json& each : values) made.push_back(read(each));
-  return made;
+auto read_all(const json& values, Read read) {
+  std::vector<decltype(read(values))> results;
+  for (const json& each : values) results.push_back(read(each));
+  return results;
 }
 
-File file(const json& values) { return {values["file"], values["sha256"], values["bytes"]}; }
+File read_file(const json& values) { return {values["file"], values["sha256"], values["bytes"]}; }
 
-Artifact artifact(const json& values) {
-  Artifact made{file(values),
-                values["kind"],
-                values["precision"],
-                {},
-                values["tool_version"],
-                values.value("version_compatible", false),
-                values.value("hardware_compatibility", "none")};
-  if (const json* target = optional(values, "target")) made.target = *target;
-  return made;
+Artifact read_artifact(const json& values) {
+  Artifact artifact{read_file(values),
+                    values["kind"],
+                    values["precision"],
+                    {},
+                    values["tool_version"],
+                    values.value("version_compatible", false),
+                    values.value("hardware_compatibility", "none")};
+  if (const json* target = optional(values, "target")) artifact.target = *target;
+  return artifact;
 }
 
-Shape shape(const json& values) {
+Shape read_shape(const json& values) {
   const json* height = optional(values, "padded_height");
   const json* width = optional(values, "padded_width");
   if ((height == nullptr) != (width == nullptr)) {
-    throw bundle_error("a shape has one padded side, expected both or neither");
+    throw bundle_error("a shape has one padded side, expected both or none");
   }
   return {values["batch"], values["height"], values["width"],
           height == nullptr ? values["height"] : *height,
           width == nullptr ? values["width"] : *width};
 }
 
-Reference reference(const json& values) {
+Reference read_reference(const json& values) {
   return {values["name"], values["input"]["file"], values["output"]["file"]};
 }
 
-// Every file but the manifest.
-std::vector<File> files_of(const json& manifest) {
-  std::vector<File> made;
+// All files except the manifest.
+std::vector<File> read_files(const json& manifest) {
+  std::vector<File> files;
   const auto add_all = [&](const json& artifacts) {
-    for (const json& each : artifacts) made.push_back(file(each));
+    for (const json& each : artifacts) files.push_back(read_file(each));
   };
   for (const json& stage : manifest["stages"]) add_all(stage["artifacts"]);
   for (const json& each : manifest["references"]) {
-    made.push_back(file(each["input"]));
-    made.push_back(file(each["output"]));
+    files.push_back(read_file(each["input"]));
+    files.push_back(read_file(each["output"]));
   }
   if (const json* quantization = optional(manifest, "quantization")) {
-    made.push_back(file(*quantization));
+    files.push_back(read_file(*quantization));
   }
   if (const json* detector = optional(manifest, "detector")) {
     add_all((*detector)["artifacts"]);
-    made.push_back(file((*detector)["licence_file"]));
+    files.push_back(read_file((*detector)["licence_file"]));
   }
-  return made;
+  return files;
 }
 
-Manifest typed(const json& manifest, const Tensors& tensors) {
-  Manifest made;
+Manifest read_values(const json& manifest, const Tensors& tensors) {
+  Manifest result;
   const json& model = manifest["model"];
   const std::string& kernel = string(model["upscale_kernel"]);
-  made.task = model["task"];
-  made.upscale = model["upscale"];
-  made.upscale_kernel = kernel == "none"      ? Kernel::none
-                        : kernel == "nearest" ? Kernel::nearest
-                                              : Kernel::bicubic;
-  made.faces = model["faces"];
-  made.random = manifest["source"]["random"];
-  made.field_noise = string(manifest["noise"]["kind"]) == "field";
-  made.detector = optional(manifest, "detector") != nullptr;
-  made.shapes = all(manifest["shapes"], shape);
-  made.stages = all(manifest["stages"], [&](const json& values) -> Stage {
-    return {values["name"], named(tensors, values["inputs"][0]).in(made.shapes.front()),
-            named(tensors, values["output"]).in(made.shapes.front()),
-            all(values["artifacts"], artifact)};
-  });
-  made.precisions = manifest["precisions"].get<std::vector<std::string>>();
-  for (const auto& [precision, values] : manifest["verification"].items()) {
-    Verification& result = made.verification[precision];
-    result = {{}, values["floor_db"], values["passed"], values["automatic"],
-              optional(values, "max_error") != nullptr};
-    if (const json* psnr = optional(values, "psnr_db")) result.psnr_db = *psnr;
+  result.task = model["task"];
+  result.upscale = model["upscale"];
+  result.upscale_kernel = kernel == "none"      ? Kernel::none
+                          : kernel == "nearest" ? Kernel::nearest
+                                                : Kernel::bicubic;
+  result.faces = model["faces"];
+  result.random = manifest["source"]["random"];
+  result.field_noise = string(manifest["noise"]["kind"]) == "field";
+  if (const json* detector = optional(manifest, "detector")) {
+    result.detector = read_all((*detector)["artifacts"], read_artifact);
   }
-  made.references = all(manifest["references"], reference);
-  made.files = files_of(manifest);
-  return made;
+  result.shapes = read_all(manifest["shapes"], read_shape);
+  result.stages = read_all(manifest["stages"], [&](const json& values) -> Stage {
+    return {values["name"], find_tensor(tensors, values["inputs"][0]).at(result.shapes.front()),
+            find_tensor(tensors, values["output"]).at(result.shapes.front()),
+            read_all(values["artifacts"], read_artifact)};
+  });
+  result.precisions = manifest["precisions"].get<std::vector<std::string>>();
+  for (const auto& [precision, values] : manifest["verification"].items()) {
+    Verification& entry = result.verification[precision];
+    entry = {{},
+             optional(values, "max_error") != nullptr,
+             values["floor_db"],
+             values["passed"],
+             values["automatic"]};
+    if (const json* psnr = optional(values, "psnr_db")) entry.psnr_db = *psnr;
+  }
+  result.references = read_all(manifest["references"], read_reference);
+  result.files = read_files(manifest);
+  return result;
 }
 
-// What no schema can say --------------------------------------------------------------------------
+// Rules beyond the schema -------------------------------------------------------------------------
 
 void check_model(const Manifest& info, const json& resize) {
   if ((info.upscale == 1) != (info.upscale_kernel == Kernel::none)) {
-    throw bundle_error("/model/upscale is ", info.upscale, ", and /model/upscale_kernel disagrees");
+    throw bundle_error("/model/upscale is ", info.upscale,
+                       ", which /model/upscale_kernel contradicts");
   }
   const auto factor = static_cast<unsigned>(info.upscale);
   if (info.upscale_kernel == Kernel::bicubic && (factor & (factor - 1)) != 0) {
@@ -204,60 +210,62 @@ void check_model(const Manifest& info, const json& resize) {
 
 void check_shapes(const Manifest& info, const Tensors& tensors) {
   if (info.shapes.size() > 1 && !info.field_noise) {
-    throw bundle_error("noise is baked into the graph, and there are several shapes");
+    throw bundle_error("/noise/kind is baked, and /shapes has several, expected one");
   }
   std::set<std::pair<std::int64_t, std::int64_t>> sizes;
   for (const Shape& shape : info.shapes) {
     const std::string size = text("the shape ", shape.width, "x", shape.height);
     if (!sizes.emplace(shape.height, shape.width).second)
-      throw bundle_error(size, " is there twice");
+      throw bundle_error(size, " is duplicated");
     if (shape.padded_height < shape.height || shape.padded_width < shape.width) {
       throw bundle_error(size, " is padded to less than its own size");
     }
     for (const auto& [name, tensor] : tensors) {
       if (shape.padded_height % tensor.stride != 0 || shape.padded_width % tensor.stride != 0) {
-        throw bundle_error(size, " does not divide by the stride ", tensor.stride, " of ", name);
+        throw bundle_error(size, " is not divisible by the stride ", tensor.stride, " of ", name);
       }
-      if (tensor.in(shape).bytes() > kMaxTensorBytes) {
+      if (tensor.at(shape).bytes() > kMaxTensorBytes) {
         throw bundle_error(name, " has more than ", kMaxTensorBytes, " bytes in ", size);
       }
     }
   }
 }
 
-Failure no_image(const std::string& tensor) {
-  return bundle_error("/tensors/", tensor, " is no image: expected 3 channels, stride 1 and the ",
+Failure not_an_image(const std::string& tensor) {
+  return bundle_error("/tensors/", tensor,
+                      " is not an image: expected 3 channels, stride 1 and the ",
                       "range [0, 255] of uint8 or [0, 1] of float32");
 }
 
 void check_chain(const json& stages, const Tensors& tensors, bool field_noise) {
   const std::vector<std::string> split = {"encoder", "estimator", "flow", "decoder"};
-  const auto names = all(stages, [](const json& stage) { return string(stage["name"]); });
+  const auto names = read_all(stages, [](const json& stage) { return string(stage["name"]); });
   if (names != std::vector<std::string>{"fused"} && names != split) {
     throw bundle_error("the stages are ", joined(names, ", "), ", expected fused, or ",
                        joined(split, ", "));
   }
-  std::string handed = stages[0]["inputs"][0];
-  if (!named(tensors, handed).is_image) throw no_image(handed);
+  std::string previous = stages[0]["inputs"][0];
+  if (!find_tensor(tensors, previous).is_image) throw not_an_image(previous);
   for (const json& stage : stages) {
     const std::string& name = string(stage["name"]);
-    const auto seen = stage["inputs"].get<std::vector<std::string>>();
-    std::vector<std::string> wanted = {handed};
-    if (field_noise && (name == "fused" || name == "flow")) wanted.emplace_back("noise");
-    if (seen != wanted) {
-      throw bundle_error(name, " takes ", joined(seen, " and "), ", expected ",
-                         joined(wanted, " and "));
+    const auto inputs = stage["inputs"].get<std::vector<std::string>>();
+    std::vector<std::string> expected = {previous};
+    if (field_noise && (name == "fused" || name == "flow")) expected.emplace_back("noise");
+    if (inputs != expected) {
+      throw bundle_error(name, " takes ", joined(inputs, " and "), ", expected ",
+                         joined(expected, " and "));
     }
-    static_cast<void>(named(tensors, wanted.back()));
-    handed = stage["output"];
+    static_cast<void>(find_tensor(tensors, expected.back()));
+    previous = stage["output"];
   }
-  if (!named(tensors, handed).is_image) throw no_image(handed);
+  if (!find_tensor(tensors, previous).is_image) throw not_an_image(previous);
 }
 
 void check_files(const Manifest& info) {
-  std::set<std::string_view> seen = {kManifestName};
+  std::set<std::string_view> files = {kManifestName};
   for (const File& file : info.files) {
-    if (!seen.insert(file.file).second) throw bundle_error("two entries name the file ", file.file);
+    if (!files.insert(file.file).second)
+      throw bundle_error("two entries name the file ", file.file);
   }
   std::set<std::string_view> names;
   for (const Reference& reference : info.references) {
@@ -267,13 +275,13 @@ void check_files(const Manifest& info) {
   }
   const std::set<std::string> precisions(info.precisions.begin(), info.precisions.end());
   for (const Stage& stage : info.stages) {
-    std::set<std::tuple<std::string, std::string, std::optional<std::string>>> made;
+    std::set<std::tuple<std::string, std::string, std::optional<std::string>>> keys;
     for (const Artifact& artifact : stage.artifacts) {
       if (precisions.count(artifact.precision) == 0) {
-        throw bundle_error(artifact.file, " is ", artifact.precision, ", and /precisions are ",
+        throw bundle_error(artifact.file, " is ", artifact.precision, ", expected one of ",
                            joined(info.precisions, ", "));
       }
-      if (!made.insert({artifact.kind, artifact.precision, artifact.target}).second) {
+      if (!keys.insert({artifact.kind, artifact.precision, artifact.target}).second) {
         throw bundle_error(stage.name, " has two ", artifact.kind, " files of ", artifact.precision,
                            " for ", artifact.target.value_or("any device"));
       }
@@ -289,28 +297,28 @@ std::size_t TensorSpec::bytes() const {
 }
 
 std::string End::describe() const {
-  std::vector<std::string> written;
+  std::vector<std::string> numbers;
   for (const std::int64_t side : sides) {
-    if (written.size() < 8) written.push_back(side < 0 ? "?" : std::to_string(side));
+    if (numbers.size() < 8) numbers.push_back(side < 0 ? "?" : std::to_string(side));
   }
-  return text(shown(name), ": ", dtype, " ", joined(written, "x"));
+  return text(printable(name), ": ", dtype, " ", joined(numbers, "x"));
 }
 
-void check_ends(const std::string& whose, const std::vector<End>& seen,
+void check_ends(const std::string& subject, const std::vector<End>& actual,
                 const std::vector<End>& expected) {
   const auto same = [](const End& a, const End& b) {
     return a.name == b.name && a.dtype == b.dtype && a.sides == b.sides;
   };
-  if (std::equal(seen.begin(), seen.end(), expected.begin(), expected.end(), same)) return;
-  const auto described = [](const std::vector<End>& ends) {
-    std::vector<std::string> some;
+  if (std::equal(actual.begin(), actual.end(), expected.begin(), expected.end(), same)) return;
+  const auto describe = [](const std::vector<End>& ends) {
+    std::vector<std::string> first;
     for (const End& end : ends) {
-      if (some.size() < 4) some.push_back(end.describe());
+      if (first.size() < 4) first.push_back(end.describe());
     }
-    return some.empty() ? "nothing" : joined(some, ", ");
+    return first.empty() ? "nothing" : joined(first, ", ");
   };
-  throw bundle_error(whose, " is ", described(seen), ", the manifest says ", described(expected),
-                     ": the files of two bundles were mixed, copy the bundle again");
+  throw bundle_error(subject, " is ", describe(actual), ", the manifest says ", describe(expected),
+                     ": files of two bundles were mixed, copy the bundle again");
 }
 
 const Verification* Manifest::verified(std::string_view precision) const {
@@ -321,23 +329,23 @@ const Verification* Manifest::verified(std::string_view precision) const {
 Manifest read_manifest(std::string_view data) {
   static const Schema schema{parse_json(kManifestSchema)};
   json manifest = parse_json(data);
-  const auto guard = [](json* value) { empty(*value); };
-  const std::unique_ptr<json, decltype(guard)> emptied(&manifest, guard);
+  const auto guard = [](json* value) { clear(*value); };
+  const std::unique_ptr<json, decltype(guard)> cleared(&manifest, guard);
   check_format(manifest);
   schema.check(manifest);
-  const Tensors tensors = tensors_of(manifest);
-  Manifest made = typed(manifest, tensors);
-  check_model(made, manifest["resize"]);
-  check_shapes(made, tensors);
-  check_chain(manifest["stages"], tensors, made.field_noise);
-  check_files(made);
-  return made;
+  const Tensors tensors = read_tensors(manifest);
+  Manifest result = read_values(manifest, tensors);
+  check_model(result, manifest["resize"]);
+  check_shapes(result, tensors);
+  check_chain(manifest["stages"], tensors, result.field_noise);
+  check_files(result);
+  return result;
 }
 
-void check_served(const Manifest& manifest) {
+void check_supported(const Manifest& manifest) {
   const Shape& shape = manifest.shapes.front();
   const char* reason = nullptr;
-  if (manifest.field_noise) reason = "noise is an input of its graph";
+  if (manifest.field_noise) reason = "noise is an input of its graphs";
   if (shape.batch > 1) reason = "it takes batches";
   if (shape.padded_height != shape.height || shape.padded_width != shape.width) {
     reason = "its images are padded";

@@ -1,4 +1,4 @@
-// The manifest of a bundle, bundle.json, checked and with types. See docs/bundle-format.md.
+// A bundle's manifest, bundle.json, validated and typed. See docs/bundle-format.md.
 #pragma once
 
 #include <array>
@@ -15,9 +15,9 @@ namespace elir::core {
 inline constexpr std::string_view kManifestName = "bundle.json";
 inline constexpr std::string_view kFormatName = "elir-bundle";
 inline constexpr std::int64_t kFormatVersion = 2;
-// A manifest is some tens of kilobytes; more than this is not one.
+// A manifest has some tens of kilobytes; a larger file than this is rejected.
 inline constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20U;
-// A tensor between stages larger than this is a damaged manifest.
+// A manifest with a larger tensor between stages is rejected.
 inline constexpr std::size_t kMaxTensorBytes = std::size_t{1} << 30U;
 
 enum class Dtype { uint8, float32 };
@@ -25,20 +25,21 @@ enum class Layout { nhwc, nchw };
 
 inline const char* type_name(Dtype dtype) { return dtype == Dtype::uint8 ? "uint8" : "float32"; }
 
-// An input or output of a graph, as a file or a library tells of it.
+// An input or output of a graph, as a file or a library reports it.
 struct End {
   std::string name;
   std::string dtype;                // such as "uint8"
-  std::vector<std::int64_t> sides;  // below 0 where left open
+  std::vector<std::int64_t> sides;  // negative: unspecified
 
   std::string describe() const;  // such as "image: uint8 1x64x64x3"
 };
 
-// Throws a bundle error where a graph's inputs or outputs, which `whose` tells, are others.
-void check_ends(const std::string& whose, const std::vector<End>& seen,
+// Throws a bundle error if a graph's inputs or outputs differ from the manifest's. The message
+// begins with `subject`.
+void check_ends(const std::string& subject, const std::vector<End>& actual,
                 const std::vector<End>& expected);
 
-// A tensor handed to or taken from a stage, in one shape.
+// An input or output tensor of a stage, in one shape.
 struct TensorSpec {
   std::string name;
   Dtype dtype = Dtype::uint8;
@@ -50,24 +51,24 @@ struct TensorSpec {
   End end() const { return {name, type_name(dtype), {shape.begin(), shape.end()}}; }
 };
 
-// A file of the bundle: its path inside, with '/'.
+// A file of the bundle.
 struct File {
-  std::string file;
+  std::string file;  // path relative to the bundle, with '/'
   std::string sha256;
   std::int64_t bytes = 0;
 };
 
-// One stage made into one file.
+// A file that a backend can load: an ONNX graph or an engine.
 struct Artifact : File {
   std::string kind;
   std::string precision;
-  std::optional<std::string> target;  // devices it was made for; none: any
+  std::optional<std::string> target;  // compute capability of its devices; none: any device
   std::string tool_version;
-  bool version_compatible = false;     // an engine for later releases of its library too
-  std::string hardware_compatibility;  // "none", or which other GPUs an engine runs on
+  bool version_compatible = false;     // an engine that later releases of its library run, too
+  std::string hardware_compatibility;  // which other GPUs an engine runs on, or "none"
 };
 
-// The tensors are as they are in the first shape.
+// The tensors have the first shape.
 struct Stage {
   std::string name;
   TensorSpec input;
@@ -77,21 +78,21 @@ struct Stage {
 
 // Agreement of a precision with float32 PyTorch.
 struct Verification {
-  std::optional<double> psnr_db;  // of the worst photograph; none where all are identical
+  std::optional<double> psnr_db;  // of the worst photograph; none: identical, or not finite
+  bool finite = true;             // the network's outputs are finite
   double floor_db = 0;
   bool passed = false;
-  bool automatic = false;  // may run where nobody names a precision
-  bool finite = true;      // the network gave only finite numbers
+  bool automatic = false;  // may run where the user names no precision
 };
 
-// A network input and what float32 PyTorch makes of it: two PNG files.
+// A network input and the float32 PyTorch output for it: two PNG files.
 struct Reference {
   std::string name;
   std::string input;
   std::string output;
 };
 
-// Images that the graphs take at once, in pixels, and what they are padded to.
+// Number and size in pixels of the images in one run, before and after padding.
 struct Shape {
   std::int64_t batch = 1;
   std::int64_t height = 0;
@@ -108,28 +109,28 @@ struct Manifest {
   Kernel upscale_kernel = Kernel::none;
   bool faces = false;
   bool random = false;
-  bool field_noise = false;  // noise is an input of the graph, and no constant in it
-  bool detector = false;     // of faces
+  bool field_noise = false;  // noise is an input of the graph, not a constant in it
   std::vector<Shape> shapes;
   std::vector<Stage> stages;
+  std::vector<Artifact> detector;  // artifacts of the face detector; empty: there is none
   std::vector<std::string> precisions;
   std::map<std::string, Verification, std::less<>> verification;  // by precision
   std::vector<Reference> references;
-  std::vector<File> files;  // all but the manifest
+  std::vector<File> files;  // all except the manifest
 
   const TensorSpec& input() const { return stages.front().input; }
   const TensorSpec& output() const { return stages.back().output; }
-  // Side of the square that the first shape has.
+  // Side of the first shape, which is square.
   std::size_t side() const { return static_cast<std::size_t>(shapes.front().height); }
 
-  const Verification* verified(std::string_view precision) const;  // null if it was not
+  const Verification* verified(std::string_view precision) const;  // null: not verified
 };
 
-// Throws a bundle error: no strict JSON, not a manifest, of a newer format, against the schema, or
-// inconsistent in itself. Which manifests are refused is decided as in elir_deploy.runtime.
+// Throws a bundle error if `data` is not strict JSON, not a manifest, of another format version,
+// invalid by the schema or inconsistent. Rejects the same manifests as elir_deploy.runtime.
 Manifest read_manifest(std::string_view data);
 
-// Throws a bundle error where this library cannot run such bundles yet.
-void check_served(const Manifest& manifest);
+// Throws a bundle error if the bundle uses features that this library does not support yet.
+void check_supported(const Manifest& manifest);
 
 }  // namespace elir::core

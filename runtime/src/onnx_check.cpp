@@ -12,13 +12,13 @@ namespace {
 
 template <typename... Parts>
 Failure damaged(const Parts&... parts) {
-  return bundle_error("damaged: ", parts..., ": copy the bundle again, or make it anew");
+  return bundle_error("damaged: ", parts..., ": copy the bundle again, or export it again");
 }
 
 template <typename... Parts>
 Failure foreign(const Parts&... parts) {
-  return bundle_error("it holds ", parts..., ", which elir-export never writes: copy the bundle ",
-                      "again, and only from people you trust");
+  return bundle_error("it contains ", parts..., ", which elir-export never writes: copy the ",
+                      "bundle again, from a source you trust");
 }
 
 // Scanning ----------------------------------------------------------------------------------------
@@ -26,8 +26,8 @@ Failure foreign(const Parts&... parts) {
 using Message = OnnxRules::Message;
 using Field = OnnxRules::Field;
 
-// The field that a tag stands before; throws where the message may not hold it.
-const Field& allowed(const Message& message, std::uint64_t tag, std::size_t place) {
+// The field with this tag. Throws if the message may not contain it.
+const Field& field_of(const Message& message, std::uint64_t tag, std::size_t position) {
   const std::uint64_t number = tag >> 3U;
   const Field* same = nullptr;
   for (const Field& field : message.fields) {
@@ -35,27 +35,29 @@ const Field& allowed(const Message& message, std::uint64_t tag, std::size_t plac
     if (field.tag >> 3U == number) same = &field;
   }
   if (same != nullptr) {
-    throw damaged(message.name, ".", same->name, " has wire type ", tag & 7U, " at byte ", place);
+    throw damaged(message.name, ".", same->name, " has wire type ", tag & 7U, " at byte ",
+                  position);
   }
-  const auto never = message.never.find(number);
-  const std::string name = never == message.never.end() ? text("field ", number) : never->second;
-  throw foreign(message.name, ".", name, " at byte ", place);
+  const auto known = message.forbidden.find(number);
+  const std::string name =
+      known == message.forbidden.end() ? text("field ", number) : known->second;
+  throw foreign(message.name, ".", name, " at byte ", position);
 }
 
 const OnnxRules::Element& element_of(const OnnxRules& rules, std::uint64_t number) {
-  const auto found = rules.elements.find(number);
-  if (found == rules.elements.end()) throw foreign("a tensor of type ", number);
-  return found->second;
+  const auto element = rules.elements.find(number);
+  if (element == rules.elements.end()) throw foreign("a tensor of type ", number);
+  return element->second;
 }
 
-// Where in the file some bytes lie.
+// A range of bytes in the file.
 struct Span {
   std::size_t begin = 0;
   std::size_t end = 0;
   std::size_t size() const { return end - begin; }
 };
 
-// One pass over a file.
+// One pass over an ONNX file.
 class Scanner {
  public:
   explicit Scanner(std::string_view content) : content_(content) {}
@@ -76,8 +78,7 @@ class Scanner {
     if (!missing.empty()) throw damaged("ModelProto has no ", *missing.begin());
   }
 
-  std::vector<End> inputs;
-  std::vector<End> outputs;
+  GraphEnds ends;
 
  private:
   void graph(const Message& message, Span part) {
@@ -89,9 +90,9 @@ class Scanner {
       } else if (field.name == "initializer") {
         tensor(*field.inside, span);
       } else if (field.name == "input") {
-        inputs.push_back(end(*field.inside, span));
+        ends.inputs.push_back(end(*field.inside, span));
       } else if (field.name == "output") {
-        outputs.push_back(end(*field.inside, span));
+        ends.outputs.push_back(end(*field.inside, span));
       }
     });
   }
@@ -104,7 +105,7 @@ class Scanner {
       if (field.name == "version") version = number;
     });
     if (!domain.empty() || version < rules_.first_opset || version > rules_.last_opset) {
-      throw foreign("opset ", version, " of the domain '", shown(domain), "'");
+      throw foreign("opset ", version, " of the domain '", printable(domain), "'");
     }
   }
 
@@ -114,7 +115,7 @@ class Scanner {
       if (field.name == "key") key = bytes(span);
     });
     if (key.substr(0, rules_.metadata.size()) != rules_.metadata) {
-      throw foreign("metadata called '", shown(key), "'");
+      throw foreign("metadata called '", printable(key), "'");
     }
   }
 
@@ -123,7 +124,7 @@ class Scanner {
     each(message, part, [&](const Field& field, std::uint64_t, Span span) {
       if (field.name == "op_type") {
         op = bytes(span);
-        if (rules_.operators.count(op) == 0) throw foreign("the operator ", shown(op));
+        if (rules_.operators.count(op) == 0) throw foreign("the operator ", printable(op));
       } else if (field.name == "attribute") {
         attribute(*field.inside, span);
       }
@@ -140,71 +141,70 @@ class Scanner {
   }
 
   void tensor(const Message& message, Span part) {
-    End seen;
+    End weight;
     std::uint64_t type = 0;
     std::uint64_t size = 0;
     each(message, part, [&](const Field& field, std::uint64_t number, Span span) {
-      if (field.name == "dims") seen.sides.push_back(static_cast<std::int64_t>(number));
+      if (field.name == "dims") weight.sides.push_back(static_cast<std::int64_t>(number));
       if (field.name == "data_type") type = number;
-      if (field.name == "name") seen.name = bytes(span);
+      if (field.name == "name") weight.name = bytes(span);
       if (field.name == "raw_data") size = span.size();
     });
     const OnnxRules::Element& element = element_of(rules_, type);
     std::uint64_t expected = element.bytes;
-    for (const std::int64_t side : seen.sides) {
+    for (const std::int64_t side : weight.sides) {
       const bool fits = expected == 0 || static_cast<std::uint64_t>(side) <= size / expected;
       expected = fits ? expected * static_cast<std::uint64_t>(side) : size + 1;
       if (!fits) break;
     }
     if (expected == size && size != 0) return;
-    seen.dtype = element.name;
-    throw damaged("the weight ", seen.describe(), " has ", size, " bytes, which is another number");
+    weight.dtype = element.name;
+    throw damaged("the weight ", weight.describe(), " has ", size,
+                  " bytes, which does not match its shape");
   }
 
   End end(const Message& message, Span part) {
-    End seen;
+    End result;
     each(message, part, [&](const Field& field, std::uint64_t, Span span) {
-      if (field.name == "name") seen.name = bytes(span);
+      if (field.name == "name") result.name = bytes(span);
       if (field.name != "type") return;
       each(*field.inside, span, [&](const Field& type, std::uint64_t, Span tensor) {
-        tensor_type(*type.inside, tensor, seen);
+        tensor_type(*type.inside, tensor, result);
       });
     });
-    return seen;
+    return result;
   }
 
-  void tensor_type(const Message& message, Span part, End& seen) {
+  void tensor_type(const Message& message, Span part, End& result) {
     std::uint64_t type = 0;
     each(message, part, [&](const Field& field, std::uint64_t number, Span span) {
       if (field.name == "elem_type") type = number;
       if (field.name != "shape") return;
       each(*field.inside, span, [&](const Field& dim, std::uint64_t, Span dimension) {
         std::vector<std::int64_t> sides;
-        each(*dim.inside, dimension, [&](const Field& given, std::uint64_t value, Span) {
-          sides.push_back(given.name == "dim_value" ? static_cast<std::int64_t>(value) : -1);
+        each(*dim.inside, dimension, [&](const Field& side, std::uint64_t value, Span) {
+          sides.push_back(side.name == "dim_value" ? static_cast<std::int64_t>(value) : -1);
         });
         if (sides.size() > 1) {
-          throw damaged("TensorShapeProto.Dimension at byte ", dimension.begin, " is two");
+          throw damaged("TensorShapeProto.Dimension at byte ", dimension.begin, " has two values");
         }
-        seen.sides.push_back(sides.empty() ? -1 : sides.front());
+        result.sides.push_back(sides.empty() ? -1 : sides.front());
       });
     });
-    seen.dtype = element_of(rules_, type).name;
+    result.dtype = element_of(rules_, type).name;
   }
 
-  // Protocol buffers.
-
-  // Calls `visit` with every field of a message, and its number or its bytes.
+  // Calls `visit` with every field of a message and its number or its bytes.
   template <typename Visit>
   void each(const Message& message, Span part, const Visit& visit) {
     std::uint64_t before = 0;
     for (std::size_t at = part.begin; at < part.end;) {
-      const std::size_t place = at;
+      const std::size_t position = at;
       const std::uint64_t tag = varint(at, part.end);
-      const Field& field = allowed(message, tag, place);
+      const Field& field = field_of(message, tag, position);
       if (tag < before || (tag == before && field.once)) {
-        throw damaged(message.name, ".", field.name, " at byte ", place,
-                      " is there twice or out of order");
+        throw damaged(message.name, ".", field.name, " at byte ", position,
+                      " is duplicated or out of order");
       }
       before = tag;
       if (++fields_read_ > rules_.most_fields) {
@@ -216,16 +216,16 @@ class Scanner {
     }
   }
 
-  // Moves `at` behind so many bytes.
+  // Advances `at` by `size` bytes.
   static Span span(std::uint64_t size, std::size_t& at, std::size_t end) {
     if (size > end - at) {
-      throw damaged(size, " bytes from byte ", at, " on, where ", end - at, " are left");
+      throw damaged("a field of ", size, " bytes at byte ", at, ", where ", end - at, " are left");
     }
     at += static_cast<std::size_t>(size);
     return {at - static_cast<std::size_t>(size), at};
   }
 
-  // Moves `at` behind the number that stands there, in as few bytes as it needs.
+  // Reads a number and advances `at`. Throws unless it has the shortest encoding.
   std::uint64_t varint(std::size_t& at, std::size_t end) const {
     const std::size_t begin = at;
     std::uint64_t value = 0;
@@ -237,7 +237,7 @@ class Scanner {
       if (byte == 0 && shift != 0) break;
       return value;
     }
-    throw damaged("no number at byte ", begin);
+    throw damaged("invalid number at byte ", begin);
   }
 
   std::string_view bytes(Span span) const { return content_.substr(span.begin, span.size()); }
@@ -249,23 +249,22 @@ class Scanner {
 
 }  // namespace
 
-void check_onnx(std::string_view content, const std::vector<End>& inputs,
-                const std::vector<End>& outputs) {
+void check_onnx(std::string_view content, const std::optional<GraphEnds>& expected) {
   Scanner scanner(content);
   scanner.model();
-  check_ends("the graph's input", scanner.inputs, inputs);
-  check_ends("the graph's output", scanner.outputs, outputs);
+  if (!expected) return;
+  check_ends("the graph's input", scanner.ends.inputs, expected->inputs);
+  check_ends("the graph's output", scanner.ends.outputs, expected->outputs);
 }
 
-void check_onnx_file(const std::filesystem::path& path, const std::vector<End>& inputs,
-                     const std::vector<End>& outputs) {
+void check_onnx_file(const std::filesystem::path& path, const std::optional<GraphEnds>& expected) {
   try {
-    if (path.extension() != ".onnx") {  // by which ONNX Runtime tells other formats
-      throw bundle_error("a graph in a file of this name, expected one that ends in .onnx");
+    if (path.extension() != ".onnx") {  // ONNX Runtime chooses the format by the extension
+      throw bundle_error("the name of an ONNX file must end in .onnx");
     }
-    const auto file = MappedFile::of(path);
+    const auto file = MappedFile::open(path);
     if (!file) throw bundle_error("the file is empty or cannot be read: copy the bundle again");
-    check_onnx({reinterpret_cast<const char*>(file->data()), file->size()}, inputs, outputs);
+    check_onnx({reinterpret_cast<const char*>(file->data()), file->size()}, expected);
   } catch (const Failure& failure) {
     throw bundle_error(path.string(), ": ", failure.what());
   }

@@ -1,9 +1,10 @@
-// Whether an ONNX file is one that elir-export could have made, before a library loads it: by the
-// list in elir_deploy/runtime/onnx_rules.json, as the Python runtime decides (onnx_check.py says
-// why).
+// Checks that an ONNX file contains only what elir-export writes, before a library loads it. The
+// rules are elir_deploy/runtime/onnx_rules.json; the Python runtime's onnx_check.py has the
+// reasons.
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -11,14 +12,16 @@
 
 namespace elir::core {
 
-// Throws a bundle error: the content of the file is damaged, holds what elir-export never writes,
-// or has other inputs and outputs than these. Of the weights nothing is read but their
-// descriptions.
-void check_onnx(std::string_view content, const std::vector<End>& inputs,
-                const std::vector<End>& outputs);
+struct GraphEnds {
+  std::vector<End> inputs;
+  std::vector<End> outputs;
+};
 
-// The same of a file, with whose path the message begins.
-void check_onnx_file(const std::filesystem::path& path, const std::vector<End>& inputs,
-                     const std::vector<End>& outputs);
+// Throws a bundle error if the content is damaged or not what elir-export writes, or if its inputs
+// and outputs are not `expected` (none: not compared). Does not read the values of weights.
+void check_onnx(std::string_view content, const std::optional<GraphEnds>& expected);
+
+// The same for a file; the message begins with its path.
+void check_onnx_file(const std::filesystem::path& path, const std::optional<GraphEnds>& expected);
 
 }  // namespace elir::core

@@ -14,17 +14,17 @@ void read_message(const std::string& name, const Json& fields, OnnxRules& rules)
   message.name = name;
   for (const auto& [key, values] : fields.items()) {
     const std::uint64_t number = std::stoull(key);
-    const std::string holds = values[1];
-    if (holds == "never") {
-      message.never[number] = values[0];
+    const std::string type = values[1];
+    if (type == "never") {
+      message.forbidden[number] = values[0];
       continue;
     }
-    const bool plain = holds == "integer" || holds == "float" || holds == "bytes";
-    const std::uint64_t wire = holds == "integer" ? OnnxRules::kVarint
-                               : holds == "float" ? OnnxRules::kFixed32
-                                                  : OnnxRules::kBytes;
+    const bool plain = type == "integer" || type == "float" || type == "bytes";
+    const std::uint64_t wire = type == "integer" ? OnnxRules::kVarint
+                               : type == "float" ? OnnxRules::kFixed32
+                                                 : OnnxRules::kBytes;
     message.fields.push_back({values[0], number << 3U | wire, values.size() == 2,
-                              plain ? nullptr : &rules.messages[holds]});
+                              plain ? nullptr : &rules.messages[type]});
   }
 }
 

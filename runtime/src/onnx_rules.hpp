@@ -1,5 +1,5 @@
-// What the ONNX files of a bundle may hold: elir_deploy/runtime/onnx_rules.json, as the Python
-// runtime's onnx_rules.py explains it.
+// What ONNX files of a bundle may contain: elir_deploy/runtime/onnx_rules.json. The format is
+// described in the Python runtime's onnx_rules.py.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +20,14 @@ struct OnnxRules {
   struct Message;
   struct Field {
     std::string name;
-    std::uint64_t tag;      // what stands before it: its number and its wire type
-    bool once;              // or it may be repeated
-    const Message* inside;  // null where it is none
+    std::uint64_t tag;      // number and wire type
+    bool once;              // not repeated
+    const Message* inside;  // type of a message field; null: another field
   };
   struct Message {
     std::string name;
-    std::vector<Field> fields;                   // that it may hold
-    std::map<std::uint64_t, std::string> never;  // others, by number, that are told by name
+    std::vector<Field> fields;                       // allowed
+    std::map<std::uint64_t, std::string> forbidden;  // names by number, for messages
   };
   struct Element {
     std::string name;
@@ -38,13 +38,13 @@ struct OnnxRules {
   std::uint64_t last_opset = 0;
   std::set<std::string, std::less<>> operators;
   std::set<std::uint64_t> attribute_types;
-  std::map<std::uint64_t, Element> elements;  // of tensors, by the number of their type
-  std::string metadata;                       // how its keys begin
-  std::uint64_t most_fields = 0;              // of all messages together
+  std::map<std::uint64_t, Element> elements;  // element types of tensors, by number
+  std::string metadata;                       // prefix of its keys
+  std::uint64_t most_fields = 0;              // in a file
   std::map<std::string, Message> messages;
 };
 
-// Read once from what is built in.
+// The embedded rules.
 const OnnxRules& onnx_rules();
 
 }  // namespace elir::core

@@ -1,6 +1,6 @@
-// Opening a bundle: the backend and precision that run it, tried before they are taken. What is not
-// named is chosen by trying: each candidate runs the bundle's own picture once, and whatever goes
-// wrong with it leads to the next. What is named runs, or its error is thrown.
+// Opens a bundle on a backend. If backend and precision are not both named, each candidate is
+// checked by restoring the bundle's reference picture, and any failure leads to the next candidate.
+// If both are named, a failure is an error.
 #pragma once
 
 #include <memory>
@@ -12,27 +12,27 @@
 
 namespace elir::core {
 
-// Which backend and precision are wanted, and how they are set up.
+// Options for open_sessions.
 struct OpeningOptions {
   std::string backend = "auto";
   std::string precision;  // empty for any
-  bool trial = true;      // try on the bundle's picture
+  bool check_accuracy = true;
   Setup setup;
-  std::vector<const Backend*> among = backends();  // those there are
+  std::vector<const Backend*> among = backends();
 };
 
-using Runners = std::vector<std::unique_ptr<Runner>>;
+using PixelSessions = std::vector<std::unique_ptr<PixelSession>>;
 
-// What runs a bundle.
+// An opened bundle.
 struct Opened {
   std::string backend;
   std::string precision;
-  Runners runners;  // one or more
+  PixelSessions sessions;  // one or more
 };
 
-// Throws a bundle error (the bundle is damaged, or holds nothing for the backend), a usage error
-// (no backend of that name, or nothing that it may run) or an unavailable error with the reason of
-// each candidate.
-Opened open_runners(const Bundle& bundle, const OpeningOptions& options);
+// Throws a bundle error (the bundle is damaged or has no files for the backend), a usage error (no
+// such backend or no automatic precision) or an unavailable error with the reason of each
+// candidate.
+Opened open_sessions(const Bundle& bundle, const OpeningOptions& options);
 
 }  // namespace elir::core

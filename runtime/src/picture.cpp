@@ -31,7 +31,7 @@ void EnlargedPicture::block(std::size_t left, std::size_t top, Pixels block,
 
 void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& scratch) {
   const std::size_t side = square.width;
-  // Bands keep an enlarged picture from being held whole. `block` uses the rest of `scratch`.
+  // In bands, to save memory. EnlargedPicture::block uses the rest of `scratch`.
   constexpr std::size_t kBandPixels = std::size_t{1} << 16U;
   const std::size_t thickness =
       std::min(picture.height(), std::max<std::size_t>(1, kBandPixels / picture.width()));

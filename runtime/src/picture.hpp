@@ -1,5 +1,5 @@
-// A picture as the network sees it, of which only the parts asked for are ever made: enlarged by
-// the task's factor, RGB, resized to the model's square or cut into tiles.
+// An input picture enlarged by the task's factor, in RGB, computed part by part as it is resized to
+// the network's size or cut into tiles.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace elir::core {
 
-// Working memory, kept from one image to the next so that a steady state allocates nothing.
+// Working memory, reused for the next image so that a steady state does not allocate.
 struct Scratch {
   Weights across;  // of a block
   Weights down;
@@ -20,7 +20,7 @@ struct Scratch {
   std::vector<std::uint8_t> narrow;  // a picture or block after the first of two passes
   std::vector<std::uint8_t> band;
   std::vector<std::uint8_t> square;
-  std::vector<std::uint8_t> carried;
+  std::vector<std::uint8_t> ramp;
 };
 
 class EnlargedPicture {
@@ -32,9 +32,8 @@ class EnlargedPicture {
   std::size_t width() const { return image_.width * factor_; }
   std::size_t height() const { return image_.height * factor_; }
 
-  // The part from column `left` and row `top` on, as large as `block`. RGB. Uses `scratch`'s
-  // `across`, `down`, `sums` and
-  // `narrow`.
+  // Fills `block` with the part from column `left` and row `top` on, in RGB. Uses `across`, `down`,
+  // `sums` and `narrow` of `scratch`.
   void block(std::size_t left, std::size_t top, Pixels block, Scratch& scratch) const;
 
  private:
@@ -44,10 +43,10 @@ class EnlargedPicture {
   Kernel kernel_;
 };
 
-// The whole picture, whatever its proportions, resized to fill `square`.
+// Resizes the whole picture to `square`, without keeping proportions.
 void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& scratch);
 
-// `image` resized to fill `output`. Any order of channels.
+// Resizes `image` to `output`. Any order of channels.
 void resize_into(ConstPixels image, Pixels output, Scratch& scratch);
 
 }  // namespace elir::core

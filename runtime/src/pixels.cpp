@@ -6,7 +6,7 @@
 namespace elir::core {
 
 void copy(ConstPixels from, Pixels to) {
-  if (from.width == 0) return;  // a tile too small to overlap: perhaps no memory at all
+  if (from.width == 0) return;  // data may be null
   for (std::size_t y = 0; y < from.height; ++y) {
     std::memcpy(to.row(y), from.row(y), kChannels * from.width);
   }

@@ -1,4 +1,4 @@
-// Pixels somewhere in memory: 8-bit, three channels, any stride. Nothing here owns them.
+// Non-owning views of pixels: 8 bits, three channels, any stride.
 #pragma once
 
 #include <cstddef>
@@ -28,16 +28,16 @@ struct View {
 using Pixels = View<std::uint8_t>;
 using ConstPixels = View<const std::uint8_t>;
 
-// Rows without padding.
+// A view of rows without padding.
 template <typename Byte>
 View<Byte> packed(Byte* data, std::size_t width, std::size_t height) {
   return {data, static_cast<std::ptrdiff_t>(kChannels * width), width, height};
 }
 
-// Into a view of the same size.
+// Copies to a view of the same size.
 void copy(ConstPixels from, Pixels to);
 
-// The first and the third channel change places.
+// Swaps the first and the third channel.
 void swap_channels(Pixels pixels);
 
 }  // namespace elir::core

@@ -31,8 +31,8 @@ std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_
   if (png_image_begin_read_from_file(&image, path.c_str()) == 0) {
     throw unreadable();
   }
-  const auto wanted = static_cast<png_uint_32>(side);
-  if (image.width != wanted || image.height != wanted) {
+  const auto expected = static_cast<png_uint_32>(side);
+  if (image.width != expected || image.height != expected) {
     throw bundle_error(path.string(), " is ", image.width, "x", image.height, ", expected ", side,
                        "x", side);
   }

@@ -1,4 +1,4 @@
-// Reading the bundle's own pictures.
+// Reads a bundle's reference pictures.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace elir::core {
 
-// Whether this library can read PNG files at all.
+// Whether this library was built with PNG.
 bool reads_png();
 
-// An 8-bit RGB picture of `side` x `side`, rows without padding. Throws a bundle error where the
-// file is another or damaged.
+// The 8-bit RGB pixels of a picture of `side` x `side`, rows without padding. Throws a bundle error
+// if the file is damaged or has another size.
 std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t side);
 
 }  // namespace elir::core

@@ -1,4 +1,4 @@
-// Runners lent to one thread each.
+// Lends sessions to one thread each.
 #pragma once
 
 #include <condition_variable>
@@ -12,36 +12,38 @@ namespace elir::core {
 
 class Pool {
  public:
-  explicit Pool(std::vector<std::unique_ptr<Runner>> runners) : runners_(std::move(runners)) {
-    for (const auto& runner : runners_) idle_.push_back(runner.get());
+  explicit Pool(std::vector<std::unique_ptr<PixelSession>> sessions)
+      : sessions_(std::move(sessions)) {
+    for (const auto& session : sessions_) idle_.push_back(session.get());
   }
 
-  std::size_t size() const { return runners_.size(); }
+  std::size_t size() const { return sessions_.size(); }
 
-  // One runner, this thread's while the loan lives.
-  struct GiveBack {
+  // Returns a session to the pool.
+  struct Return {
     Pool* pool;
-    void operator()(Runner* runner) const {
+    void operator()(PixelSession* session) const {
       {
         const std::lock_guard lock(pool->mutex_);
-        pool->idle_.push_back(runner);  // within the capacity it had
+        pool->idle_.push_back(session);  // does not allocate
       }
       pool->changed_.notify_one();
     }
   };
-  std::unique_ptr<Runner, GiveBack> take() {
+  // Waits for an idle session and lends it for the lifetime of the pointer.
+  std::unique_ptr<PixelSession, Return> take() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !idle_.empty(); });
-    Runner* runner = idle_.back();
+    PixelSession* session = idle_.back();
     idle_.pop_back();
-    return {runner, {this}};
+    return {session, {this}};
   }
 
  private:
-  std::vector<std::unique_ptr<Runner>> runners_;
+  std::vector<std::unique_ptr<PixelSession>> sessions_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Runner*> idle_;
+  std::vector<PixelSession*> idle_;
 };
 
 }  // namespace elir::core

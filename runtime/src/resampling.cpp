@@ -10,8 +10,8 @@ constexpr int kFractionBits = 22;
 constexpr std::int32_t kHalf = std::int32_t{1} << (kFractionBits - 1);
 constexpr double kSupport = 2;
 
-// The order of operations is Pillow's, since the weights must be the same to the last bit. The
-// build forbids the compiler to fuse them.
+// The order of operations is Pillow's, for the same weights to the last bit. The build disables
+// fused multiply-add.
 double cubic(double x) {
   constexpr double a = -0.5;
   x = std::fabs(x);

@@ -1,9 +1,9 @@
-// Bicubic resampling to the bit as the bundle's `resize` asks for it, which is how Pillow does it:
-// a = -0.5, antialiased, weights as integers of 22 fractional bits, one pass along each row rounded
-// to 8 bits, then one along each column.
+// Bicubic resampling as defined by the manifest's `resize`, with the same bits as Pillow: a = -0.5,
+// antialiased, weights as integers with 22 fractional bits; a pass along rows, rounded to 8 bits,
+// then one along columns.
 //
-// A pass treats its rows (or columns) independently and each output pixel by itself, so both can be
-// computed in parts. One that keeps the size keeps the pixels.
+// Output pixels are independent of each other, so that a pass can be computed in parts. A pass that
+// keeps the size keeps the pixels.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@
 
 namespace elir::core {
 
-// What a range of output pixels takes from an axis of input pixels. May be computed again and
-// again, which allocates only where it gets larger than ever before.
+// The weights of input pixels along an axis for a range of output pixels. Computing them again only
+// allocates if they need more memory than ever before.
 class Weights {
  public:
-  // Of the output pixels `first`, ..., `first + count - 1` where `from` pixels become `to`.
+  // For the output pixels [first, first + count), where `from` pixels become `to`.
   void compute(std::size_t from, std::size_t to, std::size_t first, std::size_t count);
   void compute(std::size_t from, std::size_t to) { compute(from, to, 0, to); }
 
@@ -38,14 +38,14 @@ class Weights {
   std::vector<std::size_t> begins_;
   std::vector<std::size_t> counts_;
   std::vector<std::int32_t> weights_;
-  std::vector<double> exact_;  // of one output pixel, before rounding
+  std::vector<double> exact_;  // weights of one output pixel before rounding
 };
 
-// One pass along each row: `to` is as wide as there are weights. `from` begins at the input pixel
+// The pass along rows: `to` is as wide as there are weights. `from` begins at the input pixel
 // `offset` of the axis.
 void resample_rows(ConstPixels from, Pixels to, const Weights& weights, std::size_t offset = 0);
 
-// One pass along each column. `sums` is working memory.
+// The pass along columns. `sums` is working memory.
 void resample_columns(ConstPixels from, Pixels to, const Weights& weights,
                       std::vector<std::int32_t>& sums, std::size_t offset = 0);
 

@@ -14,7 +14,7 @@ namespace elir::core {
 namespace {
 
 void check_image(const elir_image& image, const char* what, const std::string& backend) {
-  if (image.data == nullptr) throw image_error("the ", what, " has no data: it is NULL");
+  if (image.data == nullptr) throw image_error("the data of the ", what, " is NULL");
   if (image.width < 1 || image.height < 1) {
     throw image_error("the ", what, " is ", image.width, "x", image.height,
                       ", expected at least 1x1");
@@ -24,11 +24,11 @@ void check_image(const elir_image& image, const char* what, const std::string& b
     throw image_error("the ", what, " has a stride of ", image.stride, " bytes, expected at least ",
                       row, " for ", image.width, " pixels");
   }
-  // The way from the first row to behind the last one is a number.
+  // The distance from the first to the last row must not overflow.
   const std::int64_t most = PTRDIFF_MAX / image.height;
   const std::int64_t stride = image.stride == 0 ? row : image.stride;
   if (stride > most || stride < -most) {
-    throw image_error("the ", what, " has rows of ", stride, " bytes, expected at most ", most,
+    throw image_error("the ", what, " has a stride of ", stride, " bytes, expected at most ", most,
                       " for ", image.height, " rows");
   }
   if (raw(image.format) != ELIR_RGB8 && raw(image.format) != ELIR_BGR8) {
@@ -36,15 +36,15 @@ void check_image(const elir_image& image, const char* what, const std::string& b
                       ", expected ELIR_RGB8 or ELIR_BGR8");
   }
   if (raw(image.memory) == ELIR_MEMORY_CUDA) {
-    throw unavailable_error("the ", what, " is in CUDA memory, and ", backend,
-                            " takes images in host memory only: copy it there");
+    throw unavailable_error("the ", what, " is in CUDA memory, which ", backend,
+                            " does not support: copy it to host memory");
   }
   if (raw(image.memory) != ELIR_MEMORY_HOST) {
     throw image_error("the ", what, " has memory ", raw(image.memory),
                       ", expected ELIR_MEMORY_HOST or ELIR_MEMORY_CUDA");
   }
   if (image.stream != nullptr) {
-    throw image_error("the ", what, " is in host memory and has a stream, expected NULL");
+    throw image_error("the ", what, " has a stream, expected NULL for host memory");
   }
 }
 
@@ -54,11 +54,11 @@ Pixels view(const elir_image& image) {
           static_cast<std::size_t>(image.width), static_cast<std::size_t>(image.height)};
 }
 
-// Throws what `body` throws, with the image's place in its array.
+// Throws what `body` throws, with the image's index in its array.
 template <typename Body>
-void of_image(std::size_t place, const Body& body) {
+void with_index(std::size_t index, const Body& body) {
   const elir_status status = guarded(body);
-  if (status != ELIR_OK) throw Failure(status, text("image ", place, ": ", last_error));
+  if (status != ELIR_OK) throw Failure(status, text("image ", index, ": ", last_error));
 }
 
 }  // namespace
@@ -69,15 +69,15 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
            : bundle_.manifest().faces      ? ELIR_FIT_RESIZE
                                            : ELIR_FIT_TILE),
       force_(options.force) {
-  check_served(manifest());
-  Opened opened = open_runners(bundle_, options);
+  check_supported(manifest());
+  Opened opened = open_sessions(bundle_, options);
   backend_ = std::move(opened.backend);
   precision_ = std::move(opened.precision);
   std::string line = text(manifest().task, ": ", backend_, ", ", precision_);
-  if (const auto threads = opened.runners.front()->threads()) {
+  if (const auto threads = opened.sessions.front()->threads()) {
     line += text(", ", *threads, *threads == 1 ? " thread" : " threads");
   }
-  pool_ = std::make_unique<Pool>(std::move(opened.runners));
+  pool_ = std::make_unique<Pool>(std::move(opened.sessions));
   options.setup.log.info(line);
 }
 
@@ -91,13 +91,13 @@ void Restorer::check(const elir_image& input, const elir_image& output) const {
                       height, " for an input of ", input.width, "x", input.height);
   }
   const auto side = static_cast<std::int64_t>(manifest().side());
-  const bool own_size = width == side && height == side;
-  if (!own_size && fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
+  const bool fits = width == side && height == side;
+  if (!fits && fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
     throw usage_error(
-        "the image is ", width, "x", height, " at the model's scale and the model takes ", side,
-        "x", side, ": ", manifest().task,
-        " expects aligned face crops and makes no sense in tiles; set "
-        "elir_params.fit to ELIR_FIT_RESIZE for an aligned crop, or elir_params.force");
+        "the image is ", width, "x", height, " after enlarging, expected ", side, "x", side, ": ",
+        manifest().task,
+        " restores aligned face crops, not tiles; set elir_params.fit to ELIR_FIT_RESIZE for an "
+        "aligned crop, or elir_params.force");
   }
 }
 
@@ -106,23 +106,24 @@ void Restorer::restore(const elir_image& input, const elir_image& output) {
                                 manifest().upscale_kernel);
   const Pixels result = view(output);
   const auto side = manifest().side();
-  const auto runner = pool_->take();
-  runner->give_bgr(output.format == ELIR_BGR8);
+  const auto session = pool_->take();
+  session->set_bgr_output(output.format == ELIR_BGR8);
   if (result.width == side && result.height == side) {
-    picture.block(0, 0, runner->input(), runner->scratch());
-    copy(runner->run(), result);
+    picture.block(0, 0, session->input(), session->scratch());
+    copy(session->run(), result);
   } else if (fit_ == ELIR_FIT_RESIZE) {
-    resize_to_square(picture, runner->input(), runner->scratch());
-    resize_into(runner->run(), result, runner->scratch());
+    resize_to_square(picture, session->input(), session->scratch());
+    resize_into(session->run(), result, session->scratch());
   } else {
-    const auto run = [&] { return runner->run(); };
-    run_tiled(picture, result, runner->input(), run, runner->scratch());
+    const auto run = [&] { return session->run(); };
+    run_tiled(picture, result, session->input(), run, session->scratch());
   }
 }
 
-void Restorer::restore_all(const elir_image* inputs, const elir_image* outputs, std::size_t count) {
+void Restorer::restore_batch(const elir_image* inputs, const elir_image* outputs,
+                             std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
-    of_image(i, [&] { check(inputs[i], outputs[i]); });
+    with_index(i, [&] { check(inputs[i], outputs[i]); });
   }
   std::vector<std::exception_ptr> failures(count);
   std::atomic<std::size_t> next = 0;
@@ -138,18 +139,18 @@ void Restorer::restore_all(const elir_image* inputs, const elir_image* outputs, 
   std::vector<std::thread> others;
   try {
     for (std::size_t i = 1; i < std::min(concurrency(), count); ++i) others.emplace_back(work);
-  } catch (const std::exception&) {  // there are no more: fewer do the same work
+  } catch (const std::exception&) {  // fewer threads do the same work
   }
   work();
   for (std::thread& other : others) other.join();
   for (std::size_t i = 0; i < count; ++i) {
-    if (failures[i]) of_image(i, [&] { std::rethrow_exception(failures[i]); });
+    if (failures[i]) with_index(i, [&] { std::rethrow_exception(failures[i]); });
   }
 }
 
 void Restorer::run(const void* input, void* output) {
-  const auto runner = pool_->take();
-  runner->run_bare(input, output);
+  const auto session = pool_->take();
+  session->run_tensors(input, output);
 }
 
 }  // namespace elir::core

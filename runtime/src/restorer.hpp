@@ -1,4 +1,4 @@
-// A bundle opened on a backend, from picture to picture.
+// Restores images with a bundle opened on a backend.
 #pragma once
 
 #include <elir/elir.h>
@@ -11,7 +11,7 @@
 
 namespace elir::core {
 
-// elir_params, checked and with types.
+// elir_params, validated and typed.
 struct OpenOptions : OpeningOptions {
   elir_fit fit = ELIR_FIT_DEFAULT;
   bool force = false;
@@ -27,17 +27,18 @@ class Restorer {
   elir_fit fit() const { return fit_; }
   std::size_t concurrency() const { return pool_->size(); }
 
-  // Throws an image error, an unavailable error for memory that the backend does not take, or a
-  // usage error where a face model would run in tiles.
+  // Throws an image error, an unavailable error for memory that the backend does not support, or a
+  // usage error if a face model would run in tiles.
   void check(const elir_image& input, const elir_image& output) const;
 
-  // Of images that were checked.
+  // Requires images that pass check().
   void restore(const elir_image& input, const elir_image& output);
 
-  // Checks all images before the first is restored. Throws, with its place in the array, what the
-  // first of those that failed threw; the others are restored.
-  void restore_all(const elir_image* inputs, const elir_image* outputs, std::size_t count);
+  // Checks all images, then restores all. If some fail, the others are still restored; throws the
+  // error of the first that failed, with its index.
+  void restore_batch(const elir_image* inputs, const elir_image* outputs, std::size_t count);
 
+  // Runs the network on tensors.
   void run(const void* input, void* output);
 
  private:

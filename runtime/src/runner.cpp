@@ -6,7 +6,7 @@
 
 namespace elir::core {
 
-Runner::Runner(const Manifest& manifest, std::unique_ptr<Session> session)
+PixelSession::PixelSession(const Manifest& manifest, std::unique_ptr<Session> session)
     : input_spec_(manifest.input()),
       output_spec_(manifest.output()),
       side_(manifest.side()),
@@ -15,13 +15,13 @@ Runner::Runner(const Manifest& manifest, std::unique_ptr<Session> session)
   if (!holds_pixels(output_spec_)) staged_output_.resize(kChannels * side_ * side_);
 }
 
-Pixels Runner::input() {
+Pixels PixelSession::input() {
   auto* data =
       staged_input_.empty() ? static_cast<std::uint8_t*>(session_->input()) : staged_input_.data();
   return packed(data, side_, side_);
 }
 
-Pixels Runner::run() {
+Pixels PixelSession::run() {
   if (!staged_input_.empty()) {
     to_tensor(staged_input_.data(), side_, input_spec_, session_->input());
   }
@@ -31,12 +31,12 @@ Pixels Runner::run() {
     data = staged_output_.data();
     to_pixels(output_spec_, session_->output(), side_, data);
   }
-  const Pixels made = packed(data, side_, side_);
-  if (bgr_) swap_channels(made);
-  return made;
+  const Pixels output = packed(data, side_, side_);
+  if (bgr_) swap_channels(output);
+  return output;
 }
 
-void Runner::run_bare(const void* input, void* output) {
+void PixelSession::run_tensors(const void* input, void* output) {
   std::memcpy(session_->input(), input, input_spec_.bytes());
   session_->run();
   std::memcpy(output, session_->output(), output_spec_.bytes());

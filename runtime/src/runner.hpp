@@ -1,4 +1,4 @@
-// A session, and what lies between its tensors and 8-bit pixels. One thread at a time.
+// A session with the conversions between its tensors and 8-bit pixels. One thread at a time.
 #pragma once
 
 #include <memory>
@@ -10,21 +10,23 @@
 
 namespace elir::core {
 
-class Runner {
+class PixelSession {
  public:
-  Runner(const Manifest& manifest, std::unique_ptr<Session> session);
+  PixelSession(const Manifest& manifest, std::unique_ptr<Session> session);
 
-  // Where the next image goes: RGB, a square of the model's size; the same memory at every run.
+  // The input image to be written: RGB, a square of the network's size; the same memory in every
+  // run.
   Pixels input();
 
-  // Restores it. The result may be written; it lasts until the next input is written.
+  // Restores the input. The caller may overwrite the result, which is valid until the next input is
+  // written.
   Pixels run();
 
-  // The order of channels of what run() gives; RGB at first.
-  void give_bgr(bool bgr) { bgr_ = bgr; }
+  // The order of channels of run()'s result; RGB by default.
+  void set_bgr_output(bool bgr) { bgr_ = bgr; }
 
-  // The bare model: both are of the manifest's specs.
-  void run_bare(const void* input, void* output);
+  // Runs the network on tensors of the manifest's input and output specs.
+  void run_tensors(const void* input, void* output);
 
   std::optional<int> threads() const { return session_->threads(); }
 
@@ -35,7 +37,7 @@ class Runner {
   const TensorSpec output_spec_;
   const std::size_t side_;
   std::unique_ptr<Session> session_;
-  // Pixels on their way in and out; empty where the tensor holds them as they are.
+  // Pixels before and after conversion; empty if the tensor contains them unchanged.
   std::vector<std::uint8_t> staged_input_;
   std::vector<std::uint8_t> staged_output_;
   bool bgr_ = false;

@@ -1,8 +1,8 @@
-// SHA-256. OpenSSL's, of which only the few functions that need nothing else of it: linked
-// statically they add 20 KB and no dependency. They use the instructions for it of x86 and ARM.
+// SHA-256 by OpenSSL. Linked statically, these functions add 20 KB and no dependency, and use the
+// SHA instructions of x86 and ARM.
 #pragma once
 
-#define OPENSSL_SUPPRESS_DEPRECATED  // what replaces them brings all of OpenSSL, 5 MB
+#define OPENSSL_SUPPRESS_DEPRECATED  // their replacements link all of OpenSSL, 5 MB
 #include <openssl/sha.h>
 
 #include <array>
@@ -17,7 +17,7 @@ class Sha256 {
 
   void update(const void* data, std::size_t size) { SHA256_Update(&state_, data, size); }
 
-  // Each ends the computation: the 32 bytes, or lowercase hexadecimal.
+  // Both end the computation: 32 bytes, or lowercase hexadecimal.
   std::array<std::uint8_t, SHA256_DIGEST_LENGTH> digest() {
     std::array<std::uint8_t, SHA256_DIGEST_LENGTH> bytes{};
     SHA256_Final(bytes.data(), &state_);

@@ -1,4 +1,4 @@
-// A library that is opened when it is needed, so that this one starts where it is missing.
+// Opens a shared library at run time, so that libelir also loads where that is missing.
 #pragma once
 
 #include <dlfcn.h>
@@ -8,25 +8,25 @@
 
 namespace elir::core {
 
-// Stays open until the process ends: what it handed out may be in use until then. Throws a
-// std::runtime_error with the system's reason where there is no such library or function.
+// Stays open until the process ends, since its objects may be in use until then. Throws a
+// std::runtime_error with the system's reason if there is no such library or function.
 class SharedLibrary {
  public:
-  // By its file's name, in the folders of this library's RUNPATH and where the system looks. Local:
-  // symbols of two such libraries may have the same names.
+  // Searches libelir's RUNPATH and the system's folders for `file`. Local: two such libraries may
+  // have symbols of the same names.
   explicit SharedLibrary(const std::string& file)
-      : handle_(found(dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL))) {}
+      : handle_(check(dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL))) {}
 
   template <typename Pointer>
   Pointer function(const char* name) const {
-    return reinterpret_cast<Pointer>(found(dlsym(handle_, name)));
+    return reinterpret_cast<Pointer>(check(dlsym(handle_, name)));
   }
 
  private:
-  static void* found(void* object) {
+  static void* check(void* object) {
     if (object != nullptr) return object;
     const char* const reason = dlerror();
-    throw std::runtime_error(reason == nullptr ? "the system does not say why" : reason);
+    throw std::runtime_error(reason == nullptr ? "the system gives no reason" : reason);
   }
 
   void* handle_;

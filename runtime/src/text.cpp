@@ -8,13 +8,13 @@ namespace elir::core {
 namespace {
 
 struct Character {
-  std::size_t bytes;  // 0: it is none
+  std::size_t bytes;  // 0: invalid
   char32_t code;
 };
 
-// That with which `utf8` begins, which is not empty.
+// The first character of `utf8`, which is not empty.
 Character first_character(std::string_view utf8) {
-  constexpr char32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};  // what needs so many bytes
+  constexpr char32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};  // by number of bytes
   const auto first = static_cast<unsigned char>(utf8.front());
   if (first < 0x80) return {1, first};
   if (first < 0xC0 || first > 0xF7) return {0, 0};
@@ -29,7 +29,7 @@ Character first_character(std::string_view utf8) {
   return {bytes, code};
 }
 
-// Whether a terminal or a reader of lines may take it for more than a character.
+// Whether a terminal or a line reader may interpret the character.
 bool breaks_line(char32_t code) {
   return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029;
 }
@@ -37,12 +37,12 @@ bool breaks_line(char32_t code) {
 }  // namespace
 
 std::string joined(const std::vector<std::string>& parts, std::string_view separator) {
-  std::string made;
+  std::string output;
   for (const std::string& part : parts) {
-    if (!made.empty()) made += separator;
-    made += part;
+    if (!output.empty()) output += separator;
+    output += part;
   }
-  return made;
+  return output;
 }
 
 std::string with_one_digit(double value) { return text(std::fixed, std::setprecision(1), value); }
@@ -50,11 +50,11 @@ std::string with_one_digit(double value) { return text(std::fixed, std::setpreci
 std::string shortened(const std::string& utf8, std::size_t bytes) {
   if (utf8.size() <= bytes) return utf8;
   std::size_t end = bytes - 3;
-  for (int i = 0; i < 3 && !begins_character(utf8[end]); ++i) --end;  // no character is longer
+  for (int i = 0; i < 3 && !begins_character(utf8[end]); ++i) --end;  // at most 4 bytes each
   return utf8.substr(0, end) + "...";
 }
 
-std::string shown(std::string_view bytes) {
+std::string printable(std::string_view bytes) {
   std::string line(bytes.substr(0, 100));
   for (char& byte : line) {
     if (byte < 0x20 || byte > 0x7e) byte = '?';
@@ -66,9 +66,9 @@ std::string shell_quoted(const std::string& word) {
   constexpr const char* kPlain =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_";
   if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
-  std::string made = "'";
-  for (const char byte : word) made += byte == '\'' ? "'\"'\"'" : std::string(1, byte);
-  return made + "'";
+  std::string quoted = "'";
+  for (const char byte : word) quoted += byte == '\'' ? "'\"'\"'" : std::string(1, byte);
+  return quoted + "'";
 }
 
 std::string one_line(std::string_view message) {

@@ -10,7 +10,7 @@ std::size_t start_of(std::size_t length, std::size_t tile, std::size_t count, st
   return i * (length - tile) / (count - 1);
 }
 
-// Where tile i takes over from the one before, in the middle of their overlap.
+// Begin of tile i, in the middle of its overlap with the previous tile.
 std::size_t begin_of(std::size_t length, std::size_t tile, std::size_t count, std::size_t i) {
   if (i == 0) return 0;
   if (i == count) return length;
@@ -19,7 +19,7 @@ std::size_t begin_of(std::size_t length, std::size_t tile, std::size_t count, st
   return start + (before + tile - start - overlap(tile)) / 2;
 }
 
-// From `before` to `after`, which becomes the mixture, at step k of a ramp of `width`.
+// Blends `before` into `after` at step k of a ramp of `width`.
 void blend(const std::uint8_t* before, std::uint8_t* after, std::size_t bytes, std::uint32_t k,
            std::uint32_t width) {
   const std::uint32_t weight = 2 * k + 1;
@@ -83,13 +83,13 @@ void run_tiled(const EnlargedPicture& picture, Pixels output, Pixels input,
                const std::function<Pixels()>& run, Scratch& scratch) {
   const std::size_t tile = input.width;
   const std::size_t ramp = overlap(tile);
-  scratch.carried.resize(kChannels * ramp * tile);
-  const Pixels carried = packed(scratch.carried.data(), ramp, tile);  // where the left tile fades
+  scratch.ramp.resize(kChannels * ramp * tile);
+  const Pixels left_ramp = packed(scratch.ramp.data(), ramp, tile);  // right ramp of the left tile
   const std::size_t rows = span_count(output.height, tile);
   const std::size_t columns = span_count(output.width, tile);
   for (std::size_t i = 0; i < rows; ++i) {
     const Span row = span(output.height, tile, i);
-    // Down to where the next row of tiles has taken over: it blends with what stands there.
+    // Includes the ramp with the next row of tiles, which is blended in place.
     const std::size_t bottom = std::min(row.end + ramp, output.height);
     for (std::size_t j = 0; j < columns; ++j) {
       const Span column = span(output.width, tile, j);
@@ -97,8 +97,8 @@ void run_tiled(const EnlargedPicture& picture, Pixels output, Pixels input,
       const Pixels result = run();
       const std::size_t left = column.begin - column.start;
       const std::size_t right = column.end - column.start;
-      if (column.ramp > 0) blend_columns(carried, result.part(left, 0, ramp, tile));
-      if (column.end < output.width) copy(result.part(right, 0, ramp, tile), carried);
+      if (column.ramp > 0) blend_columns(left_ramp, result.part(left, 0, ramp, tile));
+      if (column.end < output.width) copy(result.part(right, 0, ramp, tile), left_ramp);
       const Pixels ready =
           result.part(left, row.begin - row.start, right - left, bottom - row.begin);
       const Pixels place = output.part(column.begin, row.begin, ready.width, ready.height);

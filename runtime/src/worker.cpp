@@ -7,7 +7,7 @@
 namespace elir::core {
 namespace {
 
-thread_local const Worker* own_worker = nullptr;
+thread_local const Worker* current_worker = nullptr;
 
 }  // namespace
 
@@ -24,7 +24,7 @@ bool Worker::submit(const Job& job) {
     ring_[accepted_ % ring_.size()] = job;
     ++accepted_;
   }
-  given_.notify_one();
+  submitted_.notify_one();
   return true;
 }
 
@@ -34,23 +34,23 @@ void Worker::start() {
     for (std::size_t i = 0; i < running_.size(); ++i) {
       threads_.emplace_back([this, i] { work(i); });
     }
-  } catch (...) {  // fewer do the same work
+  } catch (...) {  // fewer threads do the same work
     if (threads_.empty()) throw;
   }
 }
 
 void Worker::wait() {
   std::unique_lock lock(mutex_);
-  done_.wait(lock, [this, last = accepted_] { return finished(last); });
+  finished_.wait(lock, [this, last = accepted_] { return finished(last); });
 }
 
-bool Worker::is_own_thread() const { return own_worker == this; }
+bool Worker::is_worker_thread() const { return current_worker == this; }
 
 void Worker::work(std::size_t thread) {
-  own_worker = this;
+  current_worker = this;
   std::unique_lock lock(mutex_);
   while (true) {
-    given_.wait(lock, [this] { return stopping_ || begun_ < accepted_; });
+    submitted_.wait(lock, [this] { return stopping_ || begun_ < accepted_; });
     if (begun_ == accepted_) return;
     const Job job = ring_[begun_ % ring_.size()];
     running_[thread] = begun_++;
@@ -59,15 +59,15 @@ void Worker::work(std::size_t thread) {
     job.done(job.user, status, status == ELIR_OK ? "" : last_error);
     lock.lock();
     running_[thread] = kIdle;
-    done_.notify_all();
+    finished_.notify_all();
   }
 }
 
 // Whether every image before `ticket` is done.
 bool Worker::finished(std::uint64_t ticket) const {
-  return begun_ >= ticket && std::all_of(running_.begin(), running_.end(), [&](std::uint64_t own) {
-           return own == kIdle || own >= ticket;
-         });
+  return begun_ >= ticket &&
+         std::all_of(running_.begin(), running_.end(),
+                     [&](std::uint64_t running) { return running == kIdle || running >= ticket; });
 }
 
 void Worker::stop() {
@@ -75,7 +75,7 @@ void Worker::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  given_.notify_all();
+  submitted_.notify_all();
   for (std::thread& thread : threads_) {
     if (thread.joinable()) thread.join();
   }

@@ -15,8 +15,7 @@ namespace elir::core {
 
 class Worker {
  public:
-  // As many threads as `restorer` restores at once, from the first image on, and `capacity` images
-  // that may wait.
+  // Starts `restorer.concurrency()` threads with the first image. Up to `capacity` images may wait.
   Worker(Restorer& restorer, std::size_t capacity);
 
   ~Worker();
@@ -30,16 +29,16 @@ class Worker {
     void* user;
   };
 
-  // False where the queue is full, or after stop().
+  // Returns false if the queue is full, or after stop().
   bool submit(const Job& job);
 
-  // Until all that was accepted before is done.
+  // Waits until all images accepted before the call are done.
   void wait();
 
-  // Whether the calling thread is one of these.
-  bool is_own_thread() const;
+  // Whether the calling thread is one of the worker's.
+  bool is_worker_thread() const;
 
-  // Waits for what was accepted, accepts nothing more, and ends the threads.
+  // Accepts no more images, waits for those accepted, and ends the threads.
   void stop();
 
  private:
@@ -51,12 +50,12 @@ class Worker {
 
   Restorer& restorer_;
   mutable std::mutex mutex_;
-  std::condition_variable given_;
-  std::condition_variable done_;
-  std::vector<Job> ring_;  // of the images that wait: tickets begun_ to accepted_ - 1
+  std::condition_variable submitted_;
+  std::condition_variable finished_;
+  std::vector<Job> ring_;  // waiting images: tickets begun_ to accepted_ - 1
   std::uint64_t accepted_ = 0;
   std::uint64_t begun_ = 0;
-  std::vector<std::uint64_t> running_;  // the ticket of each thread, or kIdle
+  std::vector<std::uint64_t> running_;  // the ticket that each thread works on, or kIdle
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -14,9 +14,9 @@ void* counted(std::size_t bytes, std::size_t alignment) {
   ++count;
   if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  void* made = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
-  if (made == nullptr) throw std::bad_alloc();
-  return made;
+  void* data = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+  if (data == nullptr) throw std::bad_alloc();
+  return data;
 }
 
 }  // namespace

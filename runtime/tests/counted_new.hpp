@@ -1,13 +1,13 @@
-// Counts what C++ code allocates in this process, in any library, and lets it fail: every way ends
-// in the operators that counted_new.cpp replaces.
+// Counts the allocations by C++ code in this process, in any library, and lets them fail, by
+// replacing the operators new and delete.
 #pragma once
 
 namespace elir::test {
 
-// Since the process began.
+// Number of allocations of the process.
 long allocations();
 
-// Of this thread, the allocation after `others` fails. Negative: none does.
+// Lets this thread's allocation after `others` fail; negative: none.
 void fail_after(long others);
 
 }  // namespace elir::test

@@ -1,4 +1,4 @@
-// Tests in both modes, on a bundle that the reference backend runs.
+// Tests in both modes on the reference backend.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -24,8 +24,8 @@ class EachMode : public ::testing::TestWithParam<elir_mode> {
 
 inline const auto kModes = ::testing::Values(ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT);
 
-inline const char* mode_name(const ::testing::TestParamInfo<elir_mode>& given) {
-  return given.param == ELIR_MODE_LATENCY ? "Latency" : "Throughput";
+inline const char* mode_name(const ::testing::TestParamInfo<elir_mode>& info) {
+  return info.param == ELIR_MODE_LATENCY ? "Latency" : "Throughput";
 }
 
 }  // namespace elir::test

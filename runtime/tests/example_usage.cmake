@@ -1,8 +1,8 @@
-# What the example's command line answers before it opens a bundle.
-function(expect code_wanted out_wanted err_wanted)
+# The usage errors of the example's command line.
+function(expect expected_code expected_out expected_err)
   execute_process(COMMAND ${RESTORE} ${ARGN}
     RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
-  if(NOT code EQUAL code_wanted OR NOT out MATCHES "^${out_wanted}$" OR NOT err MATCHES "^${err_wanted}$")
+  if(NOT code EQUAL expected_code OR NOT out MATCHES "^${expected_out}$" OR NOT err MATCHES "^${expected_err}$")
     message(FATAL_ERROR "${ARGN}: exit code ${code}, output:\n${out}errors:\n${err}")
   endif()
 endfunction()
@@ -10,7 +10,7 @@ endfunction()
 set(usage "usage: elir-restore-cpp .*OUTPUT.png.*\n")
 expect(0 "${usage}" "" -h)
 expect(0 "${usage}" "" bundle --threads 2 --help)
-expect(2 "" "no option --verbose\n${usage}" --verbose)
-expect(2 "" "--threads lacks its value\n${usage}" --threads)
-expect(2 "" "--threads is 2x, wanted a number\n${usage}" --threads 2x)
-expect(2 "" "wanted a bundle and pairs of input and output\n${usage}" bundle in.png)
+expect(2 "" "unknown option --verbose\n${usage}" --verbose)
+expect(2 "" "--threads needs a value\n${usage}" --threads)
+expect(2 "" "--threads is 2x, expected a number\n${usage}" --threads 2x)
+expect(2 "" "expected a bundle and pairs of input and output\n${usage}" bundle in.png)

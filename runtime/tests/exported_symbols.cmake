@@ -2,7 +2,7 @@ execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE liste
 string(REGEX MATCHALL "[^\n]+" lines "${listed}")
 foreach(line IN LISTS lines)
   if(NOT line MATCHES " T elir_[a-z_]+$")
-    message(FATAL_ERROR "the library shows ${line}")
+    message(FATAL_ERROR "the library exports ${line}")
   endif()
 endforeach()
 list(LENGTH lines count)

@@ -1,4 +1,4 @@
-// The golden vectors of tests/golden/make.py. Apart, since JSON takes long to compile.
+// The golden vectors of tests/golden/make.py. Separate, since JSON takes long to compile.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -6,7 +6,7 @@
 
 namespace elir::test {
 
-// In the order of the file, which messages quote.
+// Keeps the order of the file.
 using Golden = nlohmann::ordered_json;
 
 const Golden& golden(const std::string& name);

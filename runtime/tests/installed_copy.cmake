@@ -1,5 +1,5 @@
-# Installs the library, moves the copy elsewhere, and uses it from a project outside the tree, found
-# by find_package and by pkg-config.
+# Installs the library, moves the installed copy, and uses it from a project outside the tree by
+# find_package and by pkg-config.
 file(REMOVE_RECURSE ${WORK})
 macro(run)
   execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)

@@ -1,4 +1,4 @@
-// Small ONNX files, good and bad, written byte by byte: fields of messages of Protocol Buffers.
+// Writes small ONNX files, valid or not, field by field in the Protocol Buffers format.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +9,9 @@
 namespace elir::test {
 
 inline std::string varint(std::uint64_t value) {
-  std::string made;
-  for (; value >= 128; value /= 128) made += static_cast<char>(value % 128 + 128);
-  return made + static_cast<char>(value);
+  std::string message;
+  for (; value >= 128; value /= 128) message += static_cast<char>(value % 128 + 128);
+  return message + static_cast<char>(value);
 }
 
 inline std::string number(std::uint64_t field, std::uint64_t value) {
@@ -36,21 +36,21 @@ inline std::string onnx_value(const std::string& name, std::uint64_t type,
 // A NodeProto; `more` are its other fields.
 inline std::string onnx_node(const std::string& op, const std::vector<std::string>& inputs,
                              const std::string& output, const std::string& more = "") {
-  std::string made;
-  for (const std::string& input : inputs) made += bytes(1, input);
-  return made + bytes(2, output) + bytes(4, op) + more;
+  std::string message;
+  for (const std::string& input : inputs) message += bytes(1, input);
+  return message + bytes(2, output) + bytes(4, op) + more;
 }
 
 // A TensorProto; `more` are its other fields.
 inline std::string onnx_tensor(const std::string& name, std::uint64_t type,
                                const std::vector<std::uint64_t>& dims, const std::string& raw,
                                const std::string& more = "") {
-  std::string made;
-  for (const std::uint64_t side : dims) made += number(1, side);
-  return made + number(2, type) + bytes(8, name) + bytes(9, raw) + more;
+  std::string message;
+  for (const std::uint64_t side : dims) message += number(1, side);
+  return message + number(2, type) + bytes(8, name) + bytes(9, raw) + more;
 }
 
-// What a GraphProto holds, in order; the ends are ValueInfoProtos.
+// A GraphProto; input and output are ValueInfoProtos.
 struct OnnxGraph {
   std::vector<std::string> nodes;
   std::vector<std::string> tensors;
@@ -58,11 +58,11 @@ struct OnnxGraph {
   std::string output;
 
   std::string content() const {
-    std::string made;
-    for (const std::string& node : nodes) made += bytes(1, node);
-    made += bytes(2, "g");
-    for (const std::string& tensor : tensors) made += bytes(5, tensor);
-    return made + bytes(11, input) + bytes(12, output);
+    std::string message;
+    for (const std::string& node : nodes) message += bytes(1, node);
+    message += bytes(2, "g");
+    for (const std::string& tensor : tensors) message += bytes(5, tensor);
+    return message + bytes(11, input) + bytes(12, output);
   }
 };
 

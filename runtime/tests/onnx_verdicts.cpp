@@ -1,6 +1,6 @@
-// What is said of graphs that take and give a picture of 32x32 pixels, for a comparison with the
-// Python runtime: reads any number of files from the standard input, each behind the line of its
-// size, and writes a line for each: why it is refused, or nothing.
+// Checks graphs with an input and output of 32x32 pixels, for a comparison with the Python runtime.
+// Reads ONNX files from the standard input, each after a line with its size, and writes a line for
+// each: the error, or nothing.
 #include <iostream>
 #include <string>
 
@@ -15,7 +15,7 @@ int main() {
     std::string content(std::stoul(size), '\0');
     std::cin.read(content.data(), static_cast<std::streamsize>(content.size()));
     try {
-      elir::core::check_onnx(content, {image("image")}, {image("restored")});
+      elir::core::check_onnx(content, elir::core::GraphEnds{{image("image")}, {image("restored")}});
       std::cout << "\n";
     } catch (const elir::core::Failure& failure) {
       std::cout << failure.what() << "\n";

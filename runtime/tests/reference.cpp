@@ -1,6 +1,5 @@
-// A stand-in for a network, in plain C++: for tests of everything around one, such as threads under
-// a sanitizer. What it makes depends on the place in the model's square, so that a tile in the
-// wrong place shows.
+// A stand-in for a network in plain C++, for tests of everything else, such as threads under a
+// sanitizer. Its output depends on the position in the image, which reveals misplaced tiles.
 #include <cstring>
 #include <limits>
 
@@ -18,7 +17,7 @@ class ReferenceSession final : public Session {
         output_(bundle.manifest().output().bytes()) {
     if (bundle.manifest().output().dtype != spec_.dtype ||
         bundle.manifest().output().layout != spec_.layout) {
-      throw bundle_error("reference takes bundles whose input and output are alike only");
+      throw bundle_error("reference requires an input and output of the same type and layout");
     }
     for (const Artifact* artifact : artifacts) {
       static_cast<void>(bundle.checked_file(artifact->file));
@@ -32,27 +31,27 @@ class ReferenceSession final : public Session {
     const auto side = static_cast<std::size_t>(spec_.width());
     for (std::size_t y = 0; y < side; ++y) {
       for (std::size_t x = 0; x < side; ++x) {
-        for (std::size_t c = 0; c < 3; ++c) compute(place(x, y, c, side), x, y, c);
+        for (std::size_t c = 0; c < 3; ++c) compute(index(x, y, c, side), x, y, c);
       }
     }
   }
 
  private:
-  std::size_t place(std::size_t x, std::size_t y, std::size_t c, std::size_t side) const {
+  std::size_t index(std::size_t x, std::size_t y, std::size_t c, std::size_t side) const {
     return spec_.layout == Layout::nhwc ? (y * side + x) * 3 + c : (c * side + y) * side + x;
   }
 
   void compute(std::size_t at, std::size_t x, std::size_t y, std::size_t c) {
     if (spec_.dtype == Dtype::uint8) {
-      const auto seen = static_cast<const std::uint8_t*>(input_.data())[at];
+      const auto value = static_cast<const std::uint8_t*>(input_.data())[at];
       static_cast<std::uint8_t*>(output_.data())[at] =
-          static_cast<std::uint8_t>(seen + 7 * y + 13 * x + 31 * c);
+          static_cast<std::uint8_t>(value + 7 * y + 13 * x + 31 * c);
       return;
     }
-    // Beyond both ends of [0, 1], and once not a number.
-    const float seen = static_cast<const float*>(input_.data())[at];
+    // Exceeds [0, 1] at both ends; one value is NaN.
+    const float value = static_cast<const float*>(input_.data())[at];
     static_cast<float*>(output_.data())[at] =
-        x + y + c == 0 ? std::numeric_limits<float>::quiet_NaN() : seen * 1.5F - 0.25F;
+        x + y + c == 0 ? std::numeric_limits<float>::quiet_NaN() : value * 1.5F - 0.25F;
   }
 
   TensorSpec spec_;
@@ -68,19 +67,19 @@ class ReferenceBackend final : public Backend {
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    std::vector<std::unique_ptr<Session>> made;
+    std::vector<std::unique_ptr<Session>> sessions;
     for (int i = 0; i < (setup.throughput ? 3 : 1); ++i) {
-      made.push_back(std::make_unique<ReferenceSession>(bundle, artifacts(bundle, precision)));
+      sessions.push_back(std::make_unique<ReferenceSession>(bundle, artifacts(bundle, precision)));
     }
-    return made;
+    return sessions;
   }
 };
 
 }  // namespace
 
 const Backend& reference_backend() {
-  static const ReferenceBackend made;
-  return made;
+  static const ReferenceBackend backend;
+  return backend;
 }
 
 }  // namespace elir::core

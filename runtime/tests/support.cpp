@@ -25,38 +25,45 @@ std::string hash(const std::string& content) {
   return sha.finish();
 }
 
-const std::string kText = "no picture";
+const std::string kText = "not a picture";
+const std::string kDetectorFile = "detector/centerface.onnx";
+const std::string kLicenceFile = "detector/LICENSE";
 
 Golden file_entry(const std::string& file, const std::string& content) {
   return {{"file", file}, {"sha256", hash(content)}, {"bytes", content.size()}};
 }
 
 Golden bundle_manifest(const BundleOptions& options) {
-  Golden made = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
-  made.erase("quantization");
-  made.erase("detector");
-  made["references"] = Golden::array();
-  if (options.references) {
-    made["verification"]["int8"] = made["verification"]["fp32"];
-    made["references"].push_back({{"name", "text"},
-                                  {"input", file_entry("in.png", kText)},
-                                  {"output", file_entry("out.png", kText)}});
+  Golden manifest = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
+  manifest.erase("quantization");
+  if (options.detector.empty()) {
+    manifest.erase("detector");
+  } else {
+    manifest["detector"]["licence_file"] = file_entry(kLicenceFile, kText);
+    manifest["detector"]["artifacts"][0].update(file_entry(kDetectorFile, options.detector));
   }
-  Golden& model = made["model"];
+  manifest["references"] = Golden::array();
+  if (options.references) {
+    manifest["verification"]["int8"] = manifest["verification"]["fp32"];
+    manifest["references"].push_back({{"name", "text"},
+                                      {"input", file_entry("in.png", kText)},
+                                      {"output", file_entry("out.png", kText)}});
+  }
+  Golden& model = manifest["model"];
   model["faces"] = options.faces;
   model["upscale"] = options.upscale;
   model["upscale_kernel"] = options.kernel;
-  made["shapes"] = {{{"batch", 1}, {"height", options.side}, {"width", options.side}}};
+  manifest["shapes"] = {{{"batch", 1}, {"height", options.side}, {"width", options.side}}};
   for (const char* end : {"image", "restored"}) {
-    Golden& image = made["tensors"][end];
+    Golden& image = manifest["tensors"][end];
     image["dtype"] = options.float_images ? "float32" : "uint8";
     image["layout"] = options.float_images ? "NCHW" : "NHWC";
     image["range"] = {0, options.float_images ? 1 : 255};
   }
-  for (auto& [name, tensor] : made["tensors"].items()) {
+  for (auto& [name, tensor] : manifest["tensors"].items()) {
     if (options.side % 8 != 0 && tensor["stride"] == 8) tensor["stride"] = 1;
   }
-  return made;
+  return manifest;
 }
 
 std::string value_of(const Golden& manifest, const std::string& name) {
@@ -71,7 +78,7 @@ std::string value_of(const Golden& manifest, const std::string& name) {
                          : std::vector{std::uint64_t{1}, channels, height, width});
 }
 
-// What the stage gives is what it takes, twice.
+// A graph that adds its input to itself.
 std::string adding_graph(const Golden& manifest, const Golden& stage) {
   const std::string input = stage["inputs"][0];
   const std::string output = stage["output"];
@@ -85,8 +92,8 @@ std::string adding_graph(const Golden& manifest, const Golden& stage) {
 }  // namespace
 
 const Golden& golden(const std::string& name) {
-  static std::map<std::string, Golden> read;
-  Golden& content = read[name];
+  static std::map<std::string, Golden> files;
+  Golden& content = files[name];
   if (content.is_null()) content = Golden::parse(std::ifstream(fs::path(ELIR_GOLDEN) / name));
   return content;
 }
@@ -147,6 +154,11 @@ void write_bundle(const fs::path& folder, const BundleOptions& options) {
     }
   }
   write_file(folder / "bundle.json", manifest.dump(1));
+  if (!options.detector.empty()) {
+    fs::create_directory(folder / "detector");
+    write_file(folder / kDetectorFile, options.detector);
+    write_file(folder / kLicenceFile, kText);
+  }
   if (!options.references) return;
   for (const char* name : {"in.png", "out.png"}) write_file(folder / name, kText);
 }
@@ -165,7 +177,7 @@ int in_child(const std::function<int()>& work) {
   constexpr unsigned kSeconds = 20;
   const pid_t child = fork();
   if (child == 0) {
-    alarm(kSeconds);  // ends it with a signal
+    alarm(kSeconds);
     _exit(work());
   }
   int status = 0;

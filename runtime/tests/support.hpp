@@ -11,15 +11,16 @@
 
 namespace elir::test {
 
-// The pictures of tests/golden/make.py: rows without padding.
+// A picture by the formula of tests/golden/make.py, rows without padding.
 std::vector<std::uint8_t> pattern(std::size_t width, std::size_t height, std::uint64_t seed);
 
-// What the reference backend makes of a square.
+// Computes what the reference backend does.
 void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size_t side);
 
+// SHA-256.
 std::string digest(const std::vector<std::uint8_t>& bytes);
 
-// A folder that is gone at the end.
+// A temporary folder, removed at the end.
 class Folder {
  public:
   Folder();
@@ -40,11 +41,12 @@ struct BundleOptions {
   bool faces = false;
   int upscale = 1;
   std::string kernel = "none";
-  bool references = false;  // in text, for an int8 that passed verification
-  std::string graph = "";   // empty: of ONNX, it adds what it takes to itself
+  bool references = false;    // invalid pictures, and an int8 that passed verification
+  std::string graph = "";     // an ONNX file; empty: one that adds the input to itself
+  std::string detector = "";  // an ONNX file of a face detector; empty: none
 };
 
-// Writes a bundle that the reference backend runs, and where it is not split all others.
+// Writes a bundle for the reference backend and, if it is not split, for all others.
 void write_bundle(const std::filesystem::path& folder, const BundleOptions& options = {});
 
 void write_file(const std::filesystem::path& path, const std::string& content);
@@ -52,7 +54,7 @@ void write_file(const std::filesystem::path& path, const std::string& content);
 // Parameters with the reference backend.
 elir_params reference_params();
 
-// What `work` returns in a child made by fork(), 0 to 99; more if the child crashes or hangs.
+// Runs `work` in a child process. Returns its result, 0 to 99; more if the child crashes or hangs.
 int in_child(const std::function<int()>& work);
 
 elir_image image_of(std::vector<std::uint8_t>& pixels, int width, int height);

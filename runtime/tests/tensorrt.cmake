@@ -1,7 +1,7 @@
-# The TensorRT backends against stand-ins: headers, and libraries that are opened at run time.
+# The TensorRT backends with stand-ins for headers and for libraries, which are opened at run time.
 set(stand_in "${CMAKE_CURRENT_SOURCE_DIR}/stand_in")
 
-# A stand-in for a vendor's library in `folder`, where its file's name is `file`.
+# Builds a stand-in for a vendor's library as `folder`/`file`.
 function(elir_stand_in folder file source)
   set(target stand_in_${folder}_${file})
   add_library(${target} SHARED ${source})
@@ -39,9 +39,9 @@ foreach(case IN ITEMS
     "none|tensorrt cannot be loaded .libnvinfer.so.10: cannot open .*rtx cannot be loaded .libtensorrt_rtx.so.1: cannot open ")
   string(REPLACE "|" ";" case "${case}")
   list(GET case 0 folder)
-  list(GET case 1 said)
+  list(GET case 1 output)
   add_test(NAME tensorrt_library.${folder} COMMAND tensorrt_available)
   set_tests_properties(tensorrt_library.${folder} PROPERTIES
     ENVIRONMENT "LD_LIBRARY_PATH=${CMAKE_CURRENT_BINARY_DIR}/stand_in/${folder}"
-    PASS_REGULAR_EXPRESSION "${said}")
+    PASS_REGULAR_EXPRESSION "${output}")
 endforeach()

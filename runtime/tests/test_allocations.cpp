@@ -1,4 +1,4 @@
-// A steady state allocates nothing. The backend under test allocates nothing itself.
+// A steady state does not allocate, on a backend that does not either. Errors when out of memory.
 #include <gtest/gtest.h>
 
 #include <elir/elir.hpp>
@@ -10,7 +10,7 @@
 namespace elir {
 namespace {
 
-struct Steady {
+struct Case {
   const char* name;
   test::BundleOptions bundle;
   elir_fit fit;
@@ -18,21 +18,21 @@ struct Steady {
   int height;
 };
 
-class AllocationsTest : public ::testing::TestWithParam<Steady> {};
+class AllocationsTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AllocationsTest, NoneAfterTheFirstImage) {
-  const Steady& given = GetParam();
+  const Case& test_case = GetParam();
   const test::Folder folder;
-  test::write_bundle(folder.path() / "b", given.bundle);
+  test::write_bundle(folder.path() / "b", test_case.bundle);
   elir_params params = test::reference_params();
-  params.fit = given.fit;
+  params.fit = test_case.fit;
   Restorer restorer((folder.path() / "b").string(), params);
-  const int factor = given.bundle.upscale;
-  auto pixels = test::pattern(static_cast<std::size_t>(given.width),
-                              static_cast<std::size_t>(given.height), 0);
+  const int factor = test_case.bundle.upscale;
+  auto pixels = test::pattern(static_cast<std::size_t>(test_case.width),
+                              static_cast<std::size_t>(test_case.height), 0);
   std::vector<std::uint8_t> result(pixels.size() * static_cast<std::size_t>(factor * factor));
-  const elir_image input = test::image_of(pixels, given.width, given.height);
-  elir_image output = test::image_of(result, given.width * factor, given.height * factor);
+  const elir_image input = test::image_of(pixels, test_case.width, test_case.height);
+  elir_image output = test::image_of(result, test_case.width * factor, test_case.height * factor);
   output.format = ELIR_BGR8;
   const auto ignore = [](void*, elir_status, const char*) {};
   const auto restore_once = [&] {
@@ -49,20 +49,20 @@ TEST_P(AllocationsTest, NoneAfterTheFirstImage) {
 INSTANTIATE_TEST_SUITE_P(
     Images, AllocationsTest,
     ::testing::Values(
-        Steady{"OwnSize", {}, ELIR_FIT_DEFAULT, 32, 32},
-        Steady{"Split", {32, true}, ELIR_FIT_DEFAULT, 32, 32},
-        Steady{"Float", {32, false, true}, ELIR_FIT_DEFAULT, 32, 32},
-        Steady{"Tiles", {}, ELIR_FIT_TILE, 100, 70},
-        Steady{"SmallerThanATile", {}, ELIR_FIT_TILE, 20, 10},
-        Steady{"Resized", {}, ELIR_FIT_RESIZE, 100, 70},
-        Steady{"EnlargedTiles", {32, false, false, false, 4, "bicubic"}, ELIR_FIT_TILE, 30, 20},
-        Steady{
+        Case{"NetworksSize", {}, ELIR_FIT_DEFAULT, 32, 32},
+        Case{"Split", {32, true}, ELIR_FIT_DEFAULT, 32, 32},
+        Case{"Float", {32, false, true}, ELIR_FIT_DEFAULT, 32, 32},
+        Case{"Tiles", {}, ELIR_FIT_TILE, 100, 70},
+        Case{"SmallerThanATile", {}, ELIR_FIT_TILE, 20, 10},
+        Case{"Resized", {}, ELIR_FIT_RESIZE, 100, 70},
+        Case{"EnlargedTiles", {32, false, false, false, 4, "bicubic"}, ELIR_FIT_TILE, 30, 20},
+        Case{
             "EnlargedAndResized", {32, false, false, false, 4, "bicubic"}, ELIR_FIT_RESIZE, 30, 20},
-        Steady{"NearestTiles", {32, false, false, false, 8, "nearest"}, ELIR_FIT_TILE, 30, 20}),
-    [](const auto& given) { return given.param.name; });
+        Case{"NearestTiles", {32, false, false, false, 8, "nearest"}, ELIR_FIT_TILE, 30, 20}),
+    [](const auto& test_case) { return test_case.param.name; });
 
-// One image of a batch fails where its working memory cannot grow; the others know their sizes.
-TEST(Batch, TheOthersAreRestored) {
+// Working memory cannot grow for one image of a batch; it suffices for the others.
+TEST(Batch, RestoresTheOthersWhenOneFails) {
   const test::Folder folder;
   test::write_bundle(folder.path() / "b");
   Restorer restorer((folder.path() / "b").string(), test::reference_params());
@@ -77,19 +77,19 @@ TEST(Batch, TheOthersAreRestored) {
     outputs.push_back(test::image_of(results.back(), width, 32));
   }
   restorer.restore(inputs[0], outputs[0]);
-  const std::vector<std::uint8_t> wanted = std::exchange(results[0], {});
-  results[0].resize(wanted.size());
+  const std::vector<std::uint8_t> expected = std::exchange(results[0], {});
+  results[0].resize(expected.size());
   outputs[0].data = results[0].data();
   test::fail_after(1);  // after the list of failures
   const elir_status status =
       elir_restore_batch(restorer.get(), inputs.data(), outputs.data(), inputs.size());
   EXPECT_EQ(status, ELIR_ERROR_MEMORY);
   EXPECT_STREQ(elir_last_error(), "image 1: out of memory");
-  EXPECT_EQ(results[0], wanted);
-  EXPECT_EQ(results[2], wanted);
+  EXPECT_EQ(results[0], expected);
+  EXPECT_EQ(results[2], expected);
 }
 
-// Without memory for threads, the caller's own does all the work.
+// Without memory for threads, the calling thread does all the work.
 TEST(Batch, WithoutThreads) {
   const test::Folder folder;
   test::write_bundle(folder.path() / "b");
@@ -109,7 +109,7 @@ TEST(Batch, WithoutThreads) {
 
 class OutOfMemory : public ::testing::TestWithParam<std::pair<const char*, long>> {};
 
-// Wherever it happens, it is told as what it is, and what there was already is given back.
+// A failure of any allocation gives ELIR_ERROR_MEMORY and leaks nothing.
 TEST_P(OutOfMemory, WhileCreating) {
   const auto& [backend, places] = GetParam();
   if (std::string(elir_backends()).find(backend) == std::string::npos) GTEST_SKIP();
@@ -119,30 +119,30 @@ TEST_P(OutOfMemory, WhileCreating) {
   elir_params params = elir_default_params();
   params.backend = backend;
   params.cache = "";
-  elir_restorer* made = nullptr;
+  elir_restorer* restorer = nullptr;
   long all = 0;
-  for (int i = 0; i < 2; ++i) {  // the first also makes what lives for ever
+  for (int i = 0; i < 2; ++i) {  // the first also creates static objects
     const long before = test::allocations();
-    ASSERT_EQ(elir_create(path.c_str(), &params, &made), ELIR_OK);
+    ASSERT_EQ(elir_create(path.c_str(), &params, &restorer), ELIR_OK);
     all = test::allocations() - before;
-    elir_destroy(made);
+    elir_destroy(restorer);
   }
   ASSERT_GT(all, places);
   for (long i = 0; i < places; ++i) {
     test::fail_after(all * i / places);
-    const elir_status status = elir_create(path.c_str(), &params, &made);
+    const elir_status status = elir_create(path.c_str(), &params, &restorer);
     test::fail_after(-1);
-    // The standard library can do without some.
+    // The standard library tolerates some failures.
     EXPECT_TRUE(status == ELIR_ERROR_MEMORY || status == ELIR_OK) << elir_last_error();
-    EXPECT_EQ(made != nullptr, status == ELIR_OK);
-    elir_destroy(made);
+    EXPECT_EQ(restorer != nullptr, status == ELIR_OK);
+    elir_destroy(restorer);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OutOfMemory,
                          ::testing::Values(std::pair("reference", 200L),
                                            std::pair("openvino", 20L)),  // ONNX Runtime crashes
-                         [](const auto& given) { return std::string(given.param.first); });
+                         [](const auto& test_case) { return std::string(test_case.param.first); });
 
 }  // namespace
 }  // namespace elir

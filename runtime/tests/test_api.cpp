@@ -22,13 +22,13 @@ class ApiTest : public ::testing::Test {
     test::write_bundle(folder_.path() / "b", options);
     return (folder_.path() / "b").string();
   }
-  static std::string refused(const std::string& bundle, const elir_params& params,
-                             elir_status wanted) {
+  static std::string create_error(const std::string& bundle, const elir_params& params,
+                                  elir_status expected) {
     try {
       Restorer restorer(bundle, params);
       return "no error";
     } catch (const Error& error) {
-      EXPECT_EQ(error.status(), wanted) << error.what();
+      EXPECT_EQ(error.status(), expected) << error.what();
       return error.what();
     }
   }
@@ -46,33 +46,33 @@ std::vector<std::uint8_t> restored(Restorer& restorer, std::vector<std::uint8_t>
 
 TEST_F(ApiTest, Describes) {
   Restorer restorer(bundle({64, true, false, true}), test::reference_params());
-  const elir_description seen = restorer.describe();
-  EXPECT_STREQ(seen.task, "tiny");
-  EXPECT_STREQ(seen.backend, "reference");
-  EXPECT_STREQ(seen.precision, "fp32");
-  ASSERT_EQ(seen.shape_count, 1);
-  EXPECT_EQ(seen.shapes[0].batch, 1);
-  EXPECT_EQ(seen.shapes[0].width, 64);
-  EXPECT_EQ(seen.shapes[0].height, 64);
-  EXPECT_EQ(seen.largest_batch, 1);
-  EXPECT_EQ(seen.face_detector, 0);
-  EXPECT_EQ(seen.fit, ELIR_FIT_RESIZE);
-  EXPECT_EQ(seen.aligned_faces, 1);
-  EXPECT_EQ(seen.concurrency, 1);
-  EXPECT_STREQ(seen.input.name, "image");
-  EXPECT_EQ(seen.input.bytes, 64U * 64 * 3);
+  const elir_description actual = restorer.describe();
+  EXPECT_STREQ(actual.task, "tiny");
+  EXPECT_STREQ(actual.backend, "reference");
+  EXPECT_STREQ(actual.precision, "fp32");
+  ASSERT_EQ(actual.shape_count, 1);
+  EXPECT_EQ(actual.shapes[0].batch, 1);
+  EXPECT_EQ(actual.shapes[0].width, 64);
+  EXPECT_EQ(actual.shapes[0].height, 64);
+  EXPECT_EQ(actual.largest_batch, 1);
+  EXPECT_EQ(actual.face_detector, 0);
+  EXPECT_EQ(actual.fit, ELIR_FIT_RESIZE);
+  EXPECT_EQ(actual.aligned_faces, 1);
+  EXPECT_EQ(actual.concurrency, 1);
+  EXPECT_STREQ(actual.input.name, "image");
+  EXPECT_EQ(actual.input.bytes, 64U * 64 * 3);
 }
 
-TEST_F(ApiTest, OwnSize) {
+TEST_F(ApiTest, ImageOfTheNetworksSize) {
   Restorer restorer(bundle({}), test::reference_params());
   const auto pixels = test::pattern(32, 32, 5);
-  std::vector<std::uint8_t> wanted(pixels.size());
-  test::reference_model(pixels.data(), wanted.data(), 32);
-  EXPECT_EQ(restored(restorer, pixels, 32, 32), wanted);
+  std::vector<std::uint8_t> expected(pixels.size());
+  test::reference_model(pixels.data(), expected.data(), 32);
+  EXPECT_EQ(restored(restorer, pixels, 32, 32), expected);
 }
 
-// Whole images against what the Python runtime gave.
-TEST_F(ApiTest, TilesAreTheGoldenOnes) {
+// Compares whole images with the Python runtime's.
+TEST_F(ApiTest, TilesAreThoseOfPython) {
   std::uint64_t seed = 0;
   for (const test::Golden& golden : test::golden("pictures.json")["tiled"]) {
     Restorer restorer(
@@ -89,7 +89,7 @@ TEST_F(ApiTest, FloatImages) {
   Restorer restorer(bundle({32, false, true}), test::reference_params());
   const auto pixels = test::pattern(32, 32, 1);
   const auto result = restored(restorer, pixels, 32, 32);
-  EXPECT_EQ(result[0], 0);  // the reference backend gives NaN there
+  EXPECT_EQ(result[0], 0);  // the reference backend returns NaN there
   for (std::size_t i = 1; i < pixels.size(); ++i) {
     const float value = static_cast<float>(pixels[i]) / 255.0F * 1.5F - 0.25F;
     const float clipped = std::min(std::max(value, 0.0F), 1.0F);
@@ -106,7 +106,7 @@ TEST_F(ApiTest, FormatsAndStrides) {
       params.fit = fit;
       Restorer restorer(bundle({32, false, false, false, 2, "bicubic"}), params);
       const auto pixels = test::pattern(static_cast<std::size_t>(width), 41, 3);
-      const auto wanted = restored(restorer, pixels, width, height);
+      const auto expected = restored(restorer, pixels, width, height);
       for (const bool bgr_in : {false, true}) {
         for (const bool bgr_out : {false, true}) {
           const std::ptrdiff_t stride_in = 3 * width + 5;
@@ -133,7 +133,7 @@ TEST_F(ApiTest, FormatsAndStrides) {
             for (int x = 0; x < 2 * width; ++x) {
               for (int c = 0; c < 3; ++c) {
                 ASSERT_EQ(row[3 * x + (bgr_out ? 2 - c : c)],
-                          wanted[static_cast<std::size_t>((y * 2 * width + x) * 3 + c)]);
+                          expected[static_cast<std::size_t>((y * 2 * width + x) * 3 + c)]);
               }
             }
             for (std::ptrdiff_t i = 6 * width; i < stride_out; ++i) ASSERT_EQ(row[i], 77);
@@ -144,15 +144,16 @@ TEST_F(ApiTest, FormatsAndStrides) {
   }
 }
 
-TEST_F(ApiTest, RunsTheBareModel) {
+TEST_F(ApiTest, RunsOnTensors) {
   Restorer restorer(bundle({}), test::reference_params());
   const auto pixels = test::pattern(32, 32, 9);
-  std::vector<std::uint8_t> wanted(pixels.size());
-  std::vector<std::uint8_t> seen(pixels.size());
-  test::reference_model(pixels.data(), wanted.data(), 32);
-  check(elir_run(restorer.get(), pixels.data(), pixels.size(), seen.data(), seen.size()));
-  EXPECT_EQ(seen, wanted);
-  EXPECT_EQ(elir_run(restorer.get(), pixels.data(), 5, seen.data(), seen.size()), ELIR_ERROR_USAGE);
+  std::vector<std::uint8_t> expected(pixels.size());
+  std::vector<std::uint8_t> actual(pixels.size());
+  test::reference_model(pixels.data(), expected.data(), 32);
+  check(elir_run(restorer.get(), pixels.data(), pixels.size(), actual.data(), actual.size()));
+  EXPECT_EQ(actual, expected);
+  EXPECT_EQ(elir_run(restorer.get(), pixels.data(), 5, actual.data(), actual.size()),
+            ELIR_ERROR_USAGE);
   EXPECT_STREQ(elir_last_error(),
                "the input has 5 bytes, expected 3072 for image: uint8 1x32x32x3 NHWC");
 }
@@ -161,26 +162,27 @@ TEST_F(ApiTest, WrongImages) {
   Restorer restorer(bundle({}), test::reference_params());
   std::vector<std::uint8_t> pixels(30 * 30 * 3);
   const elir_image good = test::image_of(pixels, 30, 30);
-  const auto said = [&](elir_image input, elir_image output) {
+  const auto error_of = [&](elir_image input, elir_image output) {
     EXPECT_EQ(elir_restore(restorer.get(), &input, &output), ELIR_ERROR_IMAGE);
     return std::string(elir_last_error());
   };
-  EXPECT_EQ(said(image(nullptr, 1, 1), good), "the input has no data: it is NULL");
-  EXPECT_EQ(said(image(pixels.data(), 0, 1), good), "the input is 0x1, expected at least 1x1");
-  EXPECT_EQ(said(image(pixels.data(), 30, 30, 89), good),
+  EXPECT_EQ(error_of(image(nullptr, 1, 1), good), "the data of the input is NULL");
+  EXPECT_EQ(error_of(image(pixels.data(), 0, 1), good), "the input is 0x1, expected at least 1x1");
+  EXPECT_EQ(error_of(image(pixels.data(), 30, 30, 89), good),
             "the input has a stride of 89 bytes, expected at least 90 for 30 pixels");
-  EXPECT_EQ(said(image(pixels.data(), 30, 30, PTRDIFF_MIN), good),
-            "the input has rows of -9223372036854775808 bytes, expected at most 307445734561825860 "
-            "for 30 rows");
-  EXPECT_EQ(said(good, test::image_of(pixels, 29, 30)),
+  EXPECT_EQ(
+      error_of(image(pixels.data(), 30, 30, PTRDIFF_MIN), good),
+      "the input has a stride of -9223372036854775808 bytes, expected at most 307445734561825860 "
+      "for 30 rows");
+  EXPECT_EQ(error_of(good, test::image_of(pixels, 29, 30)),
             "the output is 29x30, expected 30x30 for an input of 30x30");
   elir_image odd = good;
   const int nonsense = 9;
   std::memcpy(&odd.format, &nonsense, sizeof nonsense);
-  EXPECT_EQ(said(odd, good), "the input has format 9, expected ELIR_RGB8 or ELIR_BGR8");
+  EXPECT_EQ(error_of(odd, good), "the input has format 9, expected ELIR_RGB8 or ELIR_BGR8");
 }
 
-TEST_F(ApiTest, MemoryThatIsNotTheHosts) {
+TEST_F(ApiTest, CudaMemoryIsUnavailable) {
   Restorer restorer(bundle({}), test::reference_params());
   std::vector<std::uint8_t> pixels(32 * 32 * 3);
   std::vector<std::uint8_t> result(pixels.size());
@@ -189,9 +191,9 @@ TEST_F(ApiTest, MemoryThatIsNotTheHosts) {
   elir_image other = input;
   other.memory = ELIR_MEMORY_CUDA;
   EXPECT_EQ(elir_restore(restorer.get(), &other, &output), ELIR_ERROR_UNAVAILABLE);
-  EXPECT_STREQ(elir_last_error(),
-               "the input is in CUDA memory, and reference takes images in host memory only: copy "
-               "it there");
+  EXPECT_STREQ(
+      elir_last_error(),
+      "the input is in CUDA memory, which reference does not support: copy it to host memory");
   EXPECT_EQ(elir_restore(restorer.get(), &input, &other), ELIR_ERROR_UNAVAILABLE);
   const auto done = [](void*, elir_status, const char*) { FAIL(); };
   EXPECT_EQ(elir_restore_async(restorer.get(), &other, &output, done, nullptr),
@@ -204,7 +206,7 @@ TEST_F(ApiTest, MemoryThatIsNotTheHosts) {
   EXPECT_EQ(elir_restore(restorer.get(), &other, &output), ELIR_ERROR_IMAGE);
 }
 
-TEST_F(ApiTest, FacesAreNotCutIntoTiles) {
+TEST_F(ApiTest, FaceModelsRefuseTiles) {
   elir_params params = test::reference_params();
   params.fit = ELIR_FIT_TILE;
   const std::string path = bundle({32, false, false, true});
@@ -220,40 +222,42 @@ TEST_F(ApiTest, FacesAreNotCutIntoTiles) {
   forced.restore(image, output);
 }
 
-TEST_F(ApiTest, WrongWishes) {
+TEST_F(ApiTest, InvalidParams) {
   const std::string path = bundle({});
   elir_params params = test::reference_params();
   params.backend = "cuda";
-  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE).substr(0, 38),
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE).substr(0, 38),
             "no backend 'cuda': choose one of auto,");
   params.backend = "reference";
   params.precision = "bf16";
-  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE),
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
             "reference does not run in bf16: choose one of fp32, int8");
   params.precision = "fp16";
-  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE),
-            path + " holds no fp16 files for reference: choose one of fp32, int8");
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+            path + " has no fp16 files for reference: choose one of fp32, int8");
   params = test::reference_params();
   params.struct_size = 8;
-  EXPECT_NE(refused(path, params, ELIR_ERROR_USAGE).find("struct_size is 8"), std::string::npos);
+  EXPECT_NE(create_error(path, params, ELIR_ERROR_USAGE).find("struct_size is 8"),
+            std::string::npos);
   params = test::reference_params();
   params.queue = 0;
-  EXPECT_EQ(refused(path, params, ELIR_ERROR_USAGE), "elir_params.queue is 0, expected 1 to 1024");
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+            "elir_params.queue is 0, expected 1 to 1024");
 }
 
-// Longer than any message, and no UTF-8: what there is of it is said in one line.
+// Longer than any message, or not UTF-8: the error is one valid line.
 TEST_F(ApiTest, HostileNames) {
-  elir_restorer* made = nullptr;
+  elir_restorer* restorer = nullptr;
   for (const std::string& name : {std::string(2048, '\x80'), std::string(100000, '\x80'),
                                   std::string(2047, 'x') + "\xF0\x9F\x98\x80"}) {
-    EXPECT_EQ(elir_create(name.c_str(), nullptr, &made), ELIR_ERROR_BUNDLE);
+    EXPECT_EQ(elir_create(name.c_str(), nullptr, &restorer), ELIR_ERROR_BUNDLE);
     EXPECT_EQ(std::string(elir_last_error()).size(), 2047U);
   }
-  EXPECT_EQ(elir_create("/a\nb\x1b[2J\xff", nullptr, &made), ELIR_ERROR_BUNDLE);
+  EXPECT_EQ(elir_create("/a\nb\x1b[2J\xff", nullptr, &restorer), ELIR_ERROR_BUNDLE);
   EXPECT_EQ(std::string(elir_last_error()).find("/a b [2J? is not the folder"), 0U);
 }
 
-// What a program with a newer header hands over, and one with an older one.
+// Structs of programs with a newer or an older header.
 TEST_F(ApiTest, StructsOfOtherVersions) {
   struct Newer {
     elir_params known;
@@ -268,84 +272,85 @@ TEST_F(ApiTest, StructsOfOtherVersions) {
   const std::string path = bundle({});
   EXPECT_NO_THROW(Restorer(path, newer.known));
   newer.added[2] = 1;
-  EXPECT_EQ(
-      refused(path, newer.known, ELIR_ERROR_USAGE),
-      std::string("elir_params has a field set that is newer than this libelir ") + elir_version());
+  EXPECT_EQ(create_error(path, newer.known, ELIR_ERROR_USAGE),
+            std::string("elir_params sets a field that this libelir ") + elir_version() +
+                " does not know: upgrade libelir");
 
   elir_params older;
   std::memset(&older, 77, sizeof older);
   elir_init_params(&older, offsetof(elir_params, queue));
   EXPECT_EQ(older.struct_size, offsetof(elir_params, queue));
-  EXPECT_EQ(older.skip_trial, 0);
+  EXPECT_EQ(older.skip_accuracy_check, 0);
   EXPECT_EQ(older.queue, 0x4D4D4D4D) << "beyond its end";
 
   struct NewerDescription {
     elir_description known;
     int added[3];
-  } seen;
-  std::memset(&seen, 77, sizeof seen);
-  seen.known.struct_size = sizeof seen;
+  } actual;
+  std::memset(&actual, 77, sizeof actual);
+  actual.known.struct_size = sizeof actual;
   Restorer restorer(path, test::reference_params());
-  check(elir_describe(restorer.get(), &seen.known));
-  EXPECT_EQ(seen.known.struct_size, sizeof seen);
-  EXPECT_STREQ(seen.known.task, "tiny");
-  for (const int field : seen.added) EXPECT_EQ(field, 0);
+  check(elir_describe(restorer.get(), &actual.known));
+  EXPECT_EQ(actual.known.struct_size, sizeof actual);
+  EXPECT_STREQ(actual.known.task, "tiny");
+  for (const int field : actual.added) EXPECT_EQ(field, 0);
 }
 
-// Its pictures are text. Where PNG can be read, that shows; else they are not, and that is said.
-TEST_F(ApiTest, AReducedPrecisionIsTriedOrTheUserIsTold) {
+// The pictures are invalid: an error with PNG support, without it a warning that they are not used.
+TEST_F(ApiTest, ReducedPrecisionsAreCheckedOrTheLogWarns) {
   BundleOptions options;
   options.references = true;
   elir_params params = test::reference_params();
   params.precision = "int8";
-  std::vector<std::string> seen;
-  params.log_user = &seen;
+  std::vector<std::string> actual;
+  params.log_user = &actual;
   params.log = [](void* user, elir_log_level, const char* message) {
     static_cast<std::vector<std::string>*>(user)->push_back(message);
   };
   const std::string path = bundle(options);
   if (core::reads_png()) {
-    EXPECT_EQ(refused(path, params, ELIR_ERROR_BUNDLE).find(path + "/in.png cannot be read: "), 0U);
+    EXPECT_EQ(create_error(path, params, ELIR_ERROR_BUNDLE).find(path + "/in.png cannot be read: "),
+              0U);
     return;
   }
   const Restorer restorer(path, params);
-  ASSERT_EQ(seen.size(), 2U);
-  EXPECT_EQ(seen[0],
-            "this libelir was built without PNG, so int8 on reference was not tried on the "
-            "bundle's picture");
+  ASSERT_EQ(actual.size(), 2U);
+  EXPECT_EQ(
+      actual[0],
+      "the accuracy of int8 on reference was not checked: this libelir was built without PNG");
 }
 
-TEST_F(ApiTest, ABackendThatWasLeftOut) {
+TEST_F(ApiTest, ABackendThatIsNotBuiltIn) {
   if (std::string(elir_backends()).find("tensorrt-rtx") != std::string::npos) GTEST_SKIP();
   elir_params params = elir_default_params();
   params.backend = "tensorrt-rtx";
-  EXPECT_EQ(refused(bundle({}), params, ELIR_ERROR_UNAVAILABLE),
+  EXPECT_EQ(create_error(bundle({}), params, ELIR_ERROR_UNAVAILABLE),
             "tensorrt-rtx cannot be used: this libelir was built without it: configure with "
             "-DELIR_WITH_TENSORRT_RTX=ON");
 }
 
-TEST_F(ApiTest, SizesThatDoNotFit) {
+TEST_F(ApiTest, InvalidSizes) {
   Restorer restorer(bundle({32, false, false, false, 4, "bicubic"}), test::reference_params());
   EXPECT_EQ(restorer.output_size(10, 20).height, 80);
   EXPECT_THROW(restorer.output_size(1 << 30, 1), Error);
   EXPECT_THROW(restorer.output_size(0, 1), Error);
 }
 
-TEST_F(ApiTest, LogsWhatWasChosen) {
+TEST_F(ApiTest, LogsBackendAndPrecision) {
   elir_params params = test::reference_params();
-  std::string seen;
-  params.log_user = &seen;
+  std::string actual;
+  params.log_user = &actual;
   params.log = [](void* user, elir_log_level level, const char* message) {
     EXPECT_EQ(level, ELIR_LOG_INFO);
     *static_cast<std::string*>(user) += message;
   };
   const std::string path = bundle({});
   Restorer restorer(path, params);
-  EXPECT_EQ(seen, "tiny: reference, fp32");
+  EXPECT_EQ(actual, "tiny: reference, fp32");
 }
 
-// Leaks show in the sanitized build, and as memory that grows everywhere.
-TEST_F(ApiTest, AThousandTimesCreatedAndDestroyed) {
+// For LeakSanitizer in the sanitized build.
+TEST_F(ApiTest, ThousandRestorers) {
   const std::string path = bundle({});
   const auto pixels = test::pattern(40, 40, 1);
   for (int i = 0; i < 1000; ++i) {

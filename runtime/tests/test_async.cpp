@@ -23,7 +23,7 @@ class AsyncTest : public ::testing::Test {
   test::Folder folder_;
 };
 
-TEST_F(AsyncTest, GivesWhatRestoreGivesInOrder) {
+TEST_F(AsyncTest, SamePixelsAsRestoreInOrder) {
   Restorer restorer = opened(100);
   std::vector<std::vector<std::uint8_t>> inputs;
   std::vector<std::vector<std::uint8_t>> outputs(50, std::vector<std::uint8_t>(50 * 40 * 3));
@@ -41,13 +41,13 @@ TEST_F(AsyncTest, GivesWhatRestoreGivesInOrder) {
   restorer.wait();
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     EXPECT_EQ(order.at(i), i);
-    std::vector<std::uint8_t> wanted(outputs[i].size());
-    restorer.restore(test::image_of(inputs[i], 50, 40), test::image_of(wanted, 50, 40));
-    EXPECT_EQ(outputs[i], wanted);
+    std::vector<std::uint8_t> expected(outputs[i].size());
+    restorer.restore(test::image_of(inputs[i], 50, 40), test::image_of(expected, 50, 40));
+    EXPECT_EQ(outputs[i], expected);
   }
 }
 
-TEST_F(AsyncTest, AFullQueueRefuses) {
+TEST_F(AsyncTest, FullQueueIsBusy) {
   Restorer restorer = opened(1);
   auto pixels = test::pattern(32, 32, 0);
   std::vector<std::uint8_t> result(pixels.size());
@@ -69,7 +69,7 @@ TEST_F(AsyncTest, AFullQueueRefuses) {
   EXPECT_EQ(done, 1);
 }
 
-TEST_F(AsyncTest, DestroyingWaitsForWhatWasAccepted) {
+TEST_F(AsyncTest, DestroyWaitsForAcceptedImages) {
   auto pixels = test::pattern(100, 100, 0);
   std::vector<std::uint8_t> result(pixels.size());
   std::atomic<int> done{0};
@@ -83,7 +83,7 @@ TEST_F(AsyncTest, DestroyingWaitsForWhatWasAccepted) {
   EXPECT_EQ(done, 20);
 }
 
-TEST_F(AsyncTest, ACallbackMayAskForMoreButNotWait) {
+TEST_F(AsyncTest, CallbacksMaySubmitButNotWait) {
   Restorer restorer = opened(2);
   auto pixels = test::pattern(32, 32, 0);
   std::vector<std::uint8_t> result(pixels.size());
@@ -98,8 +98,8 @@ TEST_F(AsyncTest, ACallbackMayAskForMoreButNotWait) {
   EXPECT_EQ(waited.get_future().get(), ELIR_ERROR_USAGE);
 }
 
-// As a camera's loop does it. Else the restorer would never be gone.
-TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
+// As in a camera's loop: otherwise elir_destroy would never return.
+TEST_F(AsyncTest, DestroyEndsCallbacksThatAlwaysSubmit) {
   for (const elir_mode mode : {ELIR_MODE_LATENCY, ELIR_MODE_THROUGHPUT}) {
     auto pixels = test::pattern(32, 32, 0);
     const elir_image input = test::image_of(pixels, 32, 32);
@@ -107,21 +107,21 @@ TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
     std::vector<std::function<void(elir_status, const char*)>> again(results.size());
     std::atomic<int> accepted{0};
     std::atomic<int> done{0};
-    Restorer* asked = nullptr;
-    const auto ask = [&](std::size_t i) {
+    Restorer* target = nullptr;
+    const auto submit = [&](std::size_t i) {
       const elir_image output = test::image_of(results[i], 32, 32);
-      if (asked->restore_async(input, output, again[i])) ++accepted;
+      if (target->restore_async(input, output, again[i])) ++accepted;
     };
-    {  // what the callbacks use outlives the restorer
+    {  // the callbacks' variables outlive the restorer
       Restorer restorer = opened(4, mode);
-      asked = &restorer;
+      target = &restorer;
       for (std::size_t i = 0; i < again.size(); ++i) {
         again[i] = [&, i](elir_status status, const char*) {
           EXPECT_EQ(status, ELIR_OK);
           ++done;
-          ask(i);
+          submit(i);
         };
-        ask(i);
+        submit(i);
       }
       while (done < 10) std::this_thread::yield();
     }
@@ -129,7 +129,7 @@ TEST_F(AsyncTest, ACallbackThatAlwaysAsksForMoreIsRefusedInTheEnd) {
   }
 }
 
-TEST_F(AsyncTest, WrongArgumentsAreToldAtOnce) {
+TEST_F(AsyncTest, InvalidArgumentsFailAtOnce) {
   Restorer restorer = opened(2);
   auto pixels = test::pattern(32, 32, 0);
   const elir_image image = test::image_of(pixels, 32, 32);
@@ -140,7 +140,7 @@ TEST_F(AsyncTest, WrongArgumentsAreToldAtOnce) {
   EXPECT_EQ(elir_wait(restorer.get()), ELIR_OK);
 }
 
-TEST_F(AsyncTest, SeveralAtOnce) {
+TEST_F(AsyncTest, ConcurrentImages) {
   Restorer restorer = opened(64, ELIR_MODE_THROUGHPUT);
   EXPECT_EQ(restorer.describe().concurrency, 3);
   auto pixels = test::pattern(60, 60, 0);

@@ -1,4 +1,4 @@
-// elir_restore_batch: the same pixels as one image at a time, and what a failure leaves.
+// elir_restore_batch: pixels, errors and threads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 
 using Pixels = std::vector<std::uint8_t>;
 
-// Pictures of differing sizes, and room for what is made of them.
+// Pictures of different sizes, and their outputs.
 struct Pictures {
   explicit Pictures(std::size_t count, std::size_t scale = 1) {
     for (std::size_t i = 0; i < count; ++i) {
@@ -35,24 +35,24 @@ struct Pictures {
 
 using BatchTest = test::EachMode;
 
-TEST_P(BatchTest, TheSameAsOneByOne) {
+TEST_P(BatchTest, SamePixelsAsRestore) {
   Restorer restorer = opened();
   Pictures pictures(20);
   restorer.restore_batch(pictures.inputs, pictures.outputs);
-  const std::vector<Pixels> seen = pictures.results;
+  const std::vector<Pixels> batch = pictures.results;
   for (std::size_t i = 0; i < pictures.inputs.size(); ++i) {
     restorer.restore(pictures.inputs[i], pictures.outputs[i]);
   }
-  EXPECT_EQ(seen, pictures.results);
+  EXPECT_EQ(batch, pictures.results);
 }
 
-TEST_P(BatchTest, OfNone) {
+TEST_P(BatchTest, Empty) {
   Restorer restorer = opened();
   EXPECT_EQ(elir_restore_batch(restorer.get(), nullptr, nullptr, 0), ELIR_OK);
   EXPECT_EQ(elir_restore_batch(restorer.get(), nullptr, nullptr, 1), ELIR_ERROR_USAGE);
 }
 
-TEST_P(BatchTest, ARefusedImageLeavesAllAsTheyAre) {
+TEST_P(BatchTest, AnInvalidImageLeavesOutputsUnchanged) {
   Restorer restorer = opened();
   Pictures pictures(5);
   const std::vector<Pixels> before = pictures.results;
@@ -68,7 +68,6 @@ std::ptrdiff_t threads() {
   return std::distance(begin(tasks), end(tasks));
 }
 
-// Seen from outside: the threads that there are while it runs.
 TEST_P(BatchTest, AsManyThreadsAsSessions) {
   Restorer restorer = opened();
   Pictures pictures(8, 20);
@@ -77,11 +76,11 @@ TEST_P(BatchTest, AsManyThreadsAsSessions) {
   std::thread watcher([&] {
     while (!done) most = std::max(most, threads());
   });
-  const std::ptrdiff_t before = threads();  // with the watcher, and a sanitizer's own
+  const std::ptrdiff_t before = threads();  // including the watcher and a sanitizer's
   restorer.restore_batch(pictures.inputs, pictures.outputs);
   done = true;
   watcher.join();
-  EXPECT_EQ(most - before, restorer.describe().concurrency - 1) << "all but the caller's";
+  EXPECT_EQ(most - before, restorer.describe().concurrency - 1) << "besides the caller's";
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, BatchTest, test::kModes, test::mode_name);

@@ -1,4 +1,4 @@
-// Folders that are no bundles, and what the library says of them.
+// Errors for damaged bundles.
 #include <gtest/gtest.h>
 
 #include <sys/stat.h>
@@ -7,6 +7,7 @@
 
 #include "bundle.hpp"
 #include "error.hpp"
+#include "onnx_bytes.hpp"
 #include "support.hpp"
 
 namespace elir::core {
@@ -19,9 +20,9 @@ class BundleTest : public ::testing::Test {
   void SetUp() override { test::write_bundle(path()); }
   fs::path path() const { return folder_.path() / "b"; }
 
-  // What opening and using all files gives, with the folder's name as "B".
-  std::string said() const { return said(path()); }
-  static std::string said(const fs::path& at) {
+  // The error of opening a bundle and checking all files, with "B" for the folder.
+  std::string error_of() const { return error_of(path()); }
+  static std::string error_of(const fs::path& at) {
     std::string message;
     try {
       const Bundle bundle(at.string());
@@ -40,67 +41,86 @@ class BundleTest : public ::testing::Test {
   test::Folder folder_;
 };
 
-TEST_F(BundleTest, AGoodOneOpens) { EXPECT_EQ(said(), ""); }
+TEST_F(BundleTest, ValidBundle) { EXPECT_EQ(error_of(), ""); }
 
-TEST_F(BundleTest, WhatIsNoBundle) {
+TEST_F(BundleTest, NotABundle) {
   for (const fs::path& at : {folder_.path() / "none", path() / "fused.fp32.onnx", folder_.path()}) {
-    EXPECT_EQ(said(at).find("B is not the folder of a bundle: "), 0U) << at;
+    EXPECT_EQ(error_of(at).find("B is not the folder of a bundle: "), 0U) << at;
   }
   fs::create_directories(folder_.path() / "c" / "bundle.json");
-  EXPECT_EQ(said(folder_.path() / "c"), "B/bundle.json is not a regular file");
+  EXPECT_EQ(error_of(folder_.path() / "c"), "B/bundle.json is not a regular file");
 }
 
 TEST_F(BundleTest, ManifestTooLarge) {
   test::write_file(path() / "bundle.json", std::string((16U << 20U) + 1, ' '));
-  EXPECT_EQ(said(), "B/bundle.json has more than 16777216 bytes");
+  EXPECT_EQ(error_of(), "B/bundle.json has more than 16777216 bytes");
 }
 
 TEST_F(BundleTest, MissingFile) {
   fs::remove(path() / "fused.fp32.onnx");
-  EXPECT_EQ(said(), "B/fused.fp32.onnx is missing: the bundle is incomplete, copy it again");
+  EXPECT_EQ(error_of(), "B/fused.fp32.onnx is missing: the bundle is incomplete, copy it again");
 }
 
 TEST_F(BundleTest, TruncatedFile) {
   const std::string size = std::to_string(fs::file_size(path() / "fused.fp32.onnx"));
   fs::resize_file(path() / "fused.fp32.onnx", 5);
-  EXPECT_EQ(said(), "B/fused.fp32.onnx: 5 bytes, the manifest says " + size +
-                        ": the file is cut off or replaced, copy the bundle again");
+  EXPECT_EQ(error_of(), "B/fused.fp32.onnx has 5 bytes, expected " + size +
+                            ": the file is truncated or replaced, copy the bundle again");
 }
 
 TEST_F(BundleTest, FlippedBit) {
   std::fstream file(path() / "fused.fp32.onnx", std::ios::in | std::ios::out | std::ios::binary);
   file.put('T');
   file.close();
-  EXPECT_EQ(said().substr(0, 44), "B/fused.fp32.onnx is damaged: its SHA-256 is");
+  EXPECT_EQ(error_of().substr(0, 44), "B/fused.fp32.onnx is damaged: its SHA-256 is");
 }
 
 TEST_F(BundleTest, Links) {
   fs::rename(path() / "fused.fp32.onnx", folder_.path() / "elsewhere");
   fs::create_symlink(folder_.path() / "elsewhere", path() / "fused.fp32.onnx");
-  EXPECT_EQ(said(), "B/fused.fp32.onnx is a link out of the bundle: a bundle holds its own files");
+  EXPECT_EQ(
+      error_of(),
+      "B/fused.fp32.onnx is a link to a file outside the bundle: copy the bundle with its files");
   fs::remove(path() / "fused.fp32.onnx");
   fs::create_symlink("fused.fp32.onnx", path() / "fused.fp32.onnx");
-  EXPECT_EQ(said(), "B/fused.fp32.onnx cannot be read: Too many levels of symbolic links");
+  EXPECT_EQ(error_of(), "B/fused.fp32.onnx cannot be read: Too many levels of symbolic links");
 }
 
-TEST_F(BundleTest, AFolderInPlaceOfAFile) {
+// A detector's inputs and outputs are not in the manifest, and so not compared.
+TEST_F(BundleTest, DetectorGraphs) {
+  using namespace test;  // NOLINT
+  const auto detector = [](const std::string& op) {
+    const std::string end = onnx_value("other", kOnnxFloat, {1, 3, 640, 640});
+    return onnx_model(OnnxGraph{{onnx_node(op, {"other"}, "other")}, {}, end, end}.content());
+  };
+  BundleOptions options;
+  options.detector = detector("Relu");
+  write_bundle(path(), options);
+  EXPECT_EQ(error_of(), "");
+  options.detector = detector("Loop");
+  write_bundle(path(), options);
+  EXPECT_EQ(error_of().find("B/detector/centerface.onnx: it contains the operator Loop"), 0U)
+      << error_of();
+}
+
+TEST_F(BundleTest, FolderInsteadOfFile) {
   fs::remove(path() / "fused.fp32.onnx");
   fs::create_directory(path() / "fused.fp32.onnx");
-  EXPECT_EQ(said(), "B/fused.fp32.onnx is not a regular file");
+  EXPECT_EQ(error_of(), "B/fused.fp32.onnx is not a regular file");
 }
 
-TEST_F(BundleTest, AManifestThatIsNoFile) {
+TEST_F(BundleTest, ManifestIsNotAFile) {
   fs::remove(path() / "bundle.json");
   ASSERT_EQ(mkfifo((path() / "bundle.json").c_str(), 0600), 0);
-  EXPECT_EQ(said(), "B/bundle.json is not a regular file") << "and nobody waits";
+  EXPECT_EQ(error_of(), "B/bundle.json is not a regular file") << "without waiting";
   fs::remove(path() / "bundle.json");
   fs::create_symlink("bundle.json", path() / "bundle.json");
-  EXPECT_EQ(said(), "B/bundle.json cannot be read: Too many levels of symbolic links");
+  EXPECT_EQ(error_of(), "B/bundle.json cannot be read: Too many levels of symbolic links");
 }
 
-TEST_F(BundleTest, ReachedThroughALink) {
+TEST_F(BundleTest, OpenedThroughALink) {
   fs::create_directory_symlink(path(), folder_.path() / "link");
-  EXPECT_EQ(said(folder_.path() / "link"), "");
+  EXPECT_EQ(error_of(folder_.path() / "link"), "");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-/* The API as C99 sees it: every function once, and what it says to nonsense. */
+/* The API from C99: every function once, with invalid arguments. */
 #include <elir/elir.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// Pixels to tensors and back, against the plain way.
+// Conversions between pixels and tensors, compared with a plain implementation.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -13,17 +13,17 @@
 namespace elir::core {
 namespace {
 
-std::uint8_t plainly(float value) {
+std::uint8_t plain_pixel(float value) {
   if (std::isnan(value)) return 0;
   const float clipped = std::fmin(std::fmax(value, 0.0F), 1.0F);
   return static_cast<std::uint8_t>(std::nearbyint(clipped * 255.0F));
 }
 
 TensorSpec spec_of(Dtype dtype, Layout layout) {
-  TensorSpec made{};
-  made.dtype = dtype;
-  made.layout = layout;
-  return made;
+  TensorSpec spec{};
+  spec.dtype = dtype;
+  spec.layout = layout;
+  return spec;
 }
 
 std::size_t place(Layout layout, std::size_t pixel, std::size_t channel, std::size_t area) {
@@ -32,7 +32,7 @@ std::size_t place(Layout layout, std::size_t pixel, std::size_t channel, std::si
 
 class ConversionTest : public ::testing::TestWithParam<Layout> {};
 
-// Sides whose areas are no multiple of any block or vector.
+// Sides whose areas are not multiples of block or vector sizes.
 constexpr std::size_t kSides[] = {1, 7, 33, 64, 101};
 
 TEST_P(ConversionTest, OfBytes) {
@@ -67,15 +67,15 @@ TEST_P(ConversionTest, OfFloats) {
     to_tensor(pixels.data(), side, spec, tensor.data());
     for (std::size_t i = 0; i < area; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
-        const float wanted = static_cast<float>(pixels[3 * i + c]) / 255.0F;
-        ASSERT_EQ(tensor[place(GetParam(), i, c, area)], wanted);
+        const float expected = static_cast<float>(pixels[3 * i + c]) / 255.0F;
+        ASSERT_EQ(tensor[place(GetParam(), i, c, area)], expected);
       }
     }
     for (float& value : tensor) value = values(random);
     to_pixels(spec, tensor.data(), side, pixels.data());
     for (std::size_t i = 0; i < area; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
-        ASSERT_EQ(pixels[3 * i + c], plainly(tensor[place(GetParam(), i, c, area)]));
+        ASSERT_EQ(pixels[3 * i + c], plain_pixel(tensor[place(GetParam(), i, c, area)]));
       }
     }
   }
@@ -83,9 +83,9 @@ TEST_P(ConversionTest, OfFloats) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, ConversionTest, ::testing::Values(Layout::nhwc, Layout::nchw));
 
-// Every 1021st float there is, NaNs and infinities among them, and all that lie half between two
-// values or beside it.
-TEST(Conversion, RoundsEveryFloatAsThePlainWay) {
+// Every 1021st float, including NaNs and infinities, and all midpoints between pixel values with
+// their neighbours.
+TEST(Conversion, RoundsAnyFloat) {
   constexpr std::size_t kSide = 64;
   const TensorSpec spec = spec_of(Dtype::float32, Layout::nchw);
   std::vector<float> floats;
@@ -110,7 +110,7 @@ TEST(Conversion, RoundsEveryFloatAsThePlainWay) {
     for (std::size_t i = 0; i < kArea; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
         const float value = floats[begin + c * kArea + i];
-        ASSERT_EQ(pixels[3 * i + c], plainly(value)) << value;
+        ASSERT_EQ(pixels[3 * i + c], plain_pixel(value)) << value;
       }
     }
   }

@@ -1,4 +1,4 @@
-// A child made by fork() is told at once that it cannot use its parent's restorer.
+// A child process cannot use its parent's restorers, and gets an error at once.
 #include <gtest/gtest.h>
 
 #include <unistd.h>
@@ -14,32 +14,34 @@
 namespace elir {
 namespace {
 
-// What of the parent's restorer answers otherwise than it should, by number; 0: nothing.
-int answers(elir_restorer* restorer) {
+// Calls every function on the parent's restorer. Returns the number of the first with a wrong
+// status; 0: none.
+int check_in_child(elir_restorer* restorer) {
   std::vector<std::uint8_t> pixels(3 * 32 * 32);
   const elir_image image = test::image_of(pixels, 32, 32);
   elir_description description{};
   description.struct_size = sizeof description;
   std::int32_t side = 0;
   const auto done = [](void*, elir_status, const char*) {};
-  const elir_status seen[] = {
+  const elir_status statuses[] = {
       elir_describe(restorer, &description),
       elir_output_size(restorer, 1, 1, &side, &side),
       elir_restore(restorer, &image, &image),
+      elir_restore_batch(restorer, &image, &image, 1),
       elir_restore_async(restorer, &image, &image, done, nullptr),
       elir_wait(restorer),
       elir_run(restorer, pixels.data(), pixels.size(), pixels.data(), pixels.size()),
   };
   int number = 0;
-  for (const elir_status status : seen) {
+  for (const elir_status status : statuses) {
     ++number;
     if (status != ELIR_ERROR_USAGE) return number;
   }
   const std::string parent = "this restorer belongs to process " + std::to_string(getppid());
-  const std::string child = " and cannot be used in " + std::to_string(getpid());
+  const std::string child = " and cannot be used in its child " + std::to_string(getpid());
   if (std::string(elir_last_error()).find(parent + child) != 0) return 20;
   elir_destroy(restorer);
-  return elir_restore(restorer, &image, &image) == ELIR_ERROR_USAGE ? 0 : 21;  // it is still there
+  return elir_restore(restorer, &image, &image) == ELIR_ERROR_USAGE ? 0 : 21;  // not destroyed
 }
 
 class ForkTest : public ::testing::Test {
@@ -58,15 +60,15 @@ class ForkTest : public ::testing::Test {
   std::vector<std::uint8_t> result_ = pixels_;
 };
 
-TEST_F(ForkTest, AnIdleRestorer) {
-  EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+TEST_F(ForkTest, IdleRestorer) {
+  EXPECT_EQ(test::in_child([&] { return check_in_child(restorer_); }), 0);
   const elir_image input = test::image_of(pixels_, 32, 32);
   const elir_image output = test::image_of(result_, 32, 32);
-  EXPECT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK) << "the parent's is as it was";
+  EXPECT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK) << "in the parent";
 }
 
-// The child would wait for ever for the image, or to end the thread.
-TEST_F(ForkTest, AnImageIsUnderWay) {
+// Otherwise the child would wait forever for the image or the thread.
+TEST_F(ForkTest, DuringARestoration) {
   struct Gate {
     std::mutex mutex;
     std::condition_variable changed;
@@ -74,11 +76,11 @@ TEST_F(ForkTest, AnImageIsUnderWay) {
     bool open = false;
   } gate;
   const auto done = [](void* user, elir_status, const char*) {
-    auto& own = *static_cast<Gate*>(user);
-    std::unique_lock lock(own.mutex);
-    own.reached = true;
-    own.changed.notify_all();
-    own.changed.wait(lock, [&] { return own.open; });
+    auto& state = *static_cast<Gate*>(user);
+    std::unique_lock lock(state.mutex);
+    state.reached = true;
+    state.changed.notify_all();
+    state.changed.wait(lock, [&] { return state.open; });
   };
   const elir_image input = test::image_of(pixels_, 32, 32);
   const elir_image output = test::image_of(result_, 32, 32);
@@ -87,7 +89,7 @@ TEST_F(ForkTest, AnImageIsUnderWay) {
     std::unique_lock lock(gate.mutex);
     gate.changed.wait(lock, [&] { return gate.reached; });
   }
-  EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+  EXPECT_EQ(test::in_child([&] { return check_in_child(restorer_); }), 0);
   {
     const std::lock_guard lock(gate.mutex);
     gate.open = true;
@@ -96,7 +98,7 @@ TEST_F(ForkTest, AnImageIsUnderWay) {
   EXPECT_EQ(elir_wait(restorer_), ELIR_OK);
 }
 
-// Every one of these forks finds the only runner lent, or a lock taken.
+// Forks while the only session is in use or a lock is taken.
 TEST_F(ForkTest, OtherThreadsAreRestoring) {
   std::atomic<bool> stop = false;
   std::vector<std::thread> threads;
@@ -110,21 +112,21 @@ TEST_F(ForkTest, OtherThreadsAreRestoring) {
     });
   }
   for (int i = 0; i < 10; ++i) {
-    EXPECT_EQ(test::in_child([&] { return answers(restorer_); }), 0);
+    EXPECT_EQ(test::in_child([&] { return check_in_child(restorer_); }), 0);
   }
   stop = true;
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST_F(ForkTest, AChildHasItsOwn) {
+TEST_F(ForkTest, NewRestorerInTheChild) {
   const elir_image input = test::image_of(pixels_, 32, 32);
   const elir_image output = test::image_of(result_, 32, 32);
   ASSERT_EQ(elir_restore(restorer_, &input, &output), ELIR_OK);
   EXPECT_EQ(test::in_child([&] {
-              const auto wanted = result_;
-              Restorer own(bundle_, test::reference_params());
-              own.restore(input, output);
-              return result_ == wanted ? 0 : 1;
+              const auto expected = result_;
+              Restorer child(bundle_, test::reference_params());
+              child.restore(input, output);
+              return result_ == expected ? 0 : 1;
             }),
             0);
 }

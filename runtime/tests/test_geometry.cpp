@@ -1,4 +1,4 @@
-// The geometry against what the Python runtime gave: tests/golden/make.py.
+// Compares the geometry with the Python runtime's results: tests/golden/make.py.
 #include <gtest/gtest.h>
 
 #include "golden.hpp"
@@ -14,7 +14,7 @@ Kernel kernel_of(const Golden& text) {
   return text == "none" ? Kernel::none : text == "nearest" ? Kernel::nearest : Kernel::bicubic;
 }
 
-// A golden case's picture, and room for what becomes of it.
+// A golden case's picture and its output.
 struct Case {
   explicit Case(const Golden& golden, std::uint64_t seed)
       : width(golden["width"]),
@@ -39,34 +39,34 @@ TEST(Geometry, Spans) {
   for (const Golden& golden : test::golden("geometry.json")["spans"]) {
     const std::size_t length = golden["length"];
     const std::size_t tile = golden["tile"];
-    Golden seen = Golden::array();
+    Golden spans = Golden::array();
     for (std::size_t i = 0; i < span_count(length, tile); ++i) {
       const Span s = span(length, tile, i);
-      seen.push_back({s.start, s.begin, s.end, s.ramp});
+      spans.push_back({s.start, s.begin, s.end, s.ramp});
     }
-    EXPECT_EQ(seen, golden["spans"]) << length << " in tiles of " << tile;
+    EXPECT_EQ(spans, golden["spans"]) << length << " in tiles of " << tile;
   }
 }
 
 TEST(Geometry, Mirrored) {
   for (const Golden& golden : test::golden("geometry.json")["mirrored"]) {
-    for (std::size_t i = 0; i < golden["wanted"]; ++i) {
+    for (std::size_t i = 0; i < golden["count"]; ++i) {
       EXPECT_EQ(mirrored(i, golden["length"]), golden["indices"][i]);
     }
   }
 }
 
-TEST(Geometry, SquaresAndBack) {
-  Scratch scratch;  // one for all: what is left in it must not matter
+TEST(Geometry, ResizeToSquareAndBack) {
+  Scratch scratch;  // shared: old content must not matter
   std::uint64_t seed = 0;
   for (const Golden& golden : test::golden("pictures.json")["squares"]) {
-    Case given(golden, seed++);
+    Case test_case(golden, seed++);
     const std::size_t side = golden["side"];
     std::vector<std::uint8_t> square(3 * side * side);
-    resize_to_square(given.picture, packed(square.data(), side, side), scratch);
+    resize_to_square(test_case.picture, packed(square.data(), side, side), scratch);
     EXPECT_EQ(test::digest(square), golden["square"]) << golden;
-    resize_into(packed(square.data(), side, side), given.out(), scratch);
-    EXPECT_EQ(test::digest(given.output), golden["back"]) << golden;
+    resize_into(packed(square.data(), side, side), test_case.out(), scratch);
+    EXPECT_EQ(test::digest(test_case.output), golden["back"]) << golden;
   }
 }
 
@@ -74,7 +74,7 @@ TEST(Geometry, Tiled) {
   Scratch scratch;
   std::uint64_t seed = 0;
   for (const Golden& golden : test::golden("pictures.json")["tiled"]) {
-    Case given(golden, seed++);
+    Case test_case(golden, seed++);
     const std::size_t tile = golden["tile"];
     std::vector<std::uint8_t> input(3 * tile * tile);
     std::vector<std::uint8_t> output(3 * tile * tile);
@@ -82,8 +82,8 @@ TEST(Geometry, Tiled) {
       test::reference_model(input.data(), output.data(), tile);
       return packed(output.data(), tile, tile);
     };
-    run_tiled(given.picture, given.out(), packed(input.data(), tile, tile), run, scratch);
-    EXPECT_EQ(test::digest(given.output), golden["output"]) << golden;
+    run_tiled(test_case.picture, test_case.out(), packed(input.data(), tile, tile), run, scratch);
+    EXPECT_EQ(test::digest(test_case.output), golden["output"]) << golden;
   }
 }
 

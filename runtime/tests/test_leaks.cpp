@@ -1,9 +1,9 @@
-// Restorers on OpenVINO, created and destroyed again and again: memory grows no more than by the
-// same calls of OpenVINO alone, and neither do open files and mappings.
+// Creates and destroys restorers on OpenVINO: memory, open files and mappings must not grow more
+// than with the same calls of OpenVINO alone.
 //
 //     ELIR_CYCLES=200 ELIR_BUNDLE=elir_deploy/data/tiny.bundle build/cpp/tests/test_leaks
 //
-// Without a bundle it is one of 32x32 pixels that adds an image to itself, with 1,000 cycles.
+// The defaults are 1,000 cycles, and a bundle of 32x32 pixels that adds an image to itself.
 #include <gtest/gtest.h>
 
 #include <malloc.h>
@@ -27,8 +27,8 @@ namespace {
 namespace fs = std::filesystem;
 
 int cycles() {
-  const char* const wanted = std::getenv("ELIR_CYCLES");
-  return wanted == nullptr ? 1000 : std::max(3, std::atoi(wanted));
+  const char* const variable = std::getenv("ELIR_CYCLES");
+  return variable == nullptr ? 1000 : std::max(3, std::atoi(variable));
 }
 
 double open_files() {
@@ -40,14 +40,14 @@ double lines(const char* path) {
   return static_cast<double>(std::count(std::istreambuf_iterator<char>(file), {}, '\n'));
 }
 
-// What a process holds, or by how much more in each cycle.
-struct Held {
-  double used = 0;      // bytes that malloc gave out, in all its arenas
+// Resources of the process, or their growth per cycle.
+struct Resources {
+  double used = 0;      // bytes allocated by malloc
   double resident = 0;  // bytes
   double files = 0;
   double mappings = 0;
 
-  static Held now() {
+  static Resources now() {
     const auto heap = mallinfo2();
     std::ifstream statm("/proc/self/statm");
     double pages = 0;
@@ -58,8 +58,8 @@ struct Held {
   }
 };
 
-double median(const std::vector<Held>& all, std::size_t begin, std::size_t end,
-              double Held::* what) {
+double median(const std::vector<Resources>& all, std::size_t begin, std::size_t end,
+              double Resources::* what) {
   std::vector<double> values;
   for (std::size_t i = begin; i < end; ++i) values.push_back(all[i].*what);
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -67,37 +67,37 @@ double median(const std::vector<Held>& all, std::size_t begin, std::size_t end,
   return *middle;
 }
 
-// Between the medians of the first and the last third of the cycles after a warm-up: threads that
-// end late, and caches that fill, make single readings jump.
-Held growth(const char* what, int count, const std::function<void()>& cycle) {
+// Growth per cycle between the medians of the first and the last third after a warm-up: single
+// readings vary with threads that end late and caches.
+Resources growth(const char* what, int count, const std::function<void()>& cycle) {
   const auto third = static_cast<std::size_t>(count / 3);
   for (std::size_t i = 0; i < std::max<std::size_t>(20, third / 3); ++i) cycle();
-  std::vector<Held> seen;
+  std::vector<Resources> readings;
   for (std::size_t i = 0; i < 3 * third; ++i) {
     cycle();
-    seen.push_back(Held::now());
+    readings.push_back(Resources::now());
   }
-  const auto grown = [&](double Held::* value) {
-    return (median(seen, 2 * third, 3 * third, value) - median(seen, 0, third, value)) /
+  const auto grown = [&](double Resources::* value) {
+    return (median(readings, 2 * third, 3 * third, value) - median(readings, 0, third, value)) /
            static_cast<double>(2 * third);
   };
-  const Held made{grown(&Held::used), grown(&Held::resident), grown(&Held::files),
-                  grown(&Held::mappings)};
+  const Resources result{grown(&Resources::used), grown(&Resources::resident),
+                         grown(&Resources::files), grown(&Resources::mappings)};
   std::printf("%s: %+.0f bytes used, %+.0f resident, %+.3f files, %+.3f mappings in each of %d\n",
-              what, made.used, made.resident, made.files, made.mappings, count);
+              what, result.used, result.resident, result.files, result.mappings, count);
   std::fflush(stdout);
-  return made;
+  return result;
 }
 
 class Leaks : public ::testing::Test {
  protected:
   Leaks() {
-    const char* const named = std::getenv("ELIR_BUNDLE");
-    bundle_ = named == nullptr ? (folder_.path() / "b").string() : named;
-    if (named == nullptr) test::write_bundle(bundle_);
+    const char* const variable = std::getenv("ELIR_BUNDLE");
+    bundle_ = variable == nullptr ? (folder_.path() / "b").string() : variable;
+    if (variable == nullptr) test::write_bundle(bundle_);
   }
 
-  Held of_restorers(const char* what, const std::string& cache) const {
+  Resources of_restorers(const char* what, const std::string& cache) const {
     elir_params params = elir_default_params();
     params.backend = "openvino";
     params.precision = "fp32";
@@ -111,8 +111,8 @@ class Leaks : public ::testing::Test {
     });
   }
 
-  // The same calls of OpenVINO alone: the model compiled each time, or taken from memory.
-  Held of_openvino(const char* what, bool imported) const {
+  // The same calls of OpenVINO alone: compiles the model each time, or imports it.
+  Resources of_openvino(const char* what, bool imported) const {
     static auto* core = new ov::Core;
     const std::string graph = bundle_ + "/fused.fp32.onnx";
     const ov::AnyMap config = {
@@ -120,19 +120,19 @@ class Leaks : public ::testing::Test {
     const auto compiled = [&] {
       return core->compile_model(core->read_model(graph), "CPU", config);
     };
-    std::stringstream kept;
-    if (imported) compiled().export_model(kept);
+    std::stringstream exported;
+    if (imported) compiled().export_model(exported);
     return growth(what, std::min(cycles(), 100), [&] {
-      kept.clear();
-      kept.seekg(0);
-      ov::CompiledModel made = imported ? core->import_model(kept, "CPU", config) : compiled();
-      made.create_infer_request().infer();
+      exported.clear();
+      exported.seekg(0);
+      ov::CompiledModel model = imported ? core->import_model(exported, "CPU", config) : compiled();
+      model.create_infer_request().infer();
     });
   }
 
-  // Less than the least of a restorer's buffers, 3,072 bytes for a picture of 32x32. What is small
-  // is found in the sanitized build, on another backend.
-  static void expect_no_leak(const Held& grown, const Held& control) {
+  // The limit is below a restorer's smallest buffer, 3,072 bytes for 32x32 pixels. The sanitized
+  // build finds smaller leaks, on another backend.
+  static void expect_no_leak(const Resources& grown, const Resources& control) {
     EXPECT_LT(grown.used, std::max(control.used, 0.0) + 2048);
     EXPECT_LT(grown.files, 0.05);
     EXPECT_LT(grown.mappings, std::max(control.mappings, 0.0) + 0.5);
@@ -142,13 +142,13 @@ class Leaks : public ::testing::Test {
   std::string bundle_;
 };
 
-TEST_F(Leaks, NoneBesideOpenVinos) {
-  const Held control = of_openvino("OpenVINO alone", false);
+TEST_F(Leaks, OfRestorers) {
+  const Resources control = of_openvino("OpenVINO alone", false);
   expect_no_leak(of_restorers("restorers", ""), control);
 }
 
-TEST_F(Leaks, NoneWithModelsFromTheCache) {
-  const Held control = of_openvino("OpenVINO alone, imported", true);
+TEST_F(Leaks, WithModelsFromTheCache) {
+  const Resources control = of_openvino("OpenVINO alone, imported", true);
   const std::string cache = (folder_.path() / "c").string();
   expect_no_leak(of_restorers("restorers, from the cache", cache), control);
 }

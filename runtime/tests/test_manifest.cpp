@@ -1,4 +1,4 @@
-// Hostile manifests, and what the Python runtime decides of them: tests/golden/make.py.
+// Hostile manifests, compared with the Python runtime's decisions: tests/golden/make.py.
 #include <gtest/gtest.h>
 
 #include "embedded.hpp"
@@ -12,7 +12,7 @@ namespace {
 
 using test::Golden;
 
-// Empty for a good one.
+// The error; empty for a valid manifest.
 std::string refusal(const std::string& manifest) {
   try {
     read_manifest(manifest);
@@ -44,18 +44,17 @@ TEST(Manifest, DamagedText) {
   }
 }
 
-// Of entries and items, the place is told, the value and the rule.
-TEST(Manifest, SaysWhatIsWrongWhere) {
-  const auto said = [](const char* operation, const char* path, const Golden& value) {
+TEST(Manifest, ErrorsHavePointerValueAndRule) {
+  const auto error_of = [](const char* operation, const char* path, const Golden& value) {
     const Golden patch = {{{"op", operation}, {"path", path}, {"value", value}}};
     return refusal(base("fused").patch(patch).dump());
   };
-  EXPECT_EQ(said("replace", "/model/steps", 1001),
-            "/model/steps is 1001, against the rule maximum: 1000");
-  EXPECT_EQ(said("remove", "/stages/0/artifacts/1/kind", nullptr),
+  EXPECT_EQ(error_of("replace", "/model/steps", 1001),
+            "/model/steps is 1001, expected maximum 1000");
+  EXPECT_EQ(error_of("remove", "/stages/0/artifacts/1/kind", nullptr),
             "/stages/0/artifacts/1/kind is missing");
-  EXPECT_EQ(said("add", "/model/a~1b", 1), "/model/a~1b is not an entry that the format has");
-  EXPECT_EQ(said("replace", "/source/sha256", "abc").find("/source/sha256 is \"abc\", "), 0U);
+  EXPECT_EQ(error_of("add", "/model/a~1b", 1), "/model/a~1b is not an entry of the format");
+  EXPECT_EQ(error_of("replace", "/source/sha256", "abc").find("/source/sha256 is \"abc\", "), 0U);
 }
 
 TEST(Manifest, DeepAndLongText) {
@@ -65,13 +64,13 @@ TEST(Manifest, DeepAndLongText) {
   EXPECT_NE(refusal(begin + '"' + std::string(2000000, 'a') + "\"}"), "");
 }
 
-TEST(Manifest, AMillionEntriesTakeNoMinutes) {
+TEST(Manifest, MillionEntriesAreFast) {
   std::string manifest = R"({"format": "elir-bundle")";
   for (int i = 0; i < 1000000; ++i) manifest += ",\"" + std::to_string(i) + "\":0";
   EXPECT_NE(refusal(manifest + "}"), "");
 }
 
-TEST(Manifest, LongStringsMeetNoPatternAndNoStackOverflow) {
+TEST(Manifest, LongStringsDoNotOverflowTheStack) {
   Golden manifest = base("fused");
   manifest["stages"][0]["artifacts"][0]["sha256"] = std::string(5000000, '0');
   EXPECT_NE(refusal(manifest.dump()), "");
@@ -80,21 +79,21 @@ TEST(Manifest, LongStringsMeetNoPatternAndNoStackOverflow) {
 }
 
 TEST(Manifest, TypedValues) {
-  const Manifest seen = read_manifest(base("split").dump());
-  EXPECT_EQ(seen.task, "tiny");
-  EXPECT_EQ(seen.side(), 32U);
-  ASSERT_EQ(seen.stages.size(), 4U);
-  EXPECT_EQ(seen.stages[1].input.end().describe(), "z0: float32 1x16x4x4");
-  EXPECT_EQ(seen.stages[1].input.layout, Layout::nchw);
-  EXPECT_EQ(seen.stages[1].input.bytes(), 1024U);
-  EXPECT_EQ(seen.verified("bf16")->psnr_db, 70.5);
-  EXPECT_EQ(seen.verified("int8"), nullptr);
-  EXPECT_EQ(seen.files.size(), 13U);
+  const Manifest manifest = read_manifest(base("split").dump());
+  EXPECT_EQ(manifest.task, "tiny");
+  EXPECT_EQ(manifest.side(), 32U);
+  ASSERT_EQ(manifest.stages.size(), 4U);
+  EXPECT_EQ(manifest.stages[1].input.end().describe(), "z0: float32 1x16x4x4");
+  EXPECT_EQ(manifest.stages[1].input.layout, Layout::nchw);
+  EXPECT_EQ(manifest.stages[1].input.bytes(), 1024U);
+  EXPECT_EQ(manifest.verified("bf16")->psnr_db, 70.5);
+  EXPECT_EQ(manifest.verified("int8"), nullptr);
+  EXPECT_EQ(manifest.files.size(), 13U);
 }
 
 TEST(Manifest, Engines) {
-  const Manifest seen = read_manifest(base("engines").dump());
-  const std::vector<Artifact>& artifacts = seen.stages.front().artifacts;
+  const Manifest manifest = read_manifest(base("engines").dump());
+  const std::vector<Artifact>& artifacts = manifest.stages.front().artifacts;
   ASSERT_EQ(artifacts.size(), 5U);
   EXPECT_EQ(artifacts[2].target, "sm75");
   EXPECT_TRUE(artifacts[2].version_compatible);
@@ -103,9 +102,9 @@ TEST(Manifest, Engines) {
   EXPECT_EQ(artifacts[3].hardware_compatibility, "none");
 }
 
-TEST(Schema, KnowsEveryKeywordOfTheManifests) { Schema{parse_json(kManifestSchema)}; }
+TEST(Schema, KnowsAllKeywordsOfTheManifest) { Schema{parse_json(kManifestSchema)}; }
 
-TEST(Schema, RefusesAKeywordItDoesNotKnow) {
+TEST(Schema, RejectsUnknownKeywords) {
   EXPECT_THROW(Schema{parse_json(R"({"minProperties": 3})")}, Failure);
 }
 

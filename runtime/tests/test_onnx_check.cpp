@@ -1,5 +1,5 @@
-// Graphs that elir-export could not have made, and damaged ones. tests/runtime_cpp compares
-// thousands of others with the Python runtime.
+// Damaged graphs, and graphs that elir-export does not write. tests/runtime_cpp compares thousands
+// more with the Python runtime.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -21,13 +21,12 @@ using test::onnx_node;
 using test::onnx_tensor;
 using test::OnnxGraph;
 
-const std::vector<End> kInputs = {{"image", "uint8", {1, 8, 8, 3}}};
-const std::vector<End> kOutputs = {{"restored", "uint8", {1, 8, 8, 3}}};
+const GraphEnds kEnds = {{{"image", "uint8", {1, 8, 8, 3}}}, {{"restored", "uint8", {1, 8, 8, 3}}}};
 
-// Why a file with that content is refused; empty: it is not.
+// The error for a file with this content; empty: valid.
 std::string refusal(const std::string& content) {
   try {
-    check_onnx(content, kInputs, kOutputs);
+    check_onnx(content, kEnds);
   } catch (const Failure& failure) {
     EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
     return failure.what();
@@ -49,8 +48,8 @@ std::string attribute(const std::string& content, std::uint64_t type) {
 }
 
 void expect_refused(const std::string& content, const std::string& why) {
-  const std::string seen = refusal(content);
-  EXPECT_NE(seen.find(why), std::string::npos) << "\"" << seen << "\" and not " << why;
+  const std::string error = refusal(content);
+  EXPECT_NE(error.find(why), std::string::npos) << "\"" << error << "\", expected " << why;
 }
 
 std::string with_node(const std::string& node) { return onnx_model(graph_of({node}).content()); }
@@ -58,7 +57,7 @@ std::string with_tensor(const std::string& tensor) {
   return onnx_model(graph_of({kAdd}, {tensor}).content());
 }
 
-TEST(OnnxCheck, TakesASmallGraph) {
+TEST(OnnxCheck, AcceptsASmallGraph) {
   const std::string node = onnx_node("Add", {"image", "w"}, "restored",
                                      attribute(number(3, 1), 2) + attribute(bytes(4, "text"), 3) +
                                          attribute(number(8, 1) + number(8, 2), 7));
@@ -68,29 +67,31 @@ TEST(OnnxCheck, TakesASmallGraph) {
             "");
 }
 
-const std::vector<End> kTinyInputs = {{"image", "uint8", {1, 256, 256, 3}}};
-const std::vector<End> kTinyOutputs = {{"restored", "uint8", {1, 256, 256, 3}}};
+const End kTinyInput = {"image", "uint8", {1, 256, 256, 3}};
+const End kTinyOutput = {"restored", "uint8", {1, 256, 256, 3}};
+const GraphEnds kTinyEnds = {{kTinyInput}, {kTinyOutput}};
+const GraphEnds kSwappedEnds = {{kTinyOutput}, {kTinyInput}};
 
-TEST(OnnxCheck, TakesThePackagedModel) {
+TEST(OnnxCheck, AcceptsThePackagedModel) {
   for (const char* name : {"fused.fp32.onnx", "fused.fp16.onnx", "fused.int8.onnx"}) {
     const fs::path file = fs::path(ELIR_TINY) / name;
-    EXPECT_NO_THROW(check_onnx_file(file, kTinyInputs, kTinyOutputs)) << name;
-    EXPECT_THROW(check_onnx_file(file, kTinyOutputs, kTinyInputs), Failure) << name;
+    EXPECT_NO_THROW(check_onnx_file(file, kTinyEnds)) << name;
+    EXPECT_THROW(check_onnx_file(file, kSwappedEnds), Failure) << name;
   }
 }
 
-TEST(OnnxCheck, TheFilesOfThePackagedModelCutOff) {
+TEST(OnnxCheck, TruncatedFiles) {
   std::ifstream file(fs::path(ELIR_TINY) / "fused.int8.onnx", std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  EXPECT_NO_THROW(check_onnx(whole, kTinyInputs, kTinyOutputs));
+  EXPECT_NO_THROW(check_onnx(whole, kTinyEnds));
   for (std::size_t i = 0; i < 24; ++i) {
     const std::size_t size = i < 14 ? 1 + i * i : whole.size() * (i - 13) / 11;
-    EXPECT_THROW(check_onnx(whole.substr(0, size), kTinyInputs, kTinyOutputs), Failure) << size;
+    EXPECT_THROW(check_onnx(whole.substr(0, size), kTinyEnds), Failure) << size;
   }
 }
 
-// ONNX Runtime reads weights from the address, or the file, that a graph names.
-TEST(OnnxCheck, WeightsElsewhere) {
+// ONNX Runtime reads weights from the address or the file that a graph names.
+TEST(OnnxCheck, ExternalWeights) {
   const auto entry = [](const char* key, const char* value) {
     return bytes(13, bytes(1, key) + bytes(2, value));
   };
@@ -101,10 +102,10 @@ TEST(OnnxCheck, WeightsElsewhere) {
                    "TensorProto.external_data");
   }
   expect_refused(with_tensor(described + number(14, 1)), "TensorProto.data_location");
-  expect_refused(with_tensor(described), "other");
+  expect_refused(with_tensor(described), "does not match its shape");
 }
 
-TEST(OnnxCheck, LoopsAndOtherGraphsInside) {
+TEST(OnnxCheck, Subgraphs) {
   const std::string body = graph_of({kAdd}).content();
   for (const char* op : {"Loop", "If", "Scan", "SequenceMap"}) {
     expect_refused(with_node(onnx_node(op, {"image"}, "restored", attribute(bytes(6, body), 5))),
@@ -120,7 +121,7 @@ TEST(OnnxCheck, LoopsAndOtherGraphsInside) {
   }
 }
 
-TEST(OnnxCheck, WhatOurGraphsNeverHold) {
+TEST(OnnxCheck, ForeignContent) {
   const std::string good = onnx_model(graph_of({kAdd}).content());
   expect_refused(good + bytes(20, ""), "ModelProto.training_info");
   expect_refused(good + bytes(25, bytes(1, "f")), "ModelProto.functions");
@@ -140,7 +141,7 @@ TEST(OnnxCheck, WhatOurGraphsNeverHold) {
   EXPECT_EQ(refusal(of_opset(number(2, 23))), "");
 }
 
-TEST(OnnxCheck, TensorsOfAnotherSizeThanTheirBytes) {
+TEST(OnnxCheck, WeightsOfTheWrongSize) {
   const auto of = [](std::uint64_t type, const std::vector<std::uint64_t>& dims) {
     return with_tensor(onnx_tensor("w", type, dims, kTwoFloats));
   };
@@ -167,7 +168,7 @@ TEST(OnnxCheck, TensorsOfAnotherSizeThanTheirBytes) {
                  "TensorProto.field 4");
 }
 
-TEST(OnnxCheck, OtherEnds) {
+TEST(OnnxCheck, InputsAndOutputs) {
   OnnxGraph graph = graph_of({kAdd});
   for (const std::uint64_t side : {1U, 9U, 18000U}) {
     graph.output = test::onnx_value("restored", test::kOnnxUint8, {1, side, side, 3});
@@ -177,17 +178,18 @@ TEST(OnnxCheck, OtherEnds) {
   graph.output = test::onnx_value("other", test::kOnnxUint8, {1, 8, 8, 3});
   expect_refused(onnx_model(graph.content()), "the manifest says restored: uint8 1x8x8x3");
   graph.output = test::onnx_value("restored", test::kOnnxFloat, {1, 8, 8, 3});
-  expect_refused(onnx_model(graph.content()), "float32 1x8x8x3, the manifest says");
+  expect_refused(onnx_model(graph.content()), "float32 1x8x8x3, the manifest says ");
   graph = graph_of({kAdd});
   const auto with_side = [](const std::string& side) {
     return bytes(1, "image") + bytes(2, bytes(1, number(1, 2) + bytes(2, bytes(1, side))));
   };
   for (const std::string& open : {std::string(), bytes(2, "height")}) {
     graph.input = with_side(open);
-    expect_refused(onnx_model(graph.content()), "the graph's input is image: uint8 ?, the");
+    expect_refused(onnx_model(graph.content()),
+                   "the graph's input is image: uint8 ?, the manifest says ");
   }
   graph.input = with_side(number(1, 8) + bytes(2, "height"));
-  expect_refused(onnx_model(graph.content()), "is two");
+  expect_refused(onnx_model(graph.content()), "has two values");
   graph.input = graph_of({}).input + bytes(4, "");
   expect_refused(onnx_model(graph.content()), "ValueInfoProto.field 4");
   graph = graph_of({kAdd});
@@ -197,13 +199,13 @@ TEST(OnnxCheck, OtherEnds) {
   expect_refused(onnx_model(graph.content()), "TypeProto.field 4");
 }
 
-// Libraries take the last of two, or a mixture of both.
-TEST(OnnxCheck, WhatIsThereTwice) {
+// Libraries use the last of two, or a mixture of both.
+TEST(OnnxCheck, DuplicateFields) {
   const std::string graph = graph_of({kAdd}).content();
   const std::string good = onnx_model(graph);
   expect_refused(number(1, 8) + bytes(7, graph) + bytes(7, graph), "ModelProto.graph at byte");
   expect_refused(good + bytes(8, number(2, 17)), "ModelProto.opset_import at byte");
-  expect_refused(good + bytes(7, graph), "twice or out of order");
+  expect_refused(good + bytes(7, graph), "duplicated or out of order");
   expect_refused(with_node(kAdd + bytes(4, "Add")), "NodeProto.op_type at byte");
   expect_refused(with_node(bytes(3, "a") + bytes(3, "b") + bytes(4, "Add")), "NodeProto.name at");
   expect_refused(with_tensor(onnx_tensor("w", 1, {2}, kTwoFloats, bytes(9, kTwoFloats))),
@@ -216,39 +218,39 @@ TEST(OnnxCheck, DamagedProtocolBuffers) {
   for (std::size_t size = 0; size < good.size(); ++size) {
     EXPECT_NE(refusal(good.substr(0, size)), "") << size;
   }
-  const auto after = [](std::initializer_list<int> ending) {
-    std::string made;
-    for (const int byte : ending) made += static_cast<char>(byte);
-    return made;
+  const auto raw = [](std::initializer_list<int> ending) {
+    std::string content;
+    for (const int byte : ending) content += static_cast<char>(byte);
+    return content;
   };
-  expect_refused(after({0x08}), "no number at byte 1");
-  expect_refused(after({0x08, 0x88, 0x00}), "no number at byte 1");  // 8, in two bytes
-  expect_refused(after({0x88, 0x00, 0x08}), "no number at byte 0");
+  expect_refused(raw({0x08}), "invalid number at byte 1");
+  expect_refused(raw({0x08, 0x88, 0x00}), "invalid number at byte 1");  // 8, in two bytes
+  expect_refused(raw({0x88, 0x00, 0x08}), "invalid number at byte 0");
   const std::string nine(9, '\x80');
-  expect_refused(after({0x08}) + nine + after({0x02}), "no number at byte 1");  // 2^64
-  expect_refused(after({0x08}) + nine + after({0x80, 0x01}), "no number at byte 1");
-  expect_refused(after({0x0d, 0, 0, 0, 0}), "ModelProto.ir_version has wire type 5");
-  expect_refused(after({0x0b}), "wire type 3");  // a group
-  expect_refused(after({0x07}), "ModelProto.field 0");
-  expect_refused(after({0x12, 0x7f, 'a'}), "127 bytes from byte 2 on, where 1 are left");
-  expect_refused(after({0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}),
+  expect_refused(raw({0x08}) + nine + raw({0x02}), "invalid number at byte 1");  // 2^64
+  expect_refused(raw({0x08}) + nine + raw({0x80, 0x01}), "invalid number at byte 1");
+  expect_refused(raw({0x0d, 0, 0, 0, 0}), "ModelProto.ir_version has wire type 5");
+  expect_refused(raw({0x0b}), "wire type 3");  // a group
+  expect_refused(raw({0x07}), "ModelProto.field 0");
+  expect_refused(raw({0x12, 0x7f, 'a'}), "a field of 127 bytes at byte 2, where 1 are left");
+  expect_refused(raw({0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}),
                  "18446744073709551615 bytes");
   expect_refused("", "ModelProto has no graph");
   expect_refused(number(1, 8) + bytes(7, ""), "ModelProto has no opset_import");
-  // A message that reaches into the next one.
-  expect_refused(onnx_model(bytes(1, bytes(1, "image") + after({0x22, 0x05, 'A'}))),
-                 "5 bytes from byte");
+  // A field that extends into the next message.
+  expect_refused(onnx_model(bytes(1, bytes(1, "image") + raw({0x22, 0x05, 'A'}))),
+                 "a field of 5 bytes at byte");
 }
 
-TEST(OnnxCheck, SaysAnythingInOneLine) {
+TEST(OnnxCheck, ErrorsAreOneLine) {
   const std::string odd = std::string("\n\x1b[31m\0\xff", 8) + std::string(1000, 'x');
-  const std::string seen = refusal(with_node(onnx_node(odd, {}, "restored")));
-  EXPECT_NE(seen.find("the operator ??[31m??xxx"), std::string::npos) << seen;
-  EXPECT_LT(seen.size(), 200U);
+  const std::string error = refusal(with_node(onnx_node(odd, {}, "restored")));
+  EXPECT_NE(error.find("the operator ??[31m??xxx"), std::string::npos) << error;
+  EXPECT_LT(error.size(), 200U);
 }
 
-// Four million fields are a hundred times those of our largest graphs.
-TEST(OnnxCheck, MoreFieldsThanAnyGraphHas) {
+// The limit of four million is a hundred times that of the largest graphs.
+TEST(OnnxCheck, TooManyFields) {
   std::string ints;
   for (int i = 0; i < 4'000'000; ++i) ints += number(8, 1);
   expect_refused(with_node(onnx_node("Add", {}, "restored", attribute(ints, 7))),
@@ -259,7 +261,7 @@ class OnnxFile : public ::testing::Test {
  protected:
   std::string refusal_of(const fs::path& path) const {
     try {
-      check_onnx_file(path, kInputs, kOutputs);
+      check_onnx_file(path, kEnds);
     } catch (const Failure& failure) {
       return failure.what();
     }
@@ -268,7 +270,7 @@ class OnnxFile : public ::testing::Test {
   test::Folder folder_;
 };
 
-TEST_F(OnnxFile, NamesItself) {
+TEST_F(OnnxFile, ErrorsBeginWithThePath) {
   const fs::path path = folder_.path() / "a.onnx";
   test::write_file(path, onnx_model(graph_of({kAdd}).content()));
   EXPECT_EQ(refusal_of(path), "");
@@ -278,11 +280,11 @@ TEST_F(OnnxFile, NamesItself) {
   EXPECT_NE(refusal_of(path).find("is empty"), std::string::npos);
 }
 
-// By its name ONNX Runtime would take it for a file of another format.
-TEST_F(OnnxFile, OfAnotherName) {
+// ONNX Runtime would read it as another format.
+TEST_F(OnnxFile, WrongExtension) {
   const fs::path path = folder_.path() / "a.ort";
   test::write_file(path, onnx_model(graph_of({kAdd}).content()));
-  EXPECT_NE(refusal_of(path).find("expected one that ends in .onnx"), std::string::npos);
+  EXPECT_NE(refusal_of(path).find("must end in .onnx"), std::string::npos);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The ONNX Runtime backend where the library does not start. Its functions are a table that the
-// library hands out; here it comes through this file, which may put another function in it.
+// Failures of the ONNX Runtime backend. This file replaces OrtGetApiBase, which returns the
+// library's table of functions, and changes functions in the table.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <onnxruntime_c_api.h>
@@ -17,25 +17,25 @@ int sessions_created = 0;
 
 const OrtApiBase& library() {
   using Function = const OrtApiBase* (*)();
-  static const OrtApiBase* const found =
+  static const OrtApiBase* const base =
       reinterpret_cast<Function>(dlsym(RTLD_NEXT, "OrtGetApiBase"))();
-  return *found;
+  return *base;
 }
 
 const OrtApi* changed_api(std::uint32_t version) noexcept {
   static const OrtApi* const real = library().GetApi(version);
   static const OrtApi changed = [] {
-    OrtApi made = *real;
-    made.CreateEnv = [](OrtLoggingLevel level, const char* name, OrtEnv** env) noexcept {
+    OrtApi table = *real;
+    table.CreateEnv = [](OrtLoggingLevel level, const char* name, OrtEnv** env) noexcept {
       return no_environment ? real->CreateStatus(ORT_FAIL, "no threads")
                             : real->CreateEnv(level, name, env);
     };
-    made.CreateSession = [](const OrtEnv* env, const ORTCHAR_T* path,
-                            const OrtSessionOptions* options, OrtSession** out) noexcept {
+    table.CreateSession = [](const OrtEnv* env, const ORTCHAR_T* path,
+                             const OrtSessionOptions* options, OrtSession** out) noexcept {
       ++sessions_created;
       return real->CreateSession(env, path, options, out);
     };
-    return made;
+    return table;
   }();
   return &changed;
 }
@@ -50,7 +50,7 @@ extern "C" const OrtApiBase* OrtGetApiBase() noexcept {
 namespace elir::core {
 namespace {
 
-TEST(OnnxRuntime, ALibraryThatDoesNotStartIsNoDamagedFile) {
+TEST(OnnxRuntime, StartFailuresAreNotBundleErrors) {
   const test::Folder folder;
   test::write_bundle(folder.path() / "b");
   const Bundle bundle((folder.path() / "b").string());
@@ -63,19 +63,20 @@ TEST(OnnxRuntime, ALibraryThatDoesNotStartIsNoDamagedFile) {
     EXPECT_STREQ(failure.what(), "onnxruntime does not start: no threads");
   }
   no_environment = false;
-  EXPECT_EQ(onnxruntime_backend().open(bundle, "fp32", {}).size(), 1U) << "it is tried again";
+  EXPECT_EQ(onnxruntime_backend().open(bundle, "fp32", {}).size(), 1U)
+      << "the next call tries again";
 }
 
-// The first would have ONNX Runtime read from an address, the second never come back.
-TEST(OnnxRuntime, NeverSeesAGraphThatIsNoneOfOurs) {
+// ONNX Runtime would read the first weight from an address, and never return from the loop.
+TEST(OnnxRuntime, DoesNotLoadForeignGraphs) {
   const auto end = [](const char* name) {
     return test::onnx_value(name, test::kOnnxUint8, {1, 32, 32, 3});
   };
   test::OnnxGraph graph{
       {test::onnx_node("Add", {"image", "w"}, "restored")}, {}, end("image"), end("restored")};
-  const auto sessions_with = [](const test::OnnxGraph& made) {
+  const auto sessions_with = [](const test::OnnxGraph& content) {
     test::BundleOptions options;
-    options.graph = test::onnx_model(made.content());
+    options.graph = test::onnx_model(content.content());
     const test::Folder folder;
     test::write_bundle(folder.path(), options);
     const int before = sessions_created;
@@ -87,7 +88,7 @@ TEST(OnnxRuntime, NeverSeesAGraphThatIsNoneOfOurs) {
     return sessions_created - before;
   };
   graph.tensors = {test::onnx_tensor("w", test::kOnnxUint8, {1}, "w")};
-  EXPECT_EQ(sessions_with(graph), 1) << "of a good one";
+  EXPECT_EQ(sessions_with(graph), 1) << "a valid graph";
   const auto entry = [](const char* key, const char* value) {
     return test::bytes(13, test::bytes(1, key) + test::bytes(2, value));
   };

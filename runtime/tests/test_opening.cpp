@@ -1,13 +1,14 @@
-// What is tried before a backend is taken, and what becomes of one that fails: on stand-ins, since
-// no real backend fails when told.
+// The choice of a backend and its accuracy check, on stub backends that fail on request.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 #include <map>
 #include <new>
 #include <stdexcept>
 
 #include "error.hpp"
+#include "golden.hpp"
 #include "opening.hpp"
 #include "png.hpp"
 #include "support.hpp"
@@ -15,12 +16,13 @@
 namespace elir::core {
 namespace {
 
-using Act = std::function<void()>;
+using Action = std::function<void()>;
 
-// Gives the picture that the bundle has for its first reference, once `before` lets it.
+// Returns the bundle's reference output after calling `before`, or a wrong picture without a
+// `before`.
 class StubSession final : public Session {
  public:
-  StubSession(const Bundle& bundle, Act before, int& open)
+  StubSession(const Bundle& bundle, Action before, int& open)
       : before_(std::move(before)),
         open_(open),
         input_(bundle.manifest().input().bytes()),
@@ -42,23 +44,24 @@ class StubSession final : public Session {
   void run() override {
     if (before_) return before_();
     auto* const pixels = static_cast<std::uint8_t*>(output_.data());
-    std::fill(pixels, pixels + 1000, std::uint8_t{0});  // without a `before`: not quite the picture
+    std::fill(pixels, pixels + 1000, std::uint8_t{0});
     std::fill(pixels + 1000, pixels + 100000, std::uint8_t{255});
   }
   std::optional<int> threads() const override { return 3; }
 
  private:
-  Act before_;
+  Action before_;
   int& open_;
   Buffer input_;
   Buffer output_;
 };
 
-// In no table. Each precision runs or fails as told.
+// Not in the order of "auto". Runs the given action for each precision.
 class StubBackend final : public Backend {
  public:
-  StubBackend(const std::string& called, const std::vector<std::pair<std::string, Act>>& runs)
-      : Backend({called, "onnx", {}, true}) {
+  StubBackend(const std::string& backend_name,
+              const std::vector<std::pair<std::string, Action>>& runs)
+      : Backend({backend_name, "onnx", {}, true}) {
     for (const auto& [precision, run] : runs) {
       precisions.push_back(precision);
       runs_[precision] = run;
@@ -68,19 +71,19 @@ class StubBackend final : public Backend {
   std::optional<std::string> available() const override { return std::nullopt; }
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    std::vector<std::unique_ptr<Session>> made;
+    std::vector<std::unique_ptr<Session>> sessions;
     for (int i = 0; i < (setup.throughput ? 3 : 1); ++i) {
-      made.push_back(std::make_unique<StubSession>(bundle, runs_.at(precision), open_));
+      sessions.push_back(std::make_unique<StubSession>(bundle, runs_.at(precision), open_));
       ++opened_;
     }
-    return made;
+    return sessions;
   }
 
   int open_sessions() const { return open_; }
   int opened() const { return opened_; }
 
  private:
-  std::map<std::string, Act> runs_;
+  std::map<std::string, Action> runs_;
   mutable int open_ = 0;
   mutable int opened_ = 0;
 };
@@ -88,7 +91,7 @@ class StubBackend final : public Backend {
 void good() {}
 
 template <typename Error>
-Act failing(const Error& error) {
+Action failing(const Error& error) {
   return [error] { throw error; };
 }
 
@@ -97,7 +100,7 @@ class OpeningTest : public ::testing::Test {
   OpeningOptions among(const std::vector<const Backend*>& stubs) {
     OpeningOptions options;
     options.among = stubs;
-    options.setup.log.user = &warned_;
+    options.setup.log.user = &warnings_;
     options.setup.log.callback = [](void* user, elir_log_level level, const char* message) {
       if (level == ELIR_LOG_WARNING) {
         static_cast<std::vector<std::string>*>(user)->push_back(message);
@@ -106,9 +109,9 @@ class OpeningTest : public ::testing::Test {
     return options;
   }
 
-  Failure refused(const OpeningOptions& options) {
+  Failure failure_of(const OpeningOptions& options) {
     try {
-      open_runners(bundle_, options);
+      open_sessions(bundle_, options);
     } catch (const Failure& failure) {
       return failure;
     }
@@ -116,11 +119,11 @@ class OpeningTest : public ::testing::Test {
   }
 
   const Bundle bundle_{ELIR_TINY};
-  std::vector<std::string> warned_;
+  std::vector<std::string> warnings_;
 };
 
 struct Case {
-  Act run;
+  Action run;
   std::string reason;
 };
 
@@ -135,52 +138,52 @@ std::vector<Case> cases() {
   return all;
 }
 
-// In float32, too, which is not less likely to lack memory.
-TEST_F(OpeningTest, AutoGoesOnAfterAFirstRunThatFails) {
+TEST_F(OpeningTest, AutoContinuesAfterAFailedCheck) {
   for (const Case& each : cases()) {
     for (const bool throughput : {false, true}) {
       const StubBackend first("first", {{"fp32", each.run}});
       const StubBackend second("second", {{"fp32", good}});
       OpeningOptions options = among({&first, &second});
       options.setup.throughput = throughput;
-      const Opened opened = open_runners(bundle_, options);
+      const Opened opened = open_sessions(bundle_, options);
       EXPECT_EQ(opened.backend + " " + opened.precision, "second fp32");
-      EXPECT_EQ(opened.runners.size(), throughput ? 3U : 1U);
+      EXPECT_EQ(opened.sessions.size(), throughput ? 3U : 1U);
       EXPECT_EQ(first.opened(), throughput ? 3 : 1);
       EXPECT_EQ(first.open_sessions(), 0);
-      ASSERT_EQ(warned_.size(), 1U);
-      EXPECT_EQ(warned_[0].find("first in fp32: " + each.reason), 0U) << warned_[0];
-      EXPECT_NE(warned_[0].find("; using second in fp32"), std::string::npos) << warned_[0];
-      warned_.clear();
+      ASSERT_EQ(warnings_.size(), 1U);
+      EXPECT_EQ(warnings_[0].find("first in fp32: " + each.reason), 0U) << warnings_[0];
+      EXPECT_NE(warnings_[0].find("; using second in fp32"), std::string::npos) << warnings_[0];
+      warnings_.clear();
     }
   }
 }
 
-TEST_F(OpeningTest, WhatWorksIsTriedOnceAndTakenWithoutAWord) {
+TEST_F(OpeningTest, ASuccessfulCheckRunsOnceWithoutWarnings) {
   int runs = 0;
   const StubBackend first("first", {{"fp32", [&] { ++runs; }}});
   const StubBackend second("second", {{"fp32", good}});
-  EXPECT_EQ(open_runners(bundle_, among({&first, &second})).backend, "first");
+  EXPECT_EQ(open_sessions(bundle_, among({&first, &second})).backend, "first");
   EXPECT_EQ(runs, 1);
   OpeningOptions options = among({&first});
-  options.trial = false;
-  EXPECT_EQ(open_runners(bundle_, options).backend, "first");
-  EXPECT_EQ(runs, 1) << "no trial was wanted";
-  EXPECT_EQ(warned_.size(), 0U);
+  options.check_accuracy = false;
+  EXPECT_EQ(open_sessions(bundle_, options).backend, "first");
+  EXPECT_EQ(runs, 1) << "the check was skipped";
+  EXPECT_EQ(warnings_.size(), 0U);
 }
 
 TEST_F(OpeningTest, OneWarningForAllThatFailed) {
-  const Act gone = failing(unavailable_error("the device is gone"));
+  const Action gone = failing(unavailable_error("the device is gone"));
   const StubBackend first("first", {{"fp32", gone}, {"bf16", gone}});
   const StubBackend second("second", {{"fp32", failing(std::bad_alloc())}});
   const StubBackend third("third", {{"fp32", good}});
-  open_runners(bundle_, among({&first, &second, &third}));
-  EXPECT_EQ(warned_, std::vector<std::string>{
-                         "first in fp32, first in bf16: the device is gone; second in fp32: out of "
-                         "memory; using third in fp32"});
+  open_sessions(bundle_, among({&first, &second, &third}));
+  EXPECT_EQ(warnings_,
+            std::vector<std::string>{
+                "first in fp32, first in bf16: the device is gone; second in fp32: out of "
+                "memory; using third in fp32"});
 }
 
-TEST_F(OpeningTest, EveryReasonIsToldWhereNothingWorks) {
+TEST_F(OpeningTest, TheErrorHasEveryReason) {
   std::vector<std::unique_ptr<StubBackend>> stubs;
   std::vector<const Backend*> pointers;
   for (const Case& each : cases()) {
@@ -189,74 +192,100 @@ TEST_F(OpeningTest, EveryReasonIsToldWhereNothingWorks) {
         std::make_unique<StubBackend>(name, std::vector{std::pair{std::string("fp32"), each.run}}));
     pointers.push_back(stubs.back().get());
   }
-  const Failure failure = refused(among(pointers));
+  const Failure failure = failure_of(among(pointers));
   EXPECT_EQ(failure.status(), ELIR_ERROR_UNAVAILABLE);
   for (std::size_t i = 0; i < stubs.size(); ++i) {
-    const std::string told = "number" + std::to_string(i) + " in fp32: " + cases()[i].reason;
-    EXPECT_NE(std::string(failure.what()).find(told), std::string::npos) << failure.what();
+    const std::string reason = "number" + std::to_string(i) + " in fp32: " + cases()[i].reason;
+    EXPECT_NE(std::string(failure.what()).find(reason), std::string::npos) << failure.what();
     EXPECT_EQ(stubs[i]->open_sessions(), 0);
   }
 }
 
-TEST_F(OpeningTest, ABundleThatNothingCanReadIsABundleError) {
-  const Act damaged = failing(bundle_error("fused.fp32.onnx is damaged"));
+TEST_F(OpeningTest, ABundleThatNoBackendReadsIsABundleError) {
+  const Action damaged = failing(bundle_error("fused.fp32.onnx is damaged"));
   const StubBackend first("first", {{"fp32", damaged}});
   const StubBackend second("second", {{"fp32", damaged}});
-  const Failure failure = refused(among({&first, &second}));
+  const Failure failure = failure_of(among({&first, &second}));
   EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
   EXPECT_STREQ(failure.what(), "first in fp32, second in fp32: fused.fp32.onnx is damaged");
 }
 
-TEST_F(OpeningTest, WhatEveryoneLacksMemoryForIsOutOfMemory) {
+TEST_F(OpeningTest, OutOfMemoryWithAllCandidates) {
   const StubBackend first("first", {{"fp32", failing(std::bad_alloc())}});
   const StubBackend second("second", {{"fp32", failing(std::bad_alloc())}});
-  const Failure failure = refused(among({&first, &second}));
+  const Failure failure = failure_of(among({&first, &second}));
   EXPECT_EQ(failure.status(), ELIR_ERROR_MEMORY);
   EXPECT_STREQ(failure.what(), "first in fp32, second in fp32: out of memory");
 }
 
-TEST_F(OpeningTest, WhatWasNamedFailsWithItsOwnError) {
+TEST_F(OpeningTest, ANamedPrecisionFailsWithItsError) {
   const StubBackend first("first", {{"int8", failing(std::bad_alloc())}, {"fp32", good}});
   const StubBackend second("second", {{"int8", good}});
   OpeningOptions options = among({&first, &second});
   options.backend = "first";
   options.precision = "int8";
-  EXPECT_THROW(open_runners(bundle_, options), std::bad_alloc);
+  EXPECT_THROW(open_sessions(bundle_, options), std::bad_alloc);
   EXPECT_EQ(first.open_sessions(), 0);
   EXPECT_EQ(second.opened(), 0);
-  EXPECT_EQ(warned_.size(), 0U);
+  EXPECT_EQ(warnings_.size(), 0U);
 }
 
-TEST_F(OpeningTest, ANamedBackendGoesOnToItsNextPrecision) {
+TEST_F(OpeningTest, ANamedBackendContinuesWithItsNextPrecision) {
   const StubBackend first("first", {{"bf16", failing(std::bad_alloc())}, {"fp32", good}});
   const StubBackend second("second", {{"fp32", good}});
   OpeningOptions options = among({&first, &second});
   options.backend = "first";
-  const Opened opened = open_runners(bundle_, options);
+  const Opened opened = open_sessions(bundle_, options);
   EXPECT_EQ(opened.backend + " " + opened.precision, "first fp32");
-  EXPECT_EQ(warned_, std::vector<std::string>{"first in bf16: out of memory; using first in fp32"});
+  EXPECT_EQ(warnings_,
+            std::vector<std::string>{"first in bf16: out of memory; using first in fp32"});
 }
 
-// The packaged model's int8 loses much on pictures unlike photographs, and its bf16 does not.
-TEST_F(OpeningTest, WhatIsNotAutomaticRunsOnlyWhereItIsNamed) {
+// The packaged model's int8 is not automatic, its bf16 is.
+TEST_F(OpeningTest, PrecisionsThatAreNotAutomaticMustBeNamed) {
   const StubBackend first("openvino", {{"int8", good}, {"bf16", good}, {"fp32", good}});
   OpeningOptions options = among({&first});
-  EXPECT_EQ(open_runners(bundle_, options).precision, "bf16");
+  EXPECT_EQ(open_sessions(bundle_, options).precision, "bf16");
   options.backend = "openvino";
-  EXPECT_EQ(open_runners(bundle_, options).precision, "bf16");
+  EXPECT_EQ(open_sessions(bundle_, options).precision, "bf16");
   options.precision = "int8";
-  EXPECT_EQ(open_runners(bundle_, options).precision, "int8");
+  EXPECT_EQ(open_sessions(bundle_, options).precision, "int8");
   options.backend = "auto";
-  EXPECT_EQ(open_runners(bundle_, options).precision, "int8");
+  EXPECT_EQ(open_sessions(bundle_, options).precision, "int8");
   const StubBackend alone("openvino", {{"int8", good}});
-  const Failure failure = refused(among({&alone}));
+  const Failure failure = failure_of(among({&alone}));
   EXPECT_EQ(failure.status(), ELIR_ERROR_USAGE);
-  EXPECT_NE(std::string(failure.what()).find("no precision that may run unasked (int8 loses much"),
+  EXPECT_NE(std::string(failure.what()).find("no automatic precision (int8 loses quality"),
             std::string::npos)
       << failure.what();
 }
 
-TEST_F(OpeningTest, PairsInNoTableComeLast) {
+// A missing PSNR means identical pixels, unless the outputs were not finite.
+TEST_F(OpeningTest, ReasonsOfAFailedVerificationWithoutAPsnr) {
+  for (const bool finite : {true, false}) {
+    const test::Folder folder;
+    test::write_bundle(folder.path());
+    const auto file = folder.path() / "bundle.json";
+    test::Golden manifest = test::Golden::parse(std::ifstream(file));
+    test::Golden& result = manifest["verification"]["fp32"];
+    result["passed"] = false;
+    result["psnr_db"] = nullptr;
+    if (!finite) result["max_error"] = nullptr;
+    test::write_file(file, manifest.dump());
+    const StubBackend backend("openvino", {{"fp32", good}});
+    try {
+      precisions_to_try(backend, Bundle(folder.string()), "");
+      FAIL() << "expected an error";
+    } catch (const Failure& failure) {
+      const std::string reason = finite ? "is identical" : "gives numbers that are not finite";
+      EXPECT_NE(std::string(failure.what()).find("(fp32 " + reason + ", its floor is 60 dB)"),
+                std::string::npos)
+          << failure.what();
+    }
+  }
+}
+
+TEST_F(OpeningTest, PairsThatAreNotInTheOrderComeLast) {
   const StubBackend foreign("npu", {{"bf16", good}, {"fp32", good}});
   const StubBackend known("onnxruntime", {{"fp32", good}, {"fp16", good}});
   std::vector<std::string> tried;

@@ -1,5 +1,5 @@
-// The packaged bundle on OpenVINO. That the bytes are Python's is tested from Python, in
-// tests/runtime_cpp.
+// The packaged bundle on OpenVINO, and the cache. tests/runtime_cpp compares the bytes with
+// Python's.
 #include <gtest/gtest.h>
 
 #include <unistd.h>
@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Nothing is kept, unless a test names a folder for it.
+// Without a cache, unless a test sets its folder.
 elir_params openvino_params(const char* precision) {
   elir_params params = elir_default_params();
   params.backend = "openvino";
@@ -39,27 +39,28 @@ double psnr_on_reference(Restorer& restorer) {
   const core::Reference& reference = bundle.manifest().references.front();
   const auto side = static_cast<int>(bundle.manifest().side());
   auto pixels = core::read_png(bundle.checked_file(reference.input), bundle.manifest().side());
-  const auto wanted =
+  const auto expected =
       core::read_png(bundle.checked_file(reference.output), bundle.manifest().side());
   std::vector<std::uint8_t> result(pixels.size());
   restorer.restore(test::image_of(pixels, side, side), test::image_of(result, side, side));
   double error = 0;
-  for (std::size_t i = 0; i < result.size(); ++i) error += std::pow(result[i] - wanted[i], 2);
+  for (std::size_t i = 0; i < result.size(); ++i) error += std::pow(result[i] - expected[i], 2);
   return 10 * std::log10(255 * 255 * static_cast<double>(result.size()) / error);
 }
 
-// Sums of INT8 saturate on x86 processors without VNNI. A picture that suffers is told of: the
-// limits of reduced precisions are the library's own.
-TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
+// INT8 saturates on x86 processors without VNNI, which gives a warning. The limits are the
+// library's.
+TEST(OpenVino, EveryPrecisionIsAccurateOrTheLogWarns) {
   const core::Bundle bundle(ELIR_TINY);
-  const auto told_below = [&](const char* precision) {
+  const auto warning_below = [&](const char* precision) {
     return std::min(50.0, bundle.manifest().verified(precision)->psnr_db.value()) - 3;
   };
-  for (const auto& [precision, least] :
-       {std::pair("fp32", 60.0), {"fp16", told_below("fp16")}, {"int8", told_below("int8")}}) {
-    std::string warned;
+  for (const auto& [precision, least] : {std::pair("fp32", 60.0),
+                                         {"fp16", warning_below("fp16")},
+                                         {"int8", warning_below("int8")}}) {
+    std::string warnings;
     elir_params params = openvino_params(precision);
-    params.log_user = &warned;
+    params.log_user = &warnings;
     params.log = [](void* user, elir_log_level level, const char* message) {
       if (level == ELIR_LOG_WARNING) *static_cast<std::string*>(user) += message;
     };
@@ -67,11 +68,11 @@ TEST(OpenVino, EveryPrecisionIsWhatItShouldBeOrTheUserIsTold) {
     EXPECT_STREQ(restorer.describe().precision, precision);
     const double reached = psnr_on_reference(restorer);
     if (std::string(precision) == "int8" && reached < least) {
-      EXPECT_NE(warned.find("openvino in int8 is wrong on this machine"), std::string::npos)
-          << reached << " dB: " << warned;
+      EXPECT_NE(warnings.find("openvino in int8 is wrong on this machine"), std::string::npos)
+          << reached << " dB: " << warnings;
     } else {
       EXPECT_GE(reached, least) << precision;
-      EXPECT_EQ(warned, "") << precision;
+      EXPECT_EQ(warnings, "") << precision;
     }
   }
 }
@@ -84,7 +85,7 @@ TEST(OpenVino, Throughput) {
   EXPECT_GT(psnr_on_reference(restorer), 60);
 }
 
-TEST(OpenVino, ThreadsThroughOneHandle) {
+TEST(OpenVino, ThreadsWithOneRestorer) {
   Restorer restorer(ELIR_TINY, openvino_params("fp32"));
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
@@ -93,7 +94,7 @@ TEST(OpenVino, ThreadsThroughOneHandle) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST(OpenVino, AChildProcessIsToldAtOnce) {
+TEST(OpenVino, FailsInAChildProcess) {
   elir_params params = openvino_params("fp32");
   params.mode = ELIR_MODE_THROUGHPUT;
   elir_restorer* restorer = nullptr;
@@ -104,19 +105,19 @@ TEST(OpenVino, AChildProcessIsToldAtOnce) {
   const elir_image output = test::image_of(result, 256, 256);
   ASSERT_EQ(elir_restore(restorer, &image, &output), ELIR_OK);
   EXPECT_EQ(test::in_child([&] {
-              const elir_status seen = elir_restore(restorer, &image, &output);
+              const elir_status status = elir_restore(restorer, &image, &output);
               elir_destroy(restorer);
-              return static_cast<int>(seen);
+              return static_cast<int>(status);
             }),
             ELIR_ERROR_USAGE);
   elir_destroy(restorer);
 }
 
-// On a bundle that is compiled at once. On a real one it is tested from Python, tests/runtime_cpp.
+// With a small graph; tests/runtime_cpp uses a real one.
 class OpenVinoCache : public ::testing::Test {
  protected:
   void SetUp() override { test::write_bundle(bundle_); }
-  // Restores with `cache` as the folder. What it logged is in `log_`, what it gave in the result.
+  // Restores a picture with this cache folder, and sets `log_` to the log. Returns the result.
   std::vector<std::uint8_t> restored(const std::string& cache, elir_mode mode = ELIR_MODE_LATENCY) {
     log_.clear();
     elir_params params = openvino_params("fp32");
@@ -128,19 +129,19 @@ class OpenVinoCache : public ::testing::Test {
       static_cast<std::vector<std::string>*>(user)->push_back(std::string(mark) + message);
     };
     Restorer restorer(bundle_, params);
-    log_.pop_back();  // what was chosen
+    log_.pop_back();  // backend and precision
     auto pixels = test::pattern(32, 32, 0);
     std::vector<std::uint8_t> result(pixels.size());
     restorer.restore(test::image_of(pixels, 32, 32), test::image_of(result, 32, 32));
     return result;
   }
   std::string folder() const { return (folder_.path() / "cache").string(); }
-  std::vector<fs::path> kept() const {
-    std::vector<fs::path> found;
+  std::vector<fs::path> cached_files() const {
+    std::vector<fs::path> files;
     for (const auto& entry : fs::recursive_directory_iterator(folder())) {
-      if (entry.is_regular_file()) found.push_back(entry.path());
+      if (entry.is_regular_file()) files.push_back(entry.path());
     }
-    return found;
+    return files;
   }
 
   test::Folder folder_;
@@ -149,20 +150,20 @@ class OpenVinoCache : public ::testing::Test {
   using Lines = std::vector<std::string>;
 };
 
-TEST_F(OpenVinoCache, ACompiledModelIsKeptAndUsed) {
+TEST_F(OpenVinoCache, CachesACompiledModel) {
   const auto first = restored(folder());
-  ASSERT_EQ(kept().size(), 1U);
-  const std::string place = kept().front().string();
-  EXPECT_EQ(log_, Lines{"compiled, and kept: " + place});
+  ASSERT_EQ(cached_files().size(), 1U);
+  const std::string place = cached_files().front().string();
+  EXPECT_EQ(log_, Lines{"compiled and cached: " + place});
   EXPECT_EQ(restored(folder()), first);
-  EXPECT_EQ(log_, Lines{"compiled before: " + place});
+  EXPECT_EQ(log_, Lines{"loaded from the cache: " + place});
   EXPECT_EQ(restored(folder(), ELIR_MODE_THROUGHPUT), first);
-  EXPECT_EQ(log_, Lines{"compiled before: " + place});
+  EXPECT_EQ(log_, Lines{"loaded from the cache: " + place});
 }
 
-TEST_F(OpenVinoCache, AFlippedByteIsNoticed) {
+TEST_F(OpenVinoCache, DetectsAFlippedByte) {
   const auto first = restored(folder());
-  const fs::path place = kept().front();
+  const fs::path place = cached_files().front();
   const auto size = fs::file_size(place);
   for (const std::uintmax_t at : {std::uintmax_t{0}, size / 2, size - 40, size - 1}) {
     std::fstream file(place, std::ios::in | std::ios::out | std::ios::binary);
@@ -172,53 +173,54 @@ TEST_F(OpenVinoCache, AFlippedByteIsNoticed) {
     file.put(byte);
     file.close();
     EXPECT_EQ(restored(folder()), first);
-    EXPECT_EQ(log_, (Lines{place.string() + " is damaged, and compiled anew",
-                           "compiled, and kept: " + place.string()}));
+    EXPECT_EQ(log_, (Lines{place.string() + " is damaged, compiling again",
+                           "compiled and cached: " + place.string()}));
   }
   fs::resize_file(place, size / 2);
   EXPECT_EQ(restored(folder()), first);
   EXPECT_EQ(restored(folder()), first);
-  EXPECT_EQ(log_, Lines{"compiled before: " + place.string()});
+  EXPECT_EQ(log_, Lines{"loaded from the cache: " + place.string()});
 }
 
-// Whole, but nothing that OpenVINO takes.
-TEST_F(OpenVinoCache, WhatOpenVinoRefusesIsCompiledAnew) {
+// Sealed, but not a compiled model.
+TEST_F(OpenVinoCache, CompilesAgainWhatOpenVinoRejects) {
   const auto first = restored(folder());
-  const fs::path place = kept().front();
+  const fs::path place = cached_files().front();
   core::write_sealed(place, [](std::ostream& file) { file << "no model"; });
   EXPECT_EQ(restored(folder()), first);
   ASSERT_EQ(log_.size(), 2U);
-  EXPECT_EQ(log_[0].find(place.string() + " is refused, and compiled anew: "), 0U) << log_[0];
+  EXPECT_EQ(log_[0].find(place.string() + " is rejected by openvino, compiling again: "), 0U)
+      << log_[0];
 }
 
-TEST_F(OpenVinoCache, NothingIsKeptWhereThatIsTheWish) {
+TEST_F(OpenVinoCache, CanBeSwitchedOff) {
   setenv("XDG_CACHE_HOME", folder().c_str(), 1);
   restored("");
   EXPECT_EQ(log_, Lines{});
   EXPECT_FALSE(fs::exists(folder()));
 }
 
-TEST_F(OpenVinoCache, TheUsersFolderIsTheDefault) {
+TEST_F(OpenVinoCache, DefaultsToTheUsersFolder) {
   setenv("XDG_CACHE_HOME", folder().c_str(), 1);
   elir_params params = openvino_params("fp32");
   params.cache = nullptr;
   const Restorer restorer(bundle_, params);
-  ASSERT_EQ(kept().size(), 1U);
-  EXPECT_EQ(kept().front().string().find(folder() + "/elir-deploy/openvino/"), 0U);
+  ASSERT_EQ(cached_files().size(), 1U);
+  EXPECT_EQ(cached_files().front().string().find(folder() + "/elir-deploy/openvino/"), 0U);
 }
 
-TEST_F(OpenVinoCache, TheLimit) {
-  const std::string then = "; so compiled models are not kept and every start takes longer";
+TEST_F(OpenVinoCache, Limit) {
+  const std::string then = "; compiled models are not cached, and every start takes longer";
   const auto first = restored(folder());
-  const fs::path place = kept().front();
+  const fs::path place = cached_files().front();
   const fs::path older = place.parent_path() / "older.blob";
   fs::copy_file(place, older);
   fs::last_write_time(older, fs::last_write_time(older) - std::chrono::hours(1));
   fs::resize_file(place, 10);
-  // For one of them: a second is a little larger, since OpenVINO numbers names through the process.
+  // Enough for one. A second is slightly larger, since OpenVINO numbers names per process.
   setenv("ELIR_CACHE_LIMIT", std::to_string(fs::file_size(older) * 3 / 2).c_str(), 1);
   EXPECT_EQ(restored(folder()), first);
-  EXPECT_EQ(kept(), std::vector<fs::path>{place});
+  EXPECT_EQ(cached_files(), std::vector<fs::path>{place});
   setenv("ELIR_CACHE_LIMIT", "0", 1);
   EXPECT_EQ(restored(folder()), first);
   EXPECT_EQ(log_, Lines{});
@@ -226,39 +228,39 @@ TEST_F(OpenVinoCache, TheLimit) {
   fs::remove(place);
   EXPECT_EQ(restored(folder()), first);
   ASSERT_EQ(log_.size(), 1U);
-  EXPECT_NE(log_[0].find(" MB that ELIR_CACHE_LIMIT allows" + then), std::string::npos) << log_[0];
+  EXPECT_NE(log_[0].find(" MB, ELIR_CACHE_LIMIT is 0.0 MB" + then), std::string::npos) << log_[0];
   setenv("ELIR_CACHE_LIMIT", "much", 1);
   EXPECT_EQ(restored(folder()), first);
   EXPECT_EQ(
       log_,
-      Lines{"warning: ELIR_CACHE_LIMIT is much, wanted a size such as 500M or 2G, or 0" + then});
-  EXPECT_EQ(kept(), std::vector<fs::path>{});
+      Lines{"warning: ELIR_CACHE_LIMIT is much, expected a size such as 500M or 2G, or 0" + then});
+  EXPECT_EQ(cached_files(), std::vector<fs::path>{});
   unsetenv("ELIR_CACHE_LIMIT");
 }
 
-// Neither a folder that cannot be made, nor a file that cannot be written, fails anything.
-TEST_F(OpenVinoCache, APlaceThatCannotBeWritten) {
+// Failures of the cache are warnings.
+TEST_F(OpenVinoCache, CannotBeWritten) {
   const auto first = restored(folder());
-  const fs::path place = kept().front();
-  const std::string then = "; so compiled models are not kept and every start takes longer";
+  const fs::path place = cached_files().front();
+  const std::string then = "; compiled models are not cached, and every start takes longer";
   EXPECT_EQ(restored(place.string()), first);
   ASSERT_EQ(log_.size(), 1U);
   EXPECT_EQ(log_[0].find("warning: " + place.string() + "/openvino/"), 0U) << log_[0];
-  EXPECT_NE(log_[0].find(" cannot be made: set ELIR_CACHE (Not a directory)" + then),
+  EXPECT_NE(log_[0].find(" cannot be created: set ELIR_CACHE (Not a directory)" + then),
             std::string::npos)
       << log_[0];
   fs::remove(place);
   fs::create_directory(place);
   EXPECT_EQ(restored(folder()), first);
   EXPECT_EQ(log_,
-            (Lines{place.string() + " is damaged, and compiled anew",
+            (Lines{place.string() + " is damaged, compiling again",
                    "warning: " + place.string() + " cannot be written: Is a directory" + then}));
 }
 
-TEST_F(OpenVinoCache, AFolderThatMayOnlyBeRead) {
+TEST_F(OpenVinoCache, ReadOnlyFolder) {
   if (geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   const auto first = restored(folder());
-  const fs::path place = kept().front();
+  const fs::path place = cached_files().front();
   fs::remove(place);
   fs::permissions(place.parent_path(), fs::perms::owner_read | fs::perms::owner_exec);
   EXPECT_EQ(restored(folder()), first);
@@ -267,8 +269,7 @@ TEST_F(OpenVinoCache, AFolderThatMayOnlyBeRead) {
   fs::permissions(place.parent_path(), fs::perms::owner_all);
 }
 
-// Several at once: each finds all of a file, or none.
-TEST_F(OpenVinoCache, ThreadsThatStartTogether) {
+TEST_F(OpenVinoCache, ConcurrentRestorers) {
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
@@ -280,10 +281,10 @@ TEST_F(OpenVinoCache, ThreadsThatStartTogether) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(kept().size(), 1U);
+  EXPECT_EQ(cached_files().size(), 1U);
 }
 
-// Every library here refuses a graph of that node, which is one as ours are, and says why.
+// Expects all backends to reject a graph with this node, which passes the check of ONNX files.
 void expect_refused_by_all(const std::string& node, const std::string& why) {
   const auto end = [](const char* name) {
     return test::onnx_value(name, test::kOnnxUint8, {1, 32, 32, 3});
@@ -299,19 +300,19 @@ void expect_refused_by_all(const std::string& node, const std::string& why) {
     if (built.find(name) == std::string::npos) continue;
     elir_params params = openvino_params("fp32");
     params.backend = name.c_str();
-    elir_restorer* made = nullptr;
-    EXPECT_EQ(elir_create(path.c_str(), &params, &made), ELIR_ERROR_BUNDLE) << name;
+    elir_restorer* restorer = nullptr;
+    EXPECT_EQ(elir_create(path.c_str(), &params, &restorer), ELIR_ERROR_BUNDLE) << name;
     EXPECT_NE(std::string(elir_last_error()).find(why), std::string::npos) << elir_last_error();
   }
 }
 
-TEST(OpenVino, AGraphThatCannotBeComputed) {
+TEST(OpenVino, InvalidGraph) {
   expect_refused_by_all(test::onnx_node("Add", {"image", "nothing"}, "restored"),
                         "fused.fp32.onnx cannot be loaded by ");
 }
 
-// What a graph says of itself is checked before; what it computes only the library knows.
-TEST(OpenVino, AGraphThatGivesAnotherSizeThanItSays) {
+// The graph declares the right size; only the library computes the actual one.
+TEST(OpenVino, GraphThatComputesAnotherSize) {
   const std::string axis =
       test::bytes(5, test::bytes(1, "axis") + test::number(3, 1) + test::number(20, 2));
   expect_refused_by_all(test::onnx_node("Concat", {"image", "image"}, "restored", axis),

@@ -1,4 +1,4 @@
-// What this library adds to OpenVINO's own run: time, and allocations.
+// The library's time and allocations on top of OpenVINO's.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Cost {
   long allocations = 0;
 };
 
-// A session that knows what was spent inside.
+// A session that measures the cost of its runs.
 class MeasuredSession final : public Session {
  public:
   MeasuredSession(std::unique_ptr<Session> inner, Cost& inside)
@@ -42,14 +42,14 @@ class MeasuredSession final : public Session {
   Cost& inside_;
 };
 
-// A picture's size and the factor it is enlarged by first, as super-resolution does.
-struct Given {
+// Size of a picture and its enlargement.
+struct Input {
   int width;
   int height;
   int factor;
 };
 
-class OverheadTest : public ::testing::TestWithParam<Given> {};
+class OverheadTest : public ::testing::TestWithParam<Input> {};
 
 TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   const auto [width, height, factor] = GetParam();
@@ -58,8 +58,8 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   core::Setup setup;
   setup.cache = "";
   auto sessions = backend_named("openvino").open(bundle, "fp32", setup);
-  Runner runner(bundle.manifest(),
-                std::make_unique<MeasuredSession>(std::move(sessions.front()), inside));
+  PixelSession session(bundle.manifest(),
+                       std::make_unique<MeasuredSession>(std::move(sessions.front()), inside));
   const auto across = static_cast<std::size_t>(width);
   const auto down = static_cast<std::size_t>(height);
   const auto pixels = test::pattern(across, down, 0);
@@ -69,14 +69,14 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   const Pixels output = packed(result.data(), picture.width(), picture.height());
   const auto restore = [&] {
     if (picture.width() == 256 && picture.height() == 256) {
-      picture.block(0, 0, runner.input(), runner.scratch());
-      copy(runner.run(), output);
+      picture.block(0, 0, session.input(), session.scratch());
+      copy(session.run(), output);
     } else {
-      run_tiled(picture, output, runner.input(), [&] { return runner.run(); }, runner.scratch());
+      run_tiled(picture, output, session.input(), [&] { return session.run(); }, session.scratch());
     }
   };
   restore();
-  double least = 1;  // of several, since other processes also cost time
+  double least = 1;  // of several runs, to exclude other processes
   for (int i = 0; i < 5; ++i) {
     inside = {};
     const long before = test::allocations();
@@ -88,15 +88,15 @@ TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   }
   std::printf("%dx%d, x%d: %.3f %% beside %.1f ms\n", width, height, factor, 100 * least,
               1000 * inside.seconds);
-  // Enlarging takes one thread the same time however many the model has.
+  // Enlarging uses one thread, however many the network uses.
   if (factor == 1) {
     EXPECT_LT(least, 0.01);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, OverheadTest,
-                         ::testing::Values(Given{256, 256, 1}, Given{400, 300, 1}, Given{64, 64, 4},
-                                           Given{100, 75, 4}));
+                         ::testing::Values(Input{256, 256, 1}, Input{400, 300, 1}, Input{64, 64, 4},
+                                           Input{100, 75, 4}));
 
 }  // namespace
 }  // namespace elir::core

@@ -1,4 +1,4 @@
-// The bundle's pictures: what libpng holds is given back, however reading one ends.
+// Reading a bundle's pictures, and libpng's memory after errors.
 #include <gtest/gtest.h>
 #include <malloc.h>
 #include <png.h>
@@ -12,7 +12,7 @@ namespace {
 
 class PngTest : public ::testing::Test {
  protected:
-  // Of `side` by `side` pixels; cut off where `end` is given.
+  // Writes a picture of `side` by `side` pixels, truncated to `end` bytes.
   std::filesystem::path written(std::size_t side, std::size_t end = SIZE_MAX) const {
     png_image image{};
     image.version = PNG_IMAGE_VERSION;
@@ -47,15 +47,15 @@ class PngTest : public ::testing::Test {
 
 TEST_F(PngTest, IsRead) { EXPECT_EQ(read_png(written(8), 8), pattern(8)); }
 
-TEST_F(PngTest, ARefusalSaysWhy) {
+TEST_F(PngTest, ErrorsSayWhy) {
   const auto path = written(8);
   EXPECT_EQ(refusal(path, 9), path.string() + " is 8x8, expected 9x9");
   EXPECT_EQ(refusal(written(8, 60), 8).find(path.string() + " cannot be read: "), 0U);
   EXPECT_EQ(refusal(written(8, 5), 8).find(path.string() + " cannot be read: "), 0U);
 }
 
-// AddressSanitizer finds one that is lost; elsewhere malloc tells of many.
-TEST_F(PngTest, NothingIsHeldAfterARefusal) {
+// AddressSanitizer finds a single leak; without it, malloc shows many.
+TEST_F(PngTest, ErrorsReleaseMemory) {
   const auto grown = [](const std::filesystem::path& path, std::size_t side) {
     refusal(path, side);
     const auto before = mallinfo2().uordblks;

@@ -19,7 +19,7 @@ TEST(Sha256, KnownAnswers) {
             "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
-TEST(Sha256, PiecesGiveWhatTheWholeGives) {
+TEST(Sha256, InPieces) {
   const std::string text(1000, 'x');
   for (std::size_t piece = 1; piece < 200; ++piece) {
     Sha256 sha;

@@ -1,4 +1,4 @@
-// The TensorRT backends on stand-ins for both libraries and CUDA: what they make of their failures.
+// The TensorRT backends, on stand-ins for both libraries and CUDA.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ namespace {
 
 using test::Golden;
 
-// Of the stand-in that the backend opens, too: a library is opened once in a process.
+// The state of the stand-in that the backend opens, too: a process opens a library once.
 StandInTensorRt& state_of(const char* file) {
   return *SharedLibrary(file).function<StandInTensorRt* (*)()>("stand_in_tensorrt")();
 }
@@ -59,13 +59,13 @@ class TensorRtTest : public ::testing::Test {
     Golden& artifacts = manifest["stages"][0]["artifacts"];
     manifest["precisions"] = {"fp32", "fp16", "int8"};
     for (std::size_t i = 0; i < engines.size(); ++i) {
-      Golden made = artifacts[0];
-      made.update(engines[i]);
-      made["kind"] = kind;
-      made["file"] = "engine" + std::to_string(i);
-      std::filesystem::copy_file(path / "fused.fp32.onnx", path / made["file"].get<std::string>(),
+      Golden entry = artifacts[0];
+      entry.update(engines[i]);
+      entry["kind"] = kind;
+      entry["file"] = "engine" + std::to_string(i);
+      std::filesystem::copy_file(path / "fused.fp32.onnx", path / entry["file"].get<std::string>(),
                                  std::filesystem::copy_options::overwrite_existing);
-      artifacts.push_back(std::move(made));
+      artifacts.push_back(std::move(entry));
     }
     test::write_file(path / "bundle.json", manifest.dump());
     bundle_.emplace(path.string());
@@ -84,7 +84,7 @@ class TensorRtTest : public ::testing::Test {
   static const Backend& backend_rtx() { return tensorrt_rtx_backend(); }
 
   template <typename Call>
-  static std::string said(elir_status status, Call call) {
+  static std::string error_of(elir_status status, Call call) {
     try {
       call();
     } catch (const Failure& failure) {
@@ -94,7 +94,7 @@ class TensorRtTest : public ::testing::Test {
     return "no failure";
   }
 
-  // A run on a picture of `value`, and the value in the result.
+  // Runs a picture with `value` in all pixels. Returns the value in the result.
   static int run(Session& session, int value) {
     std::memset(session.input(), value, 32 * 32 * 3);
     session.run();
@@ -107,15 +107,15 @@ class TensorRtTest : public ::testing::Test {
   std::vector<std::string> warnings_;
 };
 
-TEST(Engines, AreForTheHardwareThatTheManifestSays) {
+TEST(Engines, RunOnCompatibleHardware) {
   const auto fits = [](const char* target, const char* version, const char* compatibility,
                        const char* device) {
-    Artifact made;
-    made.kind = "tensorrt";
-    made.target = target;
-    made.tool_version = version;
-    made.hardware_compatibility = compatibility;
-    return is_for(made, device);
+    Artifact artifact;
+    artifact.kind = "tensorrt";
+    artifact.target = target;
+    artifact.tool_version = version;
+    artifact.hardware_compatibility = compatibility;
+    return runs_on(artifact, device);
   };
   for (const char* version : {"10.3.0", "10.13.0"}) {
     EXPECT_TRUE(fits("sm86", version, "ampere_plus", "sm89"));
@@ -130,7 +130,7 @@ TEST(Engines, AreForTheHardwareThatTheManifestSays) {
   }
 }
 
-TEST_F(TensorRtTest, RunsAreCapturedFromTheSecondOn) {
+TEST_F(TensorRtTest, CapturesTheSecondRun) {
   const auto sessions = open(fitting());
   for (int value = 0; value < 5; ++value) EXPECT_EQ(run(*sessions.front(), value), value + 1);
   EXPECT_EQ(cuda.launches, 4);
@@ -148,12 +148,12 @@ TEST_F(TensorRtTest, BothLibrariesInOneProcess) {
   EXPECT_TRUE(warnings_.empty());
   tensorrt_rtx.refusal = "Error Code 7: of the other";
   EXPECT_NE(
-      said(ELIR_ERROR_BUNDLE, [&] { open_rtx(*bundle_); })
-          .find("tensorrt-rtx 1.7.1: Error Code 7: of the other: make it anew with elir-build "),
+      error_of(ELIR_ERROR_BUNDLE, [&] { open_rtx(*bundle_); })
+          .find("tensorrt-rtx 1.7.1: Error Code 7: of the other: build it again with elir-build "),
       std::string::npos);
 }
 
-TEST_F(TensorRtTest, WithoutADeviceItSaysWhy) {
+TEST_F(TensorRtTest, ReasonsWithoutADevice) {
   const Bundle& some = bundle({engine("int8", "sm75", "10.3.0"), engine("fp16", "sm86", "10.3.0")});
   const auto reason = [] { return backend().available().value_or("available"); };
   EXPECT_EQ(reason(), "available");
@@ -165,28 +165,28 @@ TEST_F(TensorRtTest, WithoutADeviceItSaysWhy) {
   cuda.driver = 12020;
   const std::string old = reason();
   EXPECT_EQ(old.find("cudaGetDeviceCount failed with cudaErrorInsufficientDriver (CUDA driver "
-                     "version is insufficient): the driver serves CUDA 12.2, and libelir "),
+                     "version is insufficient): the driver supports CUDA 12.2, libelir "),
             0U);
-  EXPECT_NE(old.find(" is made for 13.0: update the driver"), std::string::npos) << old;
+  EXPECT_NE(old.find(" needs 13.0: update the driver"), std::string::npos) << old;
   cuda.refusal = cudaErrorIllegalAddress;
   EXPECT_EQ(reason(),
             "the CUDA driver does not start (cudaGetDeviceCount failed with "
             "cudaErrorIllegalAddress (an illegal memory access was encountered)): see nvidia-smi");
   cuda.driver = 0;
   EXPECT_EQ(reason(), "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver");
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(some); }),
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE, [&] { open(some); }),
             "tensorrt cannot be used: " + reason());
   EXPECT_EQ(backend().held_precisions(some), (std::vector<std::string>{"int8", "fp16"}));
 }
 
-TEST_F(TensorRtTest, OnlyADeviceThatIsThere) {
+TEST_F(TensorRtTest, UnknownDevice) {
   setup_.device = 1;
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(fitting()); }),
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE, [&] { open(fitting()); }),
             "there is no CUDA device 1: the driver finds 1; see nvidia-smi and "
             "CUDA_VISIBLE_DEVICES");
 }
 
-TEST_F(TensorRtTest, TheCallersDeviceStays) {
+TEST_F(TensorRtTest, KeepsTheCallersDevice) {
   cuda.devices = 3;
   cuda.current = 2;
   setup_.device = 1;
@@ -198,69 +198,71 @@ TEST_F(TensorRtTest, TheCallersDeviceStays) {
   }
   EXPECT_EQ(cuda.current, 2);
   tensorrt.refusal = "";
-  said(ELIR_ERROR_BUNDLE, [&] { open(*bundle_); });
+  error_of(ELIR_ERROR_BUNDLE, [&] { open(*bundle_); });
   EXPECT_EQ(cuda.current, 2);
 }
 
-TEST_F(TensorRtTest, CodeInAnEngineIsAllowedWhereItIsNeeded) {
+TEST_F(TensorRtTest, AllowsCodeInVersionCompatibleEnginesOnly) {
   open(fitting());
   EXPECT_FALSE(tensorrt.host_code);
   open(bundle({engine("fp16", "sm86", "10.2.0", true)}));
   EXPECT_TRUE(tensorrt.host_code);
 }
 
-TEST_F(TensorRtTest, AFailingDeviceIsNoDamagedEngine) {
+TEST_F(TensorRtTest, DeviceErrorsAreNotBundleErrors) {
   const Bundle& opened = fitting();
   const std::string path = (opened.path() / "engine0").string();
   tensorrt.refusal =
       "[a.cpp::alloc::1] Error Code 2: OutOfMemory (no 5 bytes In f at /_src/a.cpp:7)";
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { open(opened); }),
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE, [&] { open(opened); }),
             "tensorrt 10.3.0 cannot load " + path + ": Error Code 2: OutOfMemory (no 5 bytes )");
   const std::string damaged = path + " cannot be loaded by tensorrt 10.3.0: ";
   const std::string then =
-      ": make it anew with elir-build " + opened.path().string() + " --device --precision fp16";
+      ": build it again with elir-build " + opened.path().string() + " --device --precision fp16";
   tensorrt.refusal = "Error Code 1: Serialization (magic tag does not match)";
-  EXPECT_EQ(said(ELIR_ERROR_BUNDLE, [&] { open(opened); }),
+  EXPECT_EQ(error_of(ELIR_ERROR_BUNDLE, [&] { open(opened); }),
             damaged + "Error Code 1: Serialization (magic tag does not match)" + then);
   tensorrt.refusal = "";
-  EXPECT_EQ(said(ELIR_ERROR_BUNDLE, [&] { open(opened); }), damaged + "it gives no reason" + then)
-      << "what was said before is not the reason";
+  EXPECT_EQ(error_of(ELIR_ERROR_BUNDLE, [&] { open(opened); }),
+            damaged + "it gives no reason" + then)
+      << "without the previous error";
 }
 
-TEST_F(TensorRtTest, OnlyEnginesThatFitAreHeld) {
+TEST_F(TensorRtTest, PrecisionsOfFittingEngines) {
   const Bundle& some = bundle({engine("int8", "sm75", "10.3.0"), engine("fp16", "sm86", "10.3.0"),
                                engine("fp32", "sm86", "10.2.0")});
   EXPECT_EQ(backend().held_precisions(some), std::vector<std::string>{"fp16"});
   const Bundle& none = bundle({engine("fp16", "sm75", "10.3.0"), engine("fp16", "sm86", "10.2.0")});
   EXPECT_EQ(backend().held_precisions(none), std::vector<std::string>{"fp16"});
   EXPECT_EQ(
-      said(ELIR_ERROR_UNAVAILABLE, [&] { open(none); }),
+      error_of(ELIR_ERROR_UNAVAILABLE, [&] { open(none); }),
       "no tensorrt engine of " + none.path().string() +
-          " fits: found for sm75 by 10.3.0, sm86 by 10.2.0; needed for sm86 by tensorrt 10.3.0: "
+          " fits: it has engines for sm75 by 10.3.0, sm86 by 10.2.0, expected one for sm86 by "
+          "tensorrt 10.3.0: "
           "elir-build " +
           none.path().string() + " --device --precision fp16");
 }
 
-TEST_F(TensorRtTest, TheEndsAreLinearAndOnTheDevice) {
+TEST_F(TensorRtTest, TensorsMustBeLinearAndOnTheDevice) {
   const Bundle& opened = fitting();
-  const auto seen = [&] { return said(ELIR_ERROR_BUNDLE, [&] { open(opened); }); };
+  const auto error = [&] { return error_of(ELIR_ERROR_BUNDLE, [&] { open(opened); }); };
   tensorrt.linear = false;
-  EXPECT_NE(seen().find("its input is image: uint8 in another format 1x32x32x3, the "
-                        "manifest says image: uint8 1x32x32x3"),
+  EXPECT_NE(error().find("its input is image: uint8 in another format 1x32x32x3, the "
+                         "manifest says image: uint8 1x32x32x3"),
             std::string::npos)
-      << seen();
+      << error();
   tensorrt.linear = true;
   tensorrt.on_device = false;
-  EXPECT_NE(seen().find("uint8 on the host 1x32x32x3"), std::string::npos) << seen();
+  EXPECT_NE(error().find("uint8 on the host 1x32x32x3"), std::string::npos) << error();
 }
 
-TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {
-  const std::string told = "runs are not captured as a CUDA graph and take a little longer: ";
+TEST_F(TensorRtTest, RunsWithoutCapture) {
+  const std::string warning = "runs are not captured as a CUDA graph and take slightly longer: ";
   cuda.capture_fails = true;
   const auto failed = open(fitting());
   for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*failed.front(), value), value + 1);
   ASSERT_EQ(warnings_.size(), 1U);
-  EXPECT_EQ(warnings_[0], told +
+  EXPECT_EQ(warnings_[0], warning +
                               "cudaStreamEndCapture failed with "
                               "cudaErrorStreamCaptureInvalidated (operation failed)");
 
@@ -269,10 +271,10 @@ TEST_F(TensorRtTest, RunsGoOnWhereNoneIsCaptured) {
   const auto refused = open_rtx(fitting_rtx());
   for (int value = 0; value < 3; ++value) EXPECT_EQ(run(*refused.front(), value), value + 2);
   ASSERT_EQ(warnings_.size(), 2U);
-  EXPECT_EQ(warnings_[1], told + "tensorrt-rtx 1.7.1 says that fused cannot be captured");
+  EXPECT_EQ(warnings_[1], warning + "tensorrt-rtx 1.7.1 says that fused cannot be captured");
 }
 
-TEST_F(TensorRtTest, NoCaptureIsLeftOpen) {
+TEST_F(TensorRtTest, ClosesAFailedCapture) {
   const auto sessions = open(fitting());
   run(*sessions.front(), 0);
   tensorrt.no_memory_in_capture = true;
@@ -281,29 +283,29 @@ TEST_F(TensorRtTest, NoCaptureIsLeftOpen) {
   EXPECT_EQ(run(*sessions.front(), 2), 3);
 }
 
-TEST_F(TensorRtTest, AfterAFailureNothingIsInFlight) {
+TEST_F(TensorRtTest, NoQueuedWorkAfterAFailure) {
   const auto sessions = open(fitting());
   tensorrt.enqueue_fails = true;
   tensorrt.refusal = "Error Code 7: no";
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
-            "tensorrt 10.3.0: enqueueV3 of fused failed: Error Code 7: no; the session can be used "
-            "again");
+  EXPECT_EQ(
+      error_of(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
+      "tensorrt 10.3.0: enqueueV3 of fused failed: Error Code 7: no; the session remains usable");
   EXPECT_TRUE(cuda.last_stream->queued.empty());
   tensorrt.refusal = nullptr;
   tensorrt.enqueue_fails = false;
   EXPECT_EQ(run(*sessions.front(), 4), 5);
 }
 
-TEST_F(TensorRtTest, ALostDeviceIsNotUsedAgain) {
+TEST_F(TensorRtTest, DoesNotUseALostDevice) {
   const auto sessions = open(fitting());
   cuda.lost = true;
   const std::string failed =
       "cudaStreamSynchronize failed with cudaErrorIllegalAddress (an illegal memory access was "
       "encountered)";
-  const std::string lost =
-      "CUDA device 0 does not answer any more (" + failed + "): end this process and start another";
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), failed + "; " + lost);
-  EXPECT_EQ(said(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), lost);
+  const std::string lost = "CUDA device 0 is lost (" + failed + "): restart the process";
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }),
+            failed + "; " + lost);
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE, [&] { run(*sessions.front(), 0); }), lost);
   EXPECT_EQ(tensorrt.enqueued, 1);
 }
 

@@ -1,5 +1,4 @@
-// Eight threads, through eight handles and through one. What matters most here is the build under
-// ThreadSanitizer.
+// Eight threads with one restorer, and with one each. Mainly for the build with ThreadSanitizer.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -18,7 +17,7 @@ void in_threads(const std::function<void(int)>& work) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// Sizes that differ by thread, so that working memory grows and shrinks.
+// Sizes differ by thread, so that working memory grows and shrinks.
 std::string restored(Restorer& restorer, int thread, int round) {
   const int width = 32 + 7 * thread;
   const int height = 20 + 5 * ((thread + round) % kThreads);
@@ -30,23 +29,23 @@ std::string restored(Restorer& restorer, int thread, int round) {
 
 using ThreadsTest = test::EachMode;
 
-TEST_P(ThreadsTest, OneHandle) {
+TEST_P(ThreadsTest, OneRestorer) {
   Restorer restorer = opened();
-  std::vector<std::vector<std::string>> seen(kThreads);
+  std::vector<std::vector<std::string>> digests(kThreads);
   in_threads([&](int thread) {
     for (int round = 0; round < 10; ++round) {
-      seen[static_cast<std::size_t>(thread)].push_back(restored(restorer, thread, round));
+      digests[static_cast<std::size_t>(thread)].push_back(restored(restorer, thread, round));
     }
   });
   for (int thread = 0; thread < kThreads; ++thread) {
     for (int round = 0; round < 10; ++round) {
-      EXPECT_EQ(seen[static_cast<std::size_t>(thread)][static_cast<std::size_t>(round)],
+      EXPECT_EQ(digests[static_cast<std::size_t>(thread)][static_cast<std::size_t>(round)],
                 restored(restorer, thread, round));
     }
   }
 }
 
-TEST_P(ThreadsTest, AHandleEach) {
+TEST_P(ThreadsTest, OneRestorerPerThread) {
   in_threads([&](int thread) {
     for (int round = 0; round < 5; ++round) {
       Restorer restorer = opened();
@@ -56,7 +55,7 @@ TEST_P(ThreadsTest, AHandleEach) {
   });
 }
 
-TEST_P(ThreadsTest, EverythingAtOnce) {
+TEST_P(ThreadsTest, AllFunctionsAtOnce) {
   Restorer restorer = opened();
   in_threads([&](int thread) {
     auto pixels = test::pattern(40, 40, 0);
@@ -71,13 +70,13 @@ TEST_P(ThreadsTest, EverythingAtOnce) {
   });
 }
 
-// The last error is each thread's own.
+// The last error is per thread.
 TEST_P(ThreadsTest, Errors) {
   in_threads([&](int thread) {
     for (int round = 0; round < 20; ++round) {
       const std::string name = "/none/" + std::to_string(thread);
-      elir_restorer* made = nullptr;
-      EXPECT_EQ(elir_create(name.c_str(), nullptr, &made), ELIR_ERROR_BUNDLE);
+      elir_restorer* restorer = nullptr;
+      EXPECT_EQ(elir_create(name.c_str(), nullptr, &restorer), ELIR_ERROR_BUNDLE);
       EXPECT_EQ(std::string(elir_last_error()).find(name + " is not the folder"), 0U);
     }
   });

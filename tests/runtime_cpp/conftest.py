@@ -1,4 +1,4 @@
-"""The C++ runtime against the Python one, where ``ELIR_LIBRARY`` names a libelir (make cpp)."""
+"""The C++ runtime compared with the Python one, if ``ELIR_LIBRARY`` names a libelir (make cpp)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNTIME = Path(__file__).parents[2] / "runtime"
 
 
 def load(path: Path) -> ModuleType:
-    """A module that is in no package."""
+    """Load a module that is not in a package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -36,17 +36,17 @@ class Library:
         self.loaded = self.binding.load(os.environ["ELIR_LIBRARY"])
 
     def open(self, bundle: Path, **params: object):
-        """Compiled by itself: ``cache`` is "" unless it is given."""
+        """Open a bundle, by default without a cache."""
         return self.binding.Restorer(self.loaded, bundle, **({"cache": ""} | params))
 
-    def open_told(self, bundle: Path, **params: object):
-        """The same, and the lines of its log."""
+    def open_with_log(self, bundle: Path, **params: object):
+        """Open a bundle; also return the lines of its log."""
         lines: list[str] = []
         callback = self.binding.LogCallback(lambda user, level, line: lines.append(line.decode()))
         return self.open(bundle, log=callback, **params), lines
 
     def status(self, bundle: Path, **params: object) -> int:
-        """``elir_status`` of opening a bundle."""
+        """Open a bundle; return the ``elir_status``."""
         try:
             self.open(bundle, **params).close()
         except self.binding.ElirError as error:

@@ -1,4 +1,4 @@
-"""What one runtime compiled with OpenVINO and kept, the other takes, and removes by one rule."""
+"""The runtimes share compiled OpenVINO models, and remove them by the same rule."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ pytest.importorskip("openvino")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of this test's own, for both."""
+    """An empty cache folder for both runtimes."""
     monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def kept(cache: Path) -> dict[str, bytes]:
+def cached_files(cache: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
 
 
 def no_reading(path: Path) -> None:
-    raise AssertionError(f"{path} is compiled anew")
+    raise AssertionError(f"{path} is compiled again")
 
 
 def by_python(bundle: Path, precision: str = "fp32") -> np.ndarray:
@@ -44,35 +44,37 @@ def by_python(bundle: Path, precision: str = "fp32") -> np.ndarray:
 
 
 def by_cpp(library: Library, bundle: Path, precision: str) -> tuple[np.ndarray, list[str]]:
-    opened, lines = library.open_told(bundle, backend="openvino", precision=precision, cache=None)
+    opened, lines = library.open_with_log(
+        bundle, backend="openvino", precision=precision, cache=None
+    )
     with opened:
         return opened.restore(picture(90, 80)), lines
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_python_takes_what_cpp_compiled(
+def test_python_loads_models_compiled_by_cpp(
     tiny: Path, library: Library, cache: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     first, lines = by_cpp(library, tiny, precision)
-    before = kept(cache)
+    before = cached_files(cache)
     (place,) = before
-    assert f"compiled, and kept: {place}" in lines
+    assert f"compiled and cached: {place}" in lines
     monkeypatch.setattr("elir_deploy.runtime.backends.openvino.read_model", no_reading)
     assert np.array_equal(by_python(tiny, precision), first)
-    assert kept(cache) == before
+    assert cached_files(cache) == before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_cpp_takes_what_python_compiled(
+def test_cpp_loads_models_compiled_by_python(
     tiny: Path, library: Library, cache: Path, precision: str
 ) -> None:
     first = by_python(tiny, precision)
-    before = kept(cache)
+    before = cached_files(cache)
     (place,) = before
     second, lines = by_cpp(library, tiny, precision)
-    assert f"compiled before: {place}" in lines
+    assert f"loaded from the cache: {place}" in lines
     assert np.array_equal(second, first)
-    assert kept(cache) == before
+    assert cached_files(cache) == before
 
 
 def test_stages(tmp_path: Path, library: Library, cache: Path) -> None:
@@ -80,18 +82,18 @@ def test_stages(tmp_path: Path, library: Library, cache: Path) -> None:
     first = by_python(bundle, "fp32")
     second, lines = by_cpp(library, bundle, "fp32")
     assert np.array_equal(second, first)
-    assert len([line for line in lines if line.startswith("compiled before: ")]) == 4
-    assert len(kept(cache)) == 4
+    assert len([line for line in lines if line.startswith("loaded from the cache: ")]) == 4
+    assert len(cached_files(cache)) == 4
 
 
-# One rule of what is removed -------------------------------------------------------------------
+# Removal ---------------------------------------------------------------------------------------
 
 Runtime = Callable[[Path], object]
 
 
 @pytest.fixture
 def runtimes(library: Library) -> dict[str, Runtime]:
-    """Each opens a bundle, and compiles and keeps it unless that was done before."""
+    """Each opens a bundle and, unless it is cached, compiles it."""
     return {
         "python": by_python,
         "cpp": lambda bundle: by_cpp(library, bundle, "fp32"),
@@ -100,27 +102,27 @@ def runtimes(library: Library) -> dict[str, Runtime]:
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
-    """That are compiled at once."""
+    """Bundles that compile fast."""
     return [make_bundle(tmp_path / str(gain), size=64, gain=gain) for gain in (0.25, 0.5, 0.75, 1)]
 
 
-def names(bundles: list[Path], cache: Path) -> list[bool]:
-    """Of which bundles something is kept."""
-    seen = {kept.path.parent.name for kept in compiled_models(cache)}
+def are_cached(bundles: list[Path], cache: Path) -> list[bool]:
+    """Whether each bundle has a compiled model in the cache."""
+    cached = {model.path.parent.name for model in compiled_models(cache)}
     hashes = [Bundle.open(bundle).manifest.artifacts[0].sha256 for bundle in bundles]
-    return [sha256 in seen for sha256 in hashes]
+    return [sha256 in cached for sha256 in hashes]
 
 
 def run_later(run: Runtime, bundle: Path, cache: Path) -> None:
     """Run it a second after everything so far: file times have the resolution of a clock tick."""
-    for path in kept(cache):
+    for path in cached_files(cache):
         used_ns = os.stat(path).st_mtime_ns - 10**9
         os.utime(path, ns=(used_ns, used_ns))
     run(bundle)
 
 
 @pytest.mark.parametrize(("one", "other"), [("python", "cpp"), ("cpp", "python")])
-def test_each_removes_what_the_other_did_not_use(
+def test_the_least_recently_used_is_removed_across_runtimes(
     runtimes: dict[str, Runtime],
     bundles: list[Path],
     cache: Path,
@@ -133,14 +135,14 @@ def test_each_removes_what_the_other_did_not_use(
     monkeypatch.setenv("ELIR_CACHE_LIMIT", str(7 * size // 2))
     for bundle in bundles[1:3]:
         run_later(runtimes[one], bundle, cache)
-    run_later(runtimes[other], bundles[0], cache)  # reading is use, whoever reads
+    run_later(runtimes[other], bundles[0], cache)  # reading counts as use
     run_later(runtimes[other], bundles[3], cache)
-    assert names(bundles, cache) == [True, False, True, True]
+    assert are_cached(bundles, cache) == [True, False, True, True]
     run_later(runtimes[one], bundles[1], cache)
-    assert names(bundles, cache) == [True, True, False, True]
+    assert are_cached(bundles, cache) == [True, True, False, True]
 
 
-def test_neither_removes_what_the_other_has_loaded(
+def test_loaded_models_are_not_removed(
     runtimes: dict[str, Runtime],
     library: Library,
     bundles: list[Path],
@@ -151,16 +153,16 @@ def test_neither_removes_what_the_other_has_loaded(
     monkeypatch.setenv("ELIR_CACHE_LIMIT", str(compiled_models(cache)[0].bytes + 1000))
     with Restorer(bundles[0], "openvino", precision="fp32"):
         runtimes["cpp"](bundles[1])
-        assert names(bundles, cache)[:2] == [True, True]
+        assert are_cached(bundles, cache)[:2] == [True, True]
     with library.open(bundles[1], backend="openvino", precision="fp32", cache=None):
         runtimes["python"](bundles[2])
-        assert names(bundles, cache)[:3] == [False, True, True]
+        assert are_cached(bundles, cache)[:3] == [False, True, True]
     runtimes["python"](bundles[3])
-    assert names(bundles, cache) == [False, False, False, True]
+    assert are_cached(bundles, cache) == [False, False, False, True]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_of_any_contents_both_keep_the_same(
+def test_both_keep_the_same_files(
     tmp_path: Path,
     runtimes: dict[str, Runtime],
     bundles: list[Path],
@@ -201,7 +203,7 @@ def test_of_any_contents_both_keep_the_same(
         size = compiled_models(tmp_path / "none")[0].bytes
         shutil.rmtree(tmp_path / "none")
         monkeypatch.setenv("ELIR_CACHE", str(cache))
-        # What is compiled twice may differ by some bytes.
+        # Compiling twice may give sizes that differ by some bytes.
         monkeypatch.setenv("ELIR_CACHE_LIMIT", str(size + 50_500))
         run(bundles[seed])
         left[name] = sorted(str(path.relative_to(cache)) for path in cache.rglob("*"))
@@ -223,9 +225,10 @@ else:
     from tests.runtime_cpp.conftest import Library
     library = Library()
     def run(bundle):
-        opened, lines = library.open_told(bundle, backend="openvino", precision="fp32", cache=None)
+        params = {"backend": "openvino", "precision": "fp32", "cache": None}
+        opened, lines = library.open_with_log(bundle, **params)
         with opened:
-            assert not [line for line in lines if "not kept" in line], lines
+            assert not [line for line in lines if "not cached" in line], lines
             return opened.restore(image)
 import numpy as np
 image = np.full((64, 64, 3), 100, np.uint8)
@@ -235,10 +238,10 @@ for round in range(int(rounds)):
 """
 
 
-def test_several_processes_of_both_at_once(
+def test_concurrent_processes_of_both(
     bundles: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody fails or computes anything else, and what is left is within the limit."""
+    """All succeed with the right pixels, and the cache stays within its limit."""
     by_python(bundles[0])
     size = compiled_models(cache)[0].bytes
     monkeypatch.setenv("ELIR_CACHE_LIMIT", str(5 * size // 2))
@@ -250,21 +253,21 @@ def test_several_processes_of_both_at_once(
         )
         for language in ("python", "cpp", "python", "cpp")
     ]
-    said = [worker.communicate(timeout=200)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, said
-    trim_compiled()  # what was in use when the others were removed
-    kept = compiled_models(cache)
-    assert sum(one.bytes for one in kept) <= 5 * size // 2
-    assert not any(one.unfinished for one in kept)
+    errors = [worker.communicate(timeout=200)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, errors
+    trim_compiled()  # models that were in use during the last removal
+    models = compiled_models(cache)
+    assert sum(model.bytes for model in models) <= 5 * size // 2
+    assert not any(model.unfinished for model in models)
 
 
-def test_a_killed_writer_of_either_leaves_nothing(
+def test_files_of_killed_writers_are_removed(
     runtimes: dict[str, Runtime], bundles: list[Path], cache: Path
 ) -> None:
     by_python(bundles[0])
-    (kept,) = compiled_models(cache)
+    (model,) = compiled_models(cache)
     for run, bundle in zip(runtimes.values(), bundles[1:], strict=False):
-        part = kept.path.with_name(".elir-0123456789abcdef.part")
+        part = model.path.with_name(".elir-0123456789abcdef.part")
         part.write_bytes(b"half")
         run(bundle)
         assert not part.exists()

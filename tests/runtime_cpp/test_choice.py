@@ -1,4 +1,4 @@
-"""Both runtimes believe the same results of a trial."""
+"""Both runtimes have the same limits for the accuracy check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from elir_deploy.runtime.opening import _ENOUGH_DB, _TOLERATED_DB
 SOURCES = Path(__file__).parents[2] / "runtime" / "src"
 
 
-def test_what_a_trial_tolerates() -> None:
+def test_limits_of_the_accuracy_check() -> None:
     source = (SOURCES / "opening.cpp").read_text("utf-8")
     constants = dict(re.findall(r"constexpr double (k\w+) = ([\d.]+);", source))
     assert {name: float(value) for name, value in constants.items()} == {

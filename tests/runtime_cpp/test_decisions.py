@@ -1,4 +1,4 @@
-"""Both runtimes refuse the same, for the same kind of reason."""
+"""Both runtimes reject the same bundles and options with the same class of error."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from elir_deploy.runtime.manifest_file import MANIFEST_NAME, decode_manifest
 from tests.bundles import make_bundle
 from tests.runtime_cpp.conftest import RUNTIME, Library, load
 
-#: ``elir_status`` of the classes of errors.
+#: ``elir_status`` by class of error.
 STATUSES = {UsageError: 1, BundleError: 2, ImageError: 3, UnavailableError: 4}
-#: What a value of a manifest is replaced by.
+#: Replacements for values of a manifest.
 VALUES: list[Any] = [
     None,
     True,
@@ -53,7 +53,7 @@ VALUES: list[Any] = [
     {"a": [1]},
     {"a": 2, "A b": None},
 ]
-#: Values that JSON does not have, written out.
+#: Replacements that JSON does not allow.
 WRITTEN = ["NaN", "-Infinity", "1e999", "-0", "9" * 400, '{"a":1,"a":1}', '"\\ud800"', "01", "[1,]"]
 GOLDEN = load(RUNTIME / "tests" / "golden" / "manifests.py")
 
@@ -72,12 +72,14 @@ def by_python(manifest: bytes) -> int:
 
 def by_cpp(manifests: list[bytes]) -> list[int]:
     program = Path(os.environ["ELIR_LIBRARY"]).parent / "tests" / "manifest_statuses"
-    done = subprocess.run([program], input=b"\n".join(manifests), capture_output=True, check=True)
-    return [int(line) for line in done.stdout.split()]
+    process = subprocess.run(
+        [program], input=b"\n".join(manifests), capture_output=True, check=True
+    )
+    return [int(line) for line in process.stdout.split()]
 
 
 def mutations(base: Any) -> Iterator[bytes]:
-    """Each entry left out, replaced by every value, and joined by another."""
+    """Remove each entry, replace it by every value, and add another next to it."""
     for path in GOLDEN.places(base):
         yield json.dumps(GOLDEN.changed(base, path)).encode()
         for value in VALUES:
@@ -92,7 +94,7 @@ def mutations(base: Any) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", GOLDEN.BASES)
 def test_mutated_manifests(name: str) -> None:
     manifests = list(mutations(GOLDEN.BASES[name]))
-    # And two changes at once, of which one alone may be right.
+    # Two changes at once, of which each may be valid alone.
     chance = random.Random(name)
     for manifest in chance.sample(manifests, 500):
         try:
@@ -103,9 +105,9 @@ def test_mutated_manifests(name: str) -> None:
         manifests.append(json.dumps(GOLDEN.changed(once, path, chance.choice(VALUES))).encode())
     python = [by_python(manifest) for manifest in manifests]
     differing = [
-        (manifest, wanted, seen)
-        for manifest, wanted, seen in zip(manifests, python, by_cpp(manifests), strict=True)
-        if seen != wanted
+        (manifest, expected, actual)
+        for manifest, expected, actual in zip(manifests, python, by_cpp(manifests), strict=True)
+        if actual != expected
     ]
     assert not differing
     assert len(manifests) > 3000
@@ -172,29 +174,36 @@ def test_damaged_folders(
     tmp_path: Path, library: Library, damage: Callable[[Path], object]
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
-    assert library.status(bundle, backend="reference", skip_trial=1) == 0
+    assert library.status(bundle, backend="reference", skip_accuracy_check=1) == 0
     damage(bundle)
     with pytest.raises(BundleError):
         _opened_and_hashed(bundle)
-    assert library.status(bundle, backend="reference", skip_trial=1) == STATUSES[BundleError]
+    assert (
+        library.status(bundle, backend="reference", skip_accuracy_check=1) == STATUSES[BundleError]
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_a_precision_that_is_not_there(tmp_path: Path, library: Library, precision: str) -> None:
+def test_missing_precisions(tmp_path: Path, library: Library, precision: str) -> None:
     pytest.importorskip("openvino")
     bundle = make_bundle(tmp_path / "b")
-    with pytest.raises(ElirError) as refused:
+    with pytest.raises(ElirError) as in_python:
         Restorer(bundle, "openvino", precision=precision)
-    assert library.status(bundle, backend="openvino", precision=precision) == status(refused.value)
+    assert library.status(bundle, backend="openvino", precision=precision) == status(
+        in_python.value
+    )
 
 
 def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
     pytest.importorskip("openvino")
     bundle = make_bundle(tmp_path / "b", faces=True)
     image = np.zeros((40, 50, 3), np.uint8)
-    with Restorer(bundle, "openvino", fit="tile") as python, pytest.raises(ElirError) as refused:
+    with (
+        Restorer(bundle, "openvino", fit="tile") as python,
+        pytest.raises(ElirError) as in_python,
+    ):
         python.restore(image)
-    refusal = pytest.raises(library.binding.ElirError)
-    with library.open(bundle, backend="openvino", fit=2) as cpp, refusal as seen:
+    raises = pytest.raises(library.binding.ElirError)
+    with library.open(bundle, backend="openvino", fit=2) as cpp, raises as in_cpp:
         cpp.restore(image)
-    assert seen.value.status == status(refused.value)
+    assert in_cpp.value.status == status(in_python.value)

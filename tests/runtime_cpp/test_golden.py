@@ -1,4 +1,4 @@
-"""The golden vectors are what the Python runtime gives today."""
+"""The golden vectors are up to date with the Python runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ GOLDEN = RUNTIME / "tests" / "golden"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def new_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("golden")
     subprocess.run([sys.executable, GOLDEN / "make.py", "--into", folder], check=True)
     return folder
 
 
 @pytest.mark.parametrize("name", ["geometry.json", "pictures.json", "manifests.json"])
-def test_up_to_date(made: Path, name: str) -> None:
-    assert (made / name).read_text() == (GOLDEN / name).read_text(), (
-        "the Python runtime gives something else: run runtime/tests/golden/make.py, and look at "
-        "what changed"
+def test_up_to_date(new_vectors: Path, name: str) -> None:
+    assert (new_vectors / name).read_text() == (GOLDEN / name).read_text(), (
+        "the Python runtime's results changed: run runtime/tests/golden/make.py and review the "
+        "differences"
     )

@@ -1,4 +1,4 @@
-"""The same bytes as the Python runtime's, on OpenVINO."""
+"""The C++ runtime's pixels are the Python runtime's, on OpenVINO."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ pytest.importorskip("openvino")
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:
-    """Something smooth with noise on it."""
+    """A smooth pattern with noise."""
     y, x = np.mgrid[:height, :width]
     waves = 127 + 90 * np.sin(np.stack([y / 9 + x / 31, x / 13, (x + y) / 17], axis=-1))
     noise = np.random.RandomState(0).normal(0, 20, (height, width, 3))
     return np.clip(waves + noise, 0, 255).astype(np.uint8)
 
 
-def same(library: Library, bundle: str | Path, path: Path, image: NDArray[np.uint8], **how) -> None:
+def assert_same(
+    library: Library, bundle: str | Path, path: Path, image: NDArray[np.uint8], **options
+) -> None:
     fits = {"resize": 1, "tile": 2}
-    with Restorer(bundle, "openvino", **how) as python:
-        wanted = python.restore(image)
-    params = {key: fits[value] if key == "fit" else value for key, value in how.items()}
+    with Restorer(bundle, "openvino", **options) as python:
+        expected = python.restore(image)
+    params = {key: fits[value] if key == "fit" else value for key, value in options.items()}
     with library.open(path, backend="openvino", **params) as cpp:
-        seen = cpp.restore(image)
+        actual = cpp.restore(image)
         again = cpp.restore(image)
-    assert np.array_equal(seen, wanted)
-    assert np.array_equal(again, wanted)
+    assert np.array_equal(actual, expected)
+    assert np.array_equal(again, expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
@@ -53,7 +55,7 @@ def test_the_packaged_bundle(
         reason = backend_named("openvino").unsupported("bf16")
         if reason:
             pytest.skip(reason)
-    same(library, "tiny", tiny, picture(*size), precision=precision)
+    assert_same(library, "tiny", tiny, picture(*size), precision=precision)
 
 
 @pytest.mark.parametrize("fit", ["resize", "tile"])
@@ -69,16 +71,16 @@ def test_any_size(
     kernel: str,
     io: str,
 ) -> None:
-    """On graphs that compute little, so that the geometry is what is compared."""
+    """With simple graphs, to compare the geometry."""
     bundle = make_bundle(
         tmp_path / "b", size=64, io=io, upscale=upscale, kernel=kernel, gain=1.3, bias=-0.1
     )
-    same(library, bundle, bundle, picture(*size), fit=fit, precision="fp32")
+    assert_same(library, bundle, bundle, picture(*size), fit=fit, precision="fp32")
 
 
 def test_split(tmp_path: Path, library: Library) -> None:
     bundle = make_bundle(tmp_path / "b", size=64, stages="split", gain=0.7, bias=0.1)
-    same(library, bundle, bundle, picture(90, 80), precision="fp32")
+    assert_same(library, bundle, bundle, picture(90, 80), precision="fp32")
 
 
 @pytest.mark.slow
@@ -93,7 +95,7 @@ def test_full_size(
     from elir_deploy.export import pipeline
 
     bundle = tmp_path / "b"
-    # Tested elsewhere, and long.
+    # Slow, and tested elsewhere.
     monkeypatch.setattr(pipeline, "verify_bundle", lambda *_: {})
     options = pipeline.ExportOptions(precisions=("fp32",), stages=stages)
     pipeline.export_bundle(load_checkpoint("random", "bsr"), bundle, options)
@@ -101,7 +103,7 @@ def test_full_size(
         side, upscale = python.bundle.manifest.image_size, python.bundle.manifest.model.upscale
     for height, width in ((side, side), (600, 400)):
         image = picture(height // upscale, width // upscale)
-        same(library, bundle, bundle, image, precision="fp32")
+        assert_same(library, bundle, bundle, image, precision="fp32")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -110,9 +112,9 @@ def test_onnxruntime(library: Library, tiny: Path, precision: str) -> None:
         pytest.skip("this libelir was built without ONNX Runtime")
     image = picture(256, 300)
     with Restorer("tiny", "onnxruntime", precision=precision) as python:
-        wanted = python.restore(image)
+        expected = python.restore(image)
     with library.open(tiny, backend="onnxruntime", precision=precision) as cpp:
-        assert np.array_equal(cpp.restore(image), wanted)
+        assert np.array_equal(cpp.restore(image), expected)
 
 
 def test_strides(tmp_path: Path, library: Library) -> None:
@@ -128,11 +130,11 @@ def test_batches(tmp_path: Path, library: Library, mode: str) -> None:
     bundle = make_bundle(tmp_path / "b", size=64, gain=1.3, bias=-0.1)
     images = [picture(height, 80 + height) for height in (64, 40, 90, 130, 64, 33, 100)]
     with Restorer(bundle, "openvino", precision="fp32") as python:
-        wanted = [python.restore(image) for image in images]
+        expected = [python.restore(image) for image in images]
     number = library.binding.MODES[mode]
     with library.open(bundle, backend="openvino", precision="fp32", mode=number) as cpp:
-        for seen, expected in zip(cpp.restore_batch(images), wanted, strict=True):
-            np.testing.assert_array_equal(seen, expected)
+        for actual, output in zip(cpp.restore_batch(images), expected, strict=True):
+            np.testing.assert_array_equal(actual, output)
 
 
 @pytest.mark.parametrize("bundle", os.environ.get("ELIR_BUNDLES", "").split(":"))
@@ -144,7 +146,7 @@ def test_bundles_of_the_environment(library: Library, bundle: str) -> None:
         info, precision = python.bundle.manifest.model, python.precision
     for height, width in ((info.image_size, info.image_size), (200, 300)):
         image = picture(height // info.upscale, width // info.upscale)
-        same(library, bundle, Path(bundle), image, precision=precision)
+        assert_same(library, bundle, Path(bundle), image, precision=precision)
 
 
 def test_the_example_runs(tmp_path: Path, tiny: Path) -> None:
@@ -153,6 +155,6 @@ def test_the_example_runs(tmp_path: Path, tiny: Path) -> None:
     example = RUNTIME / "examples" / "elir_ctypes.py"
     command = [sys.executable, example, os.environ["ELIR_LIBRARY"], tiny, source, output]
     subprocess.run(command, check=True)
-    with Restorer("tiny") as python:  # by itself, too: INT8 is not for every processor
-        wanted = python.restore(np.array(Image.open(source)))
-    assert np.array_equal(np.array(Image.open(output)), wanted)
+    with Restorer("tiny") as python:  # automatic precision in both
+        expected = python.restore(np.array(Image.open(source)))
+    assert np.array_equal(np.array(Image.open(output)), expected)

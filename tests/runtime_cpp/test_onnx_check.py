@@ -1,4 +1,4 @@
-"""Both runtimes take and refuse the same graphs."""
+"""Both runtimes accept and reject the same graphs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GOOD = stage_graph(image_spec("image", 32, "uint8"), image_spec("restored", 32, 
 
 
 def verdicts(contents: list[bytes]) -> list[str]:
-    """Why C++ refuses each; empty where it does not."""
-    given = b"".join(b"%d\n%b" % (len(content), content) for content in contents)
-    done = subprocess.run([VERDICTS], input=given, capture_output=True, timeout=300, check=True)
-    return done.stdout.decode("ascii").splitlines()
+    """The errors of the C++ runtime; empty for valid graphs."""
+    stdin = b"".join(b"%d\n%b" % (len(content), content) for content in contents)
+    process = subprocess.run([VERDICTS], input=stdin, capture_output=True, timeout=300, check=True)
+    return process.stdout.decode("ascii").splitlines()
 
 
 def refusal(content: bytes) -> str:
@@ -37,7 +37,7 @@ def refusal(content: bytes) -> str:
     return ""
 
 
-def test_a_good_one_and_forged_ones() -> None:
+def test_valid_and_forged_graphs() -> None:
     contents = [GOOD]
     for forge, _ in FORGED.values():
         model = onnx.load_from_string(GOOD)
@@ -45,20 +45,19 @@ def test_a_good_one_and_forged_ones() -> None:
         contents.append(model.SerializeToString())
     first, *others = verdicts(contents)
     assert first == ""
-    for case, content, seen in zip(FORGED, contents[1:], others, strict=True):
-        assert FORGED[case][1] in seen
+    for case, content, error in zip(FORGED, contents[1:], others, strict=True):
+        assert FORGED[case][1] in error
         assert FORGED[case][1] in refusal(content)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_ones(seed: int) -> None:
+def test_damaged_graphs(seed: int) -> None:
     chance = random.Random(seed)
     contents = []
     for _ in range(3000):
         content = mutated(GOOD, chance)
         contents.append(mutated(content, chance) if chance.random() < 0.3 else content)
-    seen = verdicts(contents)
+    actual = verdicts(contents)
     expected = [refusal(content) for content in contents]
-    assert [bool(reason) for reason in seen] == [bool(reason) for reason in expected]
-    taken = expected.count("")
-    assert 200 < taken < 2000
+    assert [bool(reason) for reason in actual] == [bool(reason) for reason in expected]
+    assert 200 < expected.count("") < 2000

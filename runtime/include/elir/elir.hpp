@@ -1,5 +1,5 @@
-// The C API of elir.h for C++17: owning, and throwing elir::Error. Everything is inline, so a
-// program and the library may be built by different compilers.
+// The C API of elir.h for C++17, with RAII and exceptions. Everything is inline, so a program and
+// the library may be built by different compilers.
 #pragma once
 
 #include <elir/elir.h>
@@ -24,12 +24,12 @@ class Error : public std::runtime_error {
   elir_status status_;
 };
 
-// Throws what went wrong in the call that gave `status`.
+// Throws the error of the call that returned `status`, unless it is ELIR_OK.
 inline void check(elir_status status) {
   if (status != ELIR_OK) throw Error(status, elir_last_error());
 }
 
-// In host memory. `data` belongs to the caller; a stride of 0 means rows without padding.
+// An image in host memory. `data` belongs to the caller; a stride of 0 means rows without padding.
 inline elir_image image(void* data, int width, int height, std::ptrdiff_t stride = 0,
                         elir_format format = ELIR_RGB8) {
   return {data, width, height, stride, format, ELIR_MEMORY_HOST, nullptr};
@@ -40,18 +40,18 @@ struct Size {
   int height;
 };
 
-// A bundle loaded on a backend. May be moved, not copied. Threads: as elir.h says.
+// A bundle loaded on a backend. Movable, not copyable. For threads see elir.h.
 class Restorer {
  public:
   explicit Restorer(const std::string& bundle, const elir_params& params = elir_default_params()) {
     check(elir_create(bundle.c_str(), &params, &restorer_));
   }
-  // Not before the last callback has returned, and callbacks may still use this object meanwhile.
+  // Waits for the last callback; callbacks may use this object until then.
   ~Restorer() { elir_destroy(restorer_); }
   Restorer(Restorer&& other) noexcept : restorer_(std::exchange(other.restorer_, nullptr)) {}
   Restorer& operator=(Restorer&& other) noexcept {
-    Restorer taken(std::move(other));
-    std::swap(restorer_, taken.restorer_);
+    Restorer source(std::move(other));
+    std::swap(restorer_, source.restorer_);
     return *this;
   }
 
@@ -72,26 +72,28 @@ class Restorer {
     check(elir_restore(restorer_, &input, &output));
   }
 
-  // The arrays are equally long. On a failure see elir_restore_batch.
+  // The arrays must have the same length. For errors see elir_restore_batch.
   void restore_batch(const std::vector<elir_image>& inputs,
                      const std::vector<elir_image>& outputs) {
     if (inputs.size() != outputs.size()) {
-      throw Error(ELIR_ERROR_USAGE, std::to_string(inputs.size()) + " inputs and " +
-                                        std::to_string(outputs.size()) + " outputs");
+      throw Error(ELIR_ERROR_USAGE, std::to_string(inputs.size()) + " inputs, " +
+                                        std::to_string(outputs.size()) +
+                                        " outputs, expected as many outputs as inputs");
     }
     check(elir_restore_batch(restorer_, inputs.data(), outputs.data(), inputs.size()));
   }
 
-  // False where the queue is full or the restorer is being destroyed. `done(status, message)` must
-  // not throw.
+  // Returns false if the queue is full or the restorer is being destroyed. `done(status, message)`
+  // must not throw.
   bool restore_async(const elir_image& input, const elir_image& output,
                      std::function<void(elir_status, const char*)> done) {
-    auto kept = std::make_unique<std::function<void(elir_status, const char*)>>(std::move(done));
+    auto callback =
+        std::make_unique<std::function<void(elir_status, const char*)>>(std::move(done));
     const elir_status status =
-        elir_restore_async(restorer_, &input, &output, &Restorer::finished, kept.get());
+        elir_restore_async(restorer_, &input, &output, &Restorer::finished, callback.get());
     if (status == ELIR_ERROR_BUSY) return false;
     check(status);
-    static_cast<void>(kept.release());  // finished() owns it now
+    static_cast<void>(callback.release());  // owned by finished() now
     return true;
   }
 

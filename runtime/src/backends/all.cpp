@@ -6,7 +6,7 @@
 namespace elir::core {
 namespace {
 
-// In the place of a backend that this library was built without.
+// Stands in for a backend that this library was built without.
 class AbsentBackend final : public Backend {
  public:
   AbsentBackend(Capabilities capabilities, const char* option)

@@ -1,4 +1,4 @@
-// The backend of each library, each in a file of its own that the build may leave out.
+// The backends, each in a file that the build may leave out.
 #pragma once
 
 #include "../backend.hpp"

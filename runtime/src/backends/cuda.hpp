@@ -1,5 +1,4 @@
-// What the TensorRT backends use of CUDA: memory, a stream and a graph, each given back by its
-// owner.
+// CUDA for the TensorRT backends: devices, and RAII for memory, streams and graphs.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,23 +16,23 @@
 
 namespace elir::core {
 
-inline std::string failed_call(const char* call, cudaError_t error) {
+inline std::string error_message(const char* call, cudaError_t error) {
   return text(call, " failed with ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")");
 }
 
 inline void check_cuda(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
-  // The error stays CUDA's last one of this thread otherwise, and the next call would find it.
+  // Clears the thread's last error, which the next call would report otherwise.
   static_cast<void>(cudaGetLastError());
-  throw unavailable_error(failed_call(call, error));
+  throw unavailable_error(error_message(call, error));
 }
 
-// While it lives, `device` is this thread's current one; what was before is put back.
+// Makes `device` the thread's current one, and restores the previous one at the end.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device) {
     check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
-    if (before_ == device) return;  // setting it would start CUDA there
+    if (before_ == device) return;  // setting it would initialise CUDA there
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
     changed_ = true;
   }
@@ -48,15 +47,15 @@ class CurrentDevice {
   bool changed_ = false;
 };
 
-template <auto GiveBack>
+template <auto Release>
 struct Deleter {
   template <typename Object>
   void operator()(Object* object) const {
-    static_cast<void>(GiveBack(object));
+    static_cast<void>(Release(object));
   }
 };
-template <typename Handle, auto GiveBack>
-using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Deleter<GiveBack>>;
+template <typename Handle, auto Release>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Deleter<Release>>;
 
 using DeviceMemory = Owned<void*, cudaFree>;
 using PinnedMemory = Owned<void*, cudaFreeHost>;
@@ -70,7 +69,7 @@ inline DeviceMemory device_memory(std::size_t bytes) {
   return DeviceMemory(data);
 }
 
-// Page-locked, so that copies to and from the device need not go through the driver's own buffers.
+// Page-locked, so that copies to and from the device avoid the driver's buffers.
 inline PinnedMemory pinned_memory(std::size_t bytes) {
   void* data = nullptr;
   check_cuda(cudaHostAlloc(&data, bytes, cudaHostAllocDefault), "cudaHostAlloc");
@@ -83,8 +82,8 @@ inline Stream new_stream() {
   return Stream(stream);
 }
 
-// Such as "sm86".
-inline std::string capability(int device) {
+// Compute capability, such as "sm86".
+inline std::string compute_capability(int device) {
   int major = 0;
   int minor = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
@@ -94,23 +93,25 @@ inline std::string capability(int device) {
   return text("sm", major, minor);
 }
 
-// Of every device; none where there is no driver.
-inline std::vector<std::string> capabilities() {
+// Compute capabilities of all devices; empty without a driver.
+inline std::vector<std::string> compute_capabilities() {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     return {};
   }
-  std::vector<std::string> found;
-  for (int device = 0; device < count; ++device) found.push_back(capability(device));
-  return found;
+  std::vector<std::string> capabilities;
+  for (int device = 0; device < count; ++device) {
+    capabilities.push_back(compute_capability(device));
+  }
+  return capabilities;
 }
 
-// Such as "12.2" of 12020.
+// "12.2" for 12020.
 inline std::string cuda_release(int number) { return text(number / 1000, ".", number % 1000 / 10); }
 
-// None if there is a device, else why not.
-inline std::optional<std::string> missing_cuda_device() {
+// Why there is no usable device; none: there is one.
+inline std::optional<std::string> cuda_problem() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return std::nullopt;
@@ -118,20 +119,20 @@ inline std::optional<std::string> missing_cuda_device() {
   if (error == cudaSuccess || error == cudaErrorNoDevice) {
     return "the CUDA driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES";
   }
-  int driver = 0;  // stays 0 where there is none
-  int wanted = 0;
+  int driver = 0;  // 0: no driver
+  int runtime = 0;
   check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
-  check_cuda(cudaRuntimeGetVersion(&wanted), "cudaRuntimeGetVersion");
+  check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
   if (driver == 0) return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver";
-  const std::string reason = failed_call("cudaGetDeviceCount", error);
+  const std::string reason = error_message("cudaGetDeviceCount", error);
   if (error != cudaErrorInsufficientDriver) {
     return text("the CUDA driver does not start (", reason, "): see nvidia-smi");
   }
-  return text(reason, ": the driver serves CUDA ", cuda_release(driver), ", and libelir ", kVersion,
-              " is made for ", cuda_release(wanted), ": update the driver");
+  return text(reason, ": the driver supports CUDA ", cuda_release(driver), ", libelir ", kVersion,
+              " needs ", cuda_release(runtime), ": update the driver");
 }
 
-// Where there is one.
+// Throws an unavailable error if there is no such device.
 inline void check_device(int device) {
   int count = 0;
   check_cuda(cudaGetDeviceCount(&count), "cudaGetDeviceCount");

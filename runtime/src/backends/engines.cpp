@@ -10,12 +10,12 @@
 namespace elir::core {
 
 Release release_of(const std::string& version) {
-  Release made{};
+  Release release{};
   std::istringstream stream(version);
   stream.imbue(std::locale::classic());
   char dot = 0;
-  stream >> made[0] >> dot >> made[1] >> dot >> made[2];
-  return made;
+  stream >> release[0] >> dot >> release[1] >> dot >> release[2];
+  return release;
 }
 
 // 10200 is 10.2.0, and 8601 was 8.6.1.
@@ -24,44 +24,44 @@ Release release_of(int number) {
   return {number / 10000, number / 100 % 100, number % 100};
 }
 
-// They run under the next major version, too. After 8 that is 10: 9 was for few platforms.
-bool in_reach(const Release& made, const Release& here) {
-  return made < here && here[0] <= (made[0] == 8 ? 10 : made[0] + 1);
+// The next major version runs them, too. After 8 that is 10: 9 was for few platforms.
+bool is_compatible(const Release& engine, const Release& installed) {
+  return engine < installed && installed[0] <= (engine[0] == 8 ? 10 : engine[0] + 1);
 }
 
-bool made_for(const Artifact& artifact, const std::string& device) {
-  return !artifact.target || *artifact.target == device;
+bool is_built_for(const Artifact& artifact, const std::string& capability) {
+  return !artifact.target || *artifact.target == capability;
 }
 
-bool is_for(const Artifact& artifact, const std::string& device) {
+bool runs_on(const Artifact& artifact, const std::string& capability) {
   constexpr int kAmpere = 80;
-  const std::string jetson = "sm87";  // whose engines are for no other GPU, nor others' for it
-  if (made_for(artifact, device)) return true;
-  return artifact.hardware_compatibility == "ampere_plus" && device != jetson &&
-         artifact.target != jetson && std::stoi(device.substr(2)) >= kAmpere;
+  const std::string jetson = "sm87";  // shares no engines with other GPUs
+  if (is_built_for(artifact, capability)) return true;
+  return artifact.hardware_compatibility == "ampere_plus" && capability != jetson &&
+         artifact.target != jetson && std::stoi(capability.substr(2)) >= kAmpere;
 }
 
-std::string brief(const std::vector<std::string>& reasons) {
+std::string summarize(const std::vector<std::string>& messages) {
   // "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
-  static const std::regex places(R"(^\[\S{1,200}\] |\bIn \S{1,200} at [^\s()]{1,200}:\d{1,9})");
-  std::vector<std::string> plain;
-  for (const std::string& reason : reasons) {
-    std::string words = one_line(std::regex_replace(reason.substr(0, 1000), places, ""));
-    if (std::find(plain.begin(), plain.end(), words) == plain.end()) {
-      plain.push_back(std::move(words));
+  static const std::regex locations(R"(^\[\S{1,200}\] |\bIn \S{1,200} at [^\s()]{1,200}:\d{1,9})");
+  std::vector<std::string> unique;
+  for (const std::string& message : messages) {
+    std::string line = one_line(std::regex_replace(message.substr(0, 1000), locations, ""));
+    if (std::find(unique.begin(), unique.end(), line) == unique.end()) {
+      unique.push_back(std::move(line));
     }
   }
-  return plain.empty() ? "it gives no reason" : one_line(joined(plain, "; "));
+  return unique.empty() ? "it gives no reason" : one_line(joined(unique, "; "));
 }
 
-bool of_the_device(const std::vector<std::string>& reasons) {
+bool is_device_error(const std::vector<std::string>& messages) {
   static const std::regex device(
       "cuda ?(runtime|error|driver|failure)|out ?of ?memory|memory allocation", std::regex::icase);
-  // A file that was cut off is that, whatever the library misses besides.
+  // A truncated file, whatever else the library complains of.
   static const std::regex file("serialization assertion", std::regex::icase);
-  const auto any = [&](const std::regex& words) {
-    return std::any_of(reasons.begin(), reasons.end(), [&](const std::string& reason) {
-      return std::regex_search(reason.substr(0, 1000), words);
+  const auto any = [&](const std::regex& pattern) {
+    return std::any_of(messages.begin(), messages.end(), [&](const std::string& message) {
+      return std::regex_search(message.substr(0, 1000), pattern);
     });
   };
   return any(device) && !any(file);

@@ -1,5 +1,4 @@
-// What engines of TensorRT and TensorRT-RTX have in common, and whether one fits: all that needs
-// neither of the two libraries.
+// Rules for engines of TensorRT and TensorRT-RTX that need neither of the two libraries.
 #pragma once
 
 #include <array>
@@ -12,25 +11,25 @@ namespace elir::core {
 
 using Release = std::array<int, 3>;  // such as 10.3.0
 
-// Of a version such as "10.3.0.26".
+// Release of a version such as "10.3.0.26".
 Release release_of(const std::string& version);
 
-// Of the number that getInferLibVersion gives.
+// Release of a number from getInferLibVersion.
 Release release_of(int number);
 
-// Whether version-compatible engines of `made` run under `here`.
-bool in_reach(const Release& made, const Release& here);
+// Whether the release `installed` runs version-compatible engines of the release `engine`.
+bool is_compatible(const Release& engine, const Release& installed);
 
-// Whether an engine was made for GPUs of a compute capability, such as "sm86".
-bool made_for(const Artifact& artifact, const std::string& device);
+// Whether an engine was built for a compute capability, such as "sm86".
+bool is_built_for(const Artifact& artifact, const std::string& capability);
 
-// Whether it was made for them, or runs on them all the same.
-bool is_for(const Artifact& artifact, const std::string& device);
+// Whether an engine runs on a compute capability: that it was built for, or another.
+bool runs_on(const Artifact& artifact, const std::string& capability);
 
-// What a library logged: each reason once, without the places in its source that stand around it.
-std::string brief(const std::vector<std::string>& reasons);
+// A library's log messages in one line, without duplicates and source locations.
+std::string summarize(const std::vector<std::string>& messages);
 
-// Where it complains of the device, and not of the file.
-bool of_the_device(const std::vector<std::string>& reasons);
+// Whether log messages are about the device and not about the file.
+bool is_device_error(const std::vector<std::string>& messages);
 
 }  // namespace elir::core

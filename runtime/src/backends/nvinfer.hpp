@@ -1,10 +1,10 @@
-// TensorRT, or with ELIR_TENSORRT_RTX TensorRT-RTX: its header, what differs between them, and the
-// library, which is opened when it is needed.
+// TensorRT or, with ELIR_TENSORRT_RTX, TensorRT-RTX: the header, the differences between the two,
+// and the library, which is opened at run time.
 #pragma once
 
 #ifdef ELIR_TENSORRT_RTX
-// Both have the namespace nvinfer1. In one library the linker would merge the inline functions of
-// the two, although their tables of virtual functions differ.
+// Both use the namespace nvinfer1. The linker would merge their inline functions, although their
+// virtual tables differ.
 #define nvinfer1 elir_nvinfer1_rtx
 #endif
 
@@ -26,12 +26,12 @@ namespace {
 
 #ifdef ELIR_TENSORRT_RTX
 constexpr const char* kName = "tensorrt-rtx";
-constexpr const char* kFile = "libtensorrt_rtx.so.";  // and the major version
-constexpr bool kLaterReleases = false;                // its engines fit one release
+constexpr const char* kFile = "libtensorrt_rtx.so.";  // followed by the major version
+constexpr bool kVersionCompatibility = false;         // an engine runs under one release only
 #else
 constexpr const char* kName = "tensorrt";
 constexpr const char* kFile = "libnvinfer.so.";
-constexpr bool kLaterReleases = true;
+constexpr bool kVersionCompatibility = true;
 #endif
 
 #ifdef TRT_MAJOR_RTX
@@ -40,13 +40,13 @@ constexpr int kMajor = TRT_MAJOR_RTX;
 constexpr int kMajor = NV_TENSORRT_MAJOR;
 #endif
 
-// What the library shows beside virtual functions, which are the same within a major version.
+// The exported functions. Virtual functions are the same within a major version.
 struct Library {
   decltype(&createInferRuntime_INTERNAL) create_runtime;
   Release release;
 };
 
-Library opened() {
+Library open_library() {
   try {
     const SharedLibrary file(text(kFile, kMajor));
     const auto version = file.function<decltype(&getInferLibVersion)>("getInferLibVersion");
@@ -58,48 +58,49 @@ Library opened() {
   }
 }
 
-// Such as "tensorrt 10.3.0".
-std::string versioned(const Library& library) {
+// Name and release, such as "tensorrt 10.3.0".
+std::string versioned_name(const Library& library) {
   const Release& release = library.release;
   return text(kName, " ", release[0], ".", release[1], ".", release[2]);
 }
 
-// Throws an unavailable error, at every call, where it is not there.
-const Library& vendor() {
-  static const Library made = opened();
-  if (made.release[0] == kMajor) return made;
-  throw unavailable_error(versioned(made), " is installed, expected release ", kMajor);
+// The library. Throws an unavailable error, at every call, if it cannot be used.
+const Library& library() {
+  static const Library library = open_library();
+  if (library.release[0] == kMajor) return library;
+  throw unavailable_error(versioned_name(library), " is installed, expected release ", kMajor);
 }
 
-std::string library() { return versioned(vendor()); }
+// The installed library, for messages.
+std::string installed() { return versioned_name(library()); }
 
-// TensorRT says in its log what is wrong, and gives null.
+// Collects the errors that TensorRT logs when a call fails.
 class EngineLog final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
     if (severity > Severity::kERROR) return;
     const std::lock_guard lock(mutex_);
     try {
-      if (lines_.size() == kLines) lines_.erase(lines_.begin());
+      if (lines_.size() == kMaxLines) lines_.erase(lines_.begin());
       lines_.emplace_back(message);
-    } catch (...) {  // out of memory: a message less
+    } catch (...) {  // out of memory: this message is lost
     }
   }
 
-  // What was said since the last time.
-  std::vector<std::string> taken() {
+  // Returns and removes the messages.
+  std::vector<std::string> take() {
     const std::lock_guard lock(mutex_);
     return std::exchange(lines_, {});
   }
 
  private:
-  static constexpr std::size_t kLines = 10;
+  static constexpr std::size_t kMaxLines = 10;
 
   std::mutex mutex_;
   std::vector<std::string> lines_;
 };
 
-// One for the process, since TensorRT keeps the first it was given.
+// One for the process, since TensorRT keeps using the first logger.
 EngineLog& engine_log() {
   static auto* const log = new EngineLog;
   return *log;

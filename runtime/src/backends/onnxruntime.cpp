@@ -1,7 +1,7 @@
-// ONNX files on ONNX Runtime, on the CPU. Through its C API, which stays compatible between
+// Runs ONNX graphs on ONNX Runtime, on the CPU. Uses its C API, which is compatible between
 // releases.
 //
-// The stages share buffers by IO binding: the bound output of one is the bound input of the next.
+// Stages share buffers by IO binding: the output of one is the input of the next.
 #include <onnxruntime_c_api.h>
 
 #include <iterator>
@@ -13,14 +13,14 @@
 namespace elir::core {
 namespace {
 
-// Null where the library is older than the header this was built with.
+// Null if the library is older than the header.
 const OrtApi* find_api() {
-  static const OrtApi* const found = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-  return found;
+  static const OrtApi* const table = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+  return table;
 }
 const OrtApi& api() { return *find_api(); }
 
-// Objects of ONNX Runtime, each released by its own function.
+// Owning pointers to ONNX Runtime's objects.
 template <auto Release>
 struct Deleter {
   template <typename Object>
@@ -39,42 +39,41 @@ using OwnedValue = Owned<OrtValue, &OrtApi::ReleaseValue>;
 using OwnedBinding = Owned<OrtIoBinding, &OrtApi::ReleaseIoBinding>;
 using OwnedType = Owned<OrtTypeInfo, &OrtApi::ReleaseTypeInfo>;
 
-// What ONNX Runtime reports.
+// An error that ONNX Runtime reports.
 class OrtFailure : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-void check(OrtStatus* given) {
-  if (given == nullptr) return;
-  const OwnedStatus status(given);
-  check_memory(api().GetErrorMessage(given));
-  throw OrtFailure(one_line(api().GetErrorMessage(given)));
+void check(OrtStatus* error) {
+  if (error == nullptr) return;
+  const OwnedStatus status(error);
+  check_memory(api().GetErrorMessage(error));
+  throw OrtFailure(one_line(api().GetErrorMessage(error)));
 }
 
 // Calls a function whose last argument receives a new object.
 template <typename Pointer, typename Function, typename... Arguments>
-Pointer made(Function function, Arguments... arguments) {
+Pointer create(Function function, Arguments... arguments) {
   typename Pointer::pointer object = nullptr;
   check(function(arguments..., &object));
   return Pointer(object);
 }
 
-// One for the process, as ONNX Runtime wants it; never destroyed, since sessions of other static
-// objects may outlive any of ours.
+// ONNX Runtime requires one per process. Never destroyed, since static objects may own sessions.
 OrtEnv& environment() {
   static OrtEnv* const env = [] {
     OrtEnv* created = nullptr;
-    check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "elir", &created));  // errors are returned, too
+    check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "elir", &created));  // errors are returned
     return created;
   }();
   return *env;
 }
 
-End described_by(const OrtTypeInfo* info, const std::string& name) {
+End read_end(const OrtTypeInfo* info, const std::string& name) {
   const OrtTensorTypeAndShapeInfo* tensor = nullptr;
   check(api().CastTypeInfoToTensorInfo(info, &tensor));
-  if (tensor == nullptr) return {name, "no tensor", {}};
+  if (tensor == nullptr) return {name, "not a tensor", {}};
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   check(api().GetTensorElementType(tensor, &type));
   std::size_t count = 0;
@@ -88,7 +87,7 @@ End described_by(const OrtTypeInfo* info, const std::string& name) {
           sides};
 }
 
-// The two ends of a graph: how to ask for them.
+// The functions that describe a graph's inputs or outputs.
 struct Getters {
   const char* what;
   decltype(OrtApi::SessionGetInputCount) count;
@@ -102,35 +101,35 @@ void check_graph(const std::filesystem::path& path, const Getters& end, const Te
   check(api().GetAllocatorWithDefaultOptions(&allocator));
   std::size_t count = 0;
   check(end.count(session, &count));
-  std::vector<End> seen;
+  std::vector<End> ends;
   for (std::size_t i = 0; i < count; ++i) {
-    char* given = nullptr;
-    check(end.name(session, i, allocator, &given));
-    const std::string name = given;
-    check(api().AllocatorFree(allocator, given));
-    seen.push_back(described_by(made<OwnedType>(end.type, session, i).get(), name));
+    char* allocated = nullptr;
+    check(end.name(session, i, allocator, &allocated));
+    const std::string name = allocated;
+    check(api().AllocatorFree(allocator, allocated));
+    ends.push_back(read_end(create<OwnedType>(end.type, session, i).get(), name));
   }
-  check_ends(text(path.string(), ": its ", end.what), seen, {spec.end()});
+  check_ends(text(path.string(), ": its ", end.what), ends, {spec.end()});
 }
 
 Failure does_not_start(const OrtFailure& failure) {
   return unavailable_error("onnxruntime does not start: ", failure.what());
 }
 
-OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int threads) {
+OwnedSession load_stage(const std::filesystem::path& path, const Stage& stage, int threads) {
   try {
     environment();
-  } catch (const OrtFailure& failure) {  // no file's fault
+  } catch (const OrtFailure& failure) {  // not the file's fault
     throw does_not_start(failure);
   }
   try {
-    const auto options = made<OwnedOptions>(api().CreateSessionOptions);
+    const auto options = create<OwnedOptions>(api().CreateSessionOptions);
     check(api().SetSessionLogSeverityLevel(options.get(), ORT_LOGGING_LEVEL_FATAL));
     check(api().SetSessionGraphOptimizationLevel(options.get(), ORT_ENABLE_ALL));
     if (threads > 0) check(api().SetIntraOpNumThreads(options.get(), threads));
     auto session =
-        made<OwnedSession>(api().CreateSession, static_cast<const OrtEnv*>(&environment()),
-                           path.c_str(), static_cast<const OrtSessionOptions*>(options.get()));
+        create<OwnedSession>(api().CreateSession, static_cast<const OrtEnv*>(&environment()),
+                             path.c_str(), static_cast<const OrtSessionOptions*>(options.get()));
     check_graph(path,
                 {"input", api().SessionGetInputCount, api().SessionGetInputName,
                  api().SessionGetInputTypeInfo},
@@ -148,12 +147,12 @@ OwnedSession loaded(const std::filesystem::path& path, const Stage& stage, int t
 
 OwnedValue tensor(const TensorSpec& spec, const Buffer& buffer) {
   const auto memory =
-      made<OwnedMemory>(api().CreateCpuMemoryInfo, OrtArenaAllocator, OrtMemTypeDefault);
-  return made<OwnedValue>(api().CreateTensorWithDataAsOrtValue,
-                          static_cast<const OrtMemoryInfo*>(memory.get()), buffer.data(),
-                          spec.bytes(), std::begin(spec.shape), std::size(spec.shape),
-                          spec.dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
-                                                     : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+      create<OwnedMemory>(api().CreateCpuMemoryInfo, OrtArenaAllocator, OrtMemTypeDefault);
+  return create<OwnedValue>(api().CreateTensorWithDataAsOrtValue,
+                            static_cast<const OrtMemoryInfo*>(memory.get()), buffer.data(),
+                            spec.bytes(), std::begin(spec.shape), std::size(spec.shape),
+                            spec.dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+                                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
 }
 
 class OnnxRuntimeSession final : public Session {
@@ -163,14 +162,15 @@ class OnnxRuntimeSession final : public Session {
     buffers_.emplace_back(stages.front().input.bytes());
     for (std::size_t i = 0; i < chain.size(); ++i) {
       buffers_.emplace_back(stages[i].output.bytes());
-      Step step;
-      step.session = std::move(chain[i]);
-      step.input = tensor(stages[i].input, buffers_[i]);
-      step.output = tensor(stages[i].output, buffers_[i + 1]);
-      step.binding = made<OwnedBinding>(api().CreateIoBinding, step.session.get());
-      check(api().BindInput(step.binding.get(), stages[i].input.name.c_str(), step.input.get()));
-      check(api().BindOutput(step.binding.get(), stages[i].output.name.c_str(), step.output.get()));
-      steps_.push_back(std::move(step));
+      BoundStage bound;
+      bound.session = std::move(chain[i]);
+      bound.input = tensor(stages[i].input, buffers_[i]);
+      bound.output = tensor(stages[i].output, buffers_[i + 1]);
+      bound.binding = create<OwnedBinding>(api().CreateIoBinding, bound.session.get());
+      check(api().BindInput(bound.binding.get(), stages[i].input.name.c_str(), bound.input.get()));
+      check(
+          api().BindOutput(bound.binding.get(), stages[i].output.name.c_str(), bound.output.get()));
+      stages_.push_back(std::move(bound));
     }
   }
 
@@ -179,8 +179,8 @@ class OnnxRuntimeSession final : public Session {
 
   void run() override {
     try {
-      for (const Step& step : steps_) {
-        check(api().RunWithBinding(step.session.get(), nullptr, step.binding.get()));
+      for (const BoundStage& bound : stages_) {
+        check(api().RunWithBinding(bound.session.get(), nullptr, bound.binding.get()));
       }
     } catch (const OrtFailure& failure) {
       throw unavailable_error("onnxruntime failed: ", failure.what());
@@ -188,12 +188,12 @@ class OnnxRuntimeSession final : public Session {
   }
 
   std::optional<int> threads() const override {
-    if (threads_ == 0) return std::nullopt;  // its own number cannot be asked for
+    if (threads_ == 0) return std::nullopt;  // its default is unknown
     return threads_;
   }
 
  private:
-  struct Step {
+  struct BoundStage {
     OwnedSession session;
     OwnedValue input;
     OwnedValue output;
@@ -201,8 +201,8 @@ class OnnxRuntimeSession final : public Session {
   };
 
   const int threads_;
-  std::vector<Buffer> buffers_;  // outlive the values, which hold their addresses
-  std::vector<Step> steps_;
+  std::vector<Buffer> buffers_;  // must outlive the values, which refer to them
+  std::vector<BoundStage> stages_;
 };
 
 class OnnxRuntimeBackend final : public Backend {
@@ -213,7 +213,7 @@ class OnnxRuntimeBackend final : public Backend {
   std::optional<std::string> available() const override {
     if (find_api() != nullptr) return std::nullopt;
     return text("onnxruntime ", OrtGetApiBase()->GetVersionString(),
-                " is installed, expected one of API version ", ORT_API_VERSION, " or later");
+                " is installed, expected one with API version ", ORT_API_VERSION, " or later");
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
@@ -222,13 +222,13 @@ class OnnxRuntimeBackend final : public Backend {
     const auto files = artifacts(bundle, precision);
     std::vector<OwnedSession> chain;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(loaded(bundle.checked_file(files[i]->file), stages[i], setup.threads));
+      chain.push_back(load_stage(bundle.checked_file(files[i]->file), stages[i], setup.threads));
     }
     try {
-      std::vector<std::unique_ptr<Session>> opened;
-      opened.push_back(
+      std::vector<std::unique_ptr<Session>> sessions;
+      sessions.push_back(
           std::make_unique<OnnxRuntimeSession>(stages, std::move(chain), setup.threads));
-      return opened;
+      return sessions;
     } catch (const OrtFailure& failure) {
       throw does_not_start(failure);
     }
@@ -238,8 +238,8 @@ class OnnxRuntimeBackend final : public Backend {
 }  // namespace
 
 const Backend& onnxruntime_backend() {
-  static const OnnxRuntimeBackend made;
-  return made;
+  static const OnnxRuntimeBackend backend;
+  return backend;
 }
 
 }  // namespace elir::core

@@ -1,11 +1,9 @@
-// ONNX files on OpenVINO, on the CPU. The same way to read, rewrite and set up a model as the
-// Python runtime's, so that both give the same bytes.
+// Runs ONNX graphs on OpenVINO, on the CPU. Reads, rewrites and configures a model as the Python
+// runtime does, so that both compute the same bytes.
 //
-// The stages share buffers: what one writes is what the next reads, and nothing is copied between
-// them.
-//
-// A compiled model is kept in the user's cache folder, in the same file as the Python runtime's. It
-// is kept here and not by OpenVINO's own cache, which takes a file with a flipped bit for good.
+// Stages share buffers: the output of one is the input of the next.
+// Compiled models are cached in the same files as the Python runtime's. OpenVINO's own cache is not
+// used, since it accepts a file with a flipped bit.
 #include <algorithm>
 #include <openvino/frontend/manager.hpp>
 #include <openvino/op/constant.hpp>
@@ -25,37 +23,36 @@ namespace {
 
 constexpr const char* kDevice = "CPU";
 
-// OpenVINO's core, one for the process and never destroyed: each gives the thread that makes it a
-// stack for signals, and of two that go in the order they came, the second would put back the
-// first one's.
+// OpenVINO's core, one for the process and never destroyed: each sets a signal stack for the thread
+// that creates it, and destroying two leaves a freed one in use.
 ov::Core& core() {
-  static auto* made = new ov::Core;
-  return *made;
+  static auto* instance = new ov::Core;
+  return *instance;
 }
 
 ov::frontend::FrontEndManager& frontends() {
-  static auto* made = new ov::frontend::FrontEndManager;
-  return *made;
+  static auto* instance = new ov::frontend::FrontEndManager;
+  return *instance;
 }
 
 std::string one_line_of(const std::exception& error) {
-  // "Exception from src/inference/src/cpp/core.cpp:84:", once for every caller, says nothing.
+  // "Exception from src/inference/src/cpp/core.cpp:84:", once per caller.
   static const std::regex noise(
       R"(Exception from \S{1,300}:\d{1,9}:|Check '[^\n]{0,500}' failed at \S{1,300}:\d{1,9}:)");
   const std::string text = std::string(error.what()).substr(0, 4000);
   return one_line(std::regex_replace(text, noise, ""));
 }
 
-// What `body` gives; where OpenVINO fails in it, `refusal` makes a Failure of the reason.
-template <typename Body, typename Refusal>
-auto asked(const Body& body, const Refusal& refusal) -> decltype(body()) {
+// Calls `body`; if OpenVINO fails in it, throws the Failure that `failure` creates of the reason.
+template <typename Body, typename MakeFailure>
+auto call_openvino(const Body& body, const MakeFailure& failure) -> decltype(body()) {
   try {
     return body();
-  } catch (const std::bad_alloc&) {  // neither the file's fault nor the device's
+  } catch (const std::bad_alloc&) {  // neither the file's nor the device's fault
     throw;
   } catch (const std::exception& error) {
     check_memory(error.what());
-    throw refusal(one_line_of(error));
+    throw failure(one_line_of(error));
   }
 }
 
@@ -64,25 +61,25 @@ Failure does_not_start(const std::string& reason) {
 }
 
 template <typename Property>
-auto processor(const Property& property) {
-  return asked([&] { return core().get_property(kDevice, property); }, does_not_start);
+auto cpu_property(const Property& property) {
+  return call_openvino([&] { return core().get_property(kDevice, property); }, does_not_start);
 }
 
-// Without the instructions, OpenVINO emulates them, slowly.
+// Without these instructions, OpenVINO emulates them slowly.
 bool has_bfloat16() {
-  const auto found = processor(ov::device::capabilities);
-  return std::find(found.begin(), found.end(), "BF16") != found.end();
+  const auto names = cpu_property(ov::device::capabilities);
+  return std::find(names.begin(), names.end(), "BF16") != names.end();
 }
 
-// What operators in floating point compute in. Of fp16 only the weights are float16.
+// The type that floating-point operators compute in. For fp16 only the weights are float16.
 const char* float_type(const std::string& precision) {
   const bool reduced = precision == "bf16" || precision == "int8";
   return reduced && has_bfloat16() ? "bf16" : "f32";
 }
 
-// `Core::read_model` would hand a damaged file to the readers of all other formats, which print.
-std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
-  return asked(
+// `Core::read_model` would try a damaged file with the readers of all formats, which print.
+std::shared_ptr<ov::Model> read_model(const std::filesystem::path& path) {
+  return call_openvino(
       [&] {
         const auto reader = frontends().load_by_framework("onnx");
         return reader->convert(reader->load(path.string()));
@@ -93,11 +90,11 @@ std::shared_ptr<ov::Model> read(const std::filesystem::path& path) {
       });
 }
 
-// What is done to a model before it is compiled; the number of Python's module, whose compiled
-// models these are.
+// Version of the rewrites of a model before it is compiled; the same number as in Python, which
+// uses the same compiled models.
 constexpr int kRewriting = 1;
 
-// The constant that an input takes, before its conversion to another type; null if it is none.
+// The constant at an input, before conversions to other types; null if it is not a constant.
 std::shared_ptr<ov::op::v0::Constant> constant(const ov::Node& node, std::size_t port) {
   std::shared_ptr<ov::Node> source = node.get_input_node_shared_ptr(port);
   while (std::string(source->get_type_name()) == "Convert") {
@@ -106,21 +103,20 @@ std::shared_ptr<ov::op::v0::Constant> constant(const ov::Node& node, std::size_t
   return ov::as_type_ptr<ov::op::v0::Constant>(source);
 }
 
-// `values` times a scale, as NumPy has it: rounded to the wider of the two types.
-std::shared_ptr<ov::op::v0::Constant> scaled(const ov::op::v0::Constant& values,
-                                             const ov::op::v0::Constant& scale) {
-  std::vector<float> made = values.cast_vector<float>();
-  for (float& value : made) value *= scale.cast_vector<float>().front();
+// `values` times a scale, as in NumPy: rounded to the wider of the two types.
+std::shared_ptr<ov::op::v0::Constant> multiply(const ov::op::v0::Constant& values,
+                                               const ov::op::v0::Constant& scale) {
+  std::vector<float> products = values.cast_vector<float>();
+  for (float& value : products) value *= scale.cast_vector<float>().front();
   const bool half =
       values.get_element_type() == ov::element::f16 && scale.get_element_type() == ov::element::f16;
   const bool deeper = scale.get_shape().size() > values.get_shape().size();  // 1 or 1x1 to none
   return ov::op::v0::Constant::create(
       half ? ov::element::f16 : ov::element::f32,
-      deeper && made.size() == 1 ? scale.get_shape() : values.get_shape(), made);
+      deeper && products.size() == 1 ? scale.get_shape() : values.get_shape(), products);
 }
 
-// The way from QuantizeLinear to DequantizeLinear that ends in `last`, from the end; null if it is
-// not there.
+// The FakeQuantize of a Q/DQ pair that ends in `last`; null if there is no such pair.
 std::shared_ptr<ov::op::v0::FakeQuantize> quantizer_before(const ov::Node& last,
                                                            const ov::Node** subtraction) {
   const ov::Node* node = &last;
@@ -133,10 +129,10 @@ std::shared_ptr<ov::op::v0::FakeQuantize> quantizer_before(const ov::Node& last,
       std::const_pointer_cast<ov::Node>(node->shared_from_this()));
 }
 
-// Writes each pair of QuantizeLinear and DequantizeLinear as one FakeQuantize.
+// Replaces each Q/DQ pair by one FakeQuantize, which computes the same.
 //
-// They compute the same. But where the pairs stay apart and the processor has no AMX, OpenVINO
-// 2026.4 loses their scales in front of concatenations, and the picture with them.
+// Without this, OpenVINO 2026.4 loses the scales of pairs in front of concatenations on processors
+// without AMX, which ruins the picture.
 void join_quantizers(ov::Model& model) {
   for (const auto& node : model.get_ordered_ops()) {
     const ov::Node* subtraction = nullptr;
@@ -149,33 +145,34 @@ void join_quantizers(ov::Model& model) {
     if (!scale || !zero || !low || !high) continue;
     const std::vector<float> zeros = zero->cast_vector<float>();
     const bool zero_point = std::any_of(zeros.begin(), zeros.end(), [](float z) { return z != 0; });
-    // Channels of their own, or a zero point: none of ours.
+    // Scales per channel or a zero point: not from elir-export.
     if (zero_point || ov::shape_size(scale->get_shape()) != 1) continue;
-    const auto joined_one = std::make_shared<ov::op::v0::FakeQuantize>(
+    const auto merged = std::make_shared<ov::op::v0::FakeQuantize>(
         quantizer->input_value(0), quantizer->input_value(1), quantizer->input_value(2),
-        scaled(*low, *scale), scaled(*high, *scale), quantizer->get_levels());
-    node->output(0).replace(joined_one->output(0));
+        multiply(*low, *scale), multiply(*high, *scale), quantizer->get_levels());
+    node->output(0).replace(merged->output(0));
   }
 }
 
-// The ends of a model; one that has the name `expected` among others is told by it.
-std::vector<End> ends(const std::vector<ov::Output<const ov::Node>>& ports,
-                      const std::string& expected) {
-  std::vector<End> seen;
+// The inputs or outputs of a model. One with several names gets the name `expected` if that is
+// among them.
+std::vector<End> read_ends(const std::vector<ov::Output<const ov::Node>>& ports,
+                           const std::string& expected) {
+  std::vector<End> ends;
   for (const auto& port : ports) {
-    // An operator that does nothing leaves its name to what it read.
+    // An operator that OpenVINO removes leaves its name to its input.
     const auto& names = port.get_names();
     const auto type = port.get_element_type();
-    seen.push_back(
+    ends.push_back(
         {names.count(expected) > 0 ? expected : joined({names.begin(), names.end()}, "/"),
          type == ov::element::u8    ? "uint8"
          : type == ov::element::f32 ? "float32"
                                     : "another type",
          {}});
     for (const ov::Dimension& side : port.get_partial_shape())
-      seen.back().sides.push_back(side.is_static() ? side.get_length() : -1);
+      ends.back().sides.push_back(side.is_static() ? side.get_length() : -1);
   }
-  return seen;
+  return ends;
 }
 
 ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
@@ -183,46 +180,46 @@ ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
   return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32, shape, buffer.data()};
 }
 
-// A stage ready to run.
-struct Loaded {
-  std::shared_ptr<const MappedFile> content;  // that the weights may lie in; null: in none
+// A compiled stage.
+struct LoadedStage {
+  std::shared_ptr<const MappedFile> content;  // the file with the weights, if mapped; or null
   ov::CompiledModel model;
 };
-using Chain = std::vector<Loaded>;
+using Chain = std::vector<LoadedStage>;
 
 // Compiled models --------------------------------------------------------------------------------
 
-// What is said of everything that fails here, which is nobody's call.
-void warn(const Log& log, const std::string& reason) {
-  log.warn(text(reason, "; so compiled models are not kept and every start takes longer"));
+// Logs a failure of the cache, which is not an error.
+void warn_not_cached(const Log& log, const std::string& reason) {
+  log.warn(text(reason, "; compiled models are not cached, and every start takes longer"));
 }
 
-// Where what is compiled from one file, for this processor and OpenVINO, is kept; none where
-// nothing is to be kept, or there is no place for it.
-std::optional<std::filesystem::path> place_of(const Artifact& artifact, const char* float_type,
-                                              const Setup& setup) {
+// Path in the cache of the model compiled from an artifact by this OpenVINO for this processor;
+// none if it is not to be cached.
+std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const char* float_type,
+                                                const Setup& setup) {
   if (setup.cache && setup.cache->empty()) return std::nullopt;
   try {
     if (cache_limit() == 0) return std::nullopt;
-    std::vector<std::string> parts = processor(ov::device::capabilities);
+    std::vector<std::string> parts = cpu_property(ov::device::capabilities);
     std::sort(parts.begin(), parts.end());
-    const std::string maker =
-        text(kRewriting, "\n", processor(ov::device::full_name), "\n", joined(parts, "\n"));
+    const std::string compiler =
+        text(kRewriting, "\n", cpu_property(ov::device::full_name), "\n", joined(parts, "\n"));
     Sha256 hash;
-    hash.update(maker.data(), maker.size());
+    hash.update(compiler.data(), compiler.size());
     const std::string version = std::regex_replace(
         std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
     return cache_folder(setup.cache) / "openvino" / version / artifact.sha256 /
            text(float_type, ".", hash.finish().substr(0, 16), ".blob");
   } catch (const CacheFailure& failure) {
-    warn(setup.log, failure.what());
+    warn_not_cached(setup.log, failure.what());
     return std::nullopt;
   }
 }
 
-Loaded imported(const Sealed& sealed, const ov::AnyMap& config) {
+LoadedStage import_model(const Sealed& sealed, const ov::AnyMap& config) {
 #if OPENVINO_VERSION_MAJOR * 100 + OPENVINO_VERSION_MINOR >= 202503
-  // It is taken from memory, and its weights stay there.
+  // The weights stay in the mapped file.
   const ov::Tensor content(ov::element::u8, {sealed.size}, sealed.file->data());
   return {sealed.file, core().import_model(content, kDevice, config)};
 #else
@@ -232,36 +229,38 @@ Loaded imported(const Sealed& sealed, const ov::AnyMap& config) {
 #endif
 }
 
-// What is kept in `place`, if it is whole.
-std::optional<Loaded> recalled(const std::filesystem::path& place, const ov::AnyMap& config,
-                               const Log& log) {
-  const Sealed sealed = read_sealed(place);
-  if (sealed.damaged) log.info(place.string() + " is damaged, and compiled anew");
+// Loads a compiled model from the cache, if it is there and not damaged.
+std::optional<LoadedStage> read_cached(const std::filesystem::path& cache_file,
+                                       const ov::AnyMap& config, const Log& log) {
+  const Sealed sealed = read_sealed(cache_file);
+  if (sealed.damaged) log.info(cache_file.string() + " is damaged, compiling again");
   if (!sealed.file) return std::nullopt;
   try {
-    Loaded found = imported(sealed, config);
-    log.info("compiled before: " + place.string());
-    return found;
+    LoadedStage stage = import_model(sealed, config);
+    log.info("loaded from the cache: " + cache_file.string());
+    return stage;
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const std::exception& error) {  // what OpenVINO asks for beside its version
-    log.info(text(place.string(), " is refused, and compiled anew: ", one_line_of(error)));
+  } catch (const std::exception& error) {  // OpenVINO checks more than its version
+    log.info(text(cache_file.string(),
+                  " is rejected by openvino, compiling again: ", one_line_of(error)));
     return std::nullopt;
   }
 }
 
-void keep(ov::CompiledModel& compiled, const std::filesystem::path& place, const Setup& setup) {
+void write_cached(ov::CompiledModel& compiled, const std::filesystem::path& cache_file,
+                  const Setup& setup) {
   const Log& log = setup.log;
   try {
-    write_sealed(place, [&](std::ostream& file) { compiled.export_model(file); });
-    log.info("compiled, and kept: " + place.string());
-    trim_cache(cache_folder(setup.cache), place);
+    write_sealed(cache_file, [&](std::ostream& file) { compiled.export_model(file); });
+    log.info("compiled and cached: " + cache_file.string());
+    trim_cache(cache_folder(setup.cache), cache_file);
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const CacheFailure& failure) {
-    warn(log, failure.what());
+    warn_not_cached(log, failure.what());
   } catch (const std::exception& error) {
-    warn(log, text("openvino cannot export what it compiled: ", one_line_of(error)));
+    warn_not_cached(log, text("openvino cannot export the compiled model: ", one_line_of(error)));
   }
 }
 
@@ -284,7 +283,7 @@ class OpenVinoSession final : public Session {
   void* output() override { return buffers_.back().data(); }
 
   void run() override {
-    asked(
+    call_openvino(
         [&] {
           for (ov::InferRequest& request : requests_) request.infer();
         },
@@ -293,14 +292,14 @@ class OpenVinoSession final : public Session {
 
   std::optional<int> threads() const override {
     int most = 0;
-    for (const Loaded& loaded : chain_) {
+    for (const LoadedStage& loaded : chain_) {
       most = std::max(most, loaded.model.get_property(ov::inference_num_threads));
     }
     return most;
   }
 
  private:
-  // These outlive the requests, which hold addresses into them.
+  // These must outlive the requests, which refer to them.
   Chain chain_;
   std::vector<Buffer> buffers_;
   std::vector<ov::InferRequest> requests_;
@@ -313,7 +312,7 @@ class OpenVinoBackend final : public Backend {
   std::optional<std::string> available() const override {
     try {
       const std::vector<std::string> devices =
-          asked([] { return core().get_available_devices(); }, does_not_start);
+          call_openvino([] { return core().get_available_devices(); }, does_not_start);
       if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
       return text("the installed openvino has no ", kDevice, " plugin");
     } catch (const Failure& failure) {
@@ -330,16 +329,17 @@ class OpenVinoBackend final : public Backend {
                                              const Setup& setup) const override {
     const auto& stages = bundle.manifest().stages;
     const auto files = artifacts(bundle, precision);
-    const ov::AnyMap config = configured(precision, setup);
+    const ov::AnyMap config = make_config(precision, setup);
     Chain chain;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(loaded(bundle.checked_file(files[i]->file), stages[i],
-                             place_of(*files[i], float_type(precision), setup), config, setup));
+      chain.push_back(load_stage(bundle.checked_file(files[i]->file), stages[i],
+                                 cache_path(*files[i], float_type(precision), setup), config,
+                                 setup));
     }
-    return asked(
+    return call_openvino(
         [&] {
           std::uint32_t concurrency = 1;
-          for (const Loaded& each : chain) {
+          for (const LoadedStage& each : chain) {
             if (!setup.throughput) break;
             concurrency = std::max(concurrency,
                                    each.model.get_property(ov::optimal_number_of_infer_requests));
@@ -354,7 +354,7 @@ class OpenVinoBackend final : public Backend {
   }
 
  private:
-  static ov::AnyMap configured(const std::string& precision, const Setup& setup) {
+  static ov::AnyMap make_config(const std::string& precision, const Setup& setup) {
     ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", float_type(precision)},
                          {"PERFORMANCE_HINT", setup.throughput ? "THROUGHPUT" : "LATENCY"}};
     if (!setup.throughput) config["NUM_STREAMS"] = 1;
@@ -362,24 +362,24 @@ class OpenVinoBackend final : public Backend {
     return config;
   }
 
-  // The stage in `path` for `config`, from the cache if it is there, else kept in it.
-  static Loaded loaded(const std::filesystem::path& path, const Stage& stage,
-                       const std::optional<std::filesystem::path>& place, const ov::AnyMap& config,
-                       const Setup& setup) {
-    std::optional<Loaded> kept;
-    if (place) kept = recalled(*place, config, setup.log);
-    Loaded ready = kept ? *std::move(kept) : Loaded{nullptr, compiled(path, config)};
-    check_ends(path.string() + ": its input", ends(ready.model.inputs(), stage.input.name),
+  // Loads a stage from the cache or, if it is not there, compiles and caches it.
+  static LoadedStage load_stage(const std::filesystem::path& path, const Stage& stage,
+                                const std::optional<std::filesystem::path>& cache_file,
+                                const ov::AnyMap& config, const Setup& setup) {
+    std::optional<LoadedStage> cached;
+    if (cache_file) cached = read_cached(*cache_file, config, setup.log);
+    LoadedStage ready = cached ? *std::move(cached) : LoadedStage{nullptr, compile(path, config)};
+    check_ends(path.string() + ": its input", read_ends(ready.model.inputs(), stage.input.name),
                {stage.input.end()});
-    check_ends(path.string() + ": its output", ends(ready.model.outputs(), stage.output.name),
+    check_ends(path.string() + ": its output", read_ends(ready.model.outputs(), stage.output.name),
                {stage.output.end()});
-    if (place && !kept) keep(ready.model, *place, setup);
+    if (cache_file && !cached) write_cached(ready.model, *cache_file, setup);
     return ready;
   }
 
-  static ov::CompiledModel compiled(const std::filesystem::path& path, const ov::AnyMap& config) {
-    const std::shared_ptr<ov::Model> model = read(path);
-    return asked(
+  static ov::CompiledModel compile(const std::filesystem::path& path, const ov::AnyMap& config) {
+    const std::shared_ptr<ov::Model> model = read_model(path);
+    return call_openvino(
         [&] {
           join_quantizers(*model);
           return core().compile_model(model, kDevice, config);
@@ -393,8 +393,8 @@ class OpenVinoBackend final : public Backend {
 }  // namespace
 
 const Backend& openvino_backend() {
-  static const OpenVinoBackend made;
-  return made;
+  static const OpenVinoBackend backend;
+  return backend;
 }
 
 }  // namespace elir::core

@@ -1,9 +1,9 @@
-// Engines on TensorRT, or on TensorRT-RTX, which has the same interface: this file is compiled once
-// against the header of each.
+// Runs engines on TensorRT and TensorRT-RTX. Both have the same interface: this file is compiled
+// once for each.
 //
-// One run copies the image in, lets every engine queue its work, and copies the result out, all on
-// one stream; the tensors between engines stay on the device. The second run is captured as a CUDA
-// graph, and from then on a run is one launch.
+// A run copies the image to the device, enqueues every engine, and copies the result back, all on
+// one stream; tensors between engines stay on the device. The second run is captured as a CUDA
+// graph, and further runs launch the graph.
 #include "nvinfer.hpp"
 
 #include <algorithm>
@@ -18,21 +18,22 @@
 namespace elir::core {
 namespace {
 
-// For a call that the library answers with null or false.
-Failure refused(const char* call, const Stage& stage) {
-  return unavailable_error(library(), ": ", call, " of ", stage.name,
-                           " failed: ", brief(engine_log().taken()));
+// The error of a call that returned null or false.
+Failure failed_call(const char* call, const Stage& stage) {
+  return unavailable_error(installed(), ": ", call, " of ", stage.name,
+                           " failed: ", summarize(engine_log().take()));
 }
 
-// Whether an engine runs on a device under the library that is here.
-bool suits(const Artifact& artifact, const std::string& device) {
-  const Release made = release_of(artifact.tool_version);
-  const Release& here = vendor().release;
-  return is_for(artifact, device) &&
-         (made == here || (kLaterReleases && artifact.version_compatible && in_reach(made, here)));
+// Whether the installed library runs an engine on a compute capability.
+bool is_usable(const Artifact& artifact, const std::string& device) {
+  const Release release = release_of(artifact.tool_version);
+  const Release& installed = library().release;
+  return runs_on(artifact, device) &&
+         (release == installed || (kVersionCompatibility && artifact.version_compatible &&
+                                   is_compatible(release, installed)));
 }
 
-End described_by(const nvinfer1::ICudaEngine& engine, const char* name) {
+End read_end(const nvinfer1::ICudaEngine& engine, const char* name) {
   const nvinfer1::DataType type = engine.getTensorDataType(name);
   const nvinfer1::Dims shape = engine.getTensorShape(name);
   std::string dtype = type == nvinfer1::DataType::kUINT8   ? "uint8"
@@ -47,66 +48,68 @@ End described_by(const nvinfer1::ICudaEngine& engine, const char* name) {
 
 void check_tensors(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
                    nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
-  std::vector<End> seen;
+  std::vector<End> ends;
   for (int i = 0; i < engine.getNbIOTensors(); ++i) {
     const char* const name = engine.getIOTensorName(i);
-    if (engine.getTensorIOMode(name) == mode) seen.push_back(described_by(engine, name));
+    if (engine.getTensorIOMode(name) == mode) ends.push_back(read_end(engine, name));
   }
-  check_ends(text(path.string(), ": its ", what), seen, {spec.end()});
+  check_ends(text(path.string(), ": its ", what), ends, {spec.end()});
 }
 
-// Released in the opposite order.
+// Destroyed in reverse order.
 struct Engine {
   std::shared_ptr<nvinfer1::IRuntime> runtime;
   std::shared_ptr<nvinfer1::ICudaEngine> engine;
 };
 
-// A version compatible engine carries a runtime of its own version: code, as much as the rest of it
-// is. TensorRT-RTX has none of them.
+// A version-compatible engine contains the runtime of its version, which is executable code.
+// TensorRT-RTX has no such engines.
 template <typename Runtime>
 void allow_host_code(Runtime& runtime) {
-  if constexpr (kLaterReleases) runtime.setEngineHostCodeAllowed(true);
+  if constexpr (kVersionCompatibility) runtime.setEngineHostCodeAllowed(true);
 }
 
-// `rebuild` is the command that makes the engine anew.
-Engine loaded(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
-              const std::string& rebuild) {
-  const auto content = MappedFile::of(path);
+// `rebuild` is the command that builds the engine.
+Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
+                   const std::string& rebuild) {
+  const auto content = MappedFile::open(path);
   if (!content) {
-    throw bundle_error(path.string(), " cannot be read: it cannot be mapped");
+    throw bundle_error(path.string(), " cannot be mapped into memory: copy the bundle again");
   }
-  engine_log().taken();
-  Engine made;
-  made.runtime.reset(static_cast<nvinfer1::IRuntime*>(
-      vendor().create_runtime(&engine_log(), NV_TENSORRT_VERSION)));
-  if (!made.runtime) {
-    throw unavailable_error(library(), " does not start: ", brief(engine_log().taken()));
+  engine_log().take();
+  Engine result;
+  result.runtime.reset(static_cast<nvinfer1::IRuntime*>(
+      library().create_runtime(&engine_log(), NV_TENSORRT_VERSION)));
+  if (!result.runtime) {
+    throw unavailable_error(installed(), " does not start: ", summarize(engine_log().take()));
   }
-  if (artifact.version_compatible) allow_host_code(*made.runtime);
-  made.engine.reset(made.runtime->deserializeCudaEngine(content->data(), content->size()));
-  if (!made.engine) {
-    const std::vector<std::string> reasons = engine_log().taken();
-    if (of_the_device(reasons)) {
-      throw unavailable_error(library(), " cannot load ", path.string(), ": ", brief(reasons));
+  if (artifact.version_compatible) allow_host_code(*result.runtime);
+  result.engine.reset(result.runtime->deserializeCudaEngine(content->data(), content->size()));
+  if (!result.engine) {
+    const std::vector<std::string> messages = engine_log().take();
+    if (is_device_error(messages)) {
+      throw unavailable_error(installed(), " cannot load ", path.string(), ": ",
+                              summarize(messages));
     }
-    throw bundle_error(path.string(), " cannot be loaded by ", library(), ": ", brief(reasons),
-                       ": make it anew with ", rebuild);
+    throw bundle_error(path.string(), " cannot be loaded by ", installed(), ": ",
+                       summarize(messages), ": build it again with ", rebuild);
   }
-  check_tensors(path, *made.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
-  check_tensors(path, *made.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
-  return made;
+  check_tensors(path, *result.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
+  check_tensors(path, *result.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
+  return result;
 }
 
-// TensorRT-RTX alone knows beforehand whether its work can be captured.
+// Only TensorRT-RTX can tell in advance whether its work can be captured.
 template <typename Context, typename = void>
-struct TellsCapturable : std::false_type {};
+struct HasIsStreamCapturable : std::false_type {};
 template <typename Context>
-struct TellsCapturable<Context, std::void_t<decltype(std::declval<Context&>().isStreamCapturable(
-                                    std::declval<cudaStream_t>()))>> : std::true_type {};
+struct HasIsStreamCapturable<Context,
+                             std::void_t<decltype(std::declval<Context&>().isStreamCapturable(
+                                 std::declval<cudaStream_t>()))>> : std::true_type {};
 
 template <typename Context>
-bool capturable(Context& context, cudaStream_t stream) {
-  if constexpr (TellsCapturable<Context>::value) return context.isStreamCapturable(stream);
+bool is_capturable(Context& context, cudaStream_t stream) {
+  if constexpr (HasIsStreamCapturable<Context>::value) return context.isStreamCapturable(stream);
   return true;
 }
 
@@ -125,15 +128,15 @@ class TensorRtSession final : public Session {
     for (std::size_t i = 0; i < stages.size(); ++i) {
       const Stage& stage = stages[i];
       buffers_.push_back(device_memory(stage.output.bytes()));
-      engine_log().taken();
-      Step step{&stage, engines[i], nullptr};
-      step.context.reset(engines[i].engine->createExecutionContext());
-      if (!step.context) throw refused("createExecutionContext", stage);
-      if (!step.context->setTensorAddress(stage.input.name.c_str(), buffers_[i].get()) ||
-          !step.context->setTensorAddress(stage.output.name.c_str(), buffers_[i + 1].get())) {
-        throw refused("setTensorAddress", stage);
+      engine_log().take();
+      BoundStage bound{&stage, engines[i], nullptr};
+      bound.context.reset(engines[i].engine->createExecutionContext());
+      if (!bound.context) throw failed_call("createExecutionContext", stage);
+      if (!bound.context->setTensorAddress(stage.input.name.c_str(), buffers_[i].get()) ||
+          !bound.context->setTensorAddress(stage.output.name.c_str(), buffers_[i + 1].get())) {
+        throw failed_call("setTensorAddress", stage);
       }
-      steps_.push_back(std::move(step));
+      stages_.push_back(std::move(bound));
     }
   }
 
@@ -141,8 +144,8 @@ class TensorRtSession final : public Session {
     try {
       const CurrentDevice current(device_);
       static_cast<void>(cudaStreamSynchronize(stream_.get()));
-      give_back();
-    } catch (const Failure&) {  // the device is gone: what can be given back is, by the members
+      release();
+    } catch (const Failure&) {  // the device is lost: the members release what they can
     }
   }
 
@@ -150,22 +153,21 @@ class TensorRtSession final : public Session {
   void* output() override { return output_.get(); }
 
   void run() override {
-    if (!lost_.empty()) throw unavailable_error(lost_);
+    if (!device_lost_.empty()) throw unavailable_error(device_lost_);
     const CurrentDevice current(device_);  // this thread may be new
     try {
-      run_here();
+      run_on_device();
     } catch (const Failure& failure) {
-      // Nothing may be left that still reads or writes the buffers.
+      // No queued work may still access the buffers.
       const cudaError_t error = cudaStreamSynchronize(stream_.get());
       if (error == cudaSuccess) {
-        throw unavailable_error(failure.what(), "; the session can be used again");
+        throw unavailable_error(failure.what(), "; the session remains usable");
       }
-      // CUDA repeats an error that it cannot recover from.
-      const std::string reason = failed_call("cudaStreamSynchronize", error);
-      lost_ = text("CUDA device ", device_, " does not answer any more (", reason,
-                   "): end this process and start another");
+      // CUDA repeats errors that it cannot recover from.
+      const std::string reason = error_message("cudaStreamSynchronize", error);
+      device_lost_ = text("CUDA device ", device_, " is lost (", reason, "): restart the process");
       static_cast<void>(cudaGetLastError());
-      throw unavailable_error(failure.what(), "; ", lost_);
+      throw unavailable_error(failure.what(), "; ", device_lost_);
     } catch (...) {
       static_cast<void>(cudaStreamSynchronize(stream_.get()));
       throw;
@@ -173,14 +175,14 @@ class TensorRtSession final : public Session {
   }
 
  private:
-  struct Step {
+  struct BoundStage {
     const Stage* stage;  // of the manifest, which outlives this
     Engine engine;
     std::unique_ptr<nvinfer1::IExecutionContext> context;
   };
 
-  void run_here() {
-    // Not the first: an engine may then prepare itself, which no graph can hold.
+  void run_on_device() {
+    // Not the first run, in which an engine may initialise itself: a graph cannot capture that.
     if (ran_ && !capture_tried_) {
       capture_tried_ = true;
       capture();
@@ -195,49 +197,49 @@ class TensorRtSession final : public Session {
   }
 
   void enqueue() {
-    engine_log().taken();
+    engine_log().take();
     check_cuda(cudaMemcpyAsync(buffers_.front().get(), input_.get(), input_bytes_,
                                cudaMemcpyHostToDevice, stream_.get()),
                "cudaMemcpyAsync");
-    for (const Step& step : steps_) {
-      if (!step.context->enqueueV3(stream_.get())) throw refused("enqueueV3", *step.stage);
+    for (const BoundStage& bound : stages_) {
+      if (!bound.context->enqueueV3(stream_.get())) throw failed_call("enqueueV3", *bound.stage);
     }
     check_cuda(cudaMemcpyAsync(output_.get(), buffers_.back().get(), output_bytes_,
                                cudaMemcpyDeviceToHost, stream_.get()),
                "cudaMemcpyAsync");
   }
 
-  // Makes a run one launch; where that fails, runs go on without.
+  // Captures a run as a graph; on failure, runs continue without.
   void capture() {
     try {
-      graph_ = captured();
+      graph_ = capture_graph();
     } catch (const Failure& failure) {
       abandon_capture();
       log_.warn(
-          text("runs are not captured as a CUDA graph and take a little longer: ", failure.what()));
+          text("runs are not captured as a CUDA graph and take slightly longer: ", failure.what()));
     } catch (...) {
       abandon_capture();
       throw;
     }
   }
 
-  GraphExec captured() {
-    for (const Step& step : steps_) {
-      if (capturable(*step.context, stream_.get())) continue;
-      throw unavailable_error(library(), " says that ", step.stage->name, " cannot be captured");
+  GraphExec capture_graph() {
+    for (const BoundStage& bound : stages_) {
+      if (is_capturable(*bound.context, stream_.get())) continue;
+      throw unavailable_error(installed(), " says that ", bound.stage->name, " cannot be captured");
     }
     check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
                "cudaStreamBeginCapture");
     enqueue();
-    cudaGraph_t made = nullptr;
-    check_cuda(cudaStreamEndCapture(stream_.get(), &made), "cudaStreamEndCapture");
-    const Graph graph(made);
+    cudaGraph_t captured = nullptr;
+    check_cuda(cudaStreamEndCapture(stream_.get(), &captured), "cudaStreamEndCapture");
+    const Graph graph(captured);
     cudaGraphExec_t exec = nullptr;
     check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "cudaGraphInstantiate");
     return GraphExec(exec);
   }
 
-  // What began must end, or the stream takes nothing any more.
+  // Ends an open capture, which would block the stream.
   void abandon_capture() {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     if (cudaStreamIsCapturing(stream_.get(), &status) == cudaSuccess &&
@@ -249,10 +251,10 @@ class TensorRtSession final : public Session {
     static_cast<void>(cudaGetLastError());
   }
 
-  // In the opposite order of their making.
-  void give_back() {
+  // In reverse order of creation.
+  void release() {
     graph_.reset();
-    steps_.clear();
+    stages_.clear();
     stream_.reset();
     buffers_.clear();
     output_.reset();
@@ -267,11 +269,11 @@ class TensorRtSession final : public Session {
   PinnedMemory output_;
   std::vector<DeviceMemory> buffers_;
   Stream stream_;
-  std::vector<Step> steps_;
+  std::vector<BoundStage> stages_;
   GraphExec graph_;
   bool ran_ = false;
   bool capture_tried_ = false;
-  std::string lost_;  // that the device does not answer any more
+  std::string device_lost_;  // error message; empty: not lost
 };
 
 class TensorRtBackend final : public Backend {
@@ -280,28 +282,28 @@ class TensorRtBackend final : public Backend {
 
   std::optional<std::string> available() const override {
     try {
-      vendor();
-      return missing_cuda_device();
+      library();
+      return cuda_problem();
     } catch (const Failure& failure) {
       return failure.what();
     }
   }
 
-  // Engines for other devices are told of when one is opened, since only that says what to do.
-  bool takes(const Artifact& artifact) const override { return artifact.kind == kind; }
+  // Engines for other devices, too: opening one reports what to do.
+  bool can_load(const Artifact& artifact) const override { return artifact.kind == kind; }
 
-  // Those with engines that fit a device; where none does, or nothing is known, those with any.
+  // The precisions with engines that fit a device or, if none fits or is known, with any engines.
   std::vector<std::string> held_precisions(const Bundle& bundle) const override {
-    const std::vector<std::string> held = Backend::held_precisions(bundle);
-    if (available()) return held;
-    const std::vector<std::string> devices = capabilities();
+    const std::vector<std::string> all = Backend::held_precisions(bundle);
+    if (available()) return all;
+    const std::vector<std::string> devices = compute_capabilities();
     std::vector<std::string> fit;
-    std::copy_if(held.begin(), held.end(), std::back_inserter(fit), [&](const auto& precision) {
+    std::copy_if(all.begin(), all.end(), std::back_inserter(fit), [&](const auto& precision) {
       return std::any_of(devices.begin(), devices.end(), [&](const std::string& device) {
         return fits(bundle, precision, device);
       });
     });
-    return fit.empty() ? held : fit;
+    return fit.empty() ? all : fit;
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
@@ -310,66 +312,71 @@ class TensorRtBackend final : public Backend {
       throw unavailable_error(name, " cannot be used: ", *reason);
     }
     check_device(setup.device);
-    const std::string device = capability(setup.device);
+    const std::string device = compute_capability(setup.device);
     const auto& stages = bundle.manifest().stages;
-    const std::string remade = rebuild(bundle, precision, device);
+    const std::string command = rebuild_command(bundle, precision, device);
     std::vector<const Artifact*> chosen;
-    for (const Stage& stage : stages) chosen.push_back(&fitting(bundle, stage, precision, device));
+    for (const Stage& stage : stages)
+      chosen.push_back(&require_engine(bundle, stage, precision, device));
     const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
     for (std::size_t i = 0; i < stages.size(); ++i) {
       engines.push_back(
-          loaded(bundle.checked_file(chosen[i]->file), *chosen[i], stages[i], remade));
+          load_engine(bundle.checked_file(chosen[i]->file), *chosen[i], stages[i], command));
     }
-    std::vector<std::unique_ptr<Session>> made;
-    // Two side by side: one copies while the other computes.
+    std::vector<std::unique_ptr<Session>> sessions;
+    // Two: one copies while the other computes.
     for (int i = 0; i < (setup.throughput ? 2 : 1); ++i) {
-      made.push_back(std::make_unique<TensorRtSession>(setup.device, stages, engines, setup.log));
+      sessions.push_back(
+          std::make_unique<TensorRtSession>(setup.device, stages, engines, setup.log));
     }
-    return made;
+    return sessions;
   }
 
  private:
-  // The engine of a stage that runs on a device: one made for it before one that merely covers it.
-  // Null where there is none.
-  const Artifact* best(const Stage& stage, const std::string& precision,
-                       const std::string& device) const {
-    const Artifact* found = nullptr;
+  // The engine of a stage for a compute capability, preferably one built for it. Null if there is
+  // none.
+  const Artifact* find_engine(const Stage& stage, const std::string& precision,
+                              const std::string& device) const {
+    const Artifact* result = nullptr;
     for (const Artifact& engine : stage.artifacts) {
-      if (engine.kind != kind || engine.precision != precision || !suits(engine, device)) continue;
-      if (made_for(engine, device)) return &engine;
-      if (found == nullptr) found = &engine;
+      if (engine.kind != kind || engine.precision != precision || !is_usable(engine, device))
+        continue;
+      if (is_built_for(engine, device)) return &engine;
+      if (result == nullptr) result = &engine;
     }
-    return found;
+    return result;
   }
 
   bool fits(const Bundle& bundle, const std::string& precision, const std::string& device) const {
     const auto& stages = bundle.manifest().stages;
     return std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
-      return best(stage, precision, device) != nullptr;
+      return find_engine(stage, precision, device) != nullptr;
     });
   }
 
-  const Artifact& fitting(const Bundle& bundle, const Stage& stage, const std::string& precision,
-                          const std::string& device) const {
-    if (const Artifact* engine = best(stage, precision, device)) return *engine;
-    std::vector<std::string> found;
+  const Artifact& require_engine(const Bundle& bundle, const Stage& stage,
+                                 const std::string& precision, const std::string& device) const {
+    if (const Artifact* engine = find_engine(stage, precision, device)) return *engine;
+    std::vector<std::string> others;
     for (const Artifact& engine : stage.artifacts) {
       if (engine.kind != kind || engine.precision != precision) continue;
       std::string one = text(engine.target.value_or("any device"), " by ", engine.tool_version);
-      if (std::find(found.begin(), found.end(), one) == found.end()) found.push_back(one);
+      if (std::find(others.begin(), others.end(), one) == others.end()) others.push_back(one);
     }
-    if (found.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
-    throw unavailable_error("no ", name, " engine of ", bundle.path().string(), " fits: found for ",
-                            joined(found, ", "), "; needed for ", device, " by ", library(), ": ",
-                            rebuild(bundle, precision, device));
+    if (others.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
+    throw unavailable_error("no ", name, " engine of ", bundle.path().string(),
+                            " fits: it has engines for ", joined(others, ", "),
+                            ", expected one for ", device, " by ", installed(), ": ",
+                            rebuild_command(bundle, precision, device));
   }
 
-  // The command that makes an engine for `device`.
-  static std::string rebuild(const Bundle& bundle, const std::string& precision,
-                             const std::string& device) {
+  // The command that builds an engine for `device`.
+  static std::string rebuild_command(const Bundle& bundle, const std::string& precision,
+                                     const std::string& device) {
     return text("elir-build ", shell_quoted(bundle.path().string()), " ",
-                kLaterReleases ? "--device" : "--target " + device, " --precision " + precision);
+                kVersionCompatibility ? "--device" : "--target " + device,
+                " --precision " + precision);
   }
 };
 
@@ -380,8 +387,8 @@ const Backend& tensorrt_rtx_backend() {
 #else
 const Backend& tensorrt_backend() {
 #endif
-  static const TensorRtBackend made;
-  return made;
+  static const TensorRtBackend backend;
+  return backend;
 }
 
 }  // namespace elir::core

@@ -1,13 +1,12 @@
-"""Golden vectors: what the Python runtime makes of given inputs, for the C++ runtime to repeat.
+"""Golden vectors: results of the Python runtime, for the tests of the C++ runtime.
 
     python runtime/tests/golden/make.py
 
-writes ``geometry.json``, ``pictures.json`` and ``manifests.json`` beside this file. Inputs are made
-by formulas and random generators of fixed seeds, so the files change only when the Python runtime
-does; ``tests/runtime_cpp`` checks that they are up to date.
+writes ``geometry.json``, ``pictures.json`` and ``manifests.json`` next to this file. Inputs are
+computed by formulas, so the files change only when the Python runtime does; ``tests/runtime_cpp``
+checks that they are up to date.
 
-Results are kept as SHA-256 of their bytes: the files stay small, and any difference shows. Of a
-manifest it is kept whether it is refused.
+Pictures are stored as the SHA-256 of their pixels, manifests with whether they are rejected.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Pixels = NDArray[np.uint8]
 
 
 def pattern(height: int, width: int, seed: int) -> Pixels:
-    """The pictures of the tests; ``pattern`` in C++ makes the same."""
+    """The test picture of a seed; the same as ``pattern`` in C++."""
     y, x, c = np.ogrid[:height, :width, :3]
     value = (y * 2654435761 + x * 40503 + c * 97 + seed * 7919 + (x * y) * 31).astype(np.uint64)
     mixed = (value ^ (value >> np.uint64(7))) * np.uint64(0x9E3779B1)
@@ -38,7 +37,7 @@ def pattern(height: int, width: int, seed: int) -> Pixels:
 
 
 def reference_model(source: Pixels, result: Pixels) -> None:
-    """What the reference backend computes."""
+    """Compute what the reference backend does."""
     y, x, c = np.ogrid[: source.shape[0], : source.shape[1], :3]
     result[...] = (source + 7 * y + 13 * x + 31 * c).astype(np.uint8)
 
@@ -61,8 +60,8 @@ def geometry() -> dict[str, Any]:
             if length // tile < 200
         ],
         "mirrored": [
-            {"length": length, "wanted": wanted, "indices": mirrored(length, wanted).tolist()}
-            for length, wanted in ((1, 5), (3, 20), (5, 5), (31, 32))
+            {"length": length, "count": count, "indices": mirrored(length, count).tolist()}
+            for length, count in ((1, 5), (3, 20), (5, 5), (31, 32))
         ],
     }
 
@@ -106,33 +105,33 @@ TILED = [
 
 
 def pictures() -> dict[str, Any]:
-    made: dict[str, list[dict[str, Any]]] = {"squares": [], "tiled": []}
+    results: dict[str, list[dict[str, Any]]] = {"squares": [], "tiled": []}
     for index, (width, height, factor, kernel, side) in enumerate(SQUARES):
         picture = EnlargedPicture(pattern(height, width, index), factor, kernel)
         square = resize_to_square(picture, side)
         back = np.empty((picture.height, picture.width, 3), np.uint8)
         resize_into(square, back)
         case = {"width": width, "height": height, "factor": factor, "kernel": kernel, "side": side}
-        made["squares"].append(case | {"square": digest(square), "back": digest(back)})
+        results["squares"].append(case | {"square": digest(square), "back": digest(back)})
     for index, (width, height, factor, kernel, tile) in enumerate(TILED):
         picture = EnlargedPicture(pattern(height, width, index), factor, kernel)
         output = np.empty((picture.height, picture.width, 3), np.uint8)
         run_tiled(picture, output, tile, reference_model)
         case = {"width": width, "height": height, "factor": factor, "kernel": kernel, "tile": tile}
-        made["tiled"].append(case | {"output": digest(output)})
-    return made
+        results["tiled"].append(case | {"output": digest(output)})
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, default=HERE, help="folder to write to")
     into: Path = parser.parse_args().into
-    made = {
+    files = {
         "geometry.json": geometry(),
         "pictures.json": pictures(),
         "manifests.json": manifests(),
     }
-    for name, content in made.items():
+    for name, content in files.items():
         text = json.dumps(content, separators=(",", ":")).replace('},{"', '},\n{"')
         (into / name).write_text(text + "\n")
 

@@ -1,4 +1,4 @@
-"""Manifests in which everything is that can be there, and small changes of them."""
+"""Manifests with every possible entry, and small changes of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def file(name: str) -> dict[str, Any]:
 
 
 def manifest(split: bool) -> dict[str, Any]:
-    """A manifest in which everything that can be there is."""
+    """A manifest with every possible entry."""
     names = ["encoder", "estimator", "flow", "decoder"] if split else ["fused"]
     ends = ["image", *(f"z{i}" for i in range(len(names) - 1)), "restored"]
     image = {
@@ -123,47 +123,52 @@ def manifest(split: bool) -> dict[str, Any]:
 
 def with_field(base: dict[str, Any]) -> dict[str, Any]:
     """The same for several shapes, with noise as an input."""
-    made = changed(base, ("noise",), {"kind": "field", "generator": "test", "seed": 0})
-    made["shapes"] = [
+    manifest = changed(base, ("noise",), {"kind": "field", "generator": "test", "seed": 0})
+    manifest["shapes"] = [
         {"batch": 4, "height": 64, "width": 32},
         {"batch": 1, "height": 30, "width": 60, "padded_height": 32, "padded_width": 64},
     ]
-    made["tensors"]["noise"] = {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 8}
-    made["stages"][0]["inputs"] = ["image", "noise"]
-    return made
+    manifest["tensors"]["noise"] = {
+        "dtype": "float32",
+        "layout": "NCHW",
+        "channels": 16,
+        "stride": 8,
+    }
+    manifest["stages"][0]["inputs"] = ["image", "noise"]
+    return manifest
 
 
 Path_ = tuple[Any, ...]
 
 
 def places(value: Any, at: Path_ = ()) -> list[Path_]:
-    """The path of everything inside."""
-    found: list[Path_] = []
+    """The paths of all values inside."""
+    paths: list[Path_] = []
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
-        found.append((*at, key))
+        paths.append((*at, key))
         if isinstance(inner, dict | list):
-            found += places(inner, (*at, key))
-    return found
+            paths += places(inner, (*at, key))
+    return paths
 
 
 def changed(base: dict[str, Any], path: Path_, *value: Any) -> dict[str, Any]:
     """A copy with the value at ``path``, or without the entry."""
-    made = json.loads(json.dumps(base))  # nothing shared, as copy.deepcopy would keep it
-    place: Any = made
+    manifest = json.loads(json.dumps(base))  # unlike copy.deepcopy, without shared values
+    place: Any = manifest
     for key in path[:-1]:
         place = place[key]
     if value:
         place[path[-1]] = value[0]
     else:
         del place[path[-1]]
-    return made
+    return manifest
 
 
 def with_engines(base: dict[str, Any]) -> dict[str, Any]:
-    """The same with engines beside its graphs, and the devices they are for."""
-    made = changed(base, ("versions", "tensorrt-rtx"), "1.5.0")
-    artifacts = made["stages"][0]["artifacts"]
+    """The same with engines and their targets."""
+    manifest = changed(base, ("versions", "tensorrt-rtx"), "1.5.0")
+    artifacts = manifest["stages"][0]["artifacts"]
     engine = artifacts[0] | {"kind": "tensorrt-rtx", "tool": "tensorrt-rtx", "tool_version": "1.5"}
     artifacts += [
         engine
@@ -178,16 +183,16 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
         engine | {"file": "fused.fp32.engine", "kind": "tensorrt", "target": "sm87"},
     ]
     artifacts[0]["graph_convolutions"] = {"int8": 0, "fp16": 0, "fp32": 15}
-    made["targets"] = [
+    manifest["targets"] = [
         {"name": "rtx2080ti", "kind": "tensorrt-rtx", "capability": "sm75"},
         {"name": "jetpack6.2", "kind": "tensorrt", "capability": "sm87"},
     ]
-    return made
+    return manifest
 
 
 ARTIFACT: Path_ = ("stages", 0, "artifacts", 0)
 ENGINE: Path_ = ("stages", 0, "artifacts", 2)
-#: Changes of which some are right: (base, path, value).
+#: Changes, some of them valid: (base, path, value).
 CHANGES: list[tuple[str, Path_, Any]] = [
     ("engines", ("targets", 0, "capability"), "sm9"),
     ("engines", ("targets", 0, "capability"), "sm120"),
@@ -269,7 +274,7 @@ CHANGES: list[tuple[str, Path_, Any]] = [
     ("field", ("shapes", 1, "padded_height"), None),
     ("field", ("shapes", 1), {"batch": 1, "height": 64, "width": 32}),
 ]
-#: Bytes that are no strict JSON, or none of a manifest.
+#: Bytes that are not strict JSON or not a manifest.
 DAMAGED = [
     b"",
     b"\xff\xfe",
@@ -308,16 +313,16 @@ def refused(data: bytes) -> bool:
 
 
 def manifests() -> dict[str, Any]:
-    """Manifests, small changes of them, and which of those are refused."""
+    """Manifests, small changes of them, and which of these are rejected."""
     changes = [*(("fused", path) for path in places(BASES["fused"])), *CHANGES]
     cases = []
     for base, path, *value in changes:
-        made = json.dumps(changed(BASES[base], path, *value)).encode()
+        manifest = json.dumps(changed(BASES[base], path, *value)).encode()
         patch = {"op": "remove", "path": "".join(f"/{key}" for key in path)}
         if value:
             is_there = path in places(BASES[base])
             patch |= {"op": "replace" if is_there else "add", "value": value[0]}
-        cases.append({"base": base, "patch": [patch], "refused": refused(made)})
+        cases.append({"base": base, "patch": [patch], "refused": refused(manifest)})
     assert not any(refused(json.dumps(base).encode()) for base in BASES.values())
     assert all(refused(data) for data in DAMAGED)
     return {"bases": BASES, "cases": cases, "damaged": [data.hex() for data in DAMAGED]}

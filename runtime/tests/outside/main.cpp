@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-// Uses both headers, and what the library says where there is no bundle.
+// Uses both headers, and expects an error for a missing bundle.
 int main() {
   try {
     elir::Restorer restorer("no such folder");

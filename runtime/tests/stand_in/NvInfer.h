@@ -1,6 +1,6 @@
-// A stand-in for the header of TensorRT 10.3.0, or with STAND_IN_RTX of TensorRT-RTX 1.7.1: what
-// src/backends/tensorrt.cpp uses of it. As with the real ones, names are the same and places in the
-// tables of virtual functions differ.
+// A stand-in for the header of TensorRT 10.3.0 or, with STAND_IN_RTX, TensorRT-RTX 1.7.1, with what
+// src/backends/tensorrt.cpp uses. As in the real ones, names are the same and virtual tables
+// differ.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,4 +1,4 @@
-// Prints of each of the two TensorRT backends whether it is available, or why not.
+// Prints whether each of the two TensorRT backends is available, or why not.
 #include <cstdio>
 
 #include "backends/all.hpp"

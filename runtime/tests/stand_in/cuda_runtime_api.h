@@ -1,5 +1,5 @@
-// A stand-in for CUDA: what src/backends/tensorrt.cpp uses of it, on the host. Work waits in its
-// stream until that is synchronised, and tests say what fails.
+// A stand-in for CUDA on the host, with what src/backends/tensorrt.cpp uses. Work is queued until
+// its stream is synchronised; tests choose what fails.
 #pragma once
 
 #include <cstdlib>
@@ -80,15 +80,15 @@ inline cudaError_t answer(int* place, int value) {
   return cudaSuccess;
 }
 
-// What is handed out counts as living until it is taken back.
+// Creates and destroys objects, and counts those alive.
 template <typename Object>
-cudaError_t hand_out(Object** place, Object* made) {
-  *place = made;
+cudaError_t create(Object** place, Object* object) {
+  *place = object;
   ++cuda.objects;
   return cudaSuccess;
 }
 template <typename Object>
-cudaError_t take_back(Object* object) {
+cudaError_t destroy(Object* object) {
   delete object;
   --cuda.objects;
   return cudaSuccess;
@@ -116,7 +116,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 
 inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  return stand_in::hand_out(data, std::malloc(bytes));
+  return stand_in::create(data, std::malloc(bytes));
 }
 inline cudaError_t cudaFree(void* data) {
   std::free(data);
@@ -135,9 +135,9 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
   cuda.last_stream = new StandInStream;
-  return stand_in::hand_out(stream, cuda.last_stream);
+  return stand_in::create(stream, cuda.last_stream);
 }
-inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return stand_in::take_back(stream); }
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return stand_in::destroy(stream); }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (cuda.lost) return cudaErrorIllegalAddress;
   if (stream->capturing) return cudaErrorStreamCaptureInvalidated;
@@ -157,16 +157,16 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph)
   stream->capturing = false;
   Work captured = std::exchange(stream->captured, {});
   if (cuda.capture_fails) return cudaErrorStreamCaptureInvalidated;
-  return stand_in::hand_out(graph, new StandInGraph{std::move(captured)});
+  return stand_in::create(graph, new StandInGraph{std::move(captured)});
 }
 inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph,
                                                  unsigned long long /*flags*/) {
-  return stand_in::hand_out(exec, new StandInExec{*graph});
+  return stand_in::create(exec, new StandInExec{*graph});
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   for (const auto& work : exec->work) stream->add(work);
   ++cuda.launches;
   return cudaSuccess;
 }
-inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return stand_in::take_back(graph); }
-inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return stand_in::take_back(exec); }
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return stand_in::destroy(graph); }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return stand_in::destroy(exec); }

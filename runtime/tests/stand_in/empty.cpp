@@ -1,1 +1,1 @@
-// A library without any of the functions that are looked for.
+// A library without the functions that are needed.

@@ -1,7 +1,7 @@
-// The library to NvInfer.h beside it. Every engine takes the bytes of a square of 32x32 pixels and
-// adds 1 to them, or 2 with STAND_IN_RTX. With STAND_IN_RELEASE it is of another release.
+// The library for NvInfer.h in this folder. Every engine adds 1, or 2 with STAND_IN_RTX, to the
+// bytes of 32x32 pixels. STAND_IN_RELEASE changes the release.
 #ifdef STAND_IN_RTX
-#define nvinfer1 elir_nvinfer1_rtx  // as the other side has it, for UndefinedBehaviorSanitizer
+#define nvinfer1 elir_nvinfer1_rtx  // as in the backend, for UndefinedBehaviorSanitizer
 #endif
 #include "NvInfer.h"
 
@@ -21,7 +21,7 @@ constexpr int kAdded = 2;
 constexpr int kAdded = 1;
 #endif
 
-// Whether a call fails, which the log then tells why.
+// Whether calls fail; logs the reason.
 bool refused() {
   if (state.refusal == nullptr) return false;
   if (*state.refusal != '\0') {
@@ -97,9 +97,9 @@ class Runtime final : public nvinfer1::IRuntime {
 
 #define STAND_IN_EXPORT extern "C" __attribute__((visibility("default")))
 
-STAND_IN_EXPORT void* createInferRuntime_INTERNAL(void* given, std::int32_t version) noexcept {
+STAND_IN_EXPORT void* createInferRuntime_INTERNAL(void* log, std::int32_t version) noexcept {
   if (version != NV_TENSORRT_VERSION) return nullptr;
-  logger = static_cast<nvinfer1::ILogger*>(given);
+  logger = static_cast<nvinfer1::ILogger*>(log);
   state.host_code = false;
   return static_cast<nvinfer1::IRuntime*>(new Runtime);
 }

@@ -1,13 +1,13 @@
-// What tests see of a stand-in for TensorRT: what fails, and what was asked of it.
+// State of a stand-in for TensorRT: the failures that tests choose, and calls.
 #pragma once
 
 struct StandInTensorRt {
-  const char* refusal = nullptr;  // logged by what then fails; empty: without a word
+  const char* refusal = nullptr;  // logged by failing calls; empty: no message
   bool enqueue_fails = false;
   bool no_memory_in_capture = false;
   bool capturable = true;
   bool linear = true;
   bool on_device = true;
-  bool host_code = false;  // whether the last engine was allowed to bring code
+  bool host_code = false;  // allowed by the last runtime
   int enqueued = 0;
 };
