@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "choice.hpp"
-#include "runner.hpp"
+#include "pixel_session.hpp"
 
 namespace elir::core {
 

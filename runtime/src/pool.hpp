@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "runner.hpp"
+#include "pixel_session.hpp"
 
 namespace elir::core {
 

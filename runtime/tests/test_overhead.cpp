@@ -7,7 +7,7 @@
 
 #include "choice.hpp"
 #include "counted_new.hpp"
-#include "runner.hpp"
+#include "pixel_session.hpp"
 #include "support.hpp"
 #include "tiling.hpp"
 

@@ -1,4 +1,4 @@
-#include "runner.hpp"
+#include "pixel_session.hpp"
 
 #include <cstring>
 
