@@ -63,7 +63,7 @@ wheel: $(VENV)/.dev
 	rm -rf dist $(TESTED) && mkdir -p $(TESTED)/docs
 	$(BIN)/python -m build -q
 	$(PIP) install --no-deps --target $(TESTED) dist/*.whl
-	cp -r tests exporters runtime pyproject.toml Makefile CONTRIBUTING.md $(TESTED)
+	cp -r tests benchmarks exporters runtime pyproject.toml Makefile CONTRIBUTING.md $(TESTED)
 	cp docs/guide-devices.md $(TESTED)/docs
 
 # The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
@@ -216,8 +216,9 @@ results: $(VENV)/.dev $(VENV)/.user
 bench-results: $(VENV)/.dev
 	elir-bench tiny --peers --json docs/results/tiny.json --report docs/results/tiny.md
 	for task in $(RESULT_TASKS); do \
-	    elir-bench random --task $$task --precision fp32 --precision int8 --peers \
-	        --images 20 --warmup 3 \
+	    elir-export random --task $$task --precision fp32 --precision int8 --overwrite \
+	        -o build/bench/$$task || exit 1; \
+	    elir-bench build/bench/$$task --peers --images 20 --warmup 3 \
 	        --json docs/results/$$task.json --report docs/results/$$task.md || exit 1; \
 	done
 

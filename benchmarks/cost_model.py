@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from eager_kernels import eager_model_layers, fit_launch_seconds
 from onnx import ModelProto
+from paper_speeds import EAGER_LAUNCH_SECONDS, FITTED, PAPER_SPEEDS, PaperSpeed
 from precisions import eager_runner, interleaved, openvino_runner, read
 from rewrites import environment, onnxruntime_runner
 
-from elir_deploy.bench.cost_model import Layer, Totals, fit_launch_seconds, predict, totals
-from elir_deploy.bench.device import CpuMeter
-from elir_deploy.bench.devices import DEVICES, Device, measure_cpu
-from elir_deploy.bench.graph_cost import graph_layers
-from elir_deploy.bench.paper import EAGER_LAUNCH_SECONDS, FITTED, PAPER_SPEEDS, PaperSpeed
-from elir_deploy.bench.peers import eager_model_layers
+from elir_deploy.bench.device import CpuMeter, describe_device
+from elir_deploy.cost.devices import DEVICES, Device, measure_cpu
+from elir_deploy.cost.graphs import graph_layers
+from elir_deploy.cost.roofline import Layer, Totals, predict, totals
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
@@ -175,9 +175,14 @@ def devices_table(network: Exported) -> str:
     return pipes(["predicted ms (FPS, bound by)", *network.layers], rows)
 
 
-def amax(measured: Sequence[Device]) -> Device:
+def this_cpu() -> Device:
+    cpu = describe_device()["cpu"]
+    return measure_cpu(cpu["usable_cores"], cpu["model"] or "CPU")
+
+
+def fastest(measured: Sequence[Device]) -> Device:
     """The fastest of several measurements of this CPU: a peak is what was reached once."""
-    best = max(measured, key=lambda device: device.amax["fp32"])
+    best = max(measured, key=lambda device: device.peaks["fp32"])
     return replace(best, bandwidth=max(device.bandwidth for device in measured))
 
 
@@ -188,7 +193,7 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
     shape = (1, task.image_size, task.image_size, 3)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     content = network.graph.SerializeToString()
-    before = measure_cpu()
+    before = this_cpu()
     meter, begin = CpuMeter(), time.perf_counter()
     seconds = interleaved(
         {
@@ -199,7 +204,7 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
         rounds,
     )
     elsewhere = meter.cores_elsewhere(time.perf_counter() - begin) or {}
-    cpu = amax([before, measure_cpu()])
+    cpu = fastest([before, this_cpu()])
     trained = eager_model_layers(task.architecture, image_size=task.image_size, steps=task.steps)
     rows = []
     for name, own in seconds.items():
@@ -212,13 +217,13 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
                 f"{median * 1e3:.1f} ({min(own) * 1e3:.1f} to {max(own) * 1e3:.1f})",
                 f"{told.seconds * 1e3:.1f}",
                 off(told.seconds, median),
-                f"{rate / 1e9:.0f} ({100 * rate / cpu.amax['fp32']:.0f} %)",
+                f"{rate / 1e9:.0f} ({100 * rate / cpu.peaks['fp32']:.0f} %)",
             ]
         )
     heading = ["", "measured ms, median (range)", "predicted ms", "error", "GFLOP/s (of the peak)"]
     busy = ", ".join(f"{who.replace('_', ' ')} {cores:.2f}" for who, cores in elsewhere.items())
     told_of_cpu = (
-        f"{cpu.title}: {cpu.amax['fp32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{cpu.title}: {cpu.peaks['fp32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{cpu.bandwidth / 1e9:.1f} GB/s ({cpu.source}; the best of one measurement before and "
         f"one after the runs). {rounds} rounds; cores kept busy by others meanwhile: "
         f"{busy or 'not known'}."
@@ -244,7 +249,7 @@ def main() -> None:
         "Each kernel takes the longer of its operations at the device's peak rate and its bytes at "
         "the memory's bandwidth; kernels run one after another, and the host launches them no "
         "faster than one every so often (3.8 us with CUDA). A multiply-accumulate (MAC) is 2 "
-        "FLOPs. Sources of the amax: `elir_deploy/bench/devices.py`.",
+        "FLOPs. Sources of the peaks: `elir_deploy/cost/devices.py`.",
         "## Multiply-accumulates",
         gmacs_table(made),
         "As trained is the collapsed PyTorch network, call by call, nothing fused; as exported is "
@@ -253,9 +258,9 @@ def main() -> None:
         "latent's 16 channels, becomes one 3x3 to 16 channels. The time MLP is gone, too.",
         "## The paper's figures: eager PyTorch, float32, RTX 2080 Ti",
         paper_table(fitted),
-        f"The roofline alone (vendor's amax, launches at CUDA's own rate) has no fitted number. "
+        f"The roofline alone (vendor's peaks, launches at CUDA's own rate) has no fitted number. "
         f"One is fitted, on {FITTED.fps} FPS, which stands in Tables {FITTED.source}: the host "
-        f"takes {fitted * 1e6:.2f} us a kernel (in the package: "
+        f"takes {fitted * 1e6:.2f} us a kernel (in `benchmarks/paper_speeds.py`: "
         f"{EAGER_LAUNCH_SECONDS * 1e6:.2f}). "
         f"With it the other {len(latent_speeds())} figures of latent models are met within "
         f"{100 * worst_error(fitted):.1f} %. No efficiency factor is applied to peak rate or "
@@ -280,7 +285,7 @@ def main() -> None:
         "estimator and U-Net over pixels, assumed here, must be larger than it (or cuDNN chose "
         "Winograd's algorithm, which multiplies less; BFR shows no sign of it).",
         "## Predictions",
-        "**Predicted, not measured**, batch 1, at the vendors' amax: an engine that reaches 60 % "
+        "**Predicted, not measured**, batch 1, at the vendors' peaks: an engine that reaches 60 % "
         "of them takes 1.7 times as long. fp32 is on CUDA cores, without TF32. fp16 on the RTX "
         "2080 Ti is at the rate with float32 sums. int8 is the Q/DQ graph with float16 beside it, "
         "not yet run on Turing by anyone here; on the RTX 2080 Ti it is what TensorRT can reach, "

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from eager_kernels import eager_model_layers
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from elir_deploy.bench.peers import eager_model_layers
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.tasks import TASKS, TaskSpec

@@ -1,5 +1,5 @@
-"""Honest benchmarks: several ways to run one model, measured side by side in one run.
+"""Benchmarks of bundles: runners measured side by side in one run.
 
-``protocols`` takes the samples, ``runners`` and ``peers`` are what is measured, ``statistics``
-and ``device`` say what the numbers mean, ``report`` writes them down.
+``protocols`` says what a run consists of, ``runs`` performs one; ``runners`` and ``peers`` are what
+is measured; ``measurement``, ``throughput`` and ``soak`` take samples, ``report`` presents them.
 """

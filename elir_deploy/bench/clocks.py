@@ -1,4 +1,4 @@
-"""The clock everything is timed with, as a value: tests hand in one of their own."""
+"""The clock of all measurements, which tests replace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 __all__ = ["Clock", "clock_resolution_ns", "wall_clock"]
 
-#: Gives nanoseconds since some fixed moment; never goes back.
+#: Returns nanoseconds since a fixed moment; never goes back.
 Clock = Callable[[], int]
 
 wall_clock: Clock = time.perf_counter_ns

@@ -1,14 +1,13 @@
-"""The first minute of an application: what loading takes, and the first picture, in a new process.
+"""A runner's first start: loading and the first picture, in a new process.
 
-In the benchmark's own process libraries are imported and caches are warm long before the second
-runner loads, and its memory is everybody's. So each is started alone:
-``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS BEGAN`` prints one line of JSON.
+In the benchmark's process libraries are imported and caches warm long before the second runner
+loads, and all share one memory. So each is started alone:
+``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS START`` prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,22 +20,21 @@ from elir_deploy.errors import UnavailableError
 __all__ = ["ColdStart", "start_cold"]
 
 _SECONDS_AT_MOST = 600
-#: Of the image's random bytes.
+#: Seed of the image's random bytes.
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A new process from the call that starts it to its first picture.
+    """A new process from its start to its first picture.
 
     Attributes:
-        import_s: starting Python and importing the runtime, which reports call the start.
-        load_s: opening the bundle on the backend; hashes, compiling and caches are inside.
-        first_result_s: of the first picture, of random bytes.
-        peak_rss_bytes: most memory that the process had until then; None where unknown.
-        device_bytes: memory of NVIDIA's GPUs that it held then; None where it held none, or NVML
-            does not tell: without the package, in most containers, on Jetson, whose GPU has no
-            memory of its own.
+        import_s: starting Python and importing the runtime.
+        load_s: opening the bundle on the backend, hashes, compiling and caches included.
+        first_result_s: restoring the first picture, of random bytes.
+        peak_rss_bytes: peak memory of the process until then; None where unknown.
+        device_bytes: NVIDIA GPU memory of the process at that moment; None where it has none or
+            NVML does not tell: without the package, in most containers, and on Jetson.
     """
 
     import_s: float
@@ -46,29 +44,25 @@ class ColdStart:
     device_bytes: int | None
 
 
-def start_cold(
-    bundle: Path, backend: str, precision: str, *, threads: int | None, temporary: bool = False
-) -> ColdStart:
-    """Measure one start. The file system's cache, and the backend's own, are as they are found.
+def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | None) -> ColdStart:
+    """Measure one start, with the caches of the file system and the backend as they are.
 
     Args:
         bundle: its folder.
         backend: name of the backend.
-        precision: to run in.
+        precision: in which it runs.
         threads: CPU threads of the session.
-        temporary: of the bundle nothing compiled is kept, so loading it compiles it.
 
     Raises:
         UnavailableError: the process failed; with the last line it printed.
     """
     command = [sys.executable, "-m", "elir_deploy.bench.cold"]
     arguments = [str(bundle), backend, precision, str(threads or 0)]
-    # The clock that counts from the machine's start, so that both processes read the same.
-    began = str(time.monotonic_ns())
+    # The clock that counts from the machine's boot, so that both processes read the same.
+    start = str(time.monotonic_ns())
     try:
-        done = subprocess.run(
-            [*command, *arguments, began],
-            env=os.environ | ({"ELIR_CACHE_LIMIT": "0"} if temporary else {}),
+        process = subprocess.run(
+            [*command, *arguments, start],
             capture_output=True,
             text=True,
             timeout=_SECONDS_AT_MOST,
@@ -76,25 +70,25 @@ def start_cold(
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"a new process could not be measured: {error}") from None
-    lines = done.stdout.strip().splitlines()
+    lines = process.stdout.strip().splitlines()
     try:
         values: dict[str, Any] = json.loads(lines[-1])
         return ColdStart(**values)
     except (IndexError, ValueError, TypeError):
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UnavailableError(
-            f"a new process ended with {done.returncode}: {said[:300]}"
+            f"a new process ended with {process.returncode}: {message[:300]}"
         ) from None
 
 
 def main(arguments: list[str]) -> None:
-    """In the new process."""
+    """Run in the new process."""
     import numpy as np
 
     from elir_deploy.runtime import Bundle, Restorer
 
     imported = time.monotonic_ns()
-    folder, backend, precision, threads, began = arguments
+    folder, backend, precision, threads, start = arguments
     bundle = Bundle.open(folder)
     with Restorer(bundle, backend, precision=precision, threads=int(threads) or None) as restore:
         loaded = time.monotonic_ns()
@@ -103,17 +97,17 @@ def main(arguments: list[str]) -> None:
         ready = time.monotonic_ns()
         restore(image)
         done = time.monotonic_ns()
-        # Not before: it is no part of what an application loads.
+        # Imported here: an application would not load it.
         from elir_deploy.bench.sensors import process
 
-        found = ColdStart(
-            import_s=(imported - int(began)) / 1e9,
+        result = ColdStart(
+            import_s=(imported - int(start)) / 1e9,
             load_s=(loaded - imported) / 1e9,
             first_result_s=(done - ready) / 1e9,
             peak_rss_bytes=process.peak_host_bytes(),
             device_bytes=process.device_bytes(),
         )
-    print(json.dumps(asdict(found)))
+    print(json.dumps(asdict(result)))
 
 
 if __name__ == "__main__":

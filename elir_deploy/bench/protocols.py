@@ -1,23 +1,33 @@
-"""How samples are taken: which images, how many, in which order."""
+"""The protocols: what a run consists of, one class each.
+
+To add one, write a subclass of :class:`BenchProtocol` here and list it in :data:`PROTOCOLS`.
+"""
 
 from __future__ import annotations
 
-import gc
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.runners import Runner
-from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
-from elir_deploy.bench.yardstick import SETTLE_NS
-from elir_deploy.errors import ElirError, UnavailableError
-from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.bench.measurement import Measurement, Samples, Warmup, random_image
+from elir_deploy.bench.runners import BundleRunner, Unavailable, quality
+from elir_deploy.bench.sensors import rss_bytes
+from elir_deploy.bench.soak import Soak
+from elir_deploy.bench.throughput import Throughput
+from elir_deploy.bench.yardstick import Yardstick, describe
+from elir_deploy.errors import ElirError, UsageError
+from elir_deploy.progress import ProgressCallback
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.manifest import SPLIT_STAGES
+from elir_deploy.tasks import TASKS
+
+if TYPE_CHECKING:
+    from elir_deploy.bench.runs import Run
+    from elir_deploy.bench.watch import Watch
 
 __all__ = [
     "PROTOCOLS",
@@ -28,34 +38,25 @@ __all__ = [
     "random_image",
 ]
 
-#: What a random image is for; no two images are the same.
-_WARMUP, _COUNTED, _SETTLING = range(3)
-#: Warming up by itself: never fewer images or shorter, unless the most of the other is reached.
-_LEAST_WARMUP, _MOST_WARMUP = 10, 500
-_LEAST_WARMUP_NS, _MOST_WARMUP_NS = 10**9, 60 * 10**9
-#: How much longer a series must be before it is looked at again: looking at every image would end
-#: at a lucky moment.
-_LOOK_AGAIN_WARMUP, _LOOK_AGAIN = 1.25, 1.1
-
 
 @dataclass(frozen=True)
 class BenchProtocol:
-    """What one run consists of.
+    """One kind of run; runners take turns unless a subclass measures otherwise.
 
     Attributes:
-        name: what ``--protocol`` takes.
+        name: as in ``--protocol``.
         title: one line for people.
-        warmup: images restored before the first that counts; None: until the latencies settle.
+        warmup: images before the first that counts; None: until the latencies settle.
         images: images that count; None: until the medians are known to ``tolerance``.
-        seconds: that the run lasts for at least, for each of the runners, where ``images`` is
-            None; of each load, for throughput; of each runner, for soak.
-        at_most_s: after which the run ends in any case, where ``images`` is None.
+        seconds: least time for each runner where ``images`` is None; of each load for throughput,
+            of each runner for soak.
+        at_most_s: time after which the run ends in any case, where ``images`` is None.
         tolerance: largest relative half-width of the 95 % interval of each median.
-        block: images a runner restores in a row before the next one's turn.
-        in_turns: whether runners take turns; without, the last three mean nothing.
-        input: which images, in words.
-        order: in which the runners come, in words.
-        timed: from where to where, in words.
+        block: images of a turn.
+        in_turns: whether runners take turns; otherwise the last three mean nothing.
+        input: the images, in words.
+        order: of the runners, in words.
+        timed: what is timed, in words.
     """
 
     name: str
@@ -74,355 +75,268 @@ class BenchProtocol:
     )
     timed: str = "8-bit image to restored 8-bit image; device: inside the backend's run"
 
+    #: Options of elir-bench that have a meaning here, beside those of every protocol.
+    accepts: ClassVar[tuple[str, ...]] = ("images", "warmup", "seconds", "at_most", "tolerance")
+    #: Whether peers take part.
+    with_peers: ClassVar[bool] = True
+    #: Whether runners are also started in processes of their own.
+    with_cold: ClassVar[bool] = True
 
-_TABLE = (
-    BenchProtocol(
-        name="paper",
-        title="the paper's: batch 1, random images, 10 to warm up, mean of 200",
-        warmup=10,
-        images=200,
-    ),
-    BenchProtocol(
-        name="latency",
-        title="one image at a time, until every median is known to 2 % and 10 s have passed",
-    ),
-    BenchProtocol(
-        name="throughput",
-        title="many images: several callers, streams, batches, and from files to files",
-        input="16 images of uniformly random bytes in a ring; batch: one batch of random bytes; "
-        "files: the bundle's photographs as PNG",
-        order="every load of one runner after the other, in two passes of opposite order",
-        timed="callers, streams: 8-bit image to restored 8-bit image; batch: inside the backend's "
-        "run; files: image file to image file",
-        warmup=1,
-        seconds=5.0,
-        in_turns=False,
-    ),
-    BenchProtocol(
-        name="stages",
-        title="as latency, each of encoder, estimator, every Euler step and decoder timed alone",
-    ),
-    BenchProtocol(
-        name="steps",
-        title="as latency, over numbers of Euler steps M: speed and quality of each",
-    ),
-    BenchProtocol(
-        name="soak",
-        title="each runner kept busy for long: does it slow down, does its memory grow",
-        input="16 images of uniformly random bytes in a ring",
-        order="one runner after the other",
-        timed="8-bit image to restored 8-bit image",
-        warmup=0,
-        seconds=600.0,
-        in_turns=False,
-    ),
-)
-#: All protocols by name.
-PROTOCOLS: dict[str, BenchProtocol] = {protocol.name: protocol for protocol in _TABLE}
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        """Check that the bundles can be measured together.
 
+        Raises:
+            UsageError: they cannot.
+        """
+        first = bundles[0]
+        for other in bundles[1:]:
+            if _image_side(first) != _image_side(other):
+                raise UsageError(
+                    f"bundles are measured with the same images, but {first.path} takes "
+                    f"{_image_side(first)} pixels and {other.path} {_image_side(other)}"
+                )
 
-class _Yardstick(Protocol):
-    def measure(self) -> int: ...
+    def reference(self, bundles: Sequence[Bundle]) -> Bundle:
+        """The bundle that the report describes, and whose model peers run."""
+        return bundles[0]
 
+    def prepare(self, run: Run, progress: ProgressCallback) -> None:
+        """Do what must be done before the machine is watched."""
 
-@dataclass
-class Samples:
-    """The series of one runner; entry i of each list belongs to image i.
+    def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
+        """Fill this protocol's part of ``run.results``; after an interruption, with what there is.
 
-    Attributes:
-        image_ns: from the 8-bit image to the restored 8-bit image.
-        device_ns: of that, inside the backend's run; None where it cannot be told apart.
-        started_ns: when the sample began, since the first began.
-        yardstick_ns: what the yardstick took next to the sample's turn, the faster of before and
-            after; None without a yardstick.
-        joules: of the turn, shared out over its images; None where no meter runs.
-        parts_ns: what ``device_ns`` consists of, by part; empty where it is all one.
-    """
+        Raises:
+            UnavailableError: nothing could be measured.
+        """
+        assert run.conditions is not None
+        # The yardstick shows the processor's speed; a GPU would wait for it and cool down.
+        timed = any(runner.on_cpu for runner in run.results.runners)
+        run.conditions.yardstick = describe() if timed else None
+        if watch.meter is not None:
+            run.conditions.energy = watch.meter.source
+            run.conditions.energy_scope = watch.meter.scope
+        run.results.measurement = Measurement(
+            run.results.runners,
+            self,
+            run.image_shape,
+            seed=run.options.seed,
+            yardstick=Yardstick() if timed else None,
+            joules=watch.meter.read if watch.meter is not None else None,
+            between=watch.look,
+        )
+        run.results.measurement.run(progress)
 
-    image_ns: list[int] = field(default_factory=list)
-    device_ns: list[int | None] = field(default_factory=list)
-    started_ns: list[int] = field(default_factory=list)
-    yardstick_ns: list[int | None] = field(default_factory=list)
-    joules: list[float | None] = field(default_factory=list)
-    parts_ns: list[tuple[int, ...]] = field(default_factory=list)
-
-    @property
-    def _lists(self) -> tuple[list[Any], ...]:
-        return tuple(getattr(self, entry.name) for entry in fields(self))
-
-    def keep(self, more: Samples, count: int) -> None:
-        """Append the first ``count`` of ``more``."""
-        for own, other in zip(self._lists, more._lists, strict=True):
-            own += other[:count]
-
-    def cut(self, count: int) -> None:
-        """Leave no more than ``count``."""
-        for own in self._lists:
-            del own[count:]
-
-    @property
-    def whole(self) -> int:
-        """Samples that have every entry: an interruption may fall between two lists."""
-        return min(len(own) for own in self._lists)
+    def suffixes(self, bundles: Sequence[Bundle]) -> list[str]:
+        """Ends of the runners' labels, which tell several bundles apart."""
+        if len(bundles) == 1:
+            return [""]
+        names = [bundle.path.name for bundle in bundles]
+        if len(set(names)) < len(names):
+            names = [os.path.normpath(bundle.path) for bundle in bundles]
+        return [f", {name}" for name in names]
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """What a runner restored before it counted.
-
-    Attributes:
-        images: how many.
-        seconds: it took.
-        settled: whether the latencies had settled; None where nobody looked, or where too few
-            images fit into the longest warm-up to tell.
-    """
-
-    images: int
-    seconds: float
-    settled: bool | None
+class Paper(BenchProtocol):
+    name: str = "paper"
+    title: str = "the paper's: batch 1, random images, 10 to warm up, mean of 200"
+    warmup: int | None = 10
+    images: int | None = 200
 
 
-class Measurement:
-    """Runners measured side by side.
+@dataclass(frozen=True)
+class Latency(BenchProtocol):
+    name: str = "latency"
+    title: str = "one image at a time, until every median is known to 2 % and 10 s have passed"
 
-    They take turns of a few images each, every round of the same images, in an order that is
-    shuffled for one round and reversed for the next: clock changes, heat and other programs hit
-    all of them alike, and none always follows the same neighbour. A turn begins with images that
-    do not count, one or as many as take 50 ms, since the neighbour has emptied the caches and its
-    threads still spin: right after another library, eager PyTorch took a fifth longer than in a
-    row of its own (4.9 M parameters at 128 x 128).
 
-    Args:
-        runners: with distinct labels.
-        protocol: how many images.
-        image_shape: (H, W, 3) of the images handed to the runners.
-        seed: of images and order.
-        clock: to time with.
-        yardstick: measured before every turn; None: none.
-        joules: gives the energy used since some moment; read at both ends of a turn.
-        between: called after every turn, with the seconds since the first.
+@dataclass(frozen=True)
+class ThroughputProtocol(BenchProtocol):
+    """Many images at the same time."""
 
-    Attributes:
-        samples: by label; all series have the same length, also after an interruption.
-        warmups: by label.
-        failures: label to reason, of runners that gave up and were left out.
-        complete: whether every image was measured.
-    """
+    name: str = "throughput"
+    title: str = "many images: several callers, streams, batches, and from files to files"
+    warmup: int | None = 1
+    seconds: float = 5.0
+    in_turns: bool = False
+    input: str = (
+        "16 images of uniformly random bytes in a ring; batch: one batch of random bytes; "
+        "files: the bundle's photographs as PNG"
+    )
+    order: str = "every load of one runner after the other, in two passes of opposite order"
+    timed: str = (
+        "callers, streams: 8-bit image to restored 8-bit image; batch: inside the backend's "
+        "run; files: image file to image file"
+    )
+    accepts: ClassVar[tuple[str, ...]] = ("seconds", "callers", "batch")
 
-    def __init__(
-        self,
-        runners: Sequence[Runner],
-        protocol: BenchProtocol,
-        image_shape: tuple[int, int, int],
-        *,
-        seed: int = 0,
-        clock: Clock = wall_clock,
-        yardstick: _Yardstick | None = None,
-        joules: Callable[[], float] | None = None,
-        between: Callable[[float], None] | None = None,
-    ) -> None:
-        self.protocol = protocol
-        self.samples = {runner.label: Samples() for runner in runners}
-        self.warmups: dict[str, Warmup] = {}
-        self.failures: dict[str, str] = {}
-        self.complete = False
-        self._runners = list(runners)
-        self._image_shape = image_shape
-        self._seed = seed
-        self._clock = clock
-        self._yardstick = yardstick
-        self._joules = joules
-        self._between = between
-        self._shuffle = np.random.default_rng(seed)
-        self._reversed: list[Runner] = []
-        self._began: int | None = None
-        self._last_yardstick: int | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a sample at all."""
-        return any(series.image_ns for series in self.samples.values())
-
-    def run(self, progress: ProgressCallback = no_progress) -> None:
-        """Warm up, then measure. Interrupted, it keeps the images that all runners finished.
-
-        Raises:
-            UnavailableError: no runner was left.
-        """
+    def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
+        throughput = Throughput(
+            run.image_shape,
+            run.options.threads,
+            seconds=self.seconds,
+            callers=run.options.callers,
+            batches=run.options.batches,
+            seed=run.options.seed,
+            between=watch.look,
+        )
         try:
-            with _no_garbage_collection_of_the_past():
-                for runner in self._runners:
-                    progress(f"warming up {runner.label}", 0, 0)
-                    self._warm_up(runner)
-                if self.protocol.images is None:
-                    self._until_known(progress)
-                else:
-                    self._so_many(self.protocol.images, progress)
-        finally:  # an interruption may fall between two runners' samples
-            whole = min((series.whole for series in self.samples.values()), default=0)
-            for series in self.samples.values():
-                series.cut(whole)
-        self.complete = True
-
-    def half_widths(self) -> dict[str, float]:
-        """By label, of the 95 % interval of the median, relative to it."""
-        return {label: half_width(series.image_ns) for label, series in self.samples.items()}
-
-    def _so_many(self, images: int, tell: ProgressCallback) -> None:
-        block = self.protocol.block
-        for first in range(0, images, block):
-            tell("measuring", first, images)
-            self._round(range(first, min(first + block, images)))
-
-    def _until_known(self, tell: ProgressCallback) -> None:
-        """Until every median is known well enough, looked at whenever there is a tenth more."""
-        protocol, block = self.protocol, self.protocol.block
-        began, first, next_look = self._clock(), 0, 8 * block
-        while True:
-            passed = (self._clock() - began) / 1e9
-            tell("measuring, seconds", round(passed), round(protocol.at_most_s))
-            if first and passed >= protocol.at_most_s:
-                return
-            self._round(range(first, first + block))
-            first += block
-            if first >= next_look:
-                next_look = math.ceil(first * _LOOK_AGAIN)
-                # Of each runner: settling counts, or a fast one would never come to an end.
-                each = (self._clock() - began) / 1e9 / len(self.samples)
-                widest = max(self.half_widths().values())
-                if each >= protocol.seconds and widest <= protocol.tolerance:
-                    return
-
-    def _warm_up(self, runner: Runner) -> None:
-        fixed = self.protocol.warmup
-        taken = Samples()
-        began, next_look = self._clock(), _LEAST_WARMUP
-        settled: bool | None = None
-        while runner.label not in self.failures:
-            done, passed = len(taken.image_ns), self._clock() - began
-            if fixed is not None:
-                if done >= fixed:
-                    break
-            else:
-                last = done >= _MOST_WARMUP or passed >= _MOST_WARMUP_NS
-                if last or (done >= next_look and passed >= _LEAST_WARMUP_NS):
-                    # The longest warm-up of a slow device ends before that can be told.
-                    known = done >= FEWEST_WARM
-                    settled = settled_from(taken.image_ns) is not None if known else None
-                    next_look = math.ceil(done * _LOOK_AGAIN_WARMUP)
-                if last or settled:
-                    break
-            self._take(runner, [self._image(_WARMUP, done)], taken)
-        passed = self._clock() - began
-        self.warmups[runner.label] = Warmup(len(taken.image_ns), passed / 1e9, settled)
-
-    def _round(self, indices: range) -> None:
-        """The same images through every runner."""
-        images = [self._image(_COUNTED, index) for index in indices]
-        running = [c for c in self._runners if c.label in self.samples]
-        taken = {runner.label: Samples() for runner in running}
-        try:
-            if self._yardstick is not None and self._last_yardstick is None:
-                self._last_yardstick = self._yardstick.measure()
-            for runner in self._next_order(running):
-                if self._yardstick is not None or len(running) > 1:
-                    self._settle(runner, indices.start)
-                if runner.label in self.samples:
-                    self._turn(runner, images, taken[runner.label])
-                    self._look_around(taken[runner.label])
+            throughput.run(run.results.runners, progress)
         finally:
-            self._keep({label: taken[label] for label in taken if label in self.samples})
+            run.results.loads = list(throughput.loads.values())
+            run.results.unavailable += throughput.unavailable
+        run.require(run.results.loads)
 
-    def _look_around(self, series: Samples) -> None:
-        if self._between is not None and series.started_ns:
-            began = series.started_ns[0] if self._began is None else self._began
-            self._between((self._clock() - began) / 1e9)
 
-    def _next_order(self, running: list[Runner]) -> list[Runner]:
-        """Shuffled, and the next time the same reversed: a steady drift cancels in two rounds."""
-        if set(self._reversed) == set(running):
-            order, self._reversed = self._reversed, []
-        else:
-            order = [running[turn] for turn in self._shuffle.permutation(len(running))]
-            self._reversed = order[::-1]
-        return order
+@dataclass(frozen=True)
+class Stages(BenchProtocol):
+    """The stages of a split bundle, timed in the run that is timed as a whole."""
 
-    def _settle(self, runner: Runner, first: int) -> None:
-        began, done = self._clock(), 0
-        while runner.label not in self.failures:
-            # Numbered so that every runner settles on the same images.
-            image = self._image(_SETTLING, first * _MOST_WARMUP + done)
-            self._take(runner, [image], Samples())
-            done += 1
-            if self._clock() - began >= SETTLE_NS or done >= _MOST_WARMUP:
-                return
+    name: str = "stages"
+    title: str = "as latency, each of encoder, estimator, flow and decoder timed alone"
+    with_peers: ClassVar[bool] = False
+    with_cold: ClassVar[bool] = False
 
-    def _turn(self, runner: Runner, images: Sequence[NDArray[np.uint8]], series: Samples) -> None:
-        """Images in a row, with the energy they took and the yardstick on either side."""
-        before = self._last_yardstick
-        energy = None if self._joules is None else self._joules()
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        super().check(bundles)
+        for bundle in bundles:
+            if tuple(stage.name for stage in bundle.stages) != SPLIT_STAGES:
+                raise UsageError(
+                    f"{bundle.path} is one graph, and --protocol stages needs a split bundle: "
+                    "export the checkpoint with elir-export --stages split"
+                )
+
+    def prepare(self, run: Run, progress: ProgressCallback) -> None:
+        """Leave out runners whose backend runs all stages in one call."""
+        reason = "its stages cannot be timed one by one"
+        runners = run.results.runners
+        run.results.unavailable += [
+            Unavailable(r.label, reason) for r in runners if not r.part_names
+        ]
+        run.results.runners = [runner for runner in runners if runner.part_names]
+        run.require(run.results.runners)
+
+
+@dataclass(frozen=True)
+class Steps(BenchProtocol):
+    """Bundles of one checkpoint that differ in the number of Euler steps M."""
+
+    name: str = "steps"
+    title: str = "as latency, over bundles of different numbers of Euler steps: speed and quality"
+    with_peers: ClassVar[bool] = False
+    with_cold: ClassVar[bool] = False
+
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        super().check(bundles)
+        if len(bundles) < 2:
+            raise UsageError(
+                "--protocol steps compares bundles of different M: export one for each with "
+                "elir-export --steps M, and name them all"
+            )
+        first, seen = bundles[0], dict[int, Bundle]()
+        for bundle in bundles:
+            steps = bundle.manifest.model.steps
+            if steps in seen:
+                raise UsageError(
+                    f"--protocol steps compares bundles of different M, but {seen[steps].path} and "
+                    f"{bundle.path} both have M = {steps}"
+                )
+            seen[steps] = bundle
+            if _all_but_steps(bundle) != _all_but_steps(first):
+                raise UsageError(
+                    f"--protocol steps compares bundles that differ in M alone, but {first.path} "
+                    f"and {bundle.path} also differ in task, checkpoint, image size, sigma_s or "
+                    "noise seed"
+                )
+
+    def reference(self, bundles: Sequence[Bundle]) -> Bundle:
+        """That of the task's own M, if it is among them."""
+        task = TASKS.get(bundles[0].manifest.model.task)
+        default = task.steps if task is not None else None
+        return next((b for b in bundles if b.manifest.model.steps == default), bundles[0])
+
+    def prepare(self, run: Run, progress: ProgressCallback) -> None:
+        """Begin the rows with what needs no timing: PSNR to the truth, and to the reference."""
+        for number, runner in enumerate(run.results.runners):
+            progress("restoring the references", number, len(run.results.runners))
+            assert isinstance(runner, BundleRunner)
+            to_truth, to_reference = quality(runner, run.bundle)
+            run.results.steps.append(
+                {
+                    "steps": runner.bundle.manifest.model.steps,
+                    "label": f"{runner.backend} {runner.precision}",
+                    "fps": None,
+                    "mean_s": None,
+                    "psnr_db": to_truth,
+                    "psnr_to_full_db": to_reference,
+                }
+            )
+
+    def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
         try:
-            self._take(runner, images, series)
+            super().measure(run, watch, progress)
         finally:
-            # The faster of both sides, or the one there is when interrupted.
-            series.yardstick_ns += [before] * len(series.image_ns)
-            series.joules += [None] * len(series.image_ns)
-        count = len(series.image_ns)
-        if self._joules is not None and energy is not None and count:
-            series.joules = [(self._joules() - energy) / count] * count
-        if self._yardstick is not None and before is not None:
-            self._last_yardstick = self._yardstick.measure()
-            series.yardstick_ns = [min(before, self._last_yardstick)] * count
+            samples = run.results.measurement.samples if run.results.measurement else {}
+            rows: list[dict[str, Any]] = []
+            for row, runner in zip(run.results.steps, run.results.runners, strict=True):
+                if series := samples.get(runner.label, Samples()).image_ns:
+                    mean = float(np.mean(series)) / 1e9
+                    rows.append(row | {"fps": 1 / mean, "mean_s": mean})
+            run.results.steps = rows
 
-    def _take(self, runner: Runner, images: Sequence[NDArray[np.uint8]], series: Samples) -> None:
-        """Time images in a row through one runner."""
-        for image in images:
-            start = self._clock()
+    def suffixes(self, bundles: Sequence[Bundle]) -> list[str]:
+        return [f", M = {bundle.manifest.model.steps}" for bundle in bundles]
+
+
+@dataclass(frozen=True)
+class SoakProtocol(BenchProtocol):
+    """Each runner kept busy for long."""
+
+    name: str = "soak"
+    title: str = "each runner kept busy for long: does it slow down, does its memory grow"
+    warmup: int | None = 0
+    seconds: float = 600.0
+    in_turns: bool = False
+    input: str = "16 images of uniformly random bytes in a ring"
+    order: str = "one runner after the other"
+    timed: str = "8-bit image to restored 8-bit image"
+    accepts: ClassVar[tuple[str, ...]] = ("seconds",)
+
+    def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
+        start = time.monotonic()
+
+        def look() -> tuple[float | None, float | None]:
+            watch.look(time.monotonic() - start)
+            return watch.heat()
+
+        for runner in run.results.runners:
+            soak = Soak(
+                *(runner, run.image_shape, self.seconds),
+                rss=rss_bytes,
+                heat=look,
+                seed=run.options.seed,
+            )
+            run.results.soaks.append(soak)
             try:
-                runner.restore(image)
+                soak.run(progress)
             except ElirError as error:
-                self._drop(runner, str(error))
-                return
-            end = self._clock()
-            series.started_ns.append(start)
-            series.image_ns.append(end - start)
-            series.device_ns.append(runner.device_ns)
-            series.parts_ns.append(runner.parts_ns)
-
-    def _keep(self, taken: dict[str, Samples]) -> None:
-        """Add a round's samples, cut to the images that every runner finished."""
-        whole = min((series.whole for series in taken.values()), default=0)
-        if self._began is None and whole:
-            self._began = min(series.started_ns[0] for series in taken.values())
-        for label, series in taken.items():
-            series.started_ns = [start - (self._began or 0) for start in series.started_ns]
-            self.samples[label].keep(series, whole)
-
-    def _image(self, purpose: int, index: int) -> NDArray[np.uint8]:
-        return random_image(self._image_shape, self._seed, purpose, index)
-
-    def _drop(self, runner: Runner, reason: str) -> None:
-        self.failures[runner.label] = reason
-        del self.samples[runner.label]
-        if not self.samples:
-            reasons = "; ".join(f"{label}: {why}" for label, why in self.failures.items())
-            raise UnavailableError(f"every runner failed: {reasons}")
+                run.results.unavailable.append(Unavailable(runner.label, str(error)))
+        run.require([window for soak in run.results.soaks for window in soak.windows])
 
 
-def random_image(
-    shape: tuple[int, int, int], seed: int, purpose: int, index: int
-) -> NDArray[np.uint8]:
-    """Uniformly random bytes; the same for the same numbers, another for any other."""
-    rng = np.random.default_rng([seed, purpose, index])
-    return rng.integers(0, 256, shape, np.uint8)
+#: All protocols by name.
+PROTOCOLS: dict[str, BenchProtocol] = {
+    protocol.name: protocol
+    for protocol in (Paper(), Latency(), ThroughputProtocol(), Stages(), Steps(), SoakProtocol())
+}
 
 
-@contextmanager
-def _no_garbage_collection_of_the_past() -> Iterator[None]:
-    """Keep Python from walking all that was made before, at a moment of its choice."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+def _image_side(bundle: Bundle) -> int:
+    return bundle.manifest.image_size // bundle.manifest.model.upscale
+
+
+def _all_but_steps(bundle: Bundle) -> tuple[Any, ...]:
+    info = bundle.manifest
+    model = info.model
+    return model.task, info.source, info.image_size, model.sigma_s, info.noise.seed

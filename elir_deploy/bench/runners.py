@@ -1,4 +1,4 @@
-"""What is measured: one way to run one model, from 8-bit image to 8-bit image."""
+"""Runners: one way to run one model, from 8-bit image to 8-bit image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.device import installed_version
 from elir_deploy.errors import UnavailableError
-from elir_deploy.pixels import psnr_db
+from elir_deploy.pixels import finite_or_none, psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, Artifact, file_precision
+from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
@@ -30,6 +31,7 @@ __all__ = [
     "Unavailable",
     "compare_with_references",
     "open_restorers",
+    "quality",
 ]
 
 #: Why a bundle with random weights has no PSNR.
@@ -43,8 +45,8 @@ class Fidelity:
     Attributes:
         psnr_db: of the worst image; None where there is nothing to compare with, infinite where
             every image is identical.
-        images: how many were compared.
-        note: what it was compared with, or why it was not.
+        images: number of images compared.
+        note: what they were compared with, or why they were not.
     """
 
     psnr_db: float | None
@@ -54,7 +56,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A runner that was asked for and cannot be measured."""
+    """A runner that was requested and cannot be measured."""
 
     label: str
     reason: str
@@ -62,11 +64,11 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What had to be done once before a runner could run.
+    """Work that was needed once before a runner could run.
 
     Attributes:
         what: such as ``to compile``.
-        seconds: it took.
+        seconds: its time.
     """
 
     what: str
@@ -77,19 +79,18 @@ class Runner(ABC):
     """One way to run the model.
 
     Attributes:
-        label: distinct among the runners of a run, such as ``onnxruntime fp16``.
-        backend: a backend's name, or ``torch``.
+        label: unique in a run, such as ``onnxruntime fp16``.
+        backend: name of a backend or a peer.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
-        weights: where the weights come from.
-        artifacts: file, its precision and SHA-256, of every file that runs; none for PyTorch.
-        device_ns: time inside the backend during the last :meth:`restore`, in nanoseconds; None
-            where it cannot be told.
-        part_names: of the parts that ``device_ns`` consists of; empty where it is all one.
+        weights: their origin.
+        artifacts: file, precision, bytes and SHA-256 of every file that runs; none for PyTorch.
+        device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that
+            is unknown.
+        part_names: names of the parts of ``device_ns``; empty where there is only one.
         parts_ns: of the last :meth:`restore`, one for each name.
-        arithmetic: how many convolutions really run in which type; None where nobody tells.
-        on_cpu: whether the processor runs it, so that the yardstick, which is the processor's, says
-            something about it.
+        arithmetic: number of convolutions by the type in which they run; None where unknown.
+        on_cpu: whether the processor runs it, so that the yardstick applies.
         preparation: before the first image; None where loading is all.
     """
 
@@ -118,8 +119,8 @@ class Runner(ABC):
     def fidelity(self, bundle: Bundle) -> Fidelity:
         """Compare with the reference outputs in ``bundle``."""
 
-    def close(self) -> None:  # noqa: B027  # not every runner holds something
-        """Give back the device's memory."""
+    def close(self) -> None:  # noqa: B027  # optional
+        """Release the device's memory."""
 
 
 class BundleRunner(Runner):
@@ -128,14 +129,14 @@ class BundleRunner(Runner):
     Args:
         bundle: the opened bundle.
         backend: name of the backend.
-        precision: the one to run.
-        threads: CPU threads a run may use.
-        variant: added to the label, where several bundles are measured.
-        clock: to time the session with.
+        precision: in which it runs.
+        threads: CPU threads of a run.
+        suffix: of the label, where several bundles are measured.
+        clock: for device times.
 
     Attributes:
-        bundle: that runs.
-        running: one line on what runs it.
+        bundle: the bundle.
+        description: one line on what runs it.
 
     Raises:
         ElirError: the backend cannot run the bundle here.
@@ -148,27 +149,26 @@ class BundleRunner(Runner):
         precision: str,
         *,
         threads: int | None,
-        variant: str = "",
+        suffix: str = "",
         clock: Clock = wall_clock,
     ) -> None:
         self.bundle = bundle
         self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
-        self.running = str(self._restorer)
+        self.description = str(self._restorer)
         self._clock = clock
-        self.label = f"{backend} {precision}{variant}"
+        self.label = f"{backend} {precision}{suffix}"
         self.backend = backend
         self.precision = precision
         self.version = _backend_version(backend)
         self.weights = "random" if bundle.manifest.source.random else bundle.manifest.source.name
-        runs_on = backend_named(backend)
-        self.on_cpu = not runs_on.on_gpu
-        chosen = runs_on.artifacts(bundle, precision)
+        self.on_cpu = not backend_named(backend).on_gpu
+        artifacts = backend_named(backend).artifacts(bundle, precision)
         self.artifacts = tuple(
             {"file": a.file, "precision": a.precision, "bytes": a.bytes, "sha256": a.sha256}
-            for a in chosen
+            for a in artifacts
         )
-        self.arithmetic = self._restorer.session.arithmetic() or _counted(chosen)
-        self._time_the_session()
+        self.arithmetic = self._restorer.session.arithmetic() or _recorded_convolutions(artifacts)
+        self._time_session()
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         for part in range(len(self._parts)):
@@ -180,7 +180,7 @@ class BundleRunner(Runner):
         return restored
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The model alone: (image_size, image_size, 3) uint8 RGB at its own scale, and back."""
+        """Run the model alone on (image_size, image_size, 3) uint8 RGB, to the same shape."""
         return self._restorer.run_pixels(pixels)
 
     def fidelity(self, bundle: Bundle) -> Fidelity:
@@ -189,8 +189,8 @@ class BundleRunner(Runner):
     def close(self) -> None:
         self._restorer.close()
 
-    def _time_the_session(self) -> None:
-        """Add up what each part of the session's runs takes inside a restore.
+    def _time_session(self) -> None:
+        """Replace the session's ``run`` by one that times each part.
 
         Timed in the same call as the whole, so that their difference is the runtime's own work.
         """
@@ -213,8 +213,8 @@ class BundleRunner(Runner):
         session.run = timed_run  # type: ignore[method-assign]
 
 
-def _counted(artifacts: Sequence[Artifact]) -> dict[str, int] | None:
-    """What the builder of every engine found its convolutions to be."""
+def _recorded_convolutions(artifacts: Sequence[Artifact]) -> dict[str, int] | None:
+    """Types of the convolutions, as the builder of every engine recorded them."""
     if not all(artifact.convolutions for artifact in artifacts):
         return None
     total: Counter[str] = Counter()
@@ -226,20 +226,42 @@ def _counted(artifacts: Sequence[Artifact]) -> dict[str, int] | None:
 def compare_with_references(
     bundle: Bundle, run: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ) -> Fidelity:
-    """How near to float32 PyTorch the pixels are that ``run`` makes of the reference images.
+    """Compare the outputs of ``run`` for the reference images with float32 PyTorch's.
 
     With random weights nothing is run: such pictures are noise, and so is their PSNR.
 
     Args:
-        bundle: that holds the references.
+        bundle: with the references.
         run: from (image_size, image_size, 3) uint8 RGB to the same.
     """
     if bundle.manifest.source.random:
         return Fidelity(None, 0, RANDOM_WEIGHTS)
-    found = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
-    if not found:
+    psnrs = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
+    if not psnrs:
         return Fidelity(None, 0, "the bundle holds no reference images")
-    return Fidelity(min(found), len(found), "against float32 PyTorch, worst image")
+    return Fidelity(min(psnrs), len(psnrs), "against float32 PyTorch, worst image")
+
+
+def quality(runner: BundleRunner, reference: Bundle) -> tuple[float | None, float | None]:
+    """Mean PSNR in dB to the truth, and the worst picture's to the outputs in ``reference``.
+
+    None with random weights, whose pictures mean nothing, and where pictures are identical.
+    """
+    info = reference.manifest
+    if info.source.random:
+        return None, None
+    truths = dict(sample_photos(info.image_size, faces=False))
+    if info.model.faces:
+        truths.update(sample_photos(info.image_size, faces=True))
+    outputs = [
+        (name, runner.run_pixels(low), full) for name, low, full in reference.reference_images()
+    ]
+    to_truth = [psnr_db(image, truths[name]) for name, image, _ in outputs if name in truths]
+    to_reference = [psnr_db(image, full) for _, image, full in outputs]
+    return (
+        finite_or_none(float(np.mean(to_truth))) if to_truth else None,
+        finite_or_none(min(to_reference)) if to_reference else None,
+    )
 
 
 def open_restorers(
@@ -248,89 +270,80 @@ def open_restorers(
     precisions: Sequence[str] | None,
     *,
     threads: int | None,
-    variant: str = "",
+    suffix: str = "",
     clock: Clock = wall_clock,
 ) -> tuple[list[Runner], list[Unavailable]]:
-    """Every backend in every precision that the bundle has for it.
+    """Open every backend in every precision that the bundle has for it.
 
     Args:
         bundle: the opened bundle.
-        backends: names; None: all those the bundle holds files for.
-        precisions: wanted; None: all that bundle and machine allow.
-        threads: CPU threads a run may use.
-        variant: added to the labels, where several bundles are measured.
-        clock: to time with.
+        backends: names; None: all that the bundle has files for and ``auto`` may choose.
+        precisions: required; None: all that bundle and machine allow.
+        threads: CPU threads of a run.
+        suffix: of the labels, where several bundles are measured.
+        clock: for device times.
 
     Returns:
-        the runners that can run, and why the others cannot.
+        the runners, and those that cannot run with the reason.
 
     Raises:
         UsageError: there is no backend of that name.
         BundleError: a file is damaged.
     """
     if backends is None:
-        chosen = [b for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)]
+        candidates = [b for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)]
     else:
-        chosen = [backend_named(name) for name in backends]
+        candidates = [backend_named(name) for name in backends]
     runners: list[Runner] = []
     missing: list[Unavailable] = []
-    for backend in chosen:
+    for backend in candidates:
         reason = backend.available()
         if reason is not None:
             missing.append(Unavailable(backend.name, reason))
             continue
-        for precision in _wanted_precisions(bundle, backend, precisions, missing):
-            opened = _open(bundle, backend.name, precision, threads, variant, clock)
-            if isinstance(opened, Unavailable):
-                missing.append(opened)
-            else:
-                runners.append(opened)
+        for precision in _runnable_precisions(bundle, backend, precisions, missing):
+            try:
+                runners.append(
+                    BundleRunner(
+                        *(bundle, backend.name, precision),
+                        threads=threads,
+                        suffix=suffix,
+                        clock=clock,
+                    )
+                )
+            except UnavailableError as error:  # noqa: PERF203
+                missing.append(Unavailable(f"{backend.name} {precision}{suffix}", str(error)))
     return runners, missing
 
 
-def _open(
-    bundle: Bundle,
-    backend: str,
-    precision: str,
-    threads: int | None,
-    variant: str,
-    clock: Clock,
-) -> Runner | Unavailable:
-    try:
-        return BundleRunner(
-            bundle, backend, precision, threads=threads, variant=variant, clock=clock
-        )
-    except UnavailableError as error:
-        return Unavailable(f"{backend} {precision}{variant}", str(error))
-
-
-def _wanted_precisions(
+def _runnable_precisions(
     bundle: Bundle,
     backend: Backend,
     precisions: Sequence[str] | None,
     missing: list[Unavailable],
 ) -> list[str]:
-    """Those to measure, the most exact first; what bundle or machine lack goes to ``missing``."""
+    """Precisions to measure, the most exact first; the others are added to ``missing``."""
+    available = backend.held_precisions(bundle)
     if precisions is None:
-        held = backend.held_precisions(bundle)
-        if not held:
+        if not available:
             missing.append(Unavailable(backend.name, f"{bundle.path} holds no files for it"))
-        precisions = [p for p in RUN_PRECISIONS if p in held]
-    reasons = {p: _why_not(bundle, backend, p) for p in precisions}
-    missing += [Unavailable(f"{backend.name} {p}", why) for p, why in reasons.items() if why]
-    return [p for p, why in reasons.items() if why is None]
-
-
-def _why_not(bundle: Bundle, backend: Backend, precision: str) -> str | None:
-    held = backend.held_precisions(bundle)
-    if precision in held:
-        return backend.unsupported(precision)
-    if precision not in backend.precisions:
-        return f"it does not run in {precision}"
-    return (
-        f"{bundle.path} holds no {file_precision(precision)} files for it "
-        f"(it can run {', '.join(held) or 'none'})"
-    )
+        precisions = [p for p in RUN_PRECISIONS if p in available]
+    runnable = []
+    for precision in precisions:
+        if precision in available:
+            reason = backend.unsupported(precision)
+        elif precision not in backend.precisions:
+            reason = f"it does not run in {precision}"
+        else:
+            reason = (
+                f"{bundle.path} holds no {file_precision(precision)} files for it "
+                f"(it can run {', '.join(available) or 'none'})"
+            )
+        if reason is None:
+            runnable.append(precision)
+        else:
+            missing.append(Unavailable(f"{backend.name} {precision}", reason))
+    return runnable
 
 
 def _backend_version(backend: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import LevelShift, level_shift
 from elir_deploy.bench.statistics import student_95
@@ -17,17 +17,17 @@ from elir_deploy.progress import ProgressCallback, no_progress
 
 __all__ = ["Soak", "Trend", "Window", "lasting_step", "trend"]
 
-#: Windows that a soak is cut into; none shorter than a second.
+#: Windows of a soak; none is shorter than a second.
 _WINDOWS = 60
 _SHORTEST_S = 1.0
-_IMAGE = 4  # what a random image is for, beside those of the other protocols
+_IMAGE = 4  # purpose of a random image, beside those of the other protocols
 _POOL = 16
-#: Part of a soak at its start that memory is not judged by: pools and caches fill.
+#: First part of a soak, ignored when memory is judged: pools and caches fill.
 _FILLING = 0.25
-#: Independent points that a slope's interval assumes at least; one degree of freedom is left then.
+#: Least independent points of a slope's interval; they leave one degree of freedom.
 _FEWEST_INDEPENDENT = 3.0
-#: Part of a soak's variance that a step must account for. Noise whose neighbours are correlated by
-#: 0.9 has steps, too, but 96 % of them account for less.
+#: Part of a soak's variance that a level shift must account for. Noise whose neighbours are
+#: correlated by 0.9 has shifts, too, but 96 % of them account for less.
 _STEP_SHARE = 0.7
 
 
@@ -36,13 +36,13 @@ class Window:
     """A stretch of a soak.
 
     Attributes:
-        at_s: when it began, in seconds after the soak did.
-        seconds: how long it was.
+        at_s: its start, in seconds after the soak's.
+        seconds: its length.
         images: restored in it.
         p50_s: median latency.
         p99_s: 99th percentile.
         max_s: the slowest.
-        samples_s: all of them, in the order they were taken.
+        samples_s: all latencies in order.
         rss_bytes: the process's resident memory at its end; None where unknown.
         celsius: the hottest sensor at its end; None where unknown.
         mhz: mean clock of the cores at its end; None where unknown.
@@ -81,9 +81,10 @@ class Soak:
 
     Attributes:
         runner: kept busy, one image at a time.
-        seconds: to run for.
-        rss: gives the process's resident memory in bytes, or None.
-        heat: gives the hottest sensor in degrees Celsius and the mean clock in MHz, or None.
+        image_shape: (H, W, 3) of the images.
+        seconds: length of the run.
+        rss: returns the process's resident memory in bytes, or None.
+        heat: returns the hottest sensor in degrees Celsius and the mean clock in MHz, or None.
         windows: those finished, also after an interruption.
         complete: whether it ran to its end.
     """
@@ -102,33 +103,33 @@ class Soak:
         """Restore images for :attr:`seconds`.
 
         Raises:
-            ElirError: the device failed; the windows until then are kept.
+            ElirError: the device failed; the finished windows are kept.
         """
         length = max(_SHORTEST_S, self.seconds / _WINDOWS)
         pool = [random_image(self.image_shape, self.seed, _IMAGE, k) for k in range(_POOL)]
-        began = self.clock()
+        start = self.clock()
         turn = 0
-        while (passed := (self.clock() - began) / 1e9) < self.seconds:
+        while (elapsed := (self.clock() - start) / 1e9) < self.seconds:
             what = f"soaking {self.runner.label}, seconds"
-            progress(what, round(passed), round(self.seconds))
-            taken: list[float] = []
+            progress(what, round(elapsed), round(self.seconds))
+            samples: list[float] = []
             opened = now = self.clock()
             while now - opened < length * 1e9:
                 self.runner.restore(pool[turn % _POOL])
-                then, now = now, self.clock()
-                taken.append((now - then) / 1e9)
+                before, now = now, self.clock()
+                samples.append((now - before) / 1e9)
                 turn += 1
             celsius, mhz = self.heat()
-            p50, p99 = np.percentile(taken, (50, 99))
+            p50, p99 = np.percentile(samples, (50, 99))
             self.windows.append(
                 Window(
-                    at_s=(opened - began) / 1e9,
+                    at_s=(opened - start) / 1e9,
                     seconds=(now - opened) / 1e9,
-                    images=len(taken),
+                    images=len(samples),
                     p50_s=float(p50),
                     p99_s=float(p99),
-                    max_s=max(taken),
-                    samples_s=tuple(taken),
+                    max_s=max(samples),
+                    samples_s=tuple(samples),
                     rss_bytes=self.rss(),
                     celsius=celsius,
                     mhz=mhz,
@@ -139,24 +140,23 @@ class Soak:
     def slowdown(self) -> Trend | None:
         """Change of the median latency per hour, as a fraction of the median."""
         middle = float(np.median([w.p50_s for w in self.windows])) if self.windows else 0.0
-        found = trend([w.at_s for w in self.windows], [w.p50_s for w in self.windows])
-        if found is None or not middle:
+        line = trend([w.at_s for w in self.windows], [w.p50_s for w in self.windows])
+        if line is None or not middle:
             return None
-        return Trend(found.per_hour / middle, found.low / middle, found.high / middle)
+        return Trend(line.per_hour / middle, line.low / middle, line.high / middle)
 
     def growth(self) -> Trend | None:
-        """Change of the resident memory in bytes per hour, its first quarter left out."""
-        kept = self.windows[math.ceil(len(self.windows) * _FILLING) :]
-        known = [(w.at_s, float(w.rss_bytes)) for w in kept if w.rss_bytes is not None]
+        """Change of the resident memory in bytes per hour, without the first quarter."""
+        windows = self.windows[math.ceil(len(self.windows) * _FILLING) :]
+        known = [(w.at_s, float(w.rss_bytes)) for w in windows if w.rss_bytes is not None]
         return trend([at for at, _ in known], [rss for _, rss in known])
 
 
 def trend(at_s: list[float], values: list[float]) -> Trend | None:
     """Least squares, and the 95 % interval of the slope; None with fewer than eight points.
 
-    Windows that follow each other resemble each other, so they tell less than their number: what
-    remains beside the line is taken for a first-order autoregressive process, and counts as
-    ``n (1 - r) / (1 + r)`` independent points (Santer et al. 2000).
+    Neighbouring windows resemble each other: the residuals are treated as a first-order
+    autoregressive process, worth ``n (1 - r) / (1 + r)`` independent points (Santer et al. 2000).
     """
     count = len(values)
     if count < 8:
@@ -168,10 +168,10 @@ def trend(at_s: list[float], values: list[float]) -> Trend | None:
         return None
     numbers = np.asarray(values) - np.mean(values)
     slope = float(centred @ numbers) / spread
-    left = numbers - slope * centred
-    squares = float(left @ left)
-    neighbours = float(left[1:] @ left[:-1]) / squares if squares else 0.0
-    # The line takes some of the correlation with it: by so much the estimate is too low.
+    residuals = numbers - slope * centred
+    squares = float(residuals @ residuals)
+    neighbours = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
+    # Fitting the line removes some of the correlation; this corrects the estimate.
     neighbours = min(max(0.0, neighbours + (1 + 4 * neighbours) / count), 1.0)
     independent = max(_FEWEST_INDEPENDENT, count * (1 - neighbours) / (1 + neighbours))
     error = math.sqrt(squares / (independent - 2) / spread)
@@ -180,14 +180,14 @@ def trend(at_s: list[float], values: list[float]) -> Trend | None:
 
 
 def lasting_step(values: list[float]) -> LevelShift | None:
-    """A change of level between two windows that is most of what happened, as of throttling.
+    """A level shift that explains most of the variance, such as throttling.
 
     A straight line fits such a series so badly that its slope says nothing.
     """
-    found = level_shift(values)
-    if found is None:
+    shift = level_shift(values)
+    if shift is None:
         return None
     series = np.asarray(values)
-    parts = np.split(series, [found.at])
+    parts = np.split(series, [shift.at])
     within = sum(float(part.var()) * part.size for part in parts)
-    return found if within <= (1 - _STEP_SHARE) * float(series.var()) * series.size else None
+    return shift if within <= (1 - _STEP_SHARE) * float(series.var()) * series.size else None

@@ -1,8 +1,8 @@
 """How many images a second a machine restores when many are waiting.
 
-Four ways to ask: *callers*, threads that share one restorer; *streams*, a restorer in throughput
-mode with as many callers as it runs images at once; *batch*, several images in one run; *files*,
-from image files to image files as ``elir-restore`` does it, reading and writing overlapped.
+Four kinds of load: *callers*, threads that share one restorer; *streams*, a restorer in throughput
+mode with as many callers as its concurrency; *batch*, several images in one run; *files*, from
+image files to image files as ``elir-restore`` does it, reading and writing overlapped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,30 +20,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
-from elir_deploy.bench.graph_variants import with_batch
-from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import (
+    BundleRunner,
     Fidelity,
     Runner,
     Unavailable,
     compare_with_references,
 )
+from elir_deploy.cost.batch import with_batch
 from elir_deploy.errors import ElirError
 from elir_deploy.pixels import as_pixels
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS, backend_named
+from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.backends.base import Session
 from elir_deploy.runtime.files import Job, restore_files
 from elir_deploy.runtime.images import write_image
 
-__all__ = ["Load", "Throughput", "ask_together"]
+__all__ = ["Load", "Throughput", "call_together"]
 
-#: Different images that the callers go round: made before, so that making them costs nothing.
+#: Images that the callers cycle through, made beforehand so that making them is not timed.
 _POOL = 16
-_IMAGE = 3  # what a random image is for, beside those of the protocols
-#: Seconds between two looks for Ctrl-C: one that comes as a thread begins to wait wakes nobody.
-_LOOKS_EVERY = 0.1
+_IMAGE = 3  # purpose of a random image, beside those of the other protocols
+#: Seconds between two checks for Ctrl-C: one that comes as a thread begins to wait wakes nobody.
+_CHECK_EVERY = 0.1
 _FEWEST_FILES, _MOST_FILES = 8, 1000
 
 Restore = Callable[[NDArray[np.uint8]], object]
@@ -50,17 +52,17 @@ Restore = Callable[[NDArray[np.uint8]], object]
 
 @dataclass(frozen=True)
 class Load:
-    """One way to ask, and what came of it.
+    """One kind of load and its speed.
 
     Attributes:
-        label: of backend and precision.
+        label: backend and precision.
         way: ``callers``, ``streams``, ``batch`` or ``files``.
         concurrency: callers, or images in a batch.
         latencies_s: of every call, in seconds; a batch is one call. Empty for files.
         images: restored, all passes together.
-        seconds: spent, all passes together.
-        fps: images a second in each pass.
-        fidelity: of the pictures, where they are not made by the runner itself.
+        seconds: of all passes together.
+        fps: images per second in each pass.
+        fidelity: of the pictures, where the runner itself does not make them.
     """
 
     label: str
@@ -84,11 +86,11 @@ class Load:
 
     @property
     def mean_fps(self) -> float:
-        """Over all passes."""
+        """Images per second over all passes."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
-def ask_together(
+def call_together(
     restore: Restore,
     images: Sequence[NDArray[np.uint8]],
     callers: int,
@@ -97,118 +99,89 @@ def ask_together(
     images_per_call: int = 1,
     clock: Clock = wall_clock,
 ) -> Load:
-    """Let ``callers`` threads ask for one image after another for ``seconds``.
+    """Let ``callers`` threads call for one image after another for ``seconds``.
 
     A caller finishes the image it has begun, and its rate is over its own time, so that the end of
-    the run, when some have finished, counts for nothing.
+    the run, when some have finished, does not count.
 
     Args:
         restore: called by all threads.
-        images: that the callers go round, each from another place.
+        images: that the callers cycle through, each from another start.
         callers: threads.
         seconds: after which no caller begins another image.
-        images_per_call: that a call restores.
-        clock: to time with.
+        images_per_call: restored by one call.
+        clock: for all times.
 
     Returns:
-        a load without names.
+        a load without label.
 
     Raises:
-        ElirError: as raised by ``restore``; the others are stopped first.
+        ElirError: as raised by ``restore``, after all threads were stopped.
         KeyboardInterrupt: likewise.
     """
     together = threading.Barrier(callers)
-    stop = threading.Event()
-    failures: list[BaseException] = []
+    started, stop = threading.Event(), threading.Event()
     calls: list[list[tuple[int, int]]] = [[] for _ in range(callers)]
-    # Not Thread.join: before Python 3.13, one that Ctrl-C interrupts takes the thread for ended.
-    changed = threading.Condition()
-    asking: set[int] = set()
-    ended: set[int] = set()
 
-    def ask(caller: int) -> None:
-        with changed:
-            if stop.is_set():  # while it was started
-                ended.add(caller)
-                changed.notify_all()
-                return
-            asking.add(caller)
+    def call_until_stopped(caller: int) -> None:
+        # The pool waits for threads whose start was not interrupted; the others must not call.
+        started.wait()
+        if stop.is_set():
+            return
         try:
-            ask_until_stopped(caller)
-        finally:
-            with changed:
-                asking.remove(caller)
-                ended.add(caller)
-                changed.notify_all()
-
-    def ask_until_stopped(caller: int) -> None:
-        try:
-            restore(images[caller % len(images)])  # warm
+            restore(images[caller % len(images)])  # warm up
             together.wait()
-            began = now = clock()
+            start = now = clock()
             turn = caller
-            while not stop.is_set() and now - began < seconds * 1e9:
+            while not stop.is_set() and now - start < seconds * 1e9:
                 restore(images[turn % len(images)])
-                then, now = now, clock()
-                calls[caller].append((then, now))
+                before, now = now, clock()
+                calls[caller].append((before, now))
                 turn += 1
-        except threading.BrokenBarrierError:
-            pass  # another failed first
-        except Exception as error:  # noqa: BLE001  # raised again by the thread that asked
-            failures.append(error)
+        except BaseException:
             stop.set()
             together.abort()
+            raise
 
-    threads = [
-        threading.Thread(target=ask, args=(caller,), name=f"elir-bench-caller-{caller}")
-        for caller in range(callers)
-    ]
-    try:
-        for thread in threads:
-            thread.start()
-        with changed:
-            while len(ended) < callers:
-                changed.wait(_LOOKS_EVERY)
-    except BaseException:
-        stop.set()
-        together.abort()
-        with changed:
-            while asking:
-                changed.wait(_LOOKS_EVERY)
-        raise
-    if failures:
-        raise failures[0]
-    took = [(len(made), (made[-1][1] - made[0][0]) / 1e9) for made in calls if made]
-    fps = sum(count / spent for count, spent in took if spent) * images_per_call
-    done = sum(count for count, _ in took) * images_per_call
-    return Load(
-        "",
-        "callers",
-        callers,
-        tuple((end - start) / 1e9 for made in calls for start, end in made),
-        done,
-        done / fps if fps else 0.0,
-        (fps,),
-    )
+    with ThreadPoolExecutor(callers, "elir-bench-caller") as pool:
+        futures: list[Future[None]] = []
+        try:
+            futures += [pool.submit(call_until_stopped, caller) for caller in range(callers)]
+            started.set()
+            while wait(futures, timeout=_CHECK_EVERY).not_done:
+                pass
+        except BaseException:
+            stop.set()
+            together.abort()
+            started.set()
+            raise
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # the barrier breaks for the others when one fails
+    spans = [(len(one), (one[-1][1] - one[0][0]) / 1e9) for one in calls if one]
+    fps = sum(count / span for count, span in spans if span) * images_per_call
+    done = sum(count for count, _ in spans) * images_per_call
+    latencies = tuple((end - start) / 1e9 for one in calls for start, end in one)
+    return Load("", "callers", callers, latencies, done, done / fps if fps else 0.0, (fps,))
 
 
 @dataclass
 class Throughput:
-    """Every way to ask, for every runner, in two passes of opposite order.
+    """Every load for every runner, in two passes of opposite order.
 
     Attributes:
-        bundle: that is measured.
+        image_shape: (H, W, 3) of the images.
         threads: CPU threads of every session.
         seconds: of each load in each pass.
-        callers: how many threads share a restorer, each number a load.
-        batches: images in one run, each number a load; none where they cannot be had.
+        callers: numbers of threads that share a restorer, a load each.
+        batches: numbers of images in one run, a load each.
         seed: of the images.
-        loads: what was measured, in the order of the first pass.
-        between: called after every load, with the seconds since the first began.
-        unavailable: ways that cannot be measured, with the reason.
+        between: called after every load with the seconds since the first began.
+        loads: in the order of the first pass.
+        unavailable: loads that cannot be measured, with the reason.
     """
 
-    bundle: Bundle
+    image_shape: tuple[int, int, int]
     threads: int | None
     seconds: float = 5.0
     callers: tuple[int, ...] = (1, 2)
@@ -218,22 +191,12 @@ class Throughput:
     between: Callable[[float], None] = lambda seconds: None
     loads: dict[tuple[str, str, int], Load] = field(default_factory=dict)
     unavailable: list[Unavailable] = field(default_factory=list)
-    _began: int = 0
+    _start: int = 0
 
-    def run(
-        self,
-        runners: Sequence[Runner],
-        progress: ProgressCallback = no_progress,
-    ) -> None:
-        """Measure. Interrupted, it keeps what is finished.
-
-        Args:
-            runners: opened; PyTorch is asked by one caller only.
-            progress: told what is measured.
-        """
-        side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
-        pool = [random_image((side, side, 3), self.seed, _IMAGE, k) for k in range(_POOL)]
-        self._began = self.clock()
+    def run(self, runners: Sequence[Runner], progress: ProgressCallback = no_progress) -> None:
+        """Measure; peers have one caller. Interrupted, it keeps the finished loads."""
+        pool = [random_image(self.image_shape, self.seed, _IMAGE, k) for k in range(_POOL)]
+        self._start = self.clock()
         for number, order in enumerate((runners, runners[::-1])):
             for place, runner in enumerate(order):
                 done = number * len(runners) + place
@@ -241,25 +204,22 @@ class Throughput:
                 self._measure(runner, pool)
 
     def _measure(self, runner: Runner, pool: Sequence[NDArray[np.uint8]]) -> None:
-        label = runner.label
-        if runner.backend not in BACKENDS:
-            self._keep(label, "callers", 1, partial(self._asked, runner.restore, pool, 1))
+        restore, label = runner.restore, runner.label
+        if not isinstance(runner, BundleRunner):
+            self._add(label, "callers", 1, partial(self._calls, restore, pool, 1))
             return
         for callers in self.callers:
-            self._keep(
-                label, "callers", callers, partial(self._asked, runner.restore, pool, callers)
-            )
+            self._add(label, "callers", callers, partial(self._calls, restore, pool, callers))
         try:
-            self._with_streams(runner, pool)
+            self._measure_streams(runner, pool)
         except ElirError as error:  # it could not be opened
             self._note(f"{label}, streams and files", str(error))
         for batch in self.batches:
-            self._keep(label, "batch", batch, partial(self._batched, runner, pool, batch))
+            self._add(label, "batch", batch, partial(self._batches, runner, pool, batch))
 
-    def _with_streams(self, runner: Runner, pool: Sequence[NDArray[np.uint8]]) -> None:
+    def _measure_streams(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]]) -> None:
         opened = Restorer(
-            self.bundle,
-            runner.backend,
+            *(runner.bundle, runner.backend),
             precision=runner.precision,
             threads=self.threads,
             mode="throughput",
@@ -267,70 +227,66 @@ class Throughput:
         with opened as restorer:
             label, concurrency = runner.label, restorer.concurrency
             if concurrency > 1:
-                asked = partial(self._asked, restorer.restore, pool, concurrency)
-                self._keep(label, "streams", concurrency, asked)
-            self._keep(label, "files", concurrency, partial(self._files, restorer))
+                calls = partial(self._calls, restorer.restore, pool, concurrency)
+                self._add(label, "streams", concurrency, calls)
+            files = partial(self._files, restorer, runner.bundle)
+            self._add(label, "files", concurrency, files)
 
-    def _asked(self, restore: Restore, pool: Sequence[NDArray[np.uint8]], callers: int) -> Load:
-        return ask_together(restore, pool, callers, self.seconds, clock=self.clock)
+    def _calls(self, restore: Restore, pool: Sequence[NDArray[np.uint8]], callers: int) -> Load:
+        return call_together(restore, pool, callers, self.seconds, clock=self.clock)
 
-    def _batched(self, runner: Runner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
+    def _batches(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
         """The session alone, on pixels already at the model's scale."""
         with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
-            widened = with_batch(self.bundle, runner.precision, batch, Path(folder))
+            widened = with_batch(runner.bundle, runner.precision, batch, Path(folder))
             backend = backend_named(runner.backend)
             with backend.open(widened, runner.precision, threads=self.threads) as session:
-                fidelity = compare_with_references(self.bundle, partial(_in_batch, session))
+                fidelity = compare_with_references(runner.bundle, partial(_run_last, session))
                 rng = np.random.default_rng([self.seed, _IMAGE])
                 if session.input.dtype == np.uint8:
                     session.input[...] = rng.integers(0, 256, session.input.shape, np.uint8)
                 else:
                     session.input[...] = rng.random(session.input.shape, np.float32)
-                load = ask_together(
-                    lambda _: session.run(),
-                    pool,
-                    1,
-                    self.seconds,
+                load = call_together(
+                    *(lambda _: session.run(), pool, 1, self.seconds),
                     images_per_call=batch,
                     clock=self.clock,
                 )
                 return replace(load, fidelity=fidelity)
 
-    def _files(self, restorer: Restorer) -> Load:
+    def _files(self, restorer: Restorer, bundle: Bundle) -> Load:
         """Photographs, since noise takes PNG several times as long."""
-        inputs = self._photographs()
-        restorer.restore(inputs[0])  # warm
-        load = _from_files(restorer, inputs, _FEWEST_FILES)
-        count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))
-        return load if count <= _FEWEST_FILES else _from_files(restorer, inputs, count)
-
-    def _photographs(self) -> list[NDArray[np.uint8]]:
-        """The bundle's reference images in the size that it takes."""
-        shrink = self.bundle.manifest.model.upscale
-        found = [image[::shrink, ::shrink] for _, image, _ in self.bundle.reference_images()]
-        if not found:
+        shrink = bundle.manifest.model.upscale
+        photographs = [
+            np.ascontiguousarray(image[::shrink, ::shrink])
+            for _, image, _ in bundle.reference_images()
+        ]
+        if not photographs:
             raise ElirError("the bundle holds no reference images to restore")
-        return [np.ascontiguousarray(image) for image in found]
+        restorer.restore(photographs[0])  # warm up
+        load = _restore_files(restorer, photographs, _FEWEST_FILES)
+        count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))
+        return load if count <= _FEWEST_FILES else _restore_files(restorer, photographs, count)
 
-    def _keep(self, label: str, way: str, concurrency: int, measure: Callable[[], Load]) -> None:
-        key = (label, way, concurrency)
-        if any(item.label == _named(*key) for item in self.unavailable):
+    def _add(self, label: str, way: str, concurrency: int, measure: Callable[[], Load]) -> None:
+        key, title = (label, way, concurrency), f"{label}, {way} {concurrency}"
+        if any(item.label == title for item in self.unavailable):
             return
         try:
             load = replace(measure(), label=label, way=way, concurrency=concurrency)
         except ElirError as error:
-            self._note(_named(*key), str(error))
+            self._note(title, str(error))
             return
         self.loads[key] = self.loads[key].with_pass(load) if key in self.loads else load
-        self.between((self.clock() - self._began) / 1e9)
+        self.between((self.clock() - self._start) / 1e9)
 
     def _note(self, label: str, reason: str) -> None:
         if all(item.label != label for item in self.unavailable):
             self.unavailable.append(Unavailable(label, reason))
 
 
-def _in_batch(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture in the last place of a batch, behind black ones: (S, S, 3) uint8 RGB, and back."""
+def _run_last(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Restore (S, S, 3) uint8 RGB in the last place of a batch whose other images are black."""
     session.input[...] = 0
     if session.input.dtype == np.uint8:
         session.input[-1] = pixels
@@ -341,7 +297,7 @@ def _in_batch(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return as_pixels(session.output[-1].transpose(1, 2, 0))
 
 
-def _from_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
+def _restore_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
     with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
         outcome = restore_files(restorer, list(_jobs(inputs, Path(folder), count)))
     if outcome.failures:
@@ -355,7 +311,3 @@ def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iter
         source = folder / f"{number}.png"
         write_image(source, inputs[number % len(inputs)])
         yield Job(source, folder / f"{number}.restored.png")
-
-
-def _named(label: str, way: str, concurrency: int) -> str:
-    return f"{label}, {way} {concurrency}"

@@ -1,11 +1,11 @@
-"""A fixed amount of work, measured between the runners' turns: how fast the machine is just now.
+"""A fixed computation timed between turns; it shows whether the machine changed speed.
 
-A machine that is shared, hot or clocked otherwise is slower for everything. Latencies divided by
-what the same matrix product took next to them can be compared between runs of different days;
-bare latencies cannot (docs/decisions.md has what that gained).
+A machine that is shared, hot or clocked down is slower for everything. Latencies divided by the
+time of the same matrix product next to them can be compared between runs of different days; bare
+latencies cannot (docs/decisions.md has the figures).
 
-The product is of float32, on all cores, in numpy's own BLAS: compute on every core, a barrier at
-the end, and matrices that leave the second-level cache, as convolutions do.
+The product is of float32, on all cores, in numpy's BLAS: compute on every core, a barrier at the
+end, and matrices that leave the second-level cache, as convolutions do.
 """
 
 from __future__ import annotations
@@ -22,16 +22,12 @@ __all__ = ["Yardstick"]
 _SIDE = 640
 _TIMED = 8
 #: Worker threads of other libraries spin for tens of milliseconds after their last call (24 ms in
-#: OpenBLAS by default), and take turns with whoever comes next.
+#: OpenBLAS by default) and compete with the next runner.
 SETTLE_NS = 50_000_000
 
 
 class Yardstick:
-    """The matrix product, and the time it took.
-
-    Args:
-        clock: to time with.
-    """
+    """Times the matrix product with ``clock``."""
 
     def __init__(self, clock: Clock = wall_clock) -> None:
         rng = np.random.default_rng(0)
@@ -42,13 +38,13 @@ class Yardstick:
         self._clock = clock
 
     def measure(self) -> int:
-        """Nanoseconds of the fastest of eight products, after as many as let the machine settle.
+        """Nanoseconds of the fastest of eight products, once the machine has settled.
 
         The fastest: whatever disturbs a product of milliseconds is not the machine's speed.
         """
-        began = self._clock()
+        start = self._clock()
         last = self._time()
-        while last and self._clock() - began < SETTLE_NS:
+        while last and self._clock() - start < SETTLE_NS:
             last = self._time()
         return min(self._time() for _ in range(_TIMED))
 
@@ -59,7 +55,7 @@ class Yardstick:
 
 
 def describe() -> dict[str, Any]:
-    """What the yardstick is, and what it runs on; only the same ones can be compared."""
+    """The yardstick's work and library; only times of the same ones can be compared."""
     return {
         "work": f"float32 matrix product, {_SIDE}x{_SIDE}x{_SIDE}, fastest of {_TIMED}",
         "numpy": np.__version__,
@@ -70,7 +66,7 @@ def describe() -> dict[str, Any]:
 def _blas() -> str | None:
     try:
         config: Any = np.show_config(mode="dicts")  # type: ignore[call-overload,unused-ignore]
-        found = config["Build Dependencies"]["blas"]
-        return f"{found['name']} {found['version']}"
+        blas = config["Build Dependencies"]["blas"]
+        return f"{blas['name']} {blas['version']}"
     except (TypeError, KeyError):  # numpy before 1.26 only prints
         return None

@@ -1,4 +1,4 @@
-"""``elir-bench``: how fast a model is, in every way this machine can run it."""
+"""``elir-bench``: how fast bundles are, in every way this machine can run them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,39 +21,32 @@ from elir_deploy.bench.report import build_report
 from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.report_types import Report
-from elir_deploy.bench.runs import BenchOptions, Run, open_model, with_numbers
+from elir_deploy.bench.runs import BenchOptions, Run, open_bundles
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.output_files import check_writable, is_standard_output, write_text
 from elir_deploy.runtime.backends import BACKENDS
-from elir_deploy.tasks import TASKS, task_named
 
 #: Pictures in a page: two of 512x512 are a megabyte for each runner.
 _PICTURES = 2
 
 _MEASURE = "What to measure"
-_HOW = "How long"
+_DURATION = "How long"
 _OUTPUT = "Output"
 
-
-class Protocol(str, enum.Enum):
-    paper = "paper"
-    latency = "latency"
-    throughput = "throughput"
-    stages = "stages"
-    steps = "steps"
-    soak = "soak"
+Protocol = enum.Enum("Protocol", {name: name for name in PROTOCOLS}, type=str)  # type: ignore[misc]
+_DEFAULT = Protocol("paper")
 
 
 def bench(
-    model: Annotated[
-        str,
+    bundle: Annotated[
+        list[str],
         typer.Argument(
-            metavar="BUNDLE|CHECKPOINT",
-            help="A bundle's folder, 'tiny', or a checkpoint as elir-export takes it, which is "
-            "exported to a temporary bundle first.",
+            metavar="BUNDLE",
+            help="Folders made by elir-export, or 'tiny' (the packaged bundle). Several are "
+            "measured side by side.",
         ),
     ],
     protocol: Annotated[
@@ -61,14 +55,14 @@ def bench(
             help="; ".join(f"{p.name}: {p.title}" for p in PROTOCOLS.values()),
             rich_help_panel=_MEASURE,
         ),
-    ] = Protocol.paper,
+    ] = _DEFAULT,
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"One of {', '.join(BACKENDS)}, or without this project: "
+            help=f"One of {', '.join(BACKENDS)}, or a peer that does not use this project: "
             + "; ".join(f"{name}: {peer.summary}" for name, peer in peers.PEERS.items())
-            + f". Repeat for several. [default: {peers.TORCH}, and those that `auto` would choose "
-            "from for the bundle]",
+            + f". Repeat for several. [default: {peers.TORCH}, and the backends that `auto` would "
+            "choose from for the bundle]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -84,7 +78,7 @@ def bench(
         list[Precision] | None,
         typer.Option(
             help="Repeat for several; bf16 runs the fp32 files. "
-            "[default: all that bundle and backend have; fp32 for --protocol steps]",
+            "[default: all that bundle and backend have]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -92,23 +86,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="What the bundle was made from (checked by its hash), so that PyTorch has its "
-            "weights and --protocol steps something to export.",
-            rich_help_panel=_MEASURE,
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {', '.join(TASKS)}; needed where a checkpoint does not tell.",
-            rich_help_panel=_MEASURE,
-        ),
-    ] = None,
-    steps: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1,
-            help="Euler steps M for --protocol steps; repeat for several. [default: 1 2 3 5]",
+            help="The checkpoint from which the bundle was made (its SHA-256 is checked), so that "
+            "peers run with the same weights. [default: random weights, which are as fast]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -116,7 +95,8 @@ def bench(
         list[int] | None,
         typer.Option(
             min=1,
-            help="Threads that share a restorer, for --protocol throughput. [default: 1 2]",
+            help="Threads that share a restorer, for --protocol throughput; repeat for several. "
+            "[default: 1 2]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -124,7 +104,8 @@ def bench(
         list[int] | None,
         typer.Option(
             min=2,
-            help="Images in one run, for --protocol throughput; ONNX files only. [default: 4]",
+            help="Images in one run, for --protocol throughput; ONNX files only; repeat for "
+            "several. [default: 4]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -137,13 +118,13 @@ def bench(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the random images.", rich_help_panel=_MEASURE)
+        int, typer.Option(min=0, help="Seed of the random images.", rich_help_panel=_MEASURE)
     ] = 0,
     cold: Annotated[
         bool,
         typer.Option(
-            help="Start every runner of the bundle in a new process too: time to load, time to "
-            "the first image, peak memory.",
+            help="Also start every runner of a bundle in a new process: time to load, time to the "
+            "first image, peak memory.",
             rich_help_panel=_MEASURE,
         ),
     ] = True,
@@ -151,8 +132,8 @@ def bench(
         int | None,
         typer.Option(
             min=1,
-            help="Images measured. [default: 200 for paper, else as many as it takes]",
-            rich_help_panel=_HOW,
+            help="Number of images to measure. [default: 200 for paper, else as many as needed]",
+            rich_help_panel=_DURATION,
         ),
     ] = None,
     warmup: Annotated[
@@ -160,16 +141,16 @@ def bench(
         typer.Option(
             min=0,
             help="Images before those. [default: 10 for paper, else until the latencies settle]",
-            rich_help_panel=_HOW,
+            rich_help_panel=_DURATION,
         ),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
             min=0.1,
-            help="At least, for each runner; of each load for throughput. "
+            help="Least time for each runner; for throughput, time of each load. "
             "[default: 10; 5 for throughput, 600 for soak]",
-            rich_help_panel=_HOW,
+            rich_help_panel=_DURATION,
         ),
     ] = None,
     at_most: Annotated[
@@ -177,9 +158,9 @@ def bench(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="When to end in any case. [default: 300, or ten times --seconds where that is "
-            "more]",
-            rich_help_panel=_HOW,
+            help="Time after which the run ends in any case. [default: 300, or ten times "
+            "--seconds if that is more]",
+            rich_help_panel=_DURATION,
         ),
     ] = None,
     tolerance: Annotated[
@@ -188,8 +169,8 @@ def bench(
             min=0.1,
             max=50,
             metavar="PERCENT",
-            help="How well every median is to be known (95 % interval). [default: 2]",
-            rich_help_panel=_HOW,
+            help="Required half-width of the 95 % interval of every median. [default: 2]",
+            rich_help_panel=_DURATION,
         ),
     ] = None,
     json: Annotated[
@@ -212,25 +193,23 @@ def bench(
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Measure a model at batch 1 on random images, several backends side by side.
+    """Measure bundles at batch 1 on random images, several backends side by side.
 
-    The runners take turns of a few images, so that drift of the machine hits all alike; speeds
-    are compared image by image, with a confidence interval. The figure is from 8-bit image to 8-bit
-    image; what the backend alone took stands beside it, and so does the agreement with PyTorch.
-    Ctrl-C keeps what was measured.
+    The runners take turns of a few images, so that drift of the machine affects all alike; speeds
+    are compared image by image, with a confidence interval. FPS is from 8-bit image to 8-bit image;
+    the backend's share of the time and the agreement with PyTorch are listed beside it. Ctrl-C
+    keeps what was measured.
 
     Examples:
 
     * `elir-bench bfr --json bfr.json --report bfr.html`
     * `elir-bench bfr --protocol latency --backend openvino --backend onnxruntime --tolerance 1`
-    * `elir-bench random --task bfr --precision fp32 --peers`
-    * `elir-bench tiny --protocol steps --steps 1 --steps 3 --steps 10`
+    * `elir-bench bfr --precision fp32 --peers`
+    * `elir-bench bfr-1 bfr-3 bfr-5 --protocol steps`
     * `elir-bench bfr --protocol soak --backend openvino --precision int8 --seconds 3600`
     """
     reports = report or []
     _check_outputs(json, reports)
-    if task is not None:
-        task_named(task)
     numbers: dict[str, Any] = {
         "images": images,
         "warmup": warmup,
@@ -238,61 +217,62 @@ def bench(
         "at_most": at_most,
         "tolerance": tolerance,
     }
-    plan = _plan(PROTOCOLS[protocol.value], **numbers)
-    _check_options(plan, **numbers, steps=steps, callers=callers, batch=batch)
+    plan = _with_numbers(PROTOCOLS[protocol.value], **numbers)
+    _check_options(plan, **numbers, callers=callers, batch=batch)
+    if checkpoint is not None and not plan.with_peers:
+        raise UsageError(
+            f"--checkpoint is for peers, which do not take part in --protocol {plan.name}"
+        )
     options = BenchOptions(
         plan,
-        **_runners(backend, all_peers),
+        **_backends_and_peers(backend, all_peers),
         precisions=list(dict.fromkeys(p.value for p in precision)) if precision else None,
         threads=threads or usable_cores(),
         seed=seed,
         cold=cold,
         pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
-        callers=_distinct(callers, (1, 2)),
-        batches=_distinct(batch, (4,)),
-        steps=_distinct(steps, (1, 2, 3, 5)),
+        callers=tuple(dict.fromkeys(callers or (1, 2))),
+        batches=tuple(dict.fromkeys(batch or (4,))),
     )
-    _measure(model, options, task=task, checkpoint=checkpoint, json=json, reports=reports)
+    _measure(bundle, options, checkpoint=checkpoint, json=json, reports=reports)
 
 
 def _measure(
-    model: str,
+    bundles: list[str],
     options: BenchOptions,
     *,
-    task: str | None,
     checkpoint: str | None,
     json: Path | None,
     reports: list[Path],
 ) -> None:
-    """Measure, write and print; what ends a run early is raised when that is done."""
-    with ExitStack() as held:
+    """Measure, write and print; an error that ends a run early is raised after that."""
+    with ExitStack() as outer:
         with ExitStack() as stack:
-            say = stack.enter_context(progress())
-            bundle, source = open_model(
-                model, options, stack, task=task, checkpoint=checkpoint, say=say
-            )
-            run = Run(bundle, source, options)
+            show = stack.enter_context(progress())
+            run = Run(open_bundles(bundles, options), options)
+            if checkpoint is not None:
+                run.checkpoint = peers.load_checkpoint_of(run.bundle, checkpoint, show)
             stopped: BaseException | None = None
             try:
-                run.measure(say, tell)
+                run.measure(show, tell)
             except (KeyboardInterrupt, SystemExit, ElirError) as error:
-                stopped = error  # raised again once what was measured is safe
+                stopped = error  # raised again once the results are safe
             if run.conditions is None or (stopped is not None and not run.begun):
                 assert stopped is not None
                 raise stopped  # an older result stays as it is
-            # Measuring took minutes, what is left takes seconds.
-            held.enter_context(deferred_interrupts())
-            written = build_report(run.results, bundle, run.conditions)
+            # Measuring took minutes, the rest takes seconds.
+            outer.enter_context(deferred_interrupts())
+            values = build_report(run.results, run.bundle, run.conditions)
         try:
-            _write(written, run, json, reports)
+            _write(values, run, json, reports)
         finally:
             aside = json is not None and is_standard_output(json)
-            print(text(written), file=sys.stderr if aside else sys.stdout)
+            print(text(values), file=sys.stderr if aside else sys.stdout)
     if stopped is not None:
         raise stopped
 
 
-def _plan(
+def _with_numbers(
     protocol: BenchProtocol,
     *,
     seconds: float | None,
@@ -300,100 +280,88 @@ def _plan(
     tolerance: float | None,
     **others: int | None,
 ) -> BenchProtocol:
-    """The protocol with the numbers that were given; ``tolerance`` is in per cent."""
+    """The protocol with the numbers of the command line; ``tolerance`` is in per cent."""
     if seconds is not None and at_most is None:
-        # For each of the runners, and there may be ten.
+        # Seconds are for each runner, and there may be ten.
         at_most = max(protocol.at_most_s, 10 * seconds)
-    return with_numbers(
-        protocol,
-        seconds=seconds,
-        at_most_s=at_most,
-        tolerance=None if tolerance is None else tolerance / 100,
+    numbers = {
+        "seconds": seconds,
+        "at_most_s": at_most,
+        "tolerance": None if tolerance is None else tolerance / 100,
         **others,
-    )
+    }
+    changes: dict[str, Any] = {k: v for k, v in numbers.items() if v is not None}
+    return replace(protocol, **changes)
 
 
-def _runners(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
-    """By default what the bundle has for this machine, and eager PyTorch."""
-    for name in named or ():
+def _backends_and_peers(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
+    """Options for runners; by default the bundle's backends and eager PyTorch."""
+    if named is None:
+        return {"backends": None, "peers": list(peers.PEERS) if all_peers else [peers.TORCH]}
+    for name in named:
         if name not in peers.PEERS and name not in BACKENDS:
             names = ", ".join([*peers.PEERS, *BACKENDS])
             raise UsageError(f"no backend {name!r}: choose from {names}")
-    own: list[str] | None = None
-    others = [peers.TORCH]
-    if named is not None:
-        own = [name for name in dict.fromkeys(named) if name not in peers.PEERS]
-        others = [name for name in named if name in peers.PEERS]
-    return {"backends": own, "peers": list(peers.PEERS) if all_peers else others}
+    return {
+        "backends": [name for name in dict.fromkeys(named) if name not in peers.PEERS],
+        "peers": list(peers.PEERS) if all_peers else [n for n in named if n in peers.PEERS],
+    }
 
 
-def _distinct(numbers: list[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(numbers)) if numbers else default
-
-
-#: Options that say how a run of a given number of images, or of seconds, does not end.
-_NOT_BY_IMAGES = ("seconds", "at_most", "tolerance")
-_NOT_BY_SECONDS = ("images", "warmup", "at_most", "tolerance")
-_OF_ONE_PROTOCOL = {"steps": "steps", "callers": "throughput", "batch": "throughput"}
-
-
-def _check_options(plan: BenchProtocol, **given: Any) -> None:
-    """Nothing is given that would be ignored."""
-    names = [name for name, value in given.items() if value is not None]
-    for name, protocol in _OF_ONE_PROTOCOL.items():
-        if name in names and plan.name != protocol:
-            raise UsageError(f"--{name} goes with --protocol {protocol}, not {plan.name}")
+def _check_options(plan: BenchProtocol, **options: Any) -> None:
+    """Raise :class:`UsageError` for options that the run would ignore."""
+    names = [name for name, value in options.items() if value is not None]
     for name in names:
         option = "--" + name.replace("_", "-")
-        if plan.name in ("throughput", "soak"):
-            if name in _NOT_BY_SECONDS:
-                raise UsageError(
-                    f"{option} does not go with --protocol {plan.name}: give --seconds"
-                )
-        elif plan.images is not None and name in _NOT_BY_IMAGES:
+        if name not in plan.accepts:
+            protocols = ", ".join(p.name for p in PROTOCOLS.values() if name in p.accepts)
             raise UsageError(
-                f"{option} does not go with a number of images, here {plan.images}: choose "
+                f"{option} does not go with --protocol {plan.name}, only with {protocols}"
+            )
+        if plan.images is not None and name in ("seconds", "at_most", "tolerance"):
+            raise UsageError(
+                f"{option} does not go with a fixed number of images, here {plan.images}: choose "
                 "--protocol latency without --images"
             )
-    if None not in (given["seconds"], given["at_most"]) and given["at_most"] < given["seconds"]:
+    if None not in (options["seconds"], options["at_most"]) and plan.at_most_s < plan.seconds:
         raise UsageError(
-            f"--at-most {given['at_most']:g} ends the run before --seconds {given['seconds']:g}"
+            f"--at-most {plan.at_most_s:g} ends the run before --seconds {plan.seconds:g}"
         )
 
 
 def _check_outputs(json: Path | None, reports: list[Path]) -> None:
     for path in reports:
         if path.suffix not in (".html", ".md"):
-            raise UsageError(f"--report {path}: wanted a name that ends in .html or .md")
+            raise UsageError(f"--report {path}: expected a name that ends in .html or .md")
     paths = [*reports, *([json] if json is not None else [])]
     for path in paths:
         check_writable(path)
     places = [os.path.realpath(path) for path in paths]
     for place in places:
         if places.count(place) > 1:
-            raise UsageError(f"{place} is named twice, and would hold the last one only")
+            raise UsageError(f"{place} is named for two outputs: give each a name of its own")
     if any(path.suffix == ".html" for path in reports):
         html_report.check_installed()
 
 
-def _write(written: Report, run: Run, json: Path | None, reports: list[Path]) -> None:
-    """Every file that can be written, those that are made in no time first.
+def _write(values: Report, run: Run, json: Path | None, reports: list[Path]) -> None:
+    """Write every file that can be written, the quickest first.
 
     Raises:
-        OutputError: one of them cannot.
+        OutputError: one of them cannot be written.
     """
-    made: list[tuple[Path, Callable[[], str]]] = []
+    outputs: list[tuple[Path, Callable[[], str]]] = []
     if json is not None:
-        made.append((json, partial(to_json, written)))
+        outputs.append((json, partial(to_json, values)))
     for path in sorted(reports, key=lambda path: path.suffix == ".html"):
         if path.suffix == ".md":
-            made.append((path, partial(markdown, written)))
+            outputs.append((path, partial(markdown, values)))
         else:
-            made.append((path, partial(html_report.html, written, run.results.pictures)))
+            outputs.append((path, partial(html_report.html, values, run.results.pictures)))
     failed: OutputError | None = None
-    for path, make in made:
+    for path, content in outputs:
         try:
-            write_text(path, make())
+            write_text(path, content())
         except OutputError as error:  # noqa: PERF203  # the others are written all the same
             failed = failed or error
     if failed is not None:

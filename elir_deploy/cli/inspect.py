@@ -11,16 +11,17 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from elir_deploy.bench.cost_report import (
+from elir_deploy.bench.device import describe_device
+from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
+from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
+from elir_deploy.cost.devices import CPU, DEVICES, Device, measure_cpu
+from elir_deploy.cost.report import (
     ALL_DEVICES,
     PREDICTED,
     CostReport,
     build_cost_report,
-    chosen_devices,
+    devices_named,
 )
-from elir_deploy.bench.devices import CPU, DEVICES
-from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
-from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.errors import BundleError, ElirError, UsageError
 from elir_deploy.runtime.backends import BACKENDS, choose_precision, reason_not_automatic
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
@@ -63,10 +64,10 @@ def inspect(
         list[str] | None,
         typer.Option(
             metavar="DEVICE",
-            help="Also predict, from the ONNX graphs, what each part and layer costs and how fast "
-            f"DEVICE could be: {', '.join(DEVICES)}, '{CPU}' (this one, its peak rates measured "
-            f"now) or '{ALL_DEVICES}' (every device listed); repeat for several. Needs the export "
-            "extra.",
+            help="Also predict, from the ONNX graphs, the cost of each part and the speed on "
+            f"DEVICE: {', '.join(DEVICES)}, '{CPU}' (this machine's, whose peak rates are measured "
+            f"first) or '{ALL_DEVICES}' (every device listed); repeat for several. Needs the "
+            "export extra.",
         ),
     ] = None,
     cache: Annotated[
@@ -114,7 +115,7 @@ def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
     damaged = opened.damaged_files()
     predicted = None
     if cost and not damaged:
-        predicted = build_cost_report(opened, chosen_devices(cost))
+        predicted = build_cost_report(opened, devices_named(cost, _measure_cpu))
     abilities = [_ability(name, opened) for name in BACKENDS]
     conflict = conflicting_packages()
     if as_json:
@@ -194,8 +195,13 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     )
 
 
+def _measure_cpu() -> Device:
+    cpu = describe_device()["cpu"]
+    return measure_cpu(cpu["usable_cores"], cpu["model"] or "CPU")
+
+
 def _show_cost(report: CostReport) -> None:
-    """What every precision moves and computes; its costliest layers on the first device."""
+    """Costs in every precision, and the costliest layers on the first device."""
     print(f"\n{PREDICTED}")
     for precision in report.layers:
         _table(*report.parts_table(precision))

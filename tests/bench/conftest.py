@@ -1,15 +1,5 @@
-"""Bundles that several of these tests measure, made once."""
+"""Fixtures of other folders that several of these tests use."""
 
-from __future__ import annotations
+from tests.cost.conftest import tiny_split
 
-from pathlib import Path
-
-import pytest
-
-from tests.bench.cut import split_tiny
-
-
-@pytest.fixture(scope="session")
-def tiny_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged model in four stages, in every precision."""
-    return split_tiny(tmp_path_factory.mktemp("split") / "tiny", ("fp32", "fp16", "int8"))
+__all__ = ["tiny_split"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from elir_deploy.bench.protocols import random_image
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import BundleRunner, open_restorers
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.pixels import psnr_db

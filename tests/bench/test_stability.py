@@ -108,7 +108,7 @@ class Replayed(Measurement):
         self.samples["a"].image_ns += self._series[indices.start : indices.stop]
 
     def median_at_the_end(self) -> float:
-        self._until_known(no_progress)
+        self._measure_until_precise(no_progress)
         return float(np.median(self.samples["a"].image_ns)) / 1e9
 
 

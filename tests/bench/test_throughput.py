@@ -12,7 +12,7 @@ import pytest
 
 from elir_deploy.bench import throughput as module
 from elir_deploy.bench.runners import open_restorers
-from elir_deploy.bench.throughput import Load, Throughput, ask_together
+from elir_deploy.bench.throughput import Load, Throughput, call_together
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
@@ -48,7 +48,7 @@ class OwnClocks:
     def restore(self, image) -> None:
         name = threading.current_thread().name
         self.asked[name].append(int(image[0, 0, 0]))
-        seconds = self._seconds[int(name.rpartition("-")[2])]
+        seconds = self._seconds[int(name.rpartition("_")[2])]
         self._own.now = self() + round(1e9 * seconds)
 
 
@@ -57,7 +57,7 @@ class OwnClocks:
 
 def test_one_caller():
     clocks = OwnClocks(0.1)
-    load = ask_together(clocks.restore, IMAGES, 1, 1.0, clock=clocks)
+    load = call_together(clocks.restore, IMAGES, 1, 1.0, clock=clocks)
     assert load.concurrency == 1
     assert load.latencies_s == pytest.approx([0.1] * 10)
     assert (load.images, load.seconds, load.fps) == (10, pytest.approx(1), (pytest.approx(10),))
@@ -66,7 +66,7 @@ def test_one_caller():
 
 def test_each_caller_counts_in_its_own_time():
     clocks = OwnClocks(0.1, 0.3, 2.0)
-    load = ask_together(clocks.restore, IMAGES, 3, 1.0, clock=clocks)
+    load = call_together(clocks.restore, IMAGES, 3, 1.0, clock=clocks)
     # An image that is begun is finished: 4 of 0.3 s, 1 of 2 s.
     assert load.images == 10 + 4 + 1
     assert load.fps == (pytest.approx(10 + 1 / 0.3 + 0.5),)
@@ -76,17 +76,17 @@ def test_each_caller_counts_in_its_own_time():
 
 def test_callers_go_round_the_images_from_different_places_and_the_first_does_not_count():
     clocks = OwnClocks(0.2, 0.2)
-    load = ask_together(clocks.restore, IMAGES, 2, 1.0, clock=clocks)
+    load = call_together(clocks.restore, IMAGES, 2, 1.0, clock=clocks)
     assert load.images == 10
     assert clocks.asked == {
-        "elir-bench-caller-0": [0, 0, 1, 2, 3, 0],
-        "elir-bench-caller-1": [1, 1, 2, 3, 0, 1],
+        "elir-bench-caller_0": [0, 0, 1, 2, 3, 0],
+        "elir-bench-caller_1": [1, 1, 2, 3, 0, 1],
     }
 
 
 def test_a_call_may_restore_several():
     clocks = OwnClocks(0.5)
-    load = ask_together(clocks.restore, IMAGES, 1, 2.0, images_per_call=4, clock=clocks)
+    load = call_together(clocks.restore, IMAGES, 1, 2.0, images_per_call=4, clock=clocks)
     assert load.images == 16
     assert load.mean_fps == pytest.approx(8)
     assert len(load.latencies_s) == 4
@@ -100,7 +100,7 @@ def test_callers_ask_at_the_same_time():
         together.wait(timeout=60)
         clocks.restore(image)
 
-    assert ask_together(restore, IMAGES, 3, 1.0, clock=clocks).images == 12
+    assert call_together(restore, IMAGES, 3, 1.0, clock=clocks).images == 12
 
 
 @pytest.mark.parametrize("error", [UnavailableError("the device is gone"), ValueError("a bug")])
@@ -111,13 +111,13 @@ def test_an_error_of_one_caller_stops_all(error, at):
 
     def restore(image):
         nonlocal asked
-        if threading.current_thread().name.endswith("-1"):
+        if threading.current_thread().name.endswith("_1"):
             asked += 1
             if asked > at:
                 raise error
 
     with pytest.raises(type(error), match=str(error)):
-        ask_together(restore, IMAGES, 3, 1.0, clock=clock)
+        call_together(restore, IMAGES, 3, 1.0, clock=clock)
 
 
 def press_ctrl_c() -> None:
@@ -134,7 +134,7 @@ def test_ctrl_c_stops_all():
     def restore(image):
         name = threading.current_thread().name
         asked[name] += 1
-        if name.endswith("-0") and asked[name] == 5:
+        if name.endswith("_0") and asked[name] == 5:
             press_ctrl_c()
         if closed:
             too_late.append(name)
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_all():
         asked.clear()
         closed = False
         with pytest.raises(KeyboardInterrupt):
-            ask_together(restore, IMAGES, 3, 1.0, clock=clock)
+            call_together(restore, IMAGES, 3, 1.0, clock=clock)
         closed = True  # as a restorer would be now
     time.sleep(0.05)
     assert too_late == []
@@ -176,7 +176,7 @@ def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
             return super().restore(image)
 
     runners = [Noted("a", clock, 0.1), Noted("b", clock, 0.5)]
-    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    throughput = Throughput((64, 64, 3), 1, seconds=1.0, clock=clock)
     told = []
     throughput.run(runners, lambda *arguments: told.append(arguments))
     assert list(throughput.loads) == [("a", "callers", 1), ("b", "callers", 1)]
@@ -201,7 +201,7 @@ def test_one_that_fails_is_listed_once_and_the_rest_goes_on(bundle):
         raise UnavailableError("the device is gone")
 
     bad.restore = fail
-    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    throughput = Throughput((64, 64, 3), 1, seconds=1.0, clock=clock)
     throughput.run([bad, good])
     assert list(throughput.loads) == [("good", "callers", 1)]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
@@ -225,7 +225,7 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
             return super().restore(image_) if made < image else image_
 
     runners = [Interrupting(name, clock, 0.1) for name in "ab"]
-    throughput = Throughput(bundle, 1, seconds=1.0, clock=clock)
+    throughput = Throughput((64, 64, 3), 1, seconds=1.0, clock=clock)
     with pytest.raises(KeyboardInterrupt):
         throughput.run(runners)
     nothing = Load("", "", 1)
@@ -238,7 +238,8 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
 def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
     runners, missing = open_restorers(bundle, [backend], [precision], threads=threads)
     assert not missing
-    throughput = Throughput(bundle, threads, **({"seconds": 0.005} | how))
+    side = bundle.manifest.image_size // bundle.manifest.model.upscale
+    throughput = Throughput((side, side, 3), threads, **({"seconds": 0.005} | how))
     try:
         throughput.run(runners)
     finally:
@@ -248,9 +249,9 @@ def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
 
 
 def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(bundle, monkeypatch):
-    original = module._in_batch
+    original = module._run_last
     monkeypatch.setattr(
-        module, "_in_batch", lambda session, pixels: 255 - original(session, pixels)
+        module, "_run_last", lambda session, pixels: 255 - original(session, pixels)
     )
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
     by_way = {way: load.fidelity for (_, way, _), load in throughput.loads.items()}
@@ -304,13 +305,13 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
 )
 def test_streams_are_asked_by_as_many_callers_as_run_at_once(bundle, monkeypatch):
     callers = []
-    original = module.ask_together
+    original = module.call_together
 
     def asked(restore, images, count, *arguments, **more):
         callers.append(count)
         return original(restore, images, count, *arguments, **more)
 
-    monkeypatch.setattr(module, "ask_together", asked)
+    monkeypatch.setattr(module, "call_together", asked)
     throughput = loads_of(bundle, "openvino", threads=2, callers=(1,), batches=())
     streams = [load for (_, way, _), load in throughput.loads.items() if way == "streams"]
     (files,) = [load for (_, way, _), load in throughput.loads.items() if way == "files"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gzip
 import json
 import os
@@ -16,17 +15,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from elir_deploy.bench import peers, protocols, runs, soak
+from elir_deploy.bench import measurement, peers, protocols, runs, soak
 from elir_deploy.bench import runners as runners_module
 from elir_deploy.cli import bench
 from elir_deploy.errors import OutputError, UnavailableError
-from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.text import printable
-from tests.bench.cut import split_tiny
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.cost.split_bundle import split_tiny
 from tests.shown import HOSTILE_NAME, Shown
 
 QUICK = ["--images", "5", "--warmup", "1", "--threads", "1", "--no-cold"]
@@ -129,29 +127,27 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
     ("arguments", "message"),
     [
         (["--backend", "abacus"], "no backend 'abacus': choose from torch"),
-        (["--task", "bfr"], "is for task tiny, not bfr"),
-        (["--task", "deblur"], "no task 'deblur'"),
-        (["--report", "r.pdf"], "wanted a name that ends in .html or .md"),
-        (["--batch", "4"], "--batch goes with --protocol throughput, not paper"),
-        (["--callers", "4"], "--callers goes with --protocol throughput, not paper"),
-        (["--seconds", "4"], "--seconds does not go with a number of images, here 200"),
+        (["--report", "r.pdf"], "expected a name that ends in .html or .md"),
+        (["--batch", "4"], "--batch does not go with --protocol paper, only with throughput"),
+        (["--callers", "4"], "--callers does not go with --protocol paper, only with throughput"),
+        (["--seconds", "4"], "--seconds does not go with a fixed number of images, here 200"),
         (
             ["--protocol", "latency", "--images", "9", "--at-most", "4"],
-            "--at-most does not go with a number of images, here 9",
+            "--at-most does not go with a fixed number of images, here 9",
         ),
         (
             ["--protocol", "throughput", "--tolerance", "4"],
-            "--tolerance does not go with --protocol throughput: give --seconds",
+            "--tolerance does not go with --protocol throughput, only with paper, latency, stages",
         ),
         (["--protocol", "soak", "--warmup", "4"], "--warmup does not go with --protocol soak"),
         (
             ["--protocol", "latency", "--seconds", "60", "--at-most", "30"],
             "--at-most 30 ends the run before --seconds 60",
         ),
-        (["--steps", "4"], "--steps goes with --protocol steps, not paper"),
+        (["--protocol", "steps", "--checkpoint", "c.pth"], "--checkpoint is for peers, which do"),
         (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
-        (["--protocol", "steps"], "give the checkpoint instead"),
+        (["--protocol", "steps"], "--protocol steps compares bundles of different M"),
         (["--json", "no/such/folder/r.json"], "no such folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
@@ -165,7 +161,7 @@ def test_bad_usage_is_exit_2(run, bundle, arguments, message):
 
 
 def test_bad_places_are_told_before_anything_is_opened(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "open_model", lambda *a, **k: pytest.fail("opened"))
+    monkeypatch.setattr(bench, "open_bundles", lambda *a, **k: pytest.fail("opened"))
     for option, place in (
         ("--json", tmp_path / "none" / "r.json"),
         ("--report", tmp_path / "none" / "r.md"),
@@ -177,11 +173,11 @@ def test_bad_places_are_told_before_anything_is_opened(run, tmp_path, monkeypatc
         assert str(place) in err
 
 
-def test_random_weights_need_a_task(run):
-    pytest.importorskip("torch")
-    code, _, err = run("random", *QUICK)
+def test_a_checkpoint_is_refused_with_the_command_that_exports_it(run):
+    code, _, err = run("mine.pth", *QUICK)
     assert code == 2
-    assert "--task" in err
+    assert "mine.pth is no folder of a bundle" in err
+    assert "elir-export mine.pth -o DIR" in err
 
 
 def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch):
@@ -194,7 +190,7 @@ def test_an_interruption_saves_what_there_is(run, bundle, tmp_path, monkeypatch)
             return super().restore(image)
 
     runner = Interrupted("synthetic fp32", clock, 0.01)
-    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    monkeypatch.setattr(measurement, "SETTLE_NS", 0)
     monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([runner], []))
     target = tmp_path / "r.json"
     code, out, err = run(bundle, "--backend", "onnxruntime", *QUICK, "--json", target)
@@ -225,33 +221,16 @@ def test_ctrl_c_for_real(bundle, tmp_path):
     assert report["runners"][0]["image"]["statistics"]["count"] > 0
 
 
-def test_a_checkpoint_is_exported_first_and_its_bundle_is_gone_afterwards(
-    run, bundle, monkeypatch, tmp_path
-):
-    from elir_deploy.runtime import Bundle
+def test_the_checkpoint_of_a_bundle_is_for_its_peers(run, bundle, monkeypatch):
+    def open_peers(names, of, checkpoint, threads, progress):
+        assert (list(names), checkpoint, threads) == (["torch"], "of c.pth", 1)
+        return [SyntheticRunner("torch eager fp32", FakeClock(), 0.1)], []
 
-    folders = []
-    clock = FakeClock()
-
-    def export(checkpoint, folder, precisions, say, **options):
-        folders.append(folder)
-        assert checkpoint == "checkpoint"
-        assert precisions == ["fp32"]
-        assert options == {"stages": "fused"}
-        folder.mkdir()
-        return Bundle.open(bundle)
-
-    def open_peers(names, of, checkpoint, threads, say):
-        assert (list(names), checkpoint, threads) == (["torch"], "checkpoint", 1)
-        return [SyntheticRunner("torch eager fp32", clock, 0.1)], []
-
-    monkeypatch.setattr(peers, "load", lambda source, task, say: "checkpoint")
-    monkeypatch.setattr(peers, "export_to_bundle", export)
+    monkeypatch.setattr(peers, "load_checkpoint_of", lambda of, source, show: f"of {source}")
     monkeypatch.setattr(peers, "open_peers", open_peers)
-    code, out, _ = run("mine.pth", "--precision", "fp32", *QUICK)
+    code, out, _ = run(bundle, "--precision", "fp32", "--checkpoint", "c.pth", *QUICK)
     assert code == 0
     assert out.index("torch eager fp32") < out.index("onnxruntime fp32")
-    assert not folders[0].exists()
 
 
 def test_without_torch_the_rest_is_measured(run, bundle, monkeypatch):
@@ -259,13 +238,6 @@ def test_without_torch_the_rest_is_measured(run, bundle, monkeypatch):
     code, out, _ = run(bundle, "--precision", "fp32", *QUICK)
     assert code == 0
     assert "not measured: torch: torch is not installed" in out
-
-
-def test_a_mistyped_bundle_without_torch(run, monkeypatch):
-    monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    code, _, err = run("budnle", *QUICK)
-    assert code == 4
-    assert "budnle is no bundle's folder; taken as a checkpoint it needs torch: pip" in err
 
 
 def test_an_interruption_before_the_first_sample_replaces_nothing(
@@ -362,7 +334,7 @@ def test_a_signal_after_the_last_image_waits_for_the_files(
 
     handlers = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(bench, pressed, interrupted)
-    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
+    monkeypatch.setattr(measurement, "SETTLE_NS", 0)
     runner = SyntheticRunner("synthetic fp32", FakeClock(), 0.01)
     monkeypatch.setattr(runs, "open_restorers", lambda *a, **k: ([runner], []))
     target, table = tmp_path / "r.json", tmp_path / "r.md"
@@ -388,19 +360,19 @@ def test_a_second_signal_does_not_wait(run, bundle, monkeypatch):
 
 
 def test_two_outputs_of_one_name_are_refused_before_the_run(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "open_model", lambda *a, **k: pytest.fail("opened"))
+    monkeypatch.setattr(bench, "open_bundles", lambda *a, **k: pytest.fail("opened"))
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     for one, other in (("r.md", "r.md"), ("r.md", "./link/r.md")):
         for place in (other, tmp_path / other):
             code, out, err = run("tiny", "--json", one, "--report", place)
             assert (code, out) == (2, "")
-            assert f"{tmp_path / 'r.md'} is named twice" in err
+            assert f"{tmp_path / 'r.md'} is named for two outputs" in err
     (tmp_path / "s.md").symlink_to("r.md")  # which is not there yet
     for one, other in (("r.html", "link/r.html"), ("r.md", "s.md")):
         code, _, err = run("tiny", "--report", one, "--report", other)
         assert code == 2
-        assert "is named twice" in err
+        assert "is named for two outputs" in err
 
 
 def test_json_to_standard_output_and_to_a_pipe(bundle, tmp_path):
@@ -512,60 +484,40 @@ def test_stages_of_a_split_bundle(run, split, tmp_path):
     assert code == 0
     report = written(target)
     (stages,) = report["stages"]
-    parts = ["encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime"]
+    parts = ["encoder", "estimator", "flow", "decoder", "runtime"]
     assert [part["name"] for part in stages["stages"]] == parts
     assert sum(part["share"] for part in stages["stages"]) == pytest.approx(1, abs=1e-4)
-    steps = [part["mean_s"] for part in stages["stages"][2:5]]
-    assert max(steps) < 3 * min(steps)  # the same work
     (row,) = report["runners"]
     assert row["fidelity"]["psnr_db"] > 50
-    assert len(row["artifacts"]) == 6
+    assert len(row["artifacts"]) == 4
     for shown in (out, table.read_text()):
         assert "Stages" in shown
-        assert "step 2" in shown
-
-
-def test_stages_of_one_graph_are_refused(run, bundle):
-    code, _, err = run(bundle, "--protocol", "stages", *QUICK)
-    assert code == 2
-    assert "is one graph: stages are timed in a bundle that was exported with --stages split" in err
+        assert "estimator" in shown
 
 
 def test_stages_of_peers_alone_are_nothing(run, split):
     code, _, err = run(split, "--protocol", "stages", "--backend", "torch", *QUICK)
     assert code == 4
-    assert "torch: it is measured as a whole, not with --protocol stages" in err
+    assert "torch: peers do not take part in --protocol stages" in err
 
 
-@pytest.fixture
-def exported(monkeypatch):
-    """Exports in no time: bundles of the right M whose quality rises with it."""
-    asked = []
-
-    def export(checkpoint, folder, precisions, say, *, steps=None, **how):
-        asked.append((checkpoint, steps, how))
-        bias = 0.05 / (steps or 3)
-        make_bundle(folder, bias=bias, random=checkpoint == "random", size=32)
-        manifest = read_manifest(folder)
-        manifest["model"]["steps"] = steps or 3
-        write_manifest(folder, manifest)
-        return Bundle.open(folder)
-
-    monkeypatch.setattr(peers, "load", lambda source, task, say: source)
-    monkeypatch.setattr(peers, "checkpoint_of", lambda of, source, say: source)
-    monkeypatch.setattr(peers, "export_to_bundle", export)
-    return asked
+def of_steps(folder, *steps, random=False):
+    """Bundles whose quality rises with M."""
+    for number in steps:
+        bundle = make_bundle(folder / f"m{number}", bias=0.05 / number, random=random, exact=False)
+        manifest = read_manifest(bundle)
+        manifest["model"]["steps"] = number
+        write_manifest(bundle, manifest)
+        yield bundle
 
 
-STEPS = ("--protocol", "steps", "--steps", "1", "--steps", "5", "--backend", "onnxruntime")
+STEPS = ("--protocol", "steps", "--backend", "onnxruntime")
 
 
-def test_steps_of_a_bundle_and_its_checkpoint(run, bundle, tmp_path, exported):
+def test_steps_of_bundles_that_differ_in_m(run, tmp_path):
     target = tmp_path / "r.json"
-    code, out, _ = run(bundle, *STEPS, "--checkpoint", "c.pth", *QUICK, "--json", target)
+    code, out, _ = run(*of_steps(tmp_path, 1, 5), *STEPS, *QUICK, "--json", target)
     assert code == 0
-    as_given = {"image_size": 32, "sigma_s": 0.025, "seed": 0}
-    assert exported == [("c.pth", steps, as_given) for steps in (1, 5)]
     one, five = written(target)["steps"]
     assert (one["steps"], five["steps"]) == (1, 5)
     assert one["psnr_to_full_db"] + 10 < five["psnr_to_full_db"]
@@ -573,15 +525,9 @@ def test_steps_of_a_bundle_and_its_checkpoint(run, bundle, tmp_path, exported):
     assert "onnxruntime fp32, M = 5" in out
 
 
-def test_steps_without_a_checkpoint_are_refused(run, bundle):
-    code, _, err = run(bundle, *STEPS, *QUICK)
-    assert code == 2
-    assert "has M = 3 in its graphs: give the checkpoint instead, or beside it" in err
-
-
-def test_random_weights_have_speed_and_no_quality(run, tmp_path, exported):
+def test_random_weights_have_speed_and_no_quality(run, tmp_path):
     target = tmp_path / "r.json"
-    code, out, _ = run("random", "--task", "tiny", *STEPS, *QUICK, "--json", target)
+    code, out, _ = run(*of_steps(tmp_path, 1, 5, random=True), *STEPS, *QUICK, "--json", target)
     assert code == 0
     report = written(target)
     assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
@@ -589,6 +535,16 @@ def test_random_weights_have_speed_and_no_quality(run, tmp_path, exported):
     reason = "random weights: good for speed only, there is no picture to compare"
     assert re.search(f"no PSNR of .*onnxruntime fp32, M = 1.*: {reason}", out)
     assert "random weights: valid for speed only" in out
+
+
+def test_two_bundles_side_by_side(run, tmp_path):
+    target = tmp_path / "r.json"
+    old, new = (make_bundle(tmp_path / name) for name in ("old", "new"))
+    code, out, _ = run(old, new, "--backend", "onnxruntime", *QUICK, "--json", target)
+    assert code == 0
+    labels = [row["label"] for row in written(target)["runners"]]
+    assert labels == ["onnxruntime fp32, old", "onnxruntime fp32, new"]
+    assert all(label in out for label in labels)
 
 
 @pytest.mark.parametrize("protocol", ["paper", "latency", "throughput", "stages", "soak"])
@@ -640,7 +596,7 @@ def interrupted(monkeypatch):
 
 
 def second_caller(image: int) -> bool:
-    return threading.current_thread().name.endswith("caller-1")
+    return threading.current_thread().name.endswith("caller_1")
 
 
 @pytest.mark.parametrize(
@@ -656,16 +612,13 @@ def second_caller(image: int) -> bool:
 def test_ctrl_c_keeps_what_was_measured(
     run, bundle, tmp_path, monkeypatch, interrupted, protocol, pressed, how
 ):
-    if protocol == "stages":  # four parts, of a graph of no steps to speak of
+    if protocol == "stages":
         bundle = make_bundle(tmp_path / "s", stages="split")
-        manifest = read_manifest(bundle)
-        manifest["model"]["steps"] = 1
-        write_manifest(bundle, manifest)
     interrupted(pressed)
     monkeypatch.setattr(soak, "_SHORTEST_S", 0)
     monkeypatch.setattr(soak, "_WINDOWS", 10**12)  # each as long as an image
-    monkeypatch.setattr(protocols, "SETTLE_NS", 0)
-    monkeypatch.setattr(runs, "Yardstick", lambda: SimpleNamespace(measure=lambda: 10**6))
+    monkeypatch.setattr(measurement, "SETTLE_NS", 0)
+    monkeypatch.setattr(protocols, "Yardstick", lambda: SimpleNamespace(measure=lambda: 10**6))
     target = tmp_path / "r.json"
     code, out, err = run(
         *(bundle, "--protocol", protocol, "--backend", "onnxruntime", "--precision", "fp32"),
@@ -691,91 +644,3 @@ def test_ctrl_c_keeps_what_was_measured(
         (soaked,) = report["soak"]
         assert soaked["complete"] is False
         assert len(soaked["windows"]) == 49
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["random", "file"])
-def test_a_checkpoint_is_cut_into_its_stages_for_real(run, tmp_path, monkeypatch, model):
-    target = tmp_path / "r.json"
-    arguments = small_checkpoint(tmp_path, monkeypatch, model)
-    code, _, _ = run(
-        *(*arguments, "--protocol", "stages", "--backend", "onnxruntime", *QUICK),
-        *("--precision", "fp32", "--precision", "fp16", "--json", target),
-    )
-    assert code == 0
-    report = written(target)
-    assert [stages["label"] for stages in report["stages"]] == [
-        "onnxruntime fp32",
-        "onnxruntime fp16",
-    ]
-    for stages in report["stages"]:
-        names = [part["name"] for part in stages["stages"]]
-        assert names[2:4] == ["step 1", "step 2"]
-    assert report["bundle"]["source"]["random"] == (model == "random")
-    for row in report["runners"]:
-        assert (row["fidelity"]["images"] == 0) == (model == "random")
-
-
-@pytest.mark.slow
-def test_nothing_compiled_of_a_checkpoint_is_kept(run, tmp_path, monkeypatch):
-    """Nor of graphs that are cut, nor by the processes that are started for it."""
-    pytest.importorskip("openvino")
-    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
-    (file,) = small_checkpoint(tmp_path, monkeypatch, "file")
-    quick = ["--images", "5", "--warmup", "1", "--threads", "1"]
-    for protocol in ("paper", "stages"):
-        target = tmp_path / f"{protocol}.json"
-        code, _, _ = run(
-            *(file, "--protocol", protocol, "--backend", "openvino", *quick, "--json", target),
-            *("--precision", "fp32"),
-        )
-        assert code == 0
-    assert written(tmp_path / "paper.json")["runners"][0]["cold"] is not None
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.slow
-def test_steps_are_exported_for_real(run, tmp_path, monkeypatch):
-    from elir_deploy.bench.peers import export_to_bundle, load
-
-    target = tmp_path / "r.json"
-    (file,) = small_checkpoint(tmp_path, monkeypatch, "file")
-    exported = export_to_bundle(load(str(file), None), tmp_path / "b", ["fp32"], image_size=64)
-    code, _, _ = run(
-        *(exported.path, "--checkpoint", file, "--protocol", "steps", "--steps", "1"),
-        *("--steps", "2", "--backend", "onnxruntime", *QUICK, "--json", target),
-    )
-    assert code == 0
-    one, two = written(target)["steps"]
-    assert (one["steps"], two["steps"]) == (1, 2)
-    assert one["psnr_to_full_db"] < 60
-    assert two["psnr_to_full_db"] is None or two["psnr_to_full_db"] > 60
-    assert None not in (one["psnr_db"], two["psnr_db"])
-
-
-def small_checkpoint(folder, monkeypatch, model) -> tuple:
-    """Arguments that name a checkpoint of a small model of 64x64 and M = 2."""
-    torch = pytest.importorskip("torch")
-    pipeline = pytest.importorskip("elir_deploy.export.pipeline")
-    from elir_deploy.checkpoints import save_checkpoint
-    from elir_deploy.model import Elir
-    from elir_deploy.tasks import TASKS
-    from tests.bench.peers.bundles import SMALL
-
-    if model == "random":  # of the task's own architecture, in a size that is quick
-        small = pipeline.ExportOptions
-        monkeypatch.setattr(
-            pipeline,
-            "ExportOptions",
-            lambda **how: small(**(how | {"image_size": 64, "steps": 2})),
-        )
-        return ("random", "--task", "tiny")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Elir(SMALL).eval().requires_grad_(False)
-    last = network.decoder.layers[-1]
-    torch.nn.init.normal_(last.weight, std=0.2)
-    torch.nn.init.constant_(last.bias, 0.5)
-    task = dataclasses.replace(TASKS["tiny"], architecture=SMALL, image_size=64, steps=2)
-    save_checkpoint(folder / "small.safetensors", network, task)
-    return (folder / "small.safetensors",)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from elir_deploy.bench import devices
-from elir_deploy.bench.devices import DEVICES, Device
 from elir_deploy.cli import inspect as command
+from elir_deploy.cost.devices import DEVICES, Device
 from tests.bundles import make_bundle, read_manifest, write_manifest
 
 CPU = Device("cpu", "a CPU", {"fp32": 1e11}, 1e10, 0.0, "invented")
@@ -21,7 +20,7 @@ CPU = Device("cpu", "a CPU", {"fp32": 1e11}, 1e10, 0.0, "invented")
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command in this process; gives the exit code."""
-    monkeypatch.setattr(devices, "measure_cpu", lambda: CPU)
+    monkeypatch.setattr(command, "measure_cpu", lambda cores, model: CPU)
 
     def call(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["elir-inspect", *map(str, arguments)])
@@ -58,7 +57,7 @@ def test_tables(run, capsys) -> None:
     ]
     for row in rows:
         assert float(row[3]) == pytest.approx(1e3 / float(row[2]), rel=0.01)
-    assert "not predicted: fp16 on cpu: no fp16 rate is known" in cost
+    assert "not predicted: fp16 on cpu: the fp16 rate is unknown" in cost
     assert cost.count("int8 on rtx2080ti is what TensorRT can reach: TensorRT-RTX computes") == 1
 
 
@@ -81,6 +80,21 @@ def test_json(run, capsys) -> None:
     )
     assert run("tiny", "--json") == 0
     assert "cost" not in json.loads(capsys.readouterr().out)
+
+
+def test_the_rates_of_this_cpu_are_measured(run, capsys, monkeypatch) -> None:
+    monkeypatch.undo()
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["elir-inspect", "tiny", "--json", "--cost", "cpu"])
+    try:
+        command.main()
+    except SystemExit as ended:
+        assert not ended.code  # noqa: PT017
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    (fp32,) = json.loads(capsys.readouterr().out)["cost"]["predictions"]
+    assert fp32["peak_flops_per_s"]["fp32"] > 1e9
+    assert " cores" in fp32["title"]
 
 
 def test_a_device_that_is_none(run, capsys) -> None:

@@ -1,4 +1,4 @@
-"""What peers have in common: how they are opened, and what becomes of a library's errors."""
+"""Opening peers, and turning a library's errors into reasons."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import shutil
 import tempfile
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.peers.subject import Subject
 from elir_deploy.bench.runners import Fidelity, Runner, compare_with_references
 from elir_deploy.degradations import enlarge
@@ -25,34 +23,21 @@ from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 
-__all__ = ["PeerRunner", "Workbench", "as_unavailable", "one_line", "quiet"]
+__all__ = ["PeerRunner", "Workbench", "as_unavailable", "quiet", "workbench_folder"]
 
-T = TypeVar("T")
-
-#: What the libraries log about themselves, and nobody can act on.
+#: Loggers of libraries that warn about their own internals.
 _CHATTY = (
-    "torch.onnx",
-    "torch.export",
-    "onnxscript",
-    "onnx_ir",
-    "torch._inductor",
-    "torch._dynamo",
+    *("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._inductor", "torch._dynamo"),
 )
 
 
 class PeerRunner(Runner):
-    """A subject on a library as it comes, on the CPU.
+    """A subject on a library with its defaults, on the CPU."""
 
-    Args:
-        subject: what it runs.
-        clock: to time the network with.
-    """
-
-    def __init__(self, subject: Subject, clock: Clock) -> None:
+    def __init__(self, subject: Subject) -> None:
         self.weights = subject.weights
         self._task = subject.task
-        self._doubt = subject.doubt
-        self._clock = clock
+        self._incomparable = subject.incomparable
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return self.run_pixels(enlarge(self._task, image))
@@ -67,8 +52,8 @@ class PeerRunner(Runner):
             return self._run(pixels)
 
     def fidelity(self, bundle: Bundle) -> Fidelity:
-        if self._doubt is not None:
-            return Fidelity(None, 0, self._doubt)
+        if self._incomparable is not None:
+            return Fidelity(None, 0, self._incomparable)
         return compare_with_references(bundle, self.run_pixels)
 
     @abstractmethod
@@ -76,89 +61,56 @@ class PeerRunner(Runner):
         """As :meth:`run_pixels`, with the library's own errors; sets ``device_ns``."""
 
 
+@dataclass
 class Workbench:
-    """What peers are opened with: the subject, and a folder that is gone when all are open.
-
-    Libraries on Linux go on using files that were removed while they had them open.
-
-    Args:
-        subject: what all of them run.
-        threads: CPU threads; None leaves them to the libraries.
-        say: told what is being done.
-        clock: to time with.
+    """What peers are opened with.
 
     Attributes:
-        folder: for files that opening needs; there inside the ``with`` block.
+        subject: the model of all peers.
+        threads: CPU threads of each.
+        folder: for files that opening needs.
+        progress: called with what is being done.
+        cache: results that several peers share.
     """
 
+    subject: Subject
+    threads: int | None
     folder: Path
+    progress: ProgressCallback = no_progress
+    cache: dict[str, object] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        subject: Subject,
-        *,
-        threads: int | None,
-        say: ProgressCallback = no_progress,
-        clock: Clock = wall_clock,
-    ) -> None:
-        self.subject = subject
-        self.threads = threads
-        self.say = say
-        self.clock = clock
-        self._made: dict[str, object] = {}
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Workbench:
-        # What an interrupted compiler still writes is not worth an error.
-        folder = tempfile.TemporaryDirectory(prefix="elir-bench-", ignore_cleanup_errors=True)
-        self.folder = Path(self._stack.enter_context(folder))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-        if kind is not None:
-            # A compiler's thread that outlived the interruption would make its folder anew.
-            atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-
-    def once(self, what: str, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made for the first peer that asks; its error is every peer's.
-
-        Raises:
-            UnavailableError: ``make`` failed, now or before.
-        """
-        if what not in self._made:
-            try:
-                self._made[what] = make()
-            except UnavailableError as error:
-                self._made[what] = error
-        made = self._made[what]
-        if isinstance(made, UnavailableError):
-            raise made
-        return cast("T", made)
+@contextmanager
+def workbench_folder() -> Iterator[Path]:
+    """A temporary folder; libraries on Linux go on using files that were removed while open."""
+    # Files that an interrupted compiler still writes are not worth an error.
+    temporary = tempfile.TemporaryDirectory(prefix="elir-bench-", ignore_cleanup_errors=True)
+    try:
+        with temporary as folder:
+            yield Path(folder)
+    except BaseException:
+        # A compiler's thread that outlived the interruption would create its folder again.
+        atexit.register(shutil.rmtree, temporary.name, ignore_errors=True)
+        raise
 
 
 @contextmanager
 def as_unavailable(what: str) -> Iterator[None]:
-    """Whatever a library raises becomes one line of reason, so that the others are measured."""
+    """Turn whatever a library raises into one line of reason, so that the others are measured."""
     try:
         yield
     except ElirError:
         raise
     except Exception as error:  # libraries' errors have no common base
-        raise UnavailableError(f"{what}: {one_line(error)}") from error
+        raise UnavailableError(f"{what}: {_one_line(error)}") from error
 
 
-def one_line(error: Exception) -> str:
-    """The line of an error that says most, shortened."""
+def _one_line(error: Exception) -> str:
+    """The most telling line of an error, shortened."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    # A C++ compiler's first complaint, where there is one, behind pages of its command.
-    told = [line for line in lines if "error:" in line] or lines or [type(error).__name__]
-    return told[0] if len(told[0]) <= 300 else told[0][:297] + "..."
+    # A C++ compiler's first complaint, if there is one, follows pages of its command.
+    lines = [line for line in lines if "error:" in line] or lines or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What a user gets without this project: the model exported as it is, onto libraries as they come.
+"""The model exported by ``torch.onnx.export`` with its defaults, onto libraries with theirs.
 
-``torch.onnx.export`` with default options, of the network as it was loaded, with float32 images at
-both ends. Once exported, the file serves all of these peers.
+The network is exported as it was loaded, with float32 images at both ends. One export serves all
+of these peers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock
+from elir_deploy.bench.clocks import wall_clock
 from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerRunner, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
@@ -27,12 +27,12 @@ from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import file_sha256
 
-__all__ = ["ONNXRUNTIME", "OPENVINO", "PlainGraph", "PlainRunner"]
+__all__ = ["ONNXRUNTIME", "OPENVINO", "PlainRunner"]
 
 ONNXRUNTIME = "plain-onnxruntime"
 OPENVINO = "plain-openvino"
 
-#: OpenVINO's names of types, and ours.
+#: Precisions by OpenVINO's names of types.
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 #: A batch of one float32 NCHW image in [0, 1] to the same.
@@ -44,8 +44,8 @@ class PlainGraph:
     """An exported model.
 
     Attributes:
-        path: of the ONNX file; its weights lie beside it.
-        seconds: that the export took.
+        path: of the ONNX file, beside its weights.
+        seconds: of the export.
         artifacts: name, precision, bytes and SHA-256 of both files.
     """
 
@@ -55,35 +55,26 @@ class PlainGraph:
 
 
 class PlainRunner(PeerRunner):
-    """A plain graph on a library as it comes, on the CPU.
+    """A plain graph on a library with its defaults, on the CPU.
 
     Args:
-        subject: that was exported.
-        graph: of it.
-        run: the library's.
-        name: what ``--backend`` calls it.
-        precision: that it computes in.
-        library: its name.
-        clock: to time the library with.
+        bench: with the subject.
+        graph: its export.
+        run: runs the graph in the library.
+        name: as in ``--backend``.
+        precision: in which it computes.
     """
 
     def __init__(
-        self,
-        subject: Subject,
-        graph: PlainGraph,
-        run: Run,
-        *,
-        name: str,
-        precision: str,
-        library: str,
-        clock: Clock,
+        self, bench: Workbench, graph: PlainGraph, run: Run, *, name: str, precision: str
     ) -> None:
-        super().__init__(subject, clock)
+        super().__init__(bench.subject)
+        library = name.removeprefix("plain-")
         self.label = f"{name} {precision}"
         self.backend = name
         self.precision = precision
         self.version = f"{library} {installed_version(library) or 'unknown'}"
-        if subject.model.collapsible:
+        if bench.subject.model.collapsible:
             self.weights += ", over-parametrised"
         self.artifacts = graph.artifacts
         self.preparation = Preparation("to export", graph.seconds)
@@ -96,14 +87,14 @@ class PlainRunner(PeerRunner):
         assert self._library is not None
         x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
         x /= 255
-        start = self._clock()
+        start = wall_clock()
         restored = self._library(x)
-        self.device_ns = self._clock() - start
+        self.device_ns = wall_clock() - start
         return np.ascontiguousarray(as_pixels(restored[0]).transpose(1, 2, 0))
 
 
 def open_onnxruntime(bench: Workbench) -> PlainRunner:
-    """With default session options, but for the number of threads."""
+    """With default session options but for the number of threads."""
     _require("onnxruntime")
     graph = _graph(bench)
     import onnxruntime
@@ -112,8 +103,8 @@ def open_onnxruntime(bench: Workbench) -> PlainRunner:
     options.log_severity_level = 3  # errors, which are raised too
     if bench.threads is not None:
         options.intra_op_num_threads = bench.threads
-    bench.say(f"loading {ONNXRUNTIME}", 0, 0)
-    with as_unavailable("onnxruntime cannot load what torch.onnx.export made"):
+    bench.progress(f"loading {ONNXRUNTIME}", 0, 0)
+    with as_unavailable("onnxruntime cannot load the output of torch.onnx.export"):
         session = onnxruntime.InferenceSession(
             str(graph.path), options, providers=["CPUExecutionProvider"]
         )
@@ -123,50 +114,34 @@ def open_onnxruntime(bench: Workbench) -> PlainRunner:
         restored: NDArray[np.float32] = session.run(None, {name: x})[0]
         return restored
 
-    return PlainRunner(
-        bench.subject,
-        graph,
-        run,
-        name=ONNXRUNTIME,
-        precision="fp32",
-        library="onnxruntime",
-        clock=bench.clock,
-    )
+    return PlainRunner(bench, graph, run, name=ONNXRUNTIME, precision="fp32")
 
 
 def open_openvino(bench: Workbench) -> PlainRunner:
-    """With OpenVINO's own choice of precision, for latency."""
+    """With OpenVINO's default precision, for latency."""
     _require("openvino")
     graph = _graph(bench)
     openvino = importlib.import_module("openvino")  # untyped
-    # Two cores in one process can make Ctrl-C crash it: this is the backend's.
+    # Two OpenVINO cores in one process can crash it at Ctrl-C: use the backend's.
     from elir_deploy.runtime.backends.openvino import _core
 
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if bench.threads is not None:
         config["INFERENCE_NUM_THREADS"] = bench.threads
-    bench.say(f"loading {OPENVINO}", 0, 0)
-    with quiet(), as_unavailable("openvino cannot load what torch.onnx.export made"):
+    bench.progress(f"loading {OPENVINO}", 0, 0)
+    with quiet(), as_unavailable("openvino cannot load the output of torch.onnx.export"):
         compiled = _core().compile_model(openvino.convert_model(str(graph.path)), "CPU", config)
-        chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
         restored: NDArray[np.float32] = compiled(x)[0]
         return restored
 
-    return PlainRunner(
-        bench.subject,
-        graph,
-        run,
-        name=OPENVINO,
-        precision=_PRECISIONS.get(chosen, chosen),
-        library="openvino",
-        clock=bench.clock,
-    )
+    return PlainRunner(bench, graph, run, name=OPENVINO, precision=_PRECISIONS.get(kind, kind))
 
 
 def _require(backend: str) -> None:
-    """Raise :class:`UnavailableError` for what is not installed, before the export."""
+    """Raise :class:`UnavailableError` for a missing package, before the export."""
     for package in ("onnx", "onnxscript"):
         if find_spec(package) is None:
             raise MissingDependencyError(package, "export", "export the plain model")
@@ -176,7 +151,17 @@ def _require(backend: str) -> None:
 
 
 def _graph(bench: Workbench) -> PlainGraph:
-    return bench.once("plain graph", lambda: _export(bench))
+    """The export, made for the first peer that needs it; its error is raised for every peer."""
+    if "graph" not in bench.cache:
+        try:
+            bench.cache["graph"] = _export(bench)
+        except UnavailableError as error:
+            bench.cache["graph"] = error
+    graph = bench.cache["graph"]
+    if isinstance(graph, UnavailableError):
+        raise graph
+    assert isinstance(graph, PlainGraph)
+    return graph
 
 
 def _export(bench: Workbench) -> PlainGraph:
@@ -184,7 +169,7 @@ def _export(bench: Workbench) -> PlainGraph:
     from torch import Tensor, nn
 
     class Plain(nn.Module):
-        """One image in, one out: what the exporter wants."""
+        """One image in, one image out, as the exporter expects."""
 
         def __init__(self, subject: Subject) -> None:
             super().__init__()
@@ -196,7 +181,7 @@ def _export(bench: Workbench) -> PlainGraph:
             restored: Tensor = self.model(image, self.steps, self.noise)
             return restored
 
-    bench.say("exporting with torch.onnx.export", 0, 0)
+    bench.progress("exporting with torch.onnx.export", 0, 0)
     folder = bench.folder / "plain"
     folder.mkdir()
     path = folder / "plain.onnx"

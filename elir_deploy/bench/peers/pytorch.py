@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
+from elir_deploy.bench.clocks import wall_clock
 from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerRunner, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
@@ -20,25 +20,23 @@ from elir_deploy.errors import UnavailableError
 
 __all__ = ["COMPILED", "TORCH", "CompiledRunner", "TorchRunner"]
 
-#: What ``--backend`` calls eager PyTorch.
+#: Names of ``--backend``.
 TORCH = "torch"
-#: What it calls ``torch.compile``.
 COMPILED = "torch-compile"
 
 
 class TorchRunner(PeerRunner):
-    """PyTorch as it comes: eager, float32, one image at a time, on the CPU.
+    """PyTorch: eager, float32, one image at a time, on the CPU.
 
     Args:
         subject: run with single 3x3 convolutions.
-        threads: CPU threads of PyTorch, for the whole process; None leaves them.
-        clock: to time the network with.
+        threads: CPU threads of PyTorch, for the whole process; None: PyTorch's default.
     """
 
-    def __init__(self, subject: Subject, *, threads: int | None, clock: Clock = wall_clock) -> None:
+    def __init__(self, subject: Subject, *, threads: int | None) -> None:
         import torch
 
-        super().__init__(subject, clock)
+        super().__init__(subject)
         if threads is not None:
             torch.set_num_threads(threads)
         self.label = f"{TORCH} eager fp32"
@@ -58,13 +56,13 @@ class TorchRunner(PeerRunner):
         assert self._network is not None
         with torch.inference_mode():
             x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).contiguous()
-            start = self._clock()
+            start = wall_clock()
             restored = self._network(x, self._steps, self._noise)
-            self.device_ns = self._clock() - start
+            self.device_ns = wall_clock() - start
             # As elir_deploy.pixels, but in PyTorch, which is what is measured.
             levels = restored[0].nan_to_num(0).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-            made: NDArray[np.uint8] = levels.contiguous().numpy()
-            return made
+            output: NDArray[np.uint8] = levels.contiguous().numpy()
+            return output
 
 
 class CompiledRunner(TorchRunner):
@@ -73,12 +71,11 @@ class CompiledRunner(TorchRunner):
     Args:
         subject: as for :class:`TorchRunner`.
         threads: likewise.
-        clock: likewise.
-        folder: made for what is compiled, and not needed afterwards. With PyTorch's own cache, a
-            second benchmark would say that compiling takes no time. (Headers stay in that cache.)
+        folder: created for the compiled code, and not needed afterwards. With PyTorch's cache, a
+            second benchmark would report no time for compiling. (Headers stay in that cache.)
 
     Attributes:
-        preparation: until the first image was done.
+        preparation: until the first image was restored.
 
     Raises:
         UnavailableError: there is no C++ compiler, or compiling failed.
@@ -90,9 +87,8 @@ class CompiledRunner(TorchRunner):
         *,
         threads: int | None,
         folder: Path,
-        clock: Clock = wall_clock,
     ) -> None:
-        super().__init__(subject, threads=threads, clock=clock)
+        super().__init__(subject, threads=threads)
         self.label = f"{COMPILED} fp32"
         self.backend = COMPILED
         start = time.perf_counter()
@@ -132,14 +128,14 @@ def _require_compiler() -> None:
         names = ", ".join(str(name) for name in config.cpp.cxx if name is not None)
         raise UnavailableError(
             f"torch.compile needs a C++ compiler and {names} does not start: install g++, or "
-            "name one in the environment variable CXX"
+            "set the environment variable CXX"
         ) from None
 
 
 def _stop_compiling() -> None:
-    """Let the kernels go that still wait for a compiler, and wait for those that have one.
+    """Cancel the kernels that wait for a compiler, and wait for those being compiled.
 
-    Left alone, an interrupted process would compile them all before it ends.
+    Otherwise an interrupted process would compile them all before it ends.
     """
     with contextlib.suppress(ImportError, AttributeError):  # private to PyTorch
         from torch._inductor.async_compile import AsyncCompile
@@ -150,14 +146,13 @@ def _stop_compiling() -> None:
 
 
 def open_eager(bench: Workbench) -> TorchRunner:
-    return TorchRunner(bench.subject, threads=bench.threads, clock=bench.clock)
+    return TorchRunner(bench.subject, threads=bench.threads)
 
 
 def open_compiled(bench: Workbench) -> CompiledRunner:
-    bench.say("compiling with torch.compile", 0, 0)
+    bench.progress("compiling with torch.compile", 0, 0)
     return CompiledRunner(
         bench.subject,
         threads=bench.threads,
         folder=bench.folder / "torch",
-        clock=bench.clock,
     )

@@ -1,15 +1,17 @@
-"""The model that every peer runs: its weights, its noise, and whether results can be compared."""
+"""The model that every peer runs: its weights, its noise, and whether results are comparable."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elir_deploy.bench.runners import RANDOM_WEIGHTS
-from elir_deploy.errors import UsageError
+from elir_deploy.errors import MissingDependencyError, UsageError
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest import BakedNoise
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
     from elir_deploy.model import Elir
 
-__all__ = ["Subject", "check_source", "subject_of"]
+__all__ = ["Subject", "load_checkpoint_of", "subject_of"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Subject:
         image_size: side in pixels of the network's square image.
         steps: Euler steps M.
         noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs.
-        model: collapsed or over-parametrised as the file is; in evaluation mode.
-        weights: where they come from.
-        doubt: why results cannot be compared with the bundle's references; None: they can.
+        model: collapsed or over-parametrised, as in the file; in evaluation mode.
+        weights: their origin.
+        incomparable: why results cannot be compared with the bundle's references; None: they can.
     """
 
     task: str
@@ -44,7 +46,7 @@ class Subject:
     noise: Tensor
     model: Elir
     weights: str
-    doubt: str | None
+    incomparable: str | None
 
     @cached_property
     def collapsed(self) -> Elir:
@@ -64,12 +66,12 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     """The model of a bundle.
 
     Args:
-        bundle: whose numbers and noise are used.
-        checkpoint: it was made from. None: the packaged one, if it was made from that; else random
-            weights of the same architecture, which run just as fast.
+        bundle: supplies numbers and noise.
+        checkpoint: from which it was made. None: the packaged one, if it was made from that; else
+            random weights of the same architecture, whose speed is the same.
 
     Raises:
-        UsageError: another checkpoint than the bundle's, or a manifest with no architecture.
+        UsageError: another checkpoint than the bundle's, or a manifest without an architecture.
     """
     from elir_deploy.static_graph import fixed_noise, latent_shape
 
@@ -77,19 +79,19 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     if checkpoint is None:
         checkpoint = _packaged_checkpoint(bundle)
     else:
-        check_source(bundle, checkpoint.sha256, checkpoint.name)
+        _check_source(bundle, checkpoint.sha256, checkpoint.name)
+    incomparable: str | None = None
     if checkpoint is None:
         model, weights = _random_model(bundle), "random, of the bundle's architecture"
-        doubt: str | None = "not compared: other weights than the bundle's"
+        incomparable = "not compared: other weights than the bundle's"
     else:
         model = checkpoint.model
         weights = "random" if checkpoint.random else checkpoint.name
-        doubt = None
     seed = info.noise.seed
     noise = fixed_noise(seed, info.model.sigma_s, latent_shape(model, info.image_size))
     baked = info.noise.sha256 if isinstance(info.noise, BakedNoise) else None
-    if doubt is None and noise.sha256 != baked:
-        doubt = (
+    if incomparable is None and noise.sha256 != baked:
+        incomparable = (
             f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
             f"the bundle's {baked}"
         )
@@ -100,32 +102,49 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
         noise=noise.values,
         model=model,
         weights=weights,
-        doubt=RANDOM_WEIGHTS if info.source.random else doubt,
+        incomparable=RANDOM_WEIGHTS if info.source.random else incomparable,
     )
 
 
-def check_source(bundle: Bundle, sha256: str | None, name: str) -> None:
-    """Whether a checkpoint is the one that a bundle was made from.
+def load_checkpoint_of(
+    bundle: Bundle, source: str, progress: ProgressCallback = no_progress
+) -> Checkpoint:
+    """Load the checkpoint from which a bundle was made, by file or name.
 
     Raises:
-        UsageError: it is another.
+        UsageError: ``source`` is another one; the message has both SHA-256.
+        MissingDependencyError: PyTorch is not installed.
+        CheckpointError: as for :func:`elir_deploy.checkpoints.load_checkpoint`.
     """
-    wanted = bundle.manifest.source.sha256
-    if sha256 == wanted:
+    if Path(source).is_file():  # before it is read, which a wrong file may not survive
+        _check_source(bundle, file_sha256(Path(source)), source)
+    if find_spec("torch") is None:
+        raise MissingDependencyError("torch", "export", "load a checkpoint")
+    from elir_deploy.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(source, bundle.manifest.model.task, progress=progress)
+    _check_source(bundle, checkpoint.sha256, source)
+    return checkpoint
+
+
+def _check_source(bundle: Bundle, sha256: str | None, name: str) -> None:
+    """Raise :class:`UsageError` unless a bundle was made from this checkpoint."""
+    source = bundle.manifest.source
+    if sha256 == source.sha256:
         return
-    if wanted is None:
+    if source.sha256 is None:
         raise UsageError(
-            f"{bundle.path} was made from {bundle.manifest.source.name} weights that no file "
-            f"holds, so not from {name}: leave the checkpoint out"
+            f"{bundle.path} was made from {source.name} weights that are in no file, so not from "
+            f"{name}: leave out --checkpoint"
         )
     raise UsageError(
-        f"{name} is not the checkpoint that {bundle.path} was made from: its SHA-256 is "
-        f"{sha256 or 'none (random weights)'}, wanted {wanted} ({bundle.manifest.source.name})"
+        f"{name} is not the checkpoint from which {bundle.path} was made: its SHA-256 is "
+        f"{sha256 or 'none (random weights)'}, expected {source.sha256} ({source.name})"
     )
 
 
 def _packaged_checkpoint(bundle: Bundle) -> Checkpoint | None:
-    """The one in the package if ``bundle`` was made from it."""
+    """The packaged one if ``bundle`` was made from it."""
     packaged = resources.files("elir_deploy") / "data" / "tiny.safetensors"
     if bundle.manifest.source.sha256 is None or not packaged.is_file():
         return None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.peers import Peer
-from elir_deploy.bench.protocols import random_image
 from elir_deploy.bench.runners import BundleRunner
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.backends import BACKENDS

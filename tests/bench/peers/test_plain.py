@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.peers import plain
 from elir_deploy.bench.peers.base import Workbench
 from elir_deploy.bench.peers.subject import subject_of
-from elir_deploy.bench.protocols import random_image
 from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.backends import BACKENDS
@@ -36,8 +36,7 @@ def exported(tmp_path_factory):
     """A bundle whose images are enlarged, and its model exported."""
     folder = tmp_path_factory.mktemp("exported")
     bundle = small_bundle(folder / "b", upscale=4, kernel="bicubic", task="bsr")
-    bench = Workbench(subject_of(bundle, None), threads=1)
-    bench.folder = folder
+    bench = Workbench(subject_of(bundle, None), 1, folder)
     return bundle, plain._export(bench)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
+from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.peers import pytorch
 from elir_deploy.bench.peers.subject import subject_of
-from elir_deploy.bench.protocols import random_image
 from elir_deploy.degradations import enlarge
 from elir_deploy.pixels import as_pixels
 from tests.bench.peers.bundles import SMALL, eager_peer, small_bundle

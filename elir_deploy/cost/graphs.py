@@ -1,12 +1,12 @@
 """The layers of an ONNX graph with their operations and bytes, as an inference engine runs them.
 
-Engines compute element-wise operators inside the kernel that makes their input, so that nothing
-travels to memory in between. Here one joins the latest kernel that makes an input of its size, as
-long as nobody else has read what that kernel makes. A tensor is read in the type it is stored in:
-a conversion to a wider type (float16 to float32, dequantisation) is done by whoever reads it, one
-to a narrower type (quantisation) by whoever makes it. Copies (Concat, Resize, Transpose) are
-kernels of their own, which only a conversion may join and which move numbers in the type they are
-stored in; some engines save a few of them. Reshapes cost nothing.
+Engines compute element-wise operators inside the kernel that produces their input, so that nothing
+travels to memory in between. Here one joins the latest kernel that produces an input of its size,
+unless another kernel has read that kernel's output. A tensor is read in the type in which it is
+stored: its readers do a conversion to a wider type (float16 to float32, dequantisation), its
+producer one to a narrower type (quantisation). Copies (Concat, Resize, Transpose) are kernels of
+their own, which only a conversion may join and which move numbers in their stored type; some
+engines avoid a few of them. Reshapes cost nothing.
 """
 
 from __future__ import annotations
@@ -16,45 +16,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elir_deploy.bench.cost_model import Layer
-from elir_deploy.bench.onnx_operators import (
+from elir_deploy.cost.operators import (
     CONVERSIONS,
     COPIES,
     ELEMENTWISE,
     NORMALIZATIONS,
     PRODUCTS,
-    VIEWS,
     Tensors,
     operations,
     resize_taps,
 )
+from elir_deploy.cost.roofline import Layer
 from elir_deploy.errors import BundleError, MissingDependencyError
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Stage, file_precision
+from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
 from elir_deploy.scopes import stage_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["bundle_layers", "graph_layers", "graph_precisions", "read_graph"]
+__all__ = ["bundle_layers", "graph_artifact", "graph_layers", "graph_precisions", "read_graph"]
 
-#: What the element types of ONNX are called in a bundle.
+#: ONNX's element types as a bundle names them.
 _PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
 _EIGHT_BITS = {"INT8", "UINT8"}
 
 
+def graph_artifact(stage: Stage, precision: str) -> Artifact | None:
+    """The ONNX file that runs a stage in ``precision``; None where there is none."""
+    required = ("onnx", file_precision(precision), None)
+    for artifact in stage.artifacts:
+        if (artifact.kind, artifact.precision, artifact.target) == required:
+            return artifact
+    return None
+
+
 def graph_precisions(bundle: Bundle) -> list[str]:
     """Precisions in which a bundle has an ONNX graph of every stage."""
-    return [p for p in bundle.manifest.precisions if all(_graph_file(s, p) for s in bundle.stages)]
+    return [
+        p for p in bundle.manifest.precisions if all(graph_artifact(s, p) for s in bundle.stages)
+    ]
 
 
-def bundle_layers(bundle: Bundle, precision: str, *, fuse: bool = True) -> list[Layer]:
-    """Layers of all stages of a bundle, in the order they run.
-
-    Args:
-        bundle: opened.
-        precision: of its files.
-        fuse: as for :func:`graph_layers`.
+def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
+    """Layers of all stages of a bundle, in the order of execution.
 
     Raises:
         BundleError: it has no such graph, a file is damaged, or an operator or a shape is unknown.
@@ -62,52 +67,33 @@ def bundle_layers(bundle: Bundle, precision: str, *, fuse: bool = True) -> list[
     """
     layers: list[Layer] = []
     for stage in bundle.stages:
-        file = _graph_file(stage, file_precision(precision))
-        if file is None:
-            held = ", ".join(graph_precisions(bundle)) or "none"
+        artifact = graph_artifact(stage, precision)
+        if artifact is None:
+            available = ", ".join(graph_precisions(bundle)) or "none"
             raise BundleError(
-                f"{bundle.path} holds no {precision} ONNX graph of {stage.name}, which a cost is "
-                f"read from; it holds {held}"
+                f"{bundle.path} holds no {precision} ONNX graph of {stage.name}, from which costs "
+                f"are read; it holds {available}"
             )
-        layers += graph_layers(read_graph(bundle.checked_file(file)), stage.name, fuse=fuse)
+        layers += graph_layers(read_graph(bundle.checked_file(artifact.file)), stage.name)
     return layers
 
 
-def _graph_file(stage: Stage, precision: str) -> str | None:
-    for artifact in stage.artifacts:
-        if (artifact.kind, artifact.precision, artifact.target) == ("onnx", precision, None):
-            return artifact.file
-    return None
-
-
 def read_graph(path: Path) -> ModelProto:
-    """An ONNX file.
+    """Read an ONNX file that :meth:`Bundle.checked_file` has checked.
 
     Raises:
         MissingDependencyError: onnx is not installed.
-        BundleError: the file cannot be read or is no ONNX graph.
     """
-    onnx = _onnx()
-    from google.protobuf.message import DecodeError
-
-    try:
-        model: ModelProto = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
-    except DecodeError:
-        raise BundleError(f"{path} is no ONNX file or is damaged") from None
-    if not model.graph.node:
-        raise BundleError(f"{path} holds no ONNX graph")
+    model: ModelProto = _onnx().load(str(path), load_external_data=False)
     return model
 
 
-def graph_layers(model: ModelProto, part: str = "graph", *, fuse: bool = True) -> list[Layer]:
-    """Layers of a graph, in the order they run.
+def graph_layers(model: ModelProto, part: str = "graph") -> list[Layer]:
+    """Layers of a graph, in the order of execution.
 
     Args:
-        model: with fixed shapes; it is left as it is.
-        part: what layers belong to whose names do not begin with a part of the network.
-        fuse: as engines do; False: every node is a kernel, as the graph stands, Q/DQ pairs too.
+        model: with fixed shapes; it is not changed.
+        part: of layers whose names do not begin with a part of the network.
 
     Raises:
         BundleError: an operator, a type or a shape is unknown.
@@ -119,8 +105,7 @@ def graph_layers(model: ModelProto, part: str = "graph", *, fuse: bool = True) -
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BundleError(f"the graph is inconsistent: {reason}") from None
-    tensors = Tensors(inferred)
-    return _Kernels(tensors, fuse).layers(inferred.graph.node, part)
+    return _Kernels(Tensors(inferred)).layers(inferred.graph.node, part)
 
 
 def _onnx() -> Any:
@@ -128,7 +113,7 @@ def _onnx() -> Any:
         import onnx
         import onnx.shape_inference
     except ImportError:
-        raise MissingDependencyError("onnx", "export", "read what a graph costs") from None
+        raise MissingDependencyError("onnx", "export", "read ONNX graphs") from None
     return onnx
 
 
@@ -140,23 +125,23 @@ class _Kernel:
     """Nodes that run as one.
 
     Attributes:
-        nodes: in order; the first gives the kernel its name.
-        precision: of its matrix product, or of what it makes.
+        nodes: in order; the first names the kernel.
+        precision: of its matrix product, or of its output.
         macs: of its nodes.
         other_flops: of its nodes.
-        read: tensors as they are stored, those that its own nodes make too.
-        made: tensors that its nodes make.
+        inputs: tensors as stored, those that its own nodes produce included.
+        outputs: tensors that its nodes produce.
         reread_bytes: of inputs read twice.
         copies: it only moves numbers.
-        open: nobody else has read what it makes, so that more may join.
+        open: no other kernel has read its output, so that more nodes may join.
     """
 
     nodes: list[NodeProto] = field(default_factory=list)
     precision: str = "fp32"
     macs: int = 0
     other_flops: int = 0
-    read: set[str] = field(default_factory=set)
-    made: set[str] = field(default_factory=set)
+    inputs: set[str] = field(default_factory=set)
+    outputs: set[str] = field(default_factory=set)
     reread_bytes: int = 0
     copies: bool = False
     open: bool = True
@@ -165,32 +150,29 @@ class _Kernel:
 class _Kernels:
     """State of one pass over a graph in order."""
 
-    def __init__(self, tensors: Tensors, fuse: bool) -> None:
+    def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
-        self._fuse = fuse
         self._kernels: list[_Kernel] = []
-        self._maker: dict[str, int] = {}  # stored tensor to the kernel that makes it
+        self._producer: dict[str, int] = {}  # stored tensor to its kernel
         self._stored: dict[str, str] = {}  # tensor to the one it is a view or a wider form of
 
     def layers(self, nodes: Iterable[NodeProto], part: str) -> list[Layer]:
         for node in nodes:
-            if node.op_type == "Constant":
-                continue
             if self._is_free(node):
                 self._stored[node.output[0]] = self._as_stored(node.input[0])
             else:
                 self._add(node)
         readers: dict[str, set[int]] = {}
         for index, kernel in enumerate(self._kernels):
-            for name in kernel.read:
+            for name in kernel.inputs:
                 readers.setdefault(name, set()).add(index)
-        needed = {self._as_stored(name) for name in self._tensors.outputs}
-        made = []
+        results = {self._as_stored(name) for name in self._tensors.outputs}
+        layers = []
         for index, kernel in enumerate(self._kernels):
-            written = [n for n in kernel.made if n in needed or readers.get(n, set()) - {index}]
-            part = stage_of(kernel.nodes[0].name) or part  # what was inserted has no scope
-            made.append(self._layer(kernel, part, written))
-        return made
+            written = [n for n in kernel.outputs if n in results or readers.get(n, set()) - {index}]
+            part = stage_of(kernel.nodes[0].name) or part  # inserted nodes have no scope
+            layers.append(self._layer(kernel, part, written))
+        return layers
 
     def _layer(self, kernel: _Kernel, part: str, written: Iterable[str]) -> Layer:
         size = self._tensors.nbytes
@@ -202,36 +184,36 @@ class _Kernels:
             precision=kernel.precision,
             macs=kernel.macs,
             other_flops=kernel.other_flops,
-            bytes_read=sum(map(size, kernel.read - kernel.made)) + kernel.reread_bytes,
+            bytes_read=sum(map(size, kernel.inputs - kernel.outputs)) + kernel.reread_bytes,
             bytes_written=sum(map(size, written)),
         )
 
     def _is_free(self, node: NodeProto) -> bool:
-        """Whether a node moves nothing by itself: a view, or a conversion that its readers do."""
-        if node.op_type in VIEWS:
+        """Whether a node moves nothing itself: a view, or a conversion that its readers do."""
+        if node.op_type == "Reshape":
             return True
-        if not self._fuse or node.op_type not in CONVERSIONS:
+        if node.op_type not in CONVERSIONS:
             return False
-        made, stored = node.output[0], self._as_stored(node.input[0])
-        widens = self._tensors.itemsize(made) >= self._tensors.itemsize(stored)
-        return widens and made not in self._tensors.outputs
+        output, stored = node.output[0], self._as_stored(node.input[0])
+        widens = self._tensors.itemsize(output) >= self._tensors.itemsize(stored)
+        return widens and output not in self._tensors.outputs
 
     def _as_stored(self, name: str) -> str:
         return self._stored.get(name, name)
 
     def _add(self, node: NodeProto) -> None:
         inputs = [self._as_stored(name) for name in node.input if name]
-        index = self._joined(node, inputs)
+        index = self._joined_kernel(node, inputs)
         for name in inputs:
-            maker = self._maker.get(name)
-            if maker is not None and maker != index:
-                self._kernels[maker].open = False
+            producer = self._producer.get(name)
+            if producer is not None and producer != index:
+                self._kernels[producer].open = False
         if index is None:
             index = len(self._kernels)
             self._kernels.append(_Kernel(copies=node.op_type in COPIES))
         kernel = self._kernels[index]
         macs, other = operations(node, self._tensors)
-        if self._fuse and node.op_type in COPIES:
+        if node.op_type in COPIES:
             self._copy_as_stored(node)
         if not kernel.nodes:
             kernel.precision = self._precision(node, inputs)
@@ -240,30 +222,29 @@ class _Kernels:
         kernel.nodes.append(node)
         kernel.macs += macs
         kernel.other_flops += other
-        kernel.read.update(inputs)
-        for name in node.output:
-            if name:
-                kernel.made.add(name)
-                self._maker[name] = index
+        kernel.inputs.update(inputs)
+        for name in filter(None, node.output):
+            kernel.outputs.add(name)
+            self._producer[name] = index
 
-    def _joined(self, node: NodeProto, inputs: Iterable[str]) -> int | None:
-        """The kernel that an element-wise node becomes part of: the latest that makes an input."""
-        if not self._fuse or node.op_type not in ELEMENTWISE:
+    def _joined_kernel(self, node: NodeProto, inputs: Iterable[str]) -> int | None:
+        """The kernel that an element-wise node joins: the latest that produces an input."""
+        if node.op_type not in ELEMENTWISE:
             return None
         count = self._tensors.count(node.output[0])
         converts = node.op_type in CONVERSIONS
         joinable = [
-            self._maker[name]
+            self._producer[name]
             for name in inputs
-            if name in self._maker
+            if name in self._producer
             and self._tensors.count(name) == count
-            and self._kernels[self._maker[name]].open
-            and (converts or not self._kernels[self._maker[name]].copies)
+            and self._kernels[self._producer[name]].open
+            and (converts or not self._kernels[self._producer[name]].copies)
         ]
         return max(joinable, default=None)
 
     def _copy_as_stored(self, node: NodeProto) -> None:
-        """What moves numbers that are stored in a narrower type moves them in that type."""
+        """Let a copy of numbers that are stored in a narrower type move them in that type."""
         data = node.input if node.op_type == "Concat" else node.input[:1]
         stored = [self._as_stored(name) for name in data]
         size = self._tensors.itemsize
@@ -273,7 +254,7 @@ class _Kernels:
             self._tensors.store_as(node.output[0], stored[0])
 
     def _precision(self, node: NodeProto, inputs: list[str]) -> str:
-        """Of a matrix product: of the types its operands are stored in; else of what is made."""
+        """Of a matrix product: from the types in which its operands are stored."""
         kind = self._tensors.type_name(node.output[0])
         if node.op_type in PRODUCTS:
             stored = {self._tensors.type_name(name) for name in inputs[:2]}

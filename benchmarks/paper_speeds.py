@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 
 from elir_deploy.tasks import TASKS, Architecture
 
-__all__ = ["EAGER_LAUNCH_SECONDS", "FITTED", "PAPER_SPEEDS", "PaperSpeed"]
-
-#: What eager PyTorch's host takes to launch one kernel on the paper's machine: the one fitted
-#: number of the cost model, from :data:`FITTED`. Published accounts have 5 to 25 us for a call.
+#: Time that eager PyTorch's host takes to launch one kernel on the paper's machine: the one fitted
+#: number of the cost model, from :data:`FITTED`. Published figures are 5 to 25 us per call.
 EAGER_LAUNCH_SECONDS = 17.75e-6
 
 
@@ -18,13 +16,13 @@ class PaperSpeed:
     """One FPS figure of the paper.
 
     Attributes:
-        source: tables it stands in.
-        title: what the row is.
-        architecture: of the network; ``assumed`` says where the paper leaves it open.
+        source: numbers of its tables.
+        title: of the row.
+        architecture: of the network; ``assumed`` says where the paper does not state it.
         image_size: side in pixels.
         steps: Euler steps M.
-        fps: images a second, as the paper states.
-        assumed: what the paper does not say of the network.
+        fps: images per second, as the paper states.
+        assumed: choices that the paper does not state.
     """
 
     source: str
@@ -52,7 +50,7 @@ _SIZES = "width and middle blocks, chosen to give the row's number of parameters
 #: The figure that :data:`EAGER_LAUNCH_SECONDS` is fitted on; all others test it.
 FITTED = _of_task("5, 9, 10", "face tasks, 27 M, K = 3", "sr")
 
-#: Every FPS figure that the paper has for ELIR and its ablations.
+#: Every FPS figure of the paper for ELIR and its ablations.
 PAPER_SPEEDS: tuple[PaperSpeed, ...] = (
     _of_task("1(a)", "BFR at 512x512, 37 M, K = 5", "bfr"),
     _of_task("1(b)", "BSR, 18 M, K = 3", "bsr"),

@@ -1,12 +1,14 @@
-"""What a bundle costs on devices, as JSON values and as the rows of tables."""
+"""The predicted cost of a bundle, as JSON values and as rows of tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from elir_deploy.bench.cost_model import (
+from elir_deploy.cost.devices import CPU, DEVICES, Device
+from elir_deploy.cost.graphs import bundle_layers, graph_precisions
+from elir_deploy.cost.roofline import (
     Layer,
     LayerTime,
     Prediction,
@@ -15,57 +17,52 @@ from elir_deploy.bench.cost_model import (
     totals,
     unknown_rates,
 )
-from elir_deploy.bench.devices import CPU, DEVICES, Device, device_named
-from elir_deploy.bench.graph_cost import bundle_layers, graph_precisions
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.targets import TARGETS
 
-__all__ = [
-    "ALL_DEVICES",
-    "COSTLIEST",
-    "PREDICTED",
-    "CostReport",
-    "build_cost_report",
-    "chosen_devices",
-]
+__all__ = ["ALL_DEVICES", "PREDICTED", "CostReport", "build_cost_report", "devices_named"]
 
-#: What stands above every figure.
+#: Heads every table of predictions.
 PREDICTED = (
     "predicted, not measured: a roofline at the vendors' peak rates, element-wise operators fused, "
     "a MAC is 2 FLOPs; expect real engines to be slower"
 )
-#: What stands for every device in the list.
+#: Stands for every device in the list.
 ALL_DEVICES = "all"
-#: How many layers a table of the costliest has.
-COSTLIEST = 10
+#: Rows in a table of the costliest layers.
+_COSTLIEST = 10
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
-def chosen_devices(names: Iterable[str]) -> list[Device]:
-    """Devices by name, ``all`` for every one in the list, each once; the CPU is measured.
+def devices_named(names: Iterable[str], measure: Callable[[], Device]) -> list[Device]:
+    """Devices by name, each once; ``all`` is every one in the list.
+
+    Args:
+        names: of devices.
+        measure: measures this machine's CPU, which takes a few seconds.
 
     Raises:
-        UsageError: there is no device of that name.
+        UsageError: there is no device of that name; nothing was measured.
     """
-    wanted: dict[str, None] = {}
+    required: dict[str, None] = {}
     for name in names:
-        wanted.update(dict.fromkeys(DEVICES if name == ALL_DEVICES else [name]))
-    for name in wanted:
-        if name != CPU:
-            device_named(name)  # a name that is none is told before two seconds are spent
-    return [device_named(name) for name in wanted]
+        required.update(dict.fromkeys(DEVICES if name == ALL_DEVICES else [name]))
+    for name in required:
+        if name != CPU and name not in DEVICES:
+            raise UsageError(f"no device {name!r}: choose one of {', '.join(DEVICES)}, {CPU}")
+    return [measure() if name == CPU else DEVICES[name] for name in required]
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """A bundle's layers and what they take.
+    """A bundle's layers and their predicted times.
 
     Attributes:
-        layers: by precision, those of all stages.
-        predictions: precision and what is predicted, device by device.
-        unavailable: what could not be predicted, and why.
+        layers: of all stages, by precision.
+        predictions: precision and prediction, device by device.
+        unavailable: predictions that cannot be made, with the reason.
     """
 
     layers: Mapping[str, Sequence[Layer]]
@@ -78,7 +75,7 @@ class CostReport:
             "note": PREDICTED,
             "precisions": {
                 precision: {
-                    "parts": {part: _sums(own) for part, own in totals(layers).items()},
+                    "parts": {part: _sums(sums) for part, sums in totals(layers).items()},
                     "layers": [asdict(layer) for layer in layers],
                 }
                 for precision, layers in self.layers.items()
@@ -97,7 +94,7 @@ class CostReport:
                     "compute_bound_s": p.bound_seconds("compute"),
                     "memory_bound_s": p.bound_seconds("memory"),
                     "waiting_for_launches_s": p.waiting_seconds,
-                    "costliest": [_layer_seconds(time) for time in p.costliest(COSTLIEST)],
+                    "costliest": [_layer_seconds(time) for time in p.costliest(_COSTLIEST)],
                 }
                 for precision, p in self.predictions
             ],
@@ -107,7 +104,7 @@ class CostReport:
 
     @property
     def remarks(self) -> list[str]:
-        """What has to be known of a prediction."""
+        """Limits of single predictions."""
         return [
             f"int8 on {p.device.name} is what TensorRT can reach: TensorRT-RTX computes its "
             "convolutions in float16 there, at the rate of fp16"
@@ -116,14 +113,19 @@ class CostReport:
         ]
 
     def parts_table(self, precision: str) -> Table:
-        """A line for each part and one for their sum."""
+        """A row for each part and one for their sum."""
         layers = self.layers[precision]
-        parts = totals(layers) | {"all": Totals.of(layers)}
-        rows = [_part_row(name, own) for name, own in parts.items()]
+        rows: list[Sequence[str]] = [
+            (
+                *(name, str(sums.layers), f"{sums.macs / 1e9:.2f}", f"{sums.flops / 1e9:.2f}"),
+                *(f"{sums.bytes / 1e6:.1f}", f"{sums.intensity:.1f}"),
+            )
+            for name, sums in (totals(layers) | {"all": Totals.of(layers)}).items()
+        ]
         return (f"{precision} graph", "kernels", "GMAC", "GFLOP", "MB moved", "FLOP/byte"), rows
 
     def costliest_table(self, precision: str, prediction: Prediction) -> Table:
-        """The layers that take longest on one device."""
+        """The slowest layers on one device."""
         heading = (
             *(f"costliest on {prediction.device.name}, {precision}", "operators", "in"),
             *("ms", "%", "FLOP/byte", "bound by"),
@@ -136,11 +138,11 @@ class CostReport:
                 f"{time.layer.flops / max(1, time.layer.bytes):.1f}",
                 time.bound,
             )
-            for time in prediction.costliest(COSTLIEST)
+            for time in prediction.costliest(_COSTLIEST)
         ]
 
     def predictions_table(self) -> Table:
-        """A line for each device and precision."""
+        """A row for each device and precision."""
         heading = (
             *("device", "precision", "predicted ms", "predicted FPS", "compute bound ms"),
             *("memory bound ms", "waiting for launches ms"),
@@ -157,7 +159,7 @@ class CostReport:
 
 
 def build_cost_report(bundle: Bundle, devices: Sequence[Device]) -> CostReport:
-    """The cost of a bundle in every precision that it has a graph for.
+    """The cost of a bundle in every precision for which it has ONNX graphs.
 
     Raises:
         BundleError: it has no ONNX graph, a file is damaged, or an operator or a shape is unknown.
@@ -165,15 +167,17 @@ def build_cost_report(bundle: Bundle, devices: Sequence[Device]) -> CostReport:
     """
     precisions = graph_precisions(bundle)
     if not precisions:
-        raise BundleError(f"{bundle.path} holds no ONNX graphs, which a cost is read from")
+        raise BundleError(f"{bundle.path} holds no ONNX graphs, from which costs are read")
     layers = {precision: bundle_layers(bundle, precision) for precision in precisions}
     predictions, unavailable = [], []
     for device in devices:
-        for precision, own in layers.items():
-            if missing := unknown_rates(own, device):
-                unavailable.append(f"{precision} on {device.name}: no {missing[0]} rate is known")
+        for precision, members in layers.items():
+            if missing := unknown_rates(members, device):
+                unavailable.append(
+                    f"{precision} on {device.name}: the {missing[0]} rate is unknown"
+                )
             else:
-                predictions.append((precision, predict(own, device)))
+                predictions.append((precision, predict(members, device)))
     return CostReport(layers, predictions, unavailable)
 
 
@@ -182,21 +186,14 @@ def _int8_in_float16(device: Device) -> bool:
     return target is not None and target.int8_in_float16
 
 
-def _sums(own: Totals) -> dict[str, Any]:
+def _sums(sums: Totals) -> dict[str, Any]:
     return {
-        "kernels": own.layers,
-        "macs": own.macs,
-        "flops": own.flops,
-        "bytes": own.bytes,
-        "flops_per_byte": own.intensity,
+        "kernels": sums.layers,
+        "macs": sums.macs,
+        "flops": sums.flops,
+        "bytes": sums.bytes,
+        "flops_per_byte": sums.intensity,
     }
-
-
-def _part_row(name: str, own: Totals) -> Sequence[str]:
-    return (
-        *(name, str(own.layers), f"{own.macs / 1e9:.2f}", f"{own.flops / 1e9:.2f}"),
-        *(f"{own.bytes / 1e6:.1f}", f"{own.intensity:.1f}"),
-    )
 
 
 def _layer_seconds(time: LayerTime) -> dict[str, Any]:

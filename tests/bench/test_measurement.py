@@ -10,13 +10,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from elir_deploy.bench.protocols import (
-    PROTOCOLS,
-    BenchProtocol,
-    Measurement,
-    Samples,
-    random_image,
-)
+from elir_deploy.bench.measurement import Measurement, Samples, random_image
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.statistics import Summary, paired_speedup
 from elir_deploy.errors import UnavailableError
 from tests.bench.synthetic import (
