@@ -84,7 +84,7 @@ class Runner(ABC):
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
         weights: their origin.
-        artifacts: file, precision, bytes and SHA-256 of every file that runs; none for PyTorch.
+        artifacts: file, precision, bytes and SHA-256 of every file of a bundle that runs.
         device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that
             is unknown.
         part_names: names of the parts of ``device_ns``; empty where there is only one.

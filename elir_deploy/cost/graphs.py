@@ -122,29 +122,17 @@ def _onnx() -> Any:
 
 @dataclass
 class _Kernel:
-    """Nodes that run as one.
-
-    Attributes:
-        nodes: in order; the first names the kernel.
-        precision: of its matrix product, or of its output.
-        macs: of its nodes.
-        other_flops: of its nodes.
-        inputs: tensors as stored, those that its own nodes produce included.
-        outputs: tensors that its nodes produce.
-        reread_bytes: of inputs read twice.
-        copies: it only moves numbers.
-        open: no other kernel has read its output, so that more nodes may join.
-    """
+    """Nodes that run as one; the first names the kernel."""
 
     nodes: list[NodeProto] = field(default_factory=list)
-    precision: str = "fp32"
+    precision: str = "fp32"  # of its matrix product, or of its output
     macs: int = 0
     other_flops: int = 0
-    inputs: set[str] = field(default_factory=set)
+    inputs: set[str] = field(default_factory=set)  # as stored, its own nodes' outputs included
     outputs: set[str] = field(default_factory=set)
-    reread_bytes: int = 0
-    copies: bool = False
-    open: bool = True
+    reread_bytes: int = 0  # of inputs read twice
+    copies: bool = False  # it only moves numbers
+    open: bool = True  # no other kernel has read its output, so that more nodes may join
 
 
 class _Kernels:

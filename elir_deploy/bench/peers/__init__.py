@@ -28,8 +28,6 @@ from elir_deploy.bench.peers.pytorch import (
     TORCH,
     CompiledRunner,
     TorchRunner,
-    open_compiled,
-    open_eager,
 )
 from elir_deploy.bench.peers.subject import load_checkpoint_of, subject_of
 from elir_deploy.bench.runners import Runner, Unavailable
@@ -68,8 +66,8 @@ class Peer:
 
 #: Names of ``--backend`` beside the runtime's backends.
 PEERS: dict[str, Peer] = {
-    TORCH: Peer("eager PyTorch in float32", open_eager),
-    COMPILED: Peer("torch.compile in its default mode, which needs a C++ compiler", open_compiled),
+    TORCH: Peer("eager PyTorch in float32", TorchRunner),
+    COMPILED: Peer("torch.compile in its default mode, which needs a C++ compiler", CompiledRunner),
     ONNXRUNTIME: Peer("torch.onnx.export and onnxruntime with their defaults", open_onnxruntime),
     OPENVINO: Peer("torch.onnx.export and OpenVINO with their defaults", open_openvino),
 }

@@ -9,10 +9,9 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import MissingDependencyError, UnavailableError
 from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.backends import backend_named
-from elir_deploy.runtime.bundle import file_sha256
 
 __all__ = ["ONNXRUNTIME", "OPENVINO", "PlainRunner"]
 
@@ -39,19 +37,11 @@ _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class PlainGraph:
-    """An exported model.
-
-    Attributes:
-        path: of the ONNX file, beside its weights.
-        seconds: of the export.
-        artifacts: name, precision, bytes and SHA-256 of both files.
-    """
+class PlainGraph(NamedTuple):
+    """An exported model: its ONNX file, beside its weights, and the seconds of the export."""
 
     path: Path
     seconds: float
-    artifacts: tuple[dict[str, Any], ...]
 
 
 class PlainRunner(PeerRunner):
@@ -76,7 +66,6 @@ class PlainRunner(PeerRunner):
         self.version = f"{library} {installed_version(library) or 'unknown'}"
         if bench.subject.model.collapsible:
             self.weights += ", over-parametrised"
-        self.artifacts = graph.artifacts
         self.preparation = Preparation("to export", graph.seconds)
         self._library: Run | None = run
 
@@ -190,14 +179,4 @@ def _export(bench: Workbench) -> PlainGraph:
     with quiet(), as_unavailable("torch.onnx.export failed"):
         plain = Plain(bench.subject).eval()
         torch.onnx.export(plain, (torch.zeros(1, 3, side, side),), path, verbose=False)
-    seconds = time.perf_counter() - start
-    artifacts = tuple(
-        {
-            "file": file.name,
-            "precision": "fp32",
-            "bytes": file.stat().st_size,
-            "sha256": file_sha256(file),
-        }
-        for file in sorted(folder.iterdir())
-    )
-    return PlainGraph(path, seconds, artifacts)
+    return PlainGraph(path, time.perf_counter() - start)

@@ -26,19 +26,18 @@ COMPILED = "torch-compile"
 
 
 class TorchRunner(PeerRunner):
-    """PyTorch: eager, float32, one image at a time, on the CPU.
+    """PyTorch: eager, float32, one image at a time, on the CPU, with single 3x3 convolutions.
 
-    Args:
-        subject: run with single 3x3 convolutions.
-        threads: CPU threads of PyTorch, for the whole process; None: PyTorch's default.
+    The number of threads is set for the whole process.
     """
 
-    def __init__(self, subject: Subject, *, threads: int | None) -> None:
+    def __init__(self, bench: Workbench) -> None:
         import torch
 
+        subject = bench.subject
         super().__init__(subject)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if bench.threads is not None:
+            torch.set_num_threads(bench.threads)
         self.label = f"{TORCH} eager fp32"
         self.backend = TORCH
         self.precision = "fp32"
@@ -68,32 +67,21 @@ class TorchRunner(PeerRunner):
 class CompiledRunner(TorchRunner):
     """``torch.compile`` in its default mode, for this size and this number of threads.
 
-    Args:
-        subject: as for :class:`TorchRunner`.
-        threads: likewise.
-        folder: created for the compiled code, and not needed afterwards. With PyTorch's cache, a
-            second benchmark would report no time for compiling. (Headers stay in that cache.)
-
-    Attributes:
-        preparation: until the first image was restored.
+    The compiled code goes to the workbench's folder: with PyTorch's cache, a second benchmark would
+    report no time for compiling. (Headers stay in that cache.)
 
     Raises:
         UnavailableError: there is no C++ compiler, or compiling failed.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        *,
-        threads: int | None,
-        folder: Path,
-    ) -> None:
-        super().__init__(subject, threads=threads)
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__(bench)
         self.label = f"{COMPILED} fp32"
         self.backend = COMPILED
+        bench.progress("compiling with torch.compile", 0, 0)
         start = time.perf_counter()
         with quiet(), as_unavailable("torch.compile failed"):
-            self._compile(subject, folder)
+            self._compile(bench.subject, bench.folder / "torch")
         self.preparation = Preparation("to compile", time.perf_counter() - start)
 
     def close(self) -> None:
@@ -143,16 +131,3 @@ def _stop_compiling() -> None:
         if AsyncCompile.pool.cache_info().currsize:
             AsyncCompile.pool().shutdown(wait=True, cancel_futures=True)
             AsyncCompile.pool.cache_clear()
-
-
-def open_eager(bench: Workbench) -> TorchRunner:
-    return TorchRunner(bench.subject, threads=bench.threads)
-
-
-def open_compiled(bench: Workbench) -> CompiledRunner:
-    bench.progress("compiling with torch.compile", 0, 0)
-    return CompiledRunner(
-        bench.subject,
-        threads=bench.threads,
-        folder=bench.folder / "torch",
-    )
