@@ -211,7 +211,7 @@ def test_a_runner_that_runs_its_stages_in_one_call_has_none(tiny_split, runners)
     runners.parts = {"encoder": 0.4, "estimator": 0.1, "flow": 0.3, "decoder": 0.2}
     report = measured(Run([split], options("stages")))
     (stages,) = report["stages"]
-    assert [part["name"] for part in stages["parts"]] == [*runners.parts, "runtime"]
+    assert [part["name"] for part in stages["stages"]] == [*runners.parts, "runtime"]
     runners.parts = None
     run = Run([split], options("stages"))
     with pytest.raises(UnavailableError, match="any: its stages cannot be timed one by one"):
