@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, ElirError, UnavailableError
 from elir_deploy.pixels import db_from_json, psnr_db
-from elir_deploy.runtime.backends import Backend, backend_named, candidates, precisions_to_try
+from elir_deploy.runtime.backends import (
+    SUFFICIENT_DB,
+    TOLERANCE_DB,
+    Backend,
+    backend_named,
+    candidates,
+    precisions_to_try,
+)
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.pool import PixelSession
 
 __all__ = ["Opened", "Setup", "open_sessions"]
-
-#: How far a backend may stay below the verified PSNR, and a PSNR that is always sufficient, in dB.
-_TOLERANCE_DB = 3.0
-_SUFFICIENT_DB = 50.0
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,8 @@ class _AccuracyCheck:
         if self._expected is None or verified is None:
             return None
         reached = psnr_db(output, self._expected)
-        required = min(_SUFFICIENT_DB, db_from_json(verified.psnr_db))
-        if reached >= required - _TOLERANCE_DB:
+        required = min(SUFFICIENT_DB, db_from_json(verified.psnr_db))
+        if reached >= required - TOLERANCE_DB:
             return None
         return (
             f"wrong on this machine: {reached:.1f} dB on the reference picture {self._name}, "

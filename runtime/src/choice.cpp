@@ -16,7 +16,7 @@ using nlohmann::json;
 
 // Pairs of backend and precision in the order of "auto", best first; the same as in Python.
 const json& automatic() {
-  static const json pairs = json::parse(kAutomatic);
+  static const json pairs = json::parse(kAutomatic).at("order");
   return pairs;
 }
 

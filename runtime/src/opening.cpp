@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <limits>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
+#include "embedded.hpp"
 #include "error.hpp"
 #include "png.hpp"
 #include "text.hpp"
@@ -15,10 +17,6 @@
 namespace elir::core {
 namespace {
 
-// Loss of PSNR against the bundle's verification that a backend's rounding may cause, and the PSNR
-// that suffices whatever was verified.
-constexpr double kToleratedDb = 3;
-constexpr double kEnoughDb = 50;
 constexpr std::uint8_t kGrey = 128;
 
 double psnr(const std::vector<std::uint8_t>& expected, ConstPixels actual) {
@@ -56,9 +54,12 @@ class AccuracyCheck {
     const Verification* verified = manifest_.verified(precision);
     if (expected_.empty() || verified == nullptr) return std::nullopt;
     const double reached = psnr(expected_, output);
+    // How far a backend may stay below the verified PSNR, and a PSNR that is always sufficient.
+    static const auto limits = nlohmann::json::parse(kAutomatic);
     const double verified_db =
-        std::min(kEnoughDb, verified->psnr_db.value_or(std::numeric_limits<double>::infinity()));
-    if (reached >= verified_db - kToleratedDb) return std::nullopt;
+        std::min(limits.at("sufficient_db").get<double>(),
+                 verified->psnr_db.value_or(std::numeric_limits<double>::infinity()));
+    if (reached >= verified_db - limits.at("tolerance_db").get<double>()) return std::nullopt;
     return text("wrong on this machine: ", with_one_digit(reached), " dB on the bundle's picture ",
                 manifest_.references.front().name, ", expected ", with_one_digit(verified_db));
   }

@@ -30,14 +30,14 @@ __all__ = [
 
 _MODULES = ("tensorrt", "onnxruntime", "openvino")
 
+#: How ``auto`` decides. The C++ runtime embeds the file.
+_RULES = json.loads((resources.files("elir_deploy.runtime") / "automatic.json").read_text("utf-8"))
 #: The order in which ``auto`` tries backends and precisions: by measured speed (docs/decisions.md),
-#: GPUs first, and the more exact one if speeds are about equal. The C++ runtime embeds the file.
-_AUTOMATIC: tuple[tuple[str, str], ...] = tuple(
-    (backend, precision)
-    for backend, precision in json.loads(
-        (resources.files("elir_deploy.runtime") / "automatic.json").read_text("utf-8")
-    )
-)
+#: GPUs first, and the more exact one if speeds are about equal.
+_AUTOMATIC: tuple[tuple[str, str], ...] = tuple((name, each) for name, each in _RULES["order"])
+#: How far a backend may stay below the verified PSNR, and a PSNR that is always sufficient, in dB.
+TOLERANCE_DB: float = _RULES["tolerance_db"]
+SUFFICIENT_DB: float = _RULES["sufficient_db"]
 
 
 def _load() -> Iterator[Backend]:
