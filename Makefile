@@ -95,6 +95,9 @@ lint: $(VENV)/.dev build/stubs
 	ruff format --check .
 	clang-format --dry-run --Werror $$(find runtime -name '*.[ch]' -o -name '*.[ch]pp')
 	mypy
+	# Programs that import one another as scripts, and libraries without types.
+	MYPYPATH=build/stubs:benchmarks mypy --no-warn-return-any --allow-untyped-calls --implicit-reexport \
+	    --ignore-missing-imports benchmarks/*.py
 	lint-imports
 
 # The JSON Schema of bundle.json, from its definition in elir_deploy/runtime/manifest.py.

@@ -78,24 +78,24 @@ def openvino_runner(model: bytes, image: np.ndarray, threads: int, precision: st
     return lambda: request.infer([image], share_inputs=True)
 
 
-def runners(model: bytes, int8: bytes, image: np.ndarray, threads: int) -> dict[str, Runner]:
-    made = {"onnxruntime f32": onnxruntime_runner(model, image, threads)}
+def open_runners(model: bytes, int8: bytes, image: np.ndarray, threads: int) -> dict[str, Runner]:
+    runners = {"onnxruntime f32": onnxruntime_runner(model, image, threads)}
     try:
         import openvino
     except ImportError:
         print("OpenVINO is not installed: left out")
-        return made
+        return runners
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     rest = "bf16" if "BF16" in capabilities else "f32"
-    made["OpenVINO f32"] = openvino_runner(model, image, threads, "f32")
+    runners["OpenVINO f32"] = openvino_runner(model, image, threads, "f32")
     if rest == "bf16":
-        made["OpenVINO bf16"] = openvino_runner(model, image, threads, rest)
-    made["OpenVINO INT8"] = openvino_runner(int8, image, threads, rest)
-    return made
+        runners["OpenVINO bf16"] = openvino_runner(model, image, threads, rest)
+    runners["OpenVINO INT8"] = openvino_runner(int8, image, threads, rest)
+    return runners
 
 
 def quantized(graph: ModelProto, outline: Outline, task: TaskSpec) -> bytes:
-    """With every part in INT8; one image gives ranges enough for a measurement of speed."""
+    """With every block in INT8; one image gives ranges enough for a measurement of speed."""
     images = packaged_images(task, task.image_size)[:1]
     recipe, _ = calibrate(graph, outline, images, "uint8", Int8Options(), None)
     return recipe.apply(graph).SerializeToString(deterministic=True)
@@ -120,7 +120,7 @@ def measure(task_name: str, rounds: int) -> str:
         content = graph.SerializeToString(deterministic=True)
         sizes[name] = len(graph.graph.node), len(content) / 1e6
         int8 = quantized(graph, static.outline, task)
-        for backend, runner in runners(content, int8, image, threads).items():
+        for backend, runner in open_runners(content, int8, image, threads).items():
             runners[backend, name] = runner
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
     for round_number in range(rounds + 1):

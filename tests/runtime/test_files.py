@@ -322,16 +322,16 @@ def test_tiles_of_long_work_are_counted(bundle: Path, tmp_path: Path, monkeypatc
     ]
 
 
-def test_faces_that_are_none_are_doubted(tmp_path: Path) -> None:
+def test_faces_that_are_none_are_warninged(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "b", faces=True)
     inputs = [put(tmp_path / "a.png"), put(tmp_path / "b.png", noise(9, 9))]
     jobs = plan_jobs(inputs, tmp_path / "o").jobs
-    doubts: list[str] = []
+    warned: list[str] = []
     with Restorer(path) as restorer:
         restore_files(
-            restorer, jobs, on_input_warning=lambda job, doubt: doubts.append(job.source.name)
+            restorer, jobs, on_input_warning=lambda job, warning: warned.append(job.source.name)
         )
-    assert doubts == ["a.png"]
+    assert warned == ["a.png"]
 
 
 def test_reading_running_and_writing_overlap_and_are_bounded(
