@@ -25,14 +25,14 @@ class Interruption:
 
 
 @contextmanager
-def deferred_interrupts(*, second_at_once: bool = True) -> Iterator[Interruption]:
+def deferred_interrupts(*, allow_second: bool = True) -> Iterator[Interruption]:
     """Defer Ctrl-C and SIGTERM until the block ends, or checks for them.
 
     They are raised when the block ends, unless it raises something else. Signals only reach the
     main thread; in others, nothing is deferred. Ignored signals stay ignored.
 
     Args:
-        second_at_once: a second signal has its usual effect; otherwise it has none, for blocks
+        allow_second: a second signal has its usual effect; otherwise it has none, for blocks
             in callbacks of a library that discards exceptions.
 
     Raises:
@@ -54,7 +54,7 @@ def deferred_interrupts(*, second_at_once: bool = True) -> Iterator[Interruption
     def record(number: int, frame: FrameType | None) -> None:
         if interruption.signal is None:
             interruption.signal = number
-        if second_at_once:
+        if allow_second:
             restore_handlers()
 
     for number in before:

@@ -76,7 +76,7 @@ def test_a_second_signal_has_its_usual_effect(first: int, second: int) -> None:
 
 def test_a_second_signal_may_have_none() -> None:
     with pytest.raises(KeyboardInterrupt):
-        held_while(signal.SIGINT, signal.SIGTERM, second_at_once=False)
+        held_while(signal.SIGINT, signal.SIGTERM, allow_second=False)
     assert SEEN == [None, signal.SIGINT, signal.SIGINT]
 
 

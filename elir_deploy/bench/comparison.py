@@ -118,7 +118,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Changes of the rows that both sides have, differing conditions, and reasons for doubt."""
+    """Changes of the rows that both sides have, differing conditions, and reasons for caution."""
 
     changes: tuple[Change, ...]
     differences: tuple[Difference, ...]
@@ -369,5 +369,5 @@ def _remarks(
             names = [difference.what for difference in differences(side[0], run, common)]
             lines += [f"{_paths(side)}: runs differ in {name}" for name in names]
     if all(before[0].rows[label].image == after[0].rows[label].image for label in common):
-        lines.append("both files hold the same measurement")
+        lines.append("both files contain the same measurement")
     return list(dict.fromkeys(lines))

@@ -140,7 +140,7 @@ class BenchProtocol:
 @dataclass(frozen=True)
 class Paper(BenchProtocol):
     name: str = "paper"
-    title: str = "the paper's: batch 1, random images, 10 to warm up, mean of 200"
+    title: str = "the paper's protocol: batch 1, random images, 10 to warm up, mean of 200"
     warmup: int | None = 10
     images: int | None = 200
 
@@ -156,7 +156,7 @@ class ThroughputProtocol(BenchProtocol):
     """Many images at the same time."""
 
     name: str = "throughput"
-    title: str = "many images: several callers, streams, batches, and from files to files"
+    title: str = "many images: concurrent callers, streams, batches, and image files"
     warmup: int | None = 1
     seconds: float = 5.0
     in_turns: bool = False
@@ -194,7 +194,7 @@ class Stages(BenchProtocol):
     """The stages of a split bundle, timed in the run that is timed as a whole."""
 
     name: str = "stages"
-    title: str = "as latency, each of encoder, estimator, flow and decoder timed alone"
+    title: str = "like latency, with encoder, estimator, flow and decoder also timed alone"
     with_peers: ClassVar[bool] = False
     with_cold: ClassVar[bool] = False
 
@@ -223,7 +223,7 @@ class Steps(BenchProtocol):
     """Bundles of one checkpoint that differ in the number of Euler steps M."""
 
     name: str = "steps"
-    title: str = "as latency, over bundles of different numbers of Euler steps: speed and quality"
+    title: str = "like latency, for bundles of different M (Euler steps): speed and quality"
     with_peers: ClassVar[bool] = False
     with_cold: ClassVar[bool] = False
 
@@ -291,10 +291,10 @@ class Steps(BenchProtocol):
 
 @dataclass(frozen=True)
 class SoakProtocol(BenchProtocol):
-    """Each runner kept busy for long."""
+    """Each runner under long load."""
 
     name: str = "soak"
-    title: str = "each runner kept busy for long: does it slow down, does its memory grow"
+    title: str = "each runner under long load: whether it slows down or its memory grows"
     warmup: int | None = 0
     seconds: float = 600.0
     in_turns: bool = False

@@ -95,9 +95,9 @@ def read_runs(path: str | Path) -> list[RecordedRun]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     if not files:
-        raise InputError(f"{path} is a folder without *.json: give what elir-bench --json wrote")
+        raise InputError(f"{path} has no *.json files: expected those of elir-bench --json")
     if len(files) > _MAX_RUNS:
-        raise InputError(f"{path} holds {len(files)} files, expected at most {_MAX_RUNS} runs")
+        raise InputError(f"{path} has {len(files)} JSON files, expected at most {_MAX_RUNS} runs")
     return [read_report(file) for file in files]
 
 
@@ -108,7 +108,7 @@ class _UnfitError(Exception):
 def _read(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
-            raise _UnfitError("is not a file: give the JSON that elir-bench --json wrote")
+            raise _UnfitError("is not a file: expected one written by elir-bench --json")
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte

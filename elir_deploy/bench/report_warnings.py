@@ -11,7 +11,7 @@ from elir_deploy.bench.statistics import STEADY_VARIATION
 
 __all__ = ["BUSY_CORES", "build_warnings"]
 
-#: Average load by others, in cores, above which a measurement is doubtful.
+#: Average load by others, in cores, above which a measurement is unreliable.
 BUSY_CORES = 0.1
 #: Meters of energy do not resolve shorter stretches.
 _METER_S = 1.0

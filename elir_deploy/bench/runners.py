@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 #: Why a bundle with random weights has no PSNR.
-RANDOM_WEIGHTS = "random weights: good for speed only, there is no picture to compare"
+RANDOM_WEIGHTS = "random weights: valid for speed only; the pictures mean nothing"
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def compare_with_references(
         return Fidelity(None, 0, RANDOM_WEIGHTS)
     psnrs = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
     if not psnrs:
-        return Fidelity(None, 0, "the bundle holds no reference images")
+        return Fidelity(None, 0, "the bundle has no reference images")
     return Fidelity(min(psnrs), len(psnrs), "against float32 PyTorch, worst image")
 
 
@@ -326,7 +326,7 @@ def _runnable_precisions(
     available = backend.held_precisions(bundle)
     if precisions is None:
         if not available:
-            missing.append(Unavailable(backend.name, f"{bundle.path} holds no files for it"))
+            missing.append(Unavailable(backend.name, f"{bundle.path} has no files for it"))
         precisions = [p for p in RUN_PRECISIONS if p in available]
     runnable = []
     for precision in precisions:
@@ -336,7 +336,7 @@ def _runnable_precisions(
             reason = f"it does not run in {precision}"
         else:
             reason = (
-                f"{bundle.path} holds no {file_precision(precision)} files for it "
+                f"{bundle.path} has no {file_precision(precision)} files for it "
                 f"(it can run {', '.join(available) or 'none'})"
             )
         if reason is None:

@@ -74,7 +74,7 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
     for name in dict.fromkeys(names):
         if name != "tiny" and not Path(name).is_dir():
             raise UsageError(
-                f"{name} is no folder of a bundle; a checkpoint is exported first: elir-export "
+                f"{name} is not a bundle; export the checkpoint first: elir-export "
                 f"{name} -o DIR{' --task TASK' if name == 'random' else ''}, then elir-bench DIR"
             )
         bundles.append(Bundle.open(name))
@@ -84,7 +84,7 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
             if file_precision(precision) not in available:
                 choices = [p for p in RUN_PRECISIONS if file_precision(p) in available]
                 raise UsageError(
-                    f"{bundle.path} holds no {file_precision(precision)} files: "
+                    f"{bundle.path} has no {file_precision(precision)} files: "
                     f"choose from {', '.join(choices)}"
                 )
     options.protocol.check(bundles)
@@ -240,7 +240,7 @@ class Run:
     def _start_cold(self, progress: ProgressCallback) -> None:
         restorers = [r for r in self.results.runners if isinstance(r, BundleRunner)]
         for number, runner in enumerate(restorers):
-            progress("starting each in a process of its own", number, len(restorers))
+            progress("starting each in a new process", number, len(restorers))
             try:
                 self.results.colds[runner.label] = start_cold(
                     *(runner.bundle.path, runner.backend, runner.precision),

@@ -1,4 +1,4 @@
-"""One runner kept busy for long: does it slow down, does its memory grow."""
+"""One runner under long load: whether it slows down, or its memory grows."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ class Throughput:
             for _, image, _ in bundle.reference_images()
         ]
         if not photographs:
-            raise ElirError("the bundle holds no reference images to restore")
+            raise ElirError("the bundle has no reference images to restore")
         restorer.restore(photographs[0])  # warm up
         load = _restore_files(restorer, photographs, _FEWEST_FILES)
         count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))

@@ -303,7 +303,7 @@ def _legacy_container(file: BinaryIO, size: int) -> Container:
         tree = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "written by torch before 1.6, and damaged or with other objects than tensors: "
+            "written by torch before 1.6, and damaged or with objects other than tensors: "
             "if you trust it, load it with torch.load and torch.save its state dict"
         ) from error
     except Exception as error:  # torch raises anything for damaged files

@@ -45,7 +45,7 @@ def bench(
         list[str],
         typer.Argument(
             metavar="BUNDLE",
-            help="Folders made by elir-export, or 'tiny' (the packaged bundle). Several are "
+            help="Folders written by elir-export, or 'tiny' (included). Several are "
             "measured side by side.",
         ),
     ],
@@ -78,7 +78,7 @@ def bench(
         list[Precision] | None,
         typer.Option(
             help="Repeat for several; bf16 runs the fp32 files. "
-            "[default: all that bundle and backend have]",
+            "[default: all that the bundle has and the backend runs]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -86,8 +86,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="The checkpoint from which the bundle was made (its SHA-256 is checked), so that "
-            "peers run with the same weights. [default: random weights, which are as fast]",
+            help="The checkpoint that the bundle was exported from (its SHA-256 is checked), to "
+            "give peers the same weights. [default: random weights, which are as fast]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -104,8 +104,8 @@ def bench(
         list[int] | None,
         typer.Option(
             min=2,
-            help="Images in one run, for --protocol throughput; ONNX files only; repeat for "
-            "several. [default: 4]",
+            help="Images per run, for --protocol throughput with ONNX files; repeat for several. "
+            "[default: 4]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -123,8 +123,8 @@ def bench(
     cold: Annotated[
         bool,
         typer.Option(
-            help="Also start every runner of a bundle in a new process: time to load, time to the "
-            "first image, peak memory.",
+            help="Also start each runner of a bundle in a new process, to measure the time to "
+            "load, the time to the first image and peak memory.",
             rich_help_panel=_MEASURE,
         ),
     ] = True,
@@ -140,7 +140,8 @@ def bench(
         int | None,
         typer.Option(
             min=0,
-            help="Images before those. [default: 10 for paper, else until the latencies settle]",
+            help="Number of warm-up images. [default: 10 for paper, else until the latencies "
+            "settle]",
             rich_help_panel=_DURATION,
         ),
     ] = None,
@@ -148,7 +149,7 @@ def bench(
         float | None,
         typer.Option(
             min=0.1,
-            help="Least time for each runner; for throughput, time of each load. "
+            help="Minimum time for each runner; for throughput, time for each load. "
             "[default: 10; 5 for throughput, 600 for soak]",
             rich_help_panel=_DURATION,
         ),
@@ -169,15 +170,16 @@ def bench(
             min=0.1,
             max=50,
             metavar="PERCENT",
-            help="Required half-width of the 95 % interval of every median. [default: 2]",
+            help="Required precision of every median: half the width of its 95 % interval. "
+            "[default: 2]",
             rich_help_panel=_DURATION,
         ),
     ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
-            help="Write everything, all samples included, to this file; - is standard output, and "
-            "the text then goes to standard error.",
+            help="Write the report with all samples to this file; '-' writes it to standard "
+            "output, and the tables to standard error.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -197,8 +199,8 @@ def bench(
 
     The runners take turns of a few images, so that drift of the machine affects all alike; speeds
     are compared image by image, with a confidence interval. FPS is from 8-bit image to 8-bit image;
-    the backend's share of the time and the agreement with PyTorch are listed beside it. Ctrl-C
-    keeps what was measured.
+    the backend's share of the time and the agreement with PyTorch are listed beside it. After
+    Ctrl-C, what was measured is still reported.
 
     Examples:
 
@@ -316,11 +318,11 @@ def _check_options(plan: BenchProtocol, **options: Any) -> None:
         if name not in plan.accepts:
             protocols = ", ".join(p.name for p in PROTOCOLS.values() if name in p.accepts)
             raise UsageError(
-                f"{option} does not go with --protocol {plan.name}, only with {protocols}"
+                f"{option} cannot be used with --protocol {plan.name}, only with {protocols}"
             )
         if plan.images is not None and name in ("seconds", "at_most", "tolerance"):
             raise UsageError(
-                f"{option} does not go with a fixed number of images, here {plan.images}: choose "
+                f"{option} cannot be used with a fixed number of images ({plan.images}): choose "
                 "--protocol latency without --images"
             )
     if None not in (options["seconds"], options["at_most"]) and plan.at_most_s < plan.seconds:
@@ -332,14 +334,14 @@ def _check_options(plan: BenchProtocol, **options: Any) -> None:
 def _check_outputs(json: Path | None, reports: list[Path]) -> None:
     for path in reports:
         if path.suffix not in (".html", ".md"):
-            raise UsageError(f"--report {path}: expected a name that ends in .html or .md")
+            raise UsageError(f"--report {path}: expected a name ending in .html or .md")
     paths = [*reports, *([json] if json is not None else [])]
     for path in paths:
         check_writable(path)
     places = [os.path.realpath(path) for path in paths]
     for place in places:
         if places.count(place) > 1:
-            raise UsageError(f"{place} is named for two outputs: give each a name of its own")
+            raise UsageError(f"{place} is named for two outputs: choose different names")
     if any(path.suffix == ".html" for path in reports):
         html_report.check_installed()
 

@@ -38,12 +38,14 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 
 
 def build(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder made by elir-export.")],
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A folder written by elir-export.")
+    ],
     target: Annotated[
         list[str] | None,
         typer.Option(
             help="An RTX GPU to build for, such as rtx2080ti or sm89; repeat for several. "
-            "TensorRT-RTX builds here and needs no GPU."
+            "Its TensorRT-RTX engines are built on this machine and need no GPU here."
         ),
     ] = None,
     device: Annotated[
@@ -59,7 +61,11 @@ def build(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Add the engines to a copy of the bundle there."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for a copy of the bundle with the engines. [default: the bundle itself]",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="With -o: replace an existing bundle.")] = False,
     workspace: Annotated[
@@ -67,23 +73,24 @@ def build(
         typer.Option(
             metavar="MIB",
             min=1,
-            help="Most memory that one kernel may use beside its tensors; lower it for boards with "
-            "little memory. [default: what the device has]",
+            help="Maximum scratch memory of one kernel; lower it on boards with little memory. "
+            "[default: all that the device has]",
         ),
     ] = None,
     version_compatible: Annotated[
         bool,
         typer.Option(
             "--version-compatible",
-            help="With --device: later TensorRT releases can run the engines; larger and slower.",
+            help="With --device: build engines that later TensorRT releases can run, too; they are "
+            "larger and slower.",
         ),
     ] = False,
     hardware_compatible: Annotated[
         bool,
         typer.Option(
             "--hardware-compatible",
-            help="With --device: other GPUs of the same compute capability (before TensorRT 10.9: "
-            "Ampere and newer) can run the engines; slower.",
+            help="With --device: build engines that other GPUs of the same compute capability "
+            "(before TensorRT 10.9: Ampere and newer) can run, too; they are slower.",
         ),
     ] = False,
     debug: DebugOption = False,
@@ -91,11 +98,11 @@ def build(
 ) -> None:
     """Build TensorRT engines from a bundle's ONNX files and add them to it.
 
-    Needs only TensorRT or TensorRT-RTX and NumPy, not torch or onnx, so that it runs on a Jetson.
-    Every engine must compute in its precision and reach the precision's floor on the bundle's
-    reference pictures; those that do not are left out and named, the others are added (exit 3).
-    With --target, engines are run only where this machine can; with --device they have to run
-    (exit 4), unless cuda-python is missing.
+    Runs on a Jetson: it needs TensorRT or TensorRT-RTX and NumPy, but neither torch nor onnx.
+    Each engine must compute in its precision and reach that precision's floor on the bundle's
+    reference pictures; an engine that does not is left out and named (exit 3). With --target,
+    engines are run only if this machine can run them. With --device they must run (else exit 4),
+    unless cuda-python is missing.
 
     Examples:
 

@@ -38,7 +38,7 @@ def compare(
         ),
     ],
     after: Annotated[
-        Path, typer.Argument(metavar="B.json", help="Candidate: likewise a file or a folder.")
+        Path, typer.Argument(metavar="B.json", help="Candidate: also a file or a folder.")
     ],
     run_to_run: Annotated[
         float | None,
@@ -47,7 +47,7 @@ def compare(
             min=0,
             max=100,
             help="Variation between runs of the same program on your machine (standard deviation); "
-            f"used with fewer than {FEWEST_RUNS} runs a side. "
+            f"used with fewer than {FEWEST_RUNS} runs per side. "
             f"[default: {RUN_TO_RUN:.1%}; {BUSY_RUN_TO_RUN:.0%} under other load, "
             f"{VIRTUAL_RUN_TO_RUN:.0%} on a virtual machine without the yardstick]",
         ),
@@ -58,17 +58,17 @@ def compare(
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Compare two measurements: is each runner of B faster than, slower than or the same as in A?
+    """Compare two measurements: is each runner faster in B than in A, slower or the same?
 
     A ratio above 1 is faster. Latencies are relative to the yardstick, a fixed computation that
-    elir-bench times between turns, so a machine that is slower today does not matter. With one
-    file a side, a change of 12 % is nearly always detected on a shared machine; to detect 5 %, give
-    folders of five runs each, measured alternately.
-    'same within 3 %' means that no difference was detected, and that there may be one of up to 3 %.
+    elir-bench times between turns, so it does not matter if the machine is slower today. With
+    one file per side, a change of 12 % is nearly always detected on a shared machine; to detect
+    5 %, give folders of five runs each, measured alternately.
+    'same within 3 %' means that no difference was detected, but there may be one of up to 3 %.
     'unknown' means that there are too few images, or that the machine was overloaded.
-    Differences in settings and versions are warned of: device, power mode, clock limits, threads,
-    driver, weights. 'quality differs' means that PSNR to float32 PyTorch changed by 1 dB or more,
-    or is missing in one file.
+    A warning lists settings and versions that differ: device, power mode, clock limits, threads,
+    driver, weights. 'quality differs' means that PSNR against float32 PyTorch changed by 1 dB or
+    more, or is missing in one file.
 
     The exit code is 0 for any verdict, and 2 if the files cannot be compared.
 

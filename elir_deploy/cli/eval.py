@@ -171,9 +171,9 @@ def evaluate_quality(
     curve-steps.png and curve-sigma-s.png for several --euler-steps or --sigma-s, steps.png and
     trajectories.png with --steps.
 
-    Larger images are cropped to the middle, aligned faces scaled down. Smaller ones are skipped:
-    enlarged, they would have no detail to compare with. The degradation of image number k depends
-    only on the seed and k, so its values do not change with --limit.
+    Larger images are cropped to their centre (aligned faces are scaled down). Smaller ones are
+    skipped, since enlarging them adds no detail to compare with. The degradation of image number k
+    depends only on the seed and k, so its values do not change with --limit.
 
     PSNR, SSIM and blur need the extra 'eval'. LPIPS, FID, NIQE, MUSIQ and CLIPQA need pyiqa (extra
     'metrics'), which downloads weights and has a non-commercial licence; without it they are

@@ -42,7 +42,7 @@ def export(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="Folder of the bundle; written whole or not at all."),
+        typer.Option("-o", "--output", help="Folder for the bundle, written only if complete."),
     ],
     task: Annotated[
         str | None,
@@ -91,8 +91,9 @@ def export(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Clean images for INT8, which are degraded as the task expects; or a bundle whose "
-            "calibration is used again. [default: the package's photographs]",
+            help="Folder of clean images for calibrating INT8, which the task's degradation is "
+            "applied to; or a bundle whose calibration to reuse. "
+            "[default: the package's photographs]",
         ),
     ] = None,
     calibration_images: Annotated[
@@ -102,15 +103,16 @@ def export(
         bool,
         typer.Option(
             "--calibration-degraded",
-            help="The images are already degraded.",
+            help="The calibration images are already degraded.",
         ),
     ] = False,
     max_psnr_drop: Annotated[
         float,
         typer.Option(
             metavar="DB",
-            help="Largest loss of PSNR to the truth on the calibration images; blocks that cost "
-            "more stay in floating point. Degraded images have no truth: only the floor applies.",
+            help="Maximum loss of PSNR to the ground truth on the calibration images; blocks that "
+            "cost more stay in floating point. With --calibration-degraded there is no ground "
+            "truth, and only the floor applies.",
         ),
     ] = 0.3,
     int8_smallest_layer: Annotated[
@@ -127,7 +129,7 @@ def export(
     int8_fallback: Annotated[
         Fallback | None,
         typer.Option(
-            help="What layers of INT8 graphs that stay in floating point compute in. "
+            help="Data type of the layers of INT8 graphs that stay in floating point. "
             "[default: float32, which suits CPUs; float16 with --target, except jetpack6.0]"
         ),
     ] = None,
@@ -141,7 +143,7 @@ def export(
         float | None,
         typer.Option(
             metavar="DB",
-            help="Least PSNR against float32 PyTorch. "
+            help="Minimum PSNR against float32 PyTorch. "
             "[default: 60 for fp32, 45 for fp16, 35 for bf16 and int8]",
         ),
     ] = None,
@@ -155,8 +157,8 @@ def export(
     fp16_normalization: Annotated[
         Normalization,
         typer.Option(
-            help="Normalisation inside float16 graphs is float32 where measurements require it, "
-            "always (float32), or only where its range requires it (float16)."
+            help="Normalisation in float16 graphs: in float32 where measurements require it "
+            "(measured), always (float32), or only where its range requires it (float16)."
         ),
     ] = "measured",
     rewrites: Annotated[

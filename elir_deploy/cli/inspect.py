@@ -171,7 +171,7 @@ Row = Sequence[str]
 def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability]) -> None:
     print(printable(str(bundle.path)))
     _table(None, _facts(bundle))
-    _table(("stage", "file", "kind", "precision", "target", "size", "made with"), _files(bundle))
+    _table(("stage", "file", "kind", "precision", "target", "size", "written by"), _files(bundle))
     _table(
         (
             *("precision", "PSNR", "floor", "verdict", "weakest part", "float32 layers"),
@@ -233,7 +233,7 @@ def _facts(bundle: Bundle) -> list[Row]:
         ("input", str(info.input)),
         ("output", str(info.output)),
         *([("INT8", _quantization(info.quantization))] if info.quantization else []),
-        ("made with", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
+        ("versions", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
     ]
 
 

@@ -60,14 +60,14 @@ def restore(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="bf16 runs the fp32 files. [default: the fastest one that the bundle's "
-            "verification allows by default]"
+            help="Precision to run in; bf16 uses the fp32 files. [default: the fastest that the "
+            "bundle allows by default]"
         ),
     ] = None,
     fit: Annotated[
         Fit | None,
         typer.Option(
-            help="How to process images that are not of the model's size: 'resize' them, or split "
+            help="How to process images that do not have the model's size: 'resize' them, or split "
             "them into overlapping tiles ('tile'). [default: resize for face tasks, else tile]"
         ),
     ] = None,

@@ -59,7 +59,7 @@ def train(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="Folder of the run. The same command again continues it."
+            "-o", "--output", help="Folder for the run. Repeating the command continues it."
         ),
     ],
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")],
@@ -213,7 +213,7 @@ def train(
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between saved states.")] = 5.0,
     show_samples: Annotated[
         Path | None,
-        typer.Option(help="Only draw training samples to this file."),
+        typer.Option(help="Only draw training samples into this file."),
     ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,

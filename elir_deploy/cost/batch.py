@@ -45,7 +45,7 @@ def with_batch(bundle: Bundle, precision: str, batch: int, folder: Path) -> Bund
         artifact = graph_artifact(stage, precision)
         if artifact is None:
             raise UnavailableError(
-                f"{bundle.path} holds no {precision} ONNX graph of {stage.name}, and an engine "
+                f"{bundle.path} has no {precision} ONNX graph of {stage.name}, and an engine "
                 "cannot take a batch it was not built for"
             )
         model = read_graph(bundle.checked_file(artifact.file))

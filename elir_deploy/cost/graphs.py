@@ -71,8 +71,8 @@ def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
         if artifact is None:
             available = ", ".join(graph_precisions(bundle)) or "none"
             raise BundleError(
-                f"{bundle.path} holds no {precision} ONNX graph of {stage.name}, from which costs "
-                f"are read; it holds {available}"
+                f"{bundle.path} has no {precision} ONNX graph of {stage.name} to compute costs "
+                f"from; it has {available}"
             )
         layers += graph_layers(read_graph(bundle.checked_file(artifact.file)), stage.name)
     return layers

@@ -167,7 +167,7 @@ def build_cost_report(bundle: Bundle, devices: Sequence[Device]) -> CostReport:
     """
     precisions = graph_precisions(bundle)
     if not precisions:
-        raise BundleError(f"{bundle.path} holds no ONNX graphs, from which costs are read")
+        raise BundleError(f"{bundle.path} has no ONNX graphs, to compute costs from")
     layers = {precision: bundle_layers(bundle, precision) for precision in precisions}
     predictions, unavailable = [], []
     for device in devices:

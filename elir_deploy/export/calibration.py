@@ -81,7 +81,7 @@ def calibration_images(
         side: of the network's square image in pixels.
         count: number of images.
         degraded: the images are already degraded.
-        warn: called with images that are left out, and with doubts about the others.
+        warn: called with images that are left out, and with warnings about the others.
 
     Raises:
         UsageError: no folder, no images in it, or none that can be used.
@@ -110,7 +110,7 @@ def calibration_images(
     if len(images) < FEW_IMAGES:
         warn(
             f"calibrating with {len(images)} image{'s' * (len(images) > 1)}: "
-            f"{FEW_IMAGES} or more, as varied as those it will restore, give safer ranges"
+            f"use {FEW_IMAGES} or more, as varied as those that the model will restore"
         )
     return images
 

@@ -108,9 +108,9 @@ class HalfForms:
         for node in model.graph.node:
             if node.op_type in OTHER_SUMS:
                 raise ElirError(
-                    f"{node.name} is a {node.op_type}, and what float16 makes of its sums is not "
-                    f"known here; expected {' or '.join(sorted(NORMALIZATIONS))}: export with "
-                    "another version of torch"
+                    f"{node.name} is a {node.op_type}, whose float16 sums are not emulated; "
+                    f"expected {' or '.join(sorted(NORMALIZATIONS))}: export with another "
+                    "version of torch"
                 )
 
     @staticmethod

@@ -214,8 +214,8 @@ class Recipe:
             raise BundleError(f"{file} cannot be read: {error.strerror}") from None
         except _DAMAGED as error:
             raise BundleError(
-                f"{file} is no calibration of elir-export ({error}): expected a folder of images, "
-                f"a bundle with INT8, or its {RECIPE_NAME}"
+                f"{file} is not a calibration of elir-export ({error}): expected a folder of "
+                f"images, a bundle with INT8, or its {RECIPE_NAME}"
             ) from None
 
     def check_graph(self, fused: ModelProto) -> None:
@@ -227,7 +227,7 @@ class Recipe:
         expected = graph_sha256(fused)
         if self.graph_sha256 != expected:
             raise BundleError(
-                f"the calibration is of another graph ({self.graph_sha256[:12]}, expected "
+                f"the calibration is for another graph ({self.graph_sha256[:12]}, expected "
                 f"{expected[:12]}): other weights, image size, steps, noise or versions; calibrate "
                 "again with --calibration FOLDER"
             )

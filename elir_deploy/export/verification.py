@@ -297,7 +297,9 @@ class _Parts:
             f"{end.tensor} ({part})" for part, end in expected.items() if part not in self.sessions
         ]
         if missing:
-            raise ElirError(f"the graphs have no tensors {', '.join(missing)}, the ends of parts")
+            raise ElirError(
+                f"the graphs lack the tensors at the ends of parts: {', '.join(missing)}"
+            )
 
     def run_in_turn(self, network_input: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Output of every part, each given the output of the one before it."""

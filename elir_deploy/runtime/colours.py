@@ -141,7 +141,7 @@ def _png(path: Path, file: BinaryIO) -> ColourMetadata:
     cut = bits == 16 and kind != _PNG_GREY
     if cut and kind == _PNG_RGB and b"tRNS" in chunks:
         raise ImageError(
-            f"{path} has 16-bit colours of which one is transparent, and 8 bits of each are read: "
+            f"{path} has 16-bit colours, one of them transparent, and only 8 bits are read: "
             "save it with an alpha channel"
         )
     clear = None

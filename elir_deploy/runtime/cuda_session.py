@@ -131,7 +131,7 @@ class CudaSession(Session):
 
     def run(self) -> None:
         if self._closed:
-            raise UsageError("this session is closed: open another one")
+            raise UsageError("this session is closed: open a new one")
         if self._lost:
             raise UnavailableError(self._lost)
         try:

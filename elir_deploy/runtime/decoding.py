@@ -152,8 +152,8 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
 def _reason(text: str, tiff: bool) -> str:
     if re.match("decompressed data too large|too much memory used in text", text, re.IGNORECASE):
         return (
-            f"holds more than {MAX_TEXT // 2**20} MiB of text or colour profile, as a "
-            "decompression bomb would: save it without"
+            f"has more than {MAX_TEXT // 2**20} MiB of text or colour profile, like a "
+            "decompression bomb: save it without them"
         )
     if any(word in text.lower() for word in ("truncated", "end of file", "eof")):
         return f"is cut off: {text}"
@@ -234,8 +234,8 @@ def _conversion(
     curve = _curve(image, metadata, profile)
     if curve is not None and metadata.cut:
         raise ImageError(
-            f"{path} has 16-bit colours on another curve than sRGB's, and 8 bits of each are "
-            "read, too few for its shadows: convert it to sRGB first"
+            f"{path} has 16-bit colours with another transfer curve than sRGB's, and the 8 bits "
+            "that are read are too few for its shadows: convert it to sRGB first"
         )
     if image.mode in _DEEP_MODES or metadata.clear is not None:
         _check_range(path, image)

@@ -232,7 +232,7 @@ class _Scanner:
                 break
         if size_by_dims != size or not size:
             weight = End(tensor_name, dtype, tuple(dims[:8]))
-            raise _damaged(f"the weight {weight} has {size} bytes, which does not fit")
+            raise _damaged(f"the weight {weight} has {size} bytes, which does not match its shape")
 
     def _end(self, at: int, end: int, before: int = 0) -> End:
         tensor_name, dtype = "", ""
@@ -257,7 +257,7 @@ class _Scanner:
                 for entry, value, _ in self._fields("TensorShapeProto.Dimension", begin, stop):
                     sides.append(value if entry == "dim_value" else None)
                 if len(sides) > 1:
-                    raise _damaged(f"TensorShapeProto.Dimension at byte {begin} is two")
+                    raise _damaged(f"TensorShapeProto.Dimension at byte {begin} has two values")
                 dims += sides or [None]
         return _element(kind)[0]
 
@@ -300,7 +300,7 @@ class _Scanner:
     def _in_order(self, message: str, tag: int, before: int, at: int) -> None:
         if tag <= before and (tag < before or MESSAGES[message][tag].once):
             name = MESSAGES[message][tag].name
-            raise _damaged(f"{message}.{name} at byte {at} is there twice or out of order")
+            raise _damaged(f"{message}.{name} at byte {at} is duplicated or out of order")
 
     def _bytes(self, at: int, end: int) -> tuple[int, int]:
         """Where the bytes begin and end whose number stands at ``at``."""
@@ -312,7 +312,7 @@ class _Scanner:
 
     def _span(self, size: int, at: int, end: int) -> tuple[int, int]:
         if size > end - at:
-            raise _damaged(f"{size} bytes from byte {at} on, where {end - at} are left")
+            raise _damaged(f"{size} bytes at byte {at}, where {end - at} are left")
         return at, at + size
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
@@ -326,7 +326,7 @@ class _Scanner:
                     return value, place + 1
                 break
             shift += 7
-        raise _damaged(f"no number at byte {at}")
+        raise _damaged(f"invalid number at byte {at}")
 
     def _text(self, first: int, last: int) -> str:
         return self._content[first:last].decode("utf-8", "replace")

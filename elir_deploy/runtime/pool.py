@@ -106,7 +106,7 @@ class Pool:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this Restorer is closed: open another one")
+            raise UsageError("this Restorer is closed: open a new one")
 
     def refuse_runs(self) -> None:
         """In a forked child, make runs of sessions that callers have raise a UsageError."""

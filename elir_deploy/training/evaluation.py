@@ -113,7 +113,7 @@ def evaluate(
         tracer: traces an image through the flow.
         traces: number of images to trace.
         on_progress: called with the current task, the amount done and the total.
-        on_input_warning: called with a message for each image that is skipped or doubtful.
+        on_input_warning: called with a message for each image that is skipped or suspicious.
 
     Raises:
         ImageError: no sample could be measured.

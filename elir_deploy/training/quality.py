@@ -145,7 +145,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"{len(skipped)} of {measured + len(skipped)} images skipped")
     if report["fid_reference"] is not None and measured < _ENOUGH_FOR_FID:
         warnings.append(
-            f"FID of {measured} images is biased upwards: compare only FID of equally many images"
+            f"FID of {measured} images is biased upwards: compare it at equal numbers of images"
         )
     return warnings
 

@@ -506,11 +506,11 @@ def test_an_overloaded_machine_gets_no_verdict(compared, elsewhere, overloaded):
     assert compared(report_values(), after, run_to_run=0.05).changes[0].verdict == "slower"
 
 
-def test_doubtful_files(compared):
+def test_suspicious_files(compared):
     before = report_values() | {"complete": False}
     found = compared(before, copy.deepcopy(before))
     assert "a0.json was interrupted" in found.remarks[0]
-    assert found.remarks[-1] == "both files hold the same measurement"
+    assert found.remarks[-1] == "both files contain the same measurement"
 
 
 def test_nothing_in_common(compared):

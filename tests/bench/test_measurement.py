@@ -124,7 +124,7 @@ def test_the_wait_is_as_long_as_the_warm_up():
         (0.001, 500),  # but no more than five hundred
     ],
 )
-def test_who_is_warm_at_once_is_not_kept(seconds, images):
+def test_a_warm_runner_is_not_warmed_longer(seconds, images):
     warmup, _ = warmup_of(seconds, FakeClock())
     assert (warmup.images, warmup.settled) == (images, True)
     assert warmup.seconds == pytest.approx(images * seconds)

@@ -141,7 +141,7 @@ def test_a_folder_holds_runs_in_the_order_of_their_names(tmp_path):
 
 
 def test_a_folder_without_runs(tmp_path):
-    with pytest.raises(InputError, match=r"is a folder without \*.json"):
+    with pytest.raises(InputError, match=r"has no \*.json files"):
         read_runs(tmp_path)
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(InputError, match=r"r.json is not a report"):

@@ -121,7 +121,7 @@ def test_what_is_missing_is_said_and_the_rest_opened(bundle):
     )
     assert [c.label for c in runners] == ["onnxruntime fp32"]
     reasons = {item.label: item.reason for item in missing}
-    assert "holds no int8 files" in reasons["onnxruntime int8"]
+    assert "has no int8 files" in reasons["onnxruntime int8"]
     assert "CUDA" in reasons["onnxruntime-cuda"]
     runners[0].close()
 

@@ -82,12 +82,12 @@ def test_folders_and_the_packaged_bundle_are_opened(bundle, tmp_path, monkeypatc
     ],
 )
 def test_a_checkpoint_is_refused_with_the_command_that_exports_it(name, command):
-    with pytest.raises(UsageError, match=f"{name} is no folder of a bundle; .*: {command}"):
+    with pytest.raises(UsageError, match=f"{name} is not a bundle; .*: {command}"):
         open_bundles([name], options())
 
 
 def test_a_precision_that_no_file_has_is_refused(bundle):
-    with pytest.raises(UsageError, match="holds no int8 files: choose from fp32, fp16, bf16"):
+    with pytest.raises(UsageError, match="has no int8 files: choose from fp32, fp16, bf16"):
         open_bundles([str(bundle.path)], options(precisions=["fp32", "int8"]))
 
 
@@ -353,7 +353,7 @@ class Meter:
         return self.joules
 
     def problems(self) -> tuple[str, ...]:
-        return ("it went back",)
+        return ("it decreased",)
 
     def close(self) -> None:
         pass
@@ -365,11 +365,11 @@ def test_energy_comes_from_the_meter_with_its_problems(bundle, runners, monkeypa
     assert report["energy"] == {
         "source": "a meter",
         "scope": "the board",
-        "problems": ["it went back"],
+        "problems": ["it decreased"],
         "missing": report["energy"]["missing"],
     }
     assert report["runners"][0]["energy"]["joules_per_image"] == pytest.approx(0.05)
-    assert "energy figures are invalid: it went back" in report["warnings"]
+    assert "energy figures are invalid: it decreased" in report["warnings"]
 
 
 def with_meter(original):
@@ -380,7 +380,7 @@ def with_meter(original):
     return init
 
 
-def test_a_soak_that_fails_at_once_measured_nothing(bundle, runners, monkeypatch):
+def test_a_soak_that_fails_immediately_measures_nothing(bundle, runners, monkeypatch):
     def fail(self, image):
         raise UnavailableError("the device is gone")
 

@@ -52,7 +52,7 @@ def test_a_warm_up_is_cut_off_once_it_is_over(decay):
     assert all(bend[at] - 1 < 0.04 for at in found)
 
 
-def test_a_warm_up_that_ends_at_once_is_cut_off_where_it_ends():
+def test_a_short_warm_up_is_cut_off_where_it_ends():
     assert settled_from([0.3] * 30 + [0.1] * 70) == 30
     assert settled_from([0.3] * 30 + [0.1] * 20) is None  # more than half: it may go on
 

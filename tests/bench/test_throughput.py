@@ -303,7 +303,7 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
 @pytest.mark.skipif(
     BACKENDS["openvino"].available() is not None, reason=str(BACKENDS["openvino"].available())
 )
-def test_streams_are_asked_by_as_many_callers_as_run_at_once(bundle, monkeypatch):
+def test_streams_have_as_many_callers_as_their_concurrency(bundle, monkeypatch):
     callers = []
     original = module.call_together
 
@@ -327,7 +327,7 @@ def test_without_photographs_there_are_no_files_to_restore(tmp_path):
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
     assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
-        ("onnxruntime fp32, files 1", "the bundle holds no reference images to restore")
+        ("onnxruntime fp32, files 1", "the bundle has no reference images to restore")
     ]
 
 

@@ -411,7 +411,7 @@ def test_cache_that_cannot_be_created(server: Server, cache: Path) -> None:
         fetch_released("elir_bfr")
 
 
-def test_two_at_once(server: Server, cache: Path) -> None:
+def test_two_concurrent_downloads(server: Server, cache: Path) -> None:
     server.delay = 0.3
     seen: list[str] = []
     got: list[bytes] = []

@@ -100,7 +100,7 @@ def test_bf16_is_a_run_of_the_float32_files(run, bundle, monkeypatch):
     write_manifest(bundle, manifest)
     code, _, err = run(bundle, "--precision", "bf16", *QUICK)
     assert code == 2
-    assert "holds no fp32 files: choose from fp16" in err
+    assert "has no fp32 files: choose from fp16" in err
 
 
 def test_nothing_that_can_run_is_exit_4(run, bundle):
@@ -127,31 +127,34 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
     ("arguments", "message"),
     [
         (["--backend", "abacus"], "no backend 'abacus': choose from torch"),
-        (["--report", "r.pdf"], "expected a name that ends in .html or .md"),
-        (["--batch", "4"], "--batch does not go with --protocol paper, only with throughput"),
-        (["--callers", "4"], "--callers does not go with --protocol paper, only with throughput"),
-        (["--seconds", "4"], "--seconds does not go with a fixed number of images, here 200"),
+        (["--report", "r.pdf"], "expected a name ending in .html or .md"),
+        (["--batch", "4"], "--batch cannot be used with --protocol paper, only with throughput"),
+        (
+            ["--callers", "4"],
+            "--callers cannot be used with --protocol paper, only with throughput",
+        ),
+        (["--seconds", "4"], "--seconds cannot be used with a fixed number of images (200)"),
         (
             ["--protocol", "latency", "--images", "9", "--at-most", "4"],
-            "--at-most does not go with a fixed number of images, here 9",
+            "--at-most cannot be used with a fixed number of images (9)",
         ),
         (
             ["--protocol", "throughput", "--tolerance", "4"],
-            "--tolerance does not go with --protocol throughput, only with paper, latency, stages",
+            "--tolerance cannot be used with --protocol throughput, only with paper, latency,",
         ),
-        (["--protocol", "soak", "--warmup", "4"], "--warmup does not go with --protocol soak"),
+        (["--protocol", "soak", "--warmup", "4"], "--warmup cannot be used with --protocol soak"),
         (
             ["--protocol", "latency", "--seconds", "60", "--at-most", "30"],
             "--at-most 30 ends the run before --seconds 60",
         ),
         (["--protocol", "steps", "--checkpoint", "c.pth"], "--checkpoint is for peers, which do"),
-        (["--protocol", "soak", "--images", "4"], "--images does not go with --protocol soak"),
+        (["--protocol", "soak", "--images", "4"], "--images cannot be used with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
         (["--protocol", "steps"], "--protocol steps compares bundles of different M"),
         (["--json", "no/such/folder/r.json"], "no such folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
-        (["--precision", "int8"], "holds no int8 files: choose from fp32, fp16, bf16"),
+        (["--precision", "int8"], "has no int8 files: choose from fp32, fp16, bf16"),
     ],
 )
 def test_bad_usage_is_exit_2(run, bundle, arguments, message):
@@ -176,7 +179,7 @@ def test_bad_places_are_told_before_anything_is_opened(run, tmp_path, monkeypatc
 def test_a_checkpoint_is_refused_with_the_command_that_exports_it(run):
     code, _, err = run("mine.pth", *QUICK)
     assert code == 2
-    assert "mine.pth is no folder of a bundle" in err
+    assert "mine.pth is not a bundle" in err
     assert "elir-export mine.pth -o DIR" in err
 
 
@@ -532,7 +535,7 @@ def test_random_weights_have_speed_and_no_quality(run, tmp_path):
     report = written(target)
     assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
     assert {row["fidelity"]["psnr_db"] for row in report["runners"]} == {None}
-    reason = "random weights: good for speed only, there is no picture to compare"
+    reason = "random weights: valid for speed only; the pictures mean nothing"
     assert re.search(f"no PSNR of .*onnxruntime fp32, M = 1.*: {reason}", out)
     assert "random weights: valid for speed only" in out
 

@@ -110,7 +110,7 @@ def test_a_bundle_of_engines_only(run, tmp_path: Path, capsys) -> None:
     manifest["stages"][0]["artifacts"][0] |= {"kind": "tensorrt", "target": "sm75"}
     write_manifest(path, manifest)
     assert run(path, "--cost", "rtx2080ti") == 2
-    assert "holds no ONNX graphs" in capsys.readouterr().err
+    assert "has no ONNX graphs" in capsys.readouterr().err
 
 
 def test_a_damaged_bundle_is_told_as_without_cost(run, tmp_path: Path, capsys) -> None:

@@ -107,7 +107,7 @@ def test_a_result_too_large_for_its_format_is_told_before_the_work(
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_several_at_once(run, bundle: Path, tmp_path: Path, capsys) -> None:
+def test_several_concurrently(run, bundle: Path, tmp_path: Path, capsys) -> None:
     pytest.importorskip("openvino")
     for index in range(5):
         put(tmp_path / "album" / f"{index}.png", 32, 32 + index)

@@ -57,7 +57,7 @@ def difference(one, other) -> int:
 
 
 @runnable(("openvino", "fp32"))
-def test_several_images_at_once_are_each_restored(split, picture, tmp_path, backend, precision):
+def test_a_batch_restores_each_image(split, picture, tmp_path, backend, precision):
     pictures = [picture, picture[::-1], np.zeros_like(picture)]
     widened = with_batch(split, precision, 3, tmp_path)
     with Restorer(split, backend, precision=precision, threads=1) as restore:

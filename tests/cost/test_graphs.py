@@ -326,7 +326,7 @@ def test_bundles(tmp_path: Path) -> None:
     layers = bundle_layers(bundle, "fp32")
     assert list(totals(layers)) == ["encoder", "estimator", "flow", "decoder"]
     assert layers == bundle_layers(bundle, "bf16")  # which the float32 files serve
-    with pytest.raises(BundleError, match=r"holds no int8 ONNX graph of encoder.*holds fp32, fp16"):
+    with pytest.raises(BundleError, match=r"has no int8 ONNX graph of encoder.*has fp32, fp16"):
         bundle_layers(bundle, "int8")
     file = path / "flow.fp32.onnx"
     file.write_bytes(file.read_bytes()[:-1])

@@ -58,8 +58,8 @@ def test_channels_come_closer_together(
     factors = channel_factors(fused, statistics)
     inside = "encoder.layers.1.conv.1.relu"
     before, after = statistics[inside].peak, statistics[inside].peak * factors[inside]
-    heard = before > before.max() * 1e-3
-    assert np.log(after[heard]).std() < np.log(before[heard]).std()
+    audible = before > before.max() * 1e-3
+    assert np.log(after[audible]).std() < np.log(before[audible]).std()
 
 
 def test_only_what_commutes_with_a_factor_is_touched(

@@ -241,7 +241,7 @@ class TestRecipe:
     ) -> None:
         file = tmp_path / "calibration.json"
         file.write_bytes(damage(calibrated[0].to_json()))  # type: ignore[operator]
-        with pytest.raises(BundleError, match="is no calibration of elir-export"):
+        with pytest.raises(BundleError, match="is not a calibration of elir-export"):
             Recipe.read(file)
 
     def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:

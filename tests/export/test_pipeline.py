@@ -575,7 +575,7 @@ def test_a_split_bundle_in_int8_computes_what_the_fused_one_does(
         ({"int8": Int8Options(max_psnr_drop_db=-1)}, "expected a number of dB"),
     ],
 )
-def test_impossible_calibrations_are_refused_at_once(
+def test_impossible_calibrations_are_refused_early(
     checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     options = ExportOptions(precisions=("int8",), calibration=tmp_path)

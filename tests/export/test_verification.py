@@ -59,7 +59,9 @@ class TestParts:
         assert list(_Parts(list(stages.values()), None, STEPS).sessions) == expected
 
     def test_a_boundary_that_no_graph_makes_is_an_error(self, fused: ModelProto) -> None:
-        with pytest.raises(ElirError, match=r"have no tensors step2 \(step2\), the ends of parts"):
+        with pytest.raises(
+            ElirError, match=r"lack the tensors at the ends of parts: step2 \(step2\)"
+        ):
             _Parts([fused], None, STEPS + 1)
 
 

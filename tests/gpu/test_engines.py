@@ -41,7 +41,7 @@ def test_a_run_is_repeated_to_the_bit(engines: Bundle, precision: str) -> None:
             np.testing.assert_array_equal(restore.run_pixels(image), first)
 
 
-def test_several_at_once_give_the_same_pictures(engines: Bundle, precision: str) -> None:
+def test_concurrent_sessions_give_the_same_pictures(engines: Bundle, precision: str) -> None:
     rng = np.random.default_rng(0)
     side = engines.manifest.image_size
     images = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(30)]

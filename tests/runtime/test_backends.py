@@ -405,7 +405,7 @@ def test_half_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is incomplete" in str(BACKENDS["onnxruntime"].available())
 
 
-def test_both_distributions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_distributions_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert onnxruntime.conflicting_packages() is None
     monkeypatch.setattr(
         onnxruntime.importlib.metadata, "distributions", lambda name: iter([object()])

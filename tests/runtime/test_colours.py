@@ -64,7 +64,9 @@ def test_grey_of_16_bits_and_with_transparency(tmp_path: Path) -> None:
     deep = np.stack([values, values], axis=2)
     chunk = (b"iCCP", b"p\0\0" + _deflated(profile))
     path = written(tmp_path / "b.png", png(deep, 16, 4, [chunk]))
-    with pytest.raises(ImageError, match=r"16-bit colours on another curve .* convert it to sRGB"):
+    with pytest.raises(
+        ImageError, match=r"16-bit colours with another transfer curve .* convert it to sRGB"
+    ):
         read_image(path)
 
 
@@ -160,7 +162,7 @@ def test_gamma_is_followed(tmp_path: Path, gamma: float) -> None:
     deep = np.arange(0, 65536, 256).reshape(8, 32)
     loaded = read_image(written(tmp_path / "g.png", png(deep, 16, 0, chunks)))
     assert np.abs(loaded.pixels[:, :, 1] - srgb((deep / 65535) ** (1 / gamma))).max() <= 0.51
-    with pytest.raises(ImageError, match="16-bit colours on another curve"):
+    with pytest.raises(ImageError, match="16-bit colours with another transfer curve"):
         read_image(written(tmp_path / "d.png", png(RGB.astype(int) * 257, 16, 2, chunks)))
 
 

@@ -218,7 +218,9 @@ def test_one_bad_file_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> No
         np.testing.assert_array_equal(restored, noise(seed=number))
 
 
-def test_several_at_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_concurrently(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = [put(tmp_path / "in" / f"{i}.png", noise(seed=i)) for i in range(9)]
     inputs[4].write_bytes(b"")
     jobs = plan_jobs(inputs, tmp_path / "out").jobs
@@ -322,7 +324,7 @@ def test_tiles_of_long_work_are_counted(bundle: Path, tmp_path: Path, monkeypatc
     ]
 
 
-def test_faces_that_are_none_are_warninged(tmp_path: Path) -> None:
+def test_images_that_are_no_face_crops_cause_a_warning(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "b", faces=True)
     inputs = [put(tmp_path / "a.png"), put(tmp_path / "b.png", noise(9, 9))]
     jobs = plan_jobs(inputs, tmp_path / "o").jobs

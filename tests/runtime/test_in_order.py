@@ -32,7 +32,7 @@ def test_one_at_a_time_needs_no_thread() -> None:
     assert set(names) == {threading.current_thread().name}
 
 
-def test_so_many_at_once() -> None:
+def test_the_concurrency_is_limited() -> None:
     together = threading.Barrier(3)  # breaks, unless three calls wait at it
 
     def meet(number: int) -> int:

@@ -156,23 +156,23 @@ TYPE_OF_TWO = fields_of((1, fields_of((1, 2), (2, fields_of((1, TWO_SIDES))))))
         (b"", "ModelProto has no graph and no opset_import"),
         (b"x", "ModelProto.field 15"),
         (b"\0" * 100, "ModelProto.field 0"),
-        (b"\x08", "no number at byte 1"),
-        (b"\x08\x88\x00", "no number at byte 1"),  # 8, in two bytes
-        (b"\x88\x00\x08", "no number at byte 0"),
-        (b"\x08" + b"\x80" * 9 + b"\x02", "no number at byte 1"),  # 2**64
-        (b"\x08" + b"\x80" * 10 + b"\x01", "no number at byte 1"),
+        (b"\x08", "invalid number at byte 1"),
+        (b"\x08\x88\x00", "invalid number at byte 1"),  # 8, in two bytes
+        (b"\x88\x00\x08", "invalid number at byte 0"),
+        (b"\x08" + b"\x80" * 9 + b"\x02", "invalid number at byte 1"),  # 2**64
+        (b"\x08" + b"\x80" * 10 + b"\x01", "invalid number at byte 1"),
         (b"\x08" + b"\xff" * 9 + b"\x01", "ModelProto has no graph"),  # 2**64 - 1
         (b"\x0d\0\0\0\0", "ModelProto.ir_version has wire type 5"),
         (b"\x0b\x0c", "ModelProto.ir_version has wire type 3"),
-        (b"\x12\x7fa", "127 bytes from byte 2 on, where 1 are left"),
-        (b"\x12" + b"\xff" * 9 + b"\x01", "18446744073709551615 bytes from byte 11 on"),
-        (fields_of((7, b"\x0a\x05\x22\x0fAdd")), "15 bytes from byte 6 on, where 3 are left"),
+        (b"\x12\x7fa", "127 bytes at byte 2, where 1 are left"),
+        (b"\x12" + b"\xff" * 9 + b"\x01", "18446744073709551615 bytes at byte 11"),
+        (fields_of((7, b"\x0a\x05\x22\x0fAdd")), "15 bytes at byte 6, where 3 are left"),
         (
             fields_of((7, fields_of((11, fields_of((2, TYPE_OF_TWO)))))),
-            "Dimension at byte 14 is two",
+            "Dimension at byte 14 has two values",
         ),
         (fields_of((7, b"\x0a\x02\x2d\x00")), "NodeProto.attribute has wire type 5"),
-        (fields_of((7, b"\x0a\x0a\x22\x03Add\x2a\x03\x15\0\0")), "4 bytes from byte"),
+        (fields_of((7, b"\x0a\x0a\x22\x03Add\x2a\x03\x15\0\0")), "4 bytes at byte"),
     ],
 )
 def test_what_is_no_protocol_buffer(content: bytes, said: str) -> None:

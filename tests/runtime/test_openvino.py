@@ -232,7 +232,7 @@ def test_signals_arrive_after_sessions_were_closed_in_any_order(tmp_path: Path) 
 # Several at once --------------------------------------------------------------------------------
 
 
-def test_several_at_once(tmp_path: Path) -> None:
+def test_several_concurrently(tmp_path: Path) -> None:
     path = make_bundle(tmp_path / "b", stages="split", size=64, gain=0.5)
     assert len(BACKEND.open_several(Bundle.open(path), "fp32", threads=1)) == 1
     sessions = BACKEND.open_several(Bundle.open(path), "fp32")

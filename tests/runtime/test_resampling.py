@@ -75,7 +75,7 @@ def test_resizing_what_was_enlarged(factor: int, kernel: str) -> None:
 
 
 @pytest.mark.parametrize(("factor", "kernel"), WAYS)
-def test_enlarging_is_what_pillow_does_at_once(factor: int, kernel: str) -> None:
+def test_enlarging_equals_pillow(factor: int, kernel: str) -> None:
     image = noise(37, 53)
     picture = EnlargedPicture(image, factor, kernel)
     whole = Image.fromarray(image).resize((53 * factor, 37 * factor), KERNELS[kernel])

@@ -299,7 +299,7 @@ def test_closing_while_another_thread_restores(bundle: Path) -> None:
     started.wait(10)
     restore.close()
     worker.join(10)
-    assert [str(error) for error in errors] == ["this Restorer is closed: open another one"]
+    assert [str(error) for error in errors] == ["this Restorer is closed: open a new one"]
 
 
 # map --------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_a_backend_without_gain_runs_one_at_a_time(bundle: Path) -> None:
         np.testing.assert_array_equal(restore(noise(40, 50)), noise(40, 50))
 
 
-def test_map_runs_several_at_once_and_keeps_order(open_wide) -> None:
+def test_map_runs_concurrently_and_keeps_order(open_wide) -> None:
     together = threading.Barrier(3)  # breaks, unless three runs wait at it
     with open_wide(lambda: together.wait(10)) as restore:
         assert restore.concurrency == 3
@@ -422,7 +422,7 @@ def test_map_runs_several_at_once_and_keeps_order(open_wide) -> None:
             np.testing.assert_array_equal(restored, image // 2)
 
 
-def test_calls_from_threads_run_at_once_too(open_wide) -> None:
+def test_calls_from_threads_run_concurrently(open_wide) -> None:
     together = threading.Barrier(3)
     with open_wide(lambda: together.wait(10)) as restore, ThreadPoolExecutor(6) as pool:
         made = list(pool.map(restore, [noise(32, 32)] * 9))

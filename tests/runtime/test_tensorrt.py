@@ -124,7 +124,7 @@ def test_both_modes_of_the_restorer(tmp_path: Path, gpu: StandInGpu) -> None:
     assert gpu.violations == []
 
 
-def test_two_sessions_at_once(tmp_path: Path, gpu: StandInGpu) -> None:
+def test_two_concurrent_sessions(tmp_path: Path, gpu: StandInGpu) -> None:
     opened = Bundle.open(engine_bundle(tmp_path / "b", stages="split", gain=0.5))
     sessions = RTX.open_several(opened, "fp32")
     together = threading.Barrier(len(sessions))
@@ -542,11 +542,11 @@ def test_a_bad_file_and_a_bad_device_are_told_apart(
     assert gpu.leaked == {}
 
 
-def test_what_is_said_of_a_later_engine_is_heard(tmp_path: Path, gpu: StandInGpu) -> None:
+def test_messages_about_a_later_engine_arrive(tmp_path: Path, gpu: StandInGpu) -> None:
     opened = Bundle.open(engine_bundle(tmp_path / "b", stages="split"))
     log = tensorrt_library.library_log(load_library("tensorrt-rtx"))
-    heard: list[str] = []
-    with log.listening(lambda severity, text: heard.append(text)):
+    messages: list[str] = []
+    with log.listening(lambda severity, text: messages.append(text)):
         RTX.open(opened, "fp32").close()
         log.logger.log(0, "left over")  # type: ignore[arg-type]
         loads = [n for n, name in enumerate(gpu.calls) if name == "trt.deserialize_cuda_engine"]
@@ -555,7 +555,7 @@ def test_what_is_said_of_a_later_engine_is_heard(tmp_path: Path, gpu: StandInGpu
             RTX.open(opened, "fp32")
         assert "left over" not in str(caught.value)
     log.logger.log(0, "to nobody")  # type: ignore[arg-type]
-    assert heard == ["left over", "[a.cpp::f::1] Error Code 1: Cuda Runtime (oom)"]
+    assert messages == ["left over", "[a.cpp::f::1] Error Code 1: Cuda Runtime (oom)"]
 
 
 # The library --------------------------------------------------------------------------------------

@@ -134,11 +134,11 @@ def _check_source(bundle: Bundle, sha256: str | None, name: str) -> None:
         return
     if source.sha256 is None:
         raise UsageError(
-            f"{bundle.path} was made from {source.name} weights that are in no file, so not from "
-            f"{name}: leave out --checkpoint"
+            f"{bundle.path} has {source.name} weights, which no checkpoint contains: leave out "
+            "--checkpoint"
         )
     raise UsageError(
-        f"{name} is not the checkpoint from which {bundle.path} was made: its SHA-256 is "
+        f"{name} is not the checkpoint that {bundle.path} was exported from: its SHA-256 is "
         f"{sha256 or 'none (random weights)'}, expected {source.sha256} ({source.name})"
     )
 

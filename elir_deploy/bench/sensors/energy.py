@@ -71,7 +71,7 @@ class Source:
         # The next reading makes up for one that fails, but not for a restart.
         if self._failed:
             return f"{self.name} could not be read"
-        return f"{self.name} went back" if self._restarted else None
+        return f"{self.name} decreased" if self._restarted else None
 
     def update(self) -> None:
         """Add what was used since the last update."""
@@ -102,7 +102,7 @@ class PowerSource(Source):
     def problem(self) -> str | None:
         if self._longest_gap <= LONGEST_GAP_SECONDS:
             return None
-        return f"{self.name} was silent for {self._longest_gap:.1f} s"
+        return f"{self.name} could not be read for {self._longest_gap:.1f} s"
 
     def update(self) -> None:
         with self._lock:

@@ -109,7 +109,7 @@ class Nvml:
         handles = (self.query("nvmlDeviceGetHandleByIndex", index) for index in range(count))
         self.handles = tuple(handle for handle in handles if handle is not None)
         if not self.handles:
-            self.reason = "NVML knows of no GPU"
+            self.reason = "NVML reports no GPU"
 
     def query(self, function: str, *arguments: Any) -> Any:
         """Result of a function of the library; None if it is missing or fails."""

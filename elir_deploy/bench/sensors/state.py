@@ -215,7 +215,7 @@ def _unreadable(state: State, tree: Tree, nvml: Nvml) -> Iterator[str]:
         yield f"the GPU: {nvml.reason}"
     for gpu in () if jetson else state.gpus or ():
         if gpu.reasons is None and gpu.slowed_seconds is None:
-            yield f"why GPU {gpu.index} was slowed down: its driver does not tell"
+            yield f"why GPU {gpu.index} was slowed down: its driver does not report it"
 
 
 def _fell(before: float | None, after: float | None) -> bool:

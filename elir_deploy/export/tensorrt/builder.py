@@ -112,7 +112,7 @@ def build_engine(
     level = _hardware_compatibility(library.module, options)
     # A second signal would be raised in the library's callbacks, which drop errors.
     with (
-        deferred_interrupts(second_at_once=False) as interrupted,
+        deferred_interrupts(allow_second=False) as interrupted,
         _listening(library) as (logger, log),
     ):
         builder: trt.Builder = _started(library, library.module.Builder, logger, log)

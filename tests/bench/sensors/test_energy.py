@@ -104,7 +104,7 @@ def test_a_counter_that_fails_for_a_while():
     # A restart: what it counted before is lost, and that is reported.
     assert joules(source) == 80
     assert joules(source) == 100
-    assert source.problem == "X went back"
+    assert source.problem == "X decreased"
 
 
 def test_counters_of_root_alone(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_gpus_counter_beside_the_processors(tmp_path):
     # The driver was reloaded.
     stand_in.energy = 0
     assert meter.read() == pytest.approx(100)
-    assert meter.problems() == ("NVML energy of GPU 0 went back",)
+    assert meter.problems() == ("NVML energy of GPU 0 decreased",)
     assert missing == ()
     meter.close()
     # The session stays open.
@@ -191,7 +191,7 @@ def test_rails_that_add_up(tmp_path, clock):
     (tmp_path / "sys/class/hwmon/hwmon3/curr2_input").unlink()
     clock.now += 5
     assert meter.read() == pytest.approx(30)
-    assert meter.problems() == (f"{meter.source} was silent for 5.0 s",)
+    assert meter.problems() == (f"{meter.source} could not be read for 5.0 s",)
 
 
 def test_rails_that_are_not_known_to_add_up(tmp_path):
@@ -232,11 +232,11 @@ def test_a_power_sensor_that_is_silent_for_a_while(clock):
     # Beyond a second the power is unknown; that is reported, and nothing is made up.
     clock.now += 9.5
     assert joules(source) == 25
-    assert source.problem == "P was silent for 10.0 s"
+    assert source.problem == "P could not be read for 10.0 s"
     # The next reading fills the gap, and the problem stays.
     clock.now += 10
     assert joules(source) == 1025
-    assert source.problem == "P was silent for 20.0 s"
+    assert source.problem == "P could not be read for 20.0 s"
 
 
 def test_a_power_sensor_that_is_silent_at_first(clock):

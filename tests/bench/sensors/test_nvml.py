@@ -117,7 +117,7 @@ def test_a_driver_without_gpus():
     stand_in = StandIn()
     stand_in.nvmlDeviceGetCount = lambda: 0
     with opened(stand_in) as nvml:
-        assert nvml.reason == "NVML knows of no GPU"
+        assert nvml.reason == "NVML reports no GPU"
         assert nvml.states() is None
     assert stand_in.open == 0
 

@@ -123,7 +123,7 @@ def test_a_gpu_that_cannot_be_read(tmp_path):
         "nvmlDeviceGetFieldValues",
     }
     assert state_of(tmp_path, stand_in).unreadable == (
-        "why GPU 0 was slowed down: its driver does not tell",
+        "why GPU 0 was slowed down: its driver does not report it",
     )
 
 
@@ -375,7 +375,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_garbage_in_every_file_at_once(tmp_path, name):
+def test_garbage_in_all_files(tmp_path, name):
     root = MACHINES[name](tmp_path)
     good = state_of(root)
     files = trees.files_of(root)
