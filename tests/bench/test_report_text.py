@@ -290,7 +290,7 @@ def test_the_heading_says_what_was_measured_on_what_and_how(everything):
         ),
         ("stages", "known to 1.5%"),
         ("throughput", "protocol throughput: many images: "),
-        ("soak", "protocol soak: each runner kept busy"),
+        ("soak", "protocol soak: each runner under long load"),
     ],
 )
 def test_the_heading_of_the_other_protocols(bundle, name, shown):

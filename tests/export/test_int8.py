@@ -212,7 +212,7 @@ class TestRecipe:
         other = ModelProto()
         other.CopyFrom(fused)
         other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
-        with pytest.raises(BundleError, match="of another graph"):
+        with pytest.raises(BundleError, match="for another graph"):
             calibrated[0].check_graph(other)
 
     @pytest.mark.parametrize(

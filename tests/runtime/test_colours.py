@@ -211,7 +211,7 @@ def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int) -> None:
 def test_a_transparent_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
     values = RNG.integers(0, 65536, (9, 16, 3))
     chunk = (b"tRNS", values[3, 3].astype(">u2").tobytes())
-    with pytest.raises(ImageError, match="16-bit colours of which one is transparent"):
+    with pytest.raises(ImageError, match="16-bit colours, one of them transparent"):
         read_image(written(tmp_path / "x.png", png(values, 16, 2, [chunk])))
 
 

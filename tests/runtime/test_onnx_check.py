@@ -175,7 +175,7 @@ TYPE_OF_TWO = fields_of((1, fields_of((1, 2), (2, fields_of((1, TWO_SIDES))))))
         (fields_of((7, b"\x0a\x0a\x22\x03Add\x2a\x03\x15\0\0")), "4 bytes at byte"),
     ],
 )
-def test_what_is_no_protocol_buffer(content: bytes, said: str) -> None:
+def test_invalid_protocol_buffers(content: bytes, said: str) -> None:
     assert said in str(refusal(content))
 
 
@@ -196,11 +196,11 @@ def test_cut_off_anywhere() -> None:
         (fields_of((7, b"\x2a\x06\x10\x01\x4a\x00\x4a\x00")), "TensorProto.raw_data"),
     ],
 )
-def test_what_is_there_twice(content: bytes, said: str) -> None:
+def test_duplicate_fields(content: bytes, said: str) -> None:
     """Libraries take the last one, or a mixture of both."""
     seen = str(refusal(content))
     assert f"{said} at byte" in seen
-    assert "twice or out of order" in seen
+    assert "duplicated or out of order" in seen
 
 
 def test_more_fields_than_any_graph_has(monkeypatch: pytest.MonkeyPatch) -> None:
