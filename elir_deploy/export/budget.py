@@ -161,8 +161,8 @@ def blocks_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> l
             outputs = math.prod(shapes[pixels][2:]) * shape[1 - axis]
             macs[name] = macs.get(name, 0) + outputs * math.prod(shape[2:]) * shape[axis]
     blocks = [
-        Block(name, frozenset(found), frozenset(), macs[name], macs[name])
-        for name, found in layers.items()
+        Block(name, frozenset(members), frozenset(), macs[name], macs[name])
+        for name, members in layers.items()
     ]
     additions = set(residual_additions(model, outline.skip_blocks, smallest_layer))
     for node in model.graph.node:
@@ -242,7 +242,7 @@ def measure_sensitivities(
     """
     images = images[:SENSITIVITY_IMAGES]
     inputs, exact = _boundaries(model, images, io)
-    found = []
+    sensitivities = []
     for done, block in enumerate(blocks):
         progress("measuring what each block costs", done, len(blocks))
         start = STAGE_TENSORS[block.stage][0]
@@ -252,9 +252,9 @@ def measure_sensitivities(
             np.mean((_clipped(session.run(None, {start: inputs[k][start]})[0]) - exact[k]) ** 2)
             for k in range(len(images))
         ]
-        found.append(Sensitivity(block, float(np.mean(errors))))
+        sensitivities.append(Sensitivity(block, float(np.mean(errors))))
     progress("measuring what each block costs", len(blocks), len(blocks))
-    return found
+    return sensitivities
 
 
 def _clipped(image: NDArray[np.float32]) -> NDArray[np.float32]:
