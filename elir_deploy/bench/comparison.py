@@ -1,28 +1,21 @@
 """Which runners became faster or slower between two measurements, and what else differs.
 
-On a shared machine without other load, the tenth percentile of the latencies moved by 12 %
-(standard deviation) between runs of a minute. Four choices deal with that, each made on recorded
-runs of the same program (``tests/data/latencies``, 21 quiet runs of two rows), replayed as pairs:
+Each choice was made on recorded runs of the same program (``tests/data/latencies``):
 
-- Latencies are divided by the yardstick, a fixed matrix product timed next to them: 1.8 % is left.
-- Of every turn the fastest image counts, and of the turns the median, since other load only adds
-  time.
-- From three runs a side on, their own scatter decides (Welch's t-test). With five runs of 45 s a
-  side, 4.8 % of 800 pairs of the same program are called different, and a change of 5 % is found in
-  98 %; with bare tenth percentiles in 8 %.
-- One run a side needs an assumption about another (``run_to_run``): 4.5 % of 420 pairs are called
-  different then, and a change of 12 % is found in 91 %.
-
-The allowances (:data:`RUN_TO_RUN` and its like) fit those recordings and prove nothing about
-another machine, where ``run_to_run`` or three runs a side help. Without a yardstick in both files
-(a GPU's rows have none) the tenth percentile is compared. An overloaded machine gets no verdict.
+- Latencies are divided by the yardstick, a fixed matrix product timed next to them. Without one in
+  both files (a GPU's rows have none) the tenth percentile is compared.
+- Of every turn the fastest image counts, and of the turns the median: other load only adds time.
+- From three runs a side on, their own scatter decides (Welch's t-test).
+- One run a side needs an assumption about another (``run_to_run``). The defaults fit those
+  recordings and prove nothing about another machine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +26,8 @@ from elir_deploy.bench.statistics import student_95
 from elir_deploy.errors import InputError, UsageError
 
 __all__ = [
-    "BUSY_RUN_TO_RUN",
-    "FEWEST_RUNS",
-    "FEWEST_SAMPLES",
-    "RUN_TO_RUN",
-    "VIRTUAL_RUN_TO_RUN",
-    "Change",
-    "Comparison",
-    "Level",
-    "compare_levels",
-    "compare_runs",
-    "level",
+    *("BUSY_RUN_TO_RUN", "FEWEST_RUNS", "FEWEST_SAMPLES", "RUN_TO_RUN", "VIRTUAL_RUN_TO_RUN"),
+    *("Change", "Comparison", "Level", "compare_levels", "compare_runs", "level"),
 ]
 
 #: Standard deviation of the logarithm between runs of the same program, with one run a side: on a
@@ -71,8 +55,6 @@ class Level:
     Attributes:
         log: logarithm of the latency, in seconds or in units of the yardstick.
         squared_error: squared standard error of ``log``, from the scatter within the run.
-        median_s: median latency in seconds.
-        samples: how many.
     """
 
     log: float
@@ -89,12 +71,9 @@ class Change:
         label: such as ``onnxruntime fp16``.
         verdict: ``faster``, ``slower``, ``same`` (no difference shown, see :attr:`within`) or, with
             too few samples or on an overloaded machine, ``unknown``.
-        ratio: how many times as fast the second side is.
-        low: lower end of the interval, as ``high``; None where the verdict is ``unknown``.
+        ratio: how many times as fast the second side is; no interval if ``unknown``.
         median_ratio: of the bare medians, without an interval.
-        samples: of both sides, as ``runs``.
         method: what was compared, and where the interval comes from.
-        quality_differs: whether the sides agree differently with float32 PyTorch.
     """
 
     label: str
@@ -144,32 +123,20 @@ def level(
     Raises:
         UsageError: there are no samples.
     """
-    times = np.asarray(samples, dtype=np.float64)
+    values = times = np.asarray(samples, dtype=np.float64)
     if not times.size:
         raise UsageError("no samples to compare: measure at least one image")
-    if yardstick is None:
-        return _with_error(times, lambda part: float(np.quantile(part, _QUANTILE)), times)
-    units = np.asarray(yardstick, dtype=np.float64)
-    whole = max(1, times.size // block)
-    turns = [
-        float(turn.min() / unit.min())
-        for turn, unit in zip(
-            np.array_split(times, whole), np.array_split(units, whole), strict=True
-        )
-    ]
-    return _with_error(np.asarray(turns), lambda part: float(np.median(part)), times)
-
-
-def _with_error(
-    values: NDArray[np.float64],
-    typical: Callable[[NDArray[np.float64]], float],
-    times: NDArray[np.float64],
-) -> Level:
-    """The error is from the scatter of six stretches of time, which holds drift and correlation."""
+    quantile = _QUANTILE
+    if yardstick is not None:
+        sides = (np.array_split(side, max(1, times.size // block)) for side in (times, yardstick))
+        values = np.array([np.min(turn) / np.min(unit) for turn, unit in zip(*sides, strict=True)])
+        quantile = 0.5
+    # The scatter of six stretches of time holds drift and correlation.
     parts = [part for part in np.array_split(values, _BATCHES) if part.size]
-    logs = [math.log(typical(part)) for part in parts]
+    logs = [math.log(np.quantile(part, quantile)) for part in parts]
     error = float(np.var(logs, ddof=1)) / len(logs) if len(logs) > 1 else 0.0
-    return Level(math.log(typical(values)), error, float(np.median(times)), times.size)
+    whole = math.log(np.quantile(values, quantile))
+    return Level(whole, error, float(np.median(times)), times.size)
 
 
 def compare_levels(
@@ -184,8 +151,7 @@ def compare_levels(
 
     Args:
         label: of the row.
-        before: one for each run.
-        after: one for each run.
+        before: one for each run, as ``after``.
         run_to_run: standard deviation of the logarithm between runs of the same thing, 0 or more;
             used where a side has fewer than :data:`FEWEST_RUNS`.
         unit: what the levels are, for people.
@@ -209,10 +175,14 @@ def compare_levels(
     if min(one.samples for side in sides for one in side) < FEWEST_SAMPLES:
         return replace(change, method=f"{unit}; too few samples")
     if min(runs) >= FEWEST_RUNS:
-        half = _by_runs(first, second)
+        errors = [float(side.var(ddof=1)) / side.size for side in (first, second)]
+        half = _student(errors, (first.size - 1, second.size - 1)) * math.sqrt(sum(errors))
         method = f"{unit}; interval from the scatter of {runs[0]} and {runs[1]} runs"
     else:
-        half = _by_allowance(before, after, run_to_run)
+        errors = [sum(one.squared_error for one in side) / len(side) ** 2 for side in sides]
+        student = _student(errors, [(_BATCHES - 1) * count for count in runs])
+        between = run_to_run**2 * sum(1 / count for count in runs)
+        half = math.sqrt(student**2 * sum(errors) + _Z**2 * between)
         method = f"{unit}; interval allows {run_to_run:.2%} from run to run"
     verdict = "same" if abs(shift) <= half else "faster" if shift > 0 else "slower"
     return replace(
@@ -222,20 +192,6 @@ def compare_levels(
         high=math.exp(shift + half),
         method=method,
     )
-
-
-def _by_runs(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Half of Welch's interval of the difference of means."""
-    errors = [float(side.var(ddof=1)) / side.size for side in (first, second)]
-    return _student(errors, (first.size - 1, second.size - 1)) * math.sqrt(sum(errors))
-
-
-def _by_allowance(before: Sequence[Level], after: Sequence[Level], run_to_run: float) -> float:
-    sides = (before, after)
-    errors = [sum(one.squared_error for one in side) / len(side) ** 2 for side in sides]
-    student = _student(errors, [(_BATCHES - 1) * len(side) for side in sides])
-    between = run_to_run**2 * (1 / len(before) + 1 / len(after))
-    return math.sqrt(student**2 * sum(errors) + _Z**2 * between)
 
 
 def _student(errors: Sequence[float], freedoms: Sequence[int]) -> float:
@@ -256,7 +212,7 @@ def compare_runs(
 
     Args:
         before: runs to compare with.
-        after: that may be faster or slower.
+        after: runs that may be faster or slower.
         run_to_run: as of :func:`compare_levels`; None: 1 %, 4 % where a machine was busy, 12 %
             for a virtual one without a yardstick, and no verdict where one was overloaded.
 
@@ -271,14 +227,13 @@ def compare_runs(
     if not common:
         raise InputError(
             f"{_paths(before)} and {_paths(after)} have no runner in common: "
-            f"{_names(rows[0])} against {_names(rows[1])}"
+            + " against ".join(shorten(", ".join(map(ascii, labels)), 500) for labels in rows)
         )
     remarks = list(_remarks(before, after, common))
     (before, left_out), (after, more) = _without_busy(before), _without_busy(after)
     remarks += left_out + more
-    trusted = run_to_run is not None or not any(run.overloaded for run in [*before, *after])
     changes = [_change(label, before, after, run_to_run) for label in common]
-    if not trusted:
+    if run_to_run is None and any(run.overloaded for run in [*before, *after]):
         changes = [replace(change, verdict="unknown", low=None, high=None) for change in changes]
     return Comparison(
         changes=tuple(changes),
@@ -305,8 +260,7 @@ def _change(
             run_to_run = VIRTUAL_RUN_TO_RUN
     change = compare_levels(
         label,
-        [_level(run, label, relative) for run in before],
-        [_level(run, label, relative) for run in after],
+        *([_level(run, label, relative) for run in side] for side in (before, after)),
         run_to_run=run_to_run,
         unit="fastest of each turn over the yardstick" if relative else "tenth percentile",
     )
@@ -334,13 +288,6 @@ def _without_busy(side: Sequence[RecordedRun]) -> tuple[Sequence[RecordedRun], l
         return side, []
     names = ", ".join(str(run.path) for run in side if run.busy)
     return quiet, [f"left out because other load kept the machine busy: {names}"]
-
-
-def _names(labels: Sequence[str]) -> str:
-    more = len(labels) - 8
-    return ", ".join(f"{label!a:.60}" for label in labels[:8]) + (
-        f" and {more} more" if more > 0 else ""
-    )
 
 
 def _paths(side: Sequence[RecordedRun]) -> str:

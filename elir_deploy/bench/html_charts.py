@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,14 +17,13 @@ from elir_deploy.bench.report_text import digits
 from elir_deploy.bench.report_types import Report, RunnerRow, SoakRow
 from elir_deploy.bench.soak import Window
 
-__all__ = ["COLOURS", "MAX_MARKS", "Scale", "latency", "soak", "stages", "throughput"]
+__all__ = ["COLOURS", "MAX_MARKS", "Scale", "latency", "soak", "stages"]
 
 #: Each stands out from a white and from a dark page (contrast above 3 to 1 with both).
 COLOURS = (
     *("#2a7fc1", "#d4652a", "#1f9a70", "#b061a8", "#a38428"),
     *("#2596a8", "#cc4f5f", "#8a6fd1", "#6a9136", "#6f7a8a"),
 )
-_GLYPHS = {"callers": "●", "streams": "■", "batch": "◆", "files": "▲"}
 #: Samples drawn of a runner; of more, as many quantiles.
 MAX_MARKS = 300
 #: Medians that differ by a larger factor are drawn on a logarithmic scale.
@@ -36,9 +35,7 @@ class Scale:
     """From values to percent.
 
     Attributes:
-        low: value at 0 %.
-        high: value at 100 %, above ``low``.
-        logarithmic: with both above 0.
+        low: value at 0 %, above 0 if logarithmic; ``high`` is at 100 %.
     """
 
     low: float
@@ -100,12 +97,11 @@ class Bars:
 
 @dataclass(frozen=True)
 class Line:
-    """Points, and the symbol that each is drawn as."""
+    """Points of a runner."""
 
     colour: str
     points: list[tuple[float, float]]
-    glyph: str = ""
-    dashed: bool = False
+    dashed: bool
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Lines:
-    """Panels above each other with one horizontal axis; the legend is colour, symbol, name."""
+    """Panels above each other over the minutes of a run, and the colours of the runners."""
 
-    title: str
     ticks: list[tuple[float, str]]
     panels: list[Panel]
-    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    colours: dict[str, str]
     kind: str = "lines"
 
 
@@ -163,32 +158,13 @@ def stages(report: Report) -> Bars | None:
     return Bars(dict(zip(names, itertools.cycle(COLOURS), strict=False))) if names else None
 
 
-def throughput(report: Report) -> Lines | None:
-    """Images per second over how many are restored at the same time."""
-    if not report.throughput:
-        return None
-    counts = sorted({load.concurrency for load in report.throughput})
-    across = Scale(counts[0] / 1.2, counts[-1] * 1.2, logarithmic=True)
-    up = Scale(0, 1.05 * max(load.fps for load in report.throughput) or 1)
-    lines: dict[tuple[str, str], Line] = {}
-    for load in sorted(report.throughput, key=lambda load: load.concurrency):
-        line = Line(_colour(report, load.label), [], _GLYPHS[load.way])
-        line = lines.setdefault((load.label, load.way), line)
-        line.points.append((across(load.concurrency), up(load.fps)))
-    return Lines(
-        "concurrency",
-        [(across(count), str(count)) for count in counts],
-        [Panel("FPS", up.ticks, list(lines.values()))],
-        [(line.colour, line.glyph, ", ".join(key)) for key, line in lines.items()],
-    )
-
-
 def soak(report: Report) -> Lines | None:
     """Latency relative to the runner's median, memory and temperature over time."""
     rows = [row for row in report.soak if row.windows]
     if not rows:
         return None
     across = Scale(0, max(row.windows[-1].at_s + row.windows[-1].seconds for row in rows) / 60)
+    colours = {row.label: _colour(report, row.label) for row in rows}
     medians = {row.label: float(np.median([w.p50_s for w in row.windows])) for row in rows}
     fields: dict[str, list[Callable[[SoakRow, Window], float | None]]] = {
         "latency, % of the median (dashed: p99)": [
@@ -200,35 +176,27 @@ def soak(report: Report) -> Lines | None:
     }
     panels = []
     for title, reads in fields.items():
-        curves = [
-            (
-                _colour(report, row.label),
-                [
-                    (across(window.at_s / 60), value)
-                    for window in row.windows
-                    if (value := read(row, window)) is not None
-                ],
-                bool(number),
-            )
+        curves = {
+            (row.label, number): [
+                (across(window.at_s / 60), value)
+                for window in row.windows
+                if (value := read(row, window)) is not None
+            ]
             for row in rows
             for number, read in enumerate(reads)
-        ]
-        values = [value for _, points, _ in curves for _, value in points]
+        }
+        values = [value for points in curves.values() for _, value in points]
         if values:
-            up = _around(values)
-            lines = [Line(c, [(x, up(y)) for x, y in p], "", dashed) for c, p, dashed in curves]
+            margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+            up = Scale(min(values) - margin, max(values) + margin)
+            lines = [
+                Line(colours[label], [(x, up(y)) for x, y in points], number > 0)
+                for (label, number), points in curves.items()
+            ]
             panels.append(Panel(title, up.ticks, lines))
-    legend = [(_colour(report, row.label), "—", row.label) for row in rows]
-    return Lines("minutes", across.ticks, panels, legend)
-
-
-def _around(values: Sequence[float]) -> Scale:
-    margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
-    return Scale(min(values) - margin, max(values) + margin)
+    return Lines(across.ticks, panels, colours)
 
 
 def _colour(report: Report, label: str) -> str:
-    rows: Iterable[str] = (
-        row.label for rows in (report.runners, report.throughput, report.soak) for row in rows
-    )
-    return COLOURS[list(dict.fromkeys(rows)).index(label) % len(COLOURS)]
+    labels = dict.fromkeys(row.label for rows in (report.runners, report.soak) for row in rows)
+    return COLOURS[list(labels).index(label) % len(COLOURS)]

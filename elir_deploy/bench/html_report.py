@@ -29,40 +29,28 @@ from elir_deploy.bench.report_types import Report
 from elir_deploy.errors import MissingDependencyError
 from elir_deploy.text import printable
 
-__all__ = ["Picture", "check_installed", "html"]
+__all__ = ["Picture", "html", "import_jinja"]
 
 #: Template, style and script of the page.
 _FOLDER = Path(__file__).parent / "html"
 #: The table that a chart stands above.
 _CHARTS = {
     "Latency in ms": html_charts.latency,
-    "Throughput": html_charts.throughput,
     "Stages": html_charts.stages,
     "Soak": html_charts.soak,
 }
 
 
-def check_installed() -> None:
-    """Find out before the measurement whether an HTML report can be written.
-
-    Raises:
-        MissingDependencyError: Jinja is not installed.
-    """
-    _jinja()
-
-
 def html(report: Report, pictures: Sequence[Picture] = ()) -> str:
     """The whole page.
 
-    Args:
-        report: of :func:`elir_deploy.bench.report.build_report`.
-        pictures: to compare by eye; embedded as PNG, so they decide about the page's size.
+    Pictures, to compare by eye, are embedded as PNG, so they decide about the page's size.
 
     Raises:
         MissingDependencyError: Jinja is not installed.
         ValueError: a picture is not (H, W, 3) uint8.
     """
-    jinja = _jinja()
+    jinja = import_jinja()
     script = (_FOLDER / "report.js").read_text("utf-8")
     raw = to_json(report).encode()
     environment = jinja.Environment(
@@ -122,7 +110,8 @@ def _policy(script: str) -> str:
     )
 
 
-def _jinja() -> Any:
+def import_jinja() -> Any:
+    """The module ``jinja2``; MissingDependencyError if it is not installed."""
     try:
         return importlib.import_module("jinja2")
     except ImportError:

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.report_types import (
-    Energy,
-    EulerRow,
-    FidelityEntry,
-    LoadRow,
-    ProtocolEntry,
-    Report,
-    RunnerRow,
-    Series,
-    SoakRow,
-    Speedup,
-    StageTime,
-)
+from elir_deploy.bench.report_types import FidelityEntry, ProtocolEntry, Report, Speedup
 from elir_deploy.bench.soak import Trend
-from elir_deploy.bench.statistics import Summary
 from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable
 
 __all__ = ["Table", "digits", "heading", "markdown", "remarks", "tables", "text"]
 
 Cells = tuple[str, ...]
-Rows = list[Cells]
 
 
 @dataclass(frozen=True)
@@ -36,7 +21,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: Rows
+    rows: list[Cells]
 
 
 def text(report: Report) -> str:
@@ -70,52 +55,8 @@ def markdown(report: Report) -> str:
 
 def tables(report: Report) -> list[Table]:
     """Every table that the report has rows for."""
-    runners = report.runners
-    fidelities = {row.label: row.fidelity for row in runners}
-    every: tuple[tuple[str, str, Rows], ...] = (
-        (
-            "Speed",
-            "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms",
-            [_speed(row, row.image) for row in runners if row.image],
-        ),
-        (
-            "Latency in ms",
-            "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max",
-            [(row.label, *_latency(row.image.statistics)) for row in runners if row.image],
-        ),
-        (
-            "Throughput",
-            "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images",
-            [(load.label, *_load(load)) for load in report.throughput],
-        ),
-        (
-            "Stages",
-            "runner|stage|ms|share %|95 %",
-            [(row.label, *_stage(stage)) for row in report.stages for stage in row.stages],
-        ),
-        (
-            "Euler steps",
-            "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M",
-            [(row.label, *_euler(row)) for row in report.steps],
-        ),
-        (
-            "Soak",
-            "runner|s|images|PSNR dB|first p50 ms|last p50 ms|drift %/h [95 %]"
-            "|memory MiB/h [95 %]|max °C",
-            [_soak(row, fidelities.get(row.label)) for row in report.soak if row.windows],
-        ),
-        (
-            "Cold start",
-            "runner|start s|load s|first image s|peak MiB|GPU MiB",
-            [(row.label, *_cold(row.cold)) for row in runners if row.cold],
-        ),
-        (
-            "Energy",
-            "runner|J per image|W",
-            [(row.label, *_energy(row.energy)) for row in runners if row.energy],
-        ),
-    )
-    return [Table(title, tuple(head.split("|")), rows) for title, head, rows in every if rows]
+    filled = ((title, tuple(head.split("|")), list(rows(report))) for title, head, rows in _TABLES)
+    return [Table(title, header, rows) for title, header, rows in filled if rows]
 
 
 # Lines ----------------------------------------------------------------------------------------
@@ -140,8 +81,6 @@ def heading(report: Report) -> list[str]:
         + f"; governor {cpu.governor or 'unknown'}; {device.os}"
     )
     lines += [f"GPU: {gpu.get('name')}, driver {gpu.get('driver_version')}" for gpu in device.gpus]
-    if cpu.instruction_sets:
-        lines.append("instruction sets: " + " ".join(cpu.instruction_sets))
     return [*lines, _protocol(report.protocol)]
 
 
@@ -207,103 +146,137 @@ def _cpu_runners(report: Report) -> Iterator[str]:
 # Rows -----------------------------------------------------------------------------------------
 
 
-def _speed(row: RunnerRow, image: Series) -> Cells:
-    mean, device, runtime = image.statistics.mean, "-", "-"
-    if row.device is not None:
-        inside = row.device.statistics.mean
-        device, runtime = _ms(inside), _ms(mean - inside)
-    return (
-        row.label,
-        digits(image.statistics.fps),
-        _speedup(row.speedup, row.label),
-        _psnr(row.fidelity),
-        device,
-        runtime,
+def _cells(*values: float | str | None, significant: int = 4) -> Cells:
+    """Texts of a row; "-" for what is unknown."""
+    return tuple(
+        "-" if v is None else digits(v, significant) if isinstance(v, float) else str(v)
+        for v in values
     )
 
 
-def _latency(s: Summary) -> Cells:
-    percentiles = (s.minimum, s.p50, s.p90, s.p95, s.p99, s.maximum)
-    return (
-        *(str(s.count), _ms(s.mean), _ms(s.std), f"{100 * s.variation:.1f}"),
-        *map(_ms, percentiles),
-    )
+def _speeds(report: Report) -> Iterator[Cells]:
+    for row in report.runners:
+        if row.image:
+            mean = row.image.statistics.mean
+            device = row.device.statistics.mean if row.device else None
+            yield _cells(
+                *(row.label, row.image.statistics.fps, _speedup(row.speedup, row.label)),
+                *(_psnr(row.fidelity), _ms(device), device and _ms(mean - device)),
+            )
 
 
-def _load(load: LoadRow) -> Cells:
-    return (
-        *(load.way, str(load.concurrency), digits(load.fps)),
-        " / ".join(digits(fps, 3) for fps in load.fps_by_pass),
-        _psnr(load.fidelity),
-        "-" if load.calls is None else _ms(load.calls.statistics.p50),
-        "-" if load.calls is None else _ms(load.calls.statistics.p99),
-        str(load.images),
-    )
+def _latencies(report: Report) -> Iterator[Cells]:
+    for row in report.runners:
+        if row.image:
+            s = row.image.statistics
+            percentiles = map(_ms, (s.minimum, s.p50, s.p90, s.p95, s.p99, s.maximum))
+            scatter = f"{100 * s.variation:.1f}"
+            yield _cells(row.label, s.count, _ms(s.mean), _ms(s.std), scatter, *percentiles)
 
 
-def _stage(stage: StageTime) -> Cells:
-    interval = "-"
-    if stage.low is not None and stage.high is not None:
-        interval = f"[{100 * stage.low:.1f}, {100 * stage.high:.1f}]"
-    return stage.name, _ms(stage.mean_s), f"{100 * stage.share:.1f}", interval
+def _loads(report: Report) -> Iterator[Cells]:
+    for load in report.throughput:
+        calls = load.calls.statistics if load.calls else None
+        middle, late = (_ms(calls.p50), _ms(calls.p99)) if calls else (None, None)
+        passes = " / ".join(digits(fps, 3) for fps in load.fps_by_pass)
+        yield _cells(
+            *(load.label, load.way, load.concurrency, load.fps, passes, _psnr(load.fidelity)),
+            *(middle, late, load.images),
+        )
 
 
-def _euler(row: EulerRow) -> Cells:
-    psnrs = ("-" if db is None else f"{db:.2f}" for db in (row.psnr_db, row.psnr_to_full_db))
-    return str(row.steps), digits(row.fps), _ms(row.mean_s), *psnrs
+def _stages(report: Report) -> Iterator[Cells]:
+    for row in report.stages:
+        for stage in row.stages:
+            interval = None
+            if stage.low is not None and stage.high is not None:
+                interval = f"[{100 * stage.low:.1f}, {100 * stage.high:.1f}]"
+            share = f"{100 * stage.share:.1f}"
+            yield _cells(row.label, stage.name, _ms(stage.mean_s), share, interval)
 
 
-def _soak(soak: SoakRow, fidelity: FidelityEntry | None) -> Cells:
-    windows = soak.windows
-    celsius = [window.celsius for window in windows if window.celsius is not None]
-    return (
-        soak.label,
-        digits(sum(window.seconds for window in windows), 3),
-        str(sum(window.images for window in windows)),
-        *(_psnr(fidelity), _ms(windows[0].p50_s), _ms(windows[-1].p50_s)),
-        *(_trend(soak.drift_percent, 1), _trend(soak.rss_growth_bytes, 2**20)),
-        f"{max(celsius):.0f}" if celsius else "-",
-    )
+def _euler(report: Report) -> Iterator[Cells]:
+    for row in report.steps:
+        psnrs = (db and f"{db:.2f}" for db in (row.psnr_db, row.psnr_to_full_db))
+        yield _cells(row.label, row.steps, row.fps, _ms(row.mean_s), *psnrs)
 
 
-def _cold(cold: ColdStart) -> Cells:
-    times = (digits(s, 3) for s in (cold.import_s, cold.load_s, cold.first_result_s))
-    sizes = (cold.peak_rss_bytes, cold.device_bytes)
-    return *times, *("-" if size is None else f"{size / 2**20:.0f}" for size in sizes)
+def _soaks(report: Report) -> Iterator[Cells]:
+    fidelities = {row.label: row.fidelity for row in report.runners}
+    for soak in report.soak:
+        if windows := soak.windows:
+            seconds = digits(sum(window.seconds for window in windows), 3)
+            celsius = [window.celsius for window in windows if window.celsius is not None]
+            yield _cells(
+                *(soak.label, seconds, sum(window.images for window in windows)),
+                *(_psnr(fidelities.get(soak.label)), _ms(windows[0].p50_s), _ms(windows[-1].p50_s)),
+                *(_trend(soak.drift_percent, 1), _trend(soak.rss_growth_bytes, 2**20)),
+                f"{max(celsius):.0f}" if celsius else None,
+            )
 
 
-def _energy(energy: Energy) -> Cells:
-    watts = "-" if energy.watts is None else digits(energy.watts, 3)
-    return digits(energy.joules_per_image, 3), watts
+def _colds(report: Report) -> Iterator[Cells]:
+    for row in report.runners:
+        if cold := row.cold:
+            sizes = (n and f"{n / 2**20:.0f}" for n in (cold.peak_rss_bytes, cold.device_bytes))
+            times = (cold.import_s, cold.load_s, cold.first_result_s)
+            yield _cells(row.label, *times, *sizes, significant=3)
+
+
+def _energies(report: Report) -> Iterator[Cells]:
+    for row in report.runners:
+        if row.energy:
+            yield _cells(row.label, row.energy.joules_per_image, row.energy.watts, significant=3)
+
+
+#: Title, header, and what yields the rows.
+_TABLES: tuple[tuple[str, str, Callable[[Report], Iterator[Cells]]], ...] = (
+    ("Speed", "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms", _speeds),
+    ("Latency in ms", "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max", _latencies),
+    (
+        "Throughput",
+        "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images",
+        _loads,
+    ),
+    ("Stages", "runner|stage|ms|share %|95 %", _stages),
+    ("Euler steps", "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M", _euler),
+    (
+        "Soak",
+        "runner|s|images|PSNR dB|first p50 ms|last p50 ms|drift %/h [95 %]|memory MiB/h [95 %]"
+        "|max °C",
+        _soaks,
+    ),
+    ("Cold start", "runner|start s|load s|first image s|peak MiB|GPU MiB", _colds),
+    ("Energy", "runner|J per image|W", _energies),
+)
 
 
 # Cells ----------------------------------------------------------------------------------------
 
 
-def _ms(seconds: float) -> str:
-    return digits(1e3 * seconds)
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
-def _trend(trend: Trend | None, unit: float) -> str:
+def _trend(trend: Trend | None, unit: float) -> str | None:
     if trend is None:
-        return "-"
+        return None
     return f"{trend.per_hour / unit:+.1f} [{trend.low / unit:.1f}, {trend.high / unit:.1f}]"
 
 
-def _psnr(fidelity: FidelityEntry | None) -> str:
+def _psnr(fidelity: FidelityEntry | None) -> str | None:
     if fidelity is not None and fidelity.identical:
         return "identical"
-    return "-" if fidelity is None or fidelity.psnr_db is None else f"{fidelity.psnr_db:.1f}"
+    return None if fidelity is None or fidelity.psnr_db is None else f"{fidelity.psnr_db:.1f}"
 
 
 def _speedup(speedup: Speedup | None, label: str) -> str:
     if speedup is None or speedup.over == label:
         return "1"
-    ratio = digits(speedup.ratio.value, 3)
-    low, high = speedup.ratio.low, speedup.ratio.high
-    if low is None or high is None:
-        return f"{ratio} [too few images]"
-    return f"{ratio} [{digits(low, 3)}, {digits(high, 3)}]"
+    ratio = speedup.ratio
+    if ratio.low is None or ratio.high is None:
+        return f"{digits(ratio.value, 3)} [too few images]"
+    return f"{digits(ratio.value, 3)} [{digits(ratio.low, 3)}, {digits(ratio.high, 3)}]"
 
 
 def digits(value: float, significant: int = 4) -> str:

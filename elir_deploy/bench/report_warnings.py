@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from elir_deploy.bench.report_types import Report, RunnerRow, SoakRow
 from elir_deploy.bench.soak import lasting_step
-from elir_deploy.bench.stability import Drift
 from elir_deploy.bench.statistics import STEADY_VARIATION
 
 __all__ = ["BUSY_CORES", "build_warnings"]
@@ -28,16 +27,13 @@ _SHIFT_CAUSE = "the device throttled, or other load started or ended: check cloc
 
 def build_warnings(report: Report) -> list[str]:
     """What makes a run invalid comes first: an interruption, other load, throttling."""
-    warnings = [
+    return [
         *_interruption(report),
         *_disturbances(report),
         *_precision(report),
         *(line for row in report.runners for line in _behaviour(row)),
+        *(line for soak in report.soak for line in _soak(soak)),
     ]
-    for soak in report.soak:
-        if sum(window.seconds for window in soak.windows) >= _MIN_SOAK_S:
-            warnings += _soak(soak)
-    return warnings
 
 
 def _interruption(report: Report) -> Iterator[str]:
@@ -56,17 +52,16 @@ def _interruption(report: Report) -> Iterator[str]:
 
 def _disturbances(report: Report) -> Iterator[str]:
     cores = report.device.cores_busy_elsewhere
-    if cores is not None:
-        others = {
-            "other programs": cores.other_programs,
-            "other virtual machines": cores.stolen,
-        }
-        for name, busy in others.items():
-            if busy > BUSY_CORES:
-                yield (
-                    f"results are unreliable: {name} kept {busy:.2f} cores busy, and background "
-                    "load affects backends differently; measure on an idle machine"
-                )
+    others = (
+        ("other programs", cores.other_programs if cores else 0.0),
+        ("other virtual machines", cores.stolen if cores else 0.0),
+    )
+    for name, busy in others:
+        if busy > BUSY_CORES:
+            yield (
+                f"results are unreliable: {name} kept {busy:.2f} cores busy, and background load "
+                "affects backends differently; measure on an idle machine"
+            )
     for cause in report.device.throttling:
         yield f"results are unreliable: during the run {cause}"
     for problem in report.energy.problems:
@@ -121,7 +116,7 @@ def _behaviour(row: RunnerRow) -> Iterator[str]:
         slower = "slower" if shift.ratio > 1 else "faster"
         yield f"{row.label} was {change:.0%} {slower} from image {shift.at} on: {_SHIFT_CAUSE}"
         return
-    if drift is not None and abs(drift.change) > STEADY_VARIATION and _significant(drift):
+    if drift is not None and abs(drift.change) > STEADY_VARIATION and drift.shown:
         yield (
             f"{row.label} became {_change(drift.change)} during the run: let the device reach its "
             "working temperature first"
@@ -136,14 +131,12 @@ def _behaviour(row: RunnerRow) -> Iterator[str]:
 
 def _soak(soak: SoakRow) -> Iterator[str]:
     """What the run itself showed, nothing extrapolated."""
-    windows = soak.windows
+    windows, drift, growth = soak.windows, soak.drift_percent, soak.rss_growth_bytes
     seconds = sum(window.seconds for window in windows)
+    if seconds < _MIN_SOAK_S:
+        return
     hours = seconds / 3600
-    shift, drift, growth = (
-        lasting_step([window.p50_s for window in windows]),
-        soak.drift_percent,
-        soak.rss_growth_bytes,
-    )
+    shift = lasting_step([window.p50_s for window in windows])
     if shift is not None:
         yield (
             f"{soak.label} was {_change(shift.ratio - 1)} from minute "
@@ -167,10 +160,6 @@ def _soak(soak: SoakRow) -> Iterator[str]:
             f"{soak.label}: memory grows by {growth.per_hour / 2**20:.0f} MiB per hour, which is "
             "more than noise"
         )
-
-
-def _significant(drift: Drift) -> bool:
-    return drift.low > 0 or drift.high < 0
 
 
 def _change(slowdown: float) -> str:

@@ -343,7 +343,7 @@ def _check_outputs(json: Path | None, reports: list[Path]) -> None:
         if places.count(place) > 1:
             raise UsageError(f"{place} is named for two outputs: choose different names")
     if any(path.suffix == ".html" for path in reports):
-        html_report.check_installed()
+        html_report.import_jinja()
 
 
 def _write(values: Report, run: Run, json: Path | None, reports: list[Path]) -> None:

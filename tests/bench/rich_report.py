@@ -194,9 +194,8 @@ def with_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def spread(report: Report, text: str) -> Report:
-    """A report with ``text`` at the end of every string, but of ways, which have symbols."""
-    ways = {load.way for load in report.throughput}
-    return with_text(report, lambda old: old if old in ways else old + text)
+    """A report with ``text`` at the end of every string."""
+    return with_text(report, lambda old: old + text)
 
 
 def renamed(report: Report, names: dict[str, str]) -> Report:

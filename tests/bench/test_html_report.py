@@ -19,7 +19,7 @@ from PIL import Image
 
 from elir_deploy.bench import html_charts, html_report
 from elir_deploy.bench.html_charts import MAX_MARKS
-from elir_deploy.bench.html_report import Picture, check_installed, html
+from elir_deploy.bench.html_report import Picture, html, import_jinja
 from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import digits, remarks, tables
 from elir_deploy.errors import MissingDependencyError
@@ -122,9 +122,7 @@ def test_every_optional_part_is_a_section(rich):
         *("pictures", "remarks", "json"),
     ]
     charts = [attrs["aria-label"] for attrs, _ in page.all("figure") if "aria-label" in attrs]
-    assert charts == [
-        f"chart: {name}" for name in ("Latency in ms", "Throughput", "Stages", "Soak")
-    ]
+    assert charts == [f"chart: {name}" for name in ("Latency in ms", "Stages", "Soak")]
 
 
 @pytest.mark.parametrize("absent", OPTIONAL)
@@ -302,26 +300,10 @@ def test_stages_have_bars_of_their_shares_and_colours(rich):
         assert said == (str(width) if width > 6 else "")
 
 
-def test_throughput_is_drawn_over_concurrency(rich):
-    chart = html_charts.throughput(rich)
-    (panel,) = chart.panels
-    assert [name for _, _, name in chart.legend] == [
-        f"{label}, {way}" for label in ("fast", "small", "a fp32") for way in ("callers", "batch")
-    ]
-    assert {len(line.points) for line in panel.lines} == {4}
-    assert {line.glyph for line in panel.lines} == {"●", "◆"}
-    assert [text for _, text in chart.ticks] == ["1", "2", "4", "8"]
-    gaps = np.diff([at for at, _ in chart.ticks])
-    assert gaps == pytest.approx([gaps[0]] * 3, abs=0.02)  # powers of two
-    assert max(y for line in panel.lines for _, y in line.points) == pytest.approx(95.24, abs=0.01)
-
-
 def test_a_runner_has_one_colour_in_all_charts(rich):
     latency = {strip.label: strip.colour for strip in html_charts.latency(rich).strips}
-    soak = {name: colour for colour, _, name in html_charts.soak(rich).legend}
-    assert soak == {label: latency[label] for label in ("fast", "small")}
-    for colour, _, name in html_charts.throughput(rich).legend:
-        assert colour == latency[name.rpartition(", ")[0]]
+    colours = html_charts.soak(rich).colours
+    assert colours == {label: latency[label] for label in ("fast", "small")}
 
 
 def test_a_soak_is_drawn_over_time(rich):
@@ -342,12 +324,7 @@ def test_a_soak_is_drawn_over_time(rich):
 
 def test_a_report_without_data_has_no_charts(bundle):
     report = replace(plain_report(bundle), runners=[])
-    for chart in (
-        html_charts.latency,
-        html_charts.stages,
-        html_charts.throughput,
-        html_charts.soak,
-    ):
+    for chart in (html_charts.latency, html_charts.stages, html_charts.soak):
         assert chart(report) is None
 
 
@@ -376,7 +353,7 @@ def test_a_picture_of_another_kind_is_refused(wrong):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, bundle):
     report = plain_report(bundle)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    for call in (check_installed, lambda: html(report)):
+    for call in (import_jinja, lambda: html(report)):
         with pytest.raises(
             MissingDependencyError, match=re.escape("'elir-deploy[report]'")
         ) as info:
@@ -385,7 +362,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, bundle):
 
 
 def test_the_package_is_there():
-    check_installed()
+    import_jinja()
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#16191d"])
