@@ -42,8 +42,6 @@ class Conditions:
     """Circumstances of a run.
 
     Attributes:
-        seed: of the images.
-        threads: CPU threads of every runner.
         device: of :func:`elir_deploy.bench.device.describe_device`, and ``affinity``.
         cores_elsewhere: of :meth:`elir_deploy.bench.device.CpuMeter.cores_elsewhere`.
         sensors: ``before``, ``after`` and ``during`` the run, as plain JSON values.
@@ -51,7 +49,6 @@ class Conditions:
         unreadable: sensors that could not be read.
         yardstick: what it is; None: none was measured.
         energy: name of the meter; None: there is none.
-        energy_scope: what the meter covers.
         energy_problems: why its figures are not to be trusted.
         energy_missing: meters that cannot be had, and why.
     """
@@ -75,7 +72,6 @@ class Picture:
     """An image before and after; all arrays are (H, W, 3) uint8 RGB.
 
     Attributes:
-        name: of the image.
         before: the input of the model.
         after: restored images by the label of their runner.
     """
@@ -90,16 +86,10 @@ class Results:
     """What was measured; a protocol fills its part.
 
     Attributes:
-        protocol: that was followed.
         runners: in the order of the rows; the first measured is what others are compared with.
-        complete: whether the run went to its end.
-        fidelities: by label.
-        unavailable: runners that could not be measured.
+        fidelities: by label, as ``colds``, the first starts.
         measurement: of runners in turns.
-        colds: first starts, by label.
-        loads: of the throughput protocol.
         steps: rows of the steps protocol, with the entries of an ``EulerRow``.
-        soaks: of the soak protocol.
         pictures: for a report that shows them.
     """
 
@@ -189,6 +179,11 @@ def _runner(
 ) -> types.RunnerRow:
     image, started = _seconds(samples.image_ns), _seconds(samples.started_ns)
     device = _known(samples.device_ns)
+    speedup = None
+    if reference and reference[1].image_ns:
+        over, first = reference[0], _seconds(reference[1].image_ns)
+        ratio = paired_speedup(first, image, run=results.protocol.block)
+        speedup = types.Speedup(over, _rounded(ratio))
     known = stability.half_width(image) if image else math.inf
     return types.RunnerRow(
         label=runner.label,
@@ -210,10 +205,14 @@ def _runner(
         if image and not results.protocol.images
         else None,
         warmup=warmup,
-        behaviour=_behaviour(image, started),
+        behaviour=types.Behaviour(
+            drift=_rounded(stability.drift(image, started)),
+            level_shift=_rounded(stability.level_shift(image)),
+            two_speeds=_rounded(stability.two_speeds(image)),
+        ),
         cold=_rounded(results.colds.get(runner.label)),
         energy=_energy(samples),
-        speedup=_speedup(*reference, samples, results.protocol.block) if reference else None,
+        speedup=speedup,
     )
 
 
@@ -231,14 +230,6 @@ def _energy(samples: Samples) -> types.Energy | None:
     joules, seconds = sum(joules for joules, _ in known), sum(ns for _, ns in known) / 1e9
     return types.Energy(
         _rounded(joules / len(known)), _rounded(joules / seconds) if seconds else None
-    )
-
-
-def _behaviour(samples: list[float], started: list[float]) -> types.Behaviour:
-    return types.Behaviour(
-        drift=_rounded(stability.drift(samples, started)),
-        level_shift=_rounded(stability.level_shift(samples)),
-        two_speeds=_rounded(stability.two_speeds(samples)),
     )
 
 
@@ -301,13 +292,6 @@ def _soak(soak: Soak) -> types.SoakRow:
 
 def _series(samples: Sequence[float]) -> types.Series | None:
     return types.Series(_rounded(Summary.of(samples)), list(samples)) if samples else None
-
-
-def _speedup(over: str, reference: Samples, other: Samples, block: int) -> types.Speedup | None:
-    if not reference.image_ns:
-        return None
-    ratio = paired_speedup(_seconds(reference.image_ns), _seconds(other.image_ns), run=block)
-    return types.Speedup(over, _rounded(ratio))
 
 
 def _fidelity(fidelity: Fidelity | None) -> types.FidelityEntry | None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from elir_deploy.bench.report_file import RecordedRun
-from elir_deploy.bench.report_types import Report, RunnerRow
+from elir_deploy.bench.report_types import RunnerRow
 from elir_deploy.bench.sensors import State
 
 __all__ = ["Difference", "differences", "quality_differs"]
@@ -42,9 +42,8 @@ class Difference:
     """Something besides the program that is not the same in both files.
 
     Attributes:
-        what: such as ``threads``, or ``onnxruntime fp32: library``.
-        before: in the first file; None where it has none.
-        after: in the second file.
+        what: such as ``threads``, or ``onnxruntime fp32: weights``.
+        before: in the first file, as ``after`` in the second; None where it has none.
     """
 
     what: str
@@ -53,13 +52,7 @@ class Difference:
 
 
 def differences(before: RecordedRun, after: RecordedRun, common: Sequence[str]) -> list[Difference]:
-    """Everything but the samples that is not the same.
-
-    Args:
-        before: the first run.
-        after: the second.
-        common: runners that both have.
-    """
+    """Everything but the samples that is not the same; ``common`` runners are in both."""
     first, second = (dict(_settings(run, common)) for run in (before, after))
     result = [
         Difference(name, first.get(name), second.get(name))
@@ -73,7 +66,11 @@ def differences(before: RecordedRun, after: RecordedRun, common: Sequence[str]) 
         one, other = before.rows[label], after.rows[label]
         if quality_differs(one, other):
             name = f"{label}: PSNR to float32 PyTorch in dB"
-            result.append(Difference(name, _shown_psnr(one), _shown_psnr(other)))
+            shown = (
+                row.fidelity and ("identical" if row.fidelity.identical else row.fidelity.psnr_db)
+                for row in (one, other)
+            )
+            result.append(Difference(name, *shown))
     return result
 
 
@@ -94,12 +91,6 @@ def _psnr(row: RunnerRow) -> float | None:
     return max(0.0, min(fidelity.psnr_db, _ROUNDING_DB))
 
 
-def _shown_psnr(row: RunnerRow) -> float | str | None:
-    if row.fidelity is None:
-        return None
-    return "identical" if row.fidelity.identical else row.fidelity.psnr_db
-
-
 # Settings by name -----------------------------------------------------------------------------
 
 
@@ -114,7 +105,8 @@ def _settings(run: RecordedRun, common: Sequence[str]) -> Iterator[tuple[str, An
     yield from _flat("yardstick", report.yardstick)
     if report.device.sensors is not None:
         yield from _state(report.device.sensors.before)
-    yield from _gpus(report)
+    for number, gpu in enumerate(report.device.gpus):
+        yield from ((f"GPU {number} {name}", gpu.get(name)) for name in _NVIDIA_SMI)
     for label in common:
         row = run.rows[label]
         for name in ("backend", "precision", "library", "weights"):
@@ -144,13 +136,5 @@ def _state(state: State) -> Iterator[tuple[str, Any]]:
             yield f"clock of {clock.name}: {name}", getattr(clock, name)
     yield from _flat("power mode", state.power_mode)
     yield "on battery", state.on_battery
-
-
-def _gpus(report: Report) -> Iterator[tuple[str, Any]]:
-    sensors = report.device.sensors
-    for number, state in enumerate((sensors.before.gpus if sensors else None) or ()):
-        yield from ((f"GPU {number} {name}", getattr(state, name)) for name in _NVML)
-        if not report.device.gpus:
-            yield f"GPU {number} power_limit_watts", state.power_limit_watts
-    for number, gpu in enumerate(report.device.gpus):
-        yield from ((f"GPU {number} {name}", gpu.get(name)) for name in _NVIDIA_SMI)
+    for number, gpu in enumerate(state.gpus or ()):
+        yield from ((f"GPU {number} {name}", getattr(gpu, name)) for name in _NVML)

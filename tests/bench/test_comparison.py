@@ -320,7 +320,7 @@ def with_state(values):
     """As from a laptop, or a Jetson."""
     core = Core(0, 3000.0, "powersave", "performance")
     state = State(
-        cpu=CpuState((core, core), 1800.0, 2900.0, True, True),
+        cpu=CpuState((core, core), 1800.0, True, True),
         counters={},
         temperatures={"cpu": 50.0},
         cooling={},
@@ -387,11 +387,8 @@ def test_what_nvidia_smi_tells_is_not_reported_twice(compared):
     state = after["device"]["sensors"]["before"]["gpus"][0]
     state["power_limit_watts"] = 60.0
     assert compared(before, after).differences == ()
-    for side in (before, after):
-        side["device"]["gpus"] = []
-    assert [d.what for d in compared(before, after).differences] == ["GPU 0 power_limit_watts"]
     state["application_sm_mhz"] = 900
-    assert "GPU 0 application_sm_mhz" in [d.what for d in compared(before, after).differences]
+    assert [d.what for d in compared(before, after).differences] == ["GPU 0 application_sm_mhz"]
 
 
 def psnr(value):

@@ -1,9 +1,7 @@
-"""The processor: its settings, and its clock under load."""
+"""The processor and its settings."""
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass
 
 from elir_deploy.bench.sensors.files import Tree, cpu_list, query_psutil, whole_number
@@ -37,19 +35,16 @@ class Core:
 
 @dataclass(frozen=True)
 class CpuState:
-    """The processor at one moment.
+    """The processor at one moment, and its cores online.
 
     Attributes:
-        cores: those online.
         mhz: mean clock of all cores, by psutil; nominal in a virtual machine.
-        busy_mhz: clock of one core kept busy; None if none was.
         boost: whether clocks above the base clock are allowed.
         smt_active: whether physical cores run more than one thread.
     """
 
     cores: tuple[Core, ...]
     mhz: float | None
-    busy_mhz: float | None
     boost: bool | None
     smt_active: bool | None
 
@@ -64,9 +59,8 @@ class CpuState:
         return ", ".join(sorted({c.preference for c in self.cores if c.preference})) or None
 
 
-def read_cpu(tree: Tree, spin_seconds: float = 0.0) -> CpuState:
-    """The processor's state, with the clock of a core after ``spin_seconds`` of load."""
-    busy_mhz = _busy_clock(tree, spin_seconds) if spin_seconds > 0 else None
+def read_cpu(tree: Tree) -> CpuState:
+    """The processor's state."""
     no_turbo = tree.flag(f"{CPUS}/intel_pstate/no_turbo")
     # One switch for all cores, or one for each policy (amd-pstate).
     switches = (tree.flag(f"{CPUS}/{part}/boost") for part in ("cpufreq", "cpu0/cpufreq"))
@@ -82,34 +76,9 @@ def read_cpu(tree: Tree, spin_seconds: float = 0.0) -> CpuState:
             for number in cpu_list(tree.text(f"{CPUS}/online"))
         ),
         mhz=round(getattr(query_psutil("cpu_freq"), "current", 0.0), 1) or None,
-        busy_mhz=busy_mhz,
         boost=boost if no_turbo is None else not no_turbo,
         smt_active=tree.flag(f"{CPUS}/smt/active"),
     )
-
-
-def _busy_clock(tree: Tree, seconds: float) -> float | None:
-    """Clock in MHz of the fastest core this thread may use, after keeping it busy."""
-
-    def highest(core: int) -> int:
-        return tree.integer(f"{CPUS}/cpu{core}/cpufreq/cpuinfo_max_freq") or 0
-
-    try:
-        allowed = os.sched_getaffinity(0)
-        core = max(sorted(allowed), key=highest)
-        os.sched_setaffinity(0, {core})
-    except (AttributeError, OSError):  # not on Linux, or not permitted
-        return None
-    try:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-        # The first is measured, but not everywhere; the second may be what was requested
-        # (Documentation/admin-guide/pm/cpufreq.rst).
-        files = (f"{CPUS}/cpu{core}/cpufreq/{n}" for n in ("cpuinfo_avg_freq", "scaling_cur_freq"))
-        return next((mhz for file in files if (mhz := tree.scaled(file, 1e-3))), None)
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def cpu_entries(tree: Tree) -> list[dict[str, str]]:

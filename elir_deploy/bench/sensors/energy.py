@@ -22,8 +22,7 @@ __all__ = ["EnergyMeter", "PowerSource", "Source"]
 #: Between two readings of a counter. Intel's starts again after 65 kJ (2**32 times 15.3 uJ) or
 #: more, which takes a minute at 1 kW.
 COUNTER_SECONDS = 10.0
-#: Between two samples of a power. Sensors average over about as long, or longer; a sample takes
-#: some 0.1 ms of CPU time.
+#: Between two samples of a power; sensors average over about as long, or longer.
 SAMPLE_SECONDS = 0.1
 #: A power is unknown if its samples are further apart.
 LONGEST_GAP_SECONDS = 1.0
@@ -38,8 +37,7 @@ class Source:
     """Energy that one part of the machine used since the source was created, from a counter.
 
     Args:
-        name: of the sensor, for people.
-        scope: the part, for people.
+        name: of the sensor; ``scope`` is the part of the machine.
         read: returns the counter; None if that failed.
         unit: joules of one count.
         wraps_at: where it starts again; None: it does not, and a fall is a driver's restart.
@@ -63,7 +61,6 @@ class Source:
         self._wraps_at = wraps_at or 0.0
         self._last = read()
         self._failed = self._restarted = False
-        self._lock = threading.Lock()
 
     @property
     def problem(self) -> str | None:
@@ -75,17 +72,16 @@ class Source:
 
     def update(self) -> None:
         """Add what was used since the last update."""
-        with self._lock:
-            value = self._read()
-            self._failed = value is None
-            if value is None:
-                return
-            step = 0.0 if self._last is None else value - self._last
-            if step < 0:
-                step += self._wraps_at
-            self._restarted = self._restarted or step < 0
-            self.joules += max(0.0, step) * self._unit
-            self._last = value
+        value = self._read()
+        self._failed = value is None
+        if value is None:
+            return
+        step = 0.0 if self._last is None else value - self._last
+        if step < 0:
+            step += self._wraps_at
+        self._restarted = self._restarted or step < 0
+        self.joules += max(0.0, step) * self._unit
+        self._last = value
 
 
 class PowerSource(Source):
@@ -105,14 +101,13 @@ class PowerSource(Source):
         return f"{self.name} could not be read for {self._longest_gap:.1f} s"
 
     def update(self) -> None:
-        with self._lock:
-            watts, now = self._read(), monotonic()
-            elapsed = now - self._at
-            self._longest_gap = max(self._longest_gap, elapsed)
-            if watts is not None:
-                before = watts if self._last is None else self._last
-                self.joules += (before + watts) / 2 * elapsed
-                self._last, self._at = watts, now
+        watts, now = self._read(), monotonic()
+        elapsed = now - self._at
+        self._longest_gap = max(self._longest_gap, elapsed)
+        if watts is not None:
+            before = watts if self._last is None else self._last
+            self.joules += (before + watts) / 2 * elapsed
+            self._last, self._at = watts, now
 
 
 class EnergyMeter:
@@ -124,6 +119,7 @@ class EnergyMeter:
 
     def __init__(self, sources: Sequence[Source], *, thread: bool = True) -> None:
         self.sources = tuple(sources)
+        self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if thread:
@@ -156,9 +152,10 @@ class EnergyMeter:
 
     def read(self) -> float:
         """Joules since the meter was created; it never falls. Some 20 us a source."""
-        for source in self.sources:
-            source.update()
-        return sum(source.joules for source in self.sources)
+        with self._lock:
+            for source in self.sources:
+                source.update()
+            return sum(source.joules for source in self.sources)
 
     def problems(self) -> tuple[str, ...]:
         """Why the sum is unreliable; empty if it is not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ from elir_deploy.bench.sensors.nvml import SLOWDOWNS, GpuState, Nvml, has_nvidia
 
 __all__ = ["State", "read_state", "throttled_between"]
 
-#: How long a core is kept busy before its clock is read. Kernels average it over a tick or less
-#: (10 ms at most), and governors raise an idle core's clock within some ticks.
-SPIN_SECONDS = 0.05
 #: A clock has fallen if less than this fraction of it remains. Boost depends on temperature and
 #: moves by a few steps of 25 to 100 MHz, a few percent; throttling takes more.
 _FALLEN = 0.9
+_SUPPLIES = {True: "battery", False: "mains", None: None}
 #: A GPU slowed down for less than one step of its driver's counters was not.
 _LEAST_SLOWED_S = 0.001
 
@@ -33,7 +31,6 @@ class State:
         counters: throttling events, and milliseconds, since the system started.
         temperatures: degrees Celsius by sensor.
         cooling: state of each device that the kernel slows down when it is hot; 0: not slowed.
-        gpus: NVIDIA's; None without NVML.
         unreadable: where no throttling seen does not mean that none occurred.
     """
 
@@ -52,18 +49,11 @@ class State:
         return asdict(self)
 
 
-def read_state(
-    nvml: Nvml, root: Path = ROOT, *, quick: bool = False, spin_seconds: float = SPIN_SECONDS
-) -> State:
-    """Read all sensors.
-
-    One core is kept busy first, so that its clocks before and after a run are comparable. A limit
-    that holds only while all cores are busy shows in counters, not there. ``quick``, for between
-    turns, keeps none busy and does not run nvpmodel.
-    """
+def read_state(nvml: Nvml, root: Path = ROOT, *, quick: bool = False) -> State:
+    """Read all sensors; ``quick``, for between turns, does not run nvpmodel."""
     tree = Tree(root)
     gpus = nvml.states()  # first: GPUs calm down within milliseconds
-    cpu = read_cpu(tree, 0.0 if quick else spin_seconds)
+    cpu = read_cpu(tree)
     state = State(
         cpu=cpu,
         counters=board.read_counters(tree, [core.number for core in cpu.cores]),
@@ -83,12 +73,14 @@ def throttled_between(before: State, after: State, *, loaded: bool = True) -> li
 
     Between turns (not ``loaded``), a GPU's low clock may be that of idleness.
     """
+    gpus = {gpu.uuid or gpu.index: gpu for gpu in before.gpus or ()}
+    pairs = [(gpus.get(gpu.uuid or gpu.index), gpu) for gpu in after.gpus or ()]
     return [
         *_counted(before, after),
         *_cooling(before, after),
         *_cpu_clocks(before.cpu, after.cpu),
         *_device_clocks(before, after),
-        *_gpus(before, after, loaded),
+        *(line for old, new in pairs if old for line in _gpu(old, new, loaded)),
         *_settings(before, after),
     ]
 
@@ -118,8 +110,6 @@ def _cpu_clocks(before: CpuState, after: CpuState) -> Iterator[str]:
         new, old = min(lowered)
         where = f"{len(lowered)} of {len(pairs)} cores"
         yield f"the highest clock allowed fell from {old:.0f} to {new:.0f} MHz (on {where})"
-    if _fell(before.busy_mhz, after.busy_mhz):
-        yield f"the processor's clock fell from {before.busy_mhz:.0f} to {after.busy_mhz:.0f} MHz"
 
 
 def _device_clocks(before: State, after: State) -> Iterator[str]:
@@ -133,13 +123,6 @@ def _device_clocks(before: State, after: State) -> Iterator[str]:
         elif new.min_mhz == new.max_mhz and _fell(new.max_mhz, new.now_mhz):
             change = f"fell to {new.now_mhz:.0f} MHz"
             yield f"the clock of {new.name}, fixed at {new.max_mhz:.0f} MHz, {change}"
-
-
-def _gpus(before: State, after: State, loaded: bool) -> Iterator[str]:
-    earlier = {gpu.uuid or gpu.index: gpu for gpu in before.gpus or ()}
-    for gpu in after.gpus or ():
-        if old := earlier.get(gpu.uuid or gpu.index):
-            yield from _gpu(old, gpu, loaded)
 
 
 def _gpu(before: GpuState, after: GpuState, loaded: bool) -> Iterator[str]:
@@ -171,51 +154,36 @@ def _gpu(before: GpuState, after: GpuState, loaded: bool) -> Iterator[str]:
 
 
 def _settings(before: State, after: State) -> Iterator[str]:
-    old, new = _named_settings(before), _named_settings(after)
-    for name in old:
-        if old[name] is not None and new[name] is not None and old[name] != new[name]:
-            yield f"{name} changed from {old[name]} to {new[name]}"
-
-
-def _named_settings(state: State) -> dict[str, str | None]:
-    return {
-        "the governor": state.cpu.governors,
-        "the energy preference": state.cpu.preferences,
-        "boost": {True: "on", False: "off", None: None}[state.cpu.boost],
-        "the power mode": state.power_mode.nvpmodel,
-        "the platform profile": state.power_mode.platform_profile,
-        "the power supply": {True: "battery", False: "mains", None: None}[state.on_battery],
+    settings: dict[str, Callable[[State], str | None]] = {
+        "the governor": lambda state: state.cpu.governors,
+        "the energy preference": lambda state: state.cpu.preferences,
+        "boost": lambda state: {True: "on", False: "off", None: None}[state.cpu.boost],
+        "the power mode": lambda state: state.power_mode.nvpmodel,
+        "the platform profile": lambda state: state.power_mode.platform_profile,
+        "the power supply": lambda state: _SUPPLIES[state.on_battery],
     }
+    for name, read in settings.items():
+        old, new = read(before), read(after)
+        if old is not None and new is not None and old != new:
+            yield f"{name} changed from {old} to {new}"
 
 
 def _unreadable(state: State, tree: Tree, nvml: Nvml) -> Iterator[str]:
     cpu, jetson = state.cpu, board.is_jetson(tree)
-    x86 = x86_flags(tree) is not None
     if is_virtual(tree):
         yield "the host's clocks, temperatures and throttling: this is a virtual machine"
     if query_psutil("cpu_count") is None:
         yield f"the mean clock, memory, and mains or battery: {PSUTIL_MISSING}"
     elif not cpu.mhz:
         yield "the processor's clock"
-    if not cpu.governors:
-        yield "the processor's governor: no cpufreq"
-    if x86 and cpu.boost is None:
-        yield "whether the processor may boost"
-    if x86 and not state.counters:
-        yield "the processor's throttling: no cpu*/thermal_throttle counters"
-    if not x86 and not state.cooling and not state.counters:
-        yield "the processor's throttling: no cooling device"
-    if not state.temperatures:
-        yield "temperatures: no sensor"
+    if not state.counters and (x86_flags(tree) is not None or not state.cooling):
+        yield "the processor's throttling: no counters and no cooling device"
     if jetson and state.power_mode.nvpmodel is None:
         yield "the power mode: nvpmodel gave no answer"
     if jetson and not state.device_clocks:
         yield "the GPU's clock: no devfreq device"
     if not jetson and state.gpus is None and has_nvidia_driver(tree):
         yield f"the GPU: {nvml.reason}"
-    for gpu in () if jetson else state.gpus or ():
-        if gpu.reasons is None and gpu.slowed_seconds is None:
-            yield f"why GPU {gpu.index} was slowed down: its driver does not report it"
 
 
 def _fell(before: float | None, after: float | None) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 import pytest
 
 from elir_deploy.bench.sensors.cpu import Core, is_virtual, read_cpu
@@ -19,7 +16,7 @@ def test_desktop(tmp_path):
     assert cpu.cores[2] == Core(2, 5000, "performance", "performance")
     assert (cpu.governors, cpu.preferences) == ("performance", "performance")
     assert (cpu.boost, cpu.smt_active) == (True, True)
-    assert (cpu.mhz, cpu.busy_mhz) == (2400, None)
+    assert cpu.mhz == 2400
 
 
 def test_laptop(tmp_path):
@@ -103,42 +100,3 @@ def test_processors_that_are_switched_off_are_left_out(tmp_path):
 def test_a_clock_that_is_unknown(tmp_path, psutil):
     psutil.mhz = 0.0
     assert read_cpu(Tree(tmp_path)).mhz is None
-
-
-@pytest.fixture
-def affinity(monkeypatch):
-    """The calls that pin the thread; it may use cores 0, 2 and 5."""
-    calls = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5})
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(set(cores)))
-    return calls
-
-
-def test_the_clock_is_that_of_the_fastest_core_kept_busy(tmp_path, affinity):
-    trees.desktop_intel(tmp_path)
-    began = time.thread_time()
-    # Of the cores 0, 2 and 5 number 2 has the highest clock.
-    assert read_cpu(Tree(tmp_path), 0.2).busy_mhz == 4987.655
-    # Busy, if only for its share of a busy machine, and not asleep.
-    assert time.thread_time() - began > 0.01
-    assert affinity == [{2}, {0, 2, 5}]
-
-
-def test_a_measured_clock_is_preferred_to_a_requested_one(tmp_path, affinity):
-    trees.desktop_intel(tmp_path)
-    plant(tmp_path, {f"{CPUS}/cpu2/cpufreq/cpuinfo_avg_freq": 3_100_000})
-    assert read_cpu(Tree(tmp_path), 0.001).busy_mhz == 3100
-
-
-def test_no_clock_without_permission_to_pin(tmp_path, affinity, monkeypatch):
-    def refuse(pid, cores):
-        raise PermissionError
-
-    monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    assert read_cpu(Tree(trees.desktop_intel(tmp_path)), 0.001).busy_mhz is None
-
-
-def test_this_thread_may_use_the_same_cores_afterwards():
-    before = os.sched_getaffinity(0)
-    read_cpu(Tree(), 0.001)
-    assert os.sched_getaffinity(0) == before
