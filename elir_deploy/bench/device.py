@@ -47,10 +47,7 @@ def describe_device(root: Path = ROOT) -> dict[str, Any]:
     return {
         "machine": tree.text("proc/device-tree/model"),
         "cpu": {
-            "model": entry.get("model name")
-            or entry.get("CPU part")
-            or platform.processor()
-            or None,
+            "model": entry.get("model name", entry.get("CPU part", platform.processor())) or None,
             "physical_cores": query_psutil("cpu_count", logical=False),
             "cache": entry.get("cache size"),
             "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
@@ -106,13 +103,9 @@ class CpuMeter:
         self._before = self._read()
 
     def cores_elsewhere(self, seconds: float) -> dict[str, float] | None:
-        """Cores that others kept busy on average.
+        """Cores that others kept busy on average in the ``seconds`` since construction.
 
-        Args:
-            seconds: since construction.
-
-        Returns:
-            ``other_programs`` and ``stolen`` by the hypervisor; None if the system does not tell.
+        ``other_programs`` and ``stolen`` by the hypervisor; None if the system does not tell.
         """
         before, after = self._before, self._read()
         if before is None or after is None or seconds <= 0:

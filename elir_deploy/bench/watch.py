@@ -20,8 +20,7 @@ class Watch:
         before: the state when the watch began; ``after`` is that at :meth:`finish`.
         during: readings in between, as plain JSON values.
         throttling: sentences on what slowed the machine down, after :meth:`finish`.
-        meter: of energy; None if nothing measures it.
-        missing_meters: what is not metered, with the reason and a remedy.
+        meter: of energy, or None; ``missing_meters`` has the reasons and remedies.
     """
 
     def __init__(self) -> None:
