@@ -51,17 +51,11 @@ class Summary:
         values = np.asarray(samples, dtype=np.float64)
         if not values.size:
             raise UsageError("no samples to summarize: measure at least one image")
-        p50, p90, p95, p99 = (float(p) for p in np.percentile(values, (50, 90, 95, 99)))
         return cls(
-            count=values.size,
-            mean=float(values.mean()),
-            std=float(values.std(ddof=1)) if values.size > 1 else 0.0,
-            minimum=float(values.min()),
-            p50=p50,
-            p90=p90,
-            p95=p95,
-            p99=p99,
-            maximum=float(values.max()),
+            values.size,
+            float(values.mean()),
+            float(values.std(ddof=1)) if values.size > 1 else 0.0,
+            *map(float, np.percentile(values, (0, 50, 90, 95, 99, 100))),
         )
 
     @property
