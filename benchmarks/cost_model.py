@@ -131,7 +131,7 @@ def paper_table(fitted: float) -> str:
             speed.architecture, image_size=speed.image_size, steps=speed.steps
         )
         bare = predict(layers, CARD)
-        told = predict(layers, CARD, launch_seconds=fitted)
+        told = predict(layers, replace(CARD, launch_seconds=fitted))
         rows.append(
             [
                 f"{speed.source}: {speed.title}" + " (assumed)" * bool(speed.assumed),
@@ -160,7 +160,9 @@ def worst_error(fitted: float) -> float:
         layers = eager_model_layers(
             speed.architecture, image_size=speed.image_size, steps=speed.steps
         )
-        errors.append(abs(predict(layers, CARD, launch_seconds=fitted).fps / speed.fps - 1))
+        errors.append(
+            abs(predict(layers, replace(CARD, launch_seconds=fitted)).fps / speed.fps - 1)
+        )
     return max(errors)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def fit_launch_seconds(layers: Sequence[Layer], device: Device, seconds: float) 
     Raises:
         ValueError: ``seconds`` is less than the time without any launches.
     """
-    least = predict(layers, device, launch_seconds=0).seconds
+    least = predict(layers, replace(device, launch_seconds=0)).seconds
     if seconds < least:
         raise ValueError(
             f"{seconds * 1e3:.3g} ms is less than the {least * 1e3:.3g} ms that {device.name} "
@@ -117,7 +118,7 @@ def fit_launch_seconds(layers: Sequence[Layer], device: Device, seconds: float) 
     low, high = 0.0, seconds
     for _ in range(60):  # the time grows with the launch time: bisect down to rounding
         middle = (low + high) / 2
-        if predict(layers, device, launch_seconds=middle).seconds < seconds:
+        if predict(layers, replace(device, launch_seconds=middle)).seconds < seconds:
             low = middle
         else:
             high = middle

@@ -24,12 +24,7 @@ def with_batch(bundle: Bundle, precision: str, batch: int, folder: Path) -> Bund
     """The same bundle for ``batch`` images in one run, with the same noise for each.
 
     Its sessions take arrays of that many images; a :class:`~elir_deploy.runtime.Restorer` does not.
-
-    Args:
-        bundle: with any stages.
-        precision: in which it will run.
-        batch: images in one run.
-        folder: of the new graphs; must exist.
+    Its graphs are written to ``folder``, which must exist.
 
     Raises:
         UnavailableError: there are no ONNX files to change.
@@ -52,8 +47,7 @@ def with_batch(bundle: Bundle, precision: str, batch: int, folder: Path) -> Bund
         _widen(model, batch)
         path = folder / artifact.file
         path.write_bytes(model.SerializeToString())
-        size = path.stat().st_size
-        artifact = structs.replace(artifact, sha256=file_sha256(path), bytes=size)
+        artifact = structs.replace(artifact, sha256=file_sha256(path), bytes=path.stat().st_size)
         stages.append(Stage(stage.name, widened(stage.input), widened(stage.output), (artifact,)))
     (shape,) = bundle.manifest.shapes
     # Without references and verification: these are not the files that were verified.

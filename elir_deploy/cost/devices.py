@@ -7,6 +7,7 @@ per SM and clock. For this machine's CPU they are measured.
 from __future__ import annotations
 
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ __all__ = ["CPU", "DEVICES", "Device", "measure_cpu"]
 
 #: Name of this machine's CPU, whose rates :func:`measure_cpu` measures.
 CPU = "cpu"
+#: Side of the matrices that :func:`measure_cpu` multiplies, size of the array that it copies (well
+#: above what caches hold), and timed runs of each.
+_SIDE, _MEGABYTES, _REPEATS = 3072, 256, 5
 
 
 @dataclass(frozen=True)
@@ -59,61 +63,27 @@ _TURING_PAPER = (
     "boost, 13.4 TFLOPS FP32, 53.8 FP16 tensor TFLOPS with FP32 accumulation (107.6 with FP16), "
     "215.2 INT8 tensor TOPS, 616 GB/s"
 )
-_AGX_BRIEF = (
-    "NVIDIA Jetson AGX Orin Series technical brief (v1.2): {} INT8 tensor TOPS of the GPU with "
-    "sparsity, twice the dense rate here, {} CUDA cores at {} MHz, 204.8 GB/s; the DLAs left out"
-)
-_NX_SHEET = (
-    "NVIDIA Jetson Orin NX Series data sheet: {} INT8 TOPS with sparsity, {} of them the DLAs', "
-    "which are left out; 1024 CUDA cores at {} MHz, 102.4 GB/s"
-)
-_NANO_SHEET = (
-    "NVIDIA Jetson Orin Nano Series data sheet: {} dense INT8 TOPS, {} CUDA cores at 625 MHz, "
-    "{} GB/s"
-)
-_SUPER_BLOG = (
+_AGX = "NVIDIA Jetson AGX Orin Series technical brief (v1.2), without the DLAs"
+_NX = "NVIDIA Jetson Orin NX Series data sheet, without the DLAs"
+_NANO = "NVIDIA Jetson Orin Nano Series data sheet"
+_SUPER = (
     "NVIDIA technical blog, 'JetPack 6.2 Brings Super Mode to Jetson Orin Nano and Jetson Orin NX "
-    "Modules' (2025): {} INT8 TOPS with sparsity, GPU at {} MHz, {} GB/s"
+    "Modules' (2025), without the DLAs"
 )
-
 
 #: Title, operations of an SM per clock, SMs, clock in MHz, bandwidth in GB/s, source.
 _GPUS: dict[str, tuple[str, Mapping[str, int], int, int, float, str]] = {
     "rtx2080ti": ("GeForce RTX 2080 Ti", _TURING_GEFORCE, 68, 1545, 616, _TURING_PAPER),
-    "orin-nano-4gb": (
-        *("Jetson Orin Nano 4GB", _ORIN, 4, 625, 34),
-        _NANO_SHEET.format(10, 512, 34),
-    ),
-    "orin-nano-8gb": (
-        *("Jetson Orin Nano 8GB", _ORIN, 8, 625, 68),
-        _NANO_SHEET.format(20, 1024, 68),
-    ),
-    "orin-nano-4gb-super": (
-        *("Jetson Orin Nano 4GB Super", _ORIN, 4, 1020, 51),
-        _SUPER_BLOG.format(34, 1020, 51),
-    ),
-    "orin-nano-8gb-super": (
-        *("Jetson Orin Nano 8GB Super", _ORIN, 8, 1020, 102),
-        _SUPER_BLOG.format(67, 1020, 102),
-    ),
-    "orin-nx-8gb": ("Jetson Orin NX 8GB", _ORIN, 8, 765, 102.4, _NX_SHEET.format(70, 20, 765)),
-    "orin-nx-16gb": ("Jetson Orin NX 16GB", _ORIN, 8, 918, 102.4, _NX_SHEET.format(100, 40, 918)),
-    "orin-nx-8gb-super": (
-        *("Jetson Orin NX 8GB Super", _ORIN, 8, 1173, 102.4),
-        _SUPER_BLOG.format("117 (40 of them the DLA's)", 1173, 102.4),
-    ),
-    "orin-nx-16gb-super": (
-        *("Jetson Orin NX 16GB Super", _ORIN, 8, 1173, 102.4),
-        _SUPER_BLOG.format("157 (80 of them the DLAs')", 1173, 102.4),
-    ),
-    "agx-orin-32gb": (
-        *("Jetson AGX Orin 32GB", _ORIN, 14, 930, 204.8),
-        _AGX_BRIEF.format(108, 1792, 930),
-    ),
-    "agx-orin-64gb": (
-        *("Jetson AGX Orin 64GB", _ORIN, 16, 1300, 204.8),
-        _AGX_BRIEF.format(170, 2048, 1300),
-    ),
+    "orin-nano-4gb": ("Jetson Orin Nano 4GB", _ORIN, 4, 625, 34, _NANO),
+    "orin-nano-8gb": ("Jetson Orin Nano 8GB", _ORIN, 8, 625, 68, _NANO),
+    "orin-nano-4gb-super": ("Jetson Orin Nano 4GB Super", _ORIN, 4, 1020, 51, _SUPER),
+    "orin-nano-8gb-super": ("Jetson Orin Nano 8GB Super", _ORIN, 8, 1020, 102, _SUPER),
+    "orin-nx-8gb": ("Jetson Orin NX 8GB", _ORIN, 8, 765, 102.4, _NX),
+    "orin-nx-16gb": ("Jetson Orin NX 16GB", _ORIN, 8, 918, 102.4, _NX),
+    "orin-nx-8gb-super": ("Jetson Orin NX 8GB Super", _ORIN, 8, 1173, 102.4, _SUPER),
+    "orin-nx-16gb-super": ("Jetson Orin NX 16GB Super", _ORIN, 8, 1173, 102.4, _SUPER),
+    "agx-orin-32gb": ("Jetson AGX Orin 32GB", _ORIN, 14, 930, 204.8, _AGX),
+    "agx-orin-64gb": ("Jetson AGX Orin 64GB", _ORIN, 16, 1300, 204.8, _AGX),
 }
 #: By name, without this machine's CPU.
 DEVICES: dict[str, Device] = {
@@ -129,9 +99,7 @@ DEVICES: dict[str, Device] = {
 }
 
 
-def measure_cpu(
-    cores: int, model: str, *, side: int = 3072, megabytes: int = 256, repeats: int = 5
-) -> Device:
+def measure_cpu(cores: int, model: str) -> Device:
     """The roofline of this machine's CPU: its fastest float32 product and its fastest copy.
 
     Only float32: numpy has no faster product of smaller types. Takes two to three seconds.
@@ -139,39 +107,27 @@ def measure_cpu(
     Args:
         cores: that copy at the same time.
         model: name of the processor.
-        side: of the square matrices multiplied.
-        megabytes: of the array copied, well above what caches hold.
-        repeats: timed runs of each after one to warm up; the fastest counts.
     """
     rng = np.random.default_rng(0)
-    left, right = rng.random((2, side, side), dtype=np.float32)
+    left, right = rng.random((2, _SIDE, _SIDE), dtype=np.float32)
     product = np.empty_like(left)
-    multiply = _fastest(lambda: np.matmul(left, right, out=product), repeats)
+    multiply = _fastest(lambda: np.matmul(left, right, out=product))
 
-    pieces = np.ones((cores, megabytes * 2**20 // 4 // cores), dtype=np.float32)
+    pieces = np.ones((cores, _MEGABYTES * 2**20 // 4 // cores), dtype=np.float32)
     copies = np.empty_like(pieces)
     with ThreadPoolExecutor(cores) as pool:  # numpy copies without the interpreter lock
-
-        def copy_all() -> None:
-            list(pool.map(np.copyto, copies, pieces))
-
-        copy = _fastest(copy_all, repeats)
+        copy = _fastest(lambda: list(pool.map(np.copyto, copies, pieces)))
     return Device(
         CPU,
         f"{model}, {cores} cores",
-        {"fp32": 2 * side**3 / multiply},
+        {"fp32": 2 * _SIDE**3 / multiply},
         2 * pieces.nbytes / copy,
         0.0,
-        f"measured here: numpy, float32 product of {side}x{side}, copy of {megabytes} MiB",
+        f"measured here: numpy, float32 product of {_SIDE}x{_SIDE}, copy of {_MEGABYTES} MiB",
     )
 
 
-def _fastest(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of ``repeats`` runs, after one to warm up."""
+def _fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest run, after one to warm up."""
     run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(timeit.repeat(run, timer=time.perf_counter, number=1, repeat=_REPEATS))

@@ -11,6 +11,7 @@ engines avoid a few of them. Reshapes cost nothing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +46,7 @@ _EIGHT_BITS = {"INT8", "UINT8"}
 def graph_artifact(stage: Stage, precision: str) -> Artifact | None:
     """The ONNX file that runs a stage in ``precision``; None where there is none."""
     required = ("onnx", file_precision(precision), None)
-    for artifact in stage.artifacts:
-        if (artifact.kind, artifact.precision, artifact.target) == required:
-            return artifact
-    return None
+    return next((a for a in stage.artifacts if (a.kind, a.precision, a.target) == required), None)
 
 
 def graph_precisions(bundle: Bundle) -> list[str]:
@@ -150,31 +148,29 @@ class _Kernels:
                 self._stored[node.output[0]] = self._as_stored(node.input[0])
             else:
                 self._add(node)
-        readers: dict[str, set[int]] = {}
+        readers = defaultdict[str, set[int]](set)
         for index, kernel in enumerate(self._kernels):
             for name in kernel.inputs:
-                readers.setdefault(name, set()).add(index)
+                readers[name].add(index)
         results = {self._as_stored(name) for name in self._tensors.outputs}
-        layers = []
+        layers, size = [], self._tensors.nbytes
         for index, kernel in enumerate(self._kernels):
-            written = [n for n in kernel.outputs if n in results or readers.get(n, set()) - {index}]
-            part = stage_of(kernel.nodes[0].name) or part  # inserted nodes have no scope
-            layers.append(self._layer(kernel, part, written))
+            written = [n for n in kernel.outputs if n in results or readers[n] - {index}]
+            head = kernel.nodes[0]
+            part = stage_of(head.name) or part  # inserted nodes have no scope
+            layers.append(
+                Layer(
+                    name=head.name or head.output[0],
+                    operators="+".join(node.op_type for node in kernel.nodes),
+                    part=part,
+                    precision=kernel.precision,
+                    macs=kernel.macs,
+                    other_flops=kernel.other_flops,
+                    bytes_read=sum(map(size, kernel.inputs - kernel.outputs)) + kernel.reread_bytes,
+                    bytes_written=sum(map(size, written)),
+                )
+            )
         return layers
-
-    def _layer(self, kernel: _Kernel, part: str, written: Iterable[str]) -> Layer:
-        size = self._tensors.nbytes
-        head = kernel.nodes[0]
-        return Layer(
-            name=head.name or head.output[0],
-            operators="+".join(node.op_type for node in kernel.nodes),
-            part=part,
-            precision=kernel.precision,
-            macs=kernel.macs,
-            other_flops=kernel.other_flops,
-            bytes_read=sum(map(size, kernel.inputs - kernel.outputs)) + kernel.reread_bytes,
-            bytes_written=sum(map(size, written)),
-        )
 
     def _is_free(self, node: NodeProto) -> bool:
         """Whether a node moves nothing itself: a view, or a conversion that its readers do."""

@@ -8,16 +8,8 @@ from typing import Any
 
 from elir_deploy.cost.devices import CPU, DEVICES, Device
 from elir_deploy.cost.graphs import bundle_layers, graph_precisions
-from elir_deploy.cost.roofline import (
-    Layer,
-    LayerTime,
-    Prediction,
-    Totals,
-    predict,
-    totals,
-    unknown_rates,
-)
-from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.cost.roofline import Layer, Prediction, Totals, predict, totals
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.targets import TARGETS
 
@@ -37,11 +29,7 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
 def devices_named(names: Iterable[str], measure: Callable[[], Device]) -> list[Device]:
-    """Devices by name, each once; ``all`` is every one in the list.
-
-    Args:
-        names: of devices.
-        measure: measures this machine's CPU, which takes a few seconds.
+    """Devices by name, each once; ``all`` is every one in the list, ``measure`` gives the CPU's.
 
     Raises:
         UsageError: there is no device of that name; nothing was measured.
@@ -75,7 +63,10 @@ class CostReport:
             "note": PREDICTED,
             "precisions": {
                 precision: {
-                    "parts": {part: _sums(sums) for part, sums in totals(layers).items()},
+                    "parts": {
+                        part: asdict(sums) | {"flops_per_byte": sums.intensity}
+                        for part, sums in totals(layers).items()
+                    },
                     "layers": [asdict(layer) for layer in layers],
                 }
                 for precision, layers in self.layers.items()
@@ -94,7 +85,16 @@ class CostReport:
                     "compute_bound_s": p.bound_seconds("compute"),
                     "memory_bound_s": p.bound_seconds("memory"),
                     "waiting_for_launches_s": p.waiting_seconds,
-                    "costliest": [_layer_seconds(time) for time in p.costliest(_COSTLIEST)],
+                    "costliest": [
+                        {
+                            "name": time.layer.name,
+                            "predicted_s": time.seconds,
+                            "compute_s": time.compute_seconds,
+                            "memory_s": time.memory_seconds,
+                            "bound": time.bound,
+                        }
+                        for time in p.costliest(_COSTLIEST)
+                    ],
                 }
                 for precision, p in self.predictions
             ],
@@ -109,7 +109,9 @@ class CostReport:
             f"int8 on {p.device.name} is what TensorRT can reach: TensorRT-RTX computes its "
             "convolutions in float16 there, at the rate of fp16"
             for precision, p in self.predictions
-            if precision == "int8" and _int8_in_float16(p.device)
+            if precision == "int8"
+            and (target := TARGETS.get(p.device.name))
+            and target.int8_in_float16
         ]
 
     def parts_table(self, precision: str) -> Table:
@@ -117,7 +119,7 @@ class CostReport:
         layers = self.layers[precision]
         rows: list[Sequence[str]] = [
             (
-                *(name, str(sums.layers), f"{sums.macs / 1e9:.2f}", f"{sums.flops / 1e9:.2f}"),
+                *(name, str(sums.kernels), f"{sums.macs / 1e9:.2f}", f"{sums.flops / 1e9:.2f}"),
                 *(f"{sums.bytes / 1e6:.1f}", f"{sums.intensity:.1f}"),
             )
             for name, sums in (totals(layers) | {"all": Totals.of(layers)}).items()
@@ -172,35 +174,8 @@ def build_cost_report(bundle: Bundle, devices: Sequence[Device]) -> CostReport:
     predictions, unavailable = [], []
     for device in devices:
         for precision, members in layers.items():
-            if missing := unknown_rates(members, device):
-                unavailable.append(
-                    f"{precision} on {device.name}: the {missing[0]} rate is unknown"
-                )
-            else:
+            try:
                 predictions.append((precision, predict(members, device)))
+            except UnavailableError as error:  # noqa: PERF203
+                unavailable.append(f"{precision} on {error}")
     return CostReport(layers, predictions, unavailable)
-
-
-def _int8_in_float16(device: Device) -> bool:
-    target = TARGETS.get(device.name)
-    return target is not None and target.int8_in_float16
-
-
-def _sums(sums: Totals) -> dict[str, Any]:
-    return {
-        "kernels": sums.layers,
-        "macs": sums.macs,
-        "flops": sums.flops,
-        "bytes": sums.bytes,
-        "flops_per_byte": sums.intensity,
-    }
-
-
-def _layer_seconds(time: LayerTime) -> dict[str, Any]:
-    return {
-        "name": time.layer.name,
-        "predicted_s": time.seconds,
-        "compute_s": time.compute_seconds,
-        "memory_s": time.memory_seconds,
-        "bound": time.bound,
-    }

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from elir_deploy.cost.devices import Device
 from elir_deploy.errors import UnavailableError, UsageError
 
-__all__ = ["Layer", "LayerTime", "Prediction", "Totals", "predict", "totals", "unknown_rates"]
+__all__ = ["Layer", "LayerTime", "Prediction", "Totals", "predict", "totals"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over layers; the attributes are as in :class:`Layer`."""
+    """Sums over layers, a kernel each; the other attributes are as in :class:`Layer`."""
 
-    layers: int
+    kernels: int
     macs: int
     flops: int
     bytes: int
@@ -84,13 +84,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Time of one layer on one device.
-
-    Attributes:
-        layer: the kernel.
-        compute_seconds: its operations at the peak rates.
-        memory_seconds: its bytes at the bandwidth.
-    """
+    """Times of a layer: its operations at the peak rates, and its bytes at the bandwidth."""
 
     layer: Layer
     compute_seconds: float
@@ -108,13 +102,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted time of a network on one device.
-
-    Attributes:
-        device: the device.
-        layers: times in the order of execution.
-        seconds: from the first launch to the last result.
-    """
+    """Times of layers in the order of execution; ``seconds`` from first launch to last result."""
 
     device: Device
     layers: tuple[LayerTime, ...]
@@ -154,46 +142,24 @@ def totals(layers: Iterable[Layer]) -> dict[str, Totals]:
     return {part: Totals.of(members) for part, members in parts.items()}
 
 
-def predict(
-    layers: Sequence[Layer], device: Device, *, launch_seconds: float | None = None
-) -> Prediction:
-    """Time of ``layers`` on ``device`` at batch 1.
-
-    Args:
-        layers: in the order of execution.
-        device: supplies peak rates and bandwidth.
-        launch_seconds: replaces the device's, for a host that does more than launch, such as eager
-            PyTorch.
+def predict(layers: Sequence[Layer], device: Device) -> Prediction:
+    """Time of ``layers``, in the order of execution, on ``device`` at batch 1.
 
     Raises:
-        UsageError: there are no layers, or the launch time is negative.
+        UsageError: there are no layers.
         UnavailableError: the device's rate for the precision of a layer is unknown.
     """
     if not layers:
         raise UsageError("a network without layers: nothing to predict")
-    launch = device.launch_seconds if launch_seconds is None else launch_seconds
-    if launch < 0:
-        raise UsageError(f"launch time is {launch} s, expected at least 0")
-    if missing := unknown_rates(layers, device):
-        raise UnavailableError(
-            f"{device.name}: the {missing[0]} rate is unknown; known: {', '.join(device.peaks)}"
-        )
-    times = tuple(_layer_time(layer, device) for layer in layers)
+    times = []
     launched = done = 0.0
-    for time in times:
-        launched += launch
-        done = max(done, launched) + time.seconds
-    return Prediction(device, times, done)
-
-
-def unknown_rates(layers: Iterable[Layer], device: Device) -> list[str]:
-    """Precisions of matrix products in ``layers`` for which ``device`` has no rate."""
-    used = dict.fromkeys(layer.precision for layer in layers if layer.macs)
-    return [precision for precision in used if precision not in device.peaks]
-
-
-def _layer_time(layer: Layer, device: Device) -> LayerTime:
-    compute = layer.other_flops / device.peaks["fp32"]
-    if layer.macs:
-        compute += 2 * layer.macs / device.peaks[layer.precision]
-    return LayerTime(layer, compute, layer.bytes / device.bandwidth)
+    for layer in layers:
+        compute = layer.other_flops / device.peaks["fp32"]
+        if layer.macs:
+            if layer.precision not in device.peaks:
+                raise UnavailableError(f"{device.name}: the {layer.precision} rate is unknown")
+            compute += 2 * layer.macs / device.peaks[layer.precision]
+        times.append(LayerTime(layer, compute, layer.bytes / device.bandwidth))
+        launched += device.launch_seconds
+        done = max(done, launched) + times[-1].seconds
+    return Prediction(device, tuple(times), done)

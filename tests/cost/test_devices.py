@@ -39,7 +39,9 @@ def test_devices_have_the_rates_that_their_vendor_states() -> None:
 def test_the_cpu_is_measured(monkeypatch) -> None:
     clock = iter([10.0, 12.0, 20.0, 21.0, *(40.0, 40.5, 50.0, 51.0)])
     monkeypatch.setattr(devices.time, "perf_counter", lambda: next(clock))
-    cpu = measure_cpu(2, "a CPU", side=64, megabytes=1, repeats=2)
+    for name, value in (("_SIDE", 64), ("_MEGABYTES", 1), ("_REPEATS", 2)):
+        monkeypatch.setattr(devices, name, value)
+    cpu = measure_cpu(2, "a CPU")
     assert cpu.peaks == {"fp32": 2 * 64**3 / 1.0}
     assert cpu.bandwidth == pytest.approx(2 * 2**20 / 0.5, rel=1e-3)
     assert (cpu.name, cpu.title, cpu.launch_seconds) == ("cpu", "a CPU, 2 cores", 0.0)
