@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from elir_deploy.errors import UnavailableError
 
@@ -47,22 +46,15 @@ class ColdStart:
 def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | None) -> ColdStart:
     """Measure one start, with the caches of the file system and the backend as they are.
 
-    Args:
-        bundle: its folder.
-        backend: name of the backend.
-        precision: in which it runs.
-        threads: CPU threads of the session.
-
     Raises:
         UnavailableError: the process failed; with the last line it printed.
     """
     command = [sys.executable, "-m", "elir_deploy.bench.cold"]
-    arguments = [str(bundle), backend, precision, str(threads or 0)]
-    # The clock that counts from the machine's boot, so that both processes read the same.
-    start = str(time.monotonic_ns())
+    command += [str(bundle), backend, precision, str(threads or 0)]
     try:
         process = subprocess.run(
-            [*command, *arguments, start],
+            # The clock that counts from the machine's boot, so that both processes read the same.
+            [*command, str(time.monotonic_ns())],
             capture_output=True,
             text=True,
             timeout=_SECONDS_AT_MOST,
@@ -70,10 +62,8 @@ def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | Non
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"a new process could not be measured: {error}") from None
-    lines = process.stdout.strip().splitlines()
     try:
-        values: dict[str, Any] = json.loads(lines[-1])
-        return ColdStart(**values)
+        return ColdStart(**json.loads(process.stdout.strip().splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
         message = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UnavailableError(

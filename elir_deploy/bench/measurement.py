@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
-from elir_deploy.bench.yardstick import SETTLE_NS
+from elir_deploy.bench.yardstick import SETTLE_NS, Yardstick
 from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 
@@ -32,10 +32,6 @@ _LEAST_WARMUP_NS, _MOST_WARMUP_NS = 10**9, 60 * 10**9
 #: Growth of a series before it is checked again: checking at every image would stop at a lucky
 #: moment.
 _CHECK_WARMUP_AGAIN, _CHECK_AGAIN = 1.25, 1.1
-
-
-class _Yardstick(Protocol):
-    def measure(self) -> int: ...
 
 
 @dataclass
@@ -95,6 +91,7 @@ class Warmup:
     settled: bool | None
 
 
+@dataclass
 class Measurement:
     """Runners measured side by side.
 
@@ -105,7 +102,7 @@ class Measurement:
     threads still spin: right after another library, eager PyTorch took a fifth longer than alone
     (4.9 M parameters at 128 x 128).
 
-    Args:
+    Attributes:
         runners: with distinct labels.
         protocol: with the number of images.
         image_shape: (H, W, 3) of the images.
@@ -114,42 +111,31 @@ class Measurement:
         yardstick: measured before every turn; None: none.
         joules: returns the energy used since some moment; read at both ends of a turn.
         between: called after every turn with the seconds since the first.
-
-    Attributes:
         samples: by label; all series have the same length, also after an interruption.
         warmups: by label.
         failures: reason by label, of runners that failed and were left out.
         complete: whether every image was measured.
     """
 
-    def __init__(
-        self,
-        runners: Sequence[Runner],
-        protocol: BenchProtocol,
-        image_shape: tuple[int, int, int],
-        *,
-        seed: int = 0,
-        clock: Clock = wall_clock,
-        yardstick: _Yardstick | None = None,
-        joules: Callable[[], float] | None = None,
-        between: Callable[[float], None] | None = None,
-    ) -> None:
-        self.protocol = protocol
-        self.samples = {runner.label: Samples() for runner in runners}
-        self.warmups: dict[str, Warmup] = {}
-        self.failures: dict[str, str] = {}
-        self.complete = False
-        self._runners = list(runners)
-        self._image_shape = image_shape
-        self._seed = seed
-        self._clock = clock
-        self._yardstick = yardstick
-        self._joules = joules
-        self._between = between
-        self._shuffle = np.random.default_rng(seed)
-        self._reversed: list[Runner] = []
-        self._start: int | None = None
-        self._last_yardstick: int | None = None
+    runners: Sequence[Runner]
+    protocol: BenchProtocol
+    image_shape: tuple[int, int, int]
+    seed: int = 0
+    clock: Clock = wall_clock
+    yardstick: Yardstick | None = None
+    joules: Callable[[], float] | None = None
+    between: Callable[[float], None] = lambda seconds: None
+    samples: dict[str, Samples] = field(init=False)
+    warmups: dict[str, Warmup] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
+    _reversed: list[Runner] = field(default_factory=list)
+    _start: int | None = None
+    _last_yardstick: int | None = None
+
+    def __post_init__(self) -> None:
+        self.samples = {runner.label: Samples() for runner in self.runners}
+        self._shuffle = np.random.default_rng(self.seed)
 
     @property
     def begun(self) -> bool:
@@ -164,7 +150,7 @@ class Measurement:
         """
         try:
             with _frozen_garbage():
-                for runner in self._runners:
+                for runner in self.runners:
                     progress(f"warming up {runner.label}", 0, 0)
                     self._warm_up(runner)
                 if self.protocol.images is None:
@@ -190,9 +176,9 @@ class Measurement:
     def _measure_until_precise(self, progress: ProgressCallback) -> None:
         """Until every median is precise enough, checked whenever there is a tenth more."""
         protocol, block = self.protocol, self.protocol.block
-        start, first, next_check = self._clock(), 0, 8 * block
+        start, first, next_check = self.clock(), 0, 8 * block
         while True:
-            seconds = (self._clock() - start) / 1e9
+            seconds = (self.clock() - start) / 1e9
             progress("measuring, seconds", round(seconds), round(protocol.at_most_s))
             if first and seconds >= protocol.at_most_s:
                 return
@@ -201,7 +187,7 @@ class Measurement:
             if first >= next_check:
                 next_check = math.ceil(first * _CHECK_AGAIN)
                 # Per runner, settling included: else a fast one would never come to an end.
-                each = (self._clock() - start) / 1e9 / len(self.samples)
+                each = (self.clock() - start) / 1e9 / len(self.samples)
                 widest = max(self.half_widths().values())
                 if each >= protocol.seconds and widest <= protocol.tolerance:
                     return
@@ -209,10 +195,10 @@ class Measurement:
     def _warm_up(self, runner: Runner) -> None:
         required = self.protocol.warmup
         series = Samples()
-        start, next_check = self._clock(), _LEAST_WARMUP
+        start, next_check = self.clock(), _LEAST_WARMUP
         settled: bool | None = None
         while runner.label not in self.failures:
-            count, elapsed = len(series.image_ns), self._clock() - start
+            count, elapsed = len(series.image_ns), self.clock() - start
             if required is not None:
                 if count >= required:
                     break
@@ -226,30 +212,27 @@ class Measurement:
                 if last or settled:
                     break
             self._restore(runner, [self._image(_WARMUP, count)], series)
-        elapsed = self._clock() - start
+        elapsed = self.clock() - start
         self.warmups[runner.label] = Warmup(len(series.image_ns), elapsed / 1e9, settled)
 
     def _round(self, indices: range) -> None:
         """The same images through every runner."""
         images = [self._image(_COUNTED, index) for index in indices]
-        running = [runner for runner in self._runners if runner.label in self.samples]
+        running = [runner for runner in self.runners if runner.label in self.samples]
         turns = {runner.label: Samples() for runner in running}
         try:
-            if self._yardstick is not None and self._last_yardstick is None:
-                self._last_yardstick = self._yardstick.measure()
+            if self.yardstick is not None and self._last_yardstick is None:
+                self._last_yardstick = self.yardstick.measure()
             for runner in self._next_order(running):
-                if self._yardstick is not None or len(running) > 1:
+                if self.yardstick is not None or len(running) > 1:
                     self._settle(runner, indices.start)
                 if runner.label in self.samples:
                     self._turn(runner, images, turns[runner.label])
-                    self._call_between(turns[runner.label])
+                    if started := turns[runner.label].started_ns:
+                        start = started[0] if self._start is None else self._start
+                        self.between((self.clock() - start) / 1e9)
         finally:
             self._add_round({label: turns[label] for label in turns if label in self.samples})
-
-    def _call_between(self, series: Samples) -> None:
-        if self._between is not None and series.started_ns:
-            start = series.started_ns[0] if self._start is None else self._start
-            self._between((self._clock() - start) / 1e9)
 
     def _next_order(self, running: list[Runner]) -> list[Runner]:
         """Shuffled, and the next time the same reversed: a steady drift cancels in two rounds."""
@@ -261,19 +244,19 @@ class Measurement:
         return order
 
     def _settle(self, runner: Runner, first: int) -> None:
-        start, count = self._clock(), 0
+        start, count = self.clock(), 0
         while runner.label not in self.failures:
             # Numbered so that every runner settles on the same images.
             image = self._image(_SETTLING, first * _MOST_WARMUP + count)
             self._restore(runner, [image], Samples())
             count += 1
-            if self._clock() - start >= SETTLE_NS or count >= _MOST_WARMUP:
+            if self.clock() - start >= SETTLE_NS or count >= _MOST_WARMUP:
                 return
 
     def _turn(self, runner: Runner, images: Sequence[NDArray[np.uint8]], series: Samples) -> None:
         """Images in a row, with their energy and the yardstick on either side."""
         before = self._last_yardstick
-        energy = None if self._joules is None else self._joules()
+        energy = None if self.joules is None else self.joules()
         try:
             self._restore(runner, images, series)
         finally:
@@ -281,10 +264,10 @@ class Measurement:
             series.yardstick_ns += [before] * len(series.image_ns)
             series.joules += [None] * len(series.image_ns)
         count = len(series.image_ns)
-        if self._joules is not None and energy is not None and count:
-            series.joules = [(self._joules() - energy) / count] * count
-        if self._yardstick is not None and before is not None:
-            self._last_yardstick = self._yardstick.measure()
+        if self.joules is not None and energy is not None and count:
+            series.joules = [(self.joules() - energy) / count] * count
+        if self.yardstick is not None and before is not None:
+            self._last_yardstick = self.yardstick.measure()
             series.yardstick_ns = [min(before, self._last_yardstick)] * count
 
     def _restore(
@@ -292,13 +275,13 @@ class Measurement:
     ) -> None:
         """Time images in a row through one runner."""
         for image in images:
-            start = self._clock()
+            start = self.clock()
             try:
                 runner.restore(image)
             except ElirError as error:
                 self._drop(runner, str(error))
                 return
-            end = self._clock()
+            end = self.clock()
             series.started_ns.append(start)
             series.image_ns.append(end - start)
             series.device_ns.append(runner.device_ns)
@@ -314,7 +297,7 @@ class Measurement:
             self.samples[label].extend(series, count)
 
     def _image(self, purpose: int, index: int) -> NDArray[np.uint8]:
-        return random_image(self._image_shape, self._seed, purpose, index)
+        return random_image(self.image_shape, self.seed, purpose, index)
 
     def _drop(self, runner: Runner, reason: str) -> None:
         self.failures[runner.label] = reason

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from elir_deploy.bench.measurement import Measurement, Samples, Warmup, random_image
+from elir_deploy.bench.measurement import Measurement, Samples
 from elir_deploy.bench.runners import BundleRunner, Unavailable, quality
 from elir_deploy.bench.sensors import rss_bytes
 from elir_deploy.bench.soak import Soak
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
     from elir_deploy.bench.runs import Run
     from elir_deploy.bench.watch import Watch
 
-__all__ = [
-    "PROTOCOLS",
-    "BenchProtocol",
-    "Measurement",
-    "Samples",
-    "Warmup",
-    "random_image",
-]
+__all__ = ["PROTOCOLS", "BenchProtocol"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +76,7 @@ class BenchProtocol:
     with_cold: ClassVar[bool] = True
 
     def check(self, bundles: Sequence[Bundle]) -> None:
-        """Check that the bundles can be measured together.
-
-        Raises:
-            UsageError: they cannot.
-        """
+        """Raise :class:`UsageError` if the bundles cannot be measured together."""
         first = bundles[0]
         for other in bundles[1:]:
             if _image_side(first) != _image_side(other):

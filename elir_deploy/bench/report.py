@@ -17,7 +17,8 @@ from elir_deploy.bench import report_types as types
 from elir_deploy.bench import stability
 from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.protocols import BenchProtocol, Measurement, Samples, Warmup
+from elir_deploy.bench.measurement import Measurement, Samples, Warmup
+from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report_types import SCHEMA_VERSION, Report
 from elir_deploy.bench.report_warnings import build_warnings
 from elir_deploy.bench.runners import Fidelity, Runner, Unavailable

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.protocols import Warmup
+from elir_deploy.bench.measurement import Warmup
 from elir_deploy.bench.runners import Preparation, Unavailable
 from elir_deploy.bench.sensors import Affinity, State
 from elir_deploy.bench.soak import Trend, Window

@@ -127,15 +127,10 @@ class BundleRunner(Runner):
     """A bundle on one of the runtime's backends.
 
     Args:
-        bundle: the opened bundle.
-        backend: name of the backend.
-        precision: in which it runs.
-        threads: CPU threads of a run.
         suffix: of the label, where several bundles are measured.
         clock: for device times.
 
     Attributes:
-        bundle: the bundle.
         description: one line on what runs it.
 
     Raises:
@@ -171,8 +166,7 @@ class BundleRunner(Runner):
         self._time_session()
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        for part in range(len(self._parts)):
-            self._parts[part] = 0
+        self._parts[:] = [0] * len(self._parts)
         restored = self._restorer.restore(image)
         self.device_ns = sum(self._parts)
         if self.part_names:
@@ -228,11 +222,8 @@ def compare_with_references(
 ) -> Fidelity:
     """Compare the outputs of ``run`` for the reference images with float32 PyTorch's.
 
-    With random weights nothing is run: such pictures are noise, and so is their PSNR.
-
-    Args:
-        bundle: with the references.
-        run: from (image_size, image_size, 3) uint8 RGB to the same.
+    ``run`` takes and returns (image_size, image_size, 3) uint8 RGB. With random weights nothing is
+    run: such pictures are noise, and so is their PSNR.
     """
     if bundle.manifest.source.random:
         return Fidelity(None, 0, RANDOM_WEIGHTS)
@@ -271,17 +262,13 @@ def open_restorers(
     *,
     threads: int | None,
     suffix: str = "",
-    clock: Clock = wall_clock,
 ) -> tuple[list[Runner], list[Unavailable]]:
     """Open every backend in every precision that the bundle has for it.
 
     Args:
-        bundle: the opened bundle.
         backends: names; None: all that the bundle has files for and ``auto`` may choose.
         precisions: required; None: all that bundle and machine allow.
-        threads: CPU threads of a run.
         suffix: of the labels, where several bundles are measured.
-        clock: for device times.
 
     Returns:
         the runners, and those that cannot run with the reason.
@@ -297,53 +284,38 @@ def open_restorers(
     runners: list[Runner] = []
     missing: list[Unavailable] = []
     for backend in candidates:
+        available = [p for p in RUN_PRECISIONS if p in backend.held_precisions(bundle)]
         reason = backend.available()
+        if reason is None and precisions is None and not available:
+            reason = f"{bundle.path} has no files for it"
         if reason is not None:
             missing.append(Unavailable(backend.name, reason))
             continue
-        for precision in _runnable_precisions(bundle, backend, precisions, missing):
+        for precision in available if precisions is None else precisions:
+            label = f"{backend.name} {precision}"
+            if reason := _missing_support(bundle, backend, precision):
+                missing.append(Unavailable(label, reason))
+                continue
             try:
                 runners.append(
-                    BundleRunner(
-                        *(bundle, backend.name, precision),
-                        threads=threads,
-                        suffix=suffix,
-                        clock=clock,
-                    )
+                    BundleRunner(bundle, backend.name, precision, threads=threads, suffix=suffix)
                 )
-            except UnavailableError as error:  # noqa: PERF203
-                missing.append(Unavailable(f"{backend.name} {precision}{suffix}", str(error)))
+            except UnavailableError as error:
+                missing.append(Unavailable(label + suffix, str(error)))
     return runners, missing
 
 
-def _runnable_precisions(
-    bundle: Bundle,
-    backend: Backend,
-    precisions: Sequence[str] | None,
-    missing: list[Unavailable],
-) -> list[str]:
-    """Precisions to measure, the most exact first; the others are added to ``missing``."""
+def _missing_support(bundle: Bundle, backend: Backend, precision: str) -> str | None:
+    """Why a backend that is available cannot run the bundle in a precision; None if it can."""
     available = backend.held_precisions(bundle)
-    if precisions is None:
-        if not available:
-            missing.append(Unavailable(backend.name, f"{bundle.path} has no files for it"))
-        precisions = [p for p in RUN_PRECISIONS if p in available]
-    runnable = []
-    for precision in precisions:
-        if precision in available:
-            reason = backend.unsupported(precision)
-        elif precision not in backend.precisions:
-            reason = f"it does not run in {precision}"
-        else:
-            reason = (
-                f"{bundle.path} has no {file_precision(precision)} files for it "
-                f"(it can run {', '.join(available) or 'none'})"
-            )
-        if reason is None:
-            runnable.append(precision)
-        else:
-            missing.append(Unavailable(f"{backend.name} {precision}", reason))
-    return runnable
+    if precision in available:
+        return backend.unsupported(precision)
+    if precision not in backend.precisions:
+        return f"it does not run in {precision}"
+    return (
+        f"{bundle.path} has no {file_precision(precision)} files for it "
+        f"(it can run {', '.join(available) or 'none'})"
+    )
 
 
 def _backend_version(backend: str) -> str:

@@ -60,11 +60,7 @@ class BenchOptions:
 
 
 def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
-    """Open the bundles and check that the protocol can measure them.
-
-    Args:
-        names: folders, or ``tiny`` for the packaged bundle.
-        options: of the run.
+    """Open bundles by folder, or ``tiny``, and check that the protocol can measure them.
 
     Raises:
         UsageError: one is a checkpoint, lacks a precision, or does not suit the protocol.
@@ -138,9 +134,7 @@ class Run:
     ) -> None:
         """Open the runners, compare their pictures, and follow the protocol.
 
-        Args:
-            progress: called with what is being done.
-            notify: called with a line on what runs each runner of a bundle.
+        ``notify`` is called with a line on what runs each runner of a bundle.
 
         Raises:
             UnavailableError: nothing can be measured here.

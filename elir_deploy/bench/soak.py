@@ -110,8 +110,7 @@ class Soak:
         start = self.clock()
         turn = 0
         while (elapsed := (self.clock() - start) / 1e9) < self.seconds:
-            what = f"soaking {self.runner.label}, seconds"
-            progress(what, round(elapsed), round(self.seconds))
+            progress(f"soaking {self.runner.label}, seconds", round(elapsed), round(self.seconds))
             samples: list[float] = []
             opened = now = self.clock()
             while now - opened < length * 1e9:

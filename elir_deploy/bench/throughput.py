@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -105,12 +105,8 @@ def call_together(
     the run, when some have finished, does not count.
 
     Args:
-        restore: called by all threads.
         images: that the callers cycle through, each from another start.
-        callers: threads.
-        seconds: after which no caller begins another image.
         images_per_call: restored by one call.
-        clock: for all times.
 
     Returns:
         a load without label.
@@ -299,15 +295,12 @@ def _run_last(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _restore_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
     with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
-        outcome = restore_files(restorer, list(_jobs(inputs, Path(folder), count)))
+        jobs = []
+        for number in range(count):
+            jobs.append(Job(Path(folder, f"{number}.png"), Path(folder, f"{number}.restored.png")))
+            write_image(jobs[-1].source, inputs[number % len(inputs)])
+        outcome = restore_files(restorer, jobs)
     if outcome.failures:
         raise ElirError(outcome.failures[0][1])
     fps = count / outcome.seconds
     return Load("", "files", restorer.concurrency, (), count, outcome.seconds, (fps,))
-
-
-def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iterator[Job]:
-    for number in range(count):
-        source = folder / f"{number}.png"
-        write_image(source, inputs[number % len(inputs)])
-        yield Job(source, folder / f"{number}.restored.png")

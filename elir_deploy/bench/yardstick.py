@@ -31,10 +31,8 @@ class Yardstick:
 
     def __init__(self, clock: Clock = wall_clock) -> None:
         rng = np.random.default_rng(0)
-        shape = (_SIDE, _SIDE)
-        self._left = rng.random(shape, dtype=np.float32)
-        self._right = rng.random(shape, dtype=np.float32)
-        self._product = np.empty(shape, np.float32)
+        self._left, self._right = rng.random((2, _SIDE, _SIDE), dtype=np.float32)
+        self._product = np.empty_like(self._left)
         self._clock = clock
 
     def measure(self) -> int:

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.html_report import Picture
-from elir_deploy.bench.protocols import BenchProtocol, Measurement, Warmup
+from elir_deploy.bench.measurement import Measurement, Warmup
+from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_types import (
     Artifact,

@@ -11,7 +11,8 @@ import pytest
 
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.device import describe_device
-from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
+from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.report_types import SCHEMA_VERSION
@@ -273,7 +274,7 @@ def test_energy_of_turns_shorter_than_a_meters_steps_is_rough(bundle, seconds, r
         joules=SyntheticMeter(clock, 10.0).read,
     )
     measurement.run()
-    results = Results(paper(), measurement._runners, True, measurement=measurement)
+    results = Results(paper(), measurement.runners, True, measurement=measurement)
     warnings = checked(build_report(results, bundle, conditions()))["warnings"]
     assert (
         any("energy figures are rough" in line and "a 0.5 s" in line for line in warnings) == rough

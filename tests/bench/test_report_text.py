@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.device import describe_device
-from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol, Measurement
+from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
 from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from elir_deploy.bench.protocols import BenchProtocol, Measurement
+from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.stability import drift, half_width, level_shift, settled_from, two_speeds
 from elir_deploy.progress import no_progress
 from tests.bench.synthetic import FakeClock, SyntheticRunner

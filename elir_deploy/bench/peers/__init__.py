@@ -16,19 +16,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from elir_deploy.bench.peers.base import Workbench, as_unavailable, workbench_folder
-from elir_deploy.bench.peers.plain import (
-    ONNXRUNTIME,
-    OPENVINO,
-    PlainRunner,
-    open_onnxruntime,
-    open_openvino,
-)
-from elir_deploy.bench.peers.pytorch import (
-    COMPILED,
-    TORCH,
-    CompiledRunner,
-    TorchRunner,
-)
+from elir_deploy.bench.peers.plain import ONNXRUNTIME, OPENVINO, open_onnxruntime, open_openvino
+from elir_deploy.bench.peers.pytorch import COMPILED, TORCH, CompiledRunner, TorchRunner
 from elir_deploy.bench.peers.subject import load_checkpoint_of, subject_of
 from elir_deploy.bench.runners import Runner, Unavailable
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
@@ -38,27 +27,12 @@ from elir_deploy.runtime import Bundle
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
 
-__all__ = [
-    "PEERS",
-    "TORCH",
-    "CompiledRunner",
-    "Peer",
-    "PlainRunner",
-    "TorchRunner",
-    "load_checkpoint_of",
-    "open_peers",
-    "torch_missing",
-]
+__all__ = ["PEERS", "TORCH", "Peer", "load_checkpoint_of", "open_peers", "torch_missing"]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to run the model without this project.
-
-    Attributes:
-        summary: one line for people.
-        open: makes the runner.
-    """
+    """One way to run the model without this project, with a line on it for people."""
 
     summary: str
     open: Callable[[Workbench], Runner]
@@ -84,11 +58,7 @@ def open_peers(
 
     Args:
         names: of :data:`PEERS`, in the order of the runners.
-        bundle: supplies the model, its numbers and its noise.
-        checkpoint: from which the bundle was made. None: the packaged one, if the bundle was made
-            from that; else random weights of the same architecture, whose speed is the same.
-        threads: CPU threads of each.
-        progress: called with what is being done.
+        checkpoint: as for :func:`elir_deploy.bench.peers.subject.subject_of`.
 
     Returns:
         the runners, and those that cannot run with the reason. No file is left behind.

@@ -10,8 +10,9 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 
-__all__ = ["PeerRunner", "Workbench", "as_unavailable", "quiet", "workbench_folder"]
-
-#: Loggers of libraries that warn about their own internals.
-_CHATTY = (
-    *("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._inductor", "torch._dynamo"),
-)
+__all__ = [
+    "PeerRunner",
+    "PlainGraph",
+    "Workbench",
+    "as_unavailable",
+    "quiet",
+    "workbench_folder",
+]
 
 
 class PeerRunner(Runner):
@@ -61,6 +64,13 @@ class PeerRunner(Runner):
         """As :meth:`run_pixels`, with the library's own errors; sets ``device_ns``."""
 
 
+class PlainGraph(NamedTuple):
+    """An exported model: its ONNX file, beside its weights, and the seconds of the export."""
+
+    path: Path
+    seconds: float
+
+
 @dataclass
 class Workbench:
     """What peers are opened with.
@@ -70,14 +80,14 @@ class Workbench:
         threads: CPU threads of each.
         folder: for files that opening needs.
         progress: called with what is being done.
-        cache: results that several peers share.
+        graph: the export that several peers share, or why it failed.
     """
 
     subject: Subject
     threads: int | None
     folder: Path
     progress: ProgressCallback = no_progress
-    cache: dict[str, object] = field(default_factory=dict)
+    graph: PlainGraph | UnavailableError | None = None
 
 
 @contextmanager
@@ -116,14 +126,11 @@ def _one_line(error: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep exporters and compilers from warning about their own internals."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(previous)

@@ -10,15 +10,14 @@ import importlib
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import wall_clock
 from elir_deploy.bench.device import installed_version
-from elir_deploy.bench.peers.base import PeerRunner, Workbench, as_unavailable, quiet
+from elir_deploy.bench.peers.base import PeerRunner, PlainGraph, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
 from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import MissingDependencyError, UnavailableError
@@ -37,23 +36,8 @@ _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class PlainGraph(NamedTuple):
-    """An exported model: its ONNX file, beside its weights, and the seconds of the export."""
-
-    path: Path
-    seconds: float
-
-
 class PlainRunner(PeerRunner):
-    """A plain graph on a library with its defaults, on the CPU.
-
-    Args:
-        bench: with the subject.
-        graph: its export.
-        run: runs the graph in the library.
-        name: as in ``--backend``.
-        precision: in which it computes.
-    """
+    """A plain graph on a library with its defaults, on the CPU; ``run`` runs it there."""
 
     def __init__(
         self, bench: Workbench, graph: PlainGraph, run: Run, *, name: str, precision: str
@@ -98,12 +82,11 @@ def open_onnxruntime(bench: Workbench) -> PlainRunner:
             str(graph.path), options, providers=["CPUExecutionProvider"]
         )
     name = session.get_inputs()[0].name
-
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored: NDArray[np.float32] = session.run(None, {name: x})[0]
-        return restored
-
-    return PlainRunner(bench, graph, run, name=ONNXRUNTIME, precision="fp32")
+    return PlainRunner(
+        *(bench, graph, lambda x: session.run(None, {name: x})[0]),
+        name=ONNXRUNTIME,
+        precision="fp32",
+    )
 
 
 def open_openvino(bench: Workbench) -> PlainRunner:
@@ -121,12 +104,8 @@ def open_openvino(bench: Workbench) -> PlainRunner:
     with quiet(), as_unavailable("openvino cannot load the output of torch.onnx.export"):
         compiled = _core().compile_model(openvino.convert_model(str(graph.path)), "CPU", config)
         kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored: NDArray[np.float32] = compiled(x)[0]
-        return restored
-
-    return PlainRunner(bench, graph, run, name=OPENVINO, precision=_PRECISIONS.get(kind, kind))
+    precision = _PRECISIONS.get(kind, kind)
+    return PlainRunner(bench, graph, lambda x: compiled(x)[0], name=OPENVINO, precision=precision)
 
 
 def _require(backend: str) -> None:
@@ -141,16 +120,14 @@ def _require(backend: str) -> None:
 
 def _graph(bench: Workbench) -> PlainGraph:
     """The export, made for the first peer that needs it; its error is raised for every peer."""
-    if "graph" not in bench.cache:
+    if bench.graph is None:
         try:
-            bench.cache["graph"] = _export(bench)
+            bench.graph = _export(bench)
         except UnavailableError as error:
-            bench.cache["graph"] = error
-    graph = bench.cache["graph"]
-    if isinstance(graph, UnavailableError):
-        raise graph
-    assert isinstance(graph, PlainGraph)
-    return graph
+            bench.graph = error
+    if isinstance(bench.graph, UnavailableError):
+        raise bench.graph
+    return bench.graph
 
 
 def _export(bench: Workbench) -> PlainGraph:

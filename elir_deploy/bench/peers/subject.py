@@ -66,7 +66,6 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     """The model of a bundle.
 
     Args:
-        bundle: supplies numbers and noise.
         checkpoint: from which it was made. None: the packaged one, if it was made from that; else
             random weights of the same architecture, whose speed is the same.
 
