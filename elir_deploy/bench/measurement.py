@@ -107,7 +107,6 @@ class Measurement:
         protocol: with the number of images.
         image_shape: (H, W, 3) of the images.
         seed: of images and order.
-        clock: for all times.
         yardstick: measured before every turn; None: none.
         joules: returns the energy used since some moment; read at both ends of a turn.
         between: called after every turn with the seconds since the first.

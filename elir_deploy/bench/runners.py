@@ -83,7 +83,6 @@ class Runner(ABC):
         backend: name of a backend or a peer.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
-        weights: their origin.
         artifacts: file, precision, bytes and SHA-256 of every file of a bundle that runs.
         device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that
             is unknown.

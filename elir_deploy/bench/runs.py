@@ -35,15 +35,11 @@ class BenchOptions:
     """Options of a run.
 
     Attributes:
-        protocol: with its numbers.
         backends: names; None: all that the bundle has files for and ``auto`` may choose.
         peers: names; those that are not installed are listed as not measured.
         precisions: None: all that bundle and backend have.
-        threads: CPU threads of every runner.
-        seed: of the images.
         cold: also start every runner of a bundle in a new process.
-        callers: of the throughput protocol.
-        batches: of the throughput protocol.
+        callers: of the throughput protocol, as ``batches``.
         pictures: reference images that every runner of a bundle restores for the report.
     """
 
@@ -92,8 +88,6 @@ class Run:
     """One run.
 
     Attributes:
-        bundles: to measure.
-        options: of the run.
         checkpoint: from which the reference bundle was made, for peers; None: unknown.
         bundle: the one that the report describes, and whose model peers run.
         results: filled as the run proceeds; after an interruption, with what was finished.

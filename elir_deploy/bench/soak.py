@@ -82,7 +82,6 @@ class Soak:
     Attributes:
         runner: kept busy, one image at a time.
         image_shape: (H, W, 3) of the images.
-        seconds: length of the run.
         rss: returns the process's resident memory in bytes, or None.
         heat: returns the hottest sensor in degrees Celsius and the mean clock in MHz, or None.
         windows: those finished, also after an interruption.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,12 +55,10 @@ class Load:
     """One kind of load and its speed.
 
     Attributes:
-        label: backend and precision.
         way: ``callers``, ``streams``, ``batch`` or ``files``.
         concurrency: callers, or images in a batch.
         latencies_s: of every call, in seconds; a batch is one call. Empty for files.
-        images: restored, all passes together.
-        seconds: of all passes together.
+        images: restored, all passes together, as ``seconds``.
         fps: images per second in each pass.
         fidelity: of the pictures, where the runner itself does not make them.
     """
@@ -167,11 +165,9 @@ class Throughput:
 
     Attributes:
         image_shape: (H, W, 3) of the images.
-        threads: CPU threads of every session.
         seconds: of each load in each pass.
         callers: numbers of threads that share a restorer, a load each.
         batches: numbers of images in one run, a load each.
-        seed: of the images.
         between: called after every load with the seconds since the first began.
         loads: in the order of the first pass.
         unavailable: loads that cannot be measured, with the reason.
@@ -221,12 +217,12 @@ class Throughput:
             mode="throughput",
         )
         with opened as restorer:
-            label, concurrency = runner.label, restorer.concurrency
-            if concurrency > 1:
-                calls = partial(self._calls, restorer.restore, pool, concurrency)
-                self._add(label, "streams", concurrency, calls)
-            files = partial(self._files, restorer, runner.bundle)
-            self._add(label, "files", concurrency, files)
+            label, count = runner.label, restorer.concurrency
+            if count > 1:
+                self._add(
+                    label, "streams", count, partial(self._calls, restorer.restore, pool, count)
+                )
+            self._add(label, "files", count, partial(self._files, restorer, runner.bundle))
 
     def _calls(self, restore: Restore, pool: Sequence[NDArray[np.uint8]], callers: int) -> Load:
         return call_together(restore, pool, callers, self.seconds, clock=self.clock)
@@ -295,12 +291,15 @@ def _run_last(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _restore_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
     with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
-        jobs = []
-        for number in range(count):
-            jobs.append(Job(Path(folder, f"{number}.png"), Path(folder, f"{number}.restored.png")))
-            write_image(jobs[-1].source, inputs[number % len(inputs)])
-        outcome = restore_files(restorer, jobs)
+        outcome = restore_files(restorer, list(_jobs(inputs, Path(folder), count)))
     if outcome.failures:
         raise ElirError(outcome.failures[0][1])
     fps = count / outcome.seconds
     return Load("", "files", restorer.concurrency, (), count, outcome.seconds, (fps,))
+
+
+def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iterator[Job]:
+    for number in range(count):
+        source = folder / f"{number}.png"
+        write_image(source, inputs[number % len(inputs)])
+        yield Job(source, folder / f"{number}.restored.png")

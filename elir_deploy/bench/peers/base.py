@@ -77,9 +77,7 @@ class Workbench:
 
     Attributes:
         subject: the model of all peers.
-        threads: CPU threads of each.
         folder: for files that opening needs.
-        progress: called with what is being done.
         graph: the export that several peers share, or why it failed.
     """
 

@@ -148,9 +148,7 @@ def _export(bench: Workbench) -> PlainGraph:
             return restored
 
     bench.progress("exporting with torch.onnx.export", 0, 0)
-    folder = bench.folder / "plain"
-    folder.mkdir()
-    path = folder / "plain.onnx"
+    path = bench.folder / "plain.onnx"
     side = bench.subject.image_size
     start = time.perf_counter()
     with quiet(), as_unavailable("torch.onnx.export failed"):

@@ -33,7 +33,6 @@ class Subject:
     Attributes:
         task: its name, for how an image is enlarged before the network.
         image_size: side in pixels of the network's square image.
-        steps: Euler steps M.
         noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs.
         model: collapsed or over-parametrised, as in the file; in evaluation mode.
         weights: their origin.
@@ -81,7 +80,15 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
         _check_source(bundle, checkpoint.sha256, checkpoint.name)
     incomparable: str | None = None
     if checkpoint is None:
-        model, weights = _random_model(bundle), "random, of the bundle's architecture"
+        import torch
+
+        from elir_deploy.model import Elir
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = Elir(Architecture.from_dict(dict(info.model.architecture)))
+        model = model.eval().requires_grad_(False)
+        weights = "random, of the bundle's architecture"
         incomparable = "not compared: other weights than the bundle's"
     else:
         model = checkpoint.model
@@ -152,14 +159,3 @@ def _packaged_checkpoint(bundle: Bundle) -> Checkpoint | None:
     with resources.as_file(packaged) as file:
         path = Path(file)
         return load_checkpoint(path) if file_sha256(path) == bundle.manifest.source.sha256 else None
-
-
-def _random_model(bundle: Bundle) -> Elir:
-    import torch
-
-    from elir_deploy.model import Elir
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Elir(Architecture.from_dict(dict(bundle.manifest.model.architecture)))
-    return model.eval().requires_grad_(False)
