@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from onnx import ModelProto
 
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.errors import QualityError
+from elir_deploy.errors import ElirError, QualityError
 from elir_deploy.export.bundle import BundleWriter, staged_bundle
 from elir_deploy.export.calibration import (
     CalibrationImage,
@@ -101,7 +101,6 @@ def export_bundle(
         QualityError: every precision stays below its floor; the message names the worst part.
         MissingDependencyError: onnxruntime, which verifies, or a library that builds engines is
             not installed.
-        UnavailableError: that library cannot build an engine.
     """
     options = options or ExportOptions()
     check_options(options, destination)
@@ -329,9 +328,9 @@ def _with_engines(
 ) -> tuple[Manifest, dict[str, str]]:
     """The manifest with the engines that are built here, and why others are missing."""
     specs = engine_specs(options.targets)
-    failures: dict[str, str] = {}
     if not specs:
-        return manifest, failures
+        return manifest, {}
+    failures: dict[str, ElirError] = {}
     engines = make_engines(
         load_library(RTX, "build engines"),
         manifest,
@@ -346,7 +345,7 @@ def _with_engines(
     for engine in engines:
         file = writer.add(engine.file, engine.built.content)
         manifest = with_engine(manifest, engine, file)
-    return manifest, failures
+    return manifest, {name: str(error) for name, error in failures.items()}
 
 
 def _shortfall(precision: str, result: Verification) -> str:

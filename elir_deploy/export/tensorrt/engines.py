@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from elir_deploy.errors import BundleError, QualityError, UsageError
+from elir_deploy.errors import (
+    BundleError,
+    ElirError,
+    MissingDependencyError,
+    QualityError,
+    UnavailableError,
+    UsageError,
+)
 from elir_deploy.export.tensorrt.builder import (
     BuildOptions,
     BuiltEngine,
@@ -158,12 +165,13 @@ def make_engines(
     options: BuildOptions,
     progress: ProgressCallback,
     warn: WarningCallback,
-    failures: dict[str, str],
+    failures: dict[str, ElirError],
 ) -> Iterator[StageEngine]:
     """Build the engines of every precision and spec, and check what they compute in.
 
-    The engines of all stages come together or, where one is not of its precision, not at all,
-    since a backend needs every one of them; a failure does not stop the next precision and spec.
+    The engines of all stages come together or, where one cannot be built or is not of its
+    precision, not at all, since a backend needs every one of them; a failure does not stop the
+    next precision and spec.
 
     Args:
         library: that builds.
@@ -172,11 +180,11 @@ def make_engines(
         read: gives the contents of an ONNX file.
         options: of the build; ``capability`` comes from the specs.
         progress, warn: called with the state of the build, and with warnings about an engine.
-        failures: filled with the reasons of failures.
+        failures: filled with the errors, by precision and GPU.
 
     Raises:
         BundleError: the manifest does not say what a graph computes in.
-        UnavailableError, UsageError: as :func:`~.builder.build_engine`.
+        MissingDependencyError, UsageError: as :func:`~.builder.build_engine`.
     """
     stages = manifest.stages_in()
     jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
@@ -201,8 +209,10 @@ def make_engines(
     for precision, spec in itertools.product(precisions, specs):
         try:
             engines = [build(stage, precision, spec) for stage in stages]
-        except QualityError as error:
-            failures[f"{precision} engines for {spec.capability}"] = str(error)
+        except MissingDependencyError:
+            raise
+        except (QualityError, UnavailableError) as error:
+            failures[f"{precision} engines for {spec.capability}"] = error
             continue
         sizes |= {engine.file: len(engine.built.content) for engine in engines}
         yield from engines

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from elir_deploy.errors import OutputError, QualityError, UsageError
+from elir_deploy.errors import ElirError, OutputError, QualityError, UnavailableError, UsageError
 from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import (
@@ -160,9 +160,10 @@ def add_engines(
         OutputError: the bundle or the copy cannot be written, or another process adds to it.
         BundleError: an ONNX file is damaged.
         QualityError: no engine is of its precision; nothing is written.
-        UnavailableError, UsageError: as :func:`~.engines.make_engines`.
+        UnavailableError: none could be built; nothing is written.
+        MissingDependencyError, UsageError: as :func:`~.engines.make_engines`.
     """
-    failures: dict[str, str] = {}
+    failures: dict[str, ElirError] = {}
     engines = make_engines(
         library,
         bundle.manifest,
@@ -177,9 +178,11 @@ def add_engines(
 
     def add(path: Path) -> AddedEngines:
         added = tuple(_add(path, bundle.manifest, engines))
+        reasons = {name: str(error) for name, error in failures.items()}
         if not added:
-            raise QualityError(". ".join(failures.values()))
-        return AddedEngines(added, failures)
+            unavailable = all(isinstance(e, UnavailableError) for e in failures.values())
+            raise (UnavailableError if unavailable else QualityError)(". ".join(reasons.values()))
+        return AddedEngines(added, reasons)
 
     if output is None:
         with _alone(bundle.path):

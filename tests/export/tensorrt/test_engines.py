@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt import engines
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
 from elir_deploy.export.tensorrt.engines import (
@@ -83,12 +83,12 @@ def asking(**counts: int) -> Manifest:
 
 def make(
     monkeypatch: pytest.MonkeyPatch, convolutions: dict[str, int] | None, precision: str
-) -> tuple[list[StageEngine], list[str], dict[str, str]]:
+) -> tuple[list[StageEngine], list[str], list[str]]:
     """Engines, warnings and failures where engines have these kernels."""
     built = BuiltEngine(b"engine", convolutions, 9, 1.0, ("tactics  were\nskipped",))
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
     warnings: list[str] = []
-    failures: dict[str, str] = {}
+    failures: dict[str, ElirError] = {}
     spec = EngineSpec(RTX, "sm86", ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
@@ -101,7 +101,7 @@ def make(
         warnings.append,
         failures,
     )
-    return list(made), warnings, failures
+    return list(made), warnings, [str(error) for error in failures.values()]
 
 
 def test_the_entry_of_an_engine_records_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_entry_of_an_engine_records_its_origin(monkeypatch: pytest.MonkeyPat
 def test_a_documented_precision_must_be_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     made, _, failures = make(monkeypatch, {"int8": 0, "fp16": 1, "fp32": 2}, "fp16")
     assert made == []
-    (reason,) = failures.values()
+    (reason,) = failures
     assert reason.startswith("fused.fp16.sm86.rtx.engine is not fp16")
 
 
@@ -208,21 +208,25 @@ def test_one_failure_does_not_stop_other_precisions_and_gpus(
         library: object, model: object, stage: Stage, precision: str, options: BuildOptions, *_: Any
     ) -> BuiltEngine:
         built.append((stage.name, precision, options.capability))
+        if built[-1] == ("decoder", "fp32", "sm86"):
+            raise UnavailableError("fused.fp32: no kernel for a node")
         wrong = built[-1] == ("decoder", "fp16", "sm75")
         counts = NO_COUNTS | ({"fp32": 1} if wrong else {"fp16": 1})
         return BuiltEngine(b"engine", counts, 9, 1.0, ())
 
     monkeypatch.setattr(engines, "build_engine", build)
     specs = [EngineSpec(RTX, sm, ("fp32", "fp16")) for sm in ("sm75", "sm86")]
-    failures: dict[str, str] = {}
+    failures: dict[str, ElirError] = {}
     manifest = replace(manifest, stages=stages)
     arguments = (LIBRARY, manifest, ["fp16", "fp32"], specs, lambda artifact: b"")
     made = list(make_engines(*arguments, BuildOptions(), no_progress, no_warning, failures))
     assert len(built) == 8
     assert [(e.stage, e.precision, e.spec.capability) for e in made] == [
         (stage, precision, sm)
-        for precision, sm in (("fp16", "sm86"), ("fp32", "sm75"), ("fp32", "sm86"))
+        for precision, sm in (("fp16", "sm86"), ("fp32", "sm75"))
         for stage in ("encoder", "decoder")
     ]
-    assert list(failures) == ["fp16 engines for sm75"]
-    assert "decoder.fp16.sm75.rtx.engine is not fp16" in failures["fp16 engines for sm75"]
+    wrong, unbuilt = failures["fp16 engines for sm75"], failures["fp32 engines for sm86"]
+    assert "decoder.fp16.sm75.rtx.engine is not fp16" in str(wrong)
+    assert isinstance(unbuilt, UnavailableError)
+    assert len(failures) == 2

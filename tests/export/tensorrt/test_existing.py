@@ -244,6 +244,20 @@ def test_nothing_is_written_where_every_engine_fails(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_nothing_is_written_where_no_engine_can_be_built(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*arguments: object) -> BuiltEngine:
+        raise UnavailableError("no kernel for a node")
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    manifest = (bundle / "bundle.json").read_bytes()
+    arguments = (Bundle.open(bundle), LIBRARY, SPECS, ["fp16"], BuildOptions())
+    with pytest.raises(UnavailableError, match="no kernel for a node"):
+        add_engines(*arguments, no_progress, no_warning)
+    assert (bundle / "bundle.json").read_bytes() == manifest
+
+
 def test_two_at_a_time(bundle: Path) -> None:
     lock = os.open(bundle, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
