@@ -97,21 +97,18 @@ def call_together(
     images_per_call: int = 1,
     clock: Clock = wall_clock,
 ) -> Load:
-    """Let ``callers`` threads call for one image after another for ``seconds``.
+    """Let ``callers`` threads call for one image after another; the load has no label yet.
 
     A caller finishes the image it has begun, and its rate is over its own time, so that the end of
     the run, when some have finished, does not count.
 
     Args:
         images: that the callers cycle through, each from another start.
+        seconds: how long.
         images_per_call: restored by one call.
 
-    Returns:
-        a load without label.
-
     Raises:
-        ElirError: as raised by ``restore``, after all threads were stopped.
-        KeyboardInterrupt: likewise.
+        ElirError, KeyboardInterrupt: raised by ``restore``, after all threads were stopped.
     """
     together = threading.Barrier(callers)
     started, stop = threading.Event(), threading.Event()
@@ -149,14 +146,23 @@ def call_together(
             together.abort()
             started.set()
             raise
+    _raise_first(futures)
+    return _load(calls, images_per_call)
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
     errors = [error for future in futures if (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error  # the barrier breaks for the others when one fails
+
+
+def _load(calls: Sequence[Sequence[tuple[int, int]]], images_per_call: int) -> Load:
+    """The load of callers with these starts and ends of calls, in nanoseconds."""
     spans = [(len(one), (one[-1][1] - one[0][0]) / 1e9) for one in calls if one]
     fps = sum(count / span for count, span in spans if span) * images_per_call
     done = sum(count for count, _ in spans) * images_per_call
     latencies = tuple((end - start) / 1e9 for one in calls for start, end in one)
-    return Load("", "callers", callers, latencies, done, done / fps if fps else 0.0, (fps,))
+    return Load("", "callers", len(calls), latencies, done, done / fps if fps else 0.0, (fps,))
 
 
 @dataclass

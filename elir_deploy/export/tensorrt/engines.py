@@ -11,7 +11,6 @@ from msgspec import structs
 from elir_deploy.errors import (
     BundleError,
     ElirError,
-    MissingDependencyError,
     QualityError,
     UnavailableError,
     UsageError,
@@ -169,9 +168,8 @@ def make_engines(
 ) -> Iterator[StageEngine]:
     """Build the engines of every precision and spec, and check what they compute in.
 
-    The engines of all stages come together or, where one cannot be built or is not of its
-    precision, not at all, since a backend needs every one of them; a failure does not stop the
-    next precision and spec.
+    The engines of all stages come together or, where one fails, not at all, since a backend needs
+    every one of them; a failure does not stop the next precision and spec.
 
     Args:
         library: that builds.
@@ -184,7 +182,7 @@ def make_engines(
 
     Raises:
         BundleError: the manifest does not say what a graph computes in.
-        MissingDependencyError, UsageError: as :func:`~.builder.build_engine`.
+        UsageError: as :func:`~.builder.build_engine`.
     """
     stages = manifest.stages_in()
     jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
@@ -209,8 +207,6 @@ def make_engines(
     for precision, spec in itertools.product(precisions, specs):
         try:
             engines = [build(stage, precision, spec) for stage in stages]
-        except MissingDependencyError:
-            raise
         except (QualityError, UnavailableError) as error:
             failures[f"{precision} engines for {spec.capability}"] = error
             continue

@@ -159,9 +159,8 @@ def add_engines(
     Raises:
         OutputError: the bundle or the copy cannot be written, or another process adds to it.
         BundleError: an ONNX file is damaged.
-        QualityError: no engine is of its precision; nothing is written.
-        UnavailableError: none could be built; nothing is written.
-        MissingDependencyError, UsageError: as :func:`~.engines.make_engines`.
+        QualityError, UnavailableError: every engine fails; nothing is written.
+        UsageError: as :func:`~.engines.make_engines`.
     """
     failures: dict[str, ElirError] = {}
     engines = make_engines(
@@ -178,11 +177,9 @@ def add_engines(
 
     def add(path: Path) -> AddedEngines:
         added = tuple(_add(path, bundle.manifest, engines))
-        reasons = {name: str(error) for name, error in failures.items()}
         if not added:
-            unavailable = all(isinstance(e, UnavailableError) for e in failures.values())
-            raise (UnavailableError if unavailable else QualityError)(". ".join(reasons.values()))
-        return AddedEngines(added, reasons)
+            raise _all_failed(failures)
+        return AddedEngines(added, {name: str(error) for name, error in failures.items()})
 
     if output is None:
         with _alone(bundle.path):
@@ -190,6 +187,12 @@ def add_engines(
     with staged_bundle(output, overwrite=overwrite) as writer:
         _copy(bundle, writer.folder, output)
         return add(writer.folder)
+
+
+def _all_failed(failures: Mapping[str, ElirError]) -> ElirError:
+    unavailable = all(isinstance(error, UnavailableError) for error in failures.values())
+    kind = UnavailableError if unavailable else QualityError
+    return kind(". ".join(map(str, failures.values())))
 
 
 def measure_engines(path: Path, kind: str, precisions: Iterable[str]) -> Iterator[EngineQuality]:
