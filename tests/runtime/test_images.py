@@ -295,9 +295,7 @@ def test_bombs_in_texts_are_refused(tmp_path: Path, kind: str, behind: bool) -> 
     place = len(content) - 12 if behind else 33
     path = tmp_path / "x.png"
     path.write_bytes(content[:place] + bomb + content[place:])
-    with pytest.raises(
-        ImageError, match=r"x\.png holds more than 64 MiB of text or colour profile"
-    ):
+    with pytest.raises(ImageError, match=r"x\.png has more than 64 MiB of text or colour profile"):
         read_image(path)
 
 
