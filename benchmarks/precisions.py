@@ -169,9 +169,11 @@ def measure(task: TaskSpec, rounds: int) -> str:
     if capable:
         runners["OpenVINO bf16"] = openvino_runner(read(content), threads, "bf16", image)
     theirs = nncf_model(content, [item.image[None] for item in images])
+    rivals: dict[str, str] = {}
     for hint in hints:
         if theirs is not None:
             runners[f"{NNCF}, rest {hint}"] = openvino_runner(theirs, threads, hint, image)
+            rivals[f"{OURS}, OpenVINO, rest {hint}"] = f"{NNCF}, rest {hint}"
         runners[f"{OURS}, OpenVINO, rest {hint}"] = openvino_runner(
             read(int8), threads, hint, image
         )
@@ -181,9 +183,7 @@ def measure(task: TaskSpec, rounds: int) -> str:
             name,
             f"{statistics.median(own):.3f}",
             ratio(seconds, name, EAGER),
-            ratio(seconds, name, f"{NNCF}, rest {name.rsplit(' ', 1)[-1]}")
-            if name.startswith("INT8, this")
-            else "",
+            ratio(seconds, name, rivals[name]) if name in rivals else "",
         ]
         for name, own in seconds.items()
     ]

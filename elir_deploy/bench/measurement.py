@@ -45,7 +45,7 @@ class Samples:
         yardstick_ns: the faster of the yardstick's times before and after the sample's turn; None
             without a yardstick.
         joules: of the turn, divided by its images; None without a meter.
-        parts_ns: parts of ``device_ns``; empty where there is only one.
+        stages_ns: parts of ``device_ns``; empty where there is only one.
     """
 
     image_ns: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Samples:
     started_ns: list[int] = field(default_factory=list)
     yardstick_ns: list[int | None] = field(default_factory=list)
     joules: list[float | None] = field(default_factory=list)
-    parts_ns: list[tuple[int, ...]] = field(default_factory=list)
+    stages_ns: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def _lists(self) -> tuple[list[Any], ...]:
@@ -284,7 +284,7 @@ class Measurement:
             series.started_ns.append(start)
             series.image_ns.append(end - start)
             series.device_ns.append(runner.device_ns)
-            series.parts_ns.append(runner.parts_ns)
+            series.stages_ns.append(runner.stages_ns)
 
     def _add_round(self, turns: dict[str, Samples]) -> None:
         """Add a round's samples, cut to the images that every runner finished."""

@@ -201,9 +201,9 @@ class Stages(BenchProtocol):
         reason = "its stages cannot be timed one by one"
         runners = run.results.runners
         run.results.unavailable += [
-            Unavailable(r.label, reason) for r in runners if not r.part_names
+            Unavailable(r.label, reason) for r in runners if not r.stage_names
         ]
-        run.results.runners = [runner for runner in runners if runner.part_names]
+        run.results.runners = [runner for runner in runners if runner.stage_names]
         run.require(run.results.runners)
 
 

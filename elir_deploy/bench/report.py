@@ -236,12 +236,12 @@ def _energy(samples: Samples) -> types.Energy | None:
 
 def _stages(runner: Runner, samples: Mapping[str, Samples]) -> types.StageRow | None:
     series = samples.get(runner.label)
-    if series is None or not runner.part_names or not series.image_ns:
+    if series is None or not runner.stage_names or not series.image_ns:
         return None
     image = np.array(series.image_ns, dtype=np.float64)
-    stages = np.array(series.parts_ns, dtype=np.float64)
+    stages = np.array(series.stages_ns, dtype=np.float64)
     columns = [*stages.T, image - stages.sum(axis=1)]
-    names = [*runner.part_names, "runtime"]
+    names = [*runner.stage_names, "runtime"]
     return types.StageRow(
         runner.label,
         [
@@ -267,7 +267,7 @@ def _share(
 def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> types.LoadRow:
     return types.LoadRow(
         label=load.label,
-        way=load.way,  # type: ignore[arg-type]
+        way=load.way,
         concurrency=load.concurrency,
         fps=_rounded(load.mean_fps),
         fps_by_pass=[_rounded(fps) for fps in load.fps],

@@ -19,6 +19,7 @@ from elir_deploy.bench.sensors import Affinity, State
 from elir_deploy.bench.soak import Trend, Window
 from elir_deploy.bench.stability import Drift, LevelShift, Modes
 from elir_deploy.bench.statistics import Ratio, Summary
+from elir_deploy.bench.throughput import Way
 from elir_deploy.runtime.manifest import Model, Source
 
 __all__ = [
@@ -163,7 +164,7 @@ class LoadRow(_Record, frozen=True):
     """
 
     label: str
-    way: Literal["callers", "streams", "batch", "files"]
+    way: Way
     concurrency: Annotated[int, Meta(ge=1)]
     fps: Amount
     fps_by_pass: Annotated[list[Amount], Meta(min_length=1, max_length=2)]

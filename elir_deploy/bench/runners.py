@@ -86,8 +86,8 @@ class Runner(ABC):
         artifacts: file, precision, bytes and SHA-256 of every file of a bundle that runs.
         device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that
             is unknown.
-        part_names: names of the parts of ``device_ns``; empty where there is only one.
-        parts_ns: of the last :meth:`restore`, one for each name.
+        stage_names: names of the parts of ``device_ns``; empty where there is only one.
+        stages_ns: of the last :meth:`restore`, one for each name.
         arithmetic: number of convolutions by the type in which they run; None where unknown.
         on_cpu: whether the processor runs it, so that the yardstick applies.
         preparation: before the first image; None where loading is all.
@@ -100,8 +100,8 @@ class Runner(ABC):
     weights: str
     artifacts: tuple[dict[str, Any], ...] = ()
     device_ns: int | None = None
-    part_names: tuple[str, ...] = ()
-    parts_ns: tuple[int, ...] = ()
+    stage_names: tuple[str, ...] = ()
+    stages_ns: tuple[int, ...] = ()
     arithmetic: dict[str, int] | None = None
     on_cpu: bool = True
     preparation: Preparation | None = None
@@ -168,8 +168,8 @@ class BundleRunner(Runner):
         self._parts[:] = [0] * len(self._parts)
         restored = self._restorer.restore(image)
         self.device_ns = sum(self._parts)
-        if self.part_names:
-            self.parts_ns = tuple(self._parts)
+        if self.stage_names:
+            self.stages_ns = tuple(self._parts)
         return restored
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -188,12 +188,12 @@ class BundleRunner(Runner):
         Timed in the same call as the whole, so that their difference is the runtime's own work.
         """
         session, clock = self._restorer.session, self._clock
-        steps = session.steps()
-        parts = self._parts = [0] * len(steps)
+        stages = session.stage_calls()
+        parts = self._parts = [0] * len(stages)
         calls: tuple[Callable[[], None], ...] = (session.run,)
-        if len(steps) > 1:
-            self.part_names = tuple(name for name, _ in steps)
-            calls = tuple(call for _, call in steps)
+        if len(stages) > 1:
+            self.stage_names = tuple(name for name, _ in stages)
+            calls = tuple(call for _, call in stages)
 
         def timed_run() -> None:
             start = clock()

@@ -66,7 +66,7 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
     for name in dict.fromkeys(names):
         if name != "tiny" and not Path(name).is_dir():
             raise UsageError(
-                f"{name} is not a bundle; export the checkpoint first: elir-export "
+                f"{name} is not the folder of a bundle; export a checkpoint first: elir-export "
                 f"{name} -o DIR{' --task TASK' if name == 'random' else ''}, then elir-bench DIR"
             )
         bundles.append(Bundle.open(name))

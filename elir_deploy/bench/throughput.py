@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,10 @@ _FEWEST_FILES, _MOST_FILES = 8, 1000
 Restore = Callable[[NDArray[np.uint8]], object]
 
 
+#: Kinds of load.
+Way = Literal["callers", "streams", "batch", "files"]
+
+
 @dataclass(frozen=True)
 class Load:
     """One kind of load and its speed.
@@ -64,7 +69,7 @@ class Load:
     """
 
     label: str
-    way: str
+    way: Way
     concurrency: int
     latencies_s: tuple[float, ...] = ()
     images: int = 0
@@ -266,7 +271,7 @@ class Throughput:
         count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))
         return load if count <= _FEWEST_FILES else _restore_files(restorer, photographs, count)
 
-    def _add(self, label: str, way: str, concurrency: int, measure: Callable[[], Load]) -> None:
+    def _add(self, label: str, way: Way, concurrency: int, measure: Callable[[], Load]) -> None:
         key, title = (label, way, concurrency), f"{label}, {way} {concurrency}"
         if any(item.label == title for item in self.unavailable):
             return

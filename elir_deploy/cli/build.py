@@ -27,7 +27,7 @@ from elir_deploy.export.tensorrt.existing import (
     add_engines,
     check_parser,
     default_precisions,
-    measure_engines,
+    measure_engine,
 )
 from elir_deploy.runtime.backends.base import missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
@@ -195,29 +195,30 @@ def _measure(folder: Path, library: Library, added: AddedEngines, *, device: boo
     """Run the new engines on the references; returns why some were removed.
 
     Raises:
-        UnavailableError: they were built for this machine, which cannot run them.
+        UnavailableError: some were built for this machine, which cannot run them.
     """
-    failures = []
-    precisions = dict.fromkeys(engine.precision for engine in added.engines)
-    try:
-        for quality in measure_engines(folder, library.kind, precisions):
-            psnr = "identical" if math.isinf(quality.psnr_db) else f"{quality.psnr_db:.2f} dB"
-            print(
-                f"  {quality.precision}  PSNR {psnr} against float32 PyTorch, "
-                f"floor {quality.floor_db:g}"
+    failures, unavailable = [], []
+    for precision in dict.fromkeys(engine.precision for engine in added.engines):
+        try:
+            quality = measure_engine(folder, library.kind, precision)
+        except UnavailableError as error:
+            # An engine for this machine runs here, unless the package that runs it is missing.
+            if device and not isinstance(error, MissingDependencyError):
+                unavailable.append(f"{precision} engines do not run: {error}")
+            else:
+                print(f"  {precision}  not run here: {error}")
+            continue
+        psnr = "identical" if math.isinf(quality.psnr_db) else f"{quality.psnr_db:.2f} dB"
+        print(f"  {precision}  PSNR {psnr} against float32 PyTorch, floor {quality.floor_db:g}")
+        if not quality.passed:
+            failures.append(
+                f"{precision} engines reach {psnr} against float32 PyTorch, expected "
+                f"{quality.floor_db:g} dB: they were removed from {folder}"
             )
-            if not quality.passed:
-                failures.append(
-                    f"{quality.precision} engines reach {psnr} against float32 PyTorch, expected "
-                    f"{quality.floor_db:g} dB: they were removed from {folder}"
-                )
-    except UnavailableError as error:
-        # An engine for this machine runs here, unless the package that runs it is missing.
-        if device and not isinstance(error, MissingDependencyError):
-            for failure in (*added.failures.values(), *failures):
-                tell(f"error: {failure}")
-            raise
-        print(f"not run here: {error}")
+    if unavailable:
+        for failure in (*added.failures.values(), *failures):
+            tell(f"error: {failure}")
+        raise UnavailableError(". ".join(unavailable))
     return failures
 
 

@@ -14,7 +14,6 @@ import typer
 from elir_deploy.cli.imports import require_packages
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import QualityError
-from elir_deploy.pixels import db_from_json
 from elir_deploy.runtime.backends import reason_not_automatic
 from elir_deploy.targets import DEVICE_TENSORRT, targets_named
 from elir_deploy.tasks import TASKS
@@ -249,14 +248,16 @@ def _print_report(report: ExportReport) -> None:
 
 
 def _print_verification(precision: str, result: Verification) -> None:
-    psnr = db_from_json(result.psnr_db)
+    psnr = "identical" if result.psnr_db is None else f"{result.psnr_db:6.2f} dB"
+    if not result.finite:
+        psnr = "none"
     errors = (
         "not finite"
         if result.max_error is None
         else f"max error {result.max_error:.4f}  mean {result.mean_error:.1e}"
     )
     verdict = "ok" if result.passed else "BELOW ITS FLOOR"
-    print(f"  {precision}  PSNR {psnr:6.2f} dB (floor {result.floor_db:g})  {errors}  {verdict}")
+    print(f"  {precision}  PSNR {psnr} (floor {result.floor_db:g})  {errors}  {verdict}")
     for line in result.kept_float32:
         kept = "floating point" if precision == "int8" else "float32"
         print(f"        kept in {kept}: {line}")
@@ -272,7 +273,7 @@ def _print_int8(report: Int8Report) -> None:
     rows = [
         [
             s.block.name,
-            f"{s.psnr_db:.1f}",
+            "identical" if block.psnr_db is None else f"{block.psnr_db:.1f}",
             f"{100 * s.block.saving / saving:.1f}",
             "kept" if block.kept else "int8",
         ]
@@ -285,8 +286,9 @@ def _print_int8(report: Int8Report) -> None:
         assert quality is not None  # measured together with the blocks
         lost = quality.psnr_drop_db
         drop = "" if lost is None else f"loses {lost:.3f} dB to the truth, "
-        fidelity = db_from_json(quality.fidelity_db)
-        print(f"INT8, {what}: {drop}worst image {fidelity:.1f} dB to float32")
+        fidelity = quality.fidelity_db
+        worst = "identical" if fidelity is None else f"{fidelity:.1f} dB"
+        print(f"INT8, {what}: {drop}worst image {worst} to float32")
 
 
 def _plot(report: Int8Report, path: Path) -> None:

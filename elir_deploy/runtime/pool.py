@@ -111,7 +111,7 @@ class Pool:
     def refuse_runs(self) -> None:
         """In a forked child, make runs of sessions that callers have raise a UsageError."""
         for session in self._sessions:
-            vars(session.session)["run"] = self._owner.check
+            vars(session.session).update(run=self._owner.check, stage_calls=self._owner.check)
 
     def __del__(self) -> None:
         if not self._owner.is_here():

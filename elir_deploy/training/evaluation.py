@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from elir_deploy.errors import ImageError, UnavailableError
 from elir_deploy.paired_images import Sample, Skipped
-from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress
 from elir_deploy.runtime.images import write_image
 from elir_deploy.training.metrics import Mean, Metric, MetricSet
 from elir_deploy.training.subjects import Pixels, Subject, Trace, Variant
@@ -97,7 +97,7 @@ def evaluate(
     tracer: Tracer | None = None,
     traces: int = 0,
     on_progress: ProgressCallback = no_progress,
-    on_input_warning: Callable[[str], None] | None = None,
+    on_input_warning: WarningCallback | None = None,
 ) -> Evaluation:
     """Restore and measure every sample.
 

@@ -52,14 +52,14 @@ class SyntheticRunner(Runner):
         self._clock = clock
         self._latency = latency if callable(latency) else lambda _: latency
         self._shares = tuple((parts or {}).values())
-        self.part_names = tuple(parts or ())
+        self.stage_names = tuple(parts or ())
 
     def restore(self, image):
         seconds = self._latency(len(self.images))
         self.images.append(image)
         self._clock.advance(0.05 * seconds)
         self.device_ns = round(0.9 * seconds * 1e9)
-        self.parts_ns = tuple(round(share * self.device_ns) for share in self._shares)
+        self.stages_ns = tuple(round(share * self.device_ns) for share in self._shares)
         self._clock.advance(0.9 * seconds)
         self._clock.advance(0.05 * seconds)
         return image

@@ -151,6 +151,22 @@ def test_seven_runners_fit_on_a_screen(desktop, rich):
     assert desktop.locator("#latency .chart").bounding_box()["height"] < 500
 
 
+def test_labels_of_axes_at_the_edge_are_on_one_line(desktop):
+    """One that begins just before the edge would be wrapped after every digit."""
+    heights = desktop.evaluate(
+        """() => [...document.querySelectorAll('.axis span')].map(span => {
+            const copy = span.parentNode.appendChild(span.cloneNode())
+            copy.style.left = '99.9%'
+            copy.textContent = '1 500'
+            const height = copy.offsetHeight
+            copy.remove()
+            return height
+        })"""
+    )
+    assert heights
+    assert max(heights) < 20
+
+
 def test_latencies_are_drawn_where_they_are_on_the_axis(desktop, rich):
     left, right = desktop.eval_on_selector(
         "#latency .axis", "(e) => [e.getBoundingClientRect().left, e.getBoundingClientRect().right]"

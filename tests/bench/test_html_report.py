@@ -361,10 +361,6 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, bundle):
         assert str(info.value).startswith("jinja2 is needed to write an HTML report")
 
 
-def test_the_package_is_there():
-    import_jinja()
-
-
 @pytest.mark.parametrize("page", ["#ffffff", "#16191d"])
 def test_colours_stand_out_from_light_and_dark_pages(page):
     def luminance(colour):

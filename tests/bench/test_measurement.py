@@ -79,8 +79,8 @@ def test_known_latencies_come_back():
         assert samples.device_ns == [round(0.9 * seconds * 1e9)] * 20
         assert len(samples.started_ns) == 20
         assert samples.yardstick_ns == samples.joules == [None] * 20
-    assert measurement.samples["slow"].parts_ns == [(4_500_000, 13_500_000)] * 20
-    assert measurement.samples["fast"].parts_ns == [()] * 20
+    assert measurement.samples["slow"].stages_ns == [(4_500_000, 13_500_000)] * 20
+    assert measurement.samples["fast"].stages_ns == [()] * 20
 
 
 # Warming up -----------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
     def scattering(image):
         restored = restore(image)
         x = round(runner.device_ns * rng.uniform(0.3, 0.7))
-        runner.parts_ns = (x, runner.device_ns - x)
+        runner.stages_ns = (x, runner.device_ns - x)
         return restored
 
     runner.restore = scattering

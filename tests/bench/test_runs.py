@@ -82,7 +82,7 @@ def test_folders_and_the_packaged_bundle_are_opened(bundle, tmp_path, monkeypatc
     ],
 )
 def test_a_checkpoint_is_refused_with_the_command_that_exports_it(name, command):
-    with pytest.raises(UsageError, match=f"{name} is not a bundle; .*: {command}"):
+    with pytest.raises(UsageError, match=f"{name} is not the folder of a bundle; .*: {command}"):
         open_bundles([name], options())
 
 

@@ -179,7 +179,7 @@ def test_bad_places_are_told_before_anything_is_opened(run, tmp_path, monkeypatc
 def test_a_checkpoint_is_refused_with_the_command_that_exports_it(run):
     code, _, err = run("mine.pth", *QUICK)
     assert code == 2
-    assert "mine.pth is not a bundle" in err
+    assert "mine.pth is not the folder of a bundle" in err
     assert "elir-export mine.pth -o DIR" in err
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ import pytest
 
 from elir_deploy.cli import build as command
 from elir_deploy.errors import MissingDependencyError, QualityError, UnavailableError
-from elir_deploy.export.tensorrt.existing import EngineQuality
+from elir_deploy.export.tensorrt.existing import AddedEngine, AddedEngines, EngineQuality
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import SPLIT_STAGES
 from elir_deploy.runtime.tensorrt_library import Library
@@ -201,8 +201,8 @@ def test_a_device_builds_and_the_engine_must_be_of_its_precision(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    floors = [EngineQuality("fp16", 52.25, 45.0)]
-    monkeypatch.setattr(command, "measure_engines", lambda *arguments: floors)
+    quality = EngineQuality("fp16", 52.25, 45.0)
+    monkeypatch.setattr(command, "measure_engine", lambda *arguments: quality)
     command.build(str(bundle), device=True, precision=["fp16"])
     told = capsys.readouterr()
     assert "building for sm87 with tensorrt 10.3.0.30" in told.err
@@ -230,11 +230,11 @@ def test_a_failed_precision_is_named_after_the_others_were_added_and_measured(
     device("FP32")
     measured: list[str] = []
 
-    def measure(path: Path, kind: str, precisions: Iterable[str]) -> Iterator[EngineQuality]:
-        measured.extend(precisions)
-        yield EngineQuality("fp32", 52.25, 60.0)
+    def measure(path: Path, kind: str, precision: str) -> EngineQuality:
+        measured.append(precision)
+        return EngineQuality("fp32", 52.25, 60.0)
 
-    monkeypatch.setattr(command, "measure_engines", measure)
+    monkeypatch.setattr(command, "measure_engine", measure)
     with pytest.raises(QualityError) as caught:
         command.build(str(bundle), device=True, precision=["fp16", "fp32"])
     assert caught.value.exit_code == 3
@@ -246,6 +246,34 @@ def test_a_failed_precision_is_named_after_the_others_were_added_and_measured(
     assert [engine.precision for engine in engines] == ["fp32"]
 
 
+def test_an_engine_that_does_not_run_stops_no_other(
+    bundle: Path,
+    device: Callable[[str], Library],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    library = device("FP32")
+    names = ("fp16", "fp32")
+    added = tuple(AddedEngine(f"{name}.engine", name, 1, 1.0, None) for name in names)
+
+    def measure(path: Path, kind: str, precision: str) -> EngineQuality:
+        if precision == "fp16":
+            raise UnavailableError("out of memory")
+        return EngineQuality("fp32", 52.25, 60.0)
+
+    monkeypatch.setattr(command, "measure_engine", measure)
+    for here in (True, False):
+        engines = AddedEngines(added, {})
+        if here:
+            with pytest.raises(UnavailableError, match="fp16 engines do not run: out of memory"):
+                command._measure(bundle, library, engines, device=True)
+        else:
+            assert len(command._measure(bundle, library, engines, device=False)) == 1
+        shown = capsys.readouterr()
+        assert "fp32  PSNR 52.25 dB" in shown.out
+    assert "fp16  not run here: out of memory" in shown.out
+
+
 @pytest.mark.usefixtures("device")
 def test_an_engine_for_this_device_has_to_run_here(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -254,7 +282,7 @@ def test_an_engine_for_this_device_has_to_run_here(
         def measure(*arguments: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr(command, "measure_engines", measure)
+        monkeypatch.setattr(command, "measure_engine", measure)
         command.build(str(bundle), device=True, precision=["fp16"])
 
     with pytest.raises(UnavailableError, match="out of memory") as caught:

@@ -43,7 +43,7 @@ __all__ = [
     "add_engines",
     "check_parser",
     "default_precisions",
-    "measure_engines",
+    "measure_engine",
 ]
 
 
@@ -195,30 +195,29 @@ def _all_failed(failures: Mapping[str, ElirError]) -> ElirError:
     return kind(". ".join(map(str, failures.values())))
 
 
-def measure_engines(path: Path, kind: str, precisions: Iterable[str]) -> Iterator[EngineQuality]:
-    """Run the bundle's engines on its references, and remove those below their floor.
+def measure_engine(path: Path, kind: str, precision: str) -> EngineQuality:
+    """Run the bundle's engines on its references, and remove them if they miss their floor.
 
     Args:
         path: of the bundle.
         kind: of the engines, and the backend of that name.
-        precisions: to run.
+        precision: to run.
 
     Raises:
         UnavailableError: this machine cannot run them.
     """
     bundle = Bundle.open(path)
-    for precision in precisions:
-        worst = math.inf
-        with Restorer(bundle, kind, precision=precision) as restore:
-            for _, image, expected in bundle.reference_images():
-                worst = min(worst, psnr_db(restore.run_pixels(image), expected))
-        verified = bundle.manifest.verification.get(precision)
-        # A graph that did not pass, as of random weights, sets no floor for its engines.
-        floor = verified.floor_db if verified is not None and verified.passed else 0.0
-        quality = EngineQuality(precision, worst, floor)
-        if not quality.passed:
-            _drop(path, backend_named(kind).artifacts(bundle, precision))
-        yield quality
+    worst = math.inf
+    with Restorer(bundle, kind, precision=precision) as restore:
+        for _, image, expected in bundle.reference_images():
+            worst = min(worst, psnr_db(restore.run_pixels(image), expected))
+    verified = bundle.manifest.verification.get(precision)
+    # A graph that did not pass, as of random weights, sets no floor for its engines.
+    floor = verified.floor_db if verified is not None and verified.passed else 0.0
+    quality = EngineQuality(precision, worst, floor)
+    if not quality.passed:
+        _drop(path, backend_named(kind).artifacts(bundle, precision))
+    return quality
 
 
 # The manifest and the files -----------------------------------------------------------------------

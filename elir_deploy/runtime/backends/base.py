@@ -49,7 +49,7 @@ class Session(ABC):
             UnavailableError: the device failed.
         """
 
-    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         """Names and functions of the stages, in order, for timing them; all together are a run.
 
         A single function, unless every stage ends before the next one begins anyway.

@@ -146,7 +146,7 @@ class _CpuSession(Session):
         for _, loaded, binding in self._steps:
             self._run(loaded, binding)
 
-    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         return tuple(
             (name, partial(self._run, loaded, binding)) for name, loaded, binding in self._steps
         )

@@ -154,7 +154,7 @@ class _Session(Session):
         for request in self._requests:
             _infer(request)
 
-    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         calls = (partial(_infer, request) for request in self._requests)
         names = (loaded.stage.name for loaded in self._chain)
         return tuple(zip(names, calls, strict=True))

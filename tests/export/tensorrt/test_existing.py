@@ -22,7 +22,7 @@ from elir_deploy.export.tensorrt.existing import (
     add_engines,
     check_parser,
     default_precisions,
-    measure_engines,
+    measure_engine,
 )
 from elir_deploy.progress import no_progress, no_warning
 from elir_deploy.runtime.backends import tensorrt as backend
@@ -361,7 +361,7 @@ def test_engines_are_measured_on_the_bundles_pictures(
 ) -> None:
     add(bundle)
     on_a_gpu(monkeypatch, "sm86")
-    (quality,) = measure_engines(bundle, RTX, ["fp16"])
+    quality = measure_engine(bundle, RTX, "fp16")
     assert quality.psnr_db == np.inf
     assert quality.passed
     assert list(engines_in(bundle)) == FILES
@@ -373,7 +373,7 @@ def test_only_engines_that_ran_and_failed_are_removed(
     add(bundle)
     on_a_gpu(monkeypatch, "sm86")
     monkeypatch.setattr(_Restorer, "off", 255)
-    (quality,) = measure_engines(bundle, RTX, ["fp16"])
+    quality = measure_engine(bundle, RTX, "fp16")
     assert not quality.passed
     assert engines_in(bundle) == {FILES[0]: "engine 1"}, "which this GPU cannot run"
     assert [p.name for p in bundle.glob("*.engine")] == FILES[:1]
@@ -384,4 +384,4 @@ def test_engines_that_cannot_run_here(bundle: Path) -> None:
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU")
     with pytest.raises(UnavailableError):
-        list(measure_engines(bundle, RTX, ["fp16"]))
+        measure_engine(bundle, RTX, "fp16")
