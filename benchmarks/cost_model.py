@@ -178,8 +178,8 @@ def devices_table(network: Exported) -> str:
 
 
 def this_cpu() -> Device:
-    cpu = describe_device()["cpu"]
-    return measure_cpu(cpu["usable_cores"], cpu["model"] or "CPU")
+    cpu = describe_device().cpu
+    return measure_cpu(cpu.usable_cores, cpu.model or "CPU")
 
 
 def fastest(measured: Sequence[Device]) -> Device:
@@ -205,7 +205,7 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
         },
         rounds,
     )
-    elsewhere = meter.cores_elsewhere(time.perf_counter() - begin) or {}
+    elsewhere = meter.cores_elsewhere(time.perf_counter() - begin)
     cpu = fastest([before, this_cpu()])
     trained = eager_model_layers(task.architecture, image_size=task.image_size, steps=task.steps)
     rows = []
@@ -223,7 +223,10 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
             ]
         )
     heading = ["", "measured ms, median (range)", "predicted ms", "error", "GFLOP/s (of the peak)"]
-    busy = ", ".join(f"{who.replace('_', ' ')} {cores:.2f}" for who, cores in elsewhere.items())
+    busy = ", ".join(
+        f"{who.replace('_', ' ')} {cores:.2f}"
+        for who, cores in (vars(elsewhere) if elsewhere else {}).items()
+    )
     told_of_cpu = (
         f"{cpu.title}: {cpu.peaks['fp32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{cpu.bandwidth / 1e9:.1f} GB/s ({cpu.source}; the best of one measurement before and "

@@ -269,10 +269,10 @@ FORM_HEADER = ["engine", "activations", "biases", "weights MB", "copies", "scale
 
 
 def environment() -> str:
-    device = describe_device()
+    cpu = describe_device().cpu
     packages = [f"{name} {version}" for name in LIBRARIES if (version := installed_version(name))]
-    sets = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(device["cpu"]["instruction_sets"])
-    return f"{device['cpu']['model']} ({', '.join(sorted(sets))}); " + ", ".join(packages)
+    sets = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(cpu.instruction_sets)
+    return f"{cpu.model} ({', '.join(sorted(sets))}); " + ", ".join(packages)
 
 
 @dataclass(frozen=True)

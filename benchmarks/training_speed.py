@@ -101,10 +101,10 @@ def main() -> None:
                 ]
             )
             print(rows[-1], flush=True)
-    cpu = describe_device()["cpu"]
+    cpu = describe_device().cpu
     text = (
         "# Speed of training\n\n"
-        f"Batch 1, the paper's objective, {os.cpu_count()} cores of {cpu['model']}, PyTorch "
+        f"Batch 1, the paper's objective, {os.cpu_count()} cores of {cpu.model}, PyTorch "
         f"{torch.__version__}; mean of {UPDATES} updates after {WARMUP}. Memory is the peak of the "
         "process that trains; the one that prepares images comes on top.\n\n"
         + pipes(["task", "images", "format", "updates/s", "peak GiB"], rows)

@@ -7,15 +7,18 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from elir_deploy import __version__
 from elir_deploy.bench.sensors.cpu import cpu_entries, is_virtual, read_cpu
 from elir_deploy.bench.sensors.files import ROOT, Tree, query_psutil
 from elir_deploy.bench.sensors.process import Affinity
 
-__all__ = ["CpuMeter", "describe_device", "installed_version", "usable_cores"]
+__all__ = [
+    *("CoresElsewhere", "Cpu", "CpuMeter", "Device"),
+    *("describe_device", "installed_version", "usable_cores"),
+]
 
 #: Instruction sets that decide how fast convolutions are, as /proc/cpuinfo names them.
 _INSTRUCTION_SETS = (
@@ -35,42 +38,67 @@ _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC
 _GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit", "pstate")
 
 
-def describe_device(root: Path = ROOT) -> dict[str, Any]:
-    """This machine as plain JSON values; None for what is unknown.
+@dataclass(frozen=True)
+class Cpu:
+    """The processor; None where the system does not say."""
 
-    Memory, physical cores and the clock need psutil.
+    model: str | None
+    instruction_sets: list[str]
+    virtual_machine: bool | None
+    architecture: str
+    usable_cores: int
+    governor: str | None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine; None where the system does not say.
+
+    Attributes:
+        machine: the board, where the firmware names one.
+        gpus: NVIDIA's, as nvidia-smi describes them.
+        memory_bytes: all of it; needs psutil.
+        libraries: versions of those installed.
     """
+
+    machine: str | None
+    cpu: Cpu
+    gpus: list[dict[str, str]]
+    memory_bytes: int | None
+    os: str
+    kernel: str
+    python: str
+    elir_deploy: str
+    libraries: dict[str, str]
+    environment: dict[str, str]
+    affinity: Affinity
+
+
+def describe_device(root: Path = ROOT) -> Device:
+    """This machine."""
     tree = Tree(root)
     entry = next(iter(cpu_entries(tree)), {})
     flags = set((entry.get("flags") or entry.get("Features") or "").split())
-    cpu, memory = read_cpu(tree), query_psutil("virtual_memory")
-    return {
-        "machine": tree.text("proc/device-tree/model"),
-        "cpu": {
-            "model": entry.get("model name", entry.get("CPU part", platform.processor())) or None,
-            "physical_cores": query_psutil("cpu_count", logical=False),
-            "cache": entry.get("cache size"),
-            "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-            "virtual_machine": is_virtual(tree),
-            "architecture": platform.machine(),
-            "logical_cores": os.cpu_count(),
-            "usable_cores": usable_cores(root),
-            "governor": cpu.governors,
-            "mhz_now": cpu.mhz,
-        },
-        "gpus": _nvidia_gpus(),
-        "memory": {
-            "total_bytes": getattr(memory, "total", None),
-            "available_bytes": getattr(memory, "available", None),
-        },
-        "load_average": list(os.getloadavg()),
-        "os": _os_name(),
-        "kernel": platform.release(),
-        "python": sys.version.split()[0],
-        "elir_deploy": __version__,
-        "libraries": {name: version for name in _LIBRARIES if (version := installed_version(name))},
-        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-    }
+    return Device(
+        machine=tree.text("proc/device-tree/model"),
+        cpu=Cpu(
+            model=entry.get("model name", entry.get("CPU part", platform.processor())) or None,
+            instruction_sets=[name for name in _INSTRUCTION_SETS if name in flags],
+            virtual_machine=is_virtual(tree),
+            architecture=platform.machine(),
+            usable_cores=usable_cores(root),
+            governor=read_cpu(tree).governors,
+        ),
+        gpus=_nvidia_gpus(),
+        memory_bytes=getattr(query_psutil("virtual_memory"), "total", None),
+        os=_os_name(),
+        kernel=platform.release(),
+        python=sys.version.split()[0],
+        elir_deploy=__version__,
+        libraries={name: version for name in _LIBRARIES if (version := installed_version(name))},
+        environment={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        affinity=Affinity.read(root),
+    )
 
 
 def installed_version(package: str) -> str | None:
@@ -92,6 +120,14 @@ def usable_cores(root: Path = ROOT) -> int:
     return cores if quota is None else min(cores, max(1, int(quota)))
 
 
+@dataclass(frozen=True)
+class CoresElsewhere:
+    """Cores that others kept busy on average: other programs, and other virtual machines."""
+
+    other_programs: float
+    stolen: float
+
+
 class CpuMeter:
     """CPU time that other programs and other virtual machines used since construction.
 
@@ -102,19 +138,13 @@ class CpuMeter:
         self._tree = Tree(root)
         self._before = self._read()
 
-    def cores_elsewhere(self, seconds: float) -> dict[str, float] | None:
-        """Cores that others kept busy on average in the ``seconds`` since construction.
-
-        ``other_programs`` and ``stolen`` by the hypervisor; None if the system does not tell.
-        """
+    def cores_elsewhere(self, seconds: float) -> CoresElsewhere | None:
+        """Of the ``seconds`` since construction; None if the system does not tell."""
         before, after = self._before, self._read()
         if before is None or after is None or seconds <= 0:
             return None
-        programs, stolen = (max(0.0, b - a) for a, b in zip(before, after, strict=True))
-        return {
-            "other_programs": round(programs / seconds, 3),
-            "stolen": round(stolen / seconds, 3),
-        }
+        busy = (max(0.0, b - a) for a, b in zip(before, after, strict=True))
+        return CoresElsewhere(*(round(each / seconds, 3) for each in busy))
 
     def _read(self) -> tuple[float, float] | None:
         """Seconds of other programs and of other virtual machines since boot, over all cores."""

@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from elir_deploy.bench.measurement import Measurement, Samples
-from elir_deploy.bench.runners import BundleRunner, Unavailable, quality
+from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.report_types import EulerRow
+from elir_deploy.bench.runners import (
+    BundleRunner,
+    Unavailable,
+    compare_with_references,
+    compare_with_truth,
+)
 from elir_deploy.bench.sensors import rss_bytes
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Throughput
@@ -46,10 +50,6 @@ class BenchProtocol:
         at_most_s: time after which the run ends in any case, where ``images`` is None.
         tolerance: largest relative half-width of the 95 % interval of each median.
         block: images of a turn.
-        in_turns: whether runners take turns; otherwise the last three mean nothing.
-        input: the images, in words.
-        order: of the runners, in words.
-        timed: what is timed, in words.
     """
 
     name: str
@@ -60,14 +60,9 @@ class BenchProtocol:
     at_most_s: float = 300.0
     tolerance: float = 0.02
     block: int = 5
-    in_turns: bool = True
-    input: str = "uniformly random bytes, a new image each time"
-    order: str = (
-        "runners take turns of `block` images, each turn after images that do not count; the "
-        "order is shuffled for one round and reversed for the next"
-    )
-    timed: str = "8-bit image to restored 8-bit image; device: inside the backend's run"
 
+    #: Whether runners take turns; otherwise the last three mean nothing.
+    in_turns: ClassVar[bool] = True
     #: Options of elir-bench that have a meaning here, beside those of every protocol.
     accepts: ClassVar[tuple[str, ...]] = ("images", "warmup", "seconds", "at_most", "tolerance")
     #: Whether peers take part.
@@ -102,9 +97,6 @@ class BenchProtocol:
         # The yardstick shows the processor's speed; a GPU would wait for it and cool down.
         timed = any(runner.on_cpu for runner in run.results.runners)
         run.conditions.yardstick = describe() if timed else None
-        if watch.meter is not None:
-            run.conditions.energy = watch.meter.source
-            run.conditions.energy_scope = watch.meter.scope
         run.results.measurement = Measurement(
             run.results.runners,
             self,
@@ -148,16 +140,7 @@ class ThroughputProtocol(BenchProtocol):
     title: str = "many images: concurrent callers, streams, batches, and image files"
     warmup: int | None = 1
     seconds: float = 5.0
-    in_turns: bool = False
-    input: str = (
-        "16 images of uniformly random bytes in a ring; batch: one batch of random bytes; "
-        "files: the bundle's photographs as PNG"
-    )
-    order: str = "every load of one runner after the other, in two passes of opposite order"
-    timed: str = (
-        "callers, streams: 8-bit image to restored 8-bit image; batch: inside the backend's "
-        "run; files: image file to image file"
-    )
+    in_turns: ClassVar[bool] = False
     accepts: ClassVar[tuple[str, ...]] = ("seconds", "callers", "batch")
 
     def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
@@ -246,33 +229,18 @@ class Steps(BenchProtocol):
         return next((b for b in bundles if b.manifest.model.steps == default), bundles[0])
 
     def prepare(self, run: Run, progress: ProgressCallback) -> None:
-        """Begin the rows with what needs no timing: PSNR to the truth, and to the reference."""
+        """Compare with the truth, and with the reference; the timing is that of all runners."""
         for number, runner in enumerate(run.results.runners):
             progress("restoring the references", number, len(run.results.runners))
             assert isinstance(runner, BundleRunner)
-            to_truth, to_reference = quality(runner, run.bundle)
             run.results.steps.append(
-                {
-                    "steps": runner.bundle.manifest.model.steps,
-                    "label": f"{runner.backend} {runner.precision}",
-                    "fps": None,
-                    "mean_s": None,
-                    "psnr_db": to_truth,
-                    "psnr_to_full_db": to_reference,
-                }
+                EulerRow(
+                    label=runner.label,
+                    steps=runner.bundle.manifest.model.steps,
+                    to_truth=compare_with_truth(run.bundle, runner.run_pixels),
+                    to_full=compare_with_references(run.bundle, runner.run_pixels),
+                )
             )
-
-    def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:
-        try:
-            super().measure(run, watch, progress)
-        finally:
-            samples = run.results.measurement.samples if run.results.measurement else {}
-            rows: list[dict[str, Any]] = []
-            for row, runner in zip(run.results.steps, run.results.runners, strict=True):
-                if series := samples.get(runner.label, Samples()).image_ns:
-                    mean = float(np.mean(series)) / 1e9
-                    rows.append(row | {"fps": 1 / mean, "mean_s": mean})
-            run.results.steps = rows
 
     def suffixes(self, bundles: Sequence[Bundle]) -> list[str]:
         return [f", M = {bundle.manifest.model.steps}" for bundle in bundles]
@@ -286,10 +254,7 @@ class SoakProtocol(BenchProtocol):
     title: str = "each runner under long load: whether it slows down or its memory grows"
     warmup: int | None = 0
     seconds: float = 600.0
-    in_turns: bool = False
-    input: str = "16 images of uniformly random bytes in a ring"
-    order: str = "one runner after the other"
-    timed: str = "8-bit image to restored 8-bit image"
+    in_turns: ClassVar[bool] = False
     accepts: ClassVar[tuple[str, ...]] = ("seconds",)
 
     def measure(self, run: Run, watch: Watch, progress: ProgressCallback) -> None:

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from elir_deploy.bench import report_types as types
 from elir_deploy.bench import stability
-from elir_deploy.bench.clocks import clock_resolution_ns
 from elir_deploy.bench.cold import ColdStart
+from elir_deploy.bench.device import CoresElsewhere, Device
 from elir_deploy.bench.measurement import Measurement, Samples, Warmup
 from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report_types import SCHEMA_VERSION, Report
 from elir_deploy.bench.report_warnings import build_warnings
 from elir_deploy.bench.runners import Fidelity, Runner, Unavailable
-from elir_deploy.bench.soak import Soak, Trend
-from elir_deploy.bench.statistics import Summary, paired_speedup, student_95
+from elir_deploy.bench.soak import Soak
+from elir_deploy.bench.statistics import Estimate, Summary, paired_speedup, student_95
 from elir_deploy.bench.throughput import Load
+from elir_deploy.bench.watch import NO_METER, EnergySource, Sensors
+from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
@@ -32,40 +34,23 @@ from elir_deploy.tasks import TASKS
 
 __all__ = ["Conditions", "Picture", "Results", "build_report"]
 
-#: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
-PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 #: Stretches of time that the interval of a stage's share comes from.
 _BATCHES = 8
 
 
 @dataclass
 class Conditions:
-    """Circumstances of a run.
-
-    Attributes:
-        device: of :func:`elir_deploy.bench.device.describe_device`, and ``affinity``.
-        cores_elsewhere: of :meth:`elir_deploy.bench.device.CpuMeter.cores_elsewhere`.
-        sensors: ``before``, ``after`` and ``during`` the run, as plain JSON values.
-        held_back: sentences on what throttled the machine.
-        unreadable: sensors that could not be read.
-        yardstick: what it is; None: none was measured.
-        energy: name of the meter; None: there is none.
-        energy_problems: why its figures are not to be trusted.
-        energy_missing: meters that cannot be had, and why.
-    """
+    """Circumstances of a run, which are entries of its :class:`Report`."""
 
     seed: int
     threads: int | None
-    device: Mapping[str, Any]
-    cores_elsewhere: dict[str, float] | None = None
-    sensors: dict[str, Any] | None = None
-    held_back: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    yardstick: dict[str, Any] | None = None
-    energy: str | None = None
-    energy_scope: str | None = None
-    energy_problems: list[str] = field(default_factory=list)
-    energy_missing: list[str] = field(default_factory=list)
+    device: Device
+    cores_busy_elsewhere: CoresElsewhere | None = None
+    sensors: Sensors | None = None
+    throttling: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    yardstick: Work | None = None
+    energy: EnergySource = NO_METER
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,6 @@ class Results:
         runners: in the order of the rows; the first measured is what others are compared with.
         fidelities: by label, as ``colds``, the first starts.
         measurement: of runners in turns.
-        steps: rows of the steps protocol, with the entries of an ``EulerRow``.
         pictures: for a report that shows them.
     """
 
@@ -102,7 +86,7 @@ class Results:
     measurement: Measurement | None = None
     colds: dict[str, ColdStart] = field(default_factory=dict)
     loads: Sequence[Load] = ()
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[types.EulerRow] = field(default_factory=list)
     soaks: list[Soak] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
 
@@ -120,25 +104,10 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
         kind="elir-bench",
         complete=results.complete,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        protocol=_protocol(results.protocol, conditions.seed),
-        threads=conditions.threads,
+        protocol=_protocol(results.protocol),
         bundle=_bundle(bundle),
-        paper=_paper(bundle),
-        device=msgspec.convert(
-            {
-                **conditions.device,
-                "cores_busy_elsewhere": conditions.cores_elsewhere,
-                "sensors": conditions.sensors,
-                "throttling": conditions.held_back,
-                "unreadable": conditions.unreadable,
-            },
-            types.Device,
-        ),
-        yardstick=msgspec.convert(conditions.yardstick, types.Yardstick | None),
-        energy=types.EnergySource(
-            conditions.energy,
-            *(conditions.energy_scope, conditions.energy_problems, conditions.energy_missing),
-        ),
+        paper_fps=_paper_fps(bundle),
+        **vars(conditions),
         runners=[
             _runner(
                 runner,
@@ -151,7 +120,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
         ],
         stages=[row for runner in runners if (row := _stages(runner, samples)) is not None],
         throughput=[_load(load, results.fidelities) for load in results.loads],
-        steps=msgspec.convert(results.steps, list[types.EulerRow]),
+        steps=results.steps,
         soak=[_soak(soak) for soak in results.soaks],
         unavailable=[*results.unavailable, *(Unavailable(*pair) for pair in failures.items())],
         warnings=[],
@@ -162,13 +131,13 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
 # Rows -----------------------------------------------------------------------------------------
 
 
-def _protocol(protocol: BenchProtocol, seed: int) -> types.ProtocolEntry:
+def _protocol(protocol: BenchProtocol) -> types.ProtocolEntry:
     values = dataclasses.asdict(protocol)
     if protocol.images is not None:  # these end a run that has no number of images
         values |= {"seconds": None, "at_most_s": None, "tolerance": None}
-    if not values.pop("in_turns"):
+    if not protocol.in_turns:
         values |= {"at_most_s": None, "tolerance": None, "block": None}
-    return types.ProtocolEntry(**values, seed=seed, clock_resolution_ns=clock_resolution_ns())
+    return types.ProtocolEntry(**values)
 
 
 def _runner(
@@ -196,7 +165,7 @@ def _runner(
         preparation=_rounded(runner.preparation),
         artifacts=msgspec.convert(list(runner.artifacts), list[types.Artifact]),
         arithmetic=runner.arithmetic,
-        fidelity=_fidelity(results.fidelities.get(runner.label)),
+        fidelity=_rounded(results.fidelities.get(runner.label)),
         image=_series(image),
         device=_series(device or []),
         started_s=started,
@@ -206,11 +175,9 @@ def _runner(
         if image and not results.protocol.images
         else None,
         warmup=warmup,
-        behaviour=types.Behaviour(
-            drift=_rounded(stability.drift(image, started)),
-            level_shift=_rounded(stability.level_shift(image)),
-            two_speeds=_rounded(stability.two_speeds(image)),
-        ),
+        drift=_rounded(stability.drift(image, started)),
+        level_shift=_rounded(stability.level_shift(image)),
+        two_speeds=_rounded(stability.two_speeds(image)),
         cold=_rounded(results.colds.get(runner.label)),
         energy=_energy(samples),
         speedup=speedup,
@@ -245,23 +212,21 @@ def _stages(runner: Runner, samples: Mapping[str, Samples]) -> types.StageRow | 
     return types.StageRow(
         runner.label,
         [
-            types.StageTime(name, _rounded(float(stage.mean()) / 1e9), *_share(stage, image))
+            types.StageTime(name, _rounded(float(stage.mean()) / 1e9), _share(stage, image))
             for name, stage in zip(names, columns, strict=True)
         ],
     )
 
 
-def _share(
-    stage: NDArray[np.float64], image: NDArray[np.float64]
-) -> tuple[float, float | None, float | None]:
+def _share(stage: NDArray[np.float64], image: NDArray[np.float64]) -> Estimate:
     """Of the whole time, with the 95 % interval from eight stretches of time."""
     share = float(stage.sum() / image.sum())
     if image.size < 2 * _BATCHES:
-        return _rounded(share), None, None
+        return Estimate(_rounded(share), None, None)
     cuts = np.array_split(np.arange(image.size), _BATCHES)
     shares = [float(stage[cut].sum() / image[cut].sum()) for cut in cuts]
     reach = student_95(_BATCHES - 1) * float(np.std(shares, ddof=1)) / math.sqrt(_BATCHES)
-    return _rounded(share), _rounded(max(0.0, share - reach)), _rounded(min(1.0, share + reach))
+    return Estimate(*map(_rounded, (share, max(0.0, share - reach), min(1.0, share + reach))))
 
 
 def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> types.LoadRow:
@@ -273,36 +238,24 @@ def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> types.LoadRow:
         fps_by_pass=[_rounded(fps) for fps in load.fps],
         seconds=_rounded(load.seconds),
         images=load.images,
-        fidelity=_fidelity(load.fidelity or fidelities.get(load.label)),
+        fidelity=_rounded(load.fidelity or fidelities.get(load.label)),
         calls=_series(load.latencies_s),
     )
 
 
 def _soak(soak: Soak) -> types.SoakRow:
     slowdown = soak.slowdown()
-    if slowdown is not None:
-        slowdown = Trend(*(100 * value for value in dataclasses.astuple(slowdown)))
     return types.SoakRow(
         soak.runner.label,
         soak.complete,
         list(soak.windows),
-        _rounded(slowdown),
+        _rounded(slowdown and slowdown.scaled(100)),
         _rounded(soak.growth()),
     )
 
 
 def _series(samples: Sequence[float]) -> types.Series | None:
     return types.Series(_rounded(Summary.of(samples)), list(samples)) if samples else None
-
-
-def _fidelity(fidelity: Fidelity | None) -> types.FidelityEntry | None:
-    if fidelity is None:
-        return None
-    psnr = fidelity.psnr_db
-    identical = psnr is not None and math.isinf(psnr)
-    return types.FidelityEntry(
-        None if identical else _rounded(psnr), identical, fidelity.images, fidelity.note
-    )
 
 
 def _bundle(bundle: Bundle) -> types.BundleEntry:
@@ -317,7 +270,7 @@ def _bundle(bundle: Bundle) -> types.BundleEntry:
     )
 
 
-def _paper(bundle: Bundle) -> types.Paper | None:
+def _paper_fps(bundle: Bundle) -> float | None:
     """The paper's figure, if the bundle holds the model that it is of."""
     model = bundle.manifest.model
     task = TASKS.get(model.task)
@@ -326,7 +279,7 @@ def _paper(bundle: Bundle) -> types.Paper | None:
     same = (bundle.manifest.image_size, model.steps) == (task.image_size, task.steps)
     if not same or dict(model.architecture) != task.architecture.to_dict():
         return None
-    return types.Paper(task.paper_fps, PAPER_DEVICE)
+    return task.paper_fps
 
 
 def _seconds(nanoseconds: Sequence[int]) -> list[float]:
@@ -334,10 +287,9 @@ def _seconds(nanoseconds: Sequence[int]) -> list[float]:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats, alone or in a dataclass, to six significant digits: more than measurements hold."""
+    """Floats, alone or in a record, to six significant digits: more than measurements hold."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [one.name for one in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{n: _rounded(getattr(value, n)) for n in names})
+        return dataclasses.replace(value, **{n: _rounded(v) for n, v in vars(value).items()})
     return value

@@ -17,15 +17,17 @@ __all__ = ["Difference", "differences", "quality_differs"]
 
 #: Entries that change a latency, by the object that has them; what moves by itself is left out.
 _SETTINGS = {
-    "protocol": ("name", "warmup", "images", "block", "seed"),
+    "protocol": ("name", "warmup", "images", "block"),
     "bundle": ("image_size", "stages", "versions", "source"),
     "bundle.model": ("task", "steps", "sigma_s", "parameters"),
-    "device": ("machine", "os", "kernel", "python", "elir_deploy", "libraries", "environment"),
+    "device": (
+        *("machine", "memory_bytes", "os", "kernel", "python", "elir_deploy", "libraries"),
+        "environment",
+    ),
     "device.cpu": (
         *("model", "architecture", "usable_cores", "instruction_sets", "governor"),
         "virtual_machine",
     ),
-    "device.memory": ("total_bytes",),
     "device.affinity": ("allowed", "quota_cores"),
 }
 #: Of each GPU, as NVML and nvidia-smi tell.
@@ -97,14 +99,15 @@ def _psnr(row: RunnerRow) -> float | None:
 def _settings(run: RecordedRun, common: Sequence[str]) -> Iterator[tuple[str, Any]]:
     report = run.report
     yield "threads", report.threads
+    yield "seed", report.seed
     for place, fields in _SETTINGS.items():
         value: Any = report
         for name in place.split("."):
             value = getattr(value, name)
         yield from _flat(place.rpartition(".")[2], {name: getattr(value, name) for name in fields})
     yield from _flat("yardstick", report.yardstick)
-    if report.device.sensors is not None:
-        yield from _state(report.device.sensors.before)
+    if report.sensors is not None:
+        yield from _state(report.sensors.before)
     for number, gpu in enumerate(report.device.gpus):
         yield from ((f"GPU {number} {name}", gpu.get(name)) for name in _NVIDIA_SMI)
     for label in common:

@@ -42,13 +42,13 @@ class RecordedRun:
     @property
     def busy(self) -> bool:
         """Whether other programs or virtual machines disturbed the run, or this is unknown."""
-        cores = self.report.device.cores_busy_elsewhere
+        cores = self.report.cores_busy_elsewhere
         return cores is None or max(cores.other_programs, cores.stolen) > BUSY_CORES
 
     @property
     def overloaded(self) -> bool:
         """Whether its threads and other load needed more cores than there are, if this is known."""
-        cores, threads = self.report.device.cores_busy_elsewhere, self.report.threads
+        cores, threads = self.report.cores_busy_elsewhere, self.report.threads
         if cores is None or threads is None:
             return False
         needed = threads + cores.other_programs + cores.stolen

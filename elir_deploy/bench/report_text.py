@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from elir_deploy.bench.report_types import FidelityEntry, ProtocolEntry, Report, Speedup
-from elir_deploy.bench.soak import Trend
+from elir_deploy.bench.report_types import ProtocolEntry, Report, Speedup
+from elir_deploy.bench.runners import Fidelity
+from elir_deploy.bench.statistics import Estimate
 from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable
 
 __all__ = ["Table", "digits", "heading", "markdown", "remarks", "tables", "text"]
 
 Cells = tuple[str, ...]
+#: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
+_PAPER_DEVICE = "NVIDIA RTX 2080 Ti, PyTorch float32"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def heading(report: Report) -> list[str]:
     ]
     if source.random:
         lines.append("random weights: valid for speed only")
-    memory = device.memory.total_bytes
+    memory = device.memory_bytes
     lines.append(
         f"{device.machine or cpu.model or cpu.architecture}, {cpu.usable_cores} usable cores, "
         f"{report.threads or 'default'} threads"
@@ -103,8 +106,8 @@ def remarks(report: Report) -> list[str]:
     """Everything but the warnings that has no place in a table."""
     energy = report.energy
     lines = []
-    if report.paper:
-        lines.append(f"paper: {report.paper.fps:g} FPS on another device, {report.paper.device}")
+    if report.paper_fps:
+        lines.append(f"paper: {report.paper_fps:g} FPS on another device, {_PAPER_DEVICE}")
     lines += [f"weights of {row.label}: {row.weights}" for row in report.runners
               if row.backend == "torch"]  # fmt: skip
     lines += _cpu_runners(report)
@@ -117,8 +120,8 @@ def remarks(report: Report) -> list[str]:
         lines.append(f"energy: measured by {energy.source}, of {energy.scope}")
     if energy.missing:
         lines.append(f"no energy: {'; '.join(energy.missing)}")
-    if report.device.unreadable:
-        lines.append(f"cannot be monitored here: {'; '.join(report.device.unreadable)}")
+    if report.unreadable:
+        lines.append(f"cannot be monitored here: {'; '.join(report.unreadable)}")
     notes: dict[str, list[str]] = {}
     for row in report.runners:
         if row.fidelity and row.fidelity.psnr_db is None and not row.fidelity.identical:
@@ -188,17 +191,19 @@ def _loads(report: Report) -> Iterator[Cells]:
 def _stages(report: Report) -> Iterator[Cells]:
     for row in report.stages:
         for stage in row.stages:
-            interval = None
-            if stage.low is not None and stage.high is not None:
-                interval = f"[{100 * stage.low:.1f}, {100 * stage.high:.1f}]"
-            share = f"{100 * stage.share:.1f}"
-            yield _cells(row.label, stage.name, _ms(stage.mean_s), share, interval)
+            share = stage.share.scaled(100)
+            interval = None if share.low is None else _interval(share, "{:.1f}")
+            yield _cells(row.label, stage.name, _ms(stage.mean_s), f"{share.value:.1f}", interval)
 
 
 def _euler(report: Report) -> Iterator[Cells]:
-    for row in report.steps:
-        psnrs = (db and f"{db:.2f}" for db in (row.psnr_db, row.psnr_to_full_db))
-        yield _cells(row.label, row.steps, row.fps, _ms(row.mean_s), *psnrs)
+    rows = {row.label: row for row in report.runners}
+    for one in report.steps:
+        row = rows.get(one.label)
+        if row and row.image:
+            label, mean = f"{row.backend} {row.precision}", row.image.statistics.mean
+            psnrs = (_psnr(fidelity, 2) for fidelity in (one.to_truth, one.to_full))
+            yield _cells(label, one.steps, row.image.statistics.fps, _ms(mean), *psnrs)
 
 
 def _soaks(report: Report) -> Iterator[Cells]:
@@ -258,16 +263,22 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1e3 * seconds
 
 
-def _trend(trend: Trend | None, unit: float) -> str | None:
+def _trend(trend: Estimate | None, unit: float) -> str | None:
     if trend is None:
         return None
-    return f"{trend.per_hour / unit:+.1f} [{trend.low / unit:.1f}, {trend.high / unit:.1f}]"
+    return f"{trend.value / unit:+.1f} {_interval(trend.scaled(1 / unit), '{:.1f}')}"
 
 
-def _psnr(fidelity: FidelityEntry | None) -> str | None:
+def _interval(estimate: Estimate, form: str) -> str:
+    return f"[{form.format(estimate.low)}, {form.format(estimate.high)}]"
+
+
+def _psnr(fidelity: Fidelity | None, decimals: int = 1) -> str | None:
     if fidelity is not None and fidelity.identical:
         return "identical"
-    return None if fidelity is None or fidelity.psnr_db is None else f"{fidelity.psnr_db:.1f}"
+    if fidelity is None or fidelity.psnr_db is None:
+        return None
+    return f"{fidelity.psnr_db:.{decimals}f}"
 
 
 def _speedup(speedup: Speedup | None, label: str) -> str:

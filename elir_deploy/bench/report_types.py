@@ -1,4 +1,4 @@
-"""The one definition of the JSON that ``elir-bench`` writes, version 3.
+"""The one definition of the JSON that ``elir-bench`` writes, version 4.
 
 An attribute is an entry of the same name; names end in their unit. Reading, writing and the JSON
 Schema (:mod:`elir_deploy.bench.report_file`), the text and the HTML page come from these classes.
@@ -13,23 +13,24 @@ import msgspec
 from msgspec import Meta
 
 from elir_deploy.bench.cold import ColdStart
+from elir_deploy.bench.device import CoresElsewhere, Device
 from elir_deploy.bench.measurement import Warmup
-from elir_deploy.bench.runners import Preparation, Unavailable
-from elir_deploy.bench.sensors import Affinity, State
-from elir_deploy.bench.soak import Trend, Window
-from elir_deploy.bench.stability import Drift, LevelShift, Modes
-from elir_deploy.bench.statistics import Ratio, Summary
+from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable
+from elir_deploy.bench.soak import Window
+from elir_deploy.bench.stability import LevelShift, Modes
+from elir_deploy.bench.statistics import Estimate, Summary
 from elir_deploy.bench.throughput import Way
+from elir_deploy.bench.watch import EnergySource, Sensors
+from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime.manifest import Model, Source
 
 __all__ = [
-    *("SCHEMA_VERSION", "Artifact", "Behaviour", "BundleEntry", "CoresElsewhere", "Cpu", "Device"),
-    *("Energy", "EnergySource", "EulerRow", "FidelityEntry", "LoadRow", "Memory", "Paper"),
-    *("ProtocolEntry", "Reading", "Report", "RunnerRow", "Sensors", "Series", "SoakRow", "Speedup"),
-    *("StageRow", "StageTime", "Yardstick"),
+    *("SCHEMA_VERSION", "Artifact", "BundleEntry", "Energy", "EulerRow", "LoadRow"),
+    *("ProtocolEntry", "Report", "RunnerRow", "Series", "SoakRow", "Speedup"),
+    *("StageRow", "StageTime"),
 ]
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -49,22 +50,6 @@ class Series(_Record, frozen=True):
     samples_s: Annotated[list[Latency], Meta(min_length=1)]
 
 
-class FidelityEntry(_Record, frozen=True):
-    """Agreement with float32 PyTorch on the bundle's reference images.
-
-    Attributes:
-        psnr_db: of the worst image; null where it is identical or was not compared.
-        identical: every image is.
-        images: how many were compared.
-        note: what with, or why not.
-    """
-
-    psnr_db: float | None
-    identical: bool
-    images: Count
-    note: str
-
-
 class Artifact(_Record, frozen=True):
     """A file that runs."""
 
@@ -72,14 +57,6 @@ class Artifact(_Record, frozen=True):
     precision: str
     bytes: Count
     sha256: Sha256
-
-
-class Behaviour(_Record, frozen=True):
-    """Whether a series stays where it is; null where it does, or where it is too short to tell."""
-
-    drift: Drift | None
-    level_shift: LevelShift | None
-    two_speeds: Modes | None
 
 
 class Energy(_Record, frozen=True):
@@ -93,7 +70,7 @@ class Speedup(_Record, frozen=True):
     """How many times faster than the runner ``over``, by the means over the same images."""
 
     over: str
-    ratio: Ratio
+    ratio: Estimate
 
 
 class RunnerRow(_Record, frozen=True):
@@ -110,6 +87,8 @@ class RunnerRow(_Record, frozen=True):
         half_width: of the 95 % interval of the median, relative to it; null with few samples.
         stable: whether the median is known to protocol.tolerance; null where the number of images
             was fixed.
+        drift: over the series, as a fraction of its median; null where it is too short to tell, as
+            ``level_shift`` and ``two_speeds``, which are also null where there are none.
         cold: a new process up to its first image.
     """
 
@@ -122,7 +101,7 @@ class RunnerRow(_Record, frozen=True):
     preparation: Preparation | None
     artifacts: list[Artifact]
     arithmetic: dict[str, Count] | None
-    fidelity: FidelityEntry | None
+    fidelity: Fidelity | None
     image: Series | None
     device: Series | None
     started_s: list[Amount]
@@ -130,20 +109,20 @@ class RunnerRow(_Record, frozen=True):
     half_width: Amount | None
     stable: bool | None
     warmup: Warmup | None
-    behaviour: Behaviour
+    drift: Estimate | None
+    level_shift: LevelShift | None
+    two_speeds: Modes | None
     cold: ColdStart | None
     energy: Energy | None
     speedup: Speedup | None
 
 
 class StageTime(_Record, frozen=True):
-    """What one stage takes of an image; low and high are null with few images."""
+    """What one stage takes of an image."""
 
     name: str
     mean_s: float
-    share: float
-    low: float | None
-    high: float | None
+    share: Estimate
 
 
 class StageRow(_Record, frozen=True):
@@ -170,19 +149,22 @@ class LoadRow(_Record, frozen=True):
     fps_by_pass: Annotated[list[Amount], Meta(min_length=1, max_length=2)]
     seconds: Amount
     images: Count
-    fidelity: FidelityEntry | None
+    fidelity: Fidelity | None
     calls: Series | None
 
 
 class EulerRow(_Record, frozen=True):
-    """Speed and quality with ``steps`` Euler steps: PSNR to the truth, and to the model's M."""
+    """Quality of the runner ``label``, which has ``steps`` Euler steps.
 
-    steps: Annotated[int, Meta(ge=1)]
+    Attributes:
+        to_truth: mean agreement with the truth.
+        to_full: agreement with float32 PyTorch with the model's M.
+    """
+
     label: str
-    fps: Amount
-    mean_s: Amount
-    psnr_db: float | None
-    psnr_to_full_db: float | None
+    steps: Annotated[int, Meta(ge=1)]
+    to_truth: Fidelity
+    to_full: Fidelity
 
 
 class SoakRow(_Record, frozen=True):
@@ -191,8 +173,8 @@ class SoakRow(_Record, frozen=True):
     label: str
     complete: bool
     windows: list[Window]
-    drift_percent: Trend | None
-    rss_growth_bytes: Trend | None
+    drift_percent: Estimate | None
+    rss_growth_bytes: Estimate | None
 
 
 class ProtocolEntry(_Record, frozen=True):
@@ -210,11 +192,6 @@ class ProtocolEntry(_Record, frozen=True):
     at_most_s: Amount | None
     tolerance: Amount | None
     block: Annotated[int, Meta(ge=1, le=1000)] | None
-    input: str
-    order: str
-    timed: str
-    seed: Count
-    clock_resolution_ns: Amount
 
 
 class BundleEntry(_Record, frozen=True):
@@ -228,111 +205,33 @@ class BundleEntry(_Record, frozen=True):
     source: Source
 
 
-class Paper(_Record, frozen=True):
-    """The paper's figure for the same model."""
-
-    fps: Amount
-    device: str
-
-
-class Cpu(_Record, frozen=True):
-    """The processor; null where the system does not say."""
-
-    model: str | None
-    physical_cores: Count | None
-    cache: str | None
-    instruction_sets: list[str]
-    virtual_machine: bool | None
-    architecture: str
-    logical_cores: Count | None
-    usable_cores: Count
-    governor: str | None
-    mhz_now: Amount | None
-
-
-class Memory(_Record, frozen=True):
-    """Of the machine."""
-
-    total_bytes: Count | None
-    available_bytes: Count | None
-
-
-class CoresElsewhere(_Record, frozen=True):
-    """Average load by others during the run, in cores."""
-
-    other_programs: Amount
-    stolen: Amount
-
-
-class Reading(_Record, frozen=True):
-    """The sensors once during the run; throttled is since the reading before."""
-
-    at_s: Amount
-    mhz: Amount | None
-    celsius: float | None
-    throttled: bool | None
-    watts: Amount | None
-
-
-class Sensors(_Record, frozen=True):
-    """The sensors before, after and during the run."""
-
-    before: State
-    after: State | None
-    during: list[Reading]
-
-
-class Device(_Record, frozen=True):
-    """The machine; what throttled it during the run, and sensors that could not be read."""
-
-    machine: str | None
-    cpu: Cpu
-    gpus: list[dict[str, str]]
-    memory: Memory
-    load_average: list[Amount]
-    os: str
-    kernel: str
-    python: str
-    elir_deploy: str
-    libraries: dict[str, str]
-    environment: dict[str, str]
-    affinity: Affinity
-    cores_busy_elsewhere: CoresElsewhere | None
-    sensors: Sensors | None
-    throttling: list[str]
-    unreadable: list[str]
-
-
-class Yardstick(_Record, frozen=True):
-    """What yardstick_s is the time of."""
-
-    work: str
-    numpy: str
-    blas: str | None
-
-
-class EnergySource(_Record, frozen=True):
-    """The energy meter, why not to trust it, and which meters are missing."""
-
-    source: str | None
-    scope: str | None
-    problems: list[str]
-    missing: list[str]
-
-
 class Report(_Record, frozen=True):
-    """A run of ``elir-bench``; lists that the protocol does not fill are empty."""
+    """A run of ``elir-bench``; lists that the protocol does not fill are empty.
 
-    schema_version: Literal[3]
+    Attributes:
+        seed: of the images and of the order.
+        paper_fps: the paper's figure for the same model, on its device.
+        cores_busy_elsewhere: average load by others during the run.
+        throttling: sentences on what slowed the machine down during the run.
+        unreadable: sensors that could not be read.
+        yardstick: what yardstick_s is the time of.
+    """
+
+    schema_version: Literal[4]
     kind: Literal["elir-bench"]
     complete: bool
     created: str
     protocol: ProtocolEntry
-    threads: Count | None
     bundle: BundleEntry
-    paper: Paper | None
+    paper_fps: Amount | None
+    seed: Count
+    threads: Count | None
     device: Device
-    yardstick: Yardstick | None
+    cores_busy_elsewhere: CoresElsewhere | None
+    sensors: Sensors | None
+    throttling: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    yardstick: Work | None
     energy: EnergySource
     runners: list[RunnerRow]
     stages: list[StageRow]

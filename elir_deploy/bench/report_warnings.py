@@ -51,7 +51,7 @@ def _interruption(report: Report) -> Iterator[str]:
 
 
 def _disturbances(report: Report) -> Iterator[str]:
-    cores = report.device.cores_busy_elsewhere
+    cores = report.cores_busy_elsewhere
     others = (
         ("other programs", cores.other_programs if cores else 0.0),
         ("other virtual machines", cores.stolen if cores else 0.0),
@@ -62,7 +62,7 @@ def _disturbances(report: Report) -> Iterator[str]:
                 f"results are unreliable: {name} kept {busy:.2f} cores busy, and background load "
                 "affects backends differently; measure on an idle machine"
             )
-    for cause in report.device.throttling:
+    for cause in report.throttling:
         yield f"results are unreliable: during the run {cause}"
     for problem in report.energy.problems:
         yield f"energy figures are invalid: {problem}"
@@ -110,15 +110,15 @@ def _precision(report: Report) -> Iterator[str]:
 
 def _behaviour(row: RunnerRow) -> Iterator[str]:
     """A level shift, else drift; and two speeds, which are no drift."""
-    drift, shift, modes = row.behaviour.drift, row.behaviour.level_shift, row.behaviour.two_speeds
+    drift, shift, modes = row.drift, row.level_shift, row.two_speeds
     if shift is not None:
         change = max(shift.ratio, 1 / shift.ratio) - 1
         slower = "slower" if shift.ratio > 1 else "faster"
         yield f"{row.label} was {change:.0%} {slower} from image {shift.at} on: {_SHIFT_CAUSE}"
         return
-    if drift is not None and abs(drift.change) > STEADY_VARIATION and drift.shown:
+    if drift is not None and abs(drift.value) > STEADY_VARIATION and drift.nonzero:
         yield (
-            f"{row.label} became {_change(drift.change)} during the run: let the device reach its "
+            f"{row.label} became {_change(drift.value)} during the run: let the device reach its "
             "working temperature first"
         )
     if modes is not None:
@@ -142,22 +142,18 @@ def _soak(soak: SoakRow) -> Iterator[str]:
             f"{soak.label} was {_change(shift.ratio - 1)} from minute "
             f"{windows[shift.at].at_s / 60:.1f} on: {_SHIFT_CAUSE}"
         )
-    elif (
-        drift is not None
-        and abs(drift.per_hour * hours) > 100 * STEADY_VARIATION
-        and (drift.low > 0 or drift.high < 0)
-    ):
+    elif drift is not None and abs(drift.value * hours) > 100 * STEADY_VARIATION and drift.nonzero:
         yield (
-            f"{soak.label} became {_change(drift.per_hour * hours / 100)} within "
-            f"{seconds / 60:.0f} min ({drift.per_hour:+.1f}% per hour)"
+            f"{soak.label} became {_change(drift.value * hours / 100)} within "
+            f"{seconds / 60:.0f} min ({drift.value:+.1f}% per hour)"
         )
     if (
         growth is not None
-        and growth.low > _LEAK_BYTES_PER_HOUR
-        and growth.per_hour * hours > _LEAK_BYTES
+        and (growth.low or 0) > _LEAK_BYTES_PER_HOUR
+        and growth.value * hours > _LEAK_BYTES
     ):
         yield (
-            f"{soak.label}: memory grows by {growth.per_hour / 2**20:.0f} MiB per hour, which is "
+            f"{soak.label}: memory grows by {growth.value / 2**20:.0f} MiB per hour, which is "
             "more than noise"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,10 +31,12 @@ __all__ = [
     "Runner",
     "Unavailable",
     "compare_with_references",
+    "compare_with_truth",
     "open_restorers",
-    "quality",
 ]
 
+#: Runs the model on (image_size, image_size, 3) uint8 RGB, to the same shape.
+Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 #: Why a bundle with random weights has no PSNR.
 RANDOM_WEIGHTS = "random weights: valid for speed only; the pictures mean nothing"
 
@@ -43,15 +46,26 @@ class Fidelity:
     """Agreement with float32 PyTorch on the bundle's reference images.
 
     Attributes:
-        psnr_db: of the worst image; None where there is nothing to compare with, infinite where
-            every image is identical.
+        psnr_db: of the worst image; None where it is identical, or nothing was compared.
+        identical: every image is.
         images: number of images compared.
         note: what they were compared with, or why they were not.
     """
 
     psnr_db: float | None
+    identical: bool
     images: int
     note: str
+
+    @classmethod
+    def of(cls, psnr_db: float, images: int, note: str) -> Fidelity:
+        """From a PSNR that is infinite where every image is identical."""
+        return cls(finite_or_none(psnr_db), math.isinf(psnr_db), images, note)
+
+    @classmethod
+    def unknown(cls, reason: str) -> Fidelity:
+        """Nothing was compared."""
+        return cls(None, False, 0, reason)
 
 
 @dataclass(frozen=True)
@@ -216,42 +230,37 @@ def _recorded_convolutions(artifacts: Sequence[Artifact]) -> dict[str, int] | No
     return dict(total)
 
 
-def compare_with_references(
-    bundle: Bundle, run: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-) -> Fidelity:
+def compare_with_references(bundle: Bundle, run: Restore) -> Fidelity:
     """Compare the outputs of ``run`` for the reference images with float32 PyTorch's.
 
-    ``run`` takes and returns (image_size, image_size, 3) uint8 RGB. With random weights nothing is
-    run: such pictures are noise, and so is their PSNR.
+    With random weights nothing is run: such pictures are noise, and so is their PSNR.
     """
     if bundle.manifest.source.random:
-        return Fidelity(None, 0, RANDOM_WEIGHTS)
+        return Fidelity.unknown(RANDOM_WEIGHTS)
     psnrs = [psnr_db(run(image), reference) for _, image, reference in bundle.reference_images()]
     if not psnrs:
-        return Fidelity(None, 0, "the bundle has no reference images")
-    return Fidelity(min(psnrs), len(psnrs), "against float32 PyTorch, worst image")
+        return Fidelity.unknown("the bundle has no reference images")
+    return Fidelity.of(min(psnrs), len(psnrs), "against float32 PyTorch, worst image")
 
 
-def quality(runner: BundleRunner, reference: Bundle) -> tuple[float | None, float | None]:
-    """Mean PSNR in dB to the truth, and the worst picture's to the outputs in ``reference``.
-
-    None with random weights, whose pictures mean nothing, and where pictures are identical.
-    """
-    info = reference.manifest
+def compare_with_truth(bundle: Bundle, run: Restore) -> Fidelity:
+    """Mean PSNR of the outputs of ``run`` to the photographs behind the reference images."""
+    info = bundle.manifest
     if info.source.random:
-        return None, None
+        return Fidelity.unknown(RANDOM_WEIGHTS)
     truths = dict(sample_photos(info.image_size, faces=False))
     if info.model.faces:
         truths.update(sample_photos(info.image_size, faces=True))
-    outputs = [
-        (name, runner.run_pixels(low), full) for name, low, full in reference.reference_images()
+    psnrs = [
+        psnr_db(run(low), truths[name])
+        for name, low, _ in bundle.reference_images()
+        if name in truths
     ]
-    to_truth = [psnr_db(image, truths[name]) for name, image, _ in outputs if name in truths]
-    to_reference = [psnr_db(image, full) for _, image, full in outputs]
-    return (
-        finite_or_none(float(np.mean(to_truth))) if to_truth else None,
-        finite_or_none(min(to_reference)) if to_reference else None,
-    )
+    if not psnrs:
+        return Fidelity.unknown("the bundle's reference images have no known truth")
+    # The mean of all would be infinite where one of them is identical.
+    mean = float(np.mean([db for db in psnrs if math.isfinite(db)] or psnrs))
+    return Fidelity.of(mean, len(psnrs), "against the truth, mean")
 
 
 def open_restorers(

@@ -15,7 +15,6 @@ from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report import Conditions, Picture, Results
 from elir_deploy.bench.runners import BundleRunner, Runner, Unavailable, open_restorers
-from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.watch import Watch
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback
@@ -147,23 +146,17 @@ class Run:
                 self._start_cold(progress)
             watch = stack.enter_context(Watch())
             conditions = self.conditions = Conditions(
-                seed=options.seed,
-                threads=options.threads,
-                device={**describe_device(), "affinity": Affinity.read().as_json()},
-                unreadable=list(watch.before.unreadable),
-                energy_missing=list(watch.missing_meters),
+                options.seed, options.threads, describe_device(), unreadable=watch.before.unreadable
             )
             meter, start = CpuMeter(), time.monotonic()
             try:
                 options.protocol.measure(self, watch, progress)
                 results.complete = True
             finally:
-                conditions.cores_elsewhere = meter.cores_elsewhere(time.monotonic() - start)
+                conditions.cores_busy_elsewhere = meter.cores_elsewhere(time.monotonic() - start)
                 watch.finish()
-                conditions.sensors = watch.as_json()
-                conditions.held_back = watch.throttling
-                if watch.meter is not None:
-                    conditions.energy_problems = list(watch.meter.problems())
+                conditions.sensors, conditions.throttling = watch.sensors, tuple(watch.throttling)
+                conditions.energy = watch.energy
 
     def require(self, items: Sequence[object]) -> None:
         """Raise :class:`UnavailableError` with every reason if there are no ``items``."""

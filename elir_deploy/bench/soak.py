@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import LevelShift, level_shift
-from elir_deploy.bench.statistics import student_95
+from elir_deploy.bench.statistics import Estimate, slope
 from elir_deploy.progress import ProgressCallback, no_progress
 
-__all__ = ["Soak", "Trend", "Window", "lasting_step", "trend"]
+__all__ = ["Soak", "Window", "lasting_step", "trend"]
 
 #: Windows of a soak; none is shorter than a second.
 _WINDOWS = 60
@@ -41,7 +42,6 @@ class Window:
         images: restored in it.
         p50_s: median latency.
         p99_s: 99th percentile.
-        max_s: the slowest.
         samples_s: all latencies in order.
         rss_bytes: the process's resident memory at its end; None where unknown.
         celsius: the hottest sensor at its end; None where unknown.
@@ -53,26 +53,10 @@ class Window:
     images: int
     p50_s: float
     p99_s: float
-    max_s: float
     samples_s: tuple[float, ...]
     rss_bytes: int | None
     celsius: float | None
     mhz: float | None
-
-
-@dataclass(frozen=True)
-class Trend:
-    """A straight line through windows.
-
-    Attributes:
-        per_hour: its slope.
-        low: lower end of the 95 % interval.
-        high: upper end.
-    """
-
-    per_hour: float
-    low: float
-    high: float
 
 
 @dataclass
@@ -126,7 +110,6 @@ class Soak:
                     images=len(samples),
                     p50_s=float(p50),
                     p99_s=float(p99),
-                    max_s=max(samples),
                     samples_s=tuple(samples),
                     rss_bytes=self.rss(),
                     celsius=celsius,
@@ -135,23 +118,21 @@ class Soak:
             )
         self.complete = True
 
-    def slowdown(self) -> Trend | None:
+    def slowdown(self) -> Estimate | None:
         """Change of the median latency per hour, as a fraction of the median."""
         middle = float(np.median([w.p50_s for w in self.windows])) if self.windows else 0.0
         line = trend([w.at_s for w in self.windows], [w.p50_s for w in self.windows])
-        if line is None or not middle:
-            return None
-        return Trend(line.per_hour / middle, line.low / middle, line.high / middle)
+        return line.scaled(1 / middle) if line and middle else None
 
-    def growth(self) -> Trend | None:
+    def growth(self) -> Estimate | None:
         """Change of the resident memory in bytes per hour, without the first quarter."""
         windows = self.windows[math.ceil(len(self.windows) * _FILLING) :]
         known = [(w.at_s, float(w.rss_bytes)) for w in windows if w.rss_bytes is not None]
         return trend([at for at, _ in known], [rss for _, rss in known])
 
 
-def trend(at_s: list[float], values: list[float]) -> Trend | None:
-    """Least squares, and the 95 % interval of the slope; None with fewer than eight points.
+def trend(at_s: list[float], values: list[float]) -> Estimate | None:
+    """Slope per hour by least squares; None with fewer than eight points.
 
     Neighbouring windows resemble each other: the residuals are treated as a first-order
     autoregressive process, worth ``n (1 - r) / (1 + r)`` independent points (Santer et al. 2000).
@@ -159,22 +140,15 @@ def trend(at_s: list[float], values: list[float]) -> Trend | None:
     count = len(values)
     if count < 8:
         return None
-    times = np.asarray(at_s) / 3600
-    centred = times - times.mean()
-    spread = float(centred @ centred)
-    if not spread:
-        return None
-    numbers = np.asarray(values) - np.mean(values)
-    slope = float(centred @ numbers) / spread
-    residuals = numbers - slope * centred
-    squares = float(residuals @ residuals)
-    neighbours = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
-    # Fitting the line removes some of the correlation; this corrects the estimate.
-    neighbours = min(max(0.0, neighbours + (1 + 4 * neighbours) / count), 1.0)
-    independent = max(_FEWEST_INDEPENDENT, count * (1 - neighbours) / (1 + neighbours))
-    error = math.sqrt(squares / (independent - 2) / spread)
-    reach = student_95(independent - 2) * error
-    return Trend(slope, slope - reach, slope + reach)
+
+    def independent(residuals: NDArray[np.float64]) -> float:
+        squares = float(residuals @ residuals)
+        neighbours = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
+        # Fitting the line removes some of the correlation; this corrects the estimate.
+        neighbours = min(max(0.0, neighbours + (1 + 4 * neighbours) / count), 1.0)
+        return max(_FEWEST_INDEPENDENT, count * (1 - neighbours) / (1 + neighbours))
+
+    return slope(np.asarray(at_s) / 3600, np.asarray(values), independent)
 
 
 def lasting_step(values: list[float]) -> LevelShift | None:

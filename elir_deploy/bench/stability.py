@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.statistics import student_95
+from elir_deploy.bench.statistics import Estimate, slope
 
 __all__ = [
     "FEWEST_WARM",
-    "Drift",
     "LevelShift",
     "Modes",
     "drift",
@@ -91,24 +90,6 @@ def half_width(samples: Sequence[float] | NDArray[np.float64]) -> float:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """A steady change over a run, with its 95 % interval.
-
-    Attributes:
-        change: over the whole run, as a fraction of the median latency; above 0 is slower.
-    """
-
-    change: float
-    low: float
-    high: float
-
-    @property
-    def shown(self) -> bool:
-        """Whether the interval excludes "no change"."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
 class LevelShift:
     """A lasting change of speed within a series, as when a device begins to throttle.
 
@@ -134,28 +115,20 @@ class Modes:
     share: float
 
 
-def drift(samples: Sequence[float], started: Sequence[float]) -> Drift | None:
-    """Linear trend of the medians of 20 windows over the times when the samples ``started``.
+def drift(samples: Sequence[float], started: Sequence[float]) -> Estimate | None:
+    """Change over the whole run, as a fraction of the median latency; above 0 is slower.
 
-    None with under 40 samples.
+    The linear trend of the medians of 20 windows over the times when the samples ``started``; None
+    with under 40 samples.
     """
     windows = _windows(samples)
     if windows is None:
         return None
     starts = np.array_split(np.asarray(started, dtype=np.float64), _WINDOWS)
     times = np.array([float(part.mean()) for part in starts])
-    span = float(started[-1] - started[0])
     median = float(np.median(windows))
-    centred = times - times.mean()
-    spread = float(centred @ centred)
-    if not spread or not median:
-        return None
-    changes = windows - windows.mean()
-    slope = float(centred @ changes) / spread
-    residuals = changes - slope * centred
-    error = math.sqrt(float(residuals @ residuals) / (_WINDOWS - 2) / spread)
-    reach = student_95(_WINDOWS - 2) * error
-    return Drift(*(float(s * span / median) for s in (slope, slope - reach, slope + reach)))
+    trend = slope(times, windows, lambda residuals: _WINDOWS)
+    return trend.scaled(float(started[-1] - started[0]) / median) if trend and median else None
 
 
 def level_shift(samples: Sequence[float]) -> LevelShift | None:

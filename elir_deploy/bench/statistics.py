@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
 
-__all__ = ["STEADY_VARIATION", "Ratio", "Summary", "paired_speedup", "student_95"]
+__all__ = ["STEADY_VARIATION", "Estimate", "Summary", "paired_speedup", "slope", "student_95"]
 
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
@@ -70,17 +70,22 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times faster than the reference, with its 95 % interval.
-
-    Attributes:
-        value: mean latency of the reference over that of the other; above 1 is faster.
-        low: None if there are too few samples, as ``high``.
-    """
+class Estimate:
+    """A figure with its 95 % interval, whose ends are None where there are too few samples."""
 
     value: float
     low: float | None
     high: float | None
+
+    @property
+    def nonzero(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    def scaled(self, factor: float) -> Estimate:
+        """In another unit; ``factor`` is above 0."""
+        ends = (None if end is None else end * factor for end in (self.low, self.high))
+        return Estimate(self.value * factor, *ends)
 
 
 def paired_speedup(
@@ -88,8 +93,8 @@ def paired_speedup(
     other: Sequence[float] | NDArray[np.float64],
     *,
     run: int = 1,
-) -> Ratio:
-    """Ratio of the mean latencies of two series measured in turns.
+) -> Estimate:
+    """Mean latency of ``reference`` over that of ``other``, two series measured in turns.
 
     Sample i of both is of the same image at nearly the same time, so what slows the machine down
     slows both. Neighbouring pairs are correlated, so the error is from the scatter between up to
@@ -114,7 +119,7 @@ def paired_speedup(
     value = means[0] / means[1]
     turns = count // run
     if turns < _FEWEST_TURNS:
-        return Ratio(value, None, None)
+        return Estimate(value, None, None)
     batches = min(turns, _MOST_BATCHES)
     # Each pair's share in the ratio's logarithm; they sum to 0.
     influence = first / means[0] - second / means[1]
@@ -122,7 +127,29 @@ def paired_speedup(
     sums = np.add.reduceat(influence, begins)
     error = math.sqrt(batches / (batches - 1) * float(sums @ sums)) / count
     reach = math.exp(student_95(batches - 1) * error)
-    return Ratio(value, value / reach, value * reach)
+    return Estimate(value, value / reach, value * reach)
+
+
+def slope(
+    times: NDArray[np.float64],
+    values: NDArray[np.float64],
+    independent: Callable[[NDArray[np.float64]], float],
+) -> Estimate | None:
+    """Slope of the least-squares line; None where all ``times`` are equal.
+
+    Args:
+        independent: from the residuals, how many of them are independent of each other.
+    """
+    centred = times - times.mean()
+    spread = float(centred @ centred)
+    if not spread:
+        return None
+    changes = values - values.mean()
+    value = float(centred @ changes) / spread
+    residuals = changes - value * centred
+    freedom = independent(residuals) - 2
+    reach = student_95(freedom) * math.sqrt(float(residuals @ residuals) / freedom / spread)
+    return Estimate(value, value - reach, value + reach)
 
 
 @lru_cache(maxsize=256)

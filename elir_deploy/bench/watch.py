@@ -3,14 +3,59 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass, replace
 
 from elir_deploy.bench.sensors import EnergyMeter, Nvml, State, read_state, throttled_between
 
-__all__ = ["Watch"]
+__all__ = ["NO_METER", "EnergySource", "Reading", "Sensors", "Watch"]
 
 #: Seconds between two readings during a run.
 _INTERVAL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sensors once during a run, ``at_s`` seconds after its beginning.
+
+    Attributes:
+        mhz: mean clock of the cores.
+        celsius: of the hottest sensor.
+        throttled: since the reading before; None for the first.
+        watts: of all GPUs.
+    """
+
+    at_s: float
+    mhz: float | None
+    celsius: float | None
+    throttled: bool | None
+    watts: float | None
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """The sensors before, after and during a run."""
+
+    before: State
+    after: State | None
+    during: list[Reading]
+
+
+@dataclass(frozen=True)
+class EnergySource:
+    """The meter of energy and what it measures; None without one.
+
+    Attributes:
+        problems: why its figures are not to be trusted.
+        missing: meters that cannot be had, with the reason and a remedy.
+    """
+
+    source: str | None
+    scope: str | None
+    problems: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+NO_METER = EnergySource(None, None, (), ())
 
 
 class Watch:
@@ -18,20 +63,32 @@ class Watch:
 
     Attributes:
         before: the state when the watch began; ``after`` is that at :meth:`finish`.
-        during: readings in between, as plain JSON values.
         throttling: sentences on what slowed the machine down, after :meth:`finish`.
-        meter: of energy, or None; ``missing_meters`` has the reasons and remedies.
+        meter: of energy, or None.
     """
 
     def __init__(self) -> None:
         self._nvml = Nvml()
-        self.meter, self.missing_meters = EnergyMeter.search(self._nvml)
+        self.meter, self._missing_meters = EnergyMeter.search(self._nvml)
         self.before = read_state(self._nvml)
         self.after: State | None = None
-        self.during: list[dict[str, Any]] = []
+        self.during: list[Reading] = []
         self.throttling: list[str] = []
         self._throttled: list[str] = []
         self._last: tuple[float, State] | None = None
+
+    @property
+    def sensors(self) -> Sensors:
+        """All readings."""
+        return Sensors(self.before, self.after, self.during)
+
+    @property
+    def energy(self) -> EnergySource:
+        """The meter, and its problems until now."""
+        if self.meter is None:
+            return replace(NO_METER, missing=self._missing_meters)
+        meter = self.meter
+        return EnergySource(meter.source, meter.scope, meter.problems(), self._missing_meters)
 
     def look(self, at_s: float) -> None:
         """Record the state ``at_s`` seconds into the run, unless it was recorded just before."""
@@ -42,15 +99,9 @@ class Watch:
         self._throttled += throttled
         celsius, mhz = hottest_and_clock(state)
         watts = [gpu.power_watts for gpu in state.gpus or () if gpu.power_watts is not None]
-        self.during.append(
-            {
-                "at_s": round(at_s, 3),
-                "mhz": mhz,
-                "celsius": celsius,
-                "throttled": None if self._last is None else bool(throttled),
-                "watts": sum(watts) if watts else None,
-            }
-        )
+        seen = None if self._last is None else bool(throttled)
+        total = sum(watts) if watts else None
+        self.during.append(Reading(round(at_s, 3), mhz, celsius, seen, total))
         self._last = (at_s, state)
 
     def heat(self) -> tuple[float | None, float | None]:
@@ -69,25 +120,13 @@ class Watch:
                 reported.add(pattern)
                 self.throttling.append(sentence)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "before": self.before.as_json(),
-            "after": None if self.after is None else self.after.as_json(),
-            "during": self.during,
-        }
-
-    def close(self) -> None:
-        """Stop the meter."""
-        if self.meter is not None:
-            self.meter.close()
-        self._nvml.close()
-
     def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        if self.meter is not None:
+            self.meter.close()
+        self._nvml.close()
 
 
 def hottest_and_clock(state: State) -> tuple[float | None, float | None]:

@@ -10,13 +10,14 @@ end, and matrices that leave the second-level cache, as convolutions do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from elir_deploy.bench.clocks import Clock, wall_clock
 
-__all__ = ["Yardstick"]
+__all__ = ["Work", "Yardstick", "describe"]
 
 #: Rows and columns: a few milliseconds on two cores, 4.9 MB of matrices.
 _SIDE = 640
@@ -52,13 +53,19 @@ class Yardstick:
         return self._clock() - start
 
 
-def describe() -> dict[str, Any]:
-    """The yardstick's work and library; only times of the same ones can be compared."""
-    return {
-        "work": f"float32 matrix product, {_SIDE}x{_SIDE}x{_SIDE}, fastest of {_TIMED}",
-        "numpy": np.__version__,
-        "blas": _blas(),
-    }
+@dataclass(frozen=True)
+class Work:
+    """What the yardstick computes, and with which library; only times of the same ones compare."""
+
+    work: str
+    numpy: str
+    blas: str | None
+
+
+def describe() -> Work:
+    """The yardstick's work here."""
+    work = f"float32 matrix product, {_SIDE}x{_SIDE}x{_SIDE}, fastest of {_TIMED}"
+    return Work(work, np.__version__, _blas())
 
 
 def _blas() -> str | None:

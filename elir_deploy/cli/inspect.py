@@ -196,8 +196,8 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
 
 
 def _measure_cpu() -> Device:
-    cpu = describe_device()["cpu"]
-    return measure_cpu(cpu["usable_cores"], cpu["model"] or "CPU")
+    cpu = describe_device().cpu
+    return measure_cpu(cpu.usable_cores, cpu.model or "CPU")
 
 
 def _show_cost(report: CostReport) -> None:

@@ -9,49 +9,34 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
+from elir_deploy.bench.device import CoresElsewhere, Cpu, Device
 from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_types import Series
+from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.statistics import Summary
 from elir_deploy.runtime import Bundle
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
-DEVICE = {
-    "machine": None,
-    "cpu": {
-        "model": "a processor",
-        "physical_cores": 2,
-        "cache": None,
-        "instruction_sets": ["avx2"],
-        "virtual_machine": False,
-        "architecture": "x86_64",
-        "logical_cores": 4,
-        "usable_cores": 4,
-        "governor": "performance",
-        "mhz_now": 3000.0,
-    },
-    "gpus": [{"name": "a GPU", "driver_version": "550.1"}],
-    "memory": {"total_bytes": 2**33, "available_bytes": 2**32},
-    "load_average": [0.0, 0.0, 0.0],
-    "os": "a system",
-    "kernel": "6.1",
-    "python": "3.11",
-    "elir_deploy": "0.1.0",
-    "libraries": {"onnxruntime": "1.19"},
-    "environment": {},
-    "affinity": {
-        "allowed": [0, 1],
-        "quota_cores": None,
-    },
-}
+DEVICE = Device(
+    machine=None,
+    cpu=Cpu("a processor", ["avx2"], False, "x86_64", 4, "performance"),
+    gpus=[{"name": "a GPU", "driver_version": "550.1"}],
+    memory_bytes=2**33,
+    os="a system",
+    kernel="6.1",
+    python="3.11",
+    elir_deploy="0.1.0",
+    libraries={"onnxruntime": "1.19"},
+    environment={},
+    affinity=Affinity((0, 1), None),
+)
 
 
 @lru_cache(maxsize=1)
 def _template():
     """From an idle machine, without a yardstick."""
-    conditions = Conditions(
-        0, 2, copy.deepcopy(DEVICE), cores_elsewhere={"other_programs": 0.01, "stolen": 0.0}
-    )
+    conditions = Conditions(0, 2, DEVICE, cores_busy_elsewhere=CoresElsewhere(0.01, 0.0))
     runner = SyntheticRunner("template", FakeClock(), 0.1)
     results = Results(PROTOCOLS["paper"], [runner], complete=True)
     return msgspec.to_builtins(build_report(results, Bundle.open("tiny"), conditions))

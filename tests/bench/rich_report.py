@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import describe_device
+from elir_deploy.bench.device import CoresElsewhere, describe_device
 from elir_deploy.bench.html_report import Picture
 from elir_deploy.bench.measurement import Measurement, Warmup
 from elir_deploy.bench.protocols import BenchProtocol
@@ -21,9 +21,7 @@ from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_types import (
     Artifact,
     Energy,
-    EnergySource,
     EulerRow,
-    FidelityEntry,
     LoadRow,
     Report,
     Series,
@@ -32,9 +30,9 @@ from elir_deploy.bench.report_types import (
     StageTime,
 )
 from elir_deploy.bench.runners import Fidelity, Unavailable
-from elir_deploy.bench.sensors import Affinity
-from elir_deploy.bench.soak import Trend, Window
-from elir_deploy.bench.statistics import Summary
+from elir_deploy.bench.soak import Window
+from elir_deploy.bench.statistics import Estimate, Summary
+from elir_deploy.bench.watch import EnergySource
 from elir_deploy.runtime import Bundle
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
@@ -55,7 +53,7 @@ def plain_report(
     images: int = 20,
     *,
     stop_after: int | None = None,
-    elsewhere: dict[str, float] | None = None,
+    elsewhere: CoresElsewhere | None = None,
 ) -> Report:
     """Of two runners that never change, interrupted after so many images of the second."""
     clock = FakeClock()
@@ -76,14 +74,13 @@ def plain_report(
         runners,
         complete=measurement.complete,
         fidelities={
-            "eager": Fidelity(None, 0, "the reference itself"),
-            "fast": Fidelity(math.inf, 2, "x"),
+            "eager": Fidelity.unknown("the reference itself"),
+            "fast": Fidelity.of(math.inf, 2, "x"),
         },
         unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
         measurement=measurement,
     )
-    device = {**describe_device(), "affinity": Affinity.read().as_json()}
-    conditions = Conditions(seed=0, threads=2, device=device, cores_elsewhere=elsewhere)
+    conditions = Conditions(0, 2, describe_device(), cores_busy_elsewhere=elsewhere)
     return build_report(results, bundle, conditions)
 
 
@@ -108,7 +105,7 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
         rows.append(row)
     rows[2] = replace(
         rows[2],
-        fidelity=FidelityEntry(41.5, False, 2, "x"),
+        fidelity=Fidelity(41.5, False, 2, "x"),
         artifacts=[Artifact("fused.int8.onnx", "int8", 1234, "ab" * 32)],
         cold=ColdStart(0.5, 1.25, 1.75, 300 * 2**20, None),
         energy=Energy(2.5, 12.5),
@@ -119,7 +116,7 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
     names = ("encoder", "estimator", "step 1", "step 2", "step 3", "decoder", "runtime")
     shares = (0.1, 0.2, 0.15, 0.15, 0.15, 0.2, 0.05)
     times = [
-        StageTime(name, 0.1 * share, share, 0.9 * share, 1.1 * share)
+        StageTime(name, 0.1 * share, Estimate(share, 0.9 * share, 1.1 * share))
         for name, share in zip(names, shares, strict=True)
     ]
     calls = np.array([0.1, 0.15])
@@ -127,10 +124,10 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
         report,
         runners=rows,
         warnings=["the first warning", "another warning"],
-        energy=EnergySource("INA3221", "the whole board", [], []),
+        energy=EnergySource("INA3221", "the whole board", (), ()),
         stages=[StageRow(row.label, times) for row in rows],
         steps=[
-            EulerRow(steps, row.label, 30 / steps, steps / 30, 25 + 3 * steps**0.5, 30.0 + steps)
+            EulerRow(row.label, steps, *(Fidelity.of(db + steps, 2, "x") for db in (25.0, 30.0)))
             for row in rows[1:3]
             for steps in (1, 2, 3, 4)
         ],
@@ -143,7 +140,7 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
                 fps_by_pass=[9.0 * count, 11.0 * count],
                 seconds=5.0,
                 images=100 * count,
-                fidelity=FidelityEntry(40.0, False, 2, "worst image"),
+                fidelity=Fidelity(40.0, False, 2, "worst image"),
                 calls=series(calls * count),
             )
             for number, row in enumerate(rows[1:4])
@@ -161,7 +158,6 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
                         images=600,
                         p50_s=0.1 + 0.001 * k * number,
                         p99_s=0.12 + 0.001 * k * number,
-                        max_s=0.2,
                         samples_s=(0.1, 0.2),
                         rss_bytes=2**28 + k * number * 2**16,
                         celsius=45.0 + 2 * k,
@@ -169,8 +165,8 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
                     )
                     for k in range(10)
                 ],
-                Trend(6.0, 5.5, 6.5),
-                Trend(3.9e6, 3.8e6, 4.0e6),
+                Estimate(6.0, 5.5, 6.5),
+                Estimate(3.9e6, 3.8e6, 4.0e6),
             )
             for number, row in enumerate(rows[1:3])
         ],

@@ -65,7 +65,7 @@ class SyntheticRunner(Runner):
         return image
 
     def fidelity(self, bundle):
-        return Fidelity(50.0, 1, "synthetic")
+        return Fidelity.of(50.0, 1, "synthetic")
 
     def close(self):
         self.closed = True

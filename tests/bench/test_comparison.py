@@ -330,7 +330,7 @@ def with_state(values):
         gpus=None,
         unreadable=(),
     )
-    values["device"]["sensors"] = {
+    values["sensors"] = {
         "before": msgspec.to_builtins(state),
         "after": None,
         "during": [],
@@ -342,17 +342,17 @@ def with_nvml(values):
     """The state of a GPU, as NVML tells it."""
     fields = {field.name: None for field in dataclasses.fields(GpuState)}
     gpu = fields | {"index": 0, "application_sm_mhz": 1500, "power_limit_watts": 70.0}
-    with_state(values)["device"]["sensors"]["before"]["gpus"] = [gpu]
+    with_state(values)["sensors"]["before"]["gpus"] = [gpu]
     return values
 
 
-BEFORE = ("device", "sensors", "before")
+BEFORE = ("sensors", "before")
 
 
 @pytest.mark.parametrize(
     ("path", "value", "what"),
     [
-        (("protocol", "seed"), 1, "protocol seed"),
+        (("seed",), 1, "seed"),
         (("device", "affinity", "allowed"), [0], "affinity allowed"),
         (("device", "affinity", "quota_cores"), 1.5, "affinity quota cores"),
         ((*BEFORE, "cpu", "boost"), False, "cpu boost"),
@@ -384,7 +384,7 @@ def test_settings_of_the_machine_that_differ_are_named_and_what_moves_is_not(
 
 def test_what_nvidia_smi_tells_is_not_reported_twice(compared):
     before, after = with_nvml(report_values()), with_nvml(report_values(seed=1))
-    state = after["device"]["sensors"]["before"]["gpus"][0]
+    state = after["sensors"]["before"]["gpus"][0]
     state["power_limit_watts"] = 60.0
     assert compared(before, after).differences == ()
     state["application_sm_mhz"] = 900
@@ -440,7 +440,7 @@ def test_one_run_of_other_quality_among_several_is_enough(compared):
 )
 def test_a_busy_machine_gets_more_allowance(compared, cores):
     after = report_values(seed=1)
-    after["device"]["cores_busy_elsewhere"] = cores
+    after["cores_busy_elsewhere"] = cores
     found = compared(report_values(), after)
     assert f"{BUSY_RUN_TO_RUN:.2%}" in found.changes[0].method
     assert "b0.json was measured on a busy machine" in found.remarks[0]
@@ -475,11 +475,11 @@ def test_yardsticks_of_two_kinds_are_not_compared(compared):
 def test_busy_runs_are_left_out_where_three_others_remain(compared):
     before = [report_values(seed=k) for k in range(4)]
     after = [report_values(seed=k + 9) for k in range(4)]
-    before[1]["device"]["cores_busy_elsewhere"]["other_programs"] = 0.5
+    before[1]["cores_busy_elsewhere"]["other_programs"] = 0.5
     found = compared(before, after)
     assert found.changes[0].runs == (3, 4)
     assert any("left out" in remark and "a1.json" in remark for remark in found.remarks)
-    before[2]["device"]["cores_busy_elsewhere"]["other_programs"] = 0.5
+    before[2]["cores_busy_elsewhere"]["other_programs"] = 0.5
     assert compared(before, after).changes[0].runs == (4, 4)
 
 
@@ -494,7 +494,7 @@ def test_runs_of_one_side_that_differ(compared):
 def test_an_overloaded_machine_gets_no_verdict(compared, elsewhere, overloaded):
     after = report_values(seed=1, scale=2)
     after["device"]["cpu"]["usable_cores"] = 2
-    after["device"]["cores_busy_elsewhere"]["other_programs"] = elsewhere
+    after["cores_busy_elsewhere"]["other_programs"] = elsewhere
     found = compared(report_values(), after)
     change = found.changes[0]
     assert change.verdict == ("unknown" if overloaded else "slower")

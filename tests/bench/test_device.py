@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from elir_deploy.bench import device
-from elir_deploy.bench.device import CpuMeter, describe_device, installed_version, usable_cores
+from elir_deploy.bench.device import (
+    CoresElsewhere,
+    CpuMeter,
+    describe_device,
+    installed_version,
+    usable_cores,
+)
 from elir_deploy.bench.sensors.cpu import is_virtual
 from elir_deploy.bench.sensors.files import Tree
 from tests.bench.sensors.trees import plant
@@ -39,19 +46,19 @@ CPU part\t: 0xd42
 
 
 def cpu_of(root, cpuinfo: str):
-    return describe_device(plant(root, {"proc/cpuinfo": cpuinfo}))["cpu"]
+    return describe_device(plant(root, {"proc/cpuinfo": cpuinfo})).cpu
 
 
 def test_cpuinfo_of_x86(tmp_path):
     cpu = cpu_of(tmp_path, X86)
-    assert (cpu["model"], cpu["cache"]) == ("AMD EPYC", "1024 KB")
-    assert cpu["instruction_sets"] == ["sse4_2", "avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
+    assert cpu.model == "AMD EPYC"
+    assert cpu.instruction_sets == ["sse4_2", "avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
 
 
 def test_cpuinfo_of_arm(tmp_path):
     cpu = cpu_of(tmp_path, JETSON)
-    assert cpu["model"] == "0xd42"
-    assert cpu["instruction_sets"] == ["asimd", "fphp", "asimdhp", "asimddp"]
+    assert cpu.model == "0xd42"
+    assert cpu.instruction_sets == ["asimd", "fphp", "asimdhp", "asimddp"]
 
 
 def test_the_board_and_its_governors(tmp_path):
@@ -59,26 +66,22 @@ def test_the_board_and_its_governors(tmp_path):
     plant(tmp_path, {"sys/devices/system/cpu/online": "0"})
     plant(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil"})
     found = describe_device(tmp_path)
-    assert found["machine"] == "NVIDIA Jetson Orin Nano"
-    assert found["cpu"]["governor"] == "schedutil"
+    assert found.machine == "NVIDIA Jetson Orin Nano"
+    assert found.cpu.governor == "schedutil"
 
 
 def test_a_machine_without_procfs_and_psutil(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
     found = describe_device(tmp_path)
-    assert found["machine"] is None
-    assert found["memory"] == {"total_bytes": None, "available_bytes": None}
-    assert found["cpu"]["instruction_sets"] == []
-    assert (found["cpu"]["physical_cores"], found["cpu"]["mhz_now"]) == (None, None)
+    assert found.machine is None
+    assert found.memory_bytes is None
+    assert found.cpu.instruction_sets == []
     assert CpuMeter(tmp_path).cores_elsewhere(10) is None
 
 
 def test_what_psutil_tells_is_what_the_kernel_does():
-    found = describe_device()
     kib = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
-    assert found["memory"]["total_bytes"] == kib * 1024
-    assert 0 < found["memory"]["available_bytes"] < kib * 1024
-    assert 1 <= found["cpu"]["physical_cores"] <= found["cpu"]["logical_cores"]
+    assert describe_device().memory_bytes == kib * 1024
 
 
 def cpu_line(**ticks: int) -> str:
@@ -96,18 +99,17 @@ def test_cpu_time_of_others(tmp_path, monkeypatch):
     process[:] = [6.0, 3.0, 2.0, 1.0]
     busy = dict.fromkeys(("nice", "system", "irq", "softirq"), 4 * ticks)
     plant(tmp_path, {"proc/stat": cpu_line(user=14 * ticks, idle=99, steal=2 * ticks, **busy)})
-    assert meter.cores_elsewhere(10) == {"other_programs": 1.0, "stolen": 0.1}
+    assert meter.cores_elsewhere(10) == CoresElsewhere(1.0, 0.1)
     assert meter.cores_elsewhere(0) is None
 
 
 def test_this_machine():
     found = describe_device()
-    json.dumps(found, allow_nan=False)
-    assert found["cpu"]["usable_cores"] == usable_cores() >= 1
-    assert found["cpu"]["virtual_machine"] is is_virtual(Tree())
-    assert found["libraries"]["numpy"]
-    assert len(found["load_average"]) == 3
-    assert found["elir_deploy"]
+    json.dumps(asdict(found), allow_nan=False)
+    assert found.cpu.usable_cores == usable_cores() >= 1
+    assert found.cpu.virtual_machine is is_virtual(Tree())
+    assert found.libraries["numpy"]
+    assert found.elir_deploy
 
 
 def test_graphics_cards(monkeypatch, tmp_path):

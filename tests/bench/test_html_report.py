@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from elir_deploy.bench import html_charts, html_report
+from elir_deploy.bench.device import CoresElsewhere
 from elir_deploy.bench.html_charts import MAX_MARKS
 from elir_deploy.bench.html_report import Picture, html, import_jinja
 from elir_deploy.bench.report_file import to_json
@@ -141,7 +142,7 @@ def test_an_interrupted_run(bundle, calls, done):
 
 def test_one_warning_stands_above_all_and_the_others_behind_it(bundle, rich):
     assert "warnings" not in Page(html(plain_report(bundle))).sections
-    busy = Page(html(plain_report(bundle, elsewhere={"other_programs": 1.5, "stolen": 0.0})))
+    busy = Page(html(plain_report(bundle, elsewhere=CoresElsewhere(1.5, 0.0))))
     assert busy.sections[0] == "warnings"
     assert busy.visible.count("other programs kept 1.50 cores busy") == 1
     assert "summary" not in [tag for tag, _, _ in busy.elements]

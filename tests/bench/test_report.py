@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import describe_device
+from elir_deploy.bench.device import CoresElsewhere, describe_device
 from elir_deploy.bench.measurement import Measurement
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_text import markdown, text
-from elir_deploy.bench.report_types import SCHEMA_VERSION
+from elir_deploy.bench.report_types import SCHEMA_VERSION, EulerRow
 from elir_deploy.bench.runners import Fidelity, Unavailable
-from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
-from elir_deploy.bench.watch import Watch
+from elir_deploy.bench.watch import EnergySource, Watch
+from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime import Bundle
 from elir_deploy.tasks import TASKS
 from tests.bench.schema import checked, typed
@@ -43,8 +43,7 @@ def bundle(tmp_path_factory) -> Bundle:
 
 
 def conditions(**changes) -> Conditions:
-    device = {**describe_device(), "affinity": Affinity.read().as_json()}
-    return Conditions(**({"seed": 0, "threads": 2, "device": device} | changes))
+    return Conditions(0, 2, describe_device(), **changes)
 
 
 def paper(images: int = 20) -> BenchProtocol:
@@ -104,13 +103,13 @@ def test_the_json_holds_all_samples(bundle):
         PAIR,
         results={
             "fidelities": {
-                "eager": Fidelity(None, 0, "the reference itself"),
-                "fast": Fidelity(math.inf, 2, "x"),
+                "eager": Fidelity.unknown("the reference itself"),
+                "fast": Fidelity.of(math.inf, 2, "x"),
             },
             "unavailable": [Unavailable("onnxruntime-cuda", "no driver")],
         },
     )
-    assert report["schema_version"] == SCHEMA_VERSION == 3
+    assert report["schema_version"] == SCHEMA_VERSION == 4
     assert report["complete"] is True
     eager, fast = report["runners"]
     for row, seconds in ((eager, 0.4), (fast, 0.1)):
@@ -232,7 +231,7 @@ def test_the_yardstick_stands_beside_the_samples_of_the_processor_only(bundle):
     )
     measurement.run()
     results = Results(paper(), runners, True, measurement=measurement)
-    under = conditions(yardstick={"work": "a product", "numpy": "2", "blas": None})
+    under = conditions(yardstick=Work("a product", "2", None))
     report = checked(build_report(results, bundle, under))
     cpu, gpu = report["runners"]
     assert cpu["yardstick_s"] == [0.001] * 20
@@ -247,7 +246,7 @@ def test_energy_is_per_image_and_in_watts(bundle):
         {"even": 0.1, "odd": lambda k: 0.1 + 0.1 * (k % 2)},
         clock=clock,
         joules=SyntheticMeter(clock, 12.0).read,
-        under=conditions(energy="a meter", energy_scope="the board"),
+        under=conditions(energy=EnergySource("a meter", "the board", (), ())),
     )
     even, odd = (row["energy"] for row in report["runners"])
     assert even == {"joules_per_image": 1.2, "watts": 12.0}
@@ -308,13 +307,13 @@ def test_stage_times(bundle):
     (stages,) = report["stages"]  # the other has one part only
     assert stages["label"] == "a"
     assert [stage["name"] for stage in stages["stages"]] == [*parts, "runtime"]
-    shares = [stage["share"] for stage in stages["stages"]]
+    shares = [stage["share"]["value"] for stage in stages["stages"]]
     assert shares == pytest.approx([0.27, 0.45, 0.18, 0.1], rel=1e-4)
     mean = report["runners"][0]["image"]["statistics"]["mean"]
     assert sum(stage["mean_s"] for stage in stages["stages"]) == pytest.approx(mean, rel=1e-5)
     for stage in stages["stages"]:
-        assert stage["low"] <= stage["share"] <= stage["high"]
-        assert stage["high"] - stage["low"] < 0.001
+        assert stage["share"]["low"] <= stage["share"]["value"] <= stage["share"]["high"]
+        assert stage["share"]["high"] - stage["share"]["low"] < 0.001
 
 
 def test_shares_of_few_images_have_no_interval(bundle):
@@ -324,7 +323,8 @@ def test_shares_of_few_images_have_no_interval(bundle):
     measurement.run()
     results = Results(paper(15), [runner], True, measurement=measurement)
     (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
-    assert {(stage["low"], stage["high"]) for stage in stages["stages"]} == {(None, None)}
+    intervals = [(stage["share"]["low"], stage["share"]["high"]) for stage in stages["stages"]]
+    assert set(intervals) == {(None, None)}
 
 
 def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
@@ -343,7 +343,7 @@ def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
     measurement.run()
     results = Results(paper(400), [runner], True, measurement=measurement)
     (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
-    x = stages["stages"][0]
+    x = stages["stages"][0]["share"]
     # 0.9 of the time, 0.115 standard deviation, 400 images, and Student's 2.36 for 1.96.
     assert (x["high"] - x["low"]) / 2 == pytest.approx(2.36 * 0.9 * 0.115 / 20, rel=0.5)
     assert x["low"] - 0.01 < 0.45 < x["high"] + 0.01
@@ -361,14 +361,7 @@ def test_every_section_that_a_protocol_fills(bundle):
         colds={"a": ColdStart(0.5, 1.0, 2.0, None, 2**30)},
         loads=[Load("a", "callers", 2, (0.1, 0.2), 2, 0.3, (5.0, 8.0))],
         steps=[
-            {
-                "steps": 3,
-                "label": "a",
-                "fps": 2.0,
-                "mean_s": 0.5,
-                "psnr_db": None,
-                "psnr_to_full_db": 40.0,
-            }
+            EulerRow("a", 3, Fidelity.unknown("no truth"), Fidelity.of(math.inf, 1, "x")),
         ],
         soaks=[soak, Soak(runner, (8, 8, 3), 20.0, clock=clock)],
     )
@@ -391,8 +384,8 @@ def test_every_section_that_a_protocol_fills(bundle):
     soaked, empty = report["soak"]
     assert len(soaked["windows"]) == 20
     assert all(len(w["samples_s"]) == w["images"] for w in soaked["windows"])
-    assert soaked["drift_percent"]["per_hour"] == pytest.approx(0, abs=1e-6)
-    assert soaked["rss_growth_bytes"]["per_hour"] == pytest.approx(3600)
+    assert soaked["drift_percent"]["value"] == pytest.approx(0, abs=1e-6)
+    assert soaked["rss_growth_bytes"]["value"] == pytest.approx(3600)
     assert (empty["windows"], empty["complete"], empty["drift_percent"]) == ([], False, None)
 
 
@@ -401,10 +394,10 @@ def test_sensors_are_of_the_schema(bundle):
         watch.look(0)
         watch.look(5)
         watch.finish()
-    under = conditions(sensors=watch.as_json(), unreadable=["a", "b"])
+    under = conditions(sensors=watch.sensors, unreadable=("a", "b"))
     report = report_of(bundle, PAIR, under=under)
-    assert [seen["at_s"] for seen in report["device"]["sensors"]["during"]] == [0, 5]
-    assert report["device"]["unreadable"] == ["a", "b"]
+    assert [seen["at_s"] for seen in report["sensors"]["during"]] == [0, 5]
+    assert report["unreadable"] == ["a", "b"]
 
 
 # Warnings -------------------------------------------------------------------------------------
@@ -474,19 +467,21 @@ def test_a_warm_up_without_an_end_is_warned_of(bundle):
 
 
 def test_a_busy_machine_is_warned_of(bundle):
-    under = conditions(cores_elsewhere={"other_programs": 1.5, "stolen": 0.2})
+    under = conditions(cores_busy_elsewhere=CoresElsewhere(1.5, 0.2))
     first, second = report_of(bundle, PAIR, under=under)["warnings"]
     assert first == (
         "results are unreliable: other programs kept 1.50 cores busy, and background load affects "
         "backends differently; measure on an idle machine"
     )
     assert second.startswith("results are unreliable: other virtual machines kept 0.20 cores busy")
-    under = conditions(cores_elsewhere={"other_programs": 0.1, "stolen": 0.0})
+    under = conditions(cores_busy_elsewhere=CoresElsewhere(0.1, 0.0))
     assert report_of(bundle, PAIR, under=under)["warnings"] == []
 
 
 def test_throttling_and_a_faulty_energy_meter_are_warned_of(bundle):
-    under = conditions(held_back=["the clock fell"], energy_problems=["RAPL decreased"])
+    under = conditions(
+        throttling=("the clock fell",), energy=EnergySource(None, None, ("RAPL decreased",), ())
+    )
     assert report_of(bundle, PAIR, under=under)["warnings"] == [
         "results are unreliable: during the run the clock fell",
         "energy figures are invalid: RAPL decreased",
@@ -550,7 +545,7 @@ def test_a_soak_that_throttles_is_warned_of(bundle):
 
 
 def test_what_makes_a_run_invalid_comes_first(bundle):
-    under = conditions(cores_elsewhere={"other_programs": 1.5, "stolen": 0}, held_back=["x"])
+    under = conditions(cores_busy_elsewhere=CoresElsewhere(1.5, 0), throttling=("x",))
     report = report_of(bundle, {"a": lambda k: 0.1 * (1 + 0.1 * (k % 2))}, stop_after=60,
                        protocol=paper(200), under=under)  # fmt: skip
     words = ("interrupted", "other programs", "during the run x", "coefficient of variation")
@@ -623,5 +618,5 @@ def test_the_papers_figure_stands_beside_the_papers_model_only(tmp_path, steps, 
     manifest["model"] |= {"steps": steps, "architecture": TASKS["bfr"].architecture.to_dict()}
     write_manifest(folder, manifest)
     report = report_of(Bundle.open(folder), PAIR)
-    assert (report["paper"] is not None) == shown
+    assert (report["paper_fps"] is not None) == shown
     assert ("19.51 FPS on another device, NVIDIA RTX 2080 Ti" in text(typed(report))) == shown

@@ -40,17 +40,17 @@ GOOD = json.dumps(report_values())
         (b"[]", 'it has no "kind": "elir-bench"'),
         (b'{"kind": "elir-eval"}', 'it has no "kind": "elir-bench"'),
         (b'{"kind": "elir-bench", "kind": 1}', "same entry twice"),
-        (b'{"kind": "elir-bench"}', "no valid schema_version, expected 3"),
+        (b'{"kind": "elir-bench"}', "no valid schema_version, expected 4"),
         (b'{"kind": "elir-bench", "schema_version": true}', "no valid schema_version"),
         (
-            b'{"kind": "elir-bench", "schema_version": 4}',
-            "a newer elir-deploy: schema_version is 4, expected 3: upgrade elir-deploy",
+            b'{"kind": "elir-bench", "schema_version": 5}',
+            "a newer elir-deploy: schema_version is 5, expected 4: upgrade elir-deploy",
         ),
         (
-            b'{"kind": "elir-bench", "schema_version": 2}',
-            "an older elir-deploy: schema_version is 2, expected 3: measure again",
+            b'{"kind": "elir-bench", "schema_version": 3}',
+            "an older elir-deploy: schema_version is 3, expected 4: measure again",
         ),
-        (b'{"kind": "elir-bench", "schema_version": 3}', "missing required field `complete`"),
+        (b'{"kind": "elir-bench", "schema_version": 4}', "missing required field `complete`"),
         (with_sample(0).encode(), r"samples_s\[7\]: Expected `float` >= 1e-12, seen 0"),
         (with_sample(-1.0).encode(), "seen -1.0"),
         (with_sample(True).encode(), "Expected `float`, got `bool`, seen True"),
@@ -207,4 +207,4 @@ def test_a_field_too_many_or_too_few_is_refused_by_schema_and_reader():
                     typed(broken)
 
 
-DATACLASSES = {"statistics", "affinity"}
+DATACLASSES = {"statistics", "device", "cores_busy_elsewhere", "energy"}

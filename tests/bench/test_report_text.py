@@ -14,10 +14,11 @@ from elir_deploy.bench.measurement import Measurement
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import Conditions, Results, build_report
 from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
+from elir_deploy.bench.report_types import EulerRow
 from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable
-from elir_deploy.bench.sensors import Affinity
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
+from elir_deploy.bench.watch import EnergySource
 from elir_deploy.runtime import Bundle
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticMeter, SyntheticRunner
@@ -35,8 +36,7 @@ def bundle(tmp_path_factory) -> Bundle:
 
 
 def conditions(**changes) -> Conditions:
-    device = {**describe_device(), "affinity": Affinity.read().as_json()}
-    return Conditions(**({"seed": 0, "threads": 2, "device": device} | changes))
+    return Conditions(0, 2, describe_device(), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def everything(bundle):
         [eager, fast],
         complete=True,
         fidelities={
-            "eager": Fidelity(None, 0, "the reference itself"),
-            "fast": Fidelity(41.234, 2, "x"),
+            "eager": Fidelity.unknown("the reference itself"),
+            "fast": Fidelity.of(41.234, 2, "x"),
         },
         unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
         measurement=measurement,
@@ -76,22 +76,15 @@ def everything(bundle):
             Load("fast", "files", 1, (), 8, 2.0, (4.0,)),
         ],
         steps=[
-            {
-                "steps": 3,
-                "label": "fast",
-                "fps": 2.0,
-                "mean_s": 0.5,
-                "psnr_db": 30.126,
-                "psnr_to_full_db": None,
-            }
+            EulerRow("fast", 3, Fidelity.of(30.126, 2, "x"), Fidelity.of(math.inf, 2, "x")),
+            EulerRow("eager", 2, Fidelity.unknown("y"), Fidelity.of(30.0, 2, "x")),
         ],
         soaks=[soak],
     )
     under = conditions(
-        energy="a meter",
-        energy_scope="the whole board",
-        unreadable=["clocks", "temperatures"],
-        held_back=["the clock fell"],
+        energy=EnergySource("a meter", "the whole board", (), ()),
+        unreadable=("clocks", "temperatures"),
+        throttling=("the clock fell",),
     )
     report = build_report(results, bundle, under)
     checked(report)
@@ -132,7 +125,7 @@ def test_a_table_without_data_is_left_out(everything, missing, title):
 def test_rows_that_a_runner_has_nothing_for_are_left_out(everything):
     bare = {"image": None, "device": None, "cold": None, "energy": None}
     report = replace(everything, runners=[replace(row, **bare) for row in everything.runners])
-    assert [table.title for table in tables(report)] == TITLES[2:-2]
+    assert [table.title for table in tables(report)] == ["Throughput", "Stages", "Soak"]
 
 
 def test_speeds(everything):
@@ -148,7 +141,7 @@ def test_identical_pictures_and_too_few_images(bundle):
     measurement = Measurement(runners, protocol, (8, 8, 3), clock=clock)
     measurement.run()
     results = Results(
-        *(protocol, runners, True, {"b": Fidelity(math.inf, 1, "x")}), measurement=measurement
+        *(protocol, runners, True, {"b": Fidelity.of(math.inf, 1, "x")}), measurement=measurement
     )
     report = build_report(results, bundle, conditions())
     assert rows_of(report, "Speed")[1][2:4] == ["1.00 [too few images]", "identical"]
@@ -195,7 +188,10 @@ def test_loads(everything):
 
 
 def test_steps(everything):
-    assert rows_of(everything, "Euler steps") == [["fast", "3", "2.000", "500.0", "30.13", "-"]]
+    assert rows_of(everything, "Euler steps") == [
+        ["synthetic fp32", "3", "10.00", "100.0", "30.13", "identical"],
+        ["torch fp32", "2", "2.500", "400.0", "-", "30.00"],
+    ]
 
 
 def test_soaks(everything):
@@ -259,7 +255,7 @@ def test_what_ran_on_the_cpu_is_told_where_there_is_a_gpu(bundle, gpus, on_cpu, 
     measurement.run()
     results = Results(protocol, runners, True, measurement=measurement)
     report = build_report(results, bundle, conditions())
-    report = replace(report, device=replace(report.device, gpus=gpus))
+    report = replace(report, device=dataclasses.replace(report.device, gpus=gpus))
     assert [line for line in remarks(report) if "CPU" in line] == lines
 
 

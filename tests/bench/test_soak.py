@@ -53,9 +53,7 @@ def test_percentiles_of_a_window():
     (first, *_) = soak.windows
     assert (first.images, first.seconds) == (19, pytest.approx(1.0))
     taken = 0.01 * (1 + np.arange(19) % 10)
-    assert (first.p50_s, first.p99_s, first.max_s) == pytest.approx(
-        (*np.percentile(taken, (50, 99)), 0.1)
-    )
+    assert (first.p50_s, first.p99_s) == pytest.approx(np.percentile(taken, (50, 99)))
 
 
 def test_images_go_round_and_are_those_of_the_seed():
@@ -93,7 +91,7 @@ def test_a_slowdown_is_found_with_its_interval(percent_an_hour):
     found = soak.slowdown()
     # As a fraction of the median, which is that of the middle, an hour after the start.
     expected = percent_an_hour / 100 / (1 + percent_an_hour / 100)
-    assert found.low < found.per_hour < found.high
+    assert found.low < found.value < found.high
     assert found.low - 0.002 < expected < found.high + 0.002
     assert np.sign(found.low) == np.sign(found.high) == np.sign(percent_an_hour)
 
@@ -166,7 +164,7 @@ def test_progress_is_told_in_seconds():
 
 def test_a_straight_line_is_known_exactly():
     found = trend([60.0 * k for k in range(10)], [7 + 2.0 * k for k in range(10)])
-    assert (found.per_hour, found.low, found.high) == pytest.approx((120, 120, 120))
+    assert (found.value, found.low, found.high) == pytest.approx((120, 120, 120))
 
 
 def test_the_interval_of_a_trend_holds_it_as_often_as_it_says():
@@ -213,4 +211,4 @@ def test_throttling_is_a_lasting_step_and_wandering_noise_is_none():
 def test_few_points_or_no_time_have_no_trend():
     assert trend([float(k) for k in range(7)], [1.0] * 7) is None
     assert trend([5.0] * 8, [1.0] * 8) is None
-    assert trend([float(k) for k in range(8)], [1.0] * 8).per_hour == 0
+    assert trend([float(k) for k in range(8)], [1.0] * 8).value == 0

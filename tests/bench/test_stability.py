@@ -160,8 +160,8 @@ def test_a_known_slope_comes_back():
     for change in (0.3, -0.3):
         found = drift(2 * (1 + change * (place - 0.5)), started)
         # By the median of the windows, between which the pause lies.
-        assert found.change == pytest.approx(change, rel=0.15)
-        assert found.shown
+        assert found.value == pytest.approx(change, rel=0.15)
+        assert found.nonzero
         assert np.sign(found.low) == np.sign(found.high) == np.sign(change)
 
 
@@ -175,13 +175,13 @@ def test_the_interval_of_a_drift_holds_it_as_often_as_it_says():
         change = 0.08 / np.median(1 + 0.08 * place)
         found = drift(values + rng.normal(0, 0.05, COUNT), started)
         covered += found.low <= change <= found.high
-        shown += found.shown
+        shown += found.nonzero
     assert 0.92 <= covered / 400 <= 0.98
     assert shown > 390
 
 
 def test_noise_is_no_drift():
-    shown = sum(drift(rng.normal(1, 0.05, COUNT), times(rng)).shown for rng in rngs(400))
+    shown = sum(drift(rng.normal(1, 0.05, COUNT), times(rng)).nonzero for rng in rngs(400))
     assert shown <= 0.07 * 400
 
 
@@ -189,7 +189,7 @@ def test_a_drift_needs_samples_and_time():
     assert drift([1.0] * 39, range(39)) is None
     assert drift([1.0] * 40, [7.0] * 40) is None
     assert drift([0.0] * 40, range(40)) is None
-    assert not drift([1.0] * 40, range(40)).shown
+    assert not drift([1.0] * 40, range(40)).nonzero
 
 
 # Steps ----------------------------------------------------------------------------------------

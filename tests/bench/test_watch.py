@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from elir_deploy.bench import watch as module
-from elir_deploy.bench.watch import Watch, hottest_and_clock
+from elir_deploy.bench.watch import EnergySource, Watch, hottest_and_clock
 
 
 class Machine:
@@ -34,7 +34,6 @@ def a_state(celsius=None, mhz=None, gpus=None, number=0):
         temperatures={} if celsius is None else {"cpu": celsius, "cool": 20.0},
         cpu=SimpleNamespace(mhz=mhz),
         gpus=gpus,
-        as_json=lambda: {"number": number},
     )
 
 
@@ -61,16 +60,13 @@ def machine(monkeypatch):
 
 def test_before_and_after_are_compared(machine):
     with Watch() as watch:
-        assert watch.as_json() == {"before": {"number": 1}, "after": None, "during": []}
+        assert (watch.sensors.before.number, watch.sensors.after) == (1, None)
         assert watch.throttling == []
         watch.finish()
-        assert watch.as_json() == {
-            "before": {"number": 1},
-            "after": {"number": 2},
-            "during": [],
-        }
+        sensors = watch.sensors
+        assert (sensors.before.number, sensors.after.number, sensors.during) == (1, 2, [])
         assert watch.throttling == ["throttled 2 times"]
-        assert watch.missing_meters == ("RAPL: no package",)
+        assert watch.energy == EnergySource(None, None, (), ("RAPL: no package",))
 
 
 def test_what_came_and_went_during_the_run_is_reported_once(machine, monkeypatch):
@@ -95,10 +91,10 @@ def test_the_sensors_are_read_every_two_seconds(machine):
     with Watch() as watch:
         for tenth in range(65):
             watch.look(tenth / 10)
-    assert [seen["at_s"] for seen in watch.during] == [0, 2, 4, 6]
-    assert [seen["celsius"] for seen in watch.during] == [42, 43, 44, 45]
-    assert [seen["mhz"] for seen in watch.during] == [2800, 2700, 2600, 2500]
-    assert [seen["throttled"] for seen in watch.during] == [None, False, True, False]
+    assert [seen.at_s for seen in watch.during] == [0, 2, 4, 6]
+    assert [seen.celsius for seen in watch.during] == [42, 43, 44, 45]
+    assert [seen.mhz for seen in watch.during] == [2800, 2700, 2600, 2500]
+    assert [seen.throttled for seen in watch.during] == [None, False, True, False]
 
 
 def test_readings_in_between_are_quick(machine):
@@ -115,8 +111,8 @@ def test_watts_are_of_all_gpus(machine, monkeypatch):
     monkeypatch.setattr(module, "read_state", lambda nvml, **how: a_state(40.0, 3000, gpus))
     with Watch() as watch:
         watch.look(0)
-    assert watch.during[0]["watts"] == 120.5
-    assert watch.during[0]["celsius"] == 70
+    assert watch.during[0].watts == 120.5
+    assert watch.during[0].celsius == 70
 
 
 def test_the_hottest_sensor():
@@ -143,7 +139,5 @@ def test_on_this_machine():
     with Watch() as watch:
         watch.look(0.0)
         watch.finish()
-    found = watch.as_json()
-    assert set(found) == {"before", "after", "during"}
-    assert set(found["before"]) == set(found["after"])
-    assert len(found["during"]) == 1
+    assert watch.sensors.after is not None
+    assert len(watch.sensors.during) == 1

@@ -416,7 +416,7 @@ def test_the_machine_is_described(run, bundle, tmp_path):
         assert len(row["yardstick_s"]) == 5
         assert row["cold"]["first_result_s"] > 0
         assert row["cold"]["peak_rss_bytes"] > 2**20
-    assert set(report["device"]["sensors"]) == {"before", "after", "during"}
+    assert set(report["sensors"]) == {"before", "after", "during"}
     assert len(report["bundle"]["sha256"]) == 64
 
 
@@ -489,7 +489,7 @@ def test_stages_of_a_split_bundle(run, split, tmp_path):
     (stages,) = report["stages"]
     parts = ["encoder", "estimator", "flow", "decoder", "runtime"]
     assert [part["name"] for part in stages["stages"]] == parts
-    assert sum(part["share"] for part in stages["stages"]) == pytest.approx(1, abs=1e-4)
+    assert sum(part["share"]["value"] for part in stages["stages"]) == pytest.approx(1, abs=1e-4)
     (row,) = report["runners"]
     assert row["fidelity"]["psnr_db"] > 50
     assert len(row["artifacts"]) == 4
@@ -523,7 +523,7 @@ def test_steps_of_bundles_that_differ_in_m(run, tmp_path):
     assert code == 0
     one, five = written(target)["steps"]
     assert (one["steps"], five["steps"]) == (1, 5)
-    assert one["psnr_to_full_db"] + 10 < five["psnr_to_full_db"]
+    assert one["to_full"]["psnr_db"] + 10 < five["to_full"]["psnr_db"]
     assert "Euler steps" in out
     assert "onnxruntime fp32, M = 5" in out
 
@@ -533,7 +533,8 @@ def test_random_weights_have_speed_and_no_quality(run, tmp_path):
     code, out, _ = run(*of_steps(tmp_path, 1, 5, random=True), *STEPS, *QUICK, "--json", target)
     assert code == 0
     report = written(target)
-    assert {(row["psnr_db"], row["psnr_to_full_db"]) for row in report["steps"]} == {(None, None)}
+    figures = [row[name] for row in report["steps"] for name in ("to_truth", "to_full")]
+    assert {(one["psnr_db"], one["identical"]) for one in figures} == {(None, False)}
     assert {row["fidelity"]["psnr_db"] for row in report["runners"]} == {None}
     reason = "random weights: valid for speed only; the pictures mean nothing"
     assert re.search(f"no PSNR of .*onnxruntime fp32, M = 1.*: {reason}", out)

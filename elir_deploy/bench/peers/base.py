@@ -56,7 +56,7 @@ class PeerRunner(Runner):
 
     def fidelity(self, bundle: Bundle) -> Fidelity:
         if self._incomparable is not None:
-            return Fidelity(None, 0, self._incomparable)
+            return Fidelity.unknown(self._incomparable)
         return compare_with_references(bundle, self.run_pixels)
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,6 @@ class Affinity:
         except (AttributeError, OSError):  # not on Linux
             allowed = None
         return cls(allowed, _quota(Tree(root)))
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def rss_bytes(root: Path = ROOT) -> int | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from elir_deploy.bench.sensors import board
 from elir_deploy.bench.sensors.board import DeviceClock, PowerMode
@@ -43,10 +42,6 @@ class State:
     on_battery: bool | None
     gpus: tuple[GpuState, ...] | None
     unreadable: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def read_state(nvml: Nvml, root: Path = ROOT, *, quick: bool = False) -> State:

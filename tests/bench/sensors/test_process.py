@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_process_that_is_pinned(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 3})
     affinity = Affinity.read(tmp_path)
     assert affinity.allowed == (3, 4)
-    assert json.loads(json.dumps(affinity.as_json())) == {"allowed": [3, 4], "quota_cores": None}
+    assert json.loads(json.dumps(asdict(affinity))) == {"allowed": [3, 4], "quota_cores": None}
 
 
 STATUS = "Name:\tpython\nVmPeak:\t  900000 kB\nVmHWM:\t  300000 kB\nVmRSS:\t  100000 kB\n"

@@ -53,7 +53,7 @@ def test_nothing_happened(tmp_path, name):
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_plain_json_values(tmp_path, name):
-    found = state_of(MACHINES[name](tmp_path), StandIn()).as_json()
+    found = dataclasses.asdict(state_of(MACHINES[name](tmp_path), StandIn()))
     read_back = json.loads(json.dumps(found, allow_nan=False))
     assert read_back.keys() == found.keys()
     assert read_back["gpus"][0]["reasons"] == ["power cap"]
@@ -386,8 +386,8 @@ def all_is_read(root: Path, good: State) -> bool:
     state = read_state(Nvml(not_installed), root)
     throttled_between(good, state)
     throttled_between(state, good)
-    json.dumps(state.as_json(), allow_nan=False)
-    json.dumps(Affinity.read(root).as_json(), allow_nan=False)
+    json.dumps(dataclasses.asdict(state), allow_nan=False)
+    json.dumps(dataclasses.asdict(Affinity.read(root)), allow_nan=False)
     meter, missing = EnergyMeter.search(Nvml(not_installed), root, thread=False)
     assert (meter is None) <= bool(missing)
     if meter is not None:
@@ -400,7 +400,7 @@ def test_this_machine(monkeypatch):
     monkeypatch.delitem(sys.modules, "psutil")
     with Nvml() as nvml:
         before, after = (read_state(nvml) for _ in range(2))
-        json.dumps(before.as_json(), allow_nan=False)
+        json.dumps(dataclasses.asdict(before), allow_nan=False)
         assert all(isinstance(line, str) for line in throttled_between(before, after))
         meter, missing = EnergyMeter.search(nvml)
         assert meter is not None or missing
