@@ -29,7 +29,7 @@ from rewrites import environment, onnxruntime_runner
 from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.cost.devices import DEVICES, Device, measure_cpu
 from elir_deploy.cost.graphs import graph_layers
-from elir_deploy.cost.roofline import Layer, Totals, predict, totals
+from elir_deploy.cost.roofline import Layer, Prediction, Totals, predict, totals
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
@@ -142,7 +142,7 @@ def paper_table(fitted: float) -> str:
                 off(bare.fps, speed.fps),
                 f"{told.fps:.2f}",
                 "fitted" if speed is FITTED else off(told.fps, speed.fps),
-                told.bound,
+                bound(told),
             ]
         )
     heading = ["Table: row", "GMAC", "kernels", "paper FPS", "roofline FPS", "error"]
@@ -166,13 +166,20 @@ def worst_error(fitted: float) -> float:
     return max(errors)
 
 
+def bound(told: Prediction) -> str:
+    """What takes the most time: ``compute``, ``memory`` or ``launches``."""
+    shares = {bound: told.bound_seconds(bound) for bound in ("compute", "memory")}
+    shares["launches"] = told.waiting_seconds
+    return max(shares, key=lambda bound: shares[bound])
+
+
 def devices_table(network: Exported) -> str:
     rows = []
     for device in DEVICES.values():
         cells = []
         for layers in network.layers.values():
             told = predict(layers, device)
-            cells.append(f"{told.seconds * 1e3:.2f} ({told.fps:.1f}, {told.bound})")
+            cells.append(f"{told.seconds * 1e3:.2f} ({told.fps:.1f}, {bound(told)})")
         rows.append([device.name, *cells])
     return pipes(["predicted ms (FPS, bound by)", *network.layers], rows)
 

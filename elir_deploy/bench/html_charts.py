@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -66,65 +67,12 @@ class Scale:
         return [(self(value), f"{value:.6g}") for value in values if self.low <= value <= self.high]
 
 
-@dataclass(frozen=True)
-class Strip:
-    """Latencies of a runner: marks of the samples, the median and its 95 % interval."""
-
-    label: str
-    colour: str
-    text: str
-    marks: list[float]
-    median: float
-    interval: tuple[float, float] | None
+#: What the template draws; ``kind`` names its macro.
+Chart = SimpleNamespace
 
 
-@dataclass(frozen=True)
-class Strips:
-    """Runners from fast to slow, on one scale in ms."""
-
-    scale: Scale
-    strips: list[Strip]
-    kind: str = "strips"
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Colours of the stages; the report has their shares."""
-
-    colours: dict[str, str]
-    kind: str = "bars"
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points of a runner."""
-
-    colour: str
-    points: list[tuple[float, float]]
-    dashed: bool
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Lines with a vertical axis."""
-
-    title: str
-    ticks: list[tuple[float, str]]
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Panels above each other over the minutes of a run, and the colours of the runners."""
-
-    ticks: list[tuple[float, str]]
-    panels: list[Panel]
-    colours: dict[str, str]
-    kind: str = "lines"
-
-
-def latency(report: Report) -> Strips | None:
-    """All runners on one scale, from 0 where their medians are not too far apart."""
+def latency(report: Report) -> Chart | None:
+    """Runners from fast to slow on one scale in ms, from 0 where medians are not too far apart."""
     rows = [(row.image.statistics, row) for row in report.runners if row.image]
     if not rows:
         return None
@@ -132,10 +80,12 @@ def latency(report: Report) -> Strips | None:
     logarithmic = rows[-1][0].p50 > _LINEAR_RANGE * rows[0][0].p50
     low = 0.95e3 * min(statistics.minimum for statistics, _ in rows) if logarithmic else 0.0
     scale = Scale(low, 1.05e3 * max(statistics.p99 for statistics, _ in rows), logarithmic)
-    return Strips(scale, [_strip(row, scale, _colour(report, row.label)) for _, row in rows])
+    strips = [_strip(row, scale, _colour(report, row.label)) for _, row in rows]
+    return Chart(kind="strips", scale=scale, strips=strips)
 
 
-def _strip(row: RunnerRow, scale: Scale, colour: str) -> Strip:
+def _strip(row: RunnerRow, scale: Scale, colour: str) -> Chart:
+    """Marks of the samples, the median and its 95 % interval."""
     assert row.image is not None
     statistics, samples = row.image.statistics, 1e3 * np.array(row.image.samples_s)
     if samples.size > MAX_MARKS:
@@ -149,17 +99,25 @@ def _strip(row: RunnerRow, scale: Scale, colour: str) -> Strip:
         interval = scale(max(ends[0], scale.low)), scale(min(ends[1], scale.high))
     text += f", p99 {digits(1e3 * statistics.p99)}"
     marks = [scale(float(value)) for value in samples if value <= scale.high]
-    return Strip(row.label, colour, text, marks, scale(median), interval)
+    return Chart(
+        label=row.label,
+        colour=colour,
+        text=text,
+        marks=marks,
+        median=scale(median),
+        interval=interval,
+    )
 
 
-def stages(report: Report) -> Bars | None:
-    """Where the time of an image goes: a bar for each runner, a colour for each stage."""
+def stages(report: Report) -> Chart | None:
+    """A bar for each runner, whose shares the report has, and a colour for each stage."""
     names = dict.fromkeys(stage.name for row in report.stages for stage in row.stages)
-    return Bars(dict(zip(names, itertools.cycle(COLOURS), strict=False))) if names else None
+    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    return Chart(kind="bars", colours=colours) if names else None
 
 
-def soak(report: Report) -> Lines | None:
-    """Latency relative to the runner's median, memory and temperature over time."""
+def soak(report: Report) -> Chart | None:
+    """Latency relative to the runner's median, memory and temperature over the minutes of a run."""
     rows = [row for row in report.soak if row.windows]
     if not rows:
         return None
@@ -190,11 +148,13 @@ def soak(report: Report) -> Lines | None:
             margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
             up = Scale(min(values) - margin, max(values) + margin)
             lines = [
-                Line(colours[label], [(x, up(y)) for x, y in points], number > 0)
+                Chart(
+                    colour=colours[label], points=[(x, up(y)) for x, y in points], dashed=number > 0
+                )
                 for (label, number), points in curves.items()
             ]
-            panels.append(Panel(title, up.ticks, lines))
-    return Lines(across.ticks, panels, colours)
+            panels.append(Chart(title=title, ticks=up.ticks, lines=lines))
+    return Chart(kind="lines", ticks=across.ticks, panels=panels, colours=colours)
 
 
 def _colour(report: Report, label: str) -> str:

@@ -65,10 +65,8 @@ class BenchProtocol:
     in_turns: ClassVar[bool] = True
     #: Options of elir-bench that have a meaning here, beside those of every protocol.
     accepts: ClassVar[tuple[str, ...]] = ("images", "warmup", "seconds", "at_most", "tolerance")
-    #: Whether peers take part.
-    with_peers: ClassVar[bool] = True
-    #: Whether runners are also started in processes of their own.
-    with_cold: ClassVar[bool] = True
+    #: Whether only bundles take part, without first starts in processes of their own.
+    bundles_alone: ClassVar[bool] = False
 
     def check(self, bundles: Sequence[Bundle]) -> None:
         """Raise :class:`UsageError` if the bundles cannot be measured together."""
@@ -167,8 +165,7 @@ class Stages(BenchProtocol):
 
     name: str = "stages"
     title: str = "like latency, with encoder, estimator, flow and decoder also timed alone"
-    with_peers: ClassVar[bool] = False
-    with_cold: ClassVar[bool] = False
+    bundles_alone: ClassVar[bool] = True
 
     def check(self, bundles: Sequence[Bundle]) -> None:
         super().check(bundles)
@@ -196,8 +193,7 @@ class Steps(BenchProtocol):
 
     name: str = "steps"
     title: str = "like latency, for bundles of different M (Euler steps): speed and quality"
-    with_peers: ClassVar[bool] = False
-    with_cold: ClassVar[bool] = False
+    bundles_alone: ClassVar[bool] = True
 
     def check(self, bundles: Sequence[Bundle]) -> None:
         super().check(bundles)

@@ -142,7 +142,7 @@ class Run:
                     notify(runner.description)
             results.runners = self._compare(runners, progress)
             options.protocol.prepare(self, progress)
-            if options.cold and options.protocol.with_cold:
+            if options.cold and not options.protocol.bundles_alone:
                 self._start_cold(progress)
             watch = stack.enter_context(Watch())
             conditions = self.conditions = Conditions(
@@ -184,7 +184,7 @@ class Run:
 
     def _open_peers(self, progress: ProgressCallback) -> tuple[list[Runner], list[Unavailable]]:
         options = self.options
-        if options.protocol.with_peers:
+        if not options.protocol.bundles_alone:
             return peers.open_peers(
                 options.peers, self.bundle, self.checkpoint, options.threads, progress
             )

@@ -221,7 +221,7 @@ def bench(
     }
     plan = _with_numbers(PROTOCOLS[protocol.value], **numbers)
     _check_options(plan, **numbers, callers=callers, batch=batch)
-    if checkpoint is not None and not plan.with_peers:
+    if checkpoint is not None and plan.bundles_alone:
         raise UsageError(
             f"--checkpoint is for peers, which do not take part in --protocol {plan.name}"
         )

@@ -122,13 +122,6 @@ class Prediction:
         """Seconds in layers bound by ``compute`` or by ``memory``."""
         return sum(time.seconds for time in self.layers if time.bound == bound)
 
-    @property
-    def bound(self) -> str:
-        """What takes the most time: ``compute``, ``memory`` or ``launches``."""
-        shares = {bound: self.bound_seconds(bound) for bound in ("compute", "memory")}
-        shares["launches"] = self.waiting_seconds
-        return max(shares, key=lambda bound: shares[bound])
-
     def costliest(self, count: int) -> list[LayerTime]:
         """The ``count`` slowest layers, slowest first."""
         return sorted(self.layers, key=lambda time: time.seconds, reverse=True)[:count]

@@ -27,7 +27,6 @@ def test_the_longer_of_two_times_counts() -> None:
     assert (first.bound, second.bound, second.seconds) == ("compute", "memory", 4.0)
     assert (told.seconds, told.fps) == (7.0, 1 / 7)
     assert (told.bound_seconds("compute"), told.bound_seconds("memory")) == (3.0, 4.0)
-    assert told.bound == "memory"
     assert told.costliest(1) == [second]
     assert Totals.of([computes, moves]).intensity == 310 / 50
 
@@ -43,7 +42,6 @@ def test_short_kernels_wait_for_the_host_and_long_ones_hide_it() -> None:
     told = predict([short, short, short], slow)
     assert told.seconds == pytest.approx(3.1)
     assert told.waiting_seconds == pytest.approx(2.8)
-    assert told.bound == "launches"
     # While the long one runs, the host launches what follows.
     assert predict([long, short, short], slow).seconds == pytest.approx(11.2)
     assert predict([short], slow).seconds == pytest.approx(1.1)
