@@ -293,7 +293,7 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
             assert load.images == len(load.latencies_s) * (concurrency if way == "batch" else 1)
         assert (load.fidelity is not None) == (way == "batch")
         if load.fidelity is not None:
-            assert load.fidelity.psnr_db > 60
+            assert load.fidelity.identical or load.fidelity.psnr_db > 60
         assert min(load.fps) * 0.999 <= load.mean_fps <= max(load.fps) * 1.001
     files = throughput.loads[label, "files", 1]
     assert sum(len(done) for done in restored) >= files.images >= 2 * 8

@@ -64,8 +64,8 @@ def test_it_is_a_product_of_matrices_always_the_same():
 
 def test_it_says_what_it_is():
     described = describe()
-    assert described["work"] == "float32 matrix product, 640x640x640, fastest of 8"
-    assert described["numpy"] == np.__version__
+    assert described.work == "float32 matrix product, 640x640x640, fastest of 8"
+    assert described.numpy == np.__version__
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_it_says_what_it_is():
 )
 def test_a_blas_that_numpy_does_not_name(monkeypatch, config):
     monkeypatch.setattr(module.np, "show_config", config)
-    assert describe()["blas"] is None
+    assert describe().blas is None
 
 
 def test_the_blas_that_numpy_names(monkeypatch):
     known = {"Build Dependencies": {"blas": {"name": "a-blas", "version": "1.2"}}}
     monkeypatch.setattr(module.np, "show_config", lambda mode: known)
-    assert describe()["blas"] == "a-blas 1.2"
+    assert describe().blas == "a-blas 1.2"

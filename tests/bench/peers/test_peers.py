@@ -67,7 +67,7 @@ def test_all_agree_with_the_references_as_their_precision_allows(tiny64, tempora
     for runner in runners:
         fidelity = runner.fidelity(tiny64)
         print(runner.label, fidelity)
-        assert fidelity.psnr_db >= FLOORS[runner.precision]
+        assert fidelity.identical or fidelity.psnr_db >= FLOORS[runner.precision]
         assert fidelity.images == len(tiny64.manifest.references)
         assert fidelity.note == "against float32 PyTorch, worst image"
         assert runner.weights == "tiny.safetensors"
