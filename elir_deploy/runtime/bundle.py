@@ -148,7 +148,7 @@ class Bundle:
                 s for s in self.stages if supported and any(a.file == file for a in s.artifacts)
             ]
             for stage in stages:
-                check_onnx_file(path, [_end(stage.input)], [_end(stage.output)])
+                check_onnx_file(path, list(map(_end, stage.inputs)), [_end(stage.output)])
             if not stages:  # a detector's, for example
                 check_onnx_file(path)
         for reference in self.manifest.references:

@@ -48,6 +48,7 @@ from elir_deploy.targets import HardwareCompatibility
 __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "NOISE_TENSOR",
     "PRECISIONS",
     "RESIZE",
     "RUN_PRECISIONS",

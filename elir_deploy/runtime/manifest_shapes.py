@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from elir_deploy.runtime.manifest_fields import Count, Record, Sha256, Side, Text
@@ -60,6 +61,10 @@ class Shape(Record, frozen=True):
     @property
     def graph_width(self) -> int:
         return self.padded_width or self.width
+
+    def with_batch(self, batch: int) -> Shape:
+        """The same size for ``batch`` images."""
+        return msgspec.structs.replace(self, batch=batch)
 
 
 class Tensor(Record, frozen=True):

@@ -11,6 +11,7 @@ import mmap
 import re
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -80,8 +81,11 @@ class Engine:
         """Whether the library captures each run as a CUDA graph."""
         return self._config is not None and not self._device.captures
 
-    def create_stage(self) -> CudaStage:
+    def create_stage(self, stage: Stage) -> CudaStage:
         """Create a stage with its own execution context on the current device.
+
+        Args:
+            stage: with the tensors of the shape that it will run.
 
         Raises:
             UnavailableError: there is not enough memory.
@@ -95,7 +99,7 @@ class Engine:
                 context = engine.create_execution_context(runtime_config=self._config)
         except RuntimeError as error:
             raise UnavailableError(f"{self.library}: {short_reason([str(error)])}") from None
-        return _EngineStage(self, self._checked(context, "create_execution_context"))
+        return _EngineStage(self, stage, self._checked(context, "create_execution_context"))
 
     def keep_compiled(self) -> None:
         """Write newly compiled kernels to the cache. Never fails."""
@@ -114,16 +118,16 @@ class Engine:
 
 
 class _EngineStage(CudaStage):
-    def __init__(self, engine: Engine, context: trt.IExecutionContext) -> None:
-        self.input, self.output = engine.stage.input, engine.stage.output
+    def __init__(self, engine: Engine, stage: Stage, context: trt.IExecutionContext) -> None:
+        self.input, self.noise, self.output = stage.input, stage.noise, stage.output
         self.captures_itself = engine.captures_itself
         self._engine: Engine | None = engine
         self._context: trt.IExecutionContext | None = context
 
-    def bind(self, source: int, sink: int) -> None:
+    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
         engine, context = self._opened()
-        for name, address in ((self.input.name, source), (self.output.name, sink)):
-            if not context.set_tensor_address(name, address):
+        for spec in (self.input, self.noise, self.output):
+            if spec and not context.set_tensor_address(spec.name, addresses[spec.name]):
                 raise engine.refused("set_tensor_address")
 
     def enqueue(self, stream: int) -> None:
@@ -230,9 +234,9 @@ def _check_validity(
 def _check_ends(library: Library, engine: trt.ICudaEngine, path: Path, stage: Stage) -> None:
     trt = library.module
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    for what, mode, spec in (
-        ("input", trt.TensorIOMode.INPUT, stage.input),
-        ("output", trt.TensorIOMode.OUTPUT, stage.output),
+    for what, mode, specs in (
+        ("input", trt.TensorIOMode.INPUT, stage.inputs),
+        ("output", trt.TensorIOMode.OUTPUT, (stage.output,)),
     ):
         actual = [
             _describe(
@@ -244,11 +248,13 @@ def _check_ends(library: Library, engine: trt.ICudaEngine, path: Path, stage: St
             for name in names
             if engine.get_tensor_mode(name) == mode
         ]
-        expected = _describe(spec.name, _TYPES[spec.dtype], spec.shape, "LINEAR")
-        if actual != [expected]:
+        expected = [
+            _describe(spec.name, _TYPES[spec.dtype], spec.shape, "LINEAR") for spec in specs
+        ]
+        if sorted(actual) != sorted(expected):
             raise BundleError(
                 f"{path}: the engine's {what} is {', '.join(actual) or 'missing'}, the manifest "
-                f"says {expected}"
+                f"says {', '.join(expected)}"
             )
 
 

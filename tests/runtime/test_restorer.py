@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +19,9 @@ from PIL import Image
 from elir_deploy import runtime
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS, Session, base
-from tests.bundles import make_bundle
+from elir_deploy.runtime.backends import BACKENDS
+from tests.bundles import make_bundle, noise_pixels
+from tests.sessions import ArraySession
 
 SIZES = [(32, 32), (1, 1), (31, 33), (32, 1), (90, 130), (64, 33)]
 
@@ -164,6 +166,92 @@ def test_a_result_larger_than_memory(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.zeros(3, np.uint8), (2**22, 2**22, 3))
     with Restorer(path) as restore, pytest.raises(ImageError, match="not enough memory"):
         restore(huge)
+
+
+# Noise of the picture ----------------------------------------------------------------------------
+
+
+def with_noise(image: np.ndarray, **noise: float) -> np.ndarray:
+    added = noise_pixels(*image.shape[:2], 8, **noise)  # type: ignore[arg-type]
+    values = image / np.float32(255) + added
+    return np.rint(values.clip(0, 1) * np.float32(255)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+def test_noise_belongs_to_the_picture(tmp_path: Path, backend: str, stages: str, io: str) -> None:
+    """One noise over all tiles: overlapping tiles get the same, or blending would show."""
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", size=64, stride=8, stages=stages, io=io)
+    images = [np.full((*size, 3), 128, np.uint8) for size in ((64, 64), (20, 41), (150, 203))]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        assert (restore.noise.seed, restore.noise.sigma_s) == (7, 0.025)
+        for image, restored in zip(images, restore.map(images), strict=True):
+            expected = with_noise(image).astype(int)
+            assert expected.std() > 5
+            assert abs(restored - expected).max() <= (backend == "openvino")
+            np.testing.assert_array_equal(restore(image), restored)
+        np.testing.assert_array_equal(restore.run_pixels(images[0]), restore(images[0]))
+
+
+def test_another_noise(tmp_path: Path) -> None:
+    path, image = make_bundle(tmp_path / "b", size=64, stride=8), np.full((70, 90, 3), 99, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the picture that is compared has the bundle's own noise
+        for noise in ({"seed": 8}, {"sigma_s": 0.3}, {"seed": 2**32 - 1, "sigma_s": 0.0}):
+            with Restorer(path, "onnxruntime", **noise) as restore:
+                np.testing.assert_array_equal(restore(image), with_noise(image, **noise))
+    for noise, reason in (
+        ({"seed": 2**32}, "seed of the noise is 4294967296, expected 0 to 4294967295"),
+        ({"sigma_s": -0.1}, "sigma_s is -0.1"),
+        ({"sigma_s": float("nan")}, "sigma_s is nan"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            Restorer(path, **noise)
+
+
+def test_baked_noise_cannot_be_chosen(bundle: Path) -> None:
+    for noise in ({"seed": 0}, {"sigma_s": 0.1}):
+        with pytest.raises(UsageError, match=r"noise is baked into this bundle.*--noise field"):
+            Restorer(bundle, **noise)
+    with Restorer(bundle) as restore:
+        assert restore.noise is None
+        values = np.zeros((1, 32, 32, 3), np.uint8)
+        with pytest.raises(ImageError, match="noise is given, but it is baked"):
+            restore.run(values, np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_run_with_noise(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", size=64, stride=8)
+    with Restorer(path, "onnxruntime") as restore:
+        values = np.full((1, 64, 64, 3), 100, np.uint8)
+        np.testing.assert_array_equal(restore.run(values)[0], with_noise(values[0]))
+        noise = np.zeros((1, 3, 8, 8), np.float32)
+        np.testing.assert_array_equal(restore.run(values, noise), values)
+        for wrong in (noise[0], noise.astype(np.float64), noise[:, :2]):
+            with pytest.raises(ImageError, match="expected noise: float32 1x3x8x8 NCHW"):
+                restore.run(values, wrong)
+
+
+def test_the_overlap_of_tiles(tmp_path: Path) -> None:
+    """A gradient that the model makes of each tile shows how wide the ramp is."""
+    path, image = make_bundle(tmp_path / "b"), noise(32, 56)
+    for overlap in (0, 16):
+        with Restorer(path, "onnxruntime", tile_overlap=overlap) as restore:
+            session, runs = restore.session, []
+
+            def run(session=session, runs=runs) -> None:
+                runs.append(len(runs))
+                session.output[...] = 200 * (len(runs) % 2)
+
+            session.run = run  # type: ignore[method-assign]
+            row = restore(image)[0, :, 0].astype(int)
+        assert len(runs) == (2 if overlap == 0 else 3)
+        assert np.abs(np.diff(row)).max() == (200 if overlap == 0 else 13)
+    for overlap in (-1, 17):
+        with pytest.raises(UsageError, match=rf"tile_overlap is {overlap}, expected 0 to 16"):
+            Restorer(path, tile_overlap=overlap)
 
 
 # Faces ------------------------------------------------------------------------------------------
@@ -375,12 +463,11 @@ def test_map_leaves_no_threads(bundle: Path) -> None:
 # Several at once --------------------------------------------------------------------------------
 
 
-class Halving(Session):
+class Halving(ArraySession):
     """Halves what it is given, once ``gate`` lets it."""
 
     def __init__(self, bundle: Bundle, gate: Callable[[], object]) -> None:
-        self.input = base.allocate(bundle.manifest.input)
-        self.output = base.allocate(bundle.manifest.output)
+        super().__init__(bundle)
         self.gate = gate
         self.closed = False
 

@@ -476,6 +476,18 @@ def test_tensorrt_is_built_on_the_device(tmp_path: Path, gpu: StandInGpu) -> Non
         TENSORRT.open(Bundle.open(path), "fp16")
 
 
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_noise_is_copied_to_the_device(tmp_path: Path, gpu: StandInGpu, stages: str) -> None:
+    path = engine_bundle(tmp_path / "b", stages=stages, stride=8)
+    with RTX.open(Bundle.open(path), "fp32") as session:
+        session.input[...] = 100
+        for value in (0.1, 0.2, -0.1, 0.0):
+            session.noise[...] = value
+            session.run()
+            assert (session.output == round(255 * (100 / 255 + value))).all()
+    assert gpu.violations == []
+
+
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
@@ -840,7 +852,7 @@ def test_graphs_by_the_library_where_cuda_has_none(
     ):
         StandInGpu().install(monkeypatch, "tensorrt-rtx", library=library)
         with RTX.open(Bundle.open(path), "fp32") as session, warnings.catch_warnings():
-            config = session._stages[0]._context._config  # type: ignore[attr-defined]
+            config = session._selected.stages[0]._context._config  # type: ignore[attr-defined]
             assert config.cuda_graph_strategy == strategy
             warnings.simplefilter("error")  # nothing is lost that a warning could tell of
             session.run()

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
     Backend,
+    HostSession,
+    Selection,
     Session,
     allocate,
     import_library,
@@ -26,7 +29,7 @@ from elir_deploy.runtime.backends.base import (
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
-from elir_deploy.runtime.manifest import Artifact, Stage
+from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
 from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
@@ -89,7 +92,9 @@ class OnnxRuntimeBackend(Backend):
             in_use.append(engines)
             providers = self.providers(precision, device, engines.folder if engines else None)
             chain.append((stage, self._load(path, stage, providers, threads)))
-        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain, threads)
+        if self.on_gpu:
+            return _CudaSession(chain, device, in_use)
+        return _CpuSession(bundle.manifest, [loaded for _, loaded in chain], threads)
 
     def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
         ort = _library(self.extra)
@@ -123,46 +128,40 @@ class OnnxRuntimeBackend(Backend):
         return loaded
 
 
-class _CpuSession(Session):
-    def __init__(self, chain: list[tuple[Stage, Any]], threads: int | None) -> None:
+class _CpuSession(HostSession):
+    def __init__(self, manifest: Manifest, loaded: Sequence[Any], threads: int | None) -> None:
         self.threads = threads  # ONNX Runtime does not report its default
-        buffers = [allocate(chain[0][0].input)]
-        buffers += [allocate(stage.output) for stage, _ in chain]
-        self.input, self.output = buffers[0], buffers[-1]
-        self._steps: list[tuple[str, Any, Any]] = []
-        for (stage, loaded), source, sink in zip(chain, buffers, buffers[1:], strict=False):
-            binding = loaded.io_binding()
-            binding.bind_input(
-                stage.input.name, "cpu", 0, source.dtype.type, source.shape, source.ctypes.data
-            )
-            binding.bind_output(
-                stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
-            )
-            self._steps.append((stage.name, loaded, binding))
-        self._buffers = buffers  # the bindings hold addresses, not references
+        self._loaded = loaded
         self._failures = _failures(_library("cpu"))
+        super().__init__(manifest)
 
-    def run(self) -> None:
-        for _, loaded, binding in self._steps:
-            self._run(loaded, binding)
+    def _step(
+        self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
+    ) -> Callable[[], None]:
+        loaded, stage = self._loaded[index], self._manifest.stages[index]
+        binding = loaded.io_binding()
+        for name, array in zip(stage.inputs, sources, strict=True):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        binding.bind_output(stage.output, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data)
+        # The binding holds addresses, not references.
+        return partial(self._run, loaded, binding, (*sources, sink))
 
-    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
-        return tuple(
-            (name, partial(self._run, loaded, binding)) for name, loaded, binding in self._steps
-        )
-
-    def _run(self, loaded: Any, binding: Any) -> None:
+    def _run(self, loaded: Any, binding: Any, arrays: object) -> None:
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
             raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
 
     def close(self) -> None:
-        self._steps.clear()
+        super().close()
+        self._loaded = ()
 
 
 class _CudaSession(Session):
     """Like :class:`_CpuSession`, with the tensors between stages on the device."""
+
+    def _bind(self, shape: Shape) -> Selection:
+        return Selection(self.input, self.noise, self.output)
 
     def __init__(
         self, chain: list[tuple[Stage, Any]], device: int, in_use: Sequence[FolderInUse | None]
@@ -171,6 +170,8 @@ class _CudaSession(Session):
         self._in_use = in_use
         first, last = chain[0][0], chain[-1][0]
         self.input, self.output = allocate(first.input), allocate(last.output)
+        noise = next((stage.noise for stage, _ in chain if stage.noise is not None), None)
+        self.noise = None if noise is None else allocate(noise)
 
         def on_device(spec: TensorSpec) -> Any:
             return ort.OrtValue.ortvalue_from_shape_and_type(
@@ -181,9 +182,12 @@ class _CudaSession(Session):
         self._steps: list[tuple[Any, Any]] = []
         try:
             self._device_input = source = on_device(first.input)
+            self._device_noise = None if noise is None else on_device(noise)
             for stage, loaded in chain:
                 binding = loaded.io_binding()
                 binding.bind_ortvalue_input(stage.input.name, source)
+                if stage.noise is not None:
+                    binding.bind_ortvalue_input(stage.noise.name, self._device_noise)
                 if stage is last:  # copied to the bound host buffer at the end of a run
                     binding.bind_output(
                         stage.output.name,
@@ -203,6 +207,8 @@ class _CudaSession(Session):
     def run(self) -> None:
         try:
             self._device_input.update_inplace(self.input)
+            if self._device_noise is not None:
+                self._device_noise.update_inplace(self.noise)
             for loaded, binding in self._steps:
                 loaded.run_with_iobinding(binding)
             self._steps[-1][1].synchronize_outputs()
@@ -211,7 +217,7 @@ class _CudaSession(Session):
 
     def close(self) -> None:
         self._steps.clear()
-        self._device_input = None
+        self._device_input = self._device_noise = None
         self._in_use = ()
 
 
@@ -250,13 +256,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
-    for what, spec, nodes in (
-        ("input", stage.input, loaded.get_inputs()),
-        ("output", stage.output, loaded.get_outputs()),
+    for what, specs, nodes in (
+        ("input", stage.inputs, loaded.get_inputs()),
+        ("output", (stage.output,), loaded.get_outputs()),
     ):
-        expected = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
+        expected = [(spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape)) for spec in specs]
         actual = [(node.name, node.type, node.shape) for node in nodes]
-        if actual != [expected]:
+        if actual != expected:
             raise BundleError(
                 f"{path}: the graph's {what} is {actual}, the manifest says {expected}"
             )
