@@ -282,8 +282,19 @@ class Manifest(Record, frozen=True):
 
     @property
     def image_size(self) -> int:
-        """Side of the model's square, the first shape."""
+        """Height of the first shape in the graphs, which is a square for most models."""
         return self.shapes[0].graph_height
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of an image that fills the first shape once it is enlarged."""
+        shape, upscale = self.shapes[0], self.model.upscale
+        return shape.height // upscale, shape.width // upscale
+
+    @property
+    def several(self) -> bool:
+        """Whether graphs and engines are for several shapes or batches."""
+        return len(self.shapes) > 1 or self.shapes[0].batch > 1
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -320,6 +331,16 @@ class Manifest(Record, frozen=True):
                 name, entry.dtype, (shape.batch, height, width, entry.channels), "NHWC"
             )
         return TensorSpec(name, entry.dtype, (shape.batch, entry.channels, height, width), "NCHW")
+
+    def dimensions(self, name: str) -> tuple[int | None, ...]:
+        """Dimensions of a tensor in the graphs; None: free, since shapes differ in it."""
+        spec = self.tensor(name)
+        free: set[int] = set()
+        if any(shape.batch > 1 for shape in self.shapes):
+            free.add(0)
+        if len(self.shapes) > 1:
+            free.update((1, 2) if spec.layout == "NHWC" else (2, 3))
+        return tuple(None if axis in free else side for axis, side in enumerate(spec.shape))
 
     def stages_in(self, shape: Shape | None = None) -> tuple[Stage, ...]:
         """The stages with their tensors for ``shape``; None: for the first."""

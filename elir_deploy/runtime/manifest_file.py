@@ -34,7 +34,6 @@ __all__ = [
     "decode_manifest",
     "encode_manifest",
     "manifest_schema",
-    "unsupported_feature",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -125,19 +124,6 @@ def check_consistency(manifest: Manifest) -> None:
     _check_noise(manifest)
     _check_chain(manifest)
     _check_files(manifest)
-
-
-def unsupported_feature(manifest: Manifest) -> str | None:
-    """A feature of the bundle that this runtime does not support yet; None: there is none."""
-    shape = manifest.shapes[0]
-    if len(manifest.shapes) > 1 or shape.batch > 1:
-        return "it has several shapes or batches"
-    if shape.graph_height != shape.graph_width or (shape.height, shape.width) != (
-        shape.graph_height,
-        shape.graph_width,
-    ):
-        return f"its images have {shape.width}x{shape.height} pixels, which is not square"
-    return None
 
 
 def _check_model(manifest: Manifest) -> None:

@@ -7,25 +7,24 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy import __version__
-from elir_deploy.errors import BundleError, ImageError, UsageError
+from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest import NOISE_TENSOR, Shape
-from elir_deploy.runtime.manifest_file import unsupported_feature
 from elir_deploy.runtime.opening import Setup, field_noise, open_sessions
+from elir_deploy.runtime.placement import Placement, check_image
 from elir_deploy.runtime.pool import Pool
-from elir_deploy.runtime.read_ahead import read_ahead
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
+from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
+from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.tensors import TensorSpec
-from elir_deploy.runtime.tiling import Tile, Tiling, choose_tiling, run_tiled
+from elir_deploy.runtime.tiling import Tile, choose_tiling, run_tiled
 
 __all__ = ["Fit", "Mode", "Restorer"]
 
@@ -107,17 +106,19 @@ class Restorer:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, expected at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        reason = unsupported_feature(self.bundle.manifest)
-        if reason is not None:
-            raise BundleError(f"elir-deploy {__version__} cannot run {self.bundle.path}: {reason}")
         manifest = self.bundle.manifest
         self._model = manifest.model
         self._shapes = manifest.shapes
         self.noise = field_noise(manifest, seed, sigma_s)
-        self._stride = 1 if self.noise is None else manifest.tensors[NOISE_TENSOR].stride
-        self._ramp = _checked_overlap(tile_overlap, self._shapes)
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
-        self._force = force
+        self._placement = Placement(
+            manifest.model,
+            manifest.shapes,
+            stride=1 if self.noise is None else manifest.tensors[NOISE_TENSOR].stride,
+            overlap=_checked_overlap(tile_overlap, self._shapes),
+            resize=self.fit == "resize",
+            tiles_allowed=force or not self._model.faces,
+        )
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
         self.backend, self.precision = opened.backend, opened.precision
@@ -168,9 +169,9 @@ class Restorer:
                 into memory.
             UsageError: a face task would run in tiles, or the restorer is closed.
         """
-        _check_image(image)
+        check_image(image)
         self.session  # noqa: B018  # raises when closed
-        prepared = self._prepare(image)
+        prepared = self._placement.prepare(image)
         run = partial(self._run, prepared.tiling.shape)
         run_tiled(prepared.picture, prepared.restored, prepared.tiling, run, on_progress)
         return prepared.finish()
@@ -180,18 +181,23 @@ class Restorer:
     def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
         """Restore many images, in order, with reading, running and the caller's work overlapped.
 
-        One thread reads from ``images`` and :attr:`concurrency` threads run the model. At most two
-        images wait before the model and two after it, and one more if several run. An error, of
-        ``images`` or of a run, is raised in its place and ends the iteration. Closing the generator
-        early stops the threads; a thread inside ``images`` ends with its current item.
+        One thread reads from ``images`` and :attr:`concurrency` threads run the model. Images that
+        wait, need one run each and have the same shape of the bundle are run together, up to its
+        batch; the model never waits for more. At most two images, or the largest batch, wait before
+        the model, and two after those of a run, and one more run if several are made at a time. An
+        error, of ``images`` or of a run, is raised in its place and ends the iteration. Closing the
+        generator early stops the threads; a thread inside ``images`` ends with its current item.
 
         Args:
             images: each as for :meth:`restore`; may be endless.
         """
+        ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
 
         def restored() -> Iterator[NDArray[np.uint8]]:
-            with closing(read_ahead(images, _AHEAD)) as sources:
-                yield from map_in_order(self.restore, sources, self.concurrency)
+            with closing(waiting_together(images, ahead, self._joins)) as groups:
+                for results in map_in_order(self._restore_together, groups, self.concurrency):
+                    while results:
+                        yield results.pop(0)
 
         return read_ahead(restored(), _AHEAD)
 
@@ -240,7 +246,7 @@ class Restorer:
         Raises:
             ImageError: another shape or dtype.
         """
-        _check_image(pixels)
+        check_image(pixels)
         height, width = pixels.shape[:2]
         for shape in self._shapes:
             if (height, width) in _sizes(shape):
@@ -250,7 +256,7 @@ class Restorer:
             raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
         result = np.empty_like(pixels)
         picture = EnlargedPicture(pixels, 1, "none")
-        tiling = choose_tiling([shape], height, width, self._stride, self._ramp)
+        tiling = choose_tiling([shape], height, width, 1)
         self._run(shape, [tiling.whole(picture, result)])
         return result
 
@@ -281,37 +287,21 @@ class Restorer:
             )
         return None
 
-    def _prepare(self, image: NDArray[np.uint8]) -> _Prepared:
-        picture = EnlargedPicture(image, self._model.upscale, self._model.upscale_kernel)
-        size = picture.height, picture.width
-        exact = [shape for shape in self._shapes if (shape.height, shape.width) == size]
-        if not exact and self.fit == "tile":
-            self._check_tiles_allowed(picture)
-        try:
-            output = np.empty((*size, 3), np.uint8)
-        except MemoryError:
-            raise ImageError(
-                f"the result would be {picture.width}x{picture.height} pixels, "
-                f"{3 * picture.height * picture.width / 2**30:.1f} GiB: not enough memory"
-            ) from None
-        shapes, restored = exact or self._shapes, output
-        if not exact and self.fit == "resize":
-            shapes = self._shapes[:1]
-            height, width = shapes[0].height, shapes[0].width
-            picture = EnlargedPicture(resize_to(picture, height, width), 1, "none")
-            restored = np.empty((height, width, 3), np.uint8)
-        tiling = choose_tiling(shapes, picture.height, picture.width, self._stride, self._ramp)
-        return _Prepared(picture, restored, output, tiling)
+    def _joins(self, group: list[NDArray[np.uint8]], image: NDArray[np.uint8]) -> bool:
+        """Whether a waiting image can be in the same run as others."""
+        shape = self._placement.single_run(group[0])
+        if shape is None or len(group) >= shape.batch:
+            return False
+        return self._placement.single_run(image) == shape
 
-    def _check_tiles_allowed(self, picture: EnlargedPicture) -> None:
-        if self._model.faces and not self._force:
-            sizes = " or ".join(f"{shape.width}x{shape.height}" for shape in self._shapes)
-            raise UsageError(
-                f"the image is {picture.width}x{picture.height} at the model's "
-                f"scale and the model takes {sizes}: {self._model.task} "
-                "expects an aligned face crop and is not meant for tiles; use fit "
-                "resize (--fit resize) on an aligned crop, or force (--force)"
-            )
+    def _restore_together(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Restore images, in one run if there are several."""
+        if len(images) == 1:
+            return [self.restore(images[0])]
+        all_prepared = [self._placement.prepare(image) for image in images]
+        tiles = [each.tiling.whole(each.picture, each.restored) for each in all_prepared]
+        self._run(all_prepared[0].tiling.shape, tiles)
+        return [each.finish() for each in all_prepared]
 
     def _shape_of(self, values: NDArray[Any]) -> tuple[Shape, Shape]:
         """The bundle's shape that ``values`` have, and the same with their batch."""
@@ -335,28 +325,6 @@ class Restorer:
             self._pool.give_back()
 
 
-class _Prepared(NamedTuple):
-    """An image on its way through the model.
-
-    Attributes:
-        picture: what the model sees.
-        restored: what it gives, as large as ``picture``.
-        output: the result; ``restored`` itself, or as large as the image was enlarged.
-        tiling: of ``picture``.
-    """
-
-    picture: EnlargedPicture
-    restored: NDArray[np.uint8]
-    output: NDArray[np.uint8]
-    tiling: Tiling
-
-    def finish(self) -> NDArray[np.uint8]:
-        """The result, once the model ran."""
-        if self.restored is not self.output:
-            resize_into(self.restored, self.output)
-        return self.output
-
-
 def _checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:
     most = min(min(shape.graph_height, shape.graph_width) for shape in shapes) // 2
     if overlap is not None and not 0 <= overlap <= most:
@@ -370,21 +338,3 @@ def _sizes(shape: Shape) -> set[tuple[int, int]]:
 
 def _described(values: NDArray[Any]) -> str:
     return f"{values.dtype} {'x'.join(map(str, values.shape))}"
-
-
-def _check_image(image: object) -> None:
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
-    if image.ndim != 3 or image.shape[2] != 3:
-        hint = ""
-        if image.ndim == 3 and image.shape[2] == 4:
-            hint = ": pass only the colours, image[:, :, :3]"
-        elif image.ndim == 2:
-            hint = ": repeat the grey values three times"
-        elif image.ndim == 3 and image.shape[0] == 3:
-            hint = ": channels come last"
-        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
-    if image.dtype != np.uint8:
-        raise ImageError(f"the image is {image.dtype}, expected uint8 from 0 to 255")
-    if image.size == 0:
-        raise ImageError(f"the image is empty: its shape is {image.shape}")

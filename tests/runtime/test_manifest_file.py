@@ -24,7 +24,6 @@ from elir_deploy.runtime.manifest import (
     PRECISIONS,
     RUN_PRECISIONS,
     Artifact,
-    BakedNoise,
     Detector,
     FieldNoise,
     File,
@@ -40,7 +39,6 @@ from elir_deploy.runtime.manifest_file import (
     decode_manifest,
     encode_manifest,
     manifest_schema,
-    unsupported_feature,
 )
 from elir_deploy.runtime.noise import FIELD_GENERATOR
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
@@ -343,19 +341,17 @@ def test_field_noise_shapes_batches_and_a_detector_are_in_the_format(tmp_path: P
     assert "detector.onnx" in [file.file for file in manifest.files()]
 
 
-def test_what_this_runtime_does_not_run_yet(tmp_path: Path, bundle: Path) -> None:
-    field = field_manifest(tmp_path / "b")
-    plain = decoded(read_manifest(bundle))
-    assert isinstance(plain.noise, BakedNoise)
-    assert unsupported_feature(plain) is None
-    assert "several shapes" in str(unsupported_feature(field))
-    for shape, reason in (
-        (Shape(2, 32, 32), "batches"),
-        (Shape(1, 32, 64), "64x32 pixels, which is not square"),
-        (Shape(1, 30, 30, 32, 32), "30x30"),
+def test_dimensions_are_free_where_shapes_differ(tmp_path: Path) -> None:
+    manifest = field_manifest(tmp_path / "b")
+    for shapes, image, noise in (
+        ([Shape(1, 64, 128)], (1, 64, 128, 3), (1, 16, 8, 16)),
+        ([Shape(8, 64, 128)], (None, 64, 128, 3), (None, 16, 8, 16)),
+        ([Shape(1, 64, 64), Shape(1, 32, 64)], (1, None, None, 3), (1, 16, None, None)),
+        ([Shape(1, 64, 64), Shape(2, 32, 64)], (None, None, None, 3), (None, 16, None, None)),
     ):
-        served = unsupported_feature(msgspec.structs.replace(plain, shapes=[shape]))
-        assert reason in str(served)
+        changed = msgspec.structs.replace(manifest, shapes=shapes)
+        assert (changed.dimensions("image"), changed.dimensions("noise")) == (image, noise)
+        assert changed.several == (None in image)
 
 
 # Anything at all --------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import json
+import os
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +255,203 @@ def test_the_overlap_of_tiles(tmp_path: Path) -> None:
     for overlap in (-1, 17):
         with pytest.raises(UsageError, match=rf"tile_overlap is {overlap}, expected 0 to 16"):
             Restorer(path, tile_overlap=overlap)
+
+
+# Shapes and batches ------------------------------------------------------------------------------
+
+SHAPES = [
+    {"batch": 4, "height": 32, "width": 48},
+    {"batch": 2, "height": 60, "width": 100, "padded_height": 64, "padded_width": 104},
+]
+KINDS = {
+    "batch": SHAPES[:1],
+    "padded": [SHAPES[1] | {"batch": 1}],
+    "shapes": [shape | {"batch": 1} for shape in SHAPES],
+    "shapes and batches": SHAPES,
+}
+
+
+def count_runs(restore: Restorer) -> list[tuple[int, ...]]:
+    """The shapes of the inputs of all runs from now on."""
+    session, runs = restore.session, []
+    run = session.run
+
+    def counted() -> None:
+        runs.append(session.input.shape)
+        run()
+
+    session.run = counted  # type: ignore[method-assign]
+    return runs
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_shape(tmp_path: Path, backend: str, stages: str, kind: str) -> None:
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", stride=8, stages=stages, shapes=KINDS[kind])
+    sizes = [(32, 48), (60, 100), (64, 104), (10, 9), (33, 50), (150, 203)]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        for height, width in sizes:
+            image = noise(height, width) // 2 + 64
+            restored = restore(image).astype(int)
+            difference = abs(restored - with_noise(image).astype(int))
+            assert difference.max() <= (backend == "openvino")
+            assert restored.shape == image.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_has_the_size_of_the_first_shape(tmp_path: Path, kind: str) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=KINDS[kind])
+    with Restorer(path, "onnxruntime") as restore:
+        ((_, image, expected),) = restore.bundle.reference_images()
+        np.testing.assert_array_equal(restore.run_pixels(image), expected)
+        shape = KINDS[kind][0]
+        small = np.ascontiguousarray(image[: shape["height"], : shape["width"]])
+        np.testing.assert_array_equal(restore.run_pixels(small), restore(small))
+        with pytest.raises(ImageError, match=r"pixels are 7x9, expected .*x.* .height x width"):
+            restore.run_pixels(noise(7, 9))
+
+
+def test_tiles_fill_batches(tmp_path: Path) -> None:
+    image = noise(100, 150)
+    results = []
+    for batch in (1, 4):
+        path = make_bundle(tmp_path / str(batch), stride=8, shapes=[SHAPES[0] | {"batch": batch}])
+        with Restorer(path, "onnxruntime") as restore:
+            runs = count_runs(restore)
+            results.append(restore(image))
+            assert [run[0] for run in runs] == ([1] * 16 if batch == 1 else [4] * 4)
+            if batch > 1:
+                runs.clear()
+                restore(image[:, :120])
+                assert [run[0] for run in runs] == [4, 4, 4]
+    np.testing.assert_array_equal(*results)
+
+
+def test_openvino_compiles_no_more_than_two_batches(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES[:1])
+    with Restorer(path, "openvino", precision="fp32") as restore:
+        runs = count_runs(restore)
+        image = noise(30, 120)  # three tiles
+        assert abs(restore(image).astype(int) - with_noise(image)).max() <= 1
+        assert [run[0] for run in runs] == [1, 1, 1]
+        restore(noise(90, 48))
+        assert [run[0] for run in runs[3:]] == [4]
+        kinds = {file.name.rpartition(".blob")[0].rpartition(".")[0] for file in cached_models()}
+        assert {"f32.1x32x48x3", "f32.4x32x48x3"} <= kinds
+
+
+def cached_models() -> list[Path]:
+    return list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.blob"))
+
+
+@pytest.mark.parametrize("fit", ["tile", "resize"])
+def test_map_runs_together_what_waits(tmp_path: Path, fit: runtime.Fit) -> None:
+    """Images of one run each and the same shape; a picture of tiles between runs alone."""
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    sizes = [(32, 48)] * 6 + [(60, 100)] * 3 + [(5, 6), (32, 48), (200, 200), (31, 40)]
+    images = [noise(*size) + np.uint8(i) for i, size in enumerate(sizes)]
+    with Restorer(path, "onnxruntime", fit=fit) as restore:
+        expected = [restore(image) for image in images]
+        runs, go, read = count_runs(restore), threading.Event(), threading.Event()
+        run = restore.session.run
+
+        def gated() -> None:
+            go.wait(10)
+            run()
+
+        def slowly() -> Iterator[np.ndarray]:
+            for index, image in enumerate(images):
+                yield image
+                if index == 4:
+                    read.set()
+
+        restore.session.run = gated  # type: ignore[method-assign]
+        results = restore.map(slowly())
+        first = threading.Thread(target=lambda: (read.wait(10), time.sleep(0.05), go.set()))
+        first.start()
+        for restored, alone in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(restored, alone)
+        first.join()
+    assert sum(run[0] for run in runs) >= len(images)
+    assert max(run[0] for run in runs if run[1] == 32) > 1
+    assert max(run[0] for run in runs) <= 4
+
+
+def test_map_of_batches_raises_in_order(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    wrong = noise(32, 48)[:, :, 0]
+    with Restorer(path, "onnxruntime") as restore:
+        results = restore.map([noise(32, 48)] * 5 + [wrong] + [noise(32, 48)] * 3)
+        for _ in range(5):
+            np.testing.assert_array_equal(next(results), with_noise(noise(32, 48)))
+        with pytest.raises(ImageError):
+            next(results)
+
+
+def test_map_of_batches_is_bounded(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    drawn = [0]
+
+    def images() -> Iterator[np.ndarray]:
+        while True:
+            drawn[0] += 1
+            yield noise(32, 48)
+
+    with Restorer(path, "onnxruntime") as restore:
+        results = restore.map(images())
+        for taken in range(1, 6):
+            next(results)
+            time.sleep(0.05)
+            # Taken, two that wait after the model, a batch that was run, one that waits.
+            assert drawn[0] <= taken + 2 + 4 + 4
+        results.close()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_selections_stay_as_they_are(tmp_path: Path, backend: str) -> None:
+    """In the steady state, selecting, noise and runs allocate nothing that stays."""
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    images = [noise(60, 100), noise(90, 130), noise(20, 20)]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        session = restore.session
+        for image in images * 3:
+            restore(image)
+        arrays = [id(s.input) for s in session._selections.values()]
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                for image in images:
+                    restore(image)
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(10):
+                for image in images:
+                    restore(image)
+            gc.collect()
+            after = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert [id(s.input) for s in session._selections.values()] == arrays
+    assert after - before < 2000  # a tile has 4608 bytes
+
+
+def test_run_takes_any_shape_and_batch(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    with Restorer(path, "onnxruntime") as restore:
+        for shape in ((3, 32, 48, 3), (2, 64, 104, 3), (1, 32, 48, 3)):
+            values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            for made, image in zip(restore.run(values), values, strict=True):
+                np.testing.assert_array_equal(made, with_noise(image))
+            fields = np.zeros((shape[0], 3, shape[1] // 8, shape[2] // 8), np.float32)
+            np.testing.assert_array_equal(restore.run(values, fields), values)
+        for shape in ((5, 32, 48, 3), (3, 64, 104, 3), (1, 60, 100, 3), (0, 32, 48, 3)):
+            with pytest.raises(ImageError, match="expected image: uint8 4x32x48x3 NHWC or image"):
+                restore.run(np.zeros(shape, np.uint8))
 
 
 # Faces ------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Session(ABC):
 
     def __init__(self, shape: Shape) -> None:
         self._selections: dict[Shape, Selection] = {}
-        self.select(shape, shape.batch)
+        self.select(shape, 1)
 
     def select(self, shape: Shape, batch: int) -> None:
         """Make the arrays those of ``batch`` images of ``shape``.

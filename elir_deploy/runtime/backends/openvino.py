@@ -158,19 +158,26 @@ class _Models:
         core = shared_core()
         place = None
         if not self._bundle.temporary:
-            place = _cached_file(core, artifact.sha256, self._float_type)
+            kind = self._float_type
+            if self.manifest.several:
+                kind += "." + "x".join(map(str, stage.input.shape))
+            place = _cached_file(core, artifact.sha256, kind)
         return _loaded(core, self._bundle.checked_file(artifact.file), stage, place, self._config)
 
 
 class _Session(HostSession):
+    # A model is compiled for each batch, which takes time and the memory of its weights; a model
+    # for any batch is slower (docs/decisions.md).
+    any_batch = False
+
     def __init__(self, models: _Models) -> None:
         self._models: _Models | None = models
         super().__init__(models.manifest)
         self.threads = max(loaded.compiled.get_property(_THREADS) for loaded in self.loaded())
 
     def loaded(self) -> list[_Loaded]:
-        """The stages for the first shape."""
-        shape = self._manifest.shapes[0]
+        """The stages for one image of the first shape."""
+        shape = self._manifest.shapes[0].with_batch(1)
         return [] if self._models is None else self._models(shape)
 
     def _step(
@@ -229,7 +236,10 @@ def _loaded(
         _check_ends(path, stage, loaded.compiled)
         return loaded
     try:
-        compiled = core.compile_model(read_model(path), DEVICE, config)
+        model = read_model(path)
+        if model.is_dynamic():
+            model.reshape({spec.name: list(spec.shape) for spec in stage.inputs})
+        compiled = core.compile_model(model, DEVICE, config)
     except RuntimeError as error:
         raise UnavailableError(f"openvino cannot run {path}: {one_line(error)}") from None
     _check_ends(path, stage, compiled)
@@ -261,8 +271,8 @@ def _describe(port: Any, expected: set[str]) -> str:
     return f"{'/'.join(names)}: {port.element_type.get_type_name()} {port.partial_shape}"
 
 
-def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
-    """Path of the model compiled from a file for this processor and version of OpenVINO.
+def _cached_file(core: Any, sha256: str, kind: str) -> Path | None:
+    """Path of the model of a ``kind`` compiled from a file for this processor and OpenVINO.
 
     None if nothing is kept or, with a warning, if there is no cache folder.
     """
@@ -274,7 +284,7 @@ def _cached_file(core: Any, sha256: str, float_type: str) -> Path | None:
     key = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
     version = re.sub(r"[^\w.-]", "-", load_openvino().get_version())
     try:
-        return compiled_place("openvino", version, sha256, f"{float_type}.{key}.blob")
+        return compiled_place("openvino", version, sha256, f"{kind}.{key}.blob")
     except OutputError as error:
         _warn(error)
         return None
