@@ -18,7 +18,7 @@ from elir_deploy.degradations import degrade
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime.folders import Unread, images_of
 from elir_deploy.runtime.images import read_image
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_to
 
 __all__ = ["Sample", "SampleFolder", "Skipped"]
 
@@ -167,7 +167,7 @@ class SampleFolder:
         cut = least // multiple * multiple if self.faces else side
         top, left = ((length - cut) // 2 // multiple * multiple for length in image.shape[:2])
         piece = np.ascontiguousarray(image[top : top + cut, left : left + cut])
-        return piece if cut == side else resize_to_square(EnlargedPicture(piece, 1, "none"), side)
+        return piece if cut == side else resize_to(EnlargedPicture(piece, 1, "none"), side, side)
 
 
 def _partners(places: Sequence[Path], degraded: Path, others: Sequence[Path]) -> list[Path]:

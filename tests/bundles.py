@@ -14,18 +14,43 @@ from PIL import Image
 
 from elir_deploy.runtime.manifest import FORMAT_NAME, FORMAT_VERSION, SPLIT_STAGES
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
+from elir_deploy.runtime.noise import FIELD_GENERATOR, NoiseField
 
 TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
 
 def image_spec(name: str, size: int, io: str) -> dict[str, Any]:
+    return _spec(name, io, [1, size, size])
+
+
+def _spec(name: str, io: str, sides: list[int | str]) -> dict[str, Any]:
+    batch, height, width = sides
     layout = "NHWC" if io == "uint8" else "NCHW"
-    shape = [1, size, size, 3] if io == "uint8" else [1, 3, size, size]
+    shape = [batch, height, width, 3] if io == "uint8" else [batch, 3, height, width]
     return {"name": name, "dtype": io, "shape": shape, "layout": layout}
 
 
-def stage_graph(source: dict, sink: dict, gain: float, bias: float) -> bytes:
-    """ONNX bytes of ``clip(gain * x + bias)``, with the conversions that the two ends ask for."""
+def _graph_sides(shapes: list[dict[str, int]], stride: int = 1) -> list[int | str | None]:
+    """Batch, height and width in the graphs; free where shapes differ."""
+    height, width = (graph_side(shapes[0], side) // stride for side in ("height", "width"))
+    free = len(shapes) > 1
+    batch: int | str = "batch" if any(shape["batch"] > 1 for shape in shapes) else 1
+    if not free:
+        return [batch, height, width]
+    return [batch, None, None] if stride > 1 else [batch, "height", "width"]
+
+
+def graph_side(shape: dict[str, int], side: str) -> int:
+    return shape.get(f"padded_{side}", shape[side])
+
+
+def stage_graph(
+    source: dict, sink: dict, gain: float, bias: float, noise: dict | None = None
+) -> bytes:
+    """ONNX bytes of ``clip(gain * x + bias)``, with the conversions that the two ends ask for.
+
+    ``noise``, enlarged to the image's size, is added before it is clipped.
+    """
     constants = {"gain": gain, "bias": bias, "zero": 0.0, "one": 1.0, "levels": 255.0}
     nodes, last = [], source["name"]
 
@@ -41,6 +66,17 @@ def stage_graph(source: dict, sink: dict, gain: float, bias: float) -> bytes:
         then("Div", "levels")
     then("Mul", "gain")
     then("Add", "bias")
+    inputs = [source] if noise is None else [source, noise]
+    if noise is not None:
+        factor = float(noise["stride"])
+        scales = numpy_helper.from_array(np.float32([1, 1, factor, factor]), "scales")
+        nearest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        nodes.append(
+            helper.make_node(
+                "Resize", ["noise", "", "scales"], ["large"], mode="nearest", **nearest
+            )
+        )
+        then("Add", "large")
     then("Clip", "zero", "one")
     if sink["dtype"] == "uint8":
         then("Mul", "levels")
@@ -51,9 +87,10 @@ def stage_graph(source: dict, sink: dict, gain: float, bias: float) -> bytes:
     graph = helper.make_graph(
         nodes,
         "stage",
-        [helper.make_tensor_value_info(source["name"], TYPES[source["dtype"]], source["shape"])],
+        [helper.make_tensor_value_info(e["name"], TYPES[e["dtype"]], e["shape"]) for e in inputs],
         [helper.make_tensor_value_info(sink["name"], TYPES[sink["dtype"]], sink["shape"])],
-        [numpy_helper.from_array(np.float32(v), k) for k, v in constants.items()],
+        [numpy_helper.from_array(np.float32(v), k) for k, v in constants.items()]
+        + ([] if noise is None else [scales]),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -76,25 +113,33 @@ def make_bundle(
     references: bool = True,
     exact: bool = True,
     task: str = "tiny",
+    stride: int | None = None,
+    shapes: list[dict[str, int]] | None = None,
 ) -> Path:
     """A valid bundle in ``folder``; ``gain`` and ``bias`` are those of its last stage.
 
     Reference outputs are what it makes of the inputs, or, where it is not ``exact``, the inputs.
+    Noise of ``stride`` is an input, and without a stride baked. ``shapes`` default to a square.
     """
     folder.mkdir(parents=True)
+    shapes = shapes or [{"batch": 1, "height": size, "width": size}]
+    sides = _graph_sides(shapes)
     names = SPLIT_STAGES if stages == "split" else ("fused",)
-    ends = [image_spec("image", size, io)]
-    ends += [image_spec(f"latent{index}", size, "float32") for index in range(len(names) - 1)]
-    ends.append(image_spec("restored", size, io))
+    ends = [_spec("image", io, sides)]
+    ends += [_spec(f"latent{index}", "float32", sides) for index in range(len(names) - 1)]
+    ends.append(_spec("restored", io, sides))
+    noise = None
+    if stride is not None:
+        noise = _spec("noise", "float32", _graph_sides(shapes, stride)) | {"stride": stride}
     described = []
     for index, name in enumerate(names):
         last = index == len(names) - 1
+        its_noise = noise if name in ("fused", "flow") else None
         artifacts = []
         for precision in precisions:
             file = f"{name}.{precision}.onnx"
-            data = stage_graph(
-                ends[index], ends[index + 1], gain if last else 1.0, bias if last else 0.0
-            )
+            amounts = (gain, bias) if last else (1.0, 0.0)
+            data = stage_graph(ends[index], ends[index + 1], *amounts, its_noise)
             (folder / file).write_bytes(data)
             artifacts.append(
                 {
@@ -112,7 +157,7 @@ def make_bundle(
         described.append(
             {
                 "name": name,
-                "inputs": [ends[index]["name"]],
+                "inputs": [ends[index]["name"], *["noise"] * (its_noise is not None)],
                 "output": ends[index + 1]["name"],
                 "artifacts": artifacts,
             }
@@ -131,9 +176,11 @@ def make_bundle(
             "architecture": {},
         },
         "source": {"name": "random" if random else "test", "sha256": None, "random": random},
-        "noise": {"kind": "baked", "generator": "test", "seed": 0, "sha256": "0" * 64},
-        "shapes": [{"batch": 1, "height": size, "width": size}],
-        "tensors": {end["name"]: tensor_entry(end) for end in ends},
+        "noise": {"kind": "baked", "generator": "test", "seed": 0, "sha256": "0" * 64}
+        if stride is None
+        else {"kind": "field", "generator": FIELD_GENERATOR, "seed": 7},
+        "shapes": shapes,
+        "tensors": {end["name"]: tensor_entry(end) for end in [*ends, *[noise] * bool(noise)]},
         "stages": described,
         "resize": {"kernel": "bicubic", "a": -0.5, "antialias": True, "rounding": "as Pillow"},
         "precisions": list(precisions),
@@ -149,11 +196,14 @@ def make_bundle(
     }
     if references:
         (folder / "reference").mkdir()
-        pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+        height, width = (graph_side(shapes[0], side) for side in ("height", "width"))
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         entry: dict[str, Any] = {"name": "noise"}
         restored = pixels
         if exact:
-            restored = np.rint((gain * (pixels / 255) + bias).clip(0, 1) * 255).astype(np.uint8)
+            added = 0 if stride is None else noise_pixels(height, width, stride)
+            restored = np.rint((gain * (pixels / 255) + bias + added).clip(0, 1) * 255)
+            restored = restored.astype(np.uint8)
         for end, picture in (("input", pixels), ("output", restored)):
             file = f"reference/noise.{end}.png"
             Image.fromarray(picture).save(folder / file)
@@ -161,6 +211,16 @@ def make_bundle(
         manifest["references"].append(entry)
     write_manifest(folder, manifest)
     return folder
+
+
+def noise_pixels(
+    height: int, width: int, stride: int, *, seed: int = 7, sigma_s: float = 0.025
+) -> np.ndarray:
+    """(height, width, 3) float32 that a bundle with noise adds to a picture."""
+    field = np.empty((3, -(-height // stride), -(-width // stride)), np.float32)
+    NoiseField(seed, sigma_s).fill(field, 0, 0)
+    large = field.repeat(stride, axis=1).repeat(stride, axis=2)
+    return large.transpose(1, 2, 0)[:height, :width]
 
 
 def put_graph(bundle: Path, data: bytes, precision: str = "fp32") -> None:
@@ -198,24 +258,28 @@ def verification(
 
 
 def tensor_entry(spec: dict[str, Any]) -> dict[str, Any]:
-    """A test's latents are as large as its images."""
+    """A test's latents have three channels; those that are no noise are as large as its images."""
     value_range = [0, 255] if spec["dtype"] == "uint8" else [0, 1]
     image = {"range": value_range} if spec["name"] in ("image", "restored") else {}
-    return {"dtype": spec["dtype"], "layout": spec["layout"], "channels": 3, "stride": 1} | image
+    return (
+        {"dtype": spec["dtype"], "layout": spec["layout"], "channels": 3}
+        | {"stride": spec.get("stride", 1)}
+        | image
+    )
 
 
-def stage_ends(manifest: dict[str, Any], stage: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Input and output of a stage as :func:`stage_graph` takes them."""
+def stage_ends(manifest: dict[str, Any], stage: int = 0) -> list[dict[str, Any]]:
+    """Inputs and output of a stage, for its first shape."""
     entry, shape = manifest["stages"][stage], manifest["shapes"][0]
     ends = []
-    for name in (entry["inputs"][0], entry["output"]):
+    for name in (*entry["inputs"], entry["output"]):
         tensor = manifest["tensors"][name]
-        sides = [shape[side] // tensor["stride"] for side in ("height", "width")]
+        sides = [graph_side(shape, side) // tensor["stride"] for side in ("height", "width")]
         channels = tensor["channels"]
         dims = [*sides, channels] if tensor["layout"] == "NHWC" else [channels, *sides]
         described = {key: tensor[key] for key in ("dtype", "layout")}
         ends.append({"name": name, "shape": [shape["batch"], *dims], **described})
-    return ends[0], ends[1]
+    return ends
 
 
 def file_entry(folder: Path, file: str) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def main(arguments: list[str]) -> None:
     bundle = Bundle.open(folder)
     with Restorer(bundle, backend, precision=precision, threads=int(threads) or None) as restore:
         loaded = time.monotonic_ns()
-        side = bundle.manifest.image_size // bundle.manifest.model.upscale
-        image = np.random.default_rng(_SEED).integers(0, 256, (side, side, 3), np.uint8)
+        size = (*bundle.manifest.input_size, 3)
+        image = np.random.default_rng(_SEED).integers(0, 256, size, np.uint8)
         ready = time.monotonic_ns()
         restore(image)
         done = time.monotonic_ns()

@@ -72,10 +72,10 @@ class BenchProtocol:
         """Raise :class:`UsageError` if the bundles cannot be measured together."""
         first = bundles[0]
         for other in bundles[1:]:
-            if _image_side(first) != _image_side(other):
+            if first.manifest.input_size != other.manifest.input_size:
                 raise UsageError(
                     f"bundles are measured with the same images, but {first.path} takes "
-                    f"{_image_side(first)} pixels and {other.path} {_image_side(other)}"
+                    f"{_image_size(first)} pixels and {other.path} {_image_size(other)}"
                 )
 
     def reference(self, bundles: Sequence[Bundle]) -> Bundle:
@@ -282,8 +282,9 @@ PROTOCOLS: dict[str, BenchProtocol] = {
 }
 
 
-def _image_side(bundle: Bundle) -> int:
-    return bundle.manifest.image_size // bundle.manifest.model.upscale
+def _image_size(bundle: Bundle) -> str:
+    height, width = bundle.manifest.input_size
+    return f"{width}x{height}"
 
 
 def _all_but_steps(bundle: Bundle) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ class BenchOptions:
         peers: names; those that are not installed are listed as not measured.
         precisions: None: all that bundle and backend have.
         cold: also start every runner of a bundle in a new process.
-        callers: of the throughput protocol, as ``batches``.
+        callers, batches: of the throughput protocol; no batches: the largest that the bundle has.
         pictures: reference images that every runner of a bundle restores for the report.
     """
 
@@ -50,7 +50,7 @@ class BenchOptions:
     seed: int = 0
     cold: bool = True
     callers: tuple[int, ...] = (1, 2)
-    batches: tuple[int, ...] = (4,)
+    batches: tuple[int, ...] = ()
     pictures: int = 0
 
 
@@ -117,8 +117,7 @@ class Run:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, 3) of the images that every runner restores."""
-        side = self.bundle.manifest.image_size // self.bundle.manifest.model.upscale
-        return (side, side, 3)
+        return (*self.bundle.manifest.input_size, 3)
 
     def measure(
         self,

@@ -29,12 +29,10 @@ from elir_deploy.bench.runners import (
     Unavailable,
     compare_with_references,
 )
-from elir_deploy.cost.batch import with_batch
-from elir_deploy.errors import ElirError
+from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.pixels import as_pixels
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.backends.base import Session
 from elir_deploy.runtime.files import Job, restore_files
 from elir_deploy.runtime.images import write_image
@@ -178,7 +176,8 @@ class Throughput:
         image_shape: (H, W, 3) of the images.
         seconds: of each load in each pass.
         callers: numbers of threads that share a restorer, a load each.
-        batches: numbers of images in one run, a load each.
+        batches: numbers of images in one run, a load each; none: the bundle's largest, if it has
+            batches.
         between: called after every load with the seconds since the first began.
         loads: in the order of the first pass.
         unavailable: loads that cannot be measured, with the reason.
@@ -188,7 +187,7 @@ class Throughput:
     threads: int | None
     seconds: float = 5.0
     callers: tuple[int, ...] = (1, 2)
-    batches: tuple[int, ...] = (4,)
+    batches: tuple[int, ...] = ()
     seed: int = 0
     clock: Clock = wall_clock
     between: Callable[[float], None] = lambda seconds: None
@@ -217,7 +216,8 @@ class Throughput:
             self._measure_streams(runner, pool)
         except ElirError as error:  # it could not be opened
             self._note(f"{label}, streams and files", str(error))
-        for batch in self.batches:
+        largest = runner.bundle.manifest.shapes[0].batch
+        for batch in self.batches or (largest,) * (largest > 1):
             self._add(label, "batch", batch, partial(self._batches, runner, pool, batch))
 
     def _measure_streams(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]]) -> None:
@@ -240,22 +240,32 @@ class Throughput:
 
     def _batches(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
         """The session alone, on pixels already at the model's scale."""
-        with tempfile.TemporaryDirectory(prefix="elir-bench-") as folder:
-            widened = with_batch(runner.bundle, runner.precision, batch, Path(folder))
-            backend = backend_named(runner.backend)
-            with backend.open(widened, runner.precision, threads=self.threads) as session:
-                fidelity = compare_with_references(runner.bundle, partial(_run_last, session))
-                rng = np.random.default_rng([self.seed, _IMAGE])
-                if session.input.dtype == np.uint8:
-                    session.input[...] = rng.integers(0, 256, session.input.shape, np.uint8)
-                else:
-                    session.input[...] = rng.random(session.input.shape, np.float32)
-                load = call_together(
-                    *(lambda _: session.run(), pool, 1, self.seconds),
-                    images_per_call=batch,
-                    clock=self.clock,
-                )
-                return replace(load, fidelity=fidelity)
+        bundle = runner.bundle
+        shape = bundle.manifest.shapes[0]
+        if batch > shape.batch:
+            raise UnavailableError(
+                f"{bundle.path} takes batches of up to {shape.batch}: export it with "
+                f"--batch {batch}"
+            )
+        opened = Restorer(bundle, runner.backend, precision=runner.precision, threads=self.threads)
+        with opened as restorer:
+            session = restorer.session
+            session.select(shape, batch)
+            if session.noise is not None and restorer.noise is not None:
+                for index in range(batch):
+                    restorer.noise.fill(session.noise[index], 0, 0)
+            fidelity = compare_with_references(bundle, partial(_run_last, session))
+            rng = np.random.default_rng([self.seed, _IMAGE])
+            if session.input.dtype == np.uint8:
+                session.input[...] = rng.integers(0, 256, session.input.shape, np.uint8)
+            else:
+                session.input[...] = rng.random(session.input.shape, np.float32)
+            load = call_together(
+                *(lambda _: session.run(), pool, 1, self.seconds),
+                images_per_call=batch,
+                clock=self.clock,
+            )
+            return replace(load, fidelity=fidelity)
 
     def _files(self, restorer: Restorer, bundle: Bundle) -> Load:
         """Photographs, since noise takes PNG several times as long."""

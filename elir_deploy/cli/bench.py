@@ -104,8 +104,8 @@ def bench(
         list[int] | None,
         typer.Option(
             min=2,
-            help="Images per run, for --protocol throughput with ONNX files; repeat for several. "
-            "[default: 4]",
+            help="Images per run, for --protocol throughput; repeat for several. [default: the "
+            "bundle's largest batch]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -234,7 +234,7 @@ def bench(
         cold=cold,
         pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
         callers=tuple(dict.fromkeys(callers or (1, 2))),
-        batches=tuple(dict.fromkeys(batch or (4,))),
+        batches=tuple(dict.fromkeys(batch or ())),
     )
     _measure(bundle, options, checkpoint=checkpoint, json=json, reports=reports)
 

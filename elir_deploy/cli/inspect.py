@@ -26,7 +26,13 @@ from elir_deploy.errors import BundleError, ElirError, UsageError
 from elir_deploy.runtime.backends import BACKENDS, choose_precision, reason_not_automatic
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Quantization, Shape, Verification
+from elir_deploy.runtime.manifest import (
+    BakedNoise,
+    FieldNoise,
+    Quantization,
+    Shape,
+    Verification,
+)
 from elir_deploy.text import printable
 
 
@@ -227,7 +233,7 @@ def _facts(bundle: Bundle) -> list[Row]:
     return [
         ("task", model.task + (", aligned faces only" if model.faces else "")),
         ("image", ", ".join(map(_shape, info.shapes)) + enlarged * (model.upscale > 1)),
-        ("steps", f"{model.steps}, sigma_s {model.sigma_s:g}, noise seed {info.noise.seed}"),
+        ("steps", f"{model.steps}, sigma_s {model.sigma_s:g}, {_noise(info.noise)}"),
         ("parameters", f"{model.parameters / 1e6:.1f} M"),
         ("source", source),
         ("input", str(info.input)),
@@ -235,6 +241,11 @@ def _facts(bundle: Bundle) -> list[Row]:
         *([("INT8", _quantization(info.quantization))] if info.quantization else []),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
     ]
+
+
+def _noise(noise: BakedNoise | FieldNoise) -> str:
+    kind = "baked into the graphs" if isinstance(noise, BakedNoise) else "of each picture"
+    return f"noise {kind}, seed {noise.seed}"
 
 
 def _shape(shape: Shape) -> str:

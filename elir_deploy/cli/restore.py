@@ -74,6 +74,30 @@ def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Allow a face model to run in tiles.")
     ] = False,
+    tile_overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Width over which tiles are blended. [default: an eighth of a tile]",
+        ),
+    ] = None,
+    sigma_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Standard deviation of the noise: less is closer to the truth on average, more is "
+            "sharper. For bundles exported with --noise field. [default: the bundle's]",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seed of the noise, for bundles exported with --noise field. [default: the "
+            "bundle's]",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing results.")
     ] = False,
@@ -141,6 +165,9 @@ def restore(
             force=force,
             threads=threads,
             mode=mode.value,
+            sigma_s=sigma_s,
+            seed=seed,
+            tile_overlap=tile_overlap,
         )
     for warning in caught:
         tell(f"warning: {warning.message}")

@@ -23,7 +23,7 @@ from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress,
 from elir_deploy.runtime.folders import images_of
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.photos import sample_photos
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_to_square
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_to
 from elir_deploy.tasks import TaskSpec
 
 __all__ = [
@@ -162,7 +162,7 @@ def _degraded_images(
             yield str(error)
             continue
         if task.faces:
-            yield CalibrationImage(name, resize_to_square(picture, side), None)
+            yield CalibrationImage(name, resize_to(picture, side, side), None)
         elif min(picture.height, picture.width) < side:
             yield f"{folder / name} is smaller than the model's {side}x{side}"
         else:

@@ -10,7 +10,7 @@ Layout of the folder::
 
     bundle.json                     the manifest
     STAGE.PRECISION.onnx            graphs, and engines beside them
-    reference/NAME.input.png        network inputs, image_size x image_size, 8-bit RGB
+    reference/NAME.input.png        network inputs of the first shape's (padded) size, 8-bit RGB
     reference/NAME.output.png       what the float32 PyTorch model makes of them
 """
 
@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 
 from elir_deploy import __version__
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
+from elir_deploy.runtime.manifest import Artifact, File, Manifest, Shape, Stage
 from elir_deploy.runtime.manifest_file import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     decode_manifest,
-    unsupported_feature,
 )
 from elir_deploy.runtime.onnx_check import End, check_onnx_file
 from elir_deploy.runtime.tensors import TensorSpec
@@ -116,13 +115,21 @@ class Bundle:
             raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
         return path
 
+    def ends(self, stage: Stage) -> tuple[list[End], list[End]]:
+        """Inputs and outputs of the graph of a stage."""
+
+        def end(spec: TensorSpec) -> End:
+            return End(spec.name, spec.dtype, self.manifest.dimensions(spec.name))
+
+        return [end(spec) for spec in stage.inputs], [end(stage.output)]
+
     def damaged_files(self) -> dict[str, str]:
         """Check all files of the bundle; returns the problem of each damaged or missing file."""
         problems = {file: self._damage(file) for file in self._files}
         return {file: problem for file, problem in problems.items() if problem is not None}
 
     def reference_images(self) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Name, network input and float32 PyTorch output, each (image_size, image_size, 3) uint8.
+        """Name, network input and float32 PyTorch output, each (H, W, 3) uint8 of the first shape.
 
         Raises:
             BundleError: a file is damaged or not of the model's size.
@@ -137,23 +144,20 @@ class Bundle:
             yield reference.name, image, restored
 
     def _check_content(self, file: str, path: Path) -> None:
-        """Compare an undamaged file with what the manifest says about it.
-
-        Sizes are compared only if the bundle can be run: the stages have those of the first shape.
-        """
-        supported = unsupported_feature(self.manifest) is None
-        entry = self._files[file]
+        """Compare an undamaged file with what the manifest says about it."""
+        manifest, entry = self.manifest, self._files[file]
         if isinstance(entry, Artifact) and entry.kind == "onnx":
             stages = [
-                s for s in self.stages if supported and any(a.file == file for a in s.artifacts)
+                stage for stage in self.stages if any(a.file == file for a in stage.artifacts)
             ]
             for stage in stages:
-                check_onnx_file(path, [_end(stage.input)], [_end(stage.output)])
+                inputs, outputs = self.ends(stage)
+                check_onnx_file(path, inputs, outputs)
             if not stages:  # a detector's, for example
                 check_onnx_file(path)
-        for reference in self.manifest.references:
-            if supported and file in (reference.input.file, reference.output.file):
-                _check_picture(path, self.manifest.image_size)
+        for reference in manifest.references:
+            if file in (reference.input.file, reference.output.file):
+                _check_picture(path, manifest.shapes[0])
 
     def _damage(self, file: str) -> str | None:
         try:
@@ -183,19 +187,17 @@ class Bundle:
         return f"Bundle({str(self.path)!r})"
 
 
-def _end(spec: TensorSpec) -> End:
-    return End(spec.name, spec.dtype, spec.shape)
-
-
-def _check_picture(path: Path, side: int) -> None:
-    """Check that a file begins like a PNG file of a square picture."""
+def _check_picture(path: Path, shape: Shape) -> None:
+    """Check that a file begins like a PNG file of a picture of ``shape``."""
     with path.open("rb") as file:
         header = file.read(24)
     if len(header) < 24 or not header.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
         raise BundleError(f"{path} is not a PNG file: copy the bundle again")
     width, height = struct.unpack_from(">II", header, 16)
-    if (width, height) != (side, side):
-        raise BundleError(f"{path} is {width}x{height}, expected {side}x{side}")
+    if (width, height) != (shape.graph_width, shape.graph_height):
+        raise BundleError(
+            f"{path} is {width}x{height}, expected {shape.graph_width}x{shape.graph_height}"
+        )
 
 
 def file_sha256(path: Path) -> str:

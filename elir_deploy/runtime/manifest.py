@@ -41,12 +41,14 @@ from elir_deploy.runtime.manifest_quality import (
     Quantization,
     Verification,
 )
+from elir_deploy.runtime.manifest_shapes import BakedNoise, FieldNoise, Shape, Tensor
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.targets import HardwareCompatibility
 
 __all__ = [
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "NOISE_TENSOR",
     "PRECISIONS",
     "RESIZE",
     "RUN_PRECISIONS",
@@ -113,75 +115,6 @@ class Source(Record, frozen=True):
     random: bool
 
 
-class BakedNoise(Record, frozen=True, tag_field="kind", tag="baked"):
-    """Noise that is a constant of the graph.
-
-    Attributes:
-        generator: the random number generator.
-        seed: its seed.
-        sha256: hash of the float32 values, scaled by sigma_s.
-    """
-
-    generator: Text
-    seed: Count
-    sha256: Sha256
-
-
-class FieldNoise(Record, frozen=True, tag_field="kind", tag="field"):
-    """Noise that is an input of the graph, a function of seed, channel and position.
-
-    Attributes:
-        generator: the function that computes it.
-        seed: the default seed.
-    """
-
-    generator: Text
-    seed: Count
-
-
-class Shape(Record, frozen=True):
-    """A shape of the input.
-
-    Attributes:
-        batch: the largest batch.
-        height, width: size of each image in pixels.
-        padded_height, padded_width: size that the graph takes, if the network needs multiples;
-            None: ``height`` and ``width``.
-    """
-
-    batch: Annotated[int, Meta(ge=1, le=1024)]
-    height: Side
-    width: Side
-    padded_height: Side | None = None
-    padded_width: Side | None = None
-
-    @property
-    def graph_height(self) -> int:
-        return self.padded_height or self.height
-
-    @property
-    def graph_width(self) -> int:
-        return self.padded_width or self.width
-
-
-class Tensor(Record, frozen=True):
-    """An input or output of a stage, for all shapes.
-
-    Attributes:
-        dtype: type of its values.
-        layout: order of its four axes.
-        channels: number of channels.
-        stride: size of one of its pixels in image pixels.
-        range: minimum and maximum of an RGB image; None: it is a latent.
-    """
-
-    dtype: Literal["uint8", "float32"]
-    layout: Literal["NHWC", "NCHW"]
-    channels: Side
-    stride: Annotated[int, Meta(ge=1, le=1024)]
-    range: tuple[Count, Count] | None = None
-
-
 class Artifact(File, frozen=True):
     """A file that a backend can load.
 
@@ -226,12 +159,17 @@ class StageEntry(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage with its tensors for one shape."""
+    """A stage with its tensors for one shape; ``noise`` is its second input, if it has one."""
 
     name: str
     input: TensorSpec
     output: TensorSpec
     artifacts: tuple[Artifact, ...]
+    noise: TensorSpec | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (self.input,) if self.noise is None else (self.input, self.noise)
 
 
 class ExportSettings(Record, frozen=True):
@@ -344,8 +282,19 @@ class Manifest(Record, frozen=True):
 
     @property
     def image_size(self) -> int:
-        """Side of the model's square, the first shape."""
+        """Height of the first shape in the graphs, which is a square for most models."""
         return self.shapes[0].graph_height
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of an image that fills the first shape once it is enlarged."""
+        shape, upscale = self.shapes[0], self.model.upscale
+        return shape.height // upscale, shape.width // upscale
+
+    @property
+    def several(self) -> bool:
+        """Whether graphs and engines are for several shapes or batches."""
+        return len(self.shapes) > 1 or self.shapes[0].batch > 1
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -383,6 +332,16 @@ class Manifest(Record, frozen=True):
             )
         return TensorSpec(name, entry.dtype, (shape.batch, entry.channels, height, width), "NCHW")
 
+    def dimensions(self, name: str) -> tuple[int | None, ...]:
+        """Dimensions of a tensor in the graphs; None: free, since shapes differ in it."""
+        spec = self.tensor(name)
+        free: set[int] = set()
+        if any(shape.batch > 1 for shape in self.shapes):
+            free.add(0)
+        if len(self.shapes) > 1:
+            free.update((1, 2) if spec.layout == "NHWC" else (2, 3))
+        return tuple(None if axis in free else side for axis, side in enumerate(spec.shape))
+
     def stages_in(self, shape: Shape | None = None) -> tuple[Stage, ...]:
         """The stages with their tensors for ``shape``; None: for the first."""
         return tuple(
@@ -391,6 +350,7 @@ class Manifest(Record, frozen=True):
                 self.tensor(stage.inputs[0], shape),
                 self.tensor(stage.output, shape),
                 tuple(stage.artifacts),
+                self.tensor(NOISE_TENSOR, shape) if NOISE_TENSOR in stage.inputs[1:] else None,
             )
             for stage in self.stages
         )

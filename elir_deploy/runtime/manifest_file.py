@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from elir_deploy import __version__
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.runtime.manifest import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -24,6 +24,7 @@ from elir_deploy.runtime.manifest import (
     FieldNoise,
     Manifest,
 )
+from elir_deploy.runtime.noise import FIELD_GENERATOR, check_noise
 from elir_deploy.runtime.strict_json import describe_mismatch, schema_text, strict_json
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "decode_manifest",
     "encode_manifest",
     "manifest_schema",
-    "unsupported_feature",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -121,23 +121,9 @@ def check_consistency(manifest: Manifest) -> None:
     """
     _check_model(manifest)
     _check_shapes(manifest)
+    _check_noise(manifest)
     _check_chain(manifest)
     _check_files(manifest)
-
-
-def unsupported_feature(manifest: Manifest) -> str | None:
-    """A feature of the bundle that this runtime does not support yet; None: there is none."""
-    shape = manifest.shapes[0]
-    if isinstance(manifest.noise, FieldNoise):
-        return "its noise is an input of the graph"
-    if len(manifest.shapes) > 1 or shape.batch > 1:
-        return "it has several shapes or batches"
-    if shape.graph_height != shape.graph_width or (shape.height, shape.width) != (
-        shape.graph_height,
-        shape.graph_width,
-    ):
-        return f"its images have {shape.width}x{shape.height} pixels, which is not square"
-    return None
 
 
 def _check_model(manifest: Manifest) -> None:
@@ -157,8 +143,6 @@ def _check_shapes(manifest: Manifest) -> None:
     shapes = manifest.shapes
     if len({(shape.height, shape.width) for shape in shapes}) < len(shapes):
         raise BundleError("two shapes have the same height and width")
-    if len(shapes) > 1 and isinstance(manifest.noise, BakedNoise):
-        raise BundleError("noise is baked into the graph, but there are several shapes")
     for shape in shapes:
         size = f"shape {shape.width}x{shape.height}"
         if (shape.padded_height is None) != (shape.padded_width is None):
@@ -172,6 +156,34 @@ def _check_shapes(manifest: Manifest) -> None:
                 )
             if manifest.tensor(name, shape).nbytes > MAX_TENSOR_BYTES:
                 raise BundleError(f"{name} has more than {MAX_TENSOR_BYTES} bytes in {size}")
+
+
+def _check_noise(manifest: Manifest) -> None:
+    noise = manifest.noise
+    if isinstance(noise, BakedNoise):
+        if len(manifest.shapes) > 1:
+            raise BundleError("noise is baked into the graph, but there are several shapes")
+        return
+    if noise.generator != FIELD_GENERATOR:
+        raise BundleError(
+            f"noise of the unknown generator {_short(noise.generator)}, expected "
+            f"{FIELD_GENERATOR!r}: upgrade elir-deploy"
+        )
+    try:
+        check_noise(noise.seed, manifest.model.sigma_s)
+    except UsageError as error:
+        raise BundleError(str(error)) from None
+    tensor = manifest.tensors.get(NOISE_TENSOR)
+    if tensor is None:
+        raise BundleError("noise is an input, which is not among the tensors")
+    if (tensor.dtype, tensor.layout, tensor.range) != ("float32", "NCHW", None):
+        raise BundleError("noise is not a latent: expected float32, NCHW and no range")
+    for shape in manifest.shapes:
+        if min(shape.graph_height, shape.graph_width) < 2 * tensor.stride:
+            raise BundleError(
+                f"shape {shape.width}x{shape.height} is too small for tiles: expected at least "
+                f"{2 * tensor.stride} pixels a side, twice the stride of noise"
+            )
 
 
 def _check_chain(manifest: Manifest) -> None:

@@ -15,7 +15,6 @@ processor and in both languages:
 from __future__ import annotations
 
 import functools
-import math
 from statistics import NormalDist
 
 import numpy as np
@@ -23,13 +22,26 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
 
-__all__ = ["FIELD_GENERATOR", "NoiseField"]
+__all__ = ["FIELD_GENERATOR", "NoiseField", "check_noise"]
 
 #: Name of this function in the manifest.
 FIELD_GENERATOR = "philox4x64-10, 16-bit normal quantiles"
 _CHANNELS_PER_BLOCK = 16
 _UNIT = 1 / 4096
 _MAX_SEED = 2**32 - 1
+_MAX_SIGMA = float(np.finfo(np.float32).max)
+
+
+def check_noise(seed: int, sigma_s: float) -> None:
+    """Check that a field can have this seed and standard deviation.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    if not 0 <= seed <= _MAX_SEED:
+        raise UsageError(f"the seed of the noise is {seed}, expected 0 to {_MAX_SEED}")
+    if not 0 <= sigma_s <= _MAX_SIGMA:
+        raise UsageError(f"sigma_s is {sigma_s:g}, expected a number >= 0 that fits float32")
 
 
 class NoiseField:
@@ -44,15 +56,10 @@ class NoiseField:
     """
 
     def __init__(self, seed: int, sigma_s: float) -> None:
-        if not 0 <= seed <= _MAX_SEED:
-            raise UsageError(f"the seed of the noise is {seed}, expected 0 to {_MAX_SEED}")
-        with np.errstate(over="ignore"):
-            scale = np.float32(sigma_s) * np.float32(_UNIT)
-        if not (math.isfinite(sigma_s) and np.isfinite(scale) and sigma_s >= 0):
-            raise UsageError(f"sigma_s is {sigma_s:g}, expected a number >= 0 that fits float32")
+        check_noise(seed, sigma_s)
         self.seed = seed
         self.sigma_s = sigma_s
-        self._values = _quantiles() * scale
+        self._values = _quantiles() * (np.float32(sigma_s) * np.float32(_UNIT))
 
     def fill(self, out: NDArray[np.float32], top: int, left: int) -> None:
         """Fill (c, h, w) from row ``top`` and column ``left`` of the picture's latent on."""

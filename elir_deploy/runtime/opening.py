@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError, ElirError, UnavailableError
+from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
 from elir_deploy.pixels import db_from_json, psnr_db
 from elir_deploy.runtime.backends import (
     SUFFICIENT_DB,
@@ -24,9 +24,39 @@ from elir_deploy.runtime.backends import (
     precisions_to_try,
 )
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import FieldNoise, Manifest
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.pool import PixelSession
+from elir_deploy.runtime.tiling import Tile
 
-__all__ = ["Opened", "Setup", "open_sessions"]
+__all__ = ["Opened", "Setup", "field_noise", "open_sessions"]
+
+
+def field_noise(
+    manifest: Manifest, seed: int | None = None, sigma_s: float | None = None
+) -> NoiseField | None:
+    """The noise of every picture; None if it is baked into the graph.
+
+    Args:
+        manifest: of the bundle.
+        seed: 0 to 2**32 - 1; None: the bundle's.
+        sigma_s: its standard deviation; None: the bundle's.
+
+    Raises:
+        UsageError: a value is out of range, or the noise is baked.
+    """
+    noise = manifest.noise
+    if isinstance(noise, FieldNoise):
+        return NoiseField(
+            noise.seed if seed is None else seed,
+            manifest.model.sigma_s if sigma_s is None else sigma_s,
+        )
+    if seed is None and sigma_s is None:
+        return None
+    raise UsageError(
+        "the noise is baked into this bundle's graphs, so neither seed nor sigma_s can be chosen: "
+        "export with --noise field"
+    )
 
 
 @dataclass(frozen=True)
@@ -159,10 +189,12 @@ class _AccuracyCheck:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._verification = bundle.manifest.verification
-        side = bundle.manifest.image_size
+        manifest = bundle.manifest
+        self._verification = manifest.verification
+        self._shape = manifest.shapes[0]
+        self._noise = field_noise(manifest)
         self._name = ""
-        self._image = np.full((side, side, 3), 128, np.uint8)
+        self._image = np.full((self._shape.graph_height, self._shape.graph_width, 3), 128, np.uint8)
         self._expected: NDArray[np.uint8] | None = None
         for self._name, self._image, self._expected in bundle.reference_images():
             break
@@ -174,7 +206,7 @@ class _AccuracyCheck:
             Exception: the run failed.
         """
         output = np.empty_like(self._image)
-        session.run_pixels(self._image, output)
+        session.run_tiles(self._shape, [Tile(self._image, output, 0, 0)], self._noise)
         verified = self._verification.get(precision)
         if self._expected is None or verified is None:
             return None

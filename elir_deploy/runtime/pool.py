@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.forks import Owner, leak
+from elir_deploy.runtime.manifest import Shape
+from elir_deploy.runtime.noise import NoiseField
+from elir_deploy.runtime.tiling import Tile
 
 __all__ = ["PixelSession", "Pool"]
 
@@ -26,19 +29,45 @@ class PixelSession:
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.session = session
-        self._to_tensor = PixelsToTensor(bundle.manifest.input)
-        self._to_pixels = TensorToPixels(bundle.manifest.output)
+        self._manifest = bundle.manifest
+        self._conversions: dict[Shape, tuple[PixelsToTensor, TensorToPixels]] = {}
 
-    def run(self, values: NDArray[Any]) -> NDArray[Any]:
-        self.session.input[...] = values
-        self.session.run()
-        output: NDArray[Any] = self.session.output.copy()
+    def run(
+        self, shape: Shape, values: NDArray[Any], noise: NDArray[np.float32] | None
+    ) -> NDArray[Any]:
+        """Run the model on tensors; returns a copy of its output."""
+        session = self.session
+        session.select(shape, len(values))
+        session.input[...] = values
+        if session.noise is not None and noise is not None:
+            session.noise[...] = noise
+        session.run()
+        output: NDArray[Any] = session.output.copy()
         return output
 
-    def run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
-        self._to_tensor(source, self.session.input)
-        self.session.run()
-        self._to_pixels(self.session.output, result)
+    def run_tiles(self, shape: Shape, tiles: Sequence[Tile], noise: NoiseField | None) -> None:
+        """Run the model on at most ``shape.batch`` tiles of ``shape``, from and to pixels."""
+        size = len(tiles)
+        if not self.session.any_batch and size < shape.batch:
+            size = 1
+        for first in range(0, len(tiles), size):
+            self._run_together(shape, tiles[first : first + size], noise)
+
+    def _run_together(self, shape: Shape, tiles: Sequence[Tile], noise: NoiseField | None) -> None:
+        session = self.session
+        session.select(shape, len(tiles))
+        if shape not in self._conversions:
+            tensors = self._manifest.stages_in(shape)
+            first, last = tensors[0].input, tensors[-1].output
+            self._conversions[shape] = PixelsToTensor(first), TensorToPixels(last)
+        to_tensor, to_pixels = self._conversions[shape]
+        for index, tile in enumerate(tiles):
+            to_tensor(tile.source, session.input[index])
+            if session.noise is not None and noise is not None:
+                noise.fill(session.noise[index], tile.noise_top, tile.noise_left)
+        session.run()
+        for index, tile in enumerate(tiles):
+            to_pixels(session.output[index], tile.result)
 
 
 class Pool:

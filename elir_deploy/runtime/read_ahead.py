@@ -1,15 +1,19 @@
-"""Read from an iterable in a separate thread, a limited number of items ahead."""
+"""Read from an iterable in a separate thread, a limited number of items ahead.
+
+What waits can be taken one by one, or several together.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from elir_deploy.runtime.forks import Owner
 
-__all__ = ["read_ahead"]
+__all__ = ["read_ahead", "waiting_together"]
 
 T = TypeVar("T")
 
@@ -21,6 +25,10 @@ _END = object()
 class _Failure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+def _is_last(item: object) -> bool:
+    return item is _END or isinstance(item, _Failure)
 
 
 class _Channel:
@@ -44,12 +52,16 @@ class _Channel:
                 self._items.append(item)
                 self._changed.notify_all()
 
-    def get(self) -> Any:
-        """Wait for an item."""
+    def get(self, joins: Callable[[list[Any], Any], bool]) -> list[Any]:
+        """Wait for an item; returns it and those after it that wait already and join it."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._items))
+            group = [self._items.popleft()]
+            if not _is_last(group[0]):
+                while self._items and not _is_last(self._items[0]) and joins(group, self._items[0]):
+                    group.append(self._items.popleft())
             self._changed.notify_all()
-            return self._items.popleft()
+            return group
 
     def close(self) -> None:
         with self._changed:
@@ -68,6 +80,21 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
 
     Raises:
         UsageError: in a child forked meanwhile, which does not have the thread.
+    """
+    with closing(waiting_together(items, size, lambda group, item: False)) as groups:
+        for group in groups:
+            yield group.pop()
+
+
+def waiting_together(
+    items: Iterable[T], size: int, joins: Callable[[list[T], T], bool]
+) -> Generator[list[T], None, None]:
+    """Like :func:`read_ahead`, but yield lists of consecutive items that wait already.
+
+    Args:
+        items: may be endless.
+        size: at most so many are read ahead.
+        joins: whether an item may join a list; must not fail.
     """
     owner = Owner("this iteration")
     channel = _Channel(size)
@@ -96,16 +123,18 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
 
     thread = threading.Thread(target=work, name="elir-read-ahead", daemon=True)
     thread.start()
-    current: list[Any] = []
+    current: list[list[Any]] = []
     try:
         while True:
             owner.check()
-            current.append(channel.get())
-            if current[0] is _END:
+            current.append(channel.get(joins))
+            first = current[0][0]
+            if first is _END:
                 return
-            if isinstance(current[0], _Failure):
-                raise current[0].error
-            yield current.pop()  # a variable would reference the item while the caller works
+            if isinstance(first, _Failure):
+                raise first.error
+            del first
+            yield current.pop()  # a variable would reference the items while the caller works
     finally:
         if owner.is_here():
             channel.close()

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["EnlargedPicture", "resize_into", "resize_to_square"]
+__all__ = ["EnlargedPicture", "resize_into", "resize_to"]
 
 #: Margin in input pixels that a crop's bicubic enlargement may read.
 _MARGIN = 3
@@ -71,16 +71,16 @@ class EnlargedPicture:
         return large[top : top + height, left : left + width]
 
 
-def resize_to_square(picture: EnlargedPicture, side: int) -> NDArray[np.uint8]:
-    """Resize the picture to a square, (side, side, 3) uint8, ignoring proportions.
+def resize_to(picture: EnlargedPicture, height: int, width: int) -> NDArray[np.uint8]:
+    """Resize the picture to (height, width, 3) uint8, ignoring proportions.
 
-    Needs ``3 * side * picture.height`` bytes besides small buffers.
+    Needs ``3 * width * picture.height`` bytes besides small buffers.
     """
-    narrow = np.empty((picture.height, side, 3), np.uint8)
+    narrow = np.empty((picture.height, width, 3), np.uint8)
     for top, rows in _bands(picture.height, picture.width):
         band = picture.block(top, 0, rows, picture.width)
-        narrow[top : top + rows] = _resized(band, side, rows)
-    return _resized(narrow, side, side)
+        narrow[top : top + rows] = _resized(band, width, rows)
+    return _resized(narrow, width, height)
 
 
 def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:

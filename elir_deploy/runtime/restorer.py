@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -11,19 +12,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy import __version__
-from elir_deploy.errors import BundleError, ImageError, UsageError
+from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.in_order import map_in_order
-from elir_deploy.runtime.manifest_file import unsupported_feature
-from elir_deploy.runtime.opening import Setup, open_sessions
+from elir_deploy.runtime.manifest import NOISE_TENSOR, Shape
+from elir_deploy.runtime.opening import Setup, field_noise, open_sessions
+from elir_deploy.runtime.placement import Placement, check_image
 from elir_deploy.runtime.pool import Pool
-from elir_deploy.runtime.read_ahead import read_ahead
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
+from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
+from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.tensors import TensorSpec
-from elir_deploy.runtime.tiling import run_tiled
+from elir_deploy.runtime.tiling import Tile, choose_tiling, run_tiled
 
 __all__ = ["Fit", "Mode", "Restorer"]
 
@@ -41,8 +42,9 @@ class Restorer:
 
     An image is first enlarged by the task's factor (``sr``: nearest x8, ``bsr``: bicubic x4, else
     1), since the network keeps the size. If it then has the model's size, the model runs on it. If
-    not, ``resize`` resizes it to the model's square (bicubic, antialiased, ignoring proportions)
-    and the result back; ``tile`` runs the model on overlapping tiles and blends them.
+    not, ``resize`` resizes it to the model's size (bicubic, antialiased, ignoring proportions)
+    and the result back; ``tile`` runs the model on overlapping tiles and blends them. Of several
+    sizes, tiles have the one that costs least.
 
     Calls from several threads are safe: ``concurrency`` of them run, the others wait. Forked child
     processes cannot use it: every call but :meth:`close` raises a UsageError there, and so do runs
@@ -57,6 +59,9 @@ class Restorer:
         force: allow a face task to run in tiles, for which it was not trained.
         threads: CPU threads that a run may use; None: the backend's default.
         device: number of the GPU, if there are several.
+        sigma_s: standard deviation of the noise (paper, Algorithm 1); None: the bundle's.
+        seed: of the noise, 0 to 2**32 - 1; None: the bundle's.
+        tile_overlap: pixels over which tiles are blended; None: an eighth of a tile.
         mode: ``latency``, or ``throughput`` to run several images at the same time, in :meth:`map`
             and calls from several threads, on backends that gain by it. Each image takes longer.
 
@@ -65,12 +70,13 @@ class Restorer:
         backend: name of the backend that runs it.
         precision: the precision that runs.
         fit: the value in use.
+        noise: the noise of every picture; None: it is baked into the graph.
         concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
 
     Raises:
         BundleError: the bundle is damaged, or has no files for the backend.
-        UsageError: an argument is invalid.
+        UsageError: an argument is invalid, or ``sigma_s`` or ``seed`` is of noise that is baked.
         UnavailableError: the backend or its device is missing, or no candidate works.
 
     If ``backend`` or ``precision`` is not named, each candidate first restores the bundle's
@@ -89,6 +95,9 @@ class Restorer:
         threads: int | None = None,
         device: int = 0,
         mode: Mode = "latency",
+        sigma_s: float | None = None,
+        seed: int | None = None,
+        tile_overlap: int | None = None,
     ) -> None:
         if fit is not None and fit not in get_args(Fit):
             raise UsageError(f"fit is {fit!r}, expected one of {', '.join(get_args(Fit))}")
@@ -97,13 +106,19 @@ class Restorer:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, expected at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        reason = unsupported_feature(self.bundle.manifest)
-        if reason is not None:
-            raise BundleError(f"elir-deploy {__version__} cannot run {self.bundle.path}: {reason}")
-        self._model = self.bundle.manifest.model
-        self._side = self.bundle.manifest.image_size
+        manifest = self.bundle.manifest
+        self._model = manifest.model
+        self._shapes = manifest.shapes
+        self.noise = field_noise(manifest, seed, sigma_s)
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
-        self._force = force
+        self._placement = Placement(
+            manifest.model,
+            manifest.shapes,
+            stride=1 if self.noise is None else manifest.tensors[NOISE_TENSOR].stride,
+            overlap=_checked_overlap(tile_overlap, self._shapes),
+            resize=self.fit == "resize",
+            tiles_allowed=force or not self._model.faces,
+        )
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
         self.backend, self.precision = opened.backend, opened.precision
@@ -154,68 +169,67 @@ class Restorer:
                 into memory.
             UsageError: a face task would run in tiles, or the restorer is closed.
         """
-        _check_image(image)
+        check_image(image)
         self.session  # noqa: B018  # raises when closed
-        picture = EnlargedPicture(image, self._model.upscale, self._model.upscale_kernel)
-        side = self._side
-        model_size = (picture.height, picture.width) == (side, side)
-        if not model_size and self.fit == "tile":
-            self._check_tiles_allowed(picture)
-        try:
-            output = np.empty((picture.height, picture.width, 3), np.uint8)
-        except MemoryError:
-            raise ImageError(
-                f"the result would be {picture.width}x{picture.height} pixels, "
-                f"{3 * picture.height * picture.width / 2**30:.1f} GiB: not enough memory"
-            ) from None
-        if model_size:
-            self._run_pixels(picture.block(0, 0, side, side), output)
-        elif self.fit == "resize":
-            square = np.empty((side, side, 3), np.uint8)
-            self._run_pixels(resize_to_square(picture, side), square)
-            resize_into(square, output)
-        else:
-            run_tiled(picture, output, side, self._run_pixels, on_progress)
-        return output
+        prepared = self._placement.prepare(image)
+        run = partial(self._run, prepared.tiling.shape)
+        run_tiled(prepared.picture, prepared.restored, prepared.tiling, run, on_progress)
+        return prepared.finish()
 
     __call__ = restore
 
     def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
         """Restore many images, in order, with reading, running and the caller's work overlapped.
 
-        One thread reads from ``images`` and :attr:`concurrency` threads run the model. At most two
-        images wait before the model and two after it, and one more if several run. An error, of
-        ``images`` or of a run, is raised in its place and ends the iteration. Closing the generator
-        early stops the threads; a thread inside ``images`` ends with its current item.
+        One thread reads from ``images`` and :attr:`concurrency` threads run the model. Images that
+        wait, need one run each and have the same shape of the bundle are run together, up to its
+        batch; the model never waits for more. At most two images, or the largest batch, wait before
+        the model, and two after those of a run, and one more run if several are made at a time. An
+        error, of ``images`` or of a run, is raised in its place and ends the iteration. Closing the
+        generator early stops the threads; a thread inside ``images`` ends with its current item.
 
         Args:
             images: each as for :meth:`restore`; may be endless.
         """
+        ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
 
         def restored() -> Iterator[NDArray[np.uint8]]:
-            with closing(read_ahead(images, _AHEAD)) as sources:
-                yield from map_in_order(self.restore, sources, self.concurrency)
+            with closing(waiting_together(images, ahead, self._joins)) as groups:
+                for results in map_in_order(self._restore_together, groups, self.concurrency):
+                    while results:
+                        yield results.pop(0)
 
         return read_ahead(restored(), _AHEAD)
 
-    def run(self, values: NDArray[Any]) -> NDArray[Any]:
+    def run(self, values: NDArray[Any], noise: NDArray[np.float32] | None = None) -> NDArray[Any]:
         """Run the model once, without resizing or rounding.
 
         Args:
-            values: array with the shape and dtype of :attr:`input_spec`.
+            values: up to a batch of images of one of the bundle's shapes, with the dtype and layout
+                of :attr:`input_spec`.
+            noise: (n, C, H / stride, W / stride) float32, already multiplied by ``sigma_s``; None:
+                for each image :attr:`noise` from its beginning on, if it is an input.
 
         Returns:
-            a new array with the shape and dtype of :attr:`output_spec`.
+            a new array with the dtype and layout of :attr:`output_spec`.
 
         Raises:
             ImageError: another shape or dtype.
         """
-        spec = self.input_spec
-        if values.shape != spec.shape or values.dtype != spec.dtype:
-            sides = "x".join(str(side) for side in values.shape)
-            raise ImageError(f"values are {values.dtype} {sides}, expected {spec}")
+        shape, taken = self._shape_of(values)
+        if self.noise is None:
+            if noise is not None:
+                raise ImageError("noise is given, but it is baked into this bundle's graphs")
+        else:
+            spec = self.bundle.manifest.tensor(NOISE_TENSOR, taken)
+            if noise is None:
+                noise = np.empty(spec.shape, np.float32)
+                for index in range(len(noise)):
+                    self.noise.fill(noise[index], 0, 0)
+            elif noise.shape != spec.shape or noise.dtype != np.float32:
+                raise ImageError(f"noise is {_described(noise)}, expected {spec}")
         try:
-            return self._pool.take().run(values)
+            return self._pool.take().run(shape, values, noise)
         finally:
             self._pool.give_back()
 
@@ -223,7 +237,8 @@ class Restorer:
         """Run the model once on 8-bit pixels, whatever the input type of its graphs.
 
         Args:
-            pixels: (image_size, image_size, 3) uint8 RGB, already enlarged.
+            pixels: (H, W, 3) uint8 RGB, already enlarged, of one of the bundle's shapes, or as
+                large as its graph takes them.
 
         Returns:
             a new array of the same shape; values out of range are clipped, NaN becomes 0.
@@ -231,12 +246,18 @@ class Restorer:
         Raises:
             ImageError: another shape or dtype.
         """
-        _check_image(pixels)
-        side = self._side
-        if pixels.shape != (side, side, 3):
-            raise ImageError(f"pixels have shape {pixels.shape}, expected {(side, side, 3)}")
-        result = np.empty((side, side, 3), np.uint8)
-        self._run_pixels(pixels, result)
+        check_image(pixels)
+        height, width = pixels.shape[:2]
+        for shape in self._shapes:
+            if (height, width) in _sizes(shape):
+                break
+        else:
+            sizes = " or ".join(f"{shape.height}x{shape.width}" for shape in self._shapes)
+            raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
+        result = np.empty_like(pixels)
+        picture = EnlargedPicture(pixels, 1, "none")
+        tiling = choose_tiling([shape], height, width, 1)
+        self._run(shape, [tiling.whole(picture, result)])
         return result
 
     def close(self) -> None:
@@ -266,37 +287,54 @@ class Restorer:
             )
         return None
 
-    def _check_tiles_allowed(self, picture: EnlargedPicture) -> None:
-        if self._model.faces and not self._force:
-            side = self._side
-            raise UsageError(
-                f"the image is {picture.width}x{picture.height} at the model's "
-                f"scale and the model takes {side}x{side}: {self._model.task} "
-                "expects an aligned face crop and is not meant for tiles; use fit "
-                "resize (--fit resize) on an aligned crop, or force (--force)"
-            )
+    def _joins(self, group: list[NDArray[np.uint8]], image: NDArray[np.uint8]) -> bool:
+        """Whether a waiting image can be in the same run as others."""
+        shape = self._placement.single_run(group[0])
+        if shape is None or len(group) >= shape.batch:
+            return False
+        return self._placement.single_run(image) == shape
 
-    def _run_pixels(self, source: NDArray[np.uint8], result: NDArray[np.uint8]) -> None:
-        """Run the model from and to 8-bit pixels (side, side, 3)."""
+    def _restore_together(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Restore images, in one run if there are several."""
+        if len(images) == 1:
+            return [self.restore(images[0])]
+        all_prepared = [self._placement.prepare(image) for image in images]
+        tiles = [each.tiling.whole(each.picture, each.restored) for each in all_prepared]
+        self._run(all_prepared[0].tiling.shape, tiles)
+        return [each.finish() for each in all_prepared]
+
+    def _shape_of(self, values: NDArray[Any]) -> tuple[Shape, Shape]:
+        """The bundle's shape that ``values`` have, and the same with their batch."""
+        manifest = self.bundle.manifest
+        name = manifest.stages[0].inputs[0]
+        batch = values.shape[0] if values.ndim == 4 else 0
+        for shape in self._shapes:
+            if 1 <= batch <= shape.batch:
+                taken = shape.with_batch(batch)
+                spec = manifest.tensor(name, taken)
+                if values.shape == spec.shape and values.dtype == spec.dtype:
+                    return shape, taken
+        specs = " or ".join(str(manifest.tensor(name, shape)) for shape in self._shapes)
+        raise ImageError(f"values are {_described(values)}, expected {specs}")
+
+    def _run(self, shape: Shape, tiles: Sequence[Tile]) -> None:
+        """Run the model on tiles of ``shape``, from and to 8-bit pixels."""
         try:
-            self._pool.take().run_pixels(source, result)
+            self._pool.take().run_tiles(shape, tiles, self.noise)
         finally:
             self._pool.give_back()
 
 
-def _check_image(image: object) -> None:
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
-    if image.ndim != 3 or image.shape[2] != 3:
-        hint = ""
-        if image.ndim == 3 and image.shape[2] == 4:
-            hint = ": pass only the colours, image[:, :, :3]"
-        elif image.ndim == 2:
-            hint = ": repeat the grey values three times"
-        elif image.ndim == 3 and image.shape[0] == 3:
-            hint = ": channels come last"
-        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
-    if image.dtype != np.uint8:
-        raise ImageError(f"the image is {image.dtype}, expected uint8 from 0 to 255")
-    if image.size == 0:
-        raise ImageError(f"the image is empty: its shape is {image.shape}")
+def _checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:
+    most = min(min(shape.graph_height, shape.graph_width) for shape in shapes) // 2
+    if overlap is not None and not 0 <= overlap <= most:
+        raise UsageError(f"tile_overlap is {overlap}, expected 0 to {most}, which is half a tile")
+    return overlap
+
+
+def _sizes(shape: Shape) -> set[tuple[int, int]]:
+    return {(shape.height, shape.width), (shape.graph_height, shape.graph_width)}
+
+
+def _described(values: NDArray[Any]) -> str:
+    return f"{values.dtype} {'x'.join(map(str, values.shape))}"

@@ -11,6 +11,7 @@ import mmap
 import re
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -18,7 +19,7 @@ from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
-from elir_deploy.runtime.manifest import Artifact, Stage
+from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
 from elir_deploy.runtime.tensorrt_library import Library, LibraryLog, library_log, short_reason
 from elir_deploy.targets import RTX
 
@@ -51,8 +52,10 @@ class Engine:
         engine: trt.ICudaEngine,
         log: LibraryLog,
         stage: Stage,
+        manifest: Manifest,
     ) -> None:
         self.stage = stage
+        self._manifest = manifest
         self.library = library
         self._device = device
         self._engine = engine
@@ -80,8 +83,11 @@ class Engine:
         """Whether the library captures each run as a CUDA graph."""
         return self._config is not None and not self._device.captures
 
-    def create_stage(self) -> CudaStage:
+    def create_stage(self, shape: Shape) -> CudaStage:
         """Create a stage with its own execution context on the current device.
+
+        Args:
+            shape: what it will run, with the batch.
 
         Raises:
             UnavailableError: there is not enough memory.
@@ -95,7 +101,13 @@ class Engine:
                 context = engine.create_execution_context(runtime_config=self._config)
         except RuntimeError as error:
             raise UnavailableError(f"{self.library}: {short_reason([str(error)])}") from None
-        return _EngineStage(self, self._checked(context, "create_execution_context"))
+        stages = {stage.name: stage for stage in self._manifest.stages_in(shape)}
+        profile = None
+        if self._manifest.several:
+            sizes = [(each.height, each.width) for each in self._manifest.shapes]
+            profile = sizes.index((shape.height, shape.width))
+        context = self._checked(context, "create_execution_context")
+        return _EngineStage(self, stages[self.stage.name], profile, context)
 
     def keep_compiled(self) -> None:
         """Write newly compiled kernels to the cache. Never fails."""
@@ -114,16 +126,28 @@ class Engine:
 
 
 class _EngineStage(CudaStage):
-    def __init__(self, engine: Engine, context: trt.IExecutionContext) -> None:
-        self.input, self.output = engine.stage.input, engine.stage.output
+    """An execution context; of an engine with profiles, for a shape of one of them."""
+
+    def __init__(
+        self, engine: Engine, stage: Stage, profile: int | None, context: trt.IExecutionContext
+    ) -> None:
+        self._inputs = stage.inputs
+        self._profile = profile
+        self.input, self.noise, self.output = stage.input, stage.noise, stage.output
         self.captures_itself = engine.captures_itself
         self._engine: Engine | None = engine
         self._context: trt.IExecutionContext | None = context
 
-    def bind(self, source: int, sink: int) -> None:
+    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
         engine, context = self._opened()
-        for name, address in ((self.input.name, source), (self.output.name, sink)):
-            if not context.set_tensor_address(name, address):
+        if self._profile is not None:
+            if not context.set_optimization_profile_async(self._profile, stream):
+                raise engine.refused("set_optimization_profile_async")
+            for spec in self._inputs:
+                if not context.set_input_shape(spec.name, spec.shape):
+                    raise engine.refused("set_input_shape")
+        for tensor in (self.input, self.noise, self.output):
+            if tensor and not context.set_tensor_address(tensor.name, addresses[tensor.name]):
                 raise engine.refused("set_tensor_address")
 
     def enqueue(self, stream: int) -> None:
@@ -158,6 +182,7 @@ def load_engine(
     path: Path,
     artifact: Artifact,
     stage: Stage,
+    manifest: Manifest,
     *,
     rebuild: str,
     keep: bool = True,
@@ -170,6 +195,7 @@ def load_engine(
         path: the engine file, whose hash was checked.
         artifact: the file's entry in the manifest.
         stage: the stage that it computes.
+        manifest: of the bundle.
         rebuild: the command that builds it again.
         keep: keep the kernels that TensorRT-RTX compiles in the user's cache folder.
 
@@ -204,8 +230,9 @@ def load_engine(
         raise BundleError(
             f"{path} cannot be loaded by {library}: {reason}: rebuild it with {rebuild}"
         )
-    _check_ends(library, engine, path, stage)
-    loaded = Engine(library, device, engine, log, stage)
+    _check_ends(library, engine, path, stage, manifest)
+    _check_profiles(engine, path, stage, manifest)
+    loaded = Engine(library, device, engine, log, stage, manifest)
     if library.kind == RTX:
         loaded.use_kernel_cache(artifact, keep=keep)
     return loaded
@@ -227,12 +254,14 @@ def _check_validity(
     raise UnavailableError(f"{library} cannot run {path} here {advice}")
 
 
-def _check_ends(library: Library, engine: trt.ICudaEngine, path: Path, stage: Stage) -> None:
+def _check_ends(
+    library: Library, engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest
+) -> None:
     trt = library.module
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    for what, mode, spec in (
-        ("input", trt.TensorIOMode.INPUT, stage.input),
-        ("output", trt.TensorIOMode.OUTPUT, stage.output),
+    for what, mode, specs in (
+        ("input", trt.TensorIOMode.INPUT, stage.inputs),
+        ("output", trt.TensorIOMode.OUTPUT, (stage.output,)),
     ):
         actual = [
             _describe(
@@ -244,12 +273,42 @@ def _check_ends(library: Library, engine: trt.ICudaEngine, path: Path, stage: St
             for name in names
             if engine.get_tensor_mode(name) == mode
         ]
-        expected = _describe(spec.name, _TYPES[spec.dtype], spec.shape, "LINEAR")
-        if actual != [expected]:
+        expected = [
+            _describe(spec.name, _TYPES[spec.dtype], _dimensions(manifest, spec.name), "LINEAR")
+            for spec in specs
+        ]
+        if sorted(actual) != sorted(expected):
             raise BundleError(
                 f"{path}: the engine's {what} is {', '.join(actual) or 'missing'}, the manifest "
-                f"says {expected}"
+                f"says {', '.join(expected)}"
             )
+
+
+def _dimensions(manifest: Manifest, name: str) -> tuple[int, ...]:
+    """As TensorRT has them: -1 is free."""
+    return tuple(-1 if side is None else side for side in manifest.dimensions(name))
+
+
+def _check_profiles(engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest) -> None:
+    """Check that there is an optimisation profile for each shape, in order."""
+    if not manifest.several:
+        return
+    count = len(manifest.shapes)
+    if engine.num_optimization_profiles != count:
+        raise BundleError(
+            f"{path}: the engine has {engine.num_optimization_profiles} optimisation profiles, "
+            f"expected {count}, one for each shape"
+        )
+    for index, shape in enumerate(manifest.shapes):
+        for spec in stage.inputs:
+            most = manifest.tensor(spec.name, shape).shape
+            sides = engine.get_tensor_profile_shape(spec.name, index)
+            actual = (_shape(sides[0]), _shape(sides[2]))
+            if actual != ((1, *most[1:]), most):
+                raise BundleError(
+                    f"{path}: profile {index} of {spec.name} is for {actual[0]} to {actual[1]}, "
+                    f"expected {(1, *most[1:])} to {most}"
+                )
 
 
 def _shape(sides: trt.Dims) -> tuple[int, ...]:

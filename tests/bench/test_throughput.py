@@ -22,6 +22,8 @@ from tests.bundles import make_bundle
 
 IMAGES = [np.full((2, 2, 3), k, np.uint8) for k in range(4)]
 
+SHAPES = [{"batch": 4, "height": 64, "width": 64}]
+
 
 @pytest.fixture(autouse=True)
 def no_threads_are_left():
@@ -166,6 +168,11 @@ def bundle(tmp_path) -> Bundle:
     return Bundle.open(make_bundle(tmp_path / "b", size=64, precisions=("fp32", "fp16")))
 
 
+@pytest.fixture
+def batches(tmp_path) -> Bundle:
+    return Bundle.open(make_bundle(tmp_path / "batches", shapes=SHAPES, stride=8))
+
+
 def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
     clock = FakeClock()
     order = []
@@ -248,12 +255,12 @@ def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
     return throughput
 
 
-def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(bundle, monkeypatch):
+def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(batches, monkeypatch):
     original = module._run_last
     monkeypatch.setattr(
         module, "_run_last", lambda session, pixels: 255 - original(session, pixels)
     )
-    throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
+    throughput = loads_of(batches, "onnxruntime", callers=(1,), batches=(2,))
     by_way = {way: load.fidelity for (_, way, _), load in throughput.loads.items()}
     assert by_way["callers"] is None
     assert by_way["batch"].psnr_db < 20
@@ -263,7 +270,7 @@ def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(bundle, monk
     "size", [{}, {"upscale": 4, "kernel": "bicubic", "task": "bsr"}, {"io": "float32"}]
 )
 def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
-    bundle = Bundle.open(make_bundle(tmp_path / "b", size=64, **size))
+    bundle = Bundle.open(make_bundle(tmp_path / "b", shapes=SHAPES, **size))
     restored = []
     original = module.restore_files
 
@@ -323,7 +330,7 @@ def test_streams_have_as_many_callers_as_their_concurrency(bundle, monkeypatch):
 
 
 def test_without_photographs_there_are_no_files_to_restore(tmp_path):
-    bundle = Bundle.open(make_bundle(tmp_path / "b", size=64, random=True, references=False))
+    bundle = Bundle.open(make_bundle(tmp_path / "b", shapes=SHAPES, random=True, references=False))
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
     assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
@@ -331,24 +338,27 @@ def test_without_photographs_there_are_no_files_to_restore(tmp_path):
     ]
 
 
-def test_a_batch_of_what_cannot_be_cut_is_refused_with_the_reason(bundle, monkeypatch):
-    def engines(*arguments):
-        raise UnavailableError("engines are not cut")
-
-    monkeypatch.setattr(module, "with_batch", engines)
-    throughput = loads_of(bundle, "onnxruntime", callers=(1,))
-    assert [(item.label, item.reason) for item in throughput.unavailable] == [
-        ("onnxruntime fp32, batch 4", "engines are not cut")
-    ]
+def test_a_batch_that_the_bundle_does_not_take(batches):
+    throughput = loads_of(batches, "onnxruntime", callers=(1,), batches=(8,))
+    (item,) = throughput.unavailable
+    assert item.label == "onnxruntime fp32, batch 8"
+    assert item.reason.endswith("takes batches of up to 4: export it with --batch 8")
 
 
-def test_a_backend_without_room_for_streams_is_still_asked_for_batches(bundle, monkeypatch):
-    def refuse(*arguments, **how):
-        raise UnavailableError("out of memory")
+def test_a_backend_without_room_for_streams_is_still_asked_for_batches(batches, monkeypatch):
+    original = module.Restorer
+
+    def refuse(*arguments, mode="latency", **how):
+        if mode == "throughput":
+            raise UnavailableError("out of memory")
+        return original(*arguments, **how)
 
     monkeypatch.setattr(module, "Restorer", refuse)
-    throughput = loads_of(bundle, "onnxruntime", callers=(1,))
-    assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
+    throughput = loads_of(batches, "onnxruntime", callers=(1,))
+    assert list(throughput.loads) == [
+        ("onnxruntime fp32", "callers", 1),
+        ("onnxruntime fp32", "batch", 4),  # the largest, if none is named
+    ]
     assert [(item.label, item.reason) for item in throughput.unavailable] == [
         ("onnxruntime fp32, streams and files", "out of memory")
     ]

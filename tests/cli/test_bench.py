@@ -433,8 +433,9 @@ def test_latency_ends_when_the_medians_are_known_or_the_time_is_over(run, bundle
     assert row["stable"] in (True, False)
 
 
-def test_throughput_of_callers_files_and_batches(run, bundle, tmp_path):
-    pytest.importorskip("onnx")
+def test_throughput_of_callers_files_and_batches(run, tmp_path):
+    shapes = [{"batch": 4, "height": 32, "width": 32}]
+    bundle = make_bundle(tmp_path / "b", shapes=shapes)
     target = tmp_path / "r.json"
     code, out, _ = run(
         *(bundle, "--protocol", "throughput", "--backend", "onnxruntime", "--precision", "fp32"),

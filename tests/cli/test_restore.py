@@ -177,9 +177,22 @@ def test_face_models(run, tmp_path: Path, capsys) -> None:
     assert run(path, image, "-o", tmp_path / "tiles", "--fit", "tile", "--force") == 0
 
 
+def test_noise_and_overlap_are_chosen(run, tmp_path: Path) -> None:
+    path, image = make_bundle(tmp_path / "b", stride=8), put(tmp_path / "a.png")
+    options = ["--seed", "5", "--sigma-s", "0.1", "--tile-overlap", "16"]
+    assert run(path, image, "-o", tmp_path / "out", "--backend", "onnxruntime", *options) == 0
+    with Restorer(path, "onnxruntime", seed=5, sigma_s=0.1, tile_overlap=16) as restore:
+        expected = restore(read_image(image).pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
+        (["--seed", "1"], 2, "noise is baked into this bundle's graphs"),
+        (["--sigma-s", "-1"], 2, "sigma-s"),
+        (["--tile-overlap", "17"], 2, "tile_overlap is 17, expected 0 to 16"),
+        (["--tile-overlap", "-1"], 2, "tile-overlap"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "has no int8 files"),

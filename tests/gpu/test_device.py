@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.manifest import Shape
 from elir_deploy.runtime.tensors import TensorSpec
 
 torch = pytest.importorskip("torch")
@@ -52,8 +54,11 @@ class XorStage(CudaStage):
         self._bits = bits
         self._ends: tuple[Any, ...] = ()
 
-    def bind(self, source: int, sink: int) -> None:
-        self._ends = tuple(torch.as_tensor(_Address(a), device="cuda") for a in (source, sink))
+    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
+        self._ends = tuple(
+            torch.as_tensor(_Address(addresses[end.name]), device="cuda")
+            for end in (self.input, self.output)
+        )
 
     def enqueue(self, stream: int) -> None:
         source, sink = self._ends
@@ -70,7 +75,7 @@ class XorStage(CudaStage):
 class CrashingStage(XorStage):
     """Has a kernel find that zero is not true."""
 
-    def bind(self, source: int, sink: int) -> None:
+    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
         self._zero = torch.zeros((), device="cuda")
         torch.cuda.synchronize()
 
@@ -85,7 +90,10 @@ def device() -> Device:
 
 
 def make(device: Device, **options: Any) -> CudaSession:
-    return CudaSession(device, [XorStage(0, 0x0F), XorStage(1, 0x3C)], **options)
+    def stages(shape: Shape) -> list[CudaStage]:
+        return [XorStage(0, 0x0F), XorStage(1, 0x3C)]
+
+    return CudaSession(device, Shape(1, SIDE, SIDE), stages, **options)
 
 
 def check_run(session: CudaSession, seed: int) -> None:
@@ -130,7 +138,7 @@ def test_a_session_is_captured(device: Device, sleeping: bool) -> None:
         with make(device, sleeping=sleeping) as session:
             for seed in range(10):
                 check_run(session, seed)
-            assert session._graph is not None
+            assert session._selected.graph is not None
 
 
 def test_two_sessions_in_threads(device: Device) -> None:
@@ -180,8 +188,9 @@ def test_a_kernel_that_crashes_loses_the_device() -> None:
     """In a process of its own, whose context it takes along."""
     code = (
         "from elir_deploy.errors import UnavailableError\n"
-        "from tests.gpu.test_device import CrashingStage, CudaSession, open_device\n"
-        "session = CudaSession(open_device(0, 'x'), [CrashingStage(0, 1)])\n"
+        "from tests.gpu.test_device import CrashingStage, CudaSession, Shape, open_device\n"
+        "stages = [CrashingStage(0, 1)]\n"
+        "session = CudaSession(open_device(0, 'x'), Shape(1, 256, 256), lambda shape: stages)\n"
         "for _ in range(2):\n"
         "    try:\n"
         "        session.run()\n"

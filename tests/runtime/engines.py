@@ -27,7 +27,7 @@ def put_engine(
     version = version or VERSIONS[kind]
     manifest = read_manifest(folder)
     entry = manifest["stages"][stage]
-    made = engine_bytes(*stage_ends(manifest, stage), gain, bias) if content is None else content
+    made = _engine(manifest, stage, gain, bias) if content is None else content
     short = "rtx" if kind == "tensorrt-rtx" else "trt"
     file = f"{entry['name']}.{precision}.{target}.{version}.{short}.engine"
     (folder / file).write_bytes(made)
@@ -48,6 +48,24 @@ def put_engine(
     return file
 
 
+def _engine(manifest: dict[str, Any], stage: int, gain: float, bias: float) -> bytes:
+    """With a profile for each shape, if there are several or batches."""
+    shapes = manifest["shapes"]
+    ends, profiles = stage_ends(manifest, stage), None
+    if len(shapes) > 1 or shapes[0]["batch"] > 1:
+        each = [stage_ends(manifest | {"shapes": [shape]}, stage) for shape in shapes]
+        profiles = [
+            {e["name"]: [[1, *e["shape"][1:]], e["shape"], e["shape"]] for e in ends[:-1]}
+            for ends in each
+        ]
+        for end in ends:
+            free = [0] * any(shape["batch"] > 1 for shape in shapes)
+            if len(shapes) > 1:
+                free += [1, 2] if end["layout"] == "NHWC" else [2, 3]
+            end["shape"] = [-1 if i in free else side for i, side in enumerate(end["shape"])]
+    return engine_bytes(*ends, gain=gain, bias=bias, profiles=profiles)
+
+
 def engine_bundle(
     folder: Path,
     *,
@@ -58,11 +76,21 @@ def engine_bundle(
     io: str = "uint8",
     stages: str = "fused",
     size: int = 32,
+    stride: int | None = None,
+    shapes: list[dict[str, int]] | None = None,
     **engine: Any,
 ) -> Path:
     """A bundle with ONNX files and an engine for each; ``engine`` goes to :func:`put_engine`."""
     path = make_bundle(
-        folder, precisions=precisions, io=io, stages=stages, size=size, gain=gain, bias=bias
+        *(folder,),
+        precisions=precisions,
+        io=io,
+        stages=stages,
+        size=size,
+        gain=gain,
+        bias=bias,
+        stride=stride,
+        shapes=shapes,
     )
     count = len(read_manifest(path)["stages"])
     for stage in range(count):

@@ -695,10 +695,17 @@ class Dims:
 
 
 def engine_bytes(
-    source: dict[str, Any], sink: dict[str, Any], gain: float = 1.0, bias: float = 0.0
+    *ends: dict[str, Any],
+    gain: float = 1.0,
+    bias: float = 0.0,
+    profiles: list[dict[str, list[list[int]]]] | None = None,
 ) -> bytes:
-    """An engine for the stand-in, which computes ``gain * x + bias`` of 8-bit or float values."""
-    made = {"stand-in engine": 1, "ends": [source, sink], "gain": gain, "bias": bias}
+    """An engine for the stand-in, which computes ``gain * x + bias`` of 8-bit or float values.
+
+    ``ends`` are input, perhaps noise, and output. The first value of an image's noise is added to
+    all of the image. ``profiles`` have the smallest, best and largest shape of each input.
+    """
+    made = {"stand-in engine": 1, "ends": ends, "gain": gain, "bias": bias, "profiles": profiles}
     return json.dumps(made).encode()
 
 
@@ -765,6 +772,7 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             self._made = made
             self._runtime = runtime
             self.num_io_tensors = len(made["ends"])
+            self.num_optimization_profiles = len(made.get("profiles") or [0])
 
         def get_tensor_name(self, index):
             return self._made["ends"][index]["name"]
@@ -774,8 +782,11 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             return found
 
         def get_tensor_mode(self, name):
-            first = self._made["ends"][0]["name"] == name
-            return TensorIOMode.INPUT if first else TensorIOMode.OUTPUT
+            last = self._made["ends"][-1]["name"] == name
+            return TensorIOMode.OUTPUT if last else TensorIOMode.INPUT
+
+        def get_tensor_profile_shape(self, name, profile_index):
+            return [Dims(shape) for shape in self._made["profiles"][profile_index][name]]
 
         def get_tensor_dtype(self, name):
             return {"uint8": DataType.UINT8, "float32": DataType.FLOAT, "float16": DataType.HALF}[
@@ -802,6 +813,22 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             self._engine = engine
             self._config = config
             self._addresses: dict[str, int] = {}
+            self._profile = 0
+            self._shapes: dict[str, tuple[int, ...]] = {}
+
+        def set_optimization_profile_async(self, profile_index, stream_handle):
+            if gpu.enter("trt.set_optimization_profile_async"):
+                return False
+            self._profile, self._shapes = profile_index, {}
+            return 0 <= profile_index < self._engine.num_optimization_profiles
+
+        def set_input_shape(self, name, shape):
+            if gpu.enter("trt.set_input_shape"):
+                return False
+            least, _, most = self._engine._made["profiles"][self._profile][name]
+            self._shapes[name] = tuple(shape)
+            sides = zip(least, shape, most, strict=True)
+            return all(low <= side <= high for low, side, high in sides)
 
         def set_tensor_address(self, name, memory):
             if gpu.enter("trt.set_tensor_address"):
@@ -816,9 +843,14 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             if gpu.enter("trt.execute_async_v3"):
                 self._engine._runtime._logger.log(ILogger.ERROR, "enqueue went wrong")
                 return False
-            source, sink = self._engine._made["ends"]
-            read, written = self._addresses[source["name"]], self._addresses[sink["name"]]
             made = self._engine._made
+            source, *noises, sink = made["ends"]
+            read, written = self._addresses[source["name"]], self._addresses[sink["name"]]
+            noise = [self._addresses[end["name"]] for end in noises]
+            inputs = {end["name"]: end["shape"] for end in (source, *noises)}
+            if -1 in source["shape"] and self._shapes.keys() != inputs.keys():
+                gpu.violations.append("inputs without a shape")
+            batch = {**inputs, **self._shapes}[source["name"]][0]
             if self._config is not None and self._config.cache is not None:
                 self._config.cache.content = b"kernels of " + json.dumps(made["ends"]).encode()
 
@@ -826,13 +858,16 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
                 values = np.frombuffer(gpu.device_array(read, 0), source["dtype"])
                 scale = {"uint8": 255, "float32": 1}
                 result = values / scale[source["dtype"]] * made["gain"] + made["bias"]
+                for address in noise:
+                    added = np.frombuffer(gpu.device_array(address, 0), np.float32)
+                    result = result.reshape(batch, -1) + added.reshape(batch, -1)[:, :1]
                 result = np.clip(result, 0, 1) * scale[sink["dtype"]]
                 if sink["dtype"] == "uint8":
                     result = np.rint(result)
                 target = gpu.device_array(written, 0)
                 target[:] = result.astype(sink["dtype"]).tobytes()
 
-            gpu.queue(stream_handle, Work("compute", (read, written, id(self)), compute))
+            gpu.queue(stream_handle, Work("compute", (read, *noise, written, id(self)), compute))
             return True
 
     class IRuntimeConfig:

@@ -14,7 +14,7 @@ from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from tests.bundles import file_entry, make_bundle, put_graph, read_manifest, write_manifest
-from tests.forged import endless_loop, memory_tag
+from tests.forged import endless_loop
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
@@ -218,13 +218,18 @@ def test_a_forged_detector(bundle: Path) -> None:
         opened.checked_file("detector.onnx")
 
 
-def test_a_graph_of_what_cannot_be_run_yet(bundle: Path) -> None:
-    """Its sizes are another version's business; what it holds is not."""
-    manifest = read_manifest(bundle)
-    manifest["shapes"] = [{"batch": 4, "height": 64, "width": 32}]
-    write_manifest(bundle, manifest)
-    assert Bundle.open(bundle).damaged_files() == {}
-    model = onnx.load(bundle / "fused.fp32.onnx")
-    memory_tag(model)
-    put_graph(bundle, model.SerializeToString())
-    assert list(Bundle.open(bundle).damaged_files()) == ["fused.fp32.onnx"]
+def test_dimensions_are_free_where_shapes_differ_and_nowhere_else(tmp_path: Path) -> None:
+    """Graphs of a bundle with batches in one without, and the other way round."""
+    sizes = {"height": 30, "width": 64, "padded_height": 32, "padded_width": 64}
+    fixed, free = ([{"batch": batch, **sizes}] for batch in (1, 4))
+    for name, shapes, other, seen in (
+        ("a", fixed, free, "image: uint8 [?]x32x64x3, noise: float32 [?]x3x4x8, the manifest says"),
+        ("b", free, fixed, "image: uint8 1x32x64x3, noise: float32 1x3x4x8, the manifest says"),
+        ("c", [*fixed, {"batch": 1, "height": 64, "width": 64}], fixed, "image: uint8 1x32x64x3"),
+    ):
+        path = make_bundle(tmp_path / name, stride=8, shapes=shapes)
+        assert Bundle.open(path).damaged_files() == {}
+        foreign = make_bundle(tmp_path / name / "other", stride=8, shapes=other)
+        put_graph(path, (foreign / "fused.fp32.onnx").read_bytes())
+        (problem,) = Bundle.open(path).damaged_files().values()
+        assert seen.replace("[?]", "?") in problem

@@ -33,7 +33,7 @@ def test_there(dtype: Dtype, layout: Layout) -> None:
     for seed in range(3):
         pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, 2 * WIDTH, 3), np.uint8)
         pixels = pixels[:, ::-2]  # not side by side
-        convert(pixels, tensor)
+        convert(pixels, tensor[0])
         expected = pixels if dtype == "uint8" else pixels.astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(pixels_last(tensor, layout), expected)
 
@@ -50,7 +50,7 @@ def test_back(dtype: Dtype, layout: Layout) -> None:
         if dtype == "uint8":
             tensor = rng.integers(0, 256, tensor.shape, np.uint8)
         pixels = np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8)
-        convert(tensor, pixels[:, ::2])
+        convert(tensor[0], pixels[:, ::2])
         expected = pixels_last(tensor, layout)
         if dtype == "float32":
             clipped = np.where(np.isnan(expected), 0, np.clip(expected, 0, 1)).astype(np.float32)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.runtime.cuda import Device, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.manifest import Shape
 from elir_deploy.runtime.tensors import TensorSpec
 from tests.runtime.stand_in_cuda import StandInGpu, Work
 
@@ -38,9 +39,9 @@ class Stage(CudaStage):
         self.refusal: str | None = None
         gpu.objects[id(self)] = "stage"
 
-    def bind(self, source: int, sink: int) -> None:
+    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
         self._check("bind")
-        self._ends = (source, sink)
+        self._ends = (addresses[self.input.name], addresses[self.output.name])
 
     def enqueue(self, stream: int) -> None:
         self._check("enqueue")
@@ -66,8 +67,11 @@ class Stage(CudaStage):
 
 def make(gpu: StandInGpu, count: int = 2, **options: object) -> CudaSession:
     device = open_device(0, "x")
-    stages = [Stage(gpu, number) for number in range(count)]
-    return CudaSession(device, stages, **options)  # type: ignore[arg-type]
+
+    def stages(shape: Shape) -> list[Stage]:
+        return [Stage(gpu, number) for number in range(count)]
+
+    return CudaSession(device, Shape(1, 2, 4), stages, **options)  # type: ignore[arg-type]
 
 
 def check_run(session: CudaSession, value: int, count: int = 2) -> None:
@@ -116,8 +120,8 @@ def test_things_are_given_back_in_order(gpu: StandInGpu) -> None:
     gpu.calls.clear()
     session.close()
     assert [call for call in gpu.calls if call != "cudaGetDevice"] == [
-        *("cudaStreamSynchronize", "cudaGraphExecDestroy", "cudaEventDestroy"),
-        *("cudaStreamDestroy", "cudaFree", "cudaFree", "cudaFree"),
+        *("cudaStreamSynchronize", "cudaGraphExecDestroy"),
+        *("cudaFree", "cudaFree", "cudaFree", "cudaEventDestroy", "cudaStreamDestroy"),
         *("cudaFreeHost", "cudaFreeHost"),
     ]
 
@@ -144,7 +148,7 @@ def test_a_session_that_nobody_closes(gpu: StandInGpu) -> None:
 
 def test_the_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = StandInGpu(((8, 6), (8, 9))).install(monkeypatch)
-    session = CudaSession(open_device(1, "x"), [Stage(gpu, 0)])
+    session = CudaSession(open_device(1, "x"), Shape(1, 2, 4), lambda shape: [Stage(gpu, 0)])
     for value in range(3):
         check_run(session, value, 1)
         assert gpu.current == 0
@@ -200,7 +204,7 @@ def test_without_a_graph_it_goes_on(
     if how == "library":
         gpu.install(monkeypatch, library="pycuda.driver")
     stages = [Stage(gpu, 0), Stage(gpu, 1)]
-    session = CudaSession(open_device(0, "x"), stages)
+    session = CudaSession(open_device(0, "x"), Shape(1, 2, 4), lambda shape: stages)
     stages[1].refusal = "it has a loop" if how == "stage" else None
     gpu.refuse_capture = how == "device"
     check_run(session, 1)

@@ -316,7 +316,7 @@ def test_tiles_of_long_work_are_counted(bundle: Path, tmp_path: Path, monkeypatc
     progress: list[tuple[str, int, int]] = []
     with Restorer(bundle) as restorer:
         restore_files(restorer, jobs, on_progress=lambda *step: progress.append(step))
-    count = len(spans(100, 32))
+    count = len(spans(100, 32, 4))
     assert progress == [
         ("restoring", 0, 1),
         *(("restoring image 1 of 1, tiles", i + 1, count) for i in range(count)),

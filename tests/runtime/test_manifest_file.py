@@ -24,7 +24,6 @@ from elir_deploy.runtime.manifest import (
     PRECISIONS,
     RUN_PRECISIONS,
     Artifact,
-    BakedNoise,
     Detector,
     FieldNoise,
     File,
@@ -40,8 +39,8 @@ from elir_deploy.runtime.manifest_file import (
     decode_manifest,
     encode_manifest,
     manifest_schema,
-    unsupported_feature,
 )
+from elir_deploy.runtime.noise import FIELD_GENERATOR
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
 
 
@@ -177,6 +176,23 @@ def _tensor(**changes: int) -> dict[str, Any]:
     return {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 1} | changes
 
 
+def _field(
+    stage: tuple[str, ...] = ("image", "noise"),
+    tensor: dict[str, Any] | None = _tensor(stride=8),  # noqa: B008  # never changed
+    generator: str = FIELD_GENERATOR,
+    seed: int = 0,
+    sigma_s: float = 0.1,
+) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["noise"] = {"kind": "field", "generator": generator, "seed": seed}
+        manifest["model"]["sigma_s"] = sigma_s
+        manifest["stages"][0]["inputs"] = list(stage)
+        if tensor is not None:
+            manifest["tensors"]["noise"] = tensor
+
+    return change
+
+
 def _large(manifest: dict[str, Any]) -> None:
     manifest["shapes"] = [{"batch": 1, "height": 4096, "width": 4096}]
     manifest["tensors"]["other"] = _tensor(channels=64)
@@ -216,10 +232,15 @@ WRONG: dict[str, tuple[Change, str]] = {
     "range against dtype": (_set("tensors", "image", "range", [0, 1]), r"\[0, 255\] for uint8"),
     "no such tensor": (_set("stages", 0, "output", "other"), "fused names other"),
     "two inputs": (_set("stages", 0, "inputs", ["image", "restored"]), "expected one input"),
-    "noise without an input": (
-        _set("noise", {"kind": "field", "generator": "x", "seed": 0}),
-        "expected a second input, noise",
-    ),
+    "noise without an input": (_field(stage=("image",)), "expected a second input, noise"),
+    "noise without a tensor": (_field(tensor=None), "noise is an input, which is not among"),
+    "unknown generator": (_field(generator="x"), "unknown generator 'x', expected .*: upgrade"),
+    "a large seed": (_field(seed=2**32), "seed of the noise is 4294967296, expected 0 to"),
+    "a large sigma_s": (_field(sigma_s=1e39), r"sigma_s is 1e\+39, expected a number"),
+    "noise of bytes": (_field(tensor=_tensor(stride=8) | {"dtype": "uint8"}), "not a latent"),
+    "noise beside": (_field(tensor=_tensor(stride=8) | {"layout": "NHWC"}), "not a latent"),
+    "noise of one pixel": (_field(tensor=_tensor(stride=32)), "32x32 is too small .* 64 pixels"),
+    "noise of a large stride": (_field(tensor=_tensor(stride=1024)), "stride 1024 of noise"),
     "unknown noise": (_set("noise", "kind", "white"), "noise"),
     "another resize": (_set("resize", "a", -0.75), "resize is -0.75"),
     "no factor, a kernel": (_set("model", "upscale_kernel", "bicubic"), "upscale_kernel"),
@@ -283,7 +304,7 @@ def field_manifest(folder: Path) -> Manifest:
     onnx = Artifact("detector.onnx", "0" * 64, 1, "onnx", "fp32", None, "test", "1")
     return msgspec.structs.replace(
         manifest,
-        noise=FieldNoise("philox4x32-10", 0),
+        noise=FieldNoise(FIELD_GENERATOR, 0),
         shapes=[Shape(8, 64, 64), Shape(1, 720, 1280, 736, 1280)],
         tensors=manifest.tensors | {"noise": Tensor("float32", "NCHW", 16, 8)},
         stages=[stage],
@@ -320,19 +341,17 @@ def test_field_noise_shapes_batches_and_a_detector_are_in_the_format(tmp_path: P
     assert "detector.onnx" in [file.file for file in manifest.files()]
 
 
-def test_what_this_runtime_does_not_run_yet(tmp_path: Path, bundle: Path) -> None:
-    field = field_manifest(tmp_path / "b")
-    plain = decoded(read_manifest(bundle))
-    assert isinstance(plain.noise, BakedNoise)
-    assert unsupported_feature(plain) is None
-    assert "noise" in str(unsupported_feature(field))
-    for shape, reason in (
-        (Shape(2, 32, 32), "batches"),
-        (Shape(1, 32, 64), "64x32 pixels, which is not square"),
-        (Shape(1, 30, 30, 32, 32), "30x30"),
+def test_dimensions_are_free_where_shapes_differ(tmp_path: Path) -> None:
+    manifest = field_manifest(tmp_path / "b")
+    for shapes, image, noise in (
+        ([Shape(1, 64, 128)], (1, 64, 128, 3), (1, 16, 8, 16)),
+        ([Shape(8, 64, 128)], (None, 64, 128, 3), (None, 16, 8, 16)),
+        ([Shape(1, 64, 64), Shape(1, 32, 64)], (1, None, None, 3), (1, 16, None, None)),
+        ([Shape(1, 64, 64), Shape(2, 32, 64)], (None, None, None, 3), (None, 16, None, None)),
     ):
-        served = unsupported_feature(msgspec.structs.replace(plain, shapes=[shape]))
-        assert reason in str(served)
+        changed = msgspec.structs.replace(manifest, shapes=shapes)
+        assert (changed.dimensions("image"), changed.dimensions("noise")) == (image, noise)
+        assert changed.several == (None in image)
 
 
 # Anything at all --------------------------------------------------------------------------------

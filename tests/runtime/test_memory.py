@@ -63,9 +63,10 @@ def beside(code: str, *arguments: str | Path) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("fit", ["tile", "resize"])
-def test_memory_of_a_large_picture(tmp_path: Path, fit: str) -> None:
-    path = make_bundle(tmp_path / "b", size=512, references=False)
+@pytest.mark.parametrize(("fit", "batch"), [("tile", 1), ("tile", 8), ("resize", 1)])
+def test_memory_of_a_large_picture(tmp_path: Path, fit: str, batch: int) -> None:
+    shapes = [{"batch": batch, "height": 512, "width": 512}]
+    path = make_bundle(tmp_path / "b", shapes=shapes, references=False)
     assert beside(RESTORE, path, fit) < LIMIT
 
 

@@ -15,19 +15,19 @@ import pytest
 from elir_deploy.errors import BundleError, UnavailableError
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Restorer, backends
-from elir_deploy.runtime.backends import Backend, Session, base
+from elir_deploy.runtime.backends import Backend, Session
 from elir_deploy.runtime.bundle import Bundle
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+from tests.sessions import ArraySession
 
 Run = Callable[[], None]
 
 
-class Copying(Session):
+class Copying(ArraySession):
     """Gives what it is given, once ``before`` lets it, and notes in ``closed`` when it closes."""
 
     def __init__(self, bundle: Bundle, before: Run, closed: list[str]) -> None:
-        self.input = base.allocate(bundle.manifest.input)
-        self.output = base.allocate(bundle.manifest.output)
+        super().__init__(bundle)
         self.before = before
         self.closed = closed
 

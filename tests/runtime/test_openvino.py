@@ -10,6 +10,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
-from elir_deploy.runtime import Restorer
+from elir_deploy.runtime import Restorer, openvino_library
 from elir_deploy.runtime.backends import BACKENDS, openvino
 from elir_deploy.runtime.bundle import Bundle
 from tests.bundles import make_bundle, put_graph, read_manifest, sha256, stage_ends
@@ -127,7 +128,7 @@ def test_a_quantised_concatenation_keeps_its_scale(tmp_path: Path) -> None:
     if saturating_int8():
         return  # the numbers are not to be had here
     config = {"INFERENCE_PRECISION_HINT": "f32"}
-    made = openvino._core().compile_model(joined, "CPU", config)(image)[0]
+    made = openvino.shared_core().compile_model(joined, "CPU", config)(image)[0]
     # A value halfway between two steps may go either way, in a few places.
     assert np.sqrt(np.mean((made - expected) ** 2)) < 0.01 * np.std(expected)
 
@@ -153,7 +154,7 @@ def test_stages_share_buffers(tmp_path: Path, stages: str) -> None:
             assert session.input is ends[0]
             assert session.output is ends[1]
             np.testing.assert_allclose(session.output, session.input * 0.5, atol=0.51)
-        requests = session._requests
+        requests = [step.args[0] for step in session._selected.steps]
         addresses = [
             (r.get_input_tensor().data.ctypes.data, r.get_output_tensor().data.ctypes.data)
             for r in requests
@@ -191,7 +192,7 @@ def test_a_run_allocates_nothing(tmp_path: Path, stages: str) -> None:
 def test_threads(bundle: Path) -> None:
     for threads in (1, 2):
         session = BACKEND.open(Bundle.open(bundle), "fp32", threads=threads)
-        compiled = session._chain[-1].compiled
+        compiled = session.loaded()[-1].compiled
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("NUM_STREAMS") == 1
         session.close()
@@ -201,7 +202,7 @@ def test_closing(bundle: Path) -> None:
     session = BACKEND.open(Bundle.open(bundle), "fp32")
     session.close()
     session.close()
-    assert session._buffers == session._requests == []
+    assert (session._models, session._selected.steps) == (None, ())
 
 
 def test_signals_arrive_after_sessions_were_closed_in_any_order(tmp_path: Path) -> None:
@@ -291,9 +292,9 @@ def test_what_floats_are_computed_in(
     float_type: str,
 ) -> None:
     configs: list[dict[str, Any]] = []
-    monkeypatch.setattr(openvino, "_has_bfloat16", lambda core: capable)
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda core: capable)
     monkeypatch.setattr(openvino, "_loaded", lambda *arguments: configs.append(arguments[-1]))
-    monkeypatch.setattr(openvino, "_Session", lambda chain: None)
+    monkeypatch.setattr(openvino, "_Session", lambda models: models(models.manifest.shapes[0]))
     opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16", "int8")))
     BACKEND.open(opened, precision)
     assert configs == [
@@ -302,7 +303,7 @@ def test_what_floats_are_computed_in(
 
 
 def test_a_processor_without_bf16(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "_has_bfloat16", lambda core: False)
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda core: False)
     assert "no bf16 instructions" in str(BACKEND.unsupported("bf16"))
     assert BACKEND.unsupported("fp32") is BACKEND.unsupported("int8") is None
     with pytest.raises(UnavailableError, match="this processor has no bf16 instructions"):
@@ -578,7 +579,7 @@ def without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
             raise error
         return whole(name, *arguments)
 
-    monkeypatch.setattr(openvino.importlib, "import_module", partial)
+    monkeypatch.setattr(importlib, "import_module", partial)
 
 
 def test_a_missing_package_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -609,7 +610,7 @@ class FakeCore:
 
 def test_a_library_of_no_use(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = importlib.import_module("openvino")
-    monkeypatch.setattr(openvino, "_cores", [FakeCore()])
+    monkeypatch.setattr(openvino_library, "_cores", [FakeCore()])
     assert "has no CPU plugin: pip install --force-reinstall" in str(BACKEND.available())
     with pytest.raises(UnavailableError, match="openvino cannot be used: the installed openvino"):
         BACKEND.open(Bundle.open(bundle), "fp32")
@@ -617,7 +618,7 @@ def test_a_library_of_no_use(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> None:
         raise RuntimeError("Exception from src/core.cpp:1:\nno plugins.xml")
 
-    monkeypatch.setattr(openvino, "_cores", [])
+    monkeypatch.setattr(openvino_library, "_cores", [])
     monkeypatch.setattr(library, "Core", broken)
     assert BACKEND.available() == "openvino does not start: no plugins.xml"
     monkeypatch.delattr(library, "Core")
@@ -630,7 +631,7 @@ def test_a_device_that_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
             raise RuntimeError("Exception from src/infer.cpp:80:\nout of memory")
 
     session = BACKEND.open(Bundle.open(bundle), "fp32")
-    session._requests = [Broken()]
+    session._selected.steps = [partial(openvino._infer, Broken(), ())]
     with pytest.raises(UnavailableError, match=r"^openvino failed: out of memory$"):
         session.run()
     session.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from elir_deploy.runtime import resampling
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 
 KERNELS = {
     "none": Image.Resampling.NEAREST,
@@ -52,16 +52,21 @@ def test_a_block_of_the_enlarged_picture(height, width, how, data) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(height=sides, width=sides, side=st.integers(1, 70), band=st.sampled_from([1, 64, 2**22]))
-def test_resizing_in_bands(height: int, width: int, side: int, band: int) -> None:
+@given(
+    height=sides,
+    width=sides,
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    band=st.sampled_from([1, 64, 2**22]),
+)
+def test_resizing_in_bands(height: int, width: int, size: tuple[int, int], band: int) -> None:
     image = noise(height, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "_BAND_PIXELS", band)
-        square = resize_to_square(EnlargedPicture(image, 1, "none"), side)
+        small = resize_to(EnlargedPicture(image, 1, "none"), *size)
         back = np.empty((height, width, 3), np.uint8)
-        resize_into(square, back)
-    np.testing.assert_array_equal(square, by_pillow(image, side, side))
-    np.testing.assert_array_equal(back, by_pillow(square, height, width))
+        resize_into(small, back)
+    np.testing.assert_array_equal(small, by_pillow(image, *size))
+    np.testing.assert_array_equal(back, by_pillow(small, height, width))
 
 
 @pytest.mark.parametrize(("factor", "kernel"), [(8, "nearest"), (4, "bicubic")])
@@ -70,7 +75,7 @@ def test_resizing_what_was_enlarged(factor: int, kernel: str) -> None:
     large = by_pillow(image, 37 * factor, 53 * factor, kernel)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "_BAND_PIXELS", 3000)
-        square = resize_to_square(EnlargedPicture(image, factor, kernel), 64)
+        square = resize_to(EnlargedPicture(image, factor, kernel), 64, 64)
     np.testing.assert_array_equal(square, by_pillow(large, 64, 64))
 
 
@@ -87,6 +92,6 @@ def test_any_memory_layout() -> None:
     image = noise(40, 30)
     for view in (image[::-1], image[:, ::2], image.swapaxes(0, 1), image[:, :, ::-1]):
         np.testing.assert_array_equal(
-            resize_to_square(EnlargedPicture(view, 1, "none"), 16),
+            resize_to(EnlargedPicture(view, 1, "none"), 16, 16),
             by_pillow(np.ascontiguousarray(view), 16, 16),
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import json
+import os
 import threading
 import time
+import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +22,9 @@ from PIL import Image
 from elir_deploy import runtime
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS, Session, base
-from tests.bundles import make_bundle
+from elir_deploy.runtime.backends import BACKENDS
+from tests.bundles import make_bundle, noise_pixels
+from tests.sessions import ArraySession
 
 SIZES = [(32, 32), (1, 1), (31, 33), (32, 1), (90, 130), (64, 33)]
 
@@ -164,6 +169,289 @@ def test_a_result_larger_than_memory(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.zeros(3, np.uint8), (2**22, 2**22, 3))
     with Restorer(path) as restore, pytest.raises(ImageError, match="not enough memory"):
         restore(huge)
+
+
+# Noise of the picture ----------------------------------------------------------------------------
+
+
+def with_noise(image: np.ndarray, **noise: float) -> np.ndarray:
+    added = noise_pixels(*image.shape[:2], 8, **noise)  # type: ignore[arg-type]
+    values = image / np.float32(255) + added
+    return np.rint(values.clip(0, 1) * np.float32(255)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+def test_noise_belongs_to_the_picture(tmp_path: Path, backend: str, stages: str, io: str) -> None:
+    """One noise over all tiles: overlapping tiles get the same, or blending would show."""
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", size=64, stride=8, stages=stages, io=io)
+    images = [np.full((*size, 3), 128, np.uint8) for size in ((64, 64), (20, 41), (150, 203))]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        assert (restore.noise.seed, restore.noise.sigma_s) == (7, 0.025)
+        for image, restored in zip(images, restore.map(images), strict=True):
+            expected = with_noise(image).astype(int)
+            assert expected.std() > 5
+            assert abs(restored - expected).max() <= (backend == "openvino")
+            np.testing.assert_array_equal(restore(image), restored)
+        np.testing.assert_array_equal(restore.run_pixels(images[0]), restore(images[0]))
+
+
+def test_another_noise(tmp_path: Path) -> None:
+    path, image = make_bundle(tmp_path / "b", size=64, stride=8), np.full((70, 90, 3), 99, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the picture that is compared has the bundle's own noise
+        for noise in ({"seed": 8}, {"sigma_s": 0.3}, {"seed": 2**32 - 1, "sigma_s": 0.0}):
+            with Restorer(path, "onnxruntime", **noise) as restore:
+                np.testing.assert_array_equal(restore(image), with_noise(image, **noise))
+    for noise, reason in (
+        ({"seed": 2**32}, "seed of the noise is 4294967296, expected 0 to 4294967295"),
+        ({"sigma_s": -0.1}, "sigma_s is -0.1"),
+        ({"sigma_s": float("nan")}, "sigma_s is nan"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            Restorer(path, **noise)
+
+
+def test_baked_noise_cannot_be_chosen(bundle: Path) -> None:
+    for noise in ({"seed": 0}, {"sigma_s": 0.1}):
+        with pytest.raises(UsageError, match=r"noise is baked into this bundle.*--noise field"):
+            Restorer(bundle, **noise)
+    with Restorer(bundle) as restore:
+        assert restore.noise is None
+        values = np.zeros((1, 32, 32, 3), np.uint8)
+        with pytest.raises(ImageError, match="noise is given, but it is baked"):
+            restore.run(values, np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_run_with_noise(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", size=64, stride=8)
+    with Restorer(path, "onnxruntime") as restore:
+        values = np.full((1, 64, 64, 3), 100, np.uint8)
+        np.testing.assert_array_equal(restore.run(values)[0], with_noise(values[0]))
+        noise = np.zeros((1, 3, 8, 8), np.float32)
+        np.testing.assert_array_equal(restore.run(values, noise), values)
+        for wrong in (noise[0], noise.astype(np.float64), noise[:, :2]):
+            with pytest.raises(ImageError, match="expected noise: float32 1x3x8x8 NCHW"):
+                restore.run(values, wrong)
+
+
+def test_the_overlap_of_tiles(tmp_path: Path) -> None:
+    """A gradient that the model makes of each tile shows how wide the ramp is."""
+    path, image = make_bundle(tmp_path / "b"), noise(32, 56)
+    for overlap in (0, 16):
+        with Restorer(path, "onnxruntime", tile_overlap=overlap) as restore:
+            session, runs = restore.session, []
+
+            def run(session=session, runs=runs) -> None:
+                runs.append(len(runs))
+                session.output[...] = 200 * (len(runs) % 2)
+
+            session.run = run  # type: ignore[method-assign]
+            row = restore(image)[0, :, 0].astype(int)
+        assert len(runs) == (2 if overlap == 0 else 3)
+        assert np.abs(np.diff(row)).max() == (200 if overlap == 0 else 13)
+    for overlap in (-1, 17):
+        with pytest.raises(UsageError, match=rf"tile_overlap is {overlap}, expected 0 to 16"):
+            Restorer(path, tile_overlap=overlap)
+
+
+# Shapes and batches ------------------------------------------------------------------------------
+
+SHAPES = [
+    {"batch": 4, "height": 32, "width": 48},
+    {"batch": 2, "height": 60, "width": 100, "padded_height": 64, "padded_width": 104},
+]
+KINDS = {
+    "batch": SHAPES[:1],
+    "padded": [SHAPES[1] | {"batch": 1}],
+    "shapes": [shape | {"batch": 1} for shape in SHAPES],
+    "shapes and batches": SHAPES,
+}
+
+
+def count_runs(restore: Restorer) -> list[tuple[int, ...]]:
+    """The shapes of the inputs of all runs from now on."""
+    session, runs = restore.session, []
+    run = session.run
+
+    def counted() -> None:
+        runs.append(session.input.shape)
+        run()
+
+    session.run = counted  # type: ignore[method-assign]
+    return runs
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_shape(tmp_path: Path, backend: str, stages: str, kind: str) -> None:
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", stride=8, stages=stages, shapes=KINDS[kind])
+    sizes = [(32, 48), (60, 100), (64, 104), (10, 9), (33, 50), (150, 203)]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        for height, width in sizes:
+            image = noise(height, width) // 2 + 64
+            restored = restore(image).astype(int)
+            difference = abs(restored - with_noise(image).astype(int))
+            assert difference.max() <= (backend == "openvino")
+            assert restored.shape == image.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_has_the_size_of_the_first_shape(tmp_path: Path, kind: str) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=KINDS[kind])
+    with Restorer(path, "onnxruntime") as restore:
+        ((_, image, expected),) = restore.bundle.reference_images()
+        np.testing.assert_array_equal(restore.run_pixels(image), expected)
+        shape = KINDS[kind][0]
+        small = np.ascontiguousarray(image[: shape["height"], : shape["width"]])
+        np.testing.assert_array_equal(restore.run_pixels(small), restore(small))
+        with pytest.raises(ImageError, match=r"pixels are 7x9, expected .*x.* .height x width"):
+            restore.run_pixels(noise(7, 9))
+
+
+def test_tiles_fill_batches(tmp_path: Path) -> None:
+    image = noise(100, 150)
+    results = []
+    for batch in (1, 4):
+        path = make_bundle(tmp_path / str(batch), stride=8, shapes=[SHAPES[0] | {"batch": batch}])
+        with Restorer(path, "onnxruntime") as restore:
+            runs = count_runs(restore)
+            results.append(restore(image))
+            assert [run[0] for run in runs] == ([1] * 16 if batch == 1 else [4] * 4)
+            if batch > 1:
+                runs.clear()
+                restore(image[:, :120])
+                assert [run[0] for run in runs] == [4, 4, 4]
+    np.testing.assert_array_equal(*results)
+
+
+def test_openvino_compiles_no_more_than_two_batches(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES[:1])
+    with Restorer(path, "openvino", precision="fp32") as restore:
+        runs = count_runs(restore)
+        image = noise(30, 120)  # three tiles
+        assert abs(restore(image).astype(int) - with_noise(image)).max() <= 1
+        assert [run[0] for run in runs] == [1, 1, 1]
+        restore(noise(90, 48))
+        assert [run[0] for run in runs[3:]] == [4]
+        kinds = {file.name.rpartition(".blob")[0].rpartition(".")[0] for file in cached_models()}
+        assert {"f32.1x32x48x3", "f32.4x32x48x3"} <= kinds
+
+
+def cached_models() -> list[Path]:
+    return list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.blob"))
+
+
+@pytest.mark.parametrize("fit", ["tile", "resize"])
+def test_map_runs_together_what_waits(tmp_path: Path, fit: runtime.Fit) -> None:
+    """Images of one run each and the same shape; a picture of tiles between runs alone."""
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    sizes = [(32, 48)] * 6 + [(60, 100)] * 3 + [(5, 6), (32, 48), (200, 200), (31, 40)]
+    images = [noise(*size) + np.uint8(i) for i, size in enumerate(sizes)]
+    with Restorer(path, "onnxruntime", fit=fit) as restore:
+        expected = [restore(image) for image in images]
+        runs, go, read = count_runs(restore), threading.Event(), threading.Event()
+        run = restore.session.run
+
+        def gated() -> None:
+            go.wait(10)
+            run()
+
+        def slowly() -> Iterator[np.ndarray]:
+            for index, image in enumerate(images):
+                yield image
+                if index == 4:
+                    read.set()
+
+        restore.session.run = gated  # type: ignore[method-assign]
+        results = restore.map(slowly())
+        first = threading.Thread(target=lambda: (read.wait(10), time.sleep(0.05), go.set()))
+        first.start()
+        for restored, alone in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(restored, alone)
+        first.join()
+    assert sum(run[0] for run in runs) >= len(images)
+    assert max(run[0] for run in runs if run[1] == 32) > 1
+    assert max(run[0] for run in runs) <= 4
+
+
+def test_map_of_batches_raises_in_order(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    wrong = noise(32, 48)[:, :, 0]
+    with Restorer(path, "onnxruntime") as restore:
+        results = restore.map([noise(32, 48)] * 5 + [wrong] + [noise(32, 48)] * 3)
+        for _ in range(5):
+            np.testing.assert_array_equal(next(results), with_noise(noise(32, 48)))
+        with pytest.raises(ImageError):
+            next(results)
+
+
+def test_map_of_batches_is_bounded(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    drawn = [0]
+
+    def images() -> Iterator[np.ndarray]:
+        while True:
+            drawn[0] += 1
+            yield noise(32, 48)
+
+    with Restorer(path, "onnxruntime") as restore:
+        results = restore.map(images())
+        for taken in range(1, 6):
+            next(results)
+            time.sleep(0.05)
+            # Taken, two that wait after the model, a batch that was run, one that waits.
+            assert drawn[0] <= taken + 2 + 4 + 4
+        results.close()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_selections_stay_as_they_are(tmp_path: Path, backend: str) -> None:
+    """In the steady state, selecting, noise and runs allocate nothing that stays."""
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    images = [noise(60, 100), noise(90, 130), noise(20, 20)]
+    with Restorer(path, backend, precision="fp32", threads=1) as restore:
+        session = restore.session
+        for image in images * 3:
+            restore(image)
+        arrays = [id(s.input) for s in session._selections.values()]
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                for image in images:
+                    restore(image)
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(10):
+                for image in images:
+                    restore(image)
+            gc.collect()
+            after = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert [id(s.input) for s in session._selections.values()] == arrays
+    assert after - before < 2000  # a tile has 4608 bytes
+
+
+def test_run_takes_any_shape_and_batch(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    with Restorer(path, "onnxruntime") as restore:
+        for shape in ((3, 32, 48, 3), (2, 64, 104, 3), (1, 32, 48, 3)):
+            values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            for made, image in zip(restore.run(values), values, strict=True):
+                np.testing.assert_array_equal(made, with_noise(image))
+            fields = np.zeros((shape[0], 3, shape[1] // 8, shape[2] // 8), np.float32)
+            np.testing.assert_array_equal(restore.run(values, fields), values)
+        for shape in ((5, 32, 48, 3), (3, 64, 104, 3), (1, 60, 100, 3), (0, 32, 48, 3)):
+            with pytest.raises(ImageError, match="expected image: uint8 4x32x48x3 NHWC or image"):
+                restore.run(np.zeros(shape, np.uint8))
 
 
 # Faces ------------------------------------------------------------------------------------------
@@ -375,12 +663,11 @@ def test_map_leaves_no_threads(bundle: Path) -> None:
 # Several at once --------------------------------------------------------------------------------
 
 
-class Halving(Session):
+class Halving(ArraySession):
     """Halves what it is given, once ``gate`` lets it."""
 
     def __init__(self, bundle: Bundle, gate: Callable[[], object]) -> None:
-        self.input = base.allocate(bundle.manifest.input)
-        self.output = base.allocate(bundle.manifest.output)
+        super().__init__(bundle)
         self.gate = gate
         self.closed = False
 

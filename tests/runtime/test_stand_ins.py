@@ -32,8 +32,12 @@ TENSORRT = {
     "ICudaEngine": (
         *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"),
         *("get_tensor_shape", "get_tensor_format", "create_execution_context"),
+        *("num_optimization_profiles", "get_tensor_profile_shape"),
     ),
-    "IExecutionContext": ("set_tensor_address", "execute_async_v3"),
+    "IExecutionContext": (
+        *("set_tensor_address", "execute_async_v3"),
+        *("set_optimization_profile_async", "set_input_shape"),
+    ),
     "ILogger": ("log", "ERROR", "INTERNAL_ERROR"),
     "DataType": ("UINT8", "FLOAT"),
     "TensorIOMode": ("INPUT", "OUTPUT"),

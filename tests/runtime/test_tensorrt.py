@@ -476,6 +476,96 @@ def test_tensorrt_is_built_on_the_device(tmp_path: Path, gpu: StandInGpu) -> Non
         TENSORRT.open(Bundle.open(path), "fp16")
 
 
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_noise_is_copied_to_the_device(tmp_path: Path, gpu: StandInGpu, stages: str) -> None:
+    path = engine_bundle(tmp_path / "b", stages=stages, stride=8)
+    with RTX.open(Bundle.open(path), "fp32") as session:
+        session.input[...] = 100
+        for value in (0.1, 0.2, -0.1, 0.0):
+            session.noise[...] = value
+            session.run()
+            assert (session.output == round(255 * (100 / 255 + value))).all()
+    assert gpu.violations == []
+
+
+SHAPES = [
+    {"batch": 3, "height": 32, "width": 48},
+    {"batch": 1, "height": 60, "width": 60, "padded_height": 64, "padded_width": 64},
+]
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1]])
+def test_every_shape_and_batch_of_an_engine(
+    tmp_path: Path, gpu: StandInGpu, stages: str, shapes: list[dict[str, int]]
+) -> None:
+    path = engine_bundle(tmp_path / "b", stages=stages, stride=8, shapes=shapes, gain=0.5)
+    opened = Bundle.open(path)
+    selections = [(s, n) for s in opened.manifest.shapes for n in range(1, s.batch + 1)]
+    with RTX.open(opened, "fp32") as session:
+        for turn in range(4):
+            for shape, batch in selections:
+                session.select(shape, batch)
+                assert session.input.shape == (batch, shape.graph_height, shape.graph_width, 3)
+                for index in range(batch):
+                    session.input[index] = 40 * index + 10 * turn
+                    session.noise[index] = 0.1 * index
+                session.run()
+                for index, restored in enumerate(session.output):
+                    value = (40 * index + 10 * turn) / 255
+                    # In a split bundle, the noise comes before the last stage, whose gain it has.
+                    value = 0.5 * (value + 0.1 * index) if stages == "split" else value / 2
+                    expected = value if stages == "split" else value + 0.1 * index
+                    np.testing.assert_allclose(restored, round(255 * expected), atol=1)
+            if turn == 2:
+                before = dict(gpu.leaked)
+        assert gpu.leaked == before, "what was selected once stays"
+        assert gpu.leaked["executables"] == len(selections)
+    assert gpu.violations == []
+    del session, restored
+    assert gpu.leaked == {}
+
+
+def test_restoring_with_an_engine_of_several_shapes(tmp_path: Path, gpu: StandInGpu) -> None:
+    path = engine_bundle(tmp_path / "b", shapes=SHAPES[:1])
+    image = np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8)
+    with Restorer(path, "tensorrt-rtx") as restore:
+        np.testing.assert_array_equal(restore(image), image)
+        batches = [shape.batch for shape in restore.session._selections]
+        assert batches == [1, 3], "nine tiles are three runs"
+    assert gpu.violations == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"profiles": None}, "has 1 optimisation profiles, expected 2"),
+        ({"most": [2, 32, 48, 3]}, r"is for .*\(2, 32, 48, 3\), expected .* to \(3, 32, 48, 3\)"),
+        ({"least": [2, 32, 48, 3]}, r"is for \(2, 32, 48, 3\)"),
+        ({"swapped": True}, r"profile 0 of image is for .*\(1, 64, 64, 3\)"),
+    ],
+)
+def test_an_engine_with_other_profiles(
+    tmp_path: Path, gpu: StandInGpu, change: dict[str, Any], reason: str
+) -> None:
+    path = engine_bundle(tmp_path / "b", shapes=SHAPES, stride=8)
+    (file,) = path.glob("*.engine")
+    made = json.loads(file.read_bytes())
+    if "profiles" in change:
+        made["profiles"] = None
+    elif "swapped" in change:
+        made["profiles"].reverse()
+    else:
+        place, shape = (2, change["most"]) if "most" in change else (0, change["least"])
+        made["profiles"][0]["image"][place] = shape
+    put_engine(path, version="1.7.1.200", content=json.dumps(made).encode())
+    manifest = read_manifest(path)
+    del manifest["stages"][0]["artifacts"][1]
+    write_manifest(path, manifest)
+    with pytest.raises(BundleError, match=reason):
+        RTX.open(Bundle.open(path), "fp32")
+
+
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
@@ -840,7 +930,7 @@ def test_graphs_by_the_library_where_cuda_has_none(
     ):
         StandInGpu().install(monkeypatch, "tensorrt-rtx", library=library)
         with RTX.open(Bundle.open(path), "fp32") as session, warnings.catch_warnings():
-            config = session._stages[0]._context._config  # type: ignore[attr-defined]
+            config = session._selected.stages[0]._context._config  # type: ignore[attr-defined]
             assert config.cuda_graph_strategy == strategy
             warnings.simplefilter("error")  # nothing is lost that a warning could tell of
             session.run()
@@ -994,13 +1084,14 @@ def test_tensorrt_rtx_without_a_driver(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
     opened = Bundle.open(path)
     stage = opened.stages[0]
+    about = stage, opened.manifest
     device: Any = type("Device", (), {"captures": True})()
     library = load_library("tensorrt-rtx")
     _, good, bad = stage.artifacts
     with pytest.raises(UnavailableError, match=r"cannot load .*: CUDA driver version is insuffici"):
-        tensorrt_engine.load_engine(library, device, path / good.file, good, stage, rebuild="x")
+        tensorrt_engine.load_engine(library, device, path / good.file, good, *about, rebuild="x")
     with pytest.raises(BundleError, match="MALFORMED_ENGINE"):
-        tensorrt_engine.load_engine(library, device, path / bad.file, bad, stage, rebuild="x")
+        tensorrt_engine.load_engine(library, device, path / bad.file, bad, *about, rebuild="x")
 
 
 @without_driver

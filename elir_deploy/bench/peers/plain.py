@@ -95,14 +95,16 @@ def open_openvino(bench: Workbench) -> PlainRunner:
     graph = _graph(bench)
     openvino = importlib.import_module("openvino")  # untyped
     # Two OpenVINO cores in one process can crash it at Ctrl-C: use the backend's.
-    from elir_deploy.runtime.backends.openvino import _core
+    from elir_deploy.runtime.openvino_library import shared_core
 
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if bench.threads is not None:
         config["INFERENCE_NUM_THREADS"] = bench.threads
     bench.progress(f"loading {OPENVINO}", 0, 0)
     with quiet(), as_unavailable("openvino cannot load the output of torch.onnx.export"):
-        compiled = _core().compile_model(openvino.convert_model(str(graph.path)), "CPU", config)
+        compiled = shared_core().compile_model(
+            openvino.convert_model(str(graph.path)), "CPU", config
+        )
         kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = _PRECISIONS.get(kind, kind)
     return PlainRunner(bench, graph, lambda x: compiled(x)[0], name=OPENVINO, precision=precision)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,33 +19,90 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
+from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage, file_precision
 from elir_deploy.runtime.tensors import TensorSpec
 
-__all__ = ["Backend", "Session", "allocate", "import_library", "missing_cuda_device", "not_loaded"]
+__all__ = [
+    "Backend",
+    "HostSession",
+    "Selection",
+    "Session",
+    "allocate",
+    "import_library",
+    "missing_cuda_device",
+    "not_loaded",
+]
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
-class Session(ABC):
-    """A bundle's stages, loaded and ready to run one image at a time.
-
-    The caller writes ``input``, calls :meth:`run` and reads ``output``. Both arrays stay the same,
-    and a run allocates nothing. Not thread-safe: one thread at a time.
+@dataclass
+class Selection:
+    """The arrays of one shape and batch, and the calls that run the stages on them.
 
     Attributes:
-        input: array with the shape and dtype of the bundle's input.
-        output: contiguous array with the shape and dtype of the bundle's output.
-        threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
+        input, noise, output: see :class:`Session`.
+        steps: one for each stage, in order; together they are a run.
     """
 
     input: NDArray[Any]
+    noise: NDArray[np.float32] | None
+    output: NDArray[Any]
+    steps: Sequence[Callable[[], None]] = ()
+
+
+class Session(ABC):
+    """A bundle's stages, loaded and ready to run images of one shape at a time.
+
+    The caller writes ``input``, and ``noise`` if there is one, calls :meth:`run` and reads
+    ``output``. The arrays stay the same until another shape or batch is selected, and a run
+    allocates nothing. Not thread-safe: one thread at a time.
+
+    Attributes:
+        input: array with the dtype and layout of the bundle's input.
+        noise: (n, C, H / stride, W / stride) float32; None: it is baked into the graph.
+        output: contiguous array with the dtype and layout of the bundle's output.
+        threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
+        any_batch: whether every batch up to a shape's is worth its memory; if not, only the largest
+            and 1 are.
+    """
+
+    input: NDArray[Any]
+    noise: NDArray[np.float32] | None
     output: NDArray[Any]
     threads: int | None = None
+    any_batch: bool = True
+
+    def __init__(self, shape: Shape) -> None:
+        self._selections: dict[Shape, Selection] = {}
+        self.select(shape, 1)
+
+    def select(self, shape: Shape, batch: int) -> None:
+        """Make the arrays those of ``batch`` images of ``shape``.
+
+        What was selected once stays allocated, with the values in it.
+
+        Args:
+            shape: one of the manifest.
+            batch: 1 to ``shape.batch``.
+
+        Raises:
+            UnavailableError: the device or its memory does not allow it.
+        """
+        shape = shape.with_batch(batch)
+        selected = self._selections.get(shape)
+        if selected is None:
+            selected = self._selections[shape] = self._bind(shape)
+        self._selected = selected
+        self.input, self.noise, self.output = selected.input, selected.noise, selected.output
+
+    @abstractmethod
+    def _bind(self, shape: Shape) -> Selection:
+        """Allocate arrays for ``shape.batch`` images and bind them."""
 
     @abstractmethod
     def run(self) -> None:
-        """Compute ``output`` from ``input``.
+        """Compute ``output`` from ``input`` and ``noise``.
 
         Raises:
             UnavailableError: the device failed.
@@ -52,7 +111,8 @@ class Session(ABC):
     def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         """Names and functions of the stages, in order, for timing them; all together are a run.
 
-        A single function, unless every stage ends before the next one begins anyway.
+        A single function, unless every stage ends before the next one begins anyway. They run what
+        is selected when they are called.
         """
         return (("all stages", self.run),)
 
@@ -77,6 +137,48 @@ class Session(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class HostSession(Session):
+    """Stages that share arrays on the CPU: the output of one is the input of the next."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        super().__init__(manifest.shapes[0])
+
+    def _bind(self, shape: Shape) -> Selection:
+        stages = self._manifest.stages_in(shape)
+        arrays = [allocate(stages[0].input), *(allocate(stage.output) for stage in stages)]
+        noises = [allocate(stage.noise) for stage in stages if stage.noise is not None]
+        steps = [
+            self._step(
+                index, shape, [arrays[index], *noises[: len(stage.inputs) - 1]], arrays[index + 1]
+            )
+            for index, stage in enumerate(stages)
+        ]
+        return Selection(arrays[0], noises[0] if noises else None, arrays[-1], steps)
+
+    @abstractmethod
+    def _step(
+        self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
+    ) -> Callable[[], None]:
+        """The call that runs stage ``index`` from ``sources``, in the order of its inputs."""
+
+    def run(self) -> None:
+        for step in self._selected.steps:
+            step()
+
+    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        def call(index: int) -> None:
+            self._selected.steps[index]()
+
+        return tuple(
+            (stage.name, partial(call, index)) for index, stage in enumerate(self._manifest.stages)
+        )
+
+    def close(self) -> None:
+        for selection in self._selections.values():
+            selection.steps = ()
 
 
 class Backend(ABC):

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
     Backend,
+    HostSession,
+    Selection,
     Session,
     allocate,
     import_library,
@@ -26,7 +29,8 @@ from elir_deploy.runtime.backends.base import (
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
-from elir_deploy.runtime.manifest import Artifact, Stage
+from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
+from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
@@ -36,7 +40,7 @@ _SILENT = 4
 #: Names and options of execution providers.
 Providers = list[tuple[str, dict[str, str]]]
 
-_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+_ONNX_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 @dataclass(frozen=True)
@@ -81,17 +85,25 @@ class OnnxRuntimeBackend(Backend):
         if reason:
             _library(self.extra)  # raises MissingDependencyError if it is missing
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        chain = []
+        chain: list[Any] = []
         in_use: list[FolderInUse | None] = []
         for stage, artifact in zip(bundle.stages, self.artifacts(bundle, precision), strict=True):
             path = bundle.checked_file(artifact.file)
             engines = _engines(artifact, bundle) if self.compiles else None
             in_use.append(engines)
             providers = self.providers(precision, device, engines.folder if engines else None)
-            chain.append((stage, self._load(path, stage, providers, threads)))
-        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain, threads)
+            chain.append(self._load(path, bundle.ends(stage), providers, threads))
+        if self.on_gpu:
+            return _CudaSession(bundle.manifest, chain, device, in_use)
+        return _CpuSession(bundle.manifest, chain, threads)
 
-    def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
+    def _load(
+        self,
+        path: Path,
+        ends: tuple[list[End], list[End]],
+        providers: Providers,
+        threads: int | None,
+    ) -> Any:
         ort = _library(self.extra)
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
@@ -119,100 +131,108 @@ class OnnxRuntimeBackend(Backend):
                 "its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        _check_ends(path, stage, loaded)
+        _check_ends(path, ends, loaded)
         return loaded
 
 
-class _CpuSession(Session):
-    def __init__(self, chain: list[tuple[Stage, Any]], threads: int | None) -> None:
+class _CpuSession(HostSession):
+    def __init__(self, manifest: Manifest, loaded: Sequence[Any], threads: int | None) -> None:
         self.threads = threads  # ONNX Runtime does not report its default
-        buffers = [allocate(chain[0][0].input)]
-        buffers += [allocate(stage.output) for stage, _ in chain]
-        self.input, self.output = buffers[0], buffers[-1]
-        self._steps: list[tuple[str, Any, Any]] = []
-        for (stage, loaded), source, sink in zip(chain, buffers, buffers[1:], strict=False):
-            binding = loaded.io_binding()
-            binding.bind_input(
-                stage.input.name, "cpu", 0, source.dtype.type, source.shape, source.ctypes.data
-            )
-            binding.bind_output(
-                stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
-            )
-            self._steps.append((stage.name, loaded, binding))
-        self._buffers = buffers  # the bindings hold addresses, not references
+        self._loaded = loaded
         self._failures = _failures(_library("cpu"))
+        super().__init__(manifest)
 
-    def run(self) -> None:
-        for _, loaded, binding in self._steps:
-            self._run(loaded, binding)
+    def _step(
+        self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
+    ) -> Callable[[], None]:
+        loaded, stage = self._loaded[index], self._manifest.stages[index]
+        binding = loaded.io_binding()
+        for name, array in zip(stage.inputs, sources, strict=True):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        binding.bind_output(stage.output, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data)
+        # The binding holds addresses, not references.
+        return partial(self._run, loaded, binding, (*sources, sink))
 
-    def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
-        return tuple(
-            (name, partial(self._run, loaded, binding)) for name, loaded, binding in self._steps
-        )
-
-    def _run(self, loaded: Any, binding: Any) -> None:
+    def _run(self, loaded: Any, binding: Any, arrays: object) -> None:
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
             raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
 
     def close(self) -> None:
-        self._steps.clear()
+        super().close()
+        self._loaded = ()
 
 
 class _CudaSession(Session):
     """Like :class:`_CpuSession`, with the tensors between stages on the device."""
 
     def __init__(
-        self, chain: list[tuple[Stage, Any]], device: int, in_use: Sequence[FolderInUse | None]
+        self,
+        manifest: Manifest,
+        loaded: Sequence[Any],
+        device: int,
+        in_use: Sequence[FolderInUse | None],
     ) -> None:
-        ort = _library("gpu")
+        self._ort = _library("gpu")
+        self._manifest = manifest
+        self._loaded = loaded
+        self._device = device
         self._in_use = in_use
-        first, last = chain[0][0], chain[-1][0]
-        self.input, self.output = allocate(first.input), allocate(last.output)
+        self._failures = _failures(self._ort)
+        super().__init__(manifest.shapes[0])
 
-        def on_device(spec: TensorSpec) -> Any:
-            return ort.OrtValue.ortvalue_from_shape_and_type(
-                spec.shape, np.dtype(spec.dtype).type, "cuda", device
-            )
-
-        self._failures = _failures(ort)
-        self._steps: list[tuple[Any, Any]] = []
+    def _bind(self, shape: Shape) -> Selection:
+        stages = self._manifest.stages_in(shape)
+        noise = next((stage.noise for stage in stages if stage.noise is not None), None)
+        arrays = Selection(
+            allocate(stages[0].input),
+            None if noise is None else allocate(noise),
+            allocate(stages[-1].output),
+        )
         try:
-            self._device_input = source = on_device(first.input)
-            for stage, loaded in chain:
-                binding = loaded.io_binding()
-                binding.bind_ortvalue_input(stage.input.name, source)
-                if stage is last:  # copied to the bound host buffer at the end of a run
-                    binding.bind_output(
-                        stage.output.name,
-                        "cpu",
-                        0,
-                        self.output.dtype.type,
-                        self.output.shape,
-                        self.output.ctypes.data,
-                    )
-                else:
-                    source = on_device(stage.output)
-                    binding.bind_ortvalue_output(stage.output.name, source)
-                self._steps.append((loaded, binding))
+            arrays.steps = self._steps(stages, arrays)
         except self._failures as error:
             raise UnavailableError(f"onnxruntime on CUDA: {_one_line(error)}") from None
+        return arrays
+
+    def _steps(self, stages: Sequence[Stage], arrays: Selection) -> list[Callable[[], None]]:
+        def on_device(spec: TensorSpec) -> Any:
+            return self._ort.OrtValue.ortvalue_from_shape_and_type(
+                spec.shape, np.dtype(spec.dtype).type, "cuda", self._device
+            )
+
+        source = on_device(stages[0].input)
+        steps = [partial(source.update_inplace, arrays.input)]
+        for stage, loaded in zip(stages, self._loaded, strict=True):
+            binding = loaded.io_binding()
+            binding.bind_ortvalue_input(stage.input.name, source)
+            if stage.noise is not None:
+                noise = on_device(stage.noise)
+                binding.bind_ortvalue_input(stage.noise.name, noise)
+                steps.insert(1, partial(noise.update_inplace, arrays.noise))
+            if stage is stages[-1]:  # copied to the bound host buffer at the end of a run
+                sink = arrays.output
+                binding.bind_output(
+                    *(stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data)
+                )
+            else:
+                source = on_device(stage.output)
+                binding.bind_ortvalue_output(stage.output.name, source)
+            steps.append(partial(loaded.run_with_iobinding, binding))
+        return [*steps, binding.synchronize_outputs]
 
     def run(self) -> None:
         try:
-            self._device_input.update_inplace(self.input)
-            for loaded, binding in self._steps:
-                loaded.run_with_iobinding(binding)
-            self._steps[-1][1].synchronize_outputs()
+            for step in self._selected.steps:
+                step()
         except self._failures as error:
             raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
 
     def close(self) -> None:
-        self._steps.clear()
-        self._device_input = None
-        self._in_use = ()
+        for selection in self._selections.values():
+            selection.steps = ()
+        self._loaded = self._in_use = ()
 
 
 def conflicting_packages() -> str | None:
@@ -249,16 +269,22 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
-    for what, spec, nodes in (
-        ("input", stage.input, loaded.get_inputs()),
-        ("output", stage.output, loaded.get_outputs()),
+def _check_ends(path: Path, ends: tuple[list[End], list[End]], loaded: Any) -> None:
+    for what, expected, nodes in zip(
+        ("input", "output"), ends, (loaded.get_inputs(), loaded.get_outputs()), strict=True
     ):
-        expected = (spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
-        actual = [(node.name, node.type, node.shape) for node in nodes]
-        if actual != [expected]:
+        actual = [
+            End(
+                node.name,
+                _ONNX_TYPES.get(node.type, node.type),
+                tuple(side if isinstance(side, int) else None for side in node.shape),
+            )
+            for node in nodes
+        ]
+        if actual != expected:
             raise BundleError(
-                f"{path}: the graph's {what} is {actual}, the manifest says {expected}"
+                f"{path}: the graph's {what} is {', '.join(map(str, actual))}, the manifest says "
+                f"{', '.join(map(str, expected))}"
             )
 
 

@@ -16,7 +16,7 @@ from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_dev
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
-from elir_deploy.runtime.manifest import Artifact, Stage
+from elir_deploy.runtime.manifest import Artifact, Shape, Stage
 from elir_deploy.runtime.tensorrt_engine import Engine, load_engine
 from elir_deploy.runtime.tensorrt_library import Library, load_library, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, RTX_CAPABILITIES, EngineKind
@@ -142,15 +142,17 @@ class TensorRtBackend(Backend):
                     bundle.checked_file(artifact.file),
                     artifact,
                     stage,
+                    bundle.manifest,
                     rebuild=rebuild,
                     keep=not bundle.temporary,
                 )
                 for stage, artifact in chain
             ]
+        first = bundle.manifest.shapes[0]
         with ExitStack() as undo:
             sessions = []
             for _ in range(count):
-                session = _session(device, engines, sleeping=count > 1)
+                session = _session(device, engines, first, sleeping=count > 1)
                 undo.callback(session.close)
                 sessions.append(session)
             undo.pop_all()
@@ -235,20 +237,28 @@ def _last_major(built: int) -> int:
     return _NEXT_MAJOR.get(built, built + 1)
 
 
-def _session(device: Device, engines: Sequence[Engine], *, sleeping: bool) -> Session:
+def _session(device: Device, engines: Sequence[Engine], shape: Shape, *, sleeping: bool) -> Session:
+    def create_stages(shape: Shape) -> list[CudaStage]:
+        with ExitStack() as undo:
+            stages: list[CudaStage] = []
+            for engine in engines:
+                stage = engine.create_stage(shape)
+                undo.callback(stage.close)
+                stages.append(stage)
+            undo.pop_all()
+        return stages
+
     def keep_compiled() -> None:
         for engine in engines:
             engine.keep_compiled()
 
-    with ExitStack() as undo:
-        stages: list[CudaStage] = []
-        with device.current():
-            for engine in engines:
-                stage = engine.create_stage()
-                undo.callback(stage.close)
-                stages.append(stage)
-        undo.pop_all()
-    return CudaSession(device, stages, sleeping=sleeping, after_first_run=keep_compiled)
+    return CudaSession(
+        device,
+        shape,
+        create_stages,
+        sleeping=sleeping,
+        after_first_run=keep_compiled,
+    )
 
 
 BACKENDS = (

@@ -101,8 +101,8 @@ def test_openvino_says_what_it_computes_in(exported, exports, monkeypatch):
             config = config | {"INFERENCE_PRECISION_HINT": "f32"}
             return core.compile_model(model, device, config)
 
-    core = backend._core()
-    monkeypatch.setattr(backend, "_core", InFloat32)
+    core = backend.shared_core()
+    monkeypatch.setattr(backend, "shared_core", InFloat32)
     (runner,), _ = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
     assert runner.label == "plain-openvino fp32"
     assert levels_apart(runner, eager, image) <= 1

@@ -1,0 +1,140 @@
+"""How images are brought to a shape that the model takes: as they are, resized, or in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import ImageError, UsageError
+from elir_deploy.runtime.manifest import Model, Shape
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
+from elir_deploy.runtime.tiling import Tiling, choose_tiling
+
+__all__ = ["Placement", "Prepared", "check_image"]
+
+
+class Prepared(NamedTuple):
+    """An image on its way through the model.
+
+    Attributes:
+        picture: what the model sees.
+        restored: what it gives, as large as ``picture``.
+        output: the result; ``restored`` itself, or as large as the enlarged image.
+        tiling: of ``picture``.
+    """
+
+    picture: EnlargedPicture
+    restored: NDArray[np.uint8]
+    output: NDArray[np.uint8]
+    tiling: Tiling
+
+    def finish(self) -> NDArray[np.uint8]:
+        """The result, once the model ran."""
+        if self.restored is not self.output:
+            resize_into(self.restored, self.output)
+        return self.output
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where images go in the shapes of a model.
+
+    Attributes:
+        model: how images are enlarged.
+        shapes: shapes of the input.
+        stride: what tiles begin at a multiple of.
+        overlap: pixels over which tiles are blended; None: an eighth of a tile.
+        resize: resize images of other sizes, rather than cutting them into tiles.
+        tiles_allowed: whether tiles, or images that are padded to one, make sense.
+    """
+
+    model: Model
+    shapes: Sequence[Shape]
+    stride: int
+    overlap: int | None
+    resize: bool
+    tiles_allowed: bool
+
+    def single_run(self, image: object) -> Shape | None:
+        """The shape of an image that one run restores; None: it needs more, or cannot be."""
+        try:
+            check_image(image)
+        except ImageError:
+            return None
+        assert isinstance(image, np.ndarray)
+        height, width = (side * self.model.upscale for side in image.shape[:2])
+        if not (self.resize or self.tiles_allowed or self._exact(height, width)):
+            return None
+        tiling = self._tiling(height, width)
+        return tiling.shape if tiling.count == 1 else None
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        """Allocate the result of an image, and what the model reads.
+
+        Raises:
+            ImageError: there is not enough memory.
+            UsageError: it would be cut into tiles, which are not allowed.
+        """
+        picture = EnlargedPicture(image, self.model.upscale, self.model.upscale_kernel)
+        height, width = picture.height, picture.width
+        exact = self._exact(height, width)
+        if not (exact or self.resize or self.tiles_allowed):
+            raise self._tiles_refused(height, width)
+        try:
+            output = np.empty((height, width, 3), np.uint8)
+        except MemoryError:
+            raise ImageError(
+                f"the result would be {width}x{height} pixels, "
+                f"{3 * height * width / 2**30:.1f} GiB: not enough memory"
+            ) from None
+        restored = output
+        if self.resize and not exact:
+            height, width = self.shapes[0].height, self.shapes[0].width
+            picture = EnlargedPicture(resize_to(picture, height, width), 1, "none")
+            restored = np.empty((height, width, 3), np.uint8)
+        return Prepared(picture, restored, output, self._tiling(height, width))
+
+    def _exact(self, height: int, width: int) -> list[Shape]:
+        return [shape for shape in self.shapes if (shape.height, shape.width) == (height, width)]
+
+    def _tiling(self, height: int, width: int) -> Tiling:
+        exact = self._exact(height, width)
+        if self.resize and not exact:
+            exact = [self.shapes[0]]
+            height, width = exact[0].height, exact[0].width
+        return choose_tiling(exact or self.shapes, height, width, self.stride, self.overlap)
+
+    def _tiles_refused(self, height: int, width: int) -> UsageError:
+        sizes = " or ".join(f"{shape.width}x{shape.height}" for shape in self.shapes)
+        return UsageError(
+            f"the image is {width}x{height} at the model's scale and the model takes {sizes}: "
+            f"{self.model.task} expects an aligned face crop and is not meant for tiles; use fit "
+            "resize (--fit resize) on an aligned crop, or force (--force)"
+        )
+
+
+def check_image(image: object) -> None:
+    """Check that ``image`` is (H, W, 3) uint8.
+
+    Raises:
+        ImageError: it is not.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
+    if image.ndim != 3 or image.shape[2] != 3:
+        hint = ""
+        if image.ndim == 3 and image.shape[2] == 4:
+            hint = ": pass only the colours, image[:, :, :3]"
+        elif image.ndim == 2:
+            hint = ": repeat the grey values three times"
+        elif image.ndim == 3 and image.shape[0] == 3:
+            hint = ": channels come last"
+        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
+    if image.dtype != np.uint8:
+        raise ImageError(f"the image is {image.dtype}, expected uint8 from 0 to 255")
+    if image.size == 0:
+        raise ImageError(f"the image is empty: its shape is {image.shape}")
