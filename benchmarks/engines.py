@@ -39,7 +39,7 @@ from elir_deploy.export.islands import (
 )
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.options import default_smallest_layer
-from elir_deploy.export.pixels import to_network
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
@@ -54,7 +54,7 @@ from elir_deploy.tasks import TASKS, TaskSpec
 from elir_deploy.text import pipes
 
 Graphs = dict[str, ModelProto]
-Images = Sequence[NDArray[Any]]
+Images = Sequence[dict[str, NDArray[Any]]]
 HEADER = [
     *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
     *("s to build", "twice the same"),
@@ -88,7 +88,7 @@ def float16_images(task: TaskSpec, trained: bool) -> Images:
     side = task.image_size
     pixels = [photograph.image for photograph in packaged_images(task, side)]
     chosen = [*pixels, *extreme_images(side).values()] if trained else pixels[:1]
-    return [to_network(image, "uint8") for image in chosen]
+    return [Feeder("uint8")(image) for image in chosen]
 
 
 def plans(graphs: Graphs, images: Images, normalization: Normalization) -> dict[str, Float16Plan]:
@@ -137,7 +137,7 @@ def cases(
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
     def quantized(options: Int8Options) -> Recipe:
-        return calibrate(fused[FUSED], static.outline, images, "uint8", options, None)[0]
+        return calibrate(fused[FUSED], static.outline, images, Feeder("uint8"), options, None)[0]
 
     if "fp16" in precisions:
         yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)

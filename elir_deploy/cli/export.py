@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
+Noise = Literal["baked", "field"]
 Normalization = Literal["measured", "float32", "float16"]
 Fallback = Literal["float32", "float16"]
 
@@ -76,6 +77,14 @@ def export(
         int | None, typer.Option(help="Side of the square image in pixels. [default: the task's]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Euler steps M. [default: the task's]")] = None,
+    noise: Annotated[
+        Noise | None,
+        typer.Option(
+            help="field: the noise belongs to the picture, so that tiles agree, and sigma_s and "
+            "seed can be chosen when restoring; baked: it is a constant of the graph. "
+            "[default: baked for face tasks, else field]"
+        ),
+    ] = None,
     sigma_s: Annotated[
         float | None,
         typer.Option(
@@ -83,9 +92,7 @@ def export(
             "[default: the task's]"
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the noise, which is baked into the graph.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -169,7 +176,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, verified against float32 PyTorch on real images.
 
-    Linear layers are collapsed, the Euler steps unrolled and the noise fixed. Each precision is
+    Linear layers are collapsed and the Euler steps unrolled. Each precision is
     verified in a separate process; one below its floor is left out (exit 3).
 
     Examples:
@@ -196,6 +203,7 @@ def export(
         io=io,
         image_size=image_size,
         steps=steps,
+        noise=noise,
         sigma_s=sigma_s,
         seed=seed,
         floor_db=floor_psnr,

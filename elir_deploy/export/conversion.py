@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from elir_deploy.export.equalization import equalize
@@ -18,7 +20,7 @@ from elir_deploy.export.islands import (
     stage_feeds,
 )
 from elir_deploy.export.options import ExportOptions
-from elir_deploy.export.pixels import to_network
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference
 from elir_deploy.progress import ProgressCallback
 
@@ -41,6 +43,7 @@ class PrecisionGraphs:
 def convert_graphs(
     graphs: Mapping[str, ModelProto],
     options: ExportOptions,
+    feeder: Feeder,
     references: Sequence[Reference],
     recipe: Recipe | None,
     precisions: Sequence[str],
@@ -51,14 +54,19 @@ def convert_graphs(
     Args:
         graphs: float32, by stage.
         options: of the export.
+        feeder: makes the inputs of the graphs.
         references: images that float16 is measured on.
         recipe: of INT8; None without INT8.
         precisions: of the files, in order.
         progress: called with the state of the measurements.
     """
 
+    pixels = [reference.image for reference in references]
+    pixels += extreme_images(pixels[0].shape[0]).values()
+    inputs = [feeder(image) for image in pixels]
+
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
-        return _float16_plans(sources, options, references, progress)
+        return _float16_plans(sources, options, inputs, progress)
 
     def fp32() -> PrecisionGraphs:
         return PrecisionGraphs(graphs)
@@ -89,14 +97,11 @@ def convert_graphs(
 def _float16_plans(
     graphs: Mapping[str, ModelProto],
     options: ExportOptions,
-    references: Sequence[Reference],
+    inputs: Sequence[Mapping[str, NDArray[Any]]],
     progress: ProgressCallback,
 ) -> dict[str, Float16Plan]:
-    """Plan float16 from measurements on the references and on extreme images."""
-    side = references[0].image.shape[0]
-    pixels = [reference.image for reference in references]
-    pixels += extreme_images(side).values()
-    feeds = stage_feeds(dict(graphs), [to_network(image, options.io) for image in pixels])
+    """Plan float16 from measurements on inputs of the whole network."""
+    feeds = stage_feeds(graphs, inputs)
     plans = {}
     for done, (stage, graph) in enumerate(graphs.items()):
         progress("measuring float16", done, len(graphs))

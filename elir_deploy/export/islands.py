@@ -74,23 +74,24 @@ def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
 
 
 def stage_feeds(
-    graphs: Mapping[str, ModelProto], images: Iterable[NDArray[Any]]
+    graphs: Mapping[str, ModelProto], inputs: Iterable[Mapping[str, NDArray[Any]]]
 ) -> dict[str, list[dict[str, NDArray[Any]]]]:
     """Inputs of each stage: for each image, input name to array.
 
     Args:
         graphs: float32 graph of each stage, in order.
-        images: inputs of the first stage.
+        inputs: of the whole network, for each image.
     """
-    values = list(images)
+    values = [dict(feed) for feed in inputs]
     feeds = {}
     last = list(graphs)[-1]
     for stage, graph in graphs.items():
-        name = graph.graph.input[0].name
-        feeds[stage] = [{name: value} for value in values]
+        names = [value.name for value in graph.graph.input]
+        feeds[stage] = [{name: known[name] for name in names} for known in values]
         if stage != last:
-            session = open_session(graph)
-            values = [session.run(None, feed)[0] for feed in feeds[stage]]
+            session, output = open_session(graph), graph.graph.output[0].name
+            for known, feed in zip(values, feeds[stage], strict=True):
+                known[output] = session.run(None, feed)[0]
     return feeds
 
 

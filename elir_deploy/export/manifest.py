@@ -29,6 +29,7 @@ from elir_deploy.runtime.manifest import (
     Artifact,
     BakedNoise,
     ExportSettings,
+    FieldNoise,
     Manifest,
     Model,
     Quantization,
@@ -39,8 +40,9 @@ from elir_deploy.runtime.manifest import (
     TargetEntry,
     Tensor,
 )
+from elir_deploy.runtime.noise import FIELD_GENERATOR, NoiseField
 from elir_deploy.scopes import FUSED, STAGE_TENSORS
-from elir_deploy.static_graph import NOISE_GENERATOR
+from elir_deploy.static_graph import NOISE_GENERATOR, Noise
 from elir_deploy.tasks import Architecture
 
 __all__ = [
@@ -99,7 +101,7 @@ def make_manifest(
             architecture=checkpoint.model.arch.to_dict(),
         ),
         source=Source(checkpoint.name, checkpoint.sha256, checkpoint.random),
-        noise=BakedNoise(NOISE_GENERATOR, settings.noise.seed, settings.noise.sha256),
+        noise=_noise_entry(settings.noise),
         shapes=[Shape(1, size, size)],
         tensors=stage_tensors(graphs.values(), size),
         stages=stages,
@@ -121,6 +123,12 @@ def make_manifest(
         quantization=quantization,
         targets=[TargetEntry(t.name, t.kind, t.capability) for t in options.targets],
     )
+
+
+def _noise_entry(noise: Noise) -> BakedNoise | FieldNoise:
+    if isinstance(noise, NoiseField):
+        return FieldNoise(FIELD_GENERATOR, noise.seed)
+    return BakedNoise(NOISE_GENERATOR, noise.seed, noise.sha256)
 
 
 def stage_tensors(graphs: Iterable[ModelProto], image_size: int) -> dict[str, Tensor]:
@@ -211,13 +219,15 @@ def _graph_metadata(
     checkpoint: Checkpoint, settings: Settings, stage: str, precision: str
 ) -> dict[str, str]:
     """Metadata of an ONNX file: its origin."""
+    noise = settings.noise
+    values = {} if isinstance(noise, NoiseField) else {"elir.noise_sha256": noise.sha256}
     return {
         "elir.task": checkpoint.task.name,
         "elir.stage": stage,
         "elir.precision": precision,
         "elir.steps": str(settings.steps),
         "elir.sigma_s": repr(settings.sigma_s),
-        "elir.noise_sha256": settings.noise.sha256,
+        **values,
         "elir.source": checkpoint.name,
         "elir.source_sha256": checkpoint.sha256 or "random",
     }

@@ -16,8 +16,9 @@ from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
 from elir_deploy.export.tensorrt.engines import check_engine_specs, engine_specs
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
-from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
+from elir_deploy.static_graph import Noise, Rewrites, check_size, fixed_noise, latent_shape
 from elir_deploy.targets import RTX, Target
 
 __all__ = [
@@ -57,7 +58,9 @@ class ExportOptions:
         io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
         image_size: side of the square image in pixels.
         steps: Euler steps M.
-        sigma_s: standard deviation of the fixed noise.
+        noise: ``field`` for noise that is an input of the graph and belongs to the picture,
+            ``baked`` for a constant of the graph; None: baked for face tasks, else field.
+        sigma_s: standard deviation of the noise.
         seed: of the noise, and of random weights.
         floor_db: least PSNR against float32 PyTorch, for all precisions.
         opset: of the ONNX graphs.
@@ -81,6 +84,7 @@ class ExportOptions:
     io: Literal["uint8", "float32"] = "uint8"
     image_size: int | None = None
     steps: int | None = None
+    noise: Literal["baked", "field"] | None = None
     sigma_s: float | None = None
     seed: int = 0
     floor_db: float | None = None
@@ -138,7 +142,7 @@ class Settings:
     image_size: int
     steps: int
     sigma_s: float
-    noise: FixedNoise
+    noise: Noise
 
     @classmethod
     def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> Settings:
@@ -147,12 +151,13 @@ class Settings:
         steps = task.steps if options.steps is None else options.steps
         check_size(checkpoint.model.arch, image_size, steps)
         sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
-        return cls(
-            image_size=image_size,
-            steps=steps,
-            sigma_s=sigma_s,
-            noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
+        kind = options.noise or ("baked" if task.faces else "field")
+        noise: Noise = (
+            NoiseField(options.seed, sigma_s)
+            if kind == "field"
+            else fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size))
         )
+        return cls(image_size, steps, sigma_s, noise)
 
 
 def check_options(options: ExportOptions, destination: Path) -> None:

@@ -38,12 +38,14 @@ from elir_deploy.export.options import (
     file_precisions,
     verified_precisions,
 )
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with_engine
 from elir_deploy.export.verification import FLOORS_DB, verify_bundle
 from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.manifest import Manifest, Verification, file_precision
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.scopes import FUSED, Outline
 from elir_deploy.static_graph import StaticElir, build_static_graph
@@ -184,7 +186,9 @@ class _Export:
                 failures["int8"] = str(error)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
         _require(precisions, failures)
-        converted = convert_graphs(graphs, options, photographs, recipe, precisions, self.progress)
+        converted = convert_graphs(
+            graphs, options, self._feeder(), photographs, recipe, precisions, self.progress
+        )
         stages, kept = write_stages(
             self.writer, converted, self.checkpoint, self.settings, self.progress
         )
@@ -219,6 +223,15 @@ class _Export:
             rewrites=self.options.rewrites,
         )
 
+    def _feeder(self) -> Feeder:
+        noise, arch = self.settings.noise, self.checkpoint.model.arch
+        return Feeder(
+            self.options.io,
+            noise if isinstance(noise, NoiseField) else None,
+            arch.latent_channels,
+            arch.latent_stride,
+        )
+
     def _references(self) -> list[Reference]:
         return compute_references(
             self.checkpoint.model,
@@ -247,7 +260,7 @@ class _Export:
         # The images of random weights mean nothing: there is no quality to keep.
         enforced = None if self.checkpoint.random and options.floor_db is None else floor
         recipe, report = calibrate(
-            fused, outline, images, options.io, options.int8, enforced, self.progress
+            fused, outline, images, self._feeder(), options.int8, enforced, self.progress
         )
         if not recipe.layers and options.int8.smallest_layer:
             self.warn(

@@ -18,7 +18,7 @@ from elir_deploy.export.synthetic import synthetic_pictures
 from elir_deploy.model.elir import Elir
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.photos import sample_photos
-from elir_deploy.static_graph import FixedNoise
+from elir_deploy.static_graph import Noise, latent_shape, noise_values
 from elir_deploy.tasks import TaskSpec
 
 __all__ = ["Reference", "compute_references"]
@@ -55,7 +55,7 @@ def compute_references(
     *,
     image_size: int,
     steps: int,
-    noise: FixedNoise,
+    noise: Noise,
     synthetic: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> list[Reference]:
@@ -79,12 +79,13 @@ def compute_references(
         for name, photo in photos.items()
     }
     drawn = synthetic_pictures(image_size // task.upscale) if synthetic else {}
+    values = noise_values(noise, latent_shape(model, image_size))
     references = []
     for done, (name, picture) in enumerate([*low.items(), *drawn.items()]):
         progress("running the PyTorch model", done, len(low) + len(drawn))
         image = enlarge(task.name, picture)
         with _one_thread():
-            boundaries = _run_parts(model, image, steps, noise)
+            boundaries = _run_parts(model, image, steps, values)
         restored = from_network(boundaries["decoder"])
         if name in drawn:
             references.append(Reference(name, image, restored, {}, synthetic=True))
@@ -106,7 +107,7 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def _run_parts(
-    model: Elir, image: NDArray[np.uint8], steps: int, noise: FixedNoise
+    model: Elir, image: NDArray[np.uint8], steps: int, noise: torch.Tensor
 ) -> dict[str, NDArray[np.float32]]:
     """Outputs of all parts in Algorithm 1.
 
@@ -116,7 +117,7 @@ def _run_parts(
     x = torch.from_numpy(to_network(image, "float32"))
     parts = {"encoder": model.encoder(x)}
     parts["estimator"] = model.estimator(parts["encoder"])
-    z = parts["estimator"] + noise.values
+    z = parts["estimator"] + noise
     for k in range(steps):
         z = z + model.vector_field(z, torch.tensor([k / steps])) / steps
         parts[f"step{k + 1}"] = z

@@ -27,13 +27,22 @@ from onnx import ModelProto, TensorProto
 
 from elir_deploy.errors import ElirError
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
-from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.graphs import cut
+from elir_deploy.export.pixels import Feeder, from_network
 from elir_deploy.export.precision import open_session
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import ImageFidelity, Verification, file_precision
+from elir_deploy.runtime.manifest import (
+    NOISE_TENSOR,
+    BakedNoise,
+    ImageFidelity,
+    Manifest,
+    Verification,
+    file_precision,
+)
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.scopes import DECODER, boundaries
 
 if TYPE_CHECKING:
@@ -177,18 +186,19 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
     has_file = precision == file_precision(precision)
     runs = [f"{BACKEND} on the CPU"] * has_file
     runs += [f"in emulated {arithmetic} arithmetic"] * (emulation is not None)
+    feeder = _feeder(bundle.manifest)
     with Restorer(bundle, backend=BACKEND, precision=file_precision(precision)) as restorer:
         for name, synthetic in job["images"].items():
             with np.load(job_folder / f"{name}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
-            network_input = to_network(image, bundle.manifest.input.dtype)
+            inputs = feeder(image)
             outputs, ends = [], {}
             # The emulation is the harsher of the two, and enough for a synthetic picture.
             if has_file and not (synthetic and emulation):
-                outputs.append(from_network(restorer.run(network_input)))
+                outputs.append(from_network(restorer.run(*inputs.values())))
             if emulation or not synthetic:
-                ends = parts.run_in_turn(network_input)
+                ends = parts.run_in_turn(inputs)
                 outputs.append(from_network(ends.pop(FORMATTING)))
             finite = all(np.isfinite(end).all() for end in ends.values())
             results = (
@@ -200,9 +210,18 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
                 continue
             for part, value in ends.items():
                 _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
-            for part, value in parts.run_alone(network_input, reference).items():
+            for part, value in parts.run_alone(inputs, reference).items():
                 _keep_worst(alone, part, signal_to_error(value, reference[part]))
     return _summarized(images, boundaries, alone, job["floor_db"], ", and ".join(runs))
+
+
+def _feeder(manifest: Manifest) -> Feeder:
+    io, noise = manifest.input.dtype, manifest.noise
+    if isinstance(noise, BakedNoise):
+        return Feeder(io)
+    tensor = manifest.tensors[NOISE_TENSOR]
+    field = NoiseField(noise.seed, manifest.model.sigma_s)
+    return Feeder(io, field, tensor.channels, tensor.stride)
 
 
 def _emulation(
@@ -280,7 +299,8 @@ class _Parts:
         emulation: Callable[[ModelProto], ModelProto] | None,
         steps: int,
     ) -> None:
-        self.sessions: dict[str, tuple[str, Any]] = {}
+        #: Names of inputs and output of each part, and its session.
+        self.sessions: dict[str, tuple[list[str], str, Any]] = {}
         expected = boundaries(steps)
         for graph in graphs:
             whole = emulation(graph) if emulation is not None else graph
@@ -291,7 +311,9 @@ class _Parts:
             if DECODER in ends:
                 ends[FORMATTING] = graph.graph.output[0].name
             for part, end in ends.items():
-                self.sessions[part] = start, open_session(extractor.extract_model([start], [end]))
+                model = cut(extractor, start, end)
+                names = [value.name for value in model.graph.input]
+                self.sessions[part] = names, end, open_session(model)
                 start = end
         missing = [
             f"{end.tensor} ({part})" for part, end in expected.items() if part not in self.sessions
@@ -301,24 +323,25 @@ class _Parts:
                 f"the graphs lack the tensors at the ends of parts: {', '.join(missing)}"
             )
 
-    def run_in_turn(self, network_input: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run_in_turn(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Output of every part, each given the output of the one before it."""
         ends = {}
-        value = network_input
-        for part, (start, session) in self.sessions.items():
-            value = ends[part] = session.run(None, {start: value})[0]
+        values = dict(inputs)
+        for part, (names, end, session) in self.sessions.items():
+            ends[part] = session.run(None, {name: values[name] for name in names})[0]
+            values[end] = ends[part]
         return ends
 
     def run_alone(
-        self, network_input: NDArray[Any], exact: dict[str, NDArray[np.float32]]
+        self, inputs: Mapping[str, NDArray[Any]], exact: dict[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float32]]:
         """Output of every part, each given the exact output of the one before it."""
         ends = {}
-        value = network_input
-        for part, (start, session) in self.sessions.items():
+        values = dict(inputs)
+        for part, (names, end, session) in self.sessions.items():
             if part in exact:
-                ends[part] = session.run(None, {start: value})[0]
-                value = exact[part]
+                ends[part] = session.run(None, {name: values[name] for name in names})[0]
+                values[end] = exact[part]
         return ends
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.model import Elir
 from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph, fixed_noise
@@ -18,6 +19,7 @@ from elir_deploy.tasks import TASKS, Architecture
 
 SIZE = 64
 STEPS = 2
+BYTES = Feeder("uint8")
 SMALL = Architecture(
     autoencoder_width=16,
     autoencoder_blocks=1,

@@ -39,7 +39,7 @@ class TestImages:
     def test_every_stage_is_fed_the_output_of_the_one_before(
         self, stages: dict[str, ModelProto], fused: ModelProto, pixels: np.ndarray
     ) -> None:
-        feeds = stage_feeds(stages, [pixels, np.zeros_like(pixels)])
+        feeds = stage_feeds(stages, [{"image": pixels}, {"image": np.zeros_like(pixels)}])
         assert list(feeds) == list(stages)
         assert [len(found) for found in feeds.values()] == [2, 2, 2, 2]
         assert feeds["encoder"][0]["image"] is pixels
