@@ -87,7 +87,7 @@ def float16_images(task: TaskSpec, trained: bool) -> Images:
     """What an export measures float16 on; of random weights, that mean nothing, one will do."""
     side = task.image_size
     pixels = [photograph.image for photograph in packaged_images(task, side)]
-    chosen = [*pixels, *extreme_images(side).values()] if trained else pixels[:1]
+    chosen = [*pixels, *extreme_images(side, side).values()] if trained else pixels[:1]
     return [Feeder("uint8")(image) for image in chosen]
 
 

@@ -49,8 +49,10 @@ from elir_deploy.static_modules import (
 from elir_deploy.tasks import Architecture
 
 __all__ = [
+    "MAX_IMAGE_SIZE",
     "NOISE_GENERATOR",
     "FixedNoise",
+    "ImageSize",
     "Noise",
     "Rewrites",
     "StaticElir",
@@ -63,6 +65,8 @@ __all__ = [
 #: Bounds of what is worth unrolling; larger pictures are restored in tiles.
 MAX_IMAGE_SIZE = 4096
 MAX_STEPS = 100
+#: Size of an image in pixels: the side of a square, or (height, width).
+ImageSize = int | tuple[int, int]
 #: The generator whose stream NumPy promises never to change.
 NOISE_GENERATOR = "numpy.random.RandomState.standard_normal, float64 rounded to float32"
 
@@ -147,19 +151,19 @@ class StaticElir(nn.Module):
             modules are the scopes of the exported graphs.
         takes_noise: whether ``flow`` has a second input, the noise, like a latent.
         outline: of the scopes.
-        image_shape: (H, W).
+        image_size: (H, W).
         latent_shape: (1, c, h, w).
     """
 
     def __init__(
         self,
         model: Elir,
-        image_size: int,
+        image_size: ImageSize,
         flow: UnrolledFlow,
         io: IoFormat,
     ) -> None:
         super().__init__()
-        self.image_shape = (image_size, image_size)
+        self.image_size = height_and_width(image_size)
         self.latent_shape = latent_shape(model, image_size)
         self.io = io
         self.takes_noise = isinstance(flow.noise, InputAddition)
@@ -194,7 +198,7 @@ class StaticElir(nn.Module):
 
     def example_inputs(self) -> dict[str, tuple[Tensor, ...]]:
         """Inputs of the right shapes and types for each stage."""
-        height, width = self.image_shape
+        height, width = self.image_size
         image = (
             torch.zeros(1, height, width, 3, dtype=torch.uint8)
             if self.io == "uint8"
@@ -238,16 +242,22 @@ def _convolves(module: nn.Module) -> bool:
     return any(parameter.dim() == 4 for parameter in module.parameters())
 
 
-def latent_shape(model: Elir, image_size: int) -> tuple[int, int, int, int]:
-    """(1, c, h, w) of the latent of a square image."""
-    side = image_size // model.arch.latent_stride
-    return (1, model.arch.latent_channels, side, side)
+def latent_shape(model: Elir, image_size: ImageSize) -> tuple[int, int, int, int]:
+    """(1, c, h, w) of the latent of an image."""
+    height, width = height_and_width(image_size)
+    stride = model.arch.latent_stride
+    return (1, model.arch.latent_channels, height // stride, width // stride)
+
+
+def height_and_width(image_size: ImageSize) -> tuple[int, int]:
+    """(H, W) of an image."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 def build_static_graph(
     model: Elir,
     *,
-    image_size: int,
+    image_size: ImageSize,
     steps: int,
     noise: Noise | None,
     io: IoFormat = "uint8",
@@ -257,7 +267,7 @@ def build_static_graph(
 
     Args:
         model: in either form.
-        image_size: side of the square image in pixels, a multiple of ``arch.image_multiple``.
+        image_size: in pixels; the sides are multiples of ``arch.image_multiple``.
         steps: Euler steps M.
         noise: what is added to the coarse latent: a constant, or with a field, an input of the
             graph; ``None`` adds nothing.
@@ -292,7 +302,7 @@ def _addition_of(noise: Noise | None) -> nn.Module:
     return FixedAddition(noise.values)
 
 
-def check_size(arch: Architecture, image_size: int, steps: int) -> None:
+def check_size(arch: Architecture, image_size: ImageSize, steps: int) -> None:
     """Check that the network accepts images of that size, and the graph that many steps.
 
     Raises:
@@ -304,12 +314,13 @@ def check_size(arch: Architecture, image_size: int, steps: int) -> None:
             "a model without an autoencoder is for comparisons in training and is not exported"
         )
     multiple = arch.image_multiple
-    if not multiple <= image_size <= MAX_IMAGE_SIZE or image_size % multiple:
-        near = min(max(multiple, image_size // multiple * multiple), MAX_IMAGE_SIZE)
-        raise UsageError(
-            f"image size is {image_size}, expected a multiple of {multiple} up to "
-            f"{MAX_IMAGE_SIZE}, such as {near}"
-        )
+    for side in height_and_width(image_size):
+        if not multiple <= side <= MAX_IMAGE_SIZE or side % multiple:
+            near = min(max(multiple, side // multiple * multiple), MAX_IMAGE_SIZE)
+            raise UsageError(
+                f"image size is {side}, expected a multiple of {multiple} up to "
+                f"{MAX_IMAGE_SIZE}, such as {near}"
+            )
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps is {steps}, expected at least 1 and at most {MAX_STEPS}")
 

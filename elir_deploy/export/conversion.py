@@ -22,6 +22,7 @@ from elir_deploy.export.islands import (
 from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference
+from elir_deploy.export.shapes import fixed, free_shapes
 from elir_deploy.progress import ProgressCallback
 
 __all__ = ["PrecisionGraphs", "convert_graphs"]
@@ -55,15 +56,18 @@ def convert_graphs(
         graphs: float32, by stage.
         options: of the export.
         feeder: makes the inputs of the graphs.
-        references: images that float16 is measured on.
+        references: images that float16 is measured on, those of the graphs' size first.
         recipe: of INT8; None without INT8.
         precisions: of the files, in order.
         progress: called with the state of the measurements.
     """
 
-    pixels = [reference.image for reference in references]
-    pixels += extreme_images(pixels[0].shape[0]).values()
-    inputs = [feeder(image) for image in pixels]
+    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
+    for reference in references:
+        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
+    for (height, width), feeds in sizes.items():
+        feeds += (feeder(image) for image in extreme_images(height, width).values())
+    inputs = list(sizes.values())
 
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
         return _float16_plans(sources, options, inputs, progress)
@@ -97,14 +101,27 @@ def convert_graphs(
 def _float16_plans(
     graphs: Mapping[str, ModelProto],
     options: ExportOptions,
-    inputs: Sequence[Mapping[str, NDArray[Any]]],
+    inputs: Sequence[Sequence[Mapping[str, NDArray[Any]]]],
     progress: ProgressCallback,
 ) -> dict[str, Float16Plan]:
-    """Plan float16 from measurements on inputs of the whole network."""
-    feeds = stage_feeds(graphs, inputs)
+    """Plan float16 from measurements on inputs of the whole network.
+
+    Args:
+        graphs: float32, by stage.
+        options: of the export.
+        inputs: of each size, the graphs' own first: sums in normalisation grow with the size.
+        progress: called before each stage.
+    """
+    first, *others = inputs
+    feeds = stage_feeds(graphs, first)
+    free = {stage: free_shapes(graph) for stage, graph in graphs.items()} if others else {}
+    feeds_of_others = [stage_feeds(free, feed) for feed in others]
     plans = {}
     for done, (stage, graph) in enumerate(graphs.items()):
         progress("measuring float16", done, len(graphs))
         evidence = gather_evidence(graph, feeds[stage])
+        for other in feeds_of_others:
+            sides = {name: array.shape for name, array in other[stage][0].items()}
+            evidence |= gather_evidence(fixed(free[stage], sides), other[stage])
         plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
     return plans

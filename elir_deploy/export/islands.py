@@ -9,7 +9,7 @@ from the ranges. Each island has a reason with the number that decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -62,15 +62,15 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OperatorKind = Literal["normalisation", "convolution", "other"]
 
 
-def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
-    """Images more extreme than any photograph: name to (side, side, 3) uint8 RGB.
+def extreme_images(height: int, width: int) -> dict[str, NDArray[np.uint8]]:
+    """Images more extreme than any photograph: name to (height, width, 3) uint8 RGB.
 
     Where an image is of one colour, feature maps nearly are: their mean is large against their
     deviation, and a variance computed by sums in float16 may be negative.
     """
     levels = {"black": 0, "grey": 128, "white": 255}
-    images = {name: flat(side, level, level, level) for name, level in levels.items()}
-    return images | {"chequered": checks(side, SQUARE)}
+    images = {name: flat(height, width, *3 * (level,)) for name, level in levels.items()}
+    return images | {"chequered": checks(height, width, SQUARE)}
 
 
 def stage_feeds(
@@ -109,6 +109,23 @@ class Evidence:
     amax: Mapping[str, float]
     sums: Mapping[str, float] = field(default_factory=dict)
     error_db: Mapping[str, float] = field(default_factory=dict)
+
+    def __or__(self, other: Evidence) -> Evidence:
+        """The worse of two measurements of one graph, such as at two sizes."""
+        return Evidence(
+            _merged(max, self.amax, other.amax),
+            _merged(max, self.sums, other.sums),
+            _merged(min, self.error_db, other.error_db),
+        )
+
+
+def _merged(
+    worse: Callable[[float, float], float], first: Mapping[str, float], second: Mapping[str, float]
+) -> dict[str, float]:
+    return {
+        name: worse(first.get(name, value), second.get(name, value))
+        for name, value in (first | second).items()  # type: ignore[operator]  # both are dicts
+    }
 
 
 def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> Evidence:

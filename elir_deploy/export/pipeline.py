@@ -40,6 +40,7 @@ from elir_deploy.export.options import (
 )
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference, compute_references
+from elir_deploy.export.shapes import largest
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with_engine
 from elir_deploy.export.verification import FLOORS_DB, verify_bundle
@@ -107,7 +108,8 @@ def export_bundle(
     options = options or ExportOptions()
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
-    images = _calibration_images(checkpoint, options, settings.image_size, warn)
+    squares = _calibration_images(checkpoint, options, min(settings.image_size), warn)
+    images = [image.extended(settings.image_size) for image in squares]
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         return _Export(checkpoint, options, settings, writer, progress, warn).run(
@@ -119,9 +121,9 @@ def export_bundle(
 
 
 def _calibration_images(
-    checkpoint: Checkpoint, options: ExportOptions, image_size: int, warn: WarningCallback
+    checkpoint: Checkpoint, options: ExportOptions, side: int, warn: WarningCallback
 ) -> list[CalibrationImage]:
-    """Images to calibrate INT8 with; none without INT8, or where a calibration is used again."""
+    """Squares to calibrate INT8 with; none without INT8, or where a calibration is used again."""
     source = options.calibration
     if "int8" not in options.precisions or (source is not None and holds_recipe(source)):
         return []
@@ -129,12 +131,12 @@ def _calibration_images(
         return calibration_images(
             source,
             checkpoint.task,
-            image_size,
+            side,
             count=options.calibration_images,
             degraded=options.calibration_degraded,
             warn=warn,
         )
-    images = packaged_images(checkpoint.task, image_size)
+    images = packaged_images(checkpoint.task, side)
     warn(
         f"calibrating INT8 with the package's {len(images)} photographs: give --calibration "
         "FOLDER with images like those it will restore"
@@ -178,6 +180,8 @@ class _Export:
             graphs = {FUSED: fused}
         references = self._references()
         photographs = [reference for reference in references if not reference.synthetic]
+        size = (*self.settings.image_size, 3)
+        own_size = [reference for reference in photographs if reference.image.shape == size]
         recipe, int8, failures = None, None, {}
         if "int8" in options.precisions:
             try:
@@ -198,7 +202,7 @@ class _Export:
             self.settings,
             graphs,
             stages,
-            write_references(self.writer, photographs),
+            write_references(self.writer, own_size),
             None if recipe is None else write_recipe(self.writer, recipe),
         )
         self.writer.write_manifest(draft)
@@ -233,16 +237,23 @@ class _Export:
         )
 
     def _references(self) -> list[Reference]:
-        return compute_references(
-            self.checkpoint.model,
-            self.checkpoint.task,
-            image_size=self.settings.image_size,
-            steps=self.settings.steps,
-            noise=self.settings.noise,
-            # The images of random weights mean nothing, so there is nothing that they could lose.
-            synthetic=not self.checkpoint.random,
-            progress=self.progress,
-        )
+        """Of the first shape, and then of the largest."""
+        shape = largest(self.settings.shapes)
+        sizes = [self.settings.image_size, (shape.graph_height, shape.graph_width)]
+        return [
+            reference
+            for size in dict.fromkeys(sizes)
+            for reference in compute_references(
+                self.checkpoint.model,
+                self.checkpoint.task,
+                image_size=size,
+                steps=self.settings.steps,
+                noise=self.settings.noise,
+                # Images of random weights mean nothing, so there is nothing that they could lose.
+                synthetic=not self.checkpoint.random,
+                progress=self.progress,
+            )
+        ]
 
     def _int8_recipe(
         self,

@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import CheckpointError
-from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.pixels import from_network, photographs, to_network
 from elir_deploy.export.synthetic import synthetic_pictures
 from elir_deploy.model.elir import Elir
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.photos import sample_photos
-from elir_deploy.static_graph import Noise, latent_shape, noise_values
+from elir_deploy.static_graph import (
+    ImageSize,
+    Noise,
+    height_and_width,
+    latent_shape,
+    noise_values,
+)
 from elir_deploy.tasks import TaskSpec
 
 __all__ = ["Reference", "compute_references"]
@@ -34,11 +39,11 @@ class Reference:
 
     Attributes:
         name: of the picture.
-        image: (S, S, 3) uint8 RGB at the network's size; a photograph is degraded as the task
+        image: (H, W, 3) uint8 RGB at the network's size; a photograph is degraded as the task
             expects, a synthetic picture is not.
-        restored: (S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do.
+        restored: (H, W, 3) uint8: clipped and rounded half to even, as the exported graphs do.
         boundaries: part of the network to the float32 tensor it ends with; ``decoder`` is the
-            image (1, 3, S, S) before clipping. Empty for synthetic pictures.
+            image (1, 3, H, W) before clipping. Empty for synthetic pictures.
         synthetic: drawn, and unlike any photograph.
     """
 
@@ -53,7 +58,7 @@ def compute_references(
     model: Elir,
     task: TaskSpec,
     *,
-    image_size: int,
+    image_size: ImageSize,
     steps: int,
     noise: Noise,
     synthetic: bool = False,
@@ -71,15 +76,16 @@ def compute_references(
             images and enlarged as those are.
         progress: called before each picture.
     """
-    photos = {name: sample_photos(image_size, faces=False)[name] for name in PHOTOGRAPHS}
+    size = height_and_width(image_size)
+    photos = {name: photographs(size, faces=False)[name] for name in PHOTOGRAPHS}
     if task.faces:
-        photos.update(sample_photos(image_size, faces=True))
+        photos.update(photographs(size, faces=True))
     low = {
         name: degrade(task.name, photo, np.random.default_rng(zlib.crc32(name.encode())))
         for name, photo in photos.items()
     }
-    drawn = synthetic_pictures(image_size // task.upscale) if synthetic else {}
-    values = noise_values(noise, latent_shape(model, image_size))
+    drawn = synthetic_pictures(*(side // task.upscale for side in size)) if synthetic else {}
+    values = noise_values(noise, latent_shape(model, size))
     references = []
     for done, (name, picture) in enumerate([*low.items(), *drawn.items()]):
         progress("running the PyTorch model", done, len(low) + len(drawn))

@@ -27,18 +27,10 @@ from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.scopes import Outline, boundaries
 from elir_deploy.static_graph import FixedNoise, build_static_graph, noise_values
 from elir_deploy.tasks import TASKS
-from tests.export.conftest import BYTES, SIZE, STEPS
+from tests.export.conftest import BYTES, FIELD, SIZE, STEPS
 
-#: Large, so that noise in a wrong place or of a wrong picture shows.
-FIELD = NoiseField(3, 0.5)
 WITH_NOISE = replace(BYTES, noise=FIELD)
 Stages = dict[str, ModelProto]
-
-
-@pytest.fixture(scope="module")
-def taking(model: Elir) -> Stages:
-    """The stages of a graph that takes its noise."""
-    return export_stages(build_static_graph(model, image_size=SIZE, steps=STEPS, noise=FIELD))
 
 
 @pytest.fixture(scope="module")

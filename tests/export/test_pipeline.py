@@ -121,7 +121,7 @@ def test_pictures_unlike_photographs_are_verified_too(
     report: ExportReport, checkpoint: Checkpoint
 ) -> None:
     info = Bundle.open(report.folder).manifest
-    drawn = synthetic_pictures(SIZE)
+    drawn = synthetic_pictures(SIZE, SIZE)
     for verified in info.verification.values():
         assert [i.name for i in verified.images] == [*PHOTOGRAPHS, *drawn]
         assert [i.name for i in verified.images if i.synthetic] == list(drawn)
@@ -150,7 +150,7 @@ def test_synthetic_pictures_are_enlarged_as_users_pictures_are(checkpoint: Check
     noise = fixed_noise(0, task.sigma_s, (1, 16, SIZE // 8, SIZE // 8))
     numbers = {"image_size": SIZE, "steps": 1, "noise": noise}
     made = compute_references(checkpoint.model, task, **numbers, synthetic=True)[2:]
-    drawn = synthetic_pictures(SIZE // 4)
+    drawn = synthetic_pictures(SIZE // 4, SIZE // 4)
     assert [reference.name for reference in made] == list(drawn)
     for reference in made:
         np.testing.assert_array_equal(reference.image, enlarge("bsr", drawn[reference.name]))
@@ -220,7 +220,7 @@ def test_split_float_bundle_agrees_with_the_fused_one(
 
 def test_other_numbers_than_the_tasks(checkpoint: Checkpoint, tmp_path: Path) -> None:
     options = ExportOptions(
-        precisions=("fp32",), image_size=96, steps=1, sigma_s=0.0, seed=5, opset=17
+        precisions=("fp32",), image_sizes=((96, 96),), steps=1, sigma_s=0.0, seed=5, opset=17
     )
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
     model = made.manifest.model
@@ -341,9 +341,14 @@ def test_a_layer_that_overflows_float16_is_kept_and_the_picture_saved(
     [
         (ExportOptions(precisions=()), "no precision"),
         (ExportOptions(precisions=("int4",)), "'int4'"),
-        (ExportOptions(image_size=100), "multiple of 32"),
-        (ExportOptions(image_size=-64), "multiple of 32"),
-        (ExportOptions(image_size=2**20), "up to 4096"),
+        (ExportOptions(image_sizes=((0, 64),)), "image size is 64x0, expected sides of 1 to 4096"),
+        (ExportOptions(image_sizes=((2**20, 64),)), "expected sides of 1 to 4096"),
+        (
+            ExportOptions(image_sizes=((64, 64), (64, 96)), noise="baked"),
+            "baked noise is of one image size, but there are 2: use --noise field",
+        ),
+        (ExportOptions(batch=0), "batch is 0, expected 1 to 1024"),
+        (ExportOptions(batch=1024, image_sizes=((4096, 4096),)), "expected a batch of at most 21"),
         (ExportOptions(steps=1001), "at most 100"),
         (ExportOptions(sigma_s=1e39), "too large"),
         (ExportOptions(floor_db=float("nan")), "floor"),
