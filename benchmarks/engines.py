@@ -163,7 +163,7 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     for name, model in case.graphs.items():
         content = model.SerializeToString(deterministic=True)
         stage, options = stage_of(name, model), BuildOptions(target)
-        engine = build_engine(library, content, stage, case.precision, options, no_progress)
+        engine = build_engine(library, content, [stage], case.precision, options, no_progress)
         built.append((content, engine))
     return built
 
