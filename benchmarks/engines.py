@@ -55,6 +55,7 @@ from elir_deploy.text import pipes
 
 Graphs = dict[str, ModelProto]
 Images = Sequence[dict[str, NDArray[Any]]]
+BYTES = Feeder("uint8")
 HEADER = [
     *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
     *("s to build", "twice the same"),
@@ -80,15 +81,16 @@ def stage_of(name: str, model: ModelProto) -> Stage:
         dtype, layout = ("uint8", "NHWC") if is_bytes else ("float32", "NCHW")
         return TensorSpec(value.name, dtype, (batch, sides[0], sides[1], sides[2]), layout)
 
-    return Stage(name, spec(model.graph.input[0]), spec(model.graph.output[0]), artifacts=())
+    first, *others = map(spec, model.graph.input)
+    return Stage(name, first, spec(model.graph.output[0]), (), next(iter(others), None))
 
 
-def float16_images(task: TaskSpec, trained: bool) -> Images:
+def float16_images(task: TaskSpec, trained: bool, feeder: Feeder = BYTES) -> Images:
     """What an export measures float16 on; of random weights, that mean nothing, one will do."""
     side = task.image_size
     pixels = [photograph.image for photograph in packaged_images(task, side)]
     chosen = [*pixels, *extreme_images(side, side).values()] if trained else pixels[:1]
-    return [Feeder("uint8")(image) for image in chosen]
+    return [feeder(image) for image in chosen]
 
 
 def plans(graphs: Graphs, images: Images, normalization: Normalization) -> dict[str, Float16Plan]:
@@ -137,7 +139,7 @@ def cases(
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
     def quantized(options: Int8Options) -> Recipe:
-        return calibrate(fused[FUSED], static.outline, images, Feeder("uint8"), options, None)[0]
+        return calibrate(fused[FUSED], static.outline, images, BYTES, options, None)[0]
 
     if "fp16" in precisions:
         yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)
