@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.manifest import Stage
@@ -75,5 +75,7 @@ def add_profiles(builder: trt.Builder, config: trt.IBuilderConfig, stages: Seque
     for stage in stages:
         profile = builder.create_optimization_profile()
         for spec in stage.inputs:
-            profile.set_shape(spec.name, (1, *spec.shape[1:]), spec.shape, spec.shape)
+            # Any sequence of numbers is taken, which the stubs do not know.
+            least, most = cast("tuple[trt.Dims, trt.Dims]", ((1, *spec.shape[1:]), spec.shape))
+            profile.set_shape(spec.name, least, most, most)
         config.add_optimization_profile(profile)
