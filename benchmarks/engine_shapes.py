@@ -21,8 +21,9 @@ from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
-from elir_deploy.export.shapes import fixed, for_shapes, free_shapes
+from elir_deploy.export.shapes import for_shapes, free_shapes
 from elir_deploy.export.tensorrt.builder import BuildOptions, build_engine
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.progress import no_progress

@@ -22,7 +22,8 @@ from elir_deploy.export.islands import (
 from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference
-from elir_deploy.export.shapes import fixed, free_shapes
+from elir_deploy.export.shapes import free_shapes
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.progress import ProgressCallback
 
 __all__ = ["PrecisionGraphs", "convert_graphs"]

@@ -2,7 +2,7 @@
 
 Everything is exported, measured and converted at fixed sizes. Only the dimensions at a graph's ends
 and the Reshapes behind normalisation state a size; here they are freed. Where a graph of some
-shapes is to be measured again, :func:`fixed` states one shape.
+shapes is to be measured again, :func:`elir_deploy.fixed_shapes.fixed` states one shape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, nump
 from elir_deploy.runtime.manifest import Shape
 from elir_deploy.scopes import FUSED, STAGE_TENSORS, node_name
 
-__all__ = ["fixed", "for_shapes", "free_shapes", "largest"]
+__all__ = ["for_shapes", "free_shapes", "largest"]
 
 
 def largest(shapes: Iterable[Shape]) -> Shape:
@@ -109,38 +109,3 @@ def _flattening(node: NodeProto, producers: Mapping[str, NodeProto]) -> NodeProt
             return None
         before = producers.get(before.input[0])
     return before
-
-
-def fixed(model: ModelProto, sides: Mapping[str, Sequence[int]]) -> ModelProto:
-    """A graph for one shape from one of several, with all shapes inferred.
-
-    Args:
-        model: of :func:`free_shapes`.
-        sides: input name to the shape of its array.
-    """
-    stated = ModelProto()
-    stated.CopyFrom(model)
-    for value in stated.graph.input:
-        for dim, side in zip(value.type.tensor_type.shape.dim, sides[value.name], strict=True):
-            dim.dim_value = side
-    for value in stated.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del stated.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(
-        _without_groups(stated), check_type=True, strict_mode=True, data_prop=True
-    )
-    stated.graph.value_info.extend(inferred.graph.value_info)
-    for value, known in zip(stated.graph.output, inferred.graph.output, strict=True):
-        value.CopyFrom(known)
-    return stated
-
-
-def _without_groups(model: ModelProto) -> ModelProto:
-    """The same shapes without GroupNormalization, whose result onnx does not infer."""
-    plain = ModelProto()
-    plain.CopyFrom(model)
-    for node in plain.graph.node:
-        if node.op_type == "GroupNormalization":
-            node.op_type = "Identity"
-            del node.input[1:], node.attribute[:]
-    return plain

@@ -31,7 +31,7 @@ from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
 from elir_deploy.export.graphs import cut
 from elir_deploy.export.pixels import Feeder, from_network
 from elir_deploy.export.precision import open_session
-from elir_deploy.export.shapes import fixed
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Restorer

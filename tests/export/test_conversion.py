@@ -10,7 +10,8 @@ from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.islands import gather_evidence
 from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.references import Reference
-from elir_deploy.export.shapes import fixed, free_shapes
+from elir_deploy.export.shapes import free_shapes
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.progress import no_progress
 from elir_deploy.scopes import FUSED
 from tests.export.conftest import SIZE

@@ -17,7 +17,8 @@ from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import conv_layers, place, quantize_graph
-from elir_deploy.export.shapes import fixed, for_shapes, largest
+from elir_deploy.export.shapes import for_shapes, largest
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.model import Elir
 from elir_deploy.runtime.manifest import Shape
 from elir_deploy.static_graph import build_static_graph
