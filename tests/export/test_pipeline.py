@@ -43,7 +43,7 @@ from elir_deploy.export.tensorrt.builder import BuiltEngine
 from elir_deploy.export.verification import AUTOMATIC_DB
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import BakedNoise, FieldNoise, Source, Tensor
+from elir_deploy.runtime.manifest import BakedNoise, FieldNoise, Shape, Source, Tensor
 from elir_deploy.runtime.manifest_file import decode_manifest
 from elir_deploy.runtime.noise import FIELD_GENERATOR, NoiseField
 from elir_deploy.runtime.tensorrt_engine import Library
@@ -253,6 +253,54 @@ def test_noise_baked_into_the_graph(checkpoint: Checkpoint, tmp_path: Path) -> N
     baked = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
     digest = hashlib.sha256(baked["flow.noise.values"].tobytes()).hexdigest()
     assert digest == expected == {e.key: e.value for e in graph.metadata_props}["elir.noise_sha256"]
+
+
+@pytest.fixture(scope="module")
+def several(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """For two shapes, the second larger and padded, and batches."""
+    options = ExportOptions(
+        precisions=("fp32", "fp16", "int8"), image_sizes=((SIZE, SIZE), (72, 160)), batch=8
+    )
+    return export_bundle(checkpoint, tmp_path_factory.mktemp("several") / "bundle", options)
+
+
+def test_several_shapes_have_their_weights_once(
+    several: ExportReport, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    manifest = several.manifest
+    assert manifest.shapes == [Shape(8, SIZE, SIZE), Shape(8, 72, 160, 96, 160)]
+    assert {p for p, v in several.verification.items() if v.passed} == {"fp32", "fp16", "int8"}
+    options = ExportOptions(precisions=("fp32", "fp16", "int8"))
+    alone = export_bundle(checkpoint, tmp_path / "alone", options)
+    sizes = {a.file: a.bytes for a in alone.manifest.artifacts}
+    for artifact in manifest.artifacts:
+        assert artifact.bytes <= 1.02 * sizes[artifact.file]
+
+
+def test_every_precision_is_verified_at_the_largest_shape_too(several: ExportReport) -> None:
+    for verified in several.verification.values():
+        sizes = [(i.name, i.width, i.height) for i in verified.images if not i.synthetic]
+        assert sizes == [
+            *((name, SIZE, SIZE) for name in PHOTOGRAPHS),
+            *((name, 160, 96) for name in PHOTOGRAPHS),
+        ]
+        assert len([i for i in verified.images if i.synthetic and i.width == 160]) == 5
+        assert verified.passed
+    pictures = [several.folder / r.input.file for r in several.manifest.references]
+    assert [Image.open(picture).size for picture in pictures] == [(SIZE, SIZE)] * len(PHOTOGRAPHS)
+
+
+def test_a_padded_shape_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    options = ExportOptions(precisions=("fp32", "int8"), image_sizes=((40, 72),), stages="split")
+    made = export_bundle(checkpoint, tmp_path / "bundle", options)
+    assert made.manifest.shapes == [Shape(1, 40, 72, 64, 96)]
+    assert Image.open(made.folder / made.manifest.references[0].input.file).size == (96, 64)
+    graph = onnx.load(made.folder / "flow.fp32.onnx").graph
+    noise = graph.input[1].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in noise] == [1, 16, 8, 12]
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 100, 3), dtype=np.uint8)
+    with Restorer(made.folder, "onnxruntime", precision="fp32") as restore:
+        assert restore(pixels).shape == pixels.shape
 
 
 @pytest.mark.usefixtures("exported_before")
