@@ -1,4 +1,4 @@
-"""Photographs, 8-bit images to network inputs, and network outputs back."""
+"""8-bit images to network inputs, and network outputs back."""
 
 from __future__ import annotations
 
@@ -11,21 +11,9 @@ from numpy.typing import NDArray
 from elir_deploy.pixels import as_pixels
 from elir_deploy.runtime.manifest import NOISE_TENSOR
 from elir_deploy.runtime.noise import NoiseField
-from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.scopes import FUSED, STAGE_TENSORS
 
-__all__ = ["Feeder", "from_network", "photographs", "to_network"]
-
-
-def photographs(size: tuple[int, int], *, faces: bool) -> dict[str, NDArray[np.uint8]]:
-    """The package's photographs, as :func:`sample_photos` gives them, cut to (height, width)."""
-    height, width = size
-    side = max(size)
-    top, left = (side - height) // 2, (side - width) // 2
-    return {
-        name: np.ascontiguousarray(photo[top : top + height, left : left + width])
-        for name, photo in sample_photos(side, faces=faces).items()
-    }
+__all__ = ["Feeder", "from_network", "to_network"]
 
 
 @dataclass(frozen=True)

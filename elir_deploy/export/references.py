@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from elir_deploy.degradations import degrade, enlarge
 from elir_deploy.errors import CheckpointError
-from elir_deploy.export.pixels import from_network, photographs, to_network
+from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.export.synthetic import synthetic_pictures
 from elir_deploy.model.elir import Elir
 from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.static_graph import (
     ImageSize,
     Noise,
@@ -77,9 +78,9 @@ def compute_references(
         progress: called before each picture.
     """
     size = height_and_width(image_size)
-    photos = {name: photographs(size, faces=False)[name] for name in PHOTOGRAPHS}
+    photos = {name: sample_photos(size, faces=False)[name] for name in PHOTOGRAPHS}
     if task.faces:
-        photos.update(photographs(size, faces=True))
+        photos.update(sample_photos(size, faces=True))
     low = {
         name: degrade(task.name, photo, np.random.default_rng(zlib.crc32(name.encode())))
         for name, photo in photos.items()
