@@ -213,6 +213,7 @@ results: $(VENV)/.dev $(VENV)/.user
 	$(BIN)/python benchmarks/precisions.py docs/results/precisions.md
 	$(BIN)/python benchmarks/cost_model.py docs/results/cost-model.md
 	$(BIN)/python benchmarks/engines.py docs/results/engines.md
+	$(BIN)/python benchmarks/engine_shapes.py docs/results/engine-shapes.md
 	$(MAKE) bench-results
 
 # Speed of this machine, beside what else one could run; it should have nothing else to do.

@@ -36,6 +36,7 @@ from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.islands import Float16Plan
 from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
@@ -89,7 +90,7 @@ def exported(tasks: tuple[TaskSpec, ...]) -> Exported:
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
     graph = fuse_stages(export_stages(static))
     images = packaged_images(task, task.image_size)[:1]
-    recipe, _ = calibrate(graph, static.outline, images, "uint8", Int8Options(), None)
+    recipe, _ = calibrate(graph, static.outline, images, Feeder("uint8"), Int8Options(), None)
     graphs = {
         "fp32": graph,
         "fp16": to_float16(graph, Float16Plan()),

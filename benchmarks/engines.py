@@ -39,7 +39,7 @@ from elir_deploy.export.islands import (
 )
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.options import default_smallest_layer
-from elir_deploy.export.pixels import to_network
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
@@ -54,7 +54,8 @@ from elir_deploy.tasks import TASKS, TaskSpec
 from elir_deploy.text import pipes
 
 Graphs = dict[str, ModelProto]
-Images = Sequence[NDArray[Any]]
+Images = Sequence[dict[str, NDArray[Any]]]
+BYTES = Feeder("uint8")
 HEADER = [
     *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
     *("s to build", "twice the same"),
@@ -80,15 +81,16 @@ def stage_of(name: str, model: ModelProto) -> Stage:
         dtype, layout = ("uint8", "NHWC") if is_bytes else ("float32", "NCHW")
         return TensorSpec(value.name, dtype, (batch, sides[0], sides[1], sides[2]), layout)
 
-    return Stage(name, spec(model.graph.input[0]), spec(model.graph.output[0]), artifacts=())
+    first, *others = map(spec, model.graph.input)
+    return Stage(name, first, spec(model.graph.output[0]), (), next(iter(others), None))
 
 
-def float16_images(task: TaskSpec, trained: bool) -> Images:
+def float16_images(task: TaskSpec, trained: bool, feeder: Feeder = BYTES) -> Images:
     """What an export measures float16 on; of random weights, that mean nothing, one will do."""
     side = task.image_size
     pixels = [photograph.image for photograph in packaged_images(task, side)]
-    chosen = [*pixels, *extreme_images(side).values()] if trained else pixels[:1]
-    return [to_network(image, "uint8") for image in chosen]
+    chosen = [*pixels, *extreme_images(side, side).values()] if trained else pixels[:1]
+    return [feeder(image) for image in chosen]
 
 
 def plans(graphs: Graphs, images: Images, normalization: Normalization) -> dict[str, Float16Plan]:
@@ -137,7 +139,7 @@ def cases(
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
     def quantized(options: Int8Options) -> Recipe:
-        return calibrate(fused[FUSED], static.outline, images, "uint8", options, None)[0]
+        return calibrate(fused[FUSED], static.outline, images, BYTES, options, None)[0]
 
     if "fp16" in precisions:
         yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)
@@ -163,7 +165,7 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     for name, model in case.graphs.items():
         content = model.SerializeToString(deterministic=True)
         stage, options = stage_of(name, model), BuildOptions(target)
-        engine = build_engine(library, content, stage, case.precision, options, no_progress)
+        engine = build_engine(library, content, [stage], case.precision, options, no_progress)
         built.append((content, engine))
     return built
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.export.verification import FLOORS_DB
 from elir_deploy.tasks import task_named
@@ -89,7 +90,7 @@ def ours(
     def make(material: Material) -> None:
         model = onnx.load(material.model)
         outline = static().outline
-        recipe, _ = calibrate(model, outline, material.images, "uint8", options, floor_db)
+        recipe, _ = calibrate(model, outline, material.images, Feeder("uint8"), options, floor_db)
         if not skips:
             recipe = replace(recipe, skips=frozenset())
         onnx.save(recipe.apply(model), material.onnx)

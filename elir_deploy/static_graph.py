@@ -1,9 +1,9 @@
-"""A model in, an export-ready module out, in which everything but the image is fixed.
+"""A model in, an export-ready module out, in which everything but the images is fixed.
 
-The over-parametrised convolutions are collapsed, the Euler loop is unrolled over M steps with its
-noise fixed, and a few exact rewrites make the graph smaller or faster. Each rewrite is one
-function on a model, computes the same function up to rounding, and can be switched off; which of
-them pay, and where, is measured in ``docs/decisions.md``.
+The over-parametrised convolutions are collapsed, the Euler loop is unrolled over M steps, the noise
+becomes a constant or an input, and a few exact rewrites make the graph smaller or faster. Each
+rewrite is one function on a model, computes the same function up to rounding, and can be switched
+off; which of them pay, and where, is measured in ``docs/decisions.md``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from elir_deploy.model.convolution import compose_with_pointwise
 from elir_deploy.model.elir import Elir, collapse_convolutions
 from elir_deploy.model.estimator import DenseBlock
 from elir_deploy.model.vector_field import ResidualBlock, VectorField
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.scopes import (
     DECODER,
     ENCODER,
@@ -36,8 +37,11 @@ from elir_deploy.scopes import (
     Outline,
 )
 from elir_deploy.static_modules import (
+    Chain,
+    FixedAddition,
     ImageInput,
     ImageOutput,
+    InputAddition,
     IoFormat,
     StepBiasedBlock,
     UnrolledFlow,
@@ -45,18 +49,24 @@ from elir_deploy.static_modules import (
 from elir_deploy.tasks import Architecture
 
 __all__ = [
+    "MAX_IMAGE_SIZE",
     "NOISE_GENERATOR",
     "FixedNoise",
+    "ImageSize",
+    "Noise",
     "Rewrites",
     "StaticElir",
     "build_static_graph",
     "check_size",
     "fixed_noise",
+    "noise_values",
 ]
 
 #: Bounds of what is worth unrolling; larger pictures are restored in tiles.
 MAX_IMAGE_SIZE = 4096
 MAX_STEPS = 100
+#: Size of an image in pixels: the side of a square, or (height, width).
+ImageSize = int | tuple[int, int]
 #: The generator whose stream NumPy promises never to change.
 NOISE_GENERATOR = "numpy.random.RandomState.standard_normal, float64 rounded to float32"
 
@@ -119,29 +129,44 @@ def fixed_noise(seed: int, sigma_s: float, shape: tuple[int, int, int, int]) -> 
     return FixedNoise(torch.from_numpy(values), seed, hashlib.sha256(values.tobytes()).hexdigest())
 
 
+#: The noise of a graph: a constant of it, or the field that its second input is filled from.
+Noise = FixedNoise | NoiseField
+
+
+def noise_values(noise: Noise, shape: tuple[int, int, int, int]) -> Tensor:
+    """The noise of one whole picture, whose latent has ``shape`` (1, c, h, w), scaled, float32."""
+    if isinstance(noise, FixedNoise):
+        return noise.values
+    values = np.empty(shape, np.float32)
+    noise.fill(values[0], 0, 0)
+    return torch.from_numpy(values)
+
+
 class StaticElir(nn.Module):
-    """The network with everything fixed but the image, as four stages in order.
+    """The network with everything fixed but its inputs, as four stages in order.
 
     Attributes:
         stages: ``encoder``, ``estimator``, ``flow``, ``decoder``; the first takes an image, the
             last gives one, between them are latents (1, c, h, w) float32. The names of their
             modules are the scopes of the exported graphs.
+        takes_noise: whether ``flow`` has a second input, the noise, like a latent.
         outline: of the scopes.
-        image_shape: (H, W).
+        image_size: (H, W).
         latent_shape: (1, c, h, w).
     """
 
     def __init__(
         self,
         model: Elir,
-        image_size: int,
+        image_size: ImageSize,
         flow: UnrolledFlow,
         io: IoFormat,
     ) -> None:
         super().__init__()
-        self.image_shape = (image_size, image_size)
+        self.image_size = height_and_width(image_size)
         self.latent_shape = latent_shape(model, image_size)
         self.io = io
+        self.takes_noise = isinstance(flow.noise, InputAddition)
         modules = {
             IMAGE_INPUT: ImageInput(io),
             ENCODER: model.encoder,
@@ -152,7 +177,7 @@ class StaticElir(nn.Module):
         }
         self.stages = nn.ModuleDict(
             {
-                stage: nn.Sequential(OrderedDict((scope, modules[scope]) for scope in scopes))
+                stage: Chain(OrderedDict((scope, modules[scope]) for scope in scopes))
                 for stage, scopes in STAGE_SCOPES.items()
             }
         )
@@ -163,23 +188,28 @@ class StaticElir(nn.Module):
         }
         self.outline = _outline(model, flow, scope_of)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """One image in the input format to one in the output format."""
+    def forward(self, image: Tensor, *noise: Tensor) -> Tensor:
+        """One image in the input format, and the noise where it is an input, to one in the output
+        format."""
         x = image
-        for stage in self.stages.values():
-            x = stage(x)
+        for name, stage in self.stages.items():
+            x = stage(x, *noise) if name == FLOW else stage(x)
         return x
 
-    def example_inputs(self) -> dict[str, Tensor]:
-        """An input of the right shape and type for each stage."""
-        height, width = self.image_shape
+    def example_inputs(self) -> dict[str, tuple[Tensor, ...]]:
+        """Inputs of the right shapes and types for each stage."""
+        height, width = self.image_size
         image = (
             torch.zeros(1, height, width, 3, dtype=torch.uint8)
             if self.io == "uint8"
             else torch.zeros(1, 3, height, width)
         )
         latent = torch.zeros(self.latent_shape)
-        return {name: image if name == "encoder" else latent for name in self.stages}
+        inputs: dict[str, tuple[Tensor, ...]] = dict.fromkeys(self.stages, (latent,))
+        inputs[ENCODER] = (image,)
+        if self.takes_noise:
+            inputs[FLOW] = (latent, latent.clone())  # the exporter takes one tensor for one input
+        return inputs
 
 
 def _outline(model: Elir, flow: UnrolledFlow, scope_of: Mapping[nn.Module, str]) -> Outline:
@@ -212,18 +242,24 @@ def _convolves(module: nn.Module) -> bool:
     return any(parameter.dim() == 4 for parameter in module.parameters())
 
 
-def latent_shape(model: Elir, image_size: int) -> tuple[int, int, int, int]:
-    """(1, c, h, w) of the latent of a square image."""
-    side = image_size // model.arch.latent_stride
-    return (1, model.arch.latent_channels, side, side)
+def latent_shape(model: Elir, image_size: ImageSize) -> tuple[int, int, int, int]:
+    """(1, c, h, w) of the latent of an image."""
+    height, width = height_and_width(image_size)
+    stride = model.arch.latent_stride
+    return (1, model.arch.latent_channels, height // stride, width // stride)
+
+
+def height_and_width(image_size: ImageSize) -> tuple[int, int]:
+    """(H, W) of an image."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 def build_static_graph(
     model: Elir,
     *,
-    image_size: int,
+    image_size: ImageSize,
     steps: int,
-    noise: FixedNoise | None,
+    noise: Noise | None,
     io: IoFormat = "uint8",
     rewrites: Rewrites | None = None,
 ) -> StaticElir:
@@ -231,9 +267,10 @@ def build_static_graph(
 
     Args:
         model: in either form.
-        image_size: side of the square image in pixels, a multiple of ``arch.image_multiple``.
+        image_size: in pixels; the sides are multiples of ``arch.image_multiple``.
         steps: Euler steps M.
-        noise: what is added to the coarse latent; ``None`` adds nothing.
+        noise: what is added to the coarse latent: a constant, or with a field, an input of the
+            graph; ``None`` adds nothing.
         io: image format at both ends.
         rewrites: all that pay by default.
 
@@ -245,8 +282,7 @@ def build_static_graph(
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if rewrites.collapse:
         collapse_convolutions(model)
-    values = noise.values if noise is not None and noise.values.any() else None
-    flow = UnrolledFlow(model.vector_field, steps, values)
+    flow = UnrolledFlow(model.vector_field, steps, _addition_of(noise))
     if rewrites.fold_time:
         fold_time_embedding(flow)
     if rewrites.merge_projection and isinstance(model.vector_field.final_block.conv, nn.Conv2d):
@@ -258,7 +294,15 @@ def build_static_graph(
     return StaticElir(model, image_size, flow, io).eval().requires_grad_(False)
 
 
-def check_size(arch: Architecture, image_size: int, steps: int) -> None:
+def _addition_of(noise: Noise | None) -> nn.Module:
+    if isinstance(noise, NoiseField):
+        return InputAddition()
+    if noise is None or not noise.values.any():
+        return nn.Identity()
+    return FixedAddition(noise.values)
+
+
+def check_size(arch: Architecture, image_size: ImageSize, steps: int) -> None:
     """Check that the network accepts images of that size, and the graph that many steps.
 
     Raises:
@@ -270,12 +314,13 @@ def check_size(arch: Architecture, image_size: int, steps: int) -> None:
             "a model without an autoencoder is for comparisons in training and is not exported"
         )
     multiple = arch.image_multiple
-    if not multiple <= image_size <= MAX_IMAGE_SIZE or image_size % multiple:
-        near = min(max(multiple, image_size // multiple * multiple), MAX_IMAGE_SIZE)
-        raise UsageError(
-            f"image size is {image_size}, expected a multiple of {multiple} up to "
-            f"{MAX_IMAGE_SIZE}, such as {near}"
-        )
+    for side in height_and_width(image_size):
+        if not multiple <= side <= MAX_IMAGE_SIZE or side % multiple:
+            near = min(max(multiple, side // multiple * multiple), MAX_IMAGE_SIZE)
+            raise UsageError(
+                f"image size is {side}, expected a multiple of {multiple} up to "
+                f"{MAX_IMAGE_SIZE}, such as {near}"
+            )
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps is {steps}, expected at least 1 and at most {MAX_STEPS}")
 

@@ -12,9 +12,12 @@ from elir_deploy.model.vector_field import ResidualBlock, VectorField
 from elir_deploy.scopes import step_name
 
 __all__ = [
+    "Chain",
     "EulerStep",
+    "FixedAddition",
     "ImageInput",
     "ImageOutput",
+    "InputAddition",
     "IoFormat",
     "StepBiasedBlock",
     "UnrolledFlow",
@@ -64,6 +67,24 @@ class FixedAddition(nn.Module):
         return z + self.values
 
 
+class InputAddition(nn.Module):
+    """``z + values``, which are an input of the graph."""
+
+    def forward(self, z: Tensor, values: Tensor) -> Tensor:
+        return z + values
+
+
+class Chain(nn.Sequential):
+    """Modules in order; inputs besides the first go to the first module."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        first, *following = self
+        x = first(x, *others)
+        for module in following:
+            x = module(x)
+        return x
+
+
 class EulerStep(nn.Module):
     """``z + step_size * v(z, time)``; a module so that the exported graph has a scope for each.
 
@@ -89,12 +110,17 @@ class UnrolledFlow(nn.Module):
     """z + noise carried through M Euler steps; latents (1, c, h, w) in and out.
 
     The steps share the vector field, which is a module of the flow and of none of them.
+
+    Args:
+        vector_field: the U-Net.
+        steps: Euler steps M.
+        noise: adds the noise; an :class:`InputAddition` takes it from the flow's second input.
     """
 
-    def __init__(self, vector_field: VectorField, steps: int, noise: Tensor | None) -> None:
+    def __init__(self, vector_field: VectorField, steps: int, noise: nn.Module) -> None:
         super().__init__()
         self.vector_field = vector_field
-        self.noise = nn.Identity() if noise is None else FixedAddition(noise)
+        self.noise = noise
         self.steps = [
             EulerStep(torch.tensor([k / steps], dtype=torch.float64), 1 / steps)
             for k in range(steps)
@@ -102,8 +128,8 @@ class UnrolledFlow(nn.Module):
         for k, step in enumerate(self.steps, 1):
             self.add_module(step_name(k), step)
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = self.noise(z)
+    def forward(self, z: Tensor, *noise: Tensor) -> Tensor:
+        z = self.noise(z, *noise)
         for step in self.steps:
             z = step(z, self.vector_field)
         return z

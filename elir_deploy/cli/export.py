@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Stages = Literal["fused", "split"]
 Io = Literal["uint8", "float32"]
+Noise = Literal["baked", "field"]
 Normalization = Literal["measured", "float32", "float16"]
 Fallback = Literal["float32", "float16"]
 
@@ -73,9 +74,23 @@ def export(
         ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the square image in pixels. [default: the task's]")
+        list[str] | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="Size of the images in pixels, such as 1280x720, or 512 for a square; repeat for "
+            "several, for which weights are stored once. [default: the task's]",
+        ),
     ] = None,
+    batch: Annotated[int, typer.Option(help="Maximum number of images in one run.", min=1)] = 1,
     steps: Annotated[int | None, typer.Option(help="Euler steps M. [default: the task's]")] = None,
+    noise: Annotated[
+        Noise | None,
+        typer.Option(
+            help="field: the noise belongs to the picture, so that tiles agree, and sigma_s and "
+            "seed can be chosen when restoring; baked: it is a constant of the graph. "
+            "[default: baked for face tasks, else field]"
+        ),
+    ] = None,
     sigma_s: Annotated[
         float | None,
         typer.Option(
@@ -83,9 +98,7 @@ def export(
             "[default: the task's]"
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the noise, which is baked into the graph.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -169,7 +182,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, verified against float32 PyTorch on real images.
 
-    Linear layers are collapsed, the Euler steps unrolled and the noise fixed. Each precision is
+    Linear layers are collapsed and the Euler steps unrolled. Each precision is
     verified in a separate process; one below its floor is left out (exit 3).
 
     Examples:
@@ -184,7 +197,12 @@ def export(
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
     from elir_deploy.checkpoints import load_checkpoint
     from elir_deploy.export.int8 import Int8Options
-    from elir_deploy.export.options import DEFAULT_PRECISIONS, ExportOptions, check_options
+    from elir_deploy.export.options import (
+        DEFAULT_PRECISIONS,
+        ExportOptions,
+        check_options,
+        image_size_named,
+    )
     from elir_deploy.export.pipeline import export_bundle
     from elir_deploy.export.sensitivity_plot import check_plot
     from elir_deploy.static_graph import Rewrites
@@ -194,8 +212,10 @@ def export(
         precisions=tuple(dict.fromkeys(precision or DEFAULT_PRECISIONS)),
         stages=stages,
         io=io,
-        image_size=image_size,
+        image_sizes=tuple(image_size_named(text) for text in image_size or ()),
+        batch=batch,
         steps=steps,
+        noise=noise,
         sigma_s=sigma_s,
         seed=seed,
         floor_db=floor_psnr,
@@ -227,9 +247,12 @@ def export(
 
 def _print_report(report: ExportReport) -> None:
     manifest = report.manifest
-    model, source, shape = manifest.model, manifest.source, manifest.shapes[0]
+    model, source = manifest.model, manifest.source
+    sizes = ", ".join(f"{shape.width}x{shape.height}" for shape in manifest.shapes)
+    if manifest.shapes[0].batch > 1:
+        sizes += f" in batches to {manifest.shapes[0].batch}"
     print(
-        f"{report.folder}: {model.task}, {shape.width}x{shape.height}, M = {model.steps}, "
+        f"{report.folder}: {model.task}, {sizes}, M = {model.steps}, "
         f"sigma_s = {model.sigma_s:g}, {model.parameters / 1e6:.1f} M parameters, "
         f"from {source.name}"
     )

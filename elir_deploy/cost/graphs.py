@@ -23,6 +23,7 @@ from elir_deploy.cost.operators import (
     ELEMENTWISE,
     NORMALIZATIONS,
     PRODUCTS,
+    VIEWS,
     Tensors,
     operations,
     resize_taps,
@@ -57,7 +58,7 @@ def graph_precisions(bundle: Bundle) -> list[str]:
 
 
 def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
-    """Layers of all stages of a bundle, in the order of execution.
+    """Layers of all stages of a bundle, for one image of its first shape, in order of execution.
 
     Raises:
         BundleError: it has no such graph, a file is damaged, or an operator or a shape is unknown.
@@ -72,7 +73,12 @@ def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
                 f"{bundle.path} has no {precision} ONNX graph of {stage.name} to compute costs "
                 f"from; it has {available}"
             )
-        layers += graph_layers(read_graph(bundle.checked_file(artifact.file)), stage.name)
+        model = read_graph(bundle.checked_file(artifact.file))
+        if len(bundle.manifest.shapes) > 1 or bundle.manifest.shapes[0].batch > 1:
+            from elir_deploy.fixed_shapes import fixed
+
+            model = fixed(model, {spec.name: (1, *spec.shape[1:]) for spec in stage.inputs})
+        layers += graph_layers(model, stage.name)
     return layers
 
 
@@ -174,7 +180,7 @@ class _Kernels:
 
     def _is_free(self, node: NodeProto) -> bool:
         """Whether a node moves nothing itself: a view, or a conversion that its readers do."""
-        if node.op_type == "Reshape":
+        if node.op_type in VIEWS:
             return True
         if node.op_type not in CONVERSIONS:
             return False

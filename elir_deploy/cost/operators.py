@@ -19,6 +19,7 @@ __all__ = [
     "ELEMENTWISE",
     "NORMALIZATIONS",
     "PRODUCTS",
+    "VIEWS",
     "Tensors",
     "operations",
     "resize_taps",
@@ -28,6 +29,8 @@ CONVERSIONS = {"Cast", "QuantizeLinear", "DequantizeLinear"}
 ELEMENTWISE = CONVERSIONS | {"Add", "Clip", "Div", "Mul", "Relu", "Round", "Sigmoid", "Tanh"}
 COPIES = {"Concat", "Resize", "Transpose"}
 PRODUCTS = {"Conv", "ConvTranspose"}
+#: They move nothing.
+VIEWS = {"Reshape", "Shape"}
 NORMALIZATIONS = {"InstanceNormalization", "GroupNormalization"}
 #: FLOPs an element: the sum and the sum of squared differences (4), the difference and its scaling
 #: (2), weight and bias (2). The statistics are one pass over the input, their use another.

@@ -19,7 +19,8 @@ from onnx import ModelProto
 
 from elir_deploy.errors import QualityError
 from elir_deploy.export.calibration import CalibrationImage
-from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.graphs import cut
+from elir_deploy.export.pixels import Feeder, from_network
 from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
@@ -28,7 +29,6 @@ from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import (
     DECODED,
     ENCODER,
-    FUSED,
     STAGE_SCOPES,
     STAGE_TENSORS,
     Outline,
@@ -182,18 +182,18 @@ class Judge:
     Args:
         model: the fused float32 graph.
         images: at least one.
-        io: format of the graph's image ends.
+        feeder: makes the graph's inputs.
     """
 
     def __init__(
         self,
         model: ModelProto,
         images: Sequence[CalibrationImage],
-        io: str,
+        feeder: Feeder,
         progress: ProgressCallback = no_progress,
     ) -> None:
         self.images = images
-        self._io = io
+        self._feeder = feeder
         self._model = model
         self._progress = progress
         session = open_session(model)
@@ -203,8 +203,7 @@ class Judge:
             self._exact.append(self._run(session, image))
 
     def _run(self, session: Any, image: CalibrationImage) -> NDArray[np.uint8]:
-        feed = {STAGE_TENSORS[FUSED][0]: to_network(image.image, self._io)}
-        return from_network(session.run(None, feed)[0])
+        return from_network(session.run(None, self._feeder(image.image))[0])
 
     def measure(self, model: ModelProto, what: str = "measuring INT8") -> Int8Quality:
         """Quality of a quantised graph's results."""
@@ -225,7 +224,7 @@ def measure_sensitivities(
     blocks: Sequence[Block],
     quantize: Callable[[Collection[Block]], ModelProto],
     images: Sequence[CalibrationImage],
-    io: str,
+    feeder: Feeder,
     progress: ProgressCallback = no_progress,
 ) -> list[Sensitivity]:
     """Quantise each block alone and measure the restored image, in the order of ``blocks``.
@@ -238,20 +237,21 @@ def measure_sensitivities(
         blocks: to be measured.
         quantize: the graph with only those blocks in int8.
         images: the first few are used.
-        io: format of the graph's image ends.
+        feeder: makes the graph's inputs.
     """
     images = images[:SENSITIVITY_IMAGES]
-    inputs, exact = _boundaries(model, images, io)
+    inputs, exact = _boundaries(model, [feeder(image.image) for image in images])
     sensitivities = []
     for done, block in enumerate(blocks):
         progress("measuring what each block costs", done, len(blocks))
         start = STAGE_TENSORS[block.stage][0]
-        cut = onnx.utils.Extractor(quantize([block])).extract_model([start], [DECODED])
-        session = open_session(cut)
-        errors = [
-            np.mean((_clipped(session.run(None, {start: inputs[k][start]})[0]) - exact[k]) ** 2)
-            for k in range(len(images))
-        ]
+        part = cut(onnx.utils.Extractor(quantize([block])), start, DECODED)
+        names = [value.name for value in part.graph.input]
+        session = open_session(part)
+        errors = []
+        for values, expected in zip(inputs, exact, strict=True):
+            decoded = session.run(None, {name: values[name] for name in names})[0]
+            errors.append(np.mean((_clipped(decoded) - expected) ** 2))
         sensitivities.append(Sensitivity(block, float(np.mean(errors))))
     progress("measuring what each block costs", len(blocks), len(blocks))
     return sensitivities
@@ -262,9 +262,9 @@ def _clipped(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _boundaries(
-    model: ModelProto, images: Sequence[CalibrationImage], io: str
-) -> tuple[list[dict[str, NDArray[np.generic]]], list[NDArray[np.float32]]]:
-    """Each stage's input, and the clipped image, of the exact graph, for each image."""
+    model: ModelProto, feeds: Sequence[dict[str, NDArray[Any]]]
+) -> tuple[list[dict[str, NDArray[Any]]], list[NDArray[np.float32]]]:
+    """Inputs of all stages, and the clipped image, of the exact graph, for each feed."""
     probe = ModelProto()
     probe.CopyFrom(model)
     starts = [STAGE_TENSORS[stage][0] for stage in STAGE_SCOPES if stage != ENCODER]
@@ -272,12 +272,10 @@ def _boundaries(
     del probe.graph.output[:]
     probe.graph.output.extend(known[name] for name in (*starts, DECODED))
     session = open_session(probe, in_graph_order=True)
-    first = STAGE_TENSORS[FUSED][0]
     inputs, exact = [], []
-    for image in images:
-        fed = to_network(image.image, io)
-        *values, end = session.run(None, {first: fed})
-        inputs.append({first: fed, **dict(zip(starts, values, strict=True))})
+    for feed in feeds:
+        *values, end = session.run(None, feed)
+        inputs.append({**feed, **dict(zip(starts, values, strict=True))})
         exact.append(_clipped(end))
     return inputs, exact
 

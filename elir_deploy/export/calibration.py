@@ -46,13 +46,23 @@ class CalibrationImage:
 
     Attributes:
         name: of its file.
-        image: (S, S, 3) uint8 RGB, degraded and at the network's size.
+        image: (H, W, 3) uint8 RGB, degraded and at the network's size.
         truth: the clean image, likewise; None where the images are already degraded.
     """
 
     name: str
     image: NDArray[np.uint8]
     truth: NDArray[np.uint8] | None
+
+    def extended(self, size: tuple[int, int]) -> CalibrationImage:
+        """The image extended to (height, width) by mirroring."""
+        truth = None if self.truth is None else _extended(self.truth, size)
+        return CalibrationImage(self.name, _extended(self.image, size), truth)
+
+
+def _extended(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    missing = [(0, side - had) for side, had in zip(size, pixels.shape, strict=False)]
+    return np.pad(pixels, [*missing, (0, 0)], "symmetric")
 
 
 def packaged_images(task: TaskSpec, side: int) -> list[CalibrationImage]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from elir_deploy.export.equalization import equalize
@@ -18,8 +20,10 @@ from elir_deploy.export.islands import (
     stage_feeds,
 )
 from elir_deploy.export.options import ExportOptions
-from elir_deploy.export.pixels import to_network
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference
+from elir_deploy.export.shapes import free_shapes
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.progress import ProgressCallback
 
 __all__ = ["PrecisionGraphs", "convert_graphs"]
@@ -41,6 +45,7 @@ class PrecisionGraphs:
 def convert_graphs(
     graphs: Mapping[str, ModelProto],
     options: ExportOptions,
+    feeder: Feeder,
     references: Sequence[Reference],
     recipe: Recipe | None,
     precisions: Sequence[str],
@@ -51,14 +56,22 @@ def convert_graphs(
     Args:
         graphs: float32, by stage.
         options: of the export.
-        references: images that float16 is measured on.
+        feeder: makes the inputs of the graphs.
+        references: images that float16 is measured on, those of the graphs' size first.
         recipe: of INT8; None without INT8.
         precisions: of the files, in order.
         progress: called with the state of the measurements.
     """
 
+    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
+    for reference in references:
+        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
+    for (height, width), feeds in sizes.items():
+        feeds += (feeder(image) for image in extreme_images(height, width).values())
+    inputs = list(sizes.values())
+
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
-        return _float16_plans(sources, options, references, progress)
+        return _float16_plans(sources, options, inputs, progress)
 
     def fp32() -> PrecisionGraphs:
         return PrecisionGraphs(graphs)
@@ -89,17 +102,27 @@ def convert_graphs(
 def _float16_plans(
     graphs: Mapping[str, ModelProto],
     options: ExportOptions,
-    references: Sequence[Reference],
+    inputs: Sequence[Sequence[Mapping[str, NDArray[Any]]]],
     progress: ProgressCallback,
 ) -> dict[str, Float16Plan]:
-    """Plan float16 from measurements on the references and on extreme images."""
-    side = references[0].image.shape[0]
-    pixels = [reference.image for reference in references]
-    pixels += extreme_images(side).values()
-    feeds = stage_feeds(dict(graphs), [to_network(image, options.io) for image in pixels])
+    """Plan float16 from measurements on inputs of the whole network.
+
+    Args:
+        graphs: float32, by stage.
+        options: of the export.
+        inputs: of each size, the graphs' own first: sums in normalisation grow with the size.
+        progress: called before each stage.
+    """
+    first, *others = inputs
+    feeds = stage_feeds(graphs, first)
+    free = {stage: free_shapes(graph) for stage, graph in graphs.items()} if others else {}
+    feeds_of_others = [stage_feeds(free, feed) for feed in others]
     plans = {}
     for done, (stage, graph) in enumerate(graphs.items()):
         progress("measuring float16", done, len(graphs))
         evidence = gather_evidence(graph, feeds[stage])
+        for other in feeds_of_others:
+            sides = {name: array.shape for name, array in other[stage][0].items()}
+            evidence |= gather_evidence(fixed(free[stage], sides), other[stage])
         plans[stage] = plan_float16(graph, evidence, normalization=options.float16_normalization)
     return plans

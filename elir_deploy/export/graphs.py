@@ -13,6 +13,7 @@ from elir_deploy.runtime.onnx_check import check_onnx
 from elir_deploy.scopes import FUSED, STAGE_TENSORS
 
 __all__ = [
+    "cut",
     "finish_graph",
     "fuse_stages",
     "is_default_domain",
@@ -31,6 +32,17 @@ def fuse_stages(stages: dict[str, ModelProto]) -> ModelProto:
         fused = compose.merge_models(fused, stages[after], io_map=[(shared, shared)])
     fused.graph.name = FUSED
     return finish_graph(fused)
+
+
+def cut(extractor: onnx.utils.Extractor, start: str, end: str) -> ModelProto:
+    """The part of a graph from one tensor to another, with those of its other inputs it reads."""
+    others = [value.name for value in extractor.model.graph.input if value.name != start]
+    part: ModelProto = extractor.extract_model([start, *others], [end])
+    read = {name for node in part.graph.node for name in node.input}
+    inputs = [value for value in part.graph.input if value.name in read]
+    del part.graph.input[:]
+    part.graph.input.extend(inputs)
+    return part
 
 
 def is_default_domain(entry: onnx.OperatorSetIdProto) -> bool:

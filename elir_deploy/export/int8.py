@@ -30,14 +30,14 @@ from elir_deploy.export.budget import (
 )
 from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import channel_factors, equalize
-from elir_deploy.export.pixels import to_network
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
 from elir_deploy.pixels import finite_or_none
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import BlockSensitivity, File, Int8Quality, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
-from elir_deploy.scopes import FUSED, STAGE_TENSORS, Outline
+from elir_deploy.scopes import Outline
 
 __all__ = [
     "RECIPE_NAME",
@@ -270,7 +270,7 @@ def calibrate(
     model: ModelProto,
     outline: Outline,
     images: Sequence[CalibrationImage],
-    io: str,
+    feeder: Feeder,
     options: Int8Options,
     floor_db: float | None,
     progress: ProgressCallback = no_progress,
@@ -281,7 +281,7 @@ def calibrate(
         model: the fused graph.
         outline: of its static graph.
         images: to calibrate and to measure on.
-        io: format of the graph's image ends.
+        feeder: makes the graph's inputs.
         options: of INT8.
         floor_db: least PSNR against float32; None measures nothing and quantises everything, as
             for random weights, whose images mean nothing.
@@ -290,14 +290,14 @@ def calibrate(
     Raises:
         QualityError: the budget cannot be met.
     """
-    calibrated = _Calibrated(model, outline, images, io, options, progress)
+    calibrated = _Calibrated(model, outline, images, feeder, options, progress)
     blocks = blocks_of(calibrated.model, outline, options.smallest_layer)
     if floor_db is None:
         return calibrated.recipe(blocks, NOT_MEASURED), Int8Report()
     sensitivities = measure_sensitivities(
-        calibrated.model, blocks, calibrated.quantized, images, io, progress
+        calibrated.model, blocks, calibrated.quantized, images, feeder, progress
     )
-    judge = Judge(model, images, io, progress)
+    judge = Judge(model, images, feeder, progress)
     budget = Budget(options.max_psnr_drop_db, floor_db)
     selection = select_blocks(sensitivities, calibrated.quantized, judge, budget)
     figures = Int8Figures(
@@ -333,15 +333,14 @@ class _Calibrated:
         model: ModelProto,
         outline: Outline,
         images: Sequence[CalibrationImage],
-        io: str,
+        feeder: Feeder,
         options: Int8Options,
         progress: ProgressCallback,
     ) -> None:
         self.options = options
         self.images = len(images)
         self.sha256 = graph_sha256(model)
-        first = STAGE_TENSORS[FUSED][0]
-        feeds = ({first: to_network(image.image, io)} for image in images)
+        feeds = (feeder(image.image) for image in images)
         tensors = activations(model, outline.skip_blocks, options.smallest_layer)
         statistics = (
             collect_statistics(model, tensors, feeds, images=len(images), progress=progress)

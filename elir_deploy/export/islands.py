@@ -9,7 +9,7 @@ from the ranges. Each island has a reason with the number that decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -62,35 +62,36 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OperatorKind = Literal["normalisation", "convolution", "other"]
 
 
-def extreme_images(side: int) -> dict[str, NDArray[np.uint8]]:
-    """Images more extreme than any photograph: name to (side, side, 3) uint8 RGB.
+def extreme_images(height: int, width: int) -> dict[str, NDArray[np.uint8]]:
+    """Images more extreme than any photograph: name to (height, width, 3) uint8 RGB.
 
     Where an image is of one colour, feature maps nearly are: their mean is large against their
     deviation, and a variance computed by sums in float16 may be negative.
     """
     levels = {"black": 0, "grey": 128, "white": 255}
-    images = {name: flat(side, level, level, level) for name, level in levels.items()}
-    return images | {"chequered": checks(side, SQUARE)}
+    images = {name: flat(height, width, *3 * (level,)) for name, level in levels.items()}
+    return images | {"chequered": checks(height, width, SQUARE)}
 
 
 def stage_feeds(
-    graphs: Mapping[str, ModelProto], images: Iterable[NDArray[Any]]
+    graphs: Mapping[str, ModelProto], inputs: Iterable[Mapping[str, NDArray[Any]]]
 ) -> dict[str, list[dict[str, NDArray[Any]]]]:
     """Inputs of each stage: for each image, input name to array.
 
     Args:
         graphs: float32 graph of each stage, in order.
-        images: inputs of the first stage.
+        inputs: of the whole network, for each image.
     """
-    values = list(images)
+    values = [dict(feed) for feed in inputs]
     feeds = {}
     last = list(graphs)[-1]
     for stage, graph in graphs.items():
-        name = graph.graph.input[0].name
-        feeds[stage] = [{name: value} for value in values]
+        names = [value.name for value in graph.graph.input]
+        feeds[stage] = [{name: known[name] for name in names} for known in values]
         if stage != last:
-            session = open_session(graph)
-            values = [session.run(None, feed)[0] for feed in feeds[stage]]
+            session, output = open_session(graph), graph.graph.output[0].name
+            for known, feed in zip(values, feeds[stage], strict=True):
+                known[output] = session.run(None, feed)[0]
     return feeds
 
 
@@ -108,6 +109,23 @@ class Evidence:
     amax: Mapping[str, float]
     sums: Mapping[str, float] = field(default_factory=dict)
     error_db: Mapping[str, float] = field(default_factory=dict)
+
+    def __or__(self, other: Evidence) -> Evidence:
+        """The worse of two measurements of one graph, such as at two sizes."""
+        return Evidence(
+            _merged(max, self.amax, other.amax),
+            _merged(max, self.sums, other.sums),
+            _merged(min, self.error_db, other.error_db),
+        )
+
+
+def _merged(
+    worse: Callable[[float, float], float], first: Mapping[str, float], second: Mapping[str, float]
+) -> dict[str, float]:
+    return {
+        name: worse(first.get(name, value), second.get(name, value))
+        for name, value in (first | second).items()  # type: ignore[operator]  # both are dicts
+    }
 
 
 def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> Evidence:

@@ -20,6 +20,7 @@ from elir_deploy.export.graphs import serialized
 from elir_deploy.export.int8 import RECIPE_NAME, Recipe
 from elir_deploy.export.options import ExportOptions, Settings
 from elir_deploy.export.references import Reference as ExportReference
+from elir_deploy.export.shapes import for_shapes
 from elir_deploy.model.elir import Elir, count_parameters
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.manifest import (
@@ -29,18 +30,19 @@ from elir_deploy.runtime.manifest import (
     Artifact,
     BakedNoise,
     ExportSettings,
+    FieldNoise,
     Manifest,
     Model,
     Quantization,
     Reference,
-    Shape,
     Source,
     StageEntry,
     TargetEntry,
     Tensor,
 )
+from elir_deploy.runtime.noise import FIELD_GENERATOR, NoiseField
 from elir_deploy.scopes import FUSED, STAGE_TENSORS
-from elir_deploy.static_graph import NOISE_GENERATOR
+from elir_deploy.static_graph import NOISE_GENERATOR, Noise
 from elir_deploy.tasks import Architecture
 
 __all__ = [
@@ -78,12 +80,11 @@ def make_manifest(
     Args:
         checkpoint: that is exported.
         options, settings: of the export.
-        graphs: float32 graphs by stage, for the tensors at their ends.
+        graphs: float32 graphs of the first shape by stage, for the tensors at their ends.
         stages: with their files.
         references, quantization: already written.
     """
     task = checkpoint.task
-    size = settings.image_size
     precisions = dict.fromkeys(a.precision for stage in stages for a in stage.artifacts)
     return Manifest(
         format=FORMAT_NAME,
@@ -99,9 +100,9 @@ def make_manifest(
             architecture=checkpoint.model.arch.to_dict(),
         ),
         source=Source(checkpoint.name, checkpoint.sha256, checkpoint.random),
-        noise=BakedNoise(NOISE_GENERATOR, settings.noise.seed, settings.noise.sha256),
-        shapes=[Shape(1, size, size)],
-        tensors=stage_tensors(graphs.values(), size),
+        noise=_noise_entry(settings.noise),
+        shapes=list(settings.shapes),
+        tensors=stage_tensors(graphs.values(), settings.image_size[0]),
         stages=stages,
         resize=RESIZE,
         precisions=list(precisions),
@@ -123,13 +124,19 @@ def make_manifest(
     )
 
 
-def stage_tensors(graphs: Iterable[ModelProto], image_size: int) -> dict[str, Tensor]:
-    """Inputs and outputs of the graphs by name, where images are squares of ``image_size``."""
+def _noise_entry(noise: Noise) -> BakedNoise | FieldNoise:
+    if isinstance(noise, NoiseField):
+        return FieldNoise(FIELD_GENERATOR, noise.seed)
+    return BakedNoise(NOISE_GENERATOR, noise.seed, noise.sha256)
+
+
+def stage_tensors(graphs: Iterable[ModelProto], image_height: int) -> dict[str, Tensor]:
+    """Inputs and outputs of the graphs by name; their images are ``image_height`` pixels high."""
     ends = [end for graph in graphs for end in (*graph.graph.input, *graph.graph.output)]
-    return {end.name: _tensor(end, image_size) for end in ends}
+    return {end.name: _tensor(end, image_height) for end in ends}
 
 
-def _tensor(value: ValueInfoProto, image_size: int) -> Tensor:
+def _tensor(value: ValueInfoProto, image_height: int) -> Tensor:
     is_bytes = value.type.tensor_type.elem_type == TensorProto.UINT8
     _, *sides = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
     height, channels = (sides[0], sides[2]) if is_bytes else (sides[1], sides[0])
@@ -138,7 +145,7 @@ def _tensor(value: ValueInfoProto, image_size: int) -> Tensor:
         dtype="uint8" if is_bytes else "float32",
         layout="NHWC" if is_bytes else "NCHW",
         channels=channels,
-        stride=image_size // height,
+        stride=image_height // height,
         range=((0, 255) if is_bytes else (0, 1)) if image else None,
     )
 
@@ -169,7 +176,8 @@ def write_stages(
         kept[precision] = in_precision.kept
         for stage, graph in in_precision.graphs.items():
             metadata = _graph_metadata(checkpoint, settings, stage, precision)
-            file = writer.add(f"{stage}.{precision}.onnx", serialized(graph, metadata))
+            content = serialized(for_shapes(graph, settings.shapes), metadata)
+            file = writer.add(f"{stage}.{precision}.onnx", content)
             entry = Artifact(
                 **structs.asdict(file),
                 kind="onnx",
@@ -211,13 +219,15 @@ def _graph_metadata(
     checkpoint: Checkpoint, settings: Settings, stage: str, precision: str
 ) -> dict[str, str]:
     """Metadata of an ONNX file: its origin."""
+    noise = settings.noise
+    values = {} if isinstance(noise, NoiseField) else {"elir.noise_sha256": noise.sha256}
     return {
         "elir.task": checkpoint.task.name,
         "elir.stage": stage,
         "elir.precision": precision,
         "elir.steps": str(settings.steps),
         "elir.sigma_s": repr(settings.sigma_s),
-        "elir.noise_sha256": settings.noise.sha256,
+        **values,
         "elir.source": checkpoint.name,
         "elir.source_sha256": checkpoint.sha256 or "random",
     }

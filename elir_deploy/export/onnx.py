@@ -21,6 +21,7 @@ from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.export.graphs import finish_graph, is_default_domain
 from elir_deploy.export.quantization import conv_layers, residual_additions
 from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime.manifest import NOISE_TENSOR
 from elir_deploy.runtime.onnx_rules import OPSETS
 from elir_deploy.scopes import (
     STAGE_SCOPES,
@@ -73,8 +74,10 @@ def export_stages(
 def export_stage(static: StaticElir, name: str, opset: int = DEFAULT_OPSET) -> ModelProto:
     """One stage as :func:`export_stages` exports it."""
     check_opset(opset)
-    example = static.example_inputs()[name]
-    model = _export_module(static.stages[name], example, STAGE_TENSORS[name], opset)
+    examples = static.example_inputs()[name]
+    first, output = STAGE_TENSORS[name]
+    inputs = [first, NOISE_TENSOR][: len(examples)]
+    model = _export_module(static.stages[name], examples, inputs, output, opset)
     _name_after_modules(model, name, static.outline, set(static.stages[name].state_dict()))
     additions = residual_additions(model, static.outline.skip_blocks)
     static.outline.check(name, conv_layers(model), additions)
@@ -88,16 +91,20 @@ def check_opset(opset: int) -> None:
 
 
 def _export_module(
-    module: torch.nn.Module, example: torch.Tensor, tensors: tuple[str, str], opset: int
+    module: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    inputs: list[str],
+    output: str,
+    opset: int,
 ) -> ModelProto:
     with _quiet_exporter():
         program = torch.onnx.export(
             module,
-            (example,),
+            examples,
             dynamo=True,
             opset_version=max(opset, EXPORTER_OPSET),
-            input_names=[tensors[0]],
-            output_names=[tensors[1]],
+            input_names=inputs,
+            output_names=[output],
             verbose=False,
         )
     assert program is not None

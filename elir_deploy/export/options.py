@@ -15,10 +15,20 @@ from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
 from elir_deploy.export.tensorrt.engines import check_engine_specs, engine_specs
-from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
+from elir_deploy.runtime.manifest import RUN_PRECISIONS, Shape, file_precision
+from elir_deploy.runtime.manifest_file import MAX_TENSOR_BYTES
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
-from elir_deploy.static_graph import FixedNoise, Rewrites, check_size, fixed_noise, latent_shape
+from elir_deploy.static_graph import (
+    MAX_IMAGE_SIZE,
+    Noise,
+    Rewrites,
+    check_size,
+    fixed_noise,
+    latent_shape,
+)
 from elir_deploy.targets import RTX, Target
+from elir_deploy.tasks import Architecture
 
 __all__ = [
     "DEFAULT_PRECISIONS",
@@ -29,6 +39,7 @@ __all__ = [
     "check_options",
     "default_smallest_layer",
     "file_precisions",
+    "image_size_named",
     "verified_precisions",
 ]
 
@@ -39,6 +50,8 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was
 #: measured is in docs/decisions.md.
 SMALLEST_LAYER_IN_FLOAT16 = 150_000
+#: Limit of the manifest.
+MAX_BATCH = 1024
 
 
 def default_smallest_layer(targets: Collection[Target]) -> int:
@@ -55,9 +68,12 @@ class ExportOptions:
         precisions: any of :data:`EXPORTABLE`.
         stages: ``fused`` for one graph, ``split`` for encoder, estimator, flow and decoder.
         io: ``uint8`` for NHWC RGB bytes, ``float32`` for NCHW in [0, 1], at both ends.
-        image_size: side of the square image in pixels.
+        image_sizes: (height, width) of the images in pixels; empty: the task's square.
+        batch: the largest number of images in one run.
         steps: Euler steps M.
-        sigma_s: standard deviation of the fixed noise.
+        noise: ``field`` for noise that is an input of the graph and belongs to the picture,
+            ``baked`` for a constant of the graph; None: baked for face tasks, else field.
+        sigma_s: standard deviation of the noise.
         seed: of the noise, and of random weights.
         floor_db: least PSNR against float32 PyTorch, for all precisions.
         opset: of the ONNX graphs.
@@ -79,8 +95,10 @@ class ExportOptions:
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     stages: Literal["fused", "split"] = "fused"
     io: Literal["uint8", "float32"] = "uint8"
-    image_size: int | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    batch: int = 1
     steps: int | None = None
+    noise: Literal["baked", "field"] | None = None
     sigma_s: float | None = None
     seed: int = 0
     floor_db: float | None = None
@@ -135,24 +153,66 @@ class ExportOptions:
 class Settings:
     """The options with the task's values filled in."""
 
-    image_size: int
+    shapes: tuple[Shape, ...]
     steps: int
     sigma_s: float
-    noise: FixedNoise
+    noise: Noise
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the graph that is exported, measured and converted: the first."""
+        return self.shapes[0].graph_height, self.shapes[0].graph_width
 
     @classmethod
     def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> Settings:
         task = checkpoint.task
-        image_size = task.image_size if options.image_size is None else options.image_size
+        sizes = options.image_sizes or ((task.image_size, task.image_size),)
         steps = task.steps if options.steps is None else options.steps
-        check_size(checkpoint.model.arch, image_size, steps)
+        arch = checkpoint.model.arch
+        shapes = tuple(_shape_of(arch, *size, options) for size in dict.fromkeys(sizes))
+        first = shapes[0].graph_height, shapes[0].graph_width
+        check_size(arch, first, steps)
         sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
-        return cls(
-            image_size=image_size,
-            steps=steps,
-            sigma_s=sigma_s,
-            noise=fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, image_size)),
+        if (options.noise or ("baked" if task.faces else "field")) == "field":
+            return cls(shapes, steps, sigma_s, NoiseField(options.seed, sigma_s))
+        if len(shapes) > 1:
+            raise UsageError(
+                f"baked noise is of one image size, but there are {len(shapes)}: use --noise field"
+            )
+        noise = fixed_noise(options.seed, sigma_s, latent_shape(checkpoint.model, first))
+        return cls(shapes, steps, sigma_s, noise)
+
+
+def image_size_named(text: str) -> tuple[int, int]:
+    """(height, width) of an image size such as ``1280x720`` (width first) or ``512``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise UsageError(
+            f"image size is {text!r}, expected pixels such as 512 or 1280x720 (width x height)"
         )
+    return int(sides[-1]), int(sides[0])
+
+
+def _shape_of(arch: Architecture, height: int, width: int, options: ExportOptions) -> Shape:
+    """The shape of the manifest for images of a size, padded to what the network takes."""
+    size = f"image size is {width}x{height}"
+    if not (1 <= height <= MAX_IMAGE_SIZE and 1 <= width <= MAX_IMAGE_SIZE):
+        raise UsageError(f"{size}, expected sides of 1 to {MAX_IMAGE_SIZE} pixels")
+    multiple, batch = arch.image_multiple, options.batch
+    padded_height, padded_width = (-(-side // multiple) * multiple for side in (height, width))
+    image_bytes = padded_height * padded_width * 3 * (1 if options.io == "uint8" else 4)
+    if batch * image_bytes > MAX_TENSOR_BYTES:
+        raise UsageError(
+            f"{size}, and {batch} of them have more than {MAX_TENSOR_BYTES} bytes: "
+            f"expected a batch of at most {MAX_TENSOR_BYTES // image_bytes}"
+        )
+    if (padded_height, padded_width) == (height, width):
+        return Shape(batch, height, width)
+    return Shape(batch, height, width, padded_height, padded_width)
 
 
 def check_options(options: ExportOptions, destination: Path) -> None:
@@ -173,6 +233,8 @@ def check_options(options: ExportOptions, destination: Path) -> None:
         raise UsageError(f"the PSNR floor is {options.floor_db}, expected a number of dB")
     if options.calibration_images < 1:
         raise UsageError(f"{options.calibration_images} calibration images, expected at least 1")
+    if not 1 <= options.batch <= MAX_BATCH:
+        raise UsageError(f"batch is {options.batch}, expected 1 to {MAX_BATCH} images")
     drop = options.int8.max_psnr_drop_db
     if drop is not None and not (math.isfinite(drop) and drop >= 0):
         raise UsageError(f"the largest PSNR drop is {drop}, expected a number of dB >= 0")

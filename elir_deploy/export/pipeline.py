@@ -38,12 +38,15 @@ from elir_deploy.export.options import (
     file_precisions,
     verified_precisions,
 )
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.references import Reference, compute_references
+from elir_deploy.export.shapes import largest
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with_engine
 from elir_deploy.export.verification import FLOORS_DB, verify_bundle
 from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.manifest import Manifest, Verification, file_precision
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.scopes import FUSED, Outline
 from elir_deploy.static_graph import StaticElir, build_static_graph
@@ -105,7 +108,8 @@ def export_bundle(
     options = options or ExportOptions()
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
-    images = _calibration_images(checkpoint, options, settings.image_size, warn)
+    squares = _calibration_images(checkpoint, options, min(settings.image_size), warn)
+    images = [image.extended(settings.image_size) for image in squares]
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
         return _Export(checkpoint, options, settings, writer, progress, warn).run(
@@ -117,9 +121,9 @@ def export_bundle(
 
 
 def _calibration_images(
-    checkpoint: Checkpoint, options: ExportOptions, image_size: int, warn: WarningCallback
+    checkpoint: Checkpoint, options: ExportOptions, side: int, warn: WarningCallback
 ) -> list[CalibrationImage]:
-    """Images to calibrate INT8 with; none without INT8, or where a calibration is used again."""
+    """Squares to calibrate INT8 with; none without INT8, or where a calibration is used again."""
     source = options.calibration
     if "int8" not in options.precisions or (source is not None and holds_recipe(source)):
         return []
@@ -127,12 +131,12 @@ def _calibration_images(
         return calibration_images(
             source,
             checkpoint.task,
-            image_size,
+            side,
             count=options.calibration_images,
             degraded=options.calibration_degraded,
             warn=warn,
         )
-    images = packaged_images(checkpoint.task, image_size)
+    images = packaged_images(checkpoint.task, side)
     warn(
         f"calibrating INT8 with the package's {len(images)} photographs: give --calibration "
         "FOLDER with images like those it will restore"
@@ -176,6 +180,8 @@ class _Export:
             graphs = {FUSED: fused}
         references = self._references()
         photographs = [reference for reference in references if not reference.synthetic]
+        size = (*self.settings.image_size, 3)
+        own_size = [reference for reference in photographs if reference.image.shape == size]
         recipe, int8, failures = None, None, {}
         if "int8" in options.precisions:
             try:
@@ -184,7 +190,9 @@ class _Export:
                 failures["int8"] = str(error)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
         _require(precisions, failures)
-        converted = convert_graphs(graphs, options, photographs, recipe, precisions, self.progress)
+        converted = convert_graphs(
+            graphs, options, self._feeder(), photographs, recipe, precisions, self.progress
+        )
         stages, kept = write_stages(
             self.writer, converted, self.checkpoint, self.settings, self.progress
         )
@@ -194,7 +202,7 @@ class _Export:
             self.settings,
             graphs,
             stages,
-            write_references(self.writer, photographs),
+            write_references(self.writer, own_size),
             None if recipe is None else write_recipe(self.writer, recipe),
         )
         self.writer.write_manifest(draft)
@@ -219,17 +227,33 @@ class _Export:
             rewrites=self.options.rewrites,
         )
 
-    def _references(self) -> list[Reference]:
-        return compute_references(
-            self.checkpoint.model,
-            self.checkpoint.task,
-            image_size=self.settings.image_size,
-            steps=self.settings.steps,
-            noise=self.settings.noise,
-            # The images of random weights mean nothing, so there is nothing that they could lose.
-            synthetic=not self.checkpoint.random,
-            progress=self.progress,
+    def _feeder(self) -> Feeder:
+        noise, arch = self.settings.noise, self.checkpoint.model.arch
+        return Feeder(
+            self.options.io,
+            noise if isinstance(noise, NoiseField) else None,
+            arch.latent_channels,
+            arch.latent_stride,
         )
+
+    def _references(self) -> list[Reference]:
+        """Of the first shape, and then of the largest."""
+        shape = largest(self.settings.shapes)
+        sizes = [self.settings.image_size, (shape.graph_height, shape.graph_width)]
+        return [
+            reference
+            for size in dict.fromkeys(sizes)
+            for reference in compute_references(
+                self.checkpoint.model,
+                self.checkpoint.task,
+                image_size=size,
+                steps=self.settings.steps,
+                noise=self.settings.noise,
+                # Images of random weights mean nothing, so there is nothing that they could lose.
+                synthetic=not self.checkpoint.random,
+                progress=self.progress,
+            )
+        ]
 
     def _int8_recipe(
         self,
@@ -247,7 +271,7 @@ class _Export:
         # The images of random weights mean nothing: there is no quality to keep.
         enforced = None if self.checkpoint.random and options.floor_db is None else floor
         recipe, report = calibrate(
-            fused, outline, images, options.io, options.int8, enforced, self.progress
+            fused, outline, images, self._feeder(), options.int8, enforced, self.progress
         )
         if not recipe.layers and options.int8.smallest_layer:
             self.warn(

@@ -18,7 +18,13 @@ from elir_deploy.export.synthetic import synthetic_pictures
 from elir_deploy.model.elir import Elir
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.photos import sample_photos
-from elir_deploy.static_graph import FixedNoise
+from elir_deploy.static_graph import (
+    ImageSize,
+    Noise,
+    height_and_width,
+    latent_shape,
+    noise_values,
+)
 from elir_deploy.tasks import TaskSpec
 
 __all__ = ["Reference", "compute_references"]
@@ -34,11 +40,11 @@ class Reference:
 
     Attributes:
         name: of the picture.
-        image: (S, S, 3) uint8 RGB at the network's size; a photograph is degraded as the task
+        image: (H, W, 3) uint8 RGB at the network's size; a photograph is degraded as the task
             expects, a synthetic picture is not.
-        restored: (S, S, 3) uint8: clipped and rounded half to even, as the exported graphs do.
+        restored: (H, W, 3) uint8: clipped and rounded half to even, as the exported graphs do.
         boundaries: part of the network to the float32 tensor it ends with; ``decoder`` is the
-            image (1, 3, S, S) before clipping. Empty for synthetic pictures.
+            image (1, 3, H, W) before clipping. Empty for synthetic pictures.
         synthetic: drawn, and unlike any photograph.
     """
 
@@ -53,9 +59,9 @@ def compute_references(
     model: Elir,
     task: TaskSpec,
     *,
-    image_size: int,
+    image_size: ImageSize,
     steps: int,
-    noise: FixedNoise,
+    noise: Noise,
     synthetic: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> list[Reference]:
@@ -71,20 +77,22 @@ def compute_references(
             images and enlarged as those are.
         progress: called before each picture.
     """
-    photos = {name: sample_photos(image_size, faces=False)[name] for name in PHOTOGRAPHS}
+    size = height_and_width(image_size)
+    photos = {name: sample_photos(size, faces=False)[name] for name in PHOTOGRAPHS}
     if task.faces:
-        photos.update(sample_photos(image_size, faces=True))
+        photos.update(sample_photos(size, faces=True))
     low = {
         name: degrade(task.name, photo, np.random.default_rng(zlib.crc32(name.encode())))
         for name, photo in photos.items()
     }
-    drawn = synthetic_pictures(image_size // task.upscale) if synthetic else {}
+    drawn = synthetic_pictures(*(side // task.upscale for side in size)) if synthetic else {}
+    values = noise_values(noise, latent_shape(model, size))
     references = []
     for done, (name, picture) in enumerate([*low.items(), *drawn.items()]):
         progress("running the PyTorch model", done, len(low) + len(drawn))
         image = enlarge(task.name, picture)
         with _one_thread():
-            boundaries = _run_parts(model, image, steps, noise)
+            boundaries = _run_parts(model, image, steps, values)
         restored = from_network(boundaries["decoder"])
         if name in drawn:
             references.append(Reference(name, image, restored, {}, synthetic=True))
@@ -106,7 +114,7 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def _run_parts(
-    model: Elir, image: NDArray[np.uint8], steps: int, noise: FixedNoise
+    model: Elir, image: NDArray[np.uint8], steps: int, noise: torch.Tensor
 ) -> dict[str, NDArray[np.float32]]:
     """Outputs of all parts in Algorithm 1.
 
@@ -116,7 +124,7 @@ def _run_parts(
     x = torch.from_numpy(to_network(image, "float32"))
     parts = {"encoder": model.encoder(x)}
     parts["estimator"] = model.estimator(parts["encoder"])
-    z = parts["estimator"] + noise.values
+    z = parts["estimator"] + noise
     for k in range(steps):
         z = z + model.vector_field(z, torch.tensor([k / steps])) / steps
         parts[f"step{k + 1}"] = z

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,24 @@ from onnx import ModelProto, TensorProto
 
 from elir_deploy.errors import ElirError
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
-from elir_deploy.export.pixels import from_network, to_network
+from elir_deploy.export.graphs import cut
+from elir_deploy.export.pixels import Feeder, from_network
 from elir_deploy.export.precision import open_session
+from elir_deploy.fixed_shapes import fixed
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import ImageFidelity, Verification, file_precision
+from elir_deploy.runtime.manifest import (
+    NOISE_TENSOR,
+    BakedNoise,
+    ImageFidelity,
+    Manifest,
+    Shape,
+    Verification,
+    file_precision,
+)
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.scopes import DECODER, boundaries
 
 if TYPE_CHECKING:
@@ -61,6 +73,8 @@ _EMULATIONS: dict[str, tuple[Callable[[ModelProto], ModelProto], str]] = {
 }
 #: Stands for minus infinity, which JSON does not have.
 LOST = -1000.0
+#: Tensors by name, or the ends of parts by part.
+_Ends = Mapping[str, NDArray[Any]]
 #: What follows the decoder: clipping, rounding, layout.
 FORMATTING = "formatting"
 
@@ -131,20 +145,20 @@ def verify_bundle(
     reports = {}
     with tempfile.TemporaryDirectory(prefix="elir-verify-") as job:
         job_folder = Path(job)
-        for reference in references:
+        for number, reference in enumerate(references):
             arrays: dict[str, Any] = {
                 "image": reference.image,
                 "restored": reference.restored,
                 **reference.boundaries,
             }
-            np.savez(job_folder / f"{reference.name}.npz", **arrays)
+            np.savez(job_folder / f"{number}.npz", **arrays)
         for done, (precision, floor_db) in enumerate(floors_db.items()):
             progress(f"verifying {precision}", done, len(floors_db))
             request = {
                 "bundle": str(folder.resolve()),
                 "precision": precision,
                 "floor_db": floor_db,
-                "images": {reference.name: reference.synthetic for reference in references},
+                "images": [(reference.name, reference.synthetic) for reference in references],
             }
             (job_folder / "job.json").write_text(json.dumps(request))
             reports[precision] = _run_child(job_folder)
@@ -167,42 +181,79 @@ def _run_child(job_folder: Path) -> Verification:
 def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
     precision = job["precision"]
     bundle = Bundle.open(job["bundle"])
-    images: list[ImageFidelity] = []
-    boundaries: dict[str, float | None] = {}
-    alone: dict[str, float | None] = {}
     graphs = _load_graphs(bundle, file_precision(precision))
     emulation, arithmetic = _emulation(precision, graphs)
-    parts = _Parts(graphs, emulation, bundle.manifest.model.steps)
     # The float32 file in float32 would say nothing of bfloat16.
     has_file = precision == file_precision(precision)
     runs = [f"{BACKEND} on the CPU"] * has_file
     runs += [f"in emulated {arithmetic} arithmetic"] * (emulation is not None)
+    feeder, results = _feeder(bundle.manifest), _Results()
+    size, parts = (), None
     with Restorer(bundle, backend=BACKEND, precision=file_precision(precision)) as restorer:
-        for name, synthetic in job["images"].items():
-            with np.load(job_folder / f"{name}.npz") as stored:
+        for number, (name, synthetic) in enumerate(job["images"]):
+            with np.load(job_folder / f"{number}.npz") as stored:
                 reference = {key: stored[key] for key in stored.files}
             image, restored = reference.pop("image"), reference.pop("restored")
-            network_input = to_network(image, bundle.manifest.input.dtype)
+            if parts is None or size != image.shape[:2]:
+                size, parts = image.shape[:2], None  # frees those of another size
+                parts = _Parts(
+                    _at_size(graphs, bundle.manifest, *size), emulation, bundle.manifest.model.steps
+                )
+            inputs = feeder(image)
             outputs, ends = [], {}
             # The emulation is the harsher of the two, and enough for a synthetic picture.
             if has_file and not (synthetic and emulation):
-                outputs.append(from_network(restorer.run(network_input)))
+                outputs.append(from_network(restorer.run(*inputs.values())))
             if emulation or not synthetic:
-                ends = parts.run_in_turn(network_input)
+                ends = parts.run_in_turn(inputs)
                 outputs.append(from_network(ends.pop(FORMATTING)))
             finite = all(np.isfinite(end).all() for end in ends.values())
-            results = (
+            candidates = (
                 fidelity(name, output, restored, synthetic=synthetic, finite=finite)
                 for output in outputs
             )
-            images.append(min(results, key=_decibels))
-            if synthetic:
-                continue
-            for part, value in ends.items():
-                _keep_worst(boundaries, part, signal_to_error(value, reference[part]))
-            for part, value in parts.run_alone(network_input, reference).items():
-                _keep_worst(alone, part, signal_to_error(value, reference[part]))
-    return _summarized(images, boundaries, alone, job["floor_db"], ", and ".join(runs))
+            results.images.append(min(candidates, key=_decibels))
+            if not synthetic:
+                results.add_parts(ends, parts.run_alone(inputs, reference), reference)
+    return _summarized(results, job["floor_db"], ", and ".join(runs))
+
+
+@dataclass
+class _Results:
+    """Agreement of each image, and the worst of each part after and without earlier errors."""
+
+    images: list[ImageFidelity] = field(default_factory=list)
+    boundaries: dict[str, float | None] = field(default_factory=dict)
+    parts: dict[str, float | None] = field(default_factory=dict)
+
+    def add_parts(self, ends: _Ends, alone: _Ends, exact: _Ends) -> None:
+        """Keep the worse of these ends of parts, in turn and ``alone``, and earlier ones."""
+        for table, values in ((self.boundaries, ends), (self.parts, alone)):
+            for part, value in values.items():
+                _keep_worst(table, part, signal_to_error(value, exact[part]))
+
+
+def _at_size(
+    graphs: list[ModelProto], manifest: Manifest, height: int, width: int
+) -> list[ModelProto]:
+    """The graphs for one image of a size, if they are for several shapes; else themselves."""
+    shapes = manifest.shapes
+    if shapes[0].batch == 1 and len(shapes) == 1:
+        return graphs
+    shape = Shape(1, height, width)
+    return [
+        fixed(graph, {v.name: manifest.tensor(v.name, shape).shape for v in graph.graph.input})
+        for graph in graphs
+    ]
+
+
+def _feeder(manifest: Manifest) -> Feeder:
+    io, noise = manifest.input.dtype, manifest.noise
+    if isinstance(noise, BakedNoise):
+        return Feeder(io)
+    tensor = manifest.tensors[NOISE_TENSOR]
+    field = NoiseField(noise.seed, manifest.model.sigma_s)
+    return Feeder(io, field, tensor.channels, tensor.stride)
 
 
 def _emulation(
@@ -214,31 +265,25 @@ def _emulation(
     return _EMULATIONS.get("fp16" if has_half else precision, (None, ""))
 
 
-def _summarized(
-    images: list[ImageFidelity],
-    boundaries: dict[str, float | None],
-    parts: dict[str, float | None],
-    floor_db: float,
-    backend: str,
-) -> Verification:
-    photographs = [image for image in images if not image.synthetic]
+def _summarized(results: _Results, floor_db: float, backend: str) -> Verification:
+    photographs = [image for image in results.images if not image.synthetic]
     worst = min(map(_decibels, photographs))
     max_errors = [image.max_error for image in photographs if image.max_error is not None]
     mean_errors = [image.mean_error for image in photographs if image.mean_error is not None]
     finite = len(max_errors) == len(photographs)
     passed = finite and worst >= floor_db
-    measured = {part: db for part, db in parts.items() if db is not None}
+    measured = {part: db for part, db in results.parts.items() if db is not None}
     return Verification(
         psnr_db=finite_or_none(worst),
         max_error=max(max_errors) if finite else None,
         mean_error=_rounded(float(np.mean(mean_errors))) if finite else None,
         floor_db=floor_db,
         passed=passed,
-        automatic=is_automatic(images, passed=passed),
+        automatic=is_automatic(results.images, passed=passed),
         backend=backend,
-        images=images,
-        boundaries=boundaries,
-        parts=parts,
+        images=results.images,
+        boundaries=results.boundaries,
+        parts=results.parts,
         worst_part=min(measured, key=lambda part: measured[part]) if measured else None,
         kept_float32=[],
     )
@@ -280,7 +325,8 @@ class _Parts:
         emulation: Callable[[ModelProto], ModelProto] | None,
         steps: int,
     ) -> None:
-        self.sessions: dict[str, tuple[str, Any]] = {}
+        # Names of inputs and output of each part, and its session.
+        self.sessions: dict[str, tuple[list[str], str, Any]] = {}
         expected = boundaries(steps)
         for graph in graphs:
             whole = emulation(graph) if emulation is not None else graph
@@ -291,7 +337,9 @@ class _Parts:
             if DECODER in ends:
                 ends[FORMATTING] = graph.graph.output[0].name
             for part, end in ends.items():
-                self.sessions[part] = start, open_session(extractor.extract_model([start], [end]))
+                model = cut(extractor, start, end)
+                names = [value.name for value in model.graph.input]
+                self.sessions[part] = names, end, open_session(model)
                 start = end
         missing = [
             f"{end.tensor} ({part})" for part, end in expected.items() if part not in self.sessions
@@ -301,24 +349,23 @@ class _Parts:
                 f"the graphs lack the tensors at the ends of parts: {', '.join(missing)}"
             )
 
-    def run_in_turn(self, network_input: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run_in_turn(self, inputs: _Ends) -> dict[str, NDArray[Any]]:
         """Output of every part, each given the output of the one before it."""
         ends = {}
-        value = network_input
-        for part, (start, session) in self.sessions.items():
-            value = ends[part] = session.run(None, {start: value})[0]
+        values = dict(inputs)
+        for part, (names, end, session) in self.sessions.items():
+            ends[part] = session.run(None, {name: values[name] for name in names})[0]
+            values[end] = ends[part]
         return ends
 
-    def run_alone(
-        self, network_input: NDArray[Any], exact: dict[str, NDArray[np.float32]]
-    ) -> dict[str, NDArray[np.float32]]:
+    def run_alone(self, inputs: _Ends, exact: _Ends) -> dict[str, NDArray[Any]]:
         """Output of every part, each given the exact output of the one before it."""
         ends = {}
-        value = network_input
-        for part, (start, session) in self.sessions.items():
+        values = dict(inputs)
+        for part, (names, end, session) in self.sessions.items():
             if part in exact:
-                ends[part] = session.run(None, {start: value})[0]
-                value = exact[part]
+                ends[part] = session.run(None, {name: values[name] for name in names})[0]
+                values[end] = exact[part]
         return ends
 
 

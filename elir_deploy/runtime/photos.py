@@ -36,23 +36,27 @@ _PHOTOS = {
 }
 
 
-def sample_photos(size: int, faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
+def sample_photos(size: int | tuple[int, int], faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
     """Undegraded photographs by name, in a fixed order.
 
     Args:
-        size: side in pixels of the returned images; the stored ones have about 256, so larger sizes
-            are enlarged (Lanczos) without finer detail.
+        size: of the returned images in pixels, a side or (height, width), to which squares are cut;
+            the stored ones have about 256, so larger sizes are enlarged (Lanczos) without finer
+            detail.
         faces: only photographs of a face, cropped and aligned (one); otherwise all, uncropped
             (three).
 
     Returns:
-        RGB images (size, size, 3), uint8, each C-contiguous and writable.
+        RGB images (height, width, 3), uint8, each C-contiguous and writable.
 
     Raises:
         UsageError: ``size`` is below 1.
     """
-    if size < 1:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
         raise UsageError(f"sample photographs: size is {size}, expected at least 1")
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
     folder: Any = resources.files("elir_deploy") / "data" / "photos"
     photos = {}
     for name, photo in _PHOTOS.items():
@@ -61,7 +65,8 @@ def sample_photos(size: int, faces: bool) -> dict[str, npt.NDArray[np.uint8]]:
         with (folder / photo.file).open("rb") as stream, Image.open(stream) as stored:
             image = stored.convert("RGB")
         box = photo.face if faces else None
-        if image.size != (size, size) or box is not None:
-            image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-        photos[name] = np.array(image, dtype=np.uint8)
+        if image.size != (side, side) or box is not None:
+            image = image.resize((side, side), Image.Resampling.LANCZOS, box=box)
+        cut = image.crop((left, top, left + width, top + height))
+        photos[name] = np.array(cut, dtype=np.uint8)
     return photos

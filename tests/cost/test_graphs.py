@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.cost.graphs import bundle_layers, graph_layers, graph_precisions
-from elir_deploy.cost.operators import COPIES, ELEMENTWISE, NORMALIZATIONS, PRODUCTS
+from elir_deploy.cost.operators import COPIES, ELEMENTWISE, NORMALIZATIONS, PRODUCTS, VIEWS
 from elir_deploy.cost.roofline import Layer, Totals, totals
 from elir_deploy.errors import BundleError, MissingDependencyError
+from elir_deploy.export.shapes import free_shapes
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.onnx_rules import OPERATORS
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, put_graph, read_manifest, write_manifest
 
 FLOAT, HALF, INT8, UINT8 = (
     *(TensorProto.FLOAT, TensorProto.FLOAT16),
@@ -279,7 +282,7 @@ def test_quantised_graphs_move_bytes_not_floats() -> None:
 
 
 def test_every_operator_of_an_export_has_a_cost() -> None:
-    known = ELEMENTWISE | COPIES | PRODUCTS | NORMALIZATIONS | {"Reshape"}
+    known = ELEMENTWISE | COPIES | PRODUCTS | NORMALIZATIONS | VIEWS
     assert known == {name.decode() for name in OPERATORS}
 
 
@@ -299,6 +302,20 @@ def test_the_packaged_bundle_in_every_precision(tiny) -> None:
     for layers in tiny.values():
         assert list(totals(layers)) == ["encoder", "estimator", "flow", "decoder"]
         assert sum(own.bytes for own in totals(layers).values()) == Totals.of(layers).bytes
+
+
+def test_a_graph_of_batches_costs_what_one_image_does(tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "batches"
+    shutil.copytree(Bundle.open("tiny").path, folder)
+    manifest = read_manifest(folder)
+    manifest["shapes"][0]["batch"] = 4
+    write_manifest(folder, manifest)
+    for precision, layers in tiny.items():
+        model = onnx.load(folder / f"fused.{precision}.onnx")
+        put_graph(
+            folder, free_shapes(model, batches=True, sizes=False).SerializeToString(), precision
+        )
+        assert bundle_layers(Bundle.open(folder), precision) == layers
 
 
 def test_shapes_must_be_fixed() -> None:

@@ -11,13 +11,18 @@ from torch import nn
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.onnx import export_stages
+from elir_deploy.export.pixels import Feeder
 from elir_deploy.model import Elir
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.scopes import Outline
 from elir_deploy.static_graph import FixedNoise, StaticElir, build_static_graph, fixed_noise
 from elir_deploy.tasks import TASKS, Architecture
 
 SIZE = 64
 STEPS = 2
+BYTES = Feeder("uint8")
+#: Large, so that noise in a wrong place or of a wrong picture shows.
+FIELD = NoiseField(3, 0.5)
 SMALL = Architecture(
     autoencoder_width=16,
     autoencoder_blocks=1,
@@ -71,6 +76,12 @@ def outline(static: StaticElir) -> Outline:
 @pytest.fixture(scope="session")
 def stages(static: StaticElir) -> dict[str, ModelProto]:
     return export_stages(static)
+
+
+@pytest.fixture(scope="session")
+def taking(model: Elir) -> dict[str, ModelProto]:
+    """The stages of a graph that takes its noise."""
+    return export_stages(build_static_graph(model, image_size=SIZE, steps=STEPS, noise=FIELD))
 
 
 @pytest.fixture(scope="session")

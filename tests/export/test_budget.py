@@ -22,7 +22,7 @@ from elir_deploy.export.quantization import conv_layers, place, quantize_graph, 
 from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
-from tests.export.conftest import SIZE, STEPS
+from tests.export.conftest import BYTES, SIZE, STEPS
 
 
 def quantize(model: ModelProto, blocks: Collection[Block], peak: float = 4.0) -> ModelProto:
@@ -90,17 +90,17 @@ class TestMeasuring:
     def test_the_float32_graph_loses_nothing(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        assert Judge(fused, images, "uint8").measure(fused) == Int8Quality(0.0, None)
+        assert Judge(fused, images, BYTES).measure(fused) == Int8Quality(0.0, None)
 
     def test_quality_is_psnr_to_truth_and_to_float32(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        found = Judge(fused, images, "uint8").measure(quantize(fused, blocks_of(fused, outline)))
+        found = Judge(fused, images, BYTES).measure(quantize(fused, blocks_of(fused, outline)))
         assert found.psnr_drop_db is not None
         assert found.fidelity_db is not None
         assert 10 < found.fidelity_db < 60
         blind = [CalibrationImage(i.name, i.image, None) for i in images]
-        assert Judge(fused, blind, "uint8").measure(fused).psnr_drop_db is None
+        assert Judge(fused, blind, BYTES).measure(fused).psnr_drop_db is None
 
     def test_a_block_alone_is_measured_as_if_the_whole_graph_ran(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
@@ -109,10 +109,10 @@ class TestMeasuring:
             p for p in blocks_of(fused, outline) if p.name.startswith(("decoder.layers.2", "flow"))
         ]
         found = measure_sensitivities(
-            fused, blocks, lambda chosen: quantize(fused, chosen, 64.0), images, "uint8"
+            fused, blocks, lambda chosen: quantize(fused, chosen, 64.0), images, BYTES
         )
         assert [s.block for s in found] == blocks
-        judge = Judge(fused, images[:2], "uint8")
+        judge = Judge(fused, images[:2], BYTES)
         for sensitivity in found:
             whole = judge.measure(quantize(fused, [sensitivity.block], 64.0)).fidelity_db
             if sensitivity.psnr_db < 50:  # else 8 bits hide it

@@ -17,7 +17,7 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Int8Quality
 from elir_deploy.scopes import Outline, layer_of
 from elir_deploy.tasks import TASKS
-from tests.export.conftest import SIZE
+from tests.export.conftest import BYTES, SIZE
 from tests.processor import saturating_int8
 
 
@@ -30,7 +30,7 @@ def images() -> list[CalibrationImage]:
 def calibrated(
     fused: ModelProto, outline: Outline, images: list[CalibrationImage]
 ) -> tuple[Recipe, Int8Report]:
-    return calibrate(fused, outline, images, "uint8", Int8Options(max_psnr_drop_db=0.3), 35.0)
+    return calibrate(fused, outline, images, BYTES, Int8Options(max_psnr_drop_db=0.3), 35.0)
 
 
 def restored(model: ModelProto, image: CalibrationImage) -> np.ndarray:
@@ -52,7 +52,7 @@ class TestCalibrating:
         assert measured.fidelity_db >= 35
         assert measured.psnr_drop_db is not None
         assert measured.psnr_drop_db <= 0.3
-        again = Judge(fused, images, "uint8").measure(recipe.apply(fused))
+        again = Judge(fused, images, BYTES).measure(recipe.apply(fused))
         assert again.fidelity_db == pytest.approx(measured.fidelity_db, abs=0.005)
         assert again.psnr_drop_db == pytest.approx(measured.psnr_drop_db, abs=0.00005)
         names = [block.name for block in blocks_of(fused, outline)]
@@ -62,7 +62,7 @@ class TestCalibrating:
     def test_random_weights_are_quantised_completely_and_not_measured(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        recipe, report = calibrate(fused, outline, images, "uint8", Int8Options(), None)
+        recipe, report = calibrate(fused, outline, images, BYTES, Int8Options(), None)
         assert report == Int8Report()
         assert recipe.layers == {
             layer for block in blocks_of(fused, outline) for layer in block.layers
@@ -77,13 +77,13 @@ class TestCalibrating:
     ) -> None:
         monkeypatch.setattr(Budget, "allows", lambda *_: False)
         with pytest.raises(QualityError, match="the best is"):
-            calibrate(fused, outline, images, "uint8", Int8Options(), 35.0)
+            calibrate(fused, outline, images, BYTES, Int8Options(), 35.0)
 
     def test_identical_images_are_null_and_meet_every_floor(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         """With every block in floating point, 8-bit images do not change."""
-        _, report = calibrate(fused, outline, images, "uint8", Int8Options(), 101.0)
+        _, report = calibrate(fused, outline, images, BYTES, Int8Options(), 101.0)
         assert report.figures.measured == Int8Quality(0.0, None)
         assert all(block.kept for block in report.figures.blocks)
 
@@ -95,8 +95,8 @@ class TestCalibrating:
         images: list[CalibrationImage],
         change: dict[str, bool],
     ) -> None:
-        whole, _ = calibrate(fused, outline, images, "uint8", Int8Options(), None)
-        block, _ = calibrate(fused, outline, images, "uint8", Int8Options(**change), None)
+        whole, _ = calibrate(fused, outline, images, BYTES, Int8Options(), None)
+        block, _ = calibrate(fused, outline, images, BYTES, Int8Options(**change), None)
         assert whole.to_json() != block.to_json()
         assert bool(block.factors) is change.get("equalize", True)
         assert bool(block.corrections) is change.get("correct_biases", True)
@@ -107,7 +107,7 @@ class TestCalibrating:
     ) -> None:
         openvino = pytest.importorskip("openvino")
         core = openvino.Core()
-        recipe, _ = calibrate(fused, outline, images, "uint8", Int8Options(), None)
+        recipe, _ = calibrate(fused, outline, images, BYTES, Int8Options(), None)
         made = recipe.apply(fused)
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(made.SerializeToString()), "CPU", settings)
@@ -125,7 +125,7 @@ class TestSmallestLayer:
     @pytest.fixture(scope="class")
     def made(self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]) -> Recipe:
         options = Int8Options(smallest_layer=self.LIMIT)
-        return calibrate(fused, outline, images, "uint8", options, None)[0]
+        return calibrate(fused, outline, images, BYTES, options, None)[0]
 
     def test_small_layers_have_no_pair_and_large_ones_do(
         self, fused: ModelProto, made: Recipe
@@ -185,7 +185,7 @@ class TestSmallestLayer:
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         options = Int8Options(smallest_layer=10**9)
-        recipe, report = calibrate(fused, outline, images, "uint8", options, 35.0)
+        recipe, report = calibrate(fused, outline, images, BYTES, options, 35.0)
         assert not recipe.layers
         assert report.sensitivities == ()
         assert "QuantizeLinear" not in {node.op_type for node in recipe.apply(fused).graph.node}

@@ -28,7 +28,7 @@ def noise(mean: float, deviation: float, channels: int, length: int) -> dict[str
 
 class TestImages:
     def test_flat_and_chequered(self) -> None:
-        images = extreme_images(40)
+        images = extreme_images(40, 40)
         assert list(images) == ["black", "grey", "white", "chequered"]
         for image in images.values():
             assert (image.shape, image.dtype) == ((40, 40, 3), np.uint8)
@@ -39,7 +39,7 @@ class TestImages:
     def test_every_stage_is_fed_the_output_of_the_one_before(
         self, stages: dict[str, ModelProto], fused: ModelProto, pixels: np.ndarray
     ) -> None:
-        feeds = stage_feeds(stages, [pixels, np.zeros_like(pixels)])
+        feeds = stage_feeds(stages, [{"image": pixels}, {"image": np.zeros_like(pixels)}])
         assert list(feeds) == list(stages)
         assert [len(found) for found in feeds.values()] == [2, 2, 2, 2]
         assert feeds["encoder"][0]["image"] is pixels
@@ -163,7 +163,7 @@ class TestNormalization:
             assert (reason.kind, reason.value) == (kind, worst)
 
     def test_the_measured_plan_of_a_network(self, fused: ModelProto, pixels: np.ndarray) -> None:
-        flat = [{"image": image[None]} for image in extreme_images(64).values()]
+        flat = [{"image": image[None]} for image in extreme_images(64, 64).values()]
         evidence = gather_evidence(fused, [{"image": pixels}, *flat])
         norms = [n for n in fused.graph.node if n.op_type == "InstanceNormalization"]
         assert set(evidence.sums) == set(evidence.error_db) == {n.name for n in norms}

@@ -19,7 +19,7 @@ from elir_deploy.export.sensitivity_plot import (
 from elir_deploy.runtime.manifest import BlockSensitivity
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
-from tests.export.conftest import SIZE
+from tests.export.conftest import BYTES, SIZE
 
 
 @pytest.mark.parametrize(
@@ -68,5 +68,5 @@ def test_the_reason_where_no_block_was_measured(
     expected: str,
 ) -> None:
     images = packaged_images(TASKS["tiny"], SIZE)
-    _, report = calibrate(fused, outline, images, "uint8", options, floor_db)
+    _, report = calibrate(fused, outline, images, BYTES, options, floor_db)
     assert expected in (missing_sensitivities(report) or "something to draw")

@@ -88,7 +88,7 @@ def test_bfr_within_its_budgets_and_byte_identical(
     # small models are compared with all that, here the minutes go to the graph and the pictures.
     monkeypatch.chdir(tmp_path / "b" / "c")
     monkeypatch.setattr(pipeline, "verify_bundle", lambda *_: {})
-    monkeypatch.setattr(references, "synthetic_pictures", lambda side: {})
+    monkeypatch.setattr(references, "synthetic_pictures", lambda *size: {})
     options = pipeline.ExportOptions(precisions=("fp32",))
     pipeline.export_bundle(load_checkpoint(weights), Path("other"), options)
     again = hashes(tmp_path / "b" / "c" / "other")

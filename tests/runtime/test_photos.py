@@ -31,6 +31,15 @@ def test_the_same_every_time_and_not_flat():
         assert photo.std() > 30
 
 
+def test_rectangles_are_cut_from_the_middle_of_squares():
+    square = sample_photos(96, faces=False)
+    for size, cut in (((40, 96), np.s_[28:68]), ((96, 40), np.s_[:, 28:68])):
+        for name, photo in sample_photos(size, faces=False).items():
+            assert photo.shape == (*size, 3)
+            assert photo.flags.c_contiguous
+            assert np.array_equal(photo, square[name][cut])
+
+
 def test_a_photograph_of_its_own_size_is_not_touched():
     with Image.open(FOLDER / "chelsea.png") as stored:
         assert np.array_equal(sample_photos(256, faces=False)["chelsea"], np.asarray(stored))

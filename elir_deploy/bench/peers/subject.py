@@ -15,6 +15,7 @@ from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest import BakedNoise
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.tasks import Architecture
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Subject:
     Attributes:
         task: its name, for how an image is enlarged before the network.
         image_size: side in pixels of the network's square image.
-        noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs.
+        noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs, or of a
+            picture.
         model: collapsed or over-parametrised, as in the file; in evaluation mode.
         weights: their origin.
         incomparable: why results cannot be compared with the bundle's references; None: they can.
@@ -71,7 +73,7 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     Raises:
         UsageError: another checkpoint than the bundle's, or a manifest without an architecture.
     """
-    from elir_deploy.static_graph import fixed_noise, latent_shape
+    from elir_deploy.static_graph import Noise, fixed_noise, latent_shape, noise_values
 
     info = bundle.manifest
     if checkpoint is None:
@@ -93,19 +95,21 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     else:
         model = checkpoint.model
         weights = "random" if checkpoint.random else checkpoint.name
-    seed = info.noise.seed
-    noise = fixed_noise(seed, info.model.sigma_s, latent_shape(model, info.image_size))
-    baked = info.noise.sha256 if isinstance(info.noise, BakedNoise) else None
-    if incomparable is None and noise.sha256 != baked:
-        incomparable = (
-            f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
-            f"the bundle's {baked}"
-        )
+    shape = latent_shape(model, info.image_size)
+    seed, sigma_s = info.noise.seed, info.model.sigma_s
+    noise: Noise = NoiseField(seed, sigma_s)
+    if isinstance(info.noise, BakedNoise):
+        noise = fixed_noise(seed, sigma_s, shape)
+        if incomparable is None and noise.sha256 != info.noise.sha256:
+            incomparable = (
+                f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
+                f"the bundle's {info.noise.sha256}"
+            )
     return Subject(
         task=info.model.task,
         image_size=info.image_size,
         steps=info.model.steps,
-        noise=noise.values,
+        noise=noise_values(noise, shape),
         model=model,
         weights=weights,
         incomparable=RANDOM_WEIGHTS if info.source.random else incomparable,

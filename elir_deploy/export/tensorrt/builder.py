@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from elir_deploy.export.tensorrt.layers import (
     layers_in_log,
     layers_of_inspector,
 )
+from elir_deploy.export.tensorrt.profiles import add_profiles, check_ends
 from elir_deploy.export.tensorrt.weak_typing import constrain_types
 from elir_deploy.interrupts import Interruption, deferred_interrupts
 from elir_deploy.progress import ProgressCallback
@@ -85,7 +86,7 @@ class BuiltEngine:
 def build_engine(
     library: Library,
     model: bytes,
-    stage: Stage,
+    stages: Sequence[Stage],
     precision: str,
     options: BuildOptions,
     progress: ProgressCallback,
@@ -95,7 +96,7 @@ def build_engine(
     Args:
         library: TensorRT-RTX, on any machine, or TensorRT, on the device.
         model: the ONNX file.
-        stage: with the ends that the graph must have.
+        stages: the stage with the ends that the graph must have, for each shape.
         precision: of the file.
         options: of the build.
         progress: called with the phase of the build.
@@ -118,17 +119,18 @@ def build_engine(
         builder: trt.Builder = _started(library, library.module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser = library.module.OnnxParser(network, logger)  # owns the weights
-        _parse(library, parser, model, f"{stage.name}.{precision}")
-        _check_ends(library.module, network, stage)
+        name = f"{stages[0].name}.{precision}"
+        _parse(library, parser, model, name)
+        check_ends(library.module, network, stages)
         config = _configured(library, builder, options, level)
+        add_profiles(builder, config, stages)
         if _weakly_typed(library):
             constrain_types(library.module, network, config, precision)
         build = partial(builder.build_serialized_network, network, config)
         serialized = _run_build(library, build, config, progress, interrupted)
     if serialized is None:
         raise UnavailableError(
-            f"{library.kind} {library.version} cannot build {stage.name}.{precision}: "
-            f"{_brief(log.errors)}"
+            f"{library.kind} {library.version} cannot build {name}: {_brief(log.errors)}"
         )
     content = bytes(serialized)
     layers = log.layers if library.kind == RTX else _inspected(library, content, options)
@@ -281,27 +283,6 @@ def _parse(library: Library, parser: trt.OnnxParser, model: bytes, name: str) ->
         raise UnavailableError(
             f"{library.kind} {library.version} cannot parse {name}: {_brief(reasons)}"
         )
-
-
-def _check_ends(library: Any, network: trt.INetworkDefinition, stage: Stage) -> None:
-    types = {"uint8": library.DataType.UINT8, "float32": library.DataType.FLOAT}
-    for what, spec, tensors in (
-        ("input", stage.input, [network.get_input(i) for i in range(network.num_inputs)]),
-        ("output", stage.output, [network.get_output(i) for i in range(network.num_outputs)]),
-    ):
-        # A shape has a length and items, but no iterator of its own.
-        parsed = [
-            (t.name, t.dtype, tuple(t.shape[i] for i in range(len(t.shape)))) for t in tensors
-        ]
-        if parsed != [(spec.name, types[spec.dtype], spec.shape)]:
-            raise UnavailableError(
-                f"TensorRT reads the {what} of {stage.name} as {_described(parsed)}, expected "
-                f"{spec} as in the manifest"
-            )
-
-
-def _described(tensors: list[tuple[str, Any, tuple[int, ...]]]) -> str:
-    return ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in tensors) or "missing"
 
 
 class RtxBuilderConfig(Protocol):

@@ -185,6 +185,9 @@ def make_engines(
         UsageError: as :func:`~.builder.build_engine`.
     """
     stages = manifest.stages_in()
+    by_name: dict[str, list[Stage]] = {stage.name: [] for stage in stages}
+    for stage in (stage for shape in manifest.shapes for stage in manifest.stages_in(shape)):
+        by_name[stage.name].append(stage)
     jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
     sizes = {artifact.file: artifact.bytes for artifact in manifest.artifacts}
 
@@ -200,7 +203,8 @@ def make_engines(
         for_spec = replace(options, capability=spec.capability)
         graph = onnx_of(stage, precision)
         required = _graph_convolutions(graph)
-        built = build_engine(library, read(graph), stage, precision, for_spec, say)
+        ends = by_name[stage.name]
+        built = build_engine(library, read(graph), ends, precision, for_spec, say)
         _check_engine(file, precision, spec, library.kind, required, built, warn)
         return StageEngine(stage.name, precision, spec, library, for_spec, built)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 
 from elir_deploy.bench import peers
 from elir_deploy.bench.peers import subject
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.errors import CheckpointError, MissingDependencyError, UsageError
+from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.noise import NoiseField
 from tests.bench.peers.bundles import eager_peer, small_bundle, with_manifest
 from tests.bench.peers.conftest import TINY
 
@@ -25,6 +28,15 @@ def test_a_bundle_of_the_packaged_checkpoint_needs_none(tiny64):
     given = subject_of(tiny64, peers.load_checkpoint_of(tiny64, str(TINY)))
     assert torch.equal(given.noise, model.noise)
     assert given.weights == model.weights
+
+
+def test_noise_that_is_an_input_is_that_of_a_picture():
+    bundle = Bundle.open("tiny")
+    model = subject_of(bundle, None)
+    assert model.incomparable is None
+    expected = np.empty((16, 32, 32), np.float32)
+    NoiseField(bundle.manifest.noise.seed, bundle.manifest.model.sigma_s).fill(expected, 0, 0)
+    np.testing.assert_array_equal(model.noise[0].numpy(), expected)
 
 
 def test_noise_that_cannot_be_made_again_is_a_reason(tiny64, tmp_path):

@@ -191,6 +191,16 @@ class TimingCache:
         return self.content + b"measured;"
 
 
+class Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def set_shape(
+        self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]
+    ) -> None:
+        self.shapes[input] = (min, opt, max)
+
+
 class Config:
     def __init__(self, accepts_cache: bool) -> None:
         self.flags: set[Any] = {BuilderFlag.TF32}  # as it is, "Enabled by default."
@@ -199,7 +209,12 @@ class Config:
         self.progress_monitor: Any = None
         self.profiling_verbosity: Any = None
         self.hardware_compatibility_level: Any = HardwareCompatibilityLevel.NONE
+        self.profiles: list[Profile] = []
         self._accepts_cache = accepts_cache
+
+    def add_optimization_profile(self, profile: Profile) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
@@ -292,6 +307,9 @@ class StandIn:
             def create_builder_config(self) -> Config:
                 outer.configs.append(Config(accepts_cache))
                 return outer.configs[-1]
+
+            def create_optimization_profile(self) -> Profile:
+                return Profile()
 
             def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
                 if fails:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.export.convolutions import convolution_precisions
 from elir_deploy.export.float16 import to_float16
+from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.islands import Float16Plan
 from elir_deploy.export.quantization import (
     conv_layers,
@@ -23,10 +24,13 @@ from elir_deploy.export.quantization import (
     quantize_graph,
     residual_additions,
 )
+from elir_deploy.export.shapes import for_shapes
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Shape, Stage
 from elir_deploy.runtime.tensorrt_library import Library, load_library
+from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.scopes import Outline
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.graphs import SIDE, convolutions, stage
@@ -48,7 +52,7 @@ def built(
 ) -> BuiltEngine:
     content = (model or convolutions(precision)).SerializeToString(deterministic=True)
     options = BuildOptions(capability)
-    return build_engine(LIBRARY, content, stage(), precision, options, progress)
+    return build_engine(LIBRARY, content, [stage()], precision, options, progress)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -227,13 +231,39 @@ def test_a_capability_that_is_not_offered() -> None:
 
 def test_a_file_that_is_not_a_graph() -> None:
     with pytest.raises(UnavailableError, match=r"tensorrt-rtx .* cannot parse fused\.fp16: \S+"):
-        build_engine(LIBRARY, b"no graph", stage(), "fp16", BuildOptions("sm75"), no_progress)
+        build_engine(LIBRARY, b"no graph", [stage()], "fp16", BuildOptions("sm75"), no_progress)
 
 
 def test_a_graph_with_other_ends() -> None:
     content = convolutions("fp16").SerializeToString()
     with pytest.raises(UnavailableError, match="reads the input of fused as image"):
-        build_engine(LIBRARY, content, stage("float32"), "fp16", BuildOptions("sm75"), no_progress)
+        build_engine(
+            LIBRARY, content, [stage("float32")], "fp16", BuildOptions("sm75"), no_progress
+        )
+
+
+def test_one_engine_for_several_shapes_and_batches(taking: dict[str, onnx.ModelProto]) -> None:
+    shapes = [Shape(2, 64, 64), Shape(2, 96, 32)]
+
+    def ends(shape: Shape) -> Stage:
+        sides = {
+            "image": (shape.height, shape.width, 3),
+            "restored": (shape.height, shape.width, 3),
+        }
+        image, restored = (
+            TensorSpec(name, "uint8", (shape.batch, *dims), "NHWC") for name, dims in sides.items()
+        )
+        latent = (shape.batch, 16, shape.height // 8, shape.width // 8)
+        return Stage("fused", image, restored, (), TensorSpec("noise", "float32", latent, "NCHW"))
+
+    model = fuse_stages(taking)
+    sizes = []
+    for made_for in ([Shape(1, 64, 64)], shapes):
+        content = for_shapes(model, made_for).SerializeToString()
+        stages, options = [ends(shape) for shape in made_for], BuildOptions("sm86")
+        engine = build_engine(LIBRARY, content, stages, "fp32", options, no_progress)
+        sizes.append(len(engine.content))
+    assert sizes[0] < sizes[1] < 2.2 * sizes[0]
 
 
 def test_a_float32_matrix_product_is_refused_on_turing() -> None:

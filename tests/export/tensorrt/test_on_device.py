@@ -12,6 +12,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ import pytest
 from elir_deploy.errors import OutputError, UnavailableError
 from elir_deploy.export.tensorrt import builder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_library import Library
+from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.targets import DEVICE_TENSORRT
 from tests.export.tensorrt import stand_in
 from tests.export.tensorrt.graphs import convolutions, stage
@@ -47,7 +50,7 @@ def build(library: StandIn, precision: str = "fp16", **options: Any) -> BuiltEng
     found = Library(DEVICE_TENSORRT, library, library.__version__)
     model = convolutions(precision).SerializeToString()
     return build_engine(
-        found, model, stage("float32"), precision, BuildOptions(**options), lambda *step: None
+        found, model, [stage("float32")], precision, BuildOptions(**options), lambda *step: None
     )
 
 
@@ -94,6 +97,40 @@ def test_options_reach_the_builder(version: str) -> None:
     assert config.hardware_compatibility_level == level
     assert engine.hardware_compatibility == level.name.lower()
     assert config.profiling_verbosity == stand_in.ProfilingVerbosity.DETAILED
+
+
+def sized(batch: int, height: int, width: int) -> Stage:
+    ends = [
+        TensorSpec(n, "float32", (batch, 3, height, width), "NCHW") for n in ("image", "restored")
+    ]
+    return Stage("fused", *ends, artifacts=())
+
+
+@pytest.mark.parametrize(
+    ("stages", "free", "profiles"),
+    [
+        ([sized(1, 32, 32)], (1, 3, 32, 32), []),
+        ([sized(4, 32, 32)], (-1, 3, 32, 32), [(4, 32, 32)]),
+        ([sized(1, 32, 32), sized(1, 64, 32)], (1, 3, -1, -1), [(1, 32, 32), (1, 64, 32)]),
+        ([sized(2, 32, 32), sized(1, 64, 32)], (-1, 3, -1, -1), [(2, 32, 32), (1, 64, 32)]),
+    ],
+)
+def test_a_profile_for_each_shape(
+    stages: list[Stage], free: tuple[int, ...], profiles: list[tuple[int, int, int]]
+) -> None:
+    parsed = {name: SimpleNamespace(shape=free) for name in ("image", "restored")}
+    library = StandIn("10.3.0.30", shapes=parsed)
+    found = Library(DEVICE_TENSORRT, library, library.__version__)
+    arguments = (found, b"", stages, "fp32", BuildOptions(), lambda *step: None)
+    build_engine(*arguments)
+    assert [profile.shapes for profile in library.configs[0].profiles] == [
+        {"image": ((1, 3, height, width), *2 * ((batch, 3, height, width),))}
+        for batch, height, width in profiles
+    ]
+    for name in parsed:
+        parsed[name].shape = (1, 3, 32, 64)
+    with pytest.raises(UnavailableError, match=r"reads the input of fused as image: .* expected"):
+        build_engine(*arguments)
 
 
 @pytest.mark.parametrize("version", RELEASES)
@@ -286,7 +323,8 @@ def test_the_stand_in_has_the_signatures_and_attributes_of_the_real_one(
     for name, thing, own in (
         ("ILogger", logger, ""),
         ("Builder", library.Builder(logger), ""),
-        ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache"),
+        ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache profiles"),
+        ("IOptimizationProfile", stand_in.Profile(), "__init__ shapes"),
         ("INetworkDefinition", network, "__init__ layers ends"),
         ("ILayer", network.layers[0], "__init__ inputs outputs output_types"),
         ("ITensor", network.ends[0], "__init__"),
