@@ -2,11 +2,12 @@
 
     python runtime/tests/golden/make.py
 
-writes ``geometry.json``, ``pictures.json`` and ``manifests.json`` next to this file. Inputs are
+writes ``geometry.json``, ``pictures.json``, ``noise.json`` and ``manifests.json`` next to this file. Inputs are
 computed by formulas, so the files change only when the Python runtime does; ``tests/runtime_cpp``
 checks that they are up to date.
 
-Pictures are stored as the SHA-256 of their pixels, manifests with whether they are rejected.
+Pictures and noise are stored as the SHA-256 of their values, manifests with whether they are
+rejected.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from manifests import manifests
 from numpy.typing import NDArray
 
+from elir_deploy.runtime.noise import NoiseField, _quantiles
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to_square
 from elir_deploy.runtime.tiling import mirrored, run_tiled, spans
 
@@ -42,8 +44,8 @@ def reference_model(source: Pixels, result: Pixels) -> None:
     result[...] = (source + 7 * y + 13 * x + 31 * c).astype(np.uint8)
 
 
-def digest(pixels: Pixels) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+def digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def geometry() -> dict[str, Any]:
@@ -122,6 +124,27 @@ def pictures() -> dict[str, Any]:
     return results
 
 
+#: Seed, sigma_s, top, left, (channels, height, width).
+FIELDS = [
+    (0, 1.0, 0, 0, (16, 32, 32)),
+    (1, 0.1, 3, 5, (17, 9, 13)),
+    (12345, 0.3, 4095, 65535, (40, 5, 7)),
+    (2**32 - 1, 0.025, 2**28, 2**28 - 1, (3, 16, 1)),
+    (7, 0.0, 1, 1, (1, 1, 1)),
+]
+
+
+def noise() -> dict[str, Any]:
+    quantiles = _quantiles().astype("<i2")
+    fields = []
+    for seed, sigma_s, top, left, shape in FIELDS:
+        values = np.empty(shape, np.float32)
+        NoiseField(seed, sigma_s).fill(values, top, left)
+        case = {"seed": seed, "sigma_s": sigma_s, "top": top, "left": left, "shape": shape}
+        fields.append(case | {"sha256": digest(values.astype("<f4"))})
+    return {"quantiles": digest(quantiles), "fields": fields}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, default=HERE, help="folder to write to")
@@ -129,6 +152,7 @@ def main() -> None:
     files = {
         "geometry.json": geometry(),
         "pictures.json": pictures(),
+        "noise.json": noise(),
         "manifests.json": manifests(),
     }
     for name, content in files.items():
