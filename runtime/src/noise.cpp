@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+
+#include "text.hpp"
 
 namespace elir::core {
 namespace {
@@ -55,6 +58,14 @@ std::vector<float> compute_quantiles() {
 }
 
 }  // namespace
+
+std::optional<std::string> why_not_noise(std::int64_t seed, double sigma_s) {
+  if (seed < 0 || seed > UINT32_MAX) {
+    return text("the seed of the noise is ", seed, ", expected 0 to ", UINT32_MAX);
+  }
+  if (sigma_s >= 0 && sigma_s <= std::numeric_limits<float>::max()) return std::nullopt;
+  return text("sigma_s is ", sigma_s, ", expected a number >= 0 that fits float32");
+}
 
 const std::vector<float>& normal_quantiles() {
   static const std::vector<float> all = compute_quantiles();
