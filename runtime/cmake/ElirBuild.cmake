@@ -31,13 +31,13 @@ macro(elir_find name)
   message(STATUS "elir: ${ARGV1} ${ELIR_HAS_${name}}")
 endmacro()
 
-# Adds an optional part, if it is available: its source, if any, and its library.
-function(elir_add_backend name source library)
+# Adds an optional part, if it is available: its sources, if any, and its library.
+function(elir_add_backend name sources library)
   if(NOT ELIR_HAS_${name})
     return()
   endif()
-  if(source)
-    target_sources(elir_core PRIVATE ${source})
+  if(sources)
+    target_sources(elir_core PRIVATE ${sources})
   endif()
   # SYSTEM: no warnings for its headers.
   target_include_directories(elir_core SYSTEM PRIVATE

@@ -48,7 +48,7 @@ class Folder {
 std::string small_graph() {
   using namespace elir::test;  // NOLINT
   const std::string end = onnx_value("a", kOnnxUint8, {1, 8, 8, 3});
-  return onnx_model(OnnxGraph{{onnx_node("Add", {"a", "a"}, "a")}, {}, end, end}.content());
+  return onnx_model(OnnxGraph{{onnx_node("Add", {"a", "a"}, "a")}, {}, {end}, end}.content());
 }
 
 struct Files {

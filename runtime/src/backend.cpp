@@ -19,6 +19,20 @@ Buffer::Buffer(std::size_t bytes) : data_(::operator new(bytes, kAlignment)) {
 
 void Buffer::Free::operator()(void* data) const { ::operator delete(data, kAlignment); }
 
+HostTensors::HostTensors(const std::vector<Stage>& stages, const Shape& shape) {
+  chain_.emplace_back(stages.front().input.bytes(shape));
+  for (const Stage& stage : stages) {
+    chain_.emplace_back(stage.output.bytes(shape));
+    if (stage.noise) noise_.emplace(stage.noise->bytes(shape));
+  }
+}
+
+Tensors& Session::tensors(const Shape& shape) {
+  auto& place = tensors_[{shape.padded_height, shape.padded_width, shape.batch}];
+  if (!place) place = allocate(shape);
+  return *place;
+}
+
 std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
   const auto& stages = bundle.manifest().stages;
   std::vector<std::string> available;

@@ -3,9 +3,11 @@
 
 #include <elir/elir.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,7 +31,42 @@ class Buffer {
   std::unique_ptr<void, Free> data_;
 };
 
-// A bundle's stages loaded on a backend, one image at a time. One thread at a time.
+// The input, noise and output of a run: the same memory in every run. The caller may overwrite all
+// of them between runs.
+class Tensors {
+ public:
+  Tensors() = default;
+  Tensors(const Tensors&) = delete;
+  Tensors& operator=(const Tensors&) = delete;
+  virtual ~Tensors() = default;
+
+  virtual void* input() = 0;
+  virtual void* noise() = 0;  // null if no stage has that input
+  virtual void* output() = 0;
+
+  // Computes the output. Throws an unavailable error if the device fails.
+  virtual void run() = 0;
+};
+
+// Tensors in host memory.
+class HostTensors : public Tensors {
+ public:
+  HostTensors(const std::vector<Stage>& stages, const Shape& shape);
+
+  void* input() final { return chain_.front().data(); }
+  void* noise() final { return noise_ ? noise_->data() : nullptr; }
+  void* output() final { return chain_.back().data(); }
+
+ protected:
+  // The output of stage `i` - 1, which is the input of stage `i`.
+  void* between(std::size_t i) { return chain_[i].data(); }
+
+ private:
+  std::vector<Buffer> chain_;
+  std::optional<Buffer> noise_;
+};
+
+// A bundle's stages loaded on a backend. One thread at a time.
 class Session {
  public:
   Session() = default;
@@ -37,16 +74,21 @@ class Session {
   Session& operator=(const Session&) = delete;
   virtual ~Session() = default;
 
-  // The input and output tensors: the same memory in every run. The caller may overwrite both
-  // between runs.
-  virtual void* input() = 0;
-  virtual void* output() = 0;
+  // The tensors of a shape of the manifest, with its batch or a smaller one. Tensors that were used
+  // before are still there.
+  Tensors& tensors(const Shape& shape);
 
-  // Computes the output from the input. Throws an unavailable error if the device fails.
-  virtual void run() = 0;
+  // Whether each size of a batch is worth its memory; if not, only the largest and 1 are.
+  virtual bool any_batch() const { return true; }
 
   // CPU threads of a run; none if unknown or on a GPU.
   virtual std::optional<int> threads() const { return std::nullopt; }
+
+ private:
+  // Throws an unavailable error if the device or its memory does not allow it.
+  virtual std::unique_ptr<Tensors> allocate(const Shape& shape) = 0;
+
+  std::map<std::array<std::int64_t, 3>, std::unique_ptr<Tensors>> tensors_;
 };
 
 struct Log {

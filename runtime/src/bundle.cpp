@@ -100,7 +100,7 @@ fs::path Bundle::checked_file(const std::string& file) const {
   };
   for (const Stage& stage : manifest_.stages) {
     if (!std::any_of(stage.artifacts.begin(), stage.artifacts.end(), is_graph)) continue;
-    check_onnx_file(path, GraphEnds{{stage.input.end()}, {stage.output.end()}});
+    check_onnx_file(path, stage.ends(manifest_.graph_shape()));
   }
   if (std::any_of(manifest_.detector.begin(), manifest_.detector.end(), is_graph)) {
     check_onnx_file(path, {});

@@ -66,6 +66,9 @@ elir_params defaults() {
   elir_params params{};
   params.struct_size = sizeof params;
   params.queue = 2;
+  params.sigma_s = -1;
+  params.seed = -1;
+  params.tile_overlap = -1;
   return params;
 }
 
@@ -120,25 +123,33 @@ OpenOptions read_options(const elir_params& params) {
   options.setup.device = params.device;
   options.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
   if (params.cache != nullptr) options.setup.cache = params.cache;
+  if (params.sigma_s != -1) options.sigma_s = params.sigma_s;
+  if (params.seed != -1) options.seed = params.seed;
+  check_range("elir_params.tile_overlap", params.tile_overlap, -1, INT32_MAX);
+  if (params.tile_overlap != -1) {
+    options.tile_overlap = static_cast<std::size_t>(params.tile_overlap);
+  }
   options.setup.log = {params.log, params.log_user};
   return options;
 }
 
-elir_tensor tensor_of(const TensorSpec& spec) {
+elir_tensor tensor_of(const TensorSpec& spec, const Shape& shape) {
   elir_tensor tensor{};
   tensor.name = spec.name.c_str();
   tensor.dtype = spec.dtype == Dtype::uint8 ? ELIR_UINT8 : ELIR_FLOAT32;
   tensor.layout = spec.layout == Layout::nhwc ? ELIR_NHWC : ELIR_NCHW;
-  std::transform(std::begin(spec.shape), std::end(spec.shape), tensor.shape,
+  const auto sides = spec.sides(shape);
+  std::transform(sides.begin(), sides.end(), tensor.shape,
                  [](std::int64_t side) { return static_cast<std::int32_t>(side); });
-  tensor.bytes = spec.bytes();
+  tensor.bytes = spec.bytes(shape);
   return tensor;
 }
 
-void check_bytes(const char* what, std::size_t actual, const TensorSpec& spec) {
-  if (actual != spec.bytes()) {
-    throw usage_error("the ", what, " has ", actual, " bytes, expected ", spec.bytes(), " for ",
-                      spec.end().describe(), spec.layout == Layout::nhwc ? " NHWC" : " NCHW");
+void check_bytes(const char* what, std::size_t actual, const TensorSpec& spec, const Shape& shape) {
+  if (actual != spec.bytes(shape)) {
+    throw usage_error("the ", what, " has ", actual, " bytes, expected ", spec.bytes(shape),
+                      " for ", spec.end(shape).describe(),
+                      spec.layout == Layout::nhwc ? " NHWC" : " NCHW");
   }
 }
 
@@ -213,8 +224,8 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
                                      manifest.detector.empty() ? 0 : 1,
                                      manifest.random ? 1 : 0,
                                      static_cast<std::int32_t>(source.concurrency()),
-                                     tensor_of(manifest.input()),
-                                     tensor_of(manifest.output())};
+                                     tensor_of(manifest.input(), manifest.shapes.front()),
+                                     tensor_of(manifest.output(), manifest.shapes.front())};
     write_struct(result, description, size);
   });
 }
@@ -287,8 +298,9 @@ elir_status elir_run(elir_restorer* restorer, const void* input, size_t input_by
     check_restorer(restorer);
     check_not_null(input, "input");
     check_not_null(output, "output");
-    check_bytes("input", input_bytes, restorer->restorer.manifest().input());
-    check_bytes("output", output_bytes, restorer->restorer.manifest().output());
+    const Manifest& manifest = restorer->restorer.manifest();
+    check_bytes("input", input_bytes, manifest.input(), manifest.shapes.front());
+    check_bytes("output", output_bytes, manifest.output(), manifest.shapes.front());
     restorer->restorer.run(input, output);
   });
 }

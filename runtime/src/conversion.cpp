@@ -79,19 +79,21 @@ bool holds_pixels(const TensorSpec& spec) {
   return spec.dtype == Dtype::uint8 && spec.layout == Layout::nhwc;
 }
 
-void to_tensor(const std::uint8_t* pixels, std::size_t side, const TensorSpec& spec, void* tensor) {
+void to_tensor(const std::uint8_t* pixels, std::size_t count, const TensorSpec& spec,
+               void* tensor) {
   if (spec.dtype == Dtype::uint8) {
-    to_tensor_of(pixels, side * side, spec.layout, static_cast<std::uint8_t*>(tensor));
+    to_tensor_of(pixels, count, spec.layout, static_cast<std::uint8_t*>(tensor));
   } else {
-    to_tensor_of(pixels, side * side, spec.layout, static_cast<float*>(tensor));
+    to_tensor_of(pixels, count, spec.layout, static_cast<float*>(tensor));
   }
 }
 
-void to_pixels(const TensorSpec& spec, const void* tensor, std::size_t side, std::uint8_t* pixels) {
+void to_pixels(const TensorSpec& spec, const void* tensor, std::size_t count,
+               std::uint8_t* pixels) {
   if (spec.dtype == Dtype::uint8) {
-    to_pixels_of(static_cast<const std::uint8_t*>(tensor), side * side, spec.layout, pixels);
+    to_pixels_of(static_cast<const std::uint8_t*>(tensor), count, spec.layout, pixels);
   } else {
-    to_pixels_of(static_cast<const float*>(tensor), side * side, spec.layout, pixels);
+    to_pixels_of(static_cast<const float*>(tensor), count, spec.layout, pixels);
   }
 }
 

@@ -9,11 +9,14 @@
 #include "embedded.hpp"
 #include "error.hpp"
 #include "json.hpp"
+#include "noise.hpp"
 
 namespace elir::core {
 namespace {
 
 using nlohmann::json;
+
+constexpr const char* kNoise = "noise";  // the input that is noise
 
 // Clears from the inside out: the destructor of a nested value allocates, and terminates the
 // process if that fails.
@@ -53,24 +56,8 @@ void check_format(const json& manifest) {
 
 // Reading validated values -----------------------------------------------------------------------
 
-// A tensor for any shape.
-struct Tensor {
-  TensorSpec spec;  // without its shape
-  std::int64_t channels;
-  std::int64_t stride;  // pixels of the image per pixel of the tensor, in each direction
+struct Tensor : TensorSpec {
   bool is_image;
-
-  TensorSpec at(const Shape& shape) const {
-    const std::int64_t height = shape.padded_height / stride;
-    const std::int64_t width = shape.padded_width / stride;
-    TensorSpec result = spec;
-    if (spec.layout == Layout::nhwc) {
-      result.shape = {shape.batch, height, width, channels};
-    } else {
-      result.shape = {shape.batch, channels, height, width};
-    }
-    return result;
-  }
 };
 using Tensors = std::map<std::string, Tensor>;
 
@@ -79,9 +66,9 @@ Tensors read_tensors(const json& manifest) {
   for (const auto& [name, values] : manifest["tensors"].items()) {
     Tensor& tensor = tensors[name];
     const bool bytes = string(values["dtype"]) == "uint8";
-    tensor.spec.name = name;
-    tensor.spec.dtype = bytes ? Dtype::uint8 : Dtype::float32;
-    tensor.spec.layout = string(values["layout"]) == "NHWC" ? Layout::nhwc : Layout::nchw;
+    tensor.name = name;
+    tensor.dtype = bytes ? Dtype::uint8 : Dtype::float32;
+    tensor.layout = string(values["layout"]) == "NHWC" ? Layout::nhwc : Layout::nchw;
     tensor.channels = values["channels"];
     tensor.stride = values["stride"];
     const json* range = optional(values, "range");
@@ -166,15 +153,20 @@ Manifest read_values(const json& manifest, const Tensors& tensors) {
                                                 : Kernel::bicubic;
   result.faces = model["faces"];
   result.random = manifest["source"]["random"];
-  result.field_noise = string(manifest["noise"]["kind"]) == "field";
+  result.sigma_s = model["sigma_s"];
+  if (string(manifest["noise"]["kind"]) == "field") result.seed = manifest["noise"]["seed"];
   if (const json* detector = optional(manifest, "detector")) {
     result.detector = read_all((*detector)["artifacts"], read_artifact);
   }
   result.shapes = read_all(manifest["shapes"], read_shape);
-  result.stages = read_all(manifest["stages"], [&](const json& values) -> Stage {
-    return {values["name"], find_tensor(tensors, values["inputs"][0]).at(result.shapes.front()),
-            find_tensor(tensors, values["output"]).at(result.shapes.front()),
-            read_all(values["artifacts"], read_artifact)};
+  result.stages = read_all(manifest["stages"], [&](const json& values) {
+    Stage stage{values["name"],
+                find_tensor(tensors, values["inputs"][0]),
+                {},
+                find_tensor(tensors, values["output"]),
+                read_all(values["artifacts"], read_artifact)};
+    if (values["inputs"].size() > 1) stage.noise = find_tensor(tensors, values["inputs"][1]);
+    return stage;
   });
   result.precisions = manifest["precisions"].get<std::vector<std::string>>();
   for (const auto& [precision, values] : manifest["verification"].items()) {
@@ -209,9 +201,6 @@ void check_model(const Manifest& info, const json& resize) {
 }
 
 void check_shapes(const Manifest& info, const Tensors& tensors) {
-  if (info.shapes.size() > 1 && !info.field_noise) {
-    throw bundle_error("/noise/kind is baked, and /shapes has several, expected one");
-  }
   std::set<std::pair<std::int64_t, std::int64_t>> sizes;
   for (const Shape& shape : info.shapes) {
     const std::string size = text("the shape ", shape.width, "x", shape.height);
@@ -224,10 +213,34 @@ void check_shapes(const Manifest& info, const Tensors& tensors) {
       if (shape.padded_height % tensor.stride != 0 || shape.padded_width % tensor.stride != 0) {
         throw bundle_error(size, " is not divisible by the stride ", tensor.stride, " of ", name);
       }
-      if (tensor.at(shape).bytes() > kMaxTensorBytes) {
+      if (tensor.bytes(shape) > kMaxTensorBytes) {
         throw bundle_error(name, " has more than ", kMaxTensorBytes, " bytes in ", size);
       }
     }
+  }
+}
+
+void check_noise(const Manifest& info, const json& noise, const json& tensors) {
+  if (!info.seed) {
+    if (info.shapes.size() == 1) return;
+    throw bundle_error("/noise/kind is baked, and /shapes has several, expected one");
+  }
+  if (string(noise["generator"]) != kFieldGenerator) {
+    throw bundle_error("/noise/generator is ", shortened(noise["generator"].dump(), 60),
+                       ", which is unknown, expected ", kFieldGenerator, ": upgrade libelir");
+  }
+  if (const auto reason = why_not_noise(*info.seed, info.sigma_s)) throw bundle_error(*reason);
+  const json* tensor = optional(tensors, kNoise);
+  if (tensor == nullptr || string((*tensor)["dtype"]) != "float32" ||
+      string((*tensor)["layout"]) != "NCHW" || optional(*tensor, "range") != nullptr) {
+    throw bundle_error("/tensors/noise is not a latent: expected float32, NCHW and no range");
+  }
+  for (const Shape& shape : info.shapes) {
+    const std::int64_t least = 2 * (*tensor)["stride"].get<std::int64_t>();
+    if (std::min(shape.padded_height, shape.padded_width) >= least) continue;
+    throw bundle_error("the shape ", shape.width, "x", shape.height,
+                       " is too small for tiles: ", "expected at least ", least,
+                       " pixels a side, twice the stride of noise");
   }
 }
 
@@ -250,7 +263,7 @@ void check_chain(const json& stages, const Tensors& tensors, bool field_noise) {
     const std::string& name = string(stage["name"]);
     const auto inputs = stage["inputs"].get<std::vector<std::string>>();
     std::vector<std::string> expected = {previous};
-    if (field_noise && (name == "fused" || name == "flow")) expected.emplace_back("noise");
+    if (field_noise && (name == "fused" || name == "flow")) expected.emplace_back(kNoise);
     if (inputs != expected) {
       throw bundle_error(name, " takes ", joined(inputs, " and "), ", expected ",
                          joined(expected, " and "));
@@ -291,9 +304,28 @@ void check_files(const Manifest& info) {
 
 }  // namespace
 
-std::size_t TensorSpec::bytes() const {
-  return static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3]) *
-         (dtype == Dtype::uint8 ? 1 : 4);
+std::array<std::int64_t, 4> TensorSpec::sides(const Shape& shape) const {
+  const auto side = [&](std::int64_t pixels) { return pixels < 0 ? pixels : pixels / stride; };
+  const std::int64_t height = side(shape.padded_height);
+  const std::int64_t width = side(shape.padded_width);
+  if (layout == Layout::nhwc) return {shape.batch, height, width, channels};
+  return {shape.batch, channels, height, width};
+}
+
+std::size_t TensorSpec::bytes(const Shape& shape) const {
+  const auto [a, b, c, d] = sides(shape);
+  return static_cast<std::size_t>(a * b * c * d) * (dtype == Dtype::uint8 ? 1 : 4);
+}
+
+End TensorSpec::end(const Shape& shape) const {
+  const auto all = sides(shape);
+  return {name, type_name(dtype), {all.begin(), all.end()}};
+}
+
+GraphEnds Stage::ends(const Shape& shape) const {
+  GraphEnds ends{{input.end(shape)}, {output.end(shape)}};
+  if (noise) ends.inputs.push_back(noise->end(shape));
+  return ends;
 }
 
 std::string End::describe() const {
@@ -304,12 +336,10 @@ std::string End::describe() const {
   return text(printable(name), ": ", dtype, " ", joined(numbers, "x"));
 }
 
-void check_ends(const std::string& subject, const std::vector<End>& actual,
-                const std::vector<End>& expected) {
+void check_ends(const std::string& subject, const GraphEnds& actual, const GraphEnds& expected) {
   const auto same = [](const End& a, const End& b) {
     return a.name == b.name && a.dtype == b.dtype && a.sides == b.sides;
   };
-  if (std::equal(actual.begin(), actual.end(), expected.begin(), expected.end(), same)) return;
   const auto describe = [](const std::vector<End>& ends) {
     std::vector<std::string> first;
     for (const End& end : ends) {
@@ -317,8 +347,28 @@ void check_ends(const std::string& subject, const std::vector<End>& actual,
     }
     return first.empty() ? "nothing" : joined(first, ", ");
   };
-  throw bundle_error(subject, " is ", describe(actual), ", the manifest says ", describe(expected),
-                     ": files of two bundles were mixed, copy the bundle again");
+  const auto check = [&](const char* what, const auto& a, const auto& b) {
+    if (std::equal(a.begin(), a.end(), b.begin(), b.end(), same)) return;
+    throw bundle_error(subject, what, " is ", describe(a), ", the manifest says ", describe(b),
+                       ": files of two bundles were mixed, copy the bundle again");
+  };
+  check(" input", actual.inputs, expected.inputs);
+  check(" output", actual.outputs, expected.outputs);
+}
+
+const TensorSpec* Manifest::noise() const {
+  for (const Stage& stage : stages) {
+    if (stage.noise) return &*stage.noise;
+  }
+  return nullptr;
+}
+
+Shape Manifest::graph_shape() const {
+  Shape shape = shapes.front();
+  const auto batches = [](const Shape& each) { return each.batch > 1; };
+  if (std::any_of(shapes.begin(), shapes.end(), batches)) shape.batch = -1;
+  if (shapes.size() > 1) shape.padded_height = shape.padded_width = -1;
+  return shape;
 }
 
 const Verification* Manifest::verified(std::string_view precision) const {
@@ -337,23 +387,10 @@ Manifest read_manifest(std::string_view data) {
   Manifest result = read_values(manifest, tensors);
   check_model(result, manifest["resize"]);
   check_shapes(result, tensors);
-  check_chain(manifest["stages"], tensors, result.field_noise);
+  check_noise(result, manifest["noise"], manifest["tensors"]);
+  check_chain(manifest["stages"], tensors, result.seed.has_value());
   check_files(result);
   return result;
-}
-
-void check_supported(const Manifest& manifest) {
-  const Shape& shape = manifest.shapes.front();
-  const char* reason = nullptr;
-  if (manifest.field_noise) reason = "noise is an input of its graphs";
-  if (shape.batch > 1) reason = "it takes batches";
-  if (shape.padded_height != shape.height || shape.padded_width != shape.width) {
-    reason = "its images are padded";
-  }
-  if (shape.height != shape.width) reason = "its images are not square";
-  if (reason != nullptr) {
-    throw bundle_error("libelir ", kVersion, " cannot run this bundle yet: ", reason);
-  }
 }
 
 }  // namespace elir::core

@@ -34,21 +34,36 @@ struct End {
   std::string describe() const;  // such as "image: uint8 1x64x64x3"
 };
 
+struct GraphEnds {
+  std::vector<End> inputs;
+  std::vector<End> outputs;
+};
+
 // Throws a bundle error if a graph's inputs or outputs differ from the manifest's. The message
 // begins with `subject`.
-void check_ends(const std::string& subject, const std::vector<End>& actual,
-                const std::vector<End>& expected);
+void check_ends(const std::string& subject, const GraphEnds& actual, const GraphEnds& expected);
 
-// An input or output tensor of a stage, in one shape.
+// Number and size in pixels of the images in one run, before and after padding. In the shape of a
+// graph, negative numbers are those that the graph leaves open.
+struct Shape {
+  std::int64_t batch = 1;
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::int64_t padded_height = 0;
+  std::int64_t padded_width = 0;
+};
+
+// An input or output of a stage, for images of any shape.
 struct TensorSpec {
   std::string name;
   Dtype dtype = Dtype::uint8;
-  std::array<std::int64_t, 4> shape = {};  // in the order of `layout`; the first is the batch
   Layout layout = Layout::nhwc;
+  std::int64_t channels = 0;
+  std::int64_t stride = 1;  // pixels of the image per pixel of the tensor, in each direction
 
-  std::int64_t width() const { return shape[layout == Layout::nhwc ? 2 : 3]; }
-  std::size_t bytes() const;
-  End end() const { return {name, type_name(dtype), {shape.begin(), shape.end()}}; }
+  std::array<std::int64_t, 4> sides(const Shape& shape) const;  // in the order of `layout`
+  std::size_t bytes(const Shape& shape) const;
+  End end(const Shape& shape) const;
 };
 
 // A file of the bundle.
@@ -68,12 +83,14 @@ struct Artifact : File {
   std::string hardware_compatibility;  // which other GPUs an engine runs on, or "none"
 };
 
-// The tensors have the first shape.
 struct Stage {
   std::string name;
   TensorSpec input;
+  std::optional<TensorSpec> noise;
   TensorSpec output;
   std::vector<Artifact> artifacts;
+
+  GraphEnds ends(const Shape& shape) const;
 };
 
 // Agreement of a precision with float32 PyTorch.
@@ -92,15 +109,6 @@ struct Reference {
   std::string output;
 };
 
-// Number and size in pixels of the images in one run, before and after padding.
-struct Shape {
-  std::int64_t batch = 1;
-  std::int64_t height = 0;
-  std::int64_t width = 0;
-  std::int64_t padded_height = 0;
-  std::int64_t padded_width = 0;
-};
-
 enum class Kernel { none, nearest, bicubic };
 
 struct Manifest {
@@ -109,7 +117,8 @@ struct Manifest {
   Kernel upscale_kernel = Kernel::none;
   bool faces = false;
   bool random = false;
-  bool field_noise = false;  // noise is an input of the graph, not a constant in it
+  double sigma_s = 0;                // standard deviation of the noise
+  std::optional<std::int64_t> seed;  // of noise that is an input of the graph; none: a constant
   std::vector<Shape> shapes;
   std::vector<Stage> stages;
   std::vector<Artifact> detector;  // artifacts of the face detector; empty: there is none
@@ -120,8 +129,10 @@ struct Manifest {
 
   const TensorSpec& input() const { return stages.front().input; }
   const TensorSpec& output() const { return stages.back().output; }
-  // Side of the first shape, which is square.
-  std::size_t side() const { return static_cast<std::size_t>(shapes.front().height); }
+  // The noise that is an input of a stage; null: there is none.
+  const TensorSpec* noise() const;
+  // The shape that the graphs are made for.
+  Shape graph_shape() const;
 
   const Verification* verified(std::string_view precision) const;  // null: not verified
 };
@@ -129,8 +140,5 @@ struct Manifest {
 // Throws a bundle error if `data` is not strict JSON, not a manifest, of another format version,
 // invalid by the schema or inconsistent. Rejects the same manifests as elir_deploy.runtime.
 Manifest read_manifest(std::string_view data);
-
-// Throws a bundle error if the bundle uses features that this library does not support yet.
-void check_supported(const Manifest& manifest);
 
 }  // namespace elir::core

@@ -6,16 +6,10 @@
 #include <filesystem>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include "manifest.hpp"
 
 namespace elir::core {
-
-struct GraphEnds {
-  std::vector<End> inputs;
-  std::vector<End> outputs;
-};
 
 // Throws a bundle error if the content is damaged or not what elir-export writes, or if its inputs
 // and outputs are not `expected` (none: not compared). Does not read the values of weights.

@@ -29,28 +29,35 @@ double psnr(const std::vector<std::uint8_t>& expected, ConstPixels actual) {
   return error > 0 ? 10 * std::log10(255 * 255 / error) : std::numeric_limits<double>::infinity();
 }
 
-// One run on the bundle's reference picture.
+// One run on the bundle's reference picture, with the noise that belongs to it.
 //
 // It detects INT8 kernels that saturate or err on processors without the newest instructions, and
 // missing memory and libraries, which often show only in a run.
 class AccuracyCheck {
  public:
   // Reads the picture. Throws a bundle error if its files are damaged.
-  explicit AccuracyCheck(const Bundle& bundle)
-      : manifest_(bundle.manifest()), side_(manifest_.side()) {
+  explicit AccuracyCheck(const Bundle& bundle) : manifest_(bundle.manifest()) {
+    if (manifest_.seed) noise_.emplace(*manifest_.seed, manifest_.sigma_s);
+    const Shape& shape = manifest_.shapes.front();
+    const auto width = static_cast<std::size_t>(shape.padded_width);
+    const auto height = static_cast<std::size_t>(shape.padded_height);
     if (manifest_.references.empty() || !reads_png()) {
-      image_.assign(3 * side_ * side_, kGrey);
+      image_.assign(kChannels * width * height, kGrey);
       return;
     }
     const Reference& reference = manifest_.references.front();
-    image_ = read_png(bundle.checked_file(reference.input), side_);
-    expected_ = read_png(bundle.checked_file(reference.output), side_);
+    image_ = read_png(bundle.checked_file(reference.input), width, height);
+    expected_ = read_png(bundle.checked_file(reference.output), width, height);
   }
 
   // Runs the session. Returns why its result is wrong, or none. Throws if the run fails.
   std::optional<std::string> error(PixelSession& session, const std::string& precision) const {
-    copy(packed(image_.data(), side_, side_), session.input());
-    const Pixels output = session.run();
+    session.select(manifest_.shapes.front(), 1);
+    const Pixels input = session.input(0);
+    copy(packed(image_.data(), input.width, input.height), input);
+    session.fill_noise(0, noise_);
+    session.run();
+    const Pixels output = session.output(0);
     const Verification* verified = manifest_.verified(precision);
     if (expected_.empty() || verified == nullptr) return std::nullopt;
     const double reached = psnr(expected_, output);
@@ -66,7 +73,7 @@ class AccuracyCheck {
 
  private:
   const Manifest& manifest_;
-  const std::size_t side_;
+  std::optional<NoiseField> noise_;
   std::vector<std::uint8_t> image_;
   std::vector<std::uint8_t> expected_;  // empty: nothing to compare with
 };

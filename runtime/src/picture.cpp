@@ -29,25 +29,23 @@ void EnlargedPicture::block(std::size_t left, std::size_t top, Pixels block,
   if (bgr_) swap_channels(block);
 }
 
-void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& scratch) {
-  const std::size_t side = square.width;
+void resize_to(const EnlargedPicture& picture, Pixels image, Scratch& scratch) {
   // In bands, to save memory. EnlargedPicture::block uses the rest of `scratch`.
   constexpr std::size_t kBandPixels = std::size_t{1} << 16U;
   const std::size_t thickness =
       std::min(picture.height(), std::max<std::size_t>(1, kBandPixels / picture.width()));
   scratch.band.resize(kChannels * picture.width() * thickness);
-  std::vector<std::uint8_t>& columns = scratch.square;  // side wide, as high as the picture
-  columns.resize(kChannels * side * picture.height());
-  scratch.whole.compute(picture.width(), side);
-  const Pixels narrow = packed(columns.data(), side, picture.height());
+  scratch.columns.resize(kChannels * image.width * picture.height());
+  scratch.whole.compute(picture.width(), image.width);
+  const Pixels narrow = packed(scratch.columns.data(), image.width, picture.height());
   for (std::size_t top = 0; top < picture.height(); top += thickness) {
     const std::size_t rows = std::min(thickness, picture.height() - top);
     const Pixels band = packed(scratch.band.data(), picture.width(), rows);
     picture.block(0, top, band, scratch);
-    resample_rows(band, narrow.part(0, top, side, rows), scratch.whole);
+    resample_rows(band, narrow.part(0, top, image.width, rows), scratch.whole);
   }
-  scratch.whole.compute(picture.height(), side);
-  resample_columns(narrow, square, scratch.whole, scratch.sums);
+  scratch.whole.compute(picture.height(), image.height);
+  resample_columns(narrow, image, scratch.whole, scratch.sums);
 }
 
 void resize_into(ConstPixels image, Pixels output, Scratch& scratch) {

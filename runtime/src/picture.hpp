@@ -19,7 +19,7 @@ struct Scratch {
   std::vector<std::int32_t> sums;
   std::vector<std::uint8_t> narrow;  // a picture or block after the first of two passes
   std::vector<std::uint8_t> band;
-  std::vector<std::uint8_t> square;
+  std::vector<std::uint8_t> columns;
   std::vector<std::uint8_t> ramp;
 };
 
@@ -43,8 +43,8 @@ class EnlargedPicture {
   Kernel kernel_;
 };
 
-// Resizes the whole picture to `square`, without keeping proportions.
-void resize_to_square(const EnlargedPicture& picture, Pixels square, Scratch& scratch);
+// Resizes the whole picture to the size of `image`, without keeping proportions.
+void resize_to(const EnlargedPicture& picture, Pixels image, Scratch& scratch);
 
 // Resizes `image` to `output`. Any order of channels.
 void resize_into(ConstPixels image, Pixels output, Scratch& scratch);

@@ -6,41 +6,57 @@
 #include <vector>
 
 #include "backend.hpp"
+#include "noise.hpp"
 #include "picture.hpp"
 
 namespace elir::core {
 
 class PixelSession {
  public:
-  PixelSession(const Manifest& manifest, std::unique_ptr<Session> session);
+  // The manifest must outlive this.
+  PixelSession(const Manifest& manifest, std::unique_ptr<Session> session)
+      : manifest_(manifest), session_(std::move(session)) {}
 
-  // The input image to be written: RGB, a square of the network's size; the same memory in every
-  // run.
-  Pixels input();
+  // How many of `waiting` images to run together.
+  std::size_t batch(const Shape& shape, std::size_t waiting) const;
 
-  // Restores the input. The caller may overwrite the result, which is valid until the next input is
-  // written.
-  Pixels run();
+  // Prepares runs of `count` images of a shape of the manifest.
+  void select(const Shape& shape, std::size_t count);
 
-  // The order of channels of run()'s result; RGB by default.
-  void set_bgr_output(bool bgr) { bgr_ = bgr; }
+  // The input image to be written: RGB, of the graph's size.
+  Pixels input(std::size_t i);
 
-  // Runs the network on tensors of the manifest's input and output specs.
-  void run_tensors(const void* input, void* output);
+  // Computes the noise of an image that begins at (left, top) in its picture; `field` is none if
+  // no stage takes noise.
+  void fill_noise(std::size_t i, const std::optional<NoiseField>& field, std::size_t left = 0,
+                  std::size_t top = 0);
+
+  // Restores the images.
+  void run();
+
+  // A result, RGB, after run(). The caller may overwrite it once.
+  Pixels output(std::size_t i);
+
+  // Runs the network on tensors of the first shape's largest batch, with the noise of pictures that
+  // begin there.
+  void run_tensors(const void* input, void* output, const std::optional<NoiseField>& field);
 
   std::optional<int> threads() const { return session_->threads(); }
 
   Scratch& scratch() { return scratch_; }
 
  private:
-  const TensorSpec input_spec_;
-  const TensorSpec output_spec_;
-  const std::size_t side_;
+  // Image `i` of a tensor or, if that does not contain pixels unchanged, of `staged`.
+  Pixels image(std::size_t i, const TensorSpec& spec, void* tensor,
+               std::vector<std::uint8_t>& staged);
+
+  const Manifest& manifest_;
   std::unique_ptr<Session> session_;
-  // Pixels before and after conversion; empty if the tensor contains them unchanged.
+  Shape selected_;
+  Tensors* tensors_ = nullptr;
+  // Pixels before and after conversion.
   std::vector<std::uint8_t> staged_input_;
   std::vector<std::uint8_t> staged_output_;
-  bool bgr_ = false;
   Scratch scratch_;
 };
 

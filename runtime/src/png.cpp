@@ -23,7 +23,8 @@ struct Image : png_image {
 
 bool reads_png() { return true; }
 
-std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t side) {
+std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t width,
+                                   std::size_t height) {
   Image image;
   const auto unreadable = [&] {
     return bundle_error(path.string(), " cannot be read: ", image.message);
@@ -31,10 +32,9 @@ std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_
   if (png_image_begin_read_from_file(&image, path.c_str()) == 0) {
     throw unreadable();
   }
-  const auto expected = static_cast<png_uint_32>(side);
-  if (image.width != expected || image.height != expected) {
-    throw bundle_error(path.string(), " is ", image.width, "x", image.height, ", expected ", side,
-                       "x", side);
+  if (image.width != width || image.height != height) {
+    throw bundle_error(path.string(), " is ", image.width, "x", image.height, ", expected ", width,
+                       "x", height);
   }
   image.format = PNG_FORMAT_RGB;
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(image));
@@ -48,7 +48,8 @@ std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_
 
 bool reads_png() { return false; }
 
-std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t /*side*/) {
+std::vector<std::uint8_t> read_png(const std::filesystem::path& path, std::size_t /*width*/,
+                                   std::size_t /*height*/) {
   throw bundle_error(path.string(), " cannot be read: this libelir was built without PNG");
 }
 

@@ -1,14 +1,12 @@
 #include "restorer.hpp"
 
-#include <atomic>
 #include <cstdint>
-#include <exception>
+#include <mutex>
 #include <thread>
 
 #include "error.hpp"
 #include "guard.hpp"
 #include "text.hpp"
-#include "tiling.hpp"
 
 namespace elir::core {
 namespace {
@@ -61,6 +59,39 @@ void with_index(std::size_t index, const Body& body) {
   if (status != ELIR_OK) throw Failure(status, text("image ", index, ": ", last_error));
 }
 
+// The shape of exactly this size; null: there is none.
+const Shape* find_size(const Manifest& manifest, std::int64_t width, std::int64_t height) {
+  for (const Shape& shape : manifest.shapes) {
+    if (shape.width == width && shape.height == height) return &shape;
+  }
+  return nullptr;
+}
+
+std::optional<NoiseField> noise_of(const Manifest& manifest, const OpenOptions& options) {
+  if (!manifest.seed) {
+    if (!options.sigma_s && !options.seed) return std::nullopt;
+    throw usage_error("elir_params.", options.sigma_s ? "sigma_s" : "seed",
+                      " is set, and the noise of this bundle is a constant of its graphs: export "
+                      "it with --noise field");
+  }
+  const std::int64_t seed = options.seed.value_or(*manifest.seed);
+  const double sigma_s = options.sigma_s.value_or(manifest.sigma_s);
+  if (const auto reason = why_not_noise(seed, sigma_s)) throw usage_error(*reason);
+  return NoiseField(seed, sigma_s);
+}
+
+// Throws a usage error if a tile cannot have this overlap.
+void check_overlap(const Manifest& manifest, std::optional<std::size_t> overlap) {
+  if (!overlap) return;
+  std::int64_t side = INT64_MAX;
+  for (const Shape& shape : manifest.shapes) {
+    side = std::min({side, shape.padded_width, shape.padded_height});
+  }
+  if (*overlap <= static_cast<std::size_t>(side) / 2) return;
+  throw usage_error("elir_params.tile_overlap is ", *overlap, ", expected at most ", side / 2,
+                    ", half the smallest side of a tile");
+}
+
 }  // namespace
 
 Restorer::Restorer(const std::string& folder, const OpenOptions& options)
@@ -68,8 +99,10 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
       fit_(options.fit != ELIR_FIT_DEFAULT ? options.fit
            : bundle_.manifest().faces      ? ELIR_FIT_RESIZE
                                            : ELIR_FIT_TILE),
-      force_(options.force) {
-  check_supported(manifest());
+      force_(options.force),
+      noise_(noise_of(manifest(), options)),
+      tile_overlap_(options.tile_overlap) {
+  check_overlap(manifest(), tile_overlap_);
   Opened opened = open_sessions(bundle_, options);
   backend_ = std::move(opened.backend);
   precision_ = std::move(opened.precision);
@@ -90,33 +123,106 @@ void Restorer::check(const elir_image& input, const elir_image& output) const {
     throw image_error("the output is ", output.width, "x", output.height, ", expected ", width, "x",
                       height, " for an input of ", input.width, "x", input.height);
   }
-  const auto side = static_cast<std::int64_t>(manifest().side());
-  const bool fits = width == side && height == side;
-  if (!fits && fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
-    throw usage_error(
-        "the image is ", width, "x", height, " after enlarging, expected ", side, "x", side, ": ",
-        manifest().task,
-        " restores aligned face crops, not tiles; set elir_params.fit to ELIR_FIT_RESIZE for an "
-        "aligned crop, or elir_params.force");
+  if (fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
+    const Shape& first = manifest().shapes.front();
+    if (find_size(manifest(), width, height) != nullptr) return;
+    throw usage_error("the image is ", width, "x", height, " after enlarging, expected ",
+                      first.width, "x", first.height, ": ", manifest().task,
+                      " restores aligned face crops, not tiles; set elir_params.fit to "
+                      "ELIR_FIT_RESIZE for an aligned crop, or elir_params.force");
   }
 }
 
-void Restorer::restore(const elir_image& input, const elir_image& output) {
-  const EnlargedPicture picture(view(input), input.format == ELIR_BGR8, manifest().upscale,
-                                manifest().upscale_kernel);
-  const Pixels result = view(output);
-  const auto side = manifest().side();
+Spans Restorer::spans(std::size_t length, std::int64_t tile) const {
+  const auto side = static_cast<std::size_t>(tile);
+  const auto step = static_cast<std::size_t>(noise_ ? manifest().noise()->stride : 1);
+  return {length, side, step, tile_overlap_.value_or(default_overlap(side))};
+}
+
+Restorer::Plan Restorer::plan(const elir_image& output) const {
+  const Shape* same = find_size(manifest(), output.width, output.height);
+  if (same != nullptr) return {same, 1};
+  const auto& shapes = manifest().shapes;
+  if (fit_ == ELIR_FIT_RESIZE) return {&shapes.front(), 1};
+  Plan best{nullptr, 0};
+  std::int64_t least = INT64_MAX;
+  for (const Shape& shape : shapes) {
+    const std::size_t runs =
+        spans(static_cast<std::size_t>(output.height), shape.padded_height).size() *
+        spans(static_cast<std::size_t>(output.width), shape.padded_width).size();
+    const std::int64_t cost =
+        static_cast<std::int64_t>(runs) * shape.padded_height * shape.padded_width;
+    if (cost > least || (cost == least && runs >= best.runs)) continue;
+    best = {&shape, runs};
+    least = cost;
+  }
+  return best;
+}
+
+void Restorer::restore(const elir_image* inputs, const elir_image* outputs, std::size_t count) {
+  const auto picture_of = [&](std::size_t i) {
+    return EnlargedPicture(view(inputs[i]), inputs[i].format == ELIR_BGR8, manifest().upscale,
+                           manifest().upscale_kernel);
+  };
+  const auto [shape, runs] = plan(*outputs);
   const auto session = pool_->take();
-  session->set_bgr_output(output.format == ELIR_BGR8);
-  if (result.width == side && result.height == side) {
-    picture.block(0, 0, session->input(), session->scratch());
-    copy(session->run(), result);
-  } else if (fit_ == ELIR_FIT_RESIZE) {
-    resize_to_square(picture, session->input(), session->scratch());
-    resize_into(session->run(), result, session->scratch());
-  } else {
-    const auto run = [&] { return session->run(); };
-    run_tiled(picture, result, session->input(), run, session->scratch());
+  if (runs > 1) return restore_tiles(picture_of(0), *outputs, *shape, *session);
+  const auto width = static_cast<std::size_t>(shape->width);
+  const auto height = static_cast<std::size_t>(shape->height);
+  const auto resized = [&](const elir_image& output) {
+    return fit_ == ELIR_FIT_RESIZE &&
+           (output.width != shape->width || output.height != shape->height);
+  };
+  for (std::size_t first = 0, together = 0; first < count; first += together) {
+    together = session->batch(*shape, count - first);
+    session->select(*shape, together);
+    for (std::size_t i = 0; i < together; ++i) {
+      const EnlargedPicture picture = picture_of(first + i);
+      const Pixels input = session->input(i);
+      if (resized(outputs[first + i])) {
+        resize_to(picture, input.part(0, 0, width, height), session->scratch());
+        mirror(input, width, height);
+      } else {
+        cut_tile(picture, 0, 0, input, session->scratch());
+      }
+      session->fill_noise(i, noise_);
+    }
+    session->run();
+    for (std::size_t i = 0; i < together; ++i) {
+      const elir_image& output = outputs[first + i];
+      const Pixels result = view(output);
+      const Pixels restored = session->output(i);
+      if (output.format == ELIR_BGR8) swap_channels(restored);
+      if (resized(output)) {
+        resize_into(restored.part(0, 0, width, height), result, session->scratch());
+      } else {
+        copy(restored.part(0, 0, result.width, result.height), result);
+      }
+    }
+  }
+}
+
+void Restorer::restore_tiles(const EnlargedPicture& picture, const elir_image& output,
+                             const Shape& shape, PixelSession& session) {
+  const Spans rows = spans(picture.height(), shape.padded_height);
+  const Spans columns = spans(picture.width(), shape.padded_width);
+  const std::size_t count = rows.size() * columns.size();
+  Blending blending(view(output), rows, columns, session.scratch());
+  for (std::size_t first = 0, together = 0; first < count; first += together) {
+    together = session.batch(shape, count - first);
+    session.select(shape, together);
+    for (std::size_t i = 0; i < together; ++i) {
+      const std::size_t left = columns[(first + i) % columns.size()].start;
+      const std::size_t top = rows[(first + i) / columns.size()].start;
+      cut_tile(picture, left, top, session.input(i), session.scratch());
+      session.fill_noise(i, noise_, left, top);
+    }
+    session.run();
+    for (std::size_t i = 0; i < together; ++i) {
+      const Pixels tile = session.output(i);
+      if (output.format == ELIR_BGR8) swap_channels(tile);
+      blending.add(tile);
+    }
   }
 }
 
@@ -126,14 +232,20 @@ void Restorer::restore_batch(const elir_image* inputs, const elir_image* outputs
     with_index(i, [&] { check(inputs[i], outputs[i]); });
   }
   std::vector<std::exception_ptr> failures(count);
-  std::atomic<std::size_t> next = 0;
+  std::mutex mutex;
+  std::size_t next = 0;
   const auto work = [&] {
-    for (std::size_t i = next++; i < count; i = next++) {
-      try {
-        restore(inputs[i], outputs[i]);
-      } catch (...) {
-        failures[i] = std::current_exception();
-      }
+    std::unique_lock lock(mutex);
+    while (next < count) {
+      const std::size_t first = next;
+      const std::size_t size =
+          group_size(count - first, [&](std::size_t i) { return outputs[first + i]; });
+      next += size;
+      lock.unlock();
+      restore_group(
+          inputs + first, outputs + first, size,
+          [&](std::size_t i, const std::exception_ptr& error) { failures[first + i] = error; });
+      lock.lock();
     }
   };
   std::vector<std::thread> others;
@@ -150,7 +262,7 @@ void Restorer::restore_batch(const elir_image* inputs, const elir_image* outputs
 
 void Restorer::run(const void* input, void* output) {
   const auto session = pool_->take();
-  session->run_tensors(input, output);
+  session->run_tensors(input, output, noise_);
 }
 
 }  // namespace elir::core

@@ -3,11 +3,16 @@
 
 #include <elir/elir.h>
 
+#include <algorithm>
+#include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "noise.hpp"
 #include "opening.hpp"
 #include "pool.hpp"
+#include "tiling.hpp"
 
 namespace elir::core {
 
@@ -15,6 +20,9 @@ namespace elir::core {
 struct OpenOptions : OpeningOptions {
   elir_fit fit = ELIR_FIT_DEFAULT;
   bool force = false;
+  std::optional<double> sigma_s;
+  std::optional<std::int64_t> seed;
+  std::optional<std::size_t> tile_overlap;
 };
 
 class Restorer {
@@ -31,8 +39,34 @@ class Restorer {
   // usage error if a face model would run in tiles.
   void check(const elir_image& input, const elir_image& output) const;
 
-  // Requires images that pass check().
-  void restore(const elir_image& input, const elir_image& output);
+  // How many of these images, from the first on, are restored in one run. `output_at` returns their
+  // outputs. They pass check().
+  template <typename OutputAt>
+  std::size_t group_size(std::size_t count, const OutputAt& output_at) const {
+    const auto [shape, runs] = plan(output_at(0));
+    std::size_t size = 1;
+    while (runs == 1 && size < std::min(count, static_cast<std::size_t>(shape->batch)) &&
+           plan(output_at(size)) == Plan{shape, runs}) {
+      ++size;
+    }
+    return size;
+  }
+
+  // Restores a group of images; if that fails, each of them alone. Calls `done` with the index and
+  // the error of each.
+  template <typename Done>
+  void restore_group(const elir_image* inputs, const elir_image* outputs, std::size_t count,
+                     const Done& done) {
+    std::exception_ptr error = error_of([&] { restore(inputs, outputs, count); });
+    const bool again = error && count > 1;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (again) error = error_of([&] { restore(inputs + i, outputs + i, 1); });
+      done(i, error);
+    }
+  }
+
+  // Restores an image.
+  void restore(const elir_image& input, const elir_image& output) { restore(&input, &output, 1); }
 
   // Checks all images, then restores all. If some fail, the others are still restored; throws the
   // error of the first that failed, with its index.
@@ -42,9 +76,36 @@ class Restorer {
   void run(const void* input, void* output);
 
  private:
+  struct Plan {
+    const Shape* shape;
+    std::size_t runs;  // of single images
+    bool operator==(const Plan& other) const { return shape == other.shape && runs == other.runs; }
+  };
+  Plan plan(const elir_image& output) const;
+
+  template <typename Body>
+  static std::exception_ptr error_of(const Body& body) {
+    try {
+      body();
+    } catch (...) {
+      return std::current_exception();
+    }
+    return nullptr;
+  }
+
+  // Restores images of one group.
+  void restore(const elir_image* inputs, const elir_image* outputs, std::size_t count);
+  void restore_tiles(const EnlargedPicture& picture, const elir_image& output, const Shape& shape,
+                     PixelSession& session);
+
+  // The tiles of a shape's size along one axis.
+  Spans spans(std::size_t length, std::int64_t tile) const;
+
   Bundle bundle_;
   elir_fit fit_;
   bool force_;
+  std::optional<NoiseField> noise_;  // none: it is a constant of the graph
+  std::optional<std::size_t> tile_overlap_;
   std::string backend_;
   std::string precision_;
   std::unique_ptr<Pool> pool_;

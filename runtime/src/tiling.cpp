@@ -6,19 +6,6 @@
 namespace elir::core {
 namespace {
 
-std::size_t start_of(std::size_t length, std::size_t tile, std::size_t count, std::size_t i) {
-  return i * (length - tile) / (count - 1);
-}
-
-// Begin of tile i, in the middle of its overlap with the previous tile.
-std::size_t begin_of(std::size_t length, std::size_t tile, std::size_t count, std::size_t i) {
-  if (i == 0) return 0;
-  if (i == count) return length;
-  const std::size_t start = start_of(length, tile, count, i);
-  const std::size_t before = start_of(length, tile, count, i - 1);
-  return start + (before + tile - start - overlap(tile)) / 2;
-}
-
 // Blends `before` into `after` at step k of a ramp of `width`.
 void blend(const std::uint8_t* before, std::uint8_t* after, std::size_t bytes, std::uint32_t k,
            std::uint32_t width) {
@@ -46,17 +33,30 @@ void blend_rows(ConstPixels before, Pixels after) {
 
 }  // namespace
 
-std::size_t span_count(std::size_t length, std::size_t tile) {
-  if (length <= tile) return 1;
-  const std::size_t width = overlap(tile);
-  return (length - width + tile - width - 1) / (tile - width);
+Spans::Spans(std::size_t length, std::size_t tile, std::size_t step, std::size_t overlap)
+    : length_(length), tile_(tile), step_(step), overlap_(overlap), count_(1) {
+  if (length <= tile) return;
+  const auto steps = [&](std::size_t pixels) { return (pixels + step - 1) / step; };
+  const std::size_t least = steps(overlap);  // these three in steps
+  const std::size_t advance = tile / step - least;
+  count_ = (steps(length) - least + advance - 1) / advance;
 }
 
-Span span(std::size_t length, std::size_t tile, std::size_t i) {
-  if (length <= tile) return {0, 0, length, 0};
-  const std::size_t count = span_count(length, tile);
-  return {start_of(length, tile, count, i), begin_of(length, tile, count, i),
-          begin_of(length, tile, count, i + 1), i == 0 ? 0 : overlap(tile)};
+Span Spans::operator[](std::size_t i) const {
+  return {start_of(i), begin_of(i), begin_of(i + 1), i == 0 ? 0 : overlap_};
+}
+
+std::size_t Spans::start_of(std::size_t i) const {
+  if (count_ == 1) return 0;
+  const std::size_t free_steps = (length_ - tile_ + step_ - 1) / step_;
+  return step_ * (i * free_steps / (count_ - 1));
+}
+
+// Begin of tile i, in the middle of its overlap with the previous tile.
+std::size_t Spans::begin_of(std::size_t i) const {
+  if (i == 0) return 0;
+  if (i == count_) return length_;
+  return start_of(i) + (start_of(i - 1) + tile_ - start_of(i) - overlap_) / 2;
 }
 
 std::size_t mirrored(std::size_t index, std::size_t length) {
@@ -64,50 +64,43 @@ std::size_t mirrored(std::size_t index, std::size_t length) {
   return m < length ? m : 2 * length - 1 - m;
 }
 
-void cut_tile(const EnlargedPicture& picture, std::size_t left, std::size_t top, Pixels square,
-              Scratch& scratch) {
-  const std::size_t width = std::min(square.width, picture.width());
-  const std::size_t height = std::min(square.height, picture.height());
-  picture.block(left, top, square.part(0, 0, width, height), scratch);
+void mirror(Pixels whole, std::size_t width, std::size_t height) {
   for (std::size_t y = 0; y < height; ++y) {
-    for (std::size_t x = width; x < square.width; ++x) {
-      std::copy_n(square.at(mirrored(x, width), y), kChannels, square.at(x, y));
+    for (std::size_t x = width; x < whole.width; ++x) {
+      std::copy_n(whole.at(mirrored(x, width), y), kChannels, whole.at(x, y));
     }
   }
-  for (std::size_t y = height; y < square.height; ++y) {
-    std::copy_n(square.row(mirrored(y, height)), kChannels * square.width, square.row(y));
+  for (std::size_t y = height; y < whole.height; ++y) {
+    std::copy_n(whole.row(mirrored(y, height)), kChannels * whole.width, whole.row(y));
   }
 }
 
-void run_tiled(const EnlargedPicture& picture, Pixels output, Pixels input,
-               const std::function<Pixels()>& run, Scratch& scratch) {
-  const std::size_t tile = input.width;
-  const std::size_t ramp = overlap(tile);
-  scratch.ramp.resize(kChannels * ramp * tile);
-  const Pixels left_ramp = packed(scratch.ramp.data(), ramp, tile);  // right ramp of the left tile
-  const std::size_t rows = span_count(output.height, tile);
-  const std::size_t columns = span_count(output.width, tile);
-  for (std::size_t i = 0; i < rows; ++i) {
-    const Span row = span(output.height, tile, i);
-    // Includes the ramp with the next row of tiles, which is blended in place.
-    const std::size_t bottom = std::min(row.end + ramp, output.height);
-    for (std::size_t j = 0; j < columns; ++j) {
-      const Span column = span(output.width, tile, j);
-      cut_tile(picture, column.start, row.start, input, scratch);
-      const Pixels result = run();
-      const std::size_t left = column.begin - column.start;
-      const std::size_t right = column.end - column.start;
-      if (column.ramp > 0) blend_columns(left_ramp, result.part(left, 0, ramp, tile));
-      if (column.end < output.width) copy(result.part(right, 0, ramp, tile), left_ramp);
-      const Pixels ready =
-          result.part(left, row.begin - row.start, right - left, bottom - row.begin);
-      const Pixels place = output.part(column.begin, row.begin, ready.width, ready.height);
-      if (row.ramp > 0) {
-        blend_rows(place.part(0, 0, place.width, ramp), ready.part(0, 0, ready.width, ramp));
-      }
-      copy(ready, place);
-    }
-  }
+void cut_tile(const EnlargedPicture& picture, std::size_t left, std::size_t top, Pixels tile,
+              Scratch& scratch) {
+  const std::size_t width = std::min(tile.width, picture.width() - left);
+  const std::size_t height = std::min(tile.height, picture.height() - top);
+  picture.block(left, top, tile.part(0, 0, width, height), scratch);
+  mirror(tile, width, height);
+}
+
+void Blending::add(Pixels tile) {
+  const Span row = rows_[next_ / columns_.size()];
+  const Span column = columns_[next_ % columns_.size()];
+  ++next_;
+  // The previous tile, where it fades out.
+  const std::size_t across = columns_.overlap();
+  scratch_.ramp.resize(kChannels * across * tile.height);
+  const Pixels before = packed(scratch_.ramp.data(), across, tile.height);
+  const std::size_t left = column.begin - column.start;
+  const std::size_t right = column.end - column.start;
+  if (column.ramp > 0) blend_columns(before, tile.part(left, 0, across, tile.height));
+  if (column.end < output_.width) copy(tile.part(right, 0, across, tile.height), before);
+  // Includes the ramp with the next row of tiles, which is blended in place.
+  const std::size_t bottom = std::min(row.end + rows_.overlap(), output_.height);
+  const Pixels ready = tile.part(left, row.begin - row.start, right - left, bottom - row.begin);
+  const Pixels place = output_.part(column.begin, row.begin, ready.width, ready.height);
+  blend_rows(place.part(0, 0, place.width, row.ramp), ready.part(0, 0, ready.width, row.ramp));
+  copy(ready, place);
 }
 
 }  // namespace elir::core

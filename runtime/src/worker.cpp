@@ -12,7 +12,10 @@ thread_local const Worker* current_worker = nullptr;
 }  // namespace
 
 Worker::Worker(Restorer& restorer, std::size_t capacity)
-    : restorer_(restorer), ring_(capacity), running_(restorer.concurrency(), kIdle) {}
+    : restorer_(restorer),
+      ring_(capacity),
+      running_(restorer.concurrency(), kIdle),
+      groups_(restorer.concurrency(), Group(capacity)) {}
 
 Worker::~Worker() { stop(); }
 
@@ -48,15 +51,32 @@ bool Worker::is_worker_thread() const { return current_worker == this; }
 
 void Worker::work(std::size_t thread) {
   current_worker = this;
+  Group& group = groups_[thread];
   std::unique_lock lock(mutex_);
   while (true) {
     submitted_.wait(lock, [this] { return stopping_ || begun_ < accepted_; });
     if (begun_ == accepted_) return;
-    const Job job = ring_[begun_ % ring_.size()];
-    running_[thread] = begun_++;
+    const auto waiting = [&](std::size_t i) -> const Job& {
+      return ring_[(begun_ + i) % ring_.size()];
+    };
+    const std::size_t count =
+        restorer_.group_size(accepted_ - begun_, [&](std::size_t i) { return waiting(i).output; });
+    for (std::size_t i = 0; i < count; ++i) {
+      group.jobs[i] = waiting(i);
+      group.inputs[i] = waiting(i).input;
+      group.outputs[i] = waiting(i).output;
+    }
+    running_[thread] = begun_;
+    begun_ += count;
     lock.unlock();
-    const elir_status status = guarded([&] { restorer_.restore(job.input, job.output); });
-    job.done(job.user, status, status == ELIR_OK ? "" : last_error);
+    const auto done = [&](std::size_t i, const std::exception_ptr& error) {
+      const elir_status status = guarded([&] {
+        if (error) std::rethrow_exception(error);
+      });
+      const Job& job = group.jobs[i];
+      job.done(job.user, status, status == ELIR_OK ? "" : last_error);
+    };
+    restorer_.restore_group(group.inputs.data(), group.outputs.data(), count, done);
     lock.lock();
     running_[thread] = kIdle;
     finished_.notify_all();

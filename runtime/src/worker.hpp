@@ -44,6 +44,14 @@ class Worker {
  private:
   static constexpr std::uint64_t kIdle = UINT64_MAX;
 
+  // Images that a thread restores in one run; as many as may wait, so that nothing is allocated.
+  struct Group {
+    explicit Group(std::size_t size) : jobs(size), inputs(size), outputs(size) {}
+    std::vector<Job> jobs;
+    std::vector<elir_image> inputs;
+    std::vector<elir_image> outputs;
+  };
+
   void start();
   void work(std::size_t thread);
   bool finished(std::uint64_t ticket) const;
@@ -55,7 +63,8 @@ class Worker {
   std::vector<Job> ring_;  // waiting images: tickets begun_ to accepted_ - 1
   std::uint64_t accepted_ = 0;
   std::uint64_t begun_ = 0;
-  std::vector<std::uint64_t> running_;  // the ticket that each thread works on, or kIdle
+  std::vector<std::uint64_t> running_;  // the first ticket that each thread works on, or kIdle
+  std::vector<Group> groups_;           // of each thread
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -25,11 +25,11 @@ inline std::string bytes(std::uint64_t field, const std::string& content) {
 constexpr std::uint64_t kOnnxFloat = 1;
 constexpr std::uint64_t kOnnxUint8 = 2;
 
-// A ValueInfoProto.
+// A ValueInfoProto; sides of 0 are left open.
 inline std::string onnx_value(const std::string& name, std::uint64_t type,
                               const std::vector<std::uint64_t>& dims) {
   std::string shape;
-  for (const std::uint64_t side : dims) shape += bytes(1, number(1, side));
+  for (const std::uint64_t side : dims) shape += bytes(1, side == 0 ? "" : number(1, side));
   return bytes(1, name) + bytes(2, bytes(1, number(1, type) + bytes(2, shape)));
 }
 
@@ -50,11 +50,11 @@ inline std::string onnx_tensor(const std::string& name, std::uint64_t type,
   return message + number(2, type) + bytes(8, name) + bytes(9, raw) + more;
 }
 
-// A GraphProto; input and output are ValueInfoProtos.
+// A GraphProto; inputs and output are ValueInfoProtos.
 struct OnnxGraph {
   std::vector<std::string> nodes;
   std::vector<std::string> tensors;
-  std::string input;
+  std::vector<std::string> inputs;
   std::string output;
 
   std::string content() const {
@@ -62,7 +62,8 @@ struct OnnxGraph {
     for (const std::string& node : nodes) message += bytes(1, node);
     message += bytes(2, "g");
     for (const std::string& tensor : tensors) message += bytes(5, tensor);
-    return message + bytes(11, input) + bytes(12, output);
+    for (const std::string& input : inputs) message += bytes(11, input);
+    return message + bytes(12, output);
   }
 };
 

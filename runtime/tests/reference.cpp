@@ -9,54 +9,86 @@
 namespace elir::core {
 namespace {
 
+class ReferenceTensors final : public HostTensors {
+ public:
+  ReferenceTensors(const Manifest& manifest, const Shape& shape)
+      : HostTensors(manifest.stages, shape),
+        spec_(manifest.input()),
+        shape_(shape),
+        noise_spec_(manifest.noise()) {}
+
+  void run() override {
+    for (std::int64_t image = 0; image < shape_.batch; ++image) {
+      for (std::int64_t y = 0; y < shape_.padded_height; ++y) {
+        for (std::int64_t x = 0; x < shape_.padded_width; ++x) {
+          for (std::int64_t c = 0; c < 3; ++c) {
+            compute(index(spec_, image, x, y, c), x, y, c, noise_at(image, x, y, c));
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  std::size_t index(const TensorSpec& spec, std::int64_t image, std::int64_t x, std::int64_t y,
+                    std::int64_t c) const {
+    const auto sides = spec.sides(shape_);
+    const std::array<std::int64_t, 4> at = spec.layout == Layout::nhwc
+                                               ? std::array<std::int64_t, 4>{image, y, x, c}
+                                               : std::array<std::int64_t, 4>{image, c, y, x};
+    return static_cast<std::size_t>(((at[0] * sides[1] + at[1]) * sides[2] + at[2]) * sides[3] +
+                                    at[3]);
+  }
+
+  // In units of 1/4096.
+  std::int64_t noise_at(std::int64_t image, std::int64_t x, std::int64_t y, std::int64_t c) {
+    if (noise_spec_ == nullptr) return 0;
+    const std::int64_t stride = noise_spec_->stride;
+    const auto* values = static_cast<const float*>(noise());
+    const float value = values[index(*noise_spec_, image, x / stride, y / stride, c)];
+    return static_cast<std::int64_t>(value * 4096);
+  }
+
+  void compute(std::size_t at, std::int64_t x, std::int64_t y, std::int64_t c, std::int64_t noise) {
+    if (spec_.dtype == Dtype::uint8) {
+      const auto value = static_cast<const std::uint8_t*>(input())[at];
+      static_cast<std::uint8_t*>(output())[at] =
+          static_cast<std::uint8_t>(value + 7 * y + 13 * x + 31 * c + noise);
+      return;
+    }
+    // Exceeds [0, 1] at both ends; one value is NaN.
+    const float value = static_cast<const float*>(input())[at];
+    static_cast<float*>(output())[at] =
+        x + y + c == 0 ? std::numeric_limits<float>::quiet_NaN() : value * 1.5F - 0.25F;
+  }
+
+  TensorSpec spec_;
+  Shape shape_;
+  const TensorSpec* noise_spec_;
+};
+
 class ReferenceSession final : public Session {
  public:
   ReferenceSession(const Bundle& bundle, const std::vector<const Artifact*>& artifacts)
-      : spec_(bundle.manifest().input()),
-        input_(bundle.manifest().input().bytes()),
-        output_(bundle.manifest().output().bytes()) {
-    if (bundle.manifest().output().dtype != spec_.dtype ||
-        bundle.manifest().output().layout != spec_.layout) {
+      : manifest_(bundle.manifest()) {
+    if (manifest_.output().dtype != manifest_.input().dtype ||
+        manifest_.output().layout != manifest_.input().layout) {
       throw bundle_error("reference requires an input and output of the same type and layout");
+    }
+    if (manifest_.noise() != nullptr && manifest_.noise()->channels < 3) {
+      throw bundle_error("reference requires noise of three channels");
     }
     for (const Artifact* artifact : artifacts) {
       static_cast<void>(bundle.checked_file(artifact->file));
     }
   }
 
-  void* input() override { return input_.data(); }
-  void* output() override { return output_.data(); }
-
-  void run() override {
-    const auto side = static_cast<std::size_t>(spec_.width());
-    for (std::size_t y = 0; y < side; ++y) {
-      for (std::size_t x = 0; x < side; ++x) {
-        for (std::size_t c = 0; c < 3; ++c) compute(index(x, y, c, side), x, y, c);
-      }
-    }
-  }
-
  private:
-  std::size_t index(std::size_t x, std::size_t y, std::size_t c, std::size_t side) const {
-    return spec_.layout == Layout::nhwc ? (y * side + x) * 3 + c : (c * side + y) * side + x;
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    return std::make_unique<ReferenceTensors>(manifest_, shape);
   }
 
-  void compute(std::size_t at, std::size_t x, std::size_t y, std::size_t c) {
-    if (spec_.dtype == Dtype::uint8) {
-      const auto value = static_cast<const std::uint8_t*>(input_.data())[at];
-      static_cast<std::uint8_t*>(output_.data())[at] =
-          static_cast<std::uint8_t>(value + 7 * y + 13 * x + 31 * c);
-      return;
-    }
-    // Exceeds [0, 1] at both ends; one value is NaN.
-    const float value = static_cast<const float*>(input_.data())[at];
-    static_cast<float*>(output_.data())[at] =
-        x + y + c == 0 ? std::numeric_limits<float>::quiet_NaN() : value * 1.5F - 0.25F;
-  }
-
-  TensorSpec spec_;
-  Buffer input_;
-  Buffer output_;
+  const Manifest& manifest_;
 };
 
 class ReferenceBackend final : public Backend {

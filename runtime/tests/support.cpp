@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <elir/elir.hpp>
 #include <fstream>
 #include <functional>
@@ -34,7 +35,8 @@ Golden file_entry(const std::string& file, const std::string& content) {
 }
 
 Golden bundle_manifest(const BundleOptions& options) {
-  Golden manifest = golden("manifests.json")["bases"][options.split ? "split" : "fused"];
+  const char* base = options.split ? "split" : options.noise_stride > 0 ? "field" : "fused";
+  Golden manifest = golden("manifests.json")["bases"][base];
   manifest.erase("quantization");
   if (options.detector.empty()) {
     manifest.erase("detector");
@@ -54,6 +56,8 @@ Golden bundle_manifest(const BundleOptions& options) {
   model["upscale"] = options.upscale;
   model["upscale_kernel"] = options.kernel;
   manifest["shapes"] = {{{"batch", 1}, {"height", options.side}, {"width", options.side}}};
+  if (!options.shapes.empty()) manifest["shapes"] = Golden::parse(options.shapes);
+  if (options.noise_stride > 0) manifest["tensors"]["noise"]["stride"] = options.noise_stride;
   for (const char* end : {"image", "restored"}) {
     Golden& image = manifest["tensors"][end];
     image["dtype"] = options.float_images ? "float32" : "uint8";
@@ -66,27 +70,35 @@ Golden bundle_manifest(const BundleOptions& options) {
   return manifest;
 }
 
+// A ValueInfoProto of a tensor; what the shapes leave open is 0.
 std::string value_of(const Golden& manifest, const std::string& name) {
   const Golden& tensor = manifest["tensors"][name];
+  const Golden& shapes = manifest["shapes"];
   const std::uint64_t stride = tensor["stride"];
   const std::uint64_t channels = tensor["channels"];
-  const std::uint64_t height = manifest["shapes"][0]["height"].get<std::uint64_t>() / stride;
-  const std::uint64_t width = manifest["shapes"][0]["width"].get<std::uint64_t>() / stride;
-  const bool last = tensor["layout"] == "NHWC";
+  const auto side = [&](const char* key, const char* padded) {
+    const Golden& shape = shapes[0];
+    return shapes.size() > 1 ? 0 : shape.value(padded, shape[key].get<std::uint64_t>()) / stride;
+  };
+  const std::uint64_t height = side("height", "padded_height");
+  const std::uint64_t width = side("width", "padded_width");
+  const bool batches = std::any_of(shapes.begin(), shapes.end(),
+                                   [](const Golden& shape) { return shape["batch"] > 1; });
+  const std::uint64_t batch = batches ? 0 : 1;
   return onnx_value(name, tensor["dtype"] == "uint8" ? kOnnxUint8 : kOnnxFloat,
-                    last ? std::vector{std::uint64_t{1}, height, width, channels}
-                         : std::vector{std::uint64_t{1}, channels, height, width});
+                    tensor["layout"] == "NHWC" ? std::vector{batch, height, width, channels}
+                                               : std::vector{batch, channels, height, width});
 }
 
 // A graph that adds its input to itself.
 std::string adding_graph(const Golden& manifest, const Golden& stage) {
   const std::string input = stage["inputs"][0];
   const std::string output = stage["output"];
-  return onnx_model(OnnxGraph{{onnx_node("Add", {input, input}, output)},
-                              {},
-                              value_of(manifest, input),
-                              value_of(manifest, output)}
-                        .content());
+  std::vector<std::string> inputs;
+  for (const Golden& name : stage["inputs"]) inputs.push_back(value_of(manifest, name));
+  return onnx_model(
+      OnnxGraph{{onnx_node("Add", {input, input}, output)}, {}, inputs, value_of(manifest, output)}
+          .content());
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace elir::test {
 // A picture by the formula of tests/golden/make.py, rows without padding.
 std::vector<std::uint8_t> pattern(std::size_t width, std::size_t height, std::uint64_t seed);
 
-// Computes what the reference backend does.
+// Computes what the reference backend does to a square without noise.
 void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size_t side);
 
 // SHA-256.
@@ -44,6 +44,8 @@ struct BundleOptions {
   bool references = false;    // invalid pictures, and an int8 that passed verification
   std::string graph = "";     // an ONNX file; empty: one that adds the input to itself
   std::string detector = "";  // an ONNX file of a face detector; empty: none
+  std::string shapes = "";    // of the manifest, in JSON; empty: one of `side`
+  int noise_stride = 0;       // of the input that is noise; 0: there is none
 };
 
 // Writes a bundle for the reference backend and, if it is not split, for all others.

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <elir/elir.hpp>
 
-#include "golden.hpp"
 #include "png.hpp"
 #include "support.hpp"
 
@@ -69,20 +68,6 @@ TEST_F(ApiTest, ImageOfTheNetworksSize) {
   std::vector<std::uint8_t> expected(pixels.size());
   test::reference_model(pixels.data(), expected.data(), 32);
   EXPECT_EQ(restored(restorer, pixels, 32, 32), expected);
-}
-
-// Compares whole images with the Python runtime's.
-TEST_F(ApiTest, TilesAreThoseOfPython) {
-  std::uint64_t seed = 0;
-  for (const test::Golden& golden : test::golden("pictures.json")["tiled"]) {
-    Restorer restorer(
-        bundle({golden["tile"], false, false, false, golden["factor"], golden["kernel"]}),
-        test::reference_params());
-    const int width = golden["width"];
-    const int height = golden["height"];
-    const auto pixels = test::pattern(golden["width"], golden["height"], seed++);
-    EXPECT_EQ(test::digest(restored(restorer, pixels, width, height)), golden["output"]) << golden;
-  }
 }
 
 TEST_F(ApiTest, FloatImages) {

@@ -91,7 +91,7 @@ TEST_F(BundleTest, DetectorGraphs) {
   using namespace test;  // NOLINT
   const auto detector = [](const std::string& op) {
     const std::string end = onnx_value("other", kOnnxFloat, {1, 3, 640, 640});
-    return onnx_model(OnnxGraph{{onnx_node(op, {"other"}, "other")}, {}, end, end}.content());
+    return onnx_model(OnnxGraph{{onnx_node(op, {"other"}, "other")}, {}, {end}, end}.content());
   };
   BundleOptions options;
   options.detector = detector("Relu");

@@ -43,14 +43,14 @@ TEST_P(ConversionTest, OfBytes) {
     std::vector<std::uint8_t> pixels(3 * area);
     for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random());
     std::vector<std::uint8_t> tensor(3 * area);
-    to_tensor(pixels.data(), side, spec, tensor.data());
+    to_tensor(pixels.data(), area, spec, tensor.data());
     for (std::size_t i = 0; i < area; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
         ASSERT_EQ(tensor[place(GetParam(), i, c, area)], pixels[3 * i + c]);
       }
     }
     std::vector<std::uint8_t> back(3 * area);
-    to_pixels(spec, tensor.data(), side, back.data());
+    to_pixels(spec, tensor.data(), area, back.data());
     EXPECT_EQ(back, pixels);
   }
 }
@@ -64,7 +64,7 @@ TEST_P(ConversionTest, OfFloats) {
     std::vector<std::uint8_t> pixels(3 * area);
     for (auto& pixel : pixels) pixel = static_cast<std::uint8_t>(random());
     std::vector<float> tensor(3 * area);
-    to_tensor(pixels.data(), side, spec, tensor.data());
+    to_tensor(pixels.data(), area, spec, tensor.data());
     for (std::size_t i = 0; i < area; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
         const float expected = static_cast<float>(pixels[3 * i + c]) / 255.0F;
@@ -72,7 +72,7 @@ TEST_P(ConversionTest, OfFloats) {
       }
     }
     for (float& value : tensor) value = values(random);
-    to_pixels(spec, tensor.data(), side, pixels.data());
+    to_pixels(spec, tensor.data(), area, pixels.data());
     for (std::size_t i = 0; i < area; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
         ASSERT_EQ(pixels[3 * i + c], plain_pixel(tensor[place(GetParam(), i, c, area)]));
@@ -106,7 +106,7 @@ TEST(Conversion, RoundsAnyFloat) {
   std::vector<std::uint8_t> pixels(3 * kSide * kSide);
   constexpr std::size_t kArea = kSide * kSide;
   for (std::size_t begin = 0; begin < floats.size(); begin += pixels.size()) {
-    to_pixels(spec, floats.data() + begin, kSide, pixels.data());
+    to_pixels(spec, floats.data() + begin, kArea, pixels.data());
     for (std::size_t i = 0; i < kArea; ++i) {
       for (std::size_t c = 0; c < 3; ++c) {
         const float value = floats[begin + c * kArea + i];

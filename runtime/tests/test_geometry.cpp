@@ -39,12 +39,13 @@ TEST(Geometry, Spans) {
   for (const Golden& golden : test::golden("geometry.json")["spans"]) {
     const std::size_t length = golden["length"];
     const std::size_t tile = golden["tile"];
+    const Spans actual(length, tile, golden["step"], golden["overlap"]);
     Golden spans = Golden::array();
-    for (std::size_t i = 0; i < span_count(length, tile); ++i) {
-      const Span s = span(length, tile, i);
-      spans.push_back({s.start, s.begin, s.end, s.ramp});
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      const auto [start, begin, end, ramp] = actual[i];
+      spans.push_back({start, begin, end, ramp});
     }
-    EXPECT_EQ(spans, golden["spans"]) << length << " in tiles of " << tile;
+    EXPECT_EQ(spans, golden["spans"]) << golden;
   }
 }
 
@@ -56,34 +57,18 @@ TEST(Geometry, Mirrored) {
   }
 }
 
-TEST(Geometry, ResizeToSquareAndBack) {
+TEST(Geometry, ResizeToModelAndBack) {
   Scratch scratch;  // shared: old content must not matter
   std::uint64_t seed = 0;
-  for (const Golden& golden : test::golden("pictures.json")["squares"]) {
+  for (const Golden& golden : test::golden("pictures.json")["resized"]) {
     Case test_case(golden, seed++);
-    const std::size_t side = golden["side"];
-    std::vector<std::uint8_t> square(3 * side * side);
-    resize_to_square(test_case.picture, packed(square.data(), side, side), scratch);
-    EXPECT_EQ(test::digest(square), golden["square"]) << golden;
-    resize_into(packed(square.data(), side, side), test_case.out(), scratch);
+    const std::size_t across = golden["to"][0];
+    const std::size_t down = golden["to"][1];
+    std::vector<std::uint8_t> image(3 * across * down);
+    resize_to(test_case.picture, packed(image.data(), across, down), scratch);
+    EXPECT_EQ(test::digest(image), golden["resized"]) << golden;
+    resize_into(packed(image.data(), across, down), test_case.out(), scratch);
     EXPECT_EQ(test::digest(test_case.output), golden["back"]) << golden;
-  }
-}
-
-TEST(Geometry, Tiled) {
-  Scratch scratch;
-  std::uint64_t seed = 0;
-  for (const Golden& golden : test::golden("pictures.json")["tiled"]) {
-    Case test_case(golden, seed++);
-    const std::size_t tile = golden["tile"];
-    std::vector<std::uint8_t> input(3 * tile * tile);
-    std::vector<std::uint8_t> output(3 * tile * tile);
-    const auto run = [&] {
-      test::reference_model(input.data(), output.data(), tile);
-      return packed(output.data(), tile, tile);
-    };
-    run_tiled(test_case.picture, test_case.out(), packed(input.data(), tile, tile), run, scratch);
-    EXPECT_EQ(test::digest(test_case.output), golden["output"]) << golden;
   }
 }
 

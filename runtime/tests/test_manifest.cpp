@@ -81,14 +81,33 @@ TEST(Manifest, LongStringsDoNotOverflowTheStack) {
 TEST(Manifest, TypedValues) {
   const Manifest manifest = read_manifest(base("split").dump());
   EXPECT_EQ(manifest.task, "tiny");
-  EXPECT_EQ(manifest.side(), 32U);
   ASSERT_EQ(manifest.stages.size(), 4U);
-  EXPECT_EQ(manifest.stages[1].input.end().describe(), "z0: float32 1x16x4x4");
+  const Shape& shape = manifest.shapes.front();
+  EXPECT_EQ(manifest.stages[1].input.end(shape).describe(), "z0: float32 1x16x4x4");
+  EXPECT_EQ(manifest.stages[1].ends(manifest.graph_shape()).inputs[0].describe(),
+            "z0: float32 1x16x4x4");
   EXPECT_EQ(manifest.stages[1].input.layout, Layout::nchw);
-  EXPECT_EQ(manifest.stages[1].input.bytes(), 1024U);
+  EXPECT_EQ(manifest.stages[1].input.bytes(shape), 1024U);
   EXPECT_EQ(manifest.verified("bf16")->psnr_db, 70.5);
   EXPECT_EQ(manifest.verified("int8"), nullptr);
   EXPECT_EQ(manifest.files.size(), 13U);
+}
+
+TEST(Manifest, ShapesOfGraphs) {
+  const auto ends = [](const Golden& manifest) {
+    const Manifest read = read_manifest(manifest.dump());
+    return read.stages.front().ends(read.graph_shape());
+  };
+  Golden manifest = base("field");  // with batches, and of two sizes
+  EXPECT_EQ(ends(manifest).inputs.at(0).describe(), "image: uint8 ?x?x?x3");
+  EXPECT_EQ(ends(manifest).inputs.at(1).describe(), "noise: float32 ?x16x?x?");
+  EXPECT_EQ(ends(manifest).outputs.at(0).describe(), "restored: uint8 ?x?x?x3");
+  manifest["shapes"][0]["batch"] = 1;
+  EXPECT_EQ(ends(manifest).inputs.at(1).describe(), "noise: float32 1x16x?x?");
+  manifest["shapes"].erase(0);
+  EXPECT_EQ(ends(manifest).inputs.at(0).describe(), "image: uint8 1x32x64x3") << "padded";
+  manifest["shapes"][0]["batch"] = 8;
+  EXPECT_EQ(ends(manifest).inputs.at(1).describe(), "noise: float32 ?x16x4x8");
 }
 
 TEST(Manifest, Engines) {

@@ -35,8 +35,9 @@ std::string refusal(const std::string& content) {
 }
 
 OnnxGraph graph_of(std::vector<std::string> nodes, std::vector<std::string> tensors = {}) {
-  return {std::move(nodes), std::move(tensors),
-          test::onnx_value("image", test::kOnnxUint8, {1, 8, 8, 3}),
+  return {std::move(nodes),
+          std::move(tensors),
+          {test::onnx_value("image", test::kOnnxUint8, {1, 8, 8, 3})},
           test::onnx_value("restored", test::kOnnxUint8, {1, 8, 8, 3})};
 }
 
@@ -184,18 +185,18 @@ TEST(OnnxCheck, InputsAndOutputs) {
     return bytes(1, "image") + bytes(2, bytes(1, number(1, 2) + bytes(2, bytes(1, side))));
   };
   for (const std::string& open : {std::string(), bytes(2, "height")}) {
-    graph.input = with_side(open);
+    graph.inputs[0] = with_side(open);
     expect_refused(onnx_model(graph.content()),
                    "the graph's input is image: uint8 ?, the manifest says ");
   }
-  graph.input = with_side(number(1, 8) + bytes(2, "height"));
+  graph.inputs[0] = with_side(number(1, 8) + bytes(2, "height"));
   expect_refused(onnx_model(graph.content()), "has two values");
-  graph.input = graph_of({}).input + bytes(4, "");
+  graph.inputs[0] = graph_of({}).inputs[0] + bytes(4, "");
   expect_refused(onnx_model(graph.content()), "ValueInfoProto.field 4");
   graph = graph_of({kAdd});
   expect_refused(onnx_model(graph.content() + bytes(12, graph.output)), "output is restored: ");
   const std::string sequence = bytes(1, "image") + bytes(2, bytes(4, ""));
-  graph.input = sequence;
+  graph.inputs[0] = sequence;
   expect_refused(onnx_model(graph.content()), "TypeProto.field 4");
 }
 

@@ -73,7 +73,7 @@ TEST(OnnxRuntime, DoesNotLoadForeignGraphs) {
     return test::onnx_value(name, test::kOnnxUint8, {1, 32, 32, 3});
   };
   test::OnnxGraph graph{
-      {test::onnx_node("Add", {"image", "w"}, "restored")}, {}, end("image"), end("restored")};
+      {test::onnx_node("Add", {"image", "w"}, "restored")}, {}, {end("image")}, end("restored")};
   const auto sessions_with = [](const test::OnnxGraph& content) {
     test::BundleOptions options;
     options.graph = test::onnx_model(content.content());

@@ -20,40 +20,49 @@ using Action = std::function<void()>;
 
 // Returns the bundle's reference output after calling `before`, or a wrong picture without a
 // `before`.
+class StubTensors final : public HostTensors {
+ public:
+  StubTensors(const Bundle& bundle, const Shape& shape, const Action& before)
+      : HostTensors(bundle.manifest().stages, shape), before_(before) {
+    if (!reads_png()) return;
+    const Reference& reference = bundle.manifest().references.front();
+    const auto picture =
+        read_png(bundle.checked_file(reference.output), static_cast<std::size_t>(shape.width),
+                 static_cast<std::size_t>(shape.height));
+    std::copy(picture.begin(), picture.end(), static_cast<std::uint8_t*>(output()));
+  }
+
+  void run() override {
+    if (before_) return before_();
+    auto* const pixels = static_cast<std::uint8_t*>(output());
+    std::fill(pixels, pixels + 1000, std::uint8_t{0});
+    std::fill(pixels + 1000, pixels + 100000, std::uint8_t{255});
+  }
+
+ private:
+  const Action& before_;
+};
+
 class StubSession final : public Session {
  public:
   StubSession(const Bundle& bundle, Action before, int& open)
-      : before_(std::move(before)),
-        open_(open),
-        input_(bundle.manifest().input().bytes()),
-        output_(bundle.manifest().output().bytes()) {
-    if (reads_png()) {
-      const Reference& reference = bundle.manifest().references.front();
-      const std::size_t side = bundle.manifest().side();
-      const auto picture = read_png(bundle.checked_file(reference.output), side);
-      std::copy(picture.begin(), picture.end(), static_cast<std::uint8_t*>(output_.data()));
-    }
+      : bundle_(bundle), before_(std::move(before)), open_(open) {
     ++open_;
   }
   ~StubSession() override { --open_; }
   StubSession(const StubSession&) = delete;
   StubSession& operator=(const StubSession&) = delete;
 
-  void* input() override { return input_.data(); }
-  void* output() override { return output_.data(); }
-  void run() override {
-    if (before_) return before_();
-    auto* const pixels = static_cast<std::uint8_t*>(output_.data());
-    std::fill(pixels, pixels + 1000, std::uint8_t{0});
-    std::fill(pixels + 1000, pixels + 100000, std::uint8_t{255});
-  }
   std::optional<int> threads() const override { return 3; }
 
  private:
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    return std::make_unique<StubTensors>(bundle_, shape, before_);
+  }
+
+  const Bundle& bundle_;
   Action before_;
   int& open_;
-  Buffer input_;
-  Buffer output_;
 };
 
 // Not in the order of "auto". Runs the given action for each precision.

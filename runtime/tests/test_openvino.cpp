@@ -37,10 +37,13 @@ elir_params openvino_params(const char* precision) {
 double psnr_on_reference(Restorer& restorer) {
   const core::Bundle bundle(ELIR_TINY);
   const core::Reference& reference = bundle.manifest().references.front();
-  const auto side = static_cast<int>(bundle.manifest().side());
-  auto pixels = core::read_png(bundle.checked_file(reference.input), bundle.manifest().side());
-  const auto expected =
-      core::read_png(bundle.checked_file(reference.output), bundle.manifest().side());
+  const int side = static_cast<int>(bundle.manifest().shapes.front().width);
+  const auto read = [&](const std::string& file) {
+    const auto pixels = static_cast<std::size_t>(side);
+    return core::read_png(bundle.checked_file(file), pixels, pixels);
+  };
+  auto pixels = read(reference.input);
+  const auto expected = read(reference.output);
   std::vector<std::uint8_t> result(pixels.size());
   restorer.restore(test::image_of(pixels, side, side), test::image_of(result, side, side));
   double error = 0;
@@ -291,7 +294,7 @@ void expect_refused_by_all(const std::string& node, const std::string& why) {
   };
   test::BundleOptions options;
   options.graph =
-      test::onnx_model(test::OnnxGraph{{node}, {}, end("image"), end("restored")}.content());
+      test::onnx_model(test::OnnxGraph{{node}, {}, {end("image")}, end("restored")}.content());
   const test::Folder folder;
   const std::string path = (folder.path() / "b").string();
   test::write_bundle(path, options);

@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 
 #include "choice.hpp"
 #include "counted_new.hpp"
-#include "pixel_session.hpp"
+#include "golden.hpp"
+#include "restorer.hpp"
 #include "support.hpp"
-#include "tiling.hpp"
 
 namespace elir::core {
 namespace {
@@ -22,24 +23,52 @@ struct Cost {
   long allocations = 0;
 };
 
-// A session that measures the cost of its runs.
-class MeasuredSession final : public Session {
+Cost inside;
+
+// Measures the cost of runs.
+class MeasuredTensors final : public Tensors {
  public:
-  MeasuredSession(std::unique_ptr<Session> inner, Cost& inside)
-      : inner_(std::move(inner)), inside_(inside) {}
-  void* input() override { return inner_->input(); }
-  void* output() override { return inner_->output(); }
+  explicit MeasuredTensors(Tensors& inner) : inner_(inner) {}
+  void* input() override { return inner_.input(); }
+  void* noise() override { return inner_.noise(); }
+  void* output() override { return inner_.output(); }
   void run() override {
     const long before = test::allocations();
     const auto start = Clock::now();
-    inner_->run();
-    inside_.seconds += Seconds(Clock::now() - start).count();
-    inside_.allocations += test::allocations() - before;
+    inner_.run();
+    inside.seconds += Seconds(Clock::now() - start).count();
+    inside.allocations += test::allocations() - before;
   }
 
  private:
+  Tensors& inner_;
+};
+
+class MeasuredSession final : public Session {
+ public:
+  explicit MeasuredSession(std::unique_ptr<Session> inner) : inner_(std::move(inner)) {}
+
+ private:
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    return std::make_unique<MeasuredTensors>(inner_->tensors(shape));
+  }
+
   std::unique_ptr<Session> inner_;
-  Cost& inside_;
+};
+
+class MeasuredBackend final : public Backend {
+ public:
+  MeasuredBackend() : Backend({"measured", "onnx", {"fp32"}, true}) {}
+
+  std::optional<std::string> available() const override { return std::nullopt; }
+  std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
+                                             const Setup& setup) const override {
+    std::vector<std::unique_ptr<Session>> sessions;
+    for (auto& session : backend_named("openvino").open(bundle, precision, setup)) {
+      sessions.push_back(std::make_unique<MeasuredSession>(std::move(session)));
+    }
+    return sessions;
+  }
 };
 
 // Size of a picture and its enlargement.
@@ -53,28 +82,26 @@ class OverheadTest : public ::testing::TestWithParam<Input> {};
 
 TEST_P(OverheadTest, IsSmallAndAllocatesNothing) {
   const auto [width, height, factor] = GetParam();
-  const Bundle bundle(ELIR_TINY);
-  Cost inside;
-  core::Setup setup;
-  setup.cache = "";
-  auto sessions = backend_named("openvino").open(bundle, "fp32", setup);
-  PixelSession session(bundle.manifest(),
-                       std::make_unique<MeasuredSession>(std::move(sessions.front()), inside));
-  const auto across = static_cast<std::size_t>(width);
-  const auto down = static_cast<std::size_t>(height);
-  const auto pixels = test::pattern(across, down, 0);
-  const EnlargedPicture picture(packed(pixels.data(), across, down), true, factor,
-                                factor == 1 ? Kernel::none : Kernel::bicubic);
-  std::vector<std::uint8_t> result(3 * picture.width() * picture.height());
-  const Pixels output = packed(result.data(), picture.width(), picture.height());
-  const auto restore = [&] {
-    if (picture.width() == 256 && picture.height() == 256) {
-      picture.block(0, 0, session.input(), session.scratch());
-      copy(session.run(), output);
-    } else {
-      run_tiled(picture, output, session.input(), [&] { return session.run(); }, session.scratch());
-    }
-  };
+  const test::Folder folder;
+  const auto path = folder.path() / "b";
+  std::filesystem::copy(ELIR_TINY, path, std::filesystem::copy_options::recursive);
+  test::Golden manifest = test::Golden::parse(std::ifstream(path / "bundle.json"));
+  manifest["model"]["upscale"] = factor;
+  manifest["model"]["upscale_kernel"] = factor == 1 ? "none" : "bicubic";
+  test::write_file(path / "bundle.json", manifest.dump());
+  const MeasuredBackend backend;
+  OpenOptions options;
+  options.backend = "measured";
+  options.precision = "fp32";
+  options.among = {&backend};
+  options.setup.cache = "";
+  Restorer restorer(path.string(), options);
+  auto pixels = test::pattern(static_cast<std::size_t>(width), static_cast<std::size_t>(height), 0);
+  std::vector<std::uint8_t> result(pixels.size() * static_cast<std::size_t>(factor * factor));
+  elir_image input = test::image_of(pixels, width, height);
+  input.format = ELIR_BGR8;
+  const elir_image output = test::image_of(result, width * factor, height * factor);
+  const auto restore = [&] { restorer.restore(input, output); };
   restore();
   double least = 1;  // of several runs, to exclude other processes
   for (int i = 0; i < 5; ++i) {

@@ -34,7 +34,7 @@ class PngTest : public ::testing::Test {
 
   static std::string refusal(const std::filesystem::path& path, std::size_t side) {
     try {
-      read_png(path, side);
+      read_png(path, side, side);
     } catch (const Failure& failure) {
       EXPECT_EQ(failure.status(), ELIR_ERROR_BUNDLE);
       return failure.what();
@@ -45,7 +45,7 @@ class PngTest : public ::testing::Test {
   test::Folder folder_;
 };
 
-TEST_F(PngTest, IsRead) { EXPECT_EQ(read_png(written(8), 8), pattern(8)); }
+TEST_F(PngTest, IsRead) { EXPECT_EQ(read_png(written(8), 8, 8), pattern(8)); }
 
 TEST_F(PngTest, ErrorsSayWhy) {
   const auto path = written(8);

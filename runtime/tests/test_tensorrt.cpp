@@ -54,7 +54,7 @@ class TensorRtTest : public ::testing::Test {
 
   const Bundle& bundle(const std::vector<Golden>& engines, const char* kind = "tensorrt") {
     const auto path = folder_.path() / "b";
-    test::write_bundle(path);
+    test::write_bundle(path, options_);
     Golden manifest = Golden::parse(std::ifstream(path / "bundle.json"));
     Golden& artifacts = manifest["stages"][0]["artifacts"];
     manifest["precisions"] = {"fp32", "fp16", "int8"};
@@ -96,12 +96,16 @@ class TensorRtTest : public ::testing::Test {
 
   // Runs a picture with `value` in all pixels. Returns the value in the result.
   static int run(Session& session, int value) {
-    std::memset(session.input(), value, 32 * 32 * 3);
-    session.run();
-    return static_cast<const std::uint8_t*>(session.output())[0];
+    Shape shape;
+    shape.padded_height = shape.padded_width = 32;
+    Tensors& tensors = session.tensors(shape);
+    std::memset(tensors.input(), value, 32 * 32 * 3);
+    tensors.run();
+    return static_cast<const std::uint8_t*>(tensors.output())[0];
   }
 
   test::Folder folder_;
+  test::BundleOptions options_;
   std::optional<Bundle> bundle_;
   core::Setup setup_;
   std::vector<std::string> warnings_;
@@ -241,6 +245,65 @@ TEST_F(TensorRtTest, PrecisionsOfFittingEngines) {
           "tensorrt 10.3.0: "
           "elir-build " +
           none.path().string() + " --device --precision fp16");
+}
+
+// Each shape and batch has its own contexts, memory for tensors, and CUDA graph.
+TEST_F(TensorRtTest, ShapesAndBatches) {
+  options_.shapes = R"([{"batch": 4, "height": 32, "width": 32},
+                        {"batch": 2, "height": 60, "width": 30,
+                         "padded_height": 64, "padded_width": 32}])";
+  options_.noise_stride = 8;
+  tensorrt.profiles[1] = {64, 32};
+  tensorrt.profile_count = 2;
+  tensorrt.batch = 4;
+  tensorrt.noise = true;
+  const auto sessions = open(fitting());
+  Session& session = *sessions.front();
+  const auto& shapes = bundle_->manifest().shapes;
+  for (int round = 0; round < 3; ++round) {
+    for (Shape shape : {shapes[0], shapes[1], shapes[0]}) {
+      for (const std::int64_t batch : {shape.batch, std::int64_t{1}}) {
+        shape.batch = batch;
+        Tensors& tensors = session.tensors(shape);
+        EXPECT_EQ(&session.tensors(shape), &tensors);
+        const auto pixels = static_cast<std::size_t>(3 * shape.padded_height * shape.padded_width);
+        const auto latent =
+            static_cast<std::size_t>(shape.padded_height * shape.padded_width / 64 * 16);
+        auto* const input = static_cast<std::uint8_t*>(tensors.input());
+        for (std::size_t i = 0; i < static_cast<std::size_t>(batch); ++i) {
+          std::fill_n(input + i * pixels, pixels, static_cast<std::uint8_t>(10 * i));
+          static_cast<float*>(tensors.noise())[i * latent] = static_cast<float>(i);
+        }
+        tensors.run();
+        const auto* const output = static_cast<const std::uint8_t*>(tensors.output());
+        for (std::size_t i = 0; i < static_cast<std::size_t>(batch); ++i) {
+          EXPECT_EQ(output[i * pixels], 11 * i + 1);
+          EXPECT_EQ(output[(i + 1) * pixels - 1], 11 * i + 1);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(tensorrt.contexts, 4);
+  EXPECT_TRUE(warnings_.empty());
+}
+
+TEST_F(TensorRtTest, EnginesWithoutTheProfileOfAShape) {
+  options_.shapes = R"([{"batch": 1, "height": 32, "width": 32},
+                        {"batch": 1, "height": 64, "width": 64}])";
+  options_.noise_stride = 8;
+  tensorrt.profiles[1] = {96, 96};
+  tensorrt.profile_count = 2;
+  tensorrt.noise = true;
+  const auto sessions = open(fitting());
+  EXPECT_EQ(error_of(ELIR_ERROR_UNAVAILABLE,
+                     [&] { sessions.front()->tensors(bundle_->manifest().shapes[1]); }),
+            "tensorrt 10.3.0: setInputShape of fused failed: it gives no reason");
+  EXPECT_EQ(run(*sessions.front(), 4), 5) << "what was opened is still there";
+  tensorrt.profile_count = 1;
+  EXPECT_NE(error_of(ELIR_ERROR_BUNDLE, [&] { open(*bundle_); })
+                .find("its input is image: uint8 1x32x32x3, noise: float32 1x16x4x4, the manifest "
+                      "says image: uint8 1x?x?x3, noise: float32 1x16x?x?"),
+            std::string::npos);
 }
 
 TEST_F(TensorRtTest, TensorsMustBeLinearAndOnTheDevice) {

@@ -152,6 +152,13 @@ typedef struct elir_params {
                         500M; default 1G; 0: no cache); the least recently used are removed first.
                         The files are executable code: protect the folder like a program. If it
                         cannot be written, `log` gets a warning and nothing fails */
+  double sigma_s;       /* standard deviation of the noise that the network adds to its first
+                           estimate; more gives more detail, invented or not. -1: the bundle's */
+  int64_t seed;         /* of that noise, 0 to 2^32 - 1; other seeds give other results. -1: the
+                           bundle's. This and `sigma_s` can only be set for bundles exported with
+                           --noise field */
+  int32_t tile_overlap; /* pixels by which tiles overlap at least, up to half a tile; -1: an eighth.
+                           More takes longer and hides differences between tiles better */
 } elir_params;
 
 /* An image: 8 bits per channel, 3 channels per pixel, no padding between pixels. Fields left at

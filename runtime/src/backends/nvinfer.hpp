@@ -106,5 +106,32 @@ EngineLog& engine_log() {
   return *log;
 }
 
+// An execution context for whose working memory the caller provides.
+nvinfer1::IExecutionContext* create_context(nvinfer1::ICudaEngine& engine) {
+#if NV_TENSORRT_MAJOR == 8
+  return engine.createExecutionContextWithoutDeviceMemory();
+#else
+  return engine.createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+#endif
+}
+
+// Bytes of working memory that suffice for every shape.
+std::size_t working_bytes(const nvinfer1::ICudaEngine& engine) {
+#if NV_TENSORRT_MAJOR == 8
+  return engine.getDeviceMemorySize();
+#else
+  return static_cast<std::size_t>(engine.getDeviceMemorySizeV2());
+#endif
+}
+
+void set_working_memory(nvinfer1::IExecutionContext& context, void* memory, std::size_t bytes) {
+#if NV_TENSORRT_MAJOR == 8
+  static_cast<void>(bytes);
+  context.setDeviceMemory(memory);
+#else
+  context.setDeviceMemoryV2(memory, static_cast<std::int64_t>(bytes));
+#endif
+}
+
 }  // namespace
 }  // namespace elir::core

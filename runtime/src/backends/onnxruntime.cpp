@@ -89,14 +89,12 @@ End read_end(const OrtTypeInfo* info, const std::string& name) {
 
 // The functions that describe a graph's inputs or outputs.
 struct Getters {
-  const char* what;
   decltype(OrtApi::SessionGetInputCount) count;
   decltype(OrtApi::SessionGetInputName) name;
   decltype(OrtApi::SessionGetInputTypeInfo) type;
 };
 
-void check_graph(const std::filesystem::path& path, const Getters& end, const TensorSpec& spec,
-                 const OrtSession* session) {
+std::vector<End> read_ends(const Getters& end, const OrtSession* session) {
   OrtAllocator* allocator = nullptr;
   check(api().GetAllocatorWithDefaultOptions(&allocator));
   std::size_t count = 0;
@@ -109,14 +107,14 @@ void check_graph(const std::filesystem::path& path, const Getters& end, const Te
     check(api().AllocatorFree(allocator, allocated));
     ends.push_back(read_end(create<OwnedType>(end.type, session, i).get(), name));
   }
-  check_ends(text(path.string(), ": its ", end.what), ends, {spec.end()});
+  return ends;
 }
 
 Failure does_not_start(const OrtFailure& failure) {
   return unavailable_error("onnxruntime does not start: ", failure.what());
 }
 
-OwnedSession load_stage(const std::filesystem::path& path, const Stage& stage, int threads) {
+OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expected, int threads) {
   try {
     environment();
   } catch (const OrtFailure& failure) {  // not the file's fault
@@ -130,14 +128,13 @@ OwnedSession load_stage(const std::filesystem::path& path, const Stage& stage, i
     auto session =
         create<OwnedSession>(api().CreateSession, static_cast<const OrtEnv*>(&environment()),
                              path.c_str(), static_cast<const OrtSessionOptions*>(options.get()));
-    check_graph(path,
-                {"input", api().SessionGetInputCount, api().SessionGetInputName,
-                 api().SessionGetInputTypeInfo},
-                stage.input, session.get());
-    check_graph(path,
-                {"output", api().SessionGetOutputCount, api().SessionGetOutputName,
-                 api().SessionGetOutputTypeInfo},
-                stage.output, session.get());
+    const GraphEnds ends{read_ends({api().SessionGetInputCount, api().SessionGetInputName,
+                                    api().SessionGetInputTypeInfo},
+                                   session.get()),
+                         read_ends({api().SessionGetOutputCount, api().SessionGetOutputName,
+                                    api().SessionGetOutputTypeInfo},
+                                   session.get())};
+    check_ends(path.string() + ": its", ends, expected);
     return session;
   } catch (const OrtFailure& failure) {
     throw bundle_error(path.string(), " cannot be loaded by onnxruntime ",
@@ -145,47 +142,61 @@ OwnedSession load_stage(const std::filesystem::path& path, const Stage& stage, i
   }
 }
 
-OwnedValue tensor(const TensorSpec& spec, const Buffer& buffer) {
+OwnedValue tensor(const TensorSpec& spec, const Shape& shape, void* data) {
   const auto memory =
       create<OwnedMemory>(api().CreateCpuMemoryInfo, OrtArenaAllocator, OrtMemTypeDefault);
+  const auto sides = spec.sides(shape);
   return create<OwnedValue>(api().CreateTensorWithDataAsOrtValue,
-                            static_cast<const OrtMemoryInfo*>(memory.get()), buffer.data(),
-                            spec.bytes(), std::begin(spec.shape), std::size(spec.shape),
+                            static_cast<const OrtMemoryInfo*>(memory.get()), data,
+                            spec.bytes(shape), sides.data(), sides.size(),
                             spec.dtype == Dtype::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
                                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
 }
 
-class OnnxRuntimeSession final : public Session {
+class OnnxRuntimeTensors final : public HostTensors {
  public:
-  OnnxRuntimeSession(const std::vector<Stage>& stages, std::vector<OwnedSession> chain, int threads)
-      : threads_(threads) {
-    buffers_.emplace_back(stages.front().input.bytes());
+  OnnxRuntimeTensors(const std::vector<Stage>& stages, const std::vector<OwnedSession>& chain,
+                     const Shape& shape)
+      : HostTensors(stages, shape) {
     for (std::size_t i = 0; i < chain.size(); ++i) {
-      buffers_.emplace_back(stages[i].output.bytes());
       BoundStage bound;
-      bound.session = std::move(chain[i]);
-      bound.input = tensor(stages[i].input, buffers_[i]);
-      bound.output = tensor(stages[i].output, buffers_[i + 1]);
-      bound.binding = create<OwnedBinding>(api().CreateIoBinding, bound.session.get());
-      check(api().BindInput(bound.binding.get(), stages[i].input.name.c_str(), bound.input.get()));
-      check(
-          api().BindOutput(bound.binding.get(), stages[i].output.name.c_str(), bound.output.get()));
+      bound.session = chain[i].get();
+      bound.binding = create<OwnedBinding>(api().CreateIoBinding, bound.session);
+      const auto bind = [&](auto function, const TensorSpec& spec, void* data) {
+        bound.values.push_back(tensor(spec, shape, data));
+        check(function(bound.binding.get(), spec.name.c_str(), bound.values.back().get()));
+      };
+      bind(api().BindInput, stages[i].input, between(i));
+      if (stages[i].noise) bind(api().BindInput, *stages[i].noise, noise());
+      bind(api().BindOutput, stages[i].output, between(i + 1));
       stages_.push_back(std::move(bound));
     }
   }
 
-  void* input() override { return buffers_.front().data(); }
-  void* output() override { return buffers_.back().data(); }
-
   void run() override {
     try {
       for (const BoundStage& bound : stages_) {
-        check(api().RunWithBinding(bound.session.get(), nullptr, bound.binding.get()));
+        check(api().RunWithBinding(bound.session, nullptr, bound.binding.get()));
       }
     } catch (const OrtFailure& failure) {
       throw unavailable_error("onnxruntime failed: ", failure.what());
     }
   }
+
+ private:
+  struct BoundStage {
+    OrtSession* session;
+    std::vector<OwnedValue> values;
+    OwnedBinding binding;
+  };
+
+  std::vector<BoundStage> stages_;
+};
+
+class OnnxRuntimeSession final : public Session {
+ public:
+  OnnxRuntimeSession(const Manifest& manifest, std::vector<OwnedSession> chain, int threads)
+      : manifest_(manifest), chain_(std::move(chain)), threads_(threads) {}
 
   std::optional<int> threads() const override {
     if (threads_ == 0) return std::nullopt;  // its default is unknown
@@ -193,16 +204,17 @@ class OnnxRuntimeSession final : public Session {
   }
 
  private:
-  struct BoundStage {
-    OwnedSession session;
-    OwnedValue input;
-    OwnedValue output;
-    OwnedBinding binding;
-  };
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    try {
+      return std::make_unique<OnnxRuntimeTensors>(manifest_.stages, chain_, shape);
+    } catch (const OrtFailure& failure) {
+      throw does_not_start(failure);
+    }
+  }
 
+  const Manifest& manifest_;
+  std::vector<OwnedSession> chain_;
   const int threads_;
-  std::vector<Buffer> buffers_;  // must outlive the values, which refer to them
-  std::vector<BoundStage> stages_;
 };
 
 class OnnxRuntimeBackend final : public Backend {
@@ -218,20 +230,17 @@ class OnnxRuntimeBackend final : public Backend {
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    const auto& stages = bundle.manifest().stages;
+    const Manifest& manifest = bundle.manifest();
     const auto files = artifacts(bundle, precision);
     std::vector<OwnedSession> chain;
-    for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(load_stage(bundle.checked_file(files[i]->file), stages[i], setup.threads));
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      chain.push_back(load_stage(bundle.checked_file(files[i]->file),
+                                 manifest.stages[i].ends(manifest.graph_shape()), setup.threads));
     }
-    try {
-      std::vector<std::unique_ptr<Session>> sessions;
-      sessions.push_back(
-          std::make_unique<OnnxRuntimeSession>(stages, std::move(chain), setup.threads));
-      return sessions;
-    } catch (const OrtFailure& failure) {
-      throw does_not_start(failure);
-    }
+    std::vector<std::unique_ptr<Session>> sessions;
+    sessions.push_back(
+        std::make_unique<OnnxRuntimeSession>(manifest, std::move(chain), setup.threads));
+    return sessions;
   }
 };
 

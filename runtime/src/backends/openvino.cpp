@@ -5,10 +5,7 @@
 // Compiled models are cached in the same files as the Python runtime's. OpenVINO's own cache is not
 // used, since it accepts a file with a flipped bit.
 #include <algorithm>
-#include <openvino/frontend/manager.hpp>
-#include <openvino/op/constant.hpp>
-#include <openvino/op/fake_quantize.hpp>
-#include <openvino/openvino.hpp>
+#include <mutex>
 #include <regex>
 #include <sstream>
 
@@ -17,6 +14,7 @@
 #include "../sha256.hpp"
 #include "../text.hpp"
 #include "all.hpp"
+#include "openvino_model.hpp"
 
 namespace elir::core {
 namespace {
@@ -28,32 +26,6 @@ constexpr const char* kDevice = "CPU";
 ov::Core& core() {
   static auto* instance = new ov::Core;
   return *instance;
-}
-
-ov::frontend::FrontEndManager& frontends() {
-  static auto* instance = new ov::frontend::FrontEndManager;
-  return *instance;
-}
-
-std::string one_line_of(const std::exception& error) {
-  // "Exception from src/inference/src/cpp/core.cpp:84:", once per caller.
-  static const std::regex noise(
-      R"(Exception from \S{1,300}:\d{1,9}:|Check '[^\n]{0,500}' failed at \S{1,300}:\d{1,9}:)");
-  const std::string text = std::string(error.what()).substr(0, 4000);
-  return one_line(std::regex_replace(text, noise, ""));
-}
-
-// Calls `body`; if OpenVINO fails in it, throws the Failure that `failure` creates of the reason.
-template <typename Body, typename MakeFailure>
-auto call_openvino(const Body& body, const MakeFailure& failure) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {  // neither the file's nor the device's fault
-    throw;
-  } catch (const std::exception& error) {
-    check_memory(error.what());
-    throw failure(one_line_of(error));
-  }
 }
 
 Failure does_not_start(const std::string& reason) {
@@ -77,94 +49,19 @@ const char* float_type(const std::string& precision) {
   return reduced && has_bfloat16() ? "bf16" : "f32";
 }
 
-// `Core::read_model` would try a damaged file with the readers of all formats, which print.
-std::shared_ptr<ov::Model> read_model(const std::filesystem::path& path) {
-  return call_openvino(
-      [&] {
-        const auto reader = frontends().load_by_framework("onnx");
-        return reader->convert(reader->load(path.string()));
-      },
-      [&](const std::string& reason) {
-        return bundle_error(path.string(), " cannot be loaded by openvino ",
-                            ov::get_openvino_version().buildNumber, ": ", reason);
-      });
-}
-
-// Version of the rewrites of a model before it is compiled; the same number as in Python, which
-// uses the same compiled models.
-constexpr int kRewriting = 1;
-
-// The constant at an input, before conversions to other types; null if it is not a constant.
-std::shared_ptr<ov::op::v0::Constant> constant(const ov::Node& node, std::size_t port) {
-  std::shared_ptr<ov::Node> source = node.get_input_node_shared_ptr(port);
-  while (std::string(source->get_type_name()) == "Convert") {
-    source = source->get_input_node_shared_ptr(0);
-  }
-  return ov::as_type_ptr<ov::op::v0::Constant>(source);
-}
-
-// `values` times a scale, as in NumPy: rounded to the wider of the two types.
-std::shared_ptr<ov::op::v0::Constant> multiply(const ov::op::v0::Constant& values,
-                                               const ov::op::v0::Constant& scale) {
-  std::vector<float> products = values.cast_vector<float>();
-  for (float& value : products) value *= scale.cast_vector<float>().front();
-  const bool half =
-      values.get_element_type() == ov::element::f16 && scale.get_element_type() == ov::element::f16;
-  const bool deeper = scale.get_shape().size() > values.get_shape().size();  // 1 or 1x1 to none
-  return ov::op::v0::Constant::create(
-      half ? ov::element::f16 : ov::element::f32,
-      deeper && products.size() == 1 ? scale.get_shape() : values.get_shape(), products);
-}
-
-// The FakeQuantize of a Q/DQ pair that ends in `last`; null if there is no such pair.
-std::shared_ptr<ov::op::v0::FakeQuantize> quantizer_before(const ov::Node& last,
-                                                           const ov::Node** subtraction) {
-  const ov::Node* node = &last;
-  for (const char* type : {"Multiply", "Subtract", "Convert", "Convert"}) {
-    if (std::string(node->get_type_name()) != type) return nullptr;
-    if (std::string(type) == "Subtract") *subtraction = node;
-    node = node->get_input_node_ptr(0);
-  }
-  return ov::as_type_ptr<ov::op::v0::FakeQuantize>(
-      std::const_pointer_cast<ov::Node>(node->shared_from_this()));
-}
-
-// Replaces each Q/DQ pair by one FakeQuantize, which computes the same.
-//
-// Without this, OpenVINO 2026.4 loses the scales of pairs in front of concatenations on processors
-// without AMX, which ruins the picture.
-void join_quantizers(ov::Model& model) {
-  for (const auto& node : model.get_ordered_ops()) {
-    const ov::Node* subtraction = nullptr;
-    const auto quantizer = quantizer_before(*node, &subtraction);
-    if (!quantizer) continue;
-    const auto scale = constant(*node, 1);
-    const auto zero = constant(*subtraction, 1);
-    const auto low = constant(*quantizer, 3);
-    const auto high = constant(*quantizer, 4);
-    if (!scale || !zero || !low || !high) continue;
-    const std::vector<float> zeros = zero->cast_vector<float>();
-    const bool zero_point = std::any_of(zeros.begin(), zeros.end(), [](float z) { return z != 0; });
-    // Scales per channel or a zero point: not from elir-export.
-    if (zero_point || ov::shape_size(scale->get_shape()) != 1) continue;
-    const auto merged = std::make_shared<ov::op::v0::FakeQuantize>(
-        quantizer->input_value(0), quantizer->input_value(1), quantizer->input_value(2),
-        multiply(*low, *scale), multiply(*high, *scale), quantizer->get_levels());
-    node->output(0).replace(merged->output(0));
-  }
-}
-
-// The inputs or outputs of a model. One with several names gets the name `expected` if that is
-// among them.
+// The inputs or outputs of a model. One with several names gets an expected one if that is among
+// them.
 std::vector<End> read_ends(const std::vector<ov::Output<const ov::Node>>& ports,
-                           const std::string& expected) {
+                           const std::vector<End>& expected) {
   std::vector<End> ends;
   for (const auto& port : ports) {
     // An operator that OpenVINO removes leaves its name to its input.
     const auto& names = port.get_names();
     const auto type = port.get_element_type();
+    const auto named = std::find_if(expected.begin(), expected.end(),
+                                    [&](const End& end) { return names.count(end.name) > 0; });
     ends.push_back(
-        {names.count(expected) > 0 ? expected : joined({names.begin(), names.end()}, "/"),
+        {named != expected.end() ? named->name : joined({names.begin(), names.end()}, "/"),
          type == ov::element::u8    ? "uint8"
          : type == ov::element::f32 ? "float32"
                                     : "another type",
@@ -175,9 +72,10 @@ std::vector<End> read_ends(const std::vector<ov::Output<const ov::Node>>& ports,
   return ends;
 }
 
-ov::Tensor tensor(const TensorSpec& spec, const Buffer& buffer) {
-  const ov::Shape shape(std::begin(spec.shape), std::end(spec.shape));
-  return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32, shape, buffer.data()};
+ov::Tensor tensor(const TensorSpec& spec, const Shape& shape, void* data) {
+  const auto sides = spec.sides(shape);
+  return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32,
+          ov::Shape(sides.begin(), sides.end()), data};
 }
 
 // A compiled stage.
@@ -187,6 +85,13 @@ struct LoadedStage {
 };
 using Chain = std::vector<LoadedStage>;
 
+// Single images of the first shape: what every bundle is opened with.
+Shape first_shape(const Manifest& manifest) {
+  Shape shape = manifest.shapes.front();
+  shape.batch = 1;
+  return shape;
+}
+
 // Compiled models --------------------------------------------------------------------------------
 
 // Logs a failure of the cache, which is not an error.
@@ -194,10 +99,10 @@ void warn_not_cached(const Log& log, const std::string& reason) {
   log.warn(text(reason, "; compiled models are not cached, and every start takes longer"));
 }
 
-// Path in the cache of the model compiled from an artifact by this OpenVINO for this processor;
-// none if it is not to be cached.
+// Path in the cache of the model compiled from an artifact by this OpenVINO for this processor and,
+// if the graph leaves sizes open, for `sizes`; none if it is not to be cached.
 std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const char* float_type,
-                                                const Setup& setup) {
+                                                const std::string& sizes, const Setup& setup) {
   if (setup.cache && setup.cache->empty()) return std::nullopt;
   try {
     if (cache_limit() == 0) return std::nullopt;
@@ -210,7 +115,7 @@ std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const 
     const std::string version = std::regex_replace(
         std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
     return cache_folder(setup.cache) / "openvino" / version / artifact.sha256 /
-           text(float_type, ".", hash.finish().substr(0, 16), ".blob");
+           text(float_type, ".", sizes, hash.finish().substr(0, 16), ".blob");
   } catch (const CacheFailure& failure) {
     warn_not_cached(setup.log, failure.what());
     return std::nullopt;
@@ -266,21 +171,92 @@ void write_cached(ov::CompiledModel& compiled, const std::filesystem::path& cach
 
 // Running ----------------------------------------------------------------------------------------
 
-class OpenVinoSession final : public Session {
+// The stages, each compiled for a shape when that is first used. For several threads.
+class Models {
  public:
-  OpenVinoSession(const std::vector<Stage>& stages, Chain& chain) : chain_(chain) {
-    buffers_.emplace_back(stages.front().input.bytes());
-    for (std::size_t i = 0; i < chain.size(); ++i) {
-      buffers_.emplace_back(stages[i].output.bytes());
+  Models(const Bundle& bundle, const std::vector<const Artifact*>& files, const char* float_type,
+         const ov::AnyMap& config, const Setup& setup)
+      : bundle_(bundle), files_(files), float_type_(float_type), config_(config), setup_(setup) {}
+
+  const Manifest& manifest() const { return bundle_.manifest(); }
+
+  const Chain& of(const Shape& shape) {
+    const std::lock_guard lock(mutex_);
+    Chain& chain = compiled_[{shape.padded_height, shape.padded_width, shape.batch}];
+    if (!chain.empty()) return chain;
+    Chain loaded;
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      loaded.push_back(load(*files_[i], manifest().stages[i].ends(shape), sizes(shape)));
+    }
+    return chain = std::move(loaded);
+  }
+
+ private:
+  // Part of a file name in the cache; empty if the graphs leave nothing open.
+  std::string sizes(const Shape& shape) const {
+    const Shape graph = manifest().graph_shape();
+    if (graph.batch > 0 && graph.padded_height > 0) return "";
+    return text(shape.batch, "x", shape.padded_height, "x", shape.padded_width, ".");
+  }
+
+  // Loads a stage from the cache or, if it is not there, compiles and caches it.
+  LoadedStage load(const Artifact& artifact, const GraphEnds& expected, const std::string& sizes) {
+    const auto path = bundle_.checked_file(artifact.file);
+    const auto cache_file = cache_path(artifact, float_type_, sizes, setup_);
+    std::optional<LoadedStage> cached;
+    if (cache_file) cached = read_cached(*cache_file, config_, setup_.log);
+    LoadedStage ready =
+        cached ? *std::move(cached)
+               : LoadedStage{nullptr, compile(path, sizes.empty() ? nullptr : &expected)};
+    check_ends(path.string() + ": its",
+               {read_ends(ready.model.inputs(), expected.inputs),
+                read_ends(ready.model.outputs(), expected.outputs)},
+               expected);
+    if (cache_file && !cached) write_cached(ready.model, *cache_file, setup_);
+    return ready;
+  }
+
+  // `ends`: what the graph leaves open; null: nothing.
+  ov::CompiledModel compile(const std::filesystem::path& path, const GraphEnds* ends) const {
+    const std::shared_ptr<ov::Model> model = read_model(path);
+    return call_openvino(
+        [&] {
+          if (ends != nullptr) {
+            std::map<std::string, ov::PartialShape> shapes;
+            for (const End& end : ends->inputs) {
+              shapes[end.name] = std::vector<ov::Dimension>(end.sides.begin(), end.sides.end());
+            }
+            model->reshape(shapes);
+          }
+          return core().compile_model(model, kDevice, config_);
+        },
+        [&](const std::string& reason) {
+          return unavailable_error("openvino cannot run ", path.string(), ": ", reason);
+        });
+  }
+
+  const Bundle& bundle_;
+  std::vector<const Artifact*> files_;
+  const char* float_type_;
+  ov::AnyMap config_;
+  Setup setup_;
+  std::mutex mutex_;
+  std::map<std::array<std::int64_t, 3>, Chain> compiled_;
+};
+
+class OpenVinoTensors final : public HostTensors {
+ public:
+  OpenVinoTensors(const std::vector<Stage>& stages, const Chain& chain, const Shape& shape)
+      : HostTensors(stages, shape), chain_(chain) {
+    for (std::size_t i = 0; i < chain_.size(); ++i) {
+      const Stage& stage = stages[i];
       ov::InferRequest request = chain_[i].model.create_infer_request();
-      request.set_input_tensor(tensor(stages[i].input, buffers_[i]));
-      request.set_output_tensor(tensor(stages[i].output, buffers_[i + 1]));
+      request.set_tensor(stage.input.name, tensor(stage.input, shape, between(i)));
+      if (stage.noise) request.set_tensor(stage.noise->name, tensor(*stage.noise, shape, noise()));
+      request.set_output_tensor(tensor(stage.output, shape, between(i + 1)));
       requests_.push_back(std::move(request));
     }
   }
-
-  void* input() override { return buffers_.front().data(); }
-  void* output() override { return buffers_.back().data(); }
 
   void run() override {
     call_openvino(
@@ -290,19 +266,34 @@ class OpenVinoSession final : public Session {
         [](const std::string& reason) { return unavailable_error("openvino failed: ", reason); });
   }
 
+ private:
+  Chain chain_;  // must outlive the requests, which refer to it
+  std::vector<ov::InferRequest> requests_;
+};
+
+class OpenVinoSession final : public Session {
+ public:
+  explicit OpenVinoSession(std::shared_ptr<Models> models) : models_(std::move(models)) {}
+
+  bool any_batch() const override { return false; }
+
   std::optional<int> threads() const override {
     int most = 0;
-    for (const LoadedStage& loaded : chain_) {
+    for (const LoadedStage& loaded : models_->of(first_shape(models_->manifest()))) {
       most = std::max(most, loaded.model.get_property(ov::inference_num_threads));
     }
     return most;
   }
 
  private:
-  // These must outlive the requests, which refer to them.
-  Chain chain_;
-  std::vector<Buffer> buffers_;
-  std::vector<ov::InferRequest> requests_;
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    const Chain& chain = models_->of(shape);
+    return call_openvino(
+        [&] { return std::make_unique<OpenVinoTensors>(models_->manifest().stages, chain, shape); },
+        does_not_start);
+  }
+
+  std::shared_ptr<Models> models_;
 };
 
 class OpenVinoBackend final : public Backend {
@@ -327,15 +318,10 @@ class OpenVinoBackend final : public Backend {
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    const auto& stages = bundle.manifest().stages;
-    const auto files = artifacts(bundle, precision);
-    const ov::AnyMap config = make_config(precision, setup);
-    Chain chain;
-    for (std::size_t i = 0; i < stages.size(); ++i) {
-      chain.push_back(load_stage(bundle.checked_file(files[i]->file), stages[i],
-                                 cache_path(*files[i], float_type(precision), setup), config,
-                                 setup));
-    }
+    const auto models =
+        std::make_shared<Models>(bundle, artifacts(bundle, precision), float_type(precision),
+                                 make_config(precision, setup), setup);
+    const Chain& chain = models->of(first_shape(bundle.manifest()));
     return call_openvino(
         [&] {
           std::uint32_t concurrency = 1;
@@ -346,7 +332,7 @@ class OpenVinoBackend final : public Backend {
           }
           std::vector<std::unique_ptr<Session>> sessions;
           while (sessions.size() < concurrency) {
-            sessions.push_back(std::make_unique<OpenVinoSession>(stages, chain));
+            sessions.push_back(std::make_unique<OpenVinoSession>(models));
           }
           return sessions;
         },
@@ -360,33 +346,6 @@ class OpenVinoBackend final : public Backend {
     if (!setup.throughput) config["NUM_STREAMS"] = 1;
     if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
     return config;
-  }
-
-  // Loads a stage from the cache or, if it is not there, compiles and caches it.
-  static LoadedStage load_stage(const std::filesystem::path& path, const Stage& stage,
-                                const std::optional<std::filesystem::path>& cache_file,
-                                const ov::AnyMap& config, const Setup& setup) {
-    std::optional<LoadedStage> cached;
-    if (cache_file) cached = read_cached(*cache_file, config, setup.log);
-    LoadedStage ready = cached ? *std::move(cached) : LoadedStage{nullptr, compile(path, config)};
-    check_ends(path.string() + ": its input", read_ends(ready.model.inputs(), stage.input.name),
-               {stage.input.end()});
-    check_ends(path.string() + ": its output", read_ends(ready.model.outputs(), stage.output.name),
-               {stage.output.end()});
-    if (cache_file && !cached) write_cached(ready.model, *cache_file, setup);
-    return ready;
-  }
-
-  static ov::CompiledModel compile(const std::filesystem::path& path, const ov::AnyMap& config) {
-    const std::shared_ptr<ov::Model> model = read_model(path);
-    return call_openvino(
-        [&] {
-          join_quantizers(*model);
-          return core().compile_model(model, kDevice, config);
-        },
-        [&](const std::string& reason) {
-          return unavailable_error("openvino cannot run ", path.string(), ": ", reason);
-        });
   }
 };
 

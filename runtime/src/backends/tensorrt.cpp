@@ -1,28 +1,15 @@
 // Runs engines on TensorRT and TensorRT-RTX. Both have the same interface: this file is compiled
 // once for each.
-//
-// A run copies the image to the device, enqueues every engine, and copies the result back, all on
-// one stream; tensors between engines stay on the device. The second run is captured as a CUDA
-// graph, and further runs launch the graph.
-#include "nvinfer.hpp"
+#include "tensorrt_session.hpp"
 
 #include <algorithm>
 #include <iterator>
 
 #include "../cache.hpp"
-#include "../error.hpp"
-#include "../text.hpp"
 #include "all.hpp"
-#include "cuda.hpp"
 
 namespace elir::core {
 namespace {
-
-// The error of a call that returned null or false.
-Failure failed_call(const char* call, const Stage& stage) {
-  return unavailable_error(installed(), ": ", call, " of ", stage.name,
-                           " failed: ", summarize(engine_log().take()));
-}
 
 // Whether the installed library runs an engine on a compute capability.
 bool is_usable(const Artifact& artifact, const std::string& device) {
@@ -46,21 +33,15 @@ End read_end(const nvinfer1::ICudaEngine& engine, const char* name) {
   return {name, dtype, {shape.d, shape.d + std::max(shape.nbDims, 0)}};
 }
 
-void check_tensors(const std::filesystem::path& path, const nvinfer1::ICudaEngine& engine,
-                   nvinfer1::TensorIOMode mode, const char* what, const TensorSpec& spec) {
-  std::vector<End> ends;
+GraphEnds read_ends(const nvinfer1::ICudaEngine& engine) {
+  GraphEnds ends;
   for (int i = 0; i < engine.getNbIOTensors(); ++i) {
     const char* const name = engine.getIOTensorName(i);
-    if (engine.getTensorIOMode(name) == mode) ends.push_back(read_end(engine, name));
+    const bool input = engine.getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
+    (input ? ends.inputs : ends.outputs).push_back(read_end(engine, name));
   }
-  check_ends(text(path.string(), ": its ", what), ends, {spec.end()});
+  return ends;
 }
-
-// Destroyed in reverse order.
-struct Engine {
-  std::shared_ptr<nvinfer1::IRuntime> runtime;
-  std::shared_ptr<nvinfer1::ICudaEngine> engine;
-};
 
 // A version-compatible engine contains the runtime of its version, which is executable code.
 // TensorRT-RTX has no such engines.
@@ -70,8 +51,8 @@ void allow_host_code(Runtime& runtime) {
 }
 
 // `rebuild` is the command that builds the engine.
-Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
-                   const std::string& rebuild) {
+Engine load_engine(const std::filesystem::path& path, const Artifact& artifact,
+                   const GraphEnds& expected, const std::string& rebuild) {
   const auto content = MappedFile::open(path);
   if (!content) {
     throw bundle_error(path.string(), " cannot be mapped into memory: copy the bundle again");
@@ -94,187 +75,9 @@ Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, 
     throw bundle_error(path.string(), " cannot be loaded by ", installed(), ": ",
                        summarize(messages), ": build it again with ", rebuild);
   }
-  check_tensors(path, *result.engine, nvinfer1::TensorIOMode::kINPUT, "input", stage.input);
-  check_tensors(path, *result.engine, nvinfer1::TensorIOMode::kOUTPUT, "output", stage.output);
+  check_ends(path.string() + ": its", read_ends(*result.engine), expected);
   return result;
 }
-
-// Only TensorRT-RTX can tell in advance whether its work can be captured.
-template <typename Context, typename = void>
-struct HasIsStreamCapturable : std::false_type {};
-template <typename Context>
-struct HasIsStreamCapturable<Context,
-                             std::void_t<decltype(std::declval<Context&>().isStreamCapturable(
-                                 std::declval<cudaStream_t>()))>> : std::true_type {};
-
-template <typename Context>
-bool is_capturable(Context& context, cudaStream_t stream) {
-  if constexpr (HasIsStreamCapturable<Context>::value) return context.isStreamCapturable(stream);
-  return true;
-}
-
-class TensorRtSession final : public Session {
- public:
-  TensorRtSession(int device, const std::vector<Stage>& stages, const std::vector<Engine>& engines,
-                  const Log& log)
-      : device_(device),
-        log_(log),
-        input_bytes_(stages.front().input.bytes()),
-        output_bytes_(stages.back().output.bytes()),
-        input_(pinned_memory(input_bytes_)),
-        output_(pinned_memory(output_bytes_)),
-        stream_(new_stream()) {
-    buffers_.push_back(device_memory(input_bytes_));
-    for (std::size_t i = 0; i < stages.size(); ++i) {
-      const Stage& stage = stages[i];
-      buffers_.push_back(device_memory(stage.output.bytes()));
-      engine_log().take();
-      BoundStage bound{&stage, engines[i], nullptr};
-      bound.context.reset(engines[i].engine->createExecutionContext());
-      if (!bound.context) throw failed_call("createExecutionContext", stage);
-      if (!bound.context->setTensorAddress(stage.input.name.c_str(), buffers_[i].get()) ||
-          !bound.context->setTensorAddress(stage.output.name.c_str(), buffers_[i + 1].get())) {
-        throw failed_call("setTensorAddress", stage);
-      }
-      stages_.push_back(std::move(bound));
-    }
-  }
-
-  ~TensorRtSession() override {
-    try {
-      const CurrentDevice current(device_);
-      static_cast<void>(cudaStreamSynchronize(stream_.get()));
-      release();
-    } catch (const Failure&) {  // the device is lost: the members release what they can
-    }
-  }
-
-  void* input() override { return input_.get(); }
-  void* output() override { return output_.get(); }
-
-  void run() override {
-    if (!device_lost_.empty()) throw unavailable_error(device_lost_);
-    const CurrentDevice current(device_);  // this thread may be new
-    try {
-      run_on_device();
-    } catch (const Failure& failure) {
-      // No queued work may still access the buffers.
-      const cudaError_t error = cudaStreamSynchronize(stream_.get());
-      if (error == cudaSuccess) {
-        throw unavailable_error(failure.what(), "; the session remains usable");
-      }
-      // CUDA repeats errors that it cannot recover from.
-      const std::string reason = error_message("cudaStreamSynchronize", error);
-      device_lost_ = text("CUDA device ", device_, " is lost (", reason, "): restart the process");
-      static_cast<void>(cudaGetLastError());
-      throw unavailable_error(failure.what(), "; ", device_lost_);
-    } catch (...) {
-      static_cast<void>(cudaStreamSynchronize(stream_.get()));
-      throw;
-    }
-  }
-
- private:
-  struct BoundStage {
-    const Stage* stage;  // of the manifest, which outlives this
-    Engine engine;
-    std::unique_ptr<nvinfer1::IExecutionContext> context;
-  };
-
-  void run_on_device() {
-    // Not the first run, in which an engine may initialise itself: a graph cannot capture that.
-    if (ran_ && !capture_tried_) {
-      capture_tried_ = true;
-      capture();
-    }
-    if (graph_) {
-      check_cuda(cudaGraphLaunch(graph_.get(), stream_.get()), "cudaGraphLaunch");
-    } else {
-      enqueue();
-    }
-    check_cuda(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
-    ran_ = true;
-  }
-
-  void enqueue() {
-    engine_log().take();
-    check_cuda(cudaMemcpyAsync(buffers_.front().get(), input_.get(), input_bytes_,
-                               cudaMemcpyHostToDevice, stream_.get()),
-               "cudaMemcpyAsync");
-    for (const BoundStage& bound : stages_) {
-      if (!bound.context->enqueueV3(stream_.get())) throw failed_call("enqueueV3", *bound.stage);
-    }
-    check_cuda(cudaMemcpyAsync(output_.get(), buffers_.back().get(), output_bytes_,
-                               cudaMemcpyDeviceToHost, stream_.get()),
-               "cudaMemcpyAsync");
-  }
-
-  // Captures a run as a graph; on failure, runs continue without.
-  void capture() {
-    try {
-      graph_ = capture_graph();
-    } catch (const Failure& failure) {
-      abandon_capture();
-      log_.warn(
-          text("runs are not captured as a CUDA graph and take slightly longer: ", failure.what()));
-    } catch (...) {
-      abandon_capture();
-      throw;
-    }
-  }
-
-  GraphExec capture_graph() {
-    for (const BoundStage& bound : stages_) {
-      if (is_capturable(*bound.context, stream_.get())) continue;
-      throw unavailable_error(installed(), " says that ", bound.stage->name, " cannot be captured");
-    }
-    check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal),
-               "cudaStreamBeginCapture");
-    enqueue();
-    cudaGraph_t captured = nullptr;
-    check_cuda(cudaStreamEndCapture(stream_.get(), &captured), "cudaStreamEndCapture");
-    const Graph graph(captured);
-    cudaGraphExec_t exec = nullptr;
-    check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "cudaGraphInstantiate");
-    return GraphExec(exec);
-  }
-
-  // Ends an open capture, which would block the stream.
-  void abandon_capture() {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(stream_.get(), &status) == cudaSuccess &&
-        status != cudaStreamCaptureStatusNone) {
-      cudaGraph_t unfinished = nullptr;
-      static_cast<void>(cudaStreamEndCapture(stream_.get(), &unfinished));
-      const Graph graph(unfinished);
-    }
-    static_cast<void>(cudaGetLastError());
-  }
-
-  // In reverse order of creation.
-  void release() {
-    graph_.reset();
-    stages_.clear();
-    stream_.reset();
-    buffers_.clear();
-    output_.reset();
-    input_.reset();
-  }
-
-  int device_;
-  Log log_;
-  std::size_t input_bytes_;
-  std::size_t output_bytes_;
-  PinnedMemory input_;
-  PinnedMemory output_;
-  std::vector<DeviceMemory> buffers_;
-  Stream stream_;
-  std::vector<BoundStage> stages_;
-  GraphExec graph_;
-  bool ran_ = false;
-  bool capture_tried_ = false;
-  std::string device_lost_;  // error message; empty: not lost
-};
 
 class TensorRtBackend final : public Backend {
  public:
@@ -313,7 +116,8 @@ class TensorRtBackend final : public Backend {
     }
     check_device(setup.device);
     const std::string device = compute_capability(setup.device);
-    const auto& stages = bundle.manifest().stages;
+    const Manifest& manifest = bundle.manifest();
+    const auto& stages = manifest.stages;
     const std::string command = rebuild_command(bundle, precision, device);
     std::vector<const Artifact*> chosen;
     for (const Stage& stage : stages)
@@ -321,14 +125,14 @@ class TensorRtBackend final : public Backend {
     const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      engines.push_back(
-          load_engine(bundle.checked_file(chosen[i]->file), *chosen[i], stages[i], command));
+      engines.push_back(load_engine(bundle.checked_file(chosen[i]->file), *chosen[i],
+                                    stages[i].ends(manifest.graph_shape()), command));
     }
     std::vector<std::unique_ptr<Session>> sessions;
     // Two: one copies while the other computes.
     for (int i = 0; i < (setup.throughput ? 2 : 1); ++i) {
       sessions.push_back(
-          std::make_unique<TensorRtSession>(setup.device, stages, engines, setup.log));
+          std::make_unique<TensorRtSession>(setup.device, manifest, engines, setup.log));
     }
     return sessions;
   }

@@ -7,6 +7,7 @@ from typing import Any
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.manifest_file import decode_manifest
+from elir_deploy.runtime.noise import FIELD_GENERATOR
 
 
 def file(name: str) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def manifest(split: bool) -> dict[str, Any]:
 
 def with_field(base: dict[str, Any]) -> dict[str, Any]:
     """The same for several shapes, with noise as an input."""
-    manifest = changed(base, ("noise",), {"kind": "field", "generator": "test", "seed": 0})
+    manifest = changed(base, ("noise",), {"kind": "field", "generator": FIELD_GENERATOR, "seed": 0})
     manifest["shapes"] = [
         {"batch": 4, "height": 64, "width": 32},
         {"batch": 1, "height": 30, "width": 60, "padded_height": 32, "padded_width": 64},

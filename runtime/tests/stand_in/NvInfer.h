@@ -40,6 +40,8 @@ struct Dims {
   std::int64_t d[8];
 };
 
+enum class ExecutionContextAllocationStrategy { kSTATIC, kON_PROFILE_CHANGE, kUSER_MANAGED };
+
 class IExecutionContext {
  public:
 #ifdef STAND_IN_RTX
@@ -47,6 +49,9 @@ class IExecutionContext {
 #endif
   virtual ~IExecutionContext() = default;
   virtual bool setTensorAddress(const char* name, void* data) = 0;
+  virtual bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) = 0;
+  virtual bool setInputShape(const char* name, const Dims& dims) = 0;
+  virtual void setDeviceMemoryV2(void* memory, std::int64_t size) = 0;
   virtual bool enqueueV3(cudaStream_t stream) = 0;
 };
 
@@ -63,7 +68,9 @@ class ICudaEngine {
   virtual DataType getTensorDataType(const char* name) const = 0;
   virtual TensorFormat getTensorFormat(const char* name) const = 0;
   virtual TensorLocation getTensorLocation(const char* name) const = 0;
-  virtual IExecutionContext* createExecutionContext() = 0;
+  virtual std::int64_t getDeviceMemorySizeV2() const = 0;
+  virtual IExecutionContext* createExecutionContext(
+      ExecutionContextAllocationStrategy strategy) = 0;
 };
 
 class IRuntime {

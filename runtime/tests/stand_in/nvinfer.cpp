@@ -1,5 +1,6 @@
-// The library for NvInfer.h in this folder. Every engine adds 1, or 2 with STAND_IN_RTX, to the
-// bytes of 32x32 pixels. STAND_IN_RELEASE changes the release.
+// The library for NvInfer.h in this folder. Every engine adds 1, or 2 with STAND_IN_RTX, and the
+// first value of the noise, if there is one, to every byte of an image. STAND_IN_RELEASE changes
+// the release.
 #ifdef STAND_IN_RTX
 #define nvinfer1 elir_nvinfer1_rtx  // as in the backend, for UndefinedBehaviorSanitizer
 #endif
@@ -30,11 +31,40 @@ bool refused() {
   return true;
 }
 
+constexpr std::int64_t kWorkingBytes = 64;
+
 class Context final : public nvinfer1::IExecutionContext {
  public:
+  Context() { ++state.contexts; }
+  ~Context() override { --state.contexts; }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
   bool setTensorAddress(const char* name, void* data) override {
-    (std::string(name) == "image" ? input_ : output_) = static_cast<std::uint8_t*>(data);
+    const std::string tensor = name;
+    if (tensor == "noise") {
+      noise_ = static_cast<float*>(data);
+    } else {
+      (tensor == "image" ? input_ : output_) = static_cast<std::uint8_t*>(data);
+    }
     return true;
+  }
+  bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t /*stream*/) override {
+    if (profile < 0 || profile >= state.profile_count) return false;
+    profile_ = profile;
+    return true;
+  }
+  bool setInputShape(const char* name, const nvinfer1::Dims& dims) override {
+    const auto [height, width] = state.profiles[profile_];
+    if (dims.nbDims != 4 || dims.d[0] < 1 || dims.d[0] > state.batch) return false;
+    batch_ = dims.d[0];
+    if (std::string(name) == "noise") {
+      return dims.d[1] == 16 && dims.d[2] == height / 8 && dims.d[3] == width / 8;
+    }
+    return dims.d[1] == height && dims.d[2] == width && dims.d[3] == 3;
+  }
+  void setDeviceMemoryV2(void* memory, std::int64_t size) override {
+    working_ = size < kWorkingBytes ? nullptr : static_cast<char*>(memory);
   }
 #ifdef STAND_IN_RTX
   bool isStreamCapturable(cudaStream_t /*stream*/) override { return state.capturable; }
@@ -43,8 +73,16 @@ class Context final : public nvinfer1::IExecutionContext {
     if (stream->capturing && state.no_memory_in_capture) throw std::bad_alloc();
     ++state.enqueued;
     if (state.enqueue_fails) return !refused();
-    stream->add([in = input_, out = output_] {
-      for (int i = 0; i < 32 * 32 * 3; ++i) out[i] = static_cast<std::uint8_t>(in[i] + kAdded);
+    const auto [height, width] = state.profiles[profile_];
+    stream->add([in = input_, out = output_, noise = noise_, working = working_, batch = batch_,
+                 height = height, width = width] {
+      working[kWorkingBytes - 1] = 1;
+      const std::int64_t image = std::int64_t{3} * height * width;
+      const std::int64_t latent = std::int64_t{16} * (height / 8) * (width / 8);
+      for (std::int64_t i = 0; i < batch * image; ++i) {
+        const auto more = noise == nullptr ? 0 : static_cast<int>(noise[i / image * latent]);
+        out[i] = static_cast<std::uint8_t>(in[i] + kAdded + more);
+      }
     });
     return true;
   }
@@ -52,6 +90,10 @@ class Context final : public nvinfer1::IExecutionContext {
  private:
   std::uint8_t* input_ = nullptr;
   std::uint8_t* output_ = nullptr;
+  float* noise_ = nullptr;
+  char* working_ = nullptr;
+  std::int32_t profile_ = 0;
+  std::int64_t batch_ = 1;
 };
 
 class Engine final : public nvinfer1::ICudaEngine {
@@ -59,17 +101,25 @@ class Engine final : public nvinfer1::ICudaEngine {
 #ifdef STAND_IN_RTX
   void* createRuntimeConfig() override { return nullptr; }
 #endif
-  std::int32_t getNbIOTensors() const override { return 2; }
+  std::int32_t getNbIOTensors() const override { return state.noise ? 3 : 2; }
   const char* getIOTensorName(std::int32_t index) const override {
-    return index == 0 ? "image" : "restored";
+    return index == 0 ? "image" : index == 1 ? "restored" : "noise";
   }
   nvinfer1::TensorIOMode getTensorIOMode(const char* name) const override {
-    return std::string(name) == "image" ? nvinfer1::TensorIOMode::kINPUT
-                                        : nvinfer1::TensorIOMode::kOUTPUT;
+    return std::string(name) == "restored" ? nvinfer1::TensorIOMode::kOUTPUT
+                                           : nvinfer1::TensorIOMode::kINPUT;
   }
-  nvinfer1::Dims getTensorShape(const char* /*name*/) const override { return {4, {1, 32, 32, 3}}; }
-  nvinfer1::DataType getTensorDataType(const char* /*name*/) const override {
-    return nvinfer1::DataType::kUINT8;
+  nvinfer1::Dims getTensorShape(const char* name) const override {
+    const bool open = state.profile_count > 1;
+    const auto [height, width] = state.profiles[0];
+    const std::int64_t batch = state.batch > 1 ? -1 : 1;
+    if (std::string(name) == "noise") {
+      return {4, {batch, 16, open ? -1 : height / 8, open ? -1 : width / 8}};
+    }
+    return {4, {batch, open ? -1 : height, open ? -1 : width, 3}};
+  }
+  nvinfer1::DataType getTensorDataType(const char* name) const override {
+    return std::string(name) == "noise" ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kUINT8;
   }
   nvinfer1::TensorFormat getTensorFormat(const char* /*name*/) const override {
     return state.linear ? nvinfer1::TensorFormat::kLINEAR : nvinfer1::TensorFormat::kCHW32;
@@ -77,7 +127,9 @@ class Engine final : public nvinfer1::ICudaEngine {
   nvinfer1::TensorLocation getTensorLocation(const char* /*name*/) const override {
     return state.on_device ? nvinfer1::TensorLocation::kDEVICE : nvinfer1::TensorLocation::kHOST;
   }
-  nvinfer1::IExecutionContext* createExecutionContext() override {
+  std::int64_t getDeviceMemorySizeV2() const override { return kWorkingBytes; }
+  nvinfer1::IExecutionContext* createExecutionContext(
+      nvinfer1::ExecutionContextAllocationStrategy /*strategy*/) override {
     return refused() ? nullptr : new Context;
   }
 };

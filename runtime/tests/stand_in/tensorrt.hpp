@@ -2,6 +2,15 @@
 #pragma once
 
 struct StandInTensorRt {
+  // Heights and widths of the engines' profiles, and their largest batch.
+  struct {
+    int height;
+    int width;
+  } profiles[2] = {{32, 32}, {0, 0}};
+  int profile_count = 1;
+  int batch = 1;
+  bool noise = false;  // a second input, of stride 8 and 16 channels
+
   const char* refusal = nullptr;  // logged by failing calls; empty: no message
   bool enqueue_fails = false;
   bool no_memory_in_capture = false;
@@ -10,4 +19,5 @@ struct StandInTensorRt {
   bool on_device = true;
   bool host_code = false;  // allowed by the last runtime
   int enqueued = 0;
+  int contexts = 0;  // that live
 };

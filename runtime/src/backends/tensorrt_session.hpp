@@ -1,0 +1,302 @@
+// The sessions of TensorRT and TensorRT-RTX.
+//
+// A run copies image and noise to the device, enqueues every engine, and copies the result back,
+// all on one stream; tensors between engines stay on the device. Each shape and batch has its own
+// execution contexts, and its second run is captured as a CUDA graph, which further runs launch.
+#pragma once
+
+#include "nvinfer.hpp"
+
+#include <algorithm>
+
+#include "../backend.hpp"
+#include "cuda.hpp"
+
+namespace elir::core {
+namespace {
+
+// The error of a call that returned null or false.
+Failure failed_call(const char* call, const Stage& stage) {
+  return unavailable_error(installed(), ": ", call, " of ", stage.name,
+                           " failed: ", summarize(engine_log().take()));
+}
+
+// Destroyed in reverse order.
+struct Engine {
+  std::shared_ptr<nvinfer1::IRuntime> runtime;
+  std::shared_ptr<nvinfer1::ICudaEngine> engine;
+};
+
+// Only TensorRT-RTX can tell in advance whether its work can be captured.
+template <typename Context, typename = void>
+struct HasIsStreamCapturable : std::false_type {};
+template <typename Context>
+struct HasIsStreamCapturable<Context,
+                             std::void_t<decltype(std::declval<Context&>().isStreamCapturable(
+                                 std::declval<cudaStream_t>()))>> : std::true_type {};
+
+template <typename Context>
+bool is_capturable(Context& context, cudaStream_t stream) {
+  if constexpr (HasIsStreamCapturable<Context>::value) return context.isStreamCapturable(stream);
+  return true;
+}
+
+// What the tensors of a session share.
+struct Work {
+  Work(int number, const Manifest& bundle, std::vector<Engine> loaded, const Log& messages)
+      : device(number),
+        manifest(bundle),
+        log(messages),
+        engines(std::move(loaded)),
+        stream(new_stream()) {
+    for (const Engine& each : engines) bytes = std::max(bytes, working_bytes(*each.engine));
+    if (bytes > 0) memory = device_memory(bytes);
+  }
+
+  const int device;
+  const Manifest& manifest;
+  const Log log;
+  std::vector<Engine> engines;
+  Stream stream;
+  std::size_t bytes = 0;
+  DeviceMemory memory;      // in use while one of the engines runs
+  std::string device_lost;  // error message; empty: not lost
+};
+
+class TensorRtTensors final : public Tensors {
+ public:
+  TensorRtTensors(std::shared_ptr<Work> work, const Shape& shape) : work_(std::move(work)) {
+    const Manifest& manifest = work_->manifest;
+    input_ = host_tensor(manifest.input(), shape);
+    if (manifest.noise() != nullptr) noise_ = host_tensor(*manifest.noise(), shape);
+    output_ = host_tensor(manifest.output(), shape);
+    void* source = input_.device.get();
+    for (std::size_t i = 0; i < manifest.stages.size(); ++i) {
+      void* sink = output_.device.get();
+      if (i + 1 < manifest.stages.size()) {
+        between_.push_back(device_memory(manifest.stages[i].output.bytes(shape)));
+        sink = between_.back().get();
+      }
+      bind(i, shape, source, sink);
+      source = sink;
+    }
+  }
+
+  ~TensorRtTensors() override {
+    try {
+      const CurrentDevice current(work_->device);
+      static_cast<void>(cudaStreamSynchronize(stream()));
+      release();
+    } catch (const Failure&) {  // the device is lost: the members release what they can
+    }
+  }
+
+  void* input() override { return input_.host.get(); }
+  void* noise() override { return noise_.host.get(); }
+  void* output() override { return output_.host.get(); }
+
+  void run() override {
+    if (!work_->device_lost.empty()) throw unavailable_error(work_->device_lost);
+    const CurrentDevice current(work_->device);  // this thread may be new
+    try {
+      run_on_device();
+    } catch (const Failure& failure) {
+      // No queued work may still access the buffers.
+      const cudaError_t error = cudaStreamSynchronize(stream());
+      if (error == cudaSuccess) {
+        throw unavailable_error(failure.what(), "; the session remains usable");
+      }
+      // CUDA repeats errors that it cannot recover from.
+      const std::string reason = error_message("cudaStreamSynchronize", error);
+      work_->device_lost =
+          text("CUDA device ", work_->device, " is lost (", reason, "): restart the process");
+      static_cast<void>(cudaGetLastError());
+      throw unavailable_error(failure.what(), "; ", work_->device_lost);
+    } catch (...) {
+      static_cast<void>(cudaStreamSynchronize(stream()));
+      throw;
+    }
+  }
+
+ private:
+  struct BoundStage {
+    const Stage* stage;
+    std::unique_ptr<nvinfer1::IExecutionContext> context;
+  };
+
+  // A tensor on the device, and its page-locked copy.
+  struct HostTensor {
+    PinnedMemory host;
+    DeviceMemory device;
+    std::size_t bytes = 0;
+  };
+
+  static HostTensor host_tensor(const TensorSpec& spec, const Shape& shape) {
+    const std::size_t bytes = spec.bytes(shape);
+    return {pinned_memory(bytes), device_memory(bytes), bytes};
+  }
+
+  // The optimisation profile of a shape: engines have one for each, in the manifest's order.
+  int profile_of(const Shape& shape) const {
+    const auto& shapes = work_->manifest.shapes;
+    const auto same = [&](const Shape& each) {
+      return each.padded_height == shape.padded_height && each.padded_width == shape.padded_width;
+    };
+    return static_cast<int>(std::find_if(shapes.begin(), shapes.end(), same) - shapes.begin());
+  }
+
+  void bind(std::size_t i, const Shape& shape, void* source, void* sink) {
+    const Stage& stage = work_->manifest.stages[i];
+    engine_log().take();
+    BoundStage bound{&stage, nullptr};
+    bound.context.reset(create_context(*work_->engines[i].engine));
+    if (!bound.context) throw failed_call("createExecutionContext", stage);
+    nvinfer1::IExecutionContext& context = *bound.context;
+    set_working_memory(context, work_->memory.get(), work_->bytes);
+    const int profile = profile_of(shape);
+    if (profile > 0 && !context.setOptimizationProfileAsync(profile, stream())) {
+      throw failed_call("setOptimizationProfileAsync", stage);
+    }
+    bind_tensor(context, stage, stage.input, shape, source);
+    if (stage.noise) bind_tensor(context, stage, *stage.noise, shape, noise_.device.get());
+    if (!context.setTensorAddress(stage.output.name.c_str(), sink)) {
+      throw failed_call("setTensorAddress", stage);
+    }
+    stages_.push_back(std::move(bound));
+  }
+
+  static void bind_tensor(nvinfer1::IExecutionContext& context, const Stage& stage,
+                          const TensorSpec& spec, const Shape& shape, void* data) {
+    nvinfer1::Dims dims{};
+    for (const std::int64_t side : spec.sides(shape)) {
+      // 32 bits in TensorRT 8.
+      dims.d[dims.nbDims++] = static_cast<std::remove_reference_t<decltype(dims.d[0])>>(side);
+    }
+    if (!context.setInputShape(spec.name.c_str(), dims)) throw failed_call("setInputShape", stage);
+    if (!context.setTensorAddress(spec.name.c_str(), data)) {
+      throw failed_call("setTensorAddress", stage);
+    }
+  }
+
+  cudaStream_t stream() const { return work_->stream.get(); }
+
+  void copy(const HostTensor& tensor, cudaMemcpyKind direction) const {
+    const bool in = direction == cudaMemcpyHostToDevice;
+    check_cuda(cudaMemcpyAsync(in ? tensor.device.get() : tensor.host.get(),
+                               in ? tensor.host.get() : tensor.device.get(), tensor.bytes,
+                               direction, stream()),
+               "cudaMemcpyAsync");
+  }
+
+  void run_on_device() {
+    // Not the first run, in which an engine may initialise itself: a graph cannot capture that.
+    if (ran_ && !capture_tried_) {
+      capture_tried_ = true;
+      capture();
+    }
+    if (graph_) {
+      check_cuda(cudaGraphLaunch(graph_.get(), stream()), "cudaGraphLaunch");
+    } else {
+      enqueue();
+    }
+    check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
+    ran_ = true;
+  }
+
+  void enqueue() {
+    engine_log().take();
+    for (const HostTensor* source : {&input_, &noise_}) {
+      if (source->bytes > 0) copy(*source, cudaMemcpyHostToDevice);
+    }
+    for (const BoundStage& bound : stages_) {
+      if (!bound.context->enqueueV3(stream())) throw failed_call("enqueueV3", *bound.stage);
+    }
+    copy(output_, cudaMemcpyDeviceToHost);
+  }
+
+  // Captures a run as a graph; on failure, runs continue without.
+  void capture() {
+    try {
+      graph_ = capture_graph();
+    } catch (const Failure& failure) {
+      abandon_capture();
+      work_->log.warn(
+          text("runs are not captured as a CUDA graph and take slightly longer: ", failure.what()));
+    } catch (...) {
+      abandon_capture();
+      throw;
+    }
+  }
+
+  GraphExec capture_graph() {
+    for (const BoundStage& bound : stages_) {
+      if (is_capturable(*bound.context, stream())) continue;
+      throw unavailable_error(installed(), " says that ", bound.stage->name, " cannot be captured");
+    }
+    check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal),
+               "cudaStreamBeginCapture");
+    enqueue();
+    cudaGraph_t captured = nullptr;
+    check_cuda(cudaStreamEndCapture(stream(), &captured), "cudaStreamEndCapture");
+    const Graph graph(captured);
+    cudaGraphExec_t exec = nullptr;
+    check_cuda(cudaGraphInstantiateWithFlags(&exec, graph.get(), 0), "cudaGraphInstantiate");
+    return GraphExec(exec);
+  }
+
+  // Ends an open capture, which would block the stream.
+  void abandon_capture() {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(stream(), &status) == cudaSuccess &&
+        status != cudaStreamCaptureStatusNone) {
+      cudaGraph_t unfinished = nullptr;
+      static_cast<void>(cudaStreamEndCapture(stream(), &unfinished));
+      const Graph graph(unfinished);
+    }
+    static_cast<void>(cudaGetLastError());
+  }
+
+  // In reverse order of creation.
+  void release() {
+    graph_.reset();
+    stages_.clear();
+    between_.clear();
+    for (HostTensor* each : {&output_, &noise_, &input_}) *each = {};
+    work_.reset();
+  }
+
+  std::shared_ptr<Work> work_;
+  HostTensor input_;
+  HostTensor noise_;
+  HostTensor output_;
+  std::vector<DeviceMemory> between_;  // outputs of the stages but the last
+  std::vector<BoundStage> stages_;
+  GraphExec graph_;
+  bool ran_ = false;
+  bool capture_tried_ = false;
+};
+
+class TensorRtSession final : public Session {
+ public:
+  // Allocates what single images of the first shape need.
+  TensorRtSession(int device, const Manifest& manifest, const std::vector<Engine>& engines,
+                  const Log& log)
+      : work_(std::make_shared<Work>(device, manifest, engines, log)) {
+    Shape first = manifest.shapes.front();
+    first.batch = 1;
+    static_cast<void>(tensors(first));
+  }
+
+  bool any_batch() const override { return false; }
+
+ private:
+  std::unique_ptr<Tensors> allocate(const Shape& shape) override {
+    const CurrentDevice current(work_->device);
+    return std::make_unique<TensorRtTensors>(work_, shape);
+  }
+
+  std::shared_ptr<Work> work_;
+};
+
+}  // namespace
+}  // namespace elir::core
