@@ -47,7 +47,7 @@ BITS = 20
 #: A square may be this many times as long as the picture's longer side.
 _LARGEST = 4
 _MARGIN = 3
-_BAND_ROWS = 64
+_BAND_ROWS = 32
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ __all__ = ["Change", "Enlarged", "change", "mask", "paste"]
 _FULL = 1024
 _UNIT = 4096
 _INNER = 3 * _UNIT // 4
-_BAND_ROWS = 64
+#: Pixels that are put back at a time.
+_BAND_PIXELS = 2**15
 _MARGIN = 3
 #: All detail is kept.
 _DETAIL = 256
@@ -108,10 +109,13 @@ class _Ellipse:
         )
 
 
+@functools.lru_cache(2)
 def mask(side: int) -> NDArray[np.int32]:
-    """(side, side): the mask at the square's pixels, 0 to 1024."""
+    """(side, side): the mask at the square's pixels, 0 to 1024; not to be written."""
     axis = 32 * np.arange(side, dtype=np.int64)
-    return _Ellipse.of(side).mask(*np.broadcast_arrays(axis, axis[:, None]))
+    m = _Ellipse.of(side).mask(*np.broadcast_arrays(axis, axis[:, None]))
+    m.setflags(write=False)
+    return m
 
 
 @dataclass(frozen=True)
@@ -236,26 +240,46 @@ def paste(
     bottom, right = min(output.shape[0], bottom), min(output.shape[1], right)
     if top >= bottom or left >= right:
         return
-    columns = np.arange(left, right, dtype=np.int64)
-    for first in range(top, bottom, _BAND_ROWS):
-        rows = np.arange(first, min(bottom, first + _BAND_ROWS), dtype=np.int64)
+    band = max(1, _BAND_PIXELS // (right - left))
+    limits = [(32, 32 * (length - 3)) for length in reversed(source.shape)]
+    for first in range(top, bottom, band):
+        rows = np.arange(first, min(bottom, first + band), dtype=np.int64)
+        columns = np.arange(left, right, dtype=np.int64)
         m = ellipse.mask(*inverse.positions(columns, rows))
-        inside = np.flatnonzero(m)
-        x, y = into.positions(columns, rows)
-        values = interpolate(source, x.take(inside), y.take(inside))
-        place = output[first : first + len(rows), left:right]
-        pixels = place.reshape(-1, 3)[inside].astype(np.int32)
-        picture = enlarged.block(first, left, len(rows), right - left).reshape(-1, 3)[inside]
-        values += (picture - pixels) << 11
-        if changed.detail < _DETAIL:
-            values -= (8 * (_DETAIL - changed.detail)) * (picture.astype(np.int32) - 128)
-        values *= m.take(inside)[:, None]
-        values += 1 << 20
-        values >>= 21
-        pixels += values
-        np.clip(pixels, 0, 255, out=pixels)
-        row, column = np.divmod(inside, right - left)
-        place[row, column] = pixels
+        used = np.flatnonzero(m.any(axis=0))
+        if not len(used):
+            continue
+        m, columns = m[:, used[0] : used[-1] + 1], columns[used[0] : used[-1] + 1]
+        # Where m is 0 the position may lie outside, and does not matter.
+        x, y = (
+            np.clip(position, *limit, out=position)
+            for position, limit in zip(into.positions(columns, rows), limits, strict=True)
+        )
+        place = output[first : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        picture = enlarged.block(first, int(columns[0]), len(rows), len(columns))
+        _add(place, picture.astype(np.int32), m, interpolate(source, x, y), changed.detail)
+
+
+def _add(
+    place: NDArray[np.uint8],
+    picture: NDArray[np.int32],
+    m: NDArray[np.int32],
+    values: NDArray[np.int32],
+    detail: int,
+) -> None:
+    """Change ``place``; ``values`` is overwritten."""
+    pixels = place.astype(np.int32)
+    values += (picture - pixels) << 11
+    if detail < _DETAIL:
+        picture -= 128
+        picture *= 8 * (_DETAIL - detail)
+        values -= picture
+    values *= m[:, :, None]
+    values += 1 << 20
+    values >>= 21
+    pixels += values
+    np.clip(pixels, 0, 255, out=pixels)
+    place[...] = pixels
 
 
 @functools.cache

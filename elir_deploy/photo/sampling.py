@@ -146,10 +146,11 @@ def _mirrored(start: int, count: int, length: int) -> NDArray[np.intp]:
 
 def _means(block: NDArray[Any], factor: int) -> NDArray[Any]:
     """Means of squares; sums of rows first, which reads memory in order."""
-    rows = block[::factor].astype(np.int16 if factor <= 128 else np.int64)
+    small = factor <= 128  # sums of 255 fit 16 bits, of squares 32
+    rows = block[::factor].astype(np.int16 if small else np.int64)
     for row in range(1, factor):
         rows += block[row::factor]
-    total = rows[:, ::factor].astype(np.int64)
+    total = rows[:, ::factor].astype(np.int32 if small else np.int64)
     for column in range(1, factor):
         total += rows[:, column::factor]
     area = factor * factor

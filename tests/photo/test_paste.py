@@ -129,3 +129,34 @@ def test_detail_that_the_square_is_too_small_for() -> None:
     assert deviation(half) == pytest.approx(before / 2, rel=0.1)
     # A smaller face has no such detail: its change alone is pasted.
     assert change(square, np.full_like(square, 120), similarity(650, 650, 500)).detail == 256
+
+
+@pytest.mark.parametrize(("size", "angle"), [(150, 20), (300, -40)])
+def test_no_step_at_the_border(size: float, angle: float) -> None:
+    """A network that changes tone and texture leaves no edge where its change begins."""
+    picture = astronaut(480)
+    s = similarity(240, 230, size, angle)
+    square = crop(picture, s, 512)
+    y, x = np.mgrid[:512, :512]
+    pattern = 6 * np.sin(x * 0.9) * np.sin(y * 0.9)
+    toned = 255 * (square / 255) ** 0.8 + [12, 0, -9] + pattern[:, :, None]
+    restored = np.clip(np.rint(toned), 0, 255).astype(np.uint8)
+    output = picture.copy()
+    paste(output, EnlargedPicture(picture, 1, "none"), s, change(square, restored, s))
+    everywhere = np.zeros_like(picture)
+    whole = Change(np.full((512, 512, 3), 255, np.int16), 256)
+    paste(everywhere, EnlargedPicture(np.zeros_like(picture), 1, "none"), s, whole)
+    inside = everywhere[:, :, 0] > 0
+
+    def border(pixels: np.ndarray) -> float:
+        """Mean step between neighbours of which the mask contains one."""
+        down = np.abs(np.diff(pixels.astype(float), axis=0))[inside[1:] != inside[:-1]]
+        across = np.abs(np.diff(pixels.astype(float), axis=1))[inside[:, 1:] != inside[:, :-1]]
+        return float(np.concatenate([down, across]).mean())
+
+    assert border(output) < 1.01 * border(picture)
+    # What is seen from afar: the surroundings' tone goes on, for all that the network shifted it.
+    rim = (everywhere[:, :, 0] > 40) & (everywhere[:, :, 0] < 215)
+    shift = (output.astype(float) - picture)[rim].mean(axis=0)
+    assert np.abs(shift).max() < 1.5
+    assert np.abs((output.astype(float) - picture)[everywhere[:, :, 0] == 255]).mean() > 3
