@@ -17,17 +17,16 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+from photo_groups import BOXES, Placed, degraded, group, matched, opened
 from PIL import Image, ImageFilter
+from rewrites import environment
 from scipy import ndimage
 
 from elir_deploy.degradations import FaceDegradation
-from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.output_files import write_text
 from elir_deploy.photo import Face, FaceDetector, Squares, restore_photo
 from elir_deploy.photo.alignment import Similarity, crop, fit, template_units
@@ -35,137 +34,11 @@ from elir_deploy.photo.detectors import FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import units
 from elir_deploy.photo.paste import Change, change, mask, paste
 from elir_deploy.runtime import write_image
-from elir_deploy.runtime.manifest import File
-from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.text import pipes
 
 Pixels = NDArray[np.uint8]
 SIDE = 512
-#: Width of each face's box in pixels.
-BOXES = tuple(round(40 * 7.5 ** (i / 11)) for i in range(12))
-ANGLES = (0, 30, -45, 12, -20, 45, -8, 25, -35, 5, 38, -15)
-#: Width of a head's patch over its box's.
-_HEAD = 1.95
-SCENE = (1280, 1280)
-
-
-def opened(path: str, long_side: int = 1280) -> FaceDetector:
-    """A detector on ONNX Runtime."""
-    prepared = prepare_detector(path, 17)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = ort.InferenceSession(prepared.graph, options, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_outputs()]
-    none = File("x.onnx", "0" * 64, 1)
-    return FaceDetector(
-        prepared.entry(none, none),
-        lambda tensor: dict(zip(names, session.run(names, {prepared.input: tensor}), strict=True)),
-        long_side,
-    )
-
-
-# Scenes ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A head of the scene: its eyes' centre, and its box's width."""
-
-    box: tuple[float, float, float, float]
-    eyes: tuple[tuple[float, float], tuple[float, float]]
-
-
-def group(heads: list[tuple[Pixels, Face]]) -> tuple[Pixels, list[Placed]]:
-    """A group picture, undegraded, and where its faces are."""
-    coffee = Image.fromarray(sample_photos(256, faces=False)["coffee"]).resize(SCENE[::-1])
-    scene = np.asarray(coffee.filter(ImageFilter.GaussianBlur(12))).copy()
-    placed, left, top, shelf = [], 0, 0, 0
-    for i, box in reversed(list(enumerate(BOXES))):
-        side = round(box * _HEAD)
-        if left + side > SCENE[1]:
-            left, top, shelf = 0, top + shelf, 0
-        shelf = max(shelf, side)
-        picture, face = heads[i % len(heads)]
-        placed.append(_place(scene, _lit(picture, i), face, box, ANGLES[i], left, top))
-        left += side
-    return scene, placed
-
-
-def _lit(picture: Pixels, i: int) -> Pixels:
-    """Darker, brighter, warmer or from one side."""
-    gains = np.array([1 + 0.12 * math.sin(i), 1.0, 1 - 0.12 * math.sin(i)]) * (0.75 + 0.04 * i)
-    across = np.linspace(-0.2, 0.2, picture.shape[1])[None, :, None] * (-1) ** i
-    return np.clip(np.rint(picture * gains * (1 + across)), 0, 255).astype(np.uint8)
-
-
-def _place(
-    scene: Pixels, picture: Pixels, face: Face, box: int, angle: float, left: int, top: int
-) -> Placed:
-    """Set a head with its box's centre in the middle of a patch at (left, top)."""
-    x0, y0, x1, y1 = face.box
-    side = round(box * _HEAD)
-    turn = np.exp(-1j * np.radians(angle)) * (x1 - x0) / box
-    centre, middle = (
-        complex((x0 + x1) / 2, (y0 + y1) / 2),
-        complex(left, top) + (side - 1) / 2 * (1 + 1j),
-    )
-    small = max(1, int(abs(turn)))
-    source = Image.fromarray(picture).reduce(small) if small > 1 else Image.fromarray(picture)
-    rows, columns = np.mgrid[top : top + side, left : left + side]
-    positions = ((columns + 1j * rows) - middle) * turn + centre
-    positions = (positions + 0.5 + 0.5j) / small - 0.5 - 0.5j
-    pixels = np.asarray(source, dtype=np.float32)
-    head = np.stack(
-        [
-            ndimage.map_coordinates(
-                pixels[..., c], [positions.imag, positions.real], order=3, mode="mirror"
-            )
-            for c in range(3)
-        ],
-        axis=-1,
-    )
-    radius = np.abs((columns + 1j * rows) - middle) / (side / 2)
-    soft = np.clip((1 - radius) * 8, 0, 1)[..., None]
-    place = scene[top : top + side, left : left + side]
-    place[...] = np.clip(np.rint(place * (1 - soft) + head * soft), 0, 255)
-
-    def moved(x: float, y: float) -> tuple[float, float]:
-        point = (complex(x, y) - centre) / turn + middle
-        return point.real, point.imag
-
-    half = complex(box, box * (y1 - y0) / (x1 - x0)) / 2
-    edges = (
-        middle.real - half.real,
-        middle.imag - half.imag,
-        middle.real + half.real,
-        middle.imag + half.imag,
-    )
-    return Placed(edges, (moved(*face.landmarks[0]), moved(*face.landmarks[1])))
-
-
-def degraded(scene: Pixels) -> Pixels:
-    return FaceDegradation(1.0, 0.75, 6.0, 75).apply(scene, np.random.default_rng(0))
-
-
-def matched(
-    placed: list[Placed], found: list[Face] | tuple[Face, ...]
-) -> tuple[int, int, list[float]]:
-    """Faces found, faces invented, and errors of the eyes over their distance."""
-    errors, invented, seen = [], 0, set()
-    for face in found:
-        eyes = np.array(face.landmarks[:2])
-        distances = [
-            np.hypot(*(eyes - np.array(p.eyes)).T).mean() / np.hypot(*np.subtract(*p.eyes))
-            for p in placed
-        ]
-        best = int(np.argmin(distances))
-        if distances[best] < 0.5 and best not in seen:
-            seen.add(best)
-            errors.append(distances[best])
-        else:
-            invented += 1
-    return len(seen), invented, errors
 
 
 # Networks -------------------------------------------------------------------------------------
@@ -338,13 +211,10 @@ def degradations(clean: Pixels) -> dict[str, Pixels]:
 
 
 def stages(detectors: dict[str, FaceDetector], portrait: tuple[Pixels, Face]) -> str:
-    """Seconds of every stage, for one face in 12 megapixels."""
+    """Time of every stage, for one face in 12 megapixels."""
     picture = np.asarray(Image.fromarray(portrait[0]).resize((3000, 4000)))
     scale = np.array([3000 / portrait[0].shape[1], 4000 / portrait[0].shape[0]])
     points = np.rint(np.array(portrait[1].landmarks) * scale * 64).astype(int)
-    rows = [("stage", "wall ms, best of 5")]
-    for name, detector in detectors.items():
-        rows.append((f"detection, {name}", f"{_best(functools.partial(detector, picture)):.0f}"))
     template = template_units(FACE_TEMPLATE, FACE_TEMPLATE_SIZE, SIDE)
     similarity = fit(template, [(int(x), int(y)) for x, y in points])
     square = crop(picture, similarity, SIDE)
@@ -352,25 +222,25 @@ def stages(detectors: dict[str, FaceDetector], portrait: tuple[Pixels, Face]) ->
     changed, output = change(square, restored, similarity), picture.copy()
     enlarged = EnlargedPicture(picture, 1, "none")
     size = math.sqrt(similarity.squared) / 2**20 * SIDE
-    rows += [
-        (
-            f"alignment, a square of {size:.0f} px",
-            f"{_best(lambda: crop(picture, similarity, SIDE)):.0f}",
-        ),
-        ("change", f"{_best(lambda: change(square, restored, similarity)):.0f}"),
-        ("paste-back", f"{_best(lambda: paste(output, enlarged, similarity, changed)):.0f}"),
-        ("copy of the picture", f"{_best(picture.copy):.0f}"),
+    rows = [
+        ("stage", "wall ms", "CPU ms"),
+        *(_row(f"{name} sees it", functools.partial(d, picture)) for name, d in detectors.items()),
+        _row(f"crop of {size:.0f} pixels", lambda: crop(picture, similarity, SIDE)),
+        _row("change", lambda: change(square, restored, similarity)),
+        _row("paste", lambda: paste(output, enlarged, similarity, changed)),
+        _row("copy of the picture", picture.copy),
     ]
     return pipes(rows[0], rows[1:])
 
 
-def _best(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
+def _row(stage: str, run: Callable[[], object]) -> tuple[str, str, str]:
+    walls, cpus = [], []
+    for _ in range(7):
+        wall, cpu = time.perf_counter(), time.process_time()
         run()
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return stage, f"{1000 * min(walls):.0f}", f"{1000 * min(cpus):.0f}"
 
 
 def main() -> None:
@@ -401,6 +271,7 @@ def main() -> None:
     write_text(
         arguments.output,
         _REPORT.format(
+            environment=environment(),
             boxes=", ".join(map(str, BOXES)),
             finding=finding(detectors, scene, placed),
             seams=seams(picture, found, pictures),
@@ -413,8 +284,8 @@ def main() -> None:
 _REPORT = """\
 # Faces in photographs
 
-Written by `benchmarks/photo_scenes.py`, on two threads; the portraits are two official ones, of 1
-and 2 megapixels.
+Written by `benchmarks/photo_scenes.py`, with two official portraits of 1 and 2 megapixels.
+{environment}
 
 ## Finding them
 
@@ -443,7 +314,7 @@ of the finest that it saw.
 
 ## Time
 
-One face in 12 megapixels.
+One face in 12 megapixels; detectors on two threads of ONNX Runtime. The least of seven runs.
 
 {stages}
 """

@@ -13,7 +13,7 @@ from tests.photo.pictures import DETECTORS, PORTRAITS
 pytest.importorskip("scipy")
 pytest.importorskip("onnxruntime")
 
-from benchmarks.photo_scenes import BOXES, degraded, group, matched, opened
+from benchmarks.photo_groups import BOXES, degraded, group, matched, opened
 
 pytestmark = pytest.mark.skipif(
     DETECTORS is None or PORTRAITS is None, reason="ELIR_DETECTORS, ELIR_PORTRAITS name no folders"
