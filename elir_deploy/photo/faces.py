@@ -64,14 +64,35 @@ class Face:
     def __post_init__(self) -> None:
         numbers = [*self.box, *(c for point in self.landmarks for c in point)]
         for value in numbers:
-            if not abs(value) <= _FURTHEST:  # NaN included
-                raise ImageError(
-                    f"a face has the coordinate {value:g}, expected -{_FURTHEST} to {_FURTHEST}"
-                )
+            _check_range(value)
             if value * UNITS % 1:
                 raise ImageError(
                     f"a face has the coordinate {value!r}, expected a multiple of 1/{UNITS} pixel"
                 )
+
+    @classmethod
+    def rounded(
+        cls, box: Sequence[float], landmarks: Sequence[Sequence[float]], score: float = 1.0
+    ) -> Face:
+        """A face of another detector, its coordinates rounded to 1/64 pixel.
+
+        Args:
+            box: (4,).
+            landmarks: (5, 2).
+            score: 0 to 1.
+
+        Raises:
+            ImageError: a coordinate is not finite or out of range, or there are more or fewer.
+        """
+        flat = [*box, *(c for point in landmarks for c in point)]
+        if (len(box), [len(point) for point in landmarks]) != (4, [2] * 5):
+            raise ImageError(
+                f"a face has {len(box)} edges and {len(flat) - len(box)} coordinates of "
+                f"{len(landmarks)} landmarks, expected 4 and x and y of 5"
+            )
+        edges = tuple(_on_the_grid(value) for value in box)
+        points = tuple((_on_the_grid(x), _on_the_grid(y)) for x, y in landmarks)
+        return cls(edges, points, float(score))  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values, as ``--events`` has them."""
@@ -149,6 +170,18 @@ def is_aligned(
         if _ALIGNED_WITHIN**2 * (x * x + y * y) > limit * limit:
             return False
     return True
+
+
+def _on_the_grid(value: float) -> float:
+    _check_range(value)
+    return units(value) / UNITS
+
+
+def _check_range(value: float) -> None:
+    if not abs(value) <= _FURTHEST:  # NaN included
+        raise ImageError(
+            f"a face has the coordinate {value:g}, expected -{_FURTHEST} to {_FURTHEST}"
+        )
 
 
 def _unless_too_small(face: Face) -> Face:

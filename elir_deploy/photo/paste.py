@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 from elir_deploy.photo.alignment import BITS, Similarity
 from elir_deploy.photo.sampling import interpolate, packed, reduced_change
 
-__all__ = ["Change", "Enlarged", "change", "mask", "paste"]
+__all__ = ["Change", "Enlarged", "change", "mask", "masked", "paste"]
 
 _FULL = 1024
 _UNIT = 4096
@@ -214,6 +214,15 @@ class _Rim:
         return total >> 12
 
 
+def masked(similarity: Similarity, side: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of the mask within a picture, the latter two exclusive.
+
+    Outside the picture they enclose nothing.
+    """
+    top, left, bottom, right = _Ellipse.of(side).bounds(similarity)
+    return max(0, top), max(0, left), min(height, bottom), min(width, right)
+
+
 def paste(
     output: NDArray[np.uint8],
     enlarged: Enlarged,
@@ -235,9 +244,7 @@ def paste(
     # The change is 0 around the square.
     source = packed(reduced_change(changed.pixels, factor, _MARGIN))
     into = inverse.into_reduced(-_MARGIN * factor, -_MARGIN * factor, factor)
-    top, left, bottom, right = ellipse.bounds(similarity)
-    top, left = max(0, top), max(0, left)
-    bottom, right = min(output.shape[0], bottom), min(output.shape[1], right)
+    top, left, bottom, right = masked(similarity, side, output.shape[0], output.shape[1])
     if top >= bottom or left >= right:
         return
     band = max(1, _BAND_PIXELS // (right - left))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.photo.alignment import Similarity, crop, fit, misfit, template_units
 from elir_deploy.photo.faces import Face, Points, choose, units
-from elir_deploy.photo.paste import change, paste
+from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 
 __all__ = ["SCALES", "Photo", "Squares", "restore_photo"]
@@ -99,7 +99,7 @@ def restore_photo(
     else:
         resize_into(picture, output)
     chosen = choose(find(picture), faces, width, height)
-    done, places = _aligned(chosen, squares, max(width, height), scale)
+    done, places = _aligned(chosen, squares, output.shape[0], output.shape[1], scale)
     enlarged = EnlargedPicture(picture, scale, "none" if scale == 1 else "bicubic")
     # The nearer of overlapping faces comes last.
     order = sorted(places, key=lambda i: places[i].squared)
@@ -114,17 +114,24 @@ def restore_photo(
 
 
 def _aligned(
-    faces: Sequence[Face], squares: Squares, longest: int, scale: int
+    faces: Sequence[Face], squares: Squares, height: int, width: int, scale: int
 ) -> tuple[list[Face], dict[int, Similarity]]:
-    """The faces with what becomes of them, and where the squares of some lie in the output."""
+    """The faces with what becomes of them, and where the squares of some lie in the output.
+
+    ``height`` and ``width`` are the output's.
+    """
     template = template_units(squares.template, squares.template_size, squares.side)
     done, places = [], {}
     for i, face in enumerate(faces):
         if face.reason is None:
             points = [(units(x * scale), units(y * scale)) for x, y in face.landmarks]
-            reason = misfit(template, points, squares.side, longest * scale)
+            reason = misfit(template, points, squares.side, max(height, width))
             if reason is None:
                 places[i] = fit(template, points)
+                top, left, bottom, right = masked(places[i], squares.side, height, width)
+                if top >= bottom or left >= right:
+                    del places[i]
+                    reason = "it lies outside the picture"
             face = replace(face, restored=reason is None, reason=reason)
         done.append(face)
     return done, places

@@ -55,6 +55,17 @@ def test_the_json_of_events() -> None:
     assert (seen["restored"], seen["reason"]) == (False, "it is not the largest face")
 
 
+def test_faces_of_another_detector() -> None:
+    points = [(10.3, 20.0), (30.01, 20), (20, 30), (12, 40), (28, 40)]
+    given = Face.rounded((1.234, 2, 50, 60), points)
+    assert given.box == (79 / 64, 2, 50, 60)
+    assert given.landmarks[:2] == ((659 / 64, 20), (30 + 1 / 64, 20))
+    with pytest.raises(ImageError, match="4 edges and 8 coordinates of 4 landmarks"):
+        Face.rounded((1, 2, 50, 60), points[:4])
+    with pytest.raises(ImageError, match="the coordinate nan"):
+        Face.rounded((1, 2, 50, float("nan")), points)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e7, 0.3])
 def test_coordinates_that_no_face_has(value: float) -> None:
     good = face(100, 90, 128)

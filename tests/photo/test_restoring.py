@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,25 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str)
     found: list[Face] = [face(100, 100, 150)]
     with pytest.raises(error, match=message):
         restore_photo(picture, lambda _: found, squares(run), **arguments)
+
+
+def test_faces_that_cannot_be_put_back() -> None:
+    """Of a caller's own detector, say: they are left alone, and say why."""
+    upside_down = face(100, 100, 100)
+    upside_down = replace(
+        upside_down,
+        landmarks=tuple((x, 200 - y) for x, y in upside_down.landmarks),  # type: ignore[arg-type]
+    )
+    found = [face(9000, 100, 100), upside_down, face(100, 100, 900), face(100, 100, 100)]
+    picture = noise(200, 200)
+    photo = restore_photo(picture, lambda _: found, squares(lambda x: x // 2))
+    assert [f.reason for f in photo.faces] == [
+        "it lies outside the picture",
+        "its landmarks are not those of a face",
+        "it is more than 4 times as large as the picture",
+        None,
+    ]
+    assert [f.restored for f in photo.faces] == [False, False, False, True]
 
 
 def test_memory_beside_the_pictures() -> None:
