@@ -60,6 +60,7 @@ def test_nothing_else_needs_to_be_installed(bare_python: Path, tmp_path: Path) -
         "import importlib.util, sys\n"
         "import numpy as np\n"
         "from elir_deploy.runtime import Restorer, read_image, write_image\n"
+        "import elir_deploy.photo\n"
         "import elir_deploy.runtime.files\n"
         f"for name in {UNWANTED}:\n"
         "    assert importlib.util.find_spec(name) is None, name\n"

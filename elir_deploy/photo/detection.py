@@ -1,0 +1,171 @@
+"""Finding faces: the picture is fitted into the detector's input, its outputs become faces.
+
+The picture is shrunk until its longer side is ``long_side`` pixels; a smaller one stays as it is.
+It is first reduced by the whole number of times that the longer side has ``long_side`` (means of
+squares, :mod:`elir_deploy.photo.sampling`; what is left over at the right and below is not seen),
+then resized (bicubic, antialiased). It lies at the top left of the input, and black fills both
+sides up to multiples of what the network needs. A box or landmark is its position there times the
+size of what is seen over the size of the shrunk picture, along each axis, in float64, rounded to
+1/64 pixel.
+
+Of faces whose boxes overlap, the highest score stays: by descending score, of equal ones the first
+cell, a face is dropped if the intersection over union with one that stays is above a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.photo.detectors import CONVENTIONS, Candidates
+from elir_deploy.photo.faces import UNITS, Face, Points
+from elir_deploy.photo.sampling import reduced_region
+from elir_deploy.runtime.manifest import Detector
+from elir_deploy.runtime.resampling import resize_into
+
+__all__ = ["MOST_FACES", "FaceDetector", "View", "letterboxed", "suppress"]
+
+#: The network: from (1, 3, H, W) float32 to its outputs by name.
+Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+
+#: Faces in a picture; the others, of lower scores, are dropped.
+MOST_FACES = 1024
+_LONGEST_SIDE = 4096
+
+
+class FaceDetector:
+    """A detector of a bundle.
+
+    Args:
+        description: the manifest's.
+        run: the network, from (1, 3, H, W) float32 to its outputs by name.
+        long_side: longer side in pixels that pictures are shrunk to; None: the description's.
+
+    Raises:
+        BundleError: its convention is not known here.
+        UsageError: ``long_side`` is out of range.
+    """
+
+    def __init__(self, description: Detector, run: Run, long_side: int | None = None) -> None:
+        convention = CONVENTIONS.get(description.decoder)
+        if convention is None:
+            raise BundleError(
+                f"the face detector's decoder is {description.decoder!r}, expected one of "
+                f"{', '.join(CONVENTIONS)}: export the bundle with this version"
+            )
+        self._convention = convention
+        self._description = description
+        self._run = run
+        self._long_side = description.long_side if long_side is None else long_side
+        if not description.multiple <= self._long_side <= _LONGEST_SIDE:
+            raise UsageError(
+                f"the detector's long side is {self._long_side}, expected "
+                f"{description.multiple} to {_LONGEST_SIDE}"
+            )
+
+    def __call__(self, picture: NDArray[np.uint8]) -> list[Face]:
+        """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
+
+        Raises:
+            BundleError: the network computed what no detector does.
+        """
+        seen = self._description
+        view = View.of(picture.shape[0], picture.shape[1], self._long_side)
+        tensor = letterboxed(picture, view, seen.multiple, seen.color)
+        candidates = self._convention.decode(
+            self._run(tensor), tensor.shape[2], tensor.shape[3], seen.score_threshold
+        )
+        return _faces(candidates, seen.overlap_threshold, *view.scale)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a picture is shrunk.
+
+    Attributes:
+        factor: by which it is reduced first.
+        height, width: of the shrunk picture.
+        scale: pixels of the picture in one of the shrunk one, across and down.
+    """
+
+    factor: int
+    height: int
+    width: int
+    scale: tuple[float, float]
+
+    @classmethod
+    def of(cls, height: int, width: int, long_side: int) -> View:
+        """For a picture of these sides, seen at ``long_side``."""
+        factor = max(1, max(height, width) // long_side)
+        rows, columns = max(1, height // factor), max(1, width // factor)
+        longer = max(rows, columns)
+        if longer <= long_side:
+            return cls(factor, rows, columns, (float(factor), float(factor)))
+        short = max(1, (2 * min(rows, columns) * long_side + longer) // (2 * longer))
+        down, across = (long_side, short) if rows >= columns else (short, long_side)
+        return cls(factor, down, across, (factor * columns / across, factor * rows / down))
+
+
+def letterboxed(
+    picture: NDArray[np.uint8], view: View, multiple: int, color: str
+) -> NDArray[np.float32]:
+    """The detector's input: (1, 3, H, W) float32.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        view: how it is shrunk.
+        multiple: of which the input's sides are the next multiples.
+        color: ``RGB`` or ``BGR``.
+    """
+    factor = view.factor
+    rows, columns = (max(1, side // factor) for side in picture.shape[:2])
+    small = reduced_region(picture, 0, 0, rows, columns, factor)
+    if (rows, columns) != (view.height, view.width):
+        large, small = small, np.empty((view.height, view.width, 3), np.uint8)
+        resize_into(large, small)
+    height, width = (-(-side // multiple) * multiple for side in small.shape[:2])
+    tensor = np.zeros((1, 3, height, width), np.float32)
+    order = slice(None) if color == "RGB" else slice(None, None, -1)
+    tensor[0, :, : view.height, : view.width] = small[:, :, order].transpose(2, 0, 1)
+    return tensor
+
+
+def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: float) -> list[int]:
+    """Indices of the boxes that stay, by descending score, :data:`MOST_FACES` at most.
+
+    Args:
+        boxes: (n, 4): left, top, right and bottom edge.
+        scores: (n,).
+        overlap: the intersection over union above which the lower score is dropped.
+    """
+    order = np.argsort(-scores, kind="stable")
+    left, top, right, bottom = boxes[order].T
+    areas = (right - left) * (bottom - top)
+    alive = np.arange(len(order))
+    stay: list[int] = []
+    while len(alive) and len(stay) < MOST_FACES:
+        best, others = alive[0], alive[1:]
+        stay.append(int(order[best]))
+        width = np.minimum(right[others], right[best]) - np.maximum(left[others], left[best])
+        height = np.minimum(bottom[others], bottom[best]) - np.maximum(top[others], top[best])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        union = areas[others] + areas[best] - shared
+        alive = others[shared <= overlap * union]
+    return stay
+
+
+def _faces(candidates: Candidates, overlap: float, across: float, down: float) -> list[Face]:
+    """The faces that stay, in the picture's coordinates."""
+    scale = np.array([across, down])
+    boxes = np.rint(candidates.boxes * np.tile(scale, 2) * UNITS).astype(np.int64)
+    landmarks = np.rint(candidates.landmarks * scale * UNITS)
+    found = []
+    for i in suppress(boxes, candidates.scores, overlap):
+        left, top, right, bottom = (boxes[i] / UNITS).tolist()
+        points: Points = tuple(tuple(p) for p in (landmarks[i] / UNITS).tolist())  # type: ignore[assignment]
+        found.append(Face((left, top, right, bottom), points, float(candidates.scores[i])))
+    return found

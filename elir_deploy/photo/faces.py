@@ -1,0 +1,206 @@
+"""A face in a picture, and which faces are restored.
+
+Coordinates are pixels of the picture as a person sees it, x to the right and y down, whole numbers
+at the centres of pixels: (0, 0) is the centre of the top left one. They are multiples of 1/64
+pixel, so that they are exact in every number format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from elir_deploy.errors import ImageError, UsageError
+
+__all__ = [
+    "FACES",
+    "LEAST_EYE_DISTANCE",
+    "UNITS",
+    "Face",
+    "Faces",
+    "Point",
+    "Points",
+    "choose",
+    "is_aligned",
+    "units",
+]
+
+Faces = Literal["auto", "all", "largest", "centre", "aligned"]
+#: The choices of faces.
+FACES: tuple[Faces, ...] = ("auto", "all", "largest", "centre", "aligned")
+Point = tuple[float, float]
+Points = tuple[Point, Point, Point, Point, Point]
+
+#: Units of coordinates in a pixel.
+UNITS = 64
+#: Distance of the eyes in pixels below which a face is left as it is.
+LEAST_EYE_DISTANCE = 5
+#: No coordinate is further from 0, in pixels: what is computed of them then fits 64 bits.
+_FURTHEST = 2**20
+#: One in this many sides is how far landmarks may lie from the template in an aligned picture.
+_ALIGNED_WITHIN = 20
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face.
+
+    Attributes:
+        box: left, top, right and bottom edge; it may reach beyond the picture.
+        landmarks: x and y of the left eye, the right eye, the tip of the nose, the left and the
+            right corner of the mouth; left and right are those of the picture.
+        score: the detector's confidence, 0 to 1.
+        restored: whether it was restored and put back.
+        reason: why it was not, in one line; None: it was, or nobody has tried.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: Points
+    score: float
+    restored: bool = False
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = [*self.box, *(c for point in self.landmarks for c in point)]
+        for value in numbers:
+            _check_range(value)
+            if value * UNITS % 1:
+                raise ImageError(
+                    f"a face has the coordinate {value!r}, expected a multiple of 1/{UNITS} pixel"
+                )
+
+    @classmethod
+    def rounded(
+        cls, box: Sequence[float], landmarks: Sequence[Sequence[float]], score: float = 1.0
+    ) -> Face:
+        """A face of another detector, its coordinates rounded to 1/64 pixel.
+
+        Args:
+            box: (4,).
+            landmarks: (5, 2).
+            score: 0 to 1.
+
+        Raises:
+            ImageError: a coordinate is not finite or out of range, or there are more or fewer.
+        """
+        flat = [*box, *(c for point in landmarks for c in point)]
+        if (len(box), [len(point) for point in landmarks]) != (4, [2] * 5):
+            raise ImageError(
+                f"a face has {len(box)} edges and {len(flat) - len(box)} coordinates of "
+                f"{len(landmarks)} landmarks, expected 4 and x and y of 5"
+            )
+        edges = tuple(_on_the_grid(value) for value in box)
+        points = tuple((_on_the_grid(x), _on_the_grid(y)) for x, y in landmarks)
+        return cls(edges, points, float(score))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON values, as ``--events`` has them."""
+        return {
+            "box": list(self.box),
+            "landmarks": [list(point) for point in self.landmarks],
+            "score": self.score,
+            "restored": self.restored,
+            "reason": self.reason,
+        }
+
+    def left_alone(self, reason: str) -> Face:
+        """This face with the reason why it is not restored."""
+        return replace(self, reason=reason)
+
+
+def units(value: float) -> int:
+    """A coordinate in units of 1/64 pixel, rounded half to even."""
+    return round(value * UNITS)
+
+
+def choose(
+    faces: Sequence[Face], choice: Literal["all", "largest", "centre"], width: int, height: int
+) -> list[Face]:
+    """The same faces in the same order; those that are not to be restored have a ``reason``.
+
+    ``largest`` is the face with the largest box, ``centre`` the one whose box's centre is closest
+    to the picture's; of equal ones the first.
+
+    Args:
+        faces: of one picture, as its detector gave them.
+        choice: which are restored; those whose eyes are closer than 5 pixels never are.
+        width, height: of the picture in pixels.
+    """
+    if choice not in ("all", "largest", "centre"):
+        raise UsageError(f"faces {choice!r}: choose one of all, largest, centre")
+    chosen = [_unless_too_small(face) for face in faces]
+    candidates = [i for i, face in enumerate(chosen) if face.reason is None]
+    if choice == "all" or not candidates:
+        return chosen
+    if choice == "largest":
+        best = max(candidates, key=lambda i: _area(chosen[i]))
+        reason = "it is not the largest face"
+    else:
+        best = min(candidates, key=lambda i: _from_centre(chosen[i], width, height))
+        reason = "it is not the face closest to the centre"
+    for i in candidates:
+        if i != best:
+            chosen[i] = chosen[i].left_alone(reason)
+    return chosen
+
+
+def is_aligned(
+    faces: Sequence[Face], width: int, height: int, template: Points, template_size: int
+) -> bool:
+    """Whether a picture is an aligned square already: what ``auto`` decides by.
+
+    That is if there is exactly one face and each landmark lies within 5 % of the side from the
+    template. A picture whose sides differ by more than that is none.
+
+    Args:
+        faces: all that the detector sees.
+        width, height: of the picture in pixels.
+        template, template_size: landmarks in an aligned square, and its side.
+    """
+    side = max(width, height)
+    if len(faces) != 1 or _ALIGNED_WITHIN * (side - min(width, height)) > side:
+        return False
+    limit = side * units(template_size)
+    for point, expected in zip(faces[0].landmarks, template, strict=True):
+        x, y = (
+            units(actual) * template_size - units(target) * side
+            for actual, target in zip(point, expected, strict=True)
+        )
+        if _ALIGNED_WITHIN**2 * (x * x + y * y) > limit * limit:
+            return False
+    return True
+
+
+def _on_the_grid(value: float) -> float:
+    _check_range(value)
+    return units(value) / UNITS
+
+
+def _check_range(value: float) -> None:
+    if not abs(value) <= _FURTHEST:  # NaN included
+        raise ImageError(
+            f"a face has the coordinate {value:g}, expected -{_FURTHEST} to {_FURTHEST}"
+        )
+
+
+def _unless_too_small(face: Face) -> Face:
+    (x0, y0), (x1, y1) = face.landmarks[:2]
+    squared = (x1 - x0) ** 2 + (y1 - y0) ** 2  # exact
+    if squared >= LEAST_EYE_DISTANCE**2:
+        return face
+    return face.left_alone(
+        f"too small: the eyes are {squared**0.5:.1f} pixels apart, expected at least "
+        f"{LEAST_EYE_DISTANCE}"
+    )
+
+
+def _area(face: Face) -> float:
+    left, top, right, bottom = face.box
+    return (right - left) * (bottom - top)
+
+
+def _from_centre(face: Face, width: int, height: int) -> float:
+    """Four times the squared distance."""
+    left, top, right, bottom = face.box
+    return (left + right - (width - 1)) ** 2 + (top + bottom - (height - 1)) ** 2
