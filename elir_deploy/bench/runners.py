@@ -248,9 +248,10 @@ def compare_with_truth(bundle: Bundle, run: Restore) -> Fidelity:
     info = bundle.manifest
     if info.source.random:
         return Fidelity.unknown(RANDOM_WEIGHTS)
-    truths = dict(sample_photos(info.image_size, faces=False))
+    size = info.shapes[0].graph_height, info.shapes[0].graph_width
+    truths = dict(sample_photos(size, faces=False))
     if info.model.faces:
-        truths.update(sample_photos(info.image_size, faces=True))
+        truths.update(sample_photos(size, faces=True))
     psnrs = [
         psnr_db(run(low), truths[name])
         for name, low, _ in bundle.reference_images()

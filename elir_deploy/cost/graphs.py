@@ -74,7 +74,7 @@ def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
                 f"from; it has {available}"
             )
         model = read_graph(bundle.checked_file(artifact.file))
-        if len(bundle.manifest.shapes) > 1 or bundle.manifest.shapes[0].batch > 1:
+        if bundle.manifest.several:
             from elir_deploy.fixed_shapes import fixed
 
             model = fixed(model, {spec.name: (1, *spec.shape[1:]) for spec in stage.inputs})

@@ -237,8 +237,7 @@ def _at_size(
     graphs: list[ModelProto], manifest: Manifest, height: int, width: int
 ) -> list[ModelProto]:
     """The graphs for one image of a size, if they are for several shapes; else themselves."""
-    shapes = manifest.shapes
-    if shapes[0].batch == 1 and len(shapes) == 1:
+    if not manifest.several:
         return graphs
     shape = Shape(1, height, width)
     return [

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.errors import UsageError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.resampling import EnlargedPicture
 
@@ -150,7 +151,10 @@ class BundleSubject(Subject):
     """A bundle on one of the runtime's backends, with the variant it was exported with.
 
     Args:
-        restorer: the opened bundle; closed with the subject.
+        restorer: the opened bundle; closed with the subject. Its first square size is evaluated.
+
+    Raises:
+        UsageError: it has no square size.
     """
 
     def __init__(self, restorer: Restorer) -> None:
@@ -161,7 +165,7 @@ class BundleSubject(Subject):
         self._kernel = model.upscale_kernel
         self.plan = Plan(variant, (variant,), {})
         self.task = model.task
-        self.side = info.image_size
+        self.side = _side_of(restorer)
         self.upscale = model.upscale
         self.faces = model.faces
         self.random = info.source.random
@@ -172,7 +176,7 @@ class BundleSubject(Subject):
             "sha256": info.source.sha256,
             "random_weights": info.source.random,
             "task": model.task,
-            "image_size": info.image_size,
+            "image_size": self.side,
             "steps": model.steps,
             "sigma_s": model.sigma_s,
             "noise_seed": info.noise.seed,
@@ -188,3 +192,15 @@ class BundleSubject(Subject):
 
     def close(self) -> None:
         self._restorer.close()
+
+
+def _side_of(restorer: Restorer) -> int:
+    shapes = restorer.bundle.manifest.shapes
+    for shape in shapes:
+        if shape.graph_height == shape.graph_width:
+            return shape.graph_height
+    sizes = ", ".join(f"{shape.width}x{shape.height}" for shape in shapes)
+    raise UsageError(
+        f"{restorer.bundle.path} is for images of {sizes}, and squares are evaluated: export it "
+        "with a square --image-size as well"
+    )

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from elir_deploy.degradations import enlarge
+from elir_deploy.errors import UsageError
 from elir_deploy.runtime import Restorer
 from elir_deploy.training.subjects import BundleSubject, Variant, plan_variants
 from tests.bundles import make_bundle
@@ -52,3 +54,16 @@ def test_a_bundle(tmp_path: Path) -> None:
     assert (subject.task, subject.side, subject.upscale, subject.random) == ("bsr", 32, 4, True)
     assert subject.description["backend"] == "onnxruntime"
     subject.close()
+
+
+def test_squares_are_evaluated(tmp_path: Path) -> None:
+    wide, square = ({"batch": 1, "height": 32, "width": width} for width in (64, 32))
+    several = make_bundle(tmp_path / "several", shapes=[wide, square], stride=8)
+    with Restorer(several, "onnxruntime") as restorer:
+        assert BundleSubject(restorer).side == 32
+    alone = make_bundle(tmp_path / "wide", shapes=[wide], stride=8)
+    with (
+        Restorer(alone, "onnxruntime") as restorer,
+        pytest.raises(UsageError, match="is for images of 64x32, and squares are evaluated"),
+    ):
+        BundleSubject(restorer)

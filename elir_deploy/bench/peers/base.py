@@ -46,7 +46,7 @@ class PeerRunner(Runner):
         return self.run_pixels(enlarge(self._task, image))
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Run the model on (image_size, image_size, 3) uint8 RGB, already enlarged.
+        """Run the model on (H, W, 3) uint8 RGB, already enlarged.
 
         Raises:
             UnavailableError: the library failed.

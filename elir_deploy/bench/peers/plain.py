@@ -151,9 +151,10 @@ def _export(bench: Workbench) -> PlainGraph:
 
     bench.progress("exporting with torch.onnx.export", 0, 0)
     path = bench.folder / "plain.onnx"
-    side = bench.subject.image_size
     start = time.perf_counter()
     with quiet(), as_unavailable("torch.onnx.export failed"):
         plain = Plain(bench.subject).eval()
-        torch.onnx.export(plain, (torch.zeros(1, 3, side, side),), path, verbose=False)
+        torch.onnx.export(
+            plain, (torch.zeros(1, 3, *bench.subject.image_size),), path, verbose=False
+        )
     return PlainGraph(path, time.perf_counter() - start)

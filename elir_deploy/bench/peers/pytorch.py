@@ -96,10 +96,9 @@ class CompiledRunner(TorchRunner):
 
         _require_compiler()
         self._network = torch.compile(subject.collapsed)
-        side = subject.image_size
         try:
             with temporary_cache_dir(str(folder)):
-                self._run(np.zeros((side, side, 3), np.uint8))
+                self._run(np.zeros((*subject.image_size, 3), np.uint8))
         except BaseException:
             self.close()
             _stop_compiling()

@@ -33,7 +33,7 @@ class Subject:
 
     Attributes:
         task: its name, for how an image is enlarged before the network.
-        image_size: side in pixels of the network's square image.
+        image_size: (height, width) of the network's image in pixels.
         noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs, or of a
             picture.
         model: collapsed or over-parametrised, as in the file; in evaluation mode.
@@ -42,7 +42,7 @@ class Subject:
     """
 
     task: str
-    image_size: int
+    image_size: tuple[int, int]
     steps: int
     noise: Tensor
     model: Elir
@@ -95,7 +95,8 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     else:
         model = checkpoint.model
         weights = "random" if checkpoint.random else checkpoint.name
-    shape = latent_shape(model, info.image_size)
+    size = info.shapes[0].graph_height, info.shapes[0].graph_width
+    shape = latent_shape(model, size)
     seed, sigma_s = info.noise.seed, info.model.sigma_s
     noise: Noise = NoiseField(seed, sigma_s)
     if isinstance(info.noise, BakedNoise):
@@ -107,7 +108,7 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
             )
     return Subject(
         task=info.model.task,
-        image_size=info.image_size,
+        image_size=size,
         steps=info.model.steps,
         noise=noise_values(noise, shape),
         model=model,
