@@ -189,12 +189,10 @@ class StaticElir(nn.Module):
         self.outline = _outline(model, flow, scope_of)
 
     def forward(self, image: Tensor, *noise: Tensor) -> Tensor:
-        """One image in the input format, and the noise where it is an input, to one in the output
-        format."""
-        x = image
+        """An image, and the noise where it is an input, to an image."""
         for name, stage in self.stages.items():
-            x = stage(x, *noise) if name == FLOW else stage(x)
-        return x
+            image = stage(image, *noise) if name == FLOW else stage(image)
+        return image
 
     def example_inputs(self) -> dict[str, tuple[Tensor, ...]]:
         """Inputs of the right shapes and types for each stage."""

@@ -82,18 +82,12 @@ def _keep_shapes(graph: GraphProto) -> None:
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
-        if node.op_type == "Reshape":
-            before = _flattening(node, producers)
-            if before is None:
-                graph.node.append(node)
-            else:
-                scope = before.name.removesuffix(".reshape")
-                shape = node_name(scope, "Shape")
-                graph.node.append(helper.make_node("Shape", before.input[:1], [shape], name=shape))
-                node.input[1] = shape
-                graph.node.append(node)
-        else:
-            graph.node.append(node)
+        before = _flattening(node, producers)
+        if before is not None:
+            shape = node_name(before.name.removesuffix(".reshape"), "Shape")
+            graph.node.append(helper.make_node("Shape", before.input[:1], [shape], name=shape))
+            node.input[1] = shape
+        graph.node.append(node)
         producers.update(dict.fromkeys(node.output, node))
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
@@ -102,7 +96,9 @@ def _keep_shapes(graph: GraphProto) -> None:
 
 
 def _flattening(node: NodeProto, producers: Mapping[str, NodeProto]) -> NodeProto | None:
-    """The Reshape that ``node`` undoes; None: it undoes none."""
+    """The Reshape that the Reshape ``node`` undoes; None: it undoes none."""
+    if node.op_type != "Reshape":
+        return None
     before = producers.get(node.input[0])
     while before is not None and before.op_type != "Reshape":
         if before.op_type not in ("InstanceNormalization", "Cast"):

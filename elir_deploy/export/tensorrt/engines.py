@@ -185,9 +185,7 @@ def make_engines(
         UsageError: as :func:`~.builder.build_engine`.
     """
     stages = manifest.stages_in()
-    by_name: dict[str, list[Stage]] = {stage.name: [] for stage in stages}
-    for stage in (stage for shape in manifest.shapes for stage in manifest.stages_in(shape)):
-        by_name[stage.name].append(stage)
+    ends = _ends(manifest)
     jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
     sizes = {artifact.file: artifact.bytes for artifact in manifest.artifacts}
 
@@ -203,8 +201,7 @@ def make_engines(
         for_spec = replace(options, capability=spec.capability)
         graph = onnx_of(stage, precision)
         required = _graph_convolutions(graph)
-        ends = by_name[stage.name]
-        built = build_engine(library, read(graph), ends, precision, for_spec, say)
+        built = build_engine(library, read(graph), ends[stage.name], precision, for_spec, say)
         _check_engine(file, precision, spec, library.kind, required, built, warn)
         return StageEngine(stage.name, precision, spec, library, for_spec, built)
 
@@ -219,6 +216,12 @@ def make_engines(
     if "int8" in precisions:
         for spec in specs:
             _compare_sizes(stages, spec, sizes, warn)
+
+
+def _ends(manifest: Manifest) -> dict[str, list[Stage]]:
+    """By name, each stage with its ends for every shape."""
+    by_shape = zip(*map(manifest.stages_in, manifest.shapes), strict=True)
+    return {stages[0].name: list(stages) for stages in by_shape}
 
 
 def _graph_convolutions(graph: Artifact) -> Mapping[str, int]:
