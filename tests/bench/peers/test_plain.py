@@ -12,8 +12,8 @@ from elir_deploy.bench.peers.base import Workbench
 from elir_deploy.bench.peers.subject import subject_of
 from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime import openvino_library
 from elir_deploy.runtime.backends import BACKENDS
-from elir_deploy.runtime.backends import openvino as backend
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from tests.bench.peers.bundles import SMALL, small_bundle
 
@@ -101,8 +101,8 @@ def test_openvino_says_what_it_computes_in(exported, exports, monkeypatch):
             config = config | {"INFERENCE_PRECISION_HINT": "f32"}
             return core.compile_model(model, device, config)
 
-    core = backend.shared_core()
-    monkeypatch.setattr(backend, "shared_core", InFloat32)
+    core = openvino_library.shared_core()
+    monkeypatch.setattr(openvino_library, "shared_core", InFloat32)
     (runner,), _ = peers.open_peers(["plain-openvino"], bundle, None, threads=1)
     assert runner.label == "plain-openvino fp32"
     assert levels_apart(runner, eager, image) <= 1
