@@ -4,8 +4,9 @@
         elir-export tiny --precision fp32 --noise field --image-size $size -o t$size; done
     elir-export tiny --precision fp32 --noise baked -o baked
     elir-export random --task bsr --precision fp32 --noise field --batch 4 -o bsr4
+    elir-export random --task bsr --precision fp32 --noise field --image-size 512 -o bsr512
     python benchmarks/tiles.py PHOTOS docs/results/tiles.md --baked baked --whole t1280x720
-        --tiles t64 t128 t192 t256 t384 t512 --batches bsr4
+        --tiles t64 t128 t192 t256 t384 t512 --batches bsr4 --speed bsr4 bsr512
 
 Times are taken in turns, so that what else the machine does meets all alike. Pictures are written
 to a folder beside the output.
@@ -18,8 +19,10 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +46,8 @@ def grey(noisy: bool) -> Pixels:
     image = np.full((SIDE, SIDE, 3), 128.0)
     if noisy:
         image += np.random.default_rng(0).normal(0, 50, image.shape)
-    return image.round().clip(0, 255).astype(np.uint8)
+    result: Pixels = image.round().clip(0, 255).astype(np.uint8)
+    return result
 
 
 def correlation(image: Pixels) -> tuple[float, tuple[int, int]]:
@@ -57,7 +61,7 @@ def correlation(image: Pixels) -> tuple[float, tuple[int, int]]:
     ones = np.fft.rfft2(np.ones_like(values), size)
     transformed, squares = np.fft.rfft2(values, size), np.fft.rfft2(values**2, size)
 
-    def shifted(spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
+    def shifted(spectrum: NDArray[Any]) -> NDArray[np.float64]:
         return np.fft.irfft2(spectrum, size)
 
     energy = shifted(squares * ones.conj()) * shifted(ones * squares.conj())
@@ -105,7 +109,7 @@ def repetition(bundles: dict[str, str], folder: Path) -> Iterator[list[str]]:
 
 def photographs(folder: Path, limit: int) -> list[tuple[Pixels, Pixels]]:
     """Noisy pictures and the truth."""
-    pairs = []
+    pairs: list[tuple[Pixels, Pixels]] = []
     for path in sorted(folder.rglob("*.jpg"))[:limit]:
         truth = read_image(path).pixels
         if truth.shape[0] > truth.shape[1]:
@@ -203,6 +207,28 @@ def whole_against_tiles(
             restore.close()
 
 
+def large_picture(bundle: str) -> Iterator[list[str]]:
+    """A result of 4000x3000 in batches of tiles and one by one, and the memory that it takes."""
+    image = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
+    with Restorer(bundle, "openvino") as restore:
+        placement, results = restore._placement, []
+        for batch in (placement.shapes[0].batch, 1):
+            one_or_all = [placement.shapes[0].with_batch(batch)]
+            restore._placement = replace(placement, shapes=one_or_all)
+            restore(image[:100, :200])
+            before = memory("VmRSS")
+            result, seconds = timed(partial(restore, image))
+            results.append(result)
+            beside = (memory("VmHWM") - before - result.nbytes) / 1e6
+            yield [str(batch), restore.precision, f"{seconds:.0f}", f"{beside:.0f}"]
+        assert np.array_equal(results[0], results[1])
+
+
+def memory(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
 def batches(bundle: str, repeats: int) -> Iterator[list[str]]:
     """Batches of tiles against tiles one by one, in the same session."""
     for backend in BACKENDS:
@@ -224,6 +250,23 @@ def batches(bundle: str, repeats: int) -> Iterator[list[str]]:
             quartiles = np.quantile(ratios, [0.25, 0.5, 0.75])
             cells = [f"{value:.3f}" for value in quartiles]
             yield [backend, str(shape.batch), f"{statistics.median(seconds):.2f}", *cells]
+
+
+def tile_speeds(bundles: Sequence[str], repeats: int) -> Iterator[list[str]]:
+    """Seconds a megapixel of a large picture in tiles of each bundle's size, with an eighth."""
+    for backend in BACKENDS:
+        restorers = [Restorer(bundle, backend, precision="fp32") for bundle in bundles]
+        seconds: list[list[float]] = [[] for _ in bundles]
+        for _ in range(repeats):
+            for restore, taken in zip(restorers, seconds, strict=True):
+                taken.append(timed(restore.session.run)[1])  # type: ignore[arg-type]
+        each = []
+        for restore, taken in zip(restorers, seconds, strict=True):
+            side = restore.bundle.manifest.image_size
+            each.append([1e6 * s / (side - side // 8) ** 2 for s in taken])
+            ratio = statistics.median(a / b for a, b in zip(each[-1], each[0], strict=True))
+            yield [backend, str(side), f"{statistics.median(each[-1]):.2f}", f"{ratio:.2f}"]
+            restore.close()
 
 
 def noise_share(bundle: str, repeats: int = 30) -> Iterator[list[str]]:
@@ -251,6 +294,7 @@ def main() -> None:
     parser.add_argument("--tiles", nargs="+", required=True)
     parser.add_argument("--whole", required=True)
     parser.add_argument("--batches")
+    parser.add_argument("--speed", nargs="+")
     parser.add_argument("--limit", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -307,6 +351,14 @@ def report(
         ["backend", "noise ms", "model ms", "share"],
         noise_share(tiles),
     )
+    if arguments.speed:
+        table(
+            "Size and speed of bsr",
+            "Random weights, so speed only: a run on a tile, to a megapixel of result in tiles "
+            "that overlap by an eighth, also in terms of the first.",
+            ["backend", "tile", "s/megapixel", "ratio"],
+            tile_speeds(arguments.speed, arguments.repeats),
+        )
     if arguments.batches:
         table(
             "Batches",
@@ -314,6 +366,14 @@ def report(
             "in turns (quartiles).",
             ["backend", "batch", "seconds a tile", "25 %", "median", "75 %"],
             batches(arguments.batches, arguments.repeats),
+        )
+        table(
+            "A large picture",
+            "bsr with random weights on OpenVINO, a result of 4000x3000 in tiles of 256x256, first "
+            "in batches, then one by one: the same pixels. Memory is the peak beside the result "
+            "and what the process had before.",
+            ["batch", "precision", "seconds", "MB"],
+            large_picture(arguments.batches),
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [*lines, "", f"The process took at most {peak:.1f} GiB."]

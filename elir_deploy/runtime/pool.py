@@ -138,9 +138,13 @@ class Pool:
             raise UsageError("this Restorer is closed: open a new one")
 
     def refuse_runs(self) -> None:
-        """In a forked child, make runs of sessions that callers have raise a UsageError."""
+        """In a forked child, make sessions that callers have raise a UsageError when used."""
+
+        def refuse(*arguments: object) -> None:
+            self._owner.check()
+
         for session in self._sessions:
-            vars(session.session).update(run=self._owner.check, stage_calls=self._owner.check)
+            vars(session.session).update(run=refuse, stage_calls=refuse, select=refuse)
 
     def __del__(self) -> None:
         if not self._owner.is_here():

@@ -84,11 +84,12 @@ def test_every_call_is_refused(bundle: Path, backend: str) -> None:
                 lambda: restore.run_pixels(image),
                 lambda: restore.session,
                 lambda: session.run(),
+                lambda: session.select(restore.bundle.manifest.shapes[0], 1),
             ):
                 assert child(work) == 0
             assert (restore(image) == expected).all()
     """
-    assert printed(bundle, backend, code) == ["refused"] * 7
+    assert printed(bundle, backend, code) == ["refused"] * 8
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
