@@ -75,7 +75,7 @@ bare: wheel
 	build/bare/bin/elir-restore build/bare-bundle build/bare-bundle/reference/chelsea.input.png -o build/bare-out
 	build/bare/bin/elir-inspect build/bare-bundle
 	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
-	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
+	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --existing overwrite
 	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
 	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
 	cd $(TESTED) && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device

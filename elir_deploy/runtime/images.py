@@ -8,15 +8,16 @@ refused with the reason. Writing is atomic.
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elir_deploy.errors import ImageError, OutputError
+from elir_deploy.errors import ImageError, OutputError, UsageError
 from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
 
@@ -24,8 +25,10 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "OUTPUT_FORMATS",
+    "STANDARD_INPUT",
     "LoadedImage",
     "OutputFormat",
+    "Quality",
     "check_fits",
     "enlarge_alpha",
     "read_image",
@@ -34,6 +37,12 @@ __all__ = [
 
 #: Maximum size of a picture, 268 megapixels; larger ones are considered decompression bombs.
 MAX_PIXELS = 2**28
+#: The name of standard input.
+STANDARD_INPUT = "-"
+#: From 1 to 100, of formats that lose some; ``lossless``; None: :data:`DEFAULT_QUALITY`.
+Quality: TypeAlias = "int | Literal['lossless'] | None"
+#: No difference to be seen beside the original.
+DEFAULT_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -43,22 +52,42 @@ class OutputFormat:
     Attributes:
         name: Pillow's name.
         largest: maximum side in pixels.
-        options: options for saving.
+        lossy: options for a quality from 1 to 100, in which ``quality`` is added; None: the format
+            is always lossless.
+        lossless: options for no loss; None: it always loses some.
         alpha: whether it supports transparency.
         largest_profile: maximum size of a colour profile in bytes; None: no limit.
     """
 
     name: str
     largest: int
-    options: dict[str, Any]
+    lossy: dict[str, Any] | None
+    lossless: dict[str, Any] | None
     alpha: bool = True
     largest_profile: int | None = None
 
+    def options(self, quality: Quality) -> dict[str, Any]:
+        """Options for saving.
 
-_PNG = OutputFormat("PNG", 2**31 - 1, {})
+        Raises:
+            UsageError: the format has no such quality.
+        """
+        if quality == "lossless":
+            if self.lossless is None:
+                raise UsageError(f"{self.name} always loses some quality: write PNG or WebP")
+            return self.lossless
+        if quality is not None and not 1 <= quality <= 100:
+            raise UsageError(f"quality is {quality}, expected 1 to 100 or lossless")
+        if self.lossy is None:
+            return self.lossless or {}
+        return self.lossy | {"quality": quality or DEFAULT_QUALITY}
+
+
+_PNG = OutputFormat("PNG", 2**31 - 1, None, {})
 # The format allows 65535 pixels, libjpeg fewer; profiles have up to 255 segments.
-_JPEG = OutputFormat("JPEG", 65500, {"quality": 95, "subsampling": 0}, False, 255 * 65519)
-_WEBP = OutputFormat("WEBP", 16383, {"quality": 95})
+_JPEG = OutputFormat("JPEG", 65500, {"subsampling": 0}, None, False, 255 * 65519)
+# Exact: with the colours of transparent pixels.
+_WEBP = OutputFormat("WEBP", 16383, {}, {"lossless": True, "exact": True})
 #: By suffix.
 OUTPUT_FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP}
 
@@ -70,12 +99,18 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
     bits (v / 257), 16-bit colour cut to them, as Pillow decodes it; CMYK goes through the embedded
     profile if there is one. The profile of an RGB picture is kept, its values are not converted.
 
+    Args:
+        path: path of the file; ``-`` is standard input.
+        max_pixels: maximum size of the picture.
+
     Raises:
         ImageError: not an image, damaged, cut off, more than one frame, too large, or of values
             that have no 8-bit form.
     """
     path = Path(path)
     try:
+        if str(path) == STANDARD_INPUT:
+            return decoded(Path("standard input"), io.BytesIO(sys.stdin.buffer.read()), max_pixels)
         with path.open("rb") as file:
             # A pipe is read whole first: its beginning is looked at more than once.
             source = file if file.seekable() else io.BytesIO(file.read())
@@ -91,16 +126,22 @@ def write_image(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
+    format: str | None = None,
+    quality: Quality = None,
 ) -> None:
     """Write one image file atomically; an existing one is replaced.
 
     Args:
-        path: path of the file; its suffix, one of :data:`OUTPUT_FORMATS`, determines the format.
+        path: path of the file; ``-`` is standard output.
         pixels: (H, W, 3) uint8 RGB.
         alpha: (H, W) uint8; not written if entirely opaque.
         icc_profile: colour profile, stored unchanged.
+        format: suffix that determines the format, one of :data:`OUTPUT_FORMATS`; None: that of
+            ``path``.
+        quality: see :data:`Quality`; formats that are always lossless ignore a number.
 
     Raises:
+        UsageError: the format has no such quality.
         ImageError: ``pixels`` or ``alpha`` has another shape or type, or is empty.
         OutputError: the suffix is not that of a format, the format cannot store the image, or the
             file cannot be written.
@@ -112,14 +153,14 @@ def write_image(
         if alpha.shape != pixels.shape[:2]:
             raise ImageError(f"{path}: alpha has shape {alpha.shape}, pixels {pixels.shape}")
     height, width = pixels.shape[:2]
-    check_fits(path, height, width, alpha=alpha, icc_profile=icc_profile)
-    kind = OUTPUT_FORMATS[path.suffix.lower()]
+    check_fits(path, height, width, alpha=alpha, icc_profile=icc_profile, format=format)
+    kind = _format_of(path, format)
     if alpha is not None and alpha.min() == 255:
         alpha = None
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if alpha is not None:
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
-    options = kind.options | ({"icc_profile": icc_profile} if icc_profile else {})
+    options = kind.options(quality) | ({"icc_profile": icc_profile} if icc_profile else {})
     try:
         with replacing(path) as file:
             image.save(file, format=kind.name, **options)
@@ -134,25 +175,22 @@ def check_fits(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
+    format: str | None = None,
 ) -> None:
     """Check that :func:`write_image` could write such a picture.
 
     Args:
-        path: path of the file; its suffix determines the format.
+        path: path of the file.
         height: height of the picture in pixels.
         width: width of the picture in pixels.
         alpha: transparency, of any size.
         icc_profile: colour profile of the picture.
+        format: suffix that determines the format; None: that of ``path``.
 
     Raises:
         OutputError: the suffix is not that of a format, or the format cannot store the picture.
     """
-    path = Path(path)
-    kind = OUTPUT_FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise OutputError(
-            f"{path}: the name ends in {path.suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
-        )
+    kind = _format_of(Path(path), format)
     if max(height, width) > kind.largest:
         raise OutputError(
             f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
@@ -167,6 +205,16 @@ def check_fits(
             f"{path}: {kind.name} cannot store a colour profile of {len(icc_profile)} bytes, only "
             f"{kind.largest_profile}: write PNG"
         )
+
+
+def _format_of(path: Path, format: str | None) -> OutputFormat:
+    suffix = path.suffix if format is None else format
+    kind = OUTPUT_FORMATS.get(suffix.lower())
+    if kind is None:
+        raise OutputError(
+            f"{path}: the name ends in {suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
+        )
+    return kind
 
 
 def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
