@@ -41,6 +41,8 @@ class Format(str, enum.Enum):
     png = "png"
     jpg = "jpg"
     webp = "webp"
+    tif = "tif"
+    avif = "avif"
     same = "same"
 
 

@@ -171,7 +171,8 @@ class _Work:
                 height,
                 width,
                 alpha=image.alpha,
-                icc_profile=image.icc_profile,
+                icc_profile=image.result_profile,
+                metadata=image.metadata,
                 format=job.format,
             )
         except ElirError as error:
@@ -219,7 +220,9 @@ class _Work:
             job.target,
             pixels,
             alpha=alpha,
-            icc_profile=image.icc_profile,
+            icc_profile=image.result_profile,
+            metadata=image.metadata,
+            grey=image.grey,
             format=job.format,
             quality=self._quality,
         )

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elir_deploy.errors import ImageError, OutputError, UsageError
+from elir_deploy.errors import ImageError, MissingDependencyError, OutputError, UsageError
 from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
+from elir_deploy.runtime.metadata import Metadata, largest_part, save_options, tiff_tags
+from elir_deploy.runtime.tiff_writer import write_tiff
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -27,6 +29,7 @@ __all__ = [
     "OUTPUT_FORMATS",
     "STANDARD_INPUT",
     "LoadedImage",
+    "Metadata",
     "OutputFormat",
     "Quality",
     "check_fits",
@@ -56,7 +59,9 @@ class OutputFormat:
             is always lossless.
         lossless: options for no loss; None: it always loses some.
         alpha: whether it supports transparency.
+        grey: whether it stores grey values as such; otherwise they become RGB.
         largest_profile: maximum size of a colour profile in bytes; None: no limit.
+        largest_content: maximum size of all values in bytes; None: no limit.
     """
 
     name: str
@@ -64,7 +69,9 @@ class OutputFormat:
     lossy: dict[str, Any] | None
     lossless: dict[str, Any] | None
     alpha: bool = True
+    grey: bool = True
     largest_profile: int | None = None
+    largest_content: int | None = None
 
     def options(self, quality: Quality) -> dict[str, Any]:
         """Options for saving.
@@ -85,17 +92,30 @@ class OutputFormat:
 
 _PNG = OutputFormat("PNG", 2**31 - 1, None, {})
 # The format allows 65535 pixels, libjpeg fewer; profiles have up to 255 segments.
-_JPEG = OutputFormat("JPEG", 65500, {"subsampling": 0}, None, False, 255 * 65519)
+_JPEG = OutputFormat(
+    "JPEG", 65500, {"subsampling": 0}, None, alpha=False, largest_profile=255 * 65519
+)
 # Exact: with the colours of transparent pixels.
-_WEBP = OutputFormat("WEBP", 16383, {}, {"lossless": True, "exact": True})
+_WEBP = OutputFormat("WEBP", 16383, {}, {"lossless": True, "exact": True}, grey=False)
+# Offsets have 32 bits; what cannot be compressed grows a little.
+_TIFF = OutputFormat("TIFF", 2**31 - 1, None, {}, largest_content=2**32 - 2**27)
+_AVIF = OutputFormat("AVIF", 65536, {"subsampling": "4:4:4"}, None, grey=False)
 #: By suffix.
-OUTPUT_FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP}
+OUTPUT_FORMATS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".avif": _AVIF,
+}
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """Read one image file.
 
-    EXIF rotation is applied; grey and palette pictures become RGB; 16-bit grey is rounded to 8
+    The orientation is applied; grey and palette pictures become RGB; 16-bit grey is rounded to 8
     bits (v / 257), 16-bit colour cut to them, as Pillow decodes it; CMYK goes through the embedded
     profile if there is one. The profile of an RGB picture is kept, its values are not converted.
 
@@ -106,6 +126,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
     Raises:
         ImageError: not an image, damaged, cut off, more than one frame, too large, or of values
             that have no 8-bit form.
+        MissingDependencyError: the format needs a package that is not installed.
     """
     path = Path(path)
     try:
@@ -126,6 +147,8 @@ def write_image(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
+    metadata: Metadata | None = None,
+    grey: bool = False,
     format: str | None = None,
     quality: Quality = None,
 ) -> None:
@@ -136,6 +159,8 @@ def write_image(
         pixels: (H, W, 3) uint8 RGB.
         alpha: (H, W) uint8; not written if entirely opaque.
         icc_profile: colour profile, stored unchanged.
+        metadata: of the input, carried over as far as the format has a place for it.
+        grey: store grey values: the luma of ``pixels``, or, in formats without grey, three of it.
         format: suffix that determines the format, one of :data:`OUTPUT_FORMATS`; None: that of
             ``path``.
         quality: see :data:`Quality`; formats that are always lossless ignore a number.
@@ -145,27 +170,50 @@ def write_image(
         ImageError: ``pixels`` or ``alpha`` has another shape or type, or is empty.
         OutputError: the suffix is not that of a format, the format cannot store the image, or the
             file cannot be written.
+        MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
+    metadata = metadata or Metadata()
     _check_array(path, "pixels", pixels, (3,))
     if alpha is not None:
         _check_array(path, "alpha", alpha, ())
         if alpha.shape != pixels.shape[:2]:
             raise ImageError(f"{path}: alpha has shape {alpha.shape}, pixels {pixels.shape}")
     height, width = pixels.shape[:2]
-    check_fits(path, height, width, alpha=alpha, icc_profile=icc_profile, format=format)
-    kind = _format_of(path, format)
-    if alpha is not None and alpha.min() == 255:
-        alpha = None
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    if alpha is not None:
-        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
-    options = kind.options(quality) | ({"icc_profile": icc_profile} if icc_profile else {})
+    kind = check_fits(
+        *(path, height, width),
+        alpha=alpha,
+        icc_profile=icc_profile,
+        metadata=metadata,
+        format=format,
+    )
+    options = kind.options(quality)
+    image = _image(pixels, alpha, grey, kind)
     try:
         with replacing(path) as file:
+            if kind is _TIFF:
+                values = np.atleast_3d(np.asarray(image))
+                write_tiff(file, values, tiff_tags(metadata, width, height, icc_profile))
+                return
+            options = options | save_options(kind.name, metadata, width, height)
+            if icc_profile:
+                options["icc_profile"] = icc_profile
             image.save(file, format=kind.name, **options)
     except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
+
+
+def _image(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, grey: bool, kind: OutputFormat
+) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if grey:
+        image = image.convert("L")
+        if not kind.grey:
+            image = image.convert("RGB")
+    if alpha is not None and alpha.min() < 255:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    return image
 
 
 def check_fits(
@@ -175,9 +223,10 @@ def check_fits(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
+    metadata: Metadata | None = None,
     format: str | None = None,
-) -> None:
-    """Check that :func:`write_image` could write such a picture.
+) -> OutputFormat:
+    """Check that :func:`write_image` could write such a picture, and give the format.
 
     Args:
         path: path of the file.
@@ -185,12 +234,15 @@ def check_fits(
         width: width of the picture in pixels.
         alpha: transparency, of any size.
         icc_profile: colour profile of the picture.
+        metadata: of the picture.
         format: suffix that determines the format; None: that of ``path``.
 
     Raises:
         OutputError: the suffix is not that of a format, or the format cannot store the picture.
+        MissingDependencyError: Pillow does not write the format.
     """
-    kind = _format_of(Path(path), format)
+    path = Path(path)
+    kind = _format_of(path, format)
     if max(height, width) > kind.largest:
         raise OutputError(
             f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
@@ -205,6 +257,16 @@ def check_fits(
             f"{path}: {kind.name} cannot store a colour profile of {len(icc_profile)} bytes, only "
             f"{kind.largest_profile}: write PNG"
         )
+    channels = 3 if alpha is None else 4
+    if kind.largest_content is not None and height * width * channels > kind.largest_content:
+        raise OutputError(f"{path}: {kind.name} cannot store 4 GiB of pixels: write PNG")
+    too_large = None if metadata is None else largest_part(kind.name, metadata)
+    if too_large is not None:
+        what, size, most = too_large
+        raise OutputError(
+            f"{path}: {kind.name} cannot store {size} bytes of {what}, only {most}: write PNG"
+        )
+    return kind
 
 
 def _format_of(path: Path, format: str | None) -> OutputFormat:
@@ -214,6 +276,9 @@ def _format_of(path: Path, format: str | None) -> OutputFormat:
         raise OutputError(
             f"{path}: the name ends in {suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
         )
+    Image.init()
+    if kind.name not in Image.SAVE:
+        raise MissingDependencyError("Pillow 11.3", "heif", f"write {kind.name} files")
     return kind
 
 

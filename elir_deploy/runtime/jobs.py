@@ -16,7 +16,7 @@ from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT
 __all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs"]
 
 #: Values of ``--format``.
-FORMATS = ("png", "jpg", "webp", "same")
+FORMATS = ("png", "jpg", "webp", "tif", "avif", "same")
 #: Values of ``--existing``: what happens to results that exist.
 Existing = Literal["error", "skip", "overwrite"]
 

@@ -43,13 +43,13 @@ def test_files_and_folders_in_order(album: Path, tmp_path: Path) -> None:
 
 def test_formats(album: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    put(tmp_path / "t.tif")
+    put(tmp_path / "t.bmp")
     put(tmp_path / "u.JPG")
-    inputs = [album, tmp_path / "t.tif", tmp_path / "u.JPG"]
+    inputs = [album, tmp_path / "t.bmp", tmp_path / "u.JPG"]
     assert names(plan_jobs(inputs, out, format="same"), out) == ["a.jpg", "b.png", "t.png", "u.JPG"]
     assert names(plan_jobs(inputs, out, format="webp"), out)[0] == "a.webp"
-    with pytest.raises(UsageError, match="format is 'tiff', expected one of png"):
-        plan_jobs(inputs, out, format="tiff")
+    with pytest.raises(UsageError, match="format is 'bmp', expected one of png"):
+        plan_jobs(inputs, out, format="bmp")
 
 
 def test_names_with_dots_and_oddities(tmp_path: Path) -> None:
@@ -82,24 +82,24 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_what_is_not_read_is_counted_and_named(album: Path, tmp_path: Path) -> None:
-    for name in ("IMG_1.HEIC", "IMG_2.heic", "x.tga", "logo.ico", "scan", "a.mov"):
+    for name in ("IMG_1.PSD", "IMG_2.psd", "x.tga", "logo.ico", "scan", "a.mov"):
         (album / name).write_bytes(b"\0\0\0\x18ftypheic")
     for name in ("README", "IMG_1.xmp", "labels.yaml"):
         (album / name).write_text("Größe: 1\n" * 60)
-    (album / ".hidden.heic").write_bytes(b"\0")
+    (album / ".hidden.psd").write_bytes(b"\0")
     plan = plan_jobs([album], tmp_path / "out")
     assert len(plan.jobs) == 2
     assert plan.unread.files == {
         "": (1, album / "scan"),
-        ".heic": (2, album / "IMG_1.HEIC"),
         ".ico": (1, album / "logo.ico"),
+        ".psd": (2, album / "IMG_1.PSD"),
         ".tga": (1, album / "x.tga"),
     }
     assert plan.unread.folders == [album / "deep"]
     assert not plan_jobs([album / "a.jpg"], tmp_path / "out").unread
     (tmp_path / "phone").mkdir()
-    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"\0")
-    with pytest.raises(UsageError, match=r"no images in .*phone: .* 1 \.heic \(such as .*IMG_1"):
+    (tmp_path / "phone" / "IMG_1.PSD").write_bytes(b"\0")
+    with pytest.raises(UsageError, match=r"no images in .*phone: .* 1 \.psd \(such as .*IMG_1"):
         plan_jobs([tmp_path / "phone"], tmp_path / "out")
 
 
@@ -111,7 +111,7 @@ def test_two_results_of_one_name_keep_their_suffixes(album: Path, tmp_path: Path
     assert names(plan, out) == ["a.jpg.png", "a.jpg.tif.png", "a.png.png", "b.png"]
     assert plan.renamed == plan.jobs[:3]
     same = plan_jobs([album], out, format="same")
-    assert names(same, out) == ["a.jpg", "a.jpg.png", "a.png", "b.png"]
+    assert names(same, out) == ["a.jpg", "a.jpg.tif", "a.png", "b.png"]
     assert same.renamed == []
     for inputs in ([album / "b.png", album / "b.png"], [album / "b.png", put(tmp_path / "b.png")]):
         with pytest.raises(UsageError, match=r"b\.png and .*b\.png would both become .*b\.png"):
