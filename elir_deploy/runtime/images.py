@@ -34,6 +34,7 @@ __all__ = [
     "Quality",
     "check_fits",
     "enlarge_alpha",
+    "format_of",
     "read_image",
     "write_image",
 ]
@@ -72,6 +73,12 @@ class OutputFormat:
     grey: bool = True
     largest_profile: int | None = None
     largest_content: int | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether this Pillow writes it."""
+        Image.init()
+        return self.name in Image.SAVE
 
     def options(self, quality: Quality) -> dict[str, Any]:
         """Options for saving.
@@ -242,7 +249,7 @@ def check_fits(
         MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
-    kind = _format_of(path, format)
+    kind = format_of(path, format)
     if max(height, width) > kind.largest:
         raise OutputError(
             f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
@@ -269,15 +276,15 @@ def check_fits(
     return kind
 
 
-def _format_of(path: Path, format: str | None) -> OutputFormat:
+def format_of(path: Path, format: str | None) -> OutputFormat:
+    """The format that :func:`write_image` would write, with the same errors."""
     suffix = path.suffix if format is None else format
     kind = OUTPUT_FORMATS.get(suffix.lower())
     if kind is None:
         raise OutputError(
             f"{path}: the name ends in {suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
         )
-    Image.init()
-    if kind.name not in Image.SAVE:
+    if not kind.available:
         raise MissingDependencyError("Pillow 11.3", "heif", f"write {kind.name} files")
     return kind
 

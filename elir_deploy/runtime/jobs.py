@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_parts
 from elir_deploy.runtime.folders import Unread, list_images
-from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT
+from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, format_of
 
 __all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs"]
 
@@ -90,7 +90,8 @@ class _Naming:
     def format_of(self, source: Path) -> str:
         if self.format != "same":
             return f".{self.format}"
-        return source.suffix if source.suffix.lower() in OUTPUT_FORMATS else ".png"
+        same = OUTPUT_FORMATS.get(source.suffix.lower())
+        return source.suffix if same is not None and same.available else ".png"
 
 
 @dataclass
@@ -138,6 +139,7 @@ def plan_jobs(
         UsageError: there is nothing to do, two inputs have the same name, a result exists or would
             replace an input, or arguments do not fit together.
         OutputError: the folder cannot be created.
+        MissingDependencyError: Pillow does not write the format.
     """
     _check_arguments(format, existing, suffix)
     if _is_file(inputs, output):
@@ -151,6 +153,8 @@ def plan_jobs(
         if not jobs:
             beside = f": {unread}" if unread else ""
             raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{beside}")
+    for job in jobs:
+        format_of(job.target, job.format)
     _check_targets(jobs, existing)
     _prepare_folders(jobs)
     skipped = [job for job in jobs if existing == "skip" and job.done]

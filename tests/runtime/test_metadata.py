@@ -315,4 +315,8 @@ def test_what_the_extra_would_read(tmp_path: Path, monkeypatch) -> None:
         read_image(tmp_path / "x.avif")
     with pytest.raises(MissingDependencyError, match="write AVIF files"):
         written(tmp_path / "y.avif", Metadata())
+    with pytest.raises(MissingDependencyError, match="write AVIF files"):
+        plan_jobs([tmp_path / "x.avif"], tmp_path, format="avif")
+    (job,) = plan_jobs([tmp_path / "x.avif"], tmp_path, format="same").jobs
+    assert job.format == ".png"
     assert {".heic", ".heif", ".hif", ".avif"} <= decoding.IMAGE_SUFFIXES
