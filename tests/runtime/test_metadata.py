@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, features
 
 from elir_deploy.errors import ImageError, MissingDependencyError, OutputError
@@ -275,6 +277,40 @@ def test_larger_parts_than_the_limit_are_left_out(tmp_path: Path, monkeypatch) -
     path = written(tmp_path / "x.png", WHOLE)
     monkeypatch.setattr("elir_deploy.runtime.metadata.MAX_METADATA", 10)
     assert read_image(path).metadata == Metadata(resolution=(300.0, 150.0))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    source=st.sampled_from(["png", "jpg", "webp", "tif"]),
+    target=st.sampled_from(["png", "jpg", "webp", "tif"]),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=6),
+)
+def test_damaged_metadata_does_no_harm(
+    tmp_path: Path, source: str, target: str, flips: list
+) -> None:
+    path = written(tmp_path / f"x.{source}", WHOLE)
+    data = bytearray(path.read_bytes())
+    for place, change in flips:
+        data[int(place * len(data))] ^= change
+    path.write_bytes(data)
+    try:
+        loaded = read_image(path, max_pixels=10**6)
+    except ImageError:
+        return
+    result = tmp_path / f"y.{target}"
+    try:
+        write_image(
+            result,
+            loaded.pixels,
+            icc_profile=loaded.result_profile,
+            metadata=loaded.metadata,
+            grey=loaded.grey,
+        )
+    except OutputError:  # what was read of a length may not fit into JPEG
+        assert target == "jpg"
+        return
+    assert read_image(result).pixels.shape == loaded.pixels.shape  # not turned again
 
 
 def heic(path: Path, grey: bool = False) -> Path:
