@@ -383,7 +383,7 @@ def test_drawing_samples(photos: Path, tmp_path: Path) -> None:
     assert 50 < (pixels[SIZE:] - pixels[:SIZE]).std() < 90
     assert not (tmp_path / "run").exists()
     for name, reason in (
-        ("s.tif", "ends in '.tif'"),
+        ("s.bmp", "ends in '.bmp'"),
         ("s.webp", "16383"),
         ("no/s.png", "no such folder"),
     ):
