@@ -7,10 +7,10 @@ first directory is changed in place, or written again at the end if it grows.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import BinaryIO
 
 __all__ = [
@@ -223,8 +223,9 @@ def resolution_entries(order: str, resolution: tuple[float, float]) -> dict[int,
     """Entries for so many pixels per inch."""
     entries = {}
     for tag, value in zip((_X, _Y), resolution, strict=True):
-        ratio = Fraction(value).limit_denominator(10_000)
-        content = struct.pack(f"{order}2I", ratio.numerator, ratio.denominator)
+        above, below = round(10_000 * value), 10_000
+        factor = math.gcd(above, below)
+        content = struct.pack(f"{order}2I", above // factor, below // factor)
         entries[tag] = Entry(_RATIONAL, content)
     return entries | {_UNIT: Entry(_SHORT, struct.pack(f"{order}H", _INCH))}
 
