@@ -42,7 +42,7 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval,report,sensors]" $(PIP_ARGS)
+	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval,report,sensors,heif]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
 	$(PIP) install --no-deps "tensorrt-stubs>=10.13" $(PIP_ARGS)  # types alone, without TensorRT
 	touch $@
@@ -75,7 +75,7 @@ bare: wheel
 	build/bare/bin/elir-restore build/bare-bundle build/bare-bundle/reference/chelsea.input.png -o build/bare-out
 	build/bare/bin/elir-inspect build/bare-bundle
 	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
-	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --overwrite
+	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --existing overwrite
 	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
 	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
 	cd $(TESTED) && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device

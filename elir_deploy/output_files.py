@@ -19,16 +19,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from elir_deploy.errors import OutputError
 
 __all__ = [
     "STANDARD_OUTPUT",
     "check_writable",
+    "discard",
     "is_standard_output",
     "locked",
     "remove_abandoned",
+    "remove_parts",
     "replacing",
     "write_text",
 ]
@@ -64,7 +66,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                 yield content
                 stream.write(content.getbuffer())
             return
-        _clean_up(target.parent)
+        remove_parts(target.parent)
         with locked(functools.partial(_new_part, target.parent)) as part:
             try:
                 with part.open("wb") as file:
@@ -122,6 +124,12 @@ def check_writable(path: str | Path) -> None:
 def is_standard_output(path: str | Path) -> bool:
     """Whether ``path`` is ``-`` or another name for standard output's file."""
     return str(path) == STANDARD_OUTPUT or _stream_number(path) == 1
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still buffered to /dev/null, so that flushing at exit cannot fail."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _output_error(path: str | Path, error: OSError) -> OutputError:
@@ -226,7 +234,10 @@ def _new_part(folder: Path) -> Path:
 
 
 @functools.lru_cache(maxsize=1024)
-def _clean_up(folder: Path) -> None:
-    """Once per folder, since a folder may hold hundreds of thousands of files."""
+def remove_parts(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in ``folder``.
+
+    Once per folder and process, since a folder may hold hundreds of thousands of files.
+    """
     with suppress(OSError):
         remove_abandoned([entry for entry in folder.iterdir() if _PART.fullmatch(entry.name)])

@@ -6,7 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["aligned", "in_code", "in_markdown", "pipes", "printable", "printable_values"]
+__all__ = [
+    "aligned",
+    "duration",
+    "in_code",
+    "in_markdown",
+    "pipes",
+    "printable",
+    "printable_values",
+]
 
 #: Characters that Markdown may read as markup: HTML and entities, cells, emphasis, code, formulas,
 #: links, and headings or quotations at the start of a line. Underscores inside words and brackets
@@ -33,6 +41,19 @@ def printable_values(values: Any) -> Any:
     if isinstance(values, (list, tuple)):
         return [printable_values(value) for value in values]
     return values
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units, such as ``40 s``, ``12 min`` or ``3 h 5 min``."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -271,7 +271,7 @@ def test_a_folder_is_looked_through_once(tmp_path: Path) -> None:
     (tmp_path / PART).write_text("of another run, killed meanwhile")
     write_text(tmp_path / "x", "")
     assert (tmp_path / PART).exists()
-    output_files._clean_up.cache_clear()
+    output_files.remove_parts.cache_clear()
     write_text(tmp_path / "x", "")
     assert os.listdir(tmp_path) == ["x"]
 

@@ -50,10 +50,10 @@ def test_a_part_of_a_folder_has_the_images_of_the_whole(photos: Path) -> None:
 def test_what_is_not_read_is_known(photos: Path, tmp_path: Path) -> None:
     save_photos(tmp_path / "low")
     for folder in (photos, tmp_path / "low"):
-        (folder / "x.heic").write_bytes(b"\0")
-    assert SampleFolder(photos, "tiny", side=SIZE).unread.files[".heic"][0] == 1
+        (folder / "x.psd").write_bytes(b"\0")
+    assert SampleFolder(photos, "tiny", side=SIZE).unread.files[".psd"][0] == 1
     both = SampleFolder(photos, "tiny", side=SIZE, degraded=tmp_path / "low")
-    assert both.unread.files == {".heic": (2, photos / "x.heic")}
+    assert both.unread.files == {".psd": (2, photos / "x.psd")}
 
 
 def test_transparency_is_taken_away(tmp_path: Path) -> None:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable, printable_values
+from elir_deploy.text import (
+    aligned,
+    duration,
+    in_code,
+    in_markdown,
+    pipes,
+    printable,
+    printable_values,
+)
 from tests.shown import Shown
 
 
@@ -72,3 +80,9 @@ def test_usual_text_stays_as_it_is_in_markdown() -> None:
     for text in ("1.2 [1.1, 1.3]", "avx512_vnni", "-3.5", "a -> b", "+-1 %, 3 & 4 (AT&T)"):
         assert in_markdown(text) == text
     assert in_code("fused.fp16.onnx") == "`fused.fp16.onnx`"
+
+
+def test_durations() -> None:
+    times = {0.4: "0 s", 59.4: "59 s", 60: "1 min", 3599: "1 h 0 min", 11_100: "3 h 5 min"}
+    assert {time: duration(time) for time in times} == times
+    assert duration(200_000) == "2 d 7 h"

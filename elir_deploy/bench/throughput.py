@@ -34,8 +34,9 @@ from elir_deploy.pixels import as_pixels
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends.base import Session
-from elir_deploy.runtime.files import Job, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import write_image
+from elir_deploy.runtime.jobs import Job
 
 __all__ = ["Load", "Throughput", "call_together"]
 

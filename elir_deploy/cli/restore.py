@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import enum
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.errors import UsageError
+from elir_deploy.output_files import STANDARD_OUTPUT, is_standard_output
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.files import Job, Outcome, Plan, plan_jobs, restore_files
+from elir_deploy.runtime.events import EventLog
+from elir_deploy.runtime.files import Outcome, Result, restore_files
+from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, Quality
+from elir_deploy.runtime.jobs import Plan, check_events_file, plan_jobs
 from elir_deploy.runtime.restorer import Restorer
 
 EXIT_SOME_FAILED = 2
+#: Failures that are repeated at the end.
+_REPEATED = 20
 
 
 class Fit(str, enum.Enum):
@@ -33,7 +41,15 @@ class Format(str, enum.Enum):
     png = "png"
     jpg = "jpg"
     webp = "webp"
+    tif = "tif"
+    avif = "avif"
     same = "same"
+
+
+class Existing(str, enum.Enum):
+    error = "error"
+    skip = "skip"
+    overwrite = "overwrite"
 
 
 # Its length is that of the options, which Typer reads from the signature.
@@ -45,10 +61,20 @@ def restore(
         ),
     ],
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Image files, or folders of images.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Image files, folders of images, or - for standard input."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the results; created if needed.")
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUTPUT",
+            help="Folder for the results, created if needed. With one input: also a file such as "
+            "name.png, or - for standard output.",
+        ),
     ],
     backend: Annotated[
         str,
@@ -98,21 +124,43 @@ def restore(
             "bundle's]",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing results.")
-    ] = False,
-    format: Annotated[
-        Format,
+    existing: Annotated[
+        Existing,
         typer.Option(
-            help="Format of the results; 'same' keeps that of the input if it can be written."
+            help="What happens if results exist. 'skip' goes on where an earlier run ended, "
+            "however it ended, and tries its failures again."
         ),
-    ] = Format.png,
+    ] = Existing.error,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            help="Format of the results; 'same' keeps that of the input if it can be written. "
+            "[default: that of -o if it is a file, else png]"
+        ),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1-100|lossless",
+            help="Quality of results in a format that loses some. 'lossless' loses nothing, which "
+            "JPEG cannot do. [default: 95]",
+        ),
+    ] = None,
+    suffix: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="Append this to the names of results: '-x' gives photo-x.png."
+        ),
+    ] = "",
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Include subfolders.")
     ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads for the model. [default: all cores]")
     ] = None,
+    device: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Number of the GPU, if there are several.")
+    ] = 0,
     mode: Annotated[
         Mode,
         typer.Option(
@@ -126,18 +174,29 @@ def restore(
             "--compare", help="Also write NAME.compare.png: input and result side by side."
         ),
     ] = False,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Also write what became of each input, as one JSON object a line; - is standard "
+            "output.",
+        ),
+    ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
     """Restore images with a bundle.
 
-    Results have the names of their inputs and are PNG files, unless --format is given. If a file
-    fails, the others are still restored, and the exit code is 2.
+    Results have the names of their inputs and are PNG files, unless --format is given. Folders keep
+    their structure. If a file fails, the others are still restored, and the exit code is 2; with
+    --existing skip, the same command then tries only the failed ones again.
 
     Examples:
 
     * `elir-restore bfr portrait.jpg -o restored --compare`
-    * `elir-restore denoise album/ --recursive --format same --mode throughput -o restored`
+    * `elir-restore denoise album/ --recursive --format same --existing skip -o restored`
+    * `elir-restore tiny photo.jpg -o better.webp --quality lossless`
+    * `curl ... | elir-restore tiny - -o - > restored.png`
     """
     # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -148,69 +207,142 @@ def restore(
             "are meaningless"
         )
     plan = plan_jobs(
-        inputs,
-        output,
-        format=format.value,
+        [_path(text) for text in inputs],
+        _path(output),
+        format=format.value if format else None,
         recursive=recursive,
-        overwrite=overwrite,
+        existing=existing.value,
         compare=compare,
+        suffix=suffix,
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RuntimeWarning)
-        restorer = Restorer(
-            opened,
-            backend,
-            precision=precision.value if precision else None,
-            fit=fit.value if fit else None,
-            force=force,
-            threads=threads,
-            mode=mode.value,
-            sigma_s=sigma_s,
-            seed=seed,
-            tile_overlap=tile_overlap,
-        )
-    for warning in caught:
-        tell(f"warning: {warning.message}")
-    tell(str(restorer))
-    with restorer, progress() as report:
-        outcome = restore_files(
-            restorer,
-            plan.jobs,
-            on_failure=_report_failure,
-            on_input_warning=_report_input_warning,
-            on_progress=report,
-        )
-    _print_summary(outcome, restorer)
-    _print_remarks(plan)
-    if outcome.failures:
+    encoding = _quality(quality, plan)
+    with _Report(plan, events) as report, ExitStack() as stack:
+        restorer = None
+        if plan.jobs:
+            restorer = _opened(
+                opened,
+                backend,
+                precision=precision.value if precision else None,
+                fit=fit.value if fit else None,
+                force=force,
+                threads=threads,
+                device=device,
+                mode=mode.value,
+                sigma_s=sigma_s,
+                seed=seed,
+                tile_overlap=tile_overlap,
+            )
+            stack.enter_context(restorer)
+            on_progress = stack.enter_context(progress(show_time_left=True))
+            report.outcome = restore_files(
+                restorer,
+                plan.jobs,
+                quality=encoding,
+                on_result=report.result,
+                on_progress=on_progress,
+            )
+    report.print_summary(restorer)
+    if report.outcome.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _report_failure(job: Job, reason: str) -> None:
-    tell(f"failed: {_with_path(job.source, reason)}")
+def _path(text: str) -> Path:
+    """The path of a file or folder, or ``-``, which ``./-`` is not."""
+    path = Path(text)
+    return path if text == STANDARD_INPUT or str(path) != STANDARD_INPUT else path.absolute()
 
 
-def _report_input_warning(job: Job, warning: str) -> None:
-    tell(f"warning: {_with_path(job.source, warning)}")
+def _quality(text: str | None, plan: Plan) -> Quality:
+    if text is None:
+        return None
+    if text != "lossless" and not (text.isdecimal() and 1 <= int(text) <= 100):
+        raise UsageError(f"--quality is {text!r}, expected 1 to 100, or lossless")
+    quality: Quality = "lossless" if text == "lossless" else int(text)
+    formats = [OUTPUT_FORMATS[job.format] for job in (*plan.jobs, *plan.skipped)]
+    for format in formats:
+        format.options(quality)
+    if quality != "lossless" and all(format.lossy is None for format in formats):
+        raise UsageError(
+            f"--quality is {quality}, and {formats[0].name} is always lossless: leave it out, or "
+            "write --format jpg or webp"
+        )
+    return quality
+
+
+def _opened(bundle: Bundle, backend: str, **options: Any) -> Restorer:
+    """Open a restorer and say what it is, with its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        restorer = Restorer(bundle, backend, **options)
+    for warning in caught:
+        tell(f"warning: {warning.message}")
+    tell(str(restorer))
+    return restorer
+
+
+class _Report:
+    """What is said of a run: on the screen, and as events."""
+
+    def __init__(self, plan: Plan, events: str | None) -> None:
+        self._plan = plan
+        self.outcome = Outcome()
+        self._events: EventLog | None = None
+        to_stdout = events is not None and is_standard_output(events)
+        result_on_stdout = any(str(job.target) == STANDARD_OUTPUT for job in plan.jobs)
+        if to_stdout and result_on_stdout:
+            raise UsageError(
+                "-o and --events are both standard output: write one of them to a file"
+            )
+        #: What others read there is not mixed with text.
+        self._say = tell if to_stdout or result_on_stdout else print
+        if events is not None:
+            check_events_file(events, plan)
+            self._events = EventLog(events, plan)
+
+    def __enter__(self) -> _Report:
+        if self._events is not None:
+            self._events.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._events is not None:
+            self._events.__exit__(*error)
+
+    def result(self, result: Result) -> None:
+        """Tell what went wrong with an image, and write its event."""
+        if result.warning is not None:
+            tell(f"warning: {_with_path(result.job.source, result.warning)}")
+        if result.failure is not None:
+            tell(f"failed: {_with_path(result.job.source, result.failure)}")
+        if self._events is not None:
+            self._events.result(result)
+
+    def print_summary(self, restorer: Restorer | None) -> None:
+        """Counts, failures, and what the user may not expect of the plan."""
+        outcome, plan = self.outcome, self._plan
+        if outcome.failures:
+            tell("failed images:")
+            for job, reason in outcome.failures[:_REPEATED]:
+                tell(f"  {_with_path(job.source, reason)}")
+            if len(outcome.failures) > _REPEATED:
+                tell(f"  and {len(outcome.failures) - _REPEATED} more")
+        parts = [f"{len(outcome.restored)} restored"]
+        if plan.skipped:
+            parts.append(f"{len(plan.skipped)} skipped")
+        if outcome.failures:
+            parts.append(f"{len(outcome.failures)} failed")
+        if outcome.restored:
+            parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
+        if restorer is not None:
+            number = restorer.concurrency
+            concurrency = f", {number} images at a time" if number > 1 else ""
+            parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
+        self._say(", ".join(parts))
+        _print_remarks(plan)
 
 
 def _with_path(path: Path, text: str) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def _print_summary(outcome: Outcome, restorer: Restorer) -> None:
-    if outcome.failures:
-        tell("failed images:")
-        for job, reason in outcome.failures:
-            tell(f"  {_with_path(job.source, reason)}")
-    parts = [f"{len(outcome.restored)} restored"]
-    if outcome.failures:
-        parts.append(f"{len(outcome.failures)} failed")
-    if outcome.restored:
-        parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
-    concurrency = f", {restorer.concurrency} images at a time" if restorer.concurrency > 1 else ""
-    parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
-    print(", ".join(parts))
 
 
 def _print_remarks(plan: Plan) -> None:

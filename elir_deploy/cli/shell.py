@@ -7,23 +7,23 @@ else (a bug).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn, TextIO, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from elir_deploy import __version__
 from elir_deploy.errors import ElirError
 from elir_deploy.interrupts import raise_interruption
+from elir_deploy.output_files import discard
 from elir_deploy.progress import ProgressCallback
-from elir_deploy.text import printable
+from elir_deploy.text import duration, printable
 
 __all__ = ["DebugOption", "VersionOption", "progress", "run_command", "tell"]
 
@@ -58,18 +58,12 @@ VersionOption = Annotated[
 ]
 
 
-def _discard(stream: TextIO) -> None:
-    """Send what is still buffered to /dev/null, so that flushing at exit cannot fail."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def tell(message: str) -> None:
     """Print a line to standard error; if it was closed, work goes on."""
     try:
         print(printable(message), file=sys.stderr, flush=True)
     except BrokenPipeError:
-        _discard(sys.stderr)
+        discard(sys.stderr)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -91,7 +85,7 @@ def _guarded(function: F) -> F:
         except BrokenPipeError:
             # Commands print when their work is done: the reader has enough, as in
             # `elir-inspect bfr | head`.
-            _discard(sys.stdout)
+            discard(sys.stdout)
             raise typer.Exit from None
         except Exception as error:  # noqa: BLE001  # the one place where a bug becomes an exit code
             if _State.debug:
@@ -99,7 +93,7 @@ def _guarded(function: F) -> F:
             if isinstance(error, ElirError):
                 _fail(str(error), error.exit_code)
             if isinstance(error, OSError) and error.errno is not None:
-                _discard(sys.stdout)
+                discard(sys.stdout)
                 where = f" ({error.filename})" if error.filename else ""
                 _fail(f"{error.strerror or error}{where}", EXIT_BAD_OUTPUT)
             _fail(
@@ -126,19 +120,44 @@ def run_command(function: Callable[..., Any]) -> None:
     app()
 
 
+class _TimeLeft:
+    """When work will end, from the share done so far; of nested work, the outer's end is shown."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._ends: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> str:
+        now = time.monotonic()
+        begun = self._begun.setdefault(what, now)
+        if done >= total:
+            self._begun.pop(what)
+            self._ends.pop(what, None)
+        elif done:
+            self._ends[what] = now + (now - begun) / done * (total - done)
+        left = max(self._ends.values(), default=now) - now
+        return f", {duration(left)} left" if left >= 1 else ""
+
+
 @contextmanager
-def progress() -> Iterator[ProgressCallback]:
-    """Show progress on stderr: a bar on a terminal, otherwise lines."""
+def progress(*, show_time_left: bool = False) -> Iterator[ProgressCallback]:
+    """Show progress on stderr: a bar on a terminal, otherwise lines.
+
+    Args:
+        show_time_left: also when the work will end, if its steps take about the same time.
+    """
+    time_left = _TimeLeft() if show_time_left else lambda what, done, total: ""
     if not sys.stderr.isatty():
         last: list[str] = []
         shown: list[int] = [-1]
 
         def line(what: str, done: int, total: int) -> None:
+            left = time_left(what, done, total)
             tenth = 10 * done // total if total else -1
             if last != [what] or (tenth != shown[0] and total):
                 last[:], shown[:] = [what], [tenth]
                 count = f" {done}/{total}" if total else ""
-                tell(f"{what}{count}")
+                tell(f"{what}{count}{left}")
 
         yield line
         return
@@ -159,11 +178,13 @@ def progress() -> Iterator[ProgressCallback]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=None)
+        task = bars.add_task("", total=None, left="")
 
         def bar(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total or None)
+            left = time_left(what, done, total).removeprefix(", ")
+            bars.update(task, description=what, completed=done, total=total or None, left=left)
 
         yield bar

@@ -8,7 +8,7 @@
 
 from elir_deploy.runtime.backends import BACKENDS, Backend, Session
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.images import LoadedImage, read_image, write_image
+from elir_deploy.runtime.images import LoadedImage, Metadata, read_image, write_image
 from elir_deploy.runtime.manifest import Manifest
 from elir_deploy.runtime.restorer import Fit, Mode, Restorer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Fit",
     "LoadedImage",
     "Manifest",
+    "Metadata",
     "Mode",
     "Restorer",
     "Session",

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from elir_deploy.errors import ImageError
+from elir_deploy.errors import ImageError, MissingDependencyError
 from elir_deploy.pixels import rounded
 from elir_deploy.runtime.colours import (
     ColourMetadata,
@@ -32,6 +32,8 @@ from elir_deploy.runtime.colours import (
     profile_space,
     read_colour_metadata,
 )
+from elir_deploy.runtime.metadata import Metadata, hide_orientation, read_metadata
+from elir_deploy.runtime.profiles import srgb_profile
 from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, peak_of, prepare_tiff, white_is_zero
 from elir_deploy.runtime.transparency import without_transparency
 
@@ -39,12 +41,16 @@ __all__ = ["IMAGE_SUFFIXES", "LoadedImage", "decoded"]
 
 #: Supported formats, by Pillow's names. Not EPS, which would run Ghostscript.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+#: Brands of HEIC files, and of AVIF files.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 #: Suffixes of images in folders.
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "tif", "tiff", "bmp", "gif"),
         *("ppm", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "jpc", "j2c", "jpf", "jpx", "avif"),
+        *("heic", "heif", "hif"),
     )
 )
 
@@ -56,6 +62,17 @@ MAX_TEXT = 2**26
 _BAND_PIXELS = 2**22
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 _GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
+#: By EXIF orientation: the pixels as they are stored, as a view of the upright picture.
+_AS_STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +83,23 @@ class LoadedImage:
         pixels: (H, W, 3) uint8 RGB, upright.
         alpha: (H, W) uint8, 255 is opaque; None: the file has no transparency.
         icc_profile: colour profile of the RGB values; None: sRGB.
+        converted: the file has a profile of another space (grey, CMYK), from which the values were
+            converted.
+        grey: the file holds grey values, which ``pixels`` repeats.
+        metadata: what else the file says of the picture.
     """
 
     pixels: NDArray[np.uint8]
     alpha: NDArray[np.uint8] | None = None
     icc_profile: bytes | None = None
+    converted: bool = False
+    grey: bool = False
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def result_profile(self) -> bytes | None:
+        """The colour profile for a file of the result; None: the input had none, either."""
+        return srgb_profile(self.grey) if self.converted else self.icc_profile
 
     def opaque(self) -> NDArray[np.uint8]:
         """The input for a model, (H, W, 3) uint8 RGB; see :mod:`.transparency`."""
@@ -119,19 +148,21 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
         ImageError: see :func:`elir_deploy.runtime.images.read_image`.
         OSError: the file cannot be read.
     """
-    head = file.read(4)
+    head = file.read(12)
     file.seek(0)
     if not head:
         raise ImageError(f"{path} is empty (0 bytes)")
     try:
-        metadata = read_colour_metadata(path, file)
-        with _while_reading, _opened(file, is_tiff(head)) as image:
+        colours = read_colour_metadata(path, file)
+        with _while_reading, _opened(file, head) as image:
             _check_header(path, image, max_pixels)
             if image.format == "TIFF":
                 prepare_tiff(path, image, file.seek(0, io.SEEK_END))
+                hide_orientation(image)
             image.load()
-            return _loaded(path, image, metadata)
-    except ImageError:
+            metadata, orientation = read_metadata(image, file)
+            return replace(_loaded(path, image, colours, orientation), metadata=metadata)
+    except (ImageError, MissingDependencyError):
         raise
     except UnidentifiedImageError:
         if is_tiff(head):
@@ -162,13 +193,16 @@ def _reason(text: str, tiff: bool) -> str:
     return f"is damaged: {text}"
 
 
-def _opened(file: BinaryIO, tiff: bool) -> Image.Image:
+def _opened(file: BinaryIO, head: bytes) -> Image.Image:
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
+    tiff = is_tiff(head)
     with _while_opening:
         try:
             image = Image.open(file, formats=formats)
         except UnidentifiedImageError:
+            if head[4:8] == b"ftyp" and head[8:12] in (*_HEIF_BRANDS, *_AVIF_BRANDS):
+                return _opened_heif(file, head[8:12])
             if not tiff:
                 raise
         else:
@@ -179,6 +213,21 @@ def _opened(file: BinaryIO, tiff: bool) -> Image.Image:
             return Image.open(file, formats=formats)
 
 
+def _opened_heif(file: BinaryIO, brand: bytes) -> Image.Image:
+    """Open a HEIC file, which Pillow does not know, nor AVIF before 11.3."""
+    if brand in _AVIF_BRANDS:
+        if "AVIF" in Image.OPEN:
+            raise UnidentifiedImageError
+        raise MissingDependencyError("Pillow 11.3", "heif", "read AVIF files")
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError:
+        raise MissingDependencyError("pillow-heif", "heif", "read HEIC files") from None
+    file.seek(0)
+    image: Image.Image = HeifImageFile(file)
+    return image
+
+
 def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise ImageError(
@@ -186,37 +235,41 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
         )
     frames = getattr(image, "n_frames", 1)
     # An MPO is a JPEG followed by more views (stereo pairs, depth): the first is the photo.
-    if frames > 1 and image.format != "MPO":
+    # A HEIC file names its first one, too.
+    if frames > 1 and image.format not in ("MPO", "HEIF"):
         raise ImageError(f"{path} has {frames} frames, expected one: extract one of them")
 
 
-def _loaded(path: Path, image: Image.Image, metadata: ColourMetadata) -> LoadedImage:
-    from PIL import ImageOps
-
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001  # damaged EXIF data does not matter
-        pass
+def _loaded(
+    path: Path, image: Image.Image, metadata: ColourMetadata, orientation: int
+) -> LoadedImage:
     profile = metadata.profile or image.info.get("icc_profile")
     if metadata.clear is not None:
         image.info["transparency"] = metadata.clear  # Pillow has it on the file's scale
     convert, table = _conversion(path, image, metadata, profile)
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    turned = orientation >= 5
+    shape = (image.width, image.height) if turned else (image.height, image.width)
+    pixels = np.empty((*shape, 3), np.uint8)
     transparent = image.has_transparency_data
-    alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
+    alpha = np.empty(shape, np.uint8) if transparent else None
+    as_stored = _AS_STORED[orientation]
+    stored_pixels = as_stored(pixels)
+    stored_alpha = None if alpha is None else as_stored(alpha)
     # In bands, since a converted copy and its bytes would each need the picture's memory.
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         band = convert(image.crop((0, top, image.width, bottom)))
         values = np.asarray(band.convert("RGB" if alpha is None else "RGBA"))
-        pixels[top:bottom] = values[:, :, :3] if table is None else table[values[:, :, :3]]
-        if alpha is not None:
-            alpha[top:bottom] = values[:, :, 3]
+        colours = values[:, :, :3]
+        stored_pixels[top:bottom] = colours if table is None else table[colours]
+        if stored_alpha is not None:
+            stored_alpha[top:bottom] = values[:, :, 3]
     # A grey or CMYK profile does not describe the RGB values made from its pixels.
-    return LoadedImage(pixels, alpha, profile if profile_space(profile) == "RGB" else None)
+    space = profile_space(profile)
+    converted = space is not None and space != "RGB"
+    grey = metadata.grey or image.mode in _GREY_MODES
+    return LoadedImage(pixels, alpha, None if converted else profile, converted, grey)
 
 
 # Values ---------------------------------------------------------------------------------------

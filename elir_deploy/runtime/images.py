@@ -8,32 +8,45 @@ refused with the reason. Writing is atomic.
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elir_deploy.errors import ImageError, OutputError
+from elir_deploy.errors import ImageError, MissingDependencyError, OutputError, UsageError
 from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
+from elir_deploy.runtime.metadata import Metadata, largest_part, save_options, tiff_tags
+from elir_deploy.runtime.tiff_writer import write_tiff
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "OUTPUT_FORMATS",
+    "STANDARD_INPUT",
     "LoadedImage",
+    "Metadata",
     "OutputFormat",
+    "Quality",
     "check_fits",
     "enlarge_alpha",
+    "format_of",
     "read_image",
     "write_image",
 ]
 
 #: Maximum size of a picture, 268 megapixels; larger ones are considered decompression bombs.
 MAX_PIXELS = 2**28
+#: The name of standard input.
+STANDARD_INPUT = "-"
+#: From 1 to 100, of formats that lose some; ``lossless``; None: :data:`DEFAULT_QUALITY`.
+Quality: TypeAlias = "int | Literal['lossless'] | None"
+#: No difference to be seen beside the original.
+DEFAULT_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -43,39 +56,89 @@ class OutputFormat:
     Attributes:
         name: Pillow's name.
         largest: maximum side in pixels.
-        options: options for saving.
+        lossy: options for a quality from 1 to 100, in which ``quality`` is added; None: the format
+            is always lossless.
+        lossless: options for no loss; None: it always loses some.
         alpha: whether it supports transparency.
+        grey: whether it stores grey values as such; otherwise they become RGB.
         largest_profile: maximum size of a colour profile in bytes; None: no limit.
+        largest_content: maximum size of all values in bytes; None: no limit.
     """
 
     name: str
     largest: int
-    options: dict[str, Any]
+    lossy: dict[str, Any] | None
+    lossless: dict[str, Any] | None
     alpha: bool = True
+    grey: bool = True
     largest_profile: int | None = None
+    largest_content: int | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether this Pillow writes it."""
+        Image.init()
+        return self.name in Image.SAVE
+
+    def options(self, quality: Quality) -> dict[str, Any]:
+        """Options for saving.
+
+        Raises:
+            UsageError: the format has no such quality.
+        """
+        if quality == "lossless":
+            if self.lossless is None:
+                raise UsageError(f"{self.name} always loses some quality: write PNG or WebP")
+            return self.lossless
+        if quality is not None and not 1 <= quality <= 100:
+            raise UsageError(f"quality is {quality}, expected 1 to 100 or lossless")
+        if self.lossy is None:
+            return self.lossless or {}
+        return self.lossy | {"quality": quality or DEFAULT_QUALITY}
 
 
-_PNG = OutputFormat("PNG", 2**31 - 1, {})
+_PNG = OutputFormat("PNG", 2**31 - 1, None, {})
 # The format allows 65535 pixels, libjpeg fewer; profiles have up to 255 segments.
-_JPEG = OutputFormat("JPEG", 65500, {"quality": 95, "subsampling": 0}, False, 255 * 65519)
-_WEBP = OutputFormat("WEBP", 16383, {"quality": 95})
+_JPEG = OutputFormat(
+    "JPEG", 65500, {"subsampling": 0}, None, alpha=False, largest_profile=255 * 65519
+)
+# Exact: with the colours of transparent pixels.
+_WEBP = OutputFormat("WEBP", 16383, {}, {"lossless": True, "exact": True}, grey=False)
+# Offsets have 32 bits; what cannot be compressed grows a little.
+_TIFF = OutputFormat("TIFF", 2**31 - 1, None, {}, largest_content=2**32 - 2**27)
+_AVIF = OutputFormat("AVIF", 65536, {"subsampling": "4:4:4"}, None, grey=False)
 #: By suffix.
-OUTPUT_FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP}
+OUTPUT_FORMATS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".avif": _AVIF,
+}
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """Read one image file.
 
-    EXIF rotation is applied; grey and palette pictures become RGB; 16-bit grey is rounded to 8
+    The orientation is applied; grey and palette pictures become RGB; 16-bit grey is rounded to 8
     bits (v / 257), 16-bit colour cut to them, as Pillow decodes it; CMYK goes through the embedded
     profile if there is one. The profile of an RGB picture is kept, its values are not converted.
+
+    Args:
+        path: path of the file; ``-`` is standard input.
+        max_pixels: maximum size of the picture.
 
     Raises:
         ImageError: not an image, damaged, cut off, more than one frame, too large, or of values
             that have no 8-bit form.
+        MissingDependencyError: the format needs a package that is not installed.
     """
     path = Path(path)
     try:
+        if str(path) == STANDARD_INPUT:
+            return decoded(Path("standard input"), io.BytesIO(sys.stdin.buffer.read()), max_pixels)
         with path.open("rb") as file:
             # A pipe is read whole first: its beginning is looked at more than once.
             source = file if file.seekable() else io.BytesIO(file.read())
@@ -91,40 +154,73 @@ def write_image(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
+    metadata: Metadata | None = None,
+    grey: bool = False,
+    format: str | None = None,
+    quality: Quality = None,
 ) -> None:
     """Write one image file atomically; an existing one is replaced.
 
     Args:
-        path: path of the file; its suffix, one of :data:`OUTPUT_FORMATS`, determines the format.
+        path: path of the file; ``-`` is standard output.
         pixels: (H, W, 3) uint8 RGB.
         alpha: (H, W) uint8; not written if entirely opaque.
         icc_profile: colour profile, stored unchanged.
+        metadata: of the input, carried over as far as the format has a place for it.
+        grey: store grey values: the luma of ``pixels``, or, in formats without grey, three of it.
+        format: suffix that determines the format, one of :data:`OUTPUT_FORMATS`; None: that of
+            ``path``.
+        quality: see :data:`Quality`; formats that are always lossless ignore a number.
 
     Raises:
+        UsageError: the format has no such quality.
         ImageError: ``pixels`` or ``alpha`` has another shape or type, or is empty.
         OutputError: the suffix is not that of a format, the format cannot store the image, or the
             file cannot be written.
+        MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
+    metadata = metadata or Metadata()
     _check_array(path, "pixels", pixels, (3,))
     if alpha is not None:
         _check_array(path, "alpha", alpha, ())
         if alpha.shape != pixels.shape[:2]:
             raise ImageError(f"{path}: alpha has shape {alpha.shape}, pixels {pixels.shape}")
     height, width = pixels.shape[:2]
-    check_fits(path, height, width, alpha=alpha, icc_profile=icc_profile)
-    kind = OUTPUT_FORMATS[path.suffix.lower()]
-    if alpha is not None and alpha.min() == 255:
-        alpha = None
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    if alpha is not None:
-        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
-    options = kind.options | ({"icc_profile": icc_profile} if icc_profile else {})
+    kind = check_fits(
+        *(path, height, width),
+        alpha=alpha,
+        icc_profile=icc_profile,
+        metadata=metadata,
+        format=format,
+    )
+    options = kind.options(quality)
+    image = _image(pixels, alpha, grey, kind)
     try:
         with replacing(path) as file:
+            if kind is _TIFF:
+                values = np.atleast_3d(np.asarray(image))
+                write_tiff(file, values, tiff_tags(metadata, width, height, icc_profile))
+                return
+            options = options | save_options(kind.name, metadata, width, height)
+            if icc_profile:
+                options["icc_profile"] = icc_profile
             image.save(file, format=kind.name, **options)
     except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
+
+
+def _image(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, grey: bool, kind: OutputFormat
+) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if grey:
+        image = image.convert("L")
+        if not kind.grey:
+            image = image.convert("RGB")
+    if alpha is not None and alpha.min() < 255:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    return image
 
 
 def check_fits(
@@ -134,25 +230,26 @@ def check_fits(
     *,
     alpha: NDArray[np.uint8] | None = None,
     icc_profile: bytes | None = None,
-) -> None:
-    """Check that :func:`write_image` could write such a picture.
+    metadata: Metadata | None = None,
+    format: str | None = None,
+) -> OutputFormat:
+    """Check that :func:`write_image` could write such a picture, and give the format.
 
     Args:
-        path: path of the file; its suffix determines the format.
+        path: path of the file.
         height: height of the picture in pixels.
         width: width of the picture in pixels.
         alpha: transparency, of any size.
         icc_profile: colour profile of the picture.
+        metadata: of the picture.
+        format: suffix that determines the format; None: that of ``path``.
 
     Raises:
         OutputError: the suffix is not that of a format, or the format cannot store the picture.
+        MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
-    kind = OUTPUT_FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise OutputError(
-            f"{path}: the name ends in {path.suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
-        )
+    kind = format_of(path, format)
     if max(height, width) > kind.largest:
         raise OutputError(
             f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
@@ -167,6 +264,29 @@ def check_fits(
             f"{path}: {kind.name} cannot store a colour profile of {len(icc_profile)} bytes, only "
             f"{kind.largest_profile}: write PNG"
         )
+    channels = 3 if alpha is None else 4
+    if kind.largest_content is not None and height * width * channels > kind.largest_content:
+        raise OutputError(f"{path}: {kind.name} cannot store 4 GiB of pixels: write PNG")
+    too_large = None if metadata is None else largest_part(kind.name, metadata)
+    if too_large is not None:
+        what, size, most = too_large
+        raise OutputError(
+            f"{path}: {kind.name} cannot store {size} bytes of {what}, only {most}: write PNG"
+        )
+    return kind
+
+
+def format_of(path: Path, format: str | None) -> OutputFormat:
+    """The format that :func:`write_image` would write, with the same errors."""
+    suffix = path.suffix if format is None else format
+    kind = OUTPUT_FORMATS.get(suffix.lower())
+    if kind is None:
+        raise OutputError(
+            f"{path}: the name ends in {suffix!r}, expected one of {', '.join(OUTPUT_FORMATS)}"
+        )
+    if not kind.available:
+        raise MissingDependencyError("Pillow 11.3", "heif", f"write {kind.name} files")
+    return kind
 
 
 def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -194,10 +194,10 @@ def test_damaged_images_are_left_out_and_counted(run, bundle, photos, tmp_path, 
     (photos / "empty.png").write_bytes(b"")
     whole = (photos / "0.png").read_bytes()
     (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (photos / "x.heic").write_bytes(b"\0")
+    (photos / "x.psd").write_bytes(b"\0")
     code, out, err = run(bundle, photos, "-o", tmp_path / "out")
     assert code == 0
-    assert f"not read: files of unsupported formats: 1 .heic (such as {photos}" in err
+    assert f"not read: files of unsupported formats: 1 .psd (such as {photos}" in err
     assert "warning: 2 of 6 images skipped" in out
     assert "cut.png is cut off" in err
     assert "empty.png is empty" in err

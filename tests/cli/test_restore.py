@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import signal
@@ -67,8 +69,8 @@ def test_files_and_a_folder(run, bundle: Path, tmp_path: Path, capsys) -> None:
         source = single if name == "single.png" else tmp_path / "album" / name
         np.testing.assert_array_equal(read_image(out / name).pixels, read_image(source).pixels)
     assert run(*arguments) == 2
-    assert "exists: use --overwrite" in capsys.readouterr().err
-    assert run(*arguments, "--overwrite", "--compare", "--precision", "fp32") == 0
+    assert "exists: use --existing skip" in capsys.readouterr().err
+    assert run(*arguments, "--existing", "overwrite", "--compare", "--precision", "fp32") == 0
     assert read_image(out / "a.compare.png").pixels.shape == (1, 2, 3)
 
 
@@ -77,21 +79,21 @@ def test_what_was_left_out_and_renamed_is_told_at_the_end(run, bundle, tmp_path,
     put(album / "a.png")
     put(album / "a.jpg")
     put(album / "deep" / "b.png")
-    (album / "IMG_1.HEIC").write_bytes(b"\0")
+    (album / "IMG_1.PSD").write_bytes(b"\0")
     assert run(bundle, album, "-o", tmp_path / "out") == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("2 restored, ")
     assert printed.err.splitlines()[-2:] == [
         "some inputs differ only in their suffix, so their results keep it: a.jpg.png, a.png.png",
         "not read: files of unsupported formats: "
-        f"1 .heic (such as {album}/IMG_1.HEIC); 1 folder (such as {album}/deep); "
+        f"1 .psd (such as {album}/IMG_1.PSD); 1 folder (such as {album}/deep); "
         "--recursive reads folders that are not links",
     ]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.jpg.png", "a.png.png"]
     (tmp_path / "phone").mkdir()
-    (album / "IMG_1.HEIC").rename(tmp_path / "phone" / "IMG_1.HEIC")
+    (album / "IMG_1.PSD").rename(tmp_path / "phone" / "IMG_1.PSD")
     assert run(bundle, tmp_path / "phone", "-o", tmp_path / "none") == 2
-    assert "1 .heic (such as" in capsys.readouterr().err
+    assert "1 .psd (such as" in capsys.readouterr().err
 
 
 def test_a_result_too_large_for_its_format_is_told_before_the_work(
@@ -121,11 +123,11 @@ def test_several_concurrently(run, bundle: Path, tmp_path: Path, capsys) -> None
         np.testing.assert_array_equal(made, wanted)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_formats(run, bundle: Path, tmp_path: Path, suffix: str) -> None:
     assert run(bundle, put(tmp_path / "a.png"), "-o", tmp_path / "out", "--format", suffix) == 0
     with Image.open(tmp_path / "out" / f"a.{suffix}") as image:
-        assert image.format == {"jpg": "JPEG"}.get(suffix, suffix.upper())
+        assert image.format == {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
 
 
 def test_one_bad_file(run, bundle: Path, tmp_path: Path, capsys) -> None:
@@ -201,7 +203,11 @@ def test_noise_and_overlap_are_chosen(run, tmp_path: Path) -> None:
         (["--mode", "fast"], 2, "fast"),
         (["--fit", "stretch"], 2, "stretch"),
         (["--threads", "0"], 2, "threads"),
-        (["--format", "tiff"], 2, "tiff"),
+        (["--device", "-1"], 2, "device"),
+        (["--existing", "append"], 2, "append"),
+        (["--suffix", "a/b"], 2, "expected a part of a file name"),
+        (["--events", "none/x.jsonl"], 2, "no such folder none"),
+        (["--format", "bmp"], 2, "bmp"),
         (["--nonsense"], 2, "nonsense"),
     ],
 )
@@ -236,8 +242,139 @@ def test_help_teaches(run, capsys) -> None:
     assert run("--help") == 0
     printed = capsys.readouterr().out
     assert "elir-restore bfr portrait.jpg -o restored" in printed
-    for option in ("--fit", "--overwrite", "--compare", "--recursive", "--backend"):
+    for option in ("--fit", "--existing", "--compare", "--recursive", "--backend"):
         assert option in printed
+
+
+def events_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_events(run, tmp_path: Path, capsys) -> None:
+    path = make_bundle(tmp_path / "f", faces=True)
+    album, out = tmp_path / "album", tmp_path / "out"
+    put(album / "a.png", 32, 32)
+    put(album / "b.png")
+    (album / "c.png").write_bytes(b"")
+    put(album / "d.png", 32, 32)
+    (album / "x.psd").write_bytes(b"\0")
+    put(out / "a.png", 1, 1)
+    arguments = (path, album, "-o", out, "--existing", "skip")
+    assert run(*arguments, "--events", "-") == 2
+    printed = capsys.readouterr()
+    *images, summary = events_of(printed.out)
+    keys = {"event", "input", "output", "status", "message", "seconds"}
+    assert all(set(event) == keys and event["event"] == "image" for event in images)
+    images = sorted(images, key=lambda event: event["input"])
+    assert [event["input"] for event in images] == [str(album / f"{name}.png") for name in "abcd"]
+    assert [event["status"] for event in images] == ["skipped", "restored", "failed", "restored"]
+    results = [str(out / "a.png"), str(out / "b.png"), None, str(out / "d.png")]
+    assert [event["output"] for event in images] == results
+    for event, message in zip(images, ("exists", "not square", "is empty", ""), strict=True):
+        assert message in (event["message"] or "")
+    assert images[3]["message"] is None
+    assert images[3]["seconds"] > 0
+    assert summary == {
+        "event": "summary",
+        "restored": 2,
+        "skipped": 1,
+        "failed": 1,
+        "ignored": {".psd": 1},
+    }
+    assert "2 restored, 1 skipped, 1 failed, " in printed.err  # not mixed with the events
+    put(album / "c.png")
+    file = tmp_path / "run.jsonl"
+    assert run(*arguments, "--events", file) == 0  # the failure alone is tried again
+    assert capsys.readouterr().out.startswith("1 restored, 3 skipped, ")
+    assert events_of(file.read_text())[-1]["skipped"] == 3
+    assert run(*arguments, "--events", file) == 0
+    assert capsys.readouterr().out == "0 restored, 4 skipped\n"  # no model is loaded
+    assert run(*arguments, "--events", album / "a.png") == 2
+    assert "the events would replace" in capsys.readouterr().err
+
+
+def test_events_that_nobody_reads(bundle: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [str(bundle), str(put(tmp_path / "a.png")), "-o", str(tmp_path), "--suffix", "-x"]
+    done = subprocess.run(
+        [sys.executable, "-m", "elir_deploy.cli.restore", *arguments, "--events", "-"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == ("error: the events cannot be written to -: Broken pipe")
+
+
+def test_from_standard_input_to_standard_output(bundle: Path, tmp_path: Path) -> None:
+    source = put(tmp_path / "a.png")
+
+    def restored(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(
+            [sys.executable, "-m", "elir_deploy.cli.restore", str(bundle), *arguments],
+            stdin=source.open("rb"),
+            capture_output=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    done = restored("-", "-o", "-", "--format", "webp", "--quality", "lossless")
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert image.format == "WEBP"
+        np.testing.assert_array_equal(np.asarray(image), read_image(source).pixels)
+    assert b"1 restored, " in done.stderr
+    assert restored("-", "-o", "x.png").stdout.startswith(b"1 restored, ")
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png").pixels, read_image(source).pixels)
+    (tmp_path / "-").write_bytes(source.read_bytes())
+    restored("./-", "-o", "folder")
+    assert os.listdir(tmp_path / "folder") == ["-.png"]
+    source.write_bytes(b"")
+    assert b"standard input is empty" in restored("-", "-o", "-", code=2).stderr
+    error = restored("-", "-o", "-", "--events", "-", code=2).stderr
+    assert b"-o and --events are both standard output" in error
+
+
+def test_quality(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    source = put(tmp_path / "a.png", 200, 200)
+
+    def size(name: str, *options: str) -> int:
+        assert run(bundle, source, "-o", tmp_path / name, *options) == 0
+        return (tmp_path / name).stat().st_size
+
+    for suffix in ("jpg", "webp"):
+        default = size(f"default.{suffix}")
+        assert size(f"95.{suffix}", "--quality", "95") == default
+        assert size(f"30.{suffix}", "--quality", "30") < default / 2
+    size("lossless.webp", "--quality", "lossless")
+    pixels = read_image(tmp_path / "lossless.webp").pixels
+    np.testing.assert_array_equal(pixels, read_image(source).pixels)
+    size("lossless.png", "--quality", "lossless")
+    for name, quality, reason in (
+        ("x.jpg", "lossless", "JPEG always loses some quality: write PNG or WebP"),
+        ("x.png", "90", "--quality is 90, and PNG is always lossless: leave it out"),
+        ("x.jpg", "0", "--quality is '0', expected 1 to 100, or lossless"),
+        ("x.jpg", "best", "--quality is 'best', expected 1 to 100, or lossless"),
+    ):
+        assert run(bundle, source, "-o", tmp_path / name, "--quality", quality) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_the_device_is_the_named_one(run, bundle: Path, tmp_path: Path, monkeypatch) -> None:
+    opened = []
+
+    class Recorded(Restorer):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            opened.append(options["device"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(command, "Restorer", Recorded)
+    image = put(tmp_path / "a.png")
+    assert run(bundle, image, "-o", tmp_path / "x.png", "--device", "3") == 0
+    assert run(bundle, image, "-o", tmp_path / "y.png") == 0
+    assert opened == [3, 0]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -248,7 +385,10 @@ def test_interruption(bundle: Path, tmp_path: Path, number: int, code: int) -> N
     for i in range(1, 400):
         os.link(first, album / f"{i:03}.png")
     process = subprocess.Popen(
-        [sys.executable, "-m", "elir_deploy.cli.restore", str(bundle), str(album), "-o", str(out)],
+        [
+            *(sys.executable, "-m", "elir_deploy.cli.restore", str(bundle), str(album)),
+            *("-o", str(out), "--events", str(tmp_path / "run.jsonl")),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -267,6 +407,9 @@ def test_interruption(bundle: Path, tmp_path: Path, number: int, code: int) -> N
         assert error.splitlines()[-1] == "error: interrupted"
     left = sorted(os.listdir(out))
     assert 3 < len(left) < 400
+    *images, summary = events_of((tmp_path / "run.jsonl").read_text())
+    assert sorted(Path(event["output"]).name for event in images) == left
+    assert (summary["event"], summary["restored"]) == ("summary", len(left))
     wanted = read_image(first).pixels
     for name in left:
         np.testing.assert_array_equal(read_image(out / name).pixels, wanted)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from elir_deploy.cli import shell
+
 COMMAND = """
 import sys
 from elir_deploy.cli.shell import DebugOption, progress, run_command
@@ -76,3 +78,27 @@ def test_work_goes_on_when_nobody_reads_its_progress(tmp_path: Path) -> None:
     os.close(write)
     assert done.returncode == 0
     assert (tmp_path / "done").exists()
+
+
+def test_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of nested work, the outer's; where nothing is known, and at the end, none."""
+    clock = [0.0]
+    monkeypatch.setattr("elir_deploy.cli.shell.time.monotonic", lambda: clock[0])
+    with shell.progress(show_time_left=True) as say:
+        for clock[0], what, done, total in (
+            (0.0, "restoring", 0, 10),
+            (40.0, "restoring", 1, 10),
+            (50.0, "tiles", 1, 4),
+            (60.0, "tiles", 4, 4),
+            (400.0, "restoring", 9, 10),
+            (440.0, "restoring", 10, 10),
+        ):
+            say(what, done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "restoring 0/10",
+        "restoring 1/10, 6 min left",
+        "tiles 1/4, 6 min left",
+        "tiles 4/4, 6 min left",
+        "restoring 9/10, 44 s left",
+        "restoring 10/10",
+    ]

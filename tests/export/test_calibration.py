@@ -103,7 +103,7 @@ class TestImages:
         save(photos / "a.png", np.full((SIDE, SIDE, 3), 9, np.uint8))
         save(photos / "b.png", photo(1, SIDE - 1, SIDE))
         (photos / "c.png").write_bytes(b"not a picture")
-        (photos / "d.heic").write_bytes(b"\0")
+        (photos / "d.psd").write_bytes(b"\0")
         said: list[str] = []
         items = calibration_images(photos, TASK, SIDE, count=9, degraded=degraded,
                                    warn=said.append)  # fmt: skip
@@ -112,7 +112,7 @@ class TestImages:
         assert "a.png: of one colour" in text
         assert "b.png" in text
         assert "c.png" in text
-        assert text.count("1 .heic") == 1
+        assert text.count("1 .psd") == 1
         assert "calibrating with 4 images" in text
 
     @pytest.mark.parametrize("degraded", [False, True])

@@ -43,7 +43,7 @@ def test_links_to_folders_are_not_followed_and_mentioned(album: Path) -> None:
 
 
 def test_what_is_counted(album: Path) -> None:
-    for name in ("x.heic", "deep/Y.HEIC", "z.cr2", "logo.svg", "page.eps", "noname"):
+    for name in ("x.psd", "deep/Y.PSD", "z.cr2", "logo.svg", "page.eps", "noname"):
         (album / name).write_bytes(BINARY)
     # Text by content or by name, films, archives, what a file manager leaves: no pictures.
     for name in ("README", "a.xmp", "labels.yaml"):
@@ -55,13 +55,13 @@ def test_what_is_counted(album: Path) -> None:
         "": 1,
         ".cr2": 1,
         ".eps": 1,
-        ".heic": 2,
+        ".psd": 2,
         ".svg": 1,
     }
     assert str(unread) == (
         "files of unsupported formats: "
         f"1 without a suffix (such as {album}/noname), 1 .cr2 (such as {album}/z.cr2), "
-        f"1 .eps (such as {album}/page.eps), 2 .heic (such as {album}/x.heic), "
+        f"1 .eps (such as {album}/page.eps), 2 .psd (such as {album}/x.psd), "
         f"1 .svg (such as {album}/logo.svg)"
     )
 
@@ -94,8 +94,8 @@ def test_folders_that_cannot_be_used(album: Path, tmp_path: Path, monkeypatch) -
     (tmp_path / "phone").mkdir()
     with pytest.raises(UsageError, match=r"phone: no images in it$"):
         images_of(tmp_path / "phone")
-    (tmp_path / "phone" / "x.heic").write_bytes(BINARY)
-    with pytest.raises(UsageError, match=r"no images in it; .* 1 \.heic"):
+    (tmp_path / "phone" / "x.psd").write_bytes(BINARY)
+    with pytest.raises(UsageError, match=r"no images in it; .* 1 \.psd"):
         images_of(tmp_path / "phone")
 
     def refuse(self: Path) -> None:

@@ -220,15 +220,6 @@ def test_damaged_exif_is_no_reason(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path).pixels, RGB)
 
 
-def test_memory_that_ends_at_the_exif_data(tmp_path: Path, monkeypatch) -> None:
-    def full(image: object, *, in_place: bool) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", full)
-    with pytest.raises(ImageError, match="not enough memory"):
-        read_image(saved(tmp_path / "x.png", RGB))
-
-
 def test_profiles(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     loaded = read_image(saved(tmp_path / "x.png", RGB, icc_profile=profile))
@@ -499,8 +490,8 @@ def test_enlarged_alpha() -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"ends in '\.tif', expected one of \.png"):
-        write_image(tmp_path / "x.tif", RGB)
+    with pytest.raises(OutputError, match=r"ends in '\.bmp', expected one of \.png"):
+        write_image(tmp_path / "x.bmp", RGB)
     with pytest.raises(OutputError, match="No such file"):
         write_image(tmp_path / "nowhere" / "x.png", RGB)
     (tmp_path / "file").write_text("x")

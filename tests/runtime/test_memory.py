@@ -40,7 +40,8 @@ with Restorer(sys.argv[1], fit=sys.argv[2]) as restore:
 FILES = """
 from pathlib import Path
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.files import plan_jobs, restore_files
+from elir_deploy.runtime.files import restore_files
+from elir_deploy.runtime.jobs import plan_jobs
 
 with Restorer(sys.argv[1]) as restore:
     restore(np.zeros((512, 512, 3), np.uint8))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from elir_deploy.runtime import Restorer, transparency
-from elir_deploy.runtime.files import plan_jobs, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import read_image, write_image
+from elir_deploy.runtime.jobs import plan_jobs
 from elir_deploy.runtime.transparency import without_transparency
 
 RNG = np.random.default_rng(5)

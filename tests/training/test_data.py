@@ -49,10 +49,10 @@ def test_folders_without_images(tmp_path: Path) -> None:
 
 def test_unread_and_hidden_files(photos: Path) -> None:
     count = len(PhotoFolder.scan(photos).files)
-    (photos / "x.heic").write_bytes(b"\0")
+    (photos / "x.psd").write_bytes(b"\0")
     (photos / "._0.png").write_bytes(b"metadata that macOS writes")
     folder = PhotoFolder.scan(photos)
-    assert (len(folder.files), folder.unread.files) == (count, {".heic": (1, photos / "x.heic")})
+    assert (len(folder.files), folder.unread.files) == (count, {".psd": (1, photos / "x.psd")})
 
 
 def test_transparency_is_removed(tmp_path: Path) -> None:

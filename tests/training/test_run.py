@@ -64,9 +64,9 @@ def run(chosen: RunOptions) -> tuple[Any, list[str], list[str]]:
 
 
 def test_a_run_writes_checkpoints_a_log_and_pictures(photos: Path, tmp_path: Path) -> None:
-    (photos / "x.heic").write_bytes(b"\0")
+    (photos / "x.psd").write_bytes(b"\0")
     result, progress, messages = run(options(photos, tmp_path / "run"))
-    assert messages == [f"not read: {Unread({'.heic': (1, photos / 'x.heic')})}"]
+    assert messages == [f"not read: {Unread({'.psd': (1, photos / 'x.psd')})}"]
     assert result.images == 4
     collapsed = load_checkpoint(result.checkpoint)
     expanded = load_checkpoint(result.expanded_checkpoint)
@@ -383,7 +383,7 @@ def test_drawing_samples(photos: Path, tmp_path: Path) -> None:
     assert 50 < (pixels[SIZE:] - pixels[:SIZE]).std() < 90
     assert not (tmp_path / "run").exists()
     for name, reason in (
-        ("s.tif", "ends in '.tif'"),
+        ("s.bmp", "ends in '.bmp'"),
         ("s.webp", "16383"),
         ("no/s.png", "no such folder"),
     ):

@@ -1,0 +1,115 @@
+"""The events of ``elir-restore --events``: one JSON object a line, for programs that follow a run.
+
+Of every input::
+
+    {"event": "image", "input": "a.jpg", "output": "out/a.png", "status": "restored",
+     "message": null, "seconds": 0.31}
+
+``status`` is ``restored``, ``skipped`` or ``failed``; ``output`` is null for a failure, and the
+``message`` its reason, or a warning. The last line counts them, also after an interruption::
+
+    {"event": "summary", "restored": 1, "skipped": 0, "failed": 0, "ignored": {".xyz": 2}}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from elir_deploy.errors import OutputError
+from elir_deploy.output_files import discard, is_standard_output
+from elir_deploy.runtime.files import Result
+from elir_deploy.runtime.jobs import Plan
+
+__all__ = ["EventLog"]
+
+
+class EventLog:
+    """Writes the events of a run; the ``with`` block ends with the summary.
+
+    Args:
+        path: file to write, ``-`` is standard output; an existing one is replaced.
+        plan: the plan that is carried out.
+
+    Raises:
+        OutputError: the file cannot be written, here and in every method.
+    """
+
+    def __init__(self, path: str, plan: Plan) -> None:
+        self._path = path
+        self._plan = plan
+        self._counts = Counter[str]()
+        self._lock = threading.Lock()
+        self._stdout = is_standard_output(path)
+        try:
+            self._file = (
+                sys.stdout if self._stdout else Path(path).open("w", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+            )
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def __enter__(self) -> EventLog:
+        for job in self._plan.skipped:
+            self._image(job.source, job.target, "skipped", "the result exists", 0.0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        ignored = {suffix: count for suffix, (count, _) in self._plan.unread.files.items()}
+        counts = {status: self._counts[status] for status in ("restored", "skipped", "failed")}
+        try:
+            self._write({"event": "summary", **counts, "ignored": dict(sorted(ignored.items()))})
+        except OutputError:
+            if error is None:
+                raise
+        finally:
+            if not self._stdout:
+                with suppress(OSError):  # of what could not be written before
+                    self._file.close()
+
+    def result(self, result: Result) -> None:
+        """Write the event of a job; may be called from any thread."""
+        status = "restored" if result.failure is None else "failed"
+        target = result.job.target if result.failure is None else None
+        message = result.failure or result.warning
+        self._image(result.job.source, target, status, message, result.seconds)
+
+    def _image(
+        self, source: Path, target: Path | None, status: str, message: str | None, seconds: float
+    ) -> None:
+        self._write(
+            {
+                "event": "image",
+                "input": str(source),
+                "output": None if target is None else str(target),
+                "status": status,
+                "message": message,
+                "seconds": round(seconds, 4),
+            }
+        )
+        self._counts[status] += 1
+
+    def _write(self, event: dict[str, Any]) -> None:
+        # ASCII, with escapes: file names need not be valid in any encoding.
+        line = json.dumps(event) + "\n"
+        with self._lock:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError as error:
+                if self._stdout:
+                    discard(sys.stdout)
+                raise self._failure(error) from None
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(f"the events cannot be written to {self._path}: {error.strerror}")

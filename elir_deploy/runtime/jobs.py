@@ -1,0 +1,335 @@
+"""Which files ``elir-restore`` reads and writes: all names, before the first picture is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_parts
+from elir_deploy.runtime.folders import Unread, list_images
+from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, format_of
+
+__all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs"]
+
+#: Values of ``--format``.
+FORMATS = ("png", "jpg", "webp", "tif", "avif", "same")
+#: Values of ``--existing``: what happens to results that exist.
+Existing = Literal["error", "skip", "overwrite"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to restore.
+
+    Attributes:
+        source: the file to read; ``-`` is standard input.
+        target: the file to write; ``-`` is standard output.
+        compare: the file with input and result side by side; None: not written.
+        suffix: of the format to write, where ``target`` has none.
+    """
+
+    source: Path
+    target: Path
+    compare: Path | None = None
+    suffix: str | None = None
+
+    @property
+    def format(self) -> str:
+        """The suffix of the format to write, one of ``OUTPUT_FORMATS``."""
+        return (self.suffix or self.target.suffix).lower()
+
+    @property
+    def targets(self) -> list[Path]:
+        """The files that are written."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
+
+    @property
+    def done(self) -> bool:
+        """Whether all files that it writes exist.
+
+        They appear as a whole, so that there is no half of one. An empty one is not a result.
+        """
+        return all(path.is_file() and path.stat().st_size for path in self.targets)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs for the user's inputs.
+
+    Attributes:
+        jobs: in the order of the inputs, folders sorted by name.
+        skipped: jobs whose results exist and stay.
+        renamed: jobs whose result keeps the suffix of its input, as ``a.jpg.png``, because another
+            would have the same name without it.
+        unread: other files and folders in the folders.
+    """
+
+    jobs: list[Job]
+    skipped: list[Job]
+    renamed: list[Job]
+    unread: Unread
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """How a result is called after its input."""
+
+    format: str
+    suffix: str
+    compare: bool
+
+    def job(self, source: Path, place: Path, longer: bool) -> Job:
+        stem = (place.name if longer else place.stem) + self.suffix
+        compare = place.with_name(f"{stem}.compare.png") if self.compare else None
+        return Job(source, place.with_name(stem + self.format_of(source)), compare)
+
+    def format_of(self, source: Path) -> str:
+        if self.format != "same":
+            return f".{self.format}"
+        same = OUTPUT_FORMATS.get(source.suffix.lower())
+        return source.suffix if same is not None and same.available else ".png"
+
+
+@dataclass
+class _Sources:
+    """The files to read.
+
+    Attributes:
+        places: every file, and its path below the output folder.
+        listed: those that were found in a folder, not named.
+        unread: other files and folders.
+    """
+
+    places: list[tuple[Path, Path]] = field(default_factory=list)
+    listed: set[Path] = field(default_factory=set)
+    unread: Unread = field(default_factory=Unread)
+
+
+def plan_jobs(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    format: str | None = None,
+    recursive: bool = False,
+    existing: Existing = "error",
+    compare: bool = False,
+    suffix: str = "",
+) -> Plan:
+    """Plan the jobs for files and folders.
+
+    Files below a folder keep their relative paths. A missing file becomes a job that will fail.
+    Temporary files that killed runs left in the folders of the results are deleted.
+
+    Args:
+        inputs: files, and folders of images; ``-`` is standard input.
+        output: folder for the results, created if needed. With one input that is no folder, it may
+            be a file with the suffix of a format, a device or a pipe, or ``-``, standard output.
+        format: one of :data:`FORMATS`; ``same``: the input's if it can be written, else PNG; None:
+            that of ``output`` if it is a file, else PNG.
+        recursive: include subfolders, except for ``output``.
+        existing: whether results that exist are an error, stay, or are replaced.
+        compare: also write input and result side by side, as NAME.compare.png.
+        suffix: appended to the names of results, before the dot: ``-x`` gives ``a-x.png``.
+
+    Raises:
+        UsageError: there is nothing to do, two inputs have the same name, a result exists or would
+            replace an input, or arguments do not fit together.
+        OutputError: the folder cannot be created.
+        MissingDependencyError: Pillow does not write the format.
+    """
+    _check_arguments(format, existing, suffix)
+    if _is_file(inputs, output):
+        jobs = [_single_job(inputs, output, format, compare, suffix)]
+        renamed: list[Job] = []
+        unread = Unread()
+    else:
+        found = _sources(inputs, output, recursive)
+        jobs, renamed = _folder_jobs(found, output, _Naming(format or "png", suffix, compare))
+        unread = found.unread
+        if not jobs:
+            beside = f": {unread}" if unread else ""
+            raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{beside}")
+    for job in jobs:
+        format_of(job.target, job.format)
+    _check_targets(jobs, existing)
+    _prepare_folders(jobs)
+    skipped = [job for job in jobs if existing == "skip" and job.done]
+    left = set(skipped)
+    return Plan([job for job in jobs if job not in left], skipped, renamed, unread)
+
+
+def check_events_file(events: str, plan: Plan) -> None:
+    """Check that ``events`` can be written and is none of the plan's files.
+
+    Raises:
+        UsageError: it is one of them.
+        OutputError: it cannot be written.
+    """
+    jobs = [*plan.jobs, *plan.skipped]
+    files = {
+        _identity(path)
+        for job in jobs
+        for path in (job.source, *job.targets)
+        if not _is_stream(path)
+    }
+    if _identity(Path(events)) in files:
+        raise UsageError(f"the events would replace {events}, an input or a result")
+    check_writable(events)
+
+
+def _check_arguments(format: str | None, existing: str, suffix: str) -> None:
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
+    if existing not in get_args(Existing):
+        raise UsageError(
+            f"existing is {existing!r}, expected one of {', '.join(get_args(Existing))}"
+        )
+    if "/" in suffix or os.sep in suffix or "\0" in suffix:
+        raise UsageError(f"suffix is {suffix!r}, expected a part of a file name")
+
+
+# One file -------------------------------------------------------------------------------------
+
+
+def _is_file(inputs: Sequence[Path], output: Path) -> bool:
+    """Whether ``output`` is the file to write, not a folder."""
+    known = output.suffix.lower() in OUTPUT_FORMATS and not output.is_dir()
+    stream = str(output) == STANDARD_OUTPUT
+    device = output.exists() and not output.is_dir() and not output.is_file()
+    one = known or stream or device
+    if one and (len(inputs) != 1 or inputs[0].is_dir()):
+        what = "standard output" if stream else f"the file {output}"
+        many = f"{len(inputs)} inputs" if len(inputs) != 1 else f"the folder {inputs[0]}"
+        raise UsageError(
+            f"the output is {what}, which takes one picture, not {many}: name a folder"
+        )
+    return one
+
+
+def _single_job(
+    inputs: Sequence[Path], output: Path, format: str | None, compare: bool, suffix: str
+) -> Job:
+    (source,) = inputs
+    if suffix:
+        raise UsageError(f"a suffix ({suffix!r}) is for results in a folder, and -o is {output}")
+    ending = output.suffix.lower() if output.suffix.lower() in OUTPUT_FORMATS else None
+    if ending is None and compare:
+        raise UsageError(f"a comparison needs a file or a folder, and -o is {output}")
+    asked = None if format is None else _Naming(format, "", False).format_of(source)
+    if ending and asked and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[asked.lower()]:
+        raise UsageError(f"{output} ends in {ending}, and the format is {format}: leave one out")
+    pair = output.with_name(f"{output.stem}.compare.png") if compare else None
+    return Job(source, output, pair, None if ending else asked or ".png")
+
+
+# Folders --------------------------------------------------------------------------------------
+
+
+def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> _Sources:
+    found = _Sources()
+    for path in inputs:
+        if str(path) == STANDARD_INPUT:
+            found.places.append((path, Path("stdin")))
+        elif path.is_dir():
+            listed = list_images(path, recursive=recursive, excluded=folder)
+            found.unread.add(listed.unread)
+            found.places += zip(listed.files, listed.places, strict=True)
+            found.listed.update(listed.files)
+        elif path.name:
+            found.places.append((path, Path(path.name)))
+        else:
+            raise UsageError(f"{str(path)!r} is not a file")
+    return found
+
+
+def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[Job], list[Job]]:
+    """All jobs, and those whose names keep the suffix because they would collide."""
+    places = found.places
+    if naming.suffix:
+        places = list(_without_results(found, folder, naming))
+    longer: set[int] = set()
+    while True:
+        jobs = [
+            naming.job(source, folder / place, number in longer)
+            for number, (source, place) in enumerate(places)
+        ]
+        writers: dict[Path, set[int]] = {}
+        for number, job in enumerate(jobs):
+            for target in job.targets:
+                writers.setdefault(target, set()).add(number)
+        colliding = {n for numbers in writers.values() if len(numbers) > 1 for n in numbers}
+        if colliding <= longer:
+            return jobs, [jobs[number] for number in sorted(longer)]
+        longer |= colliding
+
+
+def _without_results(found: _Sources, folder: Path, naming: _Naming) -> Iterator[tuple[Path, Path]]:
+    """Where results stand beside their inputs, those of an earlier run are no inputs."""
+    results = {
+        os.path.realpath(target)
+        for source, place in found.places
+        for longer in (False, True)
+        for target in naming.job(source, folder / place, longer).targets
+    }
+    for source, place in found.places:
+        if source not in found.listed or os.path.realpath(source) not in results:
+            yield source, place
+
+
+# Checks ---------------------------------------------------------------------------------------
+
+
+def _prepare_folders(jobs: Sequence[Job]) -> None:
+    for folder in sorted({job.target.parent for job in jobs if not _is_stream(job.target)}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the folder {folder} cannot be created: {error.strerror}") from None
+        remove_parts(folder)
+
+
+def _check_targets(jobs: Sequence[Job], existing: Existing) -> None:
+    sources = {_identity(job.source): job.source for job in jobs if not _is_stream(job.source)}
+    planned: dict[str, Path] = {}
+    for job in jobs:
+        for target in job.targets:
+            if _is_stream(target):
+                continue
+            place = os.path.realpath(target)
+            if place in planned:
+                raise UsageError(
+                    f"{planned[place]} and {job.source} would both become {target}: "
+                    "restore them into different folders"
+                )
+            planned[place] = job.source
+            source = sources.get(_identity(target))
+            if source is not None:
+                raise UsageError(
+                    f"the result {target} would replace the input {source}: "
+                    "choose another output folder, or --suffix"
+                )
+            if target.is_dir():
+                raise UsageError(f"the result {target} is a folder: move it away")
+            if existing == "error" and target.is_file():
+                raise UsageError(
+                    f"{target} exists: use --existing skip to go on with the others, or "
+                    "--existing overwrite to replace results"
+                )
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is standard input or output."""
+    return str(path) in (STANDARD_INPUT, STANDARD_OUTPUT)
+
+
+def _identity(path: Path) -> object:
+    """Equal for two names of the same file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.absolute()
+    return status.st_dev, status.st_ino
