@@ -257,9 +257,11 @@ def test_noise_baked_into_the_graph(checkpoint: Checkpoint, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def several(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    """For two shapes, the second larger and padded, and batches."""
+    """For three shapes, the second the largest and padded, and batches."""
     options = ExportOptions(
-        precisions=("fp32", "fp16", "int8"), image_sizes=((SIZE, SIZE), (72, 160)), batch=8
+        precisions=("fp32", "fp16", "int8"),
+        image_sizes=((SIZE, SIZE), (72, 160), (96, 64)),
+        batch=8,
     )
     return export_bundle(checkpoint, tmp_path_factory.mktemp("several") / "bundle", options)
 
@@ -268,13 +270,16 @@ def test_several_shapes_have_their_weights_once(
     several: ExportReport, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     manifest = several.manifest
-    assert manifest.shapes == [Shape(8, SIZE, SIZE), Shape(8, 72, 160, 96, 160)]
+    shapes = [Shape(8, SIZE, SIZE), Shape(8, 72, 160, 96, 160), Shape(8, 96, 64)]
+    assert manifest.shapes == shapes
     assert {p for p, v in several.verification.items() if v.passed} == {"fp32", "fp16", "int8"}
     options = ExportOptions(precisions=("fp32", "fp16", "int8"))
     alone = export_bundle(checkpoint, tmp_path / "alone", options)
     sizes = {a.file: a.bytes for a in alone.manifest.artifacts}
     for artifact in manifest.artifacts:
         assert artifact.bytes <= 1.02 * sizes[artifact.file]
+    whole = [sum(file.bytes for file in m.files()) for m in (manifest, alone.manifest)]
+    assert whole[0] <= 1.02 * whole[1]
 
 
 def test_every_precision_is_verified_at_the_largest_shape_too(several: ExportReport) -> None:
