@@ -99,10 +99,10 @@ void warn_not_cached(const Log& log, const std::string& reason) {
   log.warn(text(reason, "; compiled models are not cached, and every start takes longer"));
 }
 
-// Path in the cache of the model compiled from an artifact by this OpenVINO for this processor and,
-// if the graph leaves sizes open, for `sizes`; none if it is not to be cached.
-std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const char* float_type,
-                                                const std::string& sizes, const Setup& setup) {
+// Path in the cache of the model of a `kind` compiled from an artifact by this OpenVINO for this
+// processor; none if it is not to be cached.
+std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const std::string& kind,
+                                                const Setup& setup) {
   if (setup.cache && setup.cache->empty()) return std::nullopt;
   try {
     if (cache_limit() == 0) return std::nullopt;
@@ -115,7 +115,7 @@ std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const 
     const std::string version = std::regex_replace(
         std::string(ov::get_openvino_version().buildNumber), std::regex("[^A-Za-z0-9_.-]"), "-");
     return cache_folder(setup.cache) / "openvino" / version / artifact.sha256 /
-           text(float_type, ".", sizes, hash.finish().substr(0, 16), ".blob");
+           text(kind, ".", hash.finish().substr(0, 16), ".blob");
   } catch (const CacheFailure& failure) {
     warn_not_cached(setup.log, failure.what());
     return std::nullopt;
@@ -186,28 +186,25 @@ class Models {
     if (!chain.empty()) return chain;
     Chain loaded;
     for (std::size_t i = 0; i < files_.size(); ++i) {
-      loaded.push_back(load(*files_[i], manifest().stages[i].ends(shape), sizes(shape)));
+      loaded.push_back(load(*files_[i], manifest().stages[i].ends(shape)));
     }
     return chain = std::move(loaded);
   }
 
  private:
-  // Part of a file name in the cache; empty if the graphs leave nothing open.
-  std::string sizes(const Shape& shape) const {
-    const Shape graph = manifest().graph_shape();
-    if (graph.batch > 0 && graph.padded_height > 0) return "";
-    return text(shape.batch, "x", shape.padded_height, "x", shape.padded_width, ".");
-  }
-
   // Loads a stage from the cache or, if it is not there, compiles and caches it.
-  LoadedStage load(const Artifact& artifact, const GraphEnds& expected, const std::string& sizes) {
+  LoadedStage load(const Artifact& artifact, const GraphEnds& expected) {
     const auto path = bundle_.checked_file(artifact.file);
-    const auto cache_file = cache_path(artifact, float_type_, sizes, setup_);
+    std::string kind = float_type_;
+    if (manifest().shapes.size() > 1 || manifest().shapes.front().batch > 1) {
+      std::vector<std::string> sides;
+      for (const auto side : expected.inputs.front().sides) sides.push_back(std::to_string(side));
+      kind += "." + joined(sides, "x");
+    }
+    const auto cache_file = cache_path(artifact, kind, setup_);
     std::optional<LoadedStage> cached;
     if (cache_file) cached = read_cached(*cache_file, config_, setup_.log);
-    LoadedStage ready =
-        cached ? *std::move(cached)
-               : LoadedStage{nullptr, compile(path, sizes.empty() ? nullptr : &expected)};
+    LoadedStage ready = cached ? *std::move(cached) : LoadedStage{nullptr, compile(path, expected)};
     check_ends(path.string() + ": its",
                {read_ends(ready.model.inputs(), expected.inputs),
                 read_ends(ready.model.outputs(), expected.outputs)},
@@ -216,18 +213,15 @@ class Models {
     return ready;
   }
 
-  // `ends`: what the graph leaves open; null: nothing.
-  ov::CompiledModel compile(const std::filesystem::path& path, const GraphEnds* ends) const {
+  ov::CompiledModel compile(const std::filesystem::path& path, const GraphEnds& ends) const {
     const std::shared_ptr<ov::Model> model = read_model(path);
     return call_openvino(
         [&] {
-          if (ends != nullptr) {
-            std::map<std::string, ov::PartialShape> shapes;
-            for (const End& end : ends->inputs) {
-              shapes[end.name] = std::vector<ov::Dimension>(end.sides.begin(), end.sides.end());
-            }
-            model->reshape(shapes);
+          std::map<std::string, ov::PartialShape> shapes;
+          for (const End& end : ends.inputs) {
+            shapes[end.name] = std::vector<ov::Dimension>(end.sides.begin(), end.sides.end());
           }
+          if (model->is_dynamic()) model->reshape(shapes);
           return core().compile_model(model, kDevice, config_);
         },
         [&](const std::string& reason) {
