@@ -42,6 +42,9 @@ class Params(ctypes.Structure):
         ("log", LogCallback),
         ("log_user", ctypes.c_void_p),
         ("cache", ctypes.c_char_p),
+        ("sigma_s", ctypes.c_double),
+        ("seed", ctypes.c_int64),
+        ("tile_overlap", ctypes.c_int32),
     )
 
 
@@ -166,7 +169,7 @@ class Restorer:
         return output
 
     def restore_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        """Restore several images of any sizes, up to the restorer's concurrency at once."""
+        """Restore several images of any sizes, in batches where the bundle has them."""
         outputs = [self._output_for(image) for image in images]
         array = Image * len(images)
         sources, sinks = array(*map(_image, images)), array(*map(_image, outputs))

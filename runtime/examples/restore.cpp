@@ -8,6 +8,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <elir/elir.hpp>
@@ -20,7 +21,8 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: elir-restore-cpp [-h] [--backend NAME] [--precision NAME] [--threads N]\n"
-    "                        [--fit resize|tile] [--force]\n"
+    "                        [--fit resize|tile] [--force] [--tile-overlap PIXELS]\n"
+    "                        [--sigma-s S] [--seed N]\n"
     "                        BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]\n";
 
 struct Arguments {
@@ -39,13 +41,23 @@ elir_fit parse_fit(const std::string& name) {
   exit_with_usage("--fit is " + name + ", expected resize or tile");
 }
 
-int parse_number(const std::string& option, const std::string& value) {
-  int number = 0;
+template <typename Number>
+Number parse_number(const std::string& option, const std::string& value) {
+  Number number = 0;
   const char* const end = value.data() + value.size();
   const auto read = std::from_chars(value.data(), end, number);
   if (read.ec != std::errc() || read.ptr != end) {
     exit_with_usage(option + " is " + value + ", expected a number");
   }
+  return number;
+}
+
+// std::from_chars reads no decimals before GCC 11.
+double parse_decimal(const std::string& option, const std::string& value) {
+  char* end = nullptr;
+  const double number = std::strtod(value.c_str(), &end);
+  if (value.empty() || *end != '\0')
+    exit_with_usage(option + " is " + value + ", expected a number");
   return number;
 }
 
@@ -65,7 +77,13 @@ Arguments parse_arguments(int argc, char** argv) {
     } else if (name == "--precision") {
       arguments.params.precision = value();
     } else if (name == "--threads") {
-      arguments.params.threads = parse_number(name, value());
+      arguments.params.threads = parse_number<int>(name, value());
+    } else if (name == "--tile-overlap") {
+      arguments.params.tile_overlap = parse_number<std::int32_t>(name, value());
+    } else if (name == "--seed") {
+      arguments.params.seed = parse_number<std::int64_t>(name, value());
+    } else if (name == "--sigma-s") {
+      arguments.params.sigma_s = parse_decimal(name, value());
     } else if (name == "--fit") {
       arguments.params.fit = parse_fit(value());
     } else if (name == "--force") {

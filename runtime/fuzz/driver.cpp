@@ -22,7 +22,8 @@ std::size_t below(Random& random, std::size_t limit) { return limit == 0 ? 0 : r
 // Text that often breaks parsers.
 const std::string kWords[] = {"null", "-1",      "1e999", "99999999999999999999",
                               "1.0",  "\"..\"",  "[",     "{\"",
-                              "true", "\\u0000", "NaN",   "\"\""};
+                              "true", "\\u0000", "NaN",   "\"\"",
+                              "1024", "65536",   "[{",    "\"batch\":2,"};
 
 void change(Input& input, Random& random) {
   const auto at = [&](std::size_t place) {

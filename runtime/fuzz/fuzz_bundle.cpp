@@ -1,8 +1,9 @@
 // Fuzzes the manifest, a file or the path of a bundle through the C API: the result must be an
 // error with a message of one line, or a working restorer.
 //
-// The first byte selects what the rest replaces in a valid bundle. The manifest has the size and
-// hash of the replaced file.
+// The first byte selects what the rest replaces in a valid bundle, and whether that has several
+// shapes, batches and noise as an input; its manifest is then not replaced but changed by a JSON
+// merge patch. The manifest has the size and hash of the replaced file.
 #include <stdlib.h>
 
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "../tests/onnx_bytes.hpp"
+#include "noise.hpp"
 #include "sha256.hpp"
 
 namespace {
@@ -45,14 +47,19 @@ class Folder {
 };
 
 // A graph for the check before a library reads it.
-std::string small_graph() {
+std::string small_graph(bool several) {
   using namespace elir::test;  // NOLINT
-  const std::string end = onnx_value("a", kOnnxUint8, {1, 8, 8, 3});
-  return onnx_model(OnnxGraph{{onnx_node("Add", {"a", "a"}, "a")}, {}, {end}, end}.content());
+  const std::string end = onnx_value(
+      "a", kOnnxUint8,
+      several ? std::vector<std::uint64_t>{0, 0, 0, 3} : std::vector<std::uint64_t>{1, 8, 8, 3});
+  std::vector<std::string> inputs = {end};
+  if (several) inputs.push_back(onnx_value("noise", kOnnxFloat, {0, 3, 0, 0}));
+  return onnx_model(OnnxGraph{{onnx_node("Add", {"a", "a"}, "a")}, {}, inputs, end}.content());
 }
 
 struct Files {
-  std::string graph = small_graph();
+  bool several;  // shapes, with batches and noise as an input
+  std::string graph = small_graph(several);
   std::string picture = "a picture";
 };
 
@@ -77,7 +84,7 @@ nlohmann::json artifact(const std::string& precision, const std::string& graph) 
 }
 
 // A small manifest with pictures, which the accuracy check of INT8 reads.
-std::string manifest_of(const Files& files) {
+nlohmann::json manifest_of(const Files& files) {
   static const nlohmann::json bare = nlohmann::json::parse(R"({
     "format": "elir-bundle", "format_version": 2,
     "model": {"task": "tiny", "steps": 1, "sigma_s": 0, "upscale": 1, "upscale_kernel": "none",
@@ -103,7 +110,15 @@ std::string manifest_of(const Files& files) {
                                         artifact("int8", files.graph)};
   manifest["references"][0]["input"] = file("in.png", files.picture);
   manifest["references"][0]["output"] = file("out.png", files.picture);
-  return manifest.dump();
+  if (!files.several) return manifest;
+  manifest.merge_patch(nlohmann::json::parse(R"({
+    "noise": {"kind": "field", "sha256": null},
+    "shapes": [{"batch": 3, "height": 8, "width": 8},
+               {"batch": 2, "height": 7, "width": 15, "padded_height": 8, "padded_width": 16}],
+    "tensors": {"noise": {"dtype": "float32", "layout": "NCHW", "channels": 3, "stride": 4}}})"));
+  manifest["noise"]["generator"] = elir::core::kFieldGenerator;
+  manifest["stages"][0]["inputs"] = {"a", "noise"};
+  return manifest;
 }
 
 void check_line(const char* line) {
@@ -121,12 +136,15 @@ void restore(elir_restorer* restorer) {
   elir_description description;
   description.struct_size = sizeof description;
   if (elir_describe(restorer, &description) != ELIR_OK) std::abort();
-  if (description.shapes[0].width > 64) return;  // valid, but large
+  for (std::int32_t i = 0; i < description.shape_count; ++i) {  // valid, but large
+    const elir_shape& shape = description.shapes[i];
+    if (std::int64_t{shape.batch} * shape.width * shape.height > 20000) return;
+  }
   const std::int32_t upscale = description.upscale;
-  std::vector<std::uint8_t> pixels(3 * 9 * 7);
+  std::vector<std::uint8_t> pixels(3 * 21 * 17);
   std::vector<std::uint8_t> result(pixels.size() * static_cast<std::size_t>(upscale * upscale));
-  const elir_image input = elir::image(pixels.data(), 9, 7);
-  const elir_image output = elir::image(result.data(), 9 * upscale, 7 * upscale, 0, ELIR_BGR8);
+  const elir_image input = elir::image(pixels.data(), 21, 17);
+  const elir_image output = elir::image(result.data(), 21 * upscale, 17 * upscale, 0, ELIR_BGR8);
   const elir_status status = elir_restore(restorer, &input, &output);
   if (status != ELIR_OK && status != ELIR_ERROR_USAGE) std::abort();  // a face model in tiles
 }
@@ -138,11 +156,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   std::string path = folder.path();
-  Files files;
+  Files files{(data[0] & 8U) != 0};
   std::string manifest;
+  nlohmann::json patch;
   switch (data[0] % 4) {
     case 0:
-      manifest = rest;
+      if (files.several) {
+        patch = nlohmann::json::parse(rest, nullptr, false);
+      } else {
+        manifest = rest;
+      }
       break;
     case 1:
       files.graph = rest;
@@ -153,11 +176,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     default:
       path = rest;
   }
-  folder.write("bundle.json", manifest.empty() ? manifest_of(files) : manifest);
+  if (manifest.empty()) {
+    nlohmann::json values = manifest_of(files);
+    if (patch.is_object()) values.merge_patch(patch);
+    manifest = values.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+  folder.write("bundle.json", manifest);
   for (const char* name : {"fused.fp32.onnx", "fused.int8.onnx"}) folder.write(name, files.graph);
   for (const char* name : {"in.png", "out.png"}) folder.write(name, files.picture);
   elir_params params = elir_default_params();
   params.log = log;
+  params.tile_overlap = data[0] / 32 - 1;
   if ((data[0] & 4U) == 0) params.backend = "reference";
   if (data[0] % 4 == 2) params.precision = "int8";
   elir_restorer* restorer = nullptr;

@@ -139,7 +139,7 @@ Spans Restorer::spans(std::size_t length, std::int64_t tile) const {
   return {length, side, step, tile_overlap_.value_or(default_overlap(side))};
 }
 
-Restorer::Plan Restorer::plan(const elir_image& output) const {
+Restorer::Plan Restorer::plan_of(const elir_image& output) const {
   const Shape* same = find_size(manifest(), output.width, output.height);
   if (same != nullptr) return {same, 1};
   const auto& shapes = manifest().shapes;
@@ -164,18 +164,19 @@ void Restorer::restore(const elir_image* inputs, const elir_image* outputs, std:
     return EnlargedPicture(view(inputs[i]), inputs[i].format == ELIR_BGR8, manifest().upscale,
                            manifest().upscale_kernel);
   };
-  const auto [shape, runs] = plan(*outputs);
+  const Plan plan = plan_of(*outputs);
+  const Shape& shape = *plan.shape;
   const auto session = pool_->take();
-  if (runs > 1) return restore_tiles(picture_of(0), *outputs, *shape, *session);
-  const auto width = static_cast<std::size_t>(shape->width);
-  const auto height = static_cast<std::size_t>(shape->height);
+  if (plan.runs > 1) return restore_tiles(picture_of(0), *outputs, shape, *session);
+  const auto width = static_cast<std::size_t>(shape.width);
+  const auto height = static_cast<std::size_t>(shape.height);
   const auto resized = [&](const elir_image& output) {
     return fit_ == ELIR_FIT_RESIZE &&
-           (output.width != shape->width || output.height != shape->height);
+           (output.width != shape.width || output.height != shape.height);
   };
   for (std::size_t first = 0, together = 0; first < count; first += together) {
-    together = session->batch(*shape, count - first);
-    session->select(*shape, together);
+    together = session->batch(shape, count - first);
+    session->select(shape, together);
     for (std::size_t i = 0; i < together; ++i) {
       const EnlargedPicture picture = picture_of(first + i);
       const Pixels input = session->input(i);

@@ -43,12 +43,11 @@ class Restorer {
   // outputs. They pass check().
   template <typename OutputAt>
   std::size_t group_size(std::size_t count, const OutputAt& output_at) const {
-    const auto [shape, runs] = plan(output_at(0));
+    const Plan plan = plan_of(output_at(0));
+    if (plan.runs > 1) return 1;
+    const std::size_t most = std::min(count, static_cast<std::size_t>(plan.shape->batch));
     std::size_t size = 1;
-    while (runs == 1 && size < std::min(count, static_cast<std::size_t>(shape->batch)) &&
-           plan(output_at(size)) == Plan{shape, runs}) {
-      ++size;
-    }
+    while (size < most && plan_of(output_at(size)) == plan) ++size;
     return size;
   }
 
@@ -81,7 +80,7 @@ class Restorer {
     std::size_t runs;  // of single images
     bool operator==(const Plan& other) const { return shape == other.shape && runs == other.runs; }
   };
-  Plan plan(const elir_image& output) const;
+  Plan plan_of(const elir_image& output) const;
 
   template <typename Body>
   static std::exception_ptr error_of(const Body& body) {

@@ -18,6 +18,17 @@ struct Case {
   int height;
 };
 
+const char* const kShapes =
+    R"([{"batch": 4, "height": 32, "width": 32},
+        {"batch": 2, "height": 40, "width": 60, "padded_height": 48, "padded_width": 64}])";
+
+test::BundleOptions of_shapes() {
+  test::BundleOptions options;
+  options.shapes = kShapes;
+  options.noise_stride = 8;
+  return options;
+}
+
 class AllocationsTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AllocationsTest, NoneAfterTheFirstImage) {
@@ -53,6 +64,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Split", {32, true}, ELIR_FIT_DEFAULT, 32, 32},
         Case{"Float", {32, false, true}, ELIR_FIT_DEFAULT, 32, 32},
         Case{"Tiles", {}, ELIR_FIT_TILE, 100, 70},
+        Case{"TilesInBatches", of_shapes(), ELIR_FIT_TILE, 211, 170},
+        Case{"Padded", of_shapes(), ELIR_FIT_TILE, 50, 33},
+        Case{"ResizedAndPadded", of_shapes(), ELIR_FIT_RESIZE, 60, 40},
         Case{"SmallerThanATile", {}, ELIR_FIT_TILE, 20, 10},
         Case{"Resized", {}, ELIR_FIT_RESIZE, 100, 70},
         Case{"EnlargedTiles", {32, false, false, false, 4, "bicubic"}, ELIR_FIT_TILE, 30, 20},

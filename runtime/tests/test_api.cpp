@@ -225,9 +225,93 @@ TEST_F(ApiTest, InvalidParams) {
   EXPECT_NE(create_error(path, params, ELIR_ERROR_USAGE).find("struct_size is 8"),
             std::string::npos);
   params = test::reference_params();
+  params.sigma_s = 0;
+  const char* const baked =
+      " is set, and the noise of this bundle is a constant of its graphs: export it with --noise "
+      "field";
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+            std::string("elir_params.sigma_s") + baked);
+  params = test::reference_params();
+  params.seed = 0;
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE), std::string("elir_params.seed") + baked);
+  params = test::reference_params();
+  params.tile_overlap = 17;
+  EXPECT_EQ(
+      create_error(path, params, ELIR_ERROR_USAGE),
+      "elir_params.tile_overlap is 17, expected at most 16, half the smallest side of a tile");
+  params.tile_overlap = -2;
+  EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+            "elir_params.tile_overlap is -2, expected -1 to 2147483647");
+  params = test::reference_params();
   params.queue = 0;
   EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
             "elir_params.queue is 0, expected 1 to 1024");
+}
+
+TEST_F(ApiTest, NoiseIsChosen) {
+  BundleOptions options;
+  options.noise_stride = 8;
+  const std::string path = bundle(options);
+  elir_params params = test::reference_params();
+  const auto pixels = test::pattern(50, 40, 0);
+  const auto result = [&] {
+    Restorer restorer(path, params);
+    return restored(restorer, pixels, 50, 40);
+  };
+  const auto own = result();
+  params.seed = 0;  // those of the bundle
+  params.sigma_s = 0.025;
+  EXPECT_EQ(result(), own);
+  params.seed = 4294967295;
+  EXPECT_NE(result(), own);
+  params.seed = -1;
+  params.sigma_s = 0.05;
+  EXPECT_NE(result(), own);
+  params.sigma_s = 0;
+  EXPECT_NO_THROW(Restorer(path, params));
+  const char* const sigma = ", expected a number >= 0 that fits float32";
+  for (const double wrong : {-0.5, 1e39, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    params.sigma_s = wrong;
+    EXPECT_NE(create_error(path, params, ELIR_ERROR_USAGE).find(sigma), std::string::npos) << wrong;
+  }
+  params.sigma_s = -1;
+  for (const std::int64_t wrong : {std::int64_t{-2}, std::int64_t{1} << 32}) {
+    params.seed = wrong;
+    EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+              "the seed of the noise is " + std::to_string(wrong) + ", expected 0 to 4294967295");
+  }
+}
+
+// elir_run takes a full batch of the first shape.
+TEST_F(ApiTest, RunOfABatch) {
+  BundleOptions options;
+  options.noise_stride = 8;
+  options.shapes = R"([{"batch": 3, "height": 30, "width": 40,
+                        "padded_height": 32, "padded_width": 48},
+                       {"batch": 1, "height": 64, "width": 64}])";
+  Restorer restorer(bundle(options), test::reference_params());
+  const elir_description description = restorer.describe();
+  ASSERT_EQ(description.shape_count, 2);
+  EXPECT_EQ(description.largest_batch, 3);
+  EXPECT_EQ(description.shapes[0].height, 30);
+  EXPECT_EQ(description.shapes[0].width, 40);
+  const std::vector<std::int32_t> expected = {3, 32, 48, 3};
+  EXPECT_EQ(std::vector<std::int32_t>(description.input.shape, description.input.shape + 4),
+            expected);
+  const auto images = test::pattern(48, 3 * 32, 1);
+  ASSERT_EQ(description.input.bytes, images.size());
+  std::vector<std::uint8_t> result(images.size());
+  check(elir_run(restorer.get(), images.data(), images.size(), result.data(), result.size()));
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::vector<std::uint8_t> image;  // the part of its size
+    std::vector<std::uint8_t> part;
+    for (std::size_t y = 32 * i; y < 32 * i + 32; ++y) {
+      const auto row = static_cast<std::ptrdiff_t>(3 * 48 * y);
+      image.insert(image.end(), images.begin() + row, images.begin() + row + 3 * 48);
+      part.insert(part.end(), result.begin() + row, result.begin() + row + 3 * 48);
+    }
+    EXPECT_EQ(restored(restorer, image, 48, 32), part) << i;
+  }
 }
 
 // Longer than any message, or not UTF-8: the error is one valid line.
@@ -267,6 +351,10 @@ TEST_F(ApiTest, StructsOfOtherVersions) {
   EXPECT_EQ(older.struct_size, offsetof(elir_params, queue));
   EXPECT_EQ(older.skip_accuracy_check, 0);
   EXPECT_EQ(older.queue, 0x4D4D4D4D) << "beyond its end";
+  std::memset(&older, 77, sizeof older);  // of version 0.1, which ends before sigma_s
+  elir_init_params(&older, offsetof(elir_params, sigma_s));
+  older.backend = "reference";
+  EXPECT_NO_THROW(Restorer(path, older)) << "the fields beyond its end are not read";
 
   struct NewerDescription {
     elir_description known;

@@ -194,6 +194,38 @@ def test_missing_precisions(tmp_path: Path, library: Library, precision: str) ->
     )
 
 
+@pytest.mark.parametrize("stride", [None, 8])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sigma_s": 0.5},
+        {"sigma_s": 0.0},
+        {"sigma_s": -0.5},
+        {"sigma_s": float("nan")},
+        {"sigma_s": 1e39},
+        {"seed": 0},
+        {"seed": 2**32 - 1},
+        {"seed": 2**32},
+        {"seed": -2},
+        {"tile_overlap": 0},
+        {"tile_overlap": 16},
+        {"tile_overlap": 17},
+        {"tile_overlap": -2},
+    ],
+)
+def test_noise_and_overlap(
+    tmp_path: Path, library: Library, stride: int | None, options: dict[str, Any]
+) -> None:
+    pytest.importorskip("openvino")
+    bundle = make_bundle(tmp_path / "b", size=32, stride=stride)
+    expected = 0
+    try:
+        Restorer(bundle, "openvino", precision="fp32", **options).close()
+    except ElirError as error:
+        expected = status(error)
+    assert library.status(bundle, backend="reference", **options) == expected
+
+
 def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
     pytest.importorskip("openvino")
     bundle = make_bundle(tmp_path / "b", faces=True)

@@ -78,6 +78,36 @@ def test_any_size(
     assert_same(library, bundle, bundle, picture(*size), fit=fit, precision="fp32")
 
 
+SQUARE = {"batch": 3, "height": 64, "width": 64}
+WIDE = {"batch": 2, "height": 40, "width": 90, "padded_height": 48, "padded_width": 96}
+
+
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_shapes_batches_and_noise(tmp_path: Path, library: Library, backend: str, io: str) -> None:
+    """Single images, padded ones, tiles, and images that are restored together."""
+    if backend not in library.loaded.elir_backends().decode().split(", "):
+        pytest.skip(f"this libelir was built without {backend}")
+    bundle = make_bundle(tmp_path / "b", io=io, stride=8, shapes=[SQUARE, WIDE], gain=0.8)
+    sizes = [(64, 64), (64, 64), (60, 33), (64, 64), (40, 90), (33, 77), (211, 170), (40, 300)]
+    images = [picture(*size) for size in sizes]
+    for options in ({}, {"seed": 2**32 - 1, "sigma_s": 0.11, "tile_overlap": 21}):
+        with Restorer(bundle, backend, precision="fp32", **options) as python:
+            expected = list(python.map(images))
+            alone = [python.restore(image) for image in images]
+        with library.open(bundle, backend=backend, precision="fp32", **options) as cpp:
+            actual = [*cpp.restore_batch(images), *map(cpp.restore, images)]
+        for one, other in zip(actual, [*expected, *alone], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+def test_noise_of_stages(tmp_path: Path, library: Library, stages: str) -> None:
+    bundle = make_bundle(tmp_path / "b", size=64, stages=stages, stride=8)
+    assert_same(library, bundle, bundle, picture(130, 70), precision="fp32", fit="tile")
+    assert_same(library, bundle, bundle, picture(130, 70), precision="fp32", fit="resize")
+
+
 def test_split(tmp_path: Path, library: Library) -> None:
     bundle = make_bundle(tmp_path / "b", size=64, stages="split", gain=0.7, bias=0.1)
     assert_same(library, bundle, bundle, picture(90, 80), precision="fp32")

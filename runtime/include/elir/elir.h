@@ -13,10 +13,22 @@
  * elir restores degraded photographs with a neural network. The network comes in a bundle: a folder
  * written by elir-export, with the model and everything needed to run it.
  *
- * SIZES. The network works on images of one fixed size and does not change it. An input is first
- * enlarged by the bundle's factor (`upscale`, 1 for most tasks). If the enlarged image does not
- * have the network's size, it is either resized to it and the result resized back, or restored in
- * overlapping tiles that are blended (see elir_fit).
+ * SIZES. The network works on images of one or several fixed sizes (elir_description.shapes) and
+ * does not change them. An input is first enlarged by the bundle's factor (`upscale`, 1 for most
+ * tasks). If the enlarged image has one of these sizes, it is restored in one run. If not, it is
+ * either resized to the first of them and the result resized back, or restored in overlapping tiles
+ * that are blended, in the size that needs the least computation (see elir_fit). An image smaller
+ * than a tile is continued by mirroring, and the result is cut.
+ *
+ * BATCHES. If the bundle was exported for batches, up to `batch` images or tiles are restored in one
+ * run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the queue
+ * of elir_restore_async fill a batch, if they need one run each in the same size. Nothing waits for a
+ * batch to be full, and the pixels are the same as one by one.
+ *
+ * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
+ * computed for each image as a function of a seed and of the position in the image, so that
+ * overlapping tiles have the same noise; seed and strength can then be chosen (elir_params.seed and
+ * .sigma_s). The same image, seed and strength give the same result.
  *
  * OWNERSHIP. Every buffer belongs to whoever allocated it. The library keeps no pointer to an image
  * after the call or, for elir_restore_async, after the callback. elir_create copies the strings in
@@ -40,8 +52,8 @@
  * call has no effect, except that the pixels of its output images are undefined.
  *
  * MEMORY. A restorer has working memory for each of its `concurrency` sessions. It grows with the
- * first image of a size and is reused: restoring another image of that size allocates nothing in
- * this library. (The first elir_restore_async creates threads and a queue, and elir_restore_batch
+ * first image of a size, and with the first batch of a number of images, and is reused: restoring
+ * another one allocates nothing in this library. (The first elir_restore_async creates threads and a queue, and elir_restore_batch
  * creates threads in every call.) What the backend allocates is up to it.
  *
  * ABI. elir_params and elir_description begin with their size and may grow at their end in later
@@ -143,7 +155,8 @@ typedef struct elir_params {
                               costs one run. It detects missing memory or libraries, and processors
                               that compute wrong results. If both backend and precision are named,
                               only reduced precisions are checked */
-  int queue;               /* images that may wait in elir_restore_async, 1 to 1024 */
+  int queue;               /* images that may wait in elir_restore_async, 1 to 1024; at least as many
+                              as the largest batch, for full batches */
   elir_log_callback log;   /* NULL: no log. Used as long as the restorer exists */
   void* log_user;          /* passed to `log` */
   const char* cache; /* UTF-8 path of the folder that caches compiled models; "": no cache; NULL:
@@ -152,13 +165,11 @@ typedef struct elir_params {
                         500M; default 1G; 0: no cache); the least recently used are removed first.
                         The files are executable code: protect the folder like a program. If it
                         cannot be written, `log` gets a warning and nothing fails */
-  double sigma_s;       /* standard deviation of the noise that the network adds to its first
-                           estimate; more gives more detail, invented or not. -1: the bundle's */
-  int64_t seed;         /* of that noise, 0 to 2^32 - 1; other seeds give other results. -1: the
-                           bundle's. This and `sigma_s` can only be set for bundles exported with
-                           --noise field */
-  int32_t tile_overlap; /* pixels by which tiles overlap at least, up to half a tile; -1: an eighth.
-                           More takes longer and hides differences between tiles better */
+  double sigma_s;       /* standard deviation of the noise, at least 0; -1: the bundle's */
+  int64_t seed;         /* of the noise, 0 to 2^32 - 1; -1: the bundle's. This and `sigma_s` can only
+                           be set if the bundle was exported with --noise field */
+  int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
+                           side of a tile; -1: an eighth of its side. More takes longer */
 } elir_params;
 
 /* An image: 8 bits per channel, 3 channels per pixel, no padding between pixels. Fields left at
@@ -177,9 +188,9 @@ typedef struct elir_image {
                    ELIR_MEMORY_HOST */
 } elir_image;
 
-/* Number and size of the images that the network processes in one run. */
+/* Number and size of the images that the network restores in one run. */
 typedef struct elir_shape {
-  int32_t batch;  /* largest number of images */
+  int32_t batch;  /* largest number of images; fewer are possible */
   int32_t height; /* of each image after enlarging, in pixels */
   int32_t width;
 } elir_shape;
@@ -201,7 +212,8 @@ typedef enum elir_dtype { ELIR_UINT8 = 0, ELIR_FLOAT32 = 1 } elir_dtype;
 typedef enum elir_layout { ELIR_NHWC = 0, ELIR_NCHW = 1 } elir_layout;
 
 /* The network's input or output, for elir_run: RGB images, with values from 0 to 255 as ELIR_UINT8
- * or 0 to 1 as ELIR_FLOAT32. */
+ * or 0 to 1 as ELIR_FLOAT32. Height and width are those of the shape, rounded up to multiples that
+ * the network needs. */
 typedef struct elir_tensor {
   const char* name; /* valid as long as the restorer */
   elir_dtype dtype;
@@ -225,7 +237,7 @@ typedef struct elir_description {
   int32_t face_detector;    /* nonzero: the bundle contains a face detector */
   int32_t random;           /* nonzero: the weights are random, for measuring speed only */
   int32_t concurrency;      /* images restored concurrently */
-  elir_tensor input;        /* of elir_run, in the first of `shapes` */
+  elir_tensor input;        /* of elir_run: a full batch of the first of `shapes` */
   elir_tensor output;
 } elir_description;
 
@@ -296,7 +308,7 @@ ELIR_API elir_status elir_restore(elir_restorer* restorer, const elir_image* inp
                                   const elir_image* output);
 
 /* Restores `count` images, whose sizes may differ, and returns when all are done. Up to
- * `concurrency` of them are restored concurrently, on the calling thread and on threads that live
+ * `concurrency` batches of them are restored concurrently, on the calling thread and on threads that live
  * as long as the call. The pixels are the same as from elir_restore.
  *
  *   inputs, outputs  arrays of `count` images as for elir_restore; outputs[i] receives inputs[i].
@@ -313,7 +325,8 @@ ELIR_API elir_status elir_restore_batch(elir_restorer* restorer, const elir_imag
 
 /* Queues one image for restoration on a thread of the library and returns at once. The structs are
  * copied. The pixels must remain valid and unchanged until `done` is called. Images are started in
- * the order of the calls, and finish in that order if concurrency is 1.
+ * the order of the calls, with as many of those that wait as fit into a batch, and finish in that
+ * order if concurrency is 1.
  *
  * Returns ELIR_ERROR_BUSY if `queue` images are already waiting or elir_destroy has begun: a camera
  * drops the frame. Returns ELIR_ERROR_USAGE, _IMAGE, _UNAVAILABLE or _MEMORY if the arguments are
@@ -327,7 +340,8 @@ ELIR_API elir_status elir_restore_async(elir_restorer* restorer, const elir_imag
  * ELIR_ERROR_USAGE if called from a callback of this restorer. */
 ELIR_API elir_status elir_wait(elir_restorer* restorer);
 
-/* Runs the network once on tensors, without enlarging, resizing or rounding.
+/* Runs the network once on tensors, without enlarging, resizing or rounding: a full batch of the
+ * first shape, each image with the noise that its top left corner has.
  *
  *   input   the tensor elir_description.input: its `bytes` bytes, contiguous, in host memory.
  *   output  receives the tensor elir_description.output, in the same form.

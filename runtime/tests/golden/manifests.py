@@ -194,7 +194,7 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
 ARTIFACT: Path_ = ("stages", 0, "artifacts", 0)
 ENGINE: Path_ = ("stages", 0, "artifacts", 2)
 #: Changes, some of them valid: (base, path, value).
-CHANGES: list[tuple[str, Path_, Any]] = [
+CHANGES: list[tuple[Any, ...]] = [
     ("engines", ("targets", 0, "capability"), "sm9"),
     ("engines", ("targets", 0, "capability"), "sm120"),
     ("engines", ("targets", 0, "capability"), "sm1200"),
@@ -245,6 +245,25 @@ CHANGES: list[tuple[str, Path_, Any]] = [
     ("fused", ("precisions",), ["fp32", "fp32"]),
     ("fused", ("resize", "a"), -0.75),
     ("fused", ("noise", "kind"), "field"),
+    ("field", ("noise", "generator"), "philox4x64-10"),
+    ("field", ("noise", "seed"), 2**32 - 1),
+    ("field", ("noise", "seed"), 2**32),
+    ("field", ("model", "sigma_s"), 1e39),
+    ("fused", ("model", "sigma_s"), 1e39),
+    ("field", ("tensors", "noise", "dtype"), "uint8"),
+    ("field", ("tensors", "noise", "layout"), "NHWC"),
+    ("field", ("tensors", "noise", "range"), [0, 1]),
+    ("field", ("tensors", "noise", "stride"), 16),
+    ("field", ("tensors", "noise", "stride"), 32),
+    ("field", ("tensors", "noise", "channels"), 1),
+    ("field", ("tensors", "noise")),
+    ("field", ("stages", 0, "inputs"), ["noise", "image"]),
+    ("field", ("shapes", 0, "batch"), 1024),
+    ("field", ("shapes", 0, "batch"), 1025),
+    ("field", ("shapes", 0, "batch"), 0),
+    ("field", ("shapes", 1, "padded_height"), 24),
+    ("field", ("shapes", 1, "padded_height"), 36),
+    ("field", ("shapes", 1), {"batch": 2, "height": 64, "width": 32}),
     ("fused", ("noise", "seed"), -0.0),
     ("fused", ("stages", 0, "name"), "encoder"),
     ("fused", ("stages", 0, "inputs"), ["image", "noise"]),
