@@ -70,7 +70,8 @@ TEST(OnnxCheck, AcceptsASmallGraph) {
 
 const End kTinyInput = {"image", "uint8", {1, 256, 256, 3}};
 const End kTinyOutput = {"restored", "uint8", {1, 256, 256, 3}};
-const GraphEnds kTinyEnds = {{kTinyInput}, {kTinyOutput}};
+const End kTinyNoise = {"noise", "float32", {1, 16, 32, 32}};
+const GraphEnds kTinyEnds = {{kTinyInput, kTinyNoise}, {kTinyOutput}};
 const GraphEnds kSwappedEnds = {{kTinyOutput}, {kTinyInput}};
 
 TEST(OnnxCheck, AcceptsThePackagedModel) {
