@@ -20,10 +20,10 @@
  * that are blended, in the size that needs the least computation (see elir_fit). An image smaller
  * than a tile is continued by mirroring, and the result is cut.
  *
- * BATCHES. If the bundle was exported for batches, up to `batch` images or tiles are restored in one
- * run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the queue
- * of elir_restore_async fill a batch, if they need one run each in the same size. Nothing waits for a
- * batch to be full, and the pixels are the same as one by one.
+ * BATCHES. If the bundle was exported for batches, up to `batch` images or tiles are restored in
+ * one run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the
+ * queue of elir_restore_async fill a batch, if they need one run each in the same size. Nothing
+ * waits for a batch to be full, and the pixels are the same as one by one.
  *
  * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
  * computed for each image as a function of a seed and of the position in the image, so that
@@ -53,8 +53,9 @@
  *
  * MEMORY. A restorer has working memory for each of its `concurrency` sessions. It grows with the
  * first image of a size, and with the first batch of a number of images, and is reused: restoring
- * another one allocates nothing in this library. (The first elir_restore_async creates threads and a queue, and elir_restore_batch
- * creates threads in every call.) What the backend allocates is up to it.
+ * another one allocates nothing in this library. (The first elir_restore_async creates threads and
+ * a queue, and elir_restore_batch creates threads in every call.) What the backend allocates is up
+ * to it.
  *
  * ABI. elir_params and elir_description begin with their size and may grow at their end in later
  * versions. A program and a library of different versions use the fields that both know; setting a
@@ -155,19 +156,19 @@ typedef struct elir_params {
                               costs one run. It detects missing memory or libraries, and processors
                               that compute wrong results. If both backend and precision are named,
                               only reduced precisions are checked */
-  int queue;               /* images that may wait in elir_restore_async, 1 to 1024; at least as many
-                              as the largest batch, for full batches */
-  elir_log_callback log;   /* NULL: no log. Used as long as the restorer exists */
-  void* log_user;          /* passed to `log` */
+  int queue;             /* images that may wait in elir_restore_async, 1 to 1024; at least as many
+                            as the largest batch, for full batches */
+  elir_log_callback log; /* NULL: no log. Used as long as the restorer exists */
+  void* log_user;        /* passed to `log` */
   const char* cache; /* UTF-8 path of the folder that caches compiled models; "": no cache; NULL:
                         $ELIR_CACHE, or elir-deploy in $XDG_CACHE_HOME or ~/.cache, shared with the
                         Python runtime. Compiled models may take $ELIR_CACHE_LIMIT bytes (such as
                         500M; default 1G; 0: no cache); the least recently used are removed first.
                         The files are executable code: protect the folder like a program. If it
                         cannot be written, `log` gets a warning and nothing fails */
-  double sigma_s;       /* standard deviation of the noise, at least 0; -1: the bundle's */
-  int64_t seed;         /* of the noise, 0 to 2^32 - 1; -1: the bundle's. This and `sigma_s` can only
-                           be set if the bundle was exported with --noise field */
+  double sigma_s;    /* standard deviation of the noise, at least 0; -1: the bundle's */
+  int64_t seed;      /* of the noise, 0 to 2^32 - 1; -1: the bundle's. This and `sigma_s` can only
+                        be set if the bundle was exported with --noise field */
   int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
                            side of a tile; -1: an eighth of its side. More takes longer */
 } elir_params;
@@ -302,14 +303,14 @@ ELIR_API elir_status elir_output_size(const elir_restorer* restorer, int32_t wid
  *   output  receives the result. Must have the size computed by elir_output_size; its format and
  *           stride may differ from the input's. Must not overlap the input in memory.
  *
- * Returns ELIR_ERROR_USAGE (also if a model of aligned faces would run in tiles), _IMAGE,
- * _UNAVAILABLE or _MEMORY on failure. */
+ * Returns ELIR_ERROR_USAGE (also if a model of aligned faces would run in tiles), _IMAGE, _BUNDLE
+ * (a file needed for a new size or batch has changed), _UNAVAILABLE or _MEMORY on failure. */
 ELIR_API elir_status elir_restore(elir_restorer* restorer, const elir_image* input,
                                   const elir_image* output);
 
 /* Restores `count` images, whose sizes may differ, and returns when all are done. Up to
- * `concurrency` batches of them are restored concurrently, on the calling thread and on threads that live
- * as long as the call. The pixels are the same as from elir_restore.
+ * `concurrency` batches of them are restored concurrently, on the calling thread and on threads
+ * that live as long as the call. The pixels are the same as from elir_restore.
  *
  *   inputs, outputs  arrays of `count` images as for elir_restore; outputs[i] receives inputs[i].
  *                    No output may overlap another image.
