@@ -30,11 +30,13 @@ class CudaStage(ABC):
         input: its input.
         output: its output.
         captures_itself: whether the library captures the stage's work as a CUDA graph itself.
+        capturable: whether the session may try to capture it.
     """
 
     input: TensorSpec
     output: TensorSpec
     captures_itself: bool = False
+    capturable: bool = True
 
     @abstractmethod
     def bind(self, source: int, sink: int) -> None:
@@ -70,6 +72,8 @@ class CudaSession(Session):
     Args:
         device: the device.
         stages: the stages in order; the session closes them, even if it cannot be created.
+        stream: of the device, for stages that were created for it; the session destroys it, even if
+            it cannot be created. None: one of its own.
         sleeping: sleep instead of busy-waiting for the device, which takes a little longer but
             leaves the processor to others.
         after_first_run: called after the first successful run; must not fail.
@@ -83,6 +87,7 @@ class CudaSession(Session):
         device: Device,
         stages: Sequence[CudaStage],
         *,
+        stream: int | None = None,
         sleeping: bool = False,
         after_first_run: Callable[[], None] | None = None,
     ) -> None:
@@ -98,7 +103,7 @@ class CudaSession(Session):
         self._resources = _Resources(device)
         try:
             with device.current():
-                self._allocate(sleeping)
+                self._allocate(stream, sleeping)
         except BaseException:
             for stage in self._stages:
                 self._resources.add(stage.close)
@@ -109,8 +114,10 @@ class CudaSession(Session):
         # For sessions that are not closed. At exit, the driver frees everything anyway.
         weakref.finalize(self, self._resources.close).atexit = False
 
-    def _allocate(self, sleeping: bool) -> None:
+    def _allocate(self, stream: int | None, sleeping: bool) -> None:
         device, resources, stages = self._device, self._resources, self._stages
+        if stream is not None:
+            self._own_stream(stream)
         first, last = stages[0].input, stages[-1].output
         self.input = device.pinned(first.shape, first.dtype)
         self.output = device.pinned(last.shape, last.dtype)
@@ -119,15 +126,19 @@ class CudaSession(Session):
             address = device.allocate(tensor.nbytes)
             resources.add(partial(device.free, address))
             self._buffers.append(address)
-        self._stream = device.create_stream()
-        resources.add(partial(device.destroy_stream, self._stream))
-        resources.stream = self._stream
+        if stream is None:
+            self._own_stream(device.create_stream())
         if sleeping:
             self._event = device.create_event()
             resources.add(partial(device.destroy_event, self._event))
         for stage, source, sink in zip(stages, self._buffers, self._buffers[1:], strict=False):
             stage.bind(source, sink)
             resources.add(stage.close)
+
+    def _own_stream(self, stream: int) -> None:
+        self._stream = stream
+        self._resources.add(partial(self._device.destroy_stream, stream))
+        self._resources.stream = stream
 
     def run(self) -> None:
         if self._closed:
@@ -196,6 +207,8 @@ class CudaSession(Session):
         """Capture a run as a CUDA graph; if that fails, go on without."""
         if not self._device.captures and all(stage.captures_itself for stage in self._stages):
             return  # only the two copies could be captured
+        if not all(stage.capturable for stage in self._stages):
+            return
         try:
             graph = self._captured()
         except UnavailableError as error:

@@ -1,20 +1,20 @@
 """ONNX files on ONNX Runtime: on the CPU, on CUDA, and through TensorRT.
 
 Stages share buffers by IO binding: the output of one is the input of the next, without a copy. On a
-GPU these buffers are on the device, and only the image is copied there and back.
+GPU a :class:`~elir_deploy.runtime.cuda_session.CudaSession` holds these buffers.
 """
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
@@ -26,10 +26,12 @@ from elir_deploy.runtime.backends.base import (
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
+from elir_deploy.runtime.cuda import open_device
+from elir_deploy.runtime.cuda_session import CudaSession
 from elir_deploy.runtime.manifest import Artifact, Stage
-from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage, library_failures, one_line
 
-__all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
+__all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages", "load_cuda_libraries"]
 
 #: Fatal messages only: errors are raised as exceptions too.
 _SILENT = 4
@@ -72,24 +74,58 @@ class OnnxRuntimeBackend(Backend):
                 f"the installed onnxruntime {ort.__version__} has no {self.provider}: "
                 f"pip uninstall onnxruntime && pip install 'elir-deploy[{self.extra}]'"
             )
-        return missing_cuda_device() if self.on_gpu else None
+        if not self.on_gpu:
+            return None
+        reason = missing_cuda_device()
+        if reason is None:
+            try:
+                open_device(0, self.extra)
+            except UnavailableError as error:
+                return str(error)
+        return reason
 
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
     ) -> Session:
         reason = self.available()
         if reason:
-            _library(self.extra)  # raises MissingDependencyError if it is missing
+            _library(self.extra)  # these two raise MissingDependencyError if a package is missing
+            if self.on_gpu and missing_cuda_device() is None:
+                open_device(device, self.extra)
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        chain = []
-        in_use: list[FolderInUse | None] = []
-        for stage, artifact in zip(bundle.stages, self.artifacts(bundle, precision), strict=True):
-            path = bundle.checked_file(artifact.file)
-            engines = _engines(artifact, bundle) if self.compiles else None
-            in_use.append(engines)
-            providers = self.providers(precision, device, engines.folder if engines else None)
-            chain.append((stage, self._load(path, stage, providers, threads)))
-        return _CudaSession(chain, device, in_use) if self.on_gpu else _CpuSession(chain, threads)
+        if self.on_gpu:
+            return self._on_device(bundle, precision, threads, device)
+        providers = self.providers(precision, device, None)
+        chain = [
+            (stage, self._load(bundle.checked_file(artifact.file), stage, providers, threads))
+            for stage, artifact in zip(
+                bundle.stages, self.artifacts(bundle, precision), strict=True
+            )
+        ]
+        return _CpuSession(chain, threads)
+
+    def _on_device(
+        self, bundle: Bundle, precision: str, threads: int | None, number: int
+    ) -> Session:
+        device = open_device(number, self.extra)
+        ort = _library(self.extra)
+        load_cuda_libraries(ort)
+        with ExitStack() as undo, device.current():
+            stream = device.create_stream()
+            undo.callback(device.destroy_stream, stream)
+            stages = []
+            artifacts = self.artifacts(bundle, precision)
+            for stage, artifact in zip(bundle.stages, artifacts, strict=True):
+                engines = _engines(artifact, bundle) if self.compiles else None
+                providers = self.providers(precision, number, engines.folder if engines else None)
+                for _, options in providers:
+                    options["user_compute_stream"] = str(stream)
+                path = bundle.checked_file(artifact.file)
+                loaded = self._load(path, stage, providers, threads)
+                stages.append(OnnxRuntimeStage(ort, loaded, stage, number, engines))
+                undo.callback(stages[-1].close)
+            undo.pop_all()
+        return CudaSession(device, stages, stream=stream)
 
     def _load(self, path: Path, stage: Stage, providers: Providers, threads: int | None) -> Any:
         ort = _library(self.extra)
@@ -103,8 +139,8 @@ class OnnxRuntimeBackend(Backend):
             loaded = ort.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
-        except _failures(ort) as error:
-            text = _one_line(error)
+        except library_failures() as error:
+            text = one_line(error)
             # Apart from these two, errors of the GPU and of the graph look alike.
             if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
                 raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
@@ -114,9 +150,9 @@ class OnnxRuntimeBackend(Backend):
         loaded.disable_fallback()
         if loaded.get_providers()[0] != self.provider:
             reason = (
-                f"onnxruntime fell back to {loaded.get_providers()[0]}: {self.provider} does not "
-                "start here; check that the versions of the driver, CUDA and cuDNN are those of "
-                "its release notes"
+                f"onnxruntime fell back to {loaded.get_providers()[0]}: "
+                f"{_not_started(ort, self.provider)}; check that the versions of the driver, CUDA "
+                "and cuDNN are those of its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         _check_ends(path, stage, loaded)
@@ -140,7 +176,7 @@ class _CpuSession(Session):
             )
             self._steps.append((stage.name, loaded, binding))
         self._buffers = buffers  # the bindings hold addresses, not references
-        self._failures = _failures(_library("cpu"))
+        self._failures = library_failures()
 
     def run(self) -> None:
         for _, loaded, binding in self._steps:
@@ -155,64 +191,10 @@ class _CpuSession(Session):
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
-            raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
+            raise UnavailableError(f"onnxruntime failed: {one_line(error)}") from None
 
     def close(self) -> None:
         self._steps.clear()
-
-
-class _CudaSession(Session):
-    """Like :class:`_CpuSession`, with the tensors between stages on the device."""
-
-    def __init__(
-        self, chain: list[tuple[Stage, Any]], device: int, in_use: Sequence[FolderInUse | None]
-    ) -> None:
-        ort = _library("gpu")
-        self._in_use = in_use
-        first, last = chain[0][0], chain[-1][0]
-        self.input, self.output = allocate(first.input), allocate(last.output)
-
-        def on_device(spec: TensorSpec) -> Any:
-            return ort.OrtValue.ortvalue_from_shape_and_type(
-                spec.shape, np.dtype(spec.dtype).type, "cuda", device
-            )
-
-        self._failures = _failures(ort)
-        self._steps: list[tuple[Any, Any]] = []
-        try:
-            self._device_input = source = on_device(first.input)
-            for stage, loaded in chain:
-                binding = loaded.io_binding()
-                binding.bind_ortvalue_input(stage.input.name, source)
-                if stage is last:  # copied to the bound host buffer at the end of a run
-                    binding.bind_output(
-                        stage.output.name,
-                        "cpu",
-                        0,
-                        self.output.dtype.type,
-                        self.output.shape,
-                        self.output.ctypes.data,
-                    )
-                else:
-                    source = on_device(stage.output)
-                    binding.bind_ortvalue_output(stage.output.name, source)
-                self._steps.append((loaded, binding))
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime on CUDA: {_one_line(error)}") from None
-
-    def run(self) -> None:
-        try:
-            self._device_input.update_inplace(self.input)
-            for loaded, binding in self._steps:
-                loaded.run_with_iobinding(binding)
-            self._steps[-1][1].synchronize_outputs()
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
-
-    def close(self) -> None:
-        self._steps.clear()
-        self._device_input = None
-        self._in_use = ()
 
 
 def conflicting_packages() -> str | None:
@@ -234,19 +216,23 @@ def _library(extra: str) -> Any:
     return import_library("onnxruntime", extra, "run ONNX files", attribute="InferenceSession")
 
 
-def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """All exceptions of ONNX Runtime, which have no common base class."""
-    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    kinds = [value for value in vars(state).values() if isinstance(value, type)]
-    # ValueError if the message quotes bytes of a damaged file.
-    return (RuntimeError, ValueError, *(kind for kind in kinds if issubclass(kind, Exception)))
+def load_cuda_libraries(ort: Any) -> None:
+    """Load CUDA's libraries and cuDNN from NVIDIA's Python packages, where they are installed."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(io.StringIO()):  # what is not found there may be in the loader's path
+            preload()
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ..."
-    text = text.removeprefix("[ONNXRuntimeError] : ").lstrip("0123456789").removeprefix(" : ")
-    return text if len(text) <= 300 else text[:297] + "..."
+def _not_started(ort: Any, provider: str) -> str:
+    """Why a provider did not start, after ONNX Runtime tried, which only logs the reason."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return f"{provider} does not start here"
 
 
 def _check_ends(path: Path, stage: Stage, loaded: Any) -> None:
