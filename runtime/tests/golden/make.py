@@ -146,7 +146,9 @@ TILED: list[tuple[int, int, int, str, list[Shape], int, int | None]] = [
 SIGMA_S, SEED = 0.375, 4294967291  # of TILED
 
 
-def restored(picture: EnlargedPicture, shapes: list[Shape], stride: int, ramp: int | None) -> Pixels:
+def restored(
+    picture: EnlargedPicture, shapes: list[Shape], stride: int, ramp: int | None
+) -> Pixels:
     """The result of the reference backend, in tiles."""
     output = np.empty((picture.height, picture.width, 3), np.uint8)
     size = picture.height, picture.width
