@@ -210,7 +210,7 @@ gpu-check:
 
 # Bundles that a GPU is measured with, made on any machine: random weights, but for tiny.
 build/gpu/%:
-	elir-export random --task $* --precision fp32 --precision fp16 --precision int8 -o $@
+	elir-export random --task $* --batch 8 --precision fp32 --precision fp16 --precision int8 -o $@
 
 # Our bundles on this machine's GPU beside PyTorch, with the Python of gpu-check; GPU=cpu rehearses it.
 GPU ?= cuda

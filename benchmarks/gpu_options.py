@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,9 @@ import numpy as np
 from elir_deploy.output_files import write_text
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.backends import BACKENDS
-from elir_deploy.runtime.backends.onnxruntime import load_cuda_libraries
-from elir_deploy.runtime.cuda import open_device
-from elir_deploy.runtime.cuda_session import CudaSession
+from elir_deploy.runtime.backends import BACKENDS, Session
 from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage
+from elir_deploy.runtime.opening import field_noise
 from elir_deploy.text import pipes
 
 #: Longest that a variant may take, in seconds.
@@ -62,38 +60,34 @@ QUANTISED = {
 }
 
 
-def opened(bundle: Bundle, precision: str, options: dict[str, str]) -> CudaSession:
-    """As the backend does, with other options."""
+def opened(bundle: Bundle, precision: str, options: dict[str, str]) -> Session:
+    """As the backend does, with other options, which the whole process then has."""
     import onnxruntime
 
     backend: Any = BACKENDS["onnxruntime-cuda"]
-    load_cuda_libraries(onnxruntime)
-    device = open_device(0, "gpu")
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    ((name, provider),) = backend.providers(precision, 0, None)
-    for key, value in options.items():
-        if "." in key:
-            settings.add_session_config_entry(key, value)
-        elif key != CAPTURED:
-            provider[key] = value
-    with ExitStack() as undo, device.current():
-        stream = device.create_stream()
-        undo.callback(device.destroy_stream, stream)
-        provider["user_compute_stream"] = str(stream)
-        stages = []
-        for stage, file in zip(bundle.stages, backend.artifacts(bundle, precision), strict=True):
-            path = str(bundle.checked_file(file.file))
-            loaded = onnxruntime.InferenceSession(
-                path, settings, providers=[(name, provider)], enable_fallback=0
-            )
-            stages.append(OnnxRuntimeStage(onnxruntime, loaded, stage, 0))
-            stages[-1].capturable = CAPTURED in options
-        undo.pop_all()
-    return CudaSession(device, stages, stream=stream)
+
+    def providers(*arguments: Any) -> list[tuple[str, dict[str, str]]]:
+        ((name, own),) = backend.providers(*arguments)
+        more = {key: value for key, value in options.items() if "." not in key and key != CAPTURED}
+        return [(name, own | more)]
+
+    class Settings(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            for key, value in options.items():
+                if "." in key:
+                    self.add_session_config_entry(key, value)
+
+    onnxruntime.SessionOptions = Settings
+    OnnxRuntimeStage.capturable = CAPTURED in options
+    session: Session = replace(backend, providers=providers).open(bundle, precision)
+    noise = field_noise(bundle.manifest, None, None)
+    if session.noise is not None and noise is not None:
+        noise.fill(session.noise[0], 0, 0)
+    return session
 
 
-def milliseconds(session: CudaSession, runs: int) -> float:
+def milliseconds(session: Session, runs: int) -> float:
     samples = []
     for _ in range(runs):
         begin = time.perf_counter()

@@ -61,3 +61,13 @@ def test_a_bundle_is_compared_with_its_references(tmp_path: Path) -> None:
     ]
     assert runner.psnr_db(bundle) == pytest.approx(min(halves))
     runner.close()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_image_of_a_batch_has_the_noise_of_the_references(tmp_path: Path, batch: int) -> None:
+    shapes = [{"batch": 3, "height": 32, "width": 32}]
+    bundle = Bundle.open(make_bundle(tmp_path / "b", gain=0.5, stride=8, shapes=shapes))
+    runner = BundleRunner(bundle, "onnxruntime", "fp32", batch)
+    assert runner.input.shape == (batch, 32, 32, 3)
+    assert runner.psnr_db(bundle) == np.inf
+    runner.close()
