@@ -10,6 +10,7 @@
 #   make slow     full sizes, torch.compile, the C++ runtime under sanitizers and fuzzed at length
 #   make test-all make test, then make slow
 #   make gpu-check  what needs a GPU, on a machine with one
+#   make gpu-results  measure that GPU and rewrite docs/results/gpu.md
 #   make results  measure this machine and rewrite docs/results (bench-results: elir-bench's alone)
 #
 # CONTRIBUTING.md says which of them to run after which change, and what exactly is slow.
@@ -28,7 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 CPP := build/cpp
 TESTED := $(abspath build/tested)
 
-.PHONY: demo test test-all lint unit bare slow every-test cpp cpp-release cpp-address cpp-slow gpu-check wheel dev \
+.PHONY: demo test test-all lint unit bare slow every-test cpp cpp-release cpp-address cpp-slow gpu-check gpu-results wheel dev \
     schema tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
@@ -200,12 +201,21 @@ ifneq ($(CPP_SANITIZE),0)
 endif
 
 # Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
-# CUDA; where onnx, TensorRT or TensorRT-RTX is there, what they make, too. Tests that find no device are
+# CUDA; where onnx, onnxruntime-gpu, TensorRT or TensorRT-RTX is there, what they make or run, too. Tests that find no device are
 # skipped, so that is asked first.
 gpu-check:
 	$(PYTHON) -c "import sys, torch; from elir_deploy.runtime.backends.base import missing_cuda_device; \
 	    sys.exit(missing_cuda_device() or (None if torch.cuda.is_available() else 'PyTorch finds no CUDA device'))"
 	$(PYTHON) -m pytest -m gpu -s tests/gpu
+
+# Bundles that a GPU is measured with, made on any machine: random weights, but for tiny.
+build/gpu/%:
+	elir-export random --task $* --batch 8 --precision fp32 --precision fp16 --precision int8 -o $@
+
+# Our bundles on this machine's GPU beside PyTorch, with the Python of gpu-check; GPU=cpu rehearses it.
+GPU ?= cuda
+gpu-results: build/gpu/bfr build/gpu/bsr
+	$(PYTHON) benchmarks/gpu.py docs/results/gpu.md $^ tiny --device $(GPU) --compile bfr --kernels bfr
 
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)

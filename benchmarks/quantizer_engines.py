@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from elir_deploy.errors import ElirError
 from elir_deploy.export.calibration import CalibrationImage
 from elir_deploy.export.int8 import Int8Options, calibrate
 from elir_deploy.export.pixels import Feeder
@@ -126,9 +127,11 @@ def nncf_openvino(material: Material) -> None:
     ends = [
         operation.get_friendly_name()
         for operation in model.get_ops()
-        if operation.get_type_name() == "Convolution"
-        and 3 in list(operation.input(1).get_shape())[:2]
+        # A convolution with a bias is two operations there.
+        if operation.get_friendly_name().removesuffix("/WithoutBiases") in material.rgb_ends
+        and operation.get_type_name() == "Convolution"
     ]
+    _check_rgb_ends(ends)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(material.batches),
@@ -137,6 +140,18 @@ def nncf_openvino(material: Material) -> None:
         ignored_scope=nncf.IgnoredScope(names=ends),
     )
     openvino.save_model(quantized, material.output.with_suffix(".xml"), compress_to_fp16=False)
+
+
+def _check_rgb_ends(found: list[Any]) -> None:
+    expected = static().outline.rgb_ends
+    if len(found) != len(expected):
+        raise ElirError(f"found the RGB ends {found}, expected those of {', '.join(expected)}")
+
+
+def _layer(node: Any) -> str:
+    """Scope of the module that a node of ``torch.export`` comes from."""
+    module, _ = list(node.meta["nn_module_stack"].values())[-1]
+    return str(module.removeprefix("stages.").partition(".")[2])
 
 
 def onnxruntime_static(
@@ -251,8 +266,11 @@ def _torch_quantizer() -> Any:
 
     class Convolutions(Quantizer):  # type: ignore[misc]
         def annotate(self, model: Any) -> Any:
-            for node in model.graph.nodes:
-                if "aten.conv" not in str(node.target) or 3 in node.args[1].meta["val"].shape[:2]:
+            convolutions = [node for node in model.graph.nodes if "aten.conv" in str(node.target)]
+            ends = [node for node in convolutions if _layer(node) in static().outline.rgb_ends]
+            _check_rgb_ends(ends)
+            for node in convolutions:
+                if node in ends:
                     continue
                 weight = weights[1 if "transpose" in str(node.target) else 0]
                 node.meta["quantization_annotation"] = QuantizationAnnotation(

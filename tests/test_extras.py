@@ -38,6 +38,8 @@ def cuda_python(extra: str, machine: dict[str, str]) -> Requirement:
         ("tensorrt", NEWER_PC, True),
         ("tensorrt-rtx", PC, True),
         ("tensorrt-rtx", NEWER_PC, True),
+        ("gpu", PC, True),
+        ("gpu", NEWER_PC, True),
     ],
 )
 def test_a_driver_is_met_by_its_cuda(extra: str, machine: dict[str, str], cuda_13: bool) -> None:

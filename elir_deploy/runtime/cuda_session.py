@@ -35,12 +35,14 @@ class CudaStage(ABC):
         noise: its second input; None: it has none.
         output: its output.
         captures_itself: whether the library captures the stage's work as a CUDA graph itself.
+        capturable: whether the session may try to capture it.
     """
 
     input: TensorSpec
     noise: TensorSpec | None = None
     output: TensorSpec
     captures_itself: bool = False
+    capturable: bool = True
 
     @abstractmethod
     def bind(self, addresses: Mapping[str, int], stream: int) -> None:
@@ -147,6 +149,9 @@ class CudaSession(Session):
         shape: what is selected first.
         stages: creates the stages for ``shape.batch`` images of a shape, in order; the session
             closes them, even if it cannot be created.
+        stream: of the device, if the stages run on that one only; None: the session creates one.
+        release: frees ``stream`` and what the stages share; called when everything else is freed,
+            even if the session cannot be created.
         sleeping: sleep instead of busy-waiting for the device, which takes a little longer but
             leaves the processor to others.
         after_first_run: called after the first successful run of each shape and batch; must not
@@ -156,7 +161,8 @@ class CudaSession(Session):
         UnavailableError: a call failed; nothing stays allocated.
     """
 
-    # Each batch needs memory for a context, and a CUDA graph.
+    # For each batch, TensorRT needs memory for a context, ONNX Runtime a search for the fastest
+    # algorithms, and the session a CUDA graph.
     any_batch = False
     _selected: _Chain
 
@@ -166,6 +172,8 @@ class CudaSession(Session):
         shape: Shape,
         stages: Callable[[Shape], Sequence[CudaStage]],
         *,
+        stream: int | None = None,
+        release: Callable[[], None] | None = None,
         sleeping: bool = False,
         after_first_run: Callable[[], None] | None = None,
     ) -> None:
@@ -175,9 +183,11 @@ class CudaSession(Session):
         self._event: int | None = None
         self._lost: str | None = None
         self._resources = [_Resources(device)]
+        if release is not None:
+            self._resources[0].add(release)
         try:
             with device.current():
-                self._create_stream(sleeping)
+                self._open(stream, sleeping)
             super().__init__(shape)
         except BaseException:
             self._stages = None
@@ -186,10 +196,12 @@ class CudaSession(Session):
         # For sessions that are not closed. At exit, the driver frees everything anyway.
         weakref.finalize(self, _close_all, self._resources).atexit = False
 
-    def _create_stream(self, sleeping: bool) -> None:
+    def _open(self, stream: int | None, sleeping: bool) -> None:
         device, resources = self._device, self._resources[0]
-        self._stream = device.create_stream()
-        resources.add(partial(device.destroy_stream, self._stream))
+        if stream is None:
+            stream = device.create_stream()
+            resources.add(partial(device.destroy_stream, stream))
+        self._stream = stream
         if sleeping:
             self._event = device.create_event()
             resources.add(partial(device.destroy_event, self._event))
@@ -271,6 +283,8 @@ class CudaSession(Session):
         """Capture a run as a CUDA graph; if that fails, go on without."""
         if not self._device.captures and all(stage.captures_itself for stage in chain.stages):
             return  # only the two copies could be captured
+        if not all(stage.capturable for stage in chain.stages):
+            return
         try:
             graph = self._captured(chain)
         except UnavailableError as error:

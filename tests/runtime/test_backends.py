@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import gc
 import importlib
-import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from elir_deploy.runtime.backends import (
 )
 from elir_deploy.runtime.backends.openvino import OpenVinoBackend
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.cache import trim_compiled
 from tests.bundles import make_bundle, put_graph, read_manifest, verification, write_manifest
 from tests.forged import another_size, unreadable
 
@@ -361,17 +359,6 @@ def test_no_cuda_here_is_said(bundle: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_a_silent_fallback_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime logs a provider that does not start and goes on with the CPU."""
-    backend = BACKENDS["onnxruntime-cuda"]
-    monkeypatch.setattr(type(backend), "available", lambda self: None)
-    with (
-        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(UnavailableError, match="fell back to CPUExecutionProvider"),
-    ):
-        backend.open(Bundle.open(bundle), "fp32")
-
-
 def _without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     whole = importlib.import_module
 
@@ -459,84 +446,6 @@ def test_a_provider_that_has_nothing_against_tf32_runs_no_float32(tmp_path: Path
     opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16")))
     with pytest.raises(UsageError, match=r"onnxruntime-tensorrt does not run in fp32: .* of fp16"):
         choose_precision(BACKENDS["onnxruntime-tensorrt"], opened, "fp32")
-
-
-def test_compiled_engines_of_two_files_are_kept_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    asked: list[str] = []
-
-    class Loaded:
-        def disable_fallback(self) -> None: ...
-
-        def get_providers(self) -> list[str]:
-            return ["TensorrtExecutionProvider"]
-
-    def load(path: str, options: object, *, providers: Any, enable_fallback: int) -> Loaded:
-        asked.append(providers[0][1]["trt_engine_cache_path"])
-        return Loaded()
-
-    backend = BACKENDS["onnxruntime-tensorrt"]
-    monkeypatch.setattr(type(backend), "available", lambda self: None)
-    monkeypatch.setattr("onnxruntime.InferenceSession", load)
-    monkeypatch.setattr(onnxruntime, "_check_ends", lambda *arguments: None)
-    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda *given: given[-1])
-    bundles = [
-        Bundle.open(make_bundle(tmp_path / str(gain), gain=gain, precisions=("fp16",)))
-        for gain in (0.5, 1.0)
-    ]
-    sessions = [backend.open(opened, "fp16") for opened in bundles]
-    hashes = [opened.manifest.artifacts[0].sha256 for opened in bundles]
-    assert [Path(path).name for path in asked] == hashes
-    assert all(Path(path).is_dir() for path in asked)
-    assert hashes[0] != hashes[1]
-    # What ONNX Runtime writes there counts, and stays as long as the session lives.
-    for path in asked:
-        (Path(path) / "x.engine").write_bytes(bytes(1000))
-    monkeypatch.setenv("ELIR_CACHE_LIMIT", "1500")
-    trim_compiled()
-    assert [len(os.listdir(path)) for path in asked] == [1, 1]
-    del sessions[0]
-    trim_compiled()
-    assert [len(os.listdir(path)) for path in asked] == [0, 1]
-
-
-@pytest.mark.parametrize("why", ["temporary", "limit"])
-def test_compiled_engines_that_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "cache"))
-    backend = BACKENDS["onnxruntime-tensorrt"]
-    asked: list[dict[str, str]] = []
-
-    def load(*given: Any) -> None:
-        asked.append(given[3][0][1])
-
-    monkeypatch.setattr(type(backend), "available", lambda self: None)
-    monkeypatch.setattr(type(backend), "_load", load)
-    monkeypatch.setattr(onnxruntime, "_CudaSession", lambda *given: None)
-    if why == "limit":
-        monkeypatch.setenv("ELIR_CACHE_LIMIT", "0")
-    path = make_bundle(tmp_path / "b", precisions=("fp16",))
-    backend.open(Bundle.open(path, temporary=why == "temporary"), "fp16")
-    assert "trt_engine_cache_enable" not in asked[0]
-    assert not (tmp_path / "cache").exists()
-
-
-def test_no_place_for_compiled_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "file"))
-    backend = BACKENDS["onnxruntime-tensorrt"]
-    monkeypatch.setattr(type(backend), "available", lambda self: None)
-    opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp16",)))
-    for variable, value, message in (
-        ("ELIR_CACHE", str(tmp_path / "file"), "cannot be created: set ELIR_CACHE"),
-        ("ELIR_CACHE_LIMIT", "1 GB", "ELIR_CACHE_LIMIT is 1 GB, expected"),
-    ):
-        monkeypatch.setenv(variable, value)
-        with pytest.raises(UnavailableError, match=f"engines cannot be cached: .*{message}"):
-            backend.open(opened, "fp16")
 
 
 # Files that are damaged although their hash is right --------------------------------------------

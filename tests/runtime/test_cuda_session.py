@@ -8,6 +8,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,8 +66,16 @@ class Stage(CudaStage):
             raise UnavailableError(f"the stage refuses to {what}")
 
 
-def make(gpu: StandInGpu, count: int = 2, **options: object) -> CudaSession:
+def make(
+    gpu: StandInGpu, count: int = 2, *, with_stream: bool = False, **options: object
+) -> CudaSession:
+    """``with_stream``: the stream is there before the session, which releases it."""
     device = open_device(0, "x")
+    if with_stream:
+        error, stream = gpu.cuda.cudaStreamCreateWithFlags(1)
+        if error:
+            raise UnavailableError("no stream")
+        options |= {"stream": int(stream), "release": partial(device.destroy_stream, int(stream))}
 
     def stages(shape: Shape) -> list[Stage]:
         return [Stage(gpu, number) for number in range(count)]
@@ -113,8 +122,9 @@ def test_the_second_run_is_captured(gpu: StandInGpu, sleeping: bool) -> None:
     assert gpu.violations == []
 
 
-def test_things_are_given_back_in_order(gpu: StandInGpu) -> None:
-    session = make(gpu, sleeping=True)
+@pytest.mark.parametrize("with_stream", [False, True])
+def test_things_are_given_back_in_order(gpu: StandInGpu, with_stream: bool) -> None:
+    session = make(gpu, sleeping=True, with_stream=with_stream)
     for value in range(2):
         check_run(session, value)
     gpu.calls.clear()
@@ -297,12 +307,13 @@ LEFT = {
 }
 
 
+@pytest.mark.parametrize("with_stream", [False, True])
 @pytest.mark.parametrize("sleeping", [False, True])
-def test_every_call_may_fail(gpu: StandInGpu, sleeping: bool) -> None:
+def test_every_call_may_fail(gpu: StandInGpu, sleeping: bool, with_stream: bool) -> None:
     def live() -> list[str]:
         told: list[str] = []
         with noting("open", told):
-            session = make(gpu, sleeping=sleeping)
+            session = make(gpu, sleeping=sleeping, with_stream=with_stream)
         if told:
             return told
         for value in range(4):

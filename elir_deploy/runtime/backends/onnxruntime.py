@@ -1,39 +1,40 @@
 """ONNX files on ONNX Runtime: on the CPU, on CUDA, and through TensorRT.
 
 Stages share buffers by IO binding: the output of one is the input of the next, without a copy. On a
-GPU these buffers are on the device, and only the image is copied there and back.
+GPU a :class:`~elir_deploy.runtime.cuda_session.CudaSession` holds these buffers.
 """
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
     Backend,
     HostSession,
-    Selection,
     Session,
-    allocate,
     import_library,
     missing_cuda_device,
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
-from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
+from elir_deploy.runtime.cuda import open_device
+from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.manifest import Artifact, Manifest, Shape
 from elir_deploy.runtime.onnx_check import End
-from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage, library_failures, one_line
 
-__all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages"]
+__all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages", "load_cuda_libraries"]
 
 #: Fatal messages only: errors are raised as exceptions too.
 _SILENT = 4
@@ -76,26 +77,69 @@ class OnnxRuntimeBackend(Backend):
                 f"the installed onnxruntime {ort.__version__} has no {self.provider}: "
                 f"pip uninstall onnxruntime && pip install 'elir-deploy[{self.extra}]'"
             )
-        return missing_cuda_device() if self.on_gpu else None
+        if not self.on_gpu:
+            return None
+        reason = missing_cuda_device()
+        if reason is None:
+            try:
+                open_device(0, self.extra)
+            except UnavailableError as error:
+                return str(error)
+        return reason
 
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
     ) -> Session:
         reason = self.available()
         if reason:
-            _library(self.extra)  # raises MissingDependencyError if it is missing
+            _library(self.extra)  # these two raise MissingDependencyError if a package is missing
+            if self.on_gpu and missing_cuda_device() is None:
+                open_device(device, self.extra)
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        chain: list[Any] = []
-        in_use: list[FolderInUse | None] = []
-        for stage, artifact in zip(bundle.stages, self.artifacts(bundle, precision), strict=True):
-            path = bundle.checked_file(artifact.file)
-            engines = _engines(artifact, bundle) if self.compiles else None
-            in_use.append(engines)
-            providers = self.providers(precision, device, engines.folder if engines else None)
-            chain.append(self._load(path, bundle.ends(stage), providers, threads))
         if self.on_gpu:
-            return _CudaSession(bundle.manifest, chain, device, in_use)
+            return self._on_device(bundle, precision, threads, device)
+        chain = [
+            self._load(path, ends, self.providers(precision, device, None), threads)
+            for path, ends, _ in self._files(bundle, precision)
+        ]
         return _CpuSession(bundle.manifest, chain, threads)
+
+    def _on_device(
+        self, bundle: Bundle, precision: str, threads: int | None, number: int
+    ) -> Session:
+        device = open_device(number, self.extra)
+        ort = _library(self.extra)
+        load_cuda_libraries(ort)
+        chain: list[tuple[Any, FolderInUse | None]] = []
+
+        def create_stages(shape: Shape) -> list[CudaStage]:
+            stages = bundle.manifest.stages_in(shape)
+            return [
+                OnnxRuntimeStage(ort, loaded, stage, number)
+                for stage, (loaded, _) in zip(stages, chain, strict=True)
+            ]
+
+        with device.current(), ExitStack() as undo:
+            stream = device.create_stream()
+            undo.callback(device.destroy_stream, stream)
+            undo.callback(chain.clear)  # before the stream that it was loaded for
+            for path, ends, artifact in self._files(bundle, precision):
+                engines = _engines(artifact, bundle) if self.compiles else None
+                providers = self.providers(precision, number, engines.folder if engines else None)
+                for _, options in providers:
+                    options["user_compute_stream"] = str(stream)
+                chain.append((self._load(path, ends, providers, threads), engines))
+            release = undo.pop_all().close
+        first = bundle.manifest.shapes[0]
+        return CudaSession(device, first, create_stages, stream=stream, release=release)
+
+    def _files(
+        self, bundle: Bundle, precision: str
+    ) -> Iterator[tuple[Path, tuple[list[End], list[End]], Artifact]]:
+        """The file of each stage, with the inputs and outputs that it must have."""
+        artifacts = self.artifacts(bundle, precision)
+        for stage, artifact in zip(bundle.stages, artifacts, strict=True):
+            yield bundle.checked_file(artifact.file), bundle.ends(stage), artifact
 
     def _load(
         self,
@@ -115,8 +159,8 @@ class OnnxRuntimeBackend(Backend):
             loaded = ort.InferenceSession(
                 str(path), options, providers=providers, enable_fallback=0
             )
-        except _failures(ort) as error:
-            text = _one_line(error)
+        except library_failures() as error:
+            text = one_line(error)
             # Apart from these two, errors of the GPU and of the graph look alike.
             if self.on_gpu and not text.startswith(("INVALID_PROTOBUF", "INVALID_GRAPH")):
                 raise UnavailableError(f"{self.name} cannot run {path}: {text}") from None
@@ -126,9 +170,9 @@ class OnnxRuntimeBackend(Backend):
         loaded.disable_fallback()
         if loaded.get_providers()[0] != self.provider:
             reason = (
-                f"onnxruntime fell back to {loaded.get_providers()[0]}: {self.provider} does not "
-                "start here; check that the versions of the driver, CUDA and cuDNN are those of "
-                "its release notes"
+                f"onnxruntime fell back to {loaded.get_providers()[0]}: "
+                f"{_not_started(ort, self.provider)}; check that the versions of the driver, CUDA "
+                "and cuDNN are those of its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         _check_ends(path, ends, loaded)
@@ -139,7 +183,7 @@ class _CpuSession(HostSession):
     def __init__(self, manifest: Manifest, loaded: Sequence[Any], threads: int | None) -> None:
         self.threads = threads  # ONNX Runtime does not report its default
         self._loaded = loaded
-        self._failures = _failures(_library("cpu"))
+        self._failures = library_failures()
         super().__init__(manifest)
 
     def _step(
@@ -157,82 +201,11 @@ class _CpuSession(HostSession):
         try:
             loaded.run_with_iobinding(binding)
         except self._failures as error:
-            raise UnavailableError(f"onnxruntime failed: {_one_line(error)}") from None
+            raise UnavailableError(f"onnxruntime failed: {one_line(error)}") from None
 
     def close(self) -> None:
         super().close()
         self._loaded = ()
-
-
-class _CudaSession(Session):
-    """Like :class:`_CpuSession`, with the tensors between stages on the device."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        loaded: Sequence[Any],
-        device: int,
-        in_use: Sequence[FolderInUse | None],
-    ) -> None:
-        self._ort = _library("gpu")
-        self._manifest = manifest
-        self._loaded = loaded
-        self._device = device
-        self._in_use = in_use
-        self._failures = _failures(self._ort)
-        super().__init__(manifest.shapes[0])
-
-    def _bind(self, shape: Shape) -> Selection:
-        stages = self._manifest.stages_in(shape)
-        noise = next((stage.noise for stage in stages if stage.noise is not None), None)
-        arrays = Selection(
-            allocate(stages[0].input),
-            None if noise is None else allocate(noise),
-            allocate(stages[-1].output),
-        )
-        try:
-            arrays.steps = self._steps(stages, arrays)
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime on CUDA: {_one_line(error)}") from None
-        return arrays
-
-    def _steps(self, stages: Sequence[Stage], arrays: Selection) -> list[Callable[[], None]]:
-        def on_device(spec: TensorSpec) -> Any:
-            return self._ort.OrtValue.ortvalue_from_shape_and_type(
-                spec.shape, np.dtype(spec.dtype).type, "cuda", self._device
-            )
-
-        source = on_device(stages[0].input)
-        steps = [partial(source.update_inplace, arrays.input)]
-        for stage, loaded in zip(stages, self._loaded, strict=True):
-            binding = loaded.io_binding()
-            binding.bind_ortvalue_input(stage.input.name, source)
-            if stage.noise is not None:
-                noise = on_device(stage.noise)
-                binding.bind_ortvalue_input(stage.noise.name, noise)
-                steps.insert(1, partial(noise.update_inplace, arrays.noise))
-            if stage is stages[-1]:  # copied to the bound host buffer at the end of a run
-                sink = arrays.output
-                binding.bind_output(
-                    *(stage.output.name, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data)
-                )
-            else:
-                source = on_device(stage.output)
-                binding.bind_ortvalue_output(stage.output.name, source)
-            steps.append(partial(loaded.run_with_iobinding, binding))
-        return [*steps, binding.synchronize_outputs]
-
-    def run(self) -> None:
-        try:
-            for step in self._selected.steps:
-                step()
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime on CUDA failed: {_one_line(error)}") from None
-
-    def close(self) -> None:
-        for selection in self._selections.values():
-            selection.steps = ()
-        self._loaded = self._in_use = ()
 
 
 def conflicting_packages() -> str | None:
@@ -254,19 +227,23 @@ def _library(extra: str) -> Any:
     return import_library("onnxruntime", extra, "run ONNX files", attribute="InferenceSession")
 
 
-def _failures(ort: Any) -> tuple[type[Exception], ...]:
-    """All exceptions of ONNX Runtime, which have no common base class."""
-    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    kinds = [value for value in vars(state).values() if isinstance(value, type)]
-    # ValueError if the message quotes bytes of a damaged file.
-    return (RuntimeError, ValueError, *(kind for kind in kinds if issubclass(kind, Exception)))
+def load_cuda_libraries(ort: Any) -> None:
+    """Load CUDA's libraries and cuDNN from NVIDIA's Python packages, where they are installed."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(io.StringIO()):  # what is not found there may be in the loader's path
+            preload()
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ..."
-    text = text.removeprefix("[ONNXRuntimeError] : ").lstrip("0123456789").removeprefix(" : ")
-    return text if len(text) <= 300 else text[:297] + "..."
+def _not_started(ort: Any, provider: str) -> str:
+    """Why a provider did not start, after ONNX Runtime tried, which only logs the reason."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return f"{provider} does not start here"
 
 
 def _check_ends(path: Path, ends: tuple[list[End], list[End]], loaded: Any) -> None:
