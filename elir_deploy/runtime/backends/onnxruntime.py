@@ -29,6 +29,7 @@ from elir_deploy.runtime.backends.base import (
 )
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
+from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.tensors import TensorSpec
@@ -97,10 +98,36 @@ class OnnxRuntimeBackend(Backend):
             return _CudaSession(bundle.manifest, chain, device, in_use)
         return _CpuSession(bundle.manifest, chain, threads)
 
+    def open_detector(
+        self, bundle: Bundle, *, threads: int | None = None, device: int = 0
+    ) -> DetectorRun:
+        if self.compiles:  # an engine for every size of picture would take minutes
+            [cuda] = [backend for backend in BACKENDS if backend.on_gpu and not backend.compiles]
+            return cuda.open_detector(bundle, threads=threads, device=device)
+        reason = self.available()
+        if reason:
+            _library(self.extra)  # raises MissingDependencyError if it is missing
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        detector, path = onnx_detector(bundle)
+        loaded = self._load(path, None, self.providers("fp32", device, None), threads)
+        check_detector_ends(path, detector, _ends(loaded.get_inputs()), _ends(loaded.get_outputs()))
+        names, failures = list(detector.outputs), _failures(_library(self.extra))
+
+        def run(picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            try:
+                values = loaded.run(names, {detector.input: picture})
+            except failures as error:
+                raise UnavailableError(
+                    f"{self.name} failed in the face detector: {_one_line(error)}"
+                ) from None
+            return dict(zip(names, values, strict=True))
+
+        return run
+
     def _load(
         self,
         path: Path,
-        ends: tuple[list[End], list[End]],
+        ends: tuple[list[End], list[End]] | None,
         providers: Providers,
         threads: int | None,
     ) -> Any:
@@ -131,7 +158,8 @@ class OnnxRuntimeBackend(Backend):
                 "its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        _check_ends(path, ends, loaded)
+        if ends is not None:
+            _check_ends(path, ends, loaded)
         return loaded
 
 
@@ -273,19 +301,23 @@ def _check_ends(path: Path, ends: tuple[list[End], list[End]], loaded: Any) -> N
     for what, expected, nodes in zip(
         ("input", "output"), ends, (loaded.get_inputs(), loaded.get_outputs()), strict=True
     ):
-        actual = [
-            End(
-                node.name,
-                _ONNX_TYPES.get(node.type, node.type),
-                tuple(side if isinstance(side, int) else None for side in node.shape),
-            )
-            for node in nodes
-        ]
+        actual = _ends(nodes)
         if actual != expected:
             raise BundleError(
                 f"{path}: the graph's {what} is {', '.join(map(str, actual))}, the manifest says "
                 f"{', '.join(map(str, expected))}"
             )
+
+
+def _ends(nodes: Sequence[Any]) -> list[End]:
+    return [
+        End(
+            node.name,
+            _ONNX_TYPES.get(node.type, node.type),
+            tuple(side if isinstance(side, int) else None for side in node.shape),
+        )
+        for node in nodes
+    ]
 
 
 def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:
