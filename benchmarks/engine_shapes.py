@@ -23,6 +23,7 @@ from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.shapes import for_shapes, free_shapes
 from elir_deploy.export.tensorrt.builder import BuildOptions, build_engine
+from elir_deploy.export.tensorrt.profiles import StageEnds
 from elir_deploy.fixed_shapes import fixed
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
@@ -71,7 +72,8 @@ def rows(task: TaskSpec) -> Iterator[list[str]]:
     for shapes in shapes_of(task):
         content = for_shapes(half, shapes).SerializeToString(deterministic=True)
         built = build_engine(
-            load_library(RTX), content, [stage(s) for s in shapes], "fp16", BuildOptions(TARGET),
+            load_library(RTX), content, StageEnds([stage(s) for s in shapes]), "fp16",
+            BuildOptions(TARGET),
             no_progress,
         )  # fmt: skip
         sizes = ", ".join(f"{shape.width}x{shape.height}" for shape in shapes)

@@ -41,6 +41,7 @@ from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.profiles import StageEnds
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.progress import no_progress
@@ -164,8 +165,8 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     built = []
     for name, model in case.graphs.items():
         content = model.SerializeToString(deterministic=True)
-        stage, options = stage_of(name, model), BuildOptions(target)
-        engine = build_engine(library, content, [stage], case.precision, options, no_progress)
+        ends, options = StageEnds([stage_of(name, model)]), BuildOptions(target)
+        engine = build_engine(library, content, ends, case.precision, options, no_progress)
         built.append((content, engine))
     return built
 

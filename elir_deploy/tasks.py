@@ -117,6 +117,8 @@ class TaskSpec:
         steps: Euler steps M, equal to the training segments K.
         sigma_s: standard deviation of the noise added to the coarse latent (Algorithm 1).
         faces: whether it was trained on aligned face crops only.
+        detectable: whether a detector can find faces in what it restores, so that whole photographs
+            can be restored.
         upscale: factor by which an input is enlarged before the network, which keeps the size.
         upscale_kernel: interpolation of the enlargement.
         released_name: name of the authors' released weights, if any.
@@ -130,6 +132,7 @@ class TaskSpec:
     steps: int = 3
     sigma_s: float = 0.1
     faces: bool = False
+    detectable: bool = False
     upscale: int = 1
     upscale_kernel: Literal["none", "nearest", "bicubic"] = "none"
     released_name: str | None = None
@@ -144,6 +147,7 @@ _TABLE = (
         image_size=512,
         steps=5,
         faces=True,
+        detectable=True,
         released_name="elir_bfr",
         paper_fps=19.51,
     ),

@@ -20,7 +20,12 @@ from elir_deploy.errors import (
     UsageError,
 )
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import EngineSpec, check_engine_specs, engine_specs
+from elir_deploy.export.tensorrt.engines import (
+    DETECTOR,
+    EngineSpec,
+    check_engine_specs,
+    engine_specs,
+)
 from elir_deploy.export.tensorrt.existing import (
     AddedEngine,
     AddedEngines,
@@ -198,7 +203,7 @@ def _measure(folder: Path, library: Library, added: AddedEngines, *, device: boo
         UnavailableError: some were built for this machine, which cannot run them.
     """
     failures, unavailable = [], []
-    for precision in dict.fromkeys(engine.precision for engine in added.engines):
+    for precision in dict.fromkeys(e.precision for e in added.engines if e.stage != DETECTOR):
         try:
             quality = measure_engine(folder, library.kind, precision)
         except UnavailableError as error:

@@ -66,6 +66,15 @@ def export(
             "from this bundle with elir-build."
         ),
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DETECTOR",
+            help="The network that finds faces in whole photographs: centerface, yunet "
+            "(downloaded), an ONNX file of either kind, or none. [default: centerface for bfr, if "
+            "the extra faces is installed; else none]",
+        ),
+    ] = None,
     io: Annotated[
         Io | None,
         typer.Option(
@@ -212,6 +221,7 @@ def export(
         precisions=tuple(dict.fromkeys(precision or DEFAULT_PRECISIONS)),
         stages=stages,
         io=io,
+        detector=detector,
         image_sizes=tuple(image_size_named(text) for text in image_size or ()),
         batch=batch,
         steps=steps,
@@ -260,6 +270,10 @@ def _print_report(report: ExportReport) -> None:
         print("random weights: for measuring speed only; the images mean nothing")
     for artifact in manifest.artifacts:
         print(f"  {artifact.file:30} {artifact.bytes / 1e6:8.1f} MB")
+    if (detector := manifest.detector) is not None:
+        print(f"face detector: {detector.name} ({detector.licence})")
+        for artifact in detector.artifacts:
+            print(f"  {artifact.file:30} {artifact.bytes / 1e6:8.1f} MB")
     for target in manifest.targets:
         if target.kind == DEVICE_TENSORRT:
             print(f"  {target.name}: build its engines on the device: elir-build FOLDER --device")

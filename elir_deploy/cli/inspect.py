@@ -27,7 +27,9 @@ from elir_deploy.runtime.backends import BACKENDS, choose_precision, reason_not_
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import (
+    Artifact,
     BakedNoise,
+    Detector,
     FieldNoise,
     Quantization,
     Shape,
@@ -239,6 +241,7 @@ def _facts(bundle: Bundle) -> list[Row]:
         ("input", str(info.input)),
         ("output", str(info.output)),
         *([("INT8", _quantization(info.quantization))] if info.quantization else []),
+        *([("face detector", _detector(info.detector))] if info.detector else []),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(info.versions.items()))),
     ]
 
@@ -260,10 +263,22 @@ def _quantization(entry: Quantization) -> str:
     return text
 
 
+def _detector(entry: Detector) -> str:
+    return (
+        f"{entry.name}, licence {entry.licence} ({entry.licence_file.file}), pictures shrunk to "
+        f"{entry.long_side} pixels"
+    )
+
+
 def _files(bundle: Bundle) -> list[Row]:
+    parts: list[tuple[str, list[Artifact]]] = [
+        (stage.name, stage.artifacts) for stage in bundle.manifest.stages
+    ]
+    if bundle.manifest.detector is not None:
+        parts.append(("detector", bundle.manifest.detector.artifacts))
     return [
         (
-            stage.name,
+            name,
             artifact.file,
             artifact.kind,
             artifact.precision,
@@ -271,8 +286,8 @@ def _files(bundle: Bundle) -> list[Row]:
             f"{artifact.bytes / 1e6:.1f} MB",
             f"{artifact.tool} {artifact.tool_version}",
         )
-        for stage in bundle.stages
-        for artifact in stage.artifacts
+        for name, artifacts in parts
+        for artifact in artifacts
     ]
 
 

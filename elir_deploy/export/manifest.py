@@ -29,6 +29,7 @@ from elir_deploy.runtime.manifest import (
     RESIZE,
     Artifact,
     BakedNoise,
+    Detector,
     ExportSettings,
     FieldNoise,
     Manifest,
@@ -74,6 +75,7 @@ def make_manifest(
     stages: list[StageEntry],
     references: list[Reference],
     quantization: Quantization | None,
+    detector: Detector | None,
 ) -> Manifest:
     """The manifest before verification, with every precision of ``stages``.
 
@@ -82,7 +84,7 @@ def make_manifest(
         options, settings: of the export.
         graphs: float32 graphs of the first shape by stage, for the tensors at their ends.
         stages: with their files.
-        references, quantization: already written.
+        references, quantization, detector: already written.
     """
     task = checkpoint.task
     precisions = dict.fromkeys(a.precision for stage in stages for a in stage.artifacts)
@@ -120,6 +122,7 @@ def make_manifest(
             **{name: version_of(module) for name, module in _RECORDED_MODULES.items()},
         },
         quantization=quantization,
+        detector=detector,
         targets=[TargetEntry(t.name, t.kind, t.capability) for t in options.targets],
     )
 

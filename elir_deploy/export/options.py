@@ -11,6 +11,7 @@ from typing import Any, Literal
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import MissingDependencyError, UsageError
 from elir_deploy.export.bundle import check_destination
+from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
@@ -33,6 +34,7 @@ from elir_deploy.tasks import Architecture
 __all__ = [
     "DEFAULT_PRECISIONS",
     "EXPORTABLE",
+    "NO_DETECTOR",
     "SMALLEST_LAYER_IN_FLOAT16",
     "ExportOptions",
     "Settings",
@@ -50,6 +52,8 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 #: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was
 #: measured is in docs/decisions.md.
 SMALLEST_LAYER_IN_FLOAT16 = 150_000
+#: The choice of a bundle without a face detector.
+NO_DETECTOR = "none"
 #: Limit of the manifest.
 MAX_BATCH = 1024
 
@@ -88,6 +92,9 @@ class ExportOptions:
             again; None takes the package's photographs.
         calibration_images: number of images used of the folder.
         calibration_degraded: the images are already degraded.
+        detector: the face detector: ``centerface``, ``yunet``, an ONNX file, or ``none``; None:
+            CenterFace where the task restores faces of photographs and the package with it is
+            installed, else none.
         targets: devices to build engines for, or ONNX files that theirs can be built from.
         overwrite: replace a bundle that is there.
     """
@@ -110,6 +117,7 @@ class ExportOptions:
     calibration: Path | None = None
     calibration_images: int = 16
     calibration_degraded: bool = False
+    detector: str | None = None
     targets: tuple[Target, ...] = ()
     overwrite: bool = False
 
@@ -221,8 +229,9 @@ def check_options(options: ExportOptions, destination: Path) -> None:
     Raises:
         UsageError: an option that no model can be exported with.
         OutputError: the destination exists.
-        MissingDependencyError: onnxruntime, which verifies, or TensorRT-RTX, which builds for some
-            targets, is not installed.
+        MissingDependencyError: onnxruntime, which verifies, TensorRT-RTX, which builds for some
+            targets, or the package with CenterFace is not installed.
+        CheckpointError, DownloadError: there is no such face detector.
     """
     if not options.precisions:
         raise UsageError(f"no precision given: choose from {', '.join(EXPORTABLE)}")
@@ -246,6 +255,8 @@ def check_options(options: ExportOptions, destination: Path) -> None:
     check_opset(options.opset)
     _check_targets(options)
     check_destination(destination, overwrite=options.overwrite)
+    if options.detector not in (None, NO_DETECTOR):
+        prepare_detector(options.detector, options.opset)
     try:
         import onnxruntime  # noqa: F401
     except ImportError:

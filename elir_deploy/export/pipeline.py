@@ -16,12 +16,14 @@ from onnx import ModelProto
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import ElirError, QualityError
 from elir_deploy.export.bundle import BundleWriter, staged_bundle
+from elir_deploy.export.bundled_detector import choose_detector, write_detector
 from elir_deploy.export.calibration import (
     CalibrationImage,
     calibration_images,
     packaged_images,
 )
 from elir_deploy.export.conversion import convert_graphs
+from elir_deploy.export.detectors import PreparedDetector
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.int8 import Int8Report, Recipe, calibrate, holds_recipe
 from elir_deploy.export.manifest import (
@@ -100,6 +102,7 @@ def export_bundle(
         UsageError: options the model cannot be exported with, or calibration images that cannot
             be used.
         BundleError: a stored calibration is damaged, or of another model.
+        CheckpointError, DownloadError: there is no such face detector.
         OutputError: the destination cannot be written.
         QualityError: every precision stays below its floor; the message names the worst part.
         MissingDependencyError: onnxruntime, which verifies, or a library that builds engines is
@@ -108,11 +111,12 @@ def export_bundle(
     options = options or ExportOptions()
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
+    detector = choose_detector(checkpoint.task, settings, options, warn)
     squares = _calibration_images(checkpoint, options, min(settings.image_size), warn)
     images = [image.extended(settings.image_size) for image in squares]
     stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
-        return _Export(checkpoint, options, settings, writer, progress, warn).run(
+        return _Export(checkpoint, options, settings, detector, writer, progress, warn).run(
             images, stored, destination
         )
 
@@ -165,6 +169,7 @@ class _Export:
     checkpoint: Checkpoint
     options: ExportOptions
     settings: Settings
+    detector: PreparedDetector | None
     writer: BundleWriter
     progress: ProgressCallback
     warn: WarningCallback
@@ -204,6 +209,7 @@ class _Export:
             stages,
             write_references(self.writer, own_size),
             None if recipe is None else write_recipe(self.writer, recipe),
+            None if self.detector is None else write_detector(self.writer, self.detector),
         )
         self.writer.write_manifest(draft)
         results = self._verify(references, kept)

@@ -234,11 +234,11 @@ class Restorer:
             self._pool.give_back()
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Run the model once on 8-bit pixels, whatever the input type of its graphs.
+        """Run the model on 8-bit pixels, whatever the input type of its graphs.
 
         Args:
             pixels: (H, W, 3) uint8 RGB, already enlarged, of one of the bundle's shapes, or as
-                large as its graph takes them.
+                large as its graph takes them; or (n, H, W, 3), which run in batches.
 
         Returns:
             a new array of the same shape; values out of range are clipped, NaN becomes 0.
@@ -246,8 +246,11 @@ class Restorer:
         Raises:
             ImageError: another shape or dtype.
         """
-        check_image(pixels)
-        height, width = pixels.shape[:2]
+        several = isinstance(pixels, np.ndarray) and pixels.ndim == 4
+        images = list(pixels) if several else [pixels]
+        for image in images:
+            check_image(image)
+        height, width = pixels.shape[-3:-1]
         for shape in self._shapes:
             if (height, width) in _sizes(shape):
                 break
@@ -255,9 +258,13 @@ class Restorer:
             sizes = " or ".join(f"{shape.height}x{shape.width}" for shape in self._shapes)
             raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
         result = np.empty_like(pixels)
-        picture = EnlargedPicture(pixels, 1, "none")
         tiling = choose_tiling([shape], height, width, 1)
-        self._run(shape, [tiling.whole(picture, result)])
+        tiles = [
+            tiling.whole(EnlargedPicture(image, 1, "none"), restored)
+            for image, restored in zip(images, result if several else [result], strict=True)
+        ]
+        for first in range(0, len(tiles), shape.batch):
+            self._run(shape, tiles[first : first + shape.batch])
         return result
 
     def close(self) -> None:

@@ -254,7 +254,7 @@ def test_an_engine_that_does_not_run_stops_no_other(
 ) -> None:
     library = device("FP32")
     names = ("fp16", "fp32")
-    added = tuple(AddedEngine(f"{name}.engine", name, 1, 1.0, None) for name in names)
+    added = tuple(AddedEngine(f"{name}.engine", "fused", name, 1, 1.0, None) for name in names)
 
     def measure(path: Path, kind: str, precision: str) -> EngineQuality:
         if precision == "fp16":

@@ -138,6 +138,7 @@ def test_help_has_the_main_options() -> None:
         (["{weights}", "--precision", "int4"], "int4"),
         (["{weights}", "--opset", "9"], "opset is 9"),
         (["{weights}", "--steps", "0"], "at least 1"),
+        (["{weights}", "--detector", "face.onnx"], "face detector face.onnx: No such file"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_2(

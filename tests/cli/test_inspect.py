@@ -29,6 +29,7 @@ from tests.bundles import (
     write_manifest,
 )
 from tests.forged import endless_loop
+from tests.photo.pictures import face_bundle
 
 
 @pytest.fixture
@@ -220,6 +221,15 @@ def test_why_a_precision_runs_only_where_it_is_named(run, capsys) -> None:
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert rows["int8"].endswith("no: reached 18.4 dB on the synthetic picture magenta")
     assert all(rows[precision].endswith("  yes") for precision in ("fp32", "fp16", "bf16"))
+
+
+def test_a_face_detector(run, tmp_path: Path, capsys) -> None:
+    assert run(face_bundle(tmp_path / "b")) == 0
+    told = capsys.readouterr().out
+    assert "centerface, licence MIT (detector.LICENSE), pictures shrunk to 1280 pixels" in told
+    (line,) = [line for line in told.splitlines() if "detector.onnx" in line]
+    assert line.split()[:5] == ["detector", "detector.onnx", "onnx", "fp32", "any"]
+    assert "face detector" not in {run("tiny"): capsys.readouterr().out}[0]
 
 
 def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:

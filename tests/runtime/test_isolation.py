@@ -13,6 +13,7 @@ import pytest
 
 import elir_deploy
 from tests.bundles import make_bundle
+from tests.photo.pictures import face_bundle
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
 NEEDED = ("numpy", "pillow", "msgspec", "onnxruntime")
@@ -60,7 +61,7 @@ def test_nothing_else_needs_to_be_installed(bare_python: Path, tmp_path: Path) -
         "import importlib.util, sys\n"
         "import numpy as np\n"
         "from elir_deploy.runtime import Restorer, read_image, write_image\n"
-        "import elir_deploy.photo\n"
+        "from elir_deploy.photo import PhotoRestorer\n"
         "import elir_deploy.runtime.files\n"
         f"for name in {UNWANTED}:\n"
         "    assert importlib.util.find_spec(name) is None, name\n"
@@ -69,10 +70,13 @@ def test_nothing_else_needs_to_be_installed(bare_python: Path, tmp_path: Path) -
         "with Restorer(sys.argv[1]) as restore:\n"
         "    assert (restore(read_image(sys.argv[2]).pixels) == image).all()\n"
         "    print(restore.backend)\n"
+        "with PhotoRestorer(sys.argv[3]) as restore:\n"
+        "    photo = restore(np.full((40, 50, 3), 255, np.uint8), 'all')\n"
+        "    print(len(photo.faces) > 0, (photo.pixels == 255).all())\n"
     )
-    bundle = make_bundle(tmp_path / "b")
-    printed = run(bare_python, code, str(bundle), str(tmp_path / "x.png"))
-    assert printed == "onnxruntime\n"
+    bundle, faces = make_bundle(tmp_path / "b"), face_bundle(tmp_path / "f")
+    printed = run(bare_python, code, str(bundle), str(tmp_path / "x.png"), str(faces))
+    assert printed == "onnxruntime\nTrue True\n"
 
 
 def test_without_a_backend_the_extra_is_named(bare_python: Path, tmp_path: Path) -> None:

@@ -76,6 +76,18 @@ def test_float_and_uint8_bundles_round_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made[0], np.rint(image * 0.5).astype(np.uint8))
 
 
+def test_pixels_of_several_images_run_in_batches(tmp_path: Path) -> None:
+    shapes = [{"batch": 3, "height": 32, "width": 32}]
+    path = make_bundle(tmp_path / "b", shapes=shapes, gain=0.5)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    with Restorer(path, "onnxruntime") as restore:
+        together = restore.run_pixels(images)
+        for image, restored in zip(images, together, strict=True):
+            np.testing.assert_array_equal(restored, restore.run_pixels(image))
+        with pytest.raises(ImageError, match="pixels are 30x32"):
+            restore.run_pixels(images[:, :30])
+
+
 def test_float_output_is_clipped_and_nan_is_black(bundle: Path, tmp_path: Path) -> None:
     with Restorer(make_bundle(tmp_path / "f", io="float32")) as restore:
         values = np.array([-1.0, 2.0, np.nan, np.inf, -np.inf, 0.5, 1.0], np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +17,11 @@ from elir_deploy.export.tensorrt.layers import (
     layers_in_log,
     layers_of_inspector,
 )
-from elir_deploy.export.tensorrt.profiles import add_profiles, check_ends
+from elir_deploy.export.tensorrt.profiles import Ends
 from elir_deploy.export.tensorrt.weak_typing import constrain_types
 from elir_deploy.interrupts import Interruption, deferred_interrupts
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
-from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_library import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
 
@@ -86,7 +85,7 @@ class BuiltEngine:
 def build_engine(
     library: Library,
     model: bytes,
-    stages: Sequence[Stage],
+    ends: Ends,
     precision: str,
     options: BuildOptions,
     progress: ProgressCallback,
@@ -96,7 +95,7 @@ def build_engine(
     Args:
         library: TensorRT-RTX, on any machine, or TensorRT, on the device.
         model: the ONNX file.
-        stages: the stage with the ends that the graph must have, for each shape.
+        ends: inputs and outputs that the graph must have, and the profiles.
         precision: of the file.
         options: of the build.
         progress: called with the phase of the build.
@@ -119,11 +118,11 @@ def build_engine(
         builder: trt.Builder = _started(library, library.module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser = library.module.OnnxParser(network, logger)  # owns the weights
-        name = f"{stages[0].name}.{precision}"
+        name = f"{ends.name}.{precision}"
         _parse(library, parser, model, name)
-        check_ends(library.module, network, stages)
+        ends.check(library.module, network)
         config = _configured(library, builder, options, level)
-        add_profiles(builder, config, stages)
+        ends.add_profiles(builder, config)
         if _weakly_typed(library):
             constrain_types(library.module, network, config, precision)
         build = partial(builder.build_serialized_network, network, config)

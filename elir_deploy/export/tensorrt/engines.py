@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from msgspec import structs
 
@@ -22,12 +23,14 @@ from elir_deploy.export.tensorrt.builder import (
     check_capability,
 )
 from elir_deploy.export.tensorrt.layers import check_layers
+from elir_deploy.export.tensorrt.profiles import DetectorEnds, StageEnds
 from elir_deploy.progress import ProgressCallback, WarningCallback
-from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage, StageEntry
+from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
 from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
 
 __all__ = [
+    "DETECTOR",
     "EngineSpec",
     "StageEngine",
     "check_engine_specs",
@@ -36,9 +39,12 @@ __all__ = [
     "engine_specs",
     "make_engines",
     "onnx_of",
+    "with_artifacts",
     "with_engine",
 ]
 
+#: The face detector, beside the names of stages.
+DETECTOR = "detector"
 _SUFFIXES: dict[EngineKind, str] = {RTX: "rtx", DEVICE_TENSORRT: "trt"}
 
 
@@ -62,7 +68,7 @@ class StageEngine:
     """An engine built for a bundle.
 
     Attributes:
-        stage: name of the stage.
+        stage: name of the stage, or :data:`DETECTOR`.
         precision: of the engine.
         spec: what it was built for.
         library: that built it.
@@ -142,12 +148,28 @@ def with_engine(manifest: Manifest, engine: StageEngine, file: File) -> Manifest
     """The manifest with an engine that was written as ``file``, in place of one like it."""
     entry = engine.entry(file)
 
-    def with_entry(stage: StageEntry) -> StageEntry:
-        others = [a for a in stage.artifacts if engine_key(a) != engine_key(entry)]
-        return structs.replace(stage, artifacts=[*others, entry])
+    def add(name: str, artifacts: list[Artifact]) -> list[Artifact]:
+        if name != engine.stage:
+            return artifacts
+        return [*(a for a in artifacts if engine_key(a) != engine_key(entry)), entry]
 
-    stages = [with_entry(s) if s.name == engine.stage else s for s in manifest.stages]
-    return structs.replace(manifest, stages=stages)
+    return with_artifacts(manifest, add)
+
+
+def with_artifacts(
+    manifest: Manifest, change: Callable[[str, list[Artifact]], list[Artifact]]
+) -> Manifest:
+    """The manifest with other artifacts.
+
+    Args:
+        manifest: of a bundle.
+        change: from the name of a stage, or :data:`DETECTOR`, and its artifacts to the new ones.
+    """
+    stages = [structs.replace(s, artifacts=change(s.name, s.artifacts)) for s in manifest.stages]
+    detector = manifest.detector
+    if detector is not None:
+        detector = structs.replace(detector, artifacts=change(DETECTOR, detector.artifacts))
+    return structs.replace(manifest, stages=stages, detector=detector)
 
 
 def engine_key(artifact: Artifact) -> tuple[str, str, str | None]:
@@ -169,7 +191,8 @@ def make_engines(
     """Build the engines of every precision and spec, and check what they compute in.
 
     The engines of all stages come together or, where one fails, not at all, since a backend needs
-    every one of them; a failure does not stop the next precision and spec.
+    every one of them; a failure does not stop the next precision and spec. Where there are any, the
+    face detector's follows, of which a failure is a warning: it also runs on other backends.
 
     Args:
         library: that builds.
@@ -185,7 +208,6 @@ def make_engines(
         UsageError: as :func:`~.builder.build_engine`.
     """
     stages = manifest.stages_in()
-    ends = _ends(manifest)
     jobs = [(s, p, spec) for p in precisions for spec in specs for s in stages]
     sizes = {artifact.file: artifact.bytes for artifact in manifest.artifacts}
 
@@ -194,17 +216,17 @@ def make_engines(
         number = jobs.index((stage, precision, spec)) + 1
         where = f"{file} ({number} of {len(jobs)})" if len(jobs) > 1 else file
 
-        def say(what: str, done: int, total: int) -> None:
-            progress(f"{where}: {what}", done, total)
-
+        say = partial(_say, progress, where)
         say("parsing", 0, 0)
         for_spec = replace(options, capability=spec.capability)
         graph = onnx_of(stage, precision)
         required = _graph_convolutions(graph)
-        built = build_engine(library, read(graph), ends[stage.name], precision, for_spec, say)
+        ends = _stage_ends(manifest, stage.name)
+        built = build_engine(library, read(graph), ends, precision, for_spec, say)
         _check_engine(file, precision, spec, library.kind, required, built, warn)
         return StageEngine(stage.name, precision, spec, library, for_spec, built)
 
+    built_for: dict[EngineSpec, None] = {}
     for precision, spec in itertools.product(precisions, specs):
         try:
             engines = [build(stage, precision, spec) for stage in stages]
@@ -212,16 +234,50 @@ def make_engines(
             failures[f"{precision} engines for {spec.capability}"] = error
             continue
         sizes |= {engine.file: len(engine.built.content) for engine in engines}
+        built_for[spec] = None
         yield from engines
-    if "int8" in precisions:
-        for spec in specs:
-            _compare_sizes(stages, spec, sizes, warn)
+    for spec in built_for:
+        for_spec = replace(options, capability=spec.capability)
+        yield from _detector_engine(library, manifest, spec, read, for_spec, progress, warn)
+    for spec in specs if "int8" in precisions else ():
+        _compare_sizes(stages, spec, sizes, warn)
 
 
-def _ends(manifest: Manifest) -> dict[str, list[Stage]]:
-    """By name, each stage with its ends for every shape."""
-    by_shape = zip(*map(manifest.stages_in, manifest.shapes), strict=True)
-    return {stages[0].name: list(stages) for stages in by_shape}
+def _stage_ends(manifest: Manifest, name: str) -> StageEnds:
+    """The stage called ``name`` for every shape."""
+    chains = [manifest.stages_in(shape) for shape in manifest.shapes]
+    return StageEnds([stage for chain in chains for stage in chain if stage.name == name])
+
+
+def _detector_engine(
+    library: Library,
+    manifest: Manifest,
+    spec: EngineSpec,
+    read: Callable[[Artifact], bytes],
+    options: BuildOptions,
+    progress: ProgressCallback,
+    warn: WarningCallback,
+) -> Iterator[StageEngine]:
+    """The face detector's engine, in float32; none, with a warning, where it cannot be built."""
+    detector, file = manifest.detector, engine_file(DETECTOR, "fp32", spec)
+    if detector is None:
+        return
+    ends = DetectorEnds(detector)
+    [graph] = [a for a in detector.artifacts if a.kind == "onnx"]
+    try:
+        built = build_engine(
+            library, read(graph), ends, "fp32", options, partial(_say, progress, file)
+        )
+    except UnavailableError as error:
+        warn(f"{file} is left out, the detector then runs on another backend: {error}")
+        return
+    for text in built.warnings:
+        warn(f"{file}: {library.kind}: {' '.join(text.split())}")
+    yield StageEngine(DETECTOR, "fp32", spec, library, options, built)
+
+
+def _say(progress: ProgressCallback, where: str, what: str, done: int, total: int) -> None:
+    progress(f"{where}: {what}", done, total)
 
 
 def _graph_convolutions(graph: Artifact) -> Mapping[str, int]:

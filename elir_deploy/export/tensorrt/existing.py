@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import structs
-
 from elir_deploy.errors import ElirError, OutputError, QualityError, UnavailableError, UsageError
 from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
@@ -23,6 +21,7 @@ from elir_deploy.export.tensorrt.engines import (
     StageEngine,
     engine_key,
     make_engines,
+    with_artifacts,
     with_engine,
 )
 from elir_deploy.output_files import replacing
@@ -72,6 +71,7 @@ class AddedEngine:
 
     Attributes:
         file: its name there.
+        stage: name of the stage, or :data:`~.engines.DETECTOR`.
         precision: of the engine.
         bytes: its size.
         seconds: of its build.
@@ -79,6 +79,7 @@ class AddedEngine:
     """
 
     file: str
+    stage: str
     precision: str
     bytes: int
     seconds: float
@@ -229,7 +230,12 @@ def _add(path: Path, manifest: Manifest, engines: Iterable[StageEngine]) -> Iter
         manifest = _put(path, manifest, engine)
         built = engine.built
         yield AddedEngine(
-            engine.file, engine.precision, len(built.content), built.seconds, built.convolutions
+            engine.file,
+            engine.stage,
+            engine.precision,
+            len(built.content),
+            built.seconds,
+            built.convolutions,
         )
 
 
@@ -263,11 +269,9 @@ def _drop(path: Path, engines: Sequence[Artifact]) -> None:
 
 def _without(manifest: Manifest, bad: Callable[[str, Artifact], bool]) -> Manifest:
     """The manifest without the artifacts for which ``bad(stage name, artifact)`` is true."""
-    stages = [
-        structs.replace(stage, artifacts=[a for a in stage.artifacts if not bad(stage.name, a)])
-        for stage in manifest.stages
-    ]
-    return structs.replace(manifest, stages=stages)
+    return with_artifacts(
+        manifest, lambda name, artifacts: [a for a in artifacts if not bad(name, a)]
+    )
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.detector_graph import DetectorRun
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage, file_precision
 from elir_deploy.runtime.tensors import TensorSpec
 
@@ -230,6 +231,21 @@ class Backend(ABC):
         errors are those of :meth:`open`, which gives the lowest latency.
         """
         return (self.open(bundle, precision, threads=threads, device=device),)
+
+    def open_detector(
+        self, bundle: Bundle, *, threads: int | None = None, device: int = 0
+    ) -> DetectorRun:
+        """Load the bundle's face detector, which runs in float32.
+
+        The function that is returned is for one thread at a time. Arguments are those of
+        :meth:`open`.
+
+        Raises:
+            MissingDependencyError: the library is not installed.
+            UnavailableError: the backend runs no detectors, or not here.
+            BundleError: there is none, or it is damaged.
+        """
+        raise UnavailableError(f"{self.name} runs no face detectors")
 
     def unsupported(self, precision: str) -> str | None:
         """None if this machine can run in ``precision``, else the reason.

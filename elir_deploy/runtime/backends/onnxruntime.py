@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
@@ -30,6 +31,7 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.cuda import open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
+from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage, library_failures, one_line
@@ -141,10 +143,36 @@ class OnnxRuntimeBackend(Backend):
         for stage, artifact in zip(bundle.stages, artifacts, strict=True):
             yield bundle.checked_file(artifact.file), bundle.ends(stage), artifact
 
+    def open_detector(
+        self, bundle: Bundle, *, threads: int | None = None, device: int = 0
+    ) -> DetectorRun:
+        if self.compiles:  # an engine for every size of picture would take minutes
+            [cuda] = [backend for backend in BACKENDS if backend.on_gpu and not backend.compiles]
+            return cuda.open_detector(bundle, threads=threads, device=device)
+        reason = self.available()
+        if reason:
+            _library(self.extra)  # raises MissingDependencyError if it is missing
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        detector, path = onnx_detector(bundle)
+        loaded = self._load(path, None, self.providers("fp32", device, None), threads)
+        check_detector_ends(path, detector, _ends(loaded.get_inputs()), _ends(loaded.get_outputs()))
+        names, failures = list(detector.outputs), library_failures()
+
+        def run(picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            try:
+                values = loaded.run(names, {detector.input: picture})
+            except failures as error:
+                raise UnavailableError(
+                    f"{self.name} failed in the face detector: {one_line(error)}"
+                ) from None
+            return dict(zip(names, values, strict=True))
+
+        return run
+
     def _load(
         self,
         path: Path,
-        ends: tuple[list[End], list[End]],
+        ends: tuple[list[End], list[End]] | None,
         providers: Providers,
         threads: int | None,
     ) -> Any:
@@ -175,7 +203,8 @@ class OnnxRuntimeBackend(Backend):
                 "and cuDNN are those of its release notes"
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
-        _check_ends(path, ends, loaded)
+        if ends is not None:
+            _check_ends(path, ends, loaded)
         return loaded
 
 
@@ -250,19 +279,23 @@ def _check_ends(path: Path, ends: tuple[list[End], list[End]], loaded: Any) -> N
     for what, expected, nodes in zip(
         ("input", "output"), ends, (loaded.get_inputs(), loaded.get_outputs()), strict=True
     ):
-        actual = [
-            End(
-                node.name,
-                _ONNX_TYPES.get(node.type, node.type),
-                tuple(side if isinstance(side, int) else None for side in node.shape),
-            )
-            for node in nodes
-        ]
+        actual = _ends(nodes)
         if actual != expected:
             raise BundleError(
                 f"{path}: the graph's {what} is {', '.join(map(str, actual))}, the manifest says "
                 f"{', '.join(map(str, expected))}"
             )
+
+
+def _ends(nodes: Sequence[Any]) -> list[End]:
+    return [
+        End(
+            node.name,
+            _ONNX_TYPES.get(node.type, node.type),
+            tuple(side if isinstance(side, int) else None for side in node.shape),
+        )
+        for node in nodes
+    ]
 
 
 def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:

@@ -26,7 +26,9 @@ from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import Backend, HostSession, Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
+from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Shape, Stage
+from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.openvino_library import (
     DEVICE,
     REINSTALL,
@@ -98,13 +100,47 @@ class OpenVinoBackend(Backend):
         count = max(loaded.compiled.get_property(name) for loaded in first.loaded())
         return (first, *(_Session(models) for _ in range(count - 1)))
 
-    def _models(
-        self, bundle: Bundle, precision: str, threads: int | None, mode: dict[str, Any]
-    ) -> _Models:
+    def open_detector(
+        self, bundle: Bundle, *, threads: int | None = None, device: int = 0
+    ) -> DetectorRun:
+        self._check_available()
+        detector, path = onnx_detector(bundle)
+        config = {"INFERENCE_PRECISION_HINT": "f32", **_LATENCY}
+        if threads is not None:
+            config[_THREADS] = threads
+        model = read_model(path)
+        check_detector_ends(
+            path,
+            detector,
+            [_end(port, {detector.input}) for port in model.inputs],
+            [_end(port, set(detector.outputs)) for port in model.outputs],
+        )
+        try:  # for every size; a model of one size is as fast (docs/decisions.md)
+            request = shared_core().compile_model(model, DEVICE, config).create_infer_request()
+        except RuntimeError as error:
+            raise UnavailableError(f"openvino cannot run {path}: {one_line(error)}") from None
+
+        def run(picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            try:
+                request.infer({detector.input: picture})
+            except RuntimeError as error:
+                raise UnavailableError(
+                    f"openvino failed in the face detector: {one_line(error)}"
+                ) from None
+            return {name: request.get_tensor(name).data.copy() for name in detector.outputs}
+
+        return run
+
+    def _check_available(self) -> None:
         reason = self.available()
         if reason:
             load_openvino()  # raises MissingDependencyError if it is missing
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
+
+    def _models(
+        self, bundle: Bundle, precision: str, threads: int | None, mode: dict[str, Any]
+    ) -> _Models:
+        self._check_available()
         reason = self.unsupported(precision)
         if reason:
             raise UnavailableError(f"{self.name} cannot run in {precision}: {reason}")
@@ -269,6 +305,14 @@ def _describe(port: Any, expected: set[str]) -> str:
     # OpenVINO removes operators without effect and renames their inputs.
     names = sorted(port.names & expected or port.names)
     return f"{'/'.join(names)}: {port.element_type.get_type_name()} {port.partial_shape}"
+
+
+def _end(port: Any, expected: set[str]) -> End:
+    name = "/".join(sorted(port.names & expected or port.names))
+    kind = port.element_type.get_type_name()
+    dtypes = {short: dtype for dtype, short in _TYPES.items()}
+    sides = (side.get_length() if side.is_static else None for side in port.partial_shape)
+    return End(name, dtypes.get(kind, kind), tuple(sides))
 
 
 def _cached_file(core: Any, sha256: str, kind: str) -> Path | None:

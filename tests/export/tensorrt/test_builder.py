@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.export.convolutions import convolution_precisions
+from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
 from elir_deploy.export.islands import Float16Plan
@@ -26,6 +28,7 @@ from elir_deploy.export.quantization import (
 )
 from elir_deploy.export.shapes import for_shapes
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.profiles import DetectorEnds, StageEnds
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Shape, Stage
@@ -34,6 +37,8 @@ from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.scopes import Outline
 from elir_deploy.targets import RTX
 from tests.export.tensorrt.graphs import SIDE, convolutions, stage
+from tests.export.test_detectors import centerface
+from tests.photo.pictures import description
 
 try:
     LIBRARY = load_library(RTX)
@@ -52,7 +57,7 @@ def built(
 ) -> BuiltEngine:
     content = (model or convolutions(precision)).SerializeToString(deterministic=True)
     options = BuildOptions(capability)
-    return build_engine(LIBRARY, content, [stage()], precision, options, progress)
+    return build_engine(LIBRARY, content, StageEnds([stage()]), precision, options, progress)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -231,15 +236,16 @@ def test_a_capability_that_is_not_offered() -> None:
 
 def test_a_file_that_is_not_a_graph() -> None:
     with pytest.raises(UnavailableError, match=r"tensorrt-rtx .* cannot parse fused\.fp16: \S+"):
-        build_engine(LIBRARY, b"no graph", [stage()], "fp16", BuildOptions("sm75"), no_progress)
+        build_engine(
+            LIBRARY, b"no graph", StageEnds([stage()]), "fp16", BuildOptions("sm75"), no_progress
+        )
 
 
 def test_a_graph_with_other_ends() -> None:
     content = convolutions("fp16").SerializeToString()
+    ends = StageEnds([stage("float32")])
     with pytest.raises(UnavailableError, match="reads the input of fused as image"):
-        build_engine(
-            LIBRARY, content, [stage("float32")], "fp16", BuildOptions("sm75"), no_progress
-        )
+        build_engine(LIBRARY, content, ends, "fp16", BuildOptions("sm75"), no_progress)
 
 
 def test_one_engine_for_several_shapes_and_batches(taking: dict[str, onnx.ModelProto]) -> None:
@@ -260,10 +266,26 @@ def test_one_engine_for_several_shapes_and_batches(taking: dict[str, onnx.ModelP
     sizes = []
     for made_for in ([Shape(1, 64, 64)], shapes):
         content = for_shapes(model, made_for).SerializeToString()
-        stages, options = [ends(shape) for shape in made_for], BuildOptions("sm86")
+        stages, options = StageEnds([ends(shape) for shape in made_for]), BuildOptions("sm86")
         engine = build_engine(LIBRARY, content, stages, "fp32", options, no_progress)
         sizes.append(len(engine.content))
     assert sizes[0] < sizes[1] < 2.2 * sizes[0]
+
+
+def test_a_detector_s_engine(tmp_path: Path) -> None:
+    file = tmp_path / "detector.onnx"
+    file.write_bytes(centerface().SerializeToString())
+    content = prepare_detector(file, 18).graph
+    ends = DetectorEnds(description("centerface"))
+    options = BuildOptions("sm86")
+    engine = build_engine(LIBRARY, content, ends, "fp32", options, no_progress)
+    again = build_engine(LIBRARY, content, ends, "fp32", options, no_progress)
+    assert engine.content == again.content
+    assert engine.convolutions is not None
+    assert engine.convolutions["fp32"] == sum(engine.convolutions.values()) > 5
+    yunet = DetectorEnds(description("yunet"))
+    with pytest.raises(UnavailableError, match=r"input of detector as input\.1.*expected input: "):
+        build_engine(LIBRARY, content, yunet, "fp32", options, no_progress)
 
 
 def test_a_float32_matrix_product_is_refused_on_turing() -> None:

@@ -19,9 +19,10 @@ from elir_deploy.export.tensorrt.engines import (
     make_engines,
     onnx_of,
 )
+from elir_deploy.export.tensorrt.profiles import Ends
 from elir_deploy.progress import no_progress, no_warning
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
+from elir_deploy.runtime.manifest import Artifact, File, Manifest
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 from elir_deploy.targets import PRECISIONS_DOCUMENTED_BY_RTX as DOCUMENTED
@@ -207,12 +208,12 @@ def test_one_failure_does_not_stop_other_precisions_and_gpus(
     def build(
         library: object,
         model: object,
-        ends: list[Stage],
+        ends: Ends,
         precision: str,
         options: BuildOptions,
         *_: Any,
     ) -> BuiltEngine:
-        built.append((ends[0].name, precision, options.capability))
+        built.append((ends.name, precision, options.capability))
         if built[-1] == ("decoder", "fp32", "sm86"):
             raise UnavailableError("fused.fp32: no kernel for a node")
         wrong = built[-1] == ("decoder", "fp16", "sm75")

@@ -20,6 +20,7 @@ import pytest
 from elir_deploy.errors import OutputError, UnavailableError
 from elir_deploy.export.tensorrt import builder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.profiles import StageEnds
 from elir_deploy.runtime.manifest import Stage
 from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.runtime.tensors import TensorSpec
@@ -49,9 +50,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(library: StandIn, precision: str = "fp16", **options: Any) -> BuiltEngine:
     found = Library(DEVICE_TENSORRT, library, library.__version__)
     model = convolutions(precision).SerializeToString()
-    return build_engine(
-        found, model, [stage("float32")], precision, BuildOptions(**options), lambda *step: None
-    )
+    ends = StageEnds([stage("float32")])
+    return build_engine(found, model, ends, precision, BuildOptions(**options), lambda *step: None)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_profile_for_each_shape(
     parsed = {name: SimpleNamespace(shape=free) for name in ("image", "restored")}
     library = StandIn("10.3.0.30", shapes=parsed)
     found = Library(DEVICE_TENSORRT, library, library.__version__)
-    arguments = (found, b"", stages, "fp32", BuildOptions(), lambda *step: None)
+    arguments = (found, b"", StageEnds(stages), "fp32", BuildOptions(), lambda *step: None)
     build_engine(*arguments)
     assert [profile.shapes for profile in library.configs[0].profiles] == [
         {"image": ((1, 3, height, width), *2 * ((batch, 3, height, width),))}

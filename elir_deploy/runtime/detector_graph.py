@@ -1,0 +1,69 @@
+"""The graph of a bundle's face detector, for the backends that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.manifest import Artifact, Detector
+from elir_deploy.runtime.onnx_check import End
+
+__all__ = ["DetectorRun", "check_detector_ends", "detector_of", "onnx_detector"]
+
+#: From a picture, (1, 3, H, W) float32 in 0..255, to the outputs by name.
+DetectorRun: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+
+
+def detector_of(bundle: Bundle) -> Detector:
+    """The bundle's face detector.
+
+    Raises:
+        BundleError: it has none.
+    """
+    detector = bundle.manifest.detector
+    if detector is None:
+        raise BundleError(
+            f"{bundle.path} has no face detector: export it again with --detector centerface, or "
+            "restore aligned crops (--faces aligned)"
+        )
+    return detector
+
+
+def onnx_detector(bundle: Bundle) -> tuple[Detector, Path]:
+    """The detector and its graph, whose hash and content are checked.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+    """
+    detector = detector_of(bundle)
+    graphs: list[Artifact] = [a for a in detector.artifacts if a.kind == "onnx" and not a.target]
+    if not graphs:
+        raise BundleError(f"{bundle.path}: its face detector has no ONNX file: export it again")
+    return detector, bundle.checked_file(graphs[0].file)
+
+
+def check_detector_ends(
+    path: Path, detector: Detector, inputs: Sequence[End], outputs: Sequence[End]
+) -> None:
+    """Compare what a library read with the manifest; shapes of outputs are checked when decoded.
+
+    Raises:
+        BundleError: they differ.
+    """
+    picture = End(detector.input, "float32", (1, 3, None, None))
+    if list(inputs) != [picture]:
+        raise BundleError(
+            f"{path}: the detector's input is {', '.join(map(str, inputs))}, expected {picture}"
+        )
+    missing = set(detector.outputs) - {end.name for end in outputs if end.dtype == "float32"}
+    if missing:
+        raise BundleError(
+            f"{path}: the detector has no float32 output {', '.join(sorted(missing))}: export the "
+            "bundle again"
+        )

@@ -1,0 +1,242 @@
+"""Photographs restored with a bundle: identity, choices of faces, batches, threads, refusals."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
+from elir_deploy.photo import PhotoRestorer
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from elir_deploy.runtime.resampling import resize_into
+from tests.bundles import make_bundle
+from tests.photo.pictures import face, face_bundle, spot_detector, spots
+
+pytest.importorskip("onnxruntime")
+
+GROUP = spots(300, 400, (100, 100), (300, 160), (120, 290))
+
+
+def opened(bundle: Path, **options: object) -> PhotoRestorer:
+    return PhotoRestorer(bundle, **{"backend": "onnxruntime", "threads": 1} | options)  # type: ignore[arg-type]
+
+
+def aligned(side: int) -> np.ndarray:
+    """One face in the middle of a picture of ``side`` pixels, 128 of which are its square."""
+    return spots(side, side, (side // 2, side // 2))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_identity_network_keeps_every_byte(tmp_path: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    with opened(face_bundle(tmp_path / "b"), backend=backend) as restore:
+        assert (restore.restorer.backend, restore.detector_backend) == (backend, backend)
+        photo = restore(GROUP)
+        np.testing.assert_array_equal(photo.pixels, GROUP)
+        assert [f.restored for f in photo.faces] == [True] * 3
+        # The corner of a box is moved into the picture.
+        centres = {tuple(np.add(f.box[:2], f.box[2:]) / 2) for f in photo.faces[:2]}
+        assert centres <= {(102.0, 102.0), (302.0, 162.0), (122.0, 281.5)}
+        large = restore(GROUP, "all", scale=2)
+        expected = np.empty((600, 800, 3), np.uint8)
+        resize_into(GROUP, expected)
+        np.testing.assert_array_equal(large.pixels, expected)
+        nothing = restore(np.zeros((50, 70, 3), np.uint8))
+        assert nothing.faces == ()
+        assert not nothing.pixels.any()
+
+
+def test_which_faces(tmp_path: Path) -> None:
+    with opened(face_bundle(tmp_path / "b", gain=0.5)) as restore:
+        found = restore.detect(GROUP)
+        assert len(found) == 3
+        changed = {}
+        for choice in ("auto", "all", "largest", "centre"):
+            photo = restore(GROUP, choice)  # type: ignore[arg-type]
+            changed[choice] = (photo.pixels != GROUP).any(axis=2).sum()
+            assert sum(f.restored for f in photo.faces) == (3 if choice in ("auto", "all") else 1)
+        assert changed["auto"] == changed["all"] > changed["centre"] > 0
+        own = restore(GROUP, [face(200, 150, 90)])
+        assert [f.restored for f in own.faces] == [True]
+        assert (own.pixels != GROUP).any()
+        np.testing.assert_array_equal(restore(GROUP, found).pixels, restore(GROUP, "all").pixels)
+        np.testing.assert_array_equal(restore(GROUP, []).pixels, GROUP)
+
+
+@pytest.mark.parametrize(("side", "is_aligned"), [(128, True), (240, False)])
+def test_an_aligned_picture_is_one_square(tmp_path: Path, side: int, is_aligned: bool) -> None:
+    bundle, picture = face_bundle(tmp_path / "b", gain=0.5), aligned(side)
+    with opened(bundle) as restore, Restorer(bundle, "onnxruntime") as square:
+        photo, plain = restore(picture), square(picture)
+        assert len(photo.faces) == 1
+        assert photo.faces[0].restored
+        assert (photo.pixels == plain).all() == is_aligned
+        np.testing.assert_array_equal(restore(picture, "aligned").pixels, plain)
+        assert restore(picture, "aligned").faces == ()
+        large = restore(aligned(32), "aligned", scale=2)
+        assert large.pixels.shape == (64, 64, 3)
+        if is_aligned:
+            assert restore(picture, scale=2).pixels.shape == (256, 256, 3)
+
+
+def test_faces_run_in_batches_of_the_bundle(tmp_path: Path) -> None:
+    shapes = [{"batch": 2, "height": 64, "width": 64}]
+    bundles = (
+        face_bundle(tmp_path / "1", gain=0.5),
+        face_bundle(tmp_path / "2", gain=0.5, shapes=shapes),
+    )
+    results = []
+    for bundle in bundles:
+        with opened(bundle) as restore:
+            results.append(restore(GROUP, "all").pixels)
+            session = restore.restorer.session
+            select = Mock(wraps=session.select)
+            session.select = select  # type: ignore[method-assign]
+            restore(GROUP, "all")
+            batches = [call.args[1] for call in select.call_args_list]
+            assert batches == ([1, 1, 1] if bundle is bundles[0] else [2, 1])
+    np.testing.assert_array_equal(*results)
+
+
+def test_the_background_has_its_own_bundle(tmp_path: Path) -> None:
+    faces, rest = face_bundle(tmp_path / "f"), make_bundle(tmp_path / "b", gain=0.5)
+    with opened(faces, background=rest) as restore:
+        photo = restore(GROUP)
+        assert (photo.pixels[240:, 240:] == np.rint(GROUP[240:, 240:] * 0.5)).all()
+        assert (photo.pixels[100:104, 100:104] > 200).all()
+        assert restore(GROUP, scale=2).pixels.shape == (600, 800, 3)
+    enlarging = make_bundle(tmp_path / "x4", upscale=4, kernel="bicubic")
+    with Restorer(enlarging, "onnxruntime") as own:
+        with opened(faces, background=own) as restore:
+            assert restore(GROUP, scale=2).pixels.shape == (600, 800, 3)
+        assert own(GROUP[:8, :8]).shape == (32, 32, 3)  # still open
+    with pytest.raises(UsageError, match="background's bundle is of bfr"):
+        opened(faces, background=faces)
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def test_bundles_that_restore_no_photographs(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no face detector: .* --detector centerface"):
+        opened(make_bundle(tmp_path / "plain", faces=True))
+    with pytest.raises(UsageError, match="bundle is of tiny, expected one that restores squares"):
+        opened(face_bundle(tmp_path / "any", faces=False, task="tiny"))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (spot_detector(name="x"), r"the detector's input is x: float32 1x3x\?x\?, expected input"),
+        (spot_detector().replace(b"540", b"541"), "no float32 output 540"),
+        (b"<html>", "detector.onnx"),
+    ],
+)
+def test_other_networks_are_refused(
+    tmp_path: Path, backend: str, content: bytes, message: str
+) -> None:
+    pytest.importorskip(backend)
+    with pytest.raises(BundleError, match=message):
+        opened(face_bundle(tmp_path / "b", content), backend=backend)
+
+
+def test_what_a_network_must_not_compute(tmp_path: Path) -> None:
+    bundle = face_bundle(tmp_path / "b", spot_detector(heat=float("nan")))
+    with opened(bundle) as restore, pytest.raises(BundleError, match="scores that are not finite"):
+        restore(GROUP)
+    (bundle / "detector.onnx").write_bytes(spot_detector(heat=2))
+    with pytest.raises(BundleError, match="is damaged: its SHA-256"):
+        opened(bundle)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    bundle = face_bundle(tmp_path / "b")
+    with opened(bundle) as restore:
+        with pytest.raises(UsageError, match="faces is 'left', expected one of auto, all"):
+            restore(GROUP, "left")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="scale is 3"):
+            restore(GROUP, "aligned", scale=3)
+        with pytest.raises(ImageError, match="shape"):
+            restore(GROUP[0])
+    for call in (restore.restore, restore.detect, lambda image: restore(image, [])):
+        with pytest.raises(UsageError, match="closed"):
+            call(GROUP)
+    restore.close()
+    with pytest.raises(UsageError, match="long side is 8"):
+        opened(bundle, long_side=8)
+
+
+def test_another_backend_runs_the_detector_where_this_one_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+
+    def refuse(self: object, *_: object, **__: object) -> None:
+        raise UnavailableError("no detectors here")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "open_detector", refuse)
+    with pytest.warns(RuntimeWarning, match="runs on openvino: onnxruntime: no detectors here"):
+        restore = opened(face_bundle(tmp_path / "b"))
+    with restore:
+        assert restore.detector_backend == "openvino"
+        assert len(restore.detect(GROUP)) == 3
+    monkeypatch.setattr(type(BACKENDS["openvino"]), "open_detector", refuse)
+    with pytest.raises(UnavailableError, match="nothing here can run the face detector"):
+        opened(face_bundle(tmp_path / "c"))
+
+
+# Threads and processes ----------------------------------------------------------------------------
+
+
+def test_calls_from_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is entered by one thread at a time, and results are those of one thread."""
+    inside, most = threading.Semaphore(0), [0]
+    with opened(face_bundle(tmp_path / "b", gain=0.5)) as restore:
+        pictures = [spots(200, 240, (60 + 20 * i, 100)) for i in range(6)]
+        expected = [restore(picture, "all").pixels for picture in pictures]
+        run = restore._network._run
+        assert run is not None
+
+        def watched(picture: np.ndarray) -> object:
+            inside.release()
+            most[0] = max(most[0], inside._value)
+            time.sleep(0.01)
+            result = run(picture)
+            inside.acquire()
+            return result
+
+        monkeypatch.setattr(restore._network, "_run", watched)
+        with ThreadPoolExecutor(2) as threads:
+            results = list(threads.map(lambda p: restore(p, "all").pixels, pictures))
+    assert most == [1]
+    for result, known in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, known)
+
+
+def test_a_forked_child_is_refused(tmp_path: Path) -> None:
+    restore = opened(face_bundle(tmp_path / "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            restore(GROUP, [])
+        except UsageError as error:
+            code = 0 if "forked" in str(error) else 2
+        restore.close()
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(restore(GROUP).pixels, GROUP)
+    restore.close()
