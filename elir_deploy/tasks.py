@@ -138,6 +138,11 @@ class TaskSpec:
     released_name: str | None = None
     paper_fps: float | None = None
 
+    @property
+    def noise(self) -> Literal["baked", "field"]:
+        """Kind of noise of an export by default: ``field`` for models that run in tiles."""
+        return "baked" if self.faces else "field"
+
 
 _TABLE = (
     TaskSpec(
