@@ -119,11 +119,11 @@ class TorchRunner(Runner):
     ) -> None:
         self.name, self.precision = "PyTorch eager", precision
         self._dtype, self._layout = DTYPES[precision], layout
-        self._steps = subject.steps
+        self._steps = subject.manifest.model.steps
         model: Any = copy.deepcopy(subject.collapsed)
         self._model: Any = model.to(device, self._dtype, memory_format=layout)
         self._noise = subject.noise.to(device, self._dtype)
-        shape = (batch, subject.image_size, subject.image_size, 3)
+        shape = (batch, *subject.image_size, 3)
         on_gpu = device != "cpu"
         self._source, self._sink = (
             torch.zeros(shape, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(2)

@@ -258,22 +258,20 @@ def _change(
         run_to_run = BUSY_RUN_TO_RUN if any(run.busy for run in runs) else RUN_TO_RUN
         if not relative and any(run.report.device.cpu.virtual_machine for run in runs):
             run_to_run = VIRTUAL_RUN_TO_RUN
+    levels = [
+        level(
+            row.image.samples_s if row.image else (),
+            row.yardstick_s if relative else None,
+            block=run.report.protocol.block or _BLOCK,
+        )
+        for run, row in zip(runs, rows, strict=True)
+    ]
     change = compare_levels(
-        label,
-        *([_level(run, label, relative) for run in side] for side in (before, after)),
+        *(label, levels[: len(before)], levels[len(before) :]),
         run_to_run=run_to_run,
         unit="fastest of each turn over the yardstick" if relative else "tenth percentile",
     )
     return replace(change, quality_differs=any(quality_differs(rows[0], row) for row in rows))
-
-
-def _level(run: RecordedRun, label: str, relative: bool) -> Level:
-    row = run.rows[label]
-    return level(
-        row.image.samples_s if row.image else (),
-        row.yardstick_s if relative else None,
-        block=run.report.protocol.block or _BLOCK,
-    )
 
 
 def _common_rows(side: Sequence[RecordedRun]) -> list[str]:

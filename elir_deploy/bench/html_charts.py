@@ -111,7 +111,7 @@ def _strip(row: RunnerRow, scale: Scale, colour: str) -> Chart:
 
 def stages(report: Report) -> Chart | None:
     """A bar for each runner, whose shares the report has, and a colour for each stage."""
-    names = dict.fromkeys(stage.name for row in report.stages for stage in row.stages)
+    names = dict.fromkeys(stage.name for row in report.runners for stage in row.stages)
     colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
     return Chart(kind="bars", colours=colours) if names else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import importlib
 import io
 import json
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from elir_deploy.bench.report import Picture
 from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import heading, remarks, tables
 from elir_deploy.bench.report_types import Report
-from elir_deploy.errors import MissingDependencyError
+from elir_deploy.runtime.backends.base import import_library
 from elir_deploy.text import printable
 
 __all__ = ["Picture", "html", "import_jinja"]
@@ -112,7 +111,4 @@ def _policy(script: str) -> str:
 
 def import_jinja() -> Any:
     """The module ``jinja2``; MissingDependencyError if it is not installed."""
-    try:
-        return importlib.import_module("jinja2")
-    except ImportError:
-        raise MissingDependencyError("jinja2", "report", "write an HTML report") from None
+    return import_library("jinja2", "report", "write an HTML report", attribute="Environment")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import FEWEST_WARM, half_width, settled_from
 from elir_deploy.bench.yardstick import SETTLE_NS, Yardstick
@@ -77,11 +77,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class Warmup:
-    """The images that a runner restored before those that count.
+    """Number and time of the images that a runner restored before those that count.
 
     Attributes:
-        images: their number.
-        seconds: their time.
         settled: whether the latencies had settled; None where that was not checked, or where too
             few images fit into the longest warm-up to tell.
     """
@@ -120,7 +118,7 @@ class Measurement:
     protocol: BenchProtocol
     image_shape: tuple[int, int, int]
     seed: int = 0
-    clock: Clock = wall_clock
+    clock: Callable[[], int] = time.perf_counter_ns
     yardstick: Yardstick | None = None
     joules: Callable[[], float] | None = None
     between: Callable[[float], None] = lambda seconds: None
@@ -135,11 +133,6 @@ class Measurement:
     def __post_init__(self) -> None:
         self.samples = {runner.label: Samples() for runner in self.runners}
         self._shuffle = np.random.default_rng(self.seed)
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a sample at all."""
-        return any(series.image_ns for series in self.samples.values())
 
     def run(self, progress: ProgressCallback = no_progress) -> None:
         """Warm up, then measure. Interrupted, it keeps the images that all runners finished.

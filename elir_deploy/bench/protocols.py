@@ -1,6 +1,7 @@
-"""The protocols: what a run consists of, one class each.
+"""The protocols: what a run consists of.
 
-To add one, write a subclass of :class:`BenchProtocol` here and list it in :data:`PROTOCOLS`.
+To add one, list it in :data:`PROTOCOLS`, and write a subclass of :class:`BenchProtocol` where
+runners do not just take turns.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from elir_deploy.bench.runners import (
     compare_with_references,
     compare_with_truth,
 )
-from elir_deploy.bench.sensors import rss_bytes
+from elir_deploy.bench.sensors.process import rss_bytes
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Throughput
-from elir_deploy.bench.yardstick import Yardstick, describe
+from elir_deploy.bench.yardstick import Yardstick
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
@@ -91,10 +92,8 @@ class BenchProtocol:
         Raises:
             UnavailableError: nothing could be measured.
         """
-        assert run.conditions is not None
         # The yardstick shows the processor's speed; a GPU would wait for it and cool down.
         timed = any(runner.on_cpu for runner in run.results.runners)
-        run.conditions.yardstick = describe() if timed else None
         run.results.measurement = Measurement(
             run.results.runners,
             self,
@@ -114,20 +113,6 @@ class BenchProtocol:
         if len(set(names)) < len(names):
             names = [os.path.normpath(bundle.path) for bundle in bundles]
         return [f", {name}" for name in names]
-
-
-@dataclass(frozen=True)
-class Paper(BenchProtocol):
-    name: str = "paper"
-    title: str = "the paper's protocol: batch 1, random images, 10 to warm up, mean of 200"
-    warmup: int | None = 10
-    images: int | None = 200
-
-
-@dataclass(frozen=True)
-class Latency(BenchProtocol):
-    name: str = "latency"
-    title: str = "one image at a time, until every median is known to 2 % and 10 s have passed"
 
 
 @dataclass(frozen=True)
@@ -155,7 +140,8 @@ class ThroughputProtocol(BenchProtocol):
             throughput.run(run.results.runners, progress)
         finally:
             run.results.loads = list(throughput.loads.values())
-            run.results.unavailable += throughput.unavailable
+            reasons = throughput.failures.items()
+            run.results.unavailable += [Unavailable(*pair) for pair in reasons]
         run.require(run.results.loads)
 
 
@@ -278,7 +264,22 @@ class SoakProtocol(BenchProtocol):
 #: All protocols by name.
 PROTOCOLS: dict[str, BenchProtocol] = {
     protocol.name: protocol
-    for protocol in (Paper(), Latency(), ThroughputProtocol(), Stages(), Steps(), SoakProtocol())
+    for protocol in (
+        BenchProtocol(
+            "paper",
+            "the paper's protocol: batch 1, random images, 10 to warm up, mean of 200",
+            warmup=10,
+            images=200,
+        ),
+        BenchProtocol(
+            "latency",
+            "one image at a time, until every median is known to 2 % and 10 s have passed",
+        ),
+        ThroughputProtocol(),
+        Stages(),
+        Steps(),
+        SoakProtocol(),
+    )
 }
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,41 +15,23 @@ from numpy.typing import NDArray
 from elir_deploy.bench import report_types as types
 from elir_deploy.bench import stability
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import CoresElsewhere, Device
 from elir_deploy.bench.measurement import Measurement, Samples, Warmup
 from elir_deploy.bench.protocols import BenchProtocol
-from elir_deploy.bench.report_types import SCHEMA_VERSION, Report
+from elir_deploy.bench.report_types import SCHEMA_VERSION, Conditions, Report
 from elir_deploy.bench.report_warnings import build_warnings
 from elir_deploy.bench.runners import Fidelity, Runner, Unavailable
 from elir_deploy.bench.soak import Soak
-from elir_deploy.bench.statistics import Estimate, Summary, paired_speedup, student_95
+from elir_deploy.bench.statistics import Estimate, Series, paired_speedup, rounded, student_95
 from elir_deploy.bench.throughput import Load
-from elir_deploy.bench.watch import NO_METER, EnergySource, Sensors
-from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from elir_deploy.tasks import TASKS
 
-__all__ = ["Conditions", "Picture", "Results", "build_report"]
+__all__ = ["Picture", "Results", "build_report"]
 
 #: Stretches of time that the interval of a stage's share comes from.
 _BATCHES = 8
-
-
-@dataclass
-class Conditions:
-    """Circumstances of a run, which are entries of its :class:`Report`."""
-
-    seed: int
-    threads: int | None
-    device: Device
-    cores_busy_elsewhere: CoresElsewhere | None = None
-    sensors: Sensors | None = None
-    throttling: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-    yardstick: Work | None = None
-    energy: EnergySource = NO_METER
 
 
 @dataclass(frozen=True)
@@ -98,7 +79,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
     samples = measurement.samples if measurement else {}
     warmups = measurement.warmups if measurement else {}
     runners = [runner for runner in results.runners if runner.label not in failures]
-    first = runners[0].label if samples else None
+    first = _seconds(samples[runners[0].label].image_ns) if samples else []
     report = Report(
         schema_version=SCHEMA_VERSION,
         kind="elir-bench",
@@ -107,21 +88,26 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
         protocol=_protocol(results.protocol),
         bundle=_bundle(bundle),
         paper_fps=_paper_fps(bundle),
-        **vars(conditions),
+        **msgspec.structs.asdict(conditions),
         runners=[
             _runner(
                 runner,
                 samples.get(runner.label, Samples()),
                 results,
                 warmups.get(runner.label),
-                None if first is None else (first, samples[first]),
+                None if runner is runners[0] else first,
             )
             for runner in runners
         ],
-        stages=[row for runner in runners if (row := _stages(runner, samples)) is not None],
-        throughput=[_load(load, results.fidelities) for load in results.loads],
+        throughput=[
+            rounded(replace(load, fidelity=load.fidelity or results.fidelities.get(load.label)))
+            for load in results.loads
+        ],
         steps=results.steps,
-        soak=[_soak(soak) for soak in results.soaks],
+        soak=[
+            rounded(msgspec.convert(soak, types.SoakRow, from_attributes=True))
+            for soak in results.soaks
+        ],
         unavailable=[*results.unavailable, *(Unavailable(*pair) for pair in failures.items())],
         warnings=[],
     )
@@ -145,15 +131,12 @@ def _runner(
     samples: Samples,
     results: Results,
     warmup: Warmup | None,
-    reference: tuple[str, Samples] | None,
+    reference: Sequence[float] | None,
 ) -> types.RunnerRow:
+    """A row; ``reference`` has the first runner's latencies in seconds."""
     image, started = _seconds(samples.image_ns), _seconds(samples.started_ns)
     device = _known(samples.device_ns)
-    speedup = None
-    if reference and reference[1].image_ns:
-        over, first = reference[0], _seconds(reference[1].image_ns)
-        ratio = paired_speedup(first, image, run=results.protocol.block)
-        speedup = types.Speedup(over, _rounded(ratio))
+    speedup = paired_speedup(reference, image, run=results.protocol.block) if reference else None
     known = stability.half_width(image) if image else math.inf
     return types.RunnerRow(
         label=runner.label,
@@ -162,25 +145,26 @@ def _runner(
         library=runner.version,
         weights=runner.weights,
         on_cpu=runner.on_cpu,
-        preparation=_rounded(runner.preparation),
-        artifacts=msgspec.convert(list(runner.artifacts), list[types.Artifact]),
+        preparation=rounded(runner.preparation),
+        artifacts=msgspec.convert(runner.artifacts, list[types.Artifact], from_attributes=True),
         arithmetic=runner.arithmetic,
-        fidelity=_rounded(results.fidelities.get(runner.label)),
-        image=_series(image),
-        device=_series(device or []),
+        fidelity=rounded(results.fidelities.get(runner.label)),
+        image=Series.of(image),
+        device=Series.of(device or []),
+        stages=_stages(runner.stage_names, samples),
         started_s=started,
         yardstick_s=_known(samples.yardstick_ns) if runner.on_cpu else None,
-        half_width=_rounded(known) if math.isfinite(known) else None,
+        half_width=rounded(known) if math.isfinite(known) else None,
         stable=known <= results.protocol.tolerance
         if image and not results.protocol.images
         else None,
         warmup=warmup,
-        drift=_rounded(stability.drift(image, started)),
-        level_shift=_rounded(stability.level_shift(image)),
-        two_speeds=_rounded(stability.two_speeds(image)),
-        cold=_rounded(results.colds.get(runner.label)),
+        drift=rounded(stability.drift(image, started)),
+        level_shift=rounded(stability.level_shift(image)),
+        two_speeds=rounded(stability.two_speeds(image)),
+        cold=rounded(results.colds.get(runner.label)),
         energy=_energy(samples),
-        speedup=speedup,
+        speedup=rounded(speedup),
     )
 
 
@@ -197,65 +181,31 @@ def _energy(samples: Samples) -> types.Energy | None:
         return None
     joules, seconds = sum(joules for joules, _ in known), sum(ns for _, ns in known) / 1e9
     return types.Energy(
-        _rounded(joules / len(known)), _rounded(joules / seconds) if seconds else None
+        rounded(joules / len(known)), rounded(joules / seconds) if seconds else None
     )
 
 
-def _stages(runner: Runner, samples: Mapping[str, Samples]) -> types.StageRow | None:
-    series = samples.get(runner.label)
-    if series is None or not runner.stage_names or not series.image_ns:
-        return None
-    image = np.array(series.image_ns, dtype=np.float64)
-    stages = np.array(series.stages_ns, dtype=np.float64)
+def _stages(names: Sequence[str], samples: Samples) -> list[types.StageTime]:
+    if not names or not samples.image_ns:
+        return []
+    image = np.array(samples.image_ns, dtype=np.float64)
+    stages = np.array(samples.stages_ns, dtype=np.float64)
     columns = [*stages.T, image - stages.sum(axis=1)]
-    names = [*runner.stage_names, "runtime"]
-    return types.StageRow(
-        runner.label,
-        [
-            types.StageTime(name, _rounded(float(stage.mean()) / 1e9), _share(stage, image))
-            for name, stage in zip(names, columns, strict=True)
-        ],
-    )
+    return [
+        types.StageTime(name, rounded(float(stage.mean()) / 1e9), _share(stage, image))
+        for name, stage in zip([*names, "runtime"], columns, strict=True)
+    ]
 
 
 def _share(stage: NDArray[np.float64], image: NDArray[np.float64]) -> Estimate:
     """Of the whole time, with the 95 % interval from eight stretches of time."""
     share = float(stage.sum() / image.sum())
     if image.size < 2 * _BATCHES:
-        return Estimate(_rounded(share), None, None)
+        return Estimate(rounded(share), None, None)
     cuts = np.array_split(np.arange(image.size), _BATCHES)
     shares = [float(stage[cut].sum() / image[cut].sum()) for cut in cuts]
     reach = student_95(_BATCHES - 1) * float(np.std(shares, ddof=1)) / math.sqrt(_BATCHES)
-    return Estimate(*map(_rounded, (share, max(0.0, share - reach), min(1.0, share + reach))))
-
-
-def _load(load: Load, fidelities: Mapping[str, Fidelity]) -> types.LoadRow:
-    return types.LoadRow(
-        label=load.label,
-        way=load.way,
-        concurrency=load.concurrency,
-        fps=_rounded(load.mean_fps),
-        fps_by_pass=[_rounded(fps) for fps in load.fps],
-        seconds=_rounded(load.seconds),
-        images=load.images,
-        fidelity=_rounded(load.fidelity or fidelities.get(load.label)),
-        calls=_series(load.latencies_s),
-    )
-
-
-def _soak(soak: Soak) -> types.SoakRow:
-    slowdown = soak.slowdown()
-    return types.SoakRow(
-        soak.runner.label,
-        soak.complete,
-        list(soak.windows),
-        _rounded(slowdown and slowdown.scaled(100)),
-        _rounded(soak.growth()),
-    )
-
-
-def _series(samples: Sequence[float]) -> types.Series | None:
-    return types.Series(_rounded(Summary.of(samples)), list(samples)) if samples else None
+    return Estimate(*map(rounded, (share, max(0.0, share - reach), min(1.0, share + reach))))
 
 
 def _bundle(bundle: Bundle) -> types.BundleEntry:
@@ -284,12 +234,3 @@ def _paper_fps(bundle: Bundle) -> float | None:
 
 def _seconds(nanoseconds: Sequence[int]) -> list[float]:
     return [ns / 1e9 for ns in nanoseconds]
-
-
-def _rounded(value: Any) -> Any:
-    """Floats, alone or in a record, to six significant digits: more than measurements hold."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{n: _rounded(v) for n, v in vars(value).items()})
-    return value

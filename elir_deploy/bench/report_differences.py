@@ -11,7 +11,7 @@ import msgspec
 
 from elir_deploy.bench.report_file import RecordedRun
 from elir_deploy.bench.report_types import RunnerRow
-from elir_deploy.bench.sensors import State
+from elir_deploy.bench.sensors.state import State
 
 __all__ = ["Difference", "differences", "quality_differs"]
 

@@ -75,10 +75,7 @@ def read_report(path: str | Path) -> RecordedRun:
         InputError: the file cannot be read, is damaged, of another version, or something else.
     """
     path = Path(path)
-    try:
-        return RecordedRun(path, _decode(_read(path)))
-    except _UnfitError as reason:
-        raise InputError(f"{path} {reason}") from None
+    return RecordedRun(path, _decode(path, _read(path)))
 
 
 def read_runs(path: str | Path) -> list[RecordedRun]:
@@ -101,72 +98,70 @@ def read_runs(path: str | Path) -> list[RecordedRun]:
     return [read_report(file) for file in files]
 
 
-class _UnfitError(Exception):
-    """Why a file is no report, completing its name to a sentence."""
-
-
 def _read(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
-            raise _UnfitError("is not a file: expected one written by elir-bench --json")
+            raise InputError(f"{path} is not a file: expected one written by elir-bench --json")
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        raise _UnfitError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(data) > _MAX_BYTES:
-        raise _UnfitError(
-            f"is larger than {_MAX_BYTES // 2**20} MiB, so not a report of elir-bench"
+        raise InputError(
+            f"{path} is larger than {_MAX_BYTES // 2**20} MiB, so not a report of elir-bench"
         )
     return data
 
 
-def _decode(data: bytes) -> Report:
+def _decode(path: Path, data: bytes) -> Report:
     try:
         values = strict_json(data)
     except ValueError as error:
-        raise _UnfitError(f"is not valid JSON, or cut off: {str(error)[:200]}") from None
-    _check_kind(values)
+        raise InputError(f"{path} is not valid JSON, or cut off: {str(error)[:200]}") from None
+    _check_kind(path, values)
     try:
         report = msgspec.convert(values, Report)
     except msgspec.ValidationError as error:
-        raise _UnfitError(f"is damaged: {describe_mismatch(str(error), values)}") from None
-    _check_consistency(report)
+        raise InputError(f"{path} is damaged: {describe_mismatch(str(error), values)}") from None
+    _check_consistency(path, report)
     return report
 
 
-def _check_kind(values: Any) -> None:
+def _check_kind(path: Path, values: Any) -> None:
     if not isinstance(values, dict) or values.get("kind") != "elir-bench":
-        raise _UnfitError('is not a report of elir-bench: it has no "kind": "elir-bench"')
+        raise InputError(f'{path} is not a report of elir-bench: it has no "kind": "elir-bench"')
     version = values.get("schema_version")
     if type(version) is not int or version < 1:
-        raise _UnfitError(f"has no valid schema_version, expected {SCHEMA_VERSION}")
+        raise InputError(f"{path} has no valid schema_version, expected {SCHEMA_VERSION}")
     if version != SCHEMA_VERSION:
         age, remedy = "an older", "measure again"
         if version > SCHEMA_VERSION:
             age, remedy = "a newer", "upgrade elir-deploy"
-        raise _UnfitError(
-            f"is from {age} elir-deploy: schema_version is {version % 10**9}, expected "
+        raise InputError(
+            f"{path} is from {age} elir-deploy: schema_version is {version % 10**9}, expected "
             f"{SCHEMA_VERSION}: {remedy}"
         )
 
 
-def _check_consistency(report: Report) -> None:
+def _check_consistency(path: Path, report: Report) -> None:
     labels = [row.label for row in report.runners]
     if len(set(labels)) < len(labels):
-        raise _UnfitError("is damaged: two runners have the same label")
+        raise InputError(f"{path} is damaged: two runners have the same label")
     for row in report.runners:
         count = len(row.image.samples_s) if row.image else 0
         if row.yardstick_s is not None and len(row.yardstick_s) != count:
-            raise _UnfitError(
-                f"is damaged: {row.label!a:.60} has {len(row.yardstick_s)} yardstick times, "
+            raise InputError(
+                f"{path} is damaged: {row.label!a:.60} has {len(row.yardstick_s)} yardstick times, "
                 f"expected {count}"
             )
     if all(row.image is None for row in report.runners):
         if report.protocol.block is None:
-            raise _UnfitError(
-                f"is of protocol {report.protocol.name!a:.60}, which does not time single images "
-                "in turns: it cannot be compared"
+            raise InputError(
+                f"{path} is of protocol {report.protocol.name!a:.60}, which does not time single "
+                "images in turns: it cannot be compared"
             )
-        raise _UnfitError(
-            "holds no samples: the measurement was interrupted before the first image"
+        raise InputError(
+            f"{path} holds no samples: the measurement was interrupted before the first image"
         )

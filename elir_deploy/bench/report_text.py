@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from elir_deploy.bench.report_types import ProtocolEntry, Report, Speedup
+from elir_deploy.bench.report_types import ProtocolEntry, Report
 from elir_deploy.bench.runners import Fidelity
 from elir_deploy.bench.statistics import Estimate
 from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable
@@ -141,9 +141,8 @@ def _cpu_runners(report: Report) -> Iterator[str]:
     mixed = len(on_cpu) < len(rows)
     if on_cpu and (mixed or report.device.gpus):
         yield f"on the CPU, not the GPU: {', '.join(on_cpu)}"
-        references = {row.speedup.over for row in rows if row.speedup}
-        if mixed and references & set(on_cpu):
-            yield f"speedups are relative to {', '.join(references)} on the CPU"
+        if mixed and rows[0].on_cpu and any(row.speedup for row in rows):
+            yield f"speedups are relative to {rows[0].label} on the CPU"
 
 
 # Rows -----------------------------------------------------------------------------------------
@@ -163,7 +162,7 @@ def _speeds(report: Report) -> Iterator[Cells]:
             mean = row.image.statistics.mean
             device = row.device.statistics.mean if row.device else None
             yield _cells(
-                *(row.label, row.image.statistics.fps, _speedup(row.speedup, row.label)),
+                *(row.label, row.image.statistics.fps, _speedup(row.speedup)),
                 *(_psnr(row.fidelity), _ms(device), device and _ms(mean - device)),
             )
 
@@ -189,7 +188,7 @@ def _loads(report: Report) -> Iterator[Cells]:
 
 
 def _stages(report: Report) -> Iterator[Cells]:
-    for row in report.stages:
+    for row in report.runners:
         for stage in row.stages:
             share = stage.share.scaled(100)
             interval = None if share.low is None else _interval(share, "{:.1f}")
@@ -281,10 +280,9 @@ def _psnr(fidelity: Fidelity | None, decimals: int = 1) -> str | None:
     return f"{fidelity.psnr_db:.{decimals}f}"
 
 
-def _speedup(speedup: Speedup | None, label: str) -> str:
-    if speedup is None or speedup.over == label:
+def _speedup(ratio: Estimate | None) -> str:
+    if ratio is None:
         return "1"
-    ratio = speedup.ratio
     if ratio.low is None or ratio.high is None:
         return f"{digits(ratio.value, 3)} [too few images]"
     return f"{digits(ratio.value, 3)} [{digits(ratio.low, 3)}, {digits(ratio.high, 3)}]"

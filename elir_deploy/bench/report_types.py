@@ -18,36 +18,24 @@ from elir_deploy.bench.measurement import Warmup
 from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable
 from elir_deploy.bench.soak import Window
 from elir_deploy.bench.stability import LevelShift, Modes
-from elir_deploy.bench.statistics import Estimate, Summary
-from elir_deploy.bench.throughput import Way
+from elir_deploy.bench.statistics import Amount, Count, Estimate, Latency, Series
+from elir_deploy.bench.throughput import Load
 from elir_deploy.bench.watch import EnergySource, Sensors
 from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime.manifest import Model, Source
 
 __all__ = [
-    *("SCHEMA_VERSION", "Artifact", "BundleEntry", "Energy", "EulerRow", "LoadRow"),
-    *("ProtocolEntry", "Report", "RunnerRow", "Series", "SoakRow", "Speedup"),
-    *("StageRow", "StageTime"),
+    *("SCHEMA_VERSION", "Artifact", "BundleEntry", "Conditions", "Energy", "EulerRow"),
+    *("ProtocolEntry", "Report", "RunnerRow", "SoakRow", "StageTime"),
 ]
 
 SCHEMA_VERSION: Literal[4] = 4
 
-Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
-#: Outside of these, logarithms and ratios would overflow.
-Latency = Annotated[float, Meta(ge=1e-12, le=1e6)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An object of the report: every entry is there, and no other."""
-
-
-class Series(_Record, frozen=True):
-    """Latencies in seconds, in the order they were measured, and their statistics."""
-
-    statistics: Summary
-    samples_s: Annotated[list[Latency], Meta(min_length=1)]
 
 
 class Artifact(_Record, frozen=True):
@@ -66,11 +54,12 @@ class Energy(_Record, frozen=True):
     watts: Amount | None
 
 
-class Speedup(_Record, frozen=True):
-    """How many times faster than the runner ``over``, by the means over the same images."""
+class StageTime(_Record, frozen=True):
+    """What one stage takes of an image."""
 
-    over: str
-    ratio: Estimate
+    name: str
+    mean_s: float
+    share: Estimate
 
 
 class RunnerRow(_Record, frozen=True):
@@ -89,7 +78,11 @@ class RunnerRow(_Record, frozen=True):
             was fixed.
         drift: over the series, as a fraction of its median; null where it is too short to tell, as
             ``level_shift`` and ``two_speeds``, which are also null where there are none.
+        stages: where the time of an image goes, in order, and last the runtime's work; empty where
+            they are not timed.
         cold: a new process up to its first image.
+        speedup: how many times faster than the first runner, by the means over the same images;
+            null for that one.
     """
 
     label: Annotated[str, Meta(min_length=1)]
@@ -104,6 +97,7 @@ class RunnerRow(_Record, frozen=True):
     fidelity: Fidelity | None
     image: Series | None
     device: Series | None
+    stages: list[StageTime]
     started_s: list[Amount]
     yardstick_s: list[Latency] | None
     half_width: Amount | None
@@ -114,43 +108,7 @@ class RunnerRow(_Record, frozen=True):
     two_speeds: Modes | None
     cold: ColdStart | None
     energy: Energy | None
-    speedup: Speedup | None
-
-
-class StageTime(_Record, frozen=True):
-    """What one stage takes of an image."""
-
-    name: str
-    mean_s: float
-    share: Estimate
-
-
-class StageRow(_Record, frozen=True):
-    """Where the time of an image goes, in order; the runtime's work is last."""
-
-    label: str
-    stages: Annotated[list[StageTime], Meta(min_length=2)]
-
-
-class LoadRow(_Record, frozen=True):
-    """Throughput under one load.
-
-    Attributes:
-        concurrency: callers, or images in a batch.
-        fps: over all passes, as ``seconds`` and ``images``.
-        fidelity: of the images restored this way.
-        calls: a batch is one call; null for files.
-    """
-
-    label: str
-    way: Way
-    concurrency: Annotated[int, Meta(ge=1)]
-    fps: Amount
-    fps_by_pass: Annotated[list[Amount], Meta(min_length=1, max_length=2)]
-    seconds: Amount
-    images: Count
-    fidelity: Fidelity | None
-    calls: Series | None
+    speedup: Estimate | None
 
 
 class EulerRow(_Record, frozen=True):
@@ -205,25 +163,17 @@ class BundleEntry(_Record, frozen=True):
     source: Source
 
 
-class Report(_Record, frozen=True):
-    """A run of ``elir-bench``; lists that the protocol does not fill are empty.
+class Conditions(_Record, frozen=True, kw_only=True):
+    """The circumstances of a run.
 
     Attributes:
         seed: of the images and of the order.
-        paper_fps: the paper's figure for the same model, on its device.
         cores_busy_elsewhere: average load by others during the run.
         throttling: sentences on what slowed the machine down during the run.
         unreadable: sensors that could not be read.
         yardstick: what yardstick_s is the time of.
     """
 
-    schema_version: Literal[4]
-    kind: Literal["elir-bench"]
-    complete: bool
-    created: str
-    protocol: ProtocolEntry
-    bundle: BundleEntry
-    paper_fps: Amount | None
     seed: Count
     threads: Count | None
     device: Device
@@ -233,9 +183,23 @@ class Report(_Record, frozen=True):
     unreadable: tuple[str, ...]
     yardstick: Work | None
     energy: EnergySource
+
+
+class Report(Conditions, frozen=True):
+    """A run of ``elir-bench``; lists that the protocol does not fill are empty.
+
+    ``paper_fps`` is the paper's figure for the same model, on its device.
+    """
+
+    schema_version: Literal[4]
+    kind: Literal["elir-bench"]
+    complete: bool
+    created: str
+    protocol: ProtocolEntry
+    bundle: BundleEntry
+    paper_fps: Amount | None
     runners: list[RunnerRow]
-    stages: list[StageRow]
-    throughput: list[LoadRow]
+    throughput: list[Load]
     steps: list[EulerRow]
     soak: list[SoakRow]
     unavailable: list[Unavailable]

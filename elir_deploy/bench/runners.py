@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.device import installed_version
 from elir_deploy.errors import UnavailableError
 from elir_deploy.pixels import finite_or_none, psnr_db
@@ -78,12 +77,7 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Work that was needed once before a runner could run.
-
-    Attributes:
-        what: such as ``to compile``.
-        seconds: its time.
-    """
+    """Work that was needed once before a runner could run, such as ``to compile``."""
 
     what: str
     seconds: float
@@ -97,7 +91,7 @@ class Runner(ABC):
         backend: name of a backend or a peer.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         version: of the library that runs it.
-        artifacts: file, precision, bytes and SHA-256 of every file of a bundle that runs.
+        artifacts: the files of a bundle that run.
         device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that
             is unknown.
         stage_names: names of the parts of ``device_ns``; empty where there is only one.
@@ -112,7 +106,7 @@ class Runner(ABC):
     precision: str
     version: str
     weights: str
-    artifacts: tuple[dict[str, Any], ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
     device_ns: int | None = None
     stage_names: tuple[str, ...] = ()
     stages_ns: tuple[int, ...] = ()
@@ -158,7 +152,7 @@ class BundleRunner(Runner):
         *,
         threads: int | None,
         suffix: str = "",
-        clock: Clock = wall_clock,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.bundle = bundle
         self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
@@ -170,12 +164,9 @@ class BundleRunner(Runner):
         self.version = _backend_version(backend)
         self.weights = "random" if bundle.manifest.source.random else bundle.manifest.source.name
         self.on_cpu = not backend_named(backend).on_gpu
-        artifacts = backend_named(backend).artifacts(bundle, precision)
-        self.artifacts = tuple(
-            {"file": a.file, "precision": a.precision, "bytes": a.bytes, "sha256": a.sha256}
-            for a in artifacts
-        )
-        self.arithmetic = self._restorer.session.arithmetic() or _recorded_convolutions(artifacts)
+        self.artifacts = tuple(backend_named(backend).artifacts(bundle, precision))
+        session = self._restorer.session
+        self.arithmetic = session.arithmetic() or _recorded_convolutions(self.artifacts)
         self._time_session()
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -224,10 +215,7 @@ def _recorded_convolutions(artifacts: Sequence[Artifact]) -> dict[str, int] | No
     """Types of the convolutions, as the builder of every engine recorded them."""
     if not all(artifact.convolutions for artifact in artifacts):
         return None
-    total: Counter[str] = Counter()
-    for artifact in artifacts:
-        total.update(artifact.convolutions or {})
-    return dict(total)
+    return dict(sum((Counter(artifact.convolutions) for artifact in artifacts), Counter()))
 
 
 def compare_with_references(bundle: Bundle, run: Restore) -> Fidelity:

@@ -13,9 +13,11 @@ from elir_deploy.bench import peers
 from elir_deploy.bench.cold import start_cold
 from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.bench.protocols import BenchProtocol
-from elir_deploy.bench.report import Conditions, Picture, Results
+from elir_deploy.bench.report import Picture, Results
+from elir_deploy.bench.report_types import Conditions
 from elir_deploy.bench.runners import BundleRunner, Runner, Unavailable, open_restorers
 from elir_deploy.bench.watch import Watch
+from elir_deploy.bench.yardstick import describe
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
@@ -58,7 +60,8 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
     """Open bundles by folder, or ``tiny``, and check that the protocol can measure them.
 
     Raises:
-        UsageError: one is a checkpoint, lacks a precision, or does not suit the protocol.
+        UsageError: one is a checkpoint, lacks a precision or takes smaller batches, or does not
+            suit the protocol.
         BundleError: one is damaged, incomplete, or of a newer version.
     """
     bundles = []
@@ -78,6 +81,13 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
                     f"{bundle.path} has no {file_precision(precision)} files: "
                     f"choose from {', '.join(choices)}"
                 )
+        largest = bundle.manifest.shapes[0].batch
+        batch = max(options.batches, default=1)
+        if batch > largest:
+            raise UsageError(
+                f"--batch {batch} is more than {bundle.path} takes, which is {largest}: export it "
+                f"with elir-export --batch {batch}"
+            )
     options.protocol.check(bundles)
     return bundles
 
@@ -90,7 +100,7 @@ class Run:
         checkpoint: from which the reference bundle was made, for peers; None: unknown.
         bundle: the one that the report describes, and whose model peers run.
         results: filled as the run proceeds; after an interruption, with what was finished.
-        conditions: of the measurement, once it began.
+        conditions: of the measurement, once it ended.
     """
 
     bundles: Sequence[Bundle]
@@ -107,12 +117,10 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether there is anything to keep."""
-        results = self.results
-        return bool(
-            results.loads
-            or any(soak.windows for soak in results.soaks)
-            or (results.measurement is not None and results.measurement.begun)
-        )
+        results, measurement = self.results, self.results.measurement
+        series = measurement.samples.values() if measurement else ()
+        windows = any(soak.windows for soak in results.soaks)
+        return bool(results.loads) or windows or any(samples.image_ns for samples in series)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -144,18 +152,25 @@ class Run:
             if options.cold and not options.protocol.bundles_alone:
                 self._start_cold(progress)
             watch = stack.enter_context(Watch())
-            conditions = self.conditions = Conditions(
-                options.seed, options.threads, describe_device(), unreadable=watch.before.unreadable
-            )
-            meter, start = CpuMeter(), time.monotonic()
+            device, meter, start = describe_device(), CpuMeter(), time.monotonic()
             try:
                 options.protocol.measure(self, watch, progress)
                 results.complete = True
             finally:
-                conditions.cores_busy_elsewhere = meter.cores_elsewhere(time.monotonic() - start)
+                elsewhere = meter.cores_elsewhere(time.monotonic() - start)
                 watch.finish()
-                conditions.sensors, conditions.throttling = watch.sensors, tuple(watch.throttling)
-                conditions.energy = watch.energy
+                measurement = results.measurement
+                self.conditions = Conditions(
+                    seed=options.seed,
+                    threads=options.threads,
+                    device=device,
+                    cores_busy_elsewhere=elsewhere,
+                    sensors=watch.sensors,
+                    throttling=tuple(watch.throttling),
+                    unreadable=watch.before.unreadable,
+                    yardstick=describe() if measurement and measurement.yardstick else None,
+                    energy=watch.energy,
+                )
 
     def require(self, items: Sequence[object]) -> None:
         """Raise :class:`UnavailableError` with every reason if there are no ``items``."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import Runner
 from elir_deploy.bench.stability import LevelShift, level_shift
@@ -38,10 +38,7 @@ class Window:
 
     Attributes:
         at_s: its start, in seconds after the soak's.
-        seconds: its length.
-        images: restored in it.
-        p50_s: median latency.
-        p99_s: 99th percentile.
+        p50_s, p99_s: percentiles of the latency.
         samples_s: all latencies in order.
         rss_bytes: the process's resident memory at its end; None where unknown.
         celsius: the hottest sensor at its end; None where unknown.
@@ -78,7 +75,7 @@ class Soak:
     rss: Callable[[], int | None] = lambda: None
     heat: Callable[[], tuple[float | None, float | None]] = lambda: (None, None)
     seed: int = 0
-    clock: Clock = wall_clock
+    clock: Callable[[], int] = time.perf_counter_ns
     windows: list[Window] = field(default_factory=list)
     complete: bool = False
 
@@ -118,13 +115,20 @@ class Soak:
             )
         self.complete = True
 
-    def slowdown(self) -> Estimate | None:
-        """Change of the median latency per hour, as a fraction of the median."""
+    @property
+    def label(self) -> str:
+        """The runner's."""
+        return self.runner.label
+
+    @property
+    def drift_percent(self) -> Estimate | None:
+        """Change of the median latency per hour, in per cent of the median."""
         middle = float(np.median([w.p50_s for w in self.windows])) if self.windows else 0.0
         line = trend([w.at_s for w in self.windows], [w.p50_s for w in self.windows])
-        return line.scaled(1 / middle) if line and middle else None
+        return line.scaled(100 / middle) if line and middle else None
 
-    def growth(self) -> Estimate | None:
+    @property
+    def rss_growth_bytes(self) -> Estimate | None:
         """Change of the resident memory in bytes per hour, without the first quarter."""
         windows = self.windows[math.ceil(len(self.windows) * _FILLING) :]
         known = [(w.at_s, float(w.rss_bytes)) for w in windows if w.rss_bytes is not None]

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
 
-__all__ = ["STEADY_VARIATION", "Estimate", "Summary", "paired_speedup", "slope", "student_95"]
+__all__ = [
+    *("STEADY_VARIATION", "Amount", "Count", "Estimate", "Latency", "Series", "Summary"),
+    *("paired_speedup", "rounded", "slope", "student_95"),
+]
+
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+#: In seconds. Outside of these, logarithms and ratios would overflow.
+Latency = Annotated[float, Meta(ge=1e-12, le=1e6)]
 
 #: Coefficient of variation above which a mean is not to be trusted (trtexec's threshold).
 STEADY_VARIATION = 0.025
@@ -67,6 +79,18 @@ class Summary:
     def variation(self) -> float:
         """Coefficient of variation: ``std / mean``."""
         return self.std / self.mean if self.mean else 0.0
+
+
+class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Latencies in seconds, in the order they were measured, and their statistics."""
+
+    statistics: Summary
+    samples_s: Annotated[list[Latency], Meta(min_length=1)]
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Series | None:
+        """With statistics as a report has them; None without samples."""
+        return cls(rounded(Summary.of(samples)), list(samples)) if samples else None
 
 
 @dataclass(frozen=True)
@@ -169,3 +193,17 @@ def student_95(freedom: float) -> float:
         between = angle * float(_WEIGHTS @ np.cos(angle * _NODES) ** (freedom - 1))
         angle += (0.95 * half - between) / math.cos(angle) ** (freedom - 1)
     return math.sqrt(freedom) * math.tan(angle)
+
+
+def rounded(value: Any) -> Any:
+    """Floats, alone, in a tuple or a record, to six significant digits: more than is measured."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, tuple):
+        return tuple(map(rounded, value))
+    if isinstance(value, msgspec.Struct):
+        entries = msgspec.structs.asdict(value).items()
+        return msgspec.structs.replace(value, **{n: rounded(v) for n, v in entries})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{n: rounded(v) for n, v in vars(value).items()})
+    return value

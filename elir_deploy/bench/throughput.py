@@ -10,30 +10,30 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import Clock, wall_clock
 from elir_deploy.bench.measurement import random_image
 from elir_deploy.bench.runners import (
     BundleRunner,
     Fidelity,
     Runner,
-    Unavailable,
     compare_with_references,
 )
-from elir_deploy.errors import ElirError, UnavailableError
-from elir_deploy.pixels import as_pixels
+from elir_deploy.bench.statistics import Amount, Count, Series
+from elir_deploy.errors import ElirError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends.base import Session
+from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
 from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import write_image
 from elir_deploy.runtime.jobs import Job
@@ -48,48 +48,51 @@ _CHECK_EVERY = 0.1
 _FEWEST_FILES, _MOST_FILES = 8, 1000
 
 Restore = Callable[[NDArray[np.uint8]], object]
-
-
 #: Kinds of load.
 Way = Literal["callers", "streams", "batch", "files"]
 
 
 @dataclass(frozen=True)
 class Load:
-    """One kind of load and its speed.
+    """One kind of load and its speed, an entry of the report.
 
     Attributes:
-        way: ``callers``, ``streams``, ``batch`` or ``files``.
         concurrency: callers, or images in a batch.
-        latencies_s: of every call, in seconds; a batch is one call. Empty for files.
-        images: restored, all passes together, as ``seconds``.
-        fps: images per second in each pass.
-        fidelity: of the pictures, where the runner itself does not make them.
+        fps: images per second over all passes, as ``seconds`` and ``images``.
+        fidelity: of the images restored this way; None: as the runner's.
+        calls: a batch is one call; None for files.
     """
 
     label: str
     way: Way
-    concurrency: int
-    latencies_s: tuple[float, ...] = ()
-    images: int = 0
-    seconds: float = 0.0
-    fps: tuple[float, ...] = ()
-    fidelity: Fidelity | None = None
+    concurrency: Annotated[int, Meta(ge=1)]
+    fps: Amount
+    fps_by_pass: Annotated[tuple[Amount, ...], Meta(min_length=1, max_length=2)]
+    seconds: Amount
+    images: Count
+    fidelity: Fidelity | None
+    calls: Series | None
+
+    @classmethod
+    def of_pass(
+        cls, concurrency: int, images: int, seconds: float, latencies_s: Sequence[float] = ()
+    ) -> Load:
+        """One pass; the load has no label yet, and counts as one of callers."""
+        fps = images / seconds if seconds else 0.0
+        calls = Series.of(latencies_s)
+        return cls("", "callers", concurrency, fps, (fps,), seconds, images, None, calls)
 
     def with_pass(self, other: Load) -> Load:
         """Both passes of the same load as one."""
+        images, seconds = self.images + other.images, self.seconds + other.seconds
+        latencies = [s for load in (self, other) if load.calls for s in load.calls.samples_s]
         return replace(
-            self,
-            latencies_s=self.latencies_s + other.latencies_s,
-            images=self.images + other.images,
-            seconds=self.seconds + other.seconds,
-            fps=self.fps + other.fps,
+            Load.of_pass(self.concurrency, images, seconds, latencies),
+            label=self.label,
+            way=self.way,
+            fps_by_pass=self.fps_by_pass + other.fps_by_pass,
+            fidelity=self.fidelity,
         )
-
-    @property
-    def mean_fps(self) -> float:
-        """Images per second over all passes."""
-        return self.images / self.seconds if self.seconds else 0.0
 
 
 def call_together(
@@ -99,7 +102,7 @@ def call_together(
     seconds: float,
     *,
     images_per_call: int = 1,
-    clock: Clock = wall_clock,
+    clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Load:
     """Let ``callers`` threads call for one image after another; the load has no label yet.
 
@@ -165,8 +168,8 @@ def _load(calls: Sequence[Sequence[tuple[int, int]]], images_per_call: int) -> L
     spans = [(len(one), (one[-1][1] - one[0][0]) / 1e9) for one in calls if one]
     fps = sum(count / span for count, span in spans if span) * images_per_call
     done = sum(count for count, _ in spans) * images_per_call
-    latencies = tuple((end - start) / 1e9 for one in calls for start, end in one)
-    return Load("", "callers", len(calls), latencies, done, done / fps if fps else 0.0, (fps,))
+    latencies = [(end - start) / 1e9 for one in calls for start, end in one]
+    return Load.of_pass(len(calls), done, done / fps if fps else 0.0, latencies)
 
 
 @dataclass
@@ -181,7 +184,7 @@ class Throughput:
             batches.
         between: called after every load with the seconds since the first began.
         loads: in the order of the first pass.
-        unavailable: loads that cannot be measured, with the reason.
+        failures: reason by label and load, of those that cannot be measured.
     """
 
     image_shape: tuple[int, int, int]
@@ -190,10 +193,10 @@ class Throughput:
     callers: tuple[int, ...] = (1, 2)
     batches: tuple[int, ...] = ()
     seed: int = 0
-    clock: Clock = wall_clock
+    clock: Callable[[], int] = time.perf_counter_ns
     between: Callable[[float], None] = lambda seconds: None
     loads: dict[tuple[str, str, int], Load] = field(default_factory=dict)
-    unavailable: list[Unavailable] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
     _start: int = 0
 
     def run(self, runners: Sequence[Runner], progress: ProgressCallback = no_progress) -> None:
@@ -216,7 +219,7 @@ class Throughput:
         try:
             self._measure_streams(runner, pool)
         except ElirError as error:  # it could not be opened
-            self._note(f"{label}, streams and files", str(error))
+            self.failures[f"{label}, streams and files"] = str(error)
         largest = runner.bundle.manifest.shapes[0].batch
         for batch in self.batches or (largest,) * (largest > 1):
             self._add(label, "batch", batch, partial(self._batches, runner, pool, batch))
@@ -242,25 +245,16 @@ class Throughput:
     def _batches(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
         """The session alone, on pixels already at the model's scale."""
         bundle = runner.bundle
-        shape = bundle.manifest.shapes[0]
-        if batch > shape.batch:
-            raise UnavailableError(
-                f"{bundle.path} takes batches of up to {shape.batch}: export it with "
-                f"--batch {batch}"
-            )
         opened = Restorer(bundle, runner.backend, precision=runner.precision, threads=self.threads)
         with opened as restorer:
+            fidelity = compare_with_references(bundle, partial(_run_last, restorer, batch))
+            rng, spec = np.random.default_rng([self.seed, _IMAGE]), restorer.input_spec
+            size = (batch, *spec.shape[1:])
+            floats = spec.dtype == "float32"
+            restorer.run(  # selects the batch, and fills its arrays
+                rng.random(size, np.float32) if floats else rng.integers(0, 256, size, np.uint8)
+            )
             session = restorer.session
-            session.select(shape, batch)
-            if session.noise is not None and restorer.noise is not None:
-                for index in range(batch):
-                    restorer.noise.fill(session.noise[index], 0, 0)
-            fidelity = compare_with_references(bundle, partial(_run_last, session))
-            rng = np.random.default_rng([self.seed, _IMAGE])
-            if session.input.dtype == np.uint8:
-                session.input[...] = rng.integers(0, 256, session.input.shape, np.uint8)
-            else:
-                session.input[...] = rng.random(session.input.shape, np.float32)
             load = call_together(
                 *(lambda _: session.run(), pool, 1, self.seconds),
                 images_per_call=batch,
@@ -279,36 +273,30 @@ class Throughput:
             raise ElirError("the bundle has no reference images to restore")
         restorer.restore(photographs[0])  # warm up
         load = _restore_files(restorer, photographs, _FEWEST_FILES)
-        count = min(_MOST_FILES, math.ceil(load.mean_fps * self.seconds))
+        count = min(_MOST_FILES, math.ceil(load.fps * self.seconds))
         return load if count <= _FEWEST_FILES else _restore_files(restorer, photographs, count)
 
     def _add(self, label: str, way: Way, concurrency: int, measure: Callable[[], Load]) -> None:
         key, title = (label, way, concurrency), f"{label}, {way} {concurrency}"
-        if any(item.label == title for item in self.unavailable):
+        if title in self.failures:
             return
         try:
             load = replace(measure(), label=label, way=way, concurrency=concurrency)
         except ElirError as error:
-            self._note(title, str(error))
+            self.failures[title] = str(error)
             return
         self.loads[key] = self.loads[key].with_pass(load) if key in self.loads else load
         self.between((self.clock() - self._start) / 1e9)
 
-    def _note(self, label: str, reason: str) -> None:
-        if all(item.label != label for item in self.unavailable):
-            self.unavailable.append(Unavailable(label, reason))
 
-
-def _run_last(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Restore (S, S, 3) uint8 RGB in the last place of a batch whose other images are black."""
-    session.input[...] = 0
-    if session.input.dtype == np.uint8:
-        session.input[-1] = pixels
-        session.run()
-        return np.array(session.output[-1], np.uint8)
-    session.input[-1] = pixels.transpose(2, 0, 1) / np.float32(255)
-    session.run()
-    return as_pixels(session.output[-1].transpose(1, 2, 0))
+def _run_last(restorer: Restorer, batch: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Restore (H, W, 3) uint8 RGB in the last place of a batch whose other images are black."""
+    spec = restorer.input_spec
+    values = np.zeros((batch, *spec.shape[1:]), spec.dtype)
+    PixelsToTensor(spec)(pixels, values[-1])
+    restored = np.empty_like(pixels)
+    TensorToPixels(restorer.output_spec)(restorer.run(values)[-1], restored)
+    return restored
 
 
 def _restore_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], count: int) -> Load:
@@ -316,8 +304,7 @@ def _restore_files(restorer: Restorer, inputs: Sequence[NDArray[np.uint8]], coun
         outcome = restore_files(restorer, list(_jobs(inputs, Path(folder), count)))
     if outcome.failures:
         raise ElirError(outcome.failures[0][1])
-    fps = count / outcome.seconds
-    return Load("", "files", restorer.concurrency, (), count, outcome.seconds, (fps,))
+    return Load.of_pass(restorer.concurrency, count, outcome.seconds)
 
 
 def _jobs(inputs: Sequence[NDArray[np.uint8]], folder: Path, count: int) -> Iterator[Job]:

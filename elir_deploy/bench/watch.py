@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from elir_deploy.bench.sensors import EnergyMeter, Nvml, State, read_state, throttled_between
+from elir_deploy.bench.sensors.energy import EnergyMeter
+from elir_deploy.bench.sensors.nvml import Nvml
+from elir_deploy.bench.sensors.state import State, read_state, throttled_between
 
-__all__ = ["NO_METER", "EnergySource", "Reading", "Sensors", "Watch"]
+__all__ = ["EnergySource", "Reading", "Sensors", "Watch"]
 
 #: Seconds between two readings during a run.
 _INTERVAL_S = 2.0
@@ -55,9 +57,6 @@ class EnergySource:
     missing: tuple[str, ...]
 
 
-NO_METER = EnergySource(None, None, (), ())
-
-
 class Watch:
     """Reads the sensors around a run, and between its rounds.
 
@@ -85,10 +84,10 @@ class Watch:
     @property
     def energy(self) -> EnergySource:
         """The meter, and its problems until now."""
-        if self.meter is None:
-            return replace(NO_METER, missing=self._missing_meters)
-        meter = self.meter
-        return EnergySource(meter.source, meter.scope, meter.problems(), self._missing_meters)
+        meter, missing = self.meter, self._missing_meters
+        if meter is None:
+            return EnergySource(None, None, (), missing)
+        return EnergySource(meter.source, meter.scope, meter.problems(), missing)
 
     def look(self, at_s: float) -> None:
         """Record the state ``at_s`` seconds into the run, unless it was recorded just before."""

@@ -104,8 +104,8 @@ def bench(
         list[int] | None,
         typer.Option(
             min=2,
-            help="Images per run, for --protocol throughput; repeat for several. [default: the "
-            "bundle's largest batch]",
+            help="Images per run, for --protocol throughput, up to the bundle's largest batch; "
+            "repeat for several. [default: the largest, if it is above 1]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,

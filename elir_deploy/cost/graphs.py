@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elir_deploy.cost.operators import (
@@ -29,7 +28,8 @@ from elir_deploy.cost.operators import (
     resize_taps,
 )
 from elir_deploy.cost.roofline import Layer
-from elir_deploy.errors import BundleError, MissingDependencyError
+from elir_deploy.errors import BundleError
+from elir_deploy.runtime.backends.base import import_library
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
 from elir_deploy.scopes import stage_of
@@ -37,14 +37,14 @@ from elir_deploy.scopes import stage_of
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["bundle_layers", "graph_artifact", "graph_layers", "graph_precisions", "read_graph"]
+__all__ = ["bundle_layers", "graph_layers", "graph_precisions"]
 
 #: ONNX's element types as a bundle names them.
 _PRECISIONS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8"}
 _EIGHT_BITS = {"INT8", "UINT8"}
 
 
-def graph_artifact(stage: Stage, precision: str) -> Artifact | None:
+def _artifact(stage: Stage, precision: str) -> Artifact | None:
     """The ONNX file that runs a stage in ``precision``; None where there is none."""
     required = ("onnx", file_precision(precision), None)
     return next((a for a in stage.artifacts if (a.kind, a.precision, a.target) == required), None)
@@ -52,9 +52,7 @@ def graph_artifact(stage: Stage, precision: str) -> Artifact | None:
 
 def graph_precisions(bundle: Bundle) -> list[str]:
     """Precisions in which a bundle has an ONNX graph of every stage."""
-    return [
-        p for p in bundle.manifest.precisions if all(graph_artifact(s, p) for s in bundle.stages)
-    ]
+    return [p for p in bundle.manifest.precisions if all(_artifact(s, p) for s in bundle.stages)]
 
 
 def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
@@ -66,30 +64,21 @@ def bundle_layers(bundle: Bundle, precision: str) -> list[Layer]:
     """
     layers: list[Layer] = []
     for stage in bundle.stages:
-        artifact = graph_artifact(stage, precision)
+        artifact = _artifact(stage, precision)
         if artifact is None:
             available = ", ".join(graph_precisions(bundle)) or "none"
             raise BundleError(
                 f"{bundle.path} has no {precision} ONNX graph of {stage.name} to compute costs "
                 f"from; it has {available}"
             )
-        model = read_graph(bundle.checked_file(artifact.file))
+        file = bundle.checked_file(artifact.file)
+        model = _onnx().load(str(file), load_external_data=False)
         if bundle.manifest.several:
             from elir_deploy.fixed_shapes import fixed
 
             model = fixed(model, {spec.name: (1, *spec.shape[1:]) for spec in stage.inputs})
         layers += graph_layers(model, stage.name)
     return layers
-
-
-def read_graph(path: Path) -> ModelProto:
-    """Read an ONNX file that :meth:`Bundle.checked_file` has checked.
-
-    Raises:
-        MissingDependencyError: onnx is not installed.
-    """
-    model: ModelProto = _onnx().load(str(path), load_external_data=False)
-    return model
 
 
 def graph_layers(model: ModelProto, part: str = "graph") -> list[Layer]:
@@ -113,12 +102,7 @@ def graph_layers(model: ModelProto, part: str = "graph") -> list[Layer]:
 
 
 def _onnx() -> Any:
-    try:
-        import onnx
-        import onnx.shape_inference
-    except ImportError:
-        raise MissingDependencyError("onnx", "export", "read ONNX graphs") from None
-    return onnx
+    return import_library("onnx", "export", "read ONNX graphs", attribute="shape_inference")
 
 
 # Kernels --------------------------------------------------------------------------------------

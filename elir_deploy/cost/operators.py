@@ -78,8 +78,7 @@ class Tensors:
 
     def itemsize(self, name: str) -> int:
         """Bytes of each number in a tensor."""
-        size: int = self._numpy_type(self._types[name]).itemsize
-        return size
+        return int(self._numpy_type(self._types[name]).itemsize)
 
     def nbytes(self, name: str) -> int:
         """Bytes of a tensor."""
@@ -91,8 +90,7 @@ class Tensors:
 
     def type_name(self, name: str) -> str:
         """ONNX's name of a tensor's type, such as ``FLOAT16``."""
-        type_name: str = self._type_name(self._types[name])
-        return type_name
+        return str(self._type_name(self._types[name]))
 
 
 def operations(node: NodeProto, tensors: Tensors) -> tuple[int, int]:

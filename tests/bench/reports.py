@@ -11,10 +11,11 @@ import numpy as np
 
 from elir_deploy.bench.device import CoresElsewhere, Cpu, Device
 from elir_deploy.bench.protocols import PROTOCOLS
-from elir_deploy.bench.report import Conditions, Results, build_report
-from elir_deploy.bench.report_types import Series
-from elir_deploy.bench.sensors import Affinity
-from elir_deploy.bench.statistics import Summary
+from elir_deploy.bench.report import Results, build_report
+from elir_deploy.bench.report_types import Conditions
+from elir_deploy.bench.sensors.process import Affinity
+from elir_deploy.bench.statistics import Series
+from elir_deploy.bench.watch import EnergySource
 from elir_deploy.runtime import Bundle
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
@@ -33,13 +34,29 @@ DEVICE = Device(
 )
 
 
+def conditions(**changes) -> Conditions:
+    """Of a machine without sensors and without a yardstick."""
+    entries = {
+        "seed": 0,
+        "threads": 2,
+        "device": DEVICE,
+        "cores_busy_elsewhere": None,
+        "sensors": None,
+        "throttling": (),
+        "unreadable": (),
+        "yardstick": None,
+        "energy": EnergySource(None, None, (), ()),
+    }
+    return Conditions(**entries | changes)
+
+
 @lru_cache(maxsize=1)
 def _template():
-    """From an idle machine, without a yardstick."""
-    conditions = Conditions(0, 2, DEVICE, cores_busy_elsewhere=CoresElsewhere(0.01, 0.0))
+    """From an idle machine."""
+    under = conditions(cores_busy_elsewhere=CoresElsewhere(0.01, 0.0))
     runner = SyntheticRunner("template", FakeClock(), 0.1)
     results = Results(PROTOCOLS["paper"], [runner], complete=True)
-    return msgspec.to_builtins(build_report(results, Bundle.open("tiny"), conditions))
+    return msgspec.to_builtins(build_report(results, Bundle.open("tiny"), under))
 
 
 def report_values(rows=("onnxruntime fp32",), *, seed=0, scale=1.0, count=200):
@@ -55,7 +72,7 @@ def report_values(rows=("onnxruntime fp32",), *, seed=0, scale=1.0, count=200):
             "label": label,
             "library": "onnxruntime 1.19",
             "artifacts": [artifact("fused.fp32.onnx", "aa")],
-            "image": msgspec.to_builtins(Series(Summary.of(samples), samples)),
+            "image": msgspec.to_builtins(Series.of(samples)),
         }
         values["runners"].append(row)
     return values

@@ -13,27 +13,26 @@ import numpy as np
 from msgspec.structs import replace
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import CoresElsewhere, describe_device
+from elir_deploy.bench.device import CoresElsewhere
 from elir_deploy.bench.html_report import Picture
 from elir_deploy.bench.measurement import Measurement, Warmup
 from elir_deploy.bench.protocols import BenchProtocol
-from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report import Results, build_report
 from elir_deploy.bench.report_types import (
     Artifact,
     Energy,
     EulerRow,
-    LoadRow,
     Report,
-    Series,
     SoakRow,
-    StageRow,
     StageTime,
 )
 from elir_deploy.bench.runners import Fidelity, Unavailable
 from elir_deploy.bench.soak import Window
-from elir_deploy.bench.statistics import Estimate, Summary
+from elir_deploy.bench.statistics import Estimate, Series
+from elir_deploy.bench.throughput import Load
 from elir_deploy.bench.watch import EnergySource
 from elir_deploy.runtime import Bundle
+from tests.bench.reports import conditions
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 
 #: Shown or run, each would be seen: as a tag, a script, a link, a template's value.
@@ -80,12 +79,7 @@ def plain_report(
         unavailable=[Unavailable("onnxruntime-cuda", "no driver")],
         measurement=measurement,
     )
-    conditions = Conditions(0, 2, describe_device(), cores_busy_elsewhere=elsewhere)
-    return build_report(results, bundle, conditions)
-
-
-def series(samples: np.ndarray) -> Series:
-    return Series(Summary.of(samples), samples.tolist())
+    return build_report(results, bundle, conditions(cores_busy_elsewhere=elsewhere))
 
 
 def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
@@ -99,7 +93,9 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
         row = replace(
             report.runners[min(number, 1)],
             label=label,
-            image=series((0.4, 0.1, 0.08, 0.2, 0.13, 0.11, 0.3)[number] * (1 + noise)),
+            image=Series.of(
+                ((0.4, 0.1, 0.08, 0.2, 0.13, 0.11, 0.3)[number] * (1 + noise)).tolist()
+            ),
             half_width=0.034,
         )
         rows.append(row)
@@ -122,26 +118,25 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
     calls = np.array([0.1, 0.15])
     return replace(
         report,
-        runners=rows,
+        runners=[replace(row, stages=times) for row in rows],
         warnings=["the first warning", "another warning"],
         energy=EnergySource("INA3221", "the whole board", (), ()),
-        stages=[StageRow(row.label, times) for row in rows],
         steps=[
             EulerRow(row.label, steps, *(Fidelity.of(db + steps, 2, "x") for db in (25.0, 30.0)))
             for row in rows[1:3]
             for steps in (1, 2, 3, 4)
         ],
         throughput=[
-            LoadRow(
+            Load(
                 label=row.label,
                 way=way,
                 concurrency=count,
                 fps=(10 + number) * count / (1 + 0.2 * count) * factor,
-                fps_by_pass=[9.0 * count, 11.0 * count],
+                fps_by_pass=(9.0 * count, 11.0 * count),
                 seconds=5.0,
                 images=100 * count,
                 fidelity=Fidelity(40.0, False, 2, "worst image"),
-                calls=series(calls * count),
+                calls=Series.of((calls * count).tolist()),
             )
             for number, row in enumerate(rows[1:4])
             for way, factor in (("callers", 1.0), ("batch", 1.3))
@@ -171,6 +166,13 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
             for number, row in enumerate(rows[1:3])
         ],
     )
+
+
+def without(report: Report, part: str) -> Report:
+    """A report without one of its optional parts."""
+    if part == "stages":
+        return replace(report, runners=[replace(row, stages=[]) for row in report.runners])
+    return replace(report, **{part: []})
 
 
 def with_text(value: Any, change: Callable[[str], str]) -> Any:

@@ -24,10 +24,10 @@ from elir_deploy.bench.comparison import (
 )
 from elir_deploy.bench.report_differences import Difference
 from elir_deploy.bench.report_file import read_report
-from elir_deploy.bench.sensors import State
 from elir_deploy.bench.sensors.board import DeviceClock, PowerMode
 from elir_deploy.bench.sensors.cpu import Core, CpuState
 from elir_deploy.bench.sensors.nvml import GpuState
+from elir_deploy.bench.sensors.state import State
 from elir_deploy.errors import InputError, UsageError
 from tests.bench.reports import artifact, report_values, write_report
 

@@ -195,7 +195,7 @@ def test_bars_are_as_long_as_the_shares_and_follow_each_other(desktop, rich):
         })"""
     )
     begin, width = ends[0][0], ends[-1][1] - ends[0][0]
-    shares = [stage.share.value for stage in rich.stages[0].stages]
+    shares = [stage.share.value for stage in rich.runners[0].stages]
     assert [(right - begin) / width for _, right in ends] == pytest.approx(
         np.cumsum(shares), abs=0.01
     )

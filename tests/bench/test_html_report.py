@@ -23,6 +23,7 @@ from elir_deploy.bench.html_charts import MAX_MARKS
 from elir_deploy.bench.html_report import Picture, html, import_jinja
 from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import digits, remarks, tables
+from elir_deploy.bench.statistics import Series
 from elir_deploy.errors import MissingDependencyError
 from elir_deploy.runtime import Bundle
 from tests.bench.rich_report import (
@@ -30,8 +31,8 @@ from tests.bench.rich_report import (
     plain_pictures,
     plain_report,
     rich_report,
-    series,
     spread,
+    without,
 )
 from tests.bundles import make_bundle
 
@@ -128,7 +129,7 @@ def test_every_optional_part_is_a_section(rich):
 
 @pytest.mark.parametrize("absent", OPTIONAL)
 def test_a_part_that_is_not_there_has_no_section(rich, absent):
-    page = Page(html(replace(rich, **{absent: []})))
+    page = Page(html(without(rich, absent)))
     assert set(OPTIONAL.values()) - set(page.sections) == {OPTIONAL[absent]}
 
 
@@ -246,7 +247,7 @@ def test_latencies_are_on_one_scale_from_fast_to_slow(rich):
 
 def test_medians_far_apart_are_on_a_logarithmic_scale(bundle):
     report = plain_report(bundle)
-    fast = replace(report.runners[1], image=series(np.full(20, 0.001)))
+    fast = replace(report.runners[1], image=Series.of([0.001] * 20))
     chart = html_charts.latency(replace(report, runners=[report.runners[0], fast]))
     assert chart.scale.logarithmic
     assert [strip.label for strip in chart.strips] == ["fast", "eager"]
@@ -257,7 +258,7 @@ def test_medians_far_apart_are_on_a_logarithmic_scale(bundle):
 def test_a_long_series_is_drawn_by_its_quantiles(bundle):
     report = plain_report(bundle)
     samples = np.random.default_rng(1).normal(0.1, 0.001, 50_001)
-    row = replace(report.runners[1], image=series(samples))
+    row = replace(report.runners[1], image=Series.of(samples.tolist()))
     chart = html_charts.latency(replace(report, runners=[row]))
     (strip,) = chart.strips
     marks = np.array(strip.marks) * chart.scale.high / 100e3
@@ -287,7 +288,7 @@ def test_ticks_are_round(low, high, expected):
 
 def test_stages_have_bars_of_their_shares_and_colours(rich):
     colours = html_charts.stages(rich).colours
-    assert list(colours) == [stage.name for stage in rich.stages[0].stages]
+    assert list(colours) == [stage.name for stage in rich.runners[0].stages]
     assert len(set(colours.values())) == 7
     page = Page(html(rich))
     bars = [(attrs, said) for attrs, said in page.all("i") if "title" in attrs]

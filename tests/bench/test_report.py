@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import re
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import CoresElsewhere, describe_device
+from elir_deploy.bench.device import CoresElsewhere
 from elir_deploy.bench.measurement import Measurement
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
-from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report import Results, build_report
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.report_types import SCHEMA_VERSION, EulerRow
 from elir_deploy.bench.runners import Fidelity, Unavailable
@@ -23,6 +24,7 @@ from elir_deploy.bench.watch import EnergySource, Watch
 from elir_deploy.bench.yardstick import Work
 from elir_deploy.runtime import Bundle
 from elir_deploy.tasks import TASKS
+from tests.bench.reports import conditions
 from tests.bench.schema import checked, typed
 from tests.bench.synthetic import (
     FakeClock,
@@ -40,10 +42,6 @@ from tests.bundles import make_bundle, read_manifest, write_manifest
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Bundle:
     return Bundle.open(make_bundle(tmp_path_factory.mktemp("report") / "b", random=True))
-
-
-def conditions(**changes) -> Conditions:
-    return Conditions(0, 2, describe_device(), **changes)
 
 
 def paper(images: int = 20) -> BenchProtocol:
@@ -119,14 +117,14 @@ def test_the_json_holds_all_samples(bundle):
         assert len(row["started_s"]) == 20
         assert row["started_s"] == sorted(row["started_s"])
     assert min(eager["started_s"][0], fast["started_s"][0]) == 0
-    assert eager["speedup"]["ratio"]["value"] == 1
-    assert fast["speedup"] == {"over": "eager", "ratio": {"value": 4.0, "low": 4.0, "high": 4.0}}
+    assert eager["speedup"] is None
+    assert fast["speedup"] == {"value": 4.0, "low": 4.0, "high": 4.0}
     assert eager["fidelity"]["psnr_db"] is None
     assert fast["fidelity"] == {"psnr_db": None, "identical": True, "images": 2, "note": "x"}
     assert report["unavailable"] == [{"label": "onnxruntime-cuda", "reason": "no driver"}]
     assert report["warnings"] == []
     assert report["bundle"]["source"]["random"] is True
-    for name in ("stages", "throughput", "steps", "soak"):
+    for name in ("throughput", "steps", "soak"):
         assert report[name] == []
     assert report["yardstick"] is None
 
@@ -304,14 +302,14 @@ def test_stage_times(bundle):
     measurement.run()
     results = Results(paper(64), [runner, whole], True, measurement=measurement)
     report = checked(build_report(results, bundle, conditions()))
-    (stages,) = report["stages"]  # the other has one part only
-    assert stages["label"] == "a"
-    assert [stage["name"] for stage in stages["stages"]] == [*parts, "runtime"]
-    shares = [stage["share"]["value"] for stage in stages["stages"]]
+    stages, none = (row["stages"] for row in report["runners"])
+    assert none == []  # it has one part only
+    assert [stage["name"] for stage in stages] == [*parts, "runtime"]
+    shares = [stage["share"]["value"] for stage in stages]
     assert shares == pytest.approx([0.27, 0.45, 0.18, 0.1], rel=1e-4)
     mean = report["runners"][0]["image"]["statistics"]["mean"]
-    assert sum(stage["mean_s"] for stage in stages["stages"]) == pytest.approx(mean, rel=1e-5)
-    for stage in stages["stages"]:
+    assert sum(stage["mean_s"] for stage in stages) == pytest.approx(mean, rel=1e-5)
+    for stage in stages:
         assert stage["share"]["low"] <= stage["share"]["value"] <= stage["share"]["high"]
         assert stage["share"]["high"] - stage["share"]["low"] < 0.001
 
@@ -322,8 +320,8 @@ def test_shares_of_few_images_have_no_interval(bundle):
     measurement = Measurement([runner], paper(15), (8, 8, 3), clock=clock)
     measurement.run()
     results = Results(paper(15), [runner], True, measurement=measurement)
-    (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
-    intervals = [(stage["share"]["low"], stage["share"]["high"]) for stage in stages["stages"]]
+    (row,) = checked(build_report(results, bundle, conditions()))["runners"]
+    intervals = [(stage["share"]["low"], stage["share"]["high"]) for stage in row["stages"]]
     assert set(intervals) == {(None, None)}
 
 
@@ -342,8 +340,8 @@ def test_the_interval_of_a_share_widens_with_its_scatter(bundle):
     measurement = Measurement([runner], paper(400), (8, 8, 3), clock=clock)
     measurement.run()
     results = Results(paper(400), [runner], True, measurement=measurement)
-    (stages,) = checked(build_report(results, bundle, conditions()))["stages"]
-    x = stages["stages"][0]["share"]
+    (row,) = checked(build_report(results, bundle, conditions()))["runners"]
+    x = row["stages"][0]["share"]
     # 0.9 of the time, 0.115 standard deviation, 400 images, and Student's 2.36 for 1.96.
     assert (x["high"] - x["low"]) / 2 == pytest.approx(2.36 * 0.9 * 0.115 / 20, rel=0.5)
     assert x["low"] - 0.01 < 0.45 < x["high"] + 0.01
@@ -359,7 +357,11 @@ def test_every_section_that_a_protocol_fills(bundle):
         [runner],
         complete=True,
         colds={"a": ColdStart(0.5, 1.0, 2.0, None, 2**30)},
-        loads=[Load("a", "callers", 2, (0.1, 0.2), 2, 0.3, (5.0, 8.0))],
+        loads=[
+            dataclasses.replace(
+                Load.of_pass(2, 2, 0.3, [0.1, 0.2]), label="a", fps_by_pass=(5.0, 8.0)
+            )
+        ],
         steps=[
             EulerRow("a", 3, Fidelity.unknown("no truth"), Fidelity.of(math.inf, 1, "x")),
         ],
@@ -562,7 +564,7 @@ def test_an_interrupted_run(bundle, calls, done):
     assert report["complete"] is False
     assert report["warnings"] == [f"interrupted after {done} of 20 images"]
     assert {len(row["started_s"]) for row in report["runners"]} == {done}
-    assert (report["runners"][0]["speedup"] is None) == (done == 0)
+    assert (report["runners"][1]["speedup"] is None) == (done == 0)
     assert f"interrupted after {done} of 20 images" in text(typed(report))
     assert f"interrupted after {done} of 20 images" in markdown(typed(report))
 
@@ -578,7 +580,7 @@ def test_an_interrupted_run_without_a_number_of_images(bundle):
 def test_interrupted_loads_and_soaks(bundle):
     clock = FakeClock()
     runner = SyntheticRunner("a", clock, 0.5)
-    loads = [Load("a", "callers", 1, (0.1,), 1, 0.1, (10.0,))]
+    loads = [Load.of_pass(1, 1, 0.1, [0.1])]
     report = build_report(
         Results(PROTOCOLS["throughput"], [runner], loads=loads), bundle, conditions()
     )
@@ -604,7 +606,7 @@ def test_who_failed_is_listed_and_the_rest_compared_with_the_first_that_did_not(
     results = Results(paper(), runners, True, measurement=measurement)
     report = checked(build_report(results, bundle, conditions()))
     assert [row["label"] for row in report["runners"]] == ["b", "c"]
-    assert {row["speedup"]["over"] for row in report["runners"]} == {"b"}
+    assert [row["speedup"] and row["speedup"]["value"] for row in report["runners"]] == [None, 1]
     assert report["unavailable"] == [{"label": "a", "reason": "the device is gone"}]
 
 

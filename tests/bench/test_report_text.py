@@ -9,17 +9,18 @@ import pytest
 from msgspec.structs import replace
 
 from elir_deploy.bench.cold import ColdStart
-from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.measurement import Measurement
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
-from elir_deploy.bench.report import Conditions, Results, build_report
+from elir_deploy.bench.report import Results, build_report
 from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
-from elir_deploy.bench.report_types import EulerRow
+from elir_deploy.bench.report_types import Artifact, EulerRow
 from elir_deploy.bench.runners import Fidelity, Preparation, Unavailable
 from elir_deploy.bench.soak import Soak
 from elir_deploy.bench.throughput import Load
 from elir_deploy.bench.watch import EnergySource
 from elir_deploy.runtime import Bundle
+from tests.bench.reports import conditions
+from tests.bench.rich_report import without
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticMeter, SyntheticRunner
 from tests.bundles import make_bundle
@@ -35,10 +36,6 @@ def bundle(tmp_path_factory) -> Bundle:
     return Bundle.open(make_bundle(tmp_path_factory.mktemp("text") / "b", random=True))
 
 
-def conditions(**changes) -> Conditions:
-    return Conditions(0, 2, describe_device(), **changes)
-
-
 @pytest.fixture(scope="module")
 def everything(bundle):
     """A report that has something for every table."""
@@ -47,7 +44,7 @@ def everything(bundle):
     fast = SyntheticRunner("fast", clock, 0.1, parts={"encoder": 0.25, "decoder": 0.75})
     eager.backend = "torch"
     fast.arithmetic = {"int8": 30, "float32": 2}
-    fast.artifacts = ({"file": "f.onnx", "precision": "int8", "bytes": 9, "sha256": "ab" * 32},)
+    fast.artifacts = (Artifact("f.onnx", "int8", 9, "ab" * 32),)
     protocol = BenchProtocol("paper", "a title", 0, 20)
     meter = SyntheticMeter(clock, 12.0)
     measurement = Measurement([eager, fast], protocol, (8, 8, 3), clock=clock, joules=meter.read)
@@ -72,8 +69,10 @@ def everything(bundle):
         measurement=measurement,
         colds={"fast": ColdStart(0.51234, 1.0, 2.0, 300 * 2**20, 700 * 2**20)},
         loads=[
-            Load("fast", "callers", 2, (0.1, 0.3), 2, 0.4, (4.0, 6.0)),
-            Load("fast", "files", 1, (), 8, 2.0, (4.0,)),
+            dataclasses.replace(
+                Load.of_pass(2, 2, 0.4, [0.1, 0.3]), label="fast", fps_by_pass=(4.0, 6.0)
+            ),
+            dataclasses.replace(Load.of_pass(1, 8, 2.0), label="fast", way="files"),
         ],
         steps=[
             EulerRow("fast", 3, Fidelity.of(30.126, 2, "x"), Fidelity.of(math.inf, 2, "x")),
@@ -117,15 +116,15 @@ def test_every_table_appears_where_there_is_data(everything):
     ],
 )
 def test_a_table_without_data_is_left_out(everything, missing, title):
-    report = replace(everything, **{missing: []})
+    report = without(everything, missing)
     assert title not in [table.title for table in tables(report)]
     assert f"\n{title}\n" not in text(report)
 
 
 def test_rows_that_a_runner_has_nothing_for_are_left_out(everything):
-    bare = {"image": None, "device": None, "cold": None, "energy": None}
+    bare = {"image": None, "device": None, "stages": [], "cold": None, "energy": None}
     report = replace(everything, runners=[replace(row, **bare) for row in everything.runners])
-    assert [table.title for table in tables(report)] == ["Throughput", "Stages", "Soak"]
+    assert [table.title for table in tables(report)] == ["Throughput", "Soak"]
 
 
 def test_speeds(everything):

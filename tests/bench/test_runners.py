@@ -53,8 +53,8 @@ def test_description(bundle):
     assert runner.label == "onnxruntime fp16"
     assert runner.version.startswith("onnxruntime 1.")
     (artifact,) = runner.artifacts
-    assert artifact["file"] == "fused.fp16.onnx"
-    assert len(artifact["sha256"]) == 64
+    assert artifact.file == "fused.fp16.onnx"
+    assert len(artifact.sha256) == 64
     runner.close()
 
 
@@ -147,7 +147,7 @@ def test_bf16_is_measured_where_it_runs(bundle):
     assert not missing
     assert [c.label for c in runners] == ["openvino fp32", "openvino fp16", "openvino bf16"]
     (artifact,) = runners[2].artifacts
-    assert (artifact["file"], artifact["precision"]) == ("fused.fp32.onnx", "fp32")
+    assert (artifact.file, artifact.precision) == ("fused.fp32.onnx", "fp32")
     assert runners[2].fidelity(bundle).psnr_db is not None
     for runner in runners:
         runner.close()

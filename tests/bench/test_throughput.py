@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,9 +62,9 @@ def test_one_caller():
     clocks = OwnClocks(0.1)
     load = call_together(clocks.restore, IMAGES, 1, 1.0, clock=clocks)
     assert load.concurrency == 1
-    assert load.latencies_s == pytest.approx([0.1] * 10)
-    assert (load.images, load.seconds, load.fps) == (10, pytest.approx(1), (pytest.approx(10),))
-    assert load.mean_fps == pytest.approx(10)
+    assert load.calls.samples_s == pytest.approx([0.1] * 10)
+    assert (load.images, load.seconds, load.fps_by_pass) == (10, pytest.approx(1), (load.fps,))
+    assert load.fps == pytest.approx(10)
 
 
 def test_each_caller_counts_in_its_own_time():
@@ -71,9 +72,9 @@ def test_each_caller_counts_in_its_own_time():
     load = call_together(clocks.restore, IMAGES, 3, 1.0, clock=clocks)
     # An image that is begun is finished: 4 of 0.3 s, 1 of 2 s.
     assert load.images == 10 + 4 + 1
-    assert load.fps == (pytest.approx(10 + 1 / 0.3 + 0.5),)
-    assert load.mean_fps == pytest.approx(load.fps[0])
-    assert sorted(load.latencies_s) == pytest.approx([0.1] * 10 + [0.3] * 4 + [2.0])
+    assert load.fps_by_pass == (pytest.approx(10 + 1 / 0.3 + 0.5),)
+    assert load.fps == pytest.approx(load.fps_by_pass[0])
+    assert sorted(load.calls.samples_s) == pytest.approx([0.1] * 10 + [0.3] * 4 + [2.0])
 
 
 def test_callers_go_round_the_images_from_different_places_and_the_first_does_not_count():
@@ -90,8 +91,8 @@ def test_a_call_may_restore_several():
     clocks = OwnClocks(0.5)
     load = call_together(clocks.restore, IMAGES, 1, 2.0, images_per_call=4, clock=clocks)
     assert load.images == 16
-    assert load.mean_fps == pytest.approx(8)
-    assert len(load.latencies_s) == 4
+    assert load.fps == pytest.approx(8)
+    assert len(load.calls.samples_s) == 4
 
 
 def test_callers_ask_at_the_same_time():
@@ -152,12 +153,15 @@ def test_ctrl_c_stops_all():
 
 
 def test_two_passes_are_one_load():
-    first = Load("a", "callers", 2, (0.1, 0.2), 2, 0.2, (10.0,))
-    second = Load("a", "callers", 2, (0.4,), 1, 0.4, (2.5,))
+    first = replace(Load.of_pass(2, 2, 0.2, [0.1, 0.2]), label="a", way="batch")
+    second = replace(Load.of_pass(2, 1, 0.4, [0.4]), label="a", way="batch")
     both = first.with_pass(second)
-    assert both == Load("a", "callers", 2, (0.1, 0.2, 0.4), 3, pytest.approx(0.6), (10.0, 2.5))
-    assert both.mean_fps == pytest.approx(5)
-    assert Load("a", "files", 1).mean_fps == 0
+    assert (both.label, both.way, both.concurrency, both.images) == ("a", "batch", 2, 3)
+    assert (both.seconds, both.fps_by_pass) == (pytest.approx(0.6), (10.0, 2.5))
+    assert both.calls.samples_s == [0.1, 0.2, 0.4]
+    assert both.calls.statistics.p50 == 0.2
+    assert both.fps == pytest.approx(5)
+    assert Load.of_pass(1, 0, 0.0).fps == 0
 
 
 # Runners that are not of a bundle ----------------------------------------------------------
@@ -188,7 +192,7 @@ def test_peers_are_asked_by_one_caller_in_two_passes_of_opposite_order(bundle):
     throughput.run(runners, lambda *arguments: told.append(arguments))
     assert list(throughput.loads) == [("a", "callers", 1), ("b", "callers", 1)]
     assert [load.images for load in throughput.loads.values()] == [20, 4]
-    assert [len(load.fps) for load in throughput.loads.values()] == [2, 2]
+    assert [len(load.fps_by_pass) for load in throughput.loads.values()] == [2, 2]
     turns = [label for k, label in enumerate(order) if not k or order[k - 1] != label]
     assert turns == ["a", "b", "a"]
     assert told == [
@@ -211,9 +215,7 @@ def test_one_that_fails_is_listed_once_and_the_rest_goes_on(bundle):
     throughput = Throughput((64, 64, 3), 1, seconds=1.0, clock=clock)
     throughput.run([bad, good])
     assert list(throughput.loads) == [("good", "callers", 1)]
-    assert [(item.label, item.reason) for item in throughput.unavailable] == [
-        ("bad, callers 1", "the device is gone")
-    ]
+    assert list(throughput.failures.items()) == [("bad, callers 1", "the device is gone")]
 
 
 # Each load is one image to warm up and ten that count.
@@ -235,7 +237,7 @@ def test_an_interruption_keeps_finished_loads(bundle, image, kept):
     throughput = Throughput((64, 64, 3), 1, seconds=1.0, clock=clock)
     with pytest.raises(KeyboardInterrupt):
         throughput.run(runners)
-    nothing = Load("", "", 1)
+    nothing = Load.of_pass(1, 0, 0.0)
     assert [throughput.loads.get((n, "callers", 1), nothing).images for n in "ab"] == kept
 
 
@@ -257,9 +259,7 @@ def loads_of(bundle, backend, *, precision="fp32", threads=1, **how):
 
 def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(batches, monkeypatch):
     original = module._run_last
-    monkeypatch.setattr(
-        module, "_run_last", lambda session, pixels: 255 - original(session, pixels)
-    )
+    monkeypatch.setattr(module, "_run_last", lambda *arguments: 255 - original(*arguments))
     throughput = loads_of(batches, "onnxruntime", callers=(1,), batches=(2,))
     by_way = {way: load.fidelity for (_, way, _), load in throughput.loads.items()}
     assert by_way["callers"] is None
@@ -267,10 +267,21 @@ def test_a_batch_whose_later_pictures_are_wrong_has_its_own_quality(batches, mon
 
 
 @pytest.mark.parametrize(
-    "size", [{}, {"upscale": 4, "kernel": "bicubic", "task": "bsr"}, {"io": "float32"}]
+    "size",
+    [
+        {},
+        {"upscale": 4, "kernel": "bicubic", "task": "bsr"},
+        {"io": "float32"},
+        {
+            "shapes": [
+                {"batch": 4, "height": 64, "width": 60, "padded_height": 64, "padded_width": 64}
+            ],
+            "stride": 8,
+        },
+    ],
 )
 def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
-    bundle = Bundle.open(make_bundle(tmp_path / "b", shapes=SHAPES, **size))
+    bundle = Bundle.open(make_bundle(tmp_path / "b", **({"shapes": SHAPES} | size)))
     restored = []
     original = module.restore_files
 
@@ -281,7 +292,7 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
 
     monkeypatch.setattr(module, "restore_files", restore_files)
     throughput = loads_of(bundle, "onnxruntime", callers=(1, 3), batches=(2, 4))
-    assert throughput.unavailable == []
+    assert throughput.failures == {}
     label = "onnxruntime fp32"
     assert list(throughput.loads) == [
         (label, "callers", 1),
@@ -292,16 +303,16 @@ def test_a_bundle_is_asked_in_every_way(tmp_path, size, monkeypatch):
     ]
     for (_, way, concurrency), load in throughput.loads.items():
         assert (load.label, load.way, load.concurrency) == (label, way, concurrency)
-        assert len(load.fps) == 2
-        assert min(load.fps) > 0
+        assert len(load.fps_by_pass) == 2
+        assert min(load.fps_by_pass) > 0
         if way == "files":
-            assert load.latencies_s == ()
+            assert load.calls is None
         else:
-            assert load.images == len(load.latencies_s) * (concurrency if way == "batch" else 1)
+            assert load.images == len(load.calls.samples_s) * (concurrency if way == "batch" else 1)
         assert (load.fidelity is not None) == (way == "batch")
         if load.fidelity is not None:
             assert load.fidelity.identical or load.fidelity.psnr_db > 60
-        assert min(load.fps) * 0.999 <= load.mean_fps <= max(load.fps) * 1.001
+        assert min(load.fps_by_pass) * 0.999 <= load.fps <= max(load.fps_by_pass) * 1.001
     files = throughput.loads[label, "files", 1]
     assert sum(len(done) for done in restored) >= files.images >= 2 * 8
     assert all(all(done) for done in restored)
@@ -333,16 +344,9 @@ def test_without_photographs_there_are_no_files_to_restore(tmp_path):
     bundle = Bundle.open(make_bundle(tmp_path / "b", shapes=SHAPES, random=True, references=False))
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=(2,))
     assert [way for _, way, _ in throughput.loads] == ["callers", "batch"]
-    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+    assert list(throughput.failures.items()) == [
         ("onnxruntime fp32, files 1", "the bundle has no reference images to restore")
     ]
-
-
-def test_a_batch_that_the_bundle_does_not_take(batches):
-    throughput = loads_of(batches, "onnxruntime", callers=(1,), batches=(8,))
-    (item,) = throughput.unavailable
-    assert item.label == "onnxruntime fp32, batch 8"
-    assert item.reason.endswith("takes batches of up to 4: export it with --batch 8")
 
 
 def test_a_backend_without_room_for_streams_is_still_asked_for_batches(batches, monkeypatch):
@@ -359,7 +363,7 @@ def test_a_backend_without_room_for_streams_is_still_asked_for_batches(batches, 
         ("onnxruntime fp32", "callers", 1),
         ("onnxruntime fp32", "batch", 4),  # the largest, if none is named
     ]
-    assert [(item.label, item.reason) for item in throughput.unavailable] == [
+    assert list(throughput.failures.items()) == [
         ("onnxruntime fp32, streams and files", "out of memory")
     ]
 
@@ -373,9 +377,9 @@ def test_a_file_that_cannot_be_restored_is_a_reason(bundle, monkeypatch):
 
     monkeypatch.setattr(module, "restore_files", restore_files)
     throughput = loads_of(bundle, "onnxruntime", callers=(1,), batches=())
-    (item,) = throughput.unavailable
-    assert item.label == "onnxruntime fp32, files 1"
-    assert "3.png" in item.reason
+    ((label, reason),) = throughput.failures.items()
+    assert label == "onnxruntime fp32, files 1"
+    assert "3.png" in reason
 
 
 @pytest.mark.parametrize(
@@ -400,4 +404,4 @@ def test_so_many_files_as_the_time_takes(bundle, monkeypatch, fps, seconds, coun
     assert asked == 2 * counts
     (load,) = throughput.loads.values()
     assert load.images == 2 * counts[-1]
-    assert load.fps == (pytest.approx(fps), pytest.approx(fps))
+    assert load.fps_by_pass == (pytest.approx(fps), pytest.approx(fps))

@@ -151,6 +151,10 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
         (["--protocol", "soak", "--images", "4"], "--images cannot be used with --protocol soak"),
         (["--protocol", "stages", "--backend", "onnxruntime"], "is one graph"),
         (["--protocol", "steps"], "--protocol steps compares bundles of different M"),
+        (
+            ["--protocol", "throughput", "--batch", "2", "--batch", "4"],
+            "takes, which is 1: export it with elir-export --batch 4",
+        ),
         (["--json", "no/such/folder/r.json"], "no such folder"),
         (["--images", "0"], "--images"),
         (["--precision", "fp8"], "--precision"),
@@ -487,11 +491,10 @@ def test_stages_of_a_split_bundle(run, split, tmp_path):
     )
     assert code == 0
     report = written(target)
-    (stages,) = report["stages"]
-    parts = ["encoder", "estimator", "flow", "decoder", "runtime"]
-    assert [part["name"] for part in stages["stages"]] == parts
-    assert sum(part["share"]["value"] for part in stages["stages"]) == pytest.approx(1, abs=1e-4)
     (row,) = report["runners"]
+    parts = ["encoder", "estimator", "flow", "decoder", "runtime"]
+    assert [part["name"] for part in row["stages"]] == parts
+    assert sum(part["share"]["value"] for part in row["stages"]) == pytest.approx(1, abs=1e-4)
     assert row["fidelity"]["psnr_db"] > 50
     assert len(row["artifacts"]) == 4
     for shown in (out, table.read_text()):
@@ -640,7 +643,7 @@ def test_ctrl_c_keeps_what_was_measured(
         # A round is one image to settle and five that count, after one to warm up.
         image = 300 if protocol == "latency" else 60
         assert image * 5 // 6 - 10 <= row["image"]["statistics"]["count"] <= image - 2
-        assert (report["stages"] != []) == (protocol == "stages")
+        assert (row["stages"] != []) == (protocol == "stages")
     elif protocol == "throughput":
         (load,) = report["throughput"]
         assert (load["way"], load["concurrency"]) == ("callers", 1)

@@ -39,7 +39,7 @@ class PeerRunner(Runner):
 
     def __init__(self, subject: Subject) -> None:
         self.weights = subject.weights
-        self._task = subject.task
+        self._task = subject.manifest.model.task
         self._incomparable = subject.incomparable
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

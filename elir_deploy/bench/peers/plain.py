@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.bench.clocks import wall_clock
 from elir_deploy.bench.device import installed_version
 from elir_deploy.bench.peers.base import PeerRunner, PlainGraph, Workbench, as_unavailable, quiet
 from elir_deploy.bench.peers.subject import Subject
@@ -60,9 +59,9 @@ class PlainRunner(PeerRunner):
         assert self._library is not None
         x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
         x /= 255
-        start = wall_clock()
+        start = time.perf_counter_ns()
         restored = self._library(x)
-        self.device_ns = wall_clock() - start
+        self.device_ns = time.perf_counter_ns() - start
         return np.ascontiguousarray(as_pixels(restored[0]).transpose(1, 2, 0))
 
 
@@ -142,7 +141,7 @@ def _export(bench: Workbench) -> PlainGraph:
         def __init__(self, subject: Subject) -> None:
             super().__init__()
             self.model = subject.model
-            self.steps = subject.steps
+            self.steps = subject.manifest.model.steps
             self.register_buffer("noise", subject.noise)
 
         def forward(self, image: Tensor) -> Tensor:

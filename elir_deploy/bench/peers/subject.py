@@ -14,7 +14,7 @@ from elir_deploy.errors import MissingDependencyError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.bundle import file_sha256
-from elir_deploy.runtime.manifest import BakedNoise
+from elir_deploy.runtime.manifest import BakedNoise, Manifest
 from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.tasks import Architecture
 
@@ -32,8 +32,7 @@ class Subject:
     """A bundle's model in PyTorch.
 
     Attributes:
-        task: its name, for how an image is enlarged before the network.
-        image_size: (height, width) of the network's image in pixels.
+        manifest: the bundle's.
         noise: (1, latent_channels, h, w) float32, scaled: that inside the bundle's graphs, or of a
             picture.
         model: collapsed or over-parametrised, as in the file; in evaluation mode.
@@ -41,13 +40,17 @@ class Subject:
         incomparable: why results cannot be compared with the bundle's references; None: they can.
     """
 
-    task: str
-    image_size: tuple[int, int]
-    steps: int
+    manifest: Manifest
     noise: Tensor
     model: Elir
     weights: str
     incomparable: str | None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the network's image in pixels."""
+        shape = self.manifest.shapes[0]
+        return shape.graph_height, shape.graph_width
 
     @cached_property
     def collapsed(self) -> Elir:
@@ -107,9 +110,7 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
                 f"the bundle's {info.noise.sha256}"
             )
     return Subject(
-        task=info.model.task,
-        image_size=size,
-        steps=info.model.steps,
+        manifest=info,
         noise=noise_values(noise, shape),
         model=model,
         weights=weights,

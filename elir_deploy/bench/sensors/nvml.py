@@ -157,12 +157,6 @@ class Nvml:
         self.reason = self.reason or "the session with NVML is closed"
         self.handles = ()
 
-    def __enter__(self) -> Nvml:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def _state(self, index: int, handle: Any) -> GpuState:
         # Deprecated, but in every driver; the newer names are not.
         temperature = self.query("nvmlDeviceGetTemperature", handle, TEMPERATURE_GPU)

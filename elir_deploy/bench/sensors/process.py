@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def device_bytes(load: Callable[[], Any] = import_pynvml) -> int | None:
     None without NVML, before the process uses a GPU, and in containers, where NVML knows the
     process by another number.
     """
-    with Nvml(load) as nvml:
+    with closing(Nvml(load)) as nvml:
         used = [nvml.process_bytes(handle, os.getpid()) for handle in nvml.handles]
     known = [count for count in used if count is not None]
     return sum(known) if known else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ def opened(stand_in: StandIn) -> Nvml:
 
 
 def state_of(stand_in: StandIn) -> module.GpuState:
-    with opened(stand_in) as nvml:
+    with closing(opened(stand_in)) as nvml:
         (state,) = nvml.states()
     return state
 
@@ -88,7 +89,7 @@ def test_reasons_in_words(bits, words):
 
 def test_sessions_are_closed():
     stand_in = StandIn()
-    with opened(stand_in) as nvml:
+    with closing(opened(stand_in)) as nvml:
         assert stand_in.open == 1
         assert nvml.reason is None
     assert stand_in.open == 0
@@ -106,7 +107,7 @@ def test_sessions_are_closed():
     ],
 )
 def test_why_there_is_no_nvml(load, reason):
-    with Nvml(load) as nvml:
+    with closing(Nvml(load)) as nvml:
         assert nvml.reason == reason
         assert nvml.states() is None
         assert nvml.handles == ()
@@ -116,7 +117,7 @@ def test_why_there_is_no_nvml(load, reason):
 def test_a_driver_without_gpus():
     stand_in = StandIn()
     stand_in.nvmlDeviceGetCount = lambda: 0
-    with opened(stand_in) as nvml:
+    with closing(opened(stand_in)) as nvml:
         assert nvml.reason == "NVML reports no GPU"
         assert nvml.states() is None
     assert stand_in.open == 0
@@ -207,7 +208,7 @@ def test_the_real_package_has_every_function_with_the_same_parameters(pynvml):
 
 def test_the_real_package_takes_the_arguments_that_are_given(pynvml):
     stand_in = StandIn()
-    with opened(stand_in) as nvml:
+    with closing(opened(stand_in)) as nvml:
         nvml.states()
         nvml.joules(nvml.handles[0])
         nvml.process_bytes(nvml.handles[0], 1)

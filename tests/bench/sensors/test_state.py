@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from elir_deploy.bench.sensors import (
-    Affinity,
-    EnergyMeter,
-    Nvml,
-    State,
-    read_state,
-    rss_bytes,
-    throttled_between,
-)
-from elir_deploy.bench.sensors.nvml import SLOWDOWNS
-from elir_deploy.bench.sensors.process import peak_host_bytes
+from elir_deploy.bench.sensors.energy import EnergyMeter
+from elir_deploy.bench.sensors.nvml import SLOWDOWNS, Nvml
+from elir_deploy.bench.sensors.process import Affinity, peak_host_bytes, rss_bytes
+from elir_deploy.bench.sensors.state import State, read_state, throttled_between
 from tests.bench.sensors import trees
 from tests.bench.sensors.nvml_stand_in import NoDriver, StandIn, not_installed
 from tests.bench.sensors.trees import CPUS, plant
@@ -398,7 +392,7 @@ def all_is_read(root: Path, good: State) -> bool:
 
 def test_this_machine(monkeypatch):
     monkeypatch.delitem(sys.modules, "psutil")
-    with Nvml() as nvml:
+    with closing(Nvml()) as nvml:
         before, after = (read_state(nvml) for _ in range(2))
         json.dumps(dataclasses.asdict(before), allow_nan=False)
         assert all(isinstance(line, str) for line in throttled_between(before, after))
