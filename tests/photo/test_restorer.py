@@ -20,7 +20,7 @@ from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from elir_deploy.runtime.resampling import resize_into
 from tests.bundles import make_bundle
-from tests.photo.pictures import face, face_bundle, spot_detector, spots
+from tests.photo.pictures import DETECTORS, face, face_bundle, several_faces, spot_detector, spots
 
 pytest.importorskip("onnxruntime")
 
@@ -122,6 +122,25 @@ def test_the_background_has_its_own_bundle(tmp_path: Path) -> None:
         assert own(GROUP[:8, :8]).shape == (32, 32, 3)  # still open
     with pytest.raises(UsageError, match="background's bundle is of bfr"):
         opened(faces, background=faces)
+
+
+@pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")
+@pytest.mark.parametrize("file", ["centerface.onnx", "yunet_n_dynamic.onnx"])
+def test_backends_find_the_same_faces_with_real_detectors(tmp_path: Path, file: str) -> None:
+    pytest.importorskip("openvino")
+    from elir_deploy.export.detectors import prepare_detector
+
+    assert DETECTORS is not None
+    prepared = prepare_detector(Path(DETECTORS) / file, 18)
+    bundle = face_bundle(tmp_path / "b", prepared.graph, decoder=prepared.name)
+    found = []
+    for backend in ("onnxruntime", "openvino"):
+        with opened(bundle, backend=backend) as restore:
+            found.append([(f.box, f.landmarks) for f in restore.detect(several_faces())])
+    assert len(found[0]) == 6
+    for (box, landmarks), (its_box, its_landmarks) in zip(*found, strict=True):
+        np.testing.assert_allclose(box, its_box, atol=1 / 32)
+        np.testing.assert_allclose(landmarks, its_landmarks, atol=1 / 32)
 
 
 # Refusals -----------------------------------------------------------------------------------------
