@@ -284,11 +284,16 @@ def _files(bundle: Bundle) -> list[Row]:
             artifact.precision,
             artifact.target or "any",
             f"{artifact.bytes / 1e6:.1f} MB",
-            f"{artifact.tool} {artifact.tool_version}",
+            f"{artifact.tool} {_version(artifact.tool_version)}",
         )
         for name, artifacts in parts
         for artifact in artifacts
     ]
+
+
+def _version(text: str) -> str:
+    """A hash, as detectors have in place of a version, is shortened."""
+    return f"{text[:12]}…" if len(text) == 64 else text
 
 
 def _incompatibilities(bundle: Bundle) -> dict[str, str | None]:

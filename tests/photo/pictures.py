@@ -143,12 +143,14 @@ def spot_detector(*, heat: float = 1.0, name: str = "input.1") -> bytes:
     return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
 
-def face_bundle(folder: Path, detector: bytes | None = None, **options: Any) -> Path:
+def face_bundle(
+    folder: Path, detector: bytes | None = None, decoder: str = "centerface", **options: Any
+) -> Path:
     """A bundle for aligned faces of 64 pixels whose detector is that of spots."""
     bundle = make_bundle(folder, **{"size": 64, "faces": True, "task": "bfr"} | options)
     (bundle / "detector.onnx").write_bytes(spot_detector() if detector is None else detector)
     (bundle / "detector.LICENSE").write_text("MIT")
-    entry = to_builtins(description("centerface"))
+    entry = to_builtins(description(decoder))
     entry["licence_file"] = file_entry(bundle, "detector.LICENSE")
     entry["artifacts"][0] |= file_entry(bundle, "detector.onnx")
     write_manifest(bundle, read_manifest(bundle) | {"detector": entry})

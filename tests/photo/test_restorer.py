@@ -15,12 +15,12 @@ import pytest
 
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.photo import PhotoRestorer
-from elir_deploy.runtime import Restorer
+from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from elir_deploy.runtime.resampling import resize_into
 from tests.bundles import make_bundle
-from tests.photo.pictures import face, face_bundle, spot_detector, spots
+from tests.photo.pictures import DETECTORS, face, face_bundle, several_faces, spot_detector, spots
 
 pytest.importorskip("onnxruntime")
 
@@ -124,6 +124,25 @@ def test_the_background_has_its_own_bundle(tmp_path: Path) -> None:
         opened(faces, background=faces)
 
 
+@pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")
+@pytest.mark.parametrize("file", ["centerface.onnx", "yunet_n_dynamic.onnx"])
+def test_backends_find_the_same_faces_with_real_detectors(tmp_path: Path, file: str) -> None:
+    pytest.importorskip("openvino")
+    from elir_deploy.export.detectors import prepare_detector
+
+    assert DETECTORS is not None
+    prepared = prepare_detector(Path(DETECTORS) / file, 18)
+    bundle = face_bundle(tmp_path / "b", prepared.graph, decoder=prepared.name)
+    found = []
+    for backend in ("onnxruntime", "openvino"):
+        with opened(bundle, backend=backend) as restore:
+            found.append([(f.box, f.landmarks) for f in restore.detect(several_faces())])
+    assert len(found[0]) == 6
+    for (box, landmarks), (its_box, its_landmarks) in zip(*found, strict=True):
+        np.testing.assert_allclose(box, its_box, atol=1 / 32)
+        np.testing.assert_allclose(landmarks, its_landmarks, atol=1 / 32)
+
+
 # Refusals -----------------------------------------------------------------------------------------
 
 
@@ -194,6 +213,32 @@ def test_another_backend_runs_the_detector_where_this_one_cannot(
     monkeypatch.setattr(type(BACKENDS["openvino"]), "open_detector", refuse)
     with pytest.raises(UnavailableError, match="nothing here can run the face detector"):
         opened(face_bundle(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import onnxruntime as ort
+
+    asked = []
+
+    def load(self: object, path: Path, ends: object, providers: object, threads: object) -> object:
+        asked.append(providers)
+        return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "available", lambda self: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "_load", load)
+    run = BACKENDS[name].open_detector(Bundle.open(face_bundle(tmp_path / "b")), device=1)
+    assert asked == [[("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]]
+    assert run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
+
+
+def test_tensorrt_runs_no_detector(tmp_path: Path) -> None:
+    bundle = Bundle.open(face_bundle(tmp_path / "b"))
+    for name in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(UnavailableError, match=f"{name} runs no face detectors"):
+            BACKENDS[name].open_detector(bundle)
 
 
 # Threads and processes ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.photo.pictures import face_bundle
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
 NEEDED = ("numpy", "pillow", "msgspec", "onnxruntime")
-UNWANTED = ("torch", "onnx", "onnxscript", "safetensors", "typer", "rich", "scipy", "click")
+UNWANTED = ("torch", "onnx", "onnxscript", "safetensors", "typer", "rich", "scipy", "click", "cv2")
 
 
 def run(python: str | Path, code: str, *arguments: str) -> str:

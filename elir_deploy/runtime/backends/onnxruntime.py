@@ -92,12 +92,7 @@ class OnnxRuntimeBackend(Backend):
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
     ) -> Session:
-        reason = self.available()
-        if reason:
-            _library(self.extra)  # these two raise MissingDependencyError if a package is missing
-            if self.on_gpu and missing_cuda_device() is None:
-                open_device(device, self.extra)
-            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        self._check_available(device)
         if self.on_gpu:
             return self._on_device(bundle, precision, threads, device)
         chain = [
@@ -105,6 +100,14 @@ class OnnxRuntimeBackend(Backend):
             for path, ends, _ in self._files(bundle, precision)
         ]
         return _CpuSession(bundle.manifest, chain, threads)
+
+    def _check_available(self, device: int) -> None:
+        reason = self.available()
+        if reason:
+            _library(self.extra)  # these two raise MissingDependencyError if a package is missing
+            if self.on_gpu and missing_cuda_device() is None:
+                open_device(device, self.extra)
+            raise UnavailableError(f"{self.name} cannot be used: {reason}")
 
     def _on_device(
         self, bundle: Bundle, precision: str, threads: int | None, number: int
@@ -149,10 +152,9 @@ class OnnxRuntimeBackend(Backend):
         if self.compiles:  # an engine for every size of picture would take minutes
             [cuda] = [backend for backend in BACKENDS if backend.on_gpu and not backend.compiles]
             return cuda.open_detector(bundle, threads=threads, device=device)
-        reason = self.available()
-        if reason:
-            _library(self.extra)  # raises MissingDependencyError if it is missing
-            raise UnavailableError(f"{self.name} cannot be used: {reason}")
+        self._check_available(device)
+        if self.on_gpu:
+            load_cuda_libraries(_library(self.extra))
         detector, path = onnx_detector(bundle)
         loaded = self._load(path, None, self.providers("fp32", device, None), threads)
         check_detector_ends(path, detector, _ends(loaded.get_inputs()), _ends(loaded.get_outputs()))

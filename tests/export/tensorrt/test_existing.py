@@ -31,6 +31,7 @@ from elir_deploy.runtime.manifest import SPLIT_STAGES
 from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT, PRECISIONS_DOCUMENTED_BY_RTX, RTX
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+from tests.photo.pictures import face_bundle
 
 LIBRARY = Library(RTX, None, "1.7.1.116")
 SPECS = [EngineSpec(RTX, sm, PRECISIONS_DOCUMENTED_BY_RTX) for sm in ("sm75", "sm86")]
@@ -102,6 +103,18 @@ def test_every_stage_keeps_its_own_engine(tmp_path: Path) -> None:
     assert add(bundle, SPECS[:1]) == files
     assert engines_in(bundle) == {file: f"engine {5 + n}" for n, file in enumerate(files)}
     assert {p.name for p in bundle.glob("*.engine")} == set(files)
+
+
+def test_the_face_detector_gets_an_engine_too(tmp_path: Path) -> None:
+    bundle = face_bundle(tmp_path / "faces", precisions=("fp32", "fp16"))
+    files = ["fused.fp16.sm75.rtx.engine", "detector.fp32.sm75.rtx.engine"]
+    for build in (1, 3):
+        assert add(bundle, SPECS[:1]) == files
+        detector = Bundle.open(bundle).manifest.detector
+        assert detector is not None
+        assert [a.file for a in detector.artifacts] == ["detector.onnx", files[1]]
+        assert (bundle / files[1]).read_text() == f"engine {build + 1}"
+        assert Bundle.open(bundle).damaged_files() == {}
 
 
 def test_a_copy_leaves_the_bundle_alone(bundle: Path, tmp_path: Path) -> None:
