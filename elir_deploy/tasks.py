@@ -138,6 +138,11 @@ class TaskSpec:
     released_name: str | None = None
     paper_fps: float | None = None
 
+    @property
+    def noise(self) -> Literal["baked", "field"]:
+        """Default of ``--noise``: models that see one square have theirs in the graph."""
+        return "baked" if self.faces else "field"
+
 
 _TABLE = (
     TaskSpec(

@@ -181,7 +181,7 @@ class Settings:
         first = shapes[0].graph_height, shapes[0].graph_width
         check_size(arch, first, steps)
         sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
-        if (options.noise or ("baked" if task.faces else "field")) == "field":
+        if (options.noise or task.noise) == "field":
             return cls(shapes, steps, sigma_s, NoiseField(options.seed, sigma_s))
         if len(shapes) > 1:
             raise UsageError(

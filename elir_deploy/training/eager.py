@@ -19,8 +19,9 @@ from elir_deploy.errors import UsageError
 from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.model import Elir, collapse_convolutions, count_parameters
 from elir_deploy.model.autoencoder import Encoder
-from elir_deploy.static_graph import check_size, fixed_noise
-from elir_deploy.tasks import Architecture
+from elir_deploy.runtime.noise import NoiseField
+from elir_deploy.static_graph import check_size, fixed_noise, noise_values
+from elir_deploy.tasks import Architecture, TaskSpec
 from elir_deploy.training.subjects import (
     Pixels,
     Restored,
@@ -34,6 +35,13 @@ __all__ = ["CheckpointSubject", "euler_path"]
 
 #: Seed of the noise, the default of ``elir-export``.
 NOISE_SEED = 0
+
+
+def _noise(task: TaskSpec, sigma_s: float, shape: tuple[int, int, int, int]) -> Tensor:
+    """The noise of a bundle exported by default."""
+    if task.noise == "field":
+        return noise_values(NoiseField(NOISE_SEED, sigma_s), shape)
+    return fixed_noise(NOISE_SEED, sigma_s, shape).values
 
 
 def _check_size(arch: Architecture, side: int, steps: int) -> None:
@@ -93,8 +101,7 @@ class CheckpointSubject(Subject):
         latent = self.side // arch.latent_stride
         shape = (1, arch.latent_channels, latent, latent)
         self._noises = {
-            variant.sigma_s: fixed_noise(NOISE_SEED, variant.sigma_s, shape).values
-            for variant in self.plan.variants
+            variant.sigma_s: _noise(task, variant.sigma_s, shape) for variant in self.plan.variants
         }
         self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False)
         collapse_convolutions(self._model)

@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 
 from elir_deploy.degradations import degrade, enlarge  # noqa: E402
 from elir_deploy.errors import UsageError  # noqa: E402
-from elir_deploy.static_graph import fixed_noise  # noqa: E402
+from elir_deploy.runtime.noise import NoiseField  # noqa: E402
+from elir_deploy.static_graph import noise_values  # noqa: E402
 from elir_deploy.tasks import TASKS  # noqa: E402
 from elir_deploy.training.eager import CheckpointSubject, euler_path  # noqa: E402
 from elir_deploy.training.subjects import Variant  # noqa: E402
@@ -21,7 +22,7 @@ LOW = degrade("tiny", TRUTH, np.random.default_rng(0))
 
 
 def noise(sigma_s: float):
-    return fixed_noise(0, sigma_s, (1, 4, SIZE // 8, SIZE // 8)).values
+    return noise_values(NoiseField(0, sigma_s), (1, 4, SIZE // 8, SIZE // 8))
 
 
 def algorithm_1(model, steps: int, sigma_s: float) -> np.ndarray:
