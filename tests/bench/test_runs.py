@@ -93,7 +93,7 @@ def test_a_precision_that_no_file_has_is_refused(bundle):
 
 def test_bundles_of_different_image_sizes_are_not_measured_together(bundle, tmp_path):
     large = make_bundle(tmp_path / "large", size=64)
-    with pytest.raises(UsageError, match=r"takes 32 pixels and .*large 64"):
+    with pytest.raises(UsageError, match=r"takes 32x32 pixels and .*large 64x64"):
         open_bundles([str(bundle.path), str(large)], options())
 
 
