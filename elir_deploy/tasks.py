@@ -140,7 +140,7 @@ class TaskSpec:
 
     @property
     def noise(self) -> Literal["baked", "field"]:
-        """Kind of noise of an export by default: ``field`` for models that run in tiles."""
+        """Default of ``--noise``: models that see one square have theirs in the graph."""
         return "baked" if self.faces else "field"
 
 

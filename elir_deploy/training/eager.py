@@ -20,7 +20,7 @@ from elir_deploy.export.pixels import from_network, to_network
 from elir_deploy.model import Elir, collapse_convolutions, count_parameters
 from elir_deploy.model.autoencoder import Encoder
 from elir_deploy.runtime.noise import NoiseField
-from elir_deploy.static_graph import Noise, check_size, fixed_noise, noise_values
+from elir_deploy.static_graph import check_size, fixed_noise, noise_values
 from elir_deploy.tasks import Architecture, TaskSpec
 from elir_deploy.training.subjects import (
     Pixels,
@@ -37,18 +37,18 @@ __all__ = ["CheckpointSubject", "euler_path"]
 NOISE_SEED = 0
 
 
+def _noise(task: TaskSpec, sigma_s: float, shape: tuple[int, int, int, int]) -> Tensor:
+    """The noise of a bundle exported by default."""
+    if task.noise == "field":
+        return noise_values(NoiseField(NOISE_SEED, sigma_s), shape)
+    return fixed_noise(NOISE_SEED, sigma_s, shape).values
+
+
 def _check_size(arch: Architecture, side: int, steps: int) -> None:
     if arch.autoencoder_width:
         check_size(arch, side, steps)
     elif side % arch.image_multiple:  # a flow over pixels, an ablation
         raise UsageError(f"image size is {side}, expected a multiple of {arch.image_multiple}")
-
-
-def _noise(task: TaskSpec, sigma_s: float, shape: tuple[int, int, int, int]) -> Noise:
-    """The noise of an export of the task with its default options."""
-    if task.noise == "field":
-        return NoiseField(NOISE_SEED, sigma_s)
-    return fixed_noise(NOISE_SEED, sigma_s, shape)
 
 
 def euler_path(model: Elir, coarse: Tensor, steps: int, noise: Tensor) -> Iterator[Tensor]:
@@ -101,8 +101,7 @@ class CheckpointSubject(Subject):
         latent = self.side // arch.latent_stride
         shape = (1, arch.latent_channels, latent, latent)
         self._noises = {
-            variant.sigma_s: noise_values(_noise(task, variant.sigma_s, shape), shape)
-            for variant in self.plan.variants
+            variant.sigma_s: _noise(task, variant.sigma_s, shape) for variant in self.plan.variants
         }
         self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False)
         collapse_convolutions(self._model)

@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, helper, shape_inference, utils
 
+from elir_deploy.export.graphs import cut
 from elir_deploy.runtime import Bundle
-from elir_deploy.runtime.manifest import NOISE_TENSOR, SPLIT_STAGES
+from elir_deploy.runtime.manifest import SPLIT_STAGES
 from tests.bundles import read_manifest, write_manifest
 
 #: Tensors between the stages in the packaged graphs.
@@ -31,13 +32,13 @@ def split_tiny(folder: Path, precisions: tuple[str, ...]) -> Path:
         {"name": name, "inputs": [_ENDS[k]], "output": _ENDS[k + 1], "artifacts": []}
         for k, name in enumerate(SPLIT_STAGES)
     ]
-    manifest["stages"][2]["inputs"].append(NOISE_TENSOR)
+    manifest["stages"][SPLIT_STAGES.index("flow")]["inputs"] += whole["inputs"][1:]
     artifacts = {a["precision"]: a for a in whole["artifacts"] if a["kind"] == "onnx"}
     for precision in precisions:
         model = shape_inference.infer_shapes(onnx.load(fused / f"fused.{precision}.onnx"))
         extract = utils.Extractor(model)
-        for stage in manifest["stages"]:
-            part = extract.extract_model(stage["inputs"], [stage["output"]])
+        for stage, source, sink in zip(manifest["stages"], _ENDS, _ENDS[1:], strict=False):
+            part = cut(extract, source, sink)
             _float32_ends(part)
             data = part.SerializeToString()
             file = f"{stage['name']}.{precision}.onnx"
