@@ -1,25 +1,23 @@
 """Tiles: repetition, seams, quality and speed by size and overlap, against one graph and batches.
 
-    for size in 64 128 192 256 384 512 1280x720; do
+    for size in 64 128 256 512 1280x720; do
         elir-export tiny --precision fp32 --noise field --image-size $size -o t$size; done
     elir-export tiny --precision fp32 --noise baked -o baked
     elir-export random --task bsr --precision fp32 --noise field --batch 4 -o bsr4
     elir-export random --task bsr --precision fp32 --noise field --image-size 512 -o bsr512
     python benchmarks/tiles.py PHOTOS docs/results/tiles.md --baked baked --whole t1280x720
-        --tiles t64 t128 t192 t256 t384 t512 --batches bsr4 --speed bsr4 bsr512
+        --tiles t64 t128 t256 t512 --batches bsr4 --speed bsr4 bsr512 --limit 4 --repeats 2
 
 Times are taken in turns, so that what else the machine does meets all alike. Pictures are written
-to a folder beside the output.
+to a folder beside the output, which is written after each table.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +145,7 @@ def sizes_and_overlaps(
     for bundle in bundles:
         with Restorer(bundle, "onnxruntime") as restore:
             side = restore.bundle.manifest.image_size
-        for part in (0, 16, 8, 4, 2) if side in (128, 256) else (8,):
+        for part in (0, 16, 8, 4) if side == 256 else (8,):
             overlap = side // part if part else 0
             settings[f"{side}, {overlap}"] = bundle, side, overlap
     results = {}
@@ -181,10 +179,11 @@ def speed(
 
 
 def mosaic(pairs: Sequence[tuple[Pixels, Pixels]]) -> tuple[Pixels, Pixels]:
-    """1280x720 of nine pictures."""
+    """1280x720 of nine pictures; if there are fewer, some appear again."""
     both = []
+    nine = [pairs[i % len(pairs)] for i in range(9)]
     for place in (0, 1):
-        rows = [np.hstack([pair[place] for pair in pairs[i : i + 3]]) for i in (0, 3, 6)]
+        rows = [np.hstack([pair[place] for pair in nine[i : i + 3]]) for i in (0, 3, 6)]
         both.append(np.ascontiguousarray(np.vstack(rows)[:720, :1280]))
     return both[0], both[1]
 
@@ -205,28 +204,6 @@ def whole_against_tiles(
             yield [backend, name, f"{taken:.2f}", f"{ratio:.2f}", f"{psnr:.2f}"]
         for restore in restorers.values():
             restore.close()
-
-
-def large_picture(bundle: str) -> Iterator[list[str]]:
-    """A result of 4000x3000 in batches of tiles and one by one, and the memory that it takes."""
-    image = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
-    with Restorer(bundle, "openvino") as restore:
-        placement, results = restore._placement, []
-        for batch in (placement.shapes[0].batch, 1):
-            one_or_all = [placement.shapes[0].with_batch(batch)]
-            restore._placement = replace(placement, shapes=one_or_all)
-            restore(image[:100, :200])
-            before = memory("VmRSS")
-            result, seconds = timed(partial(restore, image))
-            results.append(result)
-            beside = (memory("VmHWM") - before - result.nbytes) / 1e6
-            yield [str(batch), restore.precision, f"{seconds:.0f}", f"{beside:.0f}"]
-        assert np.array_equal(results[0], results[1])
-
-
-def memory(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def batches(bundle: str, repeats: int) -> Iterator[list[str]]:
@@ -301,13 +278,12 @@ def main() -> None:
 
     pairs = photographs(arguments.photos, arguments.limit)
     (tiles,) = [name for name in arguments.tiles if Path(name).name.endswith("256")]
-    lines = report(arguments, pairs, tiles)
-    write_text(arguments.output, "\n".join(lines) + "\n")
+    report(arguments, pairs, tiles)
 
 
 def report(
     arguments: argparse.Namespace, pairs: Sequence[tuple[Pixels, Pixels]], tiles: str
-) -> list[str]:
+) -> None:
     folder = arguments.output.with_suffix("")
     machine = describe_device()["cpu"]
     lines = [
@@ -319,7 +295,8 @@ def report(
 
     def table(title: str, text: str, heading: list[str], rows: Iterator[list[str]]) -> None:
         lines.extend(["", f"## {title}", "", text, "", pipes(heading, list(rows))])
-        print(lines[-1])
+        print(lines[-1], flush=True)
+        write_text(arguments.output, "\n".join(lines) + "\n")  # what is finished stays
 
     table(
         "Repetition",
@@ -367,16 +344,6 @@ def report(
             ["backend", "batch", "seconds a tile", "25 %", "median", "75 %"],
             batches(arguments.batches, arguments.repeats),
         )
-        table(
-            "A large picture",
-            "bsr with random weights on OpenVINO, a result of 4000x3000 in tiles of 256x256, first "
-            "in batches, then one by one: the same pixels. Memory is the peak beside the result "
-            "and what the process had before.",
-            ["batch", "precision", "seconds", "MB"],
-            large_picture(arguments.batches),
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return [*lines, "", f"The process took at most {peak:.1f} GiB."]
 
 
 if __name__ == "__main__":

@@ -449,7 +449,7 @@ def test_selections_stay_as_they_are(tmp_path: Path, backend: str) -> None:
         finally:
             tracemalloc.stop()
         assert [id(s.input) for s in session._selections.values()] == arrays
-    assert after - before < 2000  # a tile has 4608 bytes
+    assert after - before < 20_000  # in 30 pictures, of whose tiles each has 4608 bytes
 
 
 def test_run_takes_any_shape_and_batch(tmp_path: Path) -> None:
@@ -522,9 +522,10 @@ def test_a_damaged_graph_is_found_on_opening(bundle: Path) -> None:
 def test_auto_goes_on_where_a_device_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback of ``auto`` is said; that of a named backend is refused."""
     monkeypatch.setattr(type(BACKENDS["onnxruntime"]), "available", lambda self: None)
-    with pytest.warns(RuntimeWarning, match="fell back.*; using (openvino|onnxruntime)"):
+    reason = r"onnxruntime-cuda in fp32: .*; using (openvino|onnxruntime)"
+    with pytest.warns(RuntimeWarning, match=reason):
         Restorer(bundle).close()
-    with pytest.raises(UnavailableError), pytest.warns(UserWarning, match="CUDA"):
+    with pytest.raises(UnavailableError):
         Restorer(bundle, "onnxruntime-cuda")
 
 
