@@ -223,7 +223,8 @@ def test_noise_and_overlap(
         Restorer(bundle, "openvino", precision="fp32", **options).close()
     except ElirError as error:
         expected = status(error)
-    assert library.status(bundle, backend="reference", **options) == expected
+    params = {"backend": "reference", "skip_accuracy_check": 1} | options
+    assert library.status(bundle, **params) == expected
 
 
 def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
