@@ -71,7 +71,7 @@ def opened(bundle: Bundle, precision: str, options: dict[str, str]) -> Session:
         more = {key: value for key, value in options.items() if "." not in key and key != CAPTURED}
         return [(name, own | more)]
 
-    class Settings(onnxruntime.SessionOptions):
+    class Settings(onnxruntime.SessionOptions):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             for key, value in options.items():

@@ -285,11 +285,11 @@ def report(
     arguments: argparse.Namespace, pairs: Sequence[tuple[Pixels, Pixels]], tiles: str
 ) -> None:
     folder = arguments.output.with_suffix("")
-    machine = describe_device()["cpu"]
+    machine = describe_device().cpu
     lines = [
         "# Tiles",
         "",
-        f"Machine: {machine['model']}, {machine['usable_cores']} cores, shared with other work "
+        f"Machine: {machine.model}, {machine.usable_cores} cores, shared with other work "
         "meanwhile: compare ratios. Float32.",
     ]
 
