@@ -140,11 +140,8 @@ class Pool:
     def refuse_runs(self) -> None:
         """In a forked child, make sessions that callers have raise a UsageError when used."""
 
-        def refuse(*arguments: object) -> None:
-            self._owner.check()
-
         for session in self._sessions:
-            vars(session.session).update(run=refuse, stage_calls=refuse, select=refuse)
+            session.session.refuse(self._owner.check)
 
     def __del__(self) -> None:
         if not self._owner.is_here():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.detector_graph import DetectorRun
+from elir_deploy.runtime.forks import leak
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage, file_precision
 from elir_deploy.runtime.tensors import TensorSpec
 
@@ -116,6 +117,17 @@ class Session(ABC):
         is selected when they are called.
         """
         return (("all stages", self.run),)
+
+    def refuse(self, check: Callable[[], None]) -> None:
+        """Make every use call ``check``, which raises, also of methods that callers took before."""
+
+        def refused(*arguments: object) -> None:
+            check()
+
+        vars(self).update(run=refused, stage_calls=refused, select=refused)
+        for selection in self._selections.values():
+            leak(selection.steps)
+            selection.steps = (check,) * len(selection.steps)
 
     def arithmetic(self) -> dict[str, int] | None:
         """Number of convolutions by the type they run in, from the library; None: unknown.
