@@ -224,7 +224,8 @@ def _opened_heif(file: BinaryIO, brand: bytes) -> Image.Image:
     except ImportError:
         raise MissingDependencyError("pillow-heif", "heif", "read HEIC files") from None
     file.seek(0)
-    image: Image.Image = HeifImageFile(file)
+    open_heif: Any = HeifImageFile  # which has no types
+    image: Image.Image = open_heif(file)
     return image
 
 

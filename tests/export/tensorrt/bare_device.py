@@ -20,7 +20,7 @@ def main() -> None:
     (stage,) = Bundle.open(sys.argv[1]).stages
     inputs = [{"Format/Datatype": "Row major linear FP16 format"}]
     layers = [{"Name": "c", "LayerType": "CaskConvolution", "Inputs": inputs}]
-    ends = {"image": stage.input, "restored": stage.output}
+    ends = {spec.name: spec for spec in (stage.input, stage.noise, stage.output) if spec}
     stand_in = StandIn("10.3.0.30", layers, ends=DataType.UINT8, shapes=ends)
     sys.modules["tensorrt"] = stand_in  # type: ignore[assignment]
     for module in (command, backend):

@@ -166,8 +166,12 @@ class Network:
                 Layer(kind, [None if t.name == "-" else t for t in inputs], [tensors[made]])
             )
         tensors["restored"].dtype, tensors["restored"].shape = ends, (1, 3, 32, 32)
-        self.ends = tensors["image"], tensors["restored"]
-        self.num_inputs = self.num_outputs = 1
+        self.inputs, self.output = [tensors["image"]], tensors["restored"]
+        self.num_outputs = 1
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
 
     @property
     def num_layers(self) -> int:
@@ -177,10 +181,10 @@ class Network:
         return self.layers[index]
 
     def get_input(self, index: int) -> Tensor:
-        return self.ends[0]
+        return self.inputs[index]
 
     def get_output(self, index: int) -> Tensor:
-        return self.ends[1]
+        return self.output
 
 
 class TimingCache:
@@ -250,7 +254,7 @@ class StandIn:
         opens: whether the engine can be opened.
         accepts_cache: whether a stored timing cache is of this device.
         ends: type of the network's input and output.
-        shapes: what has the shape of each of them.
+        shapes: what has the shape of each of them, and of float32 inputs besides.
     """
 
     def __init__(
@@ -299,10 +303,14 @@ class StandIn:
 
             def create_network(self, flags: int = 0) -> Network:
                 outer.network_flags.append(flags)
-                outer.networks.append(Network(ends))
-                for tensor in outer.networks[-1].ends:
-                    tensor.shape = shapes[tensor.name].shape if shapes else tensor.shape
-                return outer.networks[-1]
+                network = Network(ends)
+                for name, sized in (shapes or {}).items():
+                    if name not in ("image", "restored"):
+                        network.inputs.append(Tensor(name, DataType.FLOAT))
+                    for tensor in (*network.inputs, network.output):
+                        tensor.shape = sized.shape if tensor.name == name else tensor.shape
+                outer.networks.append(network)
+                return network
 
             def create_builder_config(self) -> Config:
                 outer.configs.append(Config(accepts_cache))
