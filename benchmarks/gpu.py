@@ -123,7 +123,7 @@ class TorchRunner(Runner):
         model: Any = copy.deepcopy(subject.collapsed)
         self._model: Any = model.to(device, self._dtype, memory_format=layout)
         self._noise = subject.noise.to(device, self._dtype)
-        shape = (batch, *subject.image_size, 3)
+        shape = (batch, *subject.manifest.shapes[0].graph_size, 3)
         on_gpu = device != "cpu"
         self._source, self._sink = (
             torch.zeros(shape, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(2)

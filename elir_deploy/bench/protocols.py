@@ -284,11 +284,9 @@ PROTOCOLS: dict[str, BenchProtocol] = {
 
 
 def _image_size(bundle: Bundle) -> str:
-    height, width = bundle.manifest.input_size
-    return f"{width}x{height}"
+    return "{1}x{0}".format(*bundle.manifest.input_size)
 
 
 def _all_but_steps(bundle: Bundle) -> tuple[Any, ...]:
     info = bundle.manifest
-    model = info.model
-    return model.task, info.source, info.image_size, model.sigma_s, info.noise.seed
+    return info.model.task, info.source, info.input_size, info.model.sigma_s, info.noise.seed

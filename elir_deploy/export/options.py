@@ -169,7 +169,7 @@ class Settings:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the graph that is exported, measured and converted: the first."""
-        return self.shapes[0].graph_height, self.shapes[0].graph_width
+        return self.shapes[0].graph_size
 
     @classmethod
     def resolve(cls, checkpoint: Checkpoint, options: ExportOptions) -> Settings:
@@ -178,7 +178,7 @@ class Settings:
         steps = task.steps if options.steps is None else options.steps
         arch = checkpoint.model.arch
         shapes = tuple(_shape_of(arch, *size, options) for size in dict.fromkeys(sizes))
-        first = shapes[0].graph_height, shapes[0].graph_width
+        first = shapes[0].graph_size
         check_size(arch, first, steps)
         sigma_s = task.sigma_s if options.sigma_s is None else options.sigma_s
         if (options.noise or task.noise) == "field":

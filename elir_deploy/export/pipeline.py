@@ -245,7 +245,7 @@ class _Export:
     def _references(self) -> list[Reference]:
         """Of the first shape, and then of the largest."""
         shape = largest(self.settings.shapes)
-        sizes = [self.settings.image_size, (shape.graph_height, shape.graph_width)]
+        sizes = [self.settings.image_size, shape.graph_size]
         return [
             reference
             for size in dict.fromkeys(sizes)

@@ -62,6 +62,11 @@ class Shape(Record, frozen=True):
     def graph_width(self) -> int:
         return self.padded_width or self.width
 
+    @property
+    def graph_size(self) -> tuple[int, int]:
+        """(graph_height, graph_width)."""
+        return self.graph_height, self.graph_width
+
     def with_batch(self, batch: int) -> Shape:
         """The same size for ``batch`` images."""
         return msgspec.structs.replace(self, batch=batch)

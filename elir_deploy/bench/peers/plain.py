@@ -154,6 +154,9 @@ def _export(bench: Workbench) -> PlainGraph:
     with quiet(), as_unavailable("torch.onnx.export failed"):
         plain = Plain(bench.subject).eval()
         torch.onnx.export(
-            plain, (torch.zeros(1, 3, *bench.subject.image_size),), path, verbose=False
+            plain,
+            (torch.zeros(1, 3, *bench.subject.manifest.shapes[0].graph_size),),
+            path,
+            verbose=False,
         )
     return PlainGraph(path, time.perf_counter() - start)

@@ -97,7 +97,7 @@ class CompiledRunner(TorchRunner):
         self._network = torch.compile(subject.collapsed)
         try:
             with temporary_cache_dir(str(folder)):
-                self._run(np.zeros((*subject.image_size, 3), np.uint8))
+                self._run(np.zeros((*subject.manifest.shapes[0].graph_size, 3), np.uint8))
         except BaseException:
             self.close()
             _stop_compiling()

@@ -46,12 +46,6 @@ class Subject:
     weights: str
     incomparable: str | None
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the network's image in pixels."""
-        shape = self.manifest.shapes[0]
-        return shape.graph_height, shape.graph_width
-
     @cached_property
     def collapsed(self) -> Elir:
         """The model with single 3x3 convolutions; :attr:`model` is left as it is."""
@@ -98,8 +92,7 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
     else:
         model = checkpoint.model
         weights = "random" if checkpoint.random else checkpoint.name
-    size = info.shapes[0].graph_height, info.shapes[0].graph_width
-    shape = latent_shape(model, size)
+    shape = latent_shape(model, info.shapes[0].graph_size)
     seed, sigma_s = info.noise.seed, info.model.sigma_s
     noise: Noise = NoiseField(seed, sigma_s)
     if isinstance(info.noise, BakedNoise):
