@@ -96,6 +96,7 @@ lint: $(VENV)/.dev build/stubs
 	ruff format --check .
 	clang-format --dry-run --Werror $$(find runtime -name '*.[ch]' -o -name '*.[ch]pp')
 	mypy
+	mypy --platform win32 --cache-dir .mypy_cache/win32
 	# Programs that import one another as scripts, and libraries without types.
 	MYPYPATH=build/stubs:benchmarks mypy --no-warn-return-any --allow-untyped-calls --implicit-reexport \
 	    --ignore-missing-imports benchmarks/*.py
