@@ -7,7 +7,6 @@ next process in the folder can tell leftovers of a killed one from work in progr
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import io
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from elir_deploy.errors import OutputError
+from elir_deploy.operating_system import close, lock, open_to_lock
 
 __all__ = [
     "STANDARD_OUTPUT",
@@ -72,7 +72,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                 with part.open("wb") as file:
                     yield file
                     if mode is not None:
-                        os.fchmod(file.fileno(), mode)
+                        part.chmod(mode)
                     if durable:
                         file.flush()
                         os.fsync(file.fileno())
@@ -188,43 +188,32 @@ def locked(create: Callable[[], Path]) -> Iterator[Path]:
     while True:
         path = create()
         with suppress(FileNotFoundError):
-            descriptor = _lock(path, fcntl.LOCK_EX)
+            descriptor = open_to_lock(path)
+            lock(descriptor, wait=True)
             # Before the lock, another process may have removed it as abandoned.
             if path.exists():
                 break
-            os.close(descriptor)
+            close(descriptor)
     try:
         yield path
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Delete the files and folders that no living process has :func:`locked`."""
     for path in paths:
         with suppress(OSError):
-            descriptor = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = open_to_lock(path)
             try:
+                if not lock(descriptor):  # nothing is ever known to be abandoned
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
             finally:
-                os.close(descriptor)
-
-
-def _lock(path: Path, operation: int) -> int:
-    # NFS takes exclusive locks only on files open for writing.
-    access = os.O_RDONLY if path.is_dir() else os.O_RDWR
-    descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, operation)
-    except OSError:
-        # A file system without locks: nothing there is ever known to be abandoned.
-        if operation & fcntl.LOCK_NB:
-            os.close(descriptor)
-            raise
-    return descriptor
+                close(descriptor)
 
 
 def _new_part(folder: Path) -> Path:

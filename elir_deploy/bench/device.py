@@ -14,6 +14,7 @@ from elir_deploy import __version__
 from elir_deploy.bench.sensors.cpu import cpu_entries, is_virtual, read_cpu
 from elir_deploy.bench.sensors.files import ROOT, Tree, query_psutil
 from elir_deploy.bench.sensors.process import Affinity
+from elir_deploy.operating_system import clock_ticks
 
 __all__ = [
     *("CoresElsewhere", "Cpu", "CpuMeter", "Device"),
@@ -151,7 +152,7 @@ class CpuMeter:
         words = (self._tree.text("proc/stat") or "").partition("\n")[0].split()
         if len(words) < 9 or words[0] != "cpu":
             return None
-        ticks = os.sysconf("SC_CLK_TCK")
+        ticks = clock_ticks()
         user, nice, system, _, _, irq, softirq, stolen = (int(word) / ticks for word in words[1:9])
         # This process and its children that ended.
         process = sum(os.times()[:4])

@@ -7,7 +7,6 @@ the server still has the same file.
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 
 from elir_deploy.checkpoints.containers import HEAD, is_complete, signature_error
 from elir_deploy.errors import CheckpointError, DownloadError, OutputError
+from elir_deploy.operating_system import lock, remove_open, rename_open
 from elir_deploy.output_files import write_text
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import file_sha256
@@ -65,10 +65,10 @@ def fetch_released(
             if path.exists():  # downloaded by another process
                 return _verify(path)
             _Download(url, path, file, timeout, progress).run()
-            _check_content(_partial(path))
+            _check_content(_partial(path), file)
             _record(path, file_sha256(_partial(path)))
             _partial_record(path).unlink(missing_ok=True)
-            _partial(path).replace(path)
+            rename_open(file, path)
     except (OSError, OutputError, http.client.HTTPException) as error:
         raise DownloadError(_failure(name, path, error)) from error
     return path
@@ -120,10 +120,10 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
     while True:
         with partial.open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file.fileno())
             except BlockingIOError:
                 progress(f"waiting for another download of {path.name}", 0, 0)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file.fileno(), wait=True)
             try:
                 current = os.path.samestat(os.fstat(file.fileno()), partial.stat())
             except FileNotFoundError:
@@ -133,25 +133,26 @@ def _locked(path: Path, progress: ProgressCallback) -> Iterator[BinaryIO]:
             try:
                 yield file
             finally:
-                if current and not path.exists() and not os.fstat(file.fileno()).st_size:
-                    partial.unlink(missing_ok=True)
+                empty = not partial.exists() or not partial.stat().st_size
+                if current and not path.exists() and empty:
+                    remove_open(file)
                     _partial_record(path).unlink(missing_ok=True)
             return
 
 
-def _check_content(file: Path) -> None:
+def _check_content(path: Path, file: BinaryIO) -> None:
     """Refuse a download that is not a weights file or is incomplete.
 
     A web page is deleted. An incomplete file stays, so that the download can resume.
     """
-    with file.open("rb") as stream:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
         head = stream.read(HEAD)
-    reason = signature_error(head, file.stat().st_size)
+    reason = signature_error(head, size)
     if reason:
-        file.unlink()
+        remove_open(file)
         raise ConnectionError(f"the server did not send a weights file: {reason}")
-    if not is_complete(file):
-        size = file.stat().st_size
+    if not is_complete(path):
         raise ConnectionError(f"the file was truncated or damaged, at {size} bytes")
 
 

@@ -8,6 +8,7 @@ else (a bug).
 from __future__ import annotations
 
 import functools
+import io
 import signal
 import sys
 import time
@@ -113,6 +114,9 @@ def _terminate(signum: int, frame: object) -> None:
 def run_command(function: Callable[..., Any]) -> None:
     """Run ``function`` as a console command and exit the process."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Windows' encodings lack what a file's name may have; Python's standard error escapes it.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
     )

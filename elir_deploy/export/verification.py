@@ -160,7 +160,7 @@ def verify_bundle(
                 "floor_db": floor_db,
                 "images": [(reference.name, reference.synthetic) for reference in references],
             }
-            (job_folder / "job.json").write_text(json.dumps(request))
+            (job_folder / "job.json").write_text(json.dumps(request), "utf-8")
             reports[precision] = _run_child(job_folder)
     return reports
 
@@ -369,7 +369,7 @@ class _Parts:
 
 
 def _main(job_folder: Path) -> None:
-    job = json.loads((job_folder / "job.json").read_text())
+    job = json.loads((job_folder / "job.json").read_text("utf-8"))
     report = _verify_precision(job, job_folder)
     (job_folder / "result.json").write_bytes(msgspec.json.encode(report))
 

@@ -13,7 +13,6 @@ shares the folder and these rules (runtime/src/cache.cpp).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import OutputError
+from elir_deploy.operating_system import close, lock, open_folder, open_to_lock, unlock
 from elir_deploy.output_files import replacing
 from elir_deploy.tasks import TASKS
 
@@ -118,13 +118,13 @@ def read_sealed(path: Path) -> NDArray[np.uint8] | None:
     """
     try:
         with path.open("rb") as file:
-            _lock(file.fileno(), fcntl.LOCK_SH)  # the mapping duplicates it, with the lock
+            _try_lock(file.fileno(), shared=True)  # the mapping duplicates it, with the lock
             mapped = np.memmap(file, np.uint8, "c")
             content, seal = mapped[:-_SEAL_BYTES], mapped[-_SEAL_BYTES:]
             if hashlib.sha256(content.data).digest() != seal.tobytes():
                 return None
             with suppress(OSError):  # another user's
-                os.utime(file.fileno())
+                os.utime(path)
     except (OSError, ValueError):  # ValueError: it is empty
         return None
     return content
@@ -180,15 +180,15 @@ class FolderInUse:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _make_folder(folder)
-        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        _lock(self._descriptor, fcntl.LOCK_SH)
+        self._descriptor = open_folder(folder)
+        _try_lock(self._descriptor, shared=True)
         for path in folder.iterdir():
             with suppress(OSError):  # another user's
                 os.utime(path)
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 # Listing and removing ---------------------------------------------------------------------------
@@ -274,20 +274,17 @@ def remove_unused(file: CachedFile) -> bool:
     """Remove a file unless it is in use or being written; returns whether it is gone."""
     try:
         with ExitStack() as stack:
-            for path, how in (
-                (file.path.parent, os.O_RDONLY | os.O_DIRECTORY),
-                (file.path, os.O_RDWR),  # NFS takes exclusive locks only for writing
-            ):
-                descriptor = os.open(path, how | os.O_NOFOLLOW)
-                stack.callback(os.close, descriptor)
-                if not _lock(descriptor, fcntl.LOCK_EX):
+            for path in (file.path.parent, file.path):
+                descriptor = open_to_lock(path)
+                stack.callback(close, descriptor)
+                if descriptor is not None and not _try_lock(descriptor):
                     return False
-            if os.fstat(descriptor).st_mtime_ns != file.used_ns:
+            if file.path.lstat().st_mtime_ns != file.used_ns:
                 return False  # used since it was listed
             file.path.unlink()
     except FileNotFoundError:
         pass
-    except OSError:  # another user's
+    except OSError:  # another user's, or on Windows, in use
         return False
     return True
 
@@ -306,30 +303,27 @@ def _remove_empty(folder: Path, age_s: float) -> None:
                     os.rmdir(parent)
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int | None, *, shared: bool = False) -> bool:
     """Try to lock a file until it is closed; False also if the file system has no locks."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:
+        return lock(descriptor, shared=shared)
+    except BlockingIOError:
         return False
-    return True
 
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Exclude other processes, since two that remove files at once would remove too many."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = open_folder(folder)
     except OSError:  # there is nothing to remove
         yield
         return
     try:
         until = time.monotonic() + _PATIENCE_S
-        while not _lock(descriptor, fcntl.LOCK_EX) and time.monotonic() < until:
+        while descriptor is not None and not _try_lock(descriptor) and time.monotonic() < until:
             time.sleep(0.01)
         yield
     finally:
-        with suppress(OSError):
-            # Closing alone would leave the lock with a child that was forked meanwhile.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        unlock(descriptor)
+        close(descriptor)

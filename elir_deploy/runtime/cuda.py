@@ -11,6 +11,7 @@ import ctypes
 import importlib
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
+from elir_deploy.operating_system import CUDA_DRIVER
 from elir_deploy.runtime.cuda_device import Device
 from elir_deploy.runtime.cuda_python import CudaPythonDevice, import_cuda_python
 from elir_deploy.runtime.pycuda_device import PyCudaDevice
@@ -49,7 +50,7 @@ def device_capabilities() -> tuple[str, ...]:
     Empty if there is no driver, or if it fails.
     """
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(CUDA_DRIVER)
     except OSError:
         return ()
     count = ctypes.c_int()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.operating_system import file_identity
 from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_parts
 from elir_deploy.runtime.folders import Unread, list_images
 from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, format_of
@@ -171,12 +172,12 @@ def check_events_file(events: str, plan: Plan) -> None:
     """
     jobs = [*plan.jobs, *plan.skipped]
     files = {
-        _identity(path)
+        file_identity(path)
         for job in jobs
         for path in (job.source, *job.targets)
         if not _is_stream(path)
     }
-    if _identity(Path(events)) in files:
+    if file_identity(Path(events)) in files:
         raise UsageError(f"the events would replace {events}, an input or a result")
     check_writable(events)
 
@@ -293,20 +294,20 @@ def _prepare_folders(jobs: Sequence[Job]) -> None:
 
 
 def _check_targets(jobs: Sequence[Job], existing: Existing) -> None:
-    sources = {_identity(job.source): job.source for job in jobs if not _is_stream(job.source)}
+    sources = {file_identity(job.source): job.source for job in jobs if not _is_stream(job.source)}
     planned: dict[str, Path] = {}
     for job in jobs:
         for target in job.targets:
             if _is_stream(target):
                 continue
-            place = os.path.realpath(target)
+            place = os.path.normcase(os.path.realpath(target))
             if place in planned:
                 raise UsageError(
                     f"{planned[place]} and {job.source} would both become {target}: "
                     "restore them into different folders"
                 )
             planned[place] = job.source
-            source = sources.get(_identity(target))
+            source = sources.get(file_identity(target))
             if source is not None:
                 raise UsageError(
                     f"the result {target} would replace the input {source}: "
@@ -324,12 +325,3 @@ def _check_targets(jobs: Sequence[Job], existing: Existing) -> None:
 def _is_stream(path: Path) -> bool:
     """Whether it is standard input or output."""
     return str(path) in (STANDARD_INPUT, STANDARD_OUTPUT)
-
-
-def _identity(path: Path) -> object:
-    """Equal for two names of the same file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path.absolute()
-    return status.st_dev, status.st_ino

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
+from elir_deploy.operating_system import after_fork_in_child
 from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.conversion import PixelsToTensor, TensorToPixels
@@ -165,4 +165,4 @@ def _drain_pools() -> None:
         pool.drain()
 
 
-os.register_at_fork(after_in_child=_refuse_runs)
+after_fork_in_child(_refuse_runs)

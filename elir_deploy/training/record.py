@@ -95,7 +95,7 @@ def read_learning_rates(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / _FILE
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -29,6 +29,8 @@ def command(what: str, debug: DebugOption = False) -> None:
         raise QualityError("too low")
     elif what == "bug":
         raise ValueError("surprise")
+    elif what == "letters":
+        print("зерно")
     elif what == "full":
         print("x" * 100_000)
 
@@ -102,3 +104,12 @@ def test_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         "restoring 9/10, 44 s left",
         "restoring 10/10",
     ]
+
+
+def test_what_the_terminal_cannot_show_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    done = run("letters", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == ascii("зерно").strip("'")

@@ -356,7 +356,7 @@ def test_locks_that_are_not_to_be_had(files: list[Path], monkeypatch: pytest.Mon
     def refuse(descriptor: int, how: int) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(cache_module.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(cache_module, "_PATIENCE_S", 0.05)
     write_sealed(files[0], b"z" * 100)
     assert read_sealed(files[0]) is not None

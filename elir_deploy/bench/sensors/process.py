@@ -12,6 +12,7 @@ from typing import Any
 
 from elir_deploy.bench.sensors.files import ROOT, Tree, whole_number
 from elir_deploy.bench.sensors.nvml import Nvml, import_pynvml
+from elir_deploy.operating_system import allowed_cores
 
 __all__ = ["Affinity", "device_bytes", "peak_host_bytes", "rss_bytes"]
 
@@ -31,11 +32,7 @@ class Affinity:
     @classmethod
     def read(cls, root: Path = ROOT) -> Affinity:
         """The affinity of the calling thread."""
-        try:
-            allowed = tuple(sorted(os.sched_getaffinity(0)))
-        except (AttributeError, OSError):  # not on Linux
-            allowed = None
-        return cls(allowed, _quota(Tree(root)))
+        return cls(allowed_cores(), _quota(Tree(root)))
 
 
 def rss_bytes(root: Path = ROOT) -> int | None:

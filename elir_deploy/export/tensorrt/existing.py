@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import math
 import os
@@ -24,6 +23,7 @@ from elir_deploy.export.tensorrt.engines import (
     with_artifacts,
     with_engine,
 )
+from elir_deploy.operating_system import close, lock, open_folder
 from elir_deploy.output_files import replacing
 from elir_deploy.pixels import psnr_db
 from elir_deploy.progress import ProgressCallback, WarningCallback
@@ -296,10 +296,10 @@ def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
 def _alone(path: Path) -> Iterator[None]:
     """Lock the bundle: of two processes that add to one manifest, one would lose its engines."""
     try:
-        lock = os.open(path, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = open_folder(path)
+        lock(descriptor)
     except BlockingIOError:
-        os.close(lock)
+        close(descriptor)
         raise OutputError(f"another process is adding engines to {path}: wait for it") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from None
@@ -308,4 +308,4 @@ def _alone(path: Path) -> Iterator[None]:
             raise OutputError(f"{path} cannot be written: add the engines to a copy with -o FOLDER")
         yield
     finally:
-        os.close(lock)
+        close(descriptor)

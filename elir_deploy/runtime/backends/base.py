@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
+from elir_deploy.operating_system import CUDA_DRIVER
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.detector_graph import DetectorRun
 from elir_deploy.runtime.forks import leak
@@ -353,9 +354,9 @@ def allocate(spec: TensorSpec) -> NDArray[Any]:
 def missing_cuda_device() -> str | None:
     """None if the CUDA driver has a device, else the reason. Needs no CUDA toolkit."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(CUDA_DRIVER)
     except OSError:
-        return "no CUDA driver (libcuda.so.1 is not found): install NVIDIA's driver"
+        return f"no CUDA driver ({CUDA_DRIVER} is not found): install NVIDIA's driver"
     status = driver.cuInit(0)
     if status not in (0, _NO_DEVICE):
         return f"the CUDA driver does not start (cuInit returned {status}): check nvidia-smi"
