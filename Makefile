@@ -11,6 +11,7 @@
 #   make test-all make test, then make slow
 #   make gpu-check  what needs a GPU, on a machine with one
 #   make gpu-results  measure that GPU and rewrite docs/results/gpu.md
+#   make arm64    both runtimes on 64-bit ARM, the Jetson's processor, emulated (minutes)
 #   make results  measure this machine and rewrite docs/results (bench-results: elir-bench's alone)
 #
 # CONTRIBUTING.md says which of them to run after which change, and what exactly is slow.
@@ -29,7 +30,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 CPP := build/cpp
 TESTED := $(abspath build/tested)
 
-.PHONY: demo test test-all lint unit bare slow every-test cpp cpp-release cpp-address cpp-slow gpu-check gpu-results wheel dev \
+.PHONY: demo test test-all lint unit bare slow every-test cpp cpp-release cpp-address cpp-slow gpu-check gpu-results arm64 wheel dev \
     schema tiny results bench-results clean
 
 $(VENV)/.torch: Makefile
@@ -217,6 +218,39 @@ build/gpu/%:
 GPU ?= cuda
 gpu-results: build/gpu/bfr build/gpu/bsr
 	$(PYTHON) benchmarks/gpu.py docs/results/gpu.md $^ tiny --device $(GPU) --compile bfr --kernels bfr
+
+# 64-bit ARM, the Jetson's processor, under QEMU, by itself: the C++ runtime and its tests, then those Python
+# tests that define pixels and refusals, against that library too. It needs no other target.
+ARM := $(abspath build/arm64)
+ARM_PACKAGES := mmdebstrap debian-archive-keyring qemu-user-static g++-aarch64-linux-gnu cmake ninja-build pkg-config
+ARM_PLATFORMS := $(addprefix --platform manylinux,_2_28_aarch64 _2_27_aarch64 _2_17_aarch64 2014_aarch64)
+ARM_SITE := $(ARM)/venv/lib/python3.11/site-packages
+ARM_TESTS := $(addprefix tests/,runtime runtime_cpp $(addsuffix .py,test_pixels test_degradations test_output_files \
+    test_operating_system test_packaged_model))
+
+$(ARM)/.root: runtime/cmake/arm64.sh
+	dpkg -s $(ARM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q && apt-get install -y -q $(ARM_PACKAGES); }
+	rm -rf $(ARM) && mkdir -p $(ARM)
+	runtime/cmake/arm64.sh $(ARM)/root
+	touch $@
+
+$(ARM)/.venv: $(ARM)/.root pyproject.toml Makefile
+	rm -rf $(ARM)/venv $(ARM)/tools
+	$(ARM)/root/usr/bin/python3 -m venv --without-pip $(ARM)/venv
+	$(PYTHON) -m venv $(ARM)/tools
+	$(ARM)/tools/bin/pip --disable-pip-version-check -q install --target $(ARM_SITE) --python-version 3.11 \
+	    $(ARM_PLATFORMS) --only-binary=:all: ".[cpu]" onnx pytest pytest-xdist hypothesis tifffile $(PIP_ARGS)
+	runtime/cmake/onnxruntime.sh $(ARM)/root/usr $(ARM)/venv/bin/python
+	touch $@
+
+arm64: $(ARM)/.venv
+	cmake -S runtime -G Ninja -B $(ARM)/cpp -DCMAKE_TOOLCHAIN_FILE=$(abspath runtime/cmake/arm64.cmake) \
+	    -DELIR_SYSROOT=$(ARM)/root -DCMAKE_INSTALL_LIBDIR=lib/aarch64-linux-gnu -DELIR_WERROR=ON \
+	    -DELIR_BUILD_TESTS=ON -DELIR_BUILD_EXAMPLES=ON -DELIR_WITH_OPENVINO=OFF -DELIR_WITH_ONNXRUNTIME=ON
+	cmake --build $(ARM)/cpp
+	ctest --test-dir $(ARM)/cpp -j 2 --output-on-failure
+	ELIR_LIBRARY=$(ARM)/cpp/libelir.so ELIR_EMULATOR="qemu-aarch64-static -L $(ARM)/root" \
+	    $(ARM)/venv/bin/python -m pytest -n 2 --dist worksteal --durations=15 -m "not slow and not gpu" $(ARM_TESTS)
 
 results: $(VENV)/.dev $(VENV)/.user
 	$(PIP) install --group results $(PIP_ARGS)

@@ -14,6 +14,7 @@ from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.bundle import file_sha256
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.tasks import TASKS
+from tests.emulation import restores_squares
 
 DATA = Path(str(resources.files("elir_deploy"))) / "data"
 CHECKPOINT = DATA / "tiny.safetensors"
@@ -40,6 +41,7 @@ def test_the_bundle_was_made_from_the_checkpoint() -> None:
     assert Bundle.open("tiny").damaged_files() == {}
 
 
+@restores_squares
 def test_it_removes_noise() -> None:
     pytest.importorskip("onnxruntime")
     with Restorer("tiny") as restore:
@@ -58,6 +60,7 @@ def test_every_precision_is_there_and_passed() -> None:
     )
 
 
+@restores_squares
 @pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.02), ("int8", 0.3)])
 def test_reduced_precision_costs_no_more_than_promised(precision: str, loss: float) -> None:
     pytest.importorskip("onnxruntime")

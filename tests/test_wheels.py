@@ -12,7 +12,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+CONSTRAINTS = ROOT / "exporters" / "jetpack6" / "constraints.txt"
 WINDOWS = ("win_amd64",)
+#: JetPack 6 is Ubuntu 22.04, with glibc 2.35.
+JETPACK6 = ("manylinux2014_aarch64", *(f"manylinux_2_{n}_aarch64" for n in range(17, 36)))
 DRY_RUN = ("install", "--quiet", "--dry-run", "--ignore-installed")
 
 pytestmark = pytest.mark.slow
@@ -75,3 +78,18 @@ def test_windows(tmp_path: Path, python: str) -> None:
 def test_exporting_on_windows(tmp_path: Path) -> None:
     """Without dependencies: those of PyTorch for Linux are markers that pip evaluates here."""
     assert "torch" in resolved(tmp_path, ["export", "cpu"], "3.12", WINDOWS, "--no-deps")
+
+
+def test_jetpack6(tmp_path: Path) -> None:
+    """What the constraints name is what pip takes, and the last that it takes."""
+    lines = CONSTRAINTS.read_text("utf-8").splitlines()
+    constraints = dict(line.split("==") for line in lines if not line.startswith("#"))
+    extras = ["cpu", "openvino", "report", "sensors", "tensorrt"]
+    constrained = resolved(tmp_path, extras, "3.10", JETPACK6, "--constraint", str(CONSTRAINTS))
+    of_cuda = {"cuda-python", "cuda-bindings", "cuda-pathfinder"}
+    assert {n: v for n, v in constrained.items() if n not in of_cuda} == constraints
+    # For 3.10 these projects have made their last release: newer ones need a newer Python.
+    last = resolved(tmp_path, extras, "3.10", JETPACK6)
+    ended = {name: last[name] for name in ("onnxruntime", "numpy", "pillow")}
+    assert ended == {"onnxruntime": "1.23.2", "numpy": "2.2.6", "pillow": "12.3.0"}
+    assert {name: constraints[name] for name in ended} == ended | {"numpy": "1.26.4"}

@@ -13,6 +13,7 @@ import pytest
 
 import elir_deploy
 from tests.bundles import make_bundle
+from tests.emulation import times
 from tests.photo.pictures import face_bundle
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
@@ -102,6 +103,7 @@ def test_what_is_imported() -> None:
     assert not heavy & set(loaded)
 
 
+@times
 def test_import_time() -> None:
     """0.3 s beside numpy; about 0.1 s where this was written."""
     code = (

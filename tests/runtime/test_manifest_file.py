@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from elir_deploy.cli.choices import Precision
 from elir_deploy.errors import BundleError
-from elir_deploy.export.options import EXPORTABLE
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import (
     FORMAT_VERSION,
@@ -74,7 +73,7 @@ def test_bf16_is_run_but_has_no_files(bundle: Path) -> None:
     assert [file_precision(p) for p in RUN_PRECISIONS] == ["fp32", "fp16", "fp32", "int8"]
     assert set(map(file_precision, RUN_PRECISIONS)) == set(PRECISIONS)
     assert set(get_args(FilePrecision)) == {*PRECISIONS, "w8"}
-    assert tuple(choice.value for choice in Precision) == RUN_PRECISIONS == EXPORTABLE
+    assert tuple(choice.value for choice in Precision) == RUN_PRECISIONS
     manifest = read_manifest(bundle)
     manifest["verification"]["bf16"] = verification(42.0)
     assert decoded(manifest).verification["bf16"].psnr_db == 42.0

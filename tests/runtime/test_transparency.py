@@ -12,6 +12,7 @@ from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.jobs import plan_jobs
 from elir_deploy.runtime.transparency import without_transparency
+from tests.emulation import restores_squares
 
 RNG = np.random.default_rng(5)
 #: How much of each pixel a disc covers, (64, 64) uint8.
@@ -80,6 +81,7 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(without_transparency(pixels, alpha), whole)
 
 
+@restores_squares
 @pytest.mark.parametrize("colours", ["to the rim", "half way", "mixed with black"])
 def test_the_rim_of_a_restored_disc_is_not_dark(tmp_path: Path, colours: str) -> None:
     """A disc of 240 on transparent black through the packaged model, and put on white."""

@@ -17,6 +17,7 @@ from elir_deploy.errors import BundleError, ElirError, ImageError, UnavailableEr
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME, decode_manifest
 from tests.bundles import make_bundle
+from tests.emulation import EMULATOR
 from tests.runtime_cpp.conftest import RUNTIME, Library, load
 
 #: ``elir_status`` by class of error.
@@ -73,7 +74,7 @@ def by_python(manifest: bytes) -> int:
 def by_cpp(manifests: list[bytes]) -> list[int]:
     program = Path(os.environ["ELIR_LIBRARY"]).parent / "tests" / "manifest_statuses"
     process = subprocess.run(
-        [program], input=b"\n".join(manifests), capture_output=True, check=True
+        [*EMULATOR, program], input=b"\n".join(manifests), capture_output=True, check=True
     )
     return [int(line) for line in process.stdout.split()]
 

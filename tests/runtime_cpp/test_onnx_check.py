@@ -13,6 +13,7 @@ import pytest
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.onnx_check import End, check_onnx
 from tests.bundles import image_spec, stage_graph
+from tests.emulation import EMULATOR
 from tests.forged import FORGED, mutated
 
 VERDICTS = Path(os.environ["ELIR_LIBRARY"]).parent / "tests" / "onnx_verdicts"
@@ -25,7 +26,9 @@ GOOD = stage_graph(image_spec("image", 32, "uint8"), image_spec("restored", 32, 
 def verdicts(contents: list[bytes]) -> list[str]:
     """The errors of the C++ runtime; empty for valid graphs."""
     stdin = b"".join(b"%d\n%b" % (len(content), content) for content in contents)
-    process = subprocess.run([VERDICTS], input=stdin, capture_output=True, timeout=300, check=True)
+    process = subprocess.run(
+        [*EMULATOR, VERDICTS], input=stdin, capture_output=True, timeout=300, check=True
+    )
     return process.stdout.decode("ascii").splitlines()
 
 
