@@ -65,8 +65,8 @@ wheel: $(VENV)/.dev
 	rm -rf dist $(TESTED) && mkdir -p $(TESTED)/docs
 	$(BIN)/python -m build -q
 	$(PIP) install --no-deps --target $(TESTED) dist/*.whl
-	cp -r tests benchmarks exporters runtime pyproject.toml Makefile CONTRIBUTING.md $(TESTED)
-	cp docs/guide-devices.md $(TESTED)/docs
+	cp -r tests benchmarks exporters runtime pyproject.toml Makefile CONTRIBUTING.md README.md $(TESTED)
+	cp docs/*.md $(TESTED)/docs
 
 # The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
 bare: wheel

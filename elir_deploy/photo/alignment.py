@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from elir_deploy.photo.faces import Points, units
 from elir_deploy.photo.sampling import WEIGHT_BITS, interpolate, packed, reduced_region
 
-__all__ = ["Similarity", "crop", "fit", "misfit", "template_units"]
+__all__ = ["Similarity", "crop", "fit", "reason_not_alignable", "template_units"]
 
 #: Bits after the point of a similarity's numbers.
 BITS = 20
@@ -128,7 +128,7 @@ def template_units(template: Points, size: int, side: int) -> list[tuple[int, in
     return [(units(x * side / size), units(y * side / size)) for x, y in template]
 
 
-def misfit(
+def reason_not_alignable(
     template: Sequence[tuple[int, int]],
     landmarks: Sequence[tuple[int, int]],
     side: int,
@@ -154,7 +154,7 @@ def misfit(
 def fit(template: Sequence[tuple[int, int]], landmarks: Sequence[tuple[int, int]]) -> Similarity:
     """The similarity from template points to landmarks, both in 1/64 pixel.
 
-    :func:`misfit` says for which landmarks there is none.
+    :func:`reason_not_alignable` says for which landmarks there is none.
     """
     d, _, p, q = _moments(template, landmarks)
     a = ((p << 21) + d) // (2 * d)

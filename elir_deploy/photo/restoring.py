@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import ImageError, UsageError
-from elir_deploy.photo.alignment import Similarity, crop, fit, misfit, template_units
+from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_alignable, template_units
 from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
@@ -125,7 +125,7 @@ def _aligned(
     for i, face in enumerate(faces):
         if face.reason is None:
             points = [(units(x * scale), units(y * scale)) for x, y in face.landmarks]
-            reason = misfit(template, points, squares.side, max(height, width))
+            reason = reason_not_alignable(template, points, squares.side, max(height, width))
             if reason is None:
                 places[i] = fit(template, points)
                 top, left, bottom, right = masked(places[i], squares.side, height, width)

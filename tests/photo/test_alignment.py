@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from elir_deploy.photo.alignment import Similarity, crop, fit, misfit, template_units
+from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_alignable, template_units
 from elir_deploy.photo.detectors import FACE_TEMPLATE
 from elir_deploy.photo.faces import Face
 from tests.photo.pictures import astronaut, face
@@ -126,7 +126,7 @@ def test_shrinking_does_not_alias() -> None:
 
 def test_landmarks_that_cannot_be_aligned() -> None:
     def problem(points: list[tuple[int, int]], longest: int = 1000) -> str | None:
-        return misfit(TEMPLATE, points, 512, longest)
+        return reason_not_alignable(TEMPLATE, points, 512, longest)
 
     good = units_of(face(500, 500, 300, 30))
     assert problem(good) is None

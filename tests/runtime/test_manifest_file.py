@@ -405,3 +405,9 @@ def _any_manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("fuzz") / "b"
         _manifests.append(read_manifest(make_bundle(folder, stages="split")))
     return copy.deepcopy(_manifests[0])
+
+
+@pytest.mark.parametrize("name", ["manifest", "enlarged"])
+def test_seeds_of_the_fuzzer_are_valid(name: str) -> None:
+    seed = Path(__file__).parents[2] / "runtime" / "fuzz" / "seeds" / "fuzz_bundle" / name
+    decode_manifest(seed.read_bytes()[1:])  # after the byte that says what the seed replaces

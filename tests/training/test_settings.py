@@ -3,12 +3,19 @@ from __future__ import annotations
 import pytest
 
 from elir_deploy.errors import UsageError
+from elir_deploy.tasks import TASKS
 from elir_deploy.training.settings import (
     AutoencoderSettings,
     ObjectiveSettings,
     RunSettings,
     settings_for,
 )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_settings(task: str) -> None:
+    objective = settings_for(task).objective
+    assert (objective.segments, objective.sigma_s) == (TASKS[task].steps, TASKS[task].sigma_s)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,16 @@ class HostSession(Session):
     def _step(
         self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
     ) -> Callable[[], None]:
-        """The call that runs stage ``index`` from ``sources``, in the order of its inputs."""
+        """The call that runs stage ``index``: it reads ``sources`` and writes ``sink``.
+
+        Args:
+            index: number of the stage.
+            shape: what it runs on, with the batch.
+            sources: its inputs; their names are ``self._manifest.stages[index].inputs``.
+            sink: its output.
+
+        The call raises UnavailableError if the library fails.
+        """
 
     def run(self) -> None:
         for step in self._selected.steps:
