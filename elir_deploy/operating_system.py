@@ -1,9 +1,10 @@
 """What POSIX has and Windows lacks: locks on files and folders, forks, links that are not followed.
 
 On POSIX, a ``flock`` says that a file or folder is in use; it ends with its process, and the C++
-runtime understands it. On Windows nothing is locked: the system itself refuses to delete, rename
-or replace a file that is open or mapped. So there, the temporary files of killed processes stay,
-and two processes that add engines to one bundle, or download the same weights, must take turns.
+runtime understands it. On Windows nothing is locked: the system itself refuses to delete, rename or
+replace a file that is open or mapped. On Windows, temporary files of killed processes therefore
+remain, and two processes that add engines to one bundle, or download the same weights, must take
+turns.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ __all__ = [
     "discard",
     "is_standard_output",
     "locked",
+    "open_stream",
     "remove_abandoned",
     "remove_parts",
     "replacing",
@@ -124,6 +125,20 @@ def check_writable(path: str | Path) -> None:
 def is_standard_output(path: str | Path) -> bool:
     """Whether ``path`` is ``-`` or another name for standard output's file."""
     return str(path) == STANDARD_OUTPUT or _stream_number(path) == 1
+
+
+def open_stream(path: str | Path) -> BinaryIO:
+    """Open a file that grows while it is written; an existing one is replaced from its start.
+
+    Standard output and error, by ``-`` or any other name, are written on from where they are.
+
+    Raises:
+        OutputError: it cannot be opened.
+    """
+    try:
+        return _open_stream(path)
+    except OSError as error:
+        raise _output_error(path, error) from None
 
 
 def discard(stream: TextIO) -> None:

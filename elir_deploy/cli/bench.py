@@ -40,6 +40,7 @@ Protocol = enum.Enum("Protocol", {name: name for name in PROTOCOLS}, type=str)  
 _DEFAULT = Protocol("paper")
 
 
+# Its length is that of the options, which Typer reads from the signature.
 def bench(
     bundle: Annotated[
         list[str],

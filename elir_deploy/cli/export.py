@@ -32,6 +32,7 @@ Normalization = Literal["measured", "float32", "float16"]
 Fallback = Literal["float32", "float16"]
 
 
+# Its length is that of the options, which Typer reads from the signature.
 def export(
     checkpoint: Annotated[
         str,

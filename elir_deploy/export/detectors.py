@@ -79,19 +79,19 @@ class PreparedDetector:
 
     def entry(self, graph: File, licence: File) -> Detector:
         """The manifest's entry, for the files that were written."""
-        seen = self.convention
+        convention = self.convention
         return Detector(
             name=self.name,
-            decoder=seen.decoder,
+            decoder=convention.decoder,
             licence=self.licence,
             licence_file=licence,
             input=self.input,
-            outputs={output.name: output.described for output in seen.outputs},
-            color=seen.color,
-            multiple=seen.multiple,
+            outputs={output.name: output.described for output in convention.outputs},
+            color=convention.color,
+            multiple=convention.multiple,
             long_side=LONG_SIDE,
-            score_threshold=seen.score_threshold,
-            overlap_threshold=seen.overlap_threshold,
+            score_threshold=convention.score_threshold,
+            overlap_threshold=convention.overlap_threshold,
             template=FACE_TEMPLATE,
             template_size=FACE_TEMPLATE_SIZE,
             artifacts=[
@@ -127,7 +127,7 @@ def prepare_detector(source: str | Path, opset: int) -> PreparedDetector:
     path = Path(source)
     try:
         if path.stat().st_size > _LARGEST:
-            raise CheckpointError(f"{path} is larger than {_LARGEST} bytes: no face detector is")
+            raise CheckpointError(f"{path} has more than {_LARGEST} bytes: not a face detector")
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(

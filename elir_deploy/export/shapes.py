@@ -24,9 +24,9 @@ def largest(shapes: Iterable[Shape]) -> Shape:
 
 
 def for_shapes(model: ModelProto, shapes: Sequence[Shape]) -> ModelProto:
-    """A graph for all ``shapes``, from one of the first of them with batch 1.
+    """A graph for all ``shapes``, from one exported for the first of them with batch 1.
 
-    With one shape of batch 1 it is the graph itself.
+    If that is the only shape, ``model`` itself is returned.
     """
     batches, sizes = any(shape.batch > 1 for shape in shapes), len(shapes) > 1
     return free_shapes(model, batches=batches, sizes=sizes) if batches or sizes else model

@@ -1,12 +1,12 @@
 """Finding faces: the picture is fitted into the detector's input, its outputs become faces.
 
 The picture is shrunk until its longer side is ``long_side`` pixels; a smaller one stays as it is.
-It is first reduced by the whole number of times that the longer side has ``long_side`` (means of
-squares, :mod:`elir_deploy.photo.sampling`; what is left over at the right and below is not seen),
-then resized (bicubic, antialiased). It lies at the top left of the input, and black fills both
-sides up to multiples of what the network needs. A box or landmark is its position there times the
-size of what is seen over the size of the shrunk picture, along each axis, in float64, rounded to
-1/64 pixel.
+It is first reduced by the integer factor ``longer side // long_side`` (means of squares,
+:mod:`elir_deploy.photo.sampling`; remaining rows and columns at the right and below are cut), then
+resized (bicubic, antialiased). It lies at the top left of the input, and black fills both sides up
+to multiples of what the network needs. A box or landmark is its position there times the size of
+what is seen over the size of the shrunk picture, along each axis, in float64, rounded to 1/64
+pixel.
 
 Of faces whose boxes overlap, the highest score stays: by descending score, of equal ones the first
 cell, a face is dropped if the intersection over union with one that stays is above a threshold.
@@ -71,15 +71,15 @@ class FaceDetector:
         """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
 
         Raises:
-            BundleError: the network computed what no detector does.
+            BundleError: the network's outputs are invalid.
         """
-        seen = self._description
+        description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
-        tensor = letterboxed(picture, view, seen.multiple, seen.color)
+        tensor = letterboxed(picture, view, description.multiple, description.color)
         candidates = self._convention.decode(
-            self._run(tensor), tensor.shape[2], tensor.shape[3], seen.score_threshold
+            self._run(tensor), tensor.shape[2], tensor.shape[3], description.score_threshold
         )
-        return _faces(candidates, seen.overlap_threshold, *view.scale)
+        return _faces(candidates, description.overlap_threshold, *view.scale)
 
 
 @dataclass(frozen=True)

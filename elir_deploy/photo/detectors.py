@@ -42,7 +42,7 @@ FACE_TEMPLATE = (
     (313.08905, 371.15118),
 )
 FACE_TEMPLATE_SIZE = 512
-#: More cells above the threshold are no faces: at 1280 pixels a crowd has a tenth of that.
+#: Limit of cells above the threshold; a crowd at 1280 pixels has about 2,000.
 MOST_CANDIDATES = 20_000
 #: The longest side of a box in pixels of the detector's input.
 _LONGEST = 2**16

@@ -36,9 +36,9 @@ Points = tuple[Point, Point, Point, Point, Point]
 UNITS = 64
 #: Distance of the eyes in pixels below which a face is left as it is.
 LEAST_EYE_DISTANCE = 5
-#: No coordinate is further from 0, in pixels: what is computed of them then fits 64 bits.
+#: Limit of coordinates in pixels, so that the arithmetic fits 64 bits.
 _FURTHEST = 2**20
-#: One in this many sides is how far landmarks may lie from the template in an aligned picture.
+#: Landmarks of an aligned picture lie within its side divided by this of the template.
 _ALIGNED_WITHIN = 20
 
 

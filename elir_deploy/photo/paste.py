@@ -21,9 +21,9 @@ symmetric about, its coefficients in 1/4096 are ``(2^13 sum(w c g) + d) // (2 d)
 -255 to 255.
 
 **Detail.** A face larger than the square (scale above 1) has detail that the network does not see.
-As much of it is kept as the network kept of the finest that it saw. With the sum g of a pixel's
-channels, ``h = 4 g(u, v) - g(u - 1, v) - g(u + 1, v) - g(u, v - 1) - g(u, v + 1)`` of the crop and
-of the restored square, and ``w = m >> 4`` within the outermost pixels, the share kept is
+The share kept is that of the finest visible detail that the network preserved. With the sum g of a
+pixel's channels, ``h = 4 g(u, v) - g(u - 1, v) - g(u + 1, v) - g(u, v - 1) - g(u, v + 1)`` of the
+crop and of the restored square, and ``w = m >> 4`` within the outermost pixels, the share kept is
 ``k = (2^9 sum(w h_c h_r) + d) // (2 d)`` with ``d = sum(w h_c^2)``, limited to 0 to 256; it is 256
 if d is 0 or the face is not larger. ``((256 - k) (s - 128) + 128) >> 8`` with the crop s is added
 to the change, which is then limited again.

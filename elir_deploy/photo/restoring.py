@@ -75,11 +75,11 @@ def restore_photo(
         find: the faces of the picture.
         squares: what restores them.
         faces: which are restored: ``all``, ``largest`` or ``centre``. For ``auto``,
-            :func:`~elir_deploy.photo.faces.is_aligned` decides between ``all`` and the whole
-            picture as one square, which is no matter of this function.
+            the caller decides by :func:`~elir_deploy.photo.faces.is_aligned` between ``all`` and
+            the whole picture as one square.
         scale: 1, 2 or 4; the picture is enlarged (bicubic), landmarks of the output are ``scale``
             times those of the input.
-        background: (H * scale, W * scale, 3) uint8: what the rest of the picture shall be; None:
+        background: (H * scale, W * scale, 3) uint8: pixels of the rest of the output; None:
             the picture, enlarged.
 
     Raises:

@@ -15,8 +15,9 @@ of 1/65536, exactly (f is in units of 1/32)::
     i =  1:   -3 f^3 + 128 f^2 + 1024 f
     i =  2:      f^3 -  32 f^2
 
-A weight of two axes is ``(w_y * w_x + 2^20) >> 21``; what the 16 lack of 2048 is added to the
-greatest, the first of several. The result is the sum of weight times value, in units of 1/2048.
+A weight of two axes is ``(w_y * w_x + 2^20) >> 21``; the 16 must sum to 2048, so the remainder is
+added to the largest (the first, on a tie). The result is the sum of weight times value, in units of
+1/2048.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def interpolate(
     total = np.full(x.shape, _BIAS, np.int64)
     value, weight = np.empty_like(total), np.empty_like(total)
     for tap in range(16):
-        # mode: without a check of every index, for which there is none that fails.
+        # "wrap" skips the check of every index; all are in range.
         flat[(tap // 4) * stride + tap % 4 :].take(first, out=value, mode="wrap")
         weights[tap].take(phase, out=weight, mode="wrap")
         value *= weight

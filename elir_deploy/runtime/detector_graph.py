@@ -30,7 +30,7 @@ def detector_of(bundle: Bundle) -> Detector:
     if detector is None:
         raise BundleError(
             f"{bundle.path} has no face detector: export it again with --detector centerface, or "
-            "restore aligned crops (--faces aligned)"
+            "restore aligned crops (elir-restore, or faces='aligned')"
         )
     return detector
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from elir_deploy.errors import OutputError
-from elir_deploy.output_files import discard, is_standard_output
+from elir_deploy.output_files import discard, is_standard_output, open_stream
 from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import Plan
 
@@ -47,12 +47,7 @@ class EventLog:
         self._counts = Counter[str]()
         self._lock = threading.Lock()
         self._stdout = is_standard_output(path)
-        try:
-            self._file = (
-                sys.stdout if self._stdout else Path(path).open("w", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
-            )
-        except OSError as error:
-            raise self._failure(error) from None
+        self._file = sys.stdout.buffer if self._stdout else open_stream(path)
 
     def __enter__(self) -> EventLog:
         for job in self._plan.skipped:
@@ -101,7 +96,7 @@ class EventLog:
 
     def _write(self, event: dict[str, Any]) -> None:
         # ASCII, with escapes: file names need not be valid in any encoding.
-        line = json.dumps(event) + "\n"
+        line = json.dumps(event).encode() + b"\n"
         with self._lock:
             try:
                 self._file.write(line)

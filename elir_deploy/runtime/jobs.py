@@ -52,7 +52,7 @@ class Job:
     def done(self) -> bool:
         """Whether all files that it writes exist.
 
-        They appear as a whole, so that there is no half of one. An empty one is not a result.
+        Files are written atomically: an existing one is complete. An empty one is not a result.
         """
         return all(path.is_file() and path.stat().st_size for path in self.targets)
 
@@ -269,7 +269,7 @@ def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[J
 
 
 def _without_results(found: _Sources, folder: Path, naming: _Naming) -> Iterator[tuple[Path, Path]]:
-    """Where results stand beside their inputs, those of an earlier run are no inputs."""
+    """Without the results of earlier runs, if results are written beside their inputs."""
     results = {
         os.path.realpath(target)
         for source, place in found.places

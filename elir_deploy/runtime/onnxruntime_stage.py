@@ -19,7 +19,7 @@ class OnnxRuntimeStage(CudaStage):
     """A graph that ONNX Runtime loaded for the stream that :meth:`enqueue` is called with.
 
     Not captured as a CUDA graph: ONNX Runtime's issues 32081 and 32121 report that capturing ended
-    the process, and 1.31, which has a remedy, has not been tried on a GPU.
+    the process; 1.31 has a fix, untested on a GPU.
 
     Args:
         ort: the library.

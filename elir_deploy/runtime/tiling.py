@@ -19,9 +19,8 @@ From ``r_i`` on, in the middle of their overlap, the result goes from what the t
 Ramps of up to a quarter of a tile do not touch each other, so at most two tiles meet. Tiles run row
 by row, as many at a time as the model takes; each row of tiles is blended along its row first
 (rounding to 8 bits), then with what the row above left in the output (rounding again). What a tile
-reads beyond
-the picture, to the right and below, is mirrored, edge pixel included (index i of length L is
-``m = i mod 2L``, then ``2L - 1 - m`` where ``m >= L``), and the result is cut.
+reads beyond the picture, to the right and below, is mirrored, edge pixel included (index i of
+length L is ``m = i mod 2L``, then ``2L - 1 - m`` where ``m >= L``), and the result is cut.
 
 Of several sizes of tiles, the one with the fewest pixels in all tiles is taken; of equal ones that
 with the fewest tiles, and then the first.
@@ -82,7 +81,7 @@ def spans(length: int, tile: int, ramp: int, stride: int = 1) -> list[Span]:
         length: of the picture.
         tile: of a tile, a multiple of ``stride`` and at least twice as long.
         ramp: number of pixels over which tiles are blended, at most half a tile.
-        stride: what every tile begins at a multiple of.
+        stride: tiles start at multiples of this.
     """
     if length <= tile:
         return [Span(0, 0, length, 0)]
@@ -118,7 +117,7 @@ class Tiling:
     Attributes:
         shape: shape of the model's input that they are run with.
         rows, columns: the tiles along each axis.
-        stride: what every tile begins at a multiple of.
+        stride: tiles start at multiples of this.
     """
 
     shape: Shape
@@ -153,12 +152,12 @@ class Tile(NamedTuple):
 def choose_tiling(
     shapes: Sequence[Shape], height: int, width: int, stride: int, ramp: int | None = None
 ) -> Tiling:
-    """The tiles of a picture, of the shape of which they have the fewest pixels.
+    """Tiles of the shape that covers the picture with the fewest pixels in total.
 
     Args:
         shapes: shapes of the model's input.
         height, width: of the picture in pixels.
-        stride: what every tile begins at a multiple of.
+        stride: tiles start at multiples of this.
         ramp: width of the blend along both axes; None: :func:`overlap` of a tile's sides.
     """
 

@@ -293,6 +293,20 @@ def test_events(run, tmp_path: Path, capsys) -> None:
     assert "the events would replace" in capsys.readouterr().err
 
 
+def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("earlier\n")
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    arguments = [str(bundle), str(picture), "-o", str(tmp_path / "out"), "--events", "/dev/stderr"]
+    with log.open("a") as end:
+        command = [sys.executable, "-m", "elir_deploy.cli.restore", *arguments]
+        subprocess.run(command, stderr=end, check=True)
+    lines = log.read_text().splitlines()
+    assert lines[0] == "earlier"
+    assert sum('"event": "summary"' in line for line in lines) == 1
+
+
 def test_events_that_nobody_reads(bundle: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)

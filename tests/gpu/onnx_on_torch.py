@@ -41,9 +41,10 @@ class OnnxOnTorch:
             for tensor in model.graph.initializer
         }
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
         values: dict[str, Tensor | None] = {"": None, **self._constants}
-        values[self._graph.input[0].name] = torch.from_numpy(image).to(self._device)
+        for end, array in zip(self._graph.input, inputs, strict=True):
+            values[end.name] = torch.from_numpy(array).to(self._device)
         with torch.no_grad():
             for node in self._graph.node:
                 attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

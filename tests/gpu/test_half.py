@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.noise import NoiseField
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -25,8 +27,12 @@ def worst_psnr(precision: str, device: str, images: int | None = None) -> float:
     """Of the packaged bundle's pictures, against what float32 PyTorch made of them."""
     bundle = Bundle.open("tiny")
     graph = OnnxOnTorch(onnx.load(bundle.path / f"fused.{precision}.onnx"), device)
+    (stage,) = bundle.stages
+    assert stage.noise is not None
+    noise = np.empty(stage.noise.shape, np.float32)
+    NoiseField(bundle.manifest.noise.seed, bundle.manifest.model.sigma_s).fill(noise[0], 0, 0)
     pictures = list(bundle.reference_images())[:images]
-    return min(psnr_db(graph(image[None])[0], wanted) for _, image, wanted in pictures)
+    return min(psnr_db(graph(image[None], noise)[0], expected) for _, image, expected in pictures)
 
 
 def test_the_graph_is_computed_as_it_says() -> None:
