@@ -33,7 +33,7 @@ from elir_deploy.text import pipes
 LONGEST_S = 120
 #: Whether the session captures, which is no option of ONNX Runtime.
 CAPTURED = "captured"
-HEURISTIC = {"cudnn_conv_algo_search": "HEURISTIC"}
+EXHAUSTIVE = {"cudnn_conv_algo_search": "EXHAUSTIVE"}
 NHWC = {"prefer_nhwc": "1"}
 FUSED = {"fuse_conv_bias": "1"}
 TF32 = {"use_tf32": "1"}
@@ -44,13 +44,13 @@ VARIANTS: dict[str, dict[str, str]] = {
     "as the backend has it": {},
     "captured": {CAPTURED: "1"},
     "captured by ONNX Runtime": {"enable_cuda_graph": "1"},
-    "captured, heuristic choice of algorithms": {CAPTURED: "1", **HEURISTIC},
+    "captured, exhaustive choice of algorithms": {CAPTURED: "1", **EXHAUSTIVE},
     "captured, default algorithms": {CAPTURED: "1", "cudnn_conv_algo_search": "DEFAULT"},
     "captured, small workspaces": {CAPTURED: "1", "cudnn_conv_use_max_workspace": "0"},
     "captured, bias fused": {CAPTURED: "1", **FUSED},
     "captured, NHWC": {CAPTURED: "1", **NHWC},
     "captured, NHWC, bias fused": {CAPTURED: "1", **NHWC, **FUSED},
-    "captured, NHWC, heuristic": {CAPTURED: "1", **NHWC, **HEURISTIC},
+    "captured, NHWC, exhaustive": {CAPTURED: "1", **NHWC, **EXHAUSTIVE},
     "captured, TF32": {CAPTURED: "1", **TF32},
 }
 QUANTISED = {

@@ -15,6 +15,7 @@ from scipy import ndimage
 from elir_deploy.degradations import FaceDegradation
 from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.photo import Face, FaceDetector
+from elir_deploy.pixels import rounded
 from elir_deploy.runtime.manifest import File
 from elir_deploy.runtime.photos import sample_photos
 
@@ -73,7 +74,7 @@ def _lit(picture: Pixels, i: int) -> Pixels:
     """Darker, brighter, warmer or from one side."""
     gains = np.array([1 + 0.12 * math.sin(i), 1.0, 1 - 0.12 * math.sin(i)]) * (0.75 + 0.04 * i)
     across = np.linspace(-0.2, 0.2, picture.shape[1])[None, :, None] * (-1) ** i
-    return np.clip(np.rint(picture * gains * (1 + across)), 0, 255).astype(np.uint8)
+    return rounded(picture * gains * (1 + across))
 
 
 def _place(
@@ -105,7 +106,7 @@ def _place(
     radius = np.abs((columns + 1j * rows) - middle) / (side / 2)
     soft = np.clip((1 - radius) * 8, 0, 1)[..., None]
     place = scene[top : top + side, left : left + side]
-    place[...] = np.clip(np.rint(place * (1 - soft) + head * soft), 0, 255)
+    place[...] = rounded(place * (1 - soft) + head * soft)
 
     def moved(x: float, y: float) -> tuple[float, float]:
         point = (complex(x, y) - centre) / turn + middle

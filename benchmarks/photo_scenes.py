@@ -33,6 +33,7 @@ from elir_deploy.photo.alignment import Similarity, crop, fit, template_units
 from elir_deploy.photo.detectors import FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import units
 from elir_deploy.photo.paste import Change, change, mask, paste
+from elir_deploy.pixels import decibels, rounded
 from elir_deploy.runtime import write_image
 from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.text import pipes
@@ -53,13 +54,12 @@ def tone_and_texture(crops: Pixels) -> Pixels:
         blurred = np.asarray(Image.fromarray(square).filter(ImageFilter.GaussianBlur(3)))
         sharp = square + 0.7 * (square.astype(float) - blurred)
         toned = 255 * (np.clip(sharp, 0, 255) / 255) ** 0.85 + np.array([10, 0, -8])
-        result[i] = np.clip(np.rint(toned + pattern[..., None]), 0, 255)
+        result[i] = rounded(toned + pattern[..., None])
     return result
 
 
 def psnr(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    error = float(((a.astype(float) - b) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return decibels(float(((a.astype(float) - b) ** 2).mean()), 255)
 
 
 def similarity_of(face: Face) -> Similarity:
@@ -196,7 +196,7 @@ def degradations(clean: Pixels) -> dict[str, Pixels]:
 
     def noisy(deviation: float) -> Pixels:
         noise = rng.normal(0, deviation, clean.shape)
-        return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
+        return rounded(clean + noise)
 
     blurred = np.asarray(Image.fromarray(clean).filter(ImageFilter.GaussianBlur(3)))
     return {

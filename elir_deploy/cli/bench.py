@@ -86,7 +86,7 @@ def bench(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            metavar="CHECKPOINT",
+            metavar="FILE|NAME",
             help="The checkpoint that the bundle was exported from (its SHA-256 is checked), to "
             "give peers the same weights. [default: random weights, which are as fast]",
             rich_help_panel=_MEASURE,

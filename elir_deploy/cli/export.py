@@ -70,7 +70,7 @@ def export(
     detector: Annotated[
         str | None,
         typer.Option(
-            metavar="DETECTOR",
+            metavar="NAME|FILE",
             help="The network that finds faces in whole photographs: centerface, yunet "
             "(downloaded), an ONNX file of either kind, or none. [default: centerface for bfr, if "
             "the extra faces is installed; else none]",

@@ -71,7 +71,7 @@ def restore(
         typer.Option(
             "-o",
             "--output",
-            metavar="OUTPUT",
+            metavar="FOLDER|FILE",
             help="Folder for the results, created if needed. With one input: also a file such as "
             "name.png, or - for standard output.",
         ),
@@ -320,7 +320,7 @@ class _Report:
     def print_summary(self, restorer: Restorer | None) -> None:
         """Counts, failures, and what the user may not expect of the plan."""
         outcome, plan = self.outcome, self._plan
-        if outcome.failures:
+        if outcome.failures and len(plan.jobs) > 1:  # a single one was the last line
             tell("failed images:")
             for job, reason in outcome.failures[:_REPEATED]:
                 tell(f"  {_with_path(job.source, reason)}")

@@ -18,8 +18,7 @@ __all__ = ["OnnxRuntimeStage", "library_failures", "one_line"]
 class OnnxRuntimeStage(CudaStage):
     """A graph that ONNX Runtime loaded for the stream that :meth:`enqueue` is called with.
 
-    Not captured as a CUDA graph: ONNX Runtime's issues 32081 and 32121 report that capturing ended
-    the process; 1.31 has a fix, untested on a GPU.
+    Not captured as a CUDA graph: a captured INT8 graph gave wrong pictures (docs/results/gpu.md).
 
     Args:
         ort: the library.

@@ -230,7 +230,8 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
     monkeypatch.setattr(OnnxRuntimeBackend, "available", lambda self: None)
     monkeypatch.setattr(OnnxRuntimeBackend, "_load", load)
     run = BACKENDS[name].open_detector(Bundle.open(face_bundle(tmp_path / "b")), device=1)
-    assert asked == [[("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]]
+    ((((name, options),),)) = [asked[0]]
+    assert (name, options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", "1", "0")
     assert run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
 
 

@@ -322,8 +322,14 @@ def _on_cpu(precision: str, device: int, engines: Path | None) -> Providers:
 
 
 def _on_cuda(precision: str, device: int, engines: Path | None) -> Providers:
-    # By default, it multiplies float32 with 10 of 23 bits (TF32) from Ampere on.
-    return [("CUDAExecutionProvider", {"device_id": str(device), "use_tf32": "0"})]
+    options = {
+        "device_id": str(device),
+        # By default, it multiplies float32 with 10 of 23 bits (TF32) from Ampere on.
+        "use_tf32": "0",
+        # The exhaustive search, its default, chose slower algorithms (docs/results/gpu.md).
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    return [("CUDAExecutionProvider", options)]
 
 
 def _on_tensorrt(precision: str, device: int, engines: Path | None) -> Providers:
