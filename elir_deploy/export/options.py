@@ -20,6 +20,7 @@ from elir_deploy.runtime.manifest import RUN_PRECISIONS, Shape, file_precision
 from elir_deploy.runtime.manifest_file import MAX_TENSOR_BYTES
 from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
+from elir_deploy.runtime.tiling import next_multiple
 from elir_deploy.static_graph import (
     MAX_IMAGE_SIZE,
     Noise,
@@ -211,7 +212,7 @@ def _shape_of(arch: Architecture, height: int, width: int, options: ExportOption
     if not (1 <= height <= MAX_IMAGE_SIZE and 1 <= width <= MAX_IMAGE_SIZE):
         raise UsageError(f"{size}, expected sides of 1 to {MAX_IMAGE_SIZE} pixels")
     multiple, batch = arch.image_multiple, options.batch
-    padded_height, padded_width = (-(-side // multiple) * multiple for side in (height, width))
+    padded_height, padded_width = (next_multiple(side, multiple) for side in (height, width))
     image_bytes = padded_height * padded_width * 3 * (1 if options.io == "uint8" else 4)
     if batch * image_bytes > MAX_TENSOR_BYTES:
         raise UsageError(

@@ -26,6 +26,7 @@ from elir_deploy.photo.faces import UNITS, Face, Points
 from elir_deploy.photo.sampling import reduced_region
 from elir_deploy.runtime.manifest import Detector
 from elir_deploy.runtime.resampling import resize_into
+from elir_deploy.runtime.tiling import next_multiple
 
 __all__ = ["MOST_FACES", "FaceDetector", "View", "letterboxed", "suppress"]
 
@@ -127,7 +128,7 @@ def letterboxed(
     if (rows, columns) != (view.height, view.width):
         large, small = small, np.empty((view.height, view.width, 3), np.uint8)
         resize_into(large, small)
-    height, width = (-(-side // multiple) * multiple for side in small.shape[:2])
+    height, width = (next_multiple(side, multiple) for side in small.shape[:2])
     tensor = np.zeros((1, 3, height, width), np.float32)
     order = slice(None) if color == "RGB" else slice(None, None, -1)
     tensor[0, :, : view.height, : view.width] = small[:, :, order].transpose(2, 0, 1)

@@ -81,8 +81,8 @@ class PhotoRestorer:
             self.restorer = undo.enter_context(
                 Restorer(opened, backend, precision=precision, threads=threads, device=device)
             )
-            template, its_size = self._description.template, self._description.template_size
-            self._squares = Squares(self.restorer.run_pixels, side, batch, template, its_size)
+            template = self._description.template, self._description.template_size
+            self._squares = Squares(self.restorer.run_pixels, side, batch, *template)
             self.detector_backend, run = _open_detector(
                 opened, self.restorer.backend, threads, device
             )

@@ -32,6 +32,7 @@ from elir_deploy.output_files import replacing
 from elir_deploy.tasks import TASKS
 
 __all__ = [
+    "DOWNLOADS",
     "CachedFile",
     "FolderInUse",
     "cache_folder",
@@ -46,6 +47,15 @@ __all__ = [
     "write_sealed",
 ]
 
+#: File names of what can be downloaded, by name.
+DOWNLOADS = {
+    "yunet": "yunet_n_dynamic.onnx",
+    **{
+        spec.released_name: f"{spec.released_name}.pth"
+        for spec in TASKS.values()
+        if spec.released_name
+    },
+}
 #: Enough for the five released models in float32 (0.55 GB), or the largest in all precisions (0.5).
 DEFAULT_LIMIT = 10**9
 _SEAL_BYTES = hashlib.sha256().digest_size
@@ -250,8 +260,8 @@ def trim_compiled(newest: Path | None = None) -> None:
 def downloads(folder: Path) -> dict[str, list[CachedFile]]:
     """The files of each download in a cache folder, by name, such as ``elir_bfr``."""
     files: dict[str, list[CachedFile]] = {}
-    for name in sorted(spec.released_name for spec in TASKS.values() if spec.released_name):
-        for path in sorted([*folder.glob(f"{name}.pth"), *folder.glob(f"{name}.pth.*")]):
+    for name, file_name in sorted(DOWNLOADS.items()):
+        for path in sorted([*folder.glob(file_name), *folder.glob(f"{file_name}.*")]):
             with suppress(OSError):  # removed meanwhile
                 status = path.lstat()
                 file = CachedFile(path, status.st_size, status.st_mtime_ns)

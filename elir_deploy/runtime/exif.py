@@ -170,8 +170,8 @@ def resolution_in(directory: Directory) -> tuple[float, float] | None:
         entry = directory.entries.get(tag)
         if entry is None or entry.kind != _RATIONAL or len(entry.content) < 8:
             return None
-        above, below = struct.unpack(f"{directory.order}2I", entry.content[:8])
-        values.append(above / below if below else 0.0)
+        numerator, denominator = struct.unpack(f"{directory.order}2I", entry.content[:8])
+        values.append(numerator / denominator if denominator else 0.0)
     unit = numbers(directory, _UNIT) or (_INCH,)
     if unit[0] not in (_INCH, _CENTIMETRE):
         return None
@@ -223,9 +223,9 @@ def resolution_entries(order: str, resolution: tuple[float, float]) -> dict[int,
     """Entries for so many pixels per inch."""
     entries = {}
     for tag, value in zip((_X, _Y), resolution, strict=True):
-        above, below = round(10_000 * value), 10_000
-        factor = math.gcd(above, below)
-        content = struct.pack(f"{order}2I", above // factor, below // factor)
+        numerator, denominator = round(10_000 * value), 10_000
+        factor = math.gcd(numerator, denominator)
+        content = struct.pack(f"{order}2I", numerator // factor, denominator // factor)
         entries[tag] = Entry(_RATIONAL, content)
     return entries | {_UNIT: Entry(_SHORT, struct.pack(f"{order}H", _INCH))}
 

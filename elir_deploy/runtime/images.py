@@ -20,7 +20,7 @@ from PIL import Image
 from elir_deploy.errors import ImageError, MissingDependencyError, OutputError, UsageError
 from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
-from elir_deploy.runtime.metadata import Metadata, largest_part, save_options, tiff_tags
+from elir_deploy.runtime.metadata import Metadata, part_too_large, save_options, tiff_tags
 from elir_deploy.runtime.tiff_writer import write_tiff
 
 __all__ = [
@@ -267,7 +267,7 @@ def check_fits(
     channels = 3 if alpha is None else 4
     if kind.largest_content is not None and height * width * channels > kind.largest_content:
         raise OutputError(f"{path}: {kind.name} cannot store 4 GiB of pixels: write PNG")
-    too_large = None if metadata is None else largest_part(kind.name, metadata)
+    too_large = None if metadata is None else part_too_large(kind.name, metadata)
     if too_large is not None:
         what, size, most = too_large
         raise OutputError(

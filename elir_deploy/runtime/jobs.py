@@ -83,8 +83,8 @@ class _Naming:
     suffix: str
     compare: bool
 
-    def job(self, source: Path, place: Path, longer: bool) -> Job:
-        stem = (place.name if longer else place.stem) + self.suffix
+    def job(self, source: Path, place: Path, keep_extension: bool) -> Job:
+        stem = (place.name if keep_extension else place.stem) + self.suffix
         compare = place.with_name(f"{stem}.compare.png") if self.compare else None
         return Job(source, place.with_name(stem + self.format_of(source)), compare)
 
@@ -152,8 +152,8 @@ def plan_jobs(
         jobs, renamed = _folder_jobs(found, output, _Naming(format or "png", suffix, compare))
         unread = found.unread
         if not jobs:
-            beside = f": {unread}" if unread else ""
-            raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{beside}")
+            reason = f": {unread}" if unread else ""
+            raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{reason}")
     for job in jobs:
         format_of(job.target, job.format)
     _check_targets(jobs, existing)
@@ -220,11 +220,11 @@ def _single_job(
     ending = output.suffix.lower() if output.suffix.lower() in OUTPUT_FORMATS else None
     if ending is None and compare:
         raise UsageError(f"a comparison needs a file or a folder, and -o is {output}")
-    asked = None if format is None else _Naming(format, "", False).format_of(source)
-    if ending and asked and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[asked.lower()]:
+    chosen = None if format is None else _Naming(format, "", False).format_of(source)
+    if ending and chosen and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[chosen.lower()]:
         raise UsageError(f"{output} ends in {ending}, and the format is {format}: leave one out")
     pair = output.with_name(f"{output.stem}.compare.png") if compare else None
-    return Job(source, output, pair, None if ending else asked or ".png")
+    return Job(source, output, pair, None if ending else chosen or ".png")
 
 
 # Folders --------------------------------------------------------------------------------------
@@ -252,10 +252,10 @@ def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[J
     places = found.places
     if naming.suffix:
         places = list(_without_results(found, folder, naming))
-    longer: set[int] = set()
+    ambiguous: set[int] = set()
     while True:
         jobs = [
-            naming.job(source, folder / place, number in longer)
+            naming.job(source, folder / place, number in ambiguous)
             for number, (source, place) in enumerate(places)
         ]
         writers: dict[Path, set[int]] = {}
@@ -263,9 +263,9 @@ def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[J
             for target in job.targets:
                 writers.setdefault(target, set()).add(number)
         colliding = {n for numbers in writers.values() if len(numbers) > 1 for n in numbers}
-        if colliding <= longer:
-            return jobs, [jobs[number] for number in sorted(longer)]
-        longer |= colliding
+        if colliding <= ambiguous:
+            return jobs, [jobs[number] for number in sorted(ambiguous)]
+        ambiguous |= colliding
 
 
 def _without_results(found: _Sources, folder: Path, naming: _Naming) -> Iterator[tuple[Path, Path]]:
@@ -273,8 +273,8 @@ def _without_results(found: _Sources, folder: Path, naming: _Naming) -> Iterator
     results = {
         os.path.realpath(target)
         for source, place in found.places
-        for longer in (False, True)
-        for target in naming.job(source, folder / place, longer).targets
+        for keep_extension in (False, True)
+        for target in naming.job(source, folder / place, keep_extension).targets
     }
     for source, place in found.places:
         if source not in found.listed or os.path.realpath(source) not in results:

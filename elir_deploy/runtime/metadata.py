@@ -33,7 +33,7 @@ __all__ = [
     "MAX_METADATA",
     "Metadata",
     "hide_orientation",
-    "largest_part",
+    "part_too_large",
     "read_metadata",
     "save_options",
     "tiff_tags",
@@ -240,7 +240,7 @@ def _bounded(content: bytes | None) -> bytes | None:
 # Writing --------------------------------------------------------------------------------------
 
 
-def largest_part(format: str, metadata: Metadata) -> tuple[str, int, int] | None:
+def part_too_large(format: str, metadata: Metadata) -> tuple[str, int, int] | None:
     """What a format cannot hold: its name, its bytes and how many may be; None: all is held."""
     if format != "JPEG":
         return None
@@ -261,12 +261,12 @@ def save_options(format: str, metadata: Metadata, width: int, height: int) -> di
         height: height of the result in pixels.
     """
     options: dict[str, Any] = {}
-    has_place = format in ("PNG", "JPEG")  # for the resolution
+    stores_resolution = format in ("PNG", "JPEG")  # outside EXIF
     # AVIF has the orientation elsewhere, and Pillow would write the block anew.
-    exif = _exif_for(metadata, width, height, has_place, oriented=format != "AVIF")
+    exif = _exif_for(metadata, width, height, stores_resolution, oriented=format != "AVIF")
     if exif is not None:
         options["exif"] = exif if format == "PNG" else _PREFIX + exif
-    if has_place and metadata.resolution is not None:
+    if stores_resolution and metadata.resolution is not None:
         options["dpi"] = metadata.resolution
     xmp = _xmp_for(metadata, width, height)
     if format == "PNG":
@@ -293,9 +293,9 @@ def tiff_tags(metadata: Metadata, width: int, height: int, icc_profile: bytes | 
 
 
 def _exif_for(
-    metadata: Metadata, width: int, height: int, has_place: bool, *, oriented: bool = True
+    metadata: Metadata, width: int, height: int, stores_resolution: bool, *, oriented: bool = True
 ) -> bytes | None:
-    resolution = None if has_place else metadata.resolution
+    resolution = None if stores_resolution else metadata.resolution
     if metadata.exif is not None:
         return updated_block(metadata.exif, width, height, resolution=resolution, oriented=oriented)
     if resolution is not None:

@@ -43,7 +43,17 @@ from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.manifest import Shape
 from elir_deploy.runtime.resampling import EnlargedPicture
 
-__all__ = ["Span", "Tile", "Tiling", "choose_tiling", "mirrored", "overlap", "run_tiled", "spans"]
+__all__ = [
+    "Span",
+    "Tile",
+    "Tiling",
+    "choose_tiling",
+    "mirrored",
+    "next_multiple",
+    "overlap",
+    "run_tiled",
+    "spans",
+]
 
 Pixels = NDArray[np.uint8]
 
@@ -85,7 +95,7 @@ def spans(length: int, tile: int, ramp: int, stride: int = 1) -> list[Span]:
     """
     if length <= tile:
         return [Span(0, 0, length, 0)]
-    covered, least = _up(length, stride), _up(ramp, stride)
+    covered, least = next_multiple(length, stride), next_multiple(ramp, stride)
     count = -(-(covered - least) // (tile - least))
     steps = (covered - tile) // stride
     starts = [stride * (i * steps // (count - 1)) for i in range(count)]
@@ -99,9 +109,9 @@ def spans(length: int, tile: int, ramp: int, stride: int = 1) -> list[Span]:
     ]
 
 
-def _up(length: int, stride: int) -> int:
-    """``length``, or the next multiple of ``stride``."""
-    return -(-length // stride) * stride
+def next_multiple(length: int, of: int) -> int:
+    """``length``, or the next multiple of ``of``."""
+    return -(-length // of) * of
 
 
 def mirrored(length: int, count: int) -> NDArray[np.intp]:

