@@ -35,6 +35,19 @@ def test_commands(text: str) -> None:
     assert named <= set(re.findall(r"^([\w-]+):", rules, re.MULTILINE))
 
 
+def test_every_slow_test_has_a_row() -> None:
+    table = CONTRIBUTING.split("## What `make test` leaves out")[1].split("\n## ")[0]
+    commands = " ".join(re.findall(r"\| [^|]*`P ([^`|]*)`[^|]*\|\n", table)).split()
+    assert len(commands) > 8
+    slow = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"\bmark(s=pytest\.mark)?\.slow\b", path.read_text("utf-8"))
+    ]
+    listed = [Path(command) for command in commands]
+    assert [str(p) for p in slow if not any(p.is_relative_to(name) for name in listed)] == []
+
+
 def test_constants() -> None:
     constants = set(re.findall(r"`((?!ELIR_)_?[A-Z]+_[A-Z_]+|_[A-Z]+|[A-Z]{5,}S)`", CONTRIBUTING))
     assert len(constants) > 8
