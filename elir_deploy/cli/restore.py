@@ -21,6 +21,7 @@ from elir_deploy.runtime.files import Outcome, Result, restore_files
 from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, Quality
 from elir_deploy.runtime.jobs import Plan, check_events_file, plan_jobs
 from elir_deploy.runtime.restorer import Restorer
+from elir_deploy.runtime.strength import rounded_strength
 
 EXIT_SOME_FAILED = 2
 #: Failures that are repeated at the end.
@@ -124,6 +125,14 @@ def restore(
             "bundle's]",
         ),
     ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            metavar="0-1",
+            help="How much of the restoration is kept: 0 gives the input back, enlarged where the "
+            "task enlarges.",
+        ),
+    ] = 1.0,
     existing: Annotated[
         Existing,
         typer.Option(
@@ -206,6 +215,7 @@ def restore(
             "warning: this bundle has random weights, which are for measuring speed: its results "
             "are meaningless"
         )
+    strength = rounded_strength(strength)  # wrong ones are refused before anything is written
     plan = plan_jobs(
         [_path(text) for text in inputs],
         _path(output),
@@ -237,6 +247,7 @@ def restore(
             report.outcome = restore_files(
                 restorer,
                 plan.jobs,
+                strength=strength,
                 quality=encoding,
                 on_result=report.result,
                 on_progress=on_progress,

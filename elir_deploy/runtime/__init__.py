@@ -11,6 +11,7 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.images import LoadedImage, Metadata, read_image, write_image
 from elir_deploy.runtime.manifest import Manifest
 from elir_deploy.runtime.restorer import Fit, Mode, Restorer
+from elir_deploy.runtime.strength import blend
 
 __all__ = [
     "BACKENDS",
@@ -23,6 +24,7 @@ __all__ = [
     "Mode",
     "Restorer",
     "Session",
+    "blend",
     "read_image",
     "write_image",
 ]

@@ -29,8 +29,9 @@ from elir_deploy.runtime.images import (
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.jobs import Job
 from elir_deploy.runtime.read_ahead import read_ahead
-from elir_deploy.runtime.resampling import resize_into
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 from elir_deploy.runtime.restorer import Restorer
+from elir_deploy.runtime.strength import mix_into
 
 __all__ = ["Outcome", "Result", "restore_files"]
 
@@ -88,6 +89,7 @@ def restore_files(
     restorer: Restorer,
     jobs: Sequence[Job],
     *,
+    strength: float = 1.0,
     quality: Quality = None,
     on_result: Callable[[Result], None] | None = None,
     on_progress: ProgressCallback = no_progress,
@@ -100,11 +102,13 @@ def restore_files(
     Args:
         restorer: an open restorer.
         jobs: jobs of :func:`~elir_deploy.runtime.jobs.plan_jobs`.
+        strength: as for :meth:`~elir_deploy.runtime.Restorer.restore`; colours hidden by
+            transparency are mixed, too.
         quality: as for :func:`~elir_deploy.runtime.images.write_image`.
         on_result: called when a job is done or failed, in the thread where it did.
         on_progress: also counts tiles if the restorer runs one image at a time.
     """
-    work = _Work(restorer, jobs, quality, on_result, on_progress)
+    work = _Work(restorer, jobs, strength, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
     try:
@@ -141,12 +145,14 @@ class _Work:
         self,
         restorer: Restorer,
         jobs: Sequence[Job],
+        strength: float,
         quality: Quality,
         on_result: Callable[[Result], None] | None,
         on_progress: ProgressCallback,
     ) -> None:
         self._restorer = restorer
         self._jobs = jobs
+        self._strength = strength
         self._quality = quality
         self._on_result = on_result
         self._on_progress = on_progress
@@ -189,13 +195,24 @@ class _Work:
         one = self._restorer.concurrency == 1
         progress = self._tile_progress(step.number) if one else no_progress
         try:
-            pixels = self._restorer.restore(step.image.opaque(), on_progress=progress)
+            pixels = self._restored(step.image, progress)
         except (ImageError, UsageError) as error:
             return step.failed(str(error), time.perf_counter() - started)
         except MemoryError:
             return step.failed("not enough memory for this image", time.perf_counter() - started)
         seconds = step.result.seconds + time.perf_counter() - started
         return replace(step, result=replace(step.result, seconds=seconds), pixels=pixels)
+
+    def _restored(self, image: LoadedImage, progress: ProgressCallback) -> NDArray[np.uint8]:
+        if image.alpha is None or self._strength == 0:
+            return self._restorer.restore(
+                image.pixels, strength=self._strength, on_progress=progress
+            )
+        pixels = self._restorer.restore(image.opaque(), on_progress=progress)
+        model = self._restorer.bundle.manifest.model
+        picture = EnlargedPicture(image.pixels, model.upscale, model.upscale_kernel)
+        mix_into(picture, pixels, self._strength)
+        return pixels
 
     def write(self, step: _Step) -> None:
         """Write the files of a restored image."""

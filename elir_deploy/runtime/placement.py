@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime.manifest import Model, Shape
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
+from elir_deploy.runtime.strength import mix_into
 from elir_deploy.runtime.tiling import Tiling, choose_tiling
 
 __all__ = ["Placement", "Prepared", "check_image"]
@@ -21,21 +22,24 @@ class Prepared(NamedTuple):
     """An image on its way through the model.
 
     Attributes:
+        enlarged: the image at the model's scale.
         picture: what the model sees.
         restored: what it gives, as large as ``picture``.
-        output: the result; ``restored`` itself, or as large as the enlarged image.
+        output: the result, as large as ``enlarged``; may be ``restored`` itself.
         tiling: of ``picture``.
     """
 
+    enlarged: EnlargedPicture
     picture: EnlargedPicture
     restored: NDArray[np.uint8]
     output: NDArray[np.uint8]
     tiling: Tiling
 
-    def finish(self) -> NDArray[np.uint8]:
-        """The result, once the model ran."""
-        if self.restored is not self.output:
+    def finish(self, strength: float) -> NDArray[np.uint8]:
+        """The result, once the model ran; for a strength of 0 it need not."""
+        if self.restored is not self.output and strength:
             resize_into(self.restored, self.output)
+        mix_into(self.enlarged, self.output, strength)
         return self.output
 
 
@@ -79,7 +83,7 @@ class Placement:
             ImageError: there is not enough memory.
             UsageError: it would be cut into tiles, which are not allowed.
         """
-        picture = EnlargedPicture(image, self.model.upscale, self.model.upscale_kernel)
+        picture = enlarged = EnlargedPicture(image, self.model.upscale, self.model.upscale_kernel)
         height, width = picture.height, picture.width
         exact = self._exact(height, width)
         if not (exact or self.resize or self.tiles_allowed):
@@ -96,7 +100,7 @@ class Placement:
             height, width = self.shapes[0].height, self.shapes[0].width
             picture = EnlargedPicture(resize_to(picture, height, width), 1, "none")
             restored = np.empty((height, width, 3), np.uint8)
-        return Prepared(picture, restored, output, self._tiling(height, width))
+        return Prepared(enlarged, picture, restored, output, self._tiling(height, width))
 
     def _exact(self, height: int, width: int) -> list[Shape]:
         return [shape for shape in self.shapes if (shape.height, shape.width) == (height, width)]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["EnlargedPicture", "resize_into", "resize_to"]
+__all__ = ["EnlargedPicture", "bands", "resize_into", "resize_to"]
 
 #: Margin in input pixels that a crop's bicubic enlargement may read.
 _MARGIN = 3
@@ -77,7 +77,7 @@ def resize_to(picture: EnlargedPicture, height: int, width: int) -> NDArray[np.u
     Needs ``3 * width * picture.height`` bytes besides small buffers.
     """
     narrow = np.empty((picture.height, width, 3), np.uint8)
-    for top, rows in _bands(picture.height, picture.width):
+    for top, rows in bands(picture.height, picture.width):
         band = picture.block(top, 0, rows, picture.width)
         narrow[top : top + rows] = _resized(band, width, rows)
     return _resized(narrow, width, height)
@@ -90,13 +90,13 @@ def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
     """
     height, width = output.shape[:2]
     wide = _resized(image, width, image.shape[0])
-    for left, columns in _bands(width, height):
+    for left, columns in bands(width, height):
         strip = wide[:, left : left + columns]
         output[:, left : left + columns] = _resized(strip, columns, height)
 
 
-def _bands(length: int, across: int) -> Iterator[tuple[int, int]]:
-    """Start and thickness of the bands that ``length`` is divided into."""
+def bands(length: int, across: int) -> Iterator[tuple[int, int]]:
+    """Start and thickness of the bands that ``length`` is divided into, ``across`` pixels wide."""
     thickness = max(1, _BAND_PIXELS // across)
     for start in range(0, length, thickness):
         yield start, min(thickness, length - start)

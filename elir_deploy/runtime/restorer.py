@@ -23,6 +23,7 @@ from elir_deploy.runtime.placement import Placement, check_image
 from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
 from elir_deploy.runtime.resampling import EnlargedPicture
+from elir_deploy.runtime.strength import rounded_strength
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.runtime.tiling import Tile, choose_tiling, run_tiled
 
@@ -152,12 +153,18 @@ class Restorer:
         return self._pool.first().session
 
     def restore(
-        self, image: NDArray[np.uint8], *, on_progress: ProgressCallback = no_progress
+        self,
+        image: NDArray[np.uint8],
+        *,
+        strength: float = 1.0,
+        on_progress: ProgressCallback = no_progress,
     ) -> NDArray[np.uint8]:
         """Restore one image.
 
         Args:
             image: (H, W, 3) uint8 RGB of any size.
+            strength: from 0, the image itself, enlarged where the task enlarges, to 1, its
+                restoration, in steps of 1/256; see :mod:`.strength`. At 0 the model does not run.
             on_progress: called after each tile, if tiles are used, with ``"tiles"``, the number
                 done and the number in all.
 
@@ -167,18 +174,23 @@ class Restorer:
         Raises:
             ImageError: ``image`` has another shape or type or is empty, or the result does not fit
                 into memory.
-            UsageError: a face task would run in tiles, or the restorer is closed.
+            UsageError: a face task would run in tiles, ``strength`` is not from 0 to 1, or the
+                restorer is closed.
         """
         check_image(image)
+        strength = rounded_strength(strength)
         self.session  # noqa: B018  # raises when closed
         prepared = self._placement.prepare(image)
-        run = partial(self._run, prepared.tiling.shape)
-        run_tiled(prepared.picture, prepared.restored, prepared.tiling, run, on_progress)
-        return prepared.finish()
+        if strength:
+            run = partial(self._run, prepared.tiling.shape)
+            run_tiled(prepared.picture, prepared.restored, prepared.tiling, run, on_progress)
+        return prepared.finish(strength)
 
     __call__ = restore
 
-    def map(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
+    def map(
+        self, images: Iterable[NDArray[np.uint8]], *, strength: float = 1.0
+    ) -> Generator[NDArray[np.uint8], None, None]:
         """Restore many images, in order, with reading, running and the caller's work overlapped.
 
         One thread reads from ``images`` and :attr:`concurrency` threads run the model. Images that
@@ -190,12 +202,14 @@ class Restorer:
 
         Args:
             images: each as for :meth:`restore`; may be endless.
+            strength: as for :meth:`restore`.
         """
+        restore = partial(self._restore_together, strength=rounded_strength(strength))
         ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
 
         def restored() -> Iterator[NDArray[np.uint8]]:
             with closing(waiting_together(images, ahead, self._joins)) as groups:
-                for results in map_in_order(self._restore_together, groups, self.concurrency):
+                for results in map_in_order(restore, groups, self.concurrency):
                     while results:
                         yield results.pop(0)
 
@@ -301,14 +315,16 @@ class Restorer:
             return False
         return self._placement.single_run(image) == shape
 
-    def _restore_together(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    def _restore_together(
+        self, images: list[NDArray[np.uint8]], strength: float
+    ) -> list[NDArray[np.uint8]]:
         """Restore images, in one run if there are several."""
-        if len(images) == 1:
-            return [self.restore(images[0])]
+        if len(images) == 1 or not strength:
+            return [self.restore(image, strength=strength) for image in images]
         all_prepared = [self._placement.prepare(image) for image in images]
         tiles = [each.tiling.whole(each.picture, each.restored) for each in all_prepared]
         self._run(all_prepared[0].tiling.shape, tiles)
-        return [each.finish() for each in all_prepared]
+        return [each.finish(strength) for each in all_prepared]
 
     def _shape_of(self, values: NDArray[Any]) -> tuple[Shape, Shape]:
         """The bundle's shape that ``values`` have, and the same with their batch."""

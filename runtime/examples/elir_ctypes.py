@@ -45,6 +45,7 @@ class Params(ctypes.Structure):
         ("sigma_s", ctypes.c_double),
         ("seed", ctypes.c_int64),
         ("tile_overlap", ctypes.c_int32),
+        ("strength", ctypes.c_double),
     )
 
 

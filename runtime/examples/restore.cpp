@@ -22,7 +22,7 @@ namespace {
 constexpr const char* kUsage =
     "usage: elir-restore-cpp [-h] [--backend NAME] [--precision NAME] [--threads N]\n"
     "                        [--fit resize|tile] [--force] [--tile-overlap PIXELS]\n"
-    "                        [--sigma-s S] [--seed N]\n"
+    "                        [--sigma-s S] [--seed N] [--strength 0-1]\n"
     "                        BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]\n";
 
 struct Arguments {
@@ -84,6 +84,8 @@ Arguments parse_arguments(int argc, char** argv) {
       arguments.params.seed = parse_number<std::int64_t>(name, value());
     } else if (name == "--sigma-s") {
       arguments.params.sigma_s = parse_decimal(name, value());
+    } else if (name == "--strength") {
+      arguments.params.strength = parse_decimal(name, value());
     } else if (name == "--fit") {
       arguments.params.fit = parse_fit(value());
     } else if (name == "--force") {

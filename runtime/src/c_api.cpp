@@ -69,6 +69,7 @@ elir_params defaults() {
   params.sigma_s = -1;
   params.seed = -1;
   params.tile_overlap = -1;
+  params.strength = 1;
   return params;
 }
 
@@ -129,6 +130,7 @@ OpenOptions read_options(const elir_params& params) {
   if (params.tile_overlap != -1) {
     options.tile_overlap = static_cast<std::size_t>(params.tile_overlap);
   }
+  options.strength = Strength(params.strength);
   options.setup.log = {params.log, params.log_user};
   return options;
 }

@@ -30,20 +30,12 @@ void EnlargedPicture::block(std::size_t left, std::size_t top, Pixels block,
 }
 
 void resize_to(const EnlargedPicture& picture, Pixels image, Scratch& scratch) {
-  // In bands, to save memory. EnlargedPicture::block uses the rest of `scratch`.
-  constexpr std::size_t kBandPixels = std::size_t{1} << 16U;
-  const std::size_t thickness =
-      std::min(picture.height(), std::max<std::size_t>(1, kBandPixels / picture.width()));
-  scratch.band.resize(kChannels * picture.width() * thickness);
   scratch.columns.resize(kChannels * image.width * picture.height());
   scratch.whole.compute(picture.width(), image.width);
   const Pixels narrow = packed(scratch.columns.data(), image.width, picture.height());
-  for (std::size_t top = 0; top < picture.height(); top += thickness) {
-    const std::size_t rows = std::min(thickness, picture.height() - top);
-    const Pixels band = packed(scratch.band.data(), picture.width(), rows);
-    picture.block(0, top, band, scratch);
-    resample_rows(band, narrow.part(0, top, image.width, rows), scratch.whole);
-  }
+  for_bands(picture, scratch, [&](std::size_t top, ConstPixels band) {
+    resample_rows(band, narrow.part(0, top, image.width, band.height), scratch.whole);
+  });
   scratch.whole.compute(picture.height(), image.height);
   resample_columns(narrow, image, scratch.whole, scratch.sums);
 }

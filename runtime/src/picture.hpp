@@ -2,6 +2,7 @@
 // the network's size or cut into tiles.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -42,6 +43,22 @@ class EnlargedPicture {
   std::size_t factor_;
   Kernel kernel_;
 };
+
+// Calls `work(top, rows)` for one band of the picture after the other, to save memory. `work` must
+// leave the parts of `scratch` that EnlargedPicture::block uses, and `band`.
+template <typename Work>
+void for_bands(const EnlargedPicture& picture, Scratch& scratch, const Work& work) {
+  constexpr std::size_t kBandPixels = std::size_t{1} << 16U;
+  const std::size_t thickness =
+      std::min(picture.height(), std::max<std::size_t>(1, kBandPixels / picture.width()));
+  scratch.band.resize(kChannels * picture.width() * thickness);
+  for (std::size_t top = 0; top < picture.height(); top += thickness) {
+    const std::size_t rows = std::min(thickness, picture.height() - top);
+    const Pixels band = packed(scratch.band.data(), picture.width(), rows);
+    picture.block(0, top, band, scratch);
+    work(top, band);
+  }
+}
 
 // Resizes the whole picture to the size of `image`, without keeping proportions.
 void resize_to(const EnlargedPicture& picture, Pixels image, Scratch& scratch);

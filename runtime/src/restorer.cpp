@@ -101,7 +101,8 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
                                            : ELIR_FIT_TILE),
       force_(options.force),
       noise_(noise_of(manifest(), options)),
-      tile_overlap_(options.tile_overlap) {
+      tile_overlap_(options.tile_overlap),
+      strength_(options.strength) {
   check_overlap(manifest(), tile_overlap_);
   Opened opened = open_sessions(bundle_, options);
   backend_ = std::move(opened.backend);
@@ -159,15 +160,28 @@ Restorer::Plan Restorer::plan_of(const elir_image& output) const {
   return best;
 }
 
+EnlargedPicture Restorer::enlarged(const elir_image& image, bool bgr) const {
+  return {view(image), bgr, manifest().upscale, manifest().upscale_kernel};
+}
+
 void Restorer::restore(const elir_image* inputs, const elir_image* outputs, std::size_t count) {
+  const auto session = pool_->take();
+  if (!strength_.none()) restore_fully(inputs, outputs, count, *session);
+  for (std::size_t i = 0; i < count; ++i) {
+    // In the order of the output's channels.
+    const EnlargedPicture before = enlarged(inputs[i], inputs[i].format != outputs[i].format);
+    strength_.blend(before, view(outputs[i]), session->scratch());
+  }
+}
+
+void Restorer::restore_fully(const elir_image* inputs, const elir_image* outputs, std::size_t count,
+                             PixelSession& session) {
   const auto picture_of = [&](std::size_t i) {
-    return EnlargedPicture(view(inputs[i]), inputs[i].format == ELIR_BGR8, manifest().upscale,
-                           manifest().upscale_kernel);
+    return enlarged(inputs[i], inputs[i].format == ELIR_BGR8);
   };
   const Plan plan = plan_of(*outputs);
   const Shape& shape = *plan.shape;
-  const auto session = pool_->take();
-  if (plan.runs > 1) return restore_tiles(picture_of(0), *outputs, shape, *session);
+  if (plan.runs > 1) return restore_tiles(picture_of(0), *outputs, shape, session);
   const auto width = static_cast<std::size_t>(shape.width);
   const auto height = static_cast<std::size_t>(shape.height);
   const auto resized = [&](const elir_image& output) {
@@ -175,27 +189,27 @@ void Restorer::restore(const elir_image* inputs, const elir_image* outputs, std:
            (output.width != shape.width || output.height != shape.height);
   };
   for (std::size_t first = 0, together = 0; first < count; first += together) {
-    together = session->batch(shape, count - first);
-    session->select(shape, together);
+    together = session.batch(shape, count - first);
+    session.select(shape, together);
     for (std::size_t i = 0; i < together; ++i) {
       const EnlargedPicture picture = picture_of(first + i);
-      const Pixels input = session->input(i);
+      const Pixels input = session.input(i);
       if (resized(outputs[first + i])) {
-        resize_to(picture, input.part(0, 0, width, height), session->scratch());
+        resize_to(picture, input.part(0, 0, width, height), session.scratch());
         mirror(input, width, height);
       } else {
-        cut_tile(picture, 0, 0, input, session->scratch());
+        cut_tile(picture, 0, 0, input, session.scratch());
       }
-      session->fill_noise(i, noise_);
+      session.fill_noise(i, noise_);
     }
-    session->run();
+    session.run();
     for (std::size_t i = 0; i < together; ++i) {
       const elir_image& output = outputs[first + i];
       const Pixels result = view(output);
-      const Pixels restored = session->output(i);
+      const Pixels restored = session.output(i);
       if (output.format == ELIR_BGR8) swap_channels(restored);
       if (resized(output)) {
-        resize_into(restored.part(0, 0, width, height), result, session->scratch());
+        resize_into(restored.part(0, 0, width, height), result, session.scratch());
       } else {
         copy(restored.part(0, 0, result.width, result.height), result);
       }

@@ -12,6 +12,7 @@
 #include "noise.hpp"
 #include "opening.hpp"
 #include "pool.hpp"
+#include "strength.hpp"
 #include "tiling.hpp"
 
 namespace elir::core {
@@ -23,6 +24,7 @@ struct OpenOptions : OpeningOptions {
   std::optional<double> sigma_s;
   std::optional<std::int64_t> seed;
   std::optional<std::size_t> tile_overlap;
+  Strength strength;
 };
 
 class Restorer {
@@ -94,6 +96,9 @@ class Restorer {
 
   // Restores images of one group.
   void restore(const elir_image* inputs, const elir_image* outputs, std::size_t count);
+  void restore_fully(const elir_image* inputs, const elir_image* outputs, std::size_t count,
+                     PixelSession& session);
+  EnlargedPicture enlarged(const elir_image& image, bool bgr) const;
   void restore_tiles(const EnlargedPicture& picture, const elir_image& output, const Shape& shape,
                      PixelSession& session);
 
@@ -105,6 +110,7 @@ class Restorer {
   bool force_;
   std::optional<NoiseField> noise_;  // none: it is a constant of the graph
   std::optional<std::size_t> tile_overlap_;
+  Strength strength_;
   std::string backend_;
   std::string precision_;
   std::unique_ptr<Pool> pool_;

@@ -9,6 +9,7 @@
 
 #include "png.hpp"
 #include "support.hpp"
+#include "text.hpp"
 
 namespace elir {
 namespace {
@@ -282,6 +283,37 @@ TEST_F(ApiTest, NoiseIsChosen) {
   }
 }
 
+// Between the input, in the output's order of channels, and its restoration.
+TEST_F(ApiTest, Strength) {
+  const std::string path = bundle({});
+  elir_params params = test::reference_params();
+  auto pixels = test::pattern(50, 40, 0);
+  std::vector<std::uint8_t> full(pixels.size());
+  const elir_image input = test::image_of(pixels, 50, 40);
+  elir_image output = test::image_of(full, 50, 40);
+  output.format = ELIR_BGR8;
+  Restorer(path, params).restore(input, output);
+  for (const std::uint32_t weight : {0U, 1U, 100U, 255U, 256U}) {
+    params.strength = (weight - 0.25) / 256;
+    if (weight == 0) params.strength = 0;
+    std::vector<std::uint8_t> expected(pixels.size());
+    for (std::size_t i = 0; i < pixels.size(); ++i) {
+      const std::uint32_t before = pixels[i + 2 - 2 * (i % 3)];
+      expected[i] =
+          static_cast<std::uint8_t>((before * (256 - weight) + full[i] * weight + 128) / 256);
+    }
+    std::vector<std::uint8_t> result(pixels.size(), 77);
+    output.data = result.data();
+    Restorer(path, params).restore(input, output);
+    EXPECT_EQ(result, expected) << weight;
+  }
+  for (const double wrong : {-0.1, 1.1, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    params.strength = wrong;
+    EXPECT_EQ(create_error(path, params, ELIR_ERROR_USAGE),
+              core::text("strength is ", wrong, ", expected 0 to 1"));
+  }
+}
+
 // elir_run takes a full batch of the first shape.
 TEST_F(ApiTest, RunOfABatch) {
   BundleOptions options;
@@ -336,6 +368,7 @@ TEST_F(ApiTest, StructsOfOtherVersions) {
   elir_init_params(&newer.known, sizeof newer);
   EXPECT_EQ(newer.known.struct_size, sizeof newer);
   EXPECT_EQ(newer.known.queue, 2);
+  EXPECT_EQ(newer.known.strength, 1);
   for (const int field : newer.added) EXPECT_EQ(field, 0);
   newer.known.backend = "reference";
   const std::string path = bundle({});
@@ -355,6 +388,13 @@ TEST_F(ApiTest, StructsOfOtherVersions) {
   elir_init_params(&older, offsetof(elir_params, sigma_s));
   older.backend = "reference";
   EXPECT_NO_THROW(Restorer(path, older)) << "the fields beyond its end are not read";
+  std::memset(&older, 0, sizeof older);
+  elir_init_params(&older, offsetof(elir_params, strength));
+  older.backend = "reference";
+  Restorer of_older(path, older);
+  Restorer of_newer(path, test::reference_params());
+  const auto pixels = test::pattern(40, 40, 1);
+  EXPECT_EQ(restored(of_older, pixels, 40, 40), restored(of_newer, pixels, 40, 40));
 
   struct NewerDescription {
     elir_description known;

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.cli import restore as command
-from elir_deploy.runtime import Restorer
+from elir_deploy.runtime import Restorer, blend
 from elir_deploy.runtime.images import read_image
 from tests.bundles import make_bundle
 
@@ -188,6 +188,25 @@ def test_noise_and_overlap_are_chosen(run, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, expected)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_strength(run, tmp_path: Path, suffix: str) -> None:
+    """0 gives the input back, colours behind transparency included."""
+    path = make_bundle(tmp_path / "b", gain=0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 4), "u1")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:, :, :3]).save(tmp_path / "b.png")
+    for name, last in (("a", 4), ("b", 3)):
+        out = {}
+        for strength in ("0", "0.25", "1"):
+            target = tmp_path / f"{name}{strength}.{suffix}"
+            options = ["--strength", strength, "--quality", "lossless"]
+            assert run(path, tmp_path / f"{name}.png", "-o", target, *options) == 0
+            out[strength] = np.asarray(Image.open(target))
+        np.testing.assert_array_equal(out["0"], pixels[:, :, :last])
+        mixed = blend(pixels[:, :, :3], out["1"][:, :, :3], 0.25)
+        np.testing.assert_array_equal(out["0.25"][:, :, :3], mixed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -195,6 +214,10 @@ def test_noise_and_overlap_are_chosen(run, tmp_path: Path) -> None:
         (["--sigma-s", "-1"], 2, "sigma-s"),
         (["--tile-overlap", "17"], 2, "tile_overlap is 17, expected 0 to 16"),
         (["--tile-overlap", "-1"], 2, "tile-overlap"),
+        (["--strength", "-0.1"], 2, "strength is -0.1, expected 0 to 1"),
+        (["--strength", "1.1"], 2, "strength is 1.1, expected 0 to 1"),
+        (["--strength", "nan"], 2, "strength is nan, expected 0 to 1"),
+        (["--strength", "half"], 2, "--strength"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "has no int8 files"),

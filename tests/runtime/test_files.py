@@ -208,7 +208,7 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
     monkeypatch.setattr(files, "write_image", write)
     with Restorer(bundle) as restorer:
         monkeypatch.setattr(
-            restorer, "restore", lambda image, on_progress: (time.sleep(0.05), image)[1]
+            restorer, "restore", lambda image, **options: (time.sleep(0.05), image)[1]
         )
         started = time.perf_counter()
         restore_files(restorer, jobs)
@@ -226,7 +226,7 @@ def test_an_interruption_finishes_what_is_being_written(
         whole = restorer.restore
         calls = iter(range(5))
 
-        def interrupted(image: np.ndarray, on_progress: object) -> np.ndarray:
+        def interrupted(image: np.ndarray, **options: object) -> np.ndarray:
             if next(calls) == 2:
                 raise KeyboardInterrupt
             return whole(image)

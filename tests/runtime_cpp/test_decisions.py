@@ -228,6 +228,18 @@ def test_noise_and_overlap(
     assert library.status(bundle, **params) == expected
 
 
+@pytest.mark.parametrize("strength", [0.0, 1.0, -0.1, 1.1, float("nan")])
+def test_strength(tmp_path: Path, library: Library, strength: float) -> None:
+    bundle, expected = make_bundle(tmp_path / "b"), 0
+    with Restorer(bundle, "onnxruntime") as python:
+        try:
+            python.restore(np.zeros((32, 32, 3), np.uint8), strength=strength)
+        except ElirError as error:
+            expected = status(error)
+    params = {"backend": "reference", "skip_accuracy_check": 1, "strength": strength}
+    assert library.status(bundle, **params) == expected
+
+
 def test_faces_in_tiles(tmp_path: Path, library: Library) -> None:
     pytest.importorskip("openvino")
     bundle = make_bundle(tmp_path / "b", faces=True)

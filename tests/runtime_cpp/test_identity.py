@@ -82,6 +82,28 @@ def test_any_size(
     assert_same(library, bundle, bundle, picture(*size), fit=fit, precision="fp32")
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.25, 0.7019, 1.0])
+@pytest.mark.parametrize(("upscale", "kernel"), [(1, "none"), (4, "bicubic"), (8, "nearest")])
+@pytest.mark.parametrize("io", ["uint8", "float32"])
+def test_strength(
+    tmp_path: Path, library: Library, strength: float, upscale: int, kernel: str, io: str
+) -> None:
+    bundle = make_bundle(
+        tmp_path / "b", size=64, io=io, upscale=upscale, kernel=kernel, gain=0.5, bias=0.3
+    )
+    images = [picture(*size) for size in ((64, 64), (13, 20), (100, 37), (8, 8))]
+    for fit in ("resize", "tile"):
+        with Restorer(bundle, BACKEND, precision="fp32", fit=fit) as python:
+            expected = list(python.map(images, strength=strength))
+        params = {"backend": BACKEND, "precision": "fp32", "fit": library.binding.FITS[fit]}
+        with library.open(bundle, strength=strength, **params) as cpp:
+            actual = [*cpp.restore_batch(images), *map(cpp.restore, images)]
+        for one, other in zip(actual, [*expected, *expected], strict=True):
+            np.testing.assert_array_equal(one, other)
+        if strength == 0 and upscale == 1:
+            assert all((one == image).all() for one, image in zip(actual, images, strict=False))
+
+
 SQUARE = {"batch": 3, "height": 64, "width": 64}
 WIDE = {"batch": 2, "height": 40, "width": 90, "padded_height": 48, "padded_width": 96}
 

@@ -27,8 +27,8 @@
  *
  * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
  * computed for each image as a function of a seed and of the position in the image, so that
- * overlapping tiles have the same noise; seed and strength can then be chosen (elir_params.seed and
- * .sigma_s). The same image, seed and strength give the same result.
+ * overlapping tiles have the same noise; its seed and standard deviation can then be chosen
+ * (elir_params.seed and .sigma_s). The same image and noise give the same result.
  *
  * OWNERSHIP. Every buffer belongs to whoever allocated it. The library keeps no pointer to an image
  * after the call or, for elir_restore_async, after the callback. elir_create copies the strings in
@@ -171,6 +171,9 @@ typedef struct elir_params {
                         be set if the bundle was exported with --noise field */
   int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
                            side of a tile; -1: an eighth of its side. More takes longer */
+  double strength; /* how much of the restoration is kept, from 0 to 1, in steps of 1/256. 0 gives
+                      the input, enlarged by `upscale`, and the network does not run. Not for
+                      elir_run */
 } elir_params;
 
 /* An image: 8 bits per channel, 3 channels per pixel, no padding between pixels. Fields left at
@@ -258,7 +261,7 @@ ELIR_API const char* elir_last_error(void);
 ELIR_API const char* elir_status_name(elir_status status);
 
 /* Sets the fields of `params` to their defaults: automatic backend and precision, latency mode, a
- * queue of 2, no log, the user's cache folder. `struct_size` must be the caller's
+ * queue of 2, no log, the user's cache folder, a strength of 1. `struct_size` must be the caller's
  * sizeof(elir_params). Fields that the library does not know become zero. */
 ELIR_API void elir_init_params(elir_params* params, size_t struct_size);
 
