@@ -1,4 +1,4 @@
-"""Conversion of floats to 8-bit pixels, and PSNR.
+"""Conversion of floats to pixels, and PSNR.
 
 This module, the graphs of 8-bit bundles and the C++ runtime convert in the same way: rounding is
 half to even, and NaN becomes 0. The PSNR of identical pictures is ``math.inf`` in Python, and null
@@ -17,23 +17,23 @@ __all__ = ["as_pixels", "db_from_json", "decibels", "finite_or_none", "psnr_db",
 
 
 def as_pixels(
-    values: NDArray[Any], out: NDArray[np.uint8] | None = None, scratch: NDArray[Any] | None = None
-) -> NDArray[np.uint8]:
+    values: NDArray[Any], out: NDArray[Any] | None = None, scratch: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Convert floats in [0, 1] to pixels of the same shape.
 
     Args:
         values: floats of any range, which are clipped.
-        out: array for the result, instead of a new one.
+        out: uint8 or uint16 array for the result, instead of a new one of uint8.
         scratch: floats of the same shape for intermediate results, instead of a new array.
     """
     if scratch is None:
         scratch = np.empty_like(values, np.result_type(values, np.float32))
     np.fmax(values, 0, out=scratch)  # NaN becomes 0
     np.fmin(scratch, 1, out=scratch)
-    np.multiply(scratch, 255, out=scratch)
-    np.rint(scratch, out=scratch)
     if out is None:
         out = np.empty_like(scratch, np.uint8)
+    np.multiply(scratch, np.iinfo(out.dtype).max, out=scratch)
+    np.rint(scratch, out=scratch)
     np.copyto(out, scratch, casting="unsafe")
     return out
 

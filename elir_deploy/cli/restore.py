@@ -155,6 +155,14 @@ def restore(
             "JPEG cannot do. [default: 95]",
         ),
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="8|16",
+            help="Bits of results; 16 for bundles exported with --io float32, in PNG and TIFF. "
+            "[default: those of the input, where bundle and format have them]",
+        ),
+    ] = None,
     suffix: Annotated[
         str,
         typer.Option(
@@ -248,6 +256,7 @@ def restore(
                 restorer,
                 plan.jobs,
                 strength=strength,
+                bits=bits,
                 quality=encoding,
                 on_result=report.result,
                 on_progress=on_progress,

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: Levels from 0 to 255 to the levels of sRGB.
-Curve: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
+Curve: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
 
 # Code points of ITU-T H.273 that are taken as sRGB: unspecified, BT.709, SD video; their curves,
 # and the sRGB one.

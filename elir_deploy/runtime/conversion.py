@@ -1,6 +1,6 @@
-"""Conversion between 8-bit pixels, (H, W, 3), and tensors.
+"""Conversion between pixels, (H, W, 3) uint8 or, for floats, uint16, and tensors.
 
-Floats are computed in the tensor's memory order, and only bytes are transposed, since strided
+Floats are computed in the tensor's memory order, and only pixels are transposed, since strided
 passes over floats take several times as long.
 """
 
@@ -18,20 +18,22 @@ __all__ = ["PixelsToTensor", "TensorToPixels"]
 
 
 class PixelsToTensor:
-    """Fills one image of a tensor of ``spec``; floats are pixels / 255.
+    """Fills one image of a tensor of ``spec``; floats are pixels / 255, or pixels / 65535.
 
     For one thread at a time.
     """
 
     def __init__(self, spec: TensorSpec) -> None:
         self._channels_first = spec.layout == "NCHW"
-        self._bytes = np.empty(spec.shape[1:], np.uint8) if spec.dtype == "float32" else None
+        self._staged = _Staged(spec)
 
-    def __call__(self, pixels: NDArray[np.uint8], tensor: NDArray[Any]) -> None:
-        values = tensor if self._bytes is None else self._bytes
+    def __call__(self, pixels: NDArray[Any], tensor: NDArray[Any]) -> None:
+        staged = self._staged.of(pixels.dtype)
+        values = tensor if staged is None else staged
         values[...] = pixels.transpose(2, 0, 1) if self._channels_first else pixels
-        if self._bytes is not None:
-            np.divide(self._bytes, np.float32(255), out=tensor, dtype=np.float32)
+        if staged is not None:
+            white = np.float32(np.iinfo(staged.dtype).max)
+            np.divide(staged, white, out=tensor, dtype=np.float32)
 
 
 class TensorToPixels:
@@ -45,10 +47,11 @@ class TensorToPixels:
         self._channels_first = spec.layout == "NCHW"
         floats = spec.dtype == "float32"
         self._floats = np.empty(spec.shape[1:], np.float32) if floats else None
-        self._bytes = np.empty(spec.shape[1:], np.uint8) if floats else None
+        self._staged = _Staged(spec)
 
-    def __call__(self, tensor: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
-        values = self._rounded(tensor)
+    def __call__(self, tensor: NDArray[Any], pixels: NDArray[Any]) -> None:
+        staged = self._staged.of(pixels.dtype)
+        values = tensor if staged is None else as_pixels(tensor, staged, self._floats)
         height, width = pixels.shape[:2]
         if not self._channels_first:
             pixels[...] = values[:height, :width]
@@ -56,7 +59,18 @@ class TensorToPixels:
         for channel in range(3):  # one by one: NumPy would step through all three at each pixel
             pixels[:, :, channel] = values[channel, :height, :width]
 
-    def _rounded(self, tensor: NDArray[Any]) -> NDArray[np.uint8]:
-        if self._floats is None or self._bytes is None:
-            return tensor
-        return as_pixels(tensor, self._bytes, self._floats)
+
+class _Staged:
+    """Pixels in the order of a tensor of floats; none for one of pixels."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._shape = spec.shape[1:] if spec.dtype == "float32" else None
+        self._arrays: dict[Any, NDArray[Any]] = {}
+
+    def of(self, dtype: Any) -> NDArray[Any] | None:
+        """The array for pixels of a type."""
+        if self._shape is None:
+            return None
+        if dtype not in self._arrays:
+            self._arrays[dtype] = np.empty(self._shape, dtype)
+        return self._arrays[dtype]

@@ -1,4 +1,4 @@
-"""Decoding image files to 8-bit RGB, upright, with transparency in a separate array.
+"""Decoding image files to RGB of 8 or 16 bits, upright, with transparency in a separate array.
 
 Pillow decodes them; values that it would decode wrongly are corrected or refused.
 """
@@ -6,36 +6,28 @@ Pillow decodes them; values that it would decode wrongly are corrected or refuse
 from __future__ import annotations
 
 import errno
-import functools
 import importlib
 import io
 import re
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from elir_deploy.errors import ImageError, MissingDependencyError
-from elir_deploy.pixels import rounded
-from elir_deploy.runtime.colours import (
-    ColourMetadata,
-    Curve,
-    gamma_curve,
-    grey_curve,
-    profile_space,
-    read_colour_metadata,
-)
+from elir_deploy.runtime.colours import ColourMetadata, profile_space, read_colour_metadata
+from elir_deploy.runtime.low_bytes import LowBytes, is_cut
 from elir_deploy.runtime.metadata import Metadata, hide_orientation, read_metadata
 from elir_deploy.runtime.profiles import srgb_profile
-from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, peak_of, prepare_tiff, white_is_zero
+from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, prepare_tiff
 from elir_deploy.runtime.transparency import without_transparency
+from elir_deploy.runtime.values import DEEP_MODES, GREY_MODES, conversion
 
 __all__ = ["IMAGE_SUFFIXES", "LoadedImage", "decoded"]
 
@@ -60,10 +52,8 @@ IMAGE_SUFFIXES = frozenset(
 MAX_TEXT = 2**26
 
 _BAND_PIXELS = 2**22
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
-_GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
 #: By EXIF orientation: the pixels as they are stored, as a view of the upright picture.
-_AS_STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+_AS_STORED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -80,20 +70,23 @@ class LoadedImage:
     """A picture from a file.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright.
-        alpha: (H, W) uint8, 255 is opaque; None: the file has no transparency.
+        pixels: (H, W, 3) uint8 or uint16 RGB, upright.
+        alpha: (H, W) of the same type, its largest value is opaque; None: the file has no
+            transparency.
         icc_profile: colour profile of the RGB values; None: sRGB.
         converted: the file has a profile of another space (grey, CMYK), from which the values were
             converted.
         grey: the file holds grey values, which ``pixels`` repeats.
+        reduced: the file has 16 bits, ``pixels`` 8.
         metadata: what else the file says of the picture.
     """
 
-    pixels: NDArray[np.uint8]
-    alpha: NDArray[np.uint8] | None = None
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None = None
     icc_profile: bytes | None = None
     converted: bool = False
     grey: bool = False
+    reduced: bool = False
     metadata: Metadata = field(default_factory=Metadata)
 
     @property
@@ -101,9 +94,24 @@ class LoadedImage:
         """The colour profile for a file of the result; None: the input had none, either."""
         return srgb_profile(self.grey) if self.converted else self.icc_profile
 
-    def opaque(self) -> NDArray[np.uint8]:
-        """The input for a model, (H, W, 3) uint8 RGB; see :mod:`.transparency`."""
+    def opaque(self) -> NDArray[Any]:
+        """The input for a model, (H, W, 3) RGB; see :mod:`.transparency`."""
         return self.pixels if self.alpha is None else without_transparency(self.pixels, self.alpha)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a file is read.
+
+    Attributes:
+        orientation: as EXIF numbers it.
+        deep: with 16 bits, if it has them.
+        cut: Pillow cuts its 16 bits.
+    """
+
+    orientation: int
+    deep: bool
+    cut: bool
 
 
 class _Patched:
@@ -141,8 +149,8 @@ _with_libtiff = _Patched("TiffImagePlugin", READ_LIBTIFF=True)
 _while_reading = _Patched("PngImagePlugin", MAX_TEXT_CHUNK=MAX_TEXT, MAX_TEXT_MEMORY=MAX_TEXT)
 
 
-def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
-    """Decode the picture in ``file``.
+def decoded(path: Path, file: BinaryIO, max_pixels: int, deep: bool) -> LoadedImage:
+    """Decode the picture in ``file``; with 16 bits if it has them and ``deep``.
 
     Raises:
         ImageError: see :func:`elir_deploy.runtime.images.read_image`.
@@ -159,9 +167,12 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int) -> LoadedImage:
             if image.format == "TIFF":
                 prepare_tiff(path, image, file.seek(0, io.SEEK_END))
                 hide_orientation(image)
+            cut, whole = is_cut(image), LowBytes.possible(image)
             image.load()
             metadata, orientation = read_metadata(image, file)
-            return replace(_loaded(path, image, colours, orientation), metadata=metadata)
+            low = _low_bytes(file, head) if deep and cut and whole else None
+            kind = _Kind(orientation, deep, cut)
+            return replace(_loaded(path, image, low, colours, kind), metadata=metadata)
     except (ImageError, MissingDependencyError):
         raise
     except UnidentifiedImageError:
@@ -241,130 +252,46 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{path} has {frames} frames, expected one: extract one of them")
 
 
+def _low_bytes(file: BinaryIO, head: bytes) -> LowBytes:
+    """Decode the file again."""
+    file.seek(0)
+    image = _opened(file, head)
+    hide_orientation(image)
+    return LowBytes(image)
+
+
 def _loaded(
-    path: Path, image: Image.Image, metadata: ColourMetadata, orientation: int
+    path: Path, image: Image.Image, low: LowBytes | None, metadata: ColourMetadata, kind: _Kind
 ) -> LoadedImage:
     profile = metadata.profile or image.info.get("icc_profile")
     if metadata.clear is not None:
         image.info["transparency"] = metadata.clear  # Pillow has it on the file's scale
-    convert, table = _conversion(path, image, metadata, profile)
-    turned = orientation >= 5
+    deep = kind.deep and (low is not None or image.mode in DEEP_MODES)
+    dtype = np.uint16 if deep else np.uint8
+    convert = conversion(path, image, low, metadata, profile, dtype)
+    turned = kind.orientation >= 5
     shape = (image.width, image.height) if turned else (image.height, image.width)
-    pixels = np.empty((*shape, 3), np.uint8)
-    transparent = image.has_transparency_data
-    alpha = np.empty(shape, np.uint8) if transparent else None
-    as_stored = _AS_STORED[orientation]
+    pixels = np.empty((*shape, 3), dtype)
+    alpha = np.empty(shape, dtype) if image.has_transparency_data else None
+    as_stored = _AS_STORED[kind.orientation]
     stored_pixels = as_stored(pixels)
     stored_alpha = None if alpha is None else as_stored(alpha)
     # In bands, since a converted copy and its bytes would each need the picture's memory.
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        band = convert(image.crop((0, top, image.width, bottom)))
-        values = np.asarray(band.convert("RGB" if alpha is None else "RGBA"))
-        colours = values[:, :, :3]
-        stored_pixels[top:bottom] = colours if table is None else table[colours]
+        values = convert((0, top, image.width, bottom))
+        stored_pixels[top:bottom] = values[:, :, :3]
         if stored_alpha is not None:
             stored_alpha[top:bottom] = values[:, :, 3]
     # A grey or CMYK profile does not describe the RGB values made from its pixels.
     space = profile_space(profile)
     converted = space is not None and space != "RGB"
-    grey = metadata.grey or image.mode in _GREY_MODES
-    return LoadedImage(pixels, alpha, None if converted else profile, converted, grey)
-
-
-# Values ---------------------------------------------------------------------------------------
-
-
-def _conversion(
-    path: Path, image: Image.Image, metadata: ColourMetadata, profile: object
-) -> tuple[Callable[[Image.Image], Image.Image], NDArray[np.uint8] | None]:
-    """A function that prepares a band of ``image`` for Pillow's conversion to RGB, and a table
-    that is applied to the result.
-
-    Raises:
-        ImageError: the values cannot be converted to 8 bits.
-    """
-    curve = _curve(image, metadata, profile)
-    if curve is not None and metadata.cut:
-        raise ImageError(
-            f"{path} has 16-bit colours with another transfer curve than sRGB's, and the 8 bits "
-            "that are read are too few for its shadows: convert it to sRGB first"
-        )
-    if image.mode in _DEEP_MODES or metadata.clear is not None:
-        _check_range(path, image)
-        return functools.partial(
-            _to_8_bits,
-            path,
-            white=peak_of(image),
-            inverted=white_is_zero(image),
-            curve=curve,
-            clear=metadata.clear,
-        ), None
-    table = None if curve is None else rounded(curve(np.arange(256.0)))
-    if image.mode in ("CMYK", "LAB"):
-        return _to_srgb(image.mode, profile), table
-    if image.mode == "La":
-        return lambda band: band.convert("LA"), table
-    return lambda band: band, table
-
-
-def _curve(image: Image.Image, metadata: ColourMetadata, profile: object) -> Curve | None:
-    if metadata.gamma is not None:
-        return gamma_curve(metadata.gamma)
-    grey = metadata.grey or image.mode in _GREY_MODES
-    if grey and isinstance(profile, bytes) and profile_space(profile) == "GRAY":
-        return grey_curve(profile)
-    return None
-
-
-def _check_range(path: Path, image: Image.Image) -> None:
-    if image.mode not in ("I", "F"):
-        return
-    least, most = cast(tuple[float, float], image.getextrema())
-    limit = 65535 if image.mode == "I" else 1
-    if not (least >= 0 and most <= limit):
-        kind = "32-bit" if image.mode == "I" else "float"
-        raise ImageError(
-            f"{path} has {kind} values from {least:g} to {most:g}, expected 0 to {limit}: "
-            "scale it first"
-        )
-
-
-def _to_8_bits(
-    path: Path,
-    band: Image.Image,
-    *,
-    white: int,
-    inverted: bool,
-    curve: Curve | None,
-    clear: int | None,
-) -> Image.Image:
-    values = np.asarray(band.convert("L") if band.mode == "1" else band)
-    levels = values * (255 / white)
-    if np.isnan(levels).any():  # comparisons do not detect it
-        raise ImageError(f"{path} has float values that are not numbers: replace them first")
-    if inverted:
-        levels = 255 - levels
-    if curve is not None:
-        levels = curve(levels)
-    grey = Image.fromarray(rounded(levels))
-    if clear is not None:
-        grey.putalpha(Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255))))
-    return grey
-
-
-def _to_srgb(mode: str, profile: object) -> Callable[[Image.Image], Image.Image]:
-    """Convert from CMYK or LAB by the profile; CMYK without one by Pillow's simple formula."""
-    from PIL import ImageCms
-
-    source: Any = None
-    if mode == "LAB":
-        source = ImageCms.createProfile("LAB")
-    elif isinstance(profile, bytes):
-        source = io.BytesIO(profile)
-    if source is not None:
-        with suppress(ImageCms.PyCMSError):
-            transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-            return transform.apply
-    return lambda band: band
+    return LoadedImage(
+        pixels,
+        alpha,
+        None if converted else profile,
+        converted,
+        grey=metadata.grey or image.mode in GREY_MODES,
+        reduced=not deep and (kind.cut or image.mode in DEEP_MODES),
+    )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import ElirError, ImageError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.images import (
+    OUTPUT_FORMATS,
     LoadedImage,
     Quality,
     check_fits,
@@ -46,7 +48,8 @@ class Result:
     Attributes:
         job: the job.
         failure: the reason why it failed; None: it did not.
-        warning: why the image differs from the model's training data; None: it does not.
+        warning: what the user may not expect of the result: the image differs from the model's
+            training data, or lost some of its bits; None: nothing.
         seconds: time for reading, restoring and writing, without waiting for other images.
     """
 
@@ -78,7 +81,7 @@ class _Step:
     number: int
     result: Result
     image: LoadedImage | None = None
-    pixels: NDArray[np.uint8] | None = None
+    pixels: NDArray[Any] | None = None
 
     def failed(self, reason: str, seconds: float) -> _Step:
         result = replace(self.result, failure=reason, seconds=self.result.seconds + seconds)
@@ -90,6 +93,7 @@ def restore_files(
     jobs: Sequence[Job],
     *,
     strength: float = 1.0,
+    bits: int | None = None,
     quality: Quality = None,
     on_result: Callable[[Result], None] | None = None,
     on_progress: ProgressCallback = no_progress,
@@ -104,11 +108,16 @@ def restore_files(
         jobs: jobs of :func:`~elir_deploy.runtime.jobs.plan_jobs`.
         strength: as for :meth:`~elir_deploy.runtime.Restorer.restore`; colours hidden by
             transparency are mixed, too.
+        bits: of results, 8 or 16; None: those of the input, if the restorer has them.
         quality: as for :func:`~elir_deploy.runtime.images.write_image`.
         on_result: called when a job is done or failed, in the thread where it did.
         on_progress: also counts tiles if the restorer runs one image at a time.
+
+    Raises:
+        UsageError: the restorer or a format has no such bits.
     """
-    work = _Work(restorer, jobs, strength, quality, on_result, on_progress)
+    _check_bits(bits, restorer, jobs)
+    work = _Work(restorer, jobs, strength, bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
     try:
@@ -138,6 +147,21 @@ def restore_files(
     return work.outcome
 
 
+def _check_bits(bits: int | None, restorer: Restorer, jobs: Sequence[Job]) -> None:
+    if bits not in (None, 8, 16):
+        raise UsageError(f"bits is {bits}, expected 8 or 16")
+    if bits != 16:
+        return
+    if restorer.bits == 8:
+        raise UsageError(
+            "bits is 16, and this bundle takes and gives 8: export it with --io float32"
+        )
+    for job in jobs:
+        format = OUTPUT_FORMATS[job.format]
+        if not format.deep:
+            raise UsageError(f"bits is 16, and {format.name} stores 8: write PNG or TIFF")
+
+
 class _Work:
     """The work on jobs, in three steps that run in threads of their own."""
 
@@ -146,6 +170,7 @@ class _Work:
         restorer: Restorer,
         jobs: Sequence[Job],
         strength: float,
+        bits: int | None,
         quality: Quality,
         on_result: Callable[[Result], None] | None,
         on_progress: ProgressCallback,
@@ -153,6 +178,7 @@ class _Work:
         self._restorer = restorer
         self._jobs = jobs
         self._strength = strength
+        self._bits = bits
         self._quality = quality
         self._on_result = on_result
         self._on_progress = on_progress
@@ -168,7 +194,7 @@ class _Work:
         started = time.perf_counter()
         job = step.result.job
         try:
-            image = read_image(job.source)
+            image = self._image(job)
             upscale = self._restorer.bundle.manifest.model.upscale
             height, width = (length * upscale for length in image.pixels.shape[:2])
             # Now, not after minutes of restoring.
@@ -180,12 +206,29 @@ class _Work:
                 icc_profile=image.result_profile,
                 metadata=image.metadata,
                 format=job.format,
+                bits=8 * image.pixels.itemsize,
             )
         except ElirError as error:
             return step.failed(str(error), time.perf_counter() - started)
-        warning = self._restorer.input_warning(*image.pixels.shape[:2])
+        warnings = [self._restorer.input_warning(*image.pixels.shape[:2]), self._reduced(image)]
+        warning = "; ".join(filter(None, warnings)) or None
         result = Result(job, None, warning, time.perf_counter() - started)
         return _Step(step.number, result, image)
+
+    def _image(self, job: Job) -> LoadedImage:
+        image = read_image(job.source, deep=self._restorer.bits == 16 and self._bits != 8)
+        if self._bits == 16 and image.pixels.dtype == np.uint8:
+            alpha = None if image.alpha is None else image.alpha * np.uint16(257)
+            return replace(image, pixels=image.pixels * np.uint16(257), alpha=alpha)
+        return image
+
+    def _reduced(self, image: LoadedImage) -> str | None:
+        """The warning that a picture has lost some of its bits."""
+        if not image.reduced or self._bits == 8:
+            return None
+        if self._restorer.bits == 8:
+            return "reduced from 16 to 8 bits: a bundle exported with --io float32 keeps them"
+        return "reduced from 16 to 8 bits, which are all that is read of this kind of file"
 
     def restore(self, step: _Step) -> _Step:
         """Run the model on an image that has been read."""
@@ -203,7 +246,7 @@ class _Work:
         seconds = step.result.seconds + time.perf_counter() - started
         return replace(step, result=replace(step.result, seconds=seconds), pixels=pixels)
 
-    def _restored(self, image: LoadedImage, progress: ProgressCallback) -> NDArray[np.uint8]:
+    def _restored(self, image: LoadedImage, progress: ProgressCallback) -> NDArray[Any]:
         if image.alpha is None or self._strength == 0:
             return self._restorer.restore(
                 image.pixels, strength=self._strength, on_progress=progress
@@ -229,7 +272,7 @@ class _Work:
         seconds = step.result.seconds + time.perf_counter() - started
         self.finish(replace(step.result, failure=failure, seconds=seconds))
 
-    def _write(self, job: Job, image: LoadedImage, pixels: NDArray[np.uint8]) -> None:
+    def _write(self, job: Job, image: LoadedImage, pixels: NDArray[Any]) -> None:
         alpha = image.alpha
         if alpha is not None:
             alpha = enlarge_alpha(alpha, pixels.shape[0] // alpha.shape[0])
@@ -267,9 +310,9 @@ class _Work:
         return tile_progress
 
 
-def _side_by_side(image: NDArray[np.uint8], result: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _side_by_side(image: NDArray[Any], result: NDArray[Any]) -> NDArray[Any]:
     height, width = result.shape[:2]
-    pair = np.empty((height, 2 * width, 3), np.uint8)
+    pair = np.empty((height, 2 * width, 3), result.dtype)
     if image.shape == result.shape:
         pair[:, :width] = image
     else:

@@ -1,8 +1,8 @@
 """Reading and writing image files.
 
-Pixels are 8-bit RGB, upright, with transparency in a separate array, whatever the format of the
-file. Files that cannot be represented so (animations, floats out of range, truncated files) are
-refused with the reason. Writing is atomic.
+Pixels are RGB of 8 or 16 bits, upright, with transparency in a separate array, whatever the format
+of the file. Files that cannot be represented so (animations, floats out of range, truncated files)
+are refused with the reason. Writing is atomic.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from elir_deploy.errors import ImageError, MissingDependencyError, OutputError, 
 from elir_deploy.output_files import replacing
 from elir_deploy.runtime.decoding import IMAGE_SUFFIXES, LoadedImage, decoded
 from elir_deploy.runtime.metadata import Metadata, part_too_large, save_options, tiff_tags
+from elir_deploy.runtime.png_writer import write_png
+from elir_deploy.runtime.resampling import bands, resize_into
 from elir_deploy.runtime.tiff_writer import write_tiff
 
 __all__ = [
@@ -61,6 +63,7 @@ class OutputFormat:
         lossless: options for no loss; None: it always loses some.
         alpha: whether it supports transparency.
         grey: whether it stores grey values as such; otherwise they become RGB.
+        deep: whether it stores 16 bits; otherwise values are rounded to 8.
         largest_profile: maximum size of a colour profile in bytes; None: no limit.
         largest_content: maximum size of all values in bytes; None: no limit.
     """
@@ -71,6 +74,7 @@ class OutputFormat:
     lossless: dict[str, Any] | None
     alpha: bool = True
     grey: bool = True
+    deep: bool = False
     largest_profile: int | None = None
     largest_content: int | None = None
 
@@ -97,7 +101,7 @@ class OutputFormat:
         return self.lossy | {"quality": quality or DEFAULT_QUALITY}
 
 
-_PNG = OutputFormat("PNG", 2**31 - 1, None, {})
+_PNG = OutputFormat("PNG", 2**31 - 1, None, {}, deep=True)
 # The format allows 65535 pixels, libjpeg fewer; profiles have up to 255 segments.
 _JPEG = OutputFormat(
     "JPEG", 65500, {"subsampling": 0}, None, alpha=False, largest_profile=255 * 65519
@@ -105,7 +109,7 @@ _JPEG = OutputFormat(
 # Exact: with the colours of transparent pixels.
 _WEBP = OutputFormat("WEBP", 16383, {}, {"lossless": True, "exact": True}, grey=False)
 # Offsets have 32 bits; what cannot be compressed grows a little.
-_TIFF = OutputFormat("TIFF", 2**31 - 1, None, {}, largest_content=2**32 - 2**27)
+_TIFF = OutputFormat("TIFF", 2**31 - 1, None, {}, deep=True, largest_content=2**32 - 2**27)
 _AVIF = OutputFormat("AVIF", 65536, {"subsampling": "4:4:4"}, None, grey=False)
 #: By suffix.
 OUTPUT_FORMATS = {
@@ -119,16 +123,21 @@ OUTPUT_FORMATS = {
 }
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def read_image(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, deep: bool = False
+) -> LoadedImage:
     """Read one image file.
 
-    The orientation is applied; grey and palette pictures become RGB; 16-bit grey is rounded to 8
-    bits (v / 257), 16-bit colour cut to them, as Pillow decodes it; CMYK goes through the embedded
+    The orientation is applied; grey and palette pictures become RGB; CMYK goes through the embedded
     profile if there is one. The profile of an RGB picture is kept, its values are not converted.
+    Without ``deep``, 16-bit grey is rounded to 8 bits (v / 257), 16-bit colour cut to them, as
+    Pillow decodes it.
 
     Args:
         path: path of the file; ``-`` is standard input.
         max_pixels: maximum size of the picture.
+        deep: give uint16 where the file has more than 8 bits: PNG, TIFF with interleaved colours,
+            and grey of any format.
 
     Raises:
         ImageError: not an image, damaged, cut off, more than one frame, too large, or of values
@@ -138,11 +147,13 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
     path = Path(path)
     try:
         if str(path) == STANDARD_INPUT:
-            return decoded(Path("standard input"), io.BytesIO(sys.stdin.buffer.read()), max_pixels)
+            return decoded(
+                Path("standard input"), io.BytesIO(sys.stdin.buffer.read()), max_pixels, deep
+            )
         with path.open("rb") as file:
             # A pipe is read whole first: its beginning is looked at more than once.
             source = file if file.seekable() else io.BytesIO(file.read())
-            return decoded(path, source, max_pixels)
+            return decoded(path, source, max_pixels, deep)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"{path} cannot be read: {reason}") from None
@@ -150,9 +161,9 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
 
 def write_image(
     path: str | Path,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[Any],
     *,
-    alpha: NDArray[np.uint8] | None = None,
+    alpha: NDArray[Any] | None = None,
     icc_profile: bytes | None = None,
     metadata: Metadata | None = None,
     grey: bool = False,
@@ -163,8 +174,9 @@ def write_image(
 
     Args:
         path: path of the file; ``-`` is standard output.
-        pixels: (H, W, 3) uint8 RGB.
-        alpha: (H, W) uint8; not written if entirely opaque.
+        pixels: (H, W, 3) uint8 or uint16 RGB; PNG and TIFF store 16 bits, in others they are
+            rounded to 8.
+        alpha: (H, W) of the same type; not written if entirely opaque.
         icc_profile: colour profile, stored unchanged.
         metadata: of the input, carried over as far as the format has a place for it.
         grey: store grey values: the luma of ``pixels``, or, in formats without grey, three of it.
@@ -184,8 +196,11 @@ def write_image(
     _check_array(path, "pixels", pixels, (3,))
     if alpha is not None:
         _check_array(path, "alpha", alpha, ())
-        if alpha.shape != pixels.shape[:2]:
-            raise ImageError(f"{path}: alpha has shape {alpha.shape}, pixels {pixels.shape}")
+        if alpha.shape != pixels.shape[:2] or alpha.dtype != pixels.dtype:
+            raise ImageError(
+                f"{path}: alpha is {alpha.dtype} {alpha.shape}, pixels {pixels.dtype} "
+                f"{pixels.shape}, expected the same type, height and width"
+            )
     height, width = pixels.shape[:2]
     kind = check_fits(
         *(path, height, width),
@@ -193,34 +208,61 @@ def write_image(
         icc_profile=icc_profile,
         metadata=metadata,
         format=format,
+        bits=8 * pixels.itemsize,
     )
     options = kind.options(quality)
-    image = _image(pixels, alpha, grey, kind)
+    values = _values(pixels, alpha, grey, kind)
     try:
         with replacing(path) as file:
             if kind is _TIFF:
-                values = np.atleast_3d(np.asarray(image))
                 write_tiff(file, values, tiff_tags(metadata, width, height, icc_profile))
                 return
             options = options | save_options(kind.name, metadata, width, height)
             if icc_profile:
                 options["icc_profile"] = icc_profile
+            if values.dtype == np.uint16:
+                write_png(file, values, options)
+                return
+            image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
             image.save(file, format=kind.name, **options)
     except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
 
 
-def _image(
-    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, grey: bool, kind: OutputFormat
-) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+def _values(
+    pixels: NDArray[Any], alpha: NDArray[Any] | None, grey: bool, kind: OutputFormat
+) -> NDArray[Any]:
+    """What is stored: (H, W, C), grey or RGB, with alpha if it is not opaque."""
+    if pixels.dtype == np.uint16 and not kind.deep:
+        pixels = _to_8_bits(pixels)
+        alpha = None if alpha is None else _to_8_bits(alpha)
     if grey:
-        image = image.convert("L")
+        pixels = _luma(pixels)
         if not kind.grey:
-            image = image.convert("RGB")
-    if alpha is not None and alpha.min() < 255:
-        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
-    return image
+            pixels = pixels.repeat(3, axis=2)
+    if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
+        return np.dstack([pixels, alpha])
+    return np.ascontiguousarray(pixels)
+
+
+def _to_8_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """v / 257, rounded."""
+    result = np.empty(values.shape, np.uint8)
+    for top, rows in bands(*values.shape[:2]):
+        wide = values[top : top + rows].astype(np.uint32)
+        result[top : top + rows] = (wide + np.uint32(128)) // np.uint32(257)
+    return result
+
+
+def _luma(pixels: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, 1), with Pillow's weights for both types."""
+    luma = np.empty((*pixels.shape[:2], 1), pixels.dtype)
+    for top, rows in bands(*pixels.shape[:2]):
+        wide = pixels[top : top + rows].astype(np.uint32)
+        wide *= np.array([19595, 38470, 7471], np.uint32)  # of 65536
+        total = wide.sum(axis=2, keepdims=True, dtype=np.uint32) + np.uint32(2**15)
+        luma[top : top + rows] = total >> np.uint32(16)
+    return luma
 
 
 def check_fits(
@@ -228,10 +270,11 @@ def check_fits(
     height: int,
     width: int,
     *,
-    alpha: NDArray[np.uint8] | None = None,
+    alpha: NDArray[Any] | None = None,
     icc_profile: bytes | None = None,
     metadata: Metadata | None = None,
     format: str | None = None,
+    bits: int = 8,
 ) -> OutputFormat:
     """Check that :func:`write_image` could write such a picture, and give the format.
 
@@ -243,6 +286,7 @@ def check_fits(
         icc_profile: colour profile of the picture.
         metadata: of the picture.
         format: suffix that determines the format; None: that of ``path``.
+        bits: of the picture's values.
 
     Raises:
         OutputError: the suffix is not that of a format, or the format cannot store the picture.
@@ -255,7 +299,7 @@ def check_fits(
             f"{path}: {kind.name} cannot store {width}x{height} pixels, only {kind.largest} a "
             "side: write PNG"
         )
-    if not kind.alpha and alpha is not None and alpha.min() < 255:
+    if not kind.alpha and alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
         raise OutputError(
             f"{path}: {kind.name} cannot store the image's transparency: write PNG or WebP"
         )
@@ -265,7 +309,8 @@ def check_fits(
             f"{kind.largest_profile}: write PNG"
         )
     channels = 3 if alpha is None else 4
-    if kind.largest_content is not None and height * width * channels > kind.largest_content:
+    content = height * width * channels * bits // 8
+    if kind.largest_content is not None and content > kind.largest_content:
         raise OutputError(f"{path}: {kind.name} cannot store 4 GiB of pixels: write PNG")
     too_large = None if metadata is None else part_too_large(kind.name, metadata)
     if too_large is not None:
@@ -289,20 +334,22 @@ def format_of(path: Path, format: str | None) -> OutputFormat:
     return kind
 
 
-def enlarge_alpha(alpha: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """(H, W) to (H * factor, W * factor) uint8, bicubic."""
+def enlarge_alpha(alpha: NDArray[Any], factor: int) -> NDArray[Any]:
+    """(H, W) to (H * factor, W * factor) of the same type, bicubic."""
     if factor == 1:
         return alpha
-    size = (alpha.shape[1] * factor, alpha.shape[0] * factor)
-    large = Image.fromarray(np.ascontiguousarray(alpha)).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(large)
+    large = np.empty((alpha.shape[0] * factor, alpha.shape[1] * factor), alpha.dtype)
+    resize_into(alpha, large)
+    return large
 
 
 def _check_array(path: Path, what: str, array: object, last: tuple[int, ...]) -> None:
     if not isinstance(array, np.ndarray):
         raise ImageError(f"{path}: {what} is a {type(array).__name__}, expected a NumPy array")
-    if array.dtype != np.uint8:
-        raise ImageError(f"{path}: {what} is {array.dtype}, expected uint8 from 0 to 255")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(
+            f"{path}: {what} is {array.dtype}, expected uint8 or uint16, the whole range of either"
+        )
     if array.ndim != 2 + len(last) or array.shape[2:] != last or array.size == 0:
         expected = "(H, W, 3)" if last else "(H, W)"
         raise ImageError(f"{path}: {what} has shape {array.shape}, expected {expected}, not empty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,11 @@ class Prepared(NamedTuple):
 
     enlarged: EnlargedPicture
     picture: EnlargedPicture
-    restored: NDArray[np.uint8]
-    output: NDArray[np.uint8]
+    restored: NDArray[Any]
+    output: NDArray[Any]
     tiling: Tiling
 
-    def finish(self, strength: float) -> NDArray[np.uint8]:
+    def finish(self, strength: float) -> NDArray[Any]:
         """The result, once the model ran; for a strength of 0 it need not."""
         if self.restored is not self.output and strength:
             resize_into(self.restored, self.output)
@@ -54,6 +54,7 @@ class Placement:
         overlap: pixels over which tiles are blended; None: an eighth of a tile.
         resize: resize images of other sizes, rather than cutting them into tiles.
         tiles_allowed: whether tiles, or images that are padded to one, make sense.
+        deep: whether images may have 16 bits.
     """
 
     model: Model
@@ -62,11 +63,12 @@ class Placement:
     overlap: int | None
     resize: bool
     tiles_allowed: bool
+    deep: bool
 
     def single_run(self, image: object) -> Shape | None:
         """The shape of an image that one run restores; None: it needs more, or cannot be."""
         try:
-            check_image(image)
+            check_image(image, self.deep)
         except ImageError:
             return None
         assert isinstance(image, np.ndarray)
@@ -76,7 +78,7 @@ class Placement:
         tiling = self._tiling(height, width)
         return tiling.shape if tiling.count == 1 else None
 
-    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+    def prepare(self, image: NDArray[Any]) -> Prepared:
         """Allocate the result of an image, and what the model reads.
 
         Raises:
@@ -89,17 +91,17 @@ class Placement:
         if not (exact or self.resize or self.tiles_allowed):
             raise self._tiles_refused(height, width)
         try:
-            output = np.empty((height, width, 3), np.uint8)
+            output = np.empty((height, width, 3), image.dtype)
         except MemoryError:
             raise ImageError(
                 f"the result would be {width}x{height} pixels, "
-                f"{3 * height * width / 2**30:.1f} GiB: not enough memory"
+                f"{3 * height * width * image.itemsize / 2**30:.1f} GiB: not enough memory"
             ) from None
         restored = output
         if self.resize and not exact:
             height, width = self.shapes[0].height, self.shapes[0].width
             picture = EnlargedPicture(resize_to(picture, height, width), 1, "none")
-            restored = np.empty((height, width, 3), np.uint8)
+            restored = np.empty((height, width, 3), image.dtype)
         return Prepared(enlarged, picture, restored, output, self._tiling(height, width))
 
     def _exact(self, height: int, width: int) -> list[Shape]:
@@ -121,8 +123,8 @@ class Placement:
         )
 
 
-def check_image(image: object) -> None:
-    """Check that ``image`` is (H, W, 3) uint8.
+def check_image(image: object, deep: bool = False) -> None:
+    """Check that ``image`` is (H, W, 3) uint8 or, if ``deep``, uint16.
 
     Raises:
         ImageError: it is not.
@@ -138,7 +140,11 @@ def check_image(image: object) -> None:
         elif image.ndim == 3 and image.shape[0] == 3:
             hint = ": channels come last"
         raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
-    if image.dtype != np.uint8:
-        raise ImageError(f"the image is {image.dtype}, expected uint8 from 0 to 255")
+    if image.dtype != np.uint8 and not (deep and image.dtype == np.uint16):
+        expected = "uint8 or uint16, the whole range of either" if deep else "uint8 from 0 to 255"
+        hint = ""
+        if image.dtype == np.uint16:
+            hint = ": bundles exported with --io float32 restore 16 bits"
+        raise ImageError(f"the image is {image.dtype}, expected {expected}{hint}")
     if image.size == 0:
         raise ImageError(f"the image is empty: its shape is {image.shape}")

@@ -1,9 +1,10 @@
 """Resizing pictures with Pillow's arithmetic, without two full copies in memory.
 
-Bicubic (a = -0.5, antialiased) is a pass along the rows, rounded to 8 bits, and then one along the
-columns; each is bit-identical to Pillow's ``Image.resize`` with the other side unchanged, and is
-skipped if its side is unchanged. The order is fixed here, since Pillow 13 starts with the columns
-if the height shrinks much more than the width.
+Bicubic (a = -0.5, antialiased) is a pass along the rows, rounded to pixels, and then one along the
+columns; with 8 bits each is bit-identical to Pillow's ``Image.resize`` with the other side
+unchanged, and is skipped if its side is unchanged. 16 bits, which Pillow does not resize, have the
+same integer weights, in units of 2^-22, and sums of 64 bits. The order is fixed here, since Pillow
+13 starts with the columns if the height shrinks much more than the width.
 
 Two properties allow working in pieces:
 
@@ -16,6 +17,7 @@ Two properties allow working in pieces:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,30 +29,34 @@ __all__ = ["EnlargedPicture", "bands", "resize_into", "resize_to"]
 _MARGIN = 3
 #: Pixels per band; Pillow needs 4 bytes for each.
 _BAND_PIXELS = 2**22
+#: Of a weight's fraction.
+_BITS = 22
 
 
 class EnlargedPicture:
     """A picture enlarged by ``factor``, of which only the requested blocks are computed.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, 3) uint8 or uint16.
         factor: enlargement; 1: none.
         kernel: ``nearest`` or ``bicubic``; a factor of ``bicubic`` is a power of two.
 
     Attributes:
         height: height of the enlarged picture in pixels.
         width: its width.
+        dtype: type of its values.
     """
 
-    def __init__(self, image: NDArray[np.uint8], factor: int, kernel: str) -> None:
+    def __init__(self, image: NDArray[Any], factor: int, kernel: str) -> None:
         self._image = image
         self._factor = factor
         self._kernel = kernel
         self.height = image.shape[0] * factor
         self.width = image.shape[1] * factor
+        self.dtype = image.dtype
 
-    def block(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 of the enlarged picture from row ``top``, column ``left``.
+    def block(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """(height, width, 3) of the enlarged picture from row ``top``, column ``left``.
 
         It may be a view of the image: do not write to it.
         """
@@ -71,22 +77,22 @@ class EnlargedPicture:
         return large[top : top + height, left : left + width]
 
 
-def resize_to(picture: EnlargedPicture, height: int, width: int) -> NDArray[np.uint8]:
-    """Resize the picture to (height, width, 3) uint8, ignoring proportions.
+def resize_to(picture: EnlargedPicture, height: int, width: int) -> NDArray[Any]:
+    """Resize the picture to (height, width, 3), ignoring proportions.
 
-    Needs ``3 * width * picture.height`` bytes besides small buffers.
+    Needs ``3 * width * picture.height`` values besides small buffers.
     """
-    narrow = np.empty((picture.height, width, 3), np.uint8)
+    narrow = np.empty((picture.height, width, 3), picture.dtype)
     for top, rows in bands(picture.height, picture.width):
         band = picture.block(top, 0, rows, picture.width)
         narrow[top : top + rows] = _resized(band, width, rows)
     return _resized(narrow, width, height)
 
 
-def resize_into(image: NDArray[np.uint8], output: NDArray[np.uint8]) -> None:
-    """Resize (h, w, 3) uint8 to fill ``output``, (H, W, 3) uint8.
+def resize_into(image: NDArray[Any], output: NDArray[Any]) -> None:
+    """Resize (h, w, 3) or (h, w) to fill ``output``, (H, W, 3) or (H, W) of the same type.
 
-    Needs ``3 * h * W`` bytes besides small buffers.
+    Needs ``3 * h * W`` values besides small buffers.
     """
     height, width = output.shape[:2]
     wide = _resized(image, width, image.shape[0])
@@ -102,7 +108,61 @@ def bands(length: int, across: int) -> Iterator[tuple[int, int]]:
         yield start, min(thickness, length - start)
 
 
-def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+def _resized(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
     """One pass: either ``width`` or ``height`` is unchanged."""
+    if image.dtype == np.uint16:
+        return _deep_pass(_deep_pass(image, 1, width), 0, height)
     source = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))
+
+
+# 16 bits --------------------------------------------------------------------------------------
+
+
+def _deep_pass(image: NDArray[np.uint16], axis: int, length: int) -> NDArray[np.uint16]:
+    """Resize one axis of (H, W, …) to ``length``."""
+    if image.shape[axis] == length:
+        return image
+    begins, weights = _weights(image.shape[axis], length)
+    shape = list(image.shape)
+    shape[axis] = length
+    output = np.empty(shape, np.uint16)
+    # Both with the axis first.
+    source, sink = np.moveaxis(image, axis, 0), np.moveaxis(output, axis, 0)
+    for start, count in bands(length, 8 * source.shape[1]):
+        part = slice(start, start + count)
+        total = np.full(sink[part].shape, 1 << (_BITS - 1), np.int64)
+        for tap, weight in enumerate(weights[:, part]):
+            index = np.minimum(begins[part] + tap, image.shape[axis] - 1)
+            total += source[index] * weight.reshape(-1, *[1] * (image.ndim - 1))
+        total >>= _BITS
+        sink[part] = np.clip(total, 0, 65535, out=total)
+    return output
+
+
+def _weights(before: int, after: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of ``after`` pixels the first of ``before`` that it reads, and (taps, after) their
+    weights, as Pillow computes them.
+    """
+    scale = before / after
+    wide = max(scale, 1.0)
+    centres = (np.arange(after) + 0.5) * scale
+    begins = np.maximum((centres - 2 * wide + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + 2 * wide + 0.5).astype(np.int64), before)
+    taps = np.arange(int((ends - begins).max()))[:, None]
+    exact = np.where(
+        taps < ends - begins, _bicubic((taps + begins - centres + 0.5) * (1 / wide)), 0.0
+    )
+    total = np.zeros(after)
+    for row in exact:  # in this order
+        total += row
+    exact = exact / total * (1 << _BITS)
+    return begins, np.trunc(exact + np.where(exact < 0, -0.5, 0.5)).astype(np.int64)
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = np.abs(x)
+    inner = ((-0.5 + 2) * x - (-0.5 + 3)) * x * x + 1
+    outer = (((x - 5) * x + 8) * x - 4) * -0.5
+    values: NDArray[np.float64] = np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+    return values

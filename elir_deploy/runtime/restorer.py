@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ __all__ = ["Fit", "Mode", "Restorer"]
 Fit = Literal["resize", "tile"]
 #: What a backend is optimised for.
 Mode = Literal["latency", "throughput"]
+
+#: Type of an image's values.
+Pixel = TypeVar("Pixel", np.uint8, np.uint16)
 
 #: Images that wait before and after the model in ``map``.
 _AHEAD = 2
@@ -71,6 +74,7 @@ class Restorer:
         backend: name of the backend that runs it.
         precision: the precision that runs.
         fit: the value in use.
+        bits: of the values of images: 8, or up to 16 if the graphs have floats at both ends.
         noise: the noise of every picture; None: it is baked into the graph.
         concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
@@ -110,6 +114,7 @@ class Restorer:
         manifest = self.bundle.manifest
         self._model = manifest.model
         self._shapes = manifest.shapes
+        self.bits = 16 if manifest.input.dtype == manifest.output.dtype == "float32" else 8
         self.noise = field_noise(manifest, seed, sigma_s)
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._placement = Placement(
@@ -119,6 +124,7 @@ class Restorer:
             overlap=_checked_overlap(tile_overlap, self._shapes),
             resize=self.fit == "resize",
             tiles_allowed=force or not self._model.faces,
+            deep=self.bits == 16,
         )
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
@@ -154,22 +160,22 @@ class Restorer:
 
     def restore(
         self,
-        image: NDArray[np.uint8],
+        image: NDArray[Pixel],
         *,
         strength: float = 1.0,
         on_progress: ProgressCallback = no_progress,
-    ) -> NDArray[np.uint8]:
+    ) -> NDArray[Pixel]:
         """Restore one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size.
+            image: (H, W, 3) uint8 RGB of any size, or uint16 if :attr:`bits` is 16.
             strength: from 0, the image itself, enlarged where the task enlarges, to 1, its
                 restoration, in steps of 1/256; see :mod:`.strength`. At 0 the model does not run.
             on_progress: called after each tile, if tiles are used, with ``"tiles"``, the number
                 done and the number in all.
 
         Returns:
-            (H * upscale, W * upscale, 3) uint8 RGB, a new array.
+            (H * upscale, W * upscale, 3) RGB of the image's type, a new array.
 
         Raises:
             ImageError: ``image`` has another shape or type or is empty, or the result does not fit
@@ -177,7 +183,7 @@ class Restorer:
             UsageError: a face task would run in tiles, ``strength`` is not from 0 to 1, or the
                 restorer is closed.
         """
-        check_image(image)
+        check_image(image, self.bits == 16)
         strength = rounded_strength(strength)
         self.session  # noqa: B018  # raises when closed
         prepared = self._placement.prepare(image)
@@ -189,8 +195,8 @@ class Restorer:
     __call__ = restore
 
     def map(
-        self, images: Iterable[NDArray[np.uint8]], *, strength: float = 1.0
-    ) -> Generator[NDArray[np.uint8], None, None]:
+        self, images: Iterable[NDArray[Pixel]], *, strength: float = 1.0
+    ) -> Generator[NDArray[Pixel], None, None]:
         """Restore many images, in order, with reading, running and the caller's work overlapped.
 
         One thread reads from ``images`` and :attr:`concurrency` threads run the model. Images that
@@ -207,7 +213,7 @@ class Restorer:
         restore = partial(self._restore_together, strength=rounded_strength(strength))
         ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
 
-        def restored() -> Iterator[NDArray[np.uint8]]:
+        def restored() -> Iterator[NDArray[Pixel]]:
             with closing(waiting_together(images, ahead, self._joins)) as groups:
                 for results in map_in_order(restore, groups, self.concurrency):
                     while results:
@@ -308,16 +314,14 @@ class Restorer:
             )
         return None
 
-    def _joins(self, group: list[NDArray[np.uint8]], image: NDArray[np.uint8]) -> bool:
+    def _joins(self, group: list[NDArray[Any]], image: NDArray[Any]) -> bool:
         """Whether a waiting image can be in the same run as others."""
         shape = self._placement.single_run(group[0])
         if shape is None or len(group) >= shape.batch:
             return False
         return self._placement.single_run(image) == shape
 
-    def _restore_together(
-        self, images: list[NDArray[np.uint8]], strength: float
-    ) -> list[NDArray[np.uint8]]:
+    def _restore_together(self, images: list[NDArray[Any]], strength: float) -> list[NDArray[Any]]:
         """Restore images, in one run if there are several."""
         if len(images) == 1 or not strength:
             return [self.restore(image, strength=strength) for image in images]
@@ -341,7 +345,7 @@ class Restorer:
         raise ImageError(f"values are {_described(values)}, expected {specs}")
 
     def _run(self, shape: Shape, tiles: Sequence[Tile]) -> None:
-        """Run the model on tiles of ``shape``, from and to 8-bit pixels."""
+        """Run the model on tiles of ``shape``, from and to pixels."""
         try:
             self._pool.take().run_tiles(shape, tiles, self.noise)
         finally:

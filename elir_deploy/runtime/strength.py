@@ -46,7 +46,7 @@ def blend(before: NDArray[Any], after: NDArray[Any], strength: float) -> NDArray
     return _mixed(before, after, _weight(strength))
 
 
-def mix_into(picture: EnlargedPicture, restored: NDArray[np.uint8], strength: float) -> None:
+def mix_into(picture: EnlargedPicture, restored: NDArray[Any], strength: float) -> None:
     """:func:`blend` of the picture and ``restored``, which is as large, into ``restored``.
 
     At 0 its values are not read. Needs a few megabytes besides.

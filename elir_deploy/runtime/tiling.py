@@ -18,7 +18,7 @@ From ``r_i`` on, in the middle of their overlap, the result goes from what the t
 
 Ramps of up to a quarter of a tile do not touch each other, so at most two tiles meet. Tiles run row
 by row, as many at a time as the model takes; each row of tiles is blended along its row first
-(rounding to 8 bits), then with what the row above left in the output (rounding again). What a tile
+(rounding to pixels), then with what the row above left in the output (rounding again). What a tile
 reads beyond the picture, to the right and below, is mirrored, edge pixel included (index i of
 length L is ``m = i mod 2L``, then ``2L - 1 - m`` where ``m >= L``), and the result is cut.
 
@@ -34,7 +34,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,8 @@ __all__ = [
     "spans",
 ]
 
-Pixels = NDArray[np.uint8]
+#: uint8 or uint16.
+Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def run_tiled(
 
     Args:
         picture: of the output's size.
-        output: (H, W, 3) uint8, overwritten.
+        output: (H, W, 3) of the picture's type, overwritten.
         tiling: of a picture of that size.
         run: the model, for at most ``tiling.shape.batch`` tiles.
         on_progress: called after each tile, with the number of tiles done and in all.
@@ -207,7 +208,7 @@ def run_tiled(
     shape, stride = tiling.shape, tiling.stride
     places = itertools.product(tiling.rows, tiling.columns)
     size = min(shape.batch, tiling.count)
-    results = np.empty((size, shape.graph_height, shape.graph_width, 3), np.uint8)
+    results = np.empty((size, shape.graph_height, shape.graph_width, 3), output.dtype)
     blender = _Blender(output, tiling)
     done = 0
     while group := list(zip(results, itertools.islice(places, size), strict=False)):
@@ -235,7 +236,7 @@ class _Blender:
         self._output = output
         self._row_ramp, self._column_ramp = tiling.rows[-1].ramp, tiling.columns[-1].ramp
         # The tile to the left, where it fades out.
-        self._carried = np.empty((tiling.shape.graph_height, self._column_ramp, 3), np.uint8)
+        self._carried = np.empty((tiling.shape.graph_height, self._column_ramp, 3), output.dtype)
 
     def add(self, result: Pixels, row: Span, column: Span) -> None:
         height, width = self._output.shape[:2]
@@ -270,5 +271,5 @@ def _blend(before: Pixels, after: Pixels, axis: int) -> Pixels:
     steps = np.arange(width, dtype=np.uint32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     weight = 2 * steps + 1
     mixed: NDArray[np.uint32] = before * (2 * width - weight) + after * weight + width
-    blended: Pixels = (mixed // (2 * width)).astype(np.uint8)
+    blended: Pixels = (mixed // (2 * width)).astype(after.dtype)
     return blended

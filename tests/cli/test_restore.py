@@ -19,7 +19,7 @@ from PIL import Image
 
 from elir_deploy.cli import restore as command
 from elir_deploy.runtime import Restorer, blend
-from elir_deploy.runtime.images import read_image
+from elir_deploy.runtime.images import read_image, write_image
 from tests.bundles import make_bundle
 
 
@@ -207,6 +207,26 @@ def test_strength(run, tmp_path: Path, suffix: str) -> None:
         np.testing.assert_array_equal(out["0.25"][:, :, :3], mixed)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None:
+    deep = make_bundle(tmp_path / "deep", io="float32")
+    ramp = np.arange(7200, dtype=np.uint16).reshape(60, 40, 3) * np.uint16(9)
+    source = tmp_path / f"a.{suffix}"
+    write_image(source, ramp)
+    assert run(deep, source, "-o", tmp_path / "same", "--format", "same") == 0
+    assert "warning" not in capsys.readouterr().err
+    restored = read_image(tmp_path / "same" / f"a.{suffix}", deep=True).pixels
+    np.testing.assert_array_equal(restored, ramp)
+    assert run(bundle, source, "-o", tmp_path / "reduced") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == [
+        f"warning: {source}: reduced from 16 to 8 bits: a bundle exported with --io float32 "
+        "keeps them"
+    ]
+    assert run(deep, put(tmp_path / "b.png"), "-o", tmp_path / "b16.png", "--bits", "16") == 0
+    assert read_image(tmp_path / "b16.png", deep=True).pixels.dtype == np.uint16
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -218,6 +238,8 @@ def test_strength(run, tmp_path: Path, suffix: str) -> None:
         (["--strength", "1.1"], 2, "strength is 1.1, expected 0 to 1"),
         (["--strength", "nan"], 2, "strength is nan, expected 0 to 1"),
         (["--strength", "half"], 2, "--strength"),
+        (["--bits", "16"], 2, "bits is 16, and this bundle takes and gives 8"),
+        (["--bits", "12"], 2, "bits is 12, expected 8 or 16"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "has no int8 files"),

@@ -62,13 +62,16 @@ def expected(exif: bytes, width: int, height: int, suffix: str) -> Fields:
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("camera", CAMERAS)
-def test_every_field_is_carried_over(tmp_path: Path, camera: str, suffix: str) -> None:
+def test_every_field_is_carried_over(tmp_path: Path, camera: str, suffix: str, bits: int) -> None:
     exif = CAMERAS[camera]()
     loaded = read_image(stored(tmp_path / "in.png", exif))
     height, width = loaded.pixels.shape[:2]
     large = np.repeat(loaded.pixels, 2, axis=1)
+    if bits == 16:
+        large = large * np.uint16(257)
     path = tmp_path / f"out.{suffix}"
     write_image(path, large, metadata=loaded.metadata)
     found = fields(block_of(path))

@@ -195,7 +195,7 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
             alive += by
             most = max(most, alive)
 
-    def read(path: Path) -> files.LoadedImage:
+    def read(path: Path, **options: object) -> files.LoadedImage:
         change(+1)
         time.sleep(0.05)
         return files.LoadedImage(noise())

@@ -595,7 +595,7 @@ def test_parts_of_two_processes_do_not_meet(tmp_path: Path, monkeypatch) -> None
         (RGB[:0], None, "pixels has shape"),
         (RGB, ALPHA / 255, "alpha is float64"),
         (RGB, RGB, "alpha has shape"),
-        (RGB, ALPHA[:, 1:], r"alpha has shape \(20, 29\), pixels \(20, 30, 3\)"),
+        (RGB, ALPHA[:, 1:], r"alpha is uint8 \(20, 29\), pixels uint8 \(20, 30, 3\)"),
     ],
 )
 def test_what_is_no_picture(tmp_path: Path, pixels, alpha, reason: str) -> None:

@@ -52,14 +52,22 @@ def has_heif() -> bool:
 NEEDS_AVIF = pytest.mark.skipif(not has_avif(), reason="this Pillow has no AVIF")
 NEEDS_HEIF = pytest.mark.skipif(not has_heif(), reason="pillow-heif is not installed")
 WRITTEN = ["png", "jpg", "webp", "tif", pytest.param("avif", marks=NEEDS_AVIF)]
+#: Formats of 16 bits.
+KEEPING = ("png", "tif", "16.png", "16.tif")
+DEEP = ["16.png", "16.tif"]
 #: What has no place in a format. The resolution of WebP and AVIF is in their EXIF data.
 MISSING = {(suffix, "iptc") for suffix in ("webp", "avif", "heic")} | {
     (suffix, "texts") for suffix in ("jpg", "webp", "tif", "avif", "heic")
 }
 
 
+def pixels_for(path: Path) -> np.ndarray:
+    """Of 16 bits, if the name says so."""
+    return RGB * np.uint16(257) if ".16." in path.name else RGB
+
+
 def written(path: Path, metadata: Metadata, **options: object) -> Path:
-    write_image(path, RGB, metadata=metadata, **options)  # type: ignore[arg-type]
+    write_image(path, pixels_for(path), metadata=metadata, **options)  # type: ignore[arg-type]
     return path
 
 
@@ -67,16 +75,19 @@ def written(path: Path, metadata: Metadata, **options: object) -> Path:
 
 
 @pytest.mark.parametrize("part", ["exif", "xmp", "iptc", "resolution", "texts"])
-@pytest.mark.parametrize("target", WRITTEN)
-@pytest.mark.parametrize("source", [*WRITTEN, pytest.param("heic", marks=NEEDS_HEIF)])
+@pytest.mark.parametrize("target", [*WRITTEN, *DEEP])
+@pytest.mark.parametrize("source", [*WRITTEN, *DEEP, pytest.param("heic", marks=NEEDS_HEIF)])
 def test_parts_that_are_kept(tmp_path: Path, source: str, target: str, part: str) -> None:
     first = (
         heic(tmp_path / "a.heic") if source == "heic" else written(tmp_path / f"a.{source}", WHOLE)
     )
-    loaded = read_image(first)
+    loaded = read_image(first, deep=True)
     second = tmp_path / f"b.{target}"
-    write_image(second, loaded.pixels, metadata=loaded.metadata)
-    found = getattr(read_image(second).metadata, part)
+    pixels = loaded.pixels if source in DEEP else pixels_for(second)
+    write_image(second, pixels, metadata=loaded.metadata)
+    again = read_image(second, deep=True)
+    assert (again.pixels.dtype == np.uint16) == (pixels.dtype == np.uint16 and target in KEEPING)
+    found = getattr(again.metadata, part)
     wanted = {
         "exif": lambda: b"Model 7" in found and struct.pack(">2I", 35123, 1000) in found,
         "xmp": lambda: b'xmp:Rating="5"' in found and "Grüße".encode() in found,
@@ -84,17 +95,18 @@ def test_parts_that_are_kept(tmp_path: Path, source: str, target: str, part: str
         "resolution": lambda: found == (300.0, 150.0),
         "texts": lambda: found == WHOLE.texts,
     }[part]
-    if (source, part) in MISSING or (target, part) in MISSING:
+    if (source[-4:].lstrip("."), part) in MISSING or (target[-4:].lstrip("."), part) in MISSING:
         assert not found
     else:
         assert wanted()
 
 
-@pytest.mark.parametrize("target", WRITTEN)
+@pytest.mark.parametrize("target", [*WRITTEN, *DEEP])
 def test_orientation_and_size_in_xmp_are_the_results(tmp_path: Path, target: str) -> None:
-    large = np.repeat(RGB, 4, axis=0)
-    write_image(tmp_path / f"x.{target}", large, metadata=Metadata(xmp=XMP))
-    loaded = read_image(tmp_path / f"x.{target}")
+    path = tmp_path / f"x.{target}"
+    large = np.repeat(pixels_for(path), 4, axis=0)
+    write_image(path, large, metadata=Metadata(xmp=XMP))
+    loaded = read_image(path)
     assert loaded.pixels.shape == large.shape
     assert loaded.metadata.xmp == XMP.replace(b'Orientation="8"', b'Orientation="1"').replace(
         b">20<", b">80<"
@@ -120,7 +132,7 @@ def test_the_orientation_in_xmp_counts_without_exif_data(tmp_path: Path, source:
         assert read_image(path).pixels.shape == RGB.shape  # EXIF data says that it is upright
 
 
-@pytest.mark.parametrize("target", WRITTEN)
+@pytest.mark.parametrize("target", [*WRITTEN, *DEEP])
 def test_the_resolution_alone(tmp_path: Path, target: str) -> None:
     path = written(tmp_path / f"x.{target}", Metadata(resolution=(300.0, 118.11)))
     horizontal, vertical = read_image(path).metadata.resolution or (0.0, 0.0)
@@ -190,6 +202,24 @@ def test_the_profile_says_what_the_pixels_are(
             np.abs(read_image(tmp_path / f"b.{target}").pixels.astype(int) - first.pixels).max()
             <= 1
         )
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("target", DEEP)
+@pytest.mark.parametrize("source", DEEP)
+def test_profiles_of_16_bits(tmp_path: Path, source: str, target: str, grey: bool) -> None:
+    """An RGB profile is kept, a grey one applied, with all bits; grey stays grey."""
+    path = tmp_path / f"a.{source}"
+    profile = grey_profile(1.8) if grey else SRGB[:80] + b"mine" + SRGB[84:]
+    write_image(path, pixels_for(path) + np.uint16(7), grey=grey, icc_profile=profile)
+    with Restorer(make_bundle(tmp_path / "bundle", io="float32"), "onnxruntime") as restorer:
+        plan = plan_jobs([path], tmp_path / f"b.{target}")
+        assert not restore_files(restorer, plan.jobs).failures
+    first, second = (read_image(tmp_path / name, deep=True) for name in (path, f"b.{target}"))
+    assert second.grey == grey
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    with Image.open(tmp_path / f"b.{target}") as image:
+        assert image.info["icc_profile"] == (srgb_profile(True) if grey else profile)
 
 
 @pytest.mark.parametrize("grey", [False, True])
