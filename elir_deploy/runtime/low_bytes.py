@@ -46,10 +46,8 @@ class LowBytes:
         """Whether :func:`is_cut` is true of an image whose lower bytes can be had."""
         tags = getattr(image, "tag_v2", {})
         # libtiff unpacks planes itself.
-        modes = [_raw_mode(tile) for tile in image.tile]
-        if _INTERLEAVED in modes and image.mode != "RGBA":  # in Pillow before 12
-            return False
-        return all(map(_other, modes)) and tags.get(_PLANES) != 2
+        whole = all(_other(_raw_mode(tile)) for tile in image.tile)
+        return whole and tags.get(_PLANES) != 2
 
     def added_to(
         self, high: NDArray[np.uint8], box: tuple[int, int, int, int]

@@ -144,7 +144,7 @@ def check_image(image: object, deep: bool = False) -> None:
         expected = "uint8 or uint16, the whole range of either" if deep else "uint8 from 0 to 255"
         hint = ""
         if image.dtype == np.uint16:
-            hint = ": bundles exported with --io float32 restore 16 bits"
+            hint = ": only a Restorer of a bundle exported with --io float32 takes 16 bits"
         raise ImageError(f"the image is {image.dtype}, expected {expected}{hint}")
     if image.size == 0:
         raise ImageError(f"the image is empty: its shape is {image.shape}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import features
 
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime import Fit, Restorer, blend
@@ -17,6 +18,7 @@ from elir_deploy.runtime.transparency import without_transparency
 from tests.bundles import make_bundle
 
 RNG = np.random.default_rng(16)
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -151,14 +153,22 @@ def test_transparency(identity: Path, tmp_path: Path) -> None:
         ("float32", 8, None, "png", 8, None),
         ("float32", 8, 16, "png", 16, None),
         ("float32", 16, 8, "tif", 8, None),
+        ("float32", 16, None, "jpg", 8, None),
         ("float32", 16, None, "webp", 8, None),
+        pytest.param("float32", 16, None, "avif", 8, None, marks=NEEDS_AVIF),
         ("uint8", 16, None, "png", 8, "reduced from 16 to 8 bits: a bundle exported with --io"),
         ("uint8", 16, 8, "png", 8, None),
         ("uint8", 8, None, "tif", 8, None),
     ],
 )
 def test_bits_of_results(
-    tmp_path: Path, io: str, source: int, bits: int | None, target: str, stored: int, said: str
+    tmp_path: Path,
+    io: str,
+    source: int,
+    bits: int | None,
+    target: str,
+    stored: int,
+    said: str | None,
 ) -> None:
     bundle = make_bundle(tmp_path / "b", io=io, gain=0.9)
     pixels = noise(40, 50)

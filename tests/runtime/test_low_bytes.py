@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from elir_deploy.errors import ImageError
@@ -145,3 +147,22 @@ def test_cut_off(tmp_path: Path, name: str, share: float) -> None:
     (tmp_path / name).write_bytes(content[: int(share * len(content))])
     with pytest.raises(ImageError):
         read_image(tmp_path / name, deep=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from(["rgb.png", "grey with alpha.png", "deflated.tif", "tiles.tif"]),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=6),
+)
+def test_flipped_bytes_never_get_further(tmp_path: Path, name: str, flips: list) -> None:
+    content = bytearray(FILES[name]()[0])
+    for place, change in flips:
+        content[int(place * len(content))] ^= change
+    (tmp_path / name).write_bytes(content)
+    try:
+        loaded = read_image(tmp_path / name, max_pixels=10**6, deep=True)
+    except ImageError:
+        return
+    assert loaded.pixels.dtype in (np.uint8, np.uint16)
+    assert loaded.pixels.ndim == 3
