@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, UsageError
-from elir_deploy.photo.detectors import CONVENTIONS, Candidates
+from elir_deploy.photo.detectors import CONVENTIONS, Detections
 from elir_deploy.photo.faces import UNITS, Face, Points
 from elir_deploy.photo.sampling import reduced_region
 from elir_deploy.runtime.manifest import Detector
@@ -77,10 +77,10 @@ class FaceDetector:
         description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
         tensor = letterboxed(picture, view, description.multiple, description.color)
-        candidates = self._convention.decode(
+        detections = self._convention.decode(
             self._run(tensor), tensor.shape[2], tensor.shape[3], description.score_threshold
         )
-        return _faces(candidates, description.overlap_threshold, *view.scale)
+        return _faces(detections, description.overlap_threshold, *view.scale)
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,14 @@ def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: flo
     return stay
 
 
-def _faces(candidates: Candidates, overlap: float, across: float, down: float) -> list[Face]:
+def _faces(detections: Detections, overlap: float, across: float, down: float) -> list[Face]:
     """The faces that stay, in the picture's coordinates."""
     scale = np.array([across, down])
-    boxes = np.rint(candidates.boxes * np.tile(scale, 2) * UNITS).astype(np.int64)
-    landmarks = np.rint(candidates.landmarks * scale * UNITS)
+    boxes = np.rint(detections.boxes * np.tile(scale, 2) * UNITS).astype(np.int64)
+    landmarks = np.rint(detections.landmarks * scale * UNITS)
     found = []
-    for i in suppress(boxes, candidates.scores, overlap):
+    for i in suppress(boxes, detections.scores, overlap):
         left, top, right, bottom = (boxes[i] / UNITS).tolist()
         points: Points = tuple(tuple(p) for p in (landmarks[i] / UNITS).tolist())  # type: ignore[assignment]
-        found.append(Face((left, top, right, bottom), points, float(candidates.scores[i])))
+        found.append(Face((left, top, right, bottom), points, float(detections.scores[i])))
     return found

@@ -26,9 +26,9 @@ __all__ = [
     "CONVENTIONS",
     "FACE_TEMPLATE",
     "FACE_TEMPLATE_SIZE",
-    "MOST_CANDIDATES",
-    "Candidates",
+    "MOST_DETECTIONS",
     "Convention",
+    "Detections",
     "Output",
     "recognise",
 ]
@@ -43,7 +43,7 @@ FACE_TEMPLATE = (
 )
 FACE_TEMPLATE_SIZE = 512
 #: Limit of cells above the threshold; a crowd at 1280 pixels has about 2,000.
-MOST_CANDIDATES = 20_000
+MOST_DETECTIONS = 20_000
 #: The longest side of a box in pixels of the detector's input.
 _LONGEST = 2**16
 
@@ -73,7 +73,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Detections:
     """What a detector may have seen, before overlapping ones are suppressed.
 
     Attributes:
@@ -119,7 +119,7 @@ class Convention:
 
     def decode(
         self, tensors: Mapping[str, NDArray[Any]], height: int, width: int, threshold: float
-    ) -> Candidates:
+    ) -> Detections:
         """All cells that reach ``threshold``.
 
         Args:
@@ -129,7 +129,7 @@ class Convention:
 
         Raises:
             BundleError: outputs are missing or of other shapes, are not finite, or say there are
-                more than :data:`MOST_CANDIDATES` faces or faces of absurd sizes.
+                more than :data:`MOST_DETECTIONS` faces or faces of absurd sizes.
         """
         decoded: list[tuple[Cells, Cells, Cells]] = []
         limits = np.array([width, height], np.float64)
@@ -143,9 +143,9 @@ class Convention:
             if not np.isfinite(scores).all():
                 raise _broken(self.decoder, "scores that are not finite")
             chosen = np.flatnonzero(scores >= threshold)
-            if len(chosen) > MOST_CANDIDATES:
+            if len(chosen) > MOST_DETECTIONS:
                 raise _broken(
-                    self.decoder, f"{len(chosen)} faces, expected at most {MOST_CANDIDATES}"
+                    self.decoder, f"{len(chosen)} faces, expected at most {MOST_DETECTIONS}"
                 )
             values = {meaning: cell[chosen].astype(np.float64) for meaning, cell in cells.items()}
             places = np.stack([chosen % (width // stride), chosen // (width // stride)], axis=1)
@@ -154,7 +154,7 @@ class Convention:
             decoded.append((scores[chosen], *located))
         scores, boxes, landmarks = (np.concatenate(part) for part in zip(*decoded, strict=True))
         _check_sizes(self.decoder, boxes, landmarks)
-        return Candidates(scores, boxes, landmarks)
+        return Detections(scores, boxes, landmarks)
 
     def _cells(
         self, output: Output, tensors: Mapping[str, NDArray[Any]], height: int, width: int

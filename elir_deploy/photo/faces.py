@@ -130,16 +130,16 @@ def choose(
     if choice not in ("all", "largest", "centre"):
         raise UsageError(f"faces {choice!r}: choose one of all, largest, centre")
     chosen = [_unless_too_small(face) for face in faces]
-    candidates = [i for i, face in enumerate(chosen) if face.reason is None]
-    if choice == "all" or not candidates:
+    eligible = [i for i, face in enumerate(chosen) if face.reason is None]
+    if choice == "all" or not eligible:
         return chosen
     if choice == "largest":
-        best = max(candidates, key=lambda i: _area(chosen[i]))
+        best = max(eligible, key=lambda i: _area(chosen[i]))
         reason = "it is not the largest face"
     else:
-        best = min(candidates, key=lambda i: _from_centre(chosen[i], width, height))
+        best = min(eligible, key=lambda i: _from_centre(chosen[i], width, height))
         reason = "it is not the face closest to the centre"
-    for i in candidates:
+    for i in eligible:
         if i != best:
             chosen[i] = chosen[i].left_alone(reason)
     return chosen

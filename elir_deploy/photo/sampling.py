@@ -28,6 +28,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from elir_deploy.runtime.tiling import mirrored
+
 __all__ = ["SUBPIXELS", "WEIGHT_BITS", "interpolate", "packed", "reduced_change", "reduced_region"]
 
 Pixels: TypeAlias = "NDArray[np.uint8]"
@@ -64,13 +66,13 @@ def reduced_region(
     rows, columns = height * factor, width * factor
     inside_rows = top >= 0 and top + rows <= picture.shape[0]
     inside_columns = left >= 0 and left + columns <= picture.shape[1]
-    across = _mirrored(left, columns, picture.shape[1])
+    across = mirrored(picture.shape[1], columns, left)
 
     def part(first: int, count: int) -> Pixels:
         if inside_rows:
             block = picture[top + first : top + first + count]
         else:
-            block = picture[_mirrored(top + first, count, picture.shape[0])]
+            block = picture[mirrored(picture.shape[0], count, top + first)]
         return block[:, left : left + columns] if inside_columns else block[:, across]
 
     if factor == 1:
@@ -138,11 +140,6 @@ def interpolate(
         result[..., channel] = (total >> (_LANE * channel)) & _LANE_MASK
     result -= _LANE_BIAS
     return result
-
-
-def _mirrored(start: int, count: int, length: int) -> NDArray[np.intp]:
-    index = np.arange(start, start + count) % (2 * length)
-    return np.minimum(index, 2 * length - 1 - index)
 
 
 def _means(block: NDArray[Any], factor: int) -> NDArray[Any]:

@@ -115,10 +115,10 @@ def next_multiple(length: int, of: int) -> int:
     return -(-length // of) * of
 
 
-def mirrored(length: int, count: int) -> NDArray[np.intp]:
-    """Indices 0, ..., ``count`` - 1 mapped into ``length`` pixels by mirroring."""
-    index = np.arange(count) % (2 * length)
-    return np.where(index < length, index, 2 * length - 1 - index)
+def mirrored(length: int, count: int, start: int = 0) -> NDArray[np.intp]:
+    """Indices from ``start`` on, ``count`` of them, mapped into ``length`` pixels by mirroring."""
+    index = np.arange(start, start + count) % (2 * length)
+    return np.minimum(index, 2 * length - 1 - index)
 
 
 @dataclass(frozen=True)
