@@ -6,31 +6,34 @@ import enum
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.cli.restore_report import RunReport
+from elir_deploy.cli.restorers import Choices, open_restorer
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
-from elir_deploy.output_files import STANDARD_OUTPUT, is_standard_output
+from elir_deploy.photo.faces import FACES
+from elir_deploy.photo.restoring import SCALES
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.events import EventLog
-from elir_deploy.runtime.files import Outcome, Result, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, Quality
-from elir_deploy.runtime.jobs import Plan, check_events_file, plan_jobs
-from elir_deploy.runtime.restorer import Restorer
+from elir_deploy.runtime.jobs import Plan, plan_jobs
 from elir_deploy.runtime.strength import rounded_strength
 
 EXIT_SOME_FAILED = 2
-#: Failures that are repeated at the end.
-_REPEATED = 20
 
 
 class Fit(str, enum.Enum):
     resize = "resize"
     tile = "tile"
+
+
+Faces = enum.Enum("Faces", {name: name for name in FACES}, type=str)  # type: ignore[misc]
+Scale = enum.Enum("Scale", {str(n): str(n) for n in SCALES}, type=str)  # type: ignore[misc]
 
 
 class Mode(str, enum.Enum):
@@ -97,6 +100,26 @@ def restore(
             help="How to process images that do not have the model's size: 'resize' them, or split "
             "them into overlapping tiles ('tile'). [default: resize for face tasks, else tile]"
         ),
+    ] = None,
+    faces: Annotated[
+        Faces | None,
+        typer.Option(
+            help="Of photographs, for bundles with a face detector: which faces are restored. "
+            "'aligned': the picture is one aligned face, and none is searched for. 'auto': so if "
+            "it looks like one, else all. [default: auto; aligned without a detector]"
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Of photographs: a bundle that restores the rest of the picture, such as bsr's, "
+            "or 'tiny'. [default: the rest stays as it is]",
+        ),
+    ] = None,
+    scale: Annotated[
+        Scale | None,
+        typer.Option(help="Of photographs: how many times as large the result is. [default: 1]"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Allow a face model to run in tiles.")
@@ -211,19 +234,31 @@ def restore(
     Examples:
 
     * `elir-restore bfr portrait.jpg -o restored --compare`
+    * `elir-restore bfr group.jpg --background bsr --scale 2 -o restored`
     * `elir-restore denoise album/ --recursive --format same --existing skip -o restored`
     * `elir-restore tiny photo.jpg -o better.webp --quality lossless`
     * `curl ... | elir-restore tiny - -o - > restored.png`
     """
     # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    opened = Bundle.open(bundle)
-    if opened.manifest.source.random:
-        tell(
-            "warning: this bundle has random weights, which are for measuring speed: its results "
-            "are meaningless"
-        )
     strength = rounded_strength(strength)  # wrong ones are refused before anything is written
+    choices = Choices(
+        Bundle.open(bundle),
+        Bundle.open(background) if background is not None else None,
+        backend=backend,
+        precision=precision.value if precision else None,
+        faces=faces.value if faces else None,
+        scale=int(scale.value) if scale else None,
+        fit=fit.value if fit else None,
+        force=force,
+        threads=threads,
+        device=device,
+        mode=mode.value,
+        sigma_s=sigma_s,
+        seed=seed,
+        tile_overlap=tile_overlap,
+    )
+    choices.check()
     plan = plan_jobs(
         [_path(text) for text in inputs],
         _path(output),
@@ -234,26 +269,13 @@ def restore(
         suffix=suffix,
     )
     encoding = _quality(quality, plan)
-    with _Report(plan, events) as report, ExitStack() as stack:
+    with RunReport(plan, events) as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:
-            restorer = _opened(
-                opened,
-                backend,
-                precision=precision.value if precision else None,
-                fit=fit.value if fit else None,
-                force=force,
-                threads=threads,
-                device=device,
-                mode=mode.value,
-                sigma_s=sigma_s,
-                seed=seed,
-                tile_overlap=tile_overlap,
-            )
-            stack.enter_context(restorer)
+            whole, restorer = open_restorer(choices, stack)
             on_progress = stack.enter_context(progress(show_time_left=True))
             report.outcome = restore_files(
-                restorer,
+                whole,
                 plan.jobs,
                 strength=strength,
                 bits=bits,
@@ -287,93 +309,6 @@ def _quality(text: str | None, plan: Plan) -> Quality:
             "write --format jpg or webp"
         )
     return quality
-
-
-def _opened(bundle: Bundle, backend: str, **options: Any) -> Restorer:
-    """Open a restorer and say what it is, with its warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RuntimeWarning)
-        restorer = Restorer(bundle, backend, **options)
-    for warning in caught:
-        tell(f"warning: {warning.message}")
-    tell(str(restorer))
-    return restorer
-
-
-class _Report:
-    """What is said of a run: on the screen, and as events."""
-
-    def __init__(self, plan: Plan, events: str | None) -> None:
-        self._plan = plan
-        self.outcome = Outcome()
-        self._events: EventLog | None = None
-        to_stdout = events is not None and is_standard_output(events)
-        result_on_stdout = any(str(job.target) == STANDARD_OUTPUT for job in plan.jobs)
-        if to_stdout and result_on_stdout:
-            raise UsageError(
-                "-o and --events are both standard output: write one of them to a file"
-            )
-        #: What others read there is not mixed with text.
-        self._say = tell if to_stdout or result_on_stdout else print
-        if events is not None:
-            check_events_file(events, plan)
-            self._events = EventLog(events, plan)
-
-    def __enter__(self) -> _Report:
-        if self._events is not None:
-            self._events.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._events is not None:
-            self._events.__exit__(*error)
-
-    def result(self, result: Result) -> None:
-        """Tell what went wrong with an image, and write its event."""
-        if result.warning is not None:
-            tell(f"warning: {_with_path(result.job.source, result.warning)}")
-        if result.failure is not None:
-            tell(f"failed: {_with_path(result.job.source, result.failure)}")
-        if self._events is not None:
-            self._events.result(result)
-
-    def print_summary(self, restorer: Restorer | None) -> None:
-        """Counts, failures, and what the user may not expect of the plan."""
-        outcome, plan = self.outcome, self._plan
-        if outcome.failures and len(plan.jobs) > 1:  # a single one was the last line
-            tell("failed images:")
-            for job, reason in outcome.failures[:_REPEATED]:
-                tell(f"  {_with_path(job.source, reason)}")
-            if len(outcome.failures) > _REPEATED:
-                tell(f"  and {len(outcome.failures) - _REPEATED} more")
-        parts = [f"{len(outcome.restored)} restored"]
-        if plan.skipped:
-            parts.append(f"{len(plan.skipped)} skipped")
-        if outcome.failures:
-            parts.append(f"{len(outcome.failures)} failed")
-        if outcome.restored:
-            parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
-        if restorer is not None:
-            number = restorer.concurrency
-            concurrency = f", {number} images at a time" if number > 1 else ""
-            parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
-        self._say(", ".join(parts))
-        _print_remarks(plan)
-
-
-def _with_path(path: Path, text: str) -> str:
-    return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def _print_remarks(plan: Plan) -> None:
-    """Results with unexpected names, and files that were not read."""
-    if plan.renamed:
-        names = ", ".join(job.target.name for job in plan.renamed[:3])
-        more = " ..." if len(plan.renamed) > 3 else ""
-        tell(f"some inputs differ only in their suffix, so their results keep it: {names}{more}")
-    if plan.unread:
-        hint = "; --recursive reads folders that are not links" if plan.unread.folders else ""
-        tell(f"not read: {plan.unread}{hint}")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Faces",
     "Point",
     "Points",
+    "check_choice",
     "choose",
     "is_aligned",
     "units",
@@ -114,6 +115,12 @@ def units(value: float) -> int:
     return round(value * UNITS)
 
 
+def check_choice(choice: str, choices: Sequence[str] = FACES) -> None:
+    """Raise :class:`UsageError` if it is none of ``choices``."""
+    if choice not in choices:
+        raise UsageError(f"faces is {choice!r}, expected one of {', '.join(choices)}")
+
+
 def choose(
     faces: Sequence[Face], choice: Literal["all", "largest", "centre"], width: int, height: int
 ) -> list[Face]:
@@ -127,8 +134,7 @@ def choose(
         choice: which are restored; those whose eyes are closer than 5 pixels never are.
         width, height: of the picture in pixels.
     """
-    if choice not in ("all", "largest", "centre"):
-        raise UsageError(f"faces {choice!r}: choose one of all, largest, centre")
+    check_choice(choice, ("all", "largest", "centre"))
     chosen = [_unless_too_small(face) for face in faces]
     eligible = [i for i, face in enumerate(chosen) if face.reason is None]
     if choice == "all" or not eligible:

@@ -6,19 +6,28 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import UnavailableError, UsageError
 from elir_deploy.photo.detection import FaceDetector
-from elir_deploy.photo.faces import Face, Faces, is_aligned
-from elir_deploy.photo.restoring import SCALES, Photo, Squares, restore_photo
-from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
+from elir_deploy.photo.restoring import (
+    Canvas,
+    Photo,
+    Squares,
+    StageTimer,
+    empty_output,
+    restore_faces,
+    untimed,
+)
+from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime import Bundle, Mode, Restorer
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
 from elir_deploy.runtime.forks import Owner, leak
@@ -26,10 +35,31 @@ from elir_deploy.runtime.manifest import Manifest
 from elir_deploy.runtime.placement import check_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 
-__all__ = ["PhotoRestorer"]
+__all__ = ["PhotoRestorer", "PhotoTask"]
 
 #: Backends of the detector where that of the faces runs none, in order of preference.
 _ALTERNATIVES = ("onnxruntime-cuda", "openvino", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class PhotoTask:
+    """A photograph, and what is to be done with it.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB.
+        faces: those that were found, of which those without a reason are restored; None: none
+            were looked for.
+        aligned: restore the picture as one square.
+    """
+
+    picture: NDArray[np.uint8]
+    faces: Sequence[Face] | None
+    aligned: bool
+
+    @property
+    def squares(self) -> int:
+        """Faces to restore."""
+        return 1 if self.aligned else sum(face.reason is None for face in self.faces or ())
 
 
 class PhotoRestorer:
@@ -45,7 +75,8 @@ class PhotoRestorer:
 
     Args:
         bundle: a folder, or an opened :class:`~elir_deploy.runtime.Bundle`, with a face detector.
-        backend, precision, threads, device: as of :class:`~elir_deploy.runtime.Restorer`.
+        backend, precision, threads, device, mode: as of :class:`~elir_deploy.runtime.Restorer`.
+        sigma_s, seed: as of Restorer, of the noise of faces.
         background: a bundle that restores the rest of the picture in tiles, such as one of ``bsr``,
             or ``tiny``, on the same ``backend``; or an opened Restorer, which stays open; None: the
             rest stays as it is, or is enlarged (bicubic).
@@ -55,6 +86,8 @@ class PhotoRestorer:
     Attributes:
         restorer: of aligned faces.
         detector_backend: name of the backend that finds faces.
+        batch: faces that are restored together.
+        timer: encloses the work of each stage; may be replaced to time it.
 
     Raises:
         BundleError: the bundle is damaged or has no face detector.
@@ -71,18 +104,25 @@ class PhotoRestorer:
         precision: str | None = None,
         threads: int | None = None,
         device: int = 0,
+        mode: Mode = "latency",
+        sigma_s: float | None = None,
+        seed: int | None = None,
         long_side: int | None = None,
     ) -> None:
         self._owner = Owner("this PhotoRestorer")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._description = detector_of(opened)
-        side, batch = _square_of(opened.manifest)
+        side, self.batch = _square_of(opened.manifest)
+        self.timer: StageTimer = untimed
+        options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
         with ExitStack() as undo:
             self.restorer = undo.enter_context(
-                Restorer(opened, backend, precision=precision, threads=threads, device=device)
+                Restorer(
+                    opened, backend, precision=precision, sigma_s=sigma_s, seed=seed, **options
+                )
             )
             template = self._description.template, self._description.template_size
-            self._squares = Squares(self.restorer.run_pixels, side, batch, *template)
+            self._squares = Squares(self.restorer.run_pixels, side, self.batch, *template)
             self.detector_backend, run = _open_detector(
                 opened, self.restorer.backend, threads, device
             )
@@ -92,10 +132,16 @@ class PhotoRestorer:
             if background is not None and self._background is None:
                 assert not isinstance(background, Restorer)
                 self._background = undo.enter_context(
-                    Restorer(background, backend, fit="tile", threads=threads, device=device)
+                    Restorer(background, backend, fit="tile", **options)
                 )
             _check_background(self._background)
             self._opened = undo.pop_all()
+
+    def __str__(self) -> str:
+        """What runs it, such as "bfr: openvino, bf16, 2 threads; faces by yunet on openvino"."""
+        detector = f"faces by {self._description.name} on {self.detector_backend}"
+        background = "" if self._background is None else f"; background by {self._background}"
+        return f"{self.restorer}; {detector}{background}"
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
@@ -106,7 +152,8 @@ class PhotoRestorer:
         """
         self._check_open()
         check_image(image)
-        return self._find(image)
+        with self.timer("detect"):
+            return self._find(image)
 
     def restore(
         self, image: NDArray[np.uint8], faces: Faces | Sequence[Face] = "auto", scale: int = 1
@@ -130,31 +177,67 @@ class PhotoRestorer:
             ImageError: ``image`` has another shape or type.
             UsageError: ``faces`` or ``scale`` is invalid, or the restorer is closed.
         """
-        self._check_open()
-        check_image(image)
-        if scale not in SCALES:
-            raise UsageError(f"scale is {scale!r}, expected one of {', '.join(map(str, SCALES))}")
-        if isinstance(faces, str) and faces not in get_args(Faces):
-            names = ", ".join(get_args(Faces))
-            raise UsageError(f"faces is {faces!r}, expected one of {names}, or a list of faces")
-        if faces == "aligned":
-            return Photo(self._aligned(image, scale), ())
-        found = self._find(image) if isinstance(faces, str) else faces
-        height, width = image.shape[:2]
-        template = self._squares.template, self._squares.template_size
-        if faces == "auto" and is_aligned(found, width, height, *template):
-            [face] = found
-            return Photo(self._aligned(image, scale), (replace(face, restored=True),))
-        return restore_photo(
-            image,
-            lambda _: found,
-            self._squares,
-            faces=faces if faces in ("largest", "centre") else "all",
-            scale=scale,
-            background=self._restored_background(image, scale),
-        )
+        return self.restore_together([self.prepare(image, faces)], scale)[0]
 
     __call__ = restore
+
+    def prepare(
+        self, image: NDArray[np.uint8], faces: Faces | Sequence[Face] = "auto"
+    ) -> PhotoTask:
+        """The first half of :meth:`restore`: find faces and choose among them.
+
+        Args, Raises: as of :meth:`restore`.
+        """
+        self._check_open()
+        check_image(image)
+        if not isinstance(faces, str):
+            return PhotoTask(image, choose(faces, "all", *_size(image)), aligned=False)
+        check_choice(faces)
+        if faces == "aligned":
+            return PhotoTask(image, None, aligned=True)
+        found = self.detect(image)
+        template = self._squares.template, self._squares.template_size
+        if faces == "auto" and is_aligned(found, *_size(image), *template):
+            return PhotoTask(image, [replace(found[0], restored=True)], aligned=True)
+        choice = "all" if faces == "auto" else faces
+        return PhotoTask(image, choose(found, choice, *_size(image)), aligned=False)
+
+    def joins(self, group: Sequence[PhotoTask], task: PhotoTask) -> bool:
+        """Whether the faces of one more photograph fit into the same batch."""
+        squares = sum(each.squares for each in (*group, task))
+        return group[0].aligned == task.aligned and squares <= self.batch
+
+    def restore_together(
+        self,
+        tasks: Sequence[PhotoTask],
+        scale: int = 1,
+        *,
+        on_progress: ProgressCallback = no_progress,
+    ) -> list[Photo]:
+        """The second half of :meth:`restore`, for several photographs: faces share batches.
+
+        Args:
+            tasks: of :meth:`prepare`.
+            scale: as of :meth:`restore`.
+            on_progress: called after each tile of a background.
+        """
+        self._check_open()
+        outputs = [empty_output(task.picture, scale) for task in tasks]
+        pairs = list(zip(tasks, outputs, strict=True))
+        self._restore_aligned([(task.picture, output) for task, output in pairs if task.aligned])
+        photos = []
+        canvases = []
+        for task, output in pairs:
+            photo = Photo(output, tuple(task.faces or ()))
+            if not task.aligned:
+                background = self._restored_background(task.picture, output.shape, on_progress)
+                canvases.append(
+                    Canvas(task.picture, photo.faces, self._squares, output, background)
+                )
+                photo = canvases[-1].photo
+            photos.append(photo)
+        restore_faces(canvases, self._squares, self.timer)
+        return photos
 
     def close(self) -> None:
         """Free the memory of backends; further calls raise a UsageError.
@@ -180,29 +263,32 @@ class PhotoRestorer:
         self._owner.check()
         self._network.check_open()
 
-    def _aligned(self, image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-        """The picture as one square, brought to the model's size and back."""
-        if scale == 1:
-            return self.restorer.restore(image)
+    def _restore_aligned(
+        self, pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+    ) -> None:
+        """Pictures that are one square each, brought to the model's size and to their outputs'."""
         side = self._squares.side
-        square = image
-        if image.shape[:2] != (side, side):
-            square = resize_to(EnlargedPicture(image, 1, "none"), side, side)
-        restored = self.restorer.run_pixels(square)
-        output = np.empty((image.shape[0] * scale, image.shape[1] * scale, 3), np.uint8)
-        resize_into(restored, output)
-        return output
+        squares = [
+            picture
+            if picture.shape[:2] == (side, side)
+            else resize_to(EnlargedPicture(picture, 1, "none"), side, side)
+            for picture, _ in pairs
+        ]
+        if squares:
+            with self.timer("run"):
+                restored = self.restorer.run_pixels(np.stack(squares))
+            for square, (_, output) in zip(restored, pairs, strict=True):
+                resize_into(square, output)
 
     def _restored_background(
-        self, image: NDArray[np.uint8], scale: int
+        self, image: NDArray[np.uint8], shape: tuple[int, ...], on_progress: ProgressCallback
     ) -> NDArray[np.uint8] | None:
         if self._background is None:
             return None
-        restored = self._background.restore(image)
-        size = (image.shape[0] * scale, image.shape[1] * scale, 3)
-        if restored.shape == size:
+        restored = self._background.restore(image, on_progress=on_progress)
+        if restored.shape == shape:
             return restored
-        output = np.empty(size, np.uint8)
+        output = np.empty(shape, np.uint8)
         resize_into(restored, output)
         return output
 
@@ -232,6 +318,11 @@ class _Network:
     def __del__(self) -> None:
         if not self._owner.is_here():
             leak(self._run)
+
+
+def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Width and height."""
+    return image.shape[1], image.shape[0]
 
 
 def _square_of(manifest: Manifest) -> tuple[int, int]:

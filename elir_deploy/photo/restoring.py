@@ -6,8 +6,9 @@ What finds faces and what restores squares are functions, so this knows no bundl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,23 @@ from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 
-__all__ = ["SCALES", "Photo", "Squares", "restore_photo"]
+__all__ = [
+    *("SCALES", "Canvas", "Photo", "Squares", "StageTimer"),
+    *("empty_output", "restore_faces", "restore_photo", "untimed"),
+]
 
 #: Enlargements of a photograph.
 SCALES = (1, 2, 4)
 
 FindFaces = Callable[[NDArray[np.uint8]], Sequence[Face]]
 Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+#: Encloses the work of a stage: ``detect``, ``align``, ``run`` or ``paste``.
+StageTimer: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
+
+
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """Time nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -86,31 +97,102 @@ def restore_photo(
         ImageError: ``picture`` or ``background`` has another type, shape or size.
         UsageError: ``faces`` or ``scale`` is none of the above.
     """
-    if scale not in SCALES:
-        raise UsageError(f"scale is {scale!r}, expected one of {', '.join(map(str, SCALES))}")
     _check_picture("picture", picture, None)
     height, width = picture.shape[:2]
-    output = np.empty((height * scale, width * scale, 3), np.uint8)
-    if background is not None:
-        _check_picture("background", background, output.shape)
-        output[...] = background
-    elif scale == 1:
-        output[...] = picture
-    else:
-        resize_into(picture, output)
-    chosen = choose(find(picture), faces, width, height)
-    done, places = _aligned(chosen, squares, output.shape[0], output.shape[1], scale)
-    enlarged = EnlargedPicture(picture, scale, "none" if scale == 1 else "bicubic")
-    # The nearer of overlapping faces comes last.
-    order = sorted(places, key=lambda i: places[i].squared)
-    for first in range(0, len(order), squares.batch):
-        group = order[first : first + squares.batch]
-        crops = np.stack([crop(picture, places[i].shrunk(scale), squares.side) for i in group])
-        restored = squares.run(crops)
+    output = empty_output(picture, scale)
+    canvas = Canvas(
+        picture, choose(find(picture), faces, width, height), squares, output, background
+    )
+    restore_faces([canvas], squares)
+    return canvas.photo
+
+
+class Canvas:
+    """The output of a photograph, on which its faces are put back.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        faces: of the picture; those with a reason are left alone.
+        squares: what restores them.
+        output: of :func:`empty_output`.
+        background: pixels of the rest, as large as ``output``; None: the picture, enlarged.
+
+    Attributes:
+        photo: the output, and the faces with what becomes of them.
+        order: indices of the faces to restore, of which the nearer one comes last.
+
+    Raises:
+        ImageError: ``background`` has another type or size.
+    """
+
+    def __init__(
+        self,
+        picture: NDArray[np.uint8],
+        faces: Sequence[Face],
+        squares: Squares,
+        output: NDArray[np.uint8],
+        background: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self._picture, self._side = picture, squares.side
+        self._scale = output.shape[0] // picture.shape[0]
+        if background is not None:
+            _check_picture("background", background, output.shape)
+            output[...] = background
+        elif self._scale == 1:
+            output[...] = picture
+        else:
+            resize_into(picture, output)
+        self._enlarged = EnlargedPicture(
+            picture, self._scale, "none" if self._scale == 1 else "bicubic"
+        )
+        height, width = output.shape[:2]
+        done, self._places = _aligned(faces, squares, height, width, self._scale)
+        self.photo = Photo(output, tuple(done))
+        self.order = sorted(self._places, key=lambda i: self._places[i].squared)
+
+    def crop(self, i: int) -> NDArray[np.uint8]:
+        """The square of a face."""
+        return crop(self._picture, self._places[i].shrunk(self._scale), self._side)
+
+    def paste(self, i: int, square: NDArray[np.uint8], restored: NDArray[np.uint8]) -> None:
+        """Put a restored square back."""
+        place = self._places[i]
+        paste(self.photo.pixels, self._enlarged, place, change(square, restored, place))
+
+
+def restore_faces(
+    canvases: Sequence[Canvas], squares: Squares, timer: StageTimer = untimed
+) -> None:
+    """Restore the faces of several photographs, in batches across them."""
+    waiting = [(canvas, i) for canvas in canvases for i in canvas.order]
+    for first in range(0, len(waiting), squares.batch):
+        group = waiting[first : first + squares.batch]
+        with timer("align"):
+            crops = np.stack([canvas.crop(i) for canvas, i in group])
+        with timer("run"):
+            restored = squares.run(crops)
         _check_picture("restored batch", restored, crops.shape)
-        for i, before, after in zip(group, crops, restored, strict=True):
-            paste(output, enlarged, places[i], change(before, after, places[i]))
-    return Photo(output, tuple(done))
+        with timer("paste"):
+            for (canvas, i), before, after in zip(group, crops, restored, strict=True):
+                canvas.paste(i, before, after)
+
+
+def empty_output(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """(H * scale, W * scale, 3) uint8.
+
+    Raises:
+        UsageError: ``scale`` is none of :data:`SCALES`.
+        ImageError: there is not enough memory.
+    """
+    if scale not in SCALES:
+        raise UsageError(f"scale is {scale!r}, expected one of {', '.join(map(str, SCALES))}")
+    height, width = (scale * side for side in picture.shape[:2])
+    try:
+        return np.empty((height, width, 3), np.uint8)
+    except MemoryError:
+        raise ImageError(
+            f"the result would be {width}x{height} pixels: not enough memory"
+        ) from None
 
 
 def _aligned(

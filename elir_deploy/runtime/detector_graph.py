@@ -13,6 +13,7 @@ from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Artifact, Detector
 from elir_deploy.runtime.onnx_check import End
+from elir_deploy.tasks import TASKS
 
 __all__ = ["DetectorRun", "check_detector_ends", "detector_of", "onnx_detector"]
 
@@ -28,9 +29,12 @@ def detector_of(bundle: Bundle) -> Detector:
     """
     detector = bundle.manifest.detector
     if detector is None:
+        task = TASKS.get(bundle.manifest.model.task)
+        again = "export it again with --detector centerface, or "
+        if task is not None and not task.detectable:
+            again = f"none sees faces in inputs of {task.name}, so "
         raise BundleError(
-            f"{bundle.path} has no face detector: export it again with --detector centerface, or "
-            "restore aligned crops (elir-restore, or faces='aligned')"
+            f"{bundle.path} has no face detector: {again}restore aligned crops (--faces aligned)"
         )
     return detector
 

@@ -6,7 +6,13 @@ Of every input::
      "message": null, "seconds": 0.31}
 
 ``status`` is ``restored``, ``skipped`` or ``failed``; ``output`` is null for a failure, and the
-``message`` its reason, or a warning. The last line counts them, also after an interruption::
+``message`` its reason, or a warning. Where faces were looked for, there are also ``faces``, in
+pixels of the input as a person sees it::
+
+    {"box": [x0, y0, x1, y1], "landmarks": [[x, y], …], "score": 0.9, "restored": false,
+     "reason": "too small: …"}
+
+The last line counts the inputs, also after an interruption::
 
     {"event": "summary", "restored": 1, "skipped": 0, "failed": 0, "ignored": {".xyz": 2}}
 """
@@ -18,7 +24,6 @@ import sys
 import threading
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +56,7 @@ class EventLog:
 
     def __enter__(self) -> EventLog:
         for job in self._plan.skipped:
-            self._image(job.source, job.target, "skipped", "the result exists", 0.0)
+            self._image(Result(job, warning="the result exists"), "skipped")
         return self
 
     def __exit__(
@@ -74,24 +79,20 @@ class EventLog:
 
     def result(self, result: Result) -> None:
         """Write the event of a job; may be called from any thread."""
-        status = "restored" if result.failure is None else "failed"
-        target = result.job.target if result.failure is None else None
-        message = result.failure or result.warning
-        self._image(result.job.source, target, status, message, result.seconds)
+        self._image(result, "restored" if result.failure is None else "failed")
 
-    def _image(
-        self, source: Path, target: Path | None, status: str, message: str | None, seconds: float
-    ) -> None:
-        self._write(
-            {
-                "event": "image",
-                "input": str(source),
-                "output": None if target is None else str(target),
-                "status": status,
-                "message": message,
-                "seconds": round(seconds, 4),
-            }
-        )
+    def _image(self, result: Result, status: str) -> None:
+        event: dict[str, Any] = {
+            "event": "image",
+            "input": str(result.job.source),
+            "output": str(result.job.target) if result.failure is None else None,
+            "status": status,
+            "message": result.failure or result.warning,
+            "seconds": round(result.seconds, 4),
+        }
+        if result.faces is not None:
+            event["faces"] = list(result.faces)
+        self._write(event)
         self._counts[status] += 1
 
     def _write(self, event: dict[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 Reading, running and writing overlap: one thread decodes the next image, the caller's thread runs
 the model (several do, if the restorer has several sessions), and one thread encodes the last
-result. A file that fails is recorded, and the others are still restored.
+result. Images that wait and fit into one batch are run together. A file that fails is recorded, and
+the others are still restored.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import ElirError, ImageError, UsageError
+from elir_deploy.errors import ElirError, InputError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -30,10 +32,10 @@ from elir_deploy.runtime.images import (
 )
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.jobs import Job
-from elir_deploy.runtime.read_ahead import read_ahead
-from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
+from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
+from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.restorer import Restorer
-from elir_deploy.runtime.strength import mix_into
+from elir_deploy.runtime.strength import rounded_strength
 
 __all__ = ["Outcome", "Result", "restore_files"]
 
@@ -50,13 +52,16 @@ class Result:
         failure: the reason why it failed; None: it did not.
         warning: what the user may not expect of the result: the image differs from the model's
             training data, or lost some of its bits; None: nothing.
-        seconds: time for reading, restoring and writing, without waiting for other images.
+        seconds: time for reading, restoring and writing, without waiting for other images; of
+            images restored together, each has its share.
+        faces: as events have them; None: none were looked for.
     """
 
     job: Job
     failure: str | None = None
     warning: str | None = None
     seconds: float = 0.0
+    faces: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass
@@ -67,29 +72,36 @@ class Outcome:
         restored: successful jobs.
         failures: failed jobs, with the reason.
         seconds: total time, including reading and writing.
+        faces: number of faces restored in the restored jobs; None: none were looked for.
     """
 
     restored: list[Job] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
     seconds: float = 0.0
+    faces: int | None = None
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A job on its way: ``image`` has been read, ``pixels`` restored, unless there is a failure."""
+    """A job on its way; without a failure, it was read, prepared and restored one after another."""
 
     number: int
     result: Result
     image: LoadedImage | None = None
+    prepared: Any = None
     pixels: NDArray[Any] | None = None
 
+    def after(self, seconds: float, **changes: Any) -> _Step:
+        """The step with more time in its result, and other changes to that."""
+        seconds += self.result.seconds
+        return replace(self, result=replace(self.result, seconds=seconds, **changes))
+
     def failed(self, reason: str, seconds: float) -> _Step:
-        result = replace(self.result, failure=reason, seconds=self.result.seconds + seconds)
-        return _Step(self.number, result)
+        return _Step(self.number, self.after(seconds, failure=reason).result)
 
 
 def restore_files(
-    restorer: Restorer,
+    restorer: Restorer | FileRestorer,
     jobs: Sequence[Job],
     *,
     strength: float = 1.0,
@@ -100,11 +112,12 @@ def restore_files(
 ) -> Outcome:
     """Restore the images of ``jobs``.
 
-    At most one image waits before the model and one after it, and one more if the restorer runs
-    several at a time. An interruption leaves only complete files.
+    At most one image, or a batch, waits before the model and one after it; one more if the
+    restorer runs several at a time, and one more if it prepares images. An interruption leaves only
+    complete files.
 
     Args:
-        restorer: an open restorer.
+        restorer: an open restorer, or what restores images in another way.
         jobs: jobs of :func:`~elir_deploy.runtime.jobs.plan_jobs`.
         strength: as for :meth:`~elir_deploy.runtime.Restorer.restore`; colours hidden by
             transparency are mixed, too.
@@ -116,27 +129,31 @@ def restore_files(
     Raises:
         UsageError: the restorer or a format has no such bits.
     """
+    if isinstance(restorer, Restorer):
+        restorer = WholeImages(restorer)
     _check_bits(bits, restorer, jobs)
-    work = _Work(restorer, jobs, strength, bits, quality, on_result, on_progress)
+    work = _Work(restorer, jobs, rounded_strength(strength), bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
     try:
         with (
-            closing(read_ahead(work.read_all(), 1)) as images,
-            closing(map_in_order(work.restore, images, restorer.concurrency)) as restored,
+            closing(waiting_together(work.prepare_all(), restorer.ahead, work.joins)) as groups,
+            closing(map_in_order(work.restore, groups, restorer.concurrency)) as restored,
         ):
             on_progress("restoring", 0, len(jobs))
-            for step in restored:
-                number = step.number
-                if step.result.failure is not None:
-                    work.finish(step.result)
-                else:
-                    if writing is not None:
-                        writing.result()
-                    writing = writer.submit(work.write, step)
-                del step  # only the writer references the images now
-                if number < len(jobs):
-                    on_progress("restoring", number, len(jobs))
+            for steps in restored:
+                while steps:
+                    step = steps.pop(0)
+                    number = step.number
+                    if step.result.failure is not None:
+                        work.finish(step.result)
+                    else:
+                        if writing is not None:
+                            writing.result()
+                        writing = writer.submit(work.write, step)
+                    del step  # only the writer references the images now
+                    if number < len(jobs):
+                        on_progress("restoring", number, len(jobs))
         if writing is not None:
             writing.result()
         on_progress("restoring", len(jobs), len(jobs))
@@ -147,15 +164,13 @@ def restore_files(
     return work.outcome
 
 
-def _check_bits(bits: int | None, restorer: Restorer, jobs: Sequence[Job]) -> None:
+def _check_bits(bits: int | None, restorer: FileRestorer, jobs: Sequence[Job]) -> None:
     if bits not in (None, 8, 16):
         raise UsageError(f"bits is {bits}, expected 8 or 16")
     if bits != 16:
         return
     if restorer.bits == 8:
-        raise UsageError(
-            "bits is 16, and this bundle takes and gives 8: export it with --io float32"
-        )
+        raise UsageError(f"bits is 16, and {restorer.why_8_bits}")
     for job in jobs:
         format = OUTPUT_FORMATS[job.format]
         if not format.deep:
@@ -163,11 +178,11 @@ def _check_bits(bits: int | None, restorer: Restorer, jobs: Sequence[Job]) -> No
 
 
 class _Work:
-    """The work on jobs, in three steps that run in threads of their own."""
+    """The work on jobs, in steps that run in threads of their own."""
 
     def __init__(
         self,
-        restorer: Restorer,
+        restorer: FileRestorer,
         jobs: Sequence[Job],
         strength: float,
         bits: int | None,
@@ -185,8 +200,16 @@ class _Work:
         self.outcome = Outcome()
         self.started = time.perf_counter()
 
-    def read_all(self) -> Iterator[_Step]:
-        """The image of each job, or the reason why it cannot be read."""
+    def prepare_all(self) -> Iterator[_Step]:
+        """Each job, ready for the model, or with the reason why not."""
+        steps = self._read_all()
+        if not self._restorer.has_preparation:
+            yield from map(self._prepare, steps)
+            return
+        with closing(read_ahead(steps, 1)) as ahead:
+            yield from map(self._prepare, ahead)
+
+    def _read_all(self) -> Iterator[_Step]:
         for number, job in enumerate(self._jobs, 1):
             yield self._read(_Step(number, Result(job)))
 
@@ -195,8 +218,7 @@ class _Work:
         job = step.result.job
         try:
             image = self._image(job)
-            upscale = self._restorer.bundle.manifest.model.upscale
-            height, width = (length * upscale for length in image.pixels.shape[:2])
+            height, width = (length * self._restorer.scale for length in image.pixels.shape[:2])
             # Now, not after minutes of restoring.
             check_fits(
                 job.target,
@@ -212,8 +234,8 @@ class _Work:
             return step.failed(str(error), time.perf_counter() - started)
         warnings = [self._restorer.input_warning(*image.pixels.shape[:2]), self._reduced(image)]
         warning = "; ".join(filter(None, warnings)) or None
-        result = Result(job, None, warning, time.perf_counter() - started)
-        return _Step(step.number, result, image)
+        read = replace(step, image=image)
+        return read.after(time.perf_counter() - started, warning=warning)
 
     def _image(self, job: Job) -> LoadedImage:
         image = read_image(job.source, deep=self._restorer.bits == 16 and self._bits != 8)
@@ -227,35 +249,48 @@ class _Work:
         if not image.reduced or self._bits == 8:
             return None
         if self._restorer.bits == 8:
-            return "reduced from 16 to 8 bits: a bundle exported with --io float32 keeps them"
+            return f"reduced from 16 to 8 bits: {self._restorer.why_8_bits}"
         return "reduced from 16 to 8 bits, which are all that is read of this kind of file"
 
-    def restore(self, step: _Step) -> _Step:
-        """Run the model on an image that has been read."""
+    def _prepare(self, step: _Step) -> _Step:
         if step.image is None:
             return step
         started = time.perf_counter()
-        one = self._restorer.concurrency == 1
-        progress = self._tile_progress(step.number) if one else no_progress
         try:
-            pixels = self._restored(step.image, progress)
-        except (ImageError, UsageError) as error:
-            return step.failed(str(error), time.perf_counter() - started)
-        except MemoryError:
-            return step.failed("not enough memory for this image", time.perf_counter() - started)
-        seconds = step.result.seconds + time.perf_counter() - started
-        return replace(step, result=replace(step.result, seconds=seconds), pixels=pixels)
+            prepared = self._restorer.prepare(step.image)
+        except (InputError, MemoryError) as error:
+            return step.failed(_reason(error), time.perf_counter() - started)
+        return replace(step, prepared=prepared).after(time.perf_counter() - started)
 
-    def _restored(self, image: LoadedImage, progress: ProgressCallback) -> NDArray[Any]:
-        if image.alpha is None or self._strength == 0:
-            return self._restorer.restore(
-                image.pixels, strength=self._strength, on_progress=progress
+    def joins(self, group: list[_Step], step: _Step) -> bool:
+        """Whether a job may be restored together with others."""
+        if None in (group[0].image, step.image):
+            return False
+        return self._restorer.joins([each.prepared for each in group], step.prepared)
+
+    def restore(self, steps: list[_Step]) -> list[_Step]:
+        """Run the model on images that were prepared, or pass on the one that was not."""
+        if steps[0].image is None:
+            return steps
+        started = time.perf_counter()
+        one = self._restorer.concurrency == len(steps) == 1
+        progress = self._tile_progress(steps[0].number) if one else no_progress
+        prepared = [step.prepared for step in steps]
+        try:
+            several = self._restorer.restore(prepared, self._strength, progress)
+        except (InputError, MemoryError) as error:
+            if len(steps) > 1:  # the others are restored without the one that fails
+                return [result for step in steps for result in self.restore([step])]
+            return [steps[0].failed(_reason(error), time.perf_counter() - started)]
+        share = (time.perf_counter() - started) / len(steps)
+        return [
+            replace(step, prepared=None, pixels=restored.pixels).after(
+                share,
+                warning="; ".join(filter(None, (step.result.warning, restored.warning))) or None,
+                faces=restored.faces,
             )
-        pixels = self._restorer.restore(image.opaque(), on_progress=progress)
-        model = self._restorer.bundle.manifest.model
-        picture = EnlargedPicture(image.pixels, model.upscale, model.upscale_kernel)
-        mix_into(picture, pixels, self._strength)
-        return pixels
+            for step, restored in zip(steps, several, strict=True)
+        ]
 
     def write(self, step: _Step) -> None:
         """Write the files of a restored image."""
@@ -269,8 +304,7 @@ class _Work:
             failure = str(error)
         except MemoryError:
             failure = f"{job.target} cannot be written: not enough memory"
-        seconds = step.result.seconds + time.perf_counter() - started
-        self.finish(replace(step.result, failure=failure, seconds=seconds))
+        self.finish(step.after(time.perf_counter() - started, failure=failure).result)
 
     def _write(self, job: Job, image: LoadedImage, pixels: NDArray[Any]) -> None:
         alpha = image.alpha
@@ -294,6 +328,9 @@ class _Work:
         """Record a result."""
         if result.failure is None:
             self.outcome.restored.append(result.job)
+            if result.faces is not None:
+                number = sum(face["restored"] for face in result.faces)
+                self.outcome.faces = (self.outcome.faces or 0) + number
         else:
             self.outcome.failures.append((result.job, result.failure))
         if self._on_result is not None:
@@ -308,6 +345,10 @@ class _Work:
                 self._on_progress(f"restoring {image}, {what}", done, total)
 
         return tile_progress
+
+
+def _reason(error: InputError | MemoryError) -> str:
+    return str(error) if isinstance(error, InputError) else "not enough memory for this image"
 
 
 def _side_by_side(image: NDArray[Any], result: NDArray[Any]) -> NDArray[Any]:

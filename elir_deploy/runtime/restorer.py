@@ -26,6 +26,7 @@ from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.strength import rounded_strength
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.runtime.tiling import Tile, choose_tiling, run_tiled
+from elir_deploy.tasks import TASKS
 
 __all__ = ["Fit", "Mode", "Restorer"]
 
@@ -210,11 +211,11 @@ class Restorer:
             images: each as for :meth:`restore`; may be endless.
             strength: as for :meth:`restore`.
         """
-        restore = partial(self._restore_together, strength=rounded_strength(strength))
+        restore = partial(self.restore_together, strength=rounded_strength(strength))
         ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
 
         def restored() -> Iterator[NDArray[Pixel]]:
-            with closing(waiting_together(images, ahead, self._joins)) as groups:
+            with closing(waiting_together(images, ahead, self.joins)) as groups:
                 for results in map_in_order(restore, groups, self.concurrency):
                     while results:
                         yield results.pop(0)
@@ -307,21 +308,25 @@ class Restorer:
 
     def input_warning(self, height: int, width: int) -> str | None:
         """Why an image of this size differs from the model's training data; None: it does not."""
-        if self._model.faces and max(height, width) > 1.1 * min(height, width):
-            return (
-                f"{width}x{height} is not square: {self._model.task} expects an aligned face "
-                "crop, and gives poor results on other images"
-            )
-        return None
+        if not self._model.faces or max(height, width) <= 1.1 * min(height, width):
+            return None
+        task = TASKS.get(self._model.task)
+        hint = ""
+        if self.bundle.manifest.detector is None and task is not None and task.detectable:
+            hint = ": in photographs, a bundle exported with --detector centerface finds the faces"
+        return (
+            f"{width}x{height} is not square: {self._model.task} expects an aligned face crop, and "
+            f"gives poor results on other images{hint}"
+        )
 
-    def _joins(self, group: list[NDArray[Any]], image: NDArray[Any]) -> bool:
+    def joins(self, group: list[NDArray[Any]], image: NDArray[Any]) -> bool:
         """Whether a waiting image can be in the same run as others."""
         shape = self._placement.single_run(group[0])
         if shape is None or len(group) >= shape.batch:
             return False
         return self._placement.single_run(image) == shape
 
-    def _restore_together(self, images: list[NDArray[Any]], strength: float) -> list[NDArray[Any]]:
+    def restore_together(self, images: list[NDArray[Any]], strength: float) -> list[NDArray[Any]]:
         """Restore images, in one run if there are several."""
         if len(images) == 1 or not strength:
             return [self.restore(image, strength=strength) for image in images]

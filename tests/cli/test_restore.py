@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from elir_deploy.cli import restore as command
+from elir_deploy.cli import restorers
 from elir_deploy.runtime import Restorer, blend
 from elir_deploy.runtime.images import read_image, write_image
 from tests.bundles import make_bundle
+from tests.photo.pictures import face_bundle
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_terminal_controls_in_a_name_are_not_obeyed(run, bundle, tmp_path: Path,
 def test_random_weights_are_warned_of(run, tmp_path: Path, capsys) -> None:
     path = make_bundle(tmp_path / "r", random=True)
     assert run(path, put(tmp_path / "a.png"), "-o", tmp_path / "out") == 0
-    assert "warning: this bundle has random weights" in capsys.readouterr().err
+    assert f"warning: {path} has random weights" in capsys.readouterr().err
 
 
 def test_face_models(run, tmp_path: Path, capsys) -> None:
@@ -429,16 +431,20 @@ def test_the_device_is_the_named_one(run, bundle: Path, tmp_path: Path, monkeypa
             opened.append(options["device"])
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(command, "Restorer", Recorded)
+    monkeypatch.setattr(restorers, "Restorer", Recorded)
     image = put(tmp_path / "a.png")
     assert run(bundle, image, "-o", tmp_path / "x.png", "--device", "3") == 0
     assert run(bundle, image, "-o", tmp_path / "y.png") == 0
     assert opened == [3, 0]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interruption(bundle: Path, tmp_path: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "photographs"),
+    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, False), (signal.SIGINT, 130, True)],
+)
+def test_interruption(tmp_path: Path, number: int, code: int, photographs: bool) -> None:
     """Finished results stay and are whole; nothing else is left."""
+    bundle = (face_bundle if photographs else make_bundle)(tmp_path / "bundle")
     album, out = tmp_path / "album", tmp_path / "out"
     first = put(album / "000.png", 300, 300)
     for i in range(1, 400):

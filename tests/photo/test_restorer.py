@@ -148,7 +148,7 @@ def test_backends_find_the_same_faces_with_real_detectors(tmp_path: Path, file: 
 
 def test_bundles_that_restore_no_photographs(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no face detector: .* --detector centerface"):
-        opened(make_bundle(tmp_path / "plain", faces=True))
+        opened(make_bundle(tmp_path / "plain", faces=True, task="bfr"))
     with pytest.raises(UsageError, match="bundle is of tiny, expected one that restores squares"):
         opened(face_bundle(tmp_path / "any", faces=False, task="tiny"))
 

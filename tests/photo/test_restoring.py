@@ -136,7 +136,7 @@ def test_a_photograph_without_a_face_passes() -> None:
     ("change", "error", "message"),
     [
         ({"scale": 3}, UsageError, "scale is 3, expected one of 1, 2, 4"),
-        ({"faces": "aligned"}, UsageError, "'aligned': choose one of"),
+        ({"faces": "aligned"}, UsageError, "'aligned', expected one of all, "),
         ({"picture": noise(9, 9)[:, :, 0]}, ImageError, r"shape \(9, 9\)"),
         ({"picture": noise(9, 9).astype(float)}, ImageError, "float64"),
         ({"background": noise(9, 9)}, ImageError, "background has shape"),

@@ -9,12 +9,14 @@ import sys
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import elir_deploy
 from tests.bundles import make_bundle
 from tests.emulation import times
-from tests.photo.pictures import face_bundle
+from tests.photo.pictures import face_bundle, spots
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
 NEEDED = ("numpy", "pillow", "msgspec", "onnxruntime")
@@ -45,12 +47,15 @@ def with_requirements(names: tuple[str, ...]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with :data:`NEEDED` alone: their files of this one, so no network."""
-    folder = tmp_path_factory.mktemp("bare")
+    return environment(tmp_path_factory.mktemp("bare"), NEEDED)
+
+
+def environment(folder: Path, needed: tuple[str, ...]) -> Path:
+    """Python with these packages alone: their files of this one, so no network."""
     venv.create(folder, with_pip=False, symlinks=True)
     [site] = folder.glob("lib/python*/site-packages")
     (site / "elir_deploy").symlink_to(Path(elir_deploy.__file__).parent)
-    for name in with_requirements(NEEDED):
+    for name in with_requirements(needed):
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             (site / top).symlink_to(Path(str(distribution.locate_file(top))))
@@ -78,6 +83,27 @@ def test_nothing_else_needs_to_be_installed(bare_python: Path, tmp_path: Path) -
     bundle, faces = make_bundle(tmp_path / "b"), face_bundle(tmp_path / "f")
     printed = run(bare_python, code, str(bundle), str(tmp_path / "x.png"), str(faces))
     assert printed == "onnxruntime\nTrue True\n"
+
+
+def test_photographs_are_restored_by_the_command(tmp_path: Path) -> None:
+    """With what pip brings for commands, and nothing else."""
+    python = environment(tmp_path / "bare", (*NEEDED, "typer", "rich"))
+    absent = set(UNWANTED) - {"typer", "rich", "click"}
+    code = (
+        "import importlib.util, sys\n"
+        f"assert not any(map(importlib.util.find_spec, {absent}))\n"
+        "from elir_deploy.cli.restore import main\n"
+        "main()\n"
+    )
+    picture = spots(300, 400, (100, 100), (300, 160), (120, 260))
+    Image.fromarray(picture).save(tmp_path / "group.jpg", quality=100, subsampling=0)
+    bundle = face_bundle(tmp_path / "b", gain=0.5)
+    arguments = [str(bundle), str(tmp_path / "group.jpg"), "-o", str(tmp_path / "out")]
+    assert run(python, code, *arguments).startswith("1 restored, 3 faces, ")
+    with Image.open(tmp_path / "out" / "group.png") as restored:
+        changed = (np.abs(np.asarray(restored).astype(int) - picture) > 10).any(axis=2)
+    assert changed[80:120, 80:120].mean() > 0.3
+    assert not changed[:20].any()
 
 
 def test_without_a_backend_the_extra_is_named(bare_python: Path, tmp_path: Path) -> None:

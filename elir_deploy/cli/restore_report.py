@@ -1,0 +1,106 @@
+"""What ``elir-restore`` says of a run: on the screen, and as events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from elir_deploy.cli.shell import tell
+from elir_deploy.errors import UsageError
+from elir_deploy.output_files import STANDARD_OUTPUT, is_standard_output
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.events import EventLog
+from elir_deploy.runtime.files import Outcome, Result
+from elir_deploy.runtime.jobs import Plan, check_events_file
+
+__all__ = ["RunReport"]
+
+#: Failures that are repeated at the end.
+_REPEATED = 20
+
+
+class RunReport:
+    """Tells results, and at the end the summary.
+
+    Attributes:
+        outcome: of the run, for the summary.
+
+    Raises:
+        UsageError: the events and a result would both be standard output, or the events would
+            replace a file of the plan.
+        OutputError: the events cannot be written.
+    """
+
+    def __init__(self, plan: Plan, events: str | None) -> None:
+        self._plan = plan
+        self.outcome = Outcome()
+        self._events: EventLog | None = None
+        to_stdout = events is not None and is_standard_output(events)
+        result_on_stdout = any(str(job.target) == STANDARD_OUTPUT for job in plan.jobs)
+        if to_stdout and result_on_stdout:
+            raise UsageError(
+                "-o and --events are both standard output: write one of them to a file"
+            )
+        #: What others read there is not mixed with text.
+        self._say = tell if to_stdout or result_on_stdout else print
+        if events is not None:
+            check_events_file(events, plan)
+            self._events = EventLog(events, plan)
+
+    def __enter__(self) -> RunReport:
+        if self._events is not None:
+            self._events.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._events is not None:
+            self._events.__exit__(*error)
+
+    def result(self, result: Result) -> None:
+        """Tell what went wrong with an image, and write its event."""
+        if result.warning is not None:
+            tell(f"warning: {_with_path(result.job.source, result.warning)}")
+        if result.failure is not None:
+            tell(f"failed: {_with_path(result.job.source, result.failure)}")
+        if self._events is not None:
+            self._events.result(result)
+
+    def print_summary(self, restorer: Restorer | None) -> None:
+        """Counts, failures, and what the user may not expect of the plan."""
+        outcome, plan = self.outcome, self._plan
+        if outcome.failures and len(plan.jobs) > 1:  # a single one was the last line
+            tell("failed images:")
+            for job, reason in outcome.failures[:_REPEATED]:
+                tell(f"  {_with_path(job.source, reason)}")
+            if len(outcome.failures) > _REPEATED:
+                tell(f"  and {len(outcome.failures) - _REPEATED} more")
+        parts = [f"{len(outcome.restored)} restored"]
+        if plan.skipped:
+            parts.append(f"{len(plan.skipped)} skipped")
+        if outcome.failures:
+            parts.append(f"{len(outcome.failures)} failed")
+        if outcome.faces is not None:
+            parts.append(f"{outcome.faces} face{'s' * (outcome.faces != 1)}")
+        if outcome.restored:
+            parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
+        if restorer is not None:
+            number = restorer.concurrency
+            concurrency = f", {number} images at a time" if number > 1 else ""
+            parts.append(f"backend {restorer.backend} {restorer.precision}{concurrency}")
+        self._say(", ".join(parts))
+        _print_remarks(plan)
+
+
+def _with_path(path: Path, text: str) -> str:
+    return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
+def _print_remarks(plan: Plan) -> None:
+    """Results with unexpected names, and files that were not read."""
+    if plan.renamed:
+        names = ", ".join(job.target.name for job in plan.renamed[:3])
+        more = " ..." if len(plan.renamed) > 3 else ""
+        tell(f"some inputs differ only in their suffix, so their results keep it: {names}{more}")
+    if plan.unread:
+        hint = "; --recursive reads folders that are not links" if plan.unread.folders else ""
+        tell(f"not read: {plan.unread}{hint}")

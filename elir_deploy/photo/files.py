@@ -1,0 +1,64 @@
+"""Photographs in files, for ``elir-restore``: faces of one are found while another is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from elir_deploy.photo.faces import Faces
+from elir_deploy.photo.restorer import PhotoRestorer, PhotoTask
+from elir_deploy.photo.restoring import Photo
+from elir_deploy.progress import ProgressCallback
+from elir_deploy.runtime.file_restorer import Restored
+from elir_deploy.runtime.images import LoadedImage
+
+__all__ = ["PhotoFiles"]
+
+
+class PhotoFiles:
+    """What :func:`~elir_deploy.runtime.files.restore_files` restores photographs with.
+
+    Args:
+        restorer: an open restorer.
+        faces, scale: as of :meth:`PhotoRestorer.restore`.
+    """
+
+    has_preparation = True
+
+    def __init__(self, restorer: PhotoRestorer, faces: Faces = "auto", scale: int = 1) -> None:
+        self._restorer = restorer
+        self._faces: Faces = faces
+        self.scale = scale
+        self.concurrency = restorer.restorer.concurrency
+        self.ahead = restorer.batch
+
+    def input_warning(self, height: int, width: int) -> str | None:
+        aligned = self._faces == "aligned"
+        return self._restorer.restorer.input_warning(height, width) if aligned else None
+
+    def prepare(self, image: LoadedImage) -> PhotoTask:
+        return self._restorer.prepare(image.opaque(), self._faces)
+
+    def joins(self, group: list[PhotoTask], task: PhotoTask) -> bool:
+        return self._restorer.joins(group, task)
+
+    def restore(self, group: list[PhotoTask], on_progress: ProgressCallback) -> list[Restored]:
+        photos = self._restorer.restore_together(group, self.scale, on_progress=on_progress)
+        return [_restored(*pair) for pair in zip(group, photos, strict=True)]
+
+
+def _restored(task: PhotoTask, photo: Photo) -> Restored:
+    if task.faces is None:
+        return Restored(photo.pixels)
+    faces = [face.to_json() for face in photo.faces]
+    return Restored(photo.pixels, faces, _warning(faces))
+
+
+def _warning(faces: Sequence[dict[str, object]]) -> str | None:
+    """Why no face was restored; None: one was."""
+    if not faces:
+        return "no face was found"
+    if any(face["restored"] for face in faces):
+        return None
+    [first, *others] = dict.fromkeys(str(face["reason"]) for face in faces)
+    more = " (and for other reasons)" if others else ""
+    return f"no face of {len(faces)} was restored: {first}{more}"
