@@ -104,6 +104,7 @@ class Measurement:
         runners: with distinct labels.
         protocol: with the number of images.
         image_shape: (H, W, 3) of the images.
+        photograph: restored every time; None: random images.
         seed: of images and order.
         yardstick: measured before every turn; None: none.
         joules: returns the energy used since some moment; read at both ends of a turn.
@@ -122,6 +123,7 @@ class Measurement:
     yardstick: Yardstick | None = None
     joules: Callable[[], float] | None = None
     between: Callable[[float], None] = lambda seconds: None
+    photograph: NDArray[np.uint8] | None = None
     samples: dict[str, Samples] = field(init=False)
     warmups: dict[str, Warmup] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -289,6 +291,8 @@ class Measurement:
             self.samples[label].extend(series, count)
 
     def _image(self, purpose: int, index: int) -> NDArray[np.uint8]:
+        if self.photograph is not None:
+            return self.photograph
         return random_image(self.image_shape, self.seed, purpose, index)
 
     def _drop(self, runner: Runner, reason: str) -> None:

@@ -27,7 +27,9 @@ from elir_deploy.bench.yardstick import Yardstick
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.manifest import SPLIT_STAGES
+from elir_deploy.runtime.photos import large_photograph
 from elir_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class BenchProtocol:
     accepts: ClassVar[tuple[str, ...]] = ("images", "warmup", "seconds", "at_most", "tolerance")
     #: Whether only bundles take part, without first starts in processes of their own.
     bundles_alone: ClassVar[bool] = False
+    #: Whether bundles restore a photograph, instead of random images of the model's size.
+    on_photograph: ClassVar[bool] = False
 
     def check(self, bundles: Sequence[Bundle]) -> None:
         """Raise :class:`UsageError` if the bundles cannot be measured together."""
@@ -102,6 +106,7 @@ class BenchProtocol:
             yardstick=Yardstick() if timed else None,
             joules=watch.meter.read if watch.meter is not None else None,
             between=watch.look,
+            photograph=large_photograph() if self.on_photograph else None,
         )
         run.results.measurement.run(progress)
 
@@ -164,13 +169,11 @@ class Stages(BenchProtocol):
 
     def prepare(self, run: Run, progress: ProgressCallback) -> None:
         """Leave out runners whose backend runs all stages in one call."""
-        reason = "its stages cannot be timed one by one"
-        runners = run.results.runners
-        run.results.unavailable += [
-            Unavailable(r.label, reason) for r in runners if not r.stage_names
-        ]
-        run.results.runners = [runner for runner in runners if runner.stage_names]
-        run.require(run.results.runners)
+        results, reason = run.results, "its stages cannot be timed one by one"
+        left_out = [runner for runner in results.runners if not runner.stage_names]
+        results.unavailable += [Unavailable(runner.label, reason) for runner in left_out]
+        results.runners = [runner for runner in results.runners if runner.stage_names]
+        run.require(results.runners)
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,21 @@ class SoakProtocol(BenchProtocol):
         run.require([window for soak in run.results.soaks for window in soak.windows])
 
 
+@dataclass(frozen=True)
+class PhotoProtocol(BenchProtocol):
+    """The whole way of a photograph."""
+
+    name: str = "photo"
+    title: str = "12 megapixels with one face: found, aligned, restored and put back, each timed"
+    bundles_alone: ClassVar[bool] = True
+    on_photograph: ClassVar[bool] = True
+
+    def check(self, bundles: Sequence[Bundle]) -> None:
+        super().check(bundles)
+        for bundle in bundles:
+            detector_of(bundle)
+
+
 #: All protocols by name.
 PROTOCOLS: dict[str, BenchProtocol] = {
     protocol.name: protocol
@@ -279,6 +297,7 @@ PROTOCOLS: dict[str, BenchProtocol] = {
         Stages(),
         Steps(),
         SoakProtocol(),
+        PhotoProtocol(),
     )
 }
 

@@ -87,7 +87,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         protocol=_protocol(results.protocol),
         bundle=_bundle(bundle),
-        paper_fps=_paper_fps(bundle),
+        paper_fps=None if results.protocol.on_photograph else _paper_fps(bundle),
         **msgspec.structs.asdict(conditions),
         runners=[
             _runner(
@@ -138,6 +138,7 @@ def _runner(
     device = _known(samples.device_ns)
     speedup = paired_speedup(reference, image, run=results.protocol.block) if reference else None
     known = stability.half_width(image) if image else math.inf
+    judged = image and not results.protocol.images
     return types.RunnerRow(
         label=runner.label,
         backend=runner.backend,
@@ -155,9 +156,7 @@ def _runner(
         started_s=started,
         yardstick_s=_known(samples.yardstick_ns) if runner.on_cpu else None,
         half_width=rounded(known) if math.isfinite(known) else None,
-        stable=known <= results.protocol.tolerance
-        if image and not results.protocol.images
-        else None,
+        stable=known <= results.protocol.tolerance if judged else None,
         warmup=warmup,
         drift=rounded(stability.drift(image, started)),
         level_shift=rounded(stability.level_shift(image)),

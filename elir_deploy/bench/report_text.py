@@ -96,8 +96,9 @@ def _protocol(protocol: ProtocolEntry) -> str:
     count = f"{protocol.images} measured"
     if protocol.images is None:
         count = f"measured until every median is known to {100 * (protocol.tolerance or 0):g}%"
+    images = "a photograph" if protocol.name == "photo" else "batch 1, random images"
     return (
-        f"protocol {protocol.name}: batch 1, random images, {warmup}, {count}; FPS is 1 / mean "
+        f"protocol {protocol.name}: {images}, {warmup}, {count}; FPS is 1 / mean "
         "latency from 8-bit image to 8-bit image"
     )
 
@@ -237,11 +238,7 @@ def _energies(report: Report) -> Iterator[Cells]:
 _TABLES: tuple[tuple[str, str, Callable[[Report], Iterator[Cells]]], ...] = (
     ("Speed", "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms", _speeds),
     ("Latency in ms", "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max", _latencies),
-    (
-        "Throughput",
-        "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images",
-        _loads,
-    ),
+    ("Throughput", "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images", _loads),
     ("Stages", "runner|stage|ms|share %|95 %", _stages),
     ("Euler steps", "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M", _euler),
     (

@@ -96,15 +96,13 @@ def _precision(report: Report) -> Iterator[str]:
     unsettled = [row.label for row in report.runners if row.warmup and row.warmup.settled is False]
     if unsettled:
         yield f"latencies had not settled after the warm-up: {', '.join(unsettled)}; {_REMEDY}"
-    variations = [
-        (row.image.statistics.variation, row.label) for row in report.runners if row.image
-    ]
-    unsteady = [pair for pair in variations if pair[0] > STEADY_VARIATION]
+    every = [(row.image.statistics.variation, row.label) for row in report.runners if row.image]
+    unsteady = [pair for pair in every if pair[0] > STEADY_VARIATION]
     if unsteady:
         most, label = max(unsteady)
         yield (
             f"the coefficient of variation exceeds {STEADY_VARIATION:.1%} for {len(unsteady)} of "
-            f"{len(variations)} runners, up to {most:.1%} ({label}); {_REMEDY}"
+            f"{len(every)} runners, up to {most:.1%} ({label}); {_REMEDY}"
         )
 
 

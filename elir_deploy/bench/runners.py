@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.bench.device import installed_version
 from elir_deploy.errors import UnavailableError
+from elir_deploy.photo import PhotoRestorer
+from elir_deploy.photo.stages import STAGES, StageTimes
 from elir_deploy.pixels import finite_or_none, psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
@@ -23,15 +26,8 @@ from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX
 
 __all__ = [
-    "RANDOM_WEIGHTS",
-    "BundleRunner",
-    "Fidelity",
-    "Preparation",
-    "Runner",
-    "Unavailable",
-    "compare_with_references",
-    "compare_with_truth",
-    "open_restorers",
+    *("RANDOM_WEIGHTS", "BundleRunner", "Fidelity", "PhotoRunner", "Preparation", "Runner"),
+    *("Unavailable", "compare_with_references", "compare_with_truth", "open_restorers"),
 ]
 
 #: Runs the model on (image_size, image_size, 3) uint8 RGB, to the same shape.
@@ -155,9 +151,9 @@ class BundleRunner(Runner):
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.bundle = bundle
-        self._restorer = Restorer(bundle, backend, precision=precision, threads=threads)
-        self.description = str(self._restorer)
         self._clock = clock
+        self._restorer = self._open(bundle, backend, precision=precision, threads=threads)
+        self.description = str(self._restorer)
         self.label = f"{backend} {precision}{suffix}"
         self.backend = backend
         self.precision = precision
@@ -187,6 +183,9 @@ class BundleRunner(Runner):
     def close(self) -> None:
         self._restorer.close()
 
+    def _open(self, bundle: Bundle, backend: str, **options: Any) -> Restorer:
+        return Restorer(bundle, backend, **options)
+
     def _time_session(self) -> None:
         """Replace the session's ``run`` by one that times each part.
 
@@ -209,6 +208,32 @@ class BundleRunner(Runner):
                 start = end
 
         session.run = timed_run  # type: ignore[method-assign]
+
+
+class PhotoRunner(BundleRunner):
+    """The whole way of a photograph; its stages are timed in the same call."""
+
+    def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self._times.reset()
+        self._parts[:] = [0] * len(self._parts)
+        photo = self._photo.restore(image, "all")
+        if not any(face.restored for face in photo.faces):
+            raise UnavailableError("the face detector finds no face in the measured photograph")
+        self.device_ns = sum(self._parts)
+        self.stages_ns = tuple(self._times.ns.values())
+        return photo.pixels
+
+    def close(self) -> None:
+        self._photo.close()
+
+    def _open(self, bundle: Bundle, backend: str, **options: Any) -> Restorer:
+        self._photo = PhotoRestorer(bundle, backend=backend, **options)
+        self._photo.timer = self._times = StageTimes(self._clock)
+        return self._photo.restorer
+
+    def _time_session(self) -> None:
+        super()._time_session()
+        self.stage_names = STAGES
 
 
 def _recorded_convolutions(artifacts: Sequence[Artifact]) -> dict[str, int] | None:
@@ -259,6 +284,7 @@ def open_restorers(
     *,
     threads: int | None,
     suffix: str = "",
+    runner: type[BundleRunner] = BundleRunner,
 ) -> tuple[list[Runner], list[Unavailable]]:
     """Open every backend in every precision that the bundle has for it.
 
@@ -266,6 +292,7 @@ def open_restorers(
         backends: names; None: all that the bundle has files for and ``auto`` may choose.
         precisions: required; None: all that bundle and machine allow.
         suffix: of the labels, where several bundles are measured.
+        runner: what each becomes.
 
     Returns:
         the runners, and those that cannot run with the reason.
@@ -295,7 +322,7 @@ def open_restorers(
                 continue
             try:
                 runners.append(
-                    BundleRunner(bundle, backend.name, precision, threads=threads, suffix=suffix)
+                    runner(bundle, backend.name, precision, threads=threads, suffix=suffix)
                 )
             except UnavailableError as error:
                 missing.append(Unavailable(label + suffix, str(error)))

@@ -15,7 +15,7 @@ from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report import Picture, Results
 from elir_deploy.bench.report_types import Conditions
-from elir_deploy.bench.runners import BundleRunner, Runner, Unavailable, open_restorers
+from elir_deploy.bench.runners import BundleRunner, PhotoRunner, Runner, Unavailable, open_restorers
 from elir_deploy.bench.watch import Watch
 from elir_deploy.bench.yardstick import describe
 from elir_deploy.errors import UnavailableError, UsageError
@@ -128,9 +128,7 @@ class Run:
         return (*self.bundle.manifest.input_size, 3)
 
     def measure(
-        self,
-        progress: ProgressCallback,
-        notify: Callable[[str], None] = lambda line: None,
+        self, progress: ProgressCallback, notify: Callable[[str], None] = lambda line: None
     ) -> None:
         """Open the runners, compare their pictures, and follow the protocol.
 
@@ -190,6 +188,7 @@ class Run:
                 *(bundle, options.backends, options.precisions),
                 threads=options.threads,
                 suffix=suffix,
+                runner=PhotoRunner if options.protocol.on_photograph else BundleRunner,
             )
             runners += opened
             unavailable += [item for item in missing if item not in unavailable]

@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from elir_deploy.bench.statistics import Estimate, slope
 
 __all__ = [
-    "FEWEST_WARM",
-    "LevelShift",
-    "Modes",
-    "drift",
-    "half_width",
-    "level_shift",
-    "settled_from",
+    *("FEWEST_WARM", "LevelShift", "Modes", "drift", "half_width", "level_shift", "settled_from"),
     "two_speeds",
 ]
 

@@ -23,12 +23,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from elir_deploy.bench.measurement import random_image
-from elir_deploy.bench.runners import (
-    BundleRunner,
-    Fidelity,
-    Runner,
-    compare_with_references,
-)
+from elir_deploy.bench.runners import BundleRunner, Fidelity, Runner, compare_with_references
 from elir_deploy.bench.statistics import Amount, Count, Series
 from elir_deploy.errors import ElirError
 from elir_deploy.progress import ProgressCallback, no_progress

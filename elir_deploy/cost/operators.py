@@ -14,15 +14,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 __all__ = [
-    "CONVERSIONS",
-    "COPIES",
-    "ELEMENTWISE",
-    "NORMALIZATIONS",
-    "PRODUCTS",
-    "VIEWS",
-    "Tensors",
-    "operations",
-    "resize_taps",
+    *("CONVERSIONS", "COPIES", "ELEMENTWISE", "NORMALIZATIONS", "PRODUCTS", "VIEWS", "Tensors"),
+    *("operations", "resize_taps"),
 ]
 
 CONVERSIONS = {"Cast", "QuantizeLinear", "DequantizeLinear"}

@@ -21,11 +21,10 @@ from elir_deploy.photo.restoring import (
     Canvas,
     Photo,
     Squares,
-    StageTimer,
     empty_output,
     restore_faces,
-    untimed,
 )
+from elir_deploy.photo.stages import StageTimer, untimed
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
 from elir_deploy.runtime.backends import BACKENDS

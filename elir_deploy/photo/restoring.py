@@ -6,9 +6,8 @@ What finds faces and what restores squares are functions, so this knows no bundl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,12 @@ from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_alignable, template_units
 from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
+from elir_deploy.photo.stages import StageTimer, untimed
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 
 __all__ = [
-    *("SCALES", "Canvas", "Photo", "Squares", "StageTimer"),
-    *("empty_output", "restore_faces", "restore_photo", "untimed"),
+    *("SCALES", "Canvas", "Photo", "Squares"),
+    *("empty_output", "restore_faces", "restore_photo"),
 ]
 
 #: Enlargements of a photograph.
@@ -29,13 +29,6 @@ SCALES = (1, 2, 4)
 
 FindFaces = Callable[[NDArray[np.uint8]], Sequence[Face]]
 Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-#: Encloses the work of a stage: ``detect``, ``align``, ``run`` or ``paste``.
-StageTimer: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
-
-
-def untimed(stage: str) -> AbstractContextManager[None]:
-    """Time nothing."""
-    return nullcontext()
 
 
 @dataclass(frozen=True)

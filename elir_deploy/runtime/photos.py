@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from elir_deploy.errors import UsageError
 
-__all__ = ["sample_photos"]
+__all__ = ["large_photograph", "sample_photos"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,18 @@ def sample_photos(size: int | tuple[int, int], faces: bool) -> dict[str, npt.NDA
         cut = image.crop((left, top, left + width, top + height))
         photos[name] = np.array(cut, dtype=np.uint8)
     return photos
+
+
+@functools.cache
+def large_photograph() -> npt.NDArray[np.uint8]:
+    """(3000, 4000, 3) uint8 RGB, not to be written: 12 megapixels with one face, for measuring.
+
+    The face's aligned square is about 1,500 pixels wide.
+    """
+    small = sample_photos(256, faces=False)
+    picture = Image.fromarray(small["coffee"]).resize((4000, 3000), Image.Resampling.BICUBIC)
+    head = Image.fromarray(small["astronaut"]).resize((2000, 2000), Image.Resampling.BICUBIC)
+    picture.paste(head, (1000, 500))
+    pixels = np.array(picture)
+    pixels.setflags(write=False)
+    return pixels

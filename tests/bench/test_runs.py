@@ -9,20 +9,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from elir_deploy.bench import measurement, peers, protocols, runs
+from elir_deploy.bench import html_report, measurement, peers, protocols, runs
 from elir_deploy.bench import runners as runners_module
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report import build_report
+from elir_deploy.bench.report_text import text
 from elir_deploy.bench.runners import Fidelity, Unavailable
 from elir_deploy.bench.runs import BenchOptions, Run, open_bundles
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
+from elir_deploy.photo.stages import STAGES
 from elir_deploy.pixels import psnr_db
 from elir_deploy.progress import no_progress
 from elir_deploy.runtime import Bundle
 from tests.bench.schema import checked
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle, read_manifest, write_manifest
+from tests.photo.pictures import face_bundle, spots
 
 
 def options(protocol="paper", **changes) -> BenchOptions:
@@ -140,7 +143,7 @@ class Opened:
         self.parts: dict[str, float] | None = None
         monkeypatch.setattr(runs, "open_restorers", self)
 
-    def __call__(self, bundle, backends, precisions, *, threads, suffix=""):
+    def __call__(self, bundle, backends, precisions, *, threads, suffix="", runner=None):
         self.requests.append((backends, precisions, suffix))
         clock = FakeClock()
         label = f"{'+'.join(backends or ['any'])} {'+'.join(precisions or ['any'])}{suffix}"
@@ -240,6 +243,39 @@ def test_the_reference_of_steps_is_the_bundle_of_the_tasks_own_m(tmp_path):
     one, three, five = of_steps(tmp_path, 1, 3, 5)
     assert Run([one, three, five], options("steps")).bundle is three
     assert Run([five, one], options("steps")).bundle is five
+
+
+# Photographs ----------------------------------------------------------------------------------
+
+
+def test_the_stages_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
+    picture = spots(300, 400, (100, 100), (300, 160))
+    monkeypatch.setattr(protocols, "large_photograph", lambda: picture)
+    bundle = face_bundle(tmp_path / "b", gain=0.5)
+    run = Run(open_bundles([str(bundle)], options("photo")), options("photo"))
+    run.measure(no_progress)
+    report = build_report(run.results, run.bundle, run.conditions)
+    (row,) = checked(report)["runners"]
+    assert [part["name"] for part in row["stages"]] == [*STAGES, "runtime"]
+    assert all(part["mean_s"] > 0 for part in row["stages"])
+    assert sum(part["share"]["value"] for part in row["stages"]) == pytest.approx(1, abs=1e-4)
+    # Two faces, one after the other; the session is what of "run" the library needs.
+    stages = {part["name"]: part["mean_s"] for part in row["stages"]}
+    assert row["device"]["statistics"]["mean"] < stages["run"]
+    shown = text(report)
+    assert "protocol photo: a photograph, 1 warm-up images, 5 measured" in shown
+    for page in (shown, html_report.html(report)):
+        assert all(stage in page for stage in STAGES)
+    assert report.paper_fps is None
+
+
+def test_a_photograph_needs_a_detector_that_finds_its_face(bundle, tmp_path, monkeypatch):
+    with pytest.raises(BundleError, match="has no face detector"):
+        open_bundles([str(bundle.path)], options("photo"))
+    monkeypatch.setattr(protocols, "large_photograph", lambda: spots(60, 60))
+    run = Run([Bundle.open(face_bundle(tmp_path / "f"))], options("photo"))
+    with pytest.raises(UnavailableError, match="finds no face in the measured photograph"):
+        run.measure(no_progress)
 
 
 # Results --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from PIL import Image
 
 from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.photo.detection import MOST_FACES, FaceDetector, View, letterboxed, suppress
+from elir_deploy.runtime.photos import large_photograph
 from tests.photo.pictures import DETECTORS, astronaut, description, network, photographs
 from tests.photo.test_detectors import DETECTIONS, rows
 
@@ -98,3 +99,15 @@ def test_the_real_detectors_see_what_others_see_with_them(decoder: str, file: st
         assert seen.shape == expected.shape, name
         assert np.abs(seen - expected)[:, :14].max() < 0.1, name
         assert np.abs(seen - expected)[:, 14].max() < 1e-3, name
+
+
+@pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")
+@pytest.mark.parametrize("file", ["centerface.onnx", "yunet_n_dynamic.onnx"])
+def test_the_photograph_that_is_measured_has_one_face(file: str) -> None:
+    from elir_deploy.export.detectors import prepare_detector
+
+    assert DETECTORS is not None
+    prepared = prepare_detector(Path(DETECTORS) / file, 18)
+    detector = FaceDetector(description(prepared.name), network(prepared.graph))
+    [face] = detector(large_photograph())
+    assert 700 < face.box[2] - face.box[0] < 900

@@ -24,14 +24,7 @@ from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
 
-__all__ = [
-    "PeerRunner",
-    "PlainGraph",
-    "Workbench",
-    "as_unavailable",
-    "quiet",
-    "workbench_folder",
-]
+__all__ = ["PeerRunner", "PlainGraph", "Workbench", "as_unavailable", "quiet", "workbench_folder"]
 
 
 class PeerRunner(Runner):

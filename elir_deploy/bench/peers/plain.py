@@ -153,10 +153,6 @@ def _export(bench: Workbench) -> PlainGraph:
     start = time.perf_counter()
     with quiet(), as_unavailable("torch.onnx.export failed"):
         plain = Plain(bench.subject).eval()
-        torch.onnx.export(
-            plain,
-            (torch.zeros(1, 3, *bench.subject.manifest.shapes[0].graph_size),),
-            path,
-            verbose=False,
-        )
+        image = torch.zeros(1, 3, *bench.subject.manifest.shapes[0].graph_size)
+        torch.onnx.export(plain, (image,), path, verbose=False)
     return PlainGraph(path, time.perf_counter() - start)

@@ -102,13 +102,8 @@ def subject_of(bundle: Bundle, checkpoint: Checkpoint | None) -> Subject:
                 f"not compared: the noise of seed {seed} has SHA-256 {noise.sha256} here, "
                 f"the bundle's {info.noise.sha256}"
             )
-    return Subject(
-        manifest=info,
-        noise=noise_values(noise, shape),
-        model=model,
-        weights=weights,
-        incomparable=RANDOM_WEIGHTS if info.source.random else incomparable,
-    )
+    incomparable = RANDOM_WEIGHTS if info.source.random else incomparable
+    return Subject(info, noise_values(noise, shape), model, weights, incomparable)
 
 
 def load_checkpoint_of(

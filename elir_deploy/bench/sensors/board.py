@@ -12,15 +12,8 @@ from elir_deploy.bench.sensors.cpu import CPUS
 from elir_deploy.bench.sensors.files import Tree, query_psutil
 
 __all__ = [
-    "DeviceClock",
-    "PowerMode",
-    "is_jetson",
-    "on_battery",
-    "read_cooling",
-    "read_counters",
-    "read_device_clocks",
-    "read_power_mode",
-    "read_temperatures",
+    *("DeviceClock", "PowerMode", "is_jetson", "on_battery", "read_cooling", "read_counters"),
+    *("read_device_clocks", "read_power_mode", "read_temperatures"),
 ]
 
 #: Degrees Celsius; sensors that are switched off show others (-256, on Jetsons).

@@ -131,12 +131,8 @@ def _gpu(before: GpuState, after: GpuState, loaded: bool) -> Iterator[str]:
             yield f"{name} was slowed down for {more:.3g} s by: {reason}"
     # At the two moments themselves, without what a counter has reported.
     reasons = {*(before.reasons or ()), *(after.reasons or ())}
-    others = sorted(
-        reason
-        for reason in reasons
-        if (reason in SLOWDOWNS or reason.startswith("reason "))
-        and reason.partition(",")[0] not in slowed
-    )
+    uncounted = (reason for reason in reasons if reason.partition(",")[0] not in slowed)
+    others = sorted(r for r in uncounted if r in SLOWDOWNS or r.startswith("reason "))
     if others:
         yield f"{name} was slowed down by: {'; '.join(others)}"
     # In another performance state one of the two clocks is that of an idle GPU.
