@@ -13,10 +13,6 @@ larger than the network's square. A network that returns the undegraded face sta
 from __future__ import annotations
 
 import argparse
-import functools
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -210,39 +206,6 @@ def degradations(clean: Pixels) -> dict[str, Pixels]:
     }
 
 
-def stages(detectors: dict[str, FaceDetector], portrait: tuple[Pixels, Face]) -> str:
-    """Time of every stage, for one face in 12 megapixels."""
-    picture = np.asarray(Image.fromarray(portrait[0]).resize((3000, 4000)))
-    scale = np.array([3000 / portrait[0].shape[1], 4000 / portrait[0].shape[0]])
-    points = np.rint(np.array(portrait[1].landmarks) * scale * 64).astype(int)
-    template = template_units(FACE_TEMPLATE, FACE_TEMPLATE_SIZE, SIDE)
-    similarity = fit(template, [(int(x), int(y)) for x, y in points])
-    square = crop(picture, similarity, SIDE)
-    restored = tone_and_texture(square[None])[0]
-    changed, output = change(square, restored, similarity), picture.copy()
-    enlarged = EnlargedPicture(picture, 1, "none")
-    size = math.sqrt(similarity.squared) / 2**20 * SIDE
-    rows = [
-        ("stage", "wall ms", "CPU ms"),
-        *(_row(f"{name} sees it", functools.partial(d, picture)) for name, d in detectors.items()),
-        _row(f"crop of {size:.0f} pixels", lambda: crop(picture, similarity, SIDE)),
-        _row("change", lambda: change(square, restored, similarity)),
-        _row("paste", lambda: paste(output, enlarged, similarity, changed)),
-        _row("copy of the picture", picture.copy),
-    ]
-    return pipes(rows[0], rows[1:])
-
-
-def _row(stage: str, run: Callable[[], object]) -> tuple[str, str, str]:
-    walls, cpus = [], []
-    for _ in range(7):
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return stage, f"{1000 * min(walls):.0f}", f"{1000 * min(cpus):.0f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("portraits", type=Path)
@@ -276,7 +239,6 @@ def main() -> None:
             finding=finding(detectors, scene, placed),
             seams=seams(picture, found, pictures),
             larger=larger(portraits, pictures),
-            stages=stages(detectors, next(iter(portraits.values()))),
         ),
     )
 
@@ -311,12 +273,6 @@ pastes its square; the next column is what is done: as much finer detail is kept
 of the finest that it saw.
 
 {larger}
-
-## Time
-
-One face in 12 megapixels; detectors on two threads of ONNX Runtime. The least of seven runs.
-
-{stages}
 """
 
 if __name__ == "__main__":

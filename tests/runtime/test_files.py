@@ -218,6 +218,39 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
     assert alive == 0
 
 
+def test_images_that_wait_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the bundle's; those that need tiles, and one that cannot be read, stay alone."""
+    sizes = [(32, 32)] * 3 + [(40, 50)] + [(32, 32)] * 5
+    inputs = [put(tmp_path / f"{i}.png", noise(*size, i)) for i, size in enumerate(sizes)]
+    inputs[5].write_bytes(b"")
+    jobs = plan_jobs(inputs, tmp_path / "out").jobs
+    path = make_bundle(tmp_path / "b", gain=0.5, shapes=[{"batch": 4, "height": 32, "width": 32}])
+    with Restorer(path) as restorer:
+        expected = {i: restorer(noise(*size, i)) for i, size in enumerate(sizes) if i != 5}
+        groups: list[int] = []
+        restore, together = restorer.restore, restorer.restore_together
+
+        def alone(image: np.ndarray, **options: object) -> np.ndarray:
+            groups.append(1)
+            time.sleep(0.3)  # the others are read meanwhile
+            return restore(image, **options)  # type: ignore[arg-type]
+
+        def several(images: list[np.ndarray]) -> list[np.ndarray]:
+            groups.append(len(images))
+            time.sleep(0.3)
+            return together(images)
+
+        monkeypatch.setattr(restorer, "restore", alone)
+        monkeypatch.setattr(restorer, "restore_together", several)
+        outcome = restore_files(restorer, jobs)
+    assert sum(groups) == 8  # the first ones may have come too fast to wait
+    assert groups[-3:] == [1, 1, 3]
+    assert [job.source.name for job, _ in outcome.failures] == ["5.png"]
+    for i, pixels in expected.items():
+        restored = read_image(tmp_path / "out" / f"{i}.png").pixels
+        np.testing.assert_array_equal(restored, pixels)
+
+
 def test_an_interruption_finishes_what_is_being_written(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
