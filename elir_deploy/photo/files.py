@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from elir_deploy.photo.faces import Faces
 from elir_deploy.photo.restorer import PhotoRestorer, PhotoTask
@@ -22,6 +23,8 @@ class PhotoFiles:
         faces, scale: as of :meth:`PhotoRestorer.restore`.
     """
 
+    bits = 8
+    instead_of_8_bits = "photographs are restored in 8; with --faces aligned there may be 16"
     has_preparation = True
 
     def __init__(self, restorer: PhotoRestorer, faces: Faces = "auto", scale: int = 1) -> None:
@@ -36,13 +39,18 @@ class PhotoFiles:
         return self._restorer.restorer.input_warning(height, width) if aligned else None
 
     def prepare(self, image: LoadedImage) -> PhotoTask:
-        return self._restorer.prepare(image.opaque(), self._faces)
+        task = self._restorer.prepare(image.opaque(), self._faces)
+        return replace(task, shown=image.pixels)
 
     def joins(self, group: list[PhotoTask], task: PhotoTask) -> bool:
         return self._restorer.joins(group, task)
 
-    def restore(self, group: list[PhotoTask], on_progress: ProgressCallback) -> list[Restored]:
-        photos = self._restorer.restore_together(group, self.scale, on_progress=on_progress)
+    def restore(
+        self, group: list[PhotoTask], strength: float, on_progress: ProgressCallback
+    ) -> list[Restored]:
+        photos = self._restorer.restore_together(
+            group, self.scale, strength=strength, on_progress=on_progress
+        )
         return [_restored(*pair) for pair in zip(group, photos, strict=True)]
 
 

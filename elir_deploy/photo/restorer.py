@@ -33,6 +33,7 @@ from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.manifest import Manifest
 from elir_deploy.runtime.placement import check_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
+from elir_deploy.runtime.strength import mix_into, rounded_strength
 
 __all__ = ["PhotoRestorer", "PhotoTask"]
 
@@ -49,11 +50,14 @@ class PhotoTask:
         faces: those that were found, of which those without a reason are restored; None: none
             were looked for.
         aligned: restore the picture as one square.
+        shown: the picture with the colours hidden by its transparency, which a strength below 1
+            mixes in; None: ``picture``.
     """
 
     picture: NDArray[np.uint8]
     faces: Sequence[Face] | None
     aligned: bool
+    shown: NDArray[np.uint8] | None = None
 
     @property
     def squares(self) -> int:
@@ -155,7 +159,12 @@ class PhotoRestorer:
             return self._find(image)
 
     def restore(
-        self, image: NDArray[np.uint8], faces: Faces | Sequence[Face] = "auto", scale: int = 1
+        self,
+        image: NDArray[np.uint8],
+        faces: Faces | Sequence[Face] = "auto",
+        scale: int = 1,
+        *,
+        strength: float = 1.0,
     ) -> Photo:
         """Restore a photograph.
 
@@ -167,6 +176,8 @@ class PhotoRestorer:
                 5 % of the side from the template, else all. Or faces that another detector found
                 (:meth:`Face.rounded <elir_deploy.photo.Face.rounded>`), all of which are restored.
             scale: 1, 2 or 4 times the size.
+            strength: from 0, the image itself, enlarged (bicubic), to 1, its restoration, faces and
+                background alike.
 
         Returns:
             The picture, and its faces with the reasons why some were left alone; no faces where
@@ -176,7 +187,7 @@ class PhotoRestorer:
             ImageError: ``image`` has another shape or type.
             UsageError: ``faces`` or ``scale`` is invalid, or the restorer is closed.
         """
-        return self.restore_together([self.prepare(image, faces)], scale)[0]
+        return self.restore_together([self.prepare(image, faces)], scale, strength=strength)[0]
 
     __call__ = restore
 
@@ -211,16 +222,18 @@ class PhotoRestorer:
         tasks: Sequence[PhotoTask],
         scale: int = 1,
         *,
+        strength: float = 1.0,
         on_progress: ProgressCallback = no_progress,
     ) -> list[Photo]:
         """The second half of :meth:`restore`, for several photographs: faces share batches.
 
         Args:
             tasks: of :meth:`prepare`.
-            scale: as of :meth:`restore`.
+            scale, strength: as of :meth:`restore`.
             on_progress: called after each tile of a background.
         """
         self._check_open()
+        strength = rounded_strength(strength)
         outputs = [empty_output(task.picture, scale) for task in tasks]
         pairs = list(zip(tasks, outputs, strict=True))
         self._restore_aligned([(task.picture, output) for task, output in pairs if task.aligned])
@@ -236,6 +249,10 @@ class PhotoRestorer:
                 photo = canvases[-1].photo
             photos.append(photo)
         restore_faces(canvases, self._squares, self.timer)
+        kernel = "none" if scale == 1 else "bicubic"
+        for task, output in pairs:
+            before = task.picture if task.shown is None else task.shown
+            mix_into(EnlargedPicture(before, scale, kernel), output, strength)
         return photos
 
     def close(self) -> None:

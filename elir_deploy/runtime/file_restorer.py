@@ -38,7 +38,7 @@ class FileRestorer(Protocol):
     Attributes:
         scale: sides of a result over those of its image.
         bits: of images, 8 or 16.
-        why_8_bits: why there are not 16, and what to do.
+        instead_of_8_bits: what has more, where ``bits`` is 8.
         concurrency: threads that may call :meth:`restore`.
         ahead: images that may wait for others to be run with.
         has_preparation: whether :meth:`prepare` takes time, and is called in a thread of its own.
@@ -46,7 +46,7 @@ class FileRestorer(Protocol):
 
     scale: int
     bits: int
-    why_8_bits: str
+    instead_of_8_bits: str
     concurrency: int
     ahead: int
     has_preparation: bool
@@ -73,7 +73,7 @@ class FileRestorer(Protocol):
 class WholeImages:
     """A restorer of images as they are."""
 
-    why_8_bits = "this bundle takes and gives 8: export it with --io float32"
+    instead_of_8_bits = "a bundle exported with --io float32 keeps them"
     has_preparation = False
 
     def __init__(self, restorer: Restorer) -> None:
@@ -111,4 +111,5 @@ class WholeImages:
 
     def _mix(self, image: LoadedImage, pixels: NDArray[Any], strength: float) -> None:
         model = self._restorer.bundle.manifest.model
-        mix_into(EnlargedPicture(image.pixels, model.upscale, model.upscale_kernel), pixels, strength)
+        picture = EnlargedPicture(image.pixels, model.upscale, model.upscale_kernel)
+        mix_into(picture, pixels, strength)

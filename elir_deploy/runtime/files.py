@@ -170,7 +170,7 @@ def _check_bits(bits: int | None, restorer: FileRestorer, jobs: Sequence[Job]) -
     if bits != 16:
         return
     if restorer.bits == 8:
-        raise UsageError(f"bits is 16, and {restorer.why_8_bits}")
+        raise UsageError(f"bits is 16, but results have 8 here: {restorer.instead_of_8_bits}")
     for job in jobs:
         format = OUTPUT_FORMATS[job.format]
         if not format.deep:
@@ -249,7 +249,7 @@ class _Work:
         if not image.reduced or self._bits == 8:
             return None
         if self._restorer.bits == 8:
-            return f"reduced from 16 to 8 bits: {self._restorer.why_8_bits}"
+            return f"reduced from 16 to 8 bits: {self._restorer.instead_of_8_bits}"
         return "reduced from 16 to 8 bits, which are all that is read of this kind of file"
 
     def _prepare(self, step: _Step) -> _Step:

@@ -240,7 +240,7 @@ def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None
         (["--strength", "1.1"], 2, "strength is 1.1, expected 0 to 1"),
         (["--strength", "nan"], 2, "strength is nan, expected 0 to 1"),
         (["--strength", "half"], 2, "--strength"),
-        (["--bits", "16"], 2, "bits is 16, and this bundle takes and gives 8"),
+        (["--bits", "16"], 2, "bits is 16, but results have 8 here: a bundle exported"),
         (["--bits", "12"], 2, "bits is 12, expected 8 or 16"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.photo import PhotoRestorer
-from elir_deploy.runtime import Restorer, read_image
+from elir_deploy.runtime import Restorer, blend, read_image
 from elir_deploy.runtime.resampling import resize_into
 from tests.bundles import make_bundle
 from tests.cli.test_restore import events_of, run
@@ -120,6 +120,26 @@ def test_the_background_and_the_scale(run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[240:, 250:], restore(GROUP)[240:, 250:])
     assert (pixels[100:104, 100:104] > 200).all()
     assert read_image(tmp_path / "x.compare.png").pixels.shape == (300, 800, 3)
+
+
+def test_strength_and_transparency(run, tmp_path: Path, capsys) -> None:
+    """Colours hidden by transparency are mixed in, though the model sees others in their place."""
+    alpha = np.full((300, 400, 1), 255, np.uint8)
+    alpha[80:100, 60:80] = 0
+    image = put(tmp_path / "a.png", np.dstack([GROUP, alpha]))
+    bundle = face_bundle(tmp_path / "b", gain=0.5)
+    arguments = (bundle, image, "--strength", "0.25", *QUIET, "--scale", "2")
+    assert run(*arguments, "-o", tmp_path / "x.png") == 0
+    with PhotoRestorer(bundle, backend="onnxruntime", threads=1) as restore:
+        whole = restore(read_image(image).opaque(), scale=2).pixels
+    before = np.empty_like(whole)
+    resize_into(GROUP, before)
+    result = read_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(result.pixels, blend(before, whole, 0.25))
+    assert result.alpha is not None
+    assert result.alpha.shape == (600, 800)
+    assert run(*arguments, "-o", tmp_path / "y.png", "--bits", "16") == 2
+    assert "photographs are restored in 8; with --faces aligned" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,12 @@ def test_faces_of_photographs_that_wait_share_a_batch(tmp_path: Path) -> None:
             ready.release()
             return task
 
-        def restored(group: list, on_progress: object) -> list:
+        def restored(group: list, strength: float, on_progress: object) -> list:
             for _ in range(5 if not groups else 0):  # until the queue is full
                 assert ready.acquire(timeout=10)
             time.sleep(0.1)
             groups.append([task.squares for task in group])
-            return whole(group, on_progress)
+            return whole(group, strength, on_progress)
 
         photos.prepare, photos.restore = prepared, restored  # type: ignore[method-assign,assignment]
         outcome = restore_files(photos, jobs)
@@ -78,7 +78,7 @@ def test_reading_detecting_running_and_writing_overlap_and_are_bounded(
             alive += by
             most = max(most, alive)
 
-    def read(path: Path) -> files.LoadedImage:
+    def read(path: Path, deep: bool) -> files.LoadedImage:
         change(+1)
         time.sleep(0.05)
         return files.LoadedImage(spots(20, 30))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
-from elir_deploy.photo import PhotoRestorer
-from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.runtime import Bundle, Restorer, blend
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from elir_deploy.runtime.resampling import resize_into
@@ -122,6 +122,21 @@ def test_the_background_has_its_own_bundle(tmp_path: Path) -> None:
         assert own(GROUP[:8, :8]).shape == (32, 32, 3)  # still open
     with pytest.raises(UsageError, match="background's bundle is of bfr"):
         opened(faces, background=faces)
+
+
+@pytest.mark.parametrize("choice", ["all", "aligned"])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_strength_mixes_the_photograph_in(tmp_path: Path, choice: Faces, scale: int) -> None:
+    rest = make_bundle(tmp_path / "b", gain=0.5)
+    before = np.empty((300 * scale, 400 * scale, 3), np.uint8)
+    resize_into(GROUP, before)
+    with opened(face_bundle(tmp_path / "f", gain=0.5), background=rest) as restore:
+        whole = restore(GROUP, choice, scale).pixels
+        for strength in (0, 0.3):
+            photo = restore(GROUP, choice, scale, strength=strength)
+            np.testing.assert_array_equal(photo.pixels, blend(before, whole, strength))
+        with pytest.raises(UsageError, match="strength is 2"):
+            restore(GROUP, strength=2)
 
 
 @pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")

@@ -235,10 +235,10 @@ def test_images_that_wait_share_a_batch(tmp_path: Path, monkeypatch: pytest.Monk
             time.sleep(0.3)  # the others are read meanwhile
             return restore(image, **options)  # type: ignore[arg-type]
 
-        def several(images: list[np.ndarray]) -> list[np.ndarray]:
+        def several(images: list[np.ndarray], strength: float) -> list[np.ndarray]:
             groups.append(len(images))
             time.sleep(0.3)
-            return together(images)
+            return together(images, strength)
 
         monkeypatch.setattr(restorer, "restore", alone)
         monkeypatch.setattr(restorer, "restore_together", several)
