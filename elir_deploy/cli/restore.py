@@ -101,6 +101,17 @@ def restore(
             "them into overlapping tiles ('tile'). [default: resize for face tasks, else tile]"
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow a face model to run in tiles.")
+    ] = False,
+    tile_overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Width over which tiles are blended. [default: an eighth of a tile]",
+        ),
+    ] = None,
     faces: Annotated[
         Faces | None,
         typer.Option(
@@ -120,17 +131,6 @@ def restore(
     scale: Annotated[
         Scale | None,
         typer.Option(help="Of photographs: how many times as large the result is. [default: 1]"),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Allow a face model to run in tiles.")
-    ] = False,
-    tile_overlap: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="PIXELS",
-            help="Width over which tiles are blended. [default: an eighth of a tile]",
-        ),
     ] = None,
     sigma_s: Annotated[
         float | None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from elir_deploy.photo.faces import Faces
-from elir_deploy.photo.restorer import PhotoRestorer, PhotoTask
+from elir_deploy.photo.restorer import PhotoRestorer, PreparedPhoto
 from elir_deploy.photo.restoring import Photo
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.file_restorer import Restored
@@ -38,15 +38,15 @@ class PhotoFiles:
         aligned = self._faces == "aligned"
         return self._restorer.restorer.input_warning(height, width) if aligned else None
 
-    def prepare(self, image: LoadedImage) -> PhotoTask:
-        task = self._restorer.prepare(image.opaque(), self._faces)
-        return replace(task, shown=image.pixels)
+    def prepare(self, image: LoadedImage) -> PreparedPhoto:
+        prepared = self._restorer.prepare(image.opaque(), self._faces)
+        return replace(prepared, shown=image.pixels)
 
-    def joins(self, group: list[PhotoTask], task: PhotoTask) -> bool:
-        return self._restorer.joins(group, task)
+    def joins(self, group: list[PreparedPhoto], prepared: PreparedPhoto) -> bool:
+        return self._restorer.joins(group, prepared)
 
     def restore(
-        self, group: list[PhotoTask], strength: float, on_progress: ProgressCallback
+        self, group: list[PreparedPhoto], strength: float, on_progress: ProgressCallback
     ) -> list[Restored]:
         photos = self._restorer.restore_together(
             group, self.scale, strength=strength, on_progress=on_progress
@@ -54,8 +54,8 @@ class PhotoFiles:
         return [_restored(*pair) for pair in zip(group, photos, strict=True)]
 
 
-def _restored(task: PhotoTask, photo: Photo) -> Restored:
-    if task.faces is None:
+def _restored(prepared: PreparedPhoto, photo: Photo) -> Restored:
+    if prepared.faces is None:
         return Restored(photo.pixels)
     faces = [face.to_json() for face in photo.faces]
     return Restored(photo.pixels, faces, _warning(faces))

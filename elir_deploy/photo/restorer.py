@@ -35,14 +35,14 @@ from elir_deploy.runtime.placement import check_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into, rounded_strength
 
-__all__ = ["PhotoRestorer", "PhotoTask"]
+__all__ = ["PhotoRestorer", "PreparedPhoto"]
 
 #: Backends of the detector where that of the faces runs none, in order of preference.
 _ALTERNATIVES = ("onnxruntime-cuda", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class PhotoTask:
+class PreparedPhoto:
     """A photograph, and what is to be done with it.
 
     Attributes:
@@ -193,7 +193,7 @@ class PhotoRestorer:
 
     def prepare(
         self, image: NDArray[np.uint8], faces: Faces | Sequence[Face] = "auto"
-    ) -> PhotoTask:
+    ) -> PreparedPhoto:
         """The first half of :meth:`restore`: find faces and choose among them.
 
         Args, Raises: as of :meth:`restore`.
@@ -201,25 +201,25 @@ class PhotoRestorer:
         self._check_open()
         check_image(image)
         if not isinstance(faces, str):
-            return PhotoTask(image, choose(faces, "all", *_size(image)), aligned=False)
+            return PreparedPhoto(image, choose(faces, "all", *_size(image)), aligned=False)
         check_choice(faces)
         if faces == "aligned":
-            return PhotoTask(image, None, aligned=True)
+            return PreparedPhoto(image, None, aligned=True)
         found = self.detect(image)
         template = self._squares.template, self._squares.template_size
         if faces == "auto" and is_aligned(found, *_size(image), *template):
-            return PhotoTask(image, [replace(found[0], restored=True)], aligned=True)
+            return PreparedPhoto(image, [replace(found[0], restored=True)], aligned=True)
         choice = "all" if faces == "auto" else faces
-        return PhotoTask(image, choose(found, choice, *_size(image)), aligned=False)
+        return PreparedPhoto(image, choose(found, choice, *_size(image)), aligned=False)
 
-    def joins(self, group: Sequence[PhotoTask], task: PhotoTask) -> bool:
+    def joins(self, group: Sequence[PreparedPhoto], prepared: PreparedPhoto) -> bool:
         """Whether the faces of one more photograph fit into the same batch."""
-        squares = sum(each.squares for each in (*group, task))
-        return group[0].aligned == task.aligned and squares <= self.batch
+        squares = sum(each.squares for each in (*group, prepared))
+        return group[0].aligned == prepared.aligned and squares <= self.batch
 
     def restore_together(
         self,
-        tasks: Sequence[PhotoTask],
+        group: Sequence[PreparedPhoto],
         scale: int = 1,
         *,
         strength: float = 1.0,
@@ -228,30 +228,32 @@ class PhotoRestorer:
         """The second half of :meth:`restore`, for several photographs: faces share batches.
 
         Args:
-            tasks: of :meth:`prepare`.
+            group: of :meth:`prepare`.
             scale, strength: as of :meth:`restore`.
             on_progress: called after each tile of a background.
         """
         self._check_open()
         strength = rounded_strength(strength)
-        outputs = [empty_output(task.picture, scale) for task in tasks]
-        pairs = list(zip(tasks, outputs, strict=True))
-        self._restore_aligned([(task.picture, output) for task, output in pairs if task.aligned])
+        outputs = [empty_output(prepared.picture, scale) for prepared in group]
+        pairs = list(zip(group, outputs, strict=True))
+        self._restore_aligned(
+            [(prepared.picture, output) for prepared, output in pairs if prepared.aligned]
+        )
         photos = []
         canvases = []
-        for task, output in pairs:
-            photo = Photo(output, tuple(task.faces or ()))
-            if not task.aligned:
-                background = self._restored_background(task.picture, output.shape, on_progress)
+        for prepared, output in pairs:
+            photo = Photo(output, tuple(prepared.faces or ()))
+            if not prepared.aligned:
+                background = self._restored_background(prepared.picture, output.shape, on_progress)
                 canvases.append(
-                    Canvas(task.picture, photo.faces, self._squares, output, background)
+                    Canvas(prepared.picture, photo.faces, self._squares, output, background)
                 )
                 photo = canvases[-1].photo
             photos.append(photo)
         restore_faces(canvases, self._squares, self.timer)
         kernel = "none" if scale == 1 else "bicubic"
-        for task, output in pairs:
-            before = task.picture if task.shown is None else task.shown
+        for prepared, output in pairs:
+            before = prepared.picture if prepared.shown is None else prepared.shown
             mix_into(EnlargedPicture(before, scale, kernel), output, strength)
         return photos
 

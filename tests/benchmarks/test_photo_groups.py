@@ -68,5 +68,5 @@ def test_borders_of_masks_in_the_group_are_no_steps(
         mask = scenes.weights(picture.shape, scenes.similarity_of(face))
         assert (photo.pixels == picture)[mask == 0].all()
         before, after = scenes.steps(picture, photo.pixels, mask)
-        assert after <= 1.02 * before
-        assert np.abs(photo.pixels.astype(int) - picture)[mask > 200].mean() > 1.5
+        assert after <= 1.01 * before
+        assert np.abs(photo.pixels.astype(int) - picture)[mask > 200].mean() > 0.5

@@ -46,15 +46,15 @@ def test_faces_of_photographs_that_wait_share_a_batch(tmp_path: Path) -> None:
         prepare = photos.prepare
 
         def prepared(image: files.LoadedImage) -> object:
-            task = prepare(image)
+            result = prepare(image)
             ready.release()
-            return task
+            return result
 
         def restored(group: list, strength: float, on_progress: object) -> list:
             for _ in range(5 if not groups else 0):  # until the queue is full
                 assert ready.acquire(timeout=10)
             time.sleep(0.1)
-            groups.append([task.squares for task in group])
+            groups.append([each.squares for each in group])
             return whole(group, strength, on_progress)
 
         photos.prepare, photos.restore = prepared, restored  # type: ignore[method-assign,assignment]
@@ -116,10 +116,10 @@ def test_one_that_fails_does_not_stop_those_it_was_with(tmp_path: Path) -> None:
                 raise files.InputError("no sense in it")
             return find(picture)
 
-        def restored(tasks: list, *arguments: object, **options: object) -> object:
-            if any((task.picture == bad[1]).all() for task in tasks):
+        def restored(group: list, *arguments: object, **options: object) -> object:
+            if any((each.picture == bad[1]).all() for each in group):
                 raise MemoryError
-            return together(tasks, *arguments, **options)  # type: ignore[arg-type]
+            return together(group, *arguments, **options)  # type: ignore[arg-type]
 
         restore._find, restore.restore_together = found, restored  # type: ignore[assignment,method-assign]
         outcome = restore_files(PhotoFiles(restore), jobs, on_result=told.append)
