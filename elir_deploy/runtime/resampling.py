@@ -3,7 +3,7 @@
 Bicubic (a = -0.5, antialiased) is a pass along the rows, rounded to pixels, and then one along the
 columns; with 8 bits each is bit-identical to Pillow's ``Image.resize`` with the other side
 unchanged, and is skipped if its side is unchanged. 16 bits, which Pillow does not resize, have the
-same integer weights, in units of 2^-22, and sums of 64 bits. The order is fixed here, since Pillow
+same integer weights, in units of 2^-22, and exact sums. The order is fixed here, since Pillow
 13 starts with the columns if the height shrinks much more than the width.
 
 Two properties allow working in pieces:
@@ -31,6 +31,8 @@ _MARGIN = 3
 _BAND_PIXELS = 2**22
 #: Of a weight's fraction.
 _BITS = 22
+#: Of 16 bits so many outputs are computed at a time, along the other side of so many pixels.
+_TOGETHER, _ACROSS = 32, 128
 
 
 class EnlargedPicture:
@@ -120,7 +122,10 @@ def _resized(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
 
 
 def _deep_pass(image: NDArray[np.uint16], axis: int, length: int) -> NDArray[np.uint16]:
-    """Resize one axis of (H, W, …) to ``length``."""
+    """Resize one axis of (H, W, …) to ``length``.
+
+    Floats of 64 bits hold the integers exactly, and are added several times as fast as integers.
+    """
     if image.shape[axis] == length:
         return image
     begins, weights = _weights(image.shape[axis], length)
@@ -129,18 +134,24 @@ def _deep_pass(image: NDArray[np.uint16], axis: int, length: int) -> NDArray[np.
     output = np.empty(shape, np.uint16)
     # Both with the axis first.
     source, sink = np.moveaxis(image, axis, 0), np.moveaxis(output, axis, 0)
-    for start, count in bands(length, 8 * source.shape[1]):
-        part = slice(start, start + count)
-        total = np.full(sink[part].shape, 1 << (_BITS - 1), np.int64)
-        for tap, weight in enumerate(weights[:, part]):
-            index = np.minimum(begins[part] + tap, image.shape[axis] - 1)
-            total += source[index] * weight.reshape(-1, *[1] * (image.ndim - 1))
-        total >>= _BITS
-        sink[part] = np.clip(total, 0, 65535, out=total)
+    for start in range(0, length, _TOGETHER):
+        part = slice(start, min(start + _TOGETHER, length))
+        first, last = int(begins[start]), int(begins[part.stop - 1]) + len(weights)
+        # Beyond the last pixel weights are 0.
+        index = np.minimum(begins[part] + np.arange(len(weights))[:, None], len(source) - 1) - first
+        for across in range(0, source.shape[1], _ACROSS):
+            block = source[first:last, across : across + _ACROSS]
+            flat = block.astype(np.float64, order="C").reshape(len(block), -1)
+            total = np.full((part.stop - start, flat.shape[1]), float(1 << (_BITS - 1)))
+            for rows, weight in zip(index, weights[:, part], strict=True):
+                total += flat[rows] * weight[:, None]
+            np.floor(total * 2.0**-_BITS, out=total)
+            values = np.clip(total, 0, 65535, out=total).reshape(-1, *block.shape[1:])
+            sink[part, across : across + _ACROSS] = values
     return output
 
 
-def _weights(before: int, after: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _weights(before: int, after: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """For each of ``after`` pixels the first of ``before`` that it reads, and (taps, after) their
     weights, as Pillow computes them.
     """
@@ -157,7 +168,7 @@ def _weights(before: int, after: int) -> tuple[NDArray[np.int64], NDArray[np.int
     for row in exact:  # in this order
         total += row
     exact = exact / total * (1 << _BITS)
-    return begins, np.trunc(exact + np.where(exact < 0, -0.5, 0.5)).astype(np.int64)
+    return begins, np.trunc(exact + np.where(exact < 0, -0.5, 0.5))
 
 
 def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
