@@ -309,8 +309,8 @@ def measure(
     weights = "random weights" if info.source.random else "the packaged weights"
     header = ["", "precision", "ms", "p90", "times eager fp32", "times PyTorch's CUDA graph"]
     parts = [
-        f"## {info.model.task}, {info.image_size}x{info.image_size}, M = {info.model.steps}, "
-        f"batch {batch}",
+        f"## {info.model.task}, {info.shapes[0].width}x{info.shapes[0].height}, "
+        f"M = {info.model.steps}, batch {batch}",
         f"{weights}, {rounds * BLOCK} runs each; verified on a CPU at export: {verified}.",
         pipes([*header, "PSNR, dB", "notes"], rows),
         *(f"- not measured: {reason}" for reason in missing),

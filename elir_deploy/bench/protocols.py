@@ -78,9 +78,10 @@ class BenchProtocol:
         first = bundles[0]
         for other in bundles[1:]:
             if first.manifest.input_size != other.manifest.input_size:
+                sizes = ["{1}x{0}".format(*each.manifest.input_size) for each in (first, other)]
                 raise UsageError(
                     f"bundles are measured with the same images, but {first.path} takes "
-                    f"{_image_size(first)} pixels and {other.path} {_image_size(other)}"
+                    f"{sizes[0]} pixels and {other.path} {sizes[1]}"
                 )
 
     def reference(self, bundles: Sequence[Bundle]) -> Bundle:
@@ -300,10 +301,6 @@ PROTOCOLS: dict[str, BenchProtocol] = {
         PhotoProtocol(),
     )
 }
-
-
-def _image_size(bundle: Bundle) -> str:
-    return "{1}x{0}".format(*bundle.manifest.input_size)
 
 
 def _all_but_steps(bundle: Bundle) -> tuple[Any, ...]:

@@ -211,7 +211,8 @@ def _bundle(bundle: Bundle) -> types.BundleEntry:
     manifest = bundle.manifest
     return types.BundleEntry(
         sha256=file_sha256(bundle.path / MANIFEST_NAME),
-        image_size=manifest.image_size,
+        width=manifest.shapes[0].width,
+        height=manifest.shapes[0].height,
         stages=[stage.name for stage in bundle.stages],
         versions=dict(manifest.versions),
         model=manifest.model,
@@ -221,14 +222,14 @@ def _bundle(bundle: Bundle) -> types.BundleEntry:
 
 def _paper_fps(bundle: Bundle) -> float | None:
     """The paper's figure, if the bundle holds the model that it is of."""
-    model = bundle.manifest.model
+    model, shape = bundle.manifest.model, bundle.manifest.shapes[0]
     task = TASKS.get(model.task)
-    if task is None or task.paper_fps is None:
+    if task is None:
         return None
-    same = (bundle.manifest.image_size, model.steps) == (task.image_size, task.steps)
-    if not same or dict(model.architecture) != task.architecture.to_dict():
-        return None
-    return task.paper_fps
+    side = task.image_size
+    measured = (shape.height, shape.width, model.steps, dict(model.architecture))
+    same = measured == (side, side, task.steps, task.architecture.to_dict())
+    return task.paper_fps if same else None
 
 
 def _seconds(nanoseconds: Sequence[int]) -> list[float]:

@@ -18,7 +18,7 @@ __all__ = ["Difference", "differences", "quality_differs"]
 #: Entries that change a latency, by the object that has them; what moves by itself is left out.
 _SETTINGS = {
     "protocol": ("name", "warmup", "images", "block"),
-    "bundle": ("image_size", "stages", "versions", "source"),
+    "bundle": ("width", "height", "stages", "versions", "source"),
     "bundle.model": ("task", "steps", "sigma_s", "parameters"),
     "device": (
         *("machine", "memory_bytes", "os", "kernel", "python", "elir_deploy", "libraries"),

@@ -68,10 +68,10 @@ def tables(report: Report) -> list[Table]:
 def heading(report: Report) -> list[str]:
     """Model, device and protocol, a line each."""
     model, device, cpu = report.bundle.model, report.device, report.device.cpu
-    side, source = report.bundle.image_size, report.bundle.source
+    bundle, source = report.bundle, report.bundle.source
     lines = [
-        f"{model.task}, {side}x{side}, M = {model.steps}, {model.parameters / 1e6:.1f} M "
-        f"parameters, from {source.name}"
+        f"{model.task}, {bundle.width}x{bundle.height}, M = {model.steps}, "
+        f"{model.parameters / 1e6:.1f} M parameters, from {source.name}"
     ]
     if source.random:
         lines.append("random weights: valid for speed only")

@@ -29,7 +29,7 @@ __all__ = [
     *("ProtocolEntry", "Report", "RunnerRow", "SoakRow", "StageTime"),
 ]
 
-SCHEMA_VERSION: Literal[4] = 4
+SCHEMA_VERSION: Literal[5] = 5
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
@@ -153,10 +153,11 @@ class ProtocolEntry(_Record, frozen=True):
 
 
 class BundleEntry(_Record, frozen=True):
-    """The bundle that was measured; ``sha256`` is its manifest's."""
+    """The bundle; ``sha256`` is its manifest's, width and height are of the network's images."""
 
     sha256: Sha256
-    image_size: Count
+    width: Count
+    height: Count
     stages: list[str]
     versions: dict[str, str]
     model: Model
@@ -191,7 +192,7 @@ class Report(Conditions, frozen=True):
     ``paper_fps`` is the paper's figure for the same model, on its device.
     """
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     kind: Literal["elir-bench"]
     complete: bool
     created: str

@@ -30,7 +30,7 @@ __all__ = [
     *("Unavailable", "compare_with_references", "compare_with_truth", "open_restorers"),
 ]
 
-#: Runs the model on (image_size, image_size, 3) uint8 RGB, to the same shape.
+#: Runs the model on (height, width, 3) uint8 RGB, to the same shape.
 Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 #: Why a bundle with random weights has no PSNR.
 RANDOM_WEIGHTS = "random weights: valid for speed only; the pictures mean nothing"
@@ -174,7 +174,7 @@ class BundleRunner(Runner):
         return restored
 
     def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Run the model alone on (image_size, image_size, 3) uint8 RGB, to the same shape."""
+        """Run the model alone on (height, width, 3) uint8 RGB, to the same shape."""
         return self._restorer.run_pixels(pixels)
 
     def fidelity(self, bundle: Bundle) -> Fidelity:

@@ -274,7 +274,7 @@ def _open_subject(
 
 def _open_bundle(request: Request) -> Subject:
     bundle = Bundle.open(request.model)
-    model = bundle.manifest.model
+    model, size = bundle.manifest.model, bundle.manifest.shapes[0]
     if request.task not in (None, model.task):
         raise UsageError(
             f"{request.model} is for task {model.task}, not {request.task}: leave out --task"
@@ -282,7 +282,7 @@ def _open_bundle(request: Request) -> Subject:
     for option, value, exported, export_option in (
         ("--euler-steps", request.steps, f"M = {model.steps}", "--steps"),
         ("--sigma-s", request.sigmas, f"sigma_s = {model.sigma_s:g}", "--sigma-s"),
-        ("--size", request.size, f"images of {bundle.manifest.image_size}", "--image-size"),
+        ("--size", request.size, f"images of {size.width}x{size.height}", "--image-size"),
     ):
         if value:
             raise UsageError(

@@ -48,7 +48,8 @@ class PixelSession:
     def run_tiles(self, shape: Shape, tiles: Sequence[Tile], noise: NoiseField | None) -> None:
         """Run the model on at most ``shape.batch`` tiles of ``shape``, from and to pixels."""
         size = len(tiles)
-        if not self.session.any_batch and size < shape.batch:
+        session = self.session
+        if not session.exact_batches or (not session.any_batch and size < shape.batch):
             size = 1
         for first in range(0, len(tiles), size):
             self._run_together(shape, tiles[first : first + size], noise)

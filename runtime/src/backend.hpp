@@ -81,6 +81,9 @@ class Session {
   // Whether each size of a batch is worth its memory; if not, only the largest and 1 are.
   virtual bool any_batch() const { return true; }
 
+  // Whether an image of a batch gets the bytes that it gets alone; if not, images run one by one.
+  virtual bool exact_batches() const { return true; }
+
   // CPU threads of a run; none if unknown or on a GPU.
   virtual std::optional<int> threads() const { return std::nullopt; }
 

@@ -17,6 +17,7 @@ void* part(const TensorSpec& spec, const Shape& shape, void* tensor, std::size_t
 
 std::size_t PixelSession::batch(const Shape& shape, std::size_t waiting) const {
   const auto largest = static_cast<std::size_t>(shape.batch);
+  if (!session_->exact_batches()) return 1;
   if (waiting >= largest) return largest;
   return session_->any_batch() ? waiting : 1;
 }

@@ -280,7 +280,8 @@ def test_like_conditions_are_not_warned_of(compared):
     ("path", "value", "expected"),
     [
         (("threads",), 1, Difference("threads", 2, 1)),
-        (("bundle", "image_size"), 512, Difference("bundle image size", 256, 512)),
+        (("bundle", "width"), 512, Difference("bundle width", 256, 512)),
+        (("bundle", "height"), 512, Difference("bundle height", 256, 512)),
         (("bundle", "model", "steps"), 5, Difference("model steps", 3, 5)),
         (("device", "cpu", "model"), "other", Difference("cpu model", "a processor", "other")),
         (("device", "cpu", "governor"), None, Difference("cpu governor", "performance", None)),

@@ -107,7 +107,7 @@ def test_the_json_holds_all_samples(bundle):
             "unavailable": [Unavailable("onnxruntime-cuda", "no driver")],
         },
     )
-    assert report["schema_version"] == SCHEMA_VERSION == 4
+    assert report["schema_version"] == SCHEMA_VERSION == 5
     assert report["complete"] is True
     eager, fast = report["runners"]
     for row, seconds in ((eager, 0.4), (fast, 0.1)):
@@ -613,12 +613,17 @@ def test_who_failed_is_listed_and_the_rest_compared_with_the_first_that_did_not(
 # The model, the paper, and places -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("steps", "shown"), [(5, True), (3, False)])
-def test_the_papers_figure_stands_beside_the_papers_model_only(tmp_path, steps, shown):
-    folder = make_bundle(tmp_path / "bfr", size=512, task="bfr", faces=True, references=False)
+@pytest.mark.parametrize(
+    ("steps", "width", "shown"), [(5, 512, True), (3, 512, False), (5, 640, False)]
+)
+def test_the_papers_figure_stands_beside_the_papers_model_only(tmp_path, steps, width, shown):
+    shapes = [{"batch": 1, "height": 512, "width": width}]
+    folder = make_bundle(tmp_path / "b", shapes=shapes, task="bfr", faces=True, references=False)
     manifest = read_manifest(folder)
     manifest["model"] |= {"steps": steps, "architecture": TASKS["bfr"].architecture.to_dict()}
     write_manifest(folder, manifest)
     report = report_of(Bundle.open(folder), PAIR)
+    assert (report["bundle"]["width"], report["bundle"]["height"]) == (width, 512)
+    assert f"bfr, {width}x512, M = {steps}" in text(typed(report))
     assert (report["paper_fps"] is not None) == shown
     assert ("19.51 FPS on another device, NVIDIA RTX 2080 Ti" in text(typed(report))) == shown

@@ -813,7 +813,8 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             self._engine = engine
             self._config = config
             self._addresses: dict[str, int] = {}
-            self._profile = 0
+            # TensorRT 8.6 gives one to the first context alone.
+            self._profile = None if engine._made.get("profiles") else 0
             self._shapes: dict[str, tuple[int, ...]] = {}
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
@@ -823,7 +824,7 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             return 0 <= profile_index < self._engine.num_optimization_profiles
 
         def set_input_shape(self, name, shape):
-            if gpu.enter("trt.set_input_shape"):
+            if gpu.enter("trt.set_input_shape") or self._profile is None:
                 return False
             least, _, most = self._engine._made["profiles"][self._profile][name]
             self._shapes[name] = tuple(shape)

@@ -6,7 +6,6 @@ import gc
 import hashlib
 import itertools
 import json
-import os
 import threading
 import time
 import tracemalloc
@@ -341,22 +340,25 @@ def test_tiles_fill_batches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*results)
 
 
-def test_openvino_compiles_no_more_than_two_batches(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES[:1])
-    with Restorer(path, "openvino", precision="fp32") as restore:
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("openvino", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")],
+)
+def test_images_run_one_by_one_where_a_batch_changes_bytes(
+    tmp_path: Path, backend: str, precision: str
+) -> None:
+    """tests/export/test_batches.py has the networks whose bytes would change."""
+    pytest.importorskip(backend)
+    shapes = SHAPES[:1]
+    path = make_bundle(tmp_path / "b", stride=8, shapes=shapes, precisions=(precision,))
+    with Restorer(path, backend, precision=precision) as restore:
         runs = count_runs(restore)
-        image = noise(30, 120)  # three tiles
-        assert abs(restore(image).astype(int) - with_noise(image)).max() <= 1
-        assert [run[0] for run in runs] == [1, 1, 1]
         restore(noise(90, 48))
-        assert [run[0] for run in runs[3:]] == [4]
-        kinds = {file.name.rpartition(".blob")[0].rpartition(".")[0] for file in cached_models()}
-        assert {"f32.1x32x48x3", "f32.4x32x48x3"} <= kinds
-
-
-def cached_models() -> list[Path]:
-    return list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.blob"))
+        assert [run[0] for run in runs] == [1, 1, 1, 1]
+        for restored in restore.map([noise(32, 48)] * 3):
+            assert abs(restored.astype(int) - with_noise(noise(32, 48))).max() <= 1
+        restore.run_pixels(np.stack([noise(32, 48)] * 3))
+        assert [run[0] for run in runs[4:]] == [1] * 6
 
 
 @pytest.mark.parametrize("fit", ["tile", "resize"])

@@ -318,6 +318,10 @@ def _configured(
     if options.workspace_mib is not None:
         pool = module.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
+    if _weakly_typed(library):
+        # Single images and batches have contexts of their own on one profile, which later releases
+        # always allow.
+        config.set_preview_feature(module.PreviewFeature.PROFILE_SHARING_0806, True)
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
     if level != "none":

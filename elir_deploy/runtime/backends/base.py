@@ -68,6 +68,8 @@ class Session(ABC):
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
         any_batch: whether every batch up to a shape's is worth its memory; if not, only the largest
             and 1 are.
+        exact_batches: whether an image of a batch gets the bytes that it gets alone; if not, images
+            run one by one.
     """
 
     input: NDArray[Any]
@@ -75,6 +77,7 @@ class Session(ABC):
     output: NDArray[Any]
     threads: int | None = None
     any_batch: bool = True
+    exact_batches: bool = True
 
     def __init__(self, shape: Shape) -> None:
         self._selections: dict[Shape, Selection] = {}

@@ -202,9 +202,8 @@ class _Models:
 
 
 class _Session(HostSession):
-    # A model is compiled for each batch, which takes time and the memory of its weights; a model
-    # for any batch is slower (docs/decisions.md).
-    any_batch = False
+    # With several threads, the kernel of a transposed convolution depends on the batch.
+    exact_batches = False
 
     def __init__(self, models: _Models) -> None:
         self._models: _Models | None = models

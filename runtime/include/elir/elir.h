@@ -23,7 +23,9 @@
  * BATCHES. If the bundle was exported for batches, up to `batch` images or tiles are restored in
  * one run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the
  * queue of elir_restore_async fill a batch, if they need one run each in the same size. Nothing
- * waits for a batch to be full, and the pixels are the same as one by one.
+ * waits for a batch to be full, and the pixels are the same as one by one: a CPU backend that cannot
+ * do that runs the images one by one (OpenVINO, and ONNX Runtime in anything but float32). On a GPU
+ * the last bits may depend on the batch.
  *
  * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
  * computed for each image as a function of a seed and of the position in the image, so that

@@ -193,10 +193,28 @@ class OnnxRuntimeTensors final : public HostTensors {
   std::vector<BoundStage> stages_;
 };
 
+// Whether an image of a batch gets the bytes that it gets alone. Threads divide the pixels of a
+// single image, but the images of a batch, and the order of a convolution's sums depends on the
+// number of pixels. Not so in blocks of channels (NCHWc), which float32 has on this processor.
+bool are_batches_exact(const std::string& precision) {
+#if defined(__x86_64__) || defined(_M_X64)
+  return precision == "fp32";
+#else
+  static_cast<void>(precision);
+  return false;
+#endif
+}
+
 class OnnxRuntimeSession final : public Session {
  public:
-  OnnxRuntimeSession(const Manifest& manifest, std::vector<OwnedSession> chain, int threads)
-      : manifest_(manifest), chain_(std::move(chain)), threads_(threads) {}
+  OnnxRuntimeSession(const Manifest& manifest, std::vector<OwnedSession> chain,
+                     const std::string& precision, int threads)
+      : manifest_(manifest),
+        chain_(std::move(chain)),
+        exact_batches_(are_batches_exact(precision)),
+        threads_(threads) {}
+
+  bool exact_batches() const override { return exact_batches_; }
 
   std::optional<int> threads() const override {
     if (threads_ == 0) return std::nullopt;  // its default is unknown
@@ -214,6 +232,7 @@ class OnnxRuntimeSession final : public Session {
 
   const Manifest& manifest_;
   std::vector<OwnedSession> chain_;
+  const bool exact_batches_;
   const int threads_;
 };
 
@@ -239,7 +258,7 @@ class OnnxRuntimeBackend final : public Backend {
     }
     std::vector<std::unique_ptr<Session>> sessions;
     sessions.push_back(
-        std::make_unique<OnnxRuntimeSession>(manifest, std::move(chain), setup.threads));
+        std::make_unique<OnnxRuntimeSession>(manifest, std::move(chain), precision, setup.threads));
     return sessions;
   }
 };

@@ -269,7 +269,8 @@ class OpenVinoSession final : public Session {
  public:
   explicit OpenVinoSession(std::shared_ptr<Models> models) : models_(std::move(models)) {}
 
-  bool any_batch() const override { return false; }
+  // With several threads, the kernel of a transposed convolution depends on the batch.
+  bool exact_batches() const override { return false; }
 
   std::optional<int> threads() const override {
     int most = 0;

@@ -20,6 +20,10 @@ bool is_usable(const Artifact& artifact, const std::string& device) {
                                    is_compatible(release, installed)));
 }
 
+std::vector<std::int64_t> sides_of(const nvinfer1::Dims& shape) {
+  return {shape.d, shape.d + std::max(shape.nbDims, 0)};
+}
+
 End read_end(const nvinfer1::ICudaEngine& engine, const char* name) {
   const nvinfer1::DataType type = engine.getTensorDataType(name);
   const nvinfer1::Dims shape = engine.getTensorShape(name);
@@ -30,7 +34,7 @@ End read_end(const nvinfer1::ICudaEngine& engine, const char* name) {
     dtype += " in another format";
   }
   if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE) dtype += " on the host";
-  return {name, dtype, {shape.d, shape.d + std::max(shape.nbDims, 0)}};
+  return {name, dtype, sides_of(shape)};
 }
 
 GraphEnds read_ends(const nvinfer1::ICudaEngine& engine) {
@@ -43,6 +47,33 @@ GraphEnds read_ends(const nvinfer1::ICudaEngine& engine) {
   return ends;
 }
 
+// Throws a bundle error unless there is an optimisation profile for each shape, in order, with
+// batches from 1 to the shape's.
+void check_profiles(const std::string& path, const nvinfer1::ICudaEngine& engine,
+                    const Stage& stage, const Manifest& manifest) {
+  if (!has_profiles(manifest)) return;
+  const auto count = static_cast<std::int32_t>(manifest.shapes.size());
+  if (engine.getNbOptimizationProfiles() != count) {
+    throw bundle_error(path, ": the engine has ", engine.getNbOptimizationProfiles(),
+                       " optimisation profiles, expected ", count, ", one for each shape");
+  }
+  for (std::int32_t i = 0; i < count; ++i) {
+    for (const End& end : stage.ends(manifest.shapes[static_cast<std::size_t>(i)]).inputs) {
+      const auto of = [&](nvinfer1::OptProfileSelector which) {
+        const nvinfer1::Dims shape = engine.getProfileShape(end.name.c_str(), i, which);
+        return End{end.name, end.dtype, sides_of(shape)};
+      };
+      const End first = of(nvinfer1::OptProfileSelector::kMIN);
+      const End last = of(nvinfer1::OptProfileSelector::kMAX);
+      End single = end;
+      single.sides.front() = 1;
+      if (first.sides == single.sides && last.sides == end.sides) continue;
+      throw bundle_error(path, ": profile ", i, " is for ", first.describe(), " to ",
+                         last.describe(), ", expected ", single.describe(), " to ", end.describe());
+    }
+  }
+}
+
 // A version-compatible engine contains the runtime of its version, which is executable code.
 // TensorRT-RTX has no such engines.
 template <typename Runtime>
@@ -51,8 +82,8 @@ void allow_host_code(Runtime& runtime) {
 }
 
 // `rebuild` is the command that builds the engine.
-Engine load_engine(const std::filesystem::path& path, const Artifact& artifact,
-                   const GraphEnds& expected, const std::string& rebuild) {
+Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
+                   const Manifest& manifest, const std::string& rebuild) {
   const auto content = MappedFile::open(path);
   if (!content) {
     throw bundle_error(path.string(), " cannot be mapped into memory: copy the bundle again");
@@ -75,7 +106,9 @@ Engine load_engine(const std::filesystem::path& path, const Artifact& artifact,
     throw bundle_error(path.string(), " cannot be loaded by ", installed(), ": ",
                        summarize(messages), ": build it again with ", rebuild);
   }
-  check_ends(path.string() + ": its", read_ends(*result.engine), expected);
+  check_ends(path.string() + ": its", read_ends(*result.engine),
+             stage.ends(manifest.graph_shape()));
+  check_profiles(path.string(), *result.engine, stage, manifest);
   return result;
 }
 
@@ -125,8 +158,8 @@ class TensorRtBackend final : public Backend {
     const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
     for (std::size_t i = 0; i < stages.size(); ++i) {
-      engines.push_back(load_engine(bundle.checked_file(chosen[i]->file), *chosen[i],
-                                    stages[i].ends(manifest.graph_shape()), command));
+      engines.push_back(load_engine(bundle.checked_file(chosen[i]->file), *chosen[i], stages[i],
+                                    manifest, command));
     }
     std::vector<std::unique_ptr<Session>> sessions;
     // Two: one copies while the other computes.

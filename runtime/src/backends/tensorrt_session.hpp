@@ -15,6 +15,11 @@
 namespace elir::core {
 namespace {
 
+// Whether engines have an optimisation profile for each shape.
+bool has_profiles(const Manifest& manifest) {
+  return manifest.shapes.size() > 1 || manifest.shapes.front().batch > 1;
+}
+
 // The error of a call that returned null or false.
 Failure failed_call(const char* call, const Stage& stage) {
   return unavailable_error(installed(), ": ", call, " of ", stage.name,
@@ -153,8 +158,9 @@ class TensorRtTensors final : public Tensors {
     if (!bound.context) throw failed_call("createExecutionContext", stage);
     nvinfer1::IExecutionContext& context = *bound.context;
     set_working_memory(context, work_->memory.get(), work_->bytes);
-    const int profile = profile_of(shape);
-    if (profile > 0 && !context.setOptimizationProfileAsync(profile, stream())) {
+    // TensorRT 8.6 assigns profile 0 to the first context only.
+    if (has_profiles(work_->manifest) &&
+        !context.setOptimizationProfileAsync(profile_of(shape), stream())) {
       throw failed_call("setOptimizationProfileAsync", stage);
     }
     bind_tensor(context, stage, stage.input, shape, source);

@@ -40,6 +40,7 @@ struct Dims {
   std::int64_t d[8];
 };
 
+enum class OptProfileSelector { kMIN, kOPT, kMAX };
 enum class ExecutionContextAllocationStrategy { kSTATIC, kON_PROFILE_CHANGE, kUSER_MANAGED };
 
 class IExecutionContext {
@@ -69,6 +70,9 @@ class ICudaEngine {
   virtual TensorFormat getTensorFormat(const char* name) const = 0;
   virtual TensorLocation getTensorLocation(const char* name) const = 0;
   virtual std::int64_t getDeviceMemorySizeV2() const = 0;
+  virtual std::int32_t getNbOptimizationProfiles() const = 0;
+  virtual Dims getProfileShape(const char* name, std::int32_t profile,
+                               OptProfileSelector select) const = 0;
   virtual IExecutionContext* createExecutionContext(
       ExecutionContextAllocationStrategy strategy) = 0;
 };

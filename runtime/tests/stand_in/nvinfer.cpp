@@ -35,7 +35,10 @@ constexpr std::int64_t kWorkingBytes = 64;
 
 class Context final : public nvinfer1::IExecutionContext {
  public:
-  Context() { ++state.contexts; }
+  // As TensorRT 8.6 does, the first context of an engine has profile 0, and others have none.
+  Context() : profile_(state.contexts++ == 0 ? 0 : -1) {
+    if (state.profile_count == 1 && state.batch == 1) profile_ = 0;
+  }
   ~Context() override { --state.contexts; }
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -55,6 +58,7 @@ class Context final : public nvinfer1::IExecutionContext {
     return true;
   }
   bool setInputShape(const char* name, const nvinfer1::Dims& dims) override {
+    if (profile_ < 0) return false;
     const auto [height, width] = state.profiles[profile_];
     if (dims.nbDims != 4 || dims.d[0] < 1 || dims.d[0] > state.batch) return false;
     batch_ = dims.d[0];
@@ -92,7 +96,7 @@ class Context final : public nvinfer1::IExecutionContext {
   std::uint8_t* output_ = nullptr;
   float* noise_ = nullptr;
   char* working_ = nullptr;
-  std::int32_t profile_ = 0;
+  std::int32_t profile_;
   std::int64_t batch_ = 1;
 };
 
@@ -128,6 +132,14 @@ class Engine final : public nvinfer1::ICudaEngine {
     return state.on_device ? nvinfer1::TensorLocation::kDEVICE : nvinfer1::TensorLocation::kHOST;
   }
   std::int64_t getDeviceMemorySizeV2() const override { return kWorkingBytes; }
+  std::int32_t getNbOptimizationProfiles() const override { return state.profile_count; }
+  nvinfer1::Dims getProfileShape(const char* name, std::int32_t profile,
+                                 nvinfer1::OptProfileSelector select) const override {
+    const std::int64_t batch = select == nvinfer1::OptProfileSelector::kMIN ? 1 : state.batch;
+    const auto [height, width] = state.profiles[profile];
+    if (std::string(name) == "noise") return {4, {batch, 16, height / 8, width / 8}};
+    return {4, {batch, height, width, 3}};
+  }
   nvinfer1::IExecutionContext* createExecutionContext(
       nvinfer1::ExecutionContextAllocationStrategy /*strategy*/) override {
     return refused() ? nullptr : new Context;

@@ -59,6 +59,10 @@ class BuilderFlag(enum.IntEnum):
     VERSION_COMPATIBLE = 15
 
 
+class PreviewFeature(enum.IntEnum):
+    PROFILE_SHARING_0806 = 0
+
+
 class HardwareCompatibilityLevel(enum.IntEnum):
     NONE = 0
     AMPERE_PLUS = 1
@@ -81,7 +85,10 @@ class LayerInformationFormat(enum.IntEnum):
 ABSENT_BY_RELEASE = {
     8: {"STRONGLY_TYPED", "SAME_COMPUTE_CAPABILITY"},
     10: set(),
-    11: {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "EXPLICIT_BATCH", "STRONGLY_TYPED"},
+    11: {
+        *("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "EXPLICIT_BATCH", "STRONGLY_TYPED"),
+        "PROFILE_SHARING_0806",
+    },
 }
 
 
@@ -214,6 +221,7 @@ class Config:
         self.profiling_verbosity: Any = None
         self.hardware_compatibility_level: Any = HardwareCompatibilityLevel.NONE
         self.profiles: list[Profile] = []
+        self.preview: set[Any] = set()
         self._accepts_cache = accepts_cache
 
     def add_optimization_profile(self, profile: Profile) -> int:
@@ -222,6 +230,9 @@ class Config:
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        (self.preview.add if enable else self.preview.discard)(feature)
 
     def clear_flag(self, flag: Any) -> None:
         self.flags.discard(flag)
@@ -278,7 +289,10 @@ class StandIn:
         self.network_flags: list[int] = []
         for kind in (DataType, LayerType, MemoryPoolType, ProfilingVerbosity, OnnxParserFlag):
             setattr(self, kind.__name__, kind)
-        for kind in (NetworkDefinitionCreationFlag, BuilderFlag, HardwareCompatibilityLevel):
+        for kind in (
+            *(NetworkDefinitionCreationFlag, BuilderFlag, HardwareCompatibilityLevel),
+            PreviewFeature,
+        ):
             members = {name: m for name, m in kind.__members__.items() if name not in absent}
             setattr(self, kind.__name__, SimpleNamespace(**members))
         self.LayerInformationFormat = LayerInformationFormat

@@ -55,17 +55,24 @@ def build(library: StandIn, precision: str = "fp16", **options: Any) -> BuiltEng
 
 
 @pytest.mark.parametrize(
-    ("version", "flags"),
+    ("version", "flags", "preview"),
     [
-        ("8.6.2.3", 1 << stand_in.NetworkDefinitionCreationFlag.EXPLICIT_BATCH),
-        ("10.3.0.30", 1 << stand_in.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
-        ("11.4.0.106", 0),
+        (
+            "8.6.2.3",
+            1 << stand_in.NetworkDefinitionCreationFlag.EXPLICIT_BATCH,
+            {stand_in.PreviewFeature.PROFILE_SHARING_0806},
+        ),
+        ("10.3.0.30", 1 << stand_in.NetworkDefinitionCreationFlag.STRONGLY_TYPED, set()),
+        ("11.4.0.106", 0, set()),
     ],
 )
-def test_types_come_from_the_graph(version: str, flags: int) -> None:
+def test_types_come_from_the_graph_and_contexts_share_profiles(
+    version: str, flags: int, preview: set[Any]
+) -> None:
     library = StandIn(version)
     build(library)
     assert library.network_flags == [flags]
+    assert library.configs[0].preview == preview
 
 
 @pytest.mark.parametrize("version", RELEASES)
@@ -305,6 +312,7 @@ def takes(method: ast.FunctionDef, names: list[str]) -> bool:
     [
         *(stand_in.DataType, stand_in.LayerType, stand_in.NetworkDefinitionCreationFlag),
         *(stand_in.BuilderFlag, stand_in.HardwareCompatibilityLevel, stand_in.MemoryPoolType),
+        stand_in.PreviewFeature,
         *(stand_in.ProfilingVerbosity, stand_in.LayerInformationFormat, stand_in.OnnxParserFlag),
     ],
 )
@@ -323,7 +331,7 @@ def test_the_stand_in_has_the_signatures_and_attributes_of_the_real_one(
     for name, thing, own in (
         ("ILogger", logger, ""),
         ("Builder", library.Builder(logger), ""),
-        ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache profiles"),
+        ("IBuilderConfig", stand_in.Config(True), "__init__ pools cache profiles preview"),
         ("IOptimizationProfile", stand_in.Profile(), "__init__ shapes"),
         ("INetworkDefinition", network, "__init__ layers inputs output"),
         ("ILayer", network.layers[0], "__init__ inputs outputs output_types"),
