@@ -35,6 +35,7 @@ from elir_deploy.pixels import rounded
 from elir_deploy.tasks import task_named
 
 __all__ = [
+    "BlindDegradation",
     "FaceDegradation",
     "RealWorldDegradation",
     "degrade",
@@ -47,6 +48,8 @@ __all__ = [
 SR_NOISE = 12.8
 DENOISE_NOISE = 89.6
 INPAINT_NOISE = 25.6
+#: The largest.
+BLIND_NOISE = 90.0
 #: Share of the pixels that inpainting masks.
 INPAINT_MASKED = 0.9
 
@@ -100,6 +103,10 @@ def _degrade_face(image: Bytes, rng: np.random.Generator) -> Bytes:
     return FaceDegradation.draw(rng).apply(image, rng)
 
 
+def _degrade_blindly(image: Bytes, rng: np.random.Generator) -> Bytes:
+    return BlindDegradation.draw(rng).apply(image, rng)
+
+
 def _degrade_real_world(image: Bytes, rng: np.random.Generator) -> Bytes:
     return RealWorldDegradation.draw(rng).apply(image, rng)
 
@@ -129,6 +136,7 @@ _DEGRADATIONS: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
     "inpaint": _mask_and_add_noise,
     "bsr": _degrade_real_world,
     "tiny": _add_noise,
+    "blind": _degrade_blindly,
 }
 
 
@@ -175,6 +183,46 @@ class FaceDegradation:
         noisy = rounded(add_gaussian_noise(small, self.noise_sigma, rng))
         compressed = jpeg(noisy, self.jpeg_quality).astype(np.float32)
         return rounded(resize_floats(compressed, height, width, "bilinear"))
+
+
+# Blind restoration ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BlindDegradation:
+    """Slight blur, noise, JPEG: each in some images only, none of them in one of ten.
+
+    Attributes:
+        blur_sigma: standard deviation in pixels of the Gaussian, [0.3, 1.2], in 15 % of the images;
+            0 in the others.
+        noise_sigma: standard deviation of the Gaussian noise, in 85 % of the images; 90 times the
+            power 1.5 of a uniform number, so that half of them have less than 32. 0 in the others.
+        jpeg_quality: 30 to 95, in 20 % of the images; None in the others.
+    """
+
+    blur_sigma: float
+    noise_sigma: float
+    jpeg_quality: int | None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> BlindDegradation:
+        blurred, noisy, compressed = rng.random(3) < (0.15, 0.85, 0.2)
+        return cls(
+            blur_sigma=rng.uniform(0.3, 1.2) if blurred else 0.0,
+            noise_sigma=BLIND_NOISE * rng.random() ** 1.5 if noisy else 0.0,
+            jpeg_quality=int(rng.integers(30, 95, endpoint=True)) if compressed else None,
+        )
+
+    def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Degrade (H, W, 3) uint8 RGB; ``rng`` gives the noise."""
+        pixels = image.astype(np.float32)
+        if self.blur_sigma:
+            taps = gaussian_taps(self.blur_sigma, 9)
+            pixels = filter_image(filter_image(pixels, taps[None, :]), taps[:, None])
+        if self.noise_sigma:
+            pixels = add_gaussian_noise(pixels, self.noise_sigma, rng)
+        low = rounded(pixels)
+        return low if self.jpeg_quality is None else jpeg(low, self.jpeg_quality)
 
 
 # Blind super-resolution -----------------------------------------------------------------------

@@ -198,6 +198,18 @@ _TABLE = (
         ),
         sigma_s=0.04,
     ),
+    TaskSpec(
+        name="blind",
+        title="blind restoration of any picture: noise, JPEG, slight blur",
+        architecture=Architecture(
+            autoencoder_width=32,
+            latent_channels=24,
+            estimator_growth=32,
+            vector_field_width=32,
+            time_width=160,
+        ),
+        sigma_s=0.02,
+    ),
 )
 
 #: All tasks by name.

@@ -11,6 +11,7 @@ from PIL import Image
 
 from elir_deploy import degradation_steps
 from elir_deploy.degradations import (
+    BlindDegradation,
     FaceDegradation,
     RealWorldDegradation,
     degrade,
@@ -214,6 +215,47 @@ def test_a_face_of_512_takes_less_than_a_third_of_a_second():
         worst.apply(image, rng())
         times.append(time.perf_counter() - start)
     assert min(times) < 0.3
+
+
+# Blind restoration ----------------------------------------------------------------------------
+
+
+def test_draws_of_the_blind_degradation():
+    generator = rng()
+    draws = [BlindDegradation.draw(generator) for _ in range(4000)]
+    noises = np.array([draw.noise_sigma for draw in draws])
+    assert np.mean(noises == 0) == pytest.approx(0.15, abs=0.02)
+    assert 89 < noises.max() <= 90
+    assert np.median(noises[noises > 0]) == pytest.approx(90 * 0.5**1.5, rel=0.05)
+    blurs = np.array([draw.blur_sigma for draw in draws if draw.blur_sigma])
+    assert len(blurs) / len(draws) == pytest.approx(0.15, abs=0.02)
+    assert 0.3 <= blurs.min() < blurs.max() <= 1.2
+    qualities = [draw.jpeg_quality for draw in draws if draw.jpeg_quality is not None]
+    assert len(qualities) / len(draws) == pytest.approx(0.2, abs=0.02)
+    assert set(qualities) == set(range(30, 96))
+    untouched = np.mean([draw == UNTOUCHED for draw in draws])
+    assert untouched == pytest.approx(0.15 * 0.85 * 0.8, abs=0.02)
+
+
+UNTOUCHED = BlindDegradation(blur_sigma=0.0, noise_sigma=0.0, jpeg_quality=None)
+
+
+def test_a_blind_degradation_may_leave_the_image_alone(photo):
+    assert np.array_equal(UNTOUCHED.apply(photo, rng()), photo)
+
+
+def test_blind_noise_is_of_the_stated_deviation_clipped_to_8_bits():
+    noisy = dataclasses.replace(UNTOUCHED, noise_sigma=20.0).apply(grey(256), rng())
+    assert noisy.std() == pytest.approx(20, rel=0.01)
+    dark = dataclasses.replace(UNTOUCHED, noise_sigma=20.0).apply(grey(256, 0), rng())
+    assert dark.mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.02)
+
+
+def test_every_blind_parameter_costs_quality_and_keeps_the_brightness(photo):
+    for change in ({"blur_sigma": 1.2}, {"noise_sigma": 15.0}, {"jpeg_quality": 30}):
+        worse = dataclasses.replace(UNTOUCHED, **change).apply(photo, rng())
+        assert psnr_db(worse, photo) < 35, change
+        assert worse.mean() == pytest.approx(photo.mean(), abs=1), change
 
 
 # Blind super-resolution -----------------------------------------------------------------------

@@ -113,14 +113,14 @@ class Monitor:
     def _preview(self, phase: Phase, update: int, module: nn.Module) -> None:
         if phase.surrounding is not None:
             module = with_vector_field(phase.surrounding, module)
-        sheet, ratios = self._previews.draw(module)
+        sheet, ratios = self._previews.draw(module, phase.trains_flow)
         folder = self._options.output / "samples"
         folder.mkdir(exist_ok=True)
         write_image(folder / f"{phase.file_stem}-{update:06d}.png", sheet)
         self.board.add_image(phase.name, sheet, update, dataformats="HWC")
         for name, value in ratios.items():
             self.board.add_scalar(f"{phase.name}/PSNR {name}", value, update)
-        self._quality = f", preview {ratios['restored']:.2f} dB"
+        self._quality = f", preview {list(ratios.values())[-1]:.2f} dB"
 
 
 class _Log:

@@ -38,6 +38,11 @@ def segment_end(t: Tensor, segments: int) -> Tensor:
     return (torch.floor(t * segments) + 1) / segments
 
 
+def _squared_errors(values: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each element of a batch, (N,)."""
+    return F.mse_loss(values, target, reduction="none").flatten(1).mean(1)
+
+
 def _as_factor(t: Tensor) -> Tensor:
     return t[:, None, None, None]
 
@@ -67,6 +72,7 @@ class RestorationObjective(nn.Module):
         model: over-parametrised or collapsed, with a trained autoencoder.
         settings: parameters of the objective.
         teacher: encoder of the clean images; None: a copy of the model's encoder.
+        flow: train the vector field; otherwise encoder and coarse estimator alone.
     """
 
     def __init__(
@@ -74,15 +80,19 @@ class RestorationObjective(nn.Module):
         model: Elir | LatentFlow,
         settings: ObjectiveSettings,
         teacher: nn.Module | None = None,
+        *,
+        flow: bool = True,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.model = model
+        self.flow = flow
         self.teacher = copy.deepcopy(model.encoder) if teacher is None else teacher
         self.teacher.requires_grad_(False)
         model.requires_grad_(True)
         model.decoder.requires_grad_(False)
         model.encoder.requires_grad_(settings.train_encoder)
+        model.vector_field.requires_grad_(flow)
 
     def forward(
         self, clean: Tensor, degraded: Tensor, time: Tensor, noise: Tensor
@@ -96,19 +106,27 @@ class RestorationObjective(nn.Module):
             noise: standard normal numbers of the latent's shape.
 
         Returns:
-            Scalars: ``loss`` (Equation 5) and its parts ``estimator`` (L_2), ``flow`` (L_LCFM),
-            ``endpoint`` (Delta f), ``velocity`` (Delta v) and ``pixel`` (L_MSE).
+            Scalars: ``loss`` (Equation 5) and its parts ``estimator`` (L_2) and, where the vector
+            field is trained, ``flow`` (L_LCFM), ``endpoint`` (Delta f), ``velocity`` (Delta v) and
+            ``pixel`` (L_MSE).
         """
         settings = self.settings
         with torch.no_grad():
             z1 = self.teacher(clean).float()
         z = self.model.estimator(self.model.encoder(degraded)).float()
-        estimator = F.mse_loss(z, z1)
+        errors = _squared_errors(z, z1)
+        weights = torch.ones_like(errors)
+        estimator = errors.mean()
+        if settings.relative:
+            floor = settings.sigma_s**2
+            weights = floor / (errors.detach() + floor)
+            estimator = torch.log1p(errors / floor).mean()
+        if not self.flow:
+            return {"loss": estimator, "estimator": estimator.detach()}
         z0 = z.detach() + settings.sigma_s * noise
-        if settings.consistency:
-            parts = self._consistency(z0, z1, time, clean)
-        else:
-            parts = self._plain(z0, z1, time, clean)
+        parts = (self._consistency if settings.consistency else self._plain)(
+            z0, z1, time, clean, weights
+        )
         beta = settings.beta
         loss = estimator + (1 - beta) * parts["flow"] + beta * parts["pixel"]  # Equations 4 and 5
         return {"loss": loss, "estimator": estimator, **parts}
@@ -118,7 +136,7 @@ class RestorationObjective(nn.Module):
         return velocity
 
     def _consistency(
-        self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor
+        self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor, weights: Tensor
     ) -> dict[str, Tensor]:
         """Equation 3, and the pixel loss from the end of the segment (Section 4.2)."""
         settings = self.settings
@@ -133,8 +151,8 @@ class RestorationObjective(nn.Module):
         with torch.no_grad():
             later_velocity = self._velocity(z_later, later)
             later_f = z_later + _as_factor(end - later) * later_velocity
-        endpoint_loss = F.mse_loss(f, later_f)
-        velocity_loss = F.mse_loss(velocity, later_velocity)
+        endpoint_loss = (weights * _squared_errors(f, later_f)).mean()
+        velocity_loss = (weights * _squared_errors(velocity, later_velocity)).mean()
 
         start = f.detach()
         # In the last segment the path ends at ``start``, and the pixel loss has no gradient.
@@ -144,7 +162,9 @@ class RestorationObjective(nn.Module):
             velocity = self._velocity(start[open_ended], end[open_ended])
             return start[open_ended] + _as_factor(1 - end[open_ended]) * velocity
 
-        pixel = self._pixel_loss(restored_latent, clean[open_ended], len(clean))
+        pixel = self._pixel_loss(
+            restored_latent, clean[open_ended], weights[open_ended], len(clean)
+        )
         return {
             "flow": endpoint_loss + settings.alpha * velocity_loss,
             "endpoint": endpoint_loss.detach(),
@@ -152,18 +172,27 @@ class RestorationObjective(nn.Module):
             "pixel": pixel,
         }
 
-    def _plain(self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    def _plain(
+        self, z0: Tensor, z1: Tensor, time: Tensor, clean: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
         """Flow matching without consistency (Table 5): v is trained to be dz_t/dt. The pixel loss
         follows v from z_t to t = 1."""
         settings = self.settings
         z_t = flow_point(z0, z1, time, settings.sigma_min)
         velocity = self._velocity(z_t, time)
-        flow = F.mse_loss(velocity, z1 - (1 - settings.sigma_min) * z0)
-        pixel = self._pixel_loss(lambda: z_t + _as_factor(1 - time) * velocity, clean, len(clean))
+        target = z1 - (1 - settings.sigma_min) * z0
+        flow = (weights * _squared_errors(velocity, target)).mean()
+        pixel = self._pixel_loss(
+            lambda: z_t + _as_factor(1 - time) * velocity, clean, weights, len(clean)
+        )
         return {"flow": flow, "endpoint": flow.detach(), "velocity": flow.detach(), "pixel": pixel}
 
     def _pixel_loss(
-        self, restored_latent: Callable[[], Tensor], clean: Tensor, batch_size: int
+        self,
+        restored_latent: Callable[[], Tensor],
+        clean: Tensor,
+        weights: Tensor,
+        batch_size: int,
     ) -> Tensor:
         """L_MSE of Section 4.2 for those images of a batch where it depends on the vector field.
 
@@ -172,4 +201,4 @@ class RestorationObjective(nn.Module):
         if self.settings.beta == 0 or len(clean) == 0:
             return clean.new_zeros(())
         restored = self.model.decoder(restored_latent()).float()
-        return F.mse_loss(restored, clean) * (len(clean) / batch_size)
+        return (weights * _squared_errors(restored, clean)).sum() / batch_size

@@ -99,9 +99,10 @@ class RunOptions:
                 "only a complete model can be fine-tuned: leave out --no-estimator and "
                 "--pixel-space"
             )
-        side, multiple = self.task.image_size, self.task.architecture.image_multiple
-        if side < multiple or side % multiple:
-            raise UsageError(f"image size is {side}, expected a multiple of {multiple}")
+        multiple = self.task.architecture.image_multiple
+        for side in (self.task.image_size, self.settings.crop_size or multiple):
+            if side < multiple or side % multiple:
+                raise UsageError(f"image size is {side}, expected a multiple of {multiple}")
         batch_sizes = [self.settings.batch_size]
         if self.autoencoder is None:
             batch_sizes.append(self.autoencoder_settings.batch_size)

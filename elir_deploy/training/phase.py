@@ -52,6 +52,7 @@ class Phase:
         rate_option: the command-line option, with its value, that sets the learning rate.
         surrounding: the model that ``averaged`` belongs to, where it is a vector field alone;
             previews need it.
+        trains_flow: whether the vector field is trained; its previews are left out otherwise.
         learning_rates: base rates of all parameter groups, before the schedule's factor.
     """
 
@@ -65,6 +66,7 @@ class Phase:
     ema_decay: float
     rate_option: str
     surrounding: Elir | None = None
+    trains_flow: bool = True
     learning_rates: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

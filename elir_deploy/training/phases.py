@@ -42,15 +42,14 @@ def autoencoder_samples(options: RunOptions, photos: PhotoFolder) -> TrainingSam
 
 
 def restoration_samples(
-    options: RunOptions, photos: PhotoFolder, model: Elir, seed: int
+    options: RunOptions, photos: PhotoFolder, model: Elir, seed: int, side: int
 ) -> TrainingSamples:
     """Clean and degraded images for the whole model."""
-    task = options.task
     return TrainingSamples(
         photos,
-        task.image_size,
-        task_name=task.name,
-        noise_shape=latent_shape(model, task.image_size)[1:],
+        side,
+        task_name=options.task.name,
+        noise_shape=latent_shape(model, side)[1:],
         whole=options.whole_images,
         seed=seed,
     )
@@ -88,18 +87,25 @@ def autoencoder_phase(
 def restoration_phase(
     options: RunOptions, photos: PhotoFolder, model: Elir, teacher: nn.Module
 ) -> Phase:
-    """The paper's training: encoder, coarse estimator and vector field together."""
+    """The paper's training: encoder, coarse estimator and vector field together.
+
+    The last is left out where it has a phase of its own.
+    """
     settings = options.settings
+    trains_flow = not settings.flow_iterations
     return Phase(
         name="restoration",
-        objective=RestorationObjective(model, settings.objective, teacher),
+        objective=RestorationObjective(model, settings.objective, teacher, flow=trains_flow),
         averaged=model,
         optimizers=[_adamw(options, model)],
-        samples=restoration_samples(options, photos, model, settings.seed),
+        samples=restoration_samples(
+            options, photos, model, settings.seed, settings.crop_size or options.task.image_size
+        ),
         batch_size=settings.batch_size,
         schedule=Schedule(settings.updates(len(photos.files)), settings.warmup, settings.schedule),
         ema_decay=settings.ema_decay,
         rate_option=f"--learning-rate {settings.learning_rate:g}",
+        trains_flow=trains_flow,
     )
 
 

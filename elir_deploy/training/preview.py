@@ -66,25 +66,25 @@ class Previews:
         self._on_message = on_message
         self._photos: list[NDArray[np.uint8]] | None = None
 
-    def draw(self, module: nn.Module) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    def draw(self, module: nn.Module, flow: bool) -> tuple[NDArray[np.uint8], dict[str, float]]:
         """Restore the photographs.
 
         Args:
             module: a whole model or an autoencoder.
+            flow: whether the model's vector field is trained; there is no ``restored`` otherwise.
 
         Returns:
             (rows, width, 3) uint8: a row for each photograph, of input, coarse estimate, restored
             and truth, or of restored and truth for an autoencoder. And the mean PSNR in dB of
             each column but the truth, by its name.
         """
-        names = ["restored"] if not isinstance(module, Elir) else ["input", "coarse", "restored"]
         rows, ratios = [], []
         for number, photo in enumerate(self._load_photos()):
-            row = self._draw_row(module, photo, number)
-            rows.append(np.concatenate([*row, photo], axis=1))
-            ratios.append([psnr_db(image, photo) for image in row])
+            row = self._draw_row(module, photo, number, flow)
+            rows.append(np.concatenate([*row.values(), photo], axis=1))
+            ratios.append([psnr_db(image, photo) for image in row.values()])
         means = np.mean(ratios, axis=0)
-        return np.concatenate(rows), dict(zip(names, means.tolist(), strict=True))
+        return np.concatenate(rows), dict(zip(row, means.tolist(), strict=True))
 
     def _load_photos(self) -> list[NDArray[np.uint8]]:
         if self._photos is None:
@@ -108,20 +108,24 @@ class Previews:
 
     @torch.no_grad()
     def _draw_row(
-        self, module: nn.Module, photo: NDArray[np.uint8], number: int
-    ) -> list[NDArray[np.uint8]]:
+        self, module: nn.Module, photo: NDArray[np.uint8], number: int, flow: bool
+    ) -> dict[str, NDArray[np.uint8]]:
         device = next(module.parameters()).device
         if not isinstance(module, Elir):
             assert isinstance(module, AutoencoderObjective)
-            return [_as_picture(module.decoder(module.encoder(_as_batch(photo, device))))]
+            image = _as_batch(photo, device)
+            return {"restored": _as_picture(module.decoder(module.encoder(image)))}
         task, objective = self._options.task, self._options.settings.objective
         rng = np.random.default_rng([self._options.settings.seed, number])
         low = enlarge(task.name, degrade(task.name, photo, rng))
         image = _as_batch(low, device)
         coarse = module.estimator(module.encoder(image))
+        row = {"input": low, "coarse": _as_picture(module.decoder(coarse))}
+        if not flow:
+            return row
         noise = fixed_noise(0, objective.sigma_s, tuple(coarse.shape)).values.to(device)
         restored = module(image, self._options.euler_steps, noise)
-        return [low, _as_picture(module.decoder(coarse)), _as_picture(restored)]
+        return row | {"restored": _as_picture(restored)}
 
 
 def with_vector_field(model: Elir, field: nn.Module) -> Elir:

@@ -223,7 +223,9 @@ class _Run:
     def _latents(self, model: Elir, teacher: Encoder) -> LatentSamples:
         """The samples of the flow phase, computed again whenever a run continues."""
         settings, device = self.options.settings, self.fabric.device
-        samples = restoration_samples(self.options, self.photos, model, settings.seed + 1)
+        samples = restoration_samples(
+            self.options, self.photos, model, settings.seed + 1, self.options.task.image_size
+        )
         model.eval().to(device)
         teacher.to(device)
         coarse, clean = [], []

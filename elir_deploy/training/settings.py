@@ -38,6 +38,10 @@ class ObjectiveSettings:
         sigma_s: standard deviation of the noise added to the coarse latent to get z_0.
         consistency: train consistency flow matching; otherwise plain flow matching (Table 5).
         train_encoder: fine-tune the encoder for the task; otherwise keep it frozen (Table 8).
+        relative: compare losses of images by their ratio: the estimator loss is the mean logarithm
+            of e + sigma_s^2, where e is an image's squared error, and the flow's losses of an image
+            are divided by it. Otherwise images with strong degradations, whose e is 100 times as
+            large, would decide everything.
     """
 
     segments: int = 3
@@ -48,6 +52,7 @@ class ObjectiveSettings:
     sigma_s: float = 0.1
     consistency: bool = True
     train_encoder: bool = True
+    relative: bool = False
 
     def __post_init__(self) -> None:
         _check_at_least("segments", self.segments, 1)
@@ -56,6 +61,8 @@ class ObjectiveSettings:
         _check_within("beta", self.beta, 0, 1)
         _check_within("sigma_min", self.sigma_min, 0, 1)
         _check_within("sigma_s", self.sigma_s, 0, float("inf"))
+        if self.relative and not self.sigma_s:
+            raise UsageError("sigma_s is 0, expected more: relative losses are divided by it")
 
 
 @dataclass(frozen=True)
@@ -111,15 +118,19 @@ class RunSettings:
         epochs: passes over the images, unless ``iterations`` is set.
         iterations: updates; None: as many as ``epochs`` take; 0: only the flow's are done.
         batch_size: images per update, over all devices.
+        crop_size: side in pixels of the images of these updates; None: the model's. Encoder and
+            estimator have no normalization, so that smaller crops, more of them, train them as well
+            where the vector field has a phase of its own.
         learning_rate: AdamW's; its betas are 0.9 and 0.999, its eps 1e-8.
         schedule: the learning rate stays ``constant``, or falls along half a ``cosine`` to 0.
         warmup: updates over which the learning rate rises from 0.
         weight_decay: AdamW's.
         ema_decay: decay of the moving average of the weights, which is the result.
-        flow_iterations: further updates of the vector field alone, on latents computed once by
-            the trained encoder and coarse estimator; 0: none, as in the paper. The field's
-            gradients reach no other part (Section 4.2), and without the autoencoder an update is
-            cheap, so that a short training can afford many more of them.
+        flow_iterations: updates of the vector field alone, on latents computed once by the trained
+            encoder and coarse estimator, which are then trained without it; 0: all are trained
+            together, as in the paper. The field's gradients reach no other part (Section 4.2), and
+            without the autoencoder an update is cheap, so that a short training can afford many
+            more of them.
         flow_batch_size: latents per update of the flow, over all devices.
         flow_latents: number of latents, each from another crop.
         seed: seed of all random numbers.
@@ -129,6 +140,7 @@ class RunSettings:
     epochs: int = 250
     iterations: int | None = None
     batch_size: int = 128
+    crop_size: int | None = None
     learning_rate: float = 2e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
@@ -175,6 +187,17 @@ _RUNS = {
         schedule="cosine",
         warmup=100,
         flow_iterations=2000,
+    ),
+    "blind": RunSettings(
+        ObjectiveSettings(beta=0.0, relative=True),
+        iterations=20_000,
+        batch_size=8,
+        crop_size=128,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=200,
+        flow_iterations=6000,
+        flow_latents=3000,
     ),
 }
 

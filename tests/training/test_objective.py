@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from elir_deploy.model import Elir
 from elir_deploy.tasks import Architecture
-from elir_deploy.training.objective import RestorationObjective, flow_point, segment_end
+from elir_deploy.training.objective import LatentFlow, RestorationObjective, flow_point, segment_end
 from elir_deploy.training.settings import ObjectiveSettings
 
 ARCHITECTURE = Architecture(
@@ -249,3 +249,45 @@ def test_segments() -> None:
     torch.testing.assert_close(
         segment_end(t, 3), torch.tensor([1 / 3, 1 / 3, 2 / 3, 2 / 3, 1.0], dtype=torch.float64)
     )
+
+
+def test_relative_losses_are_logarithms_of_errors(model: Elir) -> None:
+    """Of three images alone: each in units of the estimator's error of it."""
+    relative = replace(SETTINGS, relative=True)
+    objective = RestorationObjective(model, relative)
+    absolute = RestorationObjective(model, SETTINGS, objective.teacher)
+    with torch.no_grad():
+        seen = objective(**batch())
+        expected = dict.fromkeys(("estimator", "endpoint", "velocity", "pixel"), 0.0)
+        for n in range(len(TIMES)):
+            one = absolute(**{name: tensor[n : n + 1] for name, tensor in batch().items()})
+            scale = 1 / (one["estimator"] / 0.1**2 + 1)
+            expected["estimator"] -= torch.log(scale) / len(TIMES)
+            for name in ("endpoint", "velocity", "pixel"):
+                expected[name] += scale * one[name] / len(TIMES)
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_weak_degradations_count_as_much_in_relative_losses(model: Elir) -> None:
+    """The gradient of an image of a tenth of the deviation is ten times as large, so that a step
+    changes its error by the same factor."""
+    settings = replace(SETTINGS, relative=True, sigma_s=1e-3)
+    objective = RestorationObjective(
+        LatentFlow(model.vector_field), settings, nn.Identity(), flow=False
+    )
+    clean = torch.zeros(2, 4, 4, 4, dtype=torch.float64)
+    coarse = clean + torch.tensor([1.0, 0.1], dtype=torch.float64)[:, None, None, None]
+    coarse.requires_grad_(True)
+    time, noise = torch.zeros(2), torch.zeros_like(clean)
+    objective(clean, coarse, time, noise)["loss"].backward()
+    assert coarse.grad is not None
+    strong, weak = coarse.grad.flatten(1).norm(dim=1)
+    assert float(weak / strong) == pytest.approx(10, rel=0.01)
+
+
+def test_without_the_flow_only_encoder_and_estimator_are_trained(model: Elir) -> None:
+    objective = RestorationObjective(model, SETTINGS, flow=False)
+    losses = objective(**batch())
+    assert losses.keys() == {"loss", "estimator"}
+    assert parts_with_gradients(model, losses["loss"]) == {"encoder", "estimator"}

@@ -24,7 +24,7 @@ from elir_deploy.training.phase import Phase, Schedule
 from elir_deploy.training.preview import draw_samples
 from elir_deploy.training.run import train
 from elir_deploy.training.settings import AutoencoderSettings, settings_for
-from elir_deploy.training.trainer import Report
+from elir_deploy.training.trainer import Report, run_phase
 from tests.training.small import SMALL, photo, save
 
 SIZE = 64
@@ -191,7 +191,7 @@ def with_flow(chosen: RunOptions) -> RunOptions:
 
 
 def test_the_flow_phase_trains_only_the_vector_field(photos: Path, tmp_path: Path) -> None:
-    """And resumes bit for bit."""
+    """The restoration phase then leaves it alone. And it resumes bit for bit."""
     chosen = with_flow(options(photos, tmp_path / "flow"))
     result, _, _ = run(chosen)
     model = load_checkpoint(result.checkpoint).model.state_dict()
@@ -202,12 +202,39 @@ def test_the_flow_phase_trains_only_the_vector_field(photos: Path, tmp_path: Pat
         name.partition(".")[0] for name in model if not torch.equal(model[name], plain[name])
     }
     assert changed == {"vector_field"}
-    assert (tmp_path / "flow" / "samples" / "flow-000004.png").exists()
+    # A field that is not trained yet is not previewed: input, coarse estimate and truth.
+    samples = tmp_path / "flow" / "samples"
+    for name, columns in (("restoration", 3), ("flow", 4)):
+        with Image.open(samples / f"{name}-000004.png") as sheet:
+            assert sheet.width == columns * SIZE
+    header = (tmp_path / "flow" / "log-restoration.csv").read_text().splitlines()[0]
+    assert header == "update,loss,estimator,learning rate,images a second"
 
     again = replace(chosen, output=tmp_path / "again")
     kill_at(again, "flow", 2)
     resumed, _, _ = run(again)
     assert resumed.checkpoint.read_bytes() == result.checkpoint.read_bytes()
+
+
+def test_crops_of_the_restoration_phase_may_be_smaller(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = with_flow(options(photos, tmp_path / "run"))
+    small = replace(chosen, settings=replace(chosen.settings, crop_size=32))
+    sides: dict[str, int] = {}
+
+    def note(fabric: Any, phase: Phase, *others: Any, **named: Any) -> Any:
+        samples: Any = phase.samples
+        sides[phase.name] = samples[0]["clean"].shape[-1]
+        return run_phase(fabric, phase, *others, **named)
+
+    monkeypatch.setattr(training, "run_phase", note)
+    run(small)
+    assert sides["restoration"] == 32
+    assert sides["flow"] == SIZE // 8, "latents of images of the model's size"
+    odd = replace(chosen, settings=replace(chosen.settings, crop_size=40))
+    with pytest.raises(UsageError, match="image size is 40, expected a multiple of"):
+        odd.check()
 
 
 def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_invalid_objectives(name: str, value: float) -> None:
         ObjectiveSettings(**{name: value})  # type: ignore[arg-type]
 
 
+def test_relative_losses_need_noise() -> None:
+    with pytest.raises(UsageError, match="sigma_s is 0, expected more"):
+        ObjectiveSettings(relative=True, sigma_s=0.0)
+
+
 def test_crops_fit_the_latent() -> None:
     with pytest.raises(UsageError, match="crop_size is 100, expected a multiple of 8"):
         AutoencoderSettings(crop_size=100)
