@@ -141,19 +141,17 @@ def restore_files(
             closing(map_in_order(work.restore, groups, restorer.concurrency)) as restored,
         ):
             on_progress("restoring", 0, len(jobs))
-            for steps in restored:
-                while steps:
-                    step = steps.pop(0)
-                    number = step.number
-                    if step.result.failure is not None:
-                        work.finish(step.result)
-                    else:
-                        if writing is not None:
-                            writing.result()
-                        writing = writer.submit(work.write, step)
-                    del step  # only the writer references the images now
-                    if number < len(jobs):
-                        on_progress("restoring", number, len(jobs))
+            for step in _one_by_one(restored):
+                number = step.number
+                if step.result.failure is not None:
+                    work.finish(step.result)
+                else:
+                    if writing is not None:
+                        writing.result()
+                    writing = writer.submit(work.write, step)
+                del step  # only the writer references the images now
+                if number < len(jobs):
+                    on_progress("restoring", number, len(jobs))
         if writing is not None:
             writing.result()
         on_progress("restoring", len(jobs), len(jobs))
@@ -162,6 +160,12 @@ def restore_files(
         writer.shutdown(wait=True)
         work.outcome.seconds = time.perf_counter() - work.started
     return work.outcome
+
+
+def _one_by_one(groups: Iterator[list[_Step]]) -> Iterator[_Step]:
+    for steps in groups:
+        while steps:
+            yield steps.pop(0)  # not referenced here while the caller works
 
 
 def _check_bits(bits: int | None, restorer: FileRestorer, jobs: Sequence[Job]) -> None:

@@ -122,6 +122,20 @@ def test_the_background_and_the_scale(run, tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.compare.png").pixels.shape == (300, 800, 3)
 
 
+def test_several_at_the_same_time(run, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("openvino")
+    bundle, album = face_bundle(tmp_path / "b", gain=0.5), tmp_path / "album"
+    for index in range(5):
+        put(album / f"{index}.png", spots(140, 300, (60, 60), (150 + 20 * index, 80)))
+    options = ("--backend", "openvino", "--precision", "fp32", "--mode", "throughput")
+    assert run(bundle, album, "-o", tmp_path / "out", *options) == 0
+    assert capsys.readouterr().out.startswith("5 restored, 10 faces, ")
+    with PhotoRestorer(bundle, backend="openvino", precision="fp32") as restore:
+        for path in album.iterdir():
+            expected = restore(read_image(path).pixels).pixels
+            np.testing.assert_array_equal(read_image(tmp_path / "out" / path.name).pixels, expected)
+
+
 def test_strength_and_transparency(run, tmp_path: Path, capsys) -> None:
     """Colours hidden by transparency are mixed in, though the model sees others in their place."""
     alpha = np.full((300, 400, 1), 255, np.uint8)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.errors import UsageError
-from elir_deploy.runtime.photos import sample_photos
+from elir_deploy.runtime.photos import large_photograph, sample_photos
 
 FOLDER = resources.files("elir_deploy") / "data" / "photos"
 
@@ -63,3 +63,11 @@ def test_every_photograph_has_its_licence_and_all_are_small():
 def test_a_size_that_is_none():
     with pytest.raises(UsageError, match="size is 0"):
         sample_photos(0, faces=False)
+
+
+def test_the_large_photograph_is_drawn_once_and_not_written():
+    picture = large_photograph()
+    assert (picture.shape, picture.dtype) == ((3000, 4000, 3), np.uint8)
+    assert large_photograph() is picture
+    with pytest.raises(ValueError, match="read-only"):
+        picture[0] = 0
