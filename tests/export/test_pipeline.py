@@ -700,7 +700,7 @@ def test_random_weights_are_quantised_without_a_budget(
     assert "the package's 3 photographs" in said[0]
 
 
-def test_int8_and_float16_in_one_graph(
+def test_int8_or_w8_and_float16_in_one_graph(
     int8_report: ExportReport,
     report: ExportReport,
     checkpoint: Checkpoint,
@@ -708,15 +708,18 @@ def test_int8_and_float16_in_one_graph(
     exported_before: dict[str, onnx.ModelProto],
 ) -> None:
     options = ExportOptions(
-        precisions=("int8",), calibration=int8_report.folder, int8_fallback="float16"
+        precisions=("int8", "w8"), calibration=int8_report.folder, int8_fallback="float16"
     )
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
-    graph = onnx.load(made.folder / "fused.int8.onnx").graph
-    stored = {tensor.data_type for tensor in graph.initializer}
-    assert {TensorProto.INT8, TensorProto.FLOAT16} <= stored
+    for precision in options.precisions:
+        graph = onnx.load(made.folder / f"fused.{precision}.onnx").graph
+        stored = {tensor.data_type for tensor in graph.initializer}
+        assert {TensorProto.INT8, TensorProto.FLOAT16} <= stored
+        assert made.verification[precision].passed
+        assert made.verification[precision].backend.endswith("in emulated half arithmetic")
+    assert list(made.quantization) == ["w8"]  # that of INT8 was measured before
+    assert made.verification["w8"].psnr_db > made.verification["int8"].psnr_db
     found = made.verification["int8"]
-    assert found.passed
-    assert found.backend.endswith("in emulated half arithmetic")
     # Its error is that of either, added up.
     alone = int8_report.verification["int8"].psnr_db, report.verification["fp16"].psnr_db
     together = -10 * math.log10(sum(10 ** (-psnr / 10) for psnr in alone))
