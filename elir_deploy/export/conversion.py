@@ -65,12 +65,7 @@ def convert_graphs(
         progress: called with the state of the measurements.
     """
 
-    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
-    for reference in references:
-        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
-    for (height, width), feeds in sizes.items():
-        feeds += (feeder(image) for image in extreme_images(height, width).values())
-    inputs = list(sizes.values())
+    inputs = _measured_inputs(references, feeder)
 
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
         return _float16_plans(sources, options, inputs, progress)
@@ -107,6 +102,18 @@ def convert_graphs(
     conversions = {"fp32": fp32, "fp16": fp16, "int8": int8, "w8": w8}
     for precision in precisions:
         yield precision, conversions[precision]()
+
+
+def _measured_inputs(
+    references: Sequence[Reference], feeder: Feeder
+) -> list[list[dict[str, NDArray[Any]]]]:
+    """The references and extreme images of each size, as the network reads them."""
+    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
+    for reference in references:
+        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
+    for (height, width), feeds in sizes.items():
+        feeds += (feeder(image) for image in extreme_images(height, width).values())
+    return list(sizes.values())
 
 
 def _float16_plans(
