@@ -30,10 +30,11 @@ from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.cost.devices import DEVICES, Device, measure_cpu
 from elir_deploy.cost.graphs import graph_layers
 from elir_deploy.cost.roofline import Layer, Prediction, Totals, predict, totals
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.int8 import calibrate
 from elir_deploy.export.islands import Float16Plan
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
@@ -90,7 +91,9 @@ def exported(tasks: tuple[TaskSpec, ...]) -> Exported:
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
     graph = fuse_stages(export_stages(static))
     images = packaged_images(task, task.image_size)[:1]
-    recipe, _ = calibrate(graph, static.outline, images, Feeder("uint8"), Int8Options(), None)
+    recipe, _ = calibrate(
+        graph, static.outline, images, Feeder("uint8"), QuantizationOptions(), None
+    )
     graphs = {
         "fp32": graph,
         "fp16": to_float16(graph, Float16Plan()),

@@ -1,19 +1,18 @@
 """TensorRT-RTX engines of every task, built ahead of time: seconds, size, what they compute in.
 
     python benchmarks/engines.py docs/results/engines.md [--task bfr tiny] [--target sm75]
-    python benchmarks/engines.py limits.md --target sm75 --smallest-layer 0 32768 98304
 
 No GPU is needed, and none runs the engines. The packaged weights for ``tiny``, random ones for the
 other tasks: sizes do not depend on their values, and of the layers only where float16 must be
 avoided does, which is said in the table. Every engine of a fused graph in float16 is built twice
-and compared byte by byte. INT8 leaves out the convolutions that it leaves out by default for the
-target, or, instead of that, those of fewer weights than each ``--smallest-layer``.
+w8 is built twice and compared byte by byte. Beside the engines of fused graphs stands what
+the cost model predicts of an RTX 2080 Ti.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,15 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from rewrites import environment
 
 from elir_deploy.checkpoints import load_checkpoint
+from elir_deploy.cost.devices import DEVICES
+from elir_deploy.cost.graphs import graph_layers
+from elir_deploy.cost.roofline import predict
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.equalization import equalize
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
+from elir_deploy.export.int8 import Recipe, calibrate
 from elir_deploy.export.islands import (
     Float16Plan,
     Normalization,
@@ -38,10 +41,10 @@ from elir_deploy.export.islands import (
     stage_feeds,
 )
 from elir_deploy.export.onnx import export_stages
-from elir_deploy.export.options import default_smallest_layer
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
 from elir_deploy.export.tensorrt.profiles import StageEnds
+from elir_deploy.export.w8 import WeightRecipe, choose_weights
 from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.progress import no_progress
@@ -50,7 +53,7 @@ from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.scopes import FUSED
 from elir_deploy.static_graph import build_static_graph, fixed_noise, latent_shape
-from elir_deploy.targets import RTX, target_named
+from elir_deploy.targets import RTX
 from elir_deploy.tasks import TASKS, TaskSpec
 from elir_deploy.text import pipes
 
@@ -59,19 +62,18 @@ Images = Sequence[dict[str, NDArray[Any]]]
 BYTES = Feeder("uint8")
 HEADER = [
     *("task", "graphs", "precision", "ONNX MB", "engine MB", "kernels", "int8", "fp16", "fp32"),
-    *("s to build", "twice the same"),
+    *("predicted ms", "s to build", "twice the same"),
 ]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is built of a task: the graphs of one precision, for these targets."""
+    """What is built of a task: the graphs of one precision."""
 
     form: str
     precision: str
     words: str
     graphs: Graphs
-    targets: tuple[str, ...]
 
 
 def stage_of(name: str, model: ModelProto) -> Stage:
@@ -104,28 +106,14 @@ def plans(graphs: Graphs, images: Images, normalization: Normalization) -> dict[
     }
 
 
-def mixed(graphs: Graphs, recipe: Recipe, images: Images) -> Graphs:
-    """INT8, and float16 elsewhere."""
+def mixed(graphs: Graphs, recipe: Recipe | WeightRecipe, images: Images) -> Graphs:
+    """Quantised, and float16 elsewhere."""
     equalized = {stage: equalize(graph, recipe.factors) for stage, graph in graphs.items()}
     chosen = plans(equalized, images, "measured")
     return {stage: to_float16(recipe.apply(graphs[stage]), chosen[stage]) for stage in graphs}
 
 
-def limits_of(targets: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
-    """The targets by the smallest layer that is INT8 for them by default."""
-    limits: dict[int, tuple[str, ...]] = {}
-    for target in targets:
-        limit = default_smallest_layer([target_named(target)])
-        limits[limit] = (*limits.get(limit, ()), target)
-    return limits
-
-
-def cases(
-    task: TaskSpec,
-    targets: tuple[str, ...],
-    precisions: Collection[str],
-    smallest_layers: Sequence[int],
-) -> Iterator[Case]:
+def cases(task: TaskSpec, precisions: Collection[str]) -> Iterator[Case]:
     torch.manual_seed(0)
     trained = task.name == "tiny"
     model = load_checkpoint("tiny").model if trained else Elir(task.architecture).eval()
@@ -139,25 +127,18 @@ def cases(
         chosen = plans(graphs, pixels, normalization)
         return {stage: to_float16(graph, chosen[stage]) for stage, graph in graphs.items()}
 
-    def quantized(options: Int8Options) -> Recipe:
-        return calibrate(fused[FUSED], static.outline, images, BYTES, options, None)[0]
+    def quantized(search: Callable[..., Any]) -> Any:
+        return search(fused[FUSED], static.outline, images, BYTES, QuantizationOptions(), None)[0]
 
     if "fp16" in precisions:
-        yield Case("fused", "fp16", "fp16", halves(fused, "measured"), targets)
-        yield Case("fused", "fp16", "fp16, no float32 sums", halves(fused, "float16"), targets)
-        yield Case("split", "fp16", "fp16", halves(split, "measured"), targets)
-    if "int8" not in precisions:
-        return
-    for limit in smallest_layers:
-        recipe, words = quantized(Int8Options(smallest_layer=limit)), f"int8, from {limit} weights"
-        yield Case("fused", "int8", words, mixed(fused, recipe, pixels), targets)
-    for limit, served in {} if smallest_layers else limits_of(targets).items():
-        recipe = quantized(Int8Options(smallest_layer=limit))
-        yield Case("fused", "int8", "int8", mixed(fused, recipe, pixels), served)
-        yield Case("split", "int8", "int8", mixed(split, recipe, pixels), served)
-        if limit:
-            every = quantized(Int8Options())
-            yield Case("fused", "int8", "int8, every layer", mixed(fused, every, pixels), served)
+        yield Case("fused", "fp16", "fp16", halves(fused, "measured"))
+        yield Case("fused", "fp16", "fp16, no float32 sums", halves(fused, "float16"))
+        yield Case("split", "fp16", "fp16", halves(split, "measured"))
+    for precision, search in (("int8", calibrate), ("w8", choose_weights)):
+        if precision in precisions:
+            recipe = quantized(search)
+            yield Case("fused", precision, precision, mixed(fused, recipe, pixels))
+            yield Case("split", precision, precision, mixed(split, recipe, pixels))
 
 
 def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
@@ -171,11 +152,25 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     return built
 
 
+#: A device of each compute capability that the cost model knows.
+DEVICE = {"sm75": "rtx2080ti"}
+
+
+def predicted_ms(case: Case, target: str, engines: Sequence[BuiltEngine]) -> str:
+    """By the cost model; empty where the engine does not compute in the graph's types."""
+    computes_int8 = any((engine.convolutions or {}).get("int8") for engine in engines)
+    in_types = case.precision != "int8" or computes_int8
+    if case.form != "fused" or target not in DEVICE or not in_types:
+        return ""
+    prediction = predict(graph_layers(case.graphs[FUSED]), DEVICES[DEVICE[target]])
+    return f"{prediction.seconds * 1e3:.2f}"
+
+
 def row(task: TaskSpec, case: Case, target: str) -> list[str]:
     built = build(case, target)
     engines = [engine for _, engine in built]
     same = ""
-    if case.form == "fused" and case.words == "fp16":
+    if case.form == "fused" and case.words in ("fp16", "w8"):
         again = [engine.content for _, engine in build(case, target)]
         same = "yes" if again == [engine.content for engine in engines] else "NO"
     counts = [
@@ -189,6 +184,7 @@ def row(task: TaskSpec, case: Case, target: str) -> list[str]:
         f"{sum(len(engine.content) for engine in engines) / 1e6:.1f}",
         f"{sum(engine.layers for engine in engines)}",
         *map(str, counts),
+        predicted_ms(case, target, engines),
         f"{sum(engine.seconds for engine in engines):.0f}",
         same,
     ]
@@ -201,8 +197,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--target", nargs="+", default=["sm75", "sm86"])
-    parser.add_argument("--precision", nargs="+", default=["fp16", "int8"])
-    parser.add_argument("--smallest-layer", nargs="+", type=int, default=[], metavar="WEIGHTS")
+    parser.add_argument("--precision", nargs="+", default=["fp16", "int8", "w8"])
     arguments = parser.parse_args()
     version = load_library(RTX).version
     parts = [
@@ -214,9 +209,8 @@ def main() -> None:
     ]
     rows: dict[str, list[list[str]]] = {target: [] for target in arguments.target}
     for name in arguments.task:
-        wanted = tuple(rows), arguments.precision, arguments.smallest_layer
-        for case in cases(TASKS[name], *wanted):
-            for target in case.targets:
+        for case in cases(TASKS[name], arguments.precision):
+            for target in rows:
                 rows[target].append(row(TASKS[name], case, target))
                 print(target, *rows[target][-1], flush=True)
         tables = [f"## {target}\n\n{pipes(HEADER, found)}" for target, found in rows.items()]

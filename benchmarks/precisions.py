@@ -26,9 +26,10 @@ from onnx import ModelProto
 from rewrites import environment, onnxruntime_runner, read
 
 from elir_deploy.checkpoints import load_checkpoint
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.int8 import calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder, to_network
 from elir_deploy.model import Elir
@@ -155,7 +156,9 @@ def measure(task: TaskSpec, rounds: int) -> str:
     image = images[0].image[None]
     content = graph.SerializeToString(deterministic=True)
     floor = None if task.name != "tiny" else 35.0
-    recipe, report = calibrate(graph, outline, images, Feeder("uint8"), Int8Options(), floor)
+    recipe, report = calibrate(
+        graph, outline, images, Feeder("uint8"), QuantizationOptions(), floor
+    )
     int8 = recipe.apply(graph).SerializeToString(deterministic=True)
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hints = ("bf16", "f32") if capable else ("f32",)

@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from elir_deploy.errors import ElirError
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.calibration import CalibrationImage
-from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.int8 import calibrate
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers
 from elir_deploy.export.verification import FLOORS_DB
@@ -86,7 +87,7 @@ class Engine:
 
 
 def ours(
-    options: Int8Options, *, skips: bool = True, floor_db: float | None = None
+    options: QuantizationOptions, *, skips: bool = True, floor_db: float | None = None
 ) -> Callable[[Material], None]:
     def make(material: Material) -> None:
         model = onnx.load(material.model)
@@ -287,14 +288,14 @@ def _torch_quantizer() -> Any:
 
 CONVOLUTIONS = ["Conv", "ConvTranspose"]
 ENGINES = (
-    Engine("ours, every part", ours(Int8Options())),
-    Engine("ours, biases not corrected", ours(Int8Options(correct_biases=False))),
-    Engine("ours, channels not equalised", ours(Int8Options(equalize=False))),
-    Engine("ours, neither", ours(Int8Options(correct_biases=False, equalize=False))),
-    Engine("ours, skips in float", ours(Int8Options(), skips=False)),
+    Engine("ours, every part", ours(QuantizationOptions())),
+    Engine("ours, biases not corrected", ours(QuantizationOptions(correct_biases=False))),
+    Engine("ours, channels not equalised", ours(QuantizationOptions(equalize=False))),
+    Engine("ours, neither", ours(QuantizationOptions(correct_biases=False, equalize=False))),
+    Engine("ours, skips in float", ours(QuantizationOptions(), skips=False)),
     Engine(
         "ours, budget of 0.3 dB",
-        ours(Int8Options(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"]),
+        ours(QuantizationOptions(max_psnr_drop_db=0.3), floor_db=FLOORS_DB["int8"]),
     ),
     Engine("NNCF on ONNX, biases not corrected", nncf_onnx(corrected=False), ("nncf",)),
     Engine("NNCF on ONNX, fast bias correction", nncf_onnx(corrected=True), ("nncf",)),

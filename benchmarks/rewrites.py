@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.calibration import packaged_images
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Options, calibrate
+from elir_deploy.export.int8 import calibrate
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.model import Elir
@@ -98,7 +99,7 @@ def open_runners(model: bytes, int8: bytes, image: np.ndarray, threads: int) -> 
 def quantized(graph: ModelProto, outline: Outline, task: TaskSpec) -> bytes:
     """With every block in INT8; one image gives ranges enough for a measurement of speed."""
     images = packaged_images(task, task.image_size)[:1]
-    recipe, _ = calibrate(graph, outline, images, Feeder("uint8"), Int8Options(), None)
+    recipe, _ = calibrate(graph, outline, images, Feeder("uint8"), QuantizationOptions(), None)
     return recipe.apply(graph).SerializeToString(deterministic=True)
 
 

@@ -328,6 +328,10 @@ def report(
         ["backend", "noise ms", "model ms", "share"],
         noise_share(tiles),
     )
+    report_bsr(arguments, table)
+
+
+def report_bsr(arguments: argparse.Namespace, table: Callable[..., None]) -> None:
     if arguments.speed:
         table(
             "Size and speed of bsr",

@@ -13,4 +13,3 @@ EMULATOR = shlex.split(os.environ.get("ELIR_EMULATOR", ""))
 restores_squares = pytest.mark.skipif(
     bool(EMULATOR), reason="each square takes a minute or more under QEMU"
 )
-times = pytest.mark.skipif(bool(EMULATOR), reason="times under QEMU say nothing of a processor")

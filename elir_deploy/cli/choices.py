@@ -14,3 +14,4 @@ class Precision(str, enum.Enum):
     fp16 = "fp16"
     bf16 = "bf16"
     int8 = "int8"
+    w8 = "w8"

@@ -20,7 +20,7 @@ from elir_deploy.tasks import TASKS
 from elir_deploy.text import aligned
 
 if TYPE_CHECKING:
-    from elir_deploy.export.int8 import Int8Report
+    from elir_deploy.export.block_choice import QuantizationReport
     from elir_deploy.export.pipeline import ExportReport
     from elir_deploy.runtime.manifest import Verification
 
@@ -53,7 +53,10 @@ def export(
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="fp32, fp16, bf16 or int8; repeat for several. [default: fp32 and fp16]"),
+        typer.Option(
+            help="fp32, fp16, bf16, int8, or w8 (only the weights in 8 bits, for small files); "
+            "repeat for several. [default: fp32 and fp16]"
+        ),
     ] = None,
     stages: Annotated[
         Stages,
@@ -137,21 +140,10 @@ def export(
             "truth, and only the floor applies.",
         ),
     ] = 0.3,
-    int8_smallest_layer: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Convolutions of fewer than N weights stay in floating point; 0 quantises all. "
-            "RTX 20 engines compute INT8 in float16: there INT8 only saves size, and each "
-            "activation scale costs about 0.1 MB, more than a small layer saves. "
-            "[default: 0; 150000 where all targets are such GPUs]",
-        ),
-    ] = None,
     int8_fallback: Annotated[
         Fallback | None,
         typer.Option(
-            help="Data type of the layers of INT8 graphs that stay in floating point. "
+            help="Data type of INT8 graphs where they are not INT8, and of w8. "
             "[default: float32, which suits CPUs; float16 with --target, except jetpack6.0]"
         ),
     ] = None,
@@ -206,7 +198,7 @@ def export(
     """
     require_packages(("torch", "onnx", "onnxscript", "safetensors"), "export,cpu", "export")
     from elir_deploy.checkpoints import load_checkpoint
-    from elir_deploy.export.int8 import Int8Options
+    from elir_deploy.export.block_choice import QuantizationOptions
     from elir_deploy.export.options import (
         DEFAULT_PRECISIONS,
         ExportOptions,
@@ -233,8 +225,7 @@ def export(
         opset=opset,
         float16_normalization=fp16_normalization,
         rewrites=Rewrites() if rewrites else Rewrites.none(),
-        int8=Int8Options(max_psnr_drop_db=max_psnr_drop),
-        int8_smallest_layer=int8_smallest_layer,
+        quantization=QuantizationOptions(max_psnr_drop_db=max_psnr_drop),
         int8_fallback=int8_fallback,
         calibration=calibration,
         calibration_images=calibration_images,
@@ -249,8 +240,8 @@ def export(
         loaded = load_checkpoint(checkpoint, task, seed=seed, progress=say)
         report = export_bundle(loaded, output, options, say, lambda text: tell(f"warning: {text}"))
     _print_report(report)
-    if sensitivity_plot is not None and report.int8 is not None:
-        _plot(report.int8, sensitivity_plot)
+    if sensitivity_plot is not None and "int8" in report.quantization:
+        _plot(report.quantization["int8"], sensitivity_plot)
     if report.failures:
         written = ", ".join(report.manifest.precisions)
         raise QualityError(f"{'. '.join(report.failures.values())}. {output} has {written}")
@@ -278,8 +269,9 @@ def _print_report(report: ExportReport) -> None:
     for target in manifest.targets:
         if target.kind == DEVICE_TENSORRT:
             print(f"  {target.name}: build its engines on the device: elir-build FOLDER --device")
-    if report.int8 is not None and report.int8.sensitivities:
-        _print_int8(report.int8)
+    for precision, measured in report.quantization.items():
+        if measured.sensitivities:
+            _print_blocks(precision, measured)
     print("against float32 PyTorch, worst of the reference images:")
     for precision, result in report.verification.items():
         _print_verification(precision, result)
@@ -297,7 +289,7 @@ def _print_verification(precision: str, result: Verification) -> None:
     verdict = "ok" if result.passed else "BELOW ITS FLOOR"
     print(f"  {precision}  PSNR {psnr} (floor {result.floor_db:g})  {errors}  {verdict}")
     for line in result.kept_float32:
-        kept = "floating point" if precision == "int8" else "float32"
+        kept = "floating point" if precision in ("int8", "w8") else "float32"
         print(f"        kept in {kept}: {line}")
     if result.passed and (reason := reason_not_automatic(precision, result)):
         print(f"        runs only when named: {reason}")
@@ -305,20 +297,21 @@ def _print_verification(precision: str, result: Verification) -> None:
         print(f"        worst part: {result.worst_part}", file=sys.stderr)
 
 
-def _print_int8(report: Int8Report) -> None:
-    """Print the cost and saving of each block, and which blocks are INT8."""
+def _print_blocks(precision: str, report: QuantizationReport) -> None:
+    """Print the cost and saving of each block, and which blocks are quantised."""
+    name, saved = ("INT8", "time") if precision == "int8" else (precision, "bytes")
     saving = sum(s.block.saving for s in report.sensitivities)
     rows = [
         [
             s.block.name,
             "identical" if block.psnr_db is None else f"{block.psnr_db:.1f}",
             f"{100 * s.block.saving / saving:.1f}",
-            "kept" if block.kept else "int8",
+            "kept" if block.kept else precision,
         ]
         for s, block in zip(report.sensitivities, report.figures.blocks, strict=True)
     ]
-    print("INT8, each block alone, on calibration images:")
-    print(aligned(["block", "PSNR dB to float32", "time saved %", ""], rows))
+    print(f"{name}, each block alone, on calibration images:")
+    print(aligned(["block", "PSNR dB to float32", f"{saved} saved %", ""], rows))
     everything, chosen = report.figures.everything_int8, report.figures.measured
     for what, quality in (("all blocks", everything), ("as chosen", chosen)):
         assert quality is not None  # measured together with the blocks
@@ -326,10 +319,10 @@ def _print_int8(report: Int8Report) -> None:
         drop = "" if lost is None else f"loses {lost:.3f} dB to the truth, "
         fidelity = quality.fidelity_db
         worst = "identical" if fidelity is None else f"{fidelity:.1f} dB"
-        print(f"INT8, {what}: {drop}worst image {worst} to float32")
+        print(f"{name}, {what}: {drop}worst image {worst} to float32")
 
 
-def _plot(report: Int8Report, path: Path) -> None:
+def _plot(report: QuantizationReport, path: Path) -> None:
     from elir_deploy.export.sensitivity_plot import draw_sensitivities, missing_sensitivities
 
     reason = missing_sensitivities(report)

@@ -257,10 +257,7 @@ def _shape(shape: Shape) -> str:
 
 
 def _quantization(entry: Quantization) -> str:
-    text = f"calibrated on {entry.images} images"
-    if entry.smallest_layer:
-        text += f"; convolutions of fewer than {entry.smallest_layer} weights in floating point"
-    return text
+    return f"calibrated on {entry.images} images"
 
 
 def _detector(entry: Detector) -> str:

@@ -8,7 +8,7 @@ convolution by itself: the errors of earlier layers are corrected there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from elir_deploy.export.quantization import (
     INT8_MAX,
     Placement,
     activation_scale,
+    conv_layers,
     quantize_weight,
     quantized_convolutions,
 )
 
-__all__ = ["bias_corrections"]
+__all__ = ["bias_corrections", "weight_bias_corrections"]
 
 
 def bias_corrections(
@@ -72,6 +73,31 @@ def bias_corrections(
             node, rounded[node.input[1]], approximate
         )
         corrections[node.name] = difference.astype(np.float32)
+    return corrections
+
+
+def weight_bias_corrections(
+    model: ModelProto, layers: Collection[str], statistics: Mapping[str, TensorStatistics]
+) -> dict[str, NDArray[np.float32]]:
+    """The same where only the weights of ``layers`` are quantised.
+
+    Args:
+        model: the float32 graph.
+        layers: keys of :func:`~.quantization.conv_layers`.
+        statistics: of every tensor that these convolutions read.
+    """
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    errors: dict[str, NDArray[np.float32]] = {}
+    corrections = {}
+    for layer, nodes in conv_layers(model).items():
+        for node in nodes if layer in layers else ():
+            name, axis = node.input[1], CHANNEL_AXIS[node.op_type]
+            if name not in errors:
+                values, scale = quantize_weight(weights[name], axis)
+                shape = [-1 if i == axis else 1 for i in range(weights[name].ndim)]
+                errors[name] = weights[name] - values * scale.reshape(shape)
+            mean = statistics[node.input[0]].mean
+            corrections[node.name] = _response(node, errors[name], mean).astype(np.float32)
     return corrections
 
 

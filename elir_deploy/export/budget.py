@@ -1,7 +1,7 @@
-"""Choice of the blocks that are INT8, so that the restored image stays within a budget.
+"""Choice of the blocks that are quantised, so that the restored image stays within a budget.
 
 Each block is quantised alone and the error of the image measured. Blocks are then kept in floating
-point, those with the largest error for the time they save first, until the whole graph, measured
+point, those with the largest error for what they save first, until the whole graph, measured
 again on every calibration image, is inside the budget. Nothing is extrapolated.
 """
 
@@ -25,7 +25,7 @@ from elir_deploy.export.precision import open_session, shapes_of
 from elir_deploy.export.quantization import CHANNEL_AXIS, conv_layers, residual_additions
 from elir_deploy.pixels import db_from_json, decibels, finite_or_none, psnr_db
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.manifest import Int8Quality
+from elir_deploy.runtime.manifest import QuantizationQuality
 from elir_deploy.scopes import (
     DECODED,
     ENCODER,
@@ -68,7 +68,7 @@ class Block:
         layers: convolutions in it.
         skips: residual additions that would read int8.
         macs: multiply-accumulates of the convolutions, over all Euler steps.
-        saving: time saved against float16, in int8 multiply-accumulates.
+        saving: time saved against float16, in int8 multiply-accumulates; bytes saved by w8.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Error of the restored image with one block alone in INT8.
+    """Error of the restored image with one block alone quantised.
 
     Attributes:
         block: that is quantised.
@@ -103,17 +103,19 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of what INT8 may cost.
+    """Limits of what a precision may cost.
 
     Attributes:
+        precision: its name, for messages.
         drop_db: loss of PSNR to the truth; None: no limit.
         floor_db: least PSNR of each image against float32.
     """
 
+    precision: str
     drop_db: float | None
     floor_db: float
 
-    def allows(self, quality: Int8Quality) -> bool:
+    def allows(self, quality: QuantizationQuality) -> bool:
         """Whether ``quality`` leaves a share of the budget for other images."""
         faithful = db_from_json(quality.fidelity_db) >= self.floor_db + decibels(CAUTION)
         if self.drop_db is None or quality.psnr_drop_db is None:
@@ -132,23 +134,22 @@ class Selection:
     """
 
     kept: tuple[Block, ...]
-    quality: Int8Quality
-    everything: Int8Quality
+    quality: QuantizationQuality
+    everything: QuantizationQuality
 
 
-def blocks_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> list[Block]:
+def blocks_of(model: ModelProto, outline: Outline) -> list[Block]:
     """The blocks that may be quantised, in graph order; the skip of a block is a block of its own.
 
     Args:
         model: a float32 graph with inferred types.
         outline: of the static graph that it is of; the RGB ends are in no block and stay in higher
             precision.
-        smallest_layer: convolutions of fewer weights are in none either.
     """
     shapes = shapes_of(model)
     layers: dict[str, set[str]] = {}
     macs: dict[str, int] = {}
-    for layer, nodes in conv_layers(model, smallest_layer).items():
+    for layer, nodes in conv_layers(model).items():
         name = outline.block_of(layer)
         if name is None:
             continue
@@ -164,7 +165,7 @@ def blocks_of(model: ModelProto, outline: Outline, smallest_layer: int = 0) -> l
         Block(name, frozenset(members), frozenset(), macs[name], macs[name])
         for name, members in layers.items()
     ]
-    additions = set(residual_additions(model, outline.skip_blocks, smallest_layer))
+    additions = set(residual_additions(model, outline.skip_blocks))
     for node in model.graph.node:
         if node.name in additions:
             # float16 moves one byte more in each direction.
@@ -205,7 +206,7 @@ class Judge:
     def _run(self, session: Any, image: CalibrationImage) -> NDArray[np.uint8]:
         return from_network(session.run(None, self._feeder(image.image))[0])
 
-    def measure(self, model: ModelProto, what: str = "measuring INT8") -> Int8Quality:
+    def measure(self, model: ModelProto, what: str = "measuring") -> QuantizationQuality:
         """Quality of a quantised graph's results."""
         session = open_session(model)
         drops, fidelities = [], []
@@ -216,7 +217,7 @@ class Judge:
             if image.truth is not None:
                 drops.append(_capped(exact, image.truth) - _capped(output, image.truth))
         drop = float(np.mean(drops)) if drops else None
-        return Int8Quality(drop, finite_or_none(min(fidelities)))
+        return QuantizationQuality(drop, finite_or_none(min(fidelities)))
 
 
 def measure_sensitivities(
@@ -301,9 +302,9 @@ def select_blocks(
     # By error for the time saved, the worst first.
     ranked = sorted(sensitivities, key=lambda s: s.mse / s.block.saving, reverse=True)
 
-    def measured(kept: Collection[Block]) -> Int8Quality:
+    def measured(kept: Collection[Block]) -> QuantizationQuality:
         in_int8 = [s.block for s in sensitivities if s.block not in kept]
-        what = f"measuring INT8 with {len(kept)} of {len(sensitivities)} blocks kept"
+        what = f"measuring {budget.precision} with {len(kept)} of {len(sensitivities)} blocks kept"
         return judge.measure(quantize(in_int8), what)
 
     everything = measured([])
@@ -331,10 +332,10 @@ def select_blocks(
 
 def _retried(
     kept: list[Block],
-    quality: Int8Quality,
-    measured: Callable[[Collection[Block]], Int8Quality],
+    quality: QuantizationQuality,
+    measured: Callable[[Collection[Block]], QuantizationQuality],
     budget: Budget,
-) -> tuple[list[Block], Int8Quality]:
+) -> tuple[list[Block], QuantizationQuality]:
     """Retry the blocks that save most in int8: the last one kept may have freed enough for them."""
     for block in sorted(kept, key=lambda p: p.saving, reverse=True)[:RETRIED_BLOCKS]:
         fewer = [other for other in kept if other is not block]
@@ -344,7 +345,7 @@ def _retried(
     return kept, quality
 
 
-def _missed(budget: Budget, best: Int8Quality, sensitivities: Sequence[Sensitivity]) -> str:
+def _missed(budget: Budget, best: QuantizationQuality, sensitivities: Sequence[Sensitivity]) -> str:
     required = f"at least {budget.floor_db:g} dB against float32"
     reached = f"{db_from_json(best.fidelity_db):.1f} dB"
     if budget.drop_db is not None and best.psnr_drop_db is not None:
@@ -353,8 +354,8 @@ def _missed(budget: Budget, best: Int8Quality, sensitivities: Sequence[Sensitivi
     worst = max(sensitivities, key=lambda s: s.mse, default=None)
     culprit = f"; worst block: {worst.block.name} ({worst.psnr_db:.1f} dB alone)" if worst else ""
     return (
-        f"INT8 misses its budget on the calibration images: expected {required}, the best is "
-        f"{reached}{culprit}; allow more with --max-psnr-drop, or use fp16"
+        f"{budget.precision} misses its budget on the calibration images: expected {required}, "
+        f"the best is {reached}{culprit}; allow more with --max-psnr-drop, or use fp16"
     )
 
 

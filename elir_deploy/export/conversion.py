@@ -21,8 +21,10 @@ from elir_deploy.export.islands import (
 )
 from elir_deploy.export.options import ExportOptions
 from elir_deploy.export.pixels import Feeder
+from elir_deploy.export.recipes import Recipes
 from elir_deploy.export.references import Reference
 from elir_deploy.export.shapes import free_shapes
+from elir_deploy.export.w8 import WeightRecipe
 from elir_deploy.fixed_shapes import fixed
 from elir_deploy.progress import ProgressCallback
 
@@ -47,7 +49,7 @@ def convert_graphs(
     options: ExportOptions,
     feeder: Feeder,
     references: Sequence[Reference],
-    recipe: Recipe | None,
+    recipes: Recipes,
     precisions: Sequence[str],
     progress: ProgressCallback,
 ) -> Iterator[tuple[str, PrecisionGraphs]]:
@@ -58,17 +60,12 @@ def convert_graphs(
         options: of the export.
         feeder: makes the inputs of the graphs.
         references: images that float16 is measured on, those of the graphs' size first.
-        recipe: of INT8; None without INT8.
+        recipes: of the precisions that need one.
         precisions: of the files, in order.
         progress: called with the state of the measurements.
     """
 
-    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
-    for reference in references:
-        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
-    for (height, width), feeds in sizes.items():
-        feeds += (feeder(image) for image in extreme_images(height, width).values())
-    inputs = list(sizes.values())
+    inputs = _measured_inputs(references, feeder)
 
     def float16_plans(sources: Mapping[str, ModelProto]) -> dict[str, Float16Plan]:
         return _float16_plans(sources, options, inputs, progress)
@@ -84,19 +81,39 @@ def convert_graphs(
         )
 
     def int8() -> PrecisionGraphs:
-        assert recipe is not None
-        quantized = {stage: recipe.apply(graph) for stage, graph in graphs.items()}
+        assert recipes.int8 is not None
+        return quantized(recipes.int8, recipes.int8.figures.kept)
+
+    def w8() -> PrecisionGraphs:
+        assert recipes.w8 is not None
+        return quantized(recipes.w8, recipes.w8.kept)
+
+    def quantized(recipe: Recipe | WeightRecipe, kept: Sequence[str]) -> PrecisionGraphs:
+        """With the rest in the fallback dtype."""
+        converted = {stage: recipe.apply(graph) for stage, graph in graphs.items()}
         if options.int8_fallback == "float32":
-            return PrecisionGraphs(quantized, tuple(recipe.kept))
+            return PrecisionGraphs(converted, tuple(kept))
         plans = float16_plans({s: equalize(g, recipe.factors) for s, g in graphs.items()})
         return PrecisionGraphs(
-            {stage: to_float16(graph, plans[stage]) for stage, graph in quantized.items()},
-            (*(text for plan in plans.values() for text in plan.summary()), *recipe.kept),
+            {stage: to_float16(graph, plans[stage]) for stage, graph in converted.items()},
+            (*(text for plan in plans.values() for text in plan.summary()), *kept),
         )
 
-    conversions = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    conversions = {"fp32": fp32, "fp16": fp16, "int8": int8, "w8": w8}
     for precision in precisions:
         yield precision, conversions[precision]()
+
+
+def _measured_inputs(
+    references: Sequence[Reference], feeder: Feeder
+) -> list[list[dict[str, NDArray[Any]]]]:
+    """The references and extreme images of each size, as the network reads them."""
+    sizes: dict[tuple[int, ...], list[dict[str, NDArray[Any]]]] = {}
+    for reference in references:
+        sizes.setdefault(reference.image.shape[:2], []).append(feeder(reference.image))
+    for (height, width), feeds in sizes.items():
+        feeds += (feeder(image) for image in extreme_images(height, width).values())
+    return list(sizes.values())
 
 
 def _float16_plans(

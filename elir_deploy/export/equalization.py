@@ -22,7 +22,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from elir_deploy.export.calibration import TensorStatistics
 
-__all__ = ["channel_factors", "equalize", "weight_factors"]
+__all__ = ["channel_factors", "equalize", "weight_factors", "weight_levelling_factors"]
 
 #: Operators that commute with a positive factor per channel.
 HOMOGENEOUS = frozenset({"Relu", "Add", "Resize"})
@@ -61,6 +61,21 @@ def channel_factors(
             continue
         levelling = _levelling(np.max(amax, axis=0))
         factors.update(dict.fromkeys(space.tensors, levelling))
+    return factors
+
+
+def weight_levelling_factors(model: ModelProto) -> dict[str, NDArray[np.float32]]:
+    """As :func:`channel_factors`, but the weights that read a channel are brought to one magnitude.
+
+    Where only weights are quantised, with a scale for each output channel, uneven input channels
+    are what costs precision. No statistics are needed.
+    """
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    factors: dict[str, NDArray[np.float32]] = {}
+    for space in _spaces(model):
+        peaks = [np.abs(weights[node.input[1]]).max(axis=(0, 2, 3)) for node in space.readers]
+        factor = np.reciprocal(_levelling(np.max(peaks, axis=0)))
+        factors.update(dict.fromkeys(space.tensors, factor))
     return factors
 
 

@@ -17,33 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.errors import BundleError
 from elir_deploy.export.bias_correction import bias_corrections
-from elir_deploy.export.budget import (
-    Block,
-    Budget,
-    Judge,
-    Sensitivity,
-    blocks_of,
-    measure_sensitivities,
-    select_blocks,
+from elir_deploy.export.block_choice import (
+    NOT_MEASURED,
+    QuantizationFigures,
+    QuantizationOptions,
+    QuantizationReport,
+    choose_blocks,
 )
+from elir_deploy.export.budget import Block, Budget, blocks_of
 from elir_deploy.export.calibration import CalibrationImage, TensorStatistics, collect_statistics
 from elir_deploy.export.equalization import channel_factors, equalize
 from elir_deploy.export.pixels import Feeder
 from elir_deploy.export.quantization import Placement, activations, place, quantize_graph
-from elir_deploy.pixels import finite_or_none
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import BlockSensitivity, File, Int8Quality, Quantization
+from elir_deploy.runtime.manifest import File, Quantization
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 from elir_deploy.scopes import Outline
 
 __all__ = [
     "RECIPE_NAME",
-    "Int8Figures",
-    "Int8Options",
-    "Int8Report",
     "Recipe",
     "calibrate",
     "graph_sha256",
@@ -64,60 +59,6 @@ _DAMAGED = (
 
 
 @dataclass(frozen=True)
-class Int8Options:
-    """Options for INT8.
-
-    Attributes:
-        equalize: balance the channels first.
-        correct_biases: take back the mean error of rounding.
-        max_psnr_drop_db: budget of PSNR to the truth; None: the floor alone.
-        smallest_layer: convolutions of fewer weights stay in floating point; 0: all may be INT8.
-    """
-
-    equalize: bool = True
-    correct_biases: bool = True
-    max_psnr_drop_db: float | None = 0.3
-    smallest_layer: int = 0
-
-    def __post_init__(self) -> None:
-        if self.smallest_layer < 0:
-            raise UsageError(
-                f"the smallest layer in INT8 is {self.smallest_layer}, expected 0 weights or more"
-            )
-
-
-class Int8Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measured figures of INT8: the entries of these names of the manifest's ``quantization``."""
-
-    max_psnr_drop_db: float | None
-    measured: Int8Quality | None
-    everything_int8: Int8Quality | None
-    blocks: list[BlockSensitivity]
-
-    @property
-    def kept(self) -> list[str]:
-        """Names of the blocks that stay in floating point."""
-        return [block.block for block in self.blocks if block.kept]
-
-
-#: Where nothing had to be chosen.
-NOT_MEASURED = Int8Figures(None, None, None, [])
-
-
-@dataclass(frozen=True)
-class Int8Report:
-    """Measurements on the way to INT8; empty where nothing had to be chosen.
-
-    Attributes:
-        figures: as the bundle records them.
-        sensitivities: of each block alone, in the order of ``figures.blocks``.
-    """
-
-    figures: Int8Figures = NOT_MEASURED
-    sensitivities: tuple[Sensitivity, ...] = ()
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All that turns a float32 graph, or a stage of it, into an INT8 one.
 
@@ -130,7 +71,6 @@ class Recipe:
         factors: tensor to the equalising factor of each channel.
         corrections: node name to the correction of its bias.
         figures: that were measured with it.
-        smallest_layer: convolutions of fewer weights are not among ``layers``.
     """
 
     graph_sha256: str
@@ -140,14 +80,7 @@ class Recipe:
     amax: Mapping[str, float]
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    figures: Int8Figures = NOT_MEASURED
-    smallest_layer: int = 0
-
-    @property
-    def kept(self) -> list[str]:
-        """What stays in floating point: layers that are too small, and blocks by name."""
-        small = f"convolutions of fewer than {self.smallest_layer} weights"
-        return [small] * bool(self.smallest_layer) + self.figures.kept
+    figures: QuantizationFigures = NOT_MEASURED
 
     def manifest_entry(self, file: File) -> Quantization:
         """The manifest's entry for the recipe that was written as ``file``."""
@@ -155,12 +88,7 @@ class Recipe:
             **msgspec.structs.asdict(file),
             **msgspec.structs.asdict(self.figures),
             images=self.images,
-            smallest_layer=self.smallest_layer,
         )
-
-    def smallest_entry(self) -> dict[str, int]:
-        """The stored ``smallest_layer``: only where there is one."""
-        return {"smallest_layer": self.smallest_layer} if self.smallest_layer else {}
 
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with its Q/DQ pairs."""
@@ -175,7 +103,6 @@ class Recipe:
             "version": RECIPE_VERSION,
             "graph_sha256": self.graph_sha256,
             "images": self.images,
-            **self.smallest_entry(),
             "layers": sorted(self.layers),
             "skips": sorted(self.skips),
             "amax": {name: float(str(np.float32(v))) for name, v in sorted(self.amax.items())},
@@ -202,13 +129,12 @@ class Recipe:
             return cls(
                 graph_sha256=str(values["graph_sha256"]),
                 images=int(values["images"]),
-                smallest_layer=_count(values.get("smallest_layer", 0)),
                 layers=frozenset(map(str, values["layers"])),
                 skips=frozenset(map(str, values["skips"])),
                 amax={str(k): float(np.float32(v)) for k, v in values["amax"].items()},
                 factors=_arrays(values["factors"]),
                 corrections=_arrays(values["corrections"]),
-                figures=msgspec.convert(values["measured"], Int8Figures),
+                figures=msgspec.convert(values["measured"], QuantizationFigures),
             )
         except OSError as error:
             raise BundleError(f"{file} cannot be read: {error.strerror}") from None
@@ -251,12 +177,6 @@ def _arrays(lists: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float3
     return arrays
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of weights")
-    return value
-
-
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
@@ -271,10 +191,10 @@ def calibrate(
     outline: Outline,
     images: Sequence[CalibrationImage],
     feeder: Feeder,
-    options: Int8Options,
+    options: QuantizationOptions,
     floor_db: float | None,
     progress: ProgressCallback = no_progress,
-) -> tuple[Recipe, Int8Report]:
+) -> tuple[Recipe, QuantizationReport]:
     """Find the recipe for a fused float32 graph.
 
     Args:
@@ -291,38 +211,13 @@ def calibrate(
         QualityError: the budget cannot be met.
     """
     calibrated = _Calibrated(model, outline, images, feeder, options, progress)
-    blocks = blocks_of(calibrated.model, outline, options.smallest_layer)
-    if floor_db is None:
-        return calibrated.recipe(blocks, NOT_MEASURED), Int8Report()
-    sensitivities = measure_sensitivities(
-        calibrated.model, blocks, calibrated.quantized, images, feeder, progress
+    blocks = blocks_of(calibrated.model, outline)
+    budget = None if floor_db is None else Budget("INT8", options.max_psnr_drop_db, floor_db)
+    quantized = calibrated.quantized
+    chosen, report = choose_blocks(
+        model, calibrated.model, blocks, quantized, images, feeder, budget, progress
     )
-    judge = Judge(model, images, feeder, progress)
-    budget = Budget(options.max_psnr_drop_db, floor_db)
-    selection = select_blocks(sensitivities, calibrated.quantized, judge, budget)
-    figures = Int8Figures(
-        options.max_psnr_drop_db,
-        _rounded(selection.quality),
-        _rounded(selection.everything),
-        [
-            BlockSensitivity(
-                block=s.block.name,
-                macs=s.block.macs,
-                psnr_db=finite_or_none(round(s.psnr_db, 2)),
-                kept=s.block in selection.kept,
-            )
-            for s in sensitivities
-        ],
-    )
-    in_int8 = [block for block in blocks if block not in selection.kept]
-    return calibrated.recipe(in_int8, figures), Int8Report(figures, tuple(sensitivities))
-
-
-def _rounded(quality: Int8Quality) -> Int8Quality:
-    drop, fidelity = quality.psnr_drop_db, quality.fidelity_db
-    return Int8Quality(
-        None if drop is None else round(drop, 4), None if fidelity is None else round(fidelity, 2)
-    )
+    return calibrated.recipe(chosen, report.figures), report
 
 
 class _Calibrated:
@@ -334,18 +229,16 @@ class _Calibrated:
         outline: Outline,
         images: Sequence[CalibrationImage],
         feeder: Feeder,
-        options: Int8Options,
+        options: QuantizationOptions,
         progress: ProgressCallback,
     ) -> None:
         self.options = options
         self.images = len(images)
         self.sha256 = graph_sha256(model)
         feeds = (feeder(image.image) for image in images)
-        tensors = activations(model, outline.skip_blocks, options.smallest_layer)
-        statistics = (
-            collect_statistics(model, tensors, feeds, images=len(images), progress=progress)
-            if tensors  # else every layer is too small
-            else {}
+        tensors = activations(model, outline.skip_blocks)
+        statistics = collect_statistics(
+            model, tensors, feeds, images=len(images), progress=progress
         )
         self.factors = channel_factors(model, statistics) if options.equalize else {}
         self.model = equalize(model, self.factors)
@@ -377,13 +270,12 @@ class _Calibrated:
         placement, amax = self._placed(blocks)
         return quantize_graph(self.model, placement, amax, self._corrections(placement, amax))
 
-    def recipe(self, blocks: Collection[Block], figures: Int8Figures) -> Recipe:
+    def recipe(self, blocks: Collection[Block], figures: QuantizationFigures) -> Recipe:
         """The recipe that turns the graph into :meth:`quantized`."""
         placement, amax = self._placed(blocks)
         return Recipe(
             graph_sha256=self.sha256,
             images=self.images,
-            smallest_layer=self.options.smallest_layer,
             layers=placement.layers,
             skips=frozenset(skip for block in blocks for skip in block.skips),
             amax=amax,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import MissingDependencyError, UsageError
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.bundle import check_destination
 from elir_deploy.export.detectors import prepare_detector
-from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.islands import Normalization
 from elir_deploy.export.onnx import DEFAULT_OPSET, check_opset
 from elir_deploy.export.tensorrt.engines import check_engine_specs, engine_specs
@@ -36,11 +35,9 @@ __all__ = [
     "DEFAULT_PRECISIONS",
     "EXPORTABLE",
     "NO_DETECTOR",
-    "SMALLEST_LAYER_IN_FLOAT16",
     "ExportOptions",
     "Settings",
     "check_options",
-    "default_smallest_layer",
     "file_precisions",
     "image_size_named",
     "verified_precisions",
@@ -49,20 +46,10 @@ __all__ = [
 #: Precisions to choose from; bf16 has no file, and verifies one way to compute the fp32 one.
 EXPORTABLE = RUN_PRECISIONS
 DEFAULT_PRECISIONS = ("fp32", "fp16")
-#: Weights of a convolution from which on INT8 no longer makes engines larger that compute it in
-#: float16 anyway: a scale costs them about 0.1 MB, a weight in INT8 saves a byte. What was
-#: measured is in docs/decisions.md.
-SMALLEST_LAYER_IN_FLOAT16 = 150_000
 #: The choice of a bundle without a face detector.
 NO_DETECTOR = "none"
 #: Limit of the manifest.
 MAX_BATCH = 1024
-
-
-def default_smallest_layer(targets: Collection[Target]) -> int:
-    """Default of :attr:`Int8Options.smallest_layer`: speed matters more than size."""
-    for_size = bool(targets) and all(target.int8_in_float16 for target in targets)
-    return SMALLEST_LAYER_IN_FLOAT16 if for_size else 0
 
 
 @dataclass(frozen=True)
@@ -86,8 +73,8 @@ class ExportOptions:
             require it (``measured``), always (``float32``), or where its range requires it
             (``float16``).
         rewrites: exact rewrites to apply.
-        int8: options of INT8.
-        int8_fallback: what layers of INT8 graphs in floating point compute in: ``float32``, for
+        quantization: options of INT8 and w8.
+        int8_fallback: what INT8 and w8 graphs compute in where they are not INT8: ``float32``, for
             CPUs, or ``float16`` with islands, for TensorRT.
         calibration: folder of images for INT8, or a bundle or file whose calibration is used
             again; None takes the package's photographs.
@@ -113,7 +100,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     float16_normalization: Normalization = "measured"
     rewrites: Rewrites = field(default_factory=Rewrites)
-    int8: Int8Options = field(default_factory=Int8Options)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     int8_fallback: Literal["float32", "float16"] = "float32"
     calibration: Path | None = None
     calibration_images: int = 16
@@ -130,21 +117,15 @@ class ExportOptions:
         io: Literal["uint8", "float32"] | None = None,
         opset: int | None = None,
         int8_fallback: Literal["float32", "float16"] | None = None,
-        int8: Int8Options | None = None,
-        int8_smallest_layer: int | None = None,
         **others: Any,
     ) -> ExportOptions:
         """Options whose graphs all of ``targets`` accept; ``None`` lets the targets decide.
 
         Args:
             targets: devices that engines are for.
-            io, opset, int8_fallback, int8: as the attributes of these names.
-            int8_smallest_layer: goes before that of ``int8``, which goes before the targets'.
+            io, opset, int8_fallback: as the attributes of these names.
             others: further attributes.
         """
-        int8 = int8 or Int8Options()
-        if int8_smallest_layer is None:
-            int8_smallest_layer = int8.smallest_layer or default_smallest_layer(targets)
         limits = [target.onnx for target in targets]
         takes_bytes = all(limit.uint8_io for limit in limits)
         takes_float16 = bool(limits) and all(limit.float16_beside_int8 for limit in limits)
@@ -153,7 +134,6 @@ class ExportOptions:
             io=io or ("uint8" if takes_bytes else "float32"),
             opset=opset or min([DEFAULT_OPSET, *(limit.opset for limit in limits)]),
             int8_fallback=int8_fallback or ("float16" if takes_float16 else "float32"),
-            int8=replace(int8, smallest_layer=int8_smallest_layer),
             **others,
         )
 
@@ -245,7 +225,7 @@ def check_options(options: ExportOptions, destination: Path) -> None:
         raise UsageError(f"{options.calibration_images} calibration images, expected at least 1")
     if not 1 <= options.batch <= MAX_BATCH:
         raise UsageError(f"batch is {options.batch}, expected 1 to {MAX_BATCH} images")
-    drop = options.int8.max_psnr_drop_db
+    drop = options.quantization.max_psnr_drop_db
     if drop is not None and not (math.isfinite(drop) and drop >= 0):
         raise UsageError(f"the largest PSNR drop is {drop}, expected a number of dB >= 0")
     if options.calibration is not None:

@@ -7,25 +7,19 @@ bundle, engines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec.structs import replace
-from onnx import ModelProto
 
 from elir_deploy.checkpoints import Checkpoint
 from elir_deploy.errors import ElirError, QualityError
+from elir_deploy.export.block_choice import QuantizationReport
 from elir_deploy.export.bundle import BundleWriter, staged_bundle
 from elir_deploy.export.bundled_detector import choose_detector, write_detector
-from elir_deploy.export.calibration import (
-    CalibrationImage,
-    calibration_images,
-    packaged_images,
-)
 from elir_deploy.export.conversion import convert_graphs
 from elir_deploy.export.detectors import PreparedDetector
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Report, Recipe, calibrate, holds_recipe
 from elir_deploy.export.manifest import (
     make_manifest,
     write_recipe,
@@ -41,6 +35,7 @@ from elir_deploy.export.options import (
     verified_precisions,
 )
 from elir_deploy.export.pixels import Feeder
+from elir_deploy.export.recipes import Calibration, find_recipes, prepare_calibration
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.shapes import largest
 from elir_deploy.export.tensorrt.builder import BuildOptions
@@ -50,7 +45,7 @@ from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress,
 from elir_deploy.runtime.manifest import Manifest, Verification, file_precision
 from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
-from elir_deploy.scopes import FUSED, Outline
+from elir_deploy.scopes import FUSED
 from elir_deploy.static_graph import StaticElir, build_static_graph
 from elir_deploy.targets import RTX
 
@@ -69,14 +64,14 @@ class ExportReport:
         manifest: its manifest.
         verification: of each precision, also of those below their floor.
         failures: why precisions, or their engines, are not in the bundle, by what is missing.
-        int8: measurements of INT8; None where there is none.
+        quantization: measurements of INT8 and w8, by precision; a stored calibration has none.
     """
 
     folder: Path
     manifest: Manifest
     verification: Mapping[str, Verification]
     failures: Mapping[str, str]
-    int8: Int8Report | None = None
+    quantization: Mapping[str, QuantizationReport] = field(default_factory=dict)
 
 
 def export_bundle(
@@ -112,51 +107,11 @@ def export_bundle(
     check_options(options, destination)
     settings = Settings.resolve(checkpoint, options)
     detector = choose_detector(checkpoint.task, settings, options, warn)
-    squares = _calibration_images(checkpoint, options, min(settings.image_size), warn)
-    images = [image.extended(settings.image_size) for image in squares]
-    stored = None if images or "int8" not in options.precisions else _stored_recipe(options, warn)
+    calibration = prepare_calibration(checkpoint, options, settings.image_size, warn)
     with staged_bundle(destination, overwrite=options.overwrite) as writer:
-        return _Export(checkpoint, options, settings, detector, writer, progress, warn).run(
-            images, stored, destination
-        )
-
-
-# Calibration --------------------------------------------------------------------------------------
-
-
-def _calibration_images(
-    checkpoint: Checkpoint, options: ExportOptions, side: int, warn: WarningCallback
-) -> list[CalibrationImage]:
-    """Squares to calibrate INT8 with; none without INT8, or where a calibration is used again."""
-    source = options.calibration
-    if "int8" not in options.precisions or (source is not None and holds_recipe(source)):
-        return []
-    if source is not None:
-        return calibration_images(
-            source,
-            checkpoint.task,
-            side,
-            count=options.calibration_images,
-            degraded=options.calibration_degraded,
-            warn=warn,
-        )
-    images = packaged_images(checkpoint.task, side)
-    warn(
-        f"calibrating INT8 with the package's {len(images)} photographs: give --calibration "
-        "FOLDER with images like those it will restore"
-    )
-    return images
-
-
-def _stored_recipe(options: ExportOptions, warn: WarningCallback) -> Recipe:
-    assert options.calibration is not None
-    recipe, smallest = Recipe.read(options.calibration), options.int8.smallest_layer
-    if smallest and recipe.smallest_layer != smallest:
-        warn(
-            f"the stored calibration has INT8 from {recipe.smallest_layer} weights of a "
-            f"convolution on, expected {smallest}: calibrate again with --calibration FOLDER"
-        )
-    return recipe
+        return _Export(
+            checkpoint, options, settings, detector, calibration, writer, progress, warn
+        ).run(destination)
 
 
 # The steps ----------------------------------------------------------------------------------------
@@ -170,13 +125,12 @@ class _Export:
     options: ExportOptions
     settings: Settings
     detector: PreparedDetector | None
+    calibration: Calibration
     writer: BundleWriter
     progress: ProgressCallback
     warn: WarningCallback
 
-    def run(
-        self, images: list[CalibrationImage], stored: Recipe | None, destination: Path
-    ) -> ExportReport:
+    def run(self, destination: Path) -> ExportReport:
         options = self.options
         static = self._static_graph()
         graphs = export_stages(static, options.opset, self.progress)
@@ -187,16 +141,21 @@ class _Export:
         photographs = [reference for reference in references if not reference.synthetic]
         size = (*self.settings.image_size, 3)
         own_size = [reference for reference in photographs if reference.image.shape == size]
-        recipe, int8, failures = None, None, {}
-        if "int8" in options.precisions:
-            try:
-                recipe, int8 = self._int8_recipe(fused, static.outline, images, stored)
-            except QualityError as error:
-                failures["int8"] = str(error)
+        feeder = self._feeder()
+        recipes = find_recipes(
+            fused,
+            static.outline,
+            self.calibration,
+            self.checkpoint,
+            options,
+            feeder,
+            self.progress,
+        )
+        failures = dict(recipes.failures)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
         _require(precisions, failures)
         converted = convert_graphs(
-            graphs, options, self._feeder(), photographs, recipe, precisions, self.progress
+            graphs, options, feeder, photographs, recipes, precisions, self.progress
         )
         stages, kept = write_stages(
             self.writer, converted, self.checkpoint, self.settings, self.progress
@@ -208,7 +167,7 @@ class _Export:
             graphs,
             stages,
             write_references(self.writer, own_size),
-            None if recipe is None else write_recipe(self.writer, recipe),
+            None if recipes.int8 is None else write_recipe(self.writer, recipes.int8),
             None if self.detector is None else write_detector(self.writer, self.detector),
         )
         self.writer.write_manifest(draft)
@@ -220,7 +179,7 @@ class _Export:
         )
         failures |= engine_failures
         self.writer.write_manifest(manifest)
-        return ExportReport(destination, manifest, results, failures, int8)
+        return ExportReport(destination, manifest, results, failures, recipes.reports)
 
     def _static_graph(self) -> StaticElir:
         self.progress("building the static graph", 0, 0)
@@ -260,31 +219,6 @@ class _Export:
                 progress=self.progress,
             )
         ]
-
-    def _int8_recipe(
-        self,
-        fused: ModelProto,
-        outline: Outline,
-        images: list[CalibrationImage],
-        stored: Recipe | None,
-    ) -> tuple[Recipe, Int8Report]:
-        """The stored calibration, or a new one."""
-        if stored is not None:
-            stored.check_graph(fused)
-            return stored, Int8Report()
-        options = self.options
-        floor = FLOORS_DB["int8"] if options.floor_db is None else options.floor_db
-        # The images of random weights mean nothing: there is no quality to keep.
-        enforced = None if self.checkpoint.random and options.floor_db is None else floor
-        recipe, report = calibrate(
-            fused, outline, images, self._feeder(), options.int8, enforced, self.progress
-        )
-        if not recipe.layers and options.int8.smallest_layer:
-            self.warn(
-                "no convolution is INT8: each has fewer than "
-                f"{options.int8.smallest_layer} weights (--int8-smallest-layer) or costs too much"
-            )
-        return recipe, report
 
     # Verification
 

@@ -11,13 +11,11 @@ biases. Where a Q/DQ pair stands decides what a backend can run in 8 bits from e
 * on the skip of an addition before a ReLU (the autoencoder's blocks), never on its branch: the
   addition joins the convolution's epilogue.
 
-Latents between the stages, normalisation and SiLU stay in floating point, and so do convolutions of
-fewer weights than a limit, where one is given.
+Latents between the stages, normalisation and SiLU stay in floating point.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -64,34 +62,25 @@ class Placement:
     layers: frozenset[str]
 
 
-def conv_layers(model: ModelProto, smallest_layer: int = 0) -> dict[str, list[NodeProto]]:
-    """The graph's convolutions by layer, in graph order; a layer has a node for each Euler step.
-
-    Args:
-        model: a graph.
-        smallest_layer: those of fewer weights are left out.
-    """
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+def conv_layers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The graph's convolutions by layer, in graph order; a layer has a node for each Euler step."""
+    weights = {tensor.name for tensor in model.graph.initializer}
     layers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type in CHANNEL_AXIS and weights.get(node.input[1], 0) >= smallest_layer:
+        if node.op_type in CHANNEL_AXIS and node.input[1] in weights:
             layers.setdefault(layer_of(node.name), []).append(node)
     return layers
 
 
-def residual_additions(
-    model: ModelProto, blocks: Collection[str], smallest_layer: int = 0
-) -> list[str]:
+def residual_additions(model: ModelProto, blocks: Collection[str]) -> list[str]:
     """Layers of the additions whose skip can be quantised: their second input.
 
     Args:
         model: a graph.
         blocks: scopes of those that may have one, ``Outline.skip_blocks``.
-        smallest_layer: where the branch's convolution has fewer weights, and so floating point, it
-            has no int8 epilogue to join: left out.
     """
     names = {node_name(block, "Add") for block in blocks}
-    branches = conv_layers(model, smallest_layer)
+    branches = conv_layers(model)
     producers = {name: node for node in model.graph.node for name in node.output}
     additions = []
     for node in model.graph.node:
@@ -102,14 +91,14 @@ def residual_additions(
     return additions
 
 
-def activations(model: ModelProto, blocks: Collection[str], smallest_layer: int = 0) -> list[str]:
+def activations(model: ModelProto, blocks: Collection[str]) -> list[str]:
     """Every tensor that some choice of layers and skips quantises, in graph order.
 
     Args:
-        model, blocks, smallest_layer: as for :func:`residual_additions`.
+        model, blocks: as for :func:`residual_additions`.
     """
-    layers = conv_layers(model, smallest_layer)
-    skips = residual_additions(model, blocks, smallest_layer)
+    layers = conv_layers(model)
+    skips = residual_additions(model, blocks)
     tensors = set(place(model, layers, skips).groups)
     # Where only some readers of a tensor are quantised, it is quantised, not its sources.
     tensors |= {node.input[0] for nodes in layers.values() for node in nodes}

@@ -12,7 +12,7 @@ from elir_deploy.output_files import check_writable, replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from elir_deploy.export.int8 import Int8Report
+    from elir_deploy.export.block_choice import QuantizationReport
 
 __all__ = ["check_plot", "draw_sensitivities", "missing_sensitivities"]
 
@@ -38,19 +38,17 @@ def check_plot(path: Path, precisions: Collection[str]) -> None:
         raise UsageError(f"{path}: a plot of INT8 needs --precision int8")
 
 
-def missing_sensitivities(report: Int8Report) -> str | None:
+def missing_sensitivities(report: QuantizationReport) -> str | None:
     """Why no block was measured alone; None where some were."""
     if report.sensitivities:
         return None
-    if report.figures.measured is None:
-        return (
-            "blocks are only measured with trained weights and a new calibration: give "
-            "--calibration FOLDER"
-        )
-    return "no block is large enough for INT8: lower --int8-smallest-layer"
+    return (
+        "blocks are only measured with trained weights and a new calibration: give "
+        "--calibration FOLDER"
+    )
 
 
-def draw_sensitivities(report: Int8Report, path: Path) -> None:
+def draw_sensitivities(report: QuantizationReport, path: Path) -> None:
     """Plot each block's error alone, and its share of the time saved against float16.
 
     Args:

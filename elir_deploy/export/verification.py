@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 #: Least PSNR of 8-bit outputs against those of float32 PyTorch.
-FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 35.0, "int8": 35.0}
+FLOORS_DB = {"fp32": 60.0, "fp16": 45.0, "bf16": 35.0, "int8": 35.0, "w8": 35.0}
 #: Least PSNR of every picture, synthetic ones included, for an automatic precision: what a default
 #: may cost. Chosen by measurement (docs/decisions.md).
 AUTOMATIC_DB = 35.0
@@ -259,7 +259,7 @@ def _emulation(
     precision: str, graphs: Sequence[ModelProto]
 ) -> tuple[Callable[[ModelProto], ModelProto] | None, str]:
     """What emulates a precision, and the name of its arithmetic; None where nothing has to."""
-    # INT8 graphs may compute in float16 elsewhere.
+    # INT8 and w8 graphs may compute in float16 elsewhere.
     has_half = any(t.data_type == TensorProto.FLOAT16 for g in graphs for t in g.graph.initializer)
     return _EMULATIONS.get("fp16" if has_half else precision, (None, ""))
 

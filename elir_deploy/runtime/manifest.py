@@ -37,8 +37,8 @@ from elir_deploy.runtime.manifest_fields import (
 from elir_deploy.runtime.manifest_quality import (
     BlockSensitivity,
     ImageFidelity,
-    Int8Quality,
     Quantization,
+    QuantizationQuality,
     Verification,
 )
 from elir_deploy.runtime.manifest_shapes import BakedNoise, FieldNoise, Shape, Tensor
@@ -61,10 +61,10 @@ __all__ = [
     "FieldNoise",
     "File",
     "ImageFidelity",
-    "Int8Quality",
     "Manifest",
     "Model",
     "Quantization",
+    "QuantizationQuality",
     "Reference",
     "Resize",
     "Shape",

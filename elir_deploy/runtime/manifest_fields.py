@@ -34,7 +34,7 @@ __all__ = [
 
 #: Precisions that a model runs in, the most exact first, and those of the files it loads for them:
 #: a backend with bf16 rounds the fp32 files.
-_FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "int8"}
+_FILES = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "int8", "w8": "w8"}
 RUN_PRECISIONS = tuple(_FILES)
 #: Precisions of exported files.
 PRECISIONS = tuple(dict.fromkeys(_FILES.values()))
@@ -57,9 +57,8 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Bytes = Annotated[int, Meta(ge=1, le=2**53)]
 Side = Annotated[int, Meta(ge=1, le=65536)]
 Positive = Annotated[float, Meta(ge=0)]
-# w8 is in the format, but this version neither exports nor runs it.
 FilePrecision = Literal["fp32", "fp16", "int8", "w8"]
-_RUN = "|".join((*RUN_PRECISIONS, "w8"))
+_RUN = "|".join(RUN_PRECISIONS)
 RunPrecision = Annotated[str, Meta(pattern=rf"^({_RUN}){_END}", max_length=4)]
 ConvolutionType = Annotated[str, Meta(pattern=rf"^(int8|fp16|fp32){_END}", max_length=4)]
 Capability = Annotated[str, Meta(pattern=rf"^sm[0-9]{{2,3}}{_END}", max_length=5)]

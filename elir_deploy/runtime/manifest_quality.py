@@ -8,7 +8,13 @@ from msgspec import Meta
 
 from elir_deploy.runtime.manifest_fields import Count, File, Name, Record, Side, Text
 
-__all__ = ["BlockSensitivity", "ImageFidelity", "Int8Quality", "Quantization", "Verification"]
+__all__ = [
+    "BlockSensitivity",
+    "ImageFidelity",
+    "Quantization",
+    "QuantizationQuality",
+    "Verification",
+]
 
 
 class ImageFidelity(Record, frozen=True):
@@ -69,7 +75,7 @@ class Verification(Record, frozen=True):
         return self.max_error is not None
 
 
-class Int8Quality(Record, frozen=True):
+class QuantizationQuality(Record, frozen=True):
     """Loss of quality by INT8 on the calibration images.
 
     Attributes:
@@ -106,12 +112,10 @@ class Quantization(File, frozen=True):
         measured: quality with the blocks chosen.
         everything_int8: quality with all blocks in INT8.
         blocks: sensitivity of each block.
-        smallest_layer: convolutions with fewer weights stay in floating point.
     """
 
     images: Count
     max_psnr_drop_db: float | None
-    measured: Int8Quality | None
-    everything_int8: Int8Quality | None
+    measured: QuantizationQuality | None
+    everything_int8: QuantizationQuality | None
     blocks: Annotated[list[BlockSensitivity], Meta(max_length=1000)]
-    smallest_layer: Count = 0

@@ -19,7 +19,7 @@ from elir_deploy.export.budget import (
 )
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.quantization import conv_layers, place, quantize_graph, residual_additions
-from elir_deploy.runtime.manifest import Int8Quality
+from elir_deploy.runtime.manifest import QuantizationQuality
 from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import BYTES, SIZE, STEPS
@@ -90,7 +90,7 @@ class TestMeasuring:
     def test_the_float32_graph_loses_nothing(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        assert Judge(fused, images, BYTES).measure(fused) == Int8Quality(0.0, None)
+        assert Judge(fused, images, BYTES).measure(fused) == QuantizationQuality(0.0, None)
 
     def test_quality_is_psnr_to_truth_and_to_float32(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
@@ -127,11 +127,11 @@ class FakeJudge(Judge):
         self.mse = mse
         self.asked: list[int] = []
 
-    def measure(self, model: object, what: str = "") -> Int8Quality:  # type: ignore[override]
+    def measure(self, model: object, what: str = "") -> QuantizationQuality:  # type: ignore[override]
         assert isinstance(model, list)
         self.asked.append(len(model))
         total = sum(self.mse[block.name] for block in model)
-        return Int8Quality(total / 1e-3, -10 * math.log10(total) if total else None)
+        return QuantizationQuality(total / 1e-3, -10 * math.log10(total) if total else None)
 
 
 def fake_sensitivities(
@@ -157,42 +157,42 @@ def chosen(found: list[Sensitivity], judge: FakeJudge, budget: Budget) -> set[st
 class TestSelection:
     def test_nothing_is_kept_where_the_budget_holds_already(self) -> None:
         found, judge = fake_sensitivities([1e-6] * 5, [1] * 5)
-        assert chosen(found, judge, Budget(0.3, 35)) == set()
+        assert chosen(found, judge, Budget("INT8", 0.3, 35)) == set()
         assert judge.asked[0] == 5
 
     def test_only_the_worst_block_is_kept(self) -> None:
         found, judge = fake_sensitivities([1e-6] * 20 + [5e-4] + [1e-6] * 20, [1] * 41)
-        assert chosen(found, judge, Budget(0.3, 35)) == {"p20"}
+        assert chosen(found, judge, Budget("INT8", 0.3, 35)) == {"p20"}
 
     def test_of_two_equal_errors_the_block_that_saves_less_is_kept(self) -> None:
         found, judge = fake_sensitivities([2e-4, 2e-4, 1e-6], [100, 1, 1])
-        assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
+        assert chosen(found, judge, Budget("INT8", 0.3, 30)) == {"p1"}
 
     def test_the_floor_counts_where_there_is_no_truth(self) -> None:
         found, judge = fake_sensitivities([1e-3, 1e-5], [1, 1])
-        assert chosen(found, judge, Budget(None, 35)) == {"p0"}
+        assert chosen(found, judge, Budget("INT8", None, 35)) == {"p0"}
 
     def test_a_block_kept_needlessly_returns_to_int8(self) -> None:
         # The ranking keeps the cheap p0 first, but p1 alone would have done.
         found, judge = fake_sensitivities([5e-5, 3e-4], [0.01, 1])
-        assert chosen(found, judge, Budget(0.3, 30)) == {"p1"}
+        assert chosen(found, judge, Budget("INT8", 0.3, 30)) == {"p1"}
 
     def test_a_budget_that_cannot_be_met_names_the_best_and_the_worst_block(self) -> None:
         class Stubborn(FakeJudge):
-            def measure(self, model: object, what: str = "") -> Int8Quality:  # type: ignore[override]
-                return Int8Quality(0.5, 33.25)
+            def measure(self, model: object, what: str = "") -> QuantizationQuality:  # type: ignore[override]
+                return QuantizationQuality(0.5, 33.25)
 
         found, _ = fake_sensitivities([1e-4] * 6 + [1e-3] + [1e-4] * 2, [1] * 9)
         expected = r"a drop of 0\.500 dB and 33\.2 dB; worst block: p6 \(30\.0 dB alone\)"
         with pytest.raises(QualityError, match=expected):
-            chosen(found, Stubborn({}), Budget(0.3, 35))
+            chosen(found, Stubborn({}), Budget("INT8", 0.3, 35))
 
     def test_some_of_the_budget_is_left_for_other_images(self) -> None:
-        budget = Budget(0.3, 35)
-        assert not budget.allows(Int8Quality(0.29, 50))
-        assert not budget.allows(Int8Quality(0.1, 35.1))
-        assert budget.allows(Int8Quality(0.26, 36))
-        assert budget.allows(Int8Quality(0.0, None)), "identical"
+        budget = Budget("INT8", 0.3, 35)
+        assert not budget.allows(QuantizationQuality(0.29, 50))
+        assert not budget.allows(QuantizationQuality(0.1, 35.1))
+        assert budget.allows(QuantizationQuality(0.26, 36))
+        assert budget.allows(QuantizationQuality(0.0, None)), "identical"
 
 
 def test_blocks_are_hashable_and_have_unique_names(fused: ModelProto, outline: Outline) -> None:

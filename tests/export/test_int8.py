@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from elir_deploy.errors import BundleError, QualityError, UsageError
+from elir_deploy.errors import BundleError, QualityError
+from elir_deploy.export.block_choice import QuantizationOptions, QuantizationReport
 from elir_deploy.export.budget import Budget, Judge, blocks_of
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
-from elir_deploy.export.int8 import Int8Options, Int8Report, Recipe, calibrate
+from elir_deploy.export.int8 import Recipe, calibrate
 from elir_deploy.export.precision import open_session
-from elir_deploy.export.quantization import activations
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Int8Quality
-from elir_deploy.scopes import Outline, layer_of
+from elir_deploy.runtime.manifest import QuantizationQuality
+from elir_deploy.scopes import Outline
 from elir_deploy.tasks import TASKS
 from tests.export.conftest import BYTES, SIZE
 from tests.processor import saturating_int8
@@ -29,8 +29,8 @@ def images() -> list[CalibrationImage]:
 @pytest.fixture(scope="module")
 def calibrated(
     fused: ModelProto, outline: Outline, images: list[CalibrationImage]
-) -> tuple[Recipe, Int8Report]:
-    return calibrate(fused, outline, images, BYTES, Int8Options(max_psnr_drop_db=0.3), 35.0)
+) -> tuple[Recipe, QuantizationReport]:
+    return calibrate(fused, outline, images, BYTES, QuantizationOptions(max_psnr_drop_db=0.3), 35.0)
 
 
 def restored(model: ModelProto, image: CalibrationImage) -> np.ndarray:
@@ -43,7 +43,7 @@ class TestCalibrating:
         fused: ModelProto,
         outline: Outline,
         images: list[CalibrationImage],
-        calibrated: tuple[Recipe, Int8Report],
+        calibrated: tuple[Recipe, QuantizationReport],
     ) -> None:
         recipe, report = calibrated
         measured = report.figures.measured
@@ -62,8 +62,8 @@ class TestCalibrating:
     def test_random_weights_are_quantised_completely_and_not_measured(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
-        recipe, report = calibrate(fused, outline, images, BYTES, Int8Options(), None)
-        assert report == Int8Report()
+        recipe, report = calibrate(fused, outline, images, BYTES, QuantizationOptions(), None)
+        assert report == QuantizationReport()
         assert recipe.layers == {
             layer for block in blocks_of(fused, outline) for layer in block.layers
         }
@@ -77,14 +77,14 @@ class TestCalibrating:
     ) -> None:
         monkeypatch.setattr(Budget, "allows", lambda *_: False)
         with pytest.raises(QualityError, match="the best is"):
-            calibrate(fused, outline, images, BYTES, Int8Options(), 35.0)
+            calibrate(fused, outline, images, BYTES, QuantizationOptions(), 35.0)
 
     def test_identical_images_are_null_and_meet_every_floor(
         self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
     ) -> None:
         """With every block in floating point, 8-bit images do not change."""
-        _, report = calibrate(fused, outline, images, BYTES, Int8Options(), 101.0)
-        assert report.figures.measured == Int8Quality(0.0, None)
+        _, report = calibrate(fused, outline, images, BYTES, QuantizationOptions(), 101.0)
+        assert report.figures.measured == QuantizationQuality(0.0, None)
         assert all(block.kept for block in report.figures.blocks)
 
     @pytest.mark.parametrize("change", [{"equalize": False}, {"correct_biases": False}])
@@ -95,8 +95,8 @@ class TestCalibrating:
         images: list[CalibrationImage],
         change: dict[str, bool],
     ) -> None:
-        whole, _ = calibrate(fused, outline, images, BYTES, Int8Options(), None)
-        block, _ = calibrate(fused, outline, images, BYTES, Int8Options(**change), None)
+        whole, _ = calibrate(fused, outline, images, BYTES, QuantizationOptions(), None)
+        block, _ = calibrate(fused, outline, images, BYTES, QuantizationOptions(**change), None)
         assert whole.to_json() != block.to_json()
         assert bool(block.factors) is change.get("equalize", True)
         assert bool(block.corrections) is change.get("correct_biases", True)
@@ -107,7 +107,7 @@ class TestCalibrating:
     ) -> None:
         openvino = pytest.importorskip("openvino")
         core = openvino.Core()
-        recipe, _ = calibrate(fused, outline, images, BYTES, Int8Options(), None)
+        recipe, _ = calibrate(fused, outline, images, BYTES, QuantizationOptions(), None)
         made = recipe.apply(fused)
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(made.SerializeToString()), "CPU", settings)
@@ -119,81 +119,13 @@ class TestCalibrating:
             assert np.abs(theirs - exact).mean() < 2 * np.abs(ours - exact).mean() + 0.1
 
 
-class TestSmallestLayer:
-    LIMIT = 5000
-
-    @pytest.fixture(scope="class")
-    def made(self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]) -> Recipe:
-        options = Int8Options(smallest_layer=self.LIMIT)
-        return calibrate(fused, outline, images, BYTES, options, None)[0]
-
-    def test_small_layers_have_no_pair_and_large_ones_do(
-        self, fused: ModelProto, made: Recipe
-    ) -> None:
-        weights = {t.name: int(np.prod(t.dims)) for t in fused.graph.initializer}
-        small, large = [], []
-        for node in made.apply(fused).graph.node:
-            if node.op_type in ("Conv", "ConvTranspose"):
-                name = node.input[1].removesuffix(".dequantized")
-                (small if weights[name] < self.LIMIT else large).append(node.input[1])
-        assert small
-        assert large
-        assert not any(name.endswith(".dequantized") for name in small)
-        assert all(name.endswith(".dequantized") for name in large)
-
-    def test_all_steps_use_the_same_layers(
-        self, fused: ModelProto, outline: Outline, made: Recipe
-    ) -> None:
-        blocks = blocks_of(fused, outline, self.LIMIT)
-        assert made.layers == {layer for block in blocks for layer in block.layers}
-        assert made.skips == {skip for block in blocks for skip in block.skips}
-        read = set(activations(fused, outline.skip_blocks, self.LIMIT))
-        assert set(made.amax) <= read < set(activations(fused, outline.skip_blocks))
-        layers = {layer_of(node) for node in made.corrections}
-        assert layers == made.layers
-
-    def test_the_recipe_stores_the_limit(
-        self, fused: ModelProto, made: Recipe, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "calibration.json"
-        file.write_bytes(made.to_json())
-        again = Recipe.read(file)
-        assert again.smallest_layer == self.LIMIT
-        assert again.to_json() == made.to_json()
-        assert again.kept == [f"convolutions of fewer than {self.LIMIT} weights"]
-
-    def test_a_recipe_without_a_limit(self) -> None:
-        stored = Bundle.open("tiny").path / "calibration.json"
-        recipe = Recipe.read(stored)
-        assert recipe.smallest_layer == 0
-        assert recipe.to_json() == stored.read_bytes()
-
-    @pytest.mark.parametrize("value", [-1, True, 1.0, "1", None])
-    def test_a_smallest_layer_that_is_not_a_number(
-        self, made: Recipe, tmp_path: Path, value: object
-    ) -> None:
-        values = {**json.loads(made.to_json()), "smallest_layer": value}
-        (tmp_path / "calibration.json").write_text(json.dumps(values))
-        with pytest.raises(BundleError, match="is not a number of weights"):
-            Recipe.read(tmp_path / "calibration.json")
-
-    def test_below_zero_is_an_error(self) -> None:
-        with pytest.raises(UsageError, match="expected 0 weights or more"):
-            Int8Options(smallest_layer=-1)
-
-    def test_nothing_may_be_large_enough(
-        self, fused: ModelProto, outline: Outline, images: list[CalibrationImage]
-    ) -> None:
-        options = Int8Options(smallest_layer=10**9)
-        recipe, report = calibrate(fused, outline, images, BYTES, options, 35.0)
-        assert not recipe.layers
-        assert report.sensitivities == ()
-        assert "QuantizeLinear" not in {node.op_type for node in recipe.apply(fused).graph.node}
-
-
 class TestRecipe:
+    def test_of_the_packaged_model(self) -> None:
+        stored = Bundle.open("tiny").path / "calibration.json"
+        assert Recipe.read(stored).to_json() == stored.read_bytes()
+
     def test_it_makes_the_same_graph_again(
-        self, fused: ModelProto, calibrated: tuple[Recipe, Int8Report], tmp_path: Path
+        self, fused: ModelProto, calibrated: tuple[Recipe, QuantizationReport], tmp_path: Path
     ) -> None:
         recipe, _ = calibrated
         (tmp_path / "calibration.json").write_bytes(recipe.to_json())
@@ -204,10 +136,10 @@ class TestRecipe:
         )
         assert first == second
         assert again.to_json() == recipe.to_json()
-        assert again.kept == calibrated[1].figures.kept
+        assert again.figures.kept == calibrated[1].figures.kept
 
     def test_another_graph_refuses_it(
-        self, fused: ModelProto, calibrated: tuple[Recipe, Int8Report], tmp_path: Path
+        self, fused: ModelProto, calibrated: tuple[Recipe, QuantizationReport], tmp_path: Path
     ) -> None:
         other = ModelProto()
         other.CopyFrom(fused)
@@ -237,7 +169,7 @@ class TestRecipe:
         ],
     )
     def test_a_damaged_file_is_an_error(
-        self, calibrated: tuple[Recipe, Int8Report], tmp_path: Path, damage: object
+        self, calibrated: tuple[Recipe, QuantizationReport], tmp_path: Path, damage: object
     ) -> None:
         file = tmp_path / "calibration.json"
         file.write_bytes(damage(calibrated[0].to_json()))  # type: ignore[operator]

@@ -11,12 +11,13 @@ import pytest
 import torch
 from onnx import ModelProto
 
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.budget import Judge, blocks_of, measure_sensitivities
 from elir_deploy.export.calibration import CalibrationImage, packaged_images
 from elir_deploy.export.emulation import emulate_bfloat16, emulate_float16
 from elir_deploy.export.float16 import to_float16
 from elir_deploy.export.graphs import fuse_stages
-from elir_deploy.export.int8 import Int8Options, Recipe, calibrate
+from elir_deploy.export.int8 import Recipe, calibrate
 from elir_deploy.export.islands import gather_evidence, plan_float16, stage_feeds
 from elir_deploy.export.onnx import export_stages
 from elir_deploy.export.pixels import Feeder
@@ -108,7 +109,7 @@ def test_int8_is_calibrated_and_measured_with_the_noise(
     figures = []
     for stages, feeder in ((taking, WITH_NOISE), (having, BYTES)):
         whole = fuse_stages(stages)
-        recipe, _ = calibrate(whole, outline, images, feeder, Int8Options(), None)
+        recipe, _ = calibrate(whole, outline, images, feeder, QuantizationOptions(), None)
         blocks = [b for b in blocks_of(whole, outline) if b.stage in ("estimator", "decoder")][::4]
 
         def quantized(

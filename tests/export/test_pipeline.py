@@ -32,9 +32,9 @@ from elir_deploy.errors import (
 )
 from elir_deploy.export import manifest, pipeline
 from elir_deploy.export import options as options_module
+from elir_deploy.export.block_choice import QuantizationOptions
 from elir_deploy.export.budget import Budget
 from elir_deploy.export.convolutions import convolution_precisions
-from elir_deploy.export.int8 import Int8Options
 from elir_deploy.export.pipeline import ExportOptions, ExportReport, export_bundle
 from elir_deploy.export.references import PHOTOGRAPHS, compute_references
 from elir_deploy.export.synthetic import synthetic_pictures
@@ -577,13 +577,14 @@ def test_an_int8_bundle_holds_its_calibration(int8_report: ExportReport) -> None
     stored = bundle.manifest.quantization
     assert stored is not None
     assert stored == int8_report.manifest.quantization
-    assert (stored.file, stored.images, stored.smallest_layer) == ("calibration.json", 3, 0)
+    assert (stored.file, stored.images) == ("calibration.json", 3)
     assert not bundle.damaged_files()
-    assert int8_report.int8 is not None
     assert stored.measured is not None
     assert stored.measured.fidelity_db >= 35
     assert stored.measured.psnr_drop_db <= stored.max_psnr_drop_db == 0.3
-    assert [block.block for block in stored.blocks if block.kept] == int8_report.int8.figures.kept
+    assert [block.block for block in stored.blocks if block.kept] == int8_report.quantization[
+        "int8"
+    ].figures.kept
     found = int8_report.verification["int8"]
     assert found.passed
     assert found.psnr_db is not None
@@ -658,7 +659,7 @@ def test_a_split_bundle_in_int8_computes_what_the_fused_one_does(
         ({"precisions": ("fp32",)}, "add --precision int8"),
         ({"calibration": Path("nowhere")}, "no such folder"),
         ({"calibration_images": 0}, "expected at least 1"),
-        ({"int8": Int8Options(max_psnr_drop_db=-1)}, "expected a number of dB"),
+        ({"quantization": QuantizationOptions(max_psnr_drop_db=-1)}, "expected a number of dB"),
     ],
 )
 def test_impossible_calibrations_are_refused_early(
@@ -689,18 +690,17 @@ def test_random_weights_are_quantised_without_a_budget(
     report = export_bundle(
         replace(checkpoint, random=True, sha256=None),
         tmp_path / "bundle",
-        ExportOptions(precisions=("int8",), int8=Int8Options(smallest_layer=5000)),
+        ExportOptions(precisions=("int8",)),
         warn=said.append,
     )
     stored = Bundle.open(report.folder).manifest.quantization
     assert stored is not None
     assert stored.blocks == []
     assert stored.measured is None
-    assert stored.smallest_layer == 5000
     assert "the package's 3 photographs" in said[0]
 
 
-def test_int8_and_float16_in_one_graph(
+def test_int8_or_w8_and_float16_in_one_graph(
     int8_report: ExportReport,
     report: ExportReport,
     checkpoint: Checkpoint,
@@ -708,15 +708,18 @@ def test_int8_and_float16_in_one_graph(
     exported_before: dict[str, onnx.ModelProto],
 ) -> None:
     options = ExportOptions(
-        precisions=("int8",), calibration=int8_report.folder, int8_fallback="float16"
+        precisions=("int8", "w8"), calibration=int8_report.folder, int8_fallback="float16"
     )
     made = export_bundle(checkpoint, tmp_path / "bundle", options)
-    graph = onnx.load(made.folder / "fused.int8.onnx").graph
-    stored = {tensor.data_type for tensor in graph.initializer}
-    assert {TensorProto.INT8, TensorProto.FLOAT16} <= stored
+    for precision in options.precisions:
+        graph = onnx.load(made.folder / f"fused.{precision}.onnx").graph
+        stored = {tensor.data_type for tensor in graph.initializer}
+        assert {TensorProto.INT8, TensorProto.FLOAT16} <= stored
+        assert made.verification[precision].passed
+        assert made.verification[precision].backend.endswith("in emulated half arithmetic")
+    assert list(made.quantization) == ["w8"]  # that of INT8 was measured before
+    assert made.verification["w8"].psnr_db > made.verification["int8"].psnr_db
     found = made.verification["int8"]
-    assert found.passed
-    assert found.backend.endswith("in emulated half arithmetic")
     # Its error is that of either, added up.
     alone = int8_report.verification["int8"].psnr_db, report.verification["fp16"].psnr_db
     together = -10 * math.log10(sum(10 ** (-psnr / 10) for psnr in alone))

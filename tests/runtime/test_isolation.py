@@ -15,7 +15,6 @@ from PIL import Image
 
 import elir_deploy
 from tests.bundles import make_bundle
-from tests.emulation import times
 from tests.photo.pictures import face_bundle, spots
 
 #: What pip would bring for the runtime with the extra ``cpu``; typer and rich are for commands.
@@ -127,21 +126,3 @@ def test_what_is_imported() -> None:
     loaded = run(sys.executable, "import sys, elir_deploy.runtime; print(*sys.modules)").split()
     heavy = {*UNWANTED, "onnxruntime", "openvino", "tensorrt", "PIL.PngImagePlugin", "PIL.ImageCms"}
     assert not heavy & set(loaded)
-
-
-@times
-def test_import_time() -> None:
-    """0.3 s beside numpy; about 0.1 s where this was written."""
-    code = (
-        "import time, numpy\n"
-        "started = time.perf_counter()\n"
-        "import elir_deploy.runtime\n"
-        "print(time.perf_counter() - started)\n"
-    )
-    seconds: list[float] = []
-
-    def took() -> float:
-        seconds.append(float(run(sys.executable, code)))
-        return seconds[-1]
-
-    assert any(took() < 0.3 for _ in range(6)), f"import elir_deploy.runtime took {seconds} s"

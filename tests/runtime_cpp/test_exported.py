@@ -21,7 +21,7 @@ from tests.export.conftest import checkpoint, model  # noqa: F401  # fixtures
 from tests.runtime_cpp.conftest import Library
 
 BACKENDS = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "w8")
 Pixels = NDArray[np.uint8]
 
 

@@ -316,9 +316,8 @@ def _compare_sizes(
     if bytes_of["int8"] > bytes_of["fp16"]:
         int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
         warn(
-            f"int8 for {spec.capability} takes {int8}, fp16 {fp16}: the scales and kernels of "
-            "small layers take more than their weights save; elir-export --int8-smallest-layer "
-            "keeps those layers in floating point"
+            f"int8 for {spec.capability} takes {int8}, fp16 {fp16}: its scales and kernels take "
+            "more than its weights save; for the smallest engines use --precision w8"
         )
 
 

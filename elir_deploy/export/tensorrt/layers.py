@@ -100,7 +100,7 @@ def check_layers(
 
     Args:
         file: the engine's name, for the message.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``w8``, which computes in float16 or float32.
         required: the graph's convolutions by precision
             (:attr:`~elir_deploy.runtime.manifest.Artifact.graph_convolutions`).
         convolutions: the engine's (:func:`engine_precisions`).
@@ -114,6 +114,8 @@ def check_layers(
         raise QualityError(
             f"{file}: the types of its {sum(required.values())} convolutions are not known"
         )
+    if precision == "w8":
+        precision = "fp16" if required["fp16"] else "fp32"
     if precision == "fp32":
         return
     if any(required.values()) and not required[precision]:

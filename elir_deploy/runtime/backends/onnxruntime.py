@@ -97,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
         if self.on_gpu:
             return self._on_device(bundle, precision, threads, device)
         chain = [
-            self._load(path, ends, self.providers(precision, device, None), threads)
+            self._load(path, ends, self.providers(precision, device, None), threads, precision)
             for path, ends, _ in self._files(bundle, precision)
         ]
         return _CpuSession(bundle.manifest, chain, threads, exact=_exact_batches(precision))
@@ -134,7 +134,7 @@ class OnnxRuntimeBackend(Backend):
                 providers = self.providers(precision, number, engines.folder if engines else None)
                 for _, options in providers:
                     options["user_compute_stream"] = str(stream)
-                chain.append((self._load(path, ends, providers, threads), engines))
+                chain.append((self._load(path, ends, providers, threads, precision), engines))
             release = undo.pop_all().close
         first = bundle.manifest.shapes[0]
         return CudaSession(device, first, create_stages, stream=stream, release=release)
@@ -157,7 +157,7 @@ class OnnxRuntimeBackend(Backend):
         if self.on_gpu:
             load_cuda_libraries(_library(self.extra))
         detector, path = onnx_detector(bundle)
-        loaded = self._load(path, None, self.providers("fp32", device, None), threads)
+        loaded = self._load(path, None, self.providers("fp32", device, None), threads, "fp32")
         check_detector_ends(path, detector, _ends(loaded.get_inputs()), _ends(loaded.get_outputs()))
         names, failures = list(detector.outputs), library_failures()
 
@@ -178,6 +178,7 @@ class OnnxRuntimeBackend(Backend):
         ends: tuple[list[End], list[End]] | None,
         providers: Providers,
         threads: int | None,
+        precision: str,
     ) -> Any:
         ort = _library(self.extra)
         options = ort.SessionOptions()
@@ -185,6 +186,9 @@ class OnnxRuntimeBackend(Backend):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
+        if precision == "w8":
+            # Else weights are dequantised at every run, not once (docs/decisions.md).
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             # With fallback, an error would be printed and the graph loaded on the CPU.
             loaded = ort.InferenceSession(
@@ -364,7 +368,7 @@ BACKENDS = (
         extra="gpu",
         on_gpu=True,
         # It runs Q/DQ convolutions in floating point, with conversions: int8 last.
-        precisions=("fp16", "fp32", "int8"),
+        precisions=("fp16", "fp32", "int8", "w8"),
         providers=_on_cuda,
     ),
     OnnxRuntimeBackend(
@@ -373,7 +377,7 @@ BACKENDS = (
         extra="cpu",
         on_gpu=False,
         # float16 has no CPU kernels and runs through casts; int8 gains 5 % (docs/decisions.md).
-        precisions=("fp32", "int8", "fp16"),
+        precisions=("fp32", "int8", "fp16", "w8"),
         providers=_on_cpu,
     ),
     OnnxRuntimeBackend(
@@ -383,7 +387,7 @@ BACKENDS = (
         on_gpu=True,
         # Not fp32, which it would compute in TF32: it has no option against that, and
         # NVIDIA_TF32_OVERRIDE=0 would affect the whole process.
-        precisions=("fp16", "int8"),
+        precisions=("fp16", "int8", "w8"),
         providers=_on_tensorrt,
         compiles=True,
         # Its first run compiles an engine, which takes minutes: only if it is named.

@@ -48,7 +48,7 @@ _TYPES = {"uint8": "u8", "float32": "f32"}
 #: Type of floating-point operators, by precision. By default, OpenVINO runs float32 graphs in
 #: bfloat16 if the processor has it. In fp16 only the weights are float16: float16 arithmetic was
 #: slower than float32 (docs/decisions.md).
-_FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16"}
+_FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16", "w8": "f32"}
 
 _COMPUTED_IN = {
     "f32": "float32",
@@ -68,7 +68,7 @@ class OpenVinoBackend(Backend):
 
     name = "openvino"
     kind = "onnx"
-    precisions = ("int8", "bf16", "fp32", "fp16")
+    precisions = ("int8", "bf16", "fp32", "fp16", "w8")
 
     def available(self) -> str | None:
         try:

@@ -262,7 +262,9 @@ def _session(device: Device, engines: Sequence[Engine], shape: Shape, *, sleepin
 
 
 BACKENDS = (
-    TensorRtBackend(name="tensorrt", kind=DEVICE_TENSORRT, precisions=("int8", "fp16", "fp32")),
+    TensorRtBackend(
+        name="tensorrt", kind=DEVICE_TENSORRT, precisions=("int8", "fp16", "fp32", "w8")
+    ),
     # INT8 convolutions build, but are not in its support matrix: last (docs/decisions.md).
-    TensorRtBackend(name="tensorrt-rtx", kind=RTX, precisions=("fp16", "fp32", "int8")),
+    TensorRtBackend(name="tensorrt-rtx", kind=RTX, precisions=("fp16", "fp32", "int8", "w8")),
 )

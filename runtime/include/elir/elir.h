@@ -145,7 +145,7 @@ typedef struct elir_params {
   size_t struct_size;    /* set by elir_default_params and elir_init_params */
   const char* backend;   /* one of elir_backends(); NULL or "auto": the fastest that the bundle and
                             this machine support */
-  const char* precision; /* "fp32", "fp16", "bf16" or "int8"; NULL: the fastest that the bundle
+  const char* precision; /* "fp32", "fp16", "bf16", "int8" or "w8"; NULL: the fastest that the bundle
                             allows by default. If this or `backend` is not named, each candidate is
                             checked first, and one that fails is skipped with a warning to `log`.
                             If both are named, there is no fallback */

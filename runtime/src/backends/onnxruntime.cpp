@@ -114,7 +114,8 @@ Failure does_not_start(const OrtFailure& failure) {
   return unavailable_error("onnxruntime does not start: ", failure.what());
 }
 
-OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expected, int threads) {
+OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expected, int threads,
+                        const std::string& precision) {
   try {
     environment();
   } catch (const OrtFailure& failure) {  // not the file's fault
@@ -125,6 +126,9 @@ OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expe
     check(api().SetSessionLogSeverityLevel(options.get(), ORT_LOGGING_LEVEL_FATAL));
     check(api().SetSessionGraphOptimizationLevel(options.get(), ORT_ENABLE_ALL));
     if (threads > 0) check(api().SetIntraOpNumThreads(options.get(), threads));
+    if (precision == "w8") {  // else weights are dequantised at every run, not once
+      check(api().AddSessionConfigEntry(options.get(), "session.disable_quant_qdq", "1"));
+    }
     auto session =
         create<OwnedSession>(api().CreateSession, static_cast<const OrtEnv*>(&environment()),
                              path.c_str(), static_cast<const OrtSessionOptions*>(options.get()));
@@ -254,7 +258,8 @@ class OnnxRuntimeBackend final : public Backend {
     std::vector<OwnedSession> chain;
     for (std::size_t i = 0; i < files.size(); ++i) {
       chain.push_back(load_stage(bundle.checked_file(files[i]->file),
-                                 manifest.stages[i].ends(manifest.graph_shape()), setup.threads));
+                                 manifest.stages[i].ends(manifest.graph_shape()), setup.threads,
+                                 precision));
     }
     std::vector<std::unique_ptr<Session>> sessions;
     sessions.push_back(

@@ -97,7 +97,6 @@ def manifest(split: bool) -> dict[str, Any]:
         "quantization": file("calibration.json")
         | {
             "images": 40,
-            "smallest_layer": 147456,
             "max_psnr_drop_db": None,
             "measured": {"psnr_drop_db": 0.1, "fidelity_db": 40},
             "everything_int8": None,
