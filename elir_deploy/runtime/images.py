@@ -11,7 +11,7 @@ import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,19 +214,31 @@ def write_image(
     values = _values(pixels, alpha, grey, kind)
     try:
         with replacing(path) as file:
-            if kind is _TIFF:
-                write_tiff(file, values, tiff_tags(metadata, width, height, icc_profile))
-                return
-            options = options | save_options(kind.name, metadata, width, height)
-            if icc_profile:
-                options["icc_profile"] = icc_profile
-            if values.dtype == np.uint16:
-                write_png(file, values, options)
-                return
-            image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
-            image.save(file, format=kind.name, **options)
+            _encode(file, kind, values, options, metadata, icc_profile)
     except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
+
+
+def _encode(
+    file: BinaryIO,
+    kind: OutputFormat,
+    values: NDArray[Any],
+    options: dict[str, Any],
+    metadata: Metadata,
+    icc_profile: bytes | None,
+) -> None:
+    height, width = values.shape[:2]
+    if kind is _TIFF:
+        write_tiff(file, values, tiff_tags(metadata, width, height, icc_profile))
+        return
+    options = options | save_options(kind.name, metadata, width, height)
+    if icc_profile:
+        options["icc_profile"] = icc_profile
+    if values.dtype == np.uint16:
+        write_png(file, values, options)
+        return
+    image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+    image.save(file, format=kind.name, **options)
 
 
 def _values(
