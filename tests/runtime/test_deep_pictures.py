@@ -16,6 +16,7 @@ from elir_deploy.runtime.jobs import plan_jobs
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.transparency import without_transparency
 from tests.bundles import make_bundle
+from tests.runtime.file_writers import tiff
 
 RNG = np.random.default_rng(16)
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -182,6 +183,18 @@ def test_bits_of_results(
     assert 8 * loaded.pixels.itemsize == stored
     assert (results[0].warning or "").startswith(said or "")
     assert (results[0].warning is None) == (said is None)
+
+
+def test_a_file_of_which_8_bits_are_read(tmp_path: Path, identity: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(noise(40, 50), 16, 2, planes=True))
+    results: list = []
+    with Restorer(identity, "onnxruntime") as restorer:
+        plan = plan_jobs([tmp_path / "a.tif"], tmp_path / "b.png")
+        restore_files(restorer, plan.jobs, on_result=results.append)
+    assert results[0].warning == (
+        "reduced from 16 to 8 bits, which are all that is read of this kind of file"
+    )
+    assert read_image(tmp_path / "b.png", deep=True).pixels.dtype == np.uint8
 
 
 def test_bits_that_cannot_be_had(tmp_path: Path, identity: Path) -> None:
