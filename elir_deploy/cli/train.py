@@ -121,7 +121,9 @@ def train(
     ] = None,
     beta: Annotated[
         float | None,
-        typer.Option(help="Weight of the pixel loss (Eq. 4); 0: none. [default: 0.001]"),
+        typer.Option(
+            help="Weight of the pixel loss (Eq. 4); 0: none. [default: 0 for blind, else 0.001]"
+        ),
     ] = None,
     sigma_min: Annotated[
         float | None,
@@ -143,8 +145,9 @@ def train(
     flow_iterations: Annotated[
         int | None,
         typer.Option(
-            help="Further updates of the vector field alone, on latents computed once by the "
-            "trained encoder and coarse estimator. [default: 2000 for tiny, else 0]"
+            help="Updates of the vector field alone, on latents computed once by the encoder and "
+            "coarse estimator, which are trained without it before; 0: all together. "
+            "[default: 2000 for tiny, 6000 for blind, else 0]"
         ),
     ] = None,
     plain_flow: Annotated[

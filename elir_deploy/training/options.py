@@ -63,6 +63,12 @@ class RunOptions:
         objective = self.settings.objective
         return objective.segments if objective.consistency else self.task.steps
 
+    @property
+    def restoration_size(self) -> int:
+        """Side in pixels of the images that encoder and coarse estimator are trained on."""
+        side = self.task.image_size
+        return min(self.settings.crop_size or side, side)
+
     def intervals(self) -> Callbacks:
         """Callbacks that do nothing, at the intervals of this run."""
         return Callbacks(
@@ -100,7 +106,7 @@ class RunOptions:
                 "--pixel-space"
             )
         multiple = self.task.architecture.image_multiple
-        for side in (self.task.image_size, self.settings.crop_size or multiple):
+        for side in (self.task.image_size, self.restoration_size):
             if side < multiple or side % multiple:
                 raise UsageError(f"image size is {side}, expected a multiple of {multiple}")
         batch_sizes = [self.settings.batch_size]

@@ -99,7 +99,7 @@ def restoration_phase(
         averaged=model,
         optimizers=[_adamw(options, model)],
         samples=restoration_samples(
-            options, photos, model, settings.seed, settings.crop_size or options.task.image_size
+            options, photos, model, settings.seed, options.restoration_size
         ),
         batch_size=settings.batch_size,
         schedule=Schedule(settings.updates(len(photos.files)), settings.warmup, settings.schedule),

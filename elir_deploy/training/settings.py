@@ -40,7 +40,7 @@ class ObjectiveSettings:
         train_encoder: fine-tune the encoder for the task; otherwise keep it frozen (Table 8).
         relative: compare losses of images by their ratio: the estimator loss is the mean logarithm
             of e + sigma_s^2, where e is an image's squared error, and the flow's losses of an image
-            are divided by it. Otherwise images with strong degradations, whose e is 100 times as
+            are divided by it. Otherwise images with strong degradations, whose e is many times as
             large, would decide everything.
     """
 
@@ -118,9 +118,9 @@ class RunSettings:
         epochs: passes over the images, unless ``iterations`` is set.
         iterations: updates; None: as many as ``epochs`` take; 0: only the flow's are done.
         batch_size: images per update, over all devices.
-        crop_size: side in pixels of the images of these updates; None: the model's. Encoder and
-            estimator have no normalization, so that smaller crops, more of them, train them as well
-            where the vector field has a phase of its own.
+        crop_size: side in pixels of the images of these updates, at most the model's; None: the
+            model's. Encoder and estimator have no normalization, so that smaller crops, more of
+            them, train them as well where the vector field has a phase of its own.
         learning_rate: AdamW's; its betas are 0.9 and 0.999, its eps 1e-8.
         schedule: the learning rate stays ``constant``, or falls along half a ``cosine`` to 0.
         warmup: updates over which the learning rate rises from 0.

@@ -232,6 +232,8 @@ def test_crops_of_the_restoration_phase_may_be_smaller(
     run(small)
     assert sides["restoration"] == 32
     assert sides["flow"] == SIZE // 8, "latents of images of the model's size"
+    large = replace(chosen, settings=replace(chosen.settings, crop_size=2 * SIZE))
+    assert large.restoration_size == SIZE
     odd = replace(chosen, settings=replace(chosen.settings, crop_size=40))
     with pytest.raises(UsageError, match="image size is 40, expected a multiple of"):
         odd.check()
