@@ -1,4 +1,4 @@
-"""A blind model on photographs it was not trained on: clean, and with noise of known strength.
+"""A blind model on photographs it was not trained on: clean, with noise, JPEG and blur.
 
     python benchmarks/noise_levels.py PHOTOS docs/results/noise-levels.md [--bm3d 8] [--sheet FILE]
 
@@ -21,17 +21,23 @@ from numpy.typing import NDArray
 from skimage.measure import blur_effect
 
 from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
-from elir_deploy.degradation_steps import add_gaussian_noise
+from elir_deploy.degradations import BlindDegradation
 from elir_deploy.output_files import write_text
 from elir_deploy.paired_images import Sample, SampleFolder
-from elir_deploy.pixels import as_pixels, psnr_db, rounded
+from elir_deploy.pixels import as_pixels, psnr_db
 from elir_deploy.runtime import Bundle, Restorer, write_image
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.text import pipes
 from elir_deploy.training.eager import CheckpointSubject
 
 SIDE = 256
-SIGMAS = (0.0, 15.0, 25.0, 50.0, 89.6)
+SIGMAS = (5.0, 15.0, 25.0, 50.0, 89.6)
+CONDITIONS = {
+    "clean": BlindDegradation(0.0, 0.0, None),
+    **{f"noise {sigma:g}": BlindDegradation(0.0, sigma, None) for sigma in SIGMAS},
+    "JPEG 40": BlindDegradation(0.0, 0.0, 40),
+    "blur 1": BlindDegradation(1.0, 0.0, None),
+}
 #: Levels of the flat pictures.
 FLATS = (10, 20, 40, 60, 80, 100, 128, 150, 180, 200, 220, 235, 245)
 #: Crop of a packaged photograph in the sheet.
@@ -40,9 +46,9 @@ Bytes = NDArray[np.uint8]
 Means = dict[str, float]
 
 
-def with_noise(photo: Bytes, sigma: float, number: int) -> Bytes:
-    rng = np.random.default_rng([number, round(10 * sigma)])
-    return rounded(add_gaussian_noise(photo.astype(np.float32), sigma, rng))
+def degraded(photo: Bytes, condition: str, number: int) -> Bytes:
+    """Of photograph ``number``, whose noise is another than that of the others."""
+    return CONDITIONS[condition].apply(photo, np.random.default_rng(number))
 
 
 def bm3d(low: Bytes, sigma: float) -> Bytes:
@@ -74,50 +80,49 @@ class Autoencoder:
 
 
 class Table:
-    """Mean numbers of each level of noise."""
+    """Mean numbers of each condition."""
 
     def __init__(self) -> None:
-        self._values: dict[float, dict[str, list[float]]] = {}
+        self._values: dict[str, dict[str, list[float]]] = {}
 
-    def add(self, sigma: float, **values: float) -> None:
+    def add(self, condition: str, **values: float) -> None:
         for name, value in values.items():
-            self._values.setdefault(sigma, {}).setdefault(name, []).append(value)
+            self._values.setdefault(condition, {}).setdefault(name, []).append(value)
 
     def means(self) -> dict[str, Means]:
         return {
-            f"{sigma:g}": {name: float(np.mean(numbers)) for name, numbers in values.items()}
-            for sigma, values in self._values.items()
+            condition: {name: float(np.mean(numbers)) for name, numbers in values.items()}
+            for condition, values in self._values.items()
         }
 
 
-def measure_noise(
-    subject: CheckpointSubject, photos: Iterator[Bytes], peers: int
-) -> tuple[dict[str, Means], dict[str, Means], int]:
+def measure(
+    subject: CheckpointSubject, photos: list[Bytes], peers: int
+) -> tuple[dict[str, Means], dict[str, Means]]:
     """Of all photographs, and of the first ``peers`` beside BM3D."""
-    table, beside, number = Table(), Table(), -1
+    table, beside = Table(), Table()
     for number, photo in enumerate(photos):
-        table.add(0.0, blur_truth=blur(photo))
-        for sigma in SIGMAS:
-            low = with_noise(photo, sigma, number)
+        for condition, degradation in CONDITIONS.items():
+            low = degraded(photo, condition, number)
             found = subject.restore(low)
             assert found.coarse is not None
             restored = found.pictures[0]
-            ratio = psnr_db(restored, photo)
+            ratio, sharpness = psnr_db(restored, photo), blur(restored)
             table.add(
-                sigma,
+                condition,
                 coarse=psnr_db(found.coarse, photo),
                 restored=ratio,
                 blur_coarse=blur(found.coarse),
-                blur_restored=blur(restored),
+                blur_restored=sharpness,
             )
-            if sigma:
-                table.add(sigma, input=psnr_db(low, photo))
-            if sigma and number < peers:
-                other = bm3d(low, sigma)
-                beside.add(sigma, bm3d=psnr_db(other, photo), blur_bm3d=blur(other))
-                beside.add(sigma, restored=ratio, blur_restored=blur(restored))
+            if condition != "clean":
+                table.add(condition, input=psnr_db(low, photo))
+            if degradation.noise_sigma and number < peers:
+                other = bm3d(low, degradation.noise_sigma)
+                beside.add(condition, bm3d=psnr_db(other, photo), blur_bm3d=blur(other))
+                beside.add(condition, restored=ratio, blur_restored=sharpness)
         print(f"{number + 1} photographs", flush=True)
-    return table.means(), beside.means(), number + 1
+    return table.means(), beside.means()
 
 
 def flat_means(subject: CheckpointSubject, bundle: str | None) -> dict[str, dict[str, float]]:
@@ -138,50 +143,47 @@ def flat_means(subject: CheckpointSubject, bundle: str | None) -> dict[str, dict
 
 
 def draw_sheet(subject: CheckpointSubject, path: Path, peers: bool) -> None:
-    """Rows of noise levels; of each packaged photograph input, BM3D, coarse, restored, truth."""
+    """A row for each noise; of each packaged photograph input, BM3D, coarse, restored, truth."""
     cut = slice((SIDE - SHEET_SIDE) // 2, (SIDE + SHEET_SIDE) // 2)
     rows = []
     for sigma in SIGMAS:
         row: list[Bytes] = []
         for number, photo in enumerate(sample_photos(SIDE, faces=False).values()):
-            low = with_noise(photo, sigma, number)
+            low = degraded(photo, f"noise {sigma:g}", number)
             found = subject.restore(low)
             assert found.coarse is not None
-            other = [bm3d(low, sigma) if sigma else low] if peers else []
+            other = [bm3d(low, sigma)] if peers else []
             row += [low, *other, found.coarse, found.pictures[0], photo]
         rows.append(np.concatenate([image[cut, cut] for image in row], axis=1))
     write_image(path, np.concatenate(rows), quality=90)
 
 
 def text(report: dict[str, Any]) -> str:
-    ceiling = report["ceiling"]
     rows = []
-    for sigma, row in report["noise"].items():
-        low = f"{row['input']:.2f}" if "input" in row else "clean"
+    for condition, row in report["conditions"].items():
+        low = f"{row['input']:.2f}" if "input" in row else "-"
         numbers = [f"{row[name]:.2f}" for name in ("coarse", "restored")]
         blurs = [f"{row[name]:.3f}" for name in ("blur_coarse", "blur_restored")]
-        rows.append([sigma, low, *numbers, *blurs])
+        rows.append([condition, low, *numbers, *blurs])
     parts = [
-        "# A blind model by strength of the noise",
+        "# A blind model by kind and strength of the degradation",
         "",
         f"{report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
-        "that were not trained on, the middle 256x256 of each. Noise clipped to 8 bits, its "
-        f"deviation unknown to the model. The autoencoder alone: {ceiling:.2f} dB. Blur is "
+        "that were not trained on, the middle 256x256 of each. Noise is given by its deviation, "
+        "clipped to 8 bits, JPEG by its quality, blur by the Gaussian's deviation in pixels; the "
+        f"model is told none of them. The autoencoder alone: {report['ceiling']:.2f} dB. Blur is "
         "scikit-image's `blur_effect` (0 sharp, 1 blurred); of the truth "
-        f"{report['noise']['0']['blur_truth']:.3f}.",
+        f"{report['blur_truth']:.3f}.",
         "",
-        pipes(
-            ["sigma", "input dB", "coarse dB", "restored dB", "blur, coarse", "blur, restored"],
-            rows,
-        ),
+        pipes(["", "input dB", "coarse dB", "restored dB", "blur, coarse", "blur, restored"], rows),
     ]
     if report["bm3d"]:
         rows = [
-            [sigma, *(f"{row[k]:.2f}" for k in ("bm3d", "restored"))]
+            [condition, *(f"{row[k]:.2f}" for k in ("bm3d", "restored"))]
             + [f"{row[k]:.3f}" for k in ("blur_bm3d", "blur_restored")]
-            for sigma, row in report["bm3d"].items()
+            for condition, row in report["bm3d"].items()
         ]
-        header = ["sigma", "BM3D dB", "restored dB", "blur, BM3D", "blur, restored"]
+        header = ["", "BM3D dB", "restored dB", "blur, BM3D", "blur, restored"]
         note = (
             f"Beside BM3D, which is told the deviation, on the first {report['bm3d_photographs']}:"
         )
@@ -214,15 +216,16 @@ def main() -> None:
     subject = CheckpointSubject(checkpoint, image_size=SIDE, sigmas=sigmas)
     autoencoder = Autoencoder(arguments.autoencoder)
     photos = list(photographs(arguments.photos, arguments.limit))
-    noise, beside, count = measure_noise(subject, iter(photos), arguments.bm3d)
+    conditions, beside = measure(subject, photos, arguments.bm3d)
     report = {
         "model": checkpoint.name,
         "sha256": checkpoint.sha256,
         "sigma_s": subject.plan.main.sigma_s,
-        "photographs": count,
+        "photographs": len(photos),
         "ceiling": float(np.mean([psnr_db(autoencoder(photo), photo) for photo in photos])),
-        "noise": noise,
-        "bm3d_photographs": min(arguments.bm3d, count),
+        "blur_truth": float(np.mean([blur(photo) for photo in photos])),
+        "conditions": conditions,
+        "bm3d_photographs": min(arguments.bm3d, len(photos)),
         "bm3d": beside,
         "flats": flat_means(subject, arguments.bundle),
     }
