@@ -95,9 +95,6 @@ class BundleRunner(Runner):
         self.name, self.precision = f"this project, {backend}", precision
         session = self._restorer.session
         session.select(bundle.manifest.shapes[0], batch)
-        if session.noise is not None and self._restorer.noise is not None:
-            for noise in session.noise:
-                self._restorer.noise.fill(noise, 0, 0)
         self.input, self.output = session.input, session.output
         self.run = session.run  # type: ignore[method-assign]
         for _ in range(3):

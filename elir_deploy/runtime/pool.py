@@ -31,6 +31,14 @@ class PixelSession:
         self.session = session
         self._manifest = bundle.manifest
         self._conversions: dict[Shape, tuple[PixelsToTensor, TensorToPixels]] = {}
+        self._noise_overwritten = True
+
+    def for_caller(self, noise: NoiseField | None) -> Session:
+        """The session for direct use: runs in here leave the noise of their last tile in it."""
+        if noise is not None and self._noise_overwritten:
+            self.session.start_noise(noise)
+            self._noise_overwritten = False
+        return self.session
 
     def run(
         self, shape: Shape, values: NDArray[Any], noise: NDArray[np.float32] | None
@@ -41,6 +49,7 @@ class PixelSession:
         session.input[...] = values
         if session.noise is not None and noise is not None:
             session.noise[...] = noise
+            self._noise_overwritten = True
         session.run()
         output: NDArray[Any] = session.output.copy()
         return output
@@ -66,6 +75,7 @@ class PixelSession:
             to_tensor(tile.source, session.input[index])
             if session.noise is not None and noise is not None:
                 noise.fill(session.noise[index], tile.noise_top, tile.noise_left)
+                self._noise_overwritten = True
         session.run()
         for index, tile in enumerate(tiles):
             to_pixels(session.output[index], tile.result)

@@ -155,9 +155,12 @@ class Restorer:
     def session(self) -> Session:
         """The backend's session, with its buffers and a run that allocates nothing.
 
-        While it is used directly, nothing else may use this restorer, in particular ``map``.
+        Its ``noise``, if it has one, is :attr:`noise` from its beginning on, as in :meth:`run`,
+        also after ``select``, until the caller writes it. :meth:`restore`, :meth:`map` and
+        :meth:`run` overwrite all arrays: get the session again afterwards. While it is used
+        directly, nothing else may use this restorer, in particular ``map``.
         """
-        return self._pool.first().session
+        return self._pool.first().for_caller(self.noise)
 
     def restore(
         self,
@@ -186,7 +189,7 @@ class Restorer:
         """
         check_image(image, self.bits == 16)
         strength = rounded_strength(strength)
-        self.session  # noqa: B018  # raises when closed
+        self._pool.first()  # raises when closed
         prepared = self._placement.prepare(image)
         if strength:
             run = partial(self._run, prepared.tiling.shape)

@@ -248,6 +248,30 @@ def test_run_with_noise(tmp_path: Path) -> None:
                 restore.run(values, wrong)
 
 
+@pytest.mark.parametrize("precision", [None, "fp32"])
+def test_a_session_used_directly_has_the_noise_of_a_run(
+    tmp_path: Path, precision: str | None
+) -> None:
+    """Whatever ran before: nothing, the accuracy check, or the tiles of a large picture."""
+    path = make_bundle(tmp_path / "b", stride=8, shapes=SHAPES)
+    with Restorer(path, "onnxruntime", precision=precision) as restore:
+        for shape in restore.bundle.manifest.shapes:
+            session = restore.session
+            session.select(shape, 1)
+            values = np.full(session.input.shape, 128, np.uint8)
+            session.input[...] = values
+            session.run()
+            result = session.output.copy()
+            assert result.std() > 1
+            np.testing.assert_array_equal(result, restore.run(values))
+            restore(noise(200, 200))
+        assert restore.session.noise is not None
+        restore.session.noise[...] = 0  # the caller's own stays
+        restore.session.input[...] = 128
+        restore.session.run()
+        assert (restore.session.output == 128).all()
+
+
 def test_the_overlap_of_tiles(tmp_path: Path) -> None:
     """A gradient that the model makes of each tile shows how wide the ramp is."""
     path, image = make_bundle(tmp_path / "b"), noise(32, 56)

@@ -23,6 +23,7 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.detector_graph import DetectorRun
 from elir_deploy.runtime.forks import leak
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage, file_precision
+from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensors import TensorSpec
 
 __all__ = [
@@ -78,6 +79,7 @@ class Session(ABC):
     threads: int | None = None
     any_batch: bool = True
     exact_batches: bool = True
+    _field: NoiseField | None = None
 
     def __init__(self, shape: Shape) -> None:
         self._selections: dict[Shape, Selection] = {}
@@ -99,8 +101,20 @@ class Session(ABC):
         selected = self._selections.get(shape)
         if selected is None:
             selected = self._selections[shape] = self._bind(shape)
+            self._fill_noise(selected)
         self._selected = selected
         self.input, self.noise, self.output = selected.input, selected.noise, selected.output
+
+    def start_noise(self, field: NoiseField) -> None:
+        """Fill ``noise`` of all selections, also of later ones, for pictures of one run."""
+        self._field = field
+        for selection in self._selections.values():
+            self._fill_noise(selection)
+
+    def _fill_noise(self, selection: Selection) -> None:
+        if self._field is not None and selection.noise is not None:
+            for noise in selection.noise:
+                self._field.fill(noise, 0, 0)
 
     @abstractmethod
     def _bind(self, shape: Shape) -> Selection:
