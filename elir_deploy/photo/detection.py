@@ -14,6 +14,7 @@ cell, a face is dropped if the intersection over union with one that stays is ab
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class FaceDetector:
         long_side: longer side in pixels that pictures are shrunk to; None: the description's.
 
     Raises:
-        BundleError: its convention is not known here.
+        BundleError: its convention is not known here, or has other outputs.
         UsageError: ``long_side`` is out of range.
     """
 
@@ -58,13 +59,19 @@ class FaceDetector:
                 f"the face detector's decoder is {description.decoder!r}, expected one of "
                 f"{', '.join(CONVENTIONS)}: export the bundle with this version"
             )
+        outputs = {output.name: output.described for output in convention.outputs}
+        if description.outputs != outputs:
+            raise BundleError(
+                f"the outputs of the face detector are not those of {description.decoder}: export "
+                "the bundle again"
+            )
         self._convention = convention
         self._description = description
         self._run = run
         self._long_side = description.long_side if long_side is None else long_side
         if not description.multiple <= self._long_side <= _LONGEST_SIDE:
             raise UsageError(
-                f"the detector's long side is {self._long_side}, expected "
+                f"long_side is {self._long_side}, expected "
                 f"{description.multiple} to {_LONGEST_SIDE}"
             )
 
@@ -73,6 +80,10 @@ class FaceDetector:
 
         Raises:
             BundleError: the network's outputs are invalid.
+            ImageError: there are too many candidates.
+
+        Warns:
+            RuntimeWarning: there are more than :data:`MOST_FACES`.
         """
         description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
@@ -136,7 +147,7 @@ def letterboxed(
 
 
 def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: float) -> list[int]:
-    """Indices of the boxes that stay, by descending score, :data:`MOST_FACES` at most.
+    """Indices of the boxes that stay, by descending score, at most one above :data:`MOST_FACES`.
 
     Args:
         boxes: (n, 4): left, top, right and bottom edge.
@@ -148,7 +159,7 @@ def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: flo
     areas = (right - left) * (bottom - top)
     alive = np.arange(len(order))
     stay: list[int] = []
-    while len(alive) and len(stay) < MOST_FACES:
+    while len(alive) and len(stay) <= MOST_FACES:
         best, others = alive[0], alive[1:]
         stay.append(int(order[best]))
         width = np.minimum(right[others], right[best]) - np.maximum(left[others], left[best])
@@ -165,7 +176,11 @@ def _faces(detections: Detections, overlap: float, across: float, down: float) -
     boxes = np.rint(detections.boxes * np.tile(scale, 2) * UNITS).astype(np.int64)
     landmarks = np.rint(detections.landmarks * scale * UNITS)
     found = []
-    for i in suppress(boxes, detections.scores, overlap):
+    stay = suppress(boxes, detections.scores, overlap)
+    if len(stay) > MOST_FACES:
+        text = f"the picture has more than {MOST_FACES} faces: those of lower scores are left out"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    for i in stay[:MOST_FACES]:
         left, top, right, bottom = (boxes[i] / UNITS).tolist()
         points: Points = tuple(tuple(p) for p in (landmarks[i] / UNITS).tolist())  # type: ignore[assignment]
         found.append(Face((left, top, right, bottom), points, float(detections.scores[i])))

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, ImageError
 from elir_deploy.photo.faces import UNITS
 
 __all__ = [
@@ -129,7 +129,8 @@ class Convention:
 
         Raises:
             BundleError: outputs are missing or of other shapes, are not finite, or say there are
-                more than :data:`MOST_DETECTIONS` faces or faces of absurd sizes.
+                faces of absurd sizes.
+            ImageError: there are more than :data:`MOST_DETECTIONS`.
         """
         decoded: list[tuple[Cells, Cells, Cells]] = []
         limits = np.array([width, height], np.float64)
@@ -144,8 +145,9 @@ class Convention:
                 raise _broken(self.decoder, "scores that are not finite")
             chosen = np.flatnonzero(scores >= threshold)
             if len(chosen) > MOST_DETECTIONS:
-                raise _broken(
-                    self.decoder, f"{len(chosen)} faces, expected at most {MOST_DETECTIONS}"
+                raise ImageError(
+                    f"the picture gives {len(chosen)} possible faces, expected at most "
+                    f"{MOST_DETECTIONS}: search at a smaller long_side"
                 )
             values = {meaning: cell[chosen].astype(np.float64) for meaning, cell in cells.items()}
             places = np.stack([chosen % (width // stride), chosen // (width // stride)], axis=1)
@@ -195,9 +197,7 @@ def _check_sizes(decoder: str, boxes: Cells, landmarks: Cells) -> None:
 
 
 def _broken(decoder: str, what: str) -> BundleError:
-    return BundleError(
-        f"face detector {decoder}: it computed {what}: its file is damaged, export the bundle again"
-    )
+    return BundleError(f"face detector {decoder} returned {what}: export the bundle again")
 
 
 # CenterFace -----------------------------------------------------------------------------------

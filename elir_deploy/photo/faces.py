@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from elir_deploy.errors import ImageError, UsageError
 
@@ -29,7 +29,7 @@ __all__ = [
 
 Faces = Literal["auto", "all", "largest", "centre", "aligned"]
 #: The choices of faces.
-FACES: tuple[Faces, ...] = ("auto", "all", "largest", "centre", "aligned")
+FACES: tuple[Faces, ...] = get_args(Faces)
 Point = tuple[float, float]
 Points = tuple[Point, Point, Point, Point, Point]
 
@@ -63,8 +63,7 @@ class Face:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        numbers = [*self.box, *(c for point in self.landmarks for c in point)]
-        for value in numbers:
+        for value in _numbers(self.box, self.landmarks):
             _check_range(value)
             if value * UNITS % 1:
                 raise ImageError(
@@ -85,12 +84,7 @@ class Face:
         Raises:
             ImageError: a coordinate is not finite or out of range, or there are more or fewer.
         """
-        flat = [*box, *(c for point in landmarks for c in point)]
-        if (len(box), [len(point) for point in landmarks]) != (4, [2] * 5):
-            raise ImageError(
-                f"a face has {len(box)} edges and {len(flat) - len(box)} coordinates of "
-                f"{len(landmarks)} landmarks, expected 4 and x and y of 5"
-            )
+        _numbers(box, landmarks)
         edges = tuple(_on_the_grid(value) for value in box)
         points = tuple((_on_the_grid(x), _on_the_grid(y)) for x, y in landmarks)
         return cls(edges, points, float(score))  # type: ignore[arg-type]
@@ -135,6 +129,9 @@ def choose(
         width, height: of the picture in pixels.
     """
     check_choice(choice, ("all", "largest", "centre"))
+    for face in faces:
+        if not isinstance(face, Face):
+            raise UsageError(f"faces has a {type(face).__name__}, expected Face: see Face.rounded")
     chosen = [_unless_too_small(face) for face in faces]
     eligible = [i for i, face in enumerate(chosen) if face.reason is None]
     if choice == "all" or not eligible:
@@ -176,6 +173,21 @@ def is_aligned(
         if _ALIGNED_WITHIN**2 * (x * x + y * y) > limit * limit:
             return False
     return True
+
+
+def _numbers(box: Sequence[float], landmarks: Sequence[Sequence[float]]) -> list[float]:
+    """All coordinates of a face.
+
+    Raises:
+        ImageError: there are more or fewer.
+    """
+    flat = [*box, *(c for point in landmarks for c in point)]
+    if (len(box), [len(point) for point in landmarks]) != (4, [2] * 5):
+        raise ImageError(
+            f"a face has {len(box)} edges and {len(flat) - len(box)} coordinates of "
+            f"{len(landmarks)} landmarks, expected 4 and x and y of 5"
+        )
+    return flat
 
 
 def _on_the_grid(value: float) -> float:

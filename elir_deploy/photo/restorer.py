@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import UsageError
 from elir_deploy.photo.detection import FaceDetector
 from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
+from elir_deploy.photo.opening import open_detector
 from elir_deploy.photo.restoring import (
     Canvas,
     Photo,
@@ -27,7 +27,6 @@ from elir_deploy.photo.restoring import (
 from elir_deploy.photo.stages import StageTimer, untimed
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
-from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
 from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.manifest import Manifest
@@ -36,9 +35,6 @@ from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_
 from elir_deploy.runtime.strength import mix_into, rounded_strength
 
 __all__ = ["PhotoRestorer", "PreparedPhoto"]
-
-#: Backends of the detector where that of the faces runs none, in order of preference.
-_ALTERNATIVES = ("onnxruntime-cuda", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,14 @@ class PhotoRestorer:
         side, self.batch = _square_of(opened.manifest)
         self.timer: StageTimer = untimed
         options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
+        # Mistakes are told before models are compiled.
+        self._network = _Network()
+        self._find = FaceDetector(self._description, self._network, long_side)
+        if background is not None and not isinstance(background, Restorer | Bundle):
+            background = Bundle.open(background)
+        if background is not None:
+            rest = background if isinstance(background, Bundle) else background.bundle
+            _check_background(rest.manifest)
         with ExitStack() as undo:
             self.restorer = undo.enter_context(
                 Restorer(
@@ -126,18 +130,14 @@ class PhotoRestorer:
             )
             template = self._description.template, self._description.template_size
             self._squares = Squares(self.restorer.run_pixels, side, self.batch, *template)
-            self.detector_backend, run = _open_detector(
+            self.detector_backend, self._network.run = open_detector(
                 opened, self.restorer.backend, threads, device
             )
-            self._network = _Network(run)
-            self._find = FaceDetector(self._description, self._network, long_side)
-            self._background = background if isinstance(background, Restorer) else None
-            if background is not None and self._background is None:
-                assert not isinstance(background, Restorer)
-                self._background = undo.enter_context(
+            if isinstance(background, Bundle):
+                background = undo.enter_context(
                     Restorer(background, backend, fit="tile", **options)
                 )
-            _check_background(self._background)
+            self._background = background
             self._opened = undo.pop_all()
 
     def __str__(self) -> str:
@@ -314,28 +314,28 @@ class PhotoRestorer:
 class _Network:
     """The detector's network, for one thread at a time."""
 
-    def __init__(self, run: DetectorRun) -> None:
+    def __init__(self) -> None:
         self._owner = Owner("this PhotoRestorer")
-        self._run: DetectorRun | None = run
+        self.run: DetectorRun | None = None
         self._lock = threading.Lock()
 
     def __call__(self, picture: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         with self._lock:
             self.check_open()
-            assert self._run is not None
-            return self._run(picture)
+            assert self.run is not None
+            return self.run(picture)
 
     def check_open(self) -> None:
-        if self._run is None:
+        if self.run is None:
             raise UsageError("this PhotoRestorer is closed: open a new one")
 
     def close(self) -> None:
         with self._lock:
-            self._run = None
+            self.run = None
 
     def __del__(self) -> None:
         if not self._owner.is_here():
-            leak(self._run)
+            leak(self.run)
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
@@ -354,41 +354,14 @@ def _square_of(manifest: Manifest) -> tuple[int, int]:
         if model.faces and model.upscale == 1 and shape.height == shape.width:
             return shape.height, shape.batch
     raise UsageError(
-        f"the bundle is of {model.task}, expected one that restores squares of aligned faces, such "
+        f"the bundle is for the task {model.task}; PhotoRestorer needs one for aligned faces, such "
         "as bfr"
     )
 
 
-def _check_background(restorer: Restorer | None) -> None:
-    if restorer is not None and restorer.bundle.manifest.model.faces:
+def _check_background(manifest: Manifest) -> None:
+    if manifest.model.faces:
         raise UsageError(
-            f"the background's bundle is of {restorer.bundle.manifest.model.task}, which is for "
-            "aligned faces: expected one for any picture, such as bsr"
+            f"the background bundle is for the task {manifest.model.task} (aligned faces): use one "
+            "for any picture, such as bsr"
         )
-
-
-def _open_detector(
-    bundle: Bundle, faces: str, threads: int | None, device: int
-) -> tuple[str, DetectorRun]:
-    """The name of the backend, and the detector on it.
-
-    Args:
-        bundle: with a detector.
-        faces: name of the backend that restores faces.
-        threads, device: as of :class:`Restorer`.
-    """
-    reasons = []
-    for name in dict.fromkeys((faces, *_ALTERNATIVES)):
-        try:
-            run = BACKENDS[name].open_detector(bundle, threads=threads, device=device)
-        except UnavailableError as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        if reasons:
-            warnings.warn(
-                f"the face detector runs on {name}: {'; '.join(reasons)}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return name, run
-    raise UnavailableError(f"nothing here can run the face detector: {'; '.join(reasons)}")

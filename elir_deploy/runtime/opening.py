@@ -29,7 +29,7 @@ from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.pool import PixelSession
 from elir_deploy.runtime.tiling import Tile
 
-__all__ = ["Opened", "Setup", "field_noise", "open_sessions"]
+__all__ = ["Failures", "Opened", "Setup", "field_noise", "open_sessions"]
 
 
 def field_noise(
@@ -146,20 +146,20 @@ def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) ->
 
 def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: Setup) -> Opened:
     check = _AccuracyCheck(bundle)
-    failures = _Failures()
+    failures = Failures()
     for backend, precision in pairs:
         with ExitStack() as undo:
             try:
                 sessions = _open_and_check(bundle, backend, precision, setup, check, undo)
             except Exception as error:  # noqa: BLE001  # a library may raise anything
-                failures.add(f"{backend.name} in {precision}", error)
+                failures.add(backend.name, precision, error)
                 continue
             if failures:
                 text = f"{failures}; using {backend.name} in {precision}"
                 warnings.warn(text, RuntimeWarning, stacklevel=4)
             undo.pop_all()
             return Opened(backend.name, precision, sessions)
-    raise failures.as_error(bundle)
+    raise failures.as_error(str(bundle.path))
 
 
 def _open_and_check(
@@ -220,7 +220,7 @@ class _AccuracyCheck:
         )
 
 
-class _Failures:
+class Failures:
     """The reasons why candidates failed.
 
     Only texts are stored: tracebacks would keep sessions alive, whose memory the next candidate
@@ -231,9 +231,10 @@ class _Failures:
         self._failed: dict[str, list[str]] = {}
         self._only_bundle = True
 
-    def add(self, candidate: str, error: Exception) -> None:
+    def add(self, backend: str, precision: str | None, error: Exception) -> None:
+        candidate = backend if precision is None else f"{backend} in {precision}"
         if isinstance(error, ElirError):
-            reason = str(error)
+            reason = str(error).removeprefix(f"{backend} ")
         elif isinstance(error, MemoryError):
             reason = "out of memory"
         else:
@@ -247,8 +248,8 @@ class _Failures:
     def __str__(self) -> str:
         return "; ".join(f"{', '.join(who)}: {reason}" for reason, who in self._failed.items())
 
-    def as_error(self, bundle: Bundle) -> ElirError:
-        """The error if all candidates failed."""
+    def as_error(self, what: str) -> ElirError:
+        """The error if all candidates failed to run ``what``."""
         if self._only_bundle:
             return BundleError(str(self))
-        return UnavailableError(f"nothing here can run {bundle.path}: {self}")
+        return UnavailableError(f"no backend on this machine can run {what}: {self}")

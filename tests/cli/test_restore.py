@@ -242,7 +242,7 @@ def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None
         (["--strength", "half"], 2, "--strength"),
         (["--bits", "16"], 2, "bits is 16, but results have 8 here: a bundle exported"),
         (["--bits", "12"], 2, "bits is 12, expected 8 or 16"),
-        (["--backend", "tpu"], 2, "no backend 'tpu'"),
+        (["--backend", "tpu"], 2, "unknown backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "has no int8 files"),
         (["--precision", "fp8"], 2, "fp8"),

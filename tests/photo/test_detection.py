@@ -11,6 +11,7 @@ from PIL import Image
 
 from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.photo.detection import MOST_FACES, FaceDetector, View, letterboxed, suppress
+from elir_deploy.photo.detectors import CONVENTIONS
 from elir_deploy.runtime.photos import large_photograph
 from tests.photo.pictures import DETECTORS, astronaut, description, network, photographs
 from tests.photo.test_detectors import DETECTIONS, rows
@@ -69,10 +70,26 @@ def test_suppression_keeps_the_best_of_overlapping_boxes() -> None:
 def test_suppression_of_very_many_boxes_ends() -> None:
     corners = np.arange(20_000)[:, None] * 4
     boxes = np.concatenate([corners, corners * 0, corners + 3, corners * 0 + 3], axis=1)
-    assert suppress(boxes, np.ones(20_000), 0.3) == list(range(MOST_FACES))
+    assert suppress(boxes, np.ones(20_000), 0.3) == list(range(MOST_FACES + 1))
+
+
+def test_faces_beyond_the_limit_are_told() -> None:
+    """A picture of 40 x 40 faces, each of which a cell sees."""
+    cells = {
+        o.name: np.zeros((1, o.channels, 320, 320), np.float32)
+        for o in CONVENTIONS["centerface"].outputs
+    }
+    cells["537"][0, 0, ::8, ::8] = 1
+    cells["540"][0, ::3] = 0.5
+    detector = FaceDetector(description("centerface"), lambda _: cells)
+    with pytest.warns(RuntimeWarning, match="more than 1024 faces: those of lower scores"):
+        assert len(detector(np.zeros((1280, 1280, 3), np.uint8))) == MOST_FACES
 
 
 def test_a_detector_that_is_not_known() -> None:
+    other = replace(description("yunet"), outputs=description("centerface").outputs)
+    with pytest.raises(BundleError, match="outputs of the face detector are not those of yunet"):
+        FaceDetector(other, lambda _: {})
     with pytest.raises(BundleError, match="'retinaface', expected one of centerface, yunet"):
         FaceDetector(replace(description("yunet"), decoder="retinaface"), lambda _: {})
     for side in (8, 100_000):

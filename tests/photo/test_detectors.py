@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, ImageError
 from elir_deploy.photo.detection import FaceDetector, View, letterboxed
 from elir_deploy.photo.detectors import CONVENTIONS, MOST_DETECTIONS, recognise
 from elir_deploy.photo.faces import Face
@@ -120,5 +120,5 @@ def test_too_many_faces() -> None:
         cells = tensor.shape[2] // output.stride
         outputs[output.name] = np.ones((1, output.channels, cells, cells), np.float32)
     assert outputs["537"].size > MOST_DETECTIONS
-    with pytest.raises(BundleError, match=f"25600 faces, expected at most {MOST_DETECTIONS}"):
+    with pytest.raises(ImageError, match=f"25600 possible faces .* at most {MOST_DETECTIONS}"):
         FaceDetector(description("centerface"), lambda _: outputs)(astronaut(640))

@@ -62,6 +62,12 @@ def test_faces_of_another_detector() -> None:
     assert given.landmarks[:2] == ((659 / 64, 20), (30 + 1 / 64, 20))
     with pytest.raises(ImageError, match="4 edges and 8 coordinates of 4 landmarks"):
         Face.rounded((1, 2, 50, 60), points[:4])
+    with pytest.raises(ImageError, match="4 edges and 8 coordinates of 4 landmarks"):
+        replace(given, landmarks=given.landmarks[:4])
+    with pytest.raises(ImageError, match="3 edges and 10 coordinates"):
+        replace(given, box=given.box[:3])
+    with pytest.raises(UsageError, match="faces has a tuple, expected Face"):
+        choose([given, (1, 2, 50, 60)], "all", 100, 100)  # type: ignore[list-item]
     with pytest.raises(ImageError, match="the coordinate nan"):
         Face.rounded((1, 2, 50, float("nan")), points)
 

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,11 +16,12 @@ import pytest
 
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.photo.opening import open_detector
 from elir_deploy.runtime import Bundle, Restorer, blend
-from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends import BACKENDS, detector_backends
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from elir_deploy.runtime.resampling import resize_into
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.photo.pictures import DETECTORS, face, face_bundle, several_faces, spot_detector, spots
 
 pytest.importorskip("onnxruntime")
@@ -120,7 +122,7 @@ def test_the_background_has_its_own_bundle(tmp_path: Path) -> None:
         with opened(faces, background=own) as restore:
             assert restore(GROUP, scale=2).pixels.shape == (600, 800, 3)
         assert own(GROUP[:8, :8]).shape == (32, 32, 3)  # still open
-    with pytest.raises(UsageError, match="background's bundle is of bfr"):
+    with pytest.raises(UsageError, match="background bundle is for the task bfr"):
         opened(faces, background=faces)
 
 
@@ -164,7 +166,7 @@ def test_backends_find_the_same_faces_with_real_detectors(tmp_path: Path, file: 
 def test_bundles_that_restore_no_photographs(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no face detector: .* --detector centerface"):
         opened(make_bundle(tmp_path / "plain", faces=True, task="bfr"))
-    with pytest.raises(UsageError, match="bundle is of tiny, expected one that restores squares"):
+    with pytest.raises(UsageError, match="bundle is for the task tiny; PhotoRestorer needs one"):
         opened(face_bundle(tmp_path / "any", faces=False, task="tiny"))
 
 
@@ -207,7 +209,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="closed"):
             call(GROUP)
     restore.close()
-    with pytest.raises(UsageError, match="long side is 8"):
+    with pytest.raises(UsageError, match="long_side is 8"):
         opened(bundle, long_side=8)
 
 
@@ -220,14 +222,79 @@ def test_another_backend_runs_the_detector_where_this_one_cannot(
         raise UnavailableError("no detectors here")
 
     monkeypatch.setattr(OnnxRuntimeBackend, "open_detector", refuse)
-    with pytest.warns(RuntimeWarning, match="runs on openvino: onnxruntime: no detectors here"):
+    with pytest.warns(RuntimeWarning, match="runs on openvino: onnxruntime, onnxruntime-cuda: no"):
         restore = opened(face_bundle(tmp_path / "b"))
     with restore:
         assert restore.detector_backend == "openvino"
         assert len(restore.detect(GROUP)) == 3
     monkeypatch.setattr(type(BACKENDS["openvino"]), "open_detector", refuse)
-    with pytest.raises(UnavailableError, match="nothing here can run the face detector"):
+    with pytest.raises(
+        UnavailableError, match="no backend on this machine can run the face detector"
+    ):
         opened(face_bundle(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UnavailableError("no cuDNN"), "no cuDNN"),
+        (MemoryError(), "out of memory"),
+        (ValueError("no kernel"), "ValueError: no kernel"),
+    ],
+)
+def test_a_detector_that_fails_its_first_picture_runs_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    pytest.importorskip("openvino")
+
+    def broken(self: object, *_: object, **__: object) -> object:
+        return Mock(side_effect=error)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "open_detector", broken)
+    with pytest.warns(RuntimeWarning, match=f"runs on openvino: .*onnxruntime.*: {reason}"):
+        restore = opened(face_bundle(tmp_path / "b"))
+    with restore:
+        assert restore.detector_backend == "openvino"
+        assert len(restore.detect(GROUP)) == 3
+
+
+def test_alternatives_are_the_automatic_backends_with_a_detector_in_their_order() -> None:
+    names = [backend.name for backend in detector_backends("tensorrt")]
+    assert names == ["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    assert [b.name for b in detector_backends("openvino")][:2] == ["openvino", "onnxruntime-cuda"]
+
+
+def test_mistakes_are_told_before_a_model_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = face_bundle(tmp_path / "b")
+    unknown = face_bundle(tmp_path / "u")
+    detector = read_manifest(unknown)["detector"] | {"decoder": "retinaface"}
+    write_manifest(unknown, read_manifest(unknown) | {"detector": detector})
+    open_session = Mock(wraps=OnnxRuntimeBackend.open)
+    monkeypatch.setattr(OnnxRuntimeBackend, "open", open_session)
+    for path, options in (
+        (bundle, {"long_side": 8}),
+        (bundle, {"background": bundle}),
+        (bundle, {"background": tmp_path}),
+        (unknown, {}),
+    ):
+        with pytest.raises((UsageError, BundleError)):
+            opened(path, **options)
+    assert not open_session.called
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_an_aligned_face_takes_the_square_of_several_shapes(tmp_path: Path, scale: int) -> None:
+    shapes = [{"batch": 1, "height": 64, "width": 96}, {"batch": 1, "height": 64, "width": 64}]
+    with opened(face_bundle(tmp_path / "b", stride=8, shapes=shapes)) as restore:
+        run = Mock(wraps=restore.restorer.run_pixels)
+        restore._squares = replace(restore._squares, run=run)
+        restore.restorer.run_pixels = run  # type: ignore[method-assign]
+        restored = restore(aligned(100), "aligned", scale).pixels
+        assert restored.shape == (100 * scale, 100 * scale, 3)
+        [call] = run.call_args_list
+        assert call.args[0].shape[-3:-1] == (64, 64)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
@@ -244,7 +311,11 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
 
     monkeypatch.setattr(OnnxRuntimeBackend, "available", lambda self: None)
     monkeypatch.setattr(OnnxRuntimeBackend, "_load", load)
-    run = BACKENDS[name].open_detector(Bundle.open(face_bundle(tmp_path / "b")), device=1)
+    bundle = Bundle.open(face_bundle(tmp_path / "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if name == "onnxruntime-tensorrt" else "error")
+        backend, run = open_detector(bundle, name, None, 1)
+    assert backend == "onnxruntime-cuda"
     ((((name, options),),)) = [asked[0]]
     assert (name, options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", "1", "0")
     assert run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
@@ -253,7 +324,7 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
 def test_tensorrt_runs_no_detector(tmp_path: Path) -> None:
     bundle = Bundle.open(face_bundle(tmp_path / "b"))
     for name in ("tensorrt", "tensorrt-rtx"):
-        with pytest.raises(UnavailableError, match=f"{name} runs no face detectors"):
+        with pytest.raises(UnavailableError, match=f"{name} does not support face detectors"):
             BACKENDS[name].open_detector(bundle)
 
 
@@ -266,7 +337,7 @@ def test_calls_from_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with opened(face_bundle(tmp_path / "b", gain=0.5)) as restore:
         pictures = [spots(200, 240, (60 + 20 * i, 100)) for i in range(6)]
         expected = [restore(picture, "all").pixels for picture in pictures]
-        run = restore._network._run
+        run = restore._network.run
         assert run is not None
 
         def watched(picture: np.ndarray) -> object:
@@ -277,7 +348,7 @@ def test_calls_from_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             inside.acquire()
             return result
 
-        monkeypatch.setattr(restore._network, "_run", watched)
+        monkeypatch.setattr(restore._network, "run", watched)
         with ThreadPoolExecutor(2) as threads:
             results = list(threads.map(lambda p: restore(p, "all").pixels, pictures))
     assert most == [1]

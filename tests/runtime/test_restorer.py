@@ -521,7 +521,7 @@ def test_bad_arguments(bundle: Path) -> None:
         Restorer(bundle, mode="fast")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="threads is 0"):
         Restorer(bundle, threads=0)
-    with pytest.raises(UsageError, match="no backend 'tpu'"):
+    with pytest.raises(UsageError, match="unknown backend 'tpu'"):
         Restorer(bundle, "tpu")
     with pytest.raises(UsageError, match="no int8 files"):
         Restorer(bundle, precision="int8")
@@ -848,7 +848,7 @@ def test_auto_passes_over_a_precision_that_this_machine_ruins(ruined: Path) -> N
         assert (restore.backend, restore.precision) == ("openvino", "fp32")
     with pytest.raises(
         UnavailableError,
-        match=r"nothing here can run .*openvino in int8: wrong .*onnxruntime in int8: wrong",
+        match=r"no backend on .* can run .*openvino in int8: wrong .*onnxruntime in int8: wrong",
     ):
         Restorer(ruined, precision="int8")
 

@@ -799,11 +799,13 @@ def test_nothing_here_can_run_engines_alone(
     del manifest["stages"][0]["artifacts"][0]
     write_manifest(path, manifest)
     with pytest.raises(
-        UnavailableError, match=r"nothing here can run .*elir-build .*--target sm86"
+        UnavailableError, match=r"no backend on this machine can run .*elir-build .*--target sm86"
     ):
         candidates(Bundle.open(path), None)
     no_extra(make_bundle(tmp_path / "c"), monkeypatch)
-    with pytest.raises(UnavailableError, match=r"nothing here can run .*elir-deploy\[tensorrt-rtx"):
+    with pytest.raises(
+        UnavailableError, match=r"no backend on this machine can run .*elir-deploy\[tensorrt-rtx"
+    ):
         candidates(Bundle.open(path), None)
 
 

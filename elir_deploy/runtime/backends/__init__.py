@@ -24,6 +24,7 @@ __all__ = [
     "backend_named",
     "candidates",
     "choose_precision",
+    "detector_backends",
     "precisions_to_try",
     "reason_not_automatic",
 ]
@@ -59,7 +60,7 @@ def backend_named(name: str) -> Backend:
         return BACKENDS[name]
     except KeyError:
         names = ", ".join(BACKENDS)
-        raise UsageError(f"no backend {name!r}: choose one of auto, {names}") from None
+        raise UsageError(f"unknown backend {name!r}: choose from auto, {names}") from None
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:
@@ -111,12 +112,22 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
         raise refused[0][1]
     if reasons or others:
         reason = "; ".join(reasons or others)
-        raise UnavailableError(f"nothing here can run {bundle.path}: {reason}")
+        raise UnavailableError(f"no backend on this machine can run {bundle.path}: {reason}")
     kinds = sorted({artifact.kind for artifact in bundle.manifest.artifacts})
     raise BundleError(
         f"{bundle.path} has only {', '.join(kinds)} files, which no backend can load; "
         f"backends: {', '.join(BACKENDS)}"
     )
+
+
+def detector_backends(first: str) -> list[Backend]:
+    """The backends that may run a face detector: ``first``, then as ``auto`` prefers them."""
+    able = [
+        name
+        for name in dict.fromkeys(name for name, _ in _AUTOMATIC)
+        if name in BACKENDS and type(BACKENDS[name]).open_detector is not Backend.open_detector
+    ]
+    return [BACKENDS[name] for name in dict.fromkeys((first, *able))]
 
 
 def _warn_of_unused_engines(bundle: Bundle, refused: list[Backend]) -> None:

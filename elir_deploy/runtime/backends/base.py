@@ -284,7 +284,7 @@ class Backend(ABC):
             UnavailableError: the backend runs no detectors, or not here.
             BundleError: there is none, or it is damaged.
         """
-        raise UnavailableError(f"{self.name} runs no face detectors")
+        raise UnavailableError(f"{self.name} does not support face detectors")
 
     def unsupported(self, precision: str) -> str | None:
         """None if this machine can run in ``precision``, else the reason.

@@ -150,9 +150,10 @@ class OnnxRuntimeBackend(Backend):
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
     ) -> DetectorRun:
-        if self.compiles:  # an engine for every size of picture would take minutes
-            [cuda] = [backend for backend in BACKENDS if backend.on_gpu and not backend.compiles]
-            return cuda.open_detector(bundle, threads=threads, device=device)
+        if self.compiles:
+            raise UnavailableError(
+                f"{self.name} would compile an engine for every size of picture, for minutes"
+            )
         self._check_available(device)
         if self.on_gpu:
             load_cuda_libraries(_library(self.extra))
