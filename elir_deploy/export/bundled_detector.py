@@ -34,23 +34,23 @@ def choose_detector(
             return prepare_detector("centerface", options.opset)
         except MissingDependencyError:
             warn(
-                f"without a face detector, {task.name} restores aligned crops alone: pip install "
+                "the bundle gets no face detector, so it restores aligned crops only: pip install "
                 "'elir-deploy[faces]', or choose --detector yunet, a file, or none"
             )
             return None
     if obstacle is not None:
-        raise UsageError(f"a face detector was chosen, but {obstacle}: leave --detector out")
-    return prepare_detector(options.detector, options.opset)
+        raise UsageError(f"--detector needs {obstacle}: leave it out")
+    return prepare_detector(options.detector, options.opset, warn)
 
 
 def _obstacle(task: TaskSpec, settings: Settings) -> str | None:
-    """Why aligned faces are not what the model restores; None: they are."""
+    """What a detector needs that the model has not; None: nothing."""
     if not task.faces:
-        return f"{task.name} is not for aligned faces"
+        return f"a task for aligned faces, and {task.name} is not"
     if task.upscale > 1:
-        return f"{task.name} enlarges what it restores"
+        return f"a task that keeps the size, and {task.name} enlarges"
     if all(shape.height != shape.width for shape in settings.shapes):
-        return "no image size is a square"
+        return "an image size that is a square"
     return None
 
 

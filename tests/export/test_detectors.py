@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from elir_deploy.errors import CheckpointError, DownloadError, MissingDependencyError
 from elir_deploy.export import detectors
@@ -154,12 +154,28 @@ def two_inputs(model: ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
 
 
+def other_channels(model: ModelProto) -> None:
+    [its] = [tensor for tensor in model.graph.initializer if tensor.name == "w540"]
+    its.CopyFrom(weight("w540", 5, 8, 1, 1))
+
+
+def other_constant(model: ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value_float=1.0))
+
+
+def no_convolution_before(model: ModelProto) -> None:
+    next(n for n in model.graph.node if n.op_type == "BatchNormalization").input[0] = "input.1"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_output, "its outputs are 537, 538, 539, expected those of centerface or yunet"),
+        (without_output, "not a CenterFace or YuNet network: its outputs are 537, 538, 539"),
         (foreign_operator, "Softplus"),
         (two_inputs, "it has 2 inputs, expected 1"),
+        (other_channels, r"cannot be converted \((InferenceError|ConvertError)"),
+        (other_constant, "the constant k is not a tensor"),
+        (no_convolution_before, "n does not follow a convolution alone"),
     ],
 )
 def test_a_file_that_is_no_detector(
@@ -167,10 +183,55 @@ def test_a_file_that_is_no_detector(
 ) -> None:
     model = centerface()
     change(model)
+    refused(tmp_path, model, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda node: node.input.pop(), "no Reshape to a given shape leads to cls_8"),
+        (lambda node: setattr(node, "op_type", "Identity"), "no Reshape to a given shape"),
+        (lambda node: node.ClearField("input"), "no Reshape to a given shape"),
+    ],
+)
+def test_lists_that_nothing_opens(
+    tmp_path: Path, change: Callable[[NodeProto], None], message: str
+) -> None:
+    model = yunet(computed=False)
+    change(next(node for node in model.graph.node if node.op_type == "Reshape"))
+    refused(tmp_path, model, message)
+
+
+def test_a_node_without_inputs(tmp_path: Path) -> None:
+    model = centerface()
+    next(n for n in model.graph.node if n.op_type == "BatchNormalization").ClearField("input")
+    refused(tmp_path, model, r"cannot be converted \(IndexError\)")
+
+
+def refused(tmp_path: Path, model: ModelProto, message: str) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         prepare_detector(path, 17)
+    assert "\n" not in str(caught.value)
+
+
+def test_licences(tmp_path: Path) -> None:
+    path, told = tmp_path / "x.onnx", []
+    path.write_bytes(centerface().SerializeToString())
+    prepared = prepare_detector(path, 17, told.append)
+    assert (prepared.licence, b"not known" in prepared.licence_text) == ("unknown", True)
+    assert [str(tmp_path / "x.LICENSE") in text for text in told] == [True]
+    (tmp_path / "x.LICENSE").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot read .*x\.LICENSE"):
+        prepare_detector(path, 17)
+    (tmp_path / "x.LICENSE").rmdir()
+    (tmp_path / "x.LICENSE").write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(CheckpointError, match="not a licence"):
+        prepare_detector(path, 17)
+    (tmp_path / "x.LICENSE").write_text("mine")
+    prepared = prepare_detector(path, 17, told.append)
+    assert (prepared.licence, prepared.licence_text, len(told)) == ("see the file", b"mine", 1)
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
