@@ -15,7 +15,7 @@ from elir_deploy.runtime.manifest import Artifact, Detector
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.tasks import TASKS
 
-__all__ = ["DetectorRun", "check_detector_ends", "detector_of", "onnx_detector"]
+__all__ = ["DetectorRun", "check_detector_ends", "detector_of", "onnx_artifact", "onnx_detector"]
 
 #: From a picture, (1, 3, H, W) float32 in 0..255, to the outputs by name.
 DetectorRun: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
@@ -46,10 +46,13 @@ def onnx_detector(bundle: Bundle) -> tuple[Detector, Path]:
         BundleError: there is none, or it is damaged.
     """
     detector = detector_of(bundle)
-    graphs: list[Artifact] = [a for a in detector.artifacts if a.kind == "onnx" and not a.target]
-    if not graphs:
-        raise BundleError(f"{bundle.path}: its face detector has no ONNX file: export it again")
-    return detector, bundle.checked_file(graphs[0].file)
+    return detector, bundle.checked_file(onnx_artifact(detector).file)
+
+
+def onnx_artifact(detector: Detector) -> Artifact:
+    """The detector's ONNX file, of which every manifest has one."""
+    [graph] = [artifact for artifact in detector.artifacts if artifact.kind == "onnx"]
+    return graph
 
 
 def check_detector_ends(

@@ -7,6 +7,7 @@ the C++ runtime checks manifests.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,9 @@ from elir_deploy.runtime.manifest import (
     NOISE_TENSOR,
     RESIZE,
     SPLIT_STAGES,
+    Artifact,
     BakedNoise,
+    Detector,
     FieldNoise,
     Manifest,
 )
@@ -42,6 +45,8 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 #: Maximum size of a tensor between stages; a 512 x 512 model needs 3 MB.
 MAX_TENSOR_BYTES = 2**30
 
+#: Landmarks of an aligned face lie within this many of its square's sides, and span a part of one.
+_TEMPLATE_SIDES = 16
 _RANGES = {"uint8": (0, 255), "float32": (0, 1)}
 
 
@@ -124,6 +129,8 @@ def check_consistency(manifest: Manifest) -> None:
     _check_noise(manifest)
     _check_chain(manifest)
     _check_files(manifest)
+    if manifest.detector is not None:
+        _check_detector(manifest.detector)
 
 
 def _check_model(manifest: Manifest) -> None:
@@ -228,17 +235,45 @@ def _check_files(manifest: Manifest) -> None:
     if len(set(references)) != len(references):
         raise BundleError(f"two references have the same name: {', '.join(references)}")
     for stage in manifest.stages:
-        keys = set()
         for artifact in stage.artifacts:
             if artifact.precision not in manifest.precisions:
                 raise BundleError(
                     f"{artifact.file} is {artifact.precision}, but precisions are "
                     f"{', '.join(manifest.precisions)}"
                 )
-            key = (artifact.kind, artifact.precision, artifact.target)
-            if key in keys:
-                raise BundleError(
-                    f"{stage.name} has two {artifact.kind} files of {artifact.precision} for "
-                    f"{artifact.target or 'any device'}"
-                )
-            keys.add(key)
+        _check_artifacts(stage.name, stage.artifacts)
+
+
+def _check_artifacts(name: str, artifacts: Sequence[Artifact]) -> None:
+    keys = set()
+    for artifact in artifacts:
+        key = (artifact.kind, artifact.precision, artifact.target)
+        if key in keys:
+            raise BundleError(
+                f"{name} has two {artifact.kind} files of {artifact.precision} for "
+                f"{artifact.target or 'any device'}"
+            )
+        keys.add(key)
+
+
+def _check_detector(detector: Detector) -> None:
+    _check_artifacts("the face detector", detector.artifacts)
+    graphs = [artifact.target for artifact in detector.artifacts if artifact.kind == "onnx"]
+    if graphs != [None]:
+        raise BundleError(
+            f"the face detector has {len(graphs)} ONNX files, expected 1, for any device"
+        )
+    if detector.multiple > detector.long_side:
+        raise BundleError(
+            f"detector.long_side is {detector.long_side}, expected at least {detector.multiple}, "
+            "the multiple of its input's sides"
+        )
+    size, points = detector.template_size, detector.template
+    if not all(abs(value) <= _TEMPLATE_SIDES * size for point in points for value in point):
+        raise BundleError(
+            f"detector.template has a point more than {_TEMPLATE_SIDES} times template_size away"
+        )
+    if all(_TEMPLATE_SIDES * (max(axis) - min(axis)) < size for axis in zip(*points, strict=True)):
+        raise BundleError(
+            f"detector.template spans less than 1/{_TEMPLATE_SIDES} of template_size: not a face"
+        )

@@ -4,11 +4,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <tuple>
 
 #include "embedded.hpp"
 #include "error.hpp"
 #include "json.hpp"
+#include "manifest_rules.hpp"
 #include "noise.hpp"
 
 namespace elir::core {
@@ -288,15 +288,10 @@ void check_files(const Manifest& info) {
   }
   const std::set<std::string> precisions(info.precisions.begin(), info.precisions.end());
   for (const Stage& stage : info.stages) {
-    std::set<std::tuple<std::string, std::string, std::optional<std::string>>> keys;
     for (const Artifact& artifact : stage.artifacts) {
       if (precisions.count(artifact.precision) == 0) {
         throw bundle_error(artifact.file, " is ", artifact.precision, ", expected one of ",
                            joined(info.precisions, ", "));
-      }
-      if (!keys.insert({artifact.kind, artifact.precision, artifact.target}).second) {
-        throw bundle_error(stage.name, " has two ", artifact.kind, " files of ", artifact.precision,
-                           " for ", artifact.target.value_or("any device"));
       }
     }
   }
@@ -390,6 +385,10 @@ Manifest read_manifest(std::string_view data) {
   check_noise(result, manifest["noise"], manifest["tensors"]);
   check_chain(manifest["stages"], tensors, result.seed.has_value());
   check_files(result);
+  for (const json& stage : manifest["stages"]) {
+    check_artifacts(string(stage["name"]), stage["artifacts"]);
+  }
+  if (const json* detector = optional(manifest, "detector")) check_detector(*detector);
   return result;
 }
 

@@ -35,12 +35,15 @@ from elir_deploy.runtime.manifest import (
 from elir_deploy.runtime.manifest_file import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    check_consistency,
     decode_manifest,
     encode_manifest,
     manifest_schema,
 )
 from elir_deploy.runtime.noise import FIELD_GENERATOR
 from tests.bundles import make_bundle, read_manifest, verification, write_manifest
+
+replaced = msgspec.structs.replace
 
 
 def decoded(manifest: Any) -> Manifest:
@@ -338,6 +341,38 @@ def test_field_noise_shapes_batches_and_a_detector_are_in_the_format(tmp_path: P
     assert manifest.tensor("noise", manifest.shapes[1]).shape == (1, 16, 92, 160)
     assert manifest.input.shape == (8, 64, 64, 3)
     assert "detector.onnx" in [file.file for file in manifest.files()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"template": ((9.0, 9.0),) * 5}, "spans less than 1/16"),
+        ({"template": ((1e308, 0.0),) * 5}, "more than 16 times template_size away"),
+        ({"template": ((-1e200, 0.0), *((0.0, 0.0),) * 4)}, "more than 16 times"),
+        ({"multiple": 1024, "long_side": 640}, "long_side is 640, expected at least 1024"),
+        ({"artifacts": lambda onnx: []}, "has 0 ONNX files"),
+        ({"artifacts": lambda onnx: [onnx, onnx]}, "has two onnx files of fp32 for any device"),
+        ({"artifacts": lambda onnx: [onnx, replaced(onnx, precision="fp16")]}, "has 2 ONNX files"),
+        ({"artifacts": lambda onnx: [replaced(onnx, target="sm75")]}, "expected 1, for any device"),
+    ],
+)
+def test_what_a_detector_s_entry_must_not_say(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    manifest = field_manifest(tmp_path / "b")
+    assert manifest.detector is not None
+    [onnx] = manifest.detector.artifacts
+    values = {name: value(onnx) if callable(value) else value for name, value in change.items()}
+    detector = replaced(manifest.detector, **values)
+    with pytest.raises(BundleError, match=message):
+        check_consistency(_with_files_of_their_own(replaced(manifest, detector=detector)))
+
+
+def _with_files_of_their_own(manifest: Manifest) -> Manifest:
+    """The same, with other names for files of the detector."""
+    assert manifest.detector is not None
+    artifacts = [replaced(a, file=f"d{i}") for i, a in enumerate(manifest.detector.artifacts)]
+    return replaced(manifest, detector=replaced(manifest.detector, artifacts=artifacts))
 
 
 def test_dimensions_are_free_where_shapes_differ(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from elir_deploy.export.tensorrt.builder import (
 from elir_deploy.export.tensorrt.layers import check_layers
 from elir_deploy.export.tensorrt.profiles import DetectorEnds, StageEnds
 from elir_deploy.progress import ProgressCallback, WarningCallback
+from elir_deploy.runtime.detector_graph import onnx_artifact
 from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
 from elir_deploy.runtime.tensorrt_library import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
@@ -277,10 +278,14 @@ def _detector_engine(
     if detector is None:
         return
     ends = DetectorEnds(detector)
-    [graph] = [a for a in detector.artifacts if a.kind == "onnx"]
     try:
         built = build_engine(
-            library, read(graph), ends, "fp32", options, partial(_say, progress, file)
+            library,
+            read(onnx_artifact(detector)),
+            ends,
+            "fp32",
+            options,
+            partial(_say, progress, file),
         )
     except UnavailableError as error:
         warn(f"{file} is left out, the detector then runs on another backend: {error}")

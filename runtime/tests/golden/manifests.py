@@ -114,8 +114,8 @@ def manifest(split: bool) -> dict[str, Any]:
             "long_side": 640,
             "score_threshold": 0.5,
             "overlap_threshold": 0.3,
-            "template": [point] * 5,
-            "template_size": 512,
+            "template": [point, [20.25, 12], [15, 18], [11, 24], [19.5, 24]],
+            "template_size": 32,
             "artifacts": [stages[0]["artifacts"][0] | file("detector/centerface.onnx")],
         },
     }
@@ -190,6 +190,8 @@ def with_engines(base: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+GRAPH = manifest(False)["detector"]["artifacts"][0]
+ENGINE_OF_IT = GRAPH | file("a.engine") | {"kind": "tensorrt", "target": "sm75"}
 ARTIFACT: Path_ = ("stages", 0, "artifacts", 0)
 ENGINE: Path_ = ("stages", 0, "artifacts", 2)
 #: Changes, some of them valid: (base, path, value).
@@ -277,6 +279,20 @@ CHANGES: list[tuple[Any, ...]] = [
     ("fused", ("detector", "licence_file", "file"), "fused.fp32.onnx"),
     ("fused", ("detector", "template"), [[1, 2]] * 4),
     ("fused", ("detector", "template", 0), [1, "2"]),
+    ("fused", ("detector", "template"), [[1, 2]] * 5),
+    ("fused", ("detector", "template"), [[1, 2]] * 4 + [[3, 3.5]]),
+    ("fused", ("detector", "template"), [[1, 2]] * 4 + [[2, 4]]),
+    ("fused", ("detector", "template", 0), [1, -1e200]),
+    ("fused", ("detector", "template", 0), [512, -512]),
+    ("fused", ("detector", "template", 0), [512.5, 0]),
+    ("fused", ("detector", "multiple"), 640),
+    ("fused", ("detector", "multiple"), 641),
+    ("fused", ("detector", "artifacts", 0, "target"), "sm75"),
+    ("fused", ("detector", "artifacts", 0, "kind"), "tensorrt"),
+    ("fused", ("detector", "artifacts"), [GRAPH, ENGINE_OF_IT]),
+    ("fused", ("detector", "artifacts"), [ENGINE_OF_IT]),
+    ("fused", ("detector", "artifacts"), [GRAPH, ENGINE_OF_IT, ENGINE_OF_IT | file("b.engine")]),
+    ("fused", ("detector", "artifacts"), [GRAPH, GRAPH | file("b.onnx") | {"precision": "fp16"}]),
     ("fused", ("verification", "w8"), None),
     ("fused", ("versions", "python"), "3.13"),
     ("fused", ("versions", "python"), "x" * 1001),
