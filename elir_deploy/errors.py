@@ -23,6 +23,7 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "CheckpointError",
+    "DeviceLostError",
     "DownloadError",
     "ElirError",
     "ImageError",
@@ -75,6 +76,10 @@ class QualityError(ElirError):
 
 class UnavailableError(ElirError):
     exit_code = 4
+
+
+class DeviceLostError(UnavailableError):
+    """The device no longer responds: nothing runs on it in this process any more."""
 
 
 class MissingDependencyError(UnavailableError):

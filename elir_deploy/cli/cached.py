@@ -11,6 +11,7 @@ from typing import Any
 
 from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
+from elir_deploy.runtime.cache import DOWNLOADS as FILE_NAMES
 from elir_deploy.runtime.cache import (
     CachedFile,
     cache_folder,
@@ -90,7 +91,7 @@ def _listing(folder: Path) -> dict[str, Any]:
             for file in compiled_models(folder)
         ],
         "downloads": [
-            {"name": name, "bytes": _bytes(files), "complete": _complete(files)}
+            {"name": name, "bytes": _bytes(files), "complete": _complete(name, files)}
             for name, files in downloads(folder).items()
         ],
     }
@@ -103,7 +104,7 @@ def _show(folder: Path, table: Table) -> None:
         for file in reversed(compiled)
     ]
     for name, files in by_name.items():
-        state = "downloaded" if _complete(files) else "unfinished, last tried"
+        state = "downloaded" if _complete(name, files) else "unfinished, last tried"
         since = _ago(max(file.used_ns for file in files))
         rows.append(("download", name, _megabytes(_bytes(files)), f"{state} {since}"))
     print(printable(str(folder)))
@@ -124,8 +125,8 @@ def _shorten(folder: Path, file: CachedFile) -> str:
     return "/".join(part if len(part) < 64 else part[:12] + "…" for part in parts)
 
 
-def _complete(files: Sequence[CachedFile]) -> bool:
-    return any(file.path.suffix == ".pth" for file in files)
+def _complete(name: str, files: Sequence[CachedFile]) -> bool:
+    return any(file.path.name == FILE_NAMES[name] for file in files)
 
 
 def _bytes(files: Sequence[CachedFile]) -> int:

@@ -295,12 +295,16 @@ def _version(text: str) -> str:
 
 def _incompatibilities(bundle: Bundle) -> dict[str, str | None]:
     """By engine file: why it cannot run on this machine; None: it can, or that is unknown."""
-    return {
+    detector = bundle.manifest.detector
+    reasons = {
         artifact.file: backend.incompatibility(artifact)
         for artifact in bundle.manifest.artifacts
         for backend in BACKENDS.values()
         if artifact.kind == backend.kind != "onnx"
     }
+    unused = "not used yet: face detectors run as ONNX"
+    engines = [] if detector is None else [a.file for a in detector.artifacts if a.kind != "onnx"]
+    return reasons | dict.fromkeys(engines, unused)
 
 
 def _engines(bundle: Bundle) -> list[Row]:
@@ -308,7 +312,7 @@ def _engines(bundle: Bundle) -> list[Row]:
     kinds = {artifact.file: artifact.kind for artifact in bundle.manifest.artifacts}
     return [
         (file, "unknown", f"{kinds[file]} cannot be used here")
-        if kinds[file] in unusable and reason is None
+        if kinds.get(file) in unusable and reason is None
         else (file, "no" if reason else "yes", reason or "")
         for file, reason in _incompatibilities(bundle).items()
     ]

@@ -30,7 +30,7 @@ from elir_deploy.runtime import Bundle, Mode, Restorer
 from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
 from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.manifest import Manifest
-from elir_deploy.runtime.placement import check_image
+from elir_deploy.runtime.placement import check_image, empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into, rounded_strength
 
@@ -306,7 +306,7 @@ class PhotoRestorer:
         restored = self._background.restore(image, on_progress=on_progress)
         if restored.shape == shape:
             return restored
-        output = np.empty(shape, np.uint8)
+        output = empty_result(*shape[:2])
         resize_into(restored, output)
         return output
 

@@ -17,6 +17,7 @@ from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_aligna
 from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.photo.stages import StageTimer, untimed
+from elir_deploy.runtime.placement import empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 
 __all__ = [
@@ -87,7 +88,8 @@ def restore_photo(
             the picture, enlarged.
 
     Raises:
-        ImageError: ``picture`` or ``background`` has another type, shape or size.
+        ImageError: ``picture`` or ``background`` has another type, shape or size, or the result
+            does not fit into memory.
         UsageError: ``faces`` or ``scale`` is none of the above.
     """
     _check_picture("picture", picture, None)
@@ -179,13 +181,7 @@ def empty_output(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     """
     if scale not in SCALES:
         raise UsageError(f"scale is {scale!r}, expected one of {', '.join(map(str, SCALES))}")
-    height, width = (scale * side for side in picture.shape[:2])
-    try:
-        return np.empty((height, width, 3), np.uint8)
-    except MemoryError:
-        raise ImageError(
-            f"the result would be {width}x{height} pixels: not enough memory"
-        ) from None
+    return empty_result(picture.shape[0] * scale, picture.shape[1] * scale)
 
 
 def _aligned(

@@ -184,15 +184,21 @@ class FolderInUse:
         folder: path of the folder.
 
     Raises:
-        OutputError: it cannot be created.
+        OutputError: it cannot be created or read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         _make_folder(folder)
-        self._descriptor = open_folder(folder)
-        _try_lock(self._descriptor, shared=True)
-        for path in folder.iterdir():
+        try:
+            self._descriptor = open_folder(folder)
+            _try_lock(self._descriptor, shared=True)
+            files = list(folder.iterdir())
+        except OSError as error:  # another user's
+            raise OutputError(
+                f"{folder} cannot be opened: set ELIR_CACHE ({error.strerror})"
+            ) from None
+        for path in files:
             with suppress(OSError):  # another user's
                 os.utime(path)
 

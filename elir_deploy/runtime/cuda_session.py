@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import DeviceLostError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Selection, Session
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.manifest import Shape
@@ -219,7 +219,7 @@ class CudaSession(Session):
         if self._stages is None:
             raise _closed()
         if self._lost:
-            raise UnavailableError(self._lost)
+            raise DeviceLostError(self._lost)
         try:
             with self._device.current():
                 self._run(self._selected)
@@ -276,7 +276,7 @@ class CudaSession(Session):
         except UnavailableError as second:
             lost = f"{self._device.name} no longer responds ({second})"
             self._lost = f"{lost}: start a new process"
-            raise UnavailableError(f"{error}; {self._lost}") from None
+            raise DeviceLostError(f"{error}; {self._lost}") from None
         raise UnavailableError(f"{error}; the session can be used again") from None
 
     def _capture(self, chain: _Chain) -> None:

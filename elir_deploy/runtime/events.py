@@ -56,7 +56,7 @@ class EventLog:
 
     def __enter__(self) -> EventLog:
         for job in self._plan.skipped:
-            self._image(Result(job, warning="the result exists"), "skipped")
+            self._image(Result(job, warning="a result already exists"), "skipped")
         return self
 
     def __exit__(
@@ -93,7 +93,6 @@ class EventLog:
         if result.faces is not None:
             event["faces"] = list(result.faces)
         self._write(event)
-        self._counts[status] += 1
 
     def _write(self, event: dict[str, Any]) -> None:
         # ASCII, with escapes: file names need not be valid in any encoding.
@@ -102,6 +101,8 @@ class EventLog:
             try:
                 self._file.write(line)
                 self._file.flush()
+                if event["event"] == "image":
+                    self._counts[event["status"]] += 1
             except OSError as error:
                 if self._stdout:
                     discard(sys.stdout)

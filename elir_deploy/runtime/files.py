@@ -3,7 +3,7 @@
 Reading, running and writing overlap: one thread decodes the next image, the caller's thread runs
 the model (several do, if the restorer has several sessions), and one thread encodes the last
 result. Images that wait and fit into one batch are run together. A file that fails is recorded, and
-the others are still restored.
+the others are still restored, unless the device no longer responds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import ElirError, InputError, UsageError
+from elir_deploy.errors import (
+    DeviceLostError,
+    ElirError,
+    InputError,
+    UnavailableError,
+    UsageError,
+)
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
 from elir_deploy.runtime.images import (
@@ -262,7 +268,9 @@ class _Work:
         started = time.perf_counter()
         try:
             prepared = self._restorer.prepare(step.image)
-        except (InputError, MemoryError) as error:
+        except DeviceLostError:
+            raise
+        except (InputError, UnavailableError, MemoryError) as error:
             return step.failed(_reason(error), time.perf_counter() - started)
         return replace(step, prepared=prepared).after(time.perf_counter() - started)
 
@@ -282,7 +290,9 @@ class _Work:
         prepared = [step.prepared for step in steps]
         try:
             several = self._restorer.restore(prepared, self._strength, progress)
-        except (InputError, MemoryError) as error:
+        except DeviceLostError:
+            raise
+        except (InputError, UnavailableError, MemoryError) as error:
             if len(steps) > 1:  # the others are restored without the one that fails
                 return [result for step in steps for result in self.restore([step])]
             return [steps[0].failed(_reason(error), time.perf_counter() - started)]
@@ -351,8 +361,8 @@ class _Work:
         return tile_progress
 
 
-def _reason(error: InputError | MemoryError) -> str:
-    return str(error) if isinstance(error, InputError) else "not enough memory for this image"
+def _reason(error: ElirError | MemoryError) -> str:
+    return str(error) if isinstance(error, ElirError) else "not enough memory for this image"
 
 
 def _side_by_side(image: NDArray[Any], result: NDArray[Any]) -> NDArray[Any]:

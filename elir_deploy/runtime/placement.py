@@ -15,7 +15,7 @@ from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_
 from elir_deploy.runtime.strength import mix_into
 from elir_deploy.runtime.tiling import Tiling, choose_tiling
 
-__all__ = ["Placement", "Prepared", "check_image"]
+__all__ = ["Placement", "Prepared", "check_image", "empty_result"]
 
 
 class Prepared(NamedTuple):
@@ -90,14 +90,7 @@ class Placement:
         exact = self._exact(height, width)
         if not (exact or self.resize or self.tiles_allowed):
             raise self._tiles_refused(height, width)
-        try:
-            output = np.empty((height, width, 3), image.dtype)
-        except MemoryError:
-            raise ImageError(
-                f"the result would be {width}x{height} pixels, "
-                f"{3 * height * width * image.itemsize / 2**30:.1f} GiB: not enough memory"
-            ) from None
-        restored = output
+        restored = output = empty_result(height, width, image.dtype)
         if self.resize and not exact:
             height, width = self.shapes[0].height, self.shapes[0].width
             picture = EnlargedPicture(resize_to(picture, height, width), 1, "none")
@@ -121,6 +114,24 @@ class Placement:
             f"{self.model.task} expects an aligned face crop and is not meant for tiles; use fit "
             "resize (--fit resize) on an aligned crop, or force (--force)"
         )
+
+
+def empty_result(
+    height: int, width: int, dtype: np.dtype[Any] | type[np.generic] = np.uint8
+) -> NDArray[Any]:
+    """An array for (height, width, 3) pixels.
+
+    Raises:
+        ImageError: there is not enough memory.
+    """
+    try:
+        return np.empty((height, width, 3), dtype)
+    except MemoryError:
+        size = 3 * height * width * np.dtype(dtype).itemsize
+        raise ImageError(
+            f"the result would be {width}x{height} pixels, {size / 2**30:.1f} GiB: not enough "
+            "memory"
+        ) from None
 
 
 def check_image(image: object, deep: bool = False) -> None:

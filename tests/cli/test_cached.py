@@ -89,6 +89,15 @@ def test_as_json(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_a_download_is_complete_whatever_its_suffix(cache: Path) -> None:
+    (cache / "yunet_n_dynamic.onnx").write_bytes(bytes(1000))
+    assert json.loads(inspect("--cache", "--json").stdout)["downloads"][-1] == {
+        "name": "yunet",
+        "bytes": 1000,
+        "complete": True,
+    }
+
+
 def test_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELIR_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("ELIR_CACHE_LIMIT", "0")

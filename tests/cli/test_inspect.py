@@ -227,6 +227,19 @@ def test_a_face_detector(run, tmp_path: Path, capsys) -> None:
     assert "face detector" not in {run("tiny"): capsys.readouterr().out}[0]
 
 
+def test_an_engine_of_the_detector_is_not_used(run, tmp_path: Path, capsys) -> None:
+    bundle = face_bundle(tmp_path / "b")
+    manifest = read_manifest(bundle)
+    graph = manifest["detector"]["artifacts"][0]
+    engine = graph | {"kind": "tensorrt-rtx", "target": "sm86", "file": "detector.rtx.engine"}
+    (bundle / "detector.rtx.engine").write_bytes((bundle / graph["file"]).read_bytes())
+    manifest["detector"]["artifacts"].append(engine)
+    write_manifest(bundle, manifest)
+    assert run(bundle) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("detector.rtx")]
+    assert line.split(maxsplit=2)[1:] == ["no", "not used yet: face detectors run as ONNX"]
+
+
 def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:
     assert run(tmp_path) == 2
     assert "has no bundle.json" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -295,6 +296,16 @@ def test_an_aligned_face_takes_the_square_of_several_shapes(tmp_path: Path, scal
         assert restored.shape == (100 * scale, 100 * scale, 3)
         [call] = run.call_args_list
         assert call.args[0].shape[-3:-1] == (64, 64)
+
+
+@pytest.mark.parametrize("faces", ["aligned", []])
+def test_a_result_larger_than_memory(tmp_path: Path, faces: Any) -> None:
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (2**24, 2**22, 3))
+    rest = make_bundle(tmp_path / "r")
+    with opened(face_bundle(tmp_path / "b"), background=rest) as restore:
+        restore._background.restore = lambda image: image  # type: ignore
+        with pytest.raises(ImageError, match=r"would be 16777216x67108864 pixels.*not enough"):
+            restore(huge, faces, scale=4)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])

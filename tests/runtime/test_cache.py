@@ -16,6 +16,7 @@ from elir_deploy.errors import OutputError
 from elir_deploy.runtime import cache as cache_module
 from elir_deploy.runtime.cache import (
     DEFAULT_LIMIT,
+    FolderInUse,
     cache_folder,
     cache_limit,
     compiled_models,
@@ -29,6 +30,18 @@ from elir_deploy.runtime.cache import (
 SHA256 = "a" * 64
 #: Bytes of a sealed file with 100.
 SIZE = 132
+
+
+@pytest.mark.parametrize("call", ["open_folder", "iterdir"])
+def test_another_user_s_folder_is_an_output_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache_module if call == "open_folder" else Path, call, denied)
+    with pytest.raises(OutputError, match=r"models cannot be opened: set ELIR_CACHE \(Permission"):
+        FolderInUse(tmp_path / "models")
 
 
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

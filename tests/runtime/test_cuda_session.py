@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import DeviceLostError, UnavailableError, UsageError
 from elir_deploy.runtime.cuda import Device, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.manifest import Shape
@@ -378,7 +378,7 @@ def test_a_device_that_is_lost(gpu: StandInGpu) -> None:
                 assert "Stand-in GPU no longer responds" in told[0]
                 assert told[0].endswith("start a new process")
                 gpu.calls.clear()
-                with pytest.raises(UnavailableError, match="no longer responds"):
+                with pytest.raises(DeviceLostError, match="no longer responds"):
                     session.run()
                 assert gpu.calls == [], "it does not even try"
             session.close()

@@ -7,11 +7,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from elir_deploy.errors import DeviceLostError, UnavailableError
 from elir_deploy.runtime import Restorer, files
 from elir_deploy.runtime.files import Result, restore_files
 from elir_deploy.runtime.images import read_image
@@ -62,6 +64,32 @@ def test_one_bad_file_does_not_stop_the_rest(bundle: Path, tmp_path: Path) -> No
     for number in (0, 2, 5):
         restored = read_image(tmp_path / "out" / f"{number}.png").pixels
         np.testing.assert_array_equal(restored, noise(seed=number))
+
+
+def test_a_device_that_fails_one_image_restores_the_others_unless_it_is_lost(
+    bundle: Path, tmp_path: Path
+) -> None:
+    inputs = [put(tmp_path / "in" / f"{i}.png", noise(seed=i)) for i in range(4)]
+    errors = {2: UnavailableError("out of memory; the session can be used again")}
+    with Restorer(bundle) as restorer:
+        original, calls = restorer.restore, []
+
+        def restore(image: np.ndarray, **options: Any) -> np.ndarray:
+            calls.append(image)
+            if len(calls) in errors:
+                raise errors[len(calls)]
+            return original(image, **options)
+
+        restorer.restore = restore  # type: ignore[method-assign]
+        outcome = restore_files(restorer, plan_jobs(inputs, tmp_path / "out").jobs)
+        assert [job.source.name for job in outcome.restored] == ["0.png", "2.png", "3.png"]
+        [(_, reason)] = outcome.failures
+        assert reason == "out of memory; the session can be used again"
+        calls.clear()
+        errors[2] = DeviceLostError("the GPU no longer responds: start a new process")
+        with pytest.raises(DeviceLostError):
+            restore_files(restorer, plan_jobs(inputs, tmp_path / "other").jobs)
+        assert sorted(os.listdir(tmp_path / "other")) == ["0.png"]
 
 
 def test_several_concurrently(

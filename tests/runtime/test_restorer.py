@@ -21,7 +21,7 @@ from PIL import Image
 from elir_deploy import runtime
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.backends import BACKENDS, base
 from tests.bundles import make_bundle, noise_pixels
 from tests.sessions import ArraySession
 
@@ -180,6 +180,36 @@ def test_a_result_larger_than_memory(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.zeros(3, np.uint8), (2**22, 2**22, 3))
     with Restorer(path) as restore, pytest.raises(ImageError, match="not enough memory"):
         restore(huge)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_no_memory_for_a_batch_is_an_unavailable_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Also where backend and precision are named, which tries nothing else."""
+    pytest.importorskip(backend)
+    path = make_bundle(tmp_path / "b", shapes=[{"batch": 4, "height": 32, "width": 48}])
+    restore = Restorer(path, backend, precision="fp32")
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(base, "allocate", full)
+    message = "not enough memory to run {} images of 48x32 together"
+    with restore, pytest.raises(UnavailableError, match=message.format(2)):
+        restore.run(np.zeros((2, 32, 48, 3), np.uint8))
+    with pytest.raises(UnavailableError, match=message.format(1)):
+        Restorer(path, backend, precision="fp32")
+
+
+def test_arrays_that_onnxruntime_does_not_take_are_its_failure(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, since they have another type than the graph's."""
+    wrong = lambda spec: np.zeros(spec.shape, np.complex128)  # noqa: E731
+    monkeypatch.setattr(base, "allocate", wrong)
+    with pytest.raises(UnavailableError, match="onnxruntime failed"):
+        Restorer(bundle, "onnxruntime", precision="fp32")
 
 
 # Noise of the picture ----------------------------------------------------------------------------

@@ -100,7 +100,13 @@ class Session(ABC):
         shape = shape.with_batch(batch)
         selected = self._selections.get(shape)
         if selected is None:
-            selected = self._selections[shape] = self._bind(shape)
+            try:
+                selected = self._selections[shape] = self._bind(shape)
+            except MemoryError:
+                raise UnavailableError(
+                    f"not enough memory to run {shape.batch} images of {shape.width}x"
+                    f"{shape.height} together"
+                ) from None
             self._fill_noise(selected)
         self._selected = selected
         self.input, self.noise, self.output = selected.input, selected.noise, selected.output

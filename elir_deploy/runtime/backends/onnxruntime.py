@@ -231,9 +231,14 @@ class _CpuSession(HostSession):
     ) -> Callable[[], None]:
         loaded, stage = self._loaded[index], self._manifest.stages[index]
         binding = loaded.io_binding()
-        for name, array in zip(stage.inputs, sources, strict=True):
-            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        binding.bind_output(stage.output, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data)
+        try:
+            for name, array in zip(stage.inputs, sources, strict=True):
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding.bind_output(
+                stage.output, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
+            )
+        except self._failures as error:
+            raise UnavailableError(f"onnxruntime failed: {one_line(error)}") from None
         # The binding holds addresses, not references.
         return partial(self._run, loaded, binding, (*sources, sink))
 
