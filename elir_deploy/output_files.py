@@ -143,8 +143,8 @@ def open_stream(path: str | Path) -> BinaryIO:
 
 def discard(stream: TextIO) -> None:
     """Send what is still buffered to /dev/null, so that flushing at exit cannot fail."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def _output_error(path: str | Path, error: OSError) -> OutputError:

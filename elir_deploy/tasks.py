@@ -225,4 +225,4 @@ def task_named(name: str) -> TaskSpec:
     try:
         return TASKS[name]
     except KeyError:
-        raise UsageError(f"no task {name!r}: choose one of {', '.join(TASKS)}") from None
+        raise UsageError(f"unknown task {name!r}: choose from {', '.join(TASKS)}") from None

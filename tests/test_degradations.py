@@ -91,7 +91,7 @@ def test_images_that_cannot_be_degraded():
         enlarge("sr", [[0]])
     with pytest.raises(ImageError, match="12x16, expected sides that are multiples of 8"):
         degrade("sr", np.zeros((16, 12, 3), np.uint8), rng())
-    with pytest.raises(UsageError, match="no task 'deblur'"):
+    with pytest.raises(UsageError, match="unknown task 'deblur'"):
         degrade("deblur", grey(8), rng())
 
 

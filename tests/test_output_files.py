@@ -16,7 +16,14 @@ import pytest
 
 from elir_deploy import output_files
 from elir_deploy.errors import OutputError
-from elir_deploy.output_files import check_writable, locked, remove_abandoned, replacing, write_text
+from elir_deploy.output_files import (
+    check_writable,
+    discard,
+    locked,
+    remove_abandoned,
+    replacing,
+    write_text,
+)
 
 PART = ".elir-0123456789abcdef.part"
 
@@ -27,6 +34,15 @@ def test_files_are_written_whole(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_discarding_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("w") as stream:
+        stream.write("lost")
+        before = os.listdir("/proc/self/fd")
+        discard(stream)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert (tmp_path / "x").read_text() == ""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

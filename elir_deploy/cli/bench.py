@@ -40,7 +40,7 @@ Protocol = enum.Enum("Protocol", {name: name for name in PROTOCOLS}, type=str)  
 _DEFAULT = Protocol("paper")
 
 
-# Its length is that of the options, which Typer reads from the signature.
+# Long because Typer reads the options from the signature.
 def bench(
     bundle: Annotated[
         list[str],
@@ -304,7 +304,7 @@ def _backends_and_peers(named: list[str] | None, all_peers: bool) -> dict[str, A
     for name in named:
         if name not in peers.PEERS and name not in BACKENDS:
             names = ", ".join([*peers.PEERS, *BACKENDS])
-            raise UsageError(f"no backend {name!r}: choose from {names}")
+            raise UsageError(f"unknown backend {name!r}: choose from {names}")
     return {
         "backends": [name for name in dict.fromkeys(named) if name not in peers.PEERS],
         "peers": list(peers.PEERS) if all_peers else [n for n in named if n in peers.PEERS],

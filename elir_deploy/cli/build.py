@@ -42,7 +42,7 @@ from elir_deploy.runtime.tensorrt_library import Library, load_library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 
 
-# Its length is that of the options, which Typer reads from the signature.
+# Long because Typer reads the options from the signature.
 def build(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="A folder written by elir-export.")

@@ -38,7 +38,10 @@ def compare(
         ),
     ],
     after: Annotated[
-        Path, typer.Argument(metavar="B.json", help="Candidate: also a file or a folder.")
+        Path,
+        typer.Argument(
+            metavar="B.json", help="Measurement to compare with the baseline: a file or a folder."
+        ),
     ],
     run_to_run: Annotated[
         float | None,

@@ -113,7 +113,7 @@ def evaluate_quality(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Precision of the bundle. [default: as for elir-restore]"),
+        typer.Option(help="Precision to run the bundle in. [default: the fastest automatic one]"),
     ] = None,
     metric: Annotated[
         list[MetricName] | None,

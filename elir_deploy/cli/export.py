@@ -32,7 +32,7 @@ Normalization = Literal["measured", "float32", "float16"]
 Fallback = Literal["float32", "float16"]
 
 
-# Its length is that of the options, which Typer reads from the signature.
+# Long because Typer reads the options from the signature.
 def export(
     checkpoint: Annotated[
         str,
@@ -268,7 +268,9 @@ def _print_report(report: ExportReport) -> None:
             print(f"  {artifact.file:30} {artifact.bytes / 1e6:8.1f} MB")
     for target in manifest.targets:
         if target.kind == DEVICE_TENSORRT:
-            print(f"  {target.name}: build its engines on the device: elir-build FOLDER --device")
+            print(
+                f"  {target.name}: build the engines on the device with elir-build FOLDER --device"
+            )
     for precision, measured in report.quantization.items():
         if measured.sensitivities:
             _print_blocks(precision, measured)
@@ -292,7 +294,7 @@ def _print_verification(precision: str, result: Verification) -> None:
         kept = "floating point" if precision in ("int8", "w8") else "float32"
         print(f"        kept in {kept}: {line}")
     if result.passed and (reason := reason_not_automatic(precision, result)):
-        print(f"        runs only when named: {reason}")
+        print(f"        not used by default: {reason}")
     if not result.passed:
         print(f"        worst part: {result.worst_part}", file=sys.stderr)
 

@@ -127,7 +127,7 @@ def train(
     ] = None,
     sigma_min: Annotated[
         float | None,
-        typer.Option(help="Share of the start point left at time 1. [default: 1e-5]"),
+        typer.Option(help="Fraction of the starting point that remains at time 1. [default: 1e-5]"),
     ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="AdamW's weight decay. [default: 0.02]")

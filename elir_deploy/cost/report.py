@@ -39,7 +39,7 @@ def devices_named(names: Iterable[str], measure: Callable[[], Device]) -> list[D
         required.update(dict.fromkeys(DEVICES if name == ALL_DEVICES else [name]))
     for name in required:
         if name != CPU and name not in DEVICES:
-            raise UsageError(f"no device {name!r}: choose one of {', '.join(DEVICES)}, {CPU}")
+            raise UsageError(f"unknown device {name!r}: choose from {', '.join(DEVICES)}, {CPU}")
     return [measure() if name == CPU else DEVICES[name] for name in required]
 
 

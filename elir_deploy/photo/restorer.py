@@ -74,8 +74,8 @@ class PhotoRestorer:
 
     Args:
         bundle: a folder, or an opened :class:`~elir_deploy.runtime.Bundle`, with a face detector.
-        backend, precision, threads, device, mode: as of :class:`~elir_deploy.runtime.Restorer`.
-        sigma_s, seed: as of Restorer, of the noise of faces.
+        backend, precision, threads, device, mode: as for :class:`~elir_deploy.runtime.Restorer`.
+        sigma_s, seed: as for Restorer, of the noise of faces.
         background: a bundle that restores the rest of the picture in tiles, such as one of ``bsr``,
             or ``tiny``, on the same ``backend``; or an opened Restorer, which stays open; None: the
             rest stays as it is, or is enlarged (bicubic).

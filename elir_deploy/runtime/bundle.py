@@ -84,7 +84,7 @@ class Bundle:
         path = _folder(path_or_name)
         bundle = cls(path, _read_manifest(path), temporary=temporary)
         for file in bundle._files.values():
-            size = bundle._locate(file.file).stat().st_size
+            size = bundle._size(file.file)
             if size != file.bytes:
                 raise BundleError(
                     f"{path / file.file}: {size} bytes, the manifest says {file.bytes}: "
@@ -165,6 +165,12 @@ class Bundle:
         except BundleError as error:
             return str(error)
         return None
+
+    def _size(self, file: str) -> int:
+        try:
+            return self._locate(file).stat().st_size
+        except OSError as error:  # removed meanwhile
+            raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
 
     def _locate(self, file: str) -> Path:
         shown = self.path / file

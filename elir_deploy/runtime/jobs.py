@@ -203,11 +203,9 @@ def _is_file(inputs: Sequence[Path], output: Path) -> bool:
     device = output.exists() and not output.is_dir() and not output.is_file()
     one = known or stream or device
     if one and (len(inputs) != 1 or inputs[0].is_dir()):
-        what = "standard output" if stream else f"the file {output}"
-        many = f"{len(inputs)} inputs" if len(inputs) != 1 else f"the folder {inputs[0]}"
-        raise UsageError(
-            f"the output is {what}, which takes one picture, not {many}: name a folder"
-        )
+        what = "- is standard output" if stream else f"{output} is one file"
+        many = f"are {len(inputs)} inputs" if len(inputs) != 1 else f"is the folder {inputs[0]}"
+        raise UsageError(f"-o {what}, but there {many}: give a folder")
     return one
 
 
@@ -216,13 +214,13 @@ def _single_job(
 ) -> Job:
     (source,) = inputs
     if suffix:
-        raise UsageError(f"a suffix ({suffix!r}) is for results in a folder, and -o is {output}")
+        raise UsageError(f"--suffix {suffix!r} needs an output folder, but -o is {output}")
     ending = output.suffix.lower() if output.suffix.lower() in OUTPUT_FORMATS else None
     if ending is None and compare:
-        raise UsageError(f"a comparison needs a file or a folder, and -o is {output}")
+        raise UsageError(f"--compare cannot be used with -o {output}: give a file or folder")
     chosen = None if format is None else _Naming(format, "", False).format_of(source)
     if ending and chosen and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[chosen.lower()]:
-        raise UsageError(f"{output} ends in {ending}, and the format is {format}: leave one out")
+        raise UsageError(f"-o {output} and --format {format} disagree: remove one")
     pair = output.with_name(f"{output.stem}.compare.png") if compare else None
     return Job(source, output, pair, None if ending else chosen or ".png")
 

@@ -68,7 +68,7 @@ def check_onnx_file(
     """
     try:
         if path.suffix != ".onnx":  # by which ONNX Runtime tells other formats
-            raise BundleError("a graph in a file of this name, expected one that ends in .onnx")
+            raise BundleError("the file name must end in .onnx")
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,

@@ -243,7 +243,7 @@ class Restorer:
         shape, taken = self._shape_of(values)
         if self.noise is None:
             if noise is not None:
-                raise ImageError("noise is given, but it is baked into this bundle's graphs")
+                raise ImageError("this bundle's noise is baked into its graphs: do not pass noise")
         else:
             spec = self.bundle.manifest.tensor(NOISE_TENSOR, taken)
             if noise is None:

@@ -171,5 +171,5 @@ def test_a_device_that_refuses_is_missing_but_damage_is_an_error(bundle, monkeyp
 
 
 def test_an_unknown_backend(bundle):
-    with pytest.raises(UsageError, match="no backend 'abacus'"):
+    with pytest.raises(UsageError, match="unknown backend 'abacus'"):
         open_restorers(bundle, ["abacus"], None, threads=1)

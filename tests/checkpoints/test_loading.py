@@ -98,7 +98,7 @@ def test_shapes_of_no_task(tmp_path: Path, small_flat: dict[str, Any]) -> None:
 
 
 def test_unknown_task(small_file: Path) -> None:
-    with pytest.raises(UsageError, match="no task 'deblur'"):
+    with pytest.raises(UsageError, match="unknown task 'deblur'"):
         load_checkpoint(small_file, "deblur")
 
 

@@ -126,7 +126,7 @@ def test_a_backend_that_fails_at_the_first_image_is_listed(run, bundle, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "abacus"], "no backend 'abacus': choose from torch"),
+        (["--backend", "abacus"], "unknown backend 'abacus': choose from torch"),
         (["--report", "r.pdf"], "expected a name ending in .html or .md"),
         (["--batch", "4"], "--batch cannot be used with --protocol paper, only with throughput"),
         (

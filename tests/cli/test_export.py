@@ -353,7 +353,9 @@ def test_a_jetson_gets_graphs_that_its_parser_accepts(weights: Path, tmp_path: P
     targets = ("--target", "jetpack6.0", "--target", "jetpack7")
     done = run(weights, "-o", tmp_path / "bundle", "--precision", "fp16", *targets)
     assert done.returncode == 0, done.stderr
-    assert "jetpack6.0: build its engines on the device: elir-build FOLDER --device" in done.stdout
+    assert (
+        "jetpack6.0: build the engines on the device with elir-build FOLDER --device" in done.stdout
+    )
     manifest = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert manifest["export"]["opset"] == 17
     assert {tensor["dtype"] for tensor in manifest["tensors"].values()} == {"float32"}

@@ -84,6 +84,14 @@ def test_a_missing_file(bundle: Path) -> None:
         Bundle.open(bundle)
 
 
+def test_a_file_that_goes_while_the_bundle_opens(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundle, "_locate", lambda self, file: bundle / "gone")
+    with pytest.raises(BundleError, match="cannot be read: No such file"):
+        Bundle.open(bundle)
+
+
 def test_a_missing_reference(bundle: Path) -> None:
     shutil.rmtree(bundle / "reference")
     with pytest.raises(BundleError, match=r"noise\.input\.png is missing"):

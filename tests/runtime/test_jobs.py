@@ -251,10 +251,10 @@ def test_one_file(album: Path, tmp_path: Path) -> None:
     (job,) = planned(Path("/dev/null"), format="webp").jobs
     assert (job.target, job.format) == (Path("/dev/null"), ".webp")
     for reason, output, inputs, options in (
-        ("takes one picture, not 2 inputs", "x.png", (album / "a.jpg", album / "b.png"), {}),
-        ("takes one picture, not the folder", "x.png", (album,), {}),
-        ("ends in .png, and the format is webp", "x.png", (), {"format": "webp"}),
-        ("a suffix .* is for results in a folder", "x.png", (), {"suffix": "-x"}),
+        ("one file, but there are 2 inputs", "x.png", (album / "a.jpg", album / "b.png"), {}),
+        ("one file, but there is the folder", "x.png", (album,), {}),
+        ("x.png and --format webp disagree", "x.png", (), {"format": "webp"}),
+        ("--suffix '-x' needs an output folder", "x.png", (), {"suffix": "-x"}),
         ("would replace the input", "album/a.jpg", (), {"existing": "overwrite"}),
     ):
         with pytest.raises(UsageError, match=reason):
@@ -271,11 +271,9 @@ def test_standard_input_and_output(album: Path, tmp_path: Path) -> None:
     (job,) = plan_jobs([album / "a.jpg"], Path("-"), format="same").jobs
     assert job.format == ".jpg"
     assert names(plan_jobs([Path("-"), album], tmp_path), tmp_path)[0] == "stdin.png"
-    with pytest.raises(
-        UsageError, match="standard output, which takes one picture, not the folder"
-    ):
+    with pytest.raises(UsageError, match="-o - is standard output, but there is the folder"):
         plan_jobs([album], Path("-"))
-    with pytest.raises(UsageError, match="a comparison needs a file"):
+    with pytest.raises(UsageError, match="--compare cannot be used with -o"):
         plan_jobs([Path("-")], Path("-"), compare=True)
 
 

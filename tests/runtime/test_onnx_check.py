@@ -239,7 +239,7 @@ def test_a_file_names_itself(tmp_path: Path) -> None:
 def test_a_file_that_is_called_otherwise(tmp_path: Path) -> None:
     """By its name ONNX Runtime would take it for one of its own format."""
     (tmp_path / "a.ort").write_bytes(GOOD)
-    with pytest.raises(BundleError, match=r"expected one that ends in \.onnx"):
+    with pytest.raises(BundleError, match=r"name must end in \.onnx"):
         check_onnx_file(tmp_path / "a.ort", [INPUT], [OUTPUT])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -231,6 +232,31 @@ def test_signals_arrive_after_sessions_were_closed_in_any_order(tmp_path: Path) 
 
 
 # Several at once --------------------------------------------------------------------------------
+
+
+def test_sessions_are_closed_where_the_next_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, opened, closed = Bundle.open(make_bundle(tmp_path / "b")), [], []
+
+    class Session(openvino._Session):
+        def __init__(self, models: Any) -> None:
+            if opened:
+                raise UnavailableError("no memory for one more")
+            opened.append(self)
+            super().__init__(models)
+
+        def loaded(self) -> Any:
+            return [Mock(compiled=Mock(get_property=lambda name: 2))]
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(openvino, "_Session", Session)
+    with pytest.raises(UnavailableError, match="no memory for one more"):
+        BACKEND.open_several(bundle, "fp32")
+    assert closed == opened
 
 
 def test_several_concurrently(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_baked_noise_cannot_be_chosen(bundle: Path) -> None:
     with Restorer(bundle) as restore:
         assert restore.noise is None
         values = np.zeros((1, 32, 32, 3), np.uint8)
-        with pytest.raises(ImageError, match="noise is given, but it is baked"):
+        with pytest.raises(ImageError, match="noise is baked into its graphs: do not pass"):
             restore.run(values, np.zeros((1, 3, 4, 4), np.float32))
 
 

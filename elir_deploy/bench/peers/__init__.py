@@ -70,7 +70,7 @@ def open_peers(
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in PEERS:
-            raise UsageError(f"no peer {name!r}: choose from {', '.join(PEERS)}")
+            raise UsageError(f"unknown peer {name!r}: choose from {', '.join(PEERS)}")
     reason = torch_missing()
     if reason is not None or not names:
         return [], [Unavailable(name, reason or "") for name in names]

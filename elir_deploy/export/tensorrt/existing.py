@@ -267,10 +267,10 @@ def _drop(path: Path, engines: Sequence[Artifact]) -> None:
             (path / file).unlink()
 
 
-def _without(manifest: Manifest, bad: Callable[[str, Artifact], bool]) -> Manifest:
-    """The manifest without the artifacts for which ``bad(stage name, artifact)`` is true."""
+def _without(manifest: Manifest, unwanted: Callable[[str, Artifact], bool]) -> Manifest:
+    """The manifest without the artifacts for which ``unwanted(stage name, artifact)`` is true."""
     return with_artifacts(
-        manifest, lambda name, artifacts: [a for a in artifacts if not bad(name, a)]
+        manifest, lambda name, artifacts: [a for a in artifacts if not unwanted(name, a)]
     )
 
 

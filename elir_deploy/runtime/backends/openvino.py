@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,9 +97,13 @@ class OpenVinoBackend(Backend):
     ) -> tuple[Session, ...]:
         models = self._models(bundle, precision, threads, _THROUGHPUT)
         name = "OPTIMAL_NUMBER_OF_INFER_REQUESTS"
-        first = _Session(models)
-        count = max(loaded.compiled.get_property(name) for loaded in first.loaded())
-        return (first, *(_Session(models) for _ in range(count - 1)))
+        with ExitStack() as undo:
+            first = _Session(models)
+            undo.callback(first.close)
+            count = max(loaded.compiled.get_property(name) for loaded in first.loaded())
+            others = [undo.enter_context(_Session(models)) for _ in range(count - 1)]
+            undo.pop_all()
+        return first, *others
 
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0

@@ -110,7 +110,7 @@ def test_an_interruption_closes_what_is_open(tmp_path, temporary, stand_ins):
 
 
 def test_an_unknown_name(tmp_path):
-    with pytest.raises(UsageError, match="no peer 'jax': choose from torch, "):
+    with pytest.raises(UsageError, match="unknown peer 'jax': choose from torch, "):
         peers.open_peers(["torch", "jax"], small_bundle(tmp_path / "b"), None, threads=1)
 
 
