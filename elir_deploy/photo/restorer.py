@@ -306,7 +306,7 @@ class PhotoRestorer:
         restored = self._background.restore(image, on_progress=on_progress)
         if restored.shape == shape:
             return restored
-        output = empty_result(*shape[:2])
+        output = empty_result(shape[0], shape[1])
         resize_into(restored, output)
         return output
 
