@@ -80,7 +80,7 @@ class PreparedDetector:
             licence=self.licence,
             licence_file=licence,
             input=self.input,
-            outputs={output.name: output.described for output in convention.outputs},
+            outputs={output.name: output.manifest_name for output in convention.outputs},
             color=convention.color,
             multiple=convention.multiple,
             long_side=LONG_SIDE,

@@ -29,14 +29,14 @@ from elir_deploy.runtime.manifest import Detector
 from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.tiling import next_multiple
 
-__all__ = ["MOST_FACES", "FaceDetector", "View", "letterboxed", "suppress"]
+__all__ = ["MAX_FACES", "FaceDetector", "View", "letterboxed", "suppress"]
 
 #: The network: from (1, 3, H, W) float32 to its outputs by name.
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
 #: Faces in a picture; the others, of lower scores, are dropped.
-MOST_FACES = 1024
-_LONGEST_SIDE = 4096
+MAX_FACES = 1024
+_MAX_LONG_SIDE = 4096
 
 
 class FaceDetector:
@@ -59,7 +59,7 @@ class FaceDetector:
                 f"the face detector's decoder is {description.decoder!r}, expected one of "
                 f"{', '.join(CONVENTIONS)}: export the bundle with this version"
             )
-        outputs = {output.name: output.described for output in convention.outputs}
+        outputs = {output.name: output.manifest_name for output in convention.outputs}
         if description.outputs != outputs:
             raise BundleError(
                 f"the outputs of the face detector are not those of {description.decoder}: export "
@@ -69,10 +69,10 @@ class FaceDetector:
         self._description = description
         self._run = run
         self._long_side = description.long_side if long_side is None else long_side
-        if not description.multiple <= self._long_side <= _LONGEST_SIDE:
+        if not description.multiple <= self._long_side <= _MAX_LONG_SIDE:
             raise UsageError(
                 f"long_side is {self._long_side}, expected "
-                f"{description.multiple} to {_LONGEST_SIDE}"
+                f"{description.multiple} to {_MAX_LONG_SIDE}"
             )
 
     def __call__(self, picture: NDArray[np.uint8]) -> list[Face]:
@@ -83,7 +83,7 @@ class FaceDetector:
             ImageError: there are too many candidates.
 
         Warns:
-            RuntimeWarning: there are more than :data:`MOST_FACES`.
+            RuntimeWarning: there are more than :data:`MAX_FACES`.
         """
         description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
@@ -147,7 +147,7 @@ def letterboxed(
 
 
 def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: float) -> list[int]:
-    """Indices of the boxes that stay, by descending score, at most one above :data:`MOST_FACES`.
+    """Indices of the boxes that stay, by descending score, at most one above :data:`MAX_FACES`.
 
     Args:
         boxes: (n, 4): left, top, right and bottom edge.
@@ -159,7 +159,7 @@ def suppress(boxes: NDArray[np.int64], scores: NDArray[np.float64], overlap: flo
     areas = (right - left) * (bottom - top)
     alive = np.arange(len(order))
     stay: list[int] = []
-    while len(alive) and len(stay) <= MOST_FACES:
+    while len(alive) and len(stay) <= MAX_FACES:
         best, others = alive[0], alive[1:]
         stay.append(int(order[best]))
         width = np.minimum(right[others], right[best]) - np.maximum(left[others], left[best])
@@ -177,10 +177,10 @@ def _faces(detections: Detections, overlap: float, across: float, down: float) -
     landmarks = np.rint(detections.landmarks * scale * UNITS)
     found = []
     stay = suppress(boxes, detections.scores, overlap)
-    if len(stay) > MOST_FACES:
-        text = f"the picture has more than {MOST_FACES} faces: those of lower scores are left out"
+    if len(stay) > MAX_FACES:
+        text = f"the picture has more than {MAX_FACES} faces: those of lower scores are left out"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-    for i in stay[:MOST_FACES]:
+    for i in stay[:MAX_FACES]:
         left, top, right, bottom = (boxes[i] / UNITS).tolist()
         points: Points = tuple(tuple(p) for p in (landmarks[i] / UNITS).tolist())  # type: ignore[assignment]
         found.append(Face((left, top, right, bottom), points, float(detections.scores[i])))

@@ -26,7 +26,7 @@ __all__ = [
     "CONVENTIONS",
     "FACE_TEMPLATE",
     "FACE_TEMPLATE_SIZE",
-    "MOST_DETECTIONS",
+    "MAX_DETECTIONS",
     "Convention",
     "Detections",
     "Output",
@@ -43,9 +43,9 @@ FACE_TEMPLATE = (
 )
 FACE_TEMPLATE_SIZE = 512
 #: Limit of cells above the threshold; a crowd at 1280 pixels has about 2,000.
-MOST_DETECTIONS = 20_000
+MAX_DETECTIONS = 20_000
 #: The longest side of a box in pixels of the detector's input.
-_LONGEST = 2**16
+_MAX_DISTANCE = 2**16
 
 Cells: TypeAlias = "NDArray[np.float64]"
 
@@ -67,7 +67,7 @@ class Output:
     stride: int
 
     @property
-    def described(self) -> str:
+    def manifest_name(self) -> str:
         """The meaning, as in the manifest."""
         return f"{self.meaning}_{self.stride}"
 
@@ -130,7 +130,7 @@ class Convention:
         Raises:
             BundleError: outputs are missing or of other shapes, are not finite, or say there are
                 faces of absurd sizes.
-            ImageError: there are more than :data:`MOST_DETECTIONS`.
+            ImageError: there are more than :data:`MAX_DETECTIONS`.
         """
         decoded: list[tuple[Cells, Cells, Cells]] = []
         limits = np.array([width, height], np.float64)
@@ -144,10 +144,10 @@ class Convention:
             if not np.isfinite(scores).all():
                 raise _broken(self.decoder, "scores that are not finite")
             chosen = np.flatnonzero(scores >= threshold)
-            if len(chosen) > MOST_DETECTIONS:
+            if len(chosen) > MAX_DETECTIONS:
                 raise ImageError(
                     f"the picture gives {len(chosen)} possible faces, expected at most "
-                    f"{MOST_DETECTIONS}: search at a smaller long_side"
+                    f"{MAX_DETECTIONS}: search at a smaller long_side"
                 )
             values = {meaning: cell[chosen].astype(np.float64) for meaning, cell in cells.items()}
             places = np.stack([chosen % (width // stride), chosen // (width // stride)], axis=1)
@@ -187,8 +187,8 @@ def recognise(outputs: Iterable[str]) -> Convention | None:
 
 def _check_sizes(decoder: str, boxes: Cells, landmarks: Cells) -> None:
     # Written so that NaN fails.
-    if not (np.abs(boxes) <= _LONGEST).all() or not (np.abs(landmarks) <= _LONGEST).all():
-        raise _broken(decoder, f"a face further than {_LONGEST} pixels away, or not finite")
+    if not (np.abs(boxes) <= _MAX_DISTANCE).all() or not (np.abs(landmarks) <= _MAX_DISTANCE).all():
+        raise _broken(decoder, f"a face further than {_MAX_DISTANCE} pixels away, or not finite")
     if not (boxes[:, 2:] >= boxes[:, :2]).all():
         raise _broken(decoder, "a box of negative size")
     points = np.rint(landmarks * UNITS)

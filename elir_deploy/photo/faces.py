@@ -15,7 +15,7 @@ from elir_deploy.errors import ImageError, UsageError
 
 __all__ = [
     "FACES",
-    "LEAST_EYE_DISTANCE",
+    "MIN_EYE_DISTANCE",
     "UNITS",
     "Face",
     "Faces",
@@ -36,9 +36,9 @@ Points = tuple[Point, Point, Point, Point, Point]
 #: Units of coordinates in a pixel.
 UNITS = 64
 #: Distance of the eyes in pixels below which a face is left as it is.
-LEAST_EYE_DISTANCE = 5
+MIN_EYE_DISTANCE = 5
 #: Limit of coordinates in pixels, so that the arithmetic fits 64 bits.
-_FURTHEST = 2**20
+_MAX_COORDINATE = 2**20
 #: Landmarks of an aligned picture lie within its side divided by this of the template.
 _ALIGNED_WITHIN = 20
 
@@ -99,7 +99,7 @@ class Face:
             "reason": self.reason,
         }
 
-    def left_alone(self, reason: str) -> Face:
+    def not_restored(self, reason: str) -> Face:
         """This face with the reason why it is not restored."""
         return replace(self, reason=reason)
 
@@ -144,7 +144,7 @@ def choose(
         reason = "it is not the face closest to the centre"
     for i in eligible:
         if i != best:
-            chosen[i] = chosen[i].left_alone(reason)
+            chosen[i] = chosen[i].not_restored(reason)
     return chosen
 
 
@@ -196,20 +196,20 @@ def _on_the_grid(value: float) -> float:
 
 
 def _check_range(value: float) -> None:
-    if not abs(value) <= _FURTHEST:  # NaN included
+    if not abs(value) <= _MAX_COORDINATE:  # NaN included
         raise ImageError(
-            f"a face has the coordinate {value:g}, expected -{_FURTHEST} to {_FURTHEST}"
+            f"a face has the coordinate {value:g}, expected -{_MAX_COORDINATE} to {_MAX_COORDINATE}"
         )
 
 
 def _unless_too_small(face: Face) -> Face:
     (x0, y0), (x1, y1) = face.landmarks[:2]
     squared = (x1 - x0) ** 2 + (y1 - y0) ** 2  # exact
-    if squared >= LEAST_EYE_DISTANCE**2:
+    if squared >= MIN_EYE_DISTANCE**2:
         return face
-    return face.left_alone(
+    return face.not_restored(
         f"too small: the eyes are {squared**0.5:.1f} pixels apart, expected at least "
-        f"{LEAST_EYE_DISTANCE}"
+        f"{MIN_EYE_DISTANCE}"
     )
 
 

@@ -172,7 +172,7 @@ def test_strength_and_transparency(run, tmp_path: Path, capsys) -> None:
         ("photos", ["--tile-overlap", "8"], "--tile-overlap is for the tiles of a --background"),
         ("photos", ["--seed", "8"], "noise is baked"),
         ("photos", ["--background", "tiny", "--faces", "aligned"], "which has no --background"),
-        ("photos", ["--background", "photos"], "background's bundle is of bfr"),
+        ("photos", ["--background", "photos"], "background bundle is for the task bfr"),
         ("photos", ["--background", "nothing"], "no such folder"),
     ],
 )

@@ -65,7 +65,7 @@ def description(decoder: str) -> Detector:
         licence="MIT",
         licence_file=File("detector.LICENSE", "0" * 64, 1),
         input=convention.input,
-        outputs={output.name: output.described for output in convention.outputs},
+        outputs={output.name: output.manifest_name for output in convention.outputs},
         color=convention.color,
         multiple=convention.multiple,
         long_side=1280,

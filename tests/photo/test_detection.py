@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from elir_deploy.errors import BundleError, UsageError
-from elir_deploy.photo.detection import MOST_FACES, FaceDetector, View, letterboxed, suppress
+from elir_deploy.photo.detection import MAX_FACES, FaceDetector, View, letterboxed, suppress
 from elir_deploy.photo.detectors import CONVENTIONS
 from elir_deploy.runtime.photos import large_photograph
 from tests.photo.pictures import DETECTORS, astronaut, description, network, photographs
@@ -70,7 +70,7 @@ def test_suppression_keeps_the_best_of_overlapping_boxes() -> None:
 def test_suppression_of_very_many_boxes_ends() -> None:
     corners = np.arange(20_000)[:, None] * 4
     boxes = np.concatenate([corners, corners * 0, corners + 3, corners * 0 + 3], axis=1)
-    assert suppress(boxes, np.ones(20_000), 0.3) == list(range(MOST_FACES + 1))
+    assert suppress(boxes, np.ones(20_000), 0.3) == list(range(MAX_FACES + 1))
 
 
 def test_faces_beyond_the_limit_are_told() -> None:
@@ -83,7 +83,7 @@ def test_faces_beyond_the_limit_are_told() -> None:
     cells["540"][0, ::3] = 0.5
     detector = FaceDetector(description("centerface"), lambda _: cells)
     with pytest.warns(RuntimeWarning, match="more than 1024 faces: those of lower scores"):
-        assert len(detector(np.zeros((1280, 1280, 3), np.uint8))) == MOST_FACES
+        assert len(detector(np.zeros((1280, 1280, 3), np.uint8))) == MAX_FACES
 
 
 def test_a_detector_that_is_not_known() -> None:

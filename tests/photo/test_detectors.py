@@ -12,7 +12,7 @@ import pytest
 
 from elir_deploy.errors import BundleError, ImageError
 from elir_deploy.photo.detection import FaceDetector, View, letterboxed
-from elir_deploy.photo.detectors import CONVENTIONS, MOST_DETECTIONS, recognise
+from elir_deploy.photo.detectors import CONVENTIONS, MAX_DETECTIONS, recognise
 from elir_deploy.photo.faces import Face
 from tests.photo.pictures import astronaut, description
 
@@ -119,6 +119,8 @@ def test_too_many_faces() -> None:
     for output in CONVENTIONS["centerface"].outputs:
         cells = tensor.shape[2] // output.stride
         outputs[output.name] = np.ones((1, output.channels, cells, cells), np.float32)
-    assert outputs["537"].size > MOST_DETECTIONS
-    with pytest.raises(ImageError, match=f"25600 possible faces, expected at most {MOST_DETECTIONS}"):
+    assert outputs["537"].size > MAX_DETECTIONS
+    with pytest.raises(
+        ImageError, match=f"25600 possible faces, expected at most {MAX_DETECTIONS}"
+    ):
         FaceDetector(description("centerface"), lambda _: outputs)(astronaut(640))

@@ -48,7 +48,7 @@ def test_an_aligned_picture() -> None:
 
 
 def test_the_json_of_events() -> None:
-    seen = face(100, 90, 128).left_alone("it is not the largest face").to_json()
+    seen = face(100, 90, 128).not_restored("it is not the largest face").to_json()
     assert list(seen) == ["box", "landmarks", "score", "restored", "reason"]
     assert seen["box"] == [65, 55, 135, 125]
     assert len(seen["landmarks"]) == 5
