@@ -316,7 +316,7 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
 
     asked = []
 
-    def load(self: object, path: Path, ends: object, providers: object, threads: object) -> object:
+    def load(self: object, path: Path, ends: object, providers: object, *_: object) -> object:
         asked.append(providers)
         return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 

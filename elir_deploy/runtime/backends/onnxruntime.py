@@ -151,9 +151,7 @@ class OnnxRuntimeBackend(Backend):
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
     ) -> DetectorRun:
         if self.compiles:
-            raise UnavailableError(
-                f"{self.name} would compile an engine for every size of picture, for minutes"
-            )
+            raise UnavailableError(f"{self.name} would compile an engine for every picture's size")
         self._check_available(device)
         if self.on_gpu:
             load_cuda_libraries(_library(self.extra))
