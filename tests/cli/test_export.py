@@ -93,8 +93,10 @@ def test_the_report_says_which_precisions_run_only_when_named(
     export_command._print_report(ExportReport(tiny.path, tiny.manifest, verified, {}))
     told = capsys.readouterr().out
     worst = min(verified["int8"].images, key=lambda image: image.psnr_db or math.inf)
-    lost = f"only when named: reached {worst.psnr_db:.1f} dB on the synthetic picture {worst.name}"
-    assert told.count("runs only") == told.count(lost) == 1
+    lost = (
+        f"not used by default: reached {worst.psnr_db:.1f} dB on the synthetic picture {worst.name}"
+    )
+    assert told.count("not used by default") == told.count(lost) == 1
     assert told.index("int8  PSNR") < told.index(lost) < told.index("bf16  PSNR")
 
 
