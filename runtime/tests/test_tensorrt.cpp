@@ -296,12 +296,14 @@ TEST_F(TensorRtTest, EnginesWithoutTheProfileOfAShape) {
   tensorrt.noise = true;
   const std::string file = (folder_.path() / "b" / "engine0").string();
   EXPECT_EQ(error_of(ELIR_ERROR_BUNDLE, [&] { open(fitting()); }),
-            file + ": profile 1 is for image: uint8 1x96x96x3 to image: uint8 1x96x96x3, expected "
-                   "image: uint8 1x64x64x3 to image: uint8 1x64x64x3");
+            file +
+                ": profile 1 is for image: uint8 1x96x96x3 to image: uint8 1x96x96x3, expected "
+                "image: uint8 1x64x64x3 to image: uint8 1x64x64x3");
   options_.noise_stride = 16;
   EXPECT_EQ(error_of(ELIR_ERROR_BUNDLE, [&] { open(fitting()); }),
-            file + ": profile 0 is for noise: float32 1x16x4x4 to noise: float32 1x16x4x4, "
-                   "expected noise: float32 1x16x2x2 to noise: float32 1x16x2x2");
+            file +
+                ": profile 0 is for noise: float32 1x16x4x4 to noise: float32 1x16x4x4, "
+                "expected noise: float32 1x16x2x2 to noise: float32 1x16x2x2");
   options_.noise_stride = 8;
   options_.shapes.insert(1, R"({"batch": 1, "height": 64, "width": 32}, )");
   EXPECT_EQ(error_of(ELIR_ERROR_BUNDLE, [&] { open(fitting()); }),

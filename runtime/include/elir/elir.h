@@ -23,9 +23,9 @@
  * BATCHES. If the bundle was exported for batches, up to `batch` images or tiles are restored in
  * one run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the
  * queue of elir_restore_async fill a batch, if they need one run each in the same size. Nothing
- * waits for a batch to be full, and the pixels are the same as one by one: a CPU backend that cannot
- * do that runs the images one by one (OpenVINO, and ONNX Runtime in anything but float32). On a GPU
- * the last bits may depend on the batch.
+ * waits for a batch to be full, and the pixels are the same as one by one: a CPU backend that
+ * cannot do that runs the images one by one (OpenVINO, and ONNX Runtime in anything but float32).
+ * On a GPU the last bits may depend on the batch.
  *
  * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
  * computed for each image as a function of a seed and of the position in the image, so that
@@ -145,10 +145,10 @@ typedef struct elir_params {
   size_t struct_size;    /* set by elir_default_params and elir_init_params */
   const char* backend;   /* one of elir_backends(); NULL or "auto": the fastest that the bundle and
                             this machine support */
-  const char* precision; /* "fp32", "fp16", "bf16", "int8" or "w8"; NULL: the fastest that the bundle
-                            allows by default. If this or `backend` is not named, each candidate is
-                            checked first, and one that fails is skipped with a warning to `log`.
-                            If both are named, there is no fallback */
+  const char* precision; /* "fp32", "fp16", "bf16", "int8" or "w8"; NULL: the fastest that the
+                            bundle allows by default. If this or `backend` is not named, each
+                            candidate is checked first, and one that fails is skipped with a warning
+                            to `log`. If both are named, there is no fallback */
   elir_fit fit;
   int force;   /* nonzero: allow tiles for a model of aligned faces, whose results will be poor */
   int threads; /* CPU threads per image; 0: the backend decides */
