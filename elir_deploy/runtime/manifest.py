@@ -6,6 +6,7 @@ classes (:mod:`elir_deploy.runtime.manifest_file`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -295,6 +296,24 @@ class Manifest(Record, frozen=True):
     def several(self) -> bool:
         """Whether graphs and engines are for several shapes or batches."""
         return len(self.shapes) > 1 or self.shapes[0].batch > 1
+
+    @property
+    def trial_shapes(self) -> list[Shape]:
+        """Shapes to try graphs of several sizes with, the smallest first; of one size, none.
+
+        Squares that divide all sides, and the smallest of :attr:`shapes`. In squares of twice the
+        strides nothing has one pixel, which would fit anything.
+        """
+        if len(self.shapes) == 1:
+            return []
+        common = math.gcd(*(side for shape in self.shapes for side in shape.graph_size))
+        side = 2 * math.lcm(*(tensor.stride for tensor in self.tensors.values()))
+        trials = []
+        while common % side == 0:
+            trials.append(Shape(1, side, side))
+            side *= 2
+        smallest = min(self.shapes, key=lambda shape: shape.graph_height * shape.graph_width)
+        return [*trials, smallest.with_batch(1)]
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

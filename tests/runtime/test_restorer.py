@@ -22,7 +22,7 @@ from elir_deploy import runtime
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, base
-from tests.bundles import make_bundle, noise_pixels
+from tests.bundles import make_bundle, noise_pixels, read_manifest, write_manifest
 from tests.sessions import ArraySession
 
 SIZES = [(32, 32), (1, 1), (31, 33), (32, 1), (90, 130), (64, 33)]
@@ -413,6 +413,22 @@ def test_images_run_one_by_one_where_a_batch_changes_bytes(
             assert abs(restored.astype(int) - with_noise(noise(32, 48))).max() <= 1
         restore.run_pixels(np.stack([noise(32, 48)] * 3))
         assert [run[0] for run in runs[4:]] == [1] * 6
+
+
+@pytest.mark.parametrize("stages", ["fused", "split"])
+@pytest.mark.parametrize("stride", [4, 16])
+def test_noise_of_another_stride_is_refused_when_opened(
+    tmp_path: Path, stages: str, stride: int
+) -> None:
+    shapes = [{"batch": 1, "height": 32, "width": 48}, {"batch": 2, "height": 64, "width": 96}]
+    path = make_bundle(tmp_path / "b", stride=8, stages=stages, shapes=shapes)
+    with Restorer(path, "onnxruntime", precision="fp32"):
+        pass
+    manifest = read_manifest(path)
+    manifest["tensors"]["noise"]["stride"] = stride
+    write_manifest(path, manifest)
+    with pytest.raises(BundleError, match="its graphs do not fit its manifest: onnxruntime failed"):
+        Restorer(path, "onnxruntime", precision="fp32")
 
 
 @pytest.mark.parametrize("fit", ["tile", "resize"])

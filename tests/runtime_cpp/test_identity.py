@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from elir_deploy.errors import BundleError, UnavailableError
 from elir_deploy.runtime import Restorer
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.emulation import restores_squares
 from tests.runtime_cpp.conftest import RUNTIME, Library
 
@@ -125,6 +126,30 @@ def test_shapes_batches_and_noise(tmp_path: Path, library: Library, backend: str
             actual = [*cpp.restore_batch(images), *map(cpp.restore, images)]
         for one, other in zip(actual, [*expected, *alone], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("stride", [4, 16])
+@pytest.mark.parametrize(
+    ("backend", "error", "reason"),
+    [
+        ("onnxruntime", BundleError, "its graphs do not fit its manifest"),
+        ("openvino", UnavailableError, "openvino cannot run"),
+    ],
+)
+def test_noise_of_another_stride_is_refused_when_opened(
+    tmp_path: Path, library: Library, backend: str, error: type[Exception], reason: str, stride: int
+) -> None:
+    pytest.importorskip(backend)
+    shapes = [SQUARE, WIDE]
+    bundle = make_bundle(tmp_path / "b", stride=8, shapes=shapes)
+    manifest = read_manifest(bundle)
+    manifest["tensors"]["noise"]["stride"] = stride
+    write_manifest(bundle, manifest)
+    with pytest.raises(error, match=reason):
+        Restorer(bundle, backend, precision="fp32")
+    if backend in library.loaded.elir_backends().decode().split(", "):
+        with pytest.raises(library.binding.ElirError, match=reason):
+            library.open(bundle, backend=backend, precision="fp32")
 
 
 @pytest.mark.parametrize("stages", ["fused", "split"])

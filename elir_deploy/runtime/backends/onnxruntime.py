@@ -9,11 +9,9 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import io
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from numpy.typing import NDArray
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
     Backend,
-    HostSession,
     Session,
     import_library,
     missing_cuda_device,
@@ -33,8 +30,9 @@ from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.cuda import open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
-from elir_deploy.runtime.manifest import Artifact, Manifest, Shape
+from elir_deploy.runtime.manifest import Artifact, Shape
 from elir_deploy.runtime.onnx_check import End
+from elir_deploy.runtime.onnxruntime_cpu import CpuSession
 from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage, library_failures, one_line
 
 __all__ = ["BACKENDS", "OnnxRuntimeBackend", "conflicting_packages", "load_cuda_libraries"]
@@ -100,7 +98,7 @@ class OnnxRuntimeBackend(Backend):
             self._load(path, ends, self.providers(precision, device, None), threads, precision)
             for path, ends, _ in self._files(bundle, precision)
         ]
-        return _CpuSession(bundle.manifest, chain, threads, exact=_exact_batches(precision))
+        return CpuSession(bundle, precision, chain, threads)
 
     def _check_available(self, device: int) -> None:
         reason = self.available()
@@ -212,53 +210,6 @@ class OnnxRuntimeBackend(Backend):
         if ends is not None:
             _check_ends(path, ends, loaded)
         return loaded
-
-
-class _CpuSession(HostSession):
-    def __init__(
-        self, manifest: Manifest, loaded: Sequence[Any], threads: int | None, *, exact: bool
-    ) -> None:
-        self.threads = threads  # ONNX Runtime does not report its default
-        self.exact_batches = exact
-        self._loaded = loaded
-        self._failures = library_failures()
-        super().__init__(manifest)
-
-    def _step(
-        self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
-    ) -> Callable[[], None]:
-        loaded, stage = self._loaded[index], self._manifest.stages[index]
-        binding = loaded.io_binding()
-        try:
-            for name, array in zip(stage.inputs, sources, strict=True):
-                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-            binding.bind_output(
-                stage.output, "cpu", 0, sink.dtype.type, sink.shape, sink.ctypes.data
-            )
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime failed: {one_line(error)}") from None
-        # The binding holds addresses, not references.
-        return partial(self._run, loaded, binding, (*sources, sink))
-
-    def _run(self, loaded: Any, binding: Any, arrays: object) -> None:
-        try:
-            loaded.run_with_iobinding(binding)
-        except self._failures as error:
-            raise UnavailableError(f"onnxruntime failed: {one_line(error)}") from None
-
-    def close(self) -> None:
-        super().close()
-        self._loaded = ()
-
-
-def _exact_batches(precision: str) -> bool:
-    """Whether an image of a batch gets the bytes that it gets alone.
-
-    Threads divide the pixels of a single image, but the images of a batch, and the order of a
-    convolution's sums depends on the number of pixels. Not so in blocks of channels (NCHWc), which
-    float32 has on this processor (docs/decisions.md).
-    """
-    return precision == "fp32" and platform.machine() in ("x86_64", "AMD64")
 
 
 def conflicting_packages() -> str | None:

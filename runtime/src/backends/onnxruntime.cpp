@@ -4,7 +4,9 @@
 // Stages share buffers by IO binding: the output of one is the input of the next.
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
 #include <iterator>
+#include <numeric>
 
 #include "../error.hpp"
 #include "../text.hpp"
@@ -240,6 +242,47 @@ class OnnxRuntimeSession final : public Session {
   const int threads_;
 };
 
+// Shapes to try graphs of several sizes with, the smallest first; of one size, none: squares that
+// divide all sides, and the smallest shape. In squares of twice the strides nothing has one pixel,
+// which would fit anything.
+std::vector<Shape> trial_shapes(const Manifest& manifest) {
+  const auto& shapes = manifest.shapes;
+  if (shapes.size() == 1) return {};
+  std::int64_t common = 0;
+  for (const Shape& shape : shapes) {
+    common = std::gcd(common, std::gcd(shape.padded_height, shape.padded_width));
+  }
+  std::int64_t side = 2;
+  for (const Stage& stage : manifest.stages) {
+    const std::int64_t noise = stage.noise ? stage.noise->stride : 1;
+    side = std::lcm(side, 2 * std::lcm(noise, stage.output.stride));
+  }
+  std::vector<Shape> trials;
+  for (; common % side == 0; side *= 2) trials.push_back({1, side, side, side, side});
+  const auto pixels = [](const Shape& shape) { return shape.padded_height * shape.padded_width; };
+  trials.push_back(*std::min_element(
+      shapes.begin(), shapes.end(),
+      [&](const Shape& one, const Shape& other) { return pixels(one) < pixels(other); }));
+  trials.back().batch = 1;
+  return trials;
+}
+
+// Runs a small picture: only that shows whether free dimensions fit together. Throws a bundle error
+// if they do not.
+void try_out(const Bundle& bundle, const std::vector<OwnedSession>& chain) {
+  std::string reason;
+  for (const Shape& shape : trial_shapes(bundle.manifest())) {
+    try {
+      OnnxRuntimeTensors(bundle.manifest().stages, chain, shape).run();
+      return;
+    } catch (const std::runtime_error& error) {
+      reason = error.what();
+    }
+  }
+  if (reason.empty()) return;
+  throw bundle_error(bundle.path().string(), ": its graphs do not fit its manifest: ", reason);
+}
+
 class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend()
@@ -261,6 +304,7 @@ class OnnxRuntimeBackend final : public Backend {
                                  manifest.stages[i].ends(manifest.graph_shape()), setup.threads,
                                  precision));
     }
+    try_out(bundle, chain);
     std::vector<std::unique_ptr<Session>> sessions;
     sessions.push_back(
         std::make_unique<OnnxRuntimeSession>(manifest, std::move(chain), precision, setup.threads));
