@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.tiles import SIDE, correlation, grey, seam
+from benchmarks.tiles import SIDE, correlation, grey, seam, whole_in_batches
 from elir_deploy.runtime.tiling import spans
+from tests.bundles import make_bundle
 
 
 def test_a_pattern_that_repeats_is_found() -> None:
@@ -26,3 +29,12 @@ def test_a_step_between_tiles_is_found() -> None:
     assert seam(image, axis) == pytest.approx(1, abs=0.02)
     image[:, axis[1].begin :] //= 2
     assert abs(seam(image, axis) - 1) > 0.02
+
+
+def test_a_picture_in_batches_is_timed_in_pairs(tmp_path: Path) -> None:
+    shapes = [{"batch": 8, "height": 512, "width": 512}]
+    bundle = make_bundle(tmp_path / "b", stride=8, shapes=shapes, upscale=4, kernel="bicubic")
+    ((tiles, pairs, *quartiles, megabytes),) = whole_in_batches(str(bundle), every=2)
+    assert (tiles, pairs) == ("63", "3"), "9 x 7 tiles in 7 full batches, of which 0, 2, 4 and 6"
+    assert sorted(quartiles) == quartiles
+    assert float(megabytes) < 200
