@@ -132,6 +132,7 @@ class Restorer:
         self.backend, self.precision = opened.backend, opened.precision
         self.concurrency = len(opened.sessions)
         self.threads = opened.sessions[0].session.threads
+        self._exact_batches = opened.sessions[0].session.exact_batches
         self._pool = Pool(opened.sessions)
 
     def __str__(self) -> str:
@@ -325,7 +326,7 @@ class Restorer:
     def joins(self, group: list[NDArray[Any]], image: NDArray[Any]) -> bool:
         """Whether a waiting image can be in the same run as others."""
         shape = self._placement.single_run(group[0])
-        if shape is None or len(group) >= shape.batch:
+        if shape is None or len(group) >= shape.batch or not self._exact_batches:
             return False
         return self._placement.single_run(image) == shape
 
