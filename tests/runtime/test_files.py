@@ -253,7 +253,7 @@ def test_images_that_wait_share_a_batch(tmp_path: Path, monkeypatch: pytest.Monk
     inputs[5].write_bytes(b"")
     jobs = plan_jobs(inputs, tmp_path / "out").jobs
     path = make_bundle(tmp_path / "b", gain=0.5, shapes=[{"batch": 4, "height": 32, "width": 32}])
-    with Restorer(path) as restorer:
+    with Restorer(path, "onnxruntime", precision="fp32") as restorer:
         expected = {i: restorer(noise(*size, i)) for i, size in enumerate(sizes) if i != 5}
         groups: list[int] = []
         restore, together = restorer.restore, restorer.restore_together
