@@ -36,6 +36,9 @@ from elir_deploy.runtime.strength import mix_into, rounded_strength
 
 __all__ = ["PhotoRestorer", "PreparedPhoto"]
 
+#: Side of a square in pixels, so that its mask has a rim.
+_MIN_SIDE = 16
+
 
 @dataclass(frozen=True)
 class PreparedPhoto:
@@ -351,7 +354,8 @@ def _square_of(manifest: Manifest) -> tuple[int, int]:
     """
     model = manifest.model
     for shape in manifest.shapes:
-        if model.faces and model.upscale == 1 and shape.height == shape.width:
+        square = shape.height == shape.width >= _MIN_SIDE
+        if model.faces and model.upscale == 1 and square:
             return shape.height, shape.batch
     raise UsageError(
         f"the bundle is for the task {model.task}; PhotoRestorer needs one for aligned faces, such "

@@ -148,6 +148,11 @@ def face_bundle(
 ) -> Path:
     """A bundle for aligned faces of 64 pixels whose detector is that of spots."""
     bundle = make_bundle(folder, **{"size": 64, "faces": True, "task": "bfr"} | options)
+    return add_detector(bundle, detector, decoder)
+
+
+def add_detector(bundle: Path, detector: bytes | None, decoder: str) -> Path:
+    """Put a detector, by default that of spots, into a bundle."""
     (bundle / "detector.onnx").write_bytes(spot_detector() if detector is None else detector)
     (bundle / "detector.LICENSE").write_text("MIT")
     entry = to_builtins(description(decoder))

@@ -169,6 +169,8 @@ def test_bundles_that_restore_no_photographs(tmp_path: Path) -> None:
         opened(make_bundle(tmp_path / "plain", faces=True, task="bfr"))
     with pytest.raises(UsageError, match="bundle is for the task tiny; PhotoRestorer needs one"):
         opened(face_bundle(tmp_path / "any", faces=False, task="tiny"))
+    with pytest.raises(UsageError, match="PhotoRestorer needs one for aligned faces"):
+        opened(face_bundle(tmp_path / "small", size=8))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
