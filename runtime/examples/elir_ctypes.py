@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 OK = 0
+MOST_FACES = 1024
+FACES = {"auto": 0, "all": 1, "largest": 2, "centre": 3, "aligned": 4, "list": 5}
 FITS = {None: 0, "resize": 1, "tile": 2}
 MODES = {"latency": 0, "throughput": 1}
 
@@ -46,6 +48,7 @@ class Params(ctypes.Structure):
         ("seed", ctypes.c_int64),
         ("tile_overlap", ctypes.c_int32),
         ("strength", ctypes.c_double),
+        ("long_side", ctypes.c_int32),
     )
 
 
@@ -70,6 +73,30 @@ class Shape(ctypes.Structure):
         ("batch", ctypes.c_int32),
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
+    )
+
+
+class Face(ctypes.Structure):
+    """``elir_face``."""
+
+    _fields_ = (
+        ("box", ctypes.c_double * 4),
+        ("landmarks", ctypes.c_double * 2 * 5),
+        ("score", ctypes.c_double),
+        ("restored", ctypes.c_int32),
+        ("reason", ctypes.c_char_p),
+    )
+
+
+class PhotoParams(ctypes.Structure):
+    """``elir_photo_params``."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("faces", ctypes.c_int),
+        ("face_list", ctypes.POINTER(Face)),
+        ("face_count", ctypes.c_size_t),
+        ("background", ctypes.POINTER(Image)),
     )
 
 
@@ -135,6 +162,10 @@ def load(path: str | Path) -> ctypes.CDLL:
     images = ctypes.POINTER(Image)
     library.elir_restore.argtypes = [pointer, images, images]
     library.elir_restore_batch.argtypes = [pointer, images, images, ctypes.c_size_t]
+    faces = [ctypes.POINTER(Face), ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
+    library.elir_detect.argtypes = [pointer, images, *faces]
+    params = ctypes.POINTER(PhotoParams)
+    library.elir_restore_photo.argtypes = [pointer, params, images, images, *faces]
     return library
 
 
@@ -176,6 +207,59 @@ class Restorer:
         sources, sinks = array(*map(_image, images)), array(*map(_image, outputs))
         self._check(self._library.elir_restore_batch(self._handle, sources, sinks, len(images)))
         return outputs
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """The faces in an image: (H, W, 3) uint8 RGB."""
+        buffer, count = (Face * MOST_FACES)(), ctypes.c_size_t()
+        source = _image(image)
+        self._check(
+            self._library.elir_detect(
+                self._handle, ctypes.byref(source), buffer, MOST_FACES, ctypes.byref(count)
+            )
+        )
+        return list(buffer[: count.value])
+
+    def restore_photo(
+        self,
+        image: NDArray[np.uint8],
+        faces: str | Sequence[Face] = "auto",
+        scale: int = 1,
+        background: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.uint8], list[Face]]:
+        """Restore the faces of a photograph: see elir_restore_photo.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            faces: one of :data:`FACES`, or those of another detector.
+            scale: 1, 2 or 4.
+            background: of any size; what the result shows around the faces.
+
+        Returns:
+            the photograph, a new array, and all faces.
+        """
+        output = np.empty((image.shape[0] * scale, image.shape[1] * scale, 3), np.uint8)
+        face_list = (Face * 0)() if isinstance(faces, str) else (Face * len(faces))(*faces)
+        params = PhotoParams(ctypes.sizeof(PhotoParams))
+        params.faces = FACES[faces if isinstance(faces, str) else "list"]
+        if not isinstance(faces, str):
+            params.face_list, params.face_count = face_list, len(face_list)
+        if background is not None:
+            params.background = ctypes.pointer(_image(background))
+        capacity = max(MOST_FACES, len(face_list))
+        buffer, count = (Face * capacity)(), ctypes.c_size_t()
+        source, sink = _image(image), _image(output)
+        self._check(
+            self._library.elir_restore_photo(
+                self._handle,
+                ctypes.byref(params),
+                ctypes.byref(source),
+                ctypes.byref(sink),
+                buffer,
+                capacity,
+                ctypes.byref(count),
+            )
+        )
+        return output, list(buffer[: count.value])
 
     def close(self) -> None:
         self._library.elir_destroy(self._handle)

@@ -1,6 +1,8 @@
 // A command line that restores pictures.
 //
 //     elir-restore-cpp [options] BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]
+//
+// With --faces, a bundle for aligned faces restores those of whole photographs.
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb_image.h>
@@ -13,6 +15,7 @@
 #include <cstdlib>
 #include <elir/elir.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -23,10 +26,15 @@ constexpr const char* kUsage =
     "usage: elir-restore-cpp [-h] [--backend NAME] [--precision NAME] [--threads N]\n"
     "                        [--fit resize|tile] [--force] [--tile-overlap PIXELS]\n"
     "                        [--sigma-s S] [--seed N] [--strength 0-1]\n"
+    "                        [--faces auto|all|largest|centre|aligned] [--long-side PIXELS]\n"
+    "                        [--scale 1|2|4] [--background BUNDLE]\n"
     "                        BUNDLE INPUT OUTPUT.png [INPUT OUTPUT.png ...]\n";
 
 struct Arguments {
   elir_params params = elir_default_params();
+  std::optional<elir_faces> faces;  // none: every input is restored as it is
+  int scale = 1;
+  std::string background;  // a bundle
   std::vector<std::string> names;
 };
 
@@ -39,6 +47,14 @@ elir_fit parse_fit(const std::string& name) {
   if (name == "resize") return ELIR_FIT_RESIZE;
   if (name == "tile") return ELIR_FIT_TILE;
   exit_with_usage("--fit is " + name + ", expected resize or tile");
+}
+
+elir_faces parse_faces(const std::string& name) {
+  constexpr const char* kNames[] = {"auto", "all", "largest", "centre", "aligned"};
+  for (int i = 0; i < 5; ++i) {
+    if (name == kNames[i]) return static_cast<elir_faces>(i);
+  }
+  exit_with_usage("--faces is " + name + ", expected auto, all, largest, centre or aligned");
 }
 
 template <typename Number>
@@ -59,6 +75,15 @@ double parse_decimal(const std::string& option, const std::string& value) {
   if (value.empty() || *end != '\0')
     exit_with_usage(option + " is " + value + ", expected a number");
   return number;
+}
+
+void check(const Arguments& arguments) {
+  if (arguments.names.size() < 3 || arguments.names.size() % 2 == 0) {
+    exit_with_usage("expected a bundle and pairs of input and output");
+  }
+  if (!arguments.faces && (arguments.scale != 1 || !arguments.background.empty())) {
+    exit_with_usage("--scale and --background need --faces");
+  }
 }
 
 Arguments parse_arguments(int argc, char** argv) {
@@ -88,6 +113,14 @@ Arguments parse_arguments(int argc, char** argv) {
       arguments.params.strength = parse_decimal(name, value());
     } else if (name == "--fit") {
       arguments.params.fit = parse_fit(value());
+    } else if (name == "--faces") {
+      arguments.faces = parse_faces(value());
+    } else if (name == "--long-side") {
+      arguments.params.long_side = parse_number<std::int32_t>(name, value());
+    } else if (name == "--scale") {
+      arguments.scale = parse_number<int>(name, value());
+    } else if (name == "--background") {
+      arguments.background = value();
     } else if (name == "--force") {
       arguments.params.force = 1;
     } else if (name.rfind("--", 0) == 0) {
@@ -96,9 +129,7 @@ Arguments parse_arguments(int argc, char** argv) {
       arguments.names.push_back(name);
     }
   }
-  if (arguments.names.size() < 3 || arguments.names.size() % 2 == 0) {
-    exit_with_usage("expected a bundle and pairs of input and output");
-  }
+  check(arguments);
   return arguments;
 }
 
@@ -106,31 +137,79 @@ struct Free {
   void operator()(stbi_uc* pixels) const { stbi_image_free(pixels); }
 };
 
-// Returns false after printing a message if a file cannot be read or written.
-bool restore_file(elir::Restorer& restorer, const std::string& input, const std::string& output) {
+struct Picture {
   int width = 0;
   int height = 0;
-  int channels = 0;
-  const std::unique_ptr<stbi_uc, Free> pixels(
-      stbi_load(input.c_str(), &width, &height, &channels, 3));
-  if (!pixels) {
-    std::fprintf(stderr, "%s cannot be read: %s\n", input.c_str(), stbi_failure_reason());
-    return false;
+  std::vector<unsigned char> pixels;
+
+  Picture(int across, int down)
+      : width(across),
+        height(down),
+        pixels(std::size_t{3} * static_cast<std::size_t>(across) * static_cast<std::size_t>(down)) {
   }
-  const elir::Size size = restorer.output_size(width, height);
-  std::vector<unsigned char> result(std::size_t{3} * static_cast<std::size_t>(size.width) *
-                                    static_cast<std::size_t>(size.height));
-  const auto start = std::chrono::steady_clock::now();
-  restorer.restore(elir::image(pixels.get(), width, height),
-                   elir::image(result.data(), size.width, size.height));
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  if (stbi_write_png(output.c_str(), size.width, size.height, 3, result.data(), 0) == 0) {
-    std::fprintf(stderr, "%s cannot be written\n", output.c_str());
-    return false;
+  elir_image image() { return elir::image(pixels.data(), width, height); }
+};
+
+class Program {
+ public:
+  explicit Program(const Arguments& arguments)
+      : arguments_(arguments), restorer_(arguments.names[0], arguments.params) {
+    if (arguments.background.empty()) return;
+    elir_params params = arguments.params;
+    params.fit = ELIR_FIT_TILE;
+    params.precision = nullptr;
+    background_.emplace(arguments.background, params);
   }
-  std::printf("%s: %dx%d, %.3f s\n", output.c_str(), size.width, size.height, took.count());
-  return true;
-}
+
+  // Returns false after printing a message if a file cannot be read or written.
+  bool restore_file(const std::string& input, const std::string& output) {
+    int width = 0;
+    int height = 0;
+    int channels = 0;
+    const std::unique_ptr<stbi_uc, Free> pixels(
+        stbi_load(input.c_str(), &width, &height, &channels, 3));
+    if (!pixels) {
+      std::fprintf(stderr, "%s cannot be read: %s\n", input.c_str(), stbi_failure_reason());
+      return false;
+    }
+    const elir_image image = elir::image(pixels.get(), width, height);
+    const auto start = std::chrono::steady_clock::now();
+    Picture result = arguments_.faces ? photograph(image) : restored(restorer_, image);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (stbi_write_png(output.c_str(), result.width, result.height, 3, result.pixels.data(), 0) ==
+        0) {
+      std::fprintf(stderr, "%s cannot be written\n", output.c_str());
+      return false;
+    }
+    std::printf("%s: %dx%d, %.3f s\n", output.c_str(), result.width, result.height, took.count());
+    return true;
+  }
+
+ private:
+  static Picture restored(elir::Restorer& restorer, const elir_image& input) {
+    const elir::Size size = restorer.output_size(input.width, input.height);
+    Picture result(size.width, size.height);
+    restorer.restore(input, result.image());
+    return result;
+  }
+
+  Picture photograph(const elir_image& input) {
+    Picture result(input.width * arguments_.scale, input.height * arguments_.scale);
+    std::optional<Picture> around;
+    if (background_) around = restored(*background_, input);
+    const elir_image background = around ? around->image() : elir_image{};
+    for (const elir_face& face : restorer_.restore_photo(input, result.image(), *arguments_.faces,
+                                                         around ? &background : nullptr)) {
+      std::printf("face at %.0f, %.0f: %s\n", (face.box[0] + face.box[2]) / 2,
+                  (face.box[1] + face.box[3]) / 2, face.restored != 0 ? "restored" : face.reason);
+    }
+    return result;
+  }
+
+  const Arguments& arguments_;
+  elir::Restorer restorer_;
+  std::optional<elir::Restorer> background_;
+};
 
 }  // namespace
 
@@ -141,10 +220,10 @@ int main(int argc, char** argv) {
   };
   const std::vector<std::string>& names = arguments.names;
   try {
-    elir::Restorer restorer(names[0], arguments.params);
+    Program program(arguments);
     bool all = true;
     for (std::size_t i = 1; i < names.size(); i += 2) {
-      all = restore_file(restorer, names[i], names[i + 1]) && all;
+      all = program.restore_file(names[i], names[i + 1]) && all;
     }
     return all ? 0 : 2;
   } catch (const elir::Error& error) {

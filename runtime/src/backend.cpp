@@ -46,6 +46,11 @@ std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
   return available;
 }
 
+std::unique_ptr<DetectorNetwork> Backend::open_detector(const Bundle& /*bundle*/,
+                                                        const Setup& /*setup*/) const {
+  throw unavailable_error(available().value_or(text(name, " runs no face detectors")));
+}
+
 std::vector<const Artifact*> Backend::artifacts(const Bundle& bundle,
                                                 const std::string& precision) const {
   std::vector<const Artifact*> chosen;

@@ -94,6 +94,26 @@ class Session {
   std::map<std::array<std::int64_t, 3>, std::unique_ptr<Tensors>> tensors_;
 };
 
+// An output of a face detector's network.
+struct DetectorOutput {
+  End end;
+  const void* data;
+};
+
+// The network of a bundle's face detector, for pictures of any size. One thread at a time.
+class DetectorNetwork {
+ public:
+  DetectorNetwork() = default;
+  DetectorNetwork(const DetectorNetwork&) = delete;
+  DetectorNetwork& operator=(const DetectorNetwork&) = delete;
+  virtual ~DetectorNetwork() = default;
+
+  // Runs on a picture of 3 x height x width values from 0 to 255. The outputs are valid until the
+  // next run. Throws an unavailable error if the device fails.
+  virtual std::vector<DetectorOutput> run(float* picture, std::int64_t height,
+                                          std::int64_t width) = 0;
+};
+
 struct Log {
   elir_log_callback callback = nullptr;
   void* user = nullptr;
@@ -156,6 +176,11 @@ class Backend : public Capabilities {
   virtual std::vector<std::unique_ptr<Session>> open(const Bundle& bundle,
                                                      const std::string& precision,
                                                      const Setup& setup) const = 0;
+
+  // Loads the bundle's face detector, which runs in float32. Throws a bundle error (the file), or
+  // an unavailable error: the backend runs no detectors, or not here.
+  virtual std::unique_ptr<DetectorNetwork> open_detector(const Bundle& bundle,
+                                                         const Setup& setup) const;
 
   // The precisions for which the bundle has every stage, best first.
   virtual std::vector<std::string> held_precisions(const Bundle& bundle) const;

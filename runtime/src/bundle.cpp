@@ -102,7 +102,8 @@ fs::path Bundle::checked_file(const std::string& file) const {
     if (!std::any_of(stage.artifacts.begin(), stage.artifacts.end(), is_graph)) continue;
     check_onnx_file(path, stage.ends(manifest_.graph_shape()));
   }
-  if (std::any_of(manifest_.detector.begin(), manifest_.detector.end(), is_graph)) {
+  const auto& detector = manifest_.detector;
+  if (detector && std::any_of(detector->artifacts.begin(), detector->artifacts.end(), is_graph)) {
     check_onnx_file(path, {});
   }
   return path;

@@ -1,60 +1,20 @@
 // Implements elir.h with the C++ classes.
 #include <elir/elir.h>
 
-#include <sys/types.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <vector>
 
+#include "c_api.hpp"
 #include "choice.hpp"
 #include "embedded.hpp"
 #include "guard.hpp"
-#include "restorer.hpp"
 #include "text.hpp"
-#include "worker.hpp"
-
-struct elir_restorer {
-  elir_restorer(const char* bundle, const elir::core::OpenOptions& options, std::size_t capacity)
-      : restorer(bundle, options), queue(capacity), worker(restorer, capacity) {
-    for (const elir::core::Shape& shape : restorer.manifest().shapes) {
-      shapes.push_back({static_cast<std::int32_t>(shape.batch),
-                        static_cast<std::int32_t>(shape.height),
-                        static_cast<std::int32_t>(shape.width)});
-      largest_batch = std::max(largest_batch, shapes.back().batch);
-    }
-  }
-
-  // False in a child created by fork(), which has no threads and perhaps locks that stay locked.
-  bool in_its_process() const { return ::getpid() == process; }
-
-  const pid_t process = ::getpid();
-  elir::core::Restorer restorer;
-  std::vector<elir_shape> shapes;
-  std::int32_t largest_batch = 0;
-  const std::size_t queue;
-  elir::core::Worker worker;  // destroyed before the restorer it uses
-};
 
 namespace elir::core {
 namespace {
 
 constexpr int kMaxQueue = 1024;
-
-void check_not_null(const void* pointer, const char* name) {
-  if (pointer == nullptr) throw usage_error(name, " is NULL");
-}
-
-// Must be called before any lock.
-void check_restorer(const elir_restorer* restorer) {
-  check_not_null(restorer, "restorer");
-  if (restorer->in_its_process()) return;
-  throw usage_error("this restorer belongs to process ", restorer->process,
-                    " and cannot be used in its child ", ::getpid(),
-                    ": create restorers after the fork");
-}
 
 void check_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
@@ -191,7 +151,9 @@ elir_status elir_create(const char* bundle, const elir_params* params, elir_rest
     *restorer = nullptr;
     check_not_null(bundle, "bundle");
     const elir_params read = read_params(params);
-    *restorer = new elir_restorer(bundle, read_options(read), static_cast<std::size_t>(read.queue));
+    check_range("elir_params.long_side", read.long_side, 0, 4096);
+    *restorer = new elir_restorer(bundle, read_options(read), static_cast<std::size_t>(read.queue),
+                                  read.long_side);
   });
 }
 
@@ -223,7 +185,7 @@ elir_status elir_describe(const elir_restorer* restorer, elir_description* descr
                                      manifest.upscale,
                                      source.fit(),
                                      manifest.faces ? 1 : 0,
-                                     manifest.detector.empty() ? 0 : 1,
+                                     manifest.detector ? 1 : 0,
                                      manifest.random ? 1 : 0,
                                      static_cast<std::int32_t>(source.concurrency()),
                                      tensor_of(manifest.input(), manifest.shapes.front()),

@@ -106,6 +106,24 @@ Artifact read_artifact(const json& values) {
   return artifact;
 }
 
+Detector read_detector(const json& values) {
+  Detector detector{values["decoder"],
+                    values["input"],
+                    {},
+                    string(values["color"]) == "BGR",
+                    values["multiple"],
+                    values["long_side"],
+                    values["score_threshold"],
+                    values["overlap_threshold"],
+                    {{}, values["template_size"]},
+                    read_all(values["artifacts"], read_artifact)};
+  for (const auto& [name, meaning] : values["outputs"].items()) detector.outputs.push_back(name);
+  for (std::size_t i = 0; i < detector.aligned.points.size(); ++i) {
+    detector.aligned.points[i] = {values["template"][i][0], values["template"][i][1]};
+  }
+  return detector;
+}
+
 Shape read_shape(const json& values) {
   const json* height = optional(values, "padded_height");
   const json* width = optional(values, "padded_width");
@@ -156,7 +174,7 @@ Manifest read_values(const json& manifest, const Tensors& tensors) {
   result.sigma_s = model["sigma_s"];
   if (string(manifest["noise"]["kind"]) == "field") result.seed = manifest["noise"]["seed"];
   if (const json* detector = optional(manifest, "detector")) {
-    result.detector = read_all((*detector)["artifacts"], read_artifact);
+    result.detector = read_detector(*detector);
   }
   result.shapes = read_all(manifest["shapes"], read_shape);
   result.stages = read_all(manifest["stages"], [&](const json& values) {
@@ -298,58 +316,6 @@ void check_files(const Manifest& info) {
 }
 
 }  // namespace
-
-std::array<std::int64_t, 4> TensorSpec::sides(const Shape& shape) const {
-  const auto side = [&](std::int64_t pixels) { return pixels < 0 ? pixels : pixels / stride; };
-  const std::int64_t height = side(shape.padded_height);
-  const std::int64_t width = side(shape.padded_width);
-  if (layout == Layout::nhwc) return {shape.batch, height, width, channels};
-  return {shape.batch, channels, height, width};
-}
-
-std::size_t TensorSpec::bytes(const Shape& shape) const {
-  const auto [a, b, c, d] = sides(shape);
-  return static_cast<std::size_t>(a * b * c * d) * (dtype == Dtype::uint8 ? 1 : 4);
-}
-
-End TensorSpec::end(const Shape& shape) const {
-  const auto all = sides(shape);
-  return {name, type_name(dtype), {all.begin(), all.end()}};
-}
-
-GraphEnds Stage::ends(const Shape& shape) const {
-  GraphEnds ends{{input.end(shape)}, {output.end(shape)}};
-  if (noise) ends.inputs.push_back(noise->end(shape));
-  return ends;
-}
-
-std::string End::describe() const {
-  std::vector<std::string> numbers;
-  for (const std::int64_t side : sides) {
-    if (numbers.size() < 8) numbers.push_back(side < 0 ? "?" : std::to_string(side));
-  }
-  return text(printable(name), ": ", dtype, " ", joined(numbers, "x"));
-}
-
-void check_ends(const std::string& subject, const GraphEnds& actual, const GraphEnds& expected) {
-  const auto same = [](const End& a, const End& b) {
-    return a.name == b.name && a.dtype == b.dtype && a.sides == b.sides;
-  };
-  const auto describe = [](const std::vector<End>& ends) {
-    std::vector<std::string> first;
-    for (const End& end : ends) {
-      if (first.size() < 4) first.push_back(end.describe());
-    }
-    return first.empty() ? "nothing" : joined(first, ", ");
-  };
-  const auto check = [&](const char* what, const auto& a, const auto& b) {
-    if (std::equal(a.begin(), a.end(), b.begin(), b.end(), same)) return;
-    throw bundle_error(subject, what, " is ", describe(a), ", the manifest says ", describe(b),
-                       ": files of two bundles were mixed, copy the bundle again");
-  };
-  check(" input", actual.inputs, expected.inputs);
-  check(" output", actual.outputs, expected.outputs);
-}
 
 const TensorSpec* Manifest::noise() const {
   for (const Stage& stage : stages) {

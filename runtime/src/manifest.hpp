@@ -93,6 +93,26 @@ struct Stage {
   GraphEnds ends(const Shape& shape) const;
 };
 
+// The landmarks of a face in an aligned square of `size` pixels: x and y.
+struct Template {
+  std::array<std::array<double, 2>, 5> points;
+  std::int64_t size;
+};
+
+// A face detector, and how to decode its outputs.
+struct Detector {
+  std::string decoder;
+  std::string input;
+  std::vector<std::string> outputs;
+  bool bgr;                // blue comes first in the input
+  std::int64_t multiple;   // of which the input's sides are multiples
+  std::int64_t long_side;  // longer side to which pictures are shrunk
+  double score_threshold;
+  double overlap_threshold;
+  Template aligned;
+  std::vector<Artifact> artifacts;
+};
+
 // Agreement of a precision with float32 PyTorch.
 struct Verification {
   std::optional<double> psnr_db;  // of the worst photograph; none: identical, or not finite
@@ -121,7 +141,7 @@ struct Manifest {
   std::optional<std::int64_t> seed;  // of noise that is an input of the graph; none: a constant
   std::vector<Shape> shapes;
   std::vector<Stage> stages;
-  std::vector<Artifact> detector;  // artifacts of the face detector; empty: there is none
+  std::optional<Detector> detector;
   std::vector<std::string> precisions;
   std::map<std::string, Verification, std::less<>> verification;  // by precision
   std::vector<Reference> references;

@@ -9,8 +9,6 @@
 #include "text.hpp"
 
 namespace elir::core {
-namespace {
-
 void check_image(const elir_image& image, const char* what, const std::string& backend) {
   if (image.data == nullptr) throw image_error("the data of the ", what, " is NULL");
   if (image.width < 1 || image.height < 1) {
@@ -51,6 +49,8 @@ Pixels view(const elir_image& image) {
   return {static_cast<std::uint8_t*>(image.data), image.stride == 0 ? row : image.stride,
           static_cast<std::size_t>(image.width), static_cast<std::size_t>(image.height)};
 }
+
+namespace {
 
 // Throws what `body` throws, with the image's index in its array.
 template <typename Body>
@@ -272,6 +272,29 @@ void Restorer::restore_batch(const elir_image* inputs, const elir_image* outputs
   for (std::thread& other : others) other.join();
   for (std::size_t i = 0; i < count; ++i) {
     if (failures[i]) with_index(i, [&] { std::rethrow_exception(failures[i]); });
+  }
+}
+
+void Restorer::run_squares(const Shape& shape, const std::uint8_t* images, std::uint8_t* restored,
+                           std::size_t count) {
+  const auto width = static_cast<std::size_t>(shape.width);
+  const auto height = static_cast<std::size_t>(shape.height);
+  const std::size_t bytes = kChannels * width * height;
+  const auto session = pool_->take();
+  for (std::size_t first = 0, together = 0; first < count; first += together) {
+    together = session->batch(shape, count - first);
+    session->select(shape, together);
+    for (std::size_t i = 0; i < together; ++i) {
+      const Pixels input = session->input(i);
+      copy(packed(images + (first + i) * bytes, width, height), input.part(0, 0, width, height));
+      mirror(input, width, height);
+      session->fill_noise(i, noise_);
+    }
+    session->run();
+    for (std::size_t i = 0; i < together; ++i) {
+      copy(session->output(i).part(0, 0, width, height),
+           packed(restored + (first + i) * bytes, width, height));
+    }
   }
 }
 

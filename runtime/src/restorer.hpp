@@ -27,10 +27,18 @@ struct OpenOptions : OpeningOptions {
   Strength strength;
 };
 
+// Throws an image error, or an unavailable error for memory that `backend` does not support. `what`
+// is the image, such as "input".
+void check_image(const elir_image& image, const char* what, const std::string& backend);
+
+// The pixels of a checked image.
+Pixels view(const elir_image& image);
+
 class Restorer {
  public:
   Restorer(const std::string& folder, const OpenOptions& options);
 
+  const Bundle& bundle() const { return bundle_; }
   const Manifest& manifest() const { return bundle_.manifest(); }
   const std::string& backend() const { return backend_; }
   const std::string& precision() const { return precision_; }
@@ -72,6 +80,11 @@ class Restorer {
   // Checks all images, then restores all. If some fail, the others are still restored; throws the
   // error of the first that failed, with its index.
   void restore_batch(const elir_image* inputs, const elir_image* outputs, std::size_t count);
+
+  // Runs the network on `count` images of one shape in RGB, without padding between rows.
+  // `restored` may be `images`.
+  void run_squares(const Shape& shape, const std::uint8_t* images, std::uint8_t* restored,
+                   std::size_t count);
 
   // Runs the network on tensors.
   void run(const void* input, void* output);

@@ -41,6 +41,9 @@ Golden bundle_manifest(const BundleOptions& options) {
   if (options.detector.empty()) {
     manifest.erase("detector");
   } else {
+    for (const char* name : {"template", "template_size"}) {
+      manifest["detector"][name] = golden("photos.json")[name];
+    }
     manifest["detector"]["licence_file"] = file_entry(kLicenceFile, kText);
     manifest["detector"]["artifacts"][0].update(file_entry(kDetectorFile, options.detector));
   }

@@ -25,6 +25,7 @@ int main(void) {
   int32_t width = 0;
   int32_t height = 0;
   unsigned char bytes[3] = {0};
+  size_t count = 0;
   char version[32];
 
   (void)snprintf(version, sizeof version, "%d.%d.%d", ELIR_VERSION_MAJOR, ELIR_VERSION_MINOR,
@@ -53,6 +54,8 @@ int main(void) {
   EXPECT(elir_restore_batch(NULL, &image, &image, 1) == ELIR_ERROR_USAGE);
   EXPECT(elir_restore_async(NULL, &image, &image, done, NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_wait(NULL) == ELIR_ERROR_USAGE);
+  EXPECT(elir_detect(NULL, &image, NULL, 0, &count) == ELIR_ERROR_USAGE);
+  EXPECT(elir_restore_photo(NULL, NULL, &image, &image, NULL, 0, NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_run(NULL, bytes, sizeof bytes, bytes, sizeof bytes) == ELIR_ERROR_USAGE);
   elir_destroy(NULL);
   return 0;

@@ -20,7 +20,9 @@ def new_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["geometry.json", "pictures.json", "noise.json", "manifests.json"])
+@pytest.mark.parametrize(
+    "name", ["geometry.json", "pictures.json", "photos.json", "noise.json", "manifests.json"]
+)
 def test_up_to_date(new_vectors: Path, name: str) -> None:
     assert (new_vectors / name).read_text() == (GOLDEN / name).read_text(), (
         "the Python runtime's results changed: run runtime/tests/golden/make.py and review the "

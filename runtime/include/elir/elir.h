@@ -32,6 +32,17 @@
  * overlapping tiles have the same noise; its seed and standard deviation can then be chosen
  * (elir_params.seed and .sigma_s). The same image and noise give the same result.
  *
+ * PHOTOGRAPHS. With a bundle for aligned faces that contains a face detector (elir-export
+ * --detector), elir_restore_photo finds the faces of a whole photograph, aligns each to a square,
+ * restores it and puts back what the network changed, under a soft mask. Outside the masks nothing
+ * changes. elir_detect only finds faces, and faces may come from a detector of your own. Images
+ * must be upright.
+ *
+ * COORDINATES of faces are pixels of the input image, x to the right and y down, whole numbers at
+ * the centres of pixels: (0, 0) is the centre of the top left pixel, and an image of width w
+ * reaches from -0.5 to w - 0.5. The library rounds them to multiples of 1/64 pixel, half to even,
+ * before anything is decided by them; those it returns are such multiples.
+ *
  * OWNERSHIP. Every buffer belongs to whoever allocated it. The library keeps no pointer to an image
  * after the call or, for elir_restore_async, after the callback. elir_create copies the strings in
  * elir_params. Strings that the library returns are never freed by the caller; how long each is
@@ -39,9 +50,10 @@
  *
  * THREADS. A process may have any number of restorers; they are independent of each other. All
  * functions except elir_destroy may be called on one restorer from several threads at the same
- * time: up to `concurrency` images are restored concurrently, further calls wait. A single call may
- * itself use several processor cores (see `threads`). The calling thread's current CUDA device is
- * the same after a call as before it.
+ * time: up to `concurrency` images are restored concurrently, further calls wait. Faces are
+ * searched in one image at a time; the faces of a photograph are restored like images. A single
+ * call may itself use several processor cores (see `threads`). The calling thread's current CUDA
+ * device is the same after a call as before it.
  *
  * FORKS. A child process created by fork() cannot use its parent's restorers: every function
  * returns ELIR_ERROR_USAGE at once, and elir_destroy does nothing. Create restorers after the fork.
@@ -56,13 +68,14 @@
  * MEMORY. A restorer has working memory for each of its `concurrency` sessions. It grows with the
  * first image of a size, and with the first batch of a number of images, and is reused: restoring
  * another one allocates nothing in this library. (The first elir_restore_async creates threads and
- * a queue, and elir_restore_batch creates threads in every call.) What the backend allocates is up
- * to it.
+ * a queue, and elir_restore_batch creates threads in every call.) elir_detect and
+ * elir_restore_photo allocate working memory in every call; the first search for faces loads the
+ * detector. What the backend allocates is up to it.
  *
- * ABI. elir_params and elir_description begin with their size and may grow at their end in later
- * versions. A program and a library of different versions use the fields that both know; setting a
- * field that the library is too old to know is an error. elir_image, elir_shape, elir_tensor and
- * elir_face never change.
+ * ABI. elir_params, elir_photo_params and elir_description begin with their size and may grow at
+ * their end in later versions. A program and a library of different versions use the fields that
+ * both know; setting a field that the library is too old to know is an error. elir_image,
+ * elir_shape, elir_tensor and elir_face never change.
  */
 #ifndef ELIR_ELIR_H_
 #define ELIR_ELIR_H_
@@ -174,8 +187,11 @@ typedef struct elir_params {
   int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
                            side of a tile; -1: an eighth of its side. More takes longer */
   double strength; /* how much of the restoration is kept, from 0 to 1, in steps of 1/256. 0 gives
-                      the input, enlarged by `upscale`, and the network does not run. Not for
-                      elir_run */
+                      the input, enlarged by `upscale`, and the network does not run. Of a
+                      photograph, faces and background are mixed with the input, enlarged (bicubic).
+                      Not for elir_run */
+  int32_t long_side; /* longer side in pixels that images are shrunk to before faces are searched,
+                        up to 4096; 0: the bundle's. More finds smaller faces, and takes longer */
 } elir_params;
 
 /* An image: 8 bits per channel, 3 channels per pixel, no padding between pixels. Fields left at
@@ -201,18 +217,48 @@ typedef struct elir_shape {
   int32_t width;
 } elir_shape;
 
-/* A face detected in an image. Reserved: no function returns faces yet. Coordinates are pixels of
- * that image, x to the right and y down from its top left corner. The five landmarks are x and y of
- * the left eye, the right eye, the tip of the nose, and the left and the right corner of the mouth;
- * left and right are those of the image. */
+/* A face in an image. For coordinates see above. The five landmarks are x and y of the left eye,
+ * the right eye, the tip of the nose, and the left and the right corner of the mouth; left and
+ * right are those of the image. */
 typedef struct elir_face {
-  double box[4]; /* left, top, right and bottom edge */
+  double box[4]; /* left, top, right and bottom edge; may reach beyond the image */
   double landmarks[5][2];
   double score;       /* the detector's confidence, 0 to 1 */
   int32_t restored;   /* nonzero: the face was restored and pasted back into the image */
-  const char* reason; /* why it was not restored, in one line; empty if it was. Valid as long
-                         as the restorer */
+  const char* reason; /* why it was not restored, in one line; empty if it was, or if nobody has
+                         tried. Valid as long as the restorer */
 } elir_face;
+
+/* The most faces that are found in an image: those of the highest scores. */
+#define ELIR_MOST_FACES 1024
+
+/* Which faces of a photograph are restored. Those whose eyes are closer than 5 pixels never are. */
+typedef enum elir_faces {
+  ELIR_FACES_AUTO = 0, /* as ELIR_FACES_ALIGNED, if there is exactly one face, each of whose
+                          landmarks lies within 5 % of the side from where an aligned face has
+                          it, and the sides differ by at most 5 %; else all */
+  ELIR_FACES_ALL = 1,
+  ELIR_FACES_LARGEST = 2, /* the one with the largest box */
+  ELIR_FACES_CENTRE = 3,  /* the one whose box's centre is closest to the image's */
+  ELIR_FACES_ALIGNED = 4, /* the image is one aligned face: it is restored as by elir_restore, and
+                             no faces are searched for */
+  ELIR_FACES_LIST = 5     /* those of elir_photo_params.face_list; no faces are searched for */
+} elir_faces;
+
+/* Options for elir_restore_photo. Zeros except for struct_size are the defaults:
+ *     elir_photo_params params = {.struct_size = sizeof params}; */
+typedef struct elir_photo_params {
+  size_t struct_size; /* set this to sizeof(elir_photo_params) */
+  elir_faces faces;
+  const elir_face* face_list; /* for ELIR_FACES_LIST: faces of another detector. Their `score` is
+                                 copied, `restored` and `reason` are not read */
+  size_t face_count;
+  const elir_image* background; /* what the output shows around the faces, such as the image
+                                   restored by another restorer. Resized (bicubic) if it does not
+                                   have the output's size; its pixels may be those of the output.
+                                   NULL: the input, enlarged (bicubic). Not used where the image is
+                                   one aligned face */
+} elir_photo_params;
 
 typedef enum elir_dtype { ELIR_UINT8 = 0, ELIR_FLOAT32 = 1 } elir_dtype;
 typedef enum elir_layout { ELIR_NHWC = 0, ELIR_NCHW = 1 } elir_layout;
@@ -345,6 +391,39 @@ ELIR_API elir_status elir_restore_async(elir_restorer* restorer, const elir_imag
 /* Waits until every image accepted before the call is done and its callback has returned. Returns
  * ELIR_ERROR_USAGE if called from a callback of this restorer. */
 ELIR_API elir_status elir_wait(elir_restorer* restorer);
+
+/* Finds the faces in an image of any size, with the bundle's detector. It runs in float32 on the
+ * restorer's backend or, if that runs no detectors (TensorRT), on another, with a warning to `log`.
+ *
+ *   image     its pixels are only read.
+ *   faces     receives the faces, those of the highest scores first, `capacity` at most; NULL if
+ *             `capacity` is 0.
+ *   capacity  ELIR_MOST_FACES is always enough.
+ *   count     receives the number of faces in the image, which may exceed `capacity`.
+ *
+ * Returns ELIR_ERROR_USAGE, _IMAGE, _BUNDLE (there is no detector, or it computes what no detector
+ * should), _UNAVAILABLE or _MEMORY on failure. */
+ELIR_API elir_status elir_detect(elir_restorer* restorer, const elir_image* image, elir_face* faces,
+                                 size_t capacity, size_t* count);
+
+/* Restores the faces of a photograph of any size. The bundle must be for aligned faces, contain a
+ * face detector and restore squares that it does not enlarge.
+ *
+ *   params    NULL for the defaults; read during the call only.
+ *   input     its pixels are only read.
+ *   output    receives the result. Must be 1, 2 or 4 times as wide and high as the input; its
+ *             format and stride may differ from the input's. Must not overlap the input in memory.
+ *   faces     receives all faces that were detected or listed, in pixels of the input, with the
+ * reasons why some were left alone, `capacity` at most; may be elir_photo_params.face_list. NULL if
+ *             `capacity` is 0.
+ *   count     receives their number; NULL if it is not needed.
+ *
+ * An image without a face is not an error: the output then is the input, or the background.
+ *
+ * Returns the statuses of elir_detect. */
+ELIR_API elir_status elir_restore_photo(elir_restorer* restorer, const elir_photo_params* params,
+                                        const elir_image* input, const elir_image* output,
+                                        elir_face* faces, size_t capacity, size_t* count);
 
 /* Runs the network once on tensors, without enlarging, resizing or rounding: a full batch of the
  * first shape, each image with the noise that its top left corner has.

@@ -97,11 +97,46 @@ class Restorer {
     return true;
   }
 
+  // The faces in an image, those of the highest scores first.
+  std::vector<elir_face> detect(const elir_image& image) {
+    std::vector<elir_face> faces(ELIR_MOST_FACES);
+    std::size_t count = 0;
+    check(elir_detect(restorer_, &image, faces.data(), faces.size(), &count));
+    faces.resize(count);
+    return faces;
+  }
+
+  // Restores the faces of a photograph; returns all that were found. See elir_restore_photo.
+  std::vector<elir_face> restore_photo(const elir_image& input, const elir_image& output,
+                                       elir_faces faces = ELIR_FACES_AUTO,
+                                       const elir_image* background = nullptr) {
+    return restore_photo(input, output, {sizeof(elir_photo_params), faces, nullptr, 0, background});
+  }
+
+  // The same with the faces of another detector.
+  std::vector<elir_face> restore_photo(const elir_image& input, const elir_image& output,
+                                       const std::vector<elir_face>& faces,
+                                       const elir_image* background = nullptr) {
+    return restore_photo(
+        input, output,
+        {sizeof(elir_photo_params), ELIR_FACES_LIST, faces.data(), faces.size(), background});
+  }
+
   void wait() { check(elir_wait(restorer_)); }
 
   elir_restorer* get() const noexcept { return restorer_; }
 
  private:
+  std::vector<elir_face> restore_photo(const elir_image& input, const elir_image& output,
+                                       const elir_photo_params& params) {
+    std::vector<elir_face> all(params.face_count > ELIR_MOST_FACES ? params.face_count
+                                                                   : ELIR_MOST_FACES);
+    std::size_t count = 0;
+    check(elir_restore_photo(restorer_, &params, &input, &output, all.data(), all.size(), &count));
+    all.resize(count);
+    return all;
+  }
+
   static void finished(void* user, elir_status status, const char* message) noexcept {
     const std::unique_ptr<std::function<void(elir_status, const char*)>> done(
         static_cast<std::function<void(elir_status, const char*)>*>(user));

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <numeric>
 
+#include "../detector_graph.hpp"
 #include "../error.hpp"
 #include "../text.hpp"
 #include "all.hpp"
@@ -116,8 +117,10 @@ Failure does_not_start(const OrtFailure& failure) {
   return unavailable_error("onnxruntime does not start: ", failure.what());
 }
 
-OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expected, int threads,
-                        const std::string& precision) {
+// Calls `check_loaded` with the inputs and outputs of what was loaded.
+template <typename Check>
+OwnedSession load(const std::filesystem::path& path, int threads, const std::string& precision,
+                  const Check& check_loaded) {
   try {
     environment();
   } catch (const OrtFailure& failure) {  // not the file's fault
@@ -140,7 +143,7 @@ OwnedSession load_stage(const std::filesystem::path& path, const GraphEnds& expe
                          read_ends({api().SessionGetOutputCount, api().SessionGetOutputName,
                                     api().SessionGetOutputTypeInfo},
                                    session.get())};
-    check_ends(path.string() + ": its", ends, expected);
+    check_loaded(ends);
     return session;
   } catch (const OrtFailure& failure) {
     throw bundle_error(path.string(), " cannot be loaded by onnxruntime ",
@@ -283,6 +286,51 @@ void try_out(const Bundle& bundle, const std::vector<OwnedSession>& chain) {
   throw bundle_error(bundle.path().string(), ": its graphs do not fit its manifest: ", reason);
 }
 
+class OnnxRuntimeDetector final : public DetectorNetwork {
+ public:
+  OnnxRuntimeDetector(OwnedSession session, const Detector& detector)
+      : session_(std::move(session)), detector_(detector) {}
+
+  std::vector<DetectorOutput> run(float* picture, std::int64_t height,
+                                  std::int64_t width) override {
+    const TensorSpec spec{detector_.input, Dtype::float32, Layout::nchw, 3, 1};
+    try {
+      const OwnedValue input = tensor(spec, {1, height, width, height, width}, picture);
+      std::vector<const char*> names;
+      for (const std::string& name : detector_.outputs) names.push_back(name.c_str());
+      std::vector<OrtValue*> values(names.size(), nullptr);
+      values_.clear();
+      values_.reserve(values.size());
+      const char* const input_name = spec.name.c_str();
+      const OrtValue* const input_value = input.get();
+      OrtStatus* const error = api().Run(session_.get(), nullptr, &input_name, &input_value, 1,
+                                         names.data(), names.size(), values.data());
+      for (OrtValue* const value : values) values_.emplace_back(value);
+      check(error);
+      return read_outputs();
+    } catch (const OrtFailure& failure) {
+      throw unavailable_error("onnxruntime failed in the face detector: ", failure.what());
+    }
+  }
+
+ private:
+  std::vector<DetectorOutput> read_outputs() const {
+    std::vector<DetectorOutput> outputs;
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+      OrtValue* const value = values_[i].get();
+      const auto type = create<OwnedType>(api().GetTypeInfo, static_cast<const OrtValue*>(value));
+      void* data = nullptr;
+      check(api().GetTensorMutableData(value, &data));
+      outputs.push_back({read_end(type.get(), detector_.outputs[i]), data});
+    }
+    return outputs;
+  }
+
+  OwnedSession session_;
+  const Detector& detector_;
+  std::vector<OwnedValue> values_;
+};
+
 class OnnxRuntimeBackend final : public Backend {
  public:
   OnnxRuntimeBackend()
@@ -300,15 +348,27 @@ class OnnxRuntimeBackend final : public Backend {
     const auto files = artifacts(bundle, precision);
     std::vector<OwnedSession> chain;
     for (std::size_t i = 0; i < files.size(); ++i) {
-      chain.push_back(load_stage(bundle.checked_file(files[i]->file),
-                                 manifest.stages[i].ends(manifest.graph_shape()), setup.threads,
-                                 precision));
+      const auto path = bundle.checked_file(files[i]->file);
+      chain.push_back(load(path, setup.threads, precision, [&](const GraphEnds& ends) {
+        check_ends(path.string() + ": its", ends, manifest.stages[i].ends(manifest.graph_shape()));
+      }));
     }
     try_out(bundle, chain);
     std::vector<std::unique_ptr<Session>> sessions;
     sessions.push_back(
         std::make_unique<OnnxRuntimeSession>(manifest, std::move(chain), precision, setup.threads));
     return sessions;
+  }
+
+  std::unique_ptr<DetectorNetwork> open_detector(const Bundle& bundle,
+                                                 const Setup& setup) const override {
+    if (const auto reason = available()) throw unavailable_error(*reason);
+    const Detector& detector = detector_of(bundle);
+    const auto path = detector_file(bundle);
+    return std::make_unique<OnnxRuntimeDetector>(
+        load(path, setup.threads, "fp32",
+             [&](const GraphEnds& ends) { check_detector_ends(path, detector, ends); }),
+        detector);
   }
 };
 

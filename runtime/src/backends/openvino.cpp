@@ -19,15 +19,6 @@
 namespace elir::core {
 namespace {
 
-constexpr const char* kDevice = "CPU";
-
-// OpenVINO's core, one for the process and never destroyed: each sets a signal stack for the thread
-// that creates it, and destroying two leaves a freed one in use.
-ov::Core& core() {
-  static auto* instance = new ov::Core;
-  return *instance;
-}
-
 Failure does_not_start(const std::string& reason) {
   return unavailable_error("openvino does not start: ", reason);
 }
@@ -47,35 +38,6 @@ bool has_bfloat16() {
 const char* float_type(const std::string& precision) {
   const bool reduced = precision == "bf16" || precision == "int8";
   return reduced && has_bfloat16() ? "bf16" : "f32";
-}
-
-// The inputs or outputs of a model. One with several names gets an expected one if that is among
-// them.
-std::vector<End> read_ends(const std::vector<ov::Output<const ov::Node>>& ports,
-                           const std::vector<End>& expected) {
-  std::vector<End> ends;
-  for (const auto& port : ports) {
-    // An operator that OpenVINO removes leaves its name to its input.
-    const auto& names = port.get_names();
-    const auto type = port.get_element_type();
-    const auto named = std::find_if(expected.begin(), expected.end(),
-                                    [&](const End& end) { return names.count(end.name) > 0; });
-    ends.push_back(
-        {named != expected.end() ? named->name : joined({names.begin(), names.end()}, "/"),
-         type == ov::element::u8    ? "uint8"
-         : type == ov::element::f32 ? "float32"
-                                    : "another type",
-         {}});
-    for (const ov::Dimension& side : port.get_partial_shape())
-      ends.back().sides.push_back(side.is_static() ? side.get_length() : -1);
-  }
-  return ends;
-}
-
-ov::Tensor tensor(const TensorSpec& spec, const Shape& shape, void* data) {
-  const auto sides = spec.sides(shape);
-  return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32,
-          ov::Shape(sides.begin(), sides.end()), data};
 }
 
 // A compiled stage.
@@ -332,6 +294,14 @@ class OpenVinoBackend final : public Backend {
           return sessions;
         },
         does_not_start);
+  }
+
+  std::unique_ptr<DetectorNetwork> open_detector(const Bundle& bundle,
+                                                 const Setup& setup) const override {
+    if (const auto reason = available()) throw unavailable_error(*reason);
+    Setup latency = setup;
+    latency.throughput = false;
+    return open_openvino_detector(bundle, make_config("fp32", latency));
   }
 
  private:

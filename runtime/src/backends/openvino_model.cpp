@@ -78,6 +78,38 @@ void join_quantizers(ov::Model& model) {
 
 }  // namespace
 
+ov::Core& core() {
+  static auto* instance = new ov::Core;
+  return *instance;
+}
+
+std::vector<End> read_ends(const std::vector<ov::Output<const ov::Node>>& ports,
+                           const std::vector<End>& expected) {
+  std::vector<End> ends;
+  for (const auto& port : ports) {
+    // An operator that OpenVINO removes leaves its name to its input.
+    const auto& names = port.get_names();
+    const auto type = port.get_element_type();
+    const auto named = std::find_if(expected.begin(), expected.end(),
+                                    [&](const End& end) { return names.count(end.name) > 0; });
+    ends.push_back(
+        {named != expected.end() ? named->name : joined({names.begin(), names.end()}, "/"),
+         type == ov::element::u8    ? "uint8"
+         : type == ov::element::f32 ? "float32"
+                                    : "another type",
+         {}});
+    for (const ov::Dimension& side : port.get_partial_shape())
+      ends.back().sides.push_back(side.is_static() ? side.get_length() : -1);
+  }
+  return ends;
+}
+
+ov::Tensor tensor(const TensorSpec& spec, const Shape& shape, void* data) {
+  const auto sides = spec.sides(shape);
+  return {spec.dtype == Dtype::uint8 ? ov::element::u8 : ov::element::f32,
+          ov::Shape(sides.begin(), sides.end()), data};
+}
+
 std::string one_line_of(const std::exception& error) {
   // "Exception from src/inference/src/cpp/core.cpp:84:", once per caller.
   static const std::regex noise(

@@ -2,9 +2,9 @@
 
     python runtime/tests/golden/make.py
 
-writes ``geometry.json``, ``pictures.json``, ``noise.json`` and ``manifests.json`` next to this
-file. Inputs are computed by formulas, so the files change only when the Python runtime does;
-``tests/runtime_cpp`` checks that they are up to date.
+writes ``geometry.json``, ``pictures.json``, ``photos.json``, ``noise.json`` and ``manifests.json``
+next to this file. Inputs are computed by formulas, so the files change only when the Python runtime
+does; ``tests/runtime_cpp`` checks that they are up to date.
 
 Pictures and noise are stored as the SHA-256 of their values, manifests with whether they are
 rejected.
@@ -13,7 +13,6 @@ rejected.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ import msgspec
 import numpy as np
 from manifests import manifests
 from numpy.typing import NDArray
+from patterns import Pixels, digest, pattern
+from photos import photos
 
 from elir_deploy.runtime.manifest import Shape
 from elir_deploy.runtime.noise import NoiseField, _quantiles
@@ -30,15 +31,6 @@ from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_
 from elir_deploy.runtime.tiling import Tile, choose_tiling, mirrored, overlap, run_tiled, spans
 
 HERE = Path(__file__).parent
-Pixels = NDArray[np.uint8]
-
-
-def pattern(height: int, width: int, seed: int) -> Pixels:
-    """The test picture of a seed; the same as ``pattern`` in C++."""
-    y, x, c = np.ogrid[:height, :width, :3]
-    value = (y * 2654435761 + x * 40503 + c * 97 + seed * 7919 + (x * y) * 31).astype(np.uint64)
-    mixed = (value ^ (value >> np.uint64(7))) * np.uint64(0x9E3779B1)
-    return ((mixed >> np.uint64(16)) & np.uint64(255)).astype(np.uint8)
 
 
 def reference_model(tile: Tile, noise: NDArray[np.float32] | None, stride: int) -> None:
@@ -50,10 +42,6 @@ def reference_model(tile: Tile, noise: NDArray[np.float32] | None, stride: int) 
         result += (noise[c, y // stride, x // stride] * 4096).astype(np.int64)
     rows, columns = tile.result.shape[:2]
     tile.result[...] = result[:rows, :columns].astype(np.uint8)
-
-
-def digest(values: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def geometry() -> dict[str, Any]:
@@ -215,6 +203,7 @@ def main() -> None:
     files = {
         "geometry.json": geometry(),
         "pictures.json": pictures(),
+        "photos.json": photos(),
         "noise.json": noise(),
         "manifests.json": manifests(),
     }

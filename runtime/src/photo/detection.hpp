@@ -1,0 +1,40 @@
+// Finding faces: the picture is fitted into the detector's input, its outputs become faces. See
+// elir_deploy/photo/detection.py.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../backend.hpp"
+#include "detectors.hpp"
+#include "faces.hpp"
+#include "sampling.hpp"
+
+namespace elir::core {
+
+inline constexpr std::size_t kMostFaces = 1024;  // those of lower scores are dropped
+
+// How a picture is shrunk.
+struct Shrinking {
+  std::int64_t factor;  // by which it is reduced first
+  std::int64_t height;  // of the shrunk picture
+  std::int64_t width;
+  double across;  // pixels of the picture in one of the shrunk one
+  double down;
+};
+
+Shrinking shrinking_of(std::int64_t height, std::int64_t width, std::int64_t long_side);
+
+// Throws a usage error if the longer side that pictures are shrunk to is out of range.
+void check_long_side(const Detector& detector, std::int64_t long_side);
+
+// The faces in a picture, those of the highest scores first. Throws a bundle error if the network's
+// outputs are invalid, and an image error if the picture is too large for coordinates of faces.
+std::vector<Face> find_faces(const Photograph& picture, const Detector& detector,
+                             DetectorNetwork& network, std::int64_t long_side);
+
+// The faces of candidates, in the picture's coordinates, without those that overlap better ones.
+std::vector<Face> suppress(const std::vector<FaceCandidate>& candidates, double overlap,
+                           double across, double down);
+
+}  // namespace elir::core

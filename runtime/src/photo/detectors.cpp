@@ -1,0 +1,219 @@
+#include "detectors.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../error.hpp"
+#include "../text.hpp"
+#include "faces.hpp"
+
+namespace elir::core {
+namespace {
+
+constexpr std::size_t kMostCandidates = 20000;
+constexpr double kLongest = 65536;  // side of a box in pixels of the input
+
+// The values of one cell of a grid.
+class Cell {
+ public:
+  struct Channel {
+    const float* data;
+    std::size_t step;  // from one channel to the next
+  };
+  double operator()(std::size_t output, std::size_t channel) const {
+    return channels[output].data[channel * channels[output].step];
+  }
+
+  std::array<Channel, 4> channels;
+  double column;
+  double row;
+  double stride;
+  double width;  // of the input
+  double height;
+};
+
+struct Output {
+  const char* name;
+  std::int64_t channels;
+};
+
+struct Grid {
+  std::int64_t stride;  // side of a cell in pixels of the input
+  std::array<Output, 4> outputs;
+};
+
+// CenterFace: heat, log size (y, x), offset (y, x), landmarks (y, x), which are relative to a
+// corner in the input
+// ------------------------------------------------------------------------------
+
+double centerface_score(const Cell& cell) { return cell(0, 0); }
+
+void centerface_locate(const Cell& cell, FaceCandidate& face) {
+  const std::array<double, 2> places = {cell.column, cell.row};
+  const std::array<double, 2> limits = {cell.width, cell.height};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const double size = std::exp(cell(1, 1 - axis)) * cell.stride;
+    const double centre = (places[axis] + cell(2, 1 - axis) + 0.5) * cell.stride;
+    const double corner = std::min(std::max(centre - size / 2, 0.0), limits[axis]);
+    face.box[axis] = corner;
+    face.box[axis + 2] = std::min(corner + size, limits[axis]);
+    for (std::size_t i = 0; i < face.landmarks.size(); ++i) {
+      face.landmarks[i][axis] = cell(3, 2 * i + 1 - axis) * size + corner;
+    }
+  }
+}
+
+// YuNet: class, object, box, landmarks; centres and landmarks are relative to a cell's corner -----
+
+double yunet_score(const Cell& cell) {
+  const auto clipped = [](double value) { return std::min(std::max(value, 0.0), 1.0); };
+  return std::sqrt(clipped(cell(0, 0)) * clipped(cell(1, 0)));
+}
+
+void yunet_locate(const Cell& cell, FaceCandidate& face) {
+  const std::array<double, 2> places = {cell.column, cell.row};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const double centre = (places[axis] + cell(2, axis)) * cell.stride;
+    const double size = std::exp(cell(2, axis + 2)) * cell.stride;
+    face.box[axis] = centre - size / 2;
+    face.box[axis + 2] = face.box[axis] + size;
+    for (std::size_t i = 0; i < face.landmarks.size(); ++i) {
+      face.landmarks[i][axis] = (places[axis] + cell(3, 2 * i + axis)) * cell.stride;
+    }
+  }
+}
+
+template <typename... Parts>
+Failure broken(const std::string& decoder, const Parts&... what) {
+  return bundle_error("face detector ", decoder, ": it computed ", what...,
+                      ": its file is damaged, export the bundle again");
+}
+
+}  // namespace
+
+// A family of detectors.
+struct Convention {
+  std::string decoder;
+  bool list;  // outputs are 1 x cells x channels, with the cells row by row; else as images
+  std::vector<Grid> grids;
+  double (*score)(const Cell& cell);
+  void (*locate)(const Cell& cell, FaceCandidate& face);
+};
+
+namespace {
+
+const std::vector<Convention>& conventions() {
+  static const std::vector<Convention> all = {
+      {"centerface",
+       false,
+       {{4, {{{"537", 1}, {"538", 2}, {"539", 2}, {"540", 10}}}}},
+       centerface_score,
+       centerface_locate},
+      {"yunet",
+       true,
+       {{8, {{{"cls_8", 1}, {"obj_8", 1}, {"bbox_8", 4}, {"kps_8", 10}}}},
+        {16, {{{"cls_16", 1}, {"obj_16", 1}, {"bbox_16", 4}, {"kps_16", 10}}}},
+        {32, {{{"cls_32", 1}, {"obj_32", 1}, {"bbox_32", 4}, {"kps_32", 10}}}}},
+       yunet_score,
+       yunet_locate},
+  };
+  return all;
+}
+
+const float* find_output(const Convention& convention, const std::vector<DetectorOutput>& outputs,
+                         const Output& output, std::int64_t rows, std::int64_t columns) {
+  const End expected{output.name, type_name(Dtype::float32),
+                     convention.list
+                         ? std::vector<std::int64_t>{1, rows * columns, output.channels}
+                         : std::vector<std::int64_t>{1, output.channels, rows, columns}};
+  const auto actual = std::find_if(outputs.begin(), outputs.end(), [&](const DetectorOutput& each) {
+    return each.end.name == expected.name;
+  });
+  if (actual != outputs.end() && actual->end.dtype == expected.dtype &&
+      actual->end.sides == expected.sides) {
+    return static_cast<const float*>(actual->data);
+  }
+  throw bundle_error("face detector ", convention.decoder, ": the output ",
+                     actual == outputs.end() ? text(expected.name, " is missing")
+                                             : text("is ", actual->end.describe()),
+                     ", expected ", expected.describe(), ": export the bundle again");
+}
+
+bool is_within(double value) { return std::fabs(value) <= kLongest; }  // false for NaN
+
+void check_size(const std::string& decoder, const FaceCandidate& face) {
+  const auto& [left, top, right, bottom] = face.box;
+  bool within = std::all_of(face.box.begin(), face.box.end(), is_within);
+  for (const auto& [x, y] : face.landmarks) within = within && is_within(x) && is_within(y);
+  if (!within) {
+    throw broken(decoder, "a face further than ", kLongest, " pixels away, or not finite");
+  }
+  if (right < left || bottom < top) throw broken(decoder, "a box of negative size");
+  const auto& first = face.landmarks.front();
+  if (std::all_of(face.landmarks.begin(), face.landmarks.end(), [&](const auto& point) {
+        return units(point[0]) == units(first[0]) && units(point[1]) == units(first[1]);
+      })) {
+    throw broken(decoder, "a face with all landmarks in one point");
+  }
+}
+
+// The candidates of a grid; those of the grids before are in `candidates`.
+void decode_grid(const Convention& convention, const Grid& grid,
+                 const std::vector<DetectorOutput>& outputs, const Cell& size, double threshold,
+                 std::vector<FaceCandidate>& candidates) {
+  const std::int64_t rows = static_cast<std::int64_t>(size.height) / grid.stride;
+  const std::int64_t columns = static_cast<std::int64_t>(size.width) / grid.stride;
+  const auto cells = static_cast<std::size_t>(rows * columns);
+  std::array<const float*, 4> values{};
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = find_output(convention, outputs, grid.outputs[i], rows, columns);
+  }
+  Cell cell = size;
+  cell.stride = static_cast<double>(grid.stride);
+  const std::size_t before = candidates.size();
+  for (std::size_t index = 0; index < cells; ++index) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const auto channels = static_cast<std::size_t>(grid.outputs[i].channels);
+      cell.channels[i] = {values[i] + index * (convention.list ? channels : 1),
+                          convention.list ? 1 : cells};
+    }
+    cell.column = static_cast<double>(static_cast<std::int64_t>(index) % columns);
+    cell.row = static_cast<double>(static_cast<std::int64_t>(index) / columns);
+    FaceCandidate face{convention.score(cell), {}, {}};
+    if (!std::isfinite(face.score)) throw broken(convention.decoder, "scores that are not finite");
+    if (face.score < threshold) continue;
+    if (candidates.size() - before == kMostCandidates) {
+      throw broken(convention.decoder, "more than ", kMostCandidates, " faces");
+    }
+    convention.locate(cell, face);
+    candidates.push_back(face);
+  }
+}
+
+}  // namespace
+
+const Convention& convention_of(const Detector& detector) {
+  std::vector<std::string> names;
+  for (const Convention& convention : conventions()) {
+    if (convention.decoder == detector.decoder) return convention;
+    names.push_back(convention.decoder);
+  }
+  throw bundle_error("the face detector's decoder is ", detector.decoder, ", expected one of ",
+                     joined(names, ", "), ": export the bundle with this version");
+}
+
+std::vector<FaceCandidate> decode(const Convention& convention,
+                                  const std::vector<DetectorOutput>& outputs, std::int64_t height,
+                                  std::int64_t width, double threshold) {
+  Cell size{};
+  size.width = static_cast<double>(width);
+  size.height = static_cast<double>(height);
+  std::vector<FaceCandidate> candidates;
+  for (const Grid& grid : convention.grids) {
+    decode_grid(convention, grid, outputs, size, threshold, candidates);
+  }
+  for (const FaceCandidate& face : candidates) check_size(convention.decoder, face);
+  return candidates;
+}
+
+}  // namespace elir::core

@@ -1,0 +1,250 @@
+#include "restoring.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "../choice.hpp"
+#include "../detector_graph.hpp"
+#include "../error.hpp"
+#include "../guard.hpp"
+#include "../text.hpp"
+
+namespace elir::core {
+namespace {
+
+constexpr std::int64_t kLeastSide = 16;  // of a square, so that a mask has a rim
+
+Photograph photograph(const elir_image& image) { return {view(image), image.format == ELIR_BGR8}; }
+
+// How much larger the output is than the input.
+std::int64_t scale_of(const elir_image& input, const elir_image& output) {
+  for (const std::int64_t scale : {1, 2, 4}) {
+    if (output.width == scale * input.width && output.height == scale * input.height) return scale;
+  }
+  throw image_error("the output is ", output.width, "x", output.height,
+                    ", expected 1, 2 or 4 times the input of ", input.width, "x", input.height);
+}
+
+void check_faces(const elir_photo_params& params) {
+  const int choice = raw(params.faces);
+  if (choice < ELIR_FACES_AUTO || choice > ELIR_FACES_LIST) {
+    throw usage_error("elir_photo_params.faces is ", choice, ", expected ", int{ELIR_FACES_AUTO},
+                      " to ", int{ELIR_FACES_LIST});
+  }
+  if (choice != ELIR_FACES_LIST && params.face_list != nullptr) {
+    throw usage_error(
+        "elir_photo_params.face_list is set, expected NULL unless .faces is "
+        "ELIR_FACES_LIST");
+  }
+  if (choice == ELIR_FACES_LIST && params.face_count > 0 && params.face_list == nullptr) {
+    throw usage_error("elir_photo_params.face_list is NULL, expected ", params.face_count,
+                      " faces");
+  }
+}
+
+// Throws a bundle error if the landmarks are not those of an aligned face.
+void check_template(const Template& aligned, std::int64_t side) {
+  const auto size = static_cast<double>(aligned.size);
+  for (const auto& [x, y] : aligned.points) {
+    if (x >= 0 && x <= size && y >= 0 && y <= size) continue;
+    throw bundle_error("the face detector's template has the point ", x, ", ", y,
+                       ", expected 0 to ", size, ": export the bundle again");
+  }
+  if (have_extent(template_units(aligned, side))) return;
+  throw bundle_error(
+      "the face detector's template has all landmarks in one point: export the bundle again");
+}
+
+// Fills the output with the picture, enlarged, or with what is to be seen around the faces.
+void fill(const elir_image& input, const elir_image* background, const elir_image& output,
+          std::int64_t scale) {
+  const elir_image& source = background == nullptr ? input : *background;
+  const Pixels sink = view(output);
+  const bool whole = source.width == output.width && source.height == output.height;
+  Scratch scratch;
+  if (whole) {
+    if (source.data != output.data) copy(view(source), sink);
+  } else if (background != nullptr) {
+    resize_into(view(source), sink, scratch);
+  } else {
+    const EnlargedPicture enlarged(view(input), false, static_cast<int>(scale), Kernel::bicubic);
+    constexpr std::size_t kRows = 64;
+    for (std::size_t top = 0; top < sink.height; top += kRows) {
+      const std::size_t rows = std::min(kRows, sink.height - top);
+      enlarged.block(0, top, sink.part(0, top, sink.width, rows), scratch);
+    }
+  }
+  if (source.format != output.format) swap_channels(sink);
+}
+
+}  // namespace
+
+std::vector<Face> PhotoRestorer::detect(const elir_image& image) {
+  check_image(image, "image", restorer_.backend());
+  return find(photograph(image));
+}
+
+std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const elir_image& input,
+                                         const elir_image& output) {
+  check_image(input, "input", restorer_.backend());
+  check_image(output, "output", restorer_.backend());
+  if (params.background != nullptr) {
+    check_image(*params.background, "background", restorer_.backend());
+  }
+  check_faces(params);
+  const std::int64_t scale = scale_of(input, output);
+  const Detector& detector = detector_of(restorer_.bundle());
+  static_cast<void>(convention_of(detector));
+  check_template(detector.aligned, square().height);
+  if (params.faces == ELIR_FACES_ALIGNED) {
+    restore_aligned(input, output, scale);
+    return {};
+  }
+  std::vector<Face> faces;
+  if (params.faces == ELIR_FACES_LIST) {
+    std::transform(params.face_list, params.face_list + params.face_count,
+                   std::back_inserter(faces), read_face);
+  } else {
+    faces = find(photograph(input));
+  }
+  const auto width = static_cast<std::size_t>(input.width);
+  const auto height = static_cast<std::size_t>(input.height);
+  if (params.faces == ELIR_FACES_AUTO && is_aligned(faces, width, height, detector.aligned)) {
+    restore_aligned(input, output, scale);
+    faces.front().restored = true;
+    return faces;
+  }
+  choose(faces, params.faces, width, height);
+  fill(input, params.background, output, scale);
+  restore_faces(faces, input, output, scale);
+  return faces;
+}
+
+std::vector<Face> PhotoRestorer::find(const Photograph& picture) {
+  const Detector& detector = detector_of(restorer_.bundle());
+  const std::int64_t long_side = long_side_ == 0 ? detector.long_side : long_side_;
+  check_long_side(detector, long_side);
+  const std::lock_guard lock(mutex_);
+  return find_faces(picture, detector, open_network(), long_side);
+}
+
+// On the backend that restores faces; where that one runs no detectors, on another.
+DetectorNetwork& PhotoRestorer::open_network() {
+  std::set<std::string> tried;
+  std::vector<std::string> reasons;
+  for (const std::string& name :
+       {restorer_.backend(), std::string("openvino"), std::string("onnxruntime")}) {
+    if (network_) break;
+    if (!tried.insert(name).second) continue;
+    try {
+      network_ = backend_named(name).open_detector(restorer_.bundle(), setup_);
+      if (!reasons.empty()) {
+        setup_.log.warn(text("the face detector runs on ", name, ": ", joined(reasons, "; ")));
+      }
+    } catch (const Failure& failure) {
+      if (failure.status() != ELIR_ERROR_UNAVAILABLE) throw;
+      reasons.push_back(text(name, ": ", failure.what()));
+    }
+  }
+  if (network_) return *network_;
+  throw unavailable_error("nothing here can run the face detector: ", joined(reasons, "; "));
+}
+
+// The shape of the squares that the bundle restores.
+const Shape& PhotoRestorer::square() const {
+  const Manifest& manifest = restorer_.manifest();
+  for (const Shape& shape : manifest.shapes) {
+    if (manifest.faces && manifest.upscale == 1 && shape.height == shape.width &&
+        shape.height >= kLeastSide) {
+      return shape;
+    }
+  }
+  throw usage_error("the bundle is of ", manifest.task,
+                    ", expected one that restores squares of aligned faces, such as bfr");
+}
+
+// The picture as one square, brought to the model's size and back.
+void PhotoRestorer::restore_aligned(const elir_image& input, const elir_image& output,
+                                    std::int64_t scale) {
+  if (scale == 1) {
+    restorer_.check(input, output);
+    restorer_.restore(input, output);
+    return;
+  }
+  const Shape& shape = square();
+  const auto side = static_cast<std::size_t>(shape.height);
+  std::vector<std::uint8_t> pixels(kChannels * side * side);
+  const Pixels whole = packed(pixels.data(), side, side);
+  Scratch scratch;
+  resize_to({view(input), input.format == ELIR_BGR8, 1, Kernel::none}, whole, scratch);
+  restorer_.run_squares(shape, pixels.data(), pixels.data(), 1);
+  if (output.format == ELIR_BGR8) swap_channels(whole);
+  resize_into(whole, view(output), scratch);
+}
+
+void PhotoRestorer::restore_faces(std::vector<Face>& faces, const elir_image& input,
+                                  const elir_image& output, std::int64_t scale) {
+  if (std::all_of(faces.begin(), faces.end(), [](const Face& face) { return face.reason; })) return;
+  const Shape& shape = square();
+  const Comparison comparison(shape.height);
+  std::vector<Similarity> places = align(faces, comparison.ellipse(), output, scale);
+  // The nearer of overlapping faces comes last.
+  std::stable_sort(places.begin(), places.end(),
+                   [](const auto& a, const auto& b) { return a.squared() < b.squared(); });
+  const auto batch = static_cast<std::size_t>(shape.batch);
+  for (std::size_t first = 0; first < places.size(); first += batch) {
+    restore_group(&places[first], std::min(batch, places.size() - first), photograph(input),
+                  comparison, output, scale);
+  }
+}
+
+void PhotoRestorer::restore_group(const Similarity* places, std::size_t count,
+                                  const Photograph& picture, const Comparison& comparison,
+                                  const elir_image& output, std::int64_t scale) {
+  const Shape& shape = square();
+  const auto side = static_cast<std::size_t>(shape.height);
+  const std::size_t bytes = kChannels * side * side;
+  std::vector<std::uint8_t> crops(count * bytes);
+  for (std::size_t i = 0; i < count; ++i) {
+    crop(picture, places[i].shrunk(scale), packed(&crops[i * bytes], side, side));
+  }
+  std::vector<std::uint8_t> restored(crops.size());
+  restorer_.run_squares(shape, crops.data(), restored.data(), count);
+  const EnlargedPicture enlarged(picture.pixels, picture.bgr, static_cast<int>(scale),
+                                 scale == 1 ? Kernel::none : Kernel::bicubic);
+  Scratch scratch;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Similarity& similarity = places[i];
+    paste(enlarged, similarity, comparison.ellipse(),
+          comparison.compare(&crops[i * bytes], &restored[i * bytes], similarity), view(output),
+          output.format == ELIR_BGR8, scratch);
+  }
+}
+
+// Where the squares of faces lie in the output. The others get their reasons.
+std::vector<Similarity> PhotoRestorer::align(std::vector<Face>& faces, const Ellipse& ellipse,
+                                             const elir_image& output, std::int64_t scale) const {
+  const std::int64_t side = square().height;
+  const Points points = template_units(detector_of(restorer_.bundle()).aligned, side);
+  std::vector<Similarity> places;
+  for (Face& face : faces) {
+    if (face.reason != nullptr) continue;
+    Points landmarks = face.landmarks;
+    for (Point& point : landmarks) point = {scale * point.x, scale * point.y};
+    face.reason =
+        reason_not_alignable(points, landmarks, side, std::max(output.width, output.height));
+    if (face.reason != nullptr) continue;
+    const Similarity similarity = fit(points, landmarks);
+    const auto width = static_cast<std::size_t>(output.width);
+    const auto height = static_cast<std::size_t>(output.height);
+    if (ellipse.bounds(similarity, width, height).empty()) {
+      face.reason = "it lies outside the picture";
+      continue;
+    }
+    face.restored = true;
+    places.push_back(similarity);
+  }
+  return places;
+}
+
+}  // namespace elir::core
