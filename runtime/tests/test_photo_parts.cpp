@@ -110,13 +110,13 @@ TEST(PhotoParts, Decoding) {
     const std::int64_t height = golden["height"];
     const std::int64_t width = golden["width"];
     std::vector<float> picture(static_cast<std::size_t>(3 * height * width));
-    const auto candidates =
+    const auto detections =
         decode(convention_of(detector), network.run(picture.data(), height, width), height, width,
                golden["threshold"]);
     Golden places = Golden::array();
     Golden scores = Golden::array();
     for (const Face& face :
-         suppress(candidates, golden["overlap"], golden["across"], golden["down"])) {
+         suppress(detections, golden["overlap"], golden["across"], golden["down"])) {
       Golden place = face.box;
       for (const Point& point : face.landmarks) {
         place.push_back(point.x);
@@ -229,18 +229,18 @@ TEST(PhotoParts, TooManyFaces) {
 }
 
 TEST(PhotoParts, SuppressionOfVeryManyBoxesEnds) {
-  std::vector<FaceCandidate> candidates;
+  std::vector<Detection> detections;
   for (int i = 0; i < 20000; ++i) {
     const double left = 3.0 * i;
-    candidates.push_back({1.0, {left, 0, left + 2, 2}, {}});
+    detections.push_back({1.0, {left, 0, left + 2, 2}, {}});
   }
-  const std::vector<Face> faces = suppress(candidates, 0.3, 1, 1);
+  const std::vector<Face> faces = suppress(detections, 0.3, 1, 1);
   ASSERT_EQ(faces.size(), kMostFaces);
   EXPECT_EQ(faces.back().box[0], 3 * 64 * (static_cast<std::int64_t>(kMostFaces) - 1));
 }
 
 TEST(PhotoParts, BoxesBeyondTheCoordinatesOfFaces) {
-  const FaceCandidate far{1.0, {0, 0, 65536, 65536}, {}};
+  const Detection far{1.0, {0, 0, 65536, 65536}, {}};
   EXPECT_EQ(guarded([&] { suppress({far}, 0.3, 17, 17); }), ELIR_ERROR_IMAGE);
   EXPECT_EQ(guarded([&] { suppress({far}, 0.3, 16, 16); }), ELIR_OK);
 }

@@ -240,8 +240,8 @@ typedef enum elir_faces {
   ELIR_FACES_ALL = 1,
   ELIR_FACES_LARGEST = 2, /* the one with the largest box */
   ELIR_FACES_CENTRE = 3,  /* the one whose box's centre is closest to the image's */
-  ELIR_FACES_ALIGNED = 4, /* the image is one aligned face: it is restored as by elir_restore, and
-                             no faces are searched for */
+  ELIR_FACES_ALIGNED = 4, /* the image is one aligned face: it is restored as one square, and no
+                             faces are searched for */
   ELIR_FACES_LIST = 5     /* those of elir_photo_params.face_list; no faces are searched for */
 } elir_faces;
 

@@ -61,15 +61,15 @@ Wide shared_area(const std::array<std::int64_t, 4>& a, const std::array<std::int
   return Wide{std::max<std::int64_t>(width, 0)} * std::max<std::int64_t>(height, 0);
 }
 
-Face face_of(const FaceCandidate& candidate, double across, double down) {
+Face face_of(const Detection& detection, double across, double down) {
   Face face;
-  face.score = candidate.score;
+  face.score = detection.score;
   for (std::size_t i = 0; i < face.box.size(); ++i) {
-    face.box[i] = units(candidate.box[i] * (i % 2 == 0 ? across : down));
+    face.box[i] = units(detection.box[i] * (i % 2 == 0 ? across : down));
   }
   for (std::size_t i = 0; i < face.landmarks.size(); ++i) {
-    face.landmarks[i] = {units(candidate.landmarks[i][0] * across),
-                         units(candidate.landmarks[i][1] * down)};
+    face.landmarks[i] = {units(detection.landmarks[i][0] * across),
+                         units(detection.landmarks[i][1] * down)};
   }
   return face;
 }
@@ -107,21 +107,21 @@ std::vector<Face> find_faces(const Photograph& picture, const Detector& detector
   std::vector<float> tensor =
       letterboxed(shrink(picture, shrinking), shrinking, static_cast<std::size_t>(height),
                   static_cast<std::size_t>(width), detector.bgr);
-  const std::vector<FaceCandidate> candidates =
+  const std::vector<Detection> detections =
       decode(convention_of(detector), network.run(tensor.data(), height, width), height, width,
              detector.score_threshold);
-  return suppress(candidates, detector.overlap_threshold, shrinking.across, shrinking.down);
+  return suppress(detections, detector.overlap_threshold, shrinking.across, shrinking.down);
 }
 
-std::vector<Face> suppress(const std::vector<FaceCandidate>& candidates, double overlap,
-                           double across, double down) {
-  std::vector<std::size_t> alive(candidates.size());
+std::vector<Face> suppress(const std::vector<Detection>& detections, double overlap, double across,
+                           double down) {
+  std::vector<std::size_t> alive(detections.size());
   std::iota(alive.begin(), alive.end(), std::size_t{0});
   std::stable_sort(alive.begin(), alive.end(), [&](std::size_t a, std::size_t b) {
-    return candidates[a].score > candidates[b].score;
+    return detections[a].score > detections[b].score;
   });
   std::vector<Face> all;
-  for (const FaceCandidate& candidate : candidates) all.push_back(face_of(candidate, across, down));
+  for (const Detection& detection : detections) all.push_back(face_of(detection, across, down));
   std::vector<Face> faces;
   while (!alive.empty() && faces.size() < kMostFaces) {
     const Face& best = all[alive.front()];

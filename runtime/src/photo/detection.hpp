@@ -33,8 +33,8 @@ void check_long_side(const Detector& detector, std::int64_t long_side);
 std::vector<Face> find_faces(const Photograph& picture, const Detector& detector,
                              DetectorNetwork& network, std::int64_t long_side);
 
-// The faces of candidates, in the picture's coordinates, without those that overlap better ones.
-std::vector<Face> suppress(const std::vector<FaceCandidate>& candidates, double overlap,
-                           double across, double down);
+// The faces of detections, in the picture's coordinates, without those that overlap better ones.
+std::vector<Face> suppress(const std::vector<Detection>& detections, double overlap, double across,
+                           double down);
 
 }  // namespace elir::core

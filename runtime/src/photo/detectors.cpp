@@ -10,7 +10,7 @@
 namespace elir::core {
 namespace {
 
-constexpr std::size_t kMostCandidates = 20000;
+constexpr std::size_t kMostDetections = 20000;
 constexpr double kLongest = 65536;  // side of a box in pixels of the input
 
 // The values of one cell of a grid.
@@ -48,7 +48,7 @@ struct Grid {
 
 double centerface_score(const Cell& cell) { return cell(0, 0); }
 
-void centerface_locate(const Cell& cell, FaceCandidate& face) {
+void centerface_locate(const Cell& cell, Detection& face) {
   const std::array<double, 2> places = {cell.column, cell.row};
   const std::array<double, 2> limits = {cell.width, cell.height};
   for (std::size_t axis = 0; axis < 2; ++axis) {
@@ -70,7 +70,7 @@ double yunet_score(const Cell& cell) {
   return std::sqrt(clipped(cell(0, 0)) * clipped(cell(1, 0)));
 }
 
-void yunet_locate(const Cell& cell, FaceCandidate& face) {
+void yunet_locate(const Cell& cell, Detection& face) {
   const std::array<double, 2> places = {cell.column, cell.row};
   for (std::size_t axis = 0; axis < 2; ++axis) {
     const double centre = (places[axis] + cell(2, axis)) * cell.stride;
@@ -97,7 +97,7 @@ struct Convention {
   bool list;  // outputs are 1 x cells x channels, with the cells row by row; else as images
   std::vector<Grid> grids;
   double (*score)(const Cell& cell);
-  void (*locate)(const Cell& cell, FaceCandidate& face);
+  void (*locate)(const Cell& cell, Detection& face);
 };
 
 namespace {
@@ -141,7 +141,7 @@ const float* find_output(const Convention& convention, const std::vector<Detecto
 
 bool is_within(double value) { return std::fabs(value) <= kLongest; }  // false for NaN
 
-void check_size(const std::string& decoder, const FaceCandidate& face) {
+void check_size(const std::string& decoder, const Detection& face) {
   const auto& [left, top, right, bottom] = face.box;
   bool within = std::all_of(face.box.begin(), face.box.end(), is_within);
   for (const auto& [x, y] : face.landmarks) within = within && is_within(x) && is_within(y);
@@ -157,10 +157,10 @@ void check_size(const std::string& decoder, const FaceCandidate& face) {
   }
 }
 
-// The candidates of a grid; those of the grids before are in `candidates`.
+// The detections of a grid; those of the grids before are in `detections`.
 void decode_grid(const Convention& convention, const Grid& grid,
                  const std::vector<DetectorOutput>& outputs, const Cell& size, double threshold,
-                 std::vector<FaceCandidate>& candidates) {
+                 std::vector<Detection>& detections) {
   const std::int64_t rows = static_cast<std::int64_t>(size.height) / grid.stride;
   const std::int64_t columns = static_cast<std::int64_t>(size.width) / grid.stride;
   const auto cells = static_cast<std::size_t>(rows * columns);
@@ -170,7 +170,7 @@ void decode_grid(const Convention& convention, const Grid& grid,
   }
   Cell cell = size;
   cell.stride = static_cast<double>(grid.stride);
-  const std::size_t before = candidates.size();
+  const std::size_t before = detections.size();
   for (std::size_t index = 0; index < cells; ++index) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       const auto channels = static_cast<std::size_t>(grid.outputs[i].channels);
@@ -179,14 +179,14 @@ void decode_grid(const Convention& convention, const Grid& grid,
     }
     cell.column = static_cast<double>(static_cast<std::int64_t>(index) % columns);
     cell.row = static_cast<double>(static_cast<std::int64_t>(index) / columns);
-    FaceCandidate face{convention.score(cell), {}, {}};
+    Detection face{convention.score(cell), {}, {}};
     if (!std::isfinite(face.score)) throw broken(convention.decoder, "scores that are not finite");
     if (face.score < threshold) continue;
-    if (candidates.size() - before == kMostCandidates) {
-      throw broken(convention.decoder, "more than ", kMostCandidates, " faces");
+    if (detections.size() - before == kMostDetections) {
+      throw broken(convention.decoder, "more than ", kMostDetections, " faces");
     }
     convention.locate(cell, face);
-    candidates.push_back(face);
+    detections.push_back(face);
   }
 }
 
@@ -202,18 +202,18 @@ const Convention& convention_of(const Detector& detector) {
                      joined(names, ", "), ": export the bundle with this version");
 }
 
-std::vector<FaceCandidate> decode(const Convention& convention,
-                                  const std::vector<DetectorOutput>& outputs, std::int64_t height,
-                                  std::int64_t width, double threshold) {
+std::vector<Detection> decode(const Convention& convention,
+                              const std::vector<DetectorOutput>& outputs, std::int64_t height,
+                              std::int64_t width, double threshold) {
   Cell size{};
   size.width = static_cast<double>(width);
   size.height = static_cast<double>(height);
-  std::vector<FaceCandidate> candidates;
+  std::vector<Detection> detections;
   for (const Grid& grid : convention.grids) {
-    decode_grid(convention, grid, outputs, size, threshold, candidates);
+    decode_grid(convention, grid, outputs, size, threshold, detections);
   }
-  for (const FaceCandidate& face : candidates) check_size(convention.decoder, face);
-  return candidates;
+  for (const Detection& face : detections) check_size(convention.decoder, face);
+  return detections;
 }
 
 }  // namespace elir::core

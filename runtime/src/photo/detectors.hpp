@@ -12,7 +12,7 @@
 namespace elir::core {
 
 // What a detector may have seen, before overlapping ones are suppressed, in pixels of the input.
-struct FaceCandidate {
+struct Detection {
   double score;
   std::array<double, 4> box;  // left, top, right, bottom
   std::array<std::array<double, 2>, 5> landmarks;
@@ -23,11 +23,11 @@ struct Convention;
 // Throws a bundle error if the decoder is not known.
 const Convention& convention_of(const Detector& detector);
 
-// The candidates that reach the detector's threshold. Throws a bundle error if outputs are missing
+// The detections that reach the detector's threshold. Throws a bundle error if outputs are missing
 // or of other shapes, are not finite, or say that there are too many faces or faces of absurd
 // sizes.
-std::vector<FaceCandidate> decode(const Convention& convention,
-                                  const std::vector<DetectorOutput>& outputs, std::int64_t height,
-                                  std::int64_t width, double threshold);
+std::vector<Detection> decode(const Convention& convention,
+                              const std::vector<DetectorOutput>& outputs, std::int64_t height,
+                              std::int64_t width, double threshold);
 
 }  // namespace elir::core

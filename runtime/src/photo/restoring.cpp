@@ -97,7 +97,7 @@ std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const 
   static_cast<void>(convention_of(detector));
   check_template(detector.aligned, square().height);
   if (params.faces == ELIR_FACES_ALIGNED) {
-    restore_aligned(input, output, scale);
+    restore_aligned(input, output);
     return {};
   }
   std::vector<Face> faces;
@@ -110,7 +110,7 @@ std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const 
   const auto width = static_cast<std::size_t>(input.width);
   const auto height = static_cast<std::size_t>(input.height);
   if (params.faces == ELIR_FACES_AUTO && is_aligned(faces, width, height, detector.aligned)) {
-    restore_aligned(input, output, scale);
+    restore_aligned(input, output);
     faces.front().restored = true;
     return faces;
   }
@@ -164,13 +164,7 @@ const Shape& PhotoRestorer::square() const {
 }
 
 // The picture as one square, brought to the model's size and back.
-void PhotoRestorer::restore_aligned(const elir_image& input, const elir_image& output,
-                                    std::int64_t scale) {
-  if (scale == 1) {
-    restorer_.check(input, output);
-    restorer_.restore(input, output);
-    return;
-  }
+void PhotoRestorer::restore_aligned(const elir_image& input, const elir_image& output) {
   const Shape& shape = square();
   const auto side = static_cast<std::size_t>(shape.height);
   std::vector<std::uint8_t> pixels(kChannels * side * side);

@@ -33,7 +33,7 @@ class PhotoRestorer {
   std::vector<Face> find(const Photograph& picture);
   DetectorNetwork& open_network();
   const Shape& square() const;
-  void restore_aligned(const elir_image& input, const elir_image& output, std::int64_t scale);
+  void restore_aligned(const elir_image& input, const elir_image& output);
   void restore_faces(std::vector<Face>& faces, const elir_image& input, const elir_image& output,
                      std::int64_t scale);
   void restore_group(const Similarity* places, std::size_t count, const Photograph& picture,
