@@ -43,6 +43,7 @@ class Restorer {
   const std::string& backend() const { return backend_; }
   const std::string& precision() const { return precision_; }
   elir_fit fit() const { return fit_; }
+  const Strength& strength() const { return strength_; }
   std::size_t concurrency() const { return pool_->size(); }
 
   // Throws an image error, an unavailable error for memory that the backend does not support, or a
@@ -81,7 +82,7 @@ class Restorer {
   // error of the first that failed, with its index.
   void restore_batch(const elir_image* inputs, const elir_image* outputs, std::size_t count);
 
-  // Runs the network on `count` images of one shape in RGB, without padding between rows.
+  // Runs the network, at full strength, on `count` images of one shape in RGB, without padding between rows.
   // `restored` may be `images`.
   void run_squares(const Shape& shape, const std::uint8_t* images, std::uint8_t* restored,
                    std::size_t count);

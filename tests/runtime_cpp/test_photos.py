@@ -151,6 +151,27 @@ def test_the_background(tmp_path: Path, library: Library, backend: str) -> None:
             assert_same(library, python, cpp, GROUP, "all", scale, background)
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_strength(
+    tmp_path: Path, library: Library, backend: str, strength: float, scale: int
+) -> None:
+    bundle = face_bundle(tmp_path / "b", gain=0.5)
+    with (
+        PhotoRestorer(bundle, backend=backend, threads=1) as python,
+        library.open(bundle, backend=backend, threads=1, strength=strength) as cpp,
+    ):
+        for picture, faces in (
+            (GROUP, "all"),
+            (GROUP, "aligned"),
+            (spots(128, 128, (64, 64)), "auto"),
+        ):
+            expected = python.restore(picture, faces, scale, strength=strength)  # type: ignore[arg-type]
+            pixels, actual = cpp.restore_photo(picture, faces, scale)
+            np.testing.assert_array_equal(pixels, expected.pixels)
+            assert values(actual) == values(expected.faces)
+
+
 def hostile_bundles(folder: Path) -> dict[str, Path]:
     return {
         "scores that are not finite": face_bundle(folder / "nan", spot_detector(heat=np.nan)),

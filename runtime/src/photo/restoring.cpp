@@ -96,6 +96,19 @@ std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const 
   const Detector& detector = detector_of(restorer_.bundle());
   static_cast<void>(convention_of(detector));
   check_template(detector.aligned, square().height);
+  std::vector<Face> faces = restore_fully(params, input, output, scale);
+  // In the order of the output's channels.
+  const EnlargedPicture before(view(input), input.format != output.format, static_cast<int>(scale),
+                               scale == 1 ? Kernel::none : Kernel::bicubic);
+  Scratch scratch;
+  restorer_.strength().blend(before, view(output), scratch);
+  return faces;
+}
+
+std::vector<Face> PhotoRestorer::restore_fully(const elir_photo_params& params,
+                                               const elir_image& input, const elir_image& output,
+                                               std::int64_t scale) {
+  const Template& aligned = detector_of(restorer_.bundle()).aligned;
   if (params.faces == ELIR_FACES_ALIGNED) {
     restore_aligned(input, output);
     return {};
@@ -109,7 +122,7 @@ std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const 
   }
   const auto width = static_cast<std::size_t>(input.width);
   const auto height = static_cast<std::size_t>(input.height);
-  if (params.faces == ELIR_FACES_AUTO && is_aligned(faces, width, height, detector.aligned)) {
+  if (params.faces == ELIR_FACES_AUTO && is_aligned(faces, width, height, aligned)) {
     restore_aligned(input, output);
     faces.front().restored = true;
     return faces;

@@ -31,6 +31,8 @@ class PhotoRestorer {
 
  private:
   std::vector<Face> find(const Photograph& picture);
+  std::vector<Face> restore_fully(const elir_photo_params& params, const elir_image& input,
+                                  const elir_image& output, std::int64_t scale);
   DetectorNetwork& open_network();
   const Shape& square() const;
   void restore_aligned(const elir_image& input, const elir_image& output);

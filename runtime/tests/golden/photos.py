@@ -73,8 +73,8 @@ def detection() -> dict[str, Any]:
     decoded, viewed = [], []
     for decoder, height, width, seed, threshold, overlap, across, down in DECODED:
         outputs = tensors(decoder, height, width, seed)
-        candidates = CONVENTIONS[decoder].decode(outputs, height, width, threshold)
-        faces = _faces(candidates, overlap, across, down)
+        detections = CONVENTIONS[decoder].decode(outputs, height, width, threshold)
+        faces = _faces(detections, overlap, across, down)
         case = {"decoder": decoder, "height": height, "width": width, "seed": seed}
         case |= {"threshold": threshold, "overlap": overlap, "across": across, "down": down}
         scores = [face.score for face in faces]
