@@ -115,9 +115,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t height = 1U + data[2];
   const std::vector<std::uint8_t> pixels(3 * width * height, 90);
   const Photograph picture{packed(pixels.data(), width, height), false};
-  const Detector detector{
+  Detector detector{
       list ? "yunet" : "centerface", "",        {}, false, 32, 128, (data[3] & 15U) / 15.0,
       (data[3] >> 4U) / 15.0,        kTemplate, {}};
+  if (list) {
+    for (const std::string stride : {"8", "16", "32"}) {
+      detector.outputs["cls_" + stride] = "class_" + stride;
+      detector.outputs["obj_" + stride] = "object_" + stride;
+      detector.outputs["bbox_" + stride] = "box_" + stride;
+      detector.outputs["kps_" + stride] = "landmarks_" + stride;
+    }
+  } else {
+    detector.outputs = {
+        {"537", "heat_4"}, {"538", "log_size_4"}, {"539", "offset_4"}, {"540", "landmarks_4"}};
+  }
   const elir_status status = guarded([&] {
     std::vector<Face> faces;
     if ((data[0] & 2U) != 0) {

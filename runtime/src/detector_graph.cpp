@@ -38,9 +38,10 @@ void check_detector_ends(const std::filesystem::path& path, const Detector& dete
     throw bundle_error(path.string(), ": the detector's input is ", joined(inputs, ", "),
                        ", expected ", picture.describe());
   }
-  for (const std::string& name : detector.outputs) {
+  for (const auto& [name, meaning] : detector.outputs) {
+    const std::string& output = name;
     if (std::any_of(ends.outputs.begin(), ends.outputs.end(), [&](const End& end) {
-          return end.name == name && end.dtype == picture.dtype;
+          return end.name == output && end.dtype == picture.dtype;
         })) {
       continue;
     }

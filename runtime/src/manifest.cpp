@@ -117,7 +117,7 @@ Detector read_detector(const json& values) {
                     values["overlap_threshold"],
                     {{}, values["template_size"]},
                     read_all(values["artifacts"], read_artifact)};
-  for (const auto& [name, meaning] : values["outputs"].items()) detector.outputs.push_back(name);
+  for (const auto& [name, meaning] : values["outputs"].items()) detector.outputs[name] = meaning;
   for (std::size_t i = 0; i < detector.aligned.points.size(); ++i) {
     detector.aligned.points[i] = {values["template"][i][0], values["template"][i][1]};
   }

@@ -103,10 +103,10 @@ struct Template {
 struct Detector {
   std::string decoder;
   std::string input;
-  std::vector<std::string> outputs;
-  bool bgr;                // blue comes first in the input
-  std::int64_t multiple;   // of which the input's sides are multiples
-  std::int64_t long_side;  // longer side to which pictures are shrunk
+  std::map<std::string, std::string> outputs;  // meanings by name
+  bool bgr;                                    // blue comes first in the input
+  std::int64_t multiple;                       // of which the input's sides are multiples
+  std::int64_t long_side;                      // longer side to which pictures are shrunk
   double score_threshold;
   double overlap_threshold;
   Template aligned;

@@ -41,6 +41,8 @@ Golden bundle_manifest(const BundleOptions& options) {
   if (options.detector.empty()) {
     manifest.erase("detector");
   } else {
+    manifest["detector"]["outputs"] = {
+        {"537", "heat_4"}, {"538", "log_size_4"}, {"539", "offset_4"}, {"540", "landmarks_4"}};
     for (const char* name : {"template", "template_size"}) {
       manifest["detector"][name] = golden("photos.json")[name];
     }

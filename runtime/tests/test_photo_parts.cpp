@@ -18,16 +18,9 @@ using test::Golden;
 
 const Golden& photos() { return test::golden("photos.json"); }
 
-Detector detector_named(const std::string& decoder) {
-  Detector detector{decoder, "input", {}, false, 32, 1280, 0.5, 0.3, {{}, 512}, {}};
-  for (std::size_t i = 0; i < 5; ++i) {
-    detector.aligned.points[i] = {photos()["template"][i][0], photos()["template"][i][1]};
-  }
-  return detector;
-}
-
 struct OutputRange {
   std::string name;
+  std::string meaning;
   std::int64_t channels;
   std::int64_t stride;
   double least;
@@ -36,18 +29,31 @@ struct OutputRange {
 
 std::vector<OutputRange> ranges_of(const std::string& decoder) {
   if (decoder == "centerface") {
-    return {
-        {"537", 1, 4, 0, 1}, {"538", 2, 4, 0, 4}, {"539", 2, 4, -0.5, 1}, {"540", 10, 4, -0.5, 2}};
+    return {{"537", "heat", 1, 4, 0, 1},
+            {"538", "log_size", 2, 4, 0, 4},
+            {"539", "offset", 2, 4, -0.5, 1},
+            {"540", "landmarks", 10, 4, -0.5, 2}};
   }
   std::vector<OutputRange> ranges;
   for (const std::int64_t stride : {8, 16, 32}) {
     const std::string end = "_" + std::to_string(stride);
-    ranges.push_back({"cls" + end, 1, stride, 0, 1});
-    ranges.push_back({"obj" + end, 1, stride, 0, 1});
-    ranges.push_back({"bbox" + end, 4, stride, -0.5, 4});
-    ranges.push_back({"kps" + end, 10, stride, -0.5, 2});
+    ranges.push_back({"cls" + end, "class", 1, stride, 0, 1});
+    ranges.push_back({"obj" + end, "object", 1, stride, 0, 1});
+    ranges.push_back({"bbox" + end, "box", 4, stride, -0.5, 4});
+    ranges.push_back({"kps" + end, "landmarks", 10, stride, -0.5, 2});
   }
   return ranges;
+}
+
+Detector detector_named(const std::string& decoder) {
+  Detector detector{decoder, "input", {}, false, 32, 1280, 0.5, 0.3, {{}, 512}, {}};
+  for (std::size_t i = 0; i < 5; ++i) {
+    detector.aligned.points[i] = {photos()["template"][i][0], photos()["template"][i][1]};
+  }
+  for (const auto& range : ranges_of(decoder)) {
+    detector.outputs[range.name] = range.meaning + "_" + std::to_string(range.stride);
+  }
+  return detector;
 }
 
 // Outputs by the formula of `tensors` in golden/photos.py.
@@ -63,7 +69,7 @@ class FormulaNetwork final : public DetectorNetwork {
     std::vector<DetectorOutput> outputs;
     values.assign(ranges_.size(), {});
     for (std::size_t number = 0; number < ranges_.size(); ++number) {
-      const auto& [name, channels, stride, least, extent] = ranges_[number];
+      const auto& [name, meaning, channels, stride, least, extent] = ranges_[number];
       const std::int64_t rows = height / stride;
       const std::int64_t columns = width / stride;
       const std::int64_t cells = rows * columns;
@@ -218,14 +224,25 @@ TEST(PhotoParts, WhatANetworkMustNotCompute) {
   }
 }
 
+TEST(PhotoParts, DetectorsThatAreNotKnown) {
+  Detector detector = detector_named("yunet");
+  detector.outputs["cls_8"] = "object_8";
+  EXPECT_EQ(guarded([&] { convention_of(detector); }), ELIR_ERROR_BUNDLE);
+  EXPECT_NE(std::string(last_error).find("are not those of yunet"), std::string::npos);
+  detector.decoder = "retinaface";
+  EXPECT_EQ(guarded([&] { convention_of(detector); }), ELIR_ERROR_BUNDLE);
+  EXPECT_NE(std::string(last_error).find("retinaface, expected one of centerface, yunet"),
+            std::string::npos);
+}
+
 TEST(PhotoParts, TooManyFaces) {
   const auto pixels = test::pattern(600, 600, 0);
   FormulaNetwork network("centerface", 0);
   const Photograph picture{packed(pixels.data(), 600, 600), false};
   Detector detector = detector_named("centerface");
   detector.score_threshold = 0;
-  EXPECT_EQ(guarded([&] { find_faces(picture, detector, network, 1280); }), ELIR_ERROR_BUNDLE);
-  EXPECT_NE(std::string(last_error).find("more than 20000 faces"), std::string::npos);
+  EXPECT_EQ(guarded([&] { find_faces(picture, detector, network, 1280); }), ELIR_ERROR_IMAGE);
+  EXPECT_NE(std::string(last_error).find("more than 20000 possible faces"), std::string::npos);
 }
 
 TEST(PhotoParts, SuppressionOfVeryManyBoxesEnds) {
@@ -235,8 +252,8 @@ TEST(PhotoParts, SuppressionOfVeryManyBoxesEnds) {
     detections.push_back({1.0, {left, 0, left + 2, 2}, {}});
   }
   const std::vector<Face> faces = suppress(detections, 0.3, 1, 1);
-  ASSERT_EQ(faces.size(), kMostFaces);
-  EXPECT_EQ(faces.back().box[0], 3 * 64 * (static_cast<std::int64_t>(kMostFaces) - 1));
+  ASSERT_EQ(faces.size(), kMostFaces + 1);
+  EXPECT_EQ(faces.back().box[0], 3 * 64 * static_cast<std::int64_t>(kMostFaces));
 }
 
 TEST(PhotoParts, BoxesBeyondTheCoordinatesOfFaces) {

@@ -7,8 +7,6 @@
 #include <cstddef>
 #include <cstring>
 #include <elir/elir.hpp>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <thread>
 
@@ -304,31 +302,6 @@ TEST_F(PhotosTest, ExtremeFacesAreLeftAloneOrRestored) {
   const auto all_faces = restorer.restore_photo(test::image_of(pixels, 90, 70),
                                                 test::image_of(result, 360, 280), faces);
   EXPECT_EQ(all_faces.size(), faces.size());
-}
-
-TEST_F(PhotosTest, TemplatesOfNoFace) {
-  auto pixels = spots(90, 70, {});
-  auto result = pixels;
-  const auto path = std::filesystem::path(bundle(64)) / "bundle.json";
-  Golden manifest = Golden::parse(std::ifstream(path));
-  const auto error_with = [&](const Golden& points) {
-    manifest["detector"]["template"] = points;
-    test::write_file(path, manifest.dump());
-    Restorer restorer(path.parent_path().string(), test::reference_params());
-    try {
-      restorer.restore_photo(test::image_of(pixels, 90, 70), test::image_of(result, 90, 70));
-    } catch (const Error& error) {
-      EXPECT_EQ(error.status(), ELIR_ERROR_BUNDLE);
-      return std::string(error.what());
-    }
-    return std::string();
-  };
-  const Golden point = {7, 8};
-  EXPECT_NE(error_with({point, point, point, point, point}).find("all landmarks in one point"),
-            std::string::npos);
-  EXPECT_NE(error_with({point, point, point, {3, 1e300}, point}).find("expected 0 to 512"),
-            std::string::npos);
-  EXPECT_EQ(error_with(photos()["template"]), "");
 }
 
 TEST_F(PhotosTest, BundlesThatRestoreNoPhotographs) {

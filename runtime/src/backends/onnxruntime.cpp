@@ -297,7 +297,7 @@ class OnnxRuntimeDetector final : public DetectorNetwork {
     try {
       const OwnedValue input = tensor(spec, {1, height, width, height, width}, picture);
       std::vector<const char*> names;
-      for (const std::string& name : detector_.outputs) names.push_back(name.c_str());
+      for (const auto& [name, meaning] : detector_.outputs) names.push_back(name.c_str());
       std::vector<OrtValue*> values(names.size(), nullptr);
       values_.clear();
       values_.reserve(values.size());
@@ -316,12 +316,12 @@ class OnnxRuntimeDetector final : public DetectorNetwork {
  private:
   std::vector<DetectorOutput> read_outputs() const {
     std::vector<DetectorOutput> outputs;
-    for (std::size_t i = 0; i < values_.size(); ++i) {
-      OrtValue* const value = values_[i].get();
+    for (const auto& [name, meaning] : detector_.outputs) {
+      OrtValue* const value = values_[outputs.size()].get();
       const auto type = create<OwnedType>(api().GetTypeInfo, static_cast<const OrtValue*>(value));
       void* data = nullptr;
       check(api().GetTensorMutableData(value, &data));
-      outputs.push_back({read_end(type.get(), detector_.outputs[i]), data});
+      outputs.push_back({read_end(type.get(), name), data});
     }
     return outputs;
   }

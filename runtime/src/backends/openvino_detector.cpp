@@ -18,7 +18,7 @@ class OpenVinoDetector final : public DetectorNetwork {
           request_.set_tensor(spec.name, tensor(spec, {1, height, width, height, width}, picture));
           request_.infer();
           std::vector<DetectorOutput> outputs;
-          for (const std::string& name : detector_.outputs) {
+          for (const auto& [name, meaning] : detector_.outputs) {
             const ov::Tensor values = request_.get_tensor(name);
             const ov::Shape& sides = values.get_shape();
             const bool floats = values.get_element_type() == ov::element::f32;
@@ -48,7 +48,7 @@ std::unique_ptr<DetectorNetwork> open_openvino_detector(const Bundle& bundle,
   const auto path = detector_file(bundle);
   const std::shared_ptr<const ov::Model> model = read_model(path);
   std::vector<End> outputs;
-  for (const std::string& name : detector.outputs) outputs.push_back({name, "", {}});
+  for (const auto& [name, meaning] : detector.outputs) outputs.push_back({name, "", {}});
   check_detector_ends(path, detector,
                       {read_ends(model->inputs(), {{detector.input, "", {}}}),
                        read_ends(model->outputs(), outputs)});

@@ -106,8 +106,6 @@ const char* reason_not_alignable(const Points& square, const Points& landmarks, 
   return nullptr;
 }
 
-bool have_extent(const Points& points) { return moments(points, points).d > 0; }
-
 Similarity fit(const Points& square, const Points& landmarks) {
   const Moments sums = moments(square, landmarks);
   const Point t = sum(square);

@@ -44,9 +44,6 @@ struct Similarity {
 const char* reason_not_alignable(const Points& square, const Points& landmarks, std::int64_t side,
                                  std::int64_t longest);
 
-// Whether the points are not all the same.
-bool have_extent(const Points& points);
-
 // The similarity from the points of a square to landmarks. reason_not_alignable says for which
 // landmarks there is none.
 Similarity fit(const Points& square, const Points& landmarks);

@@ -123,7 +123,7 @@ std::vector<Face> suppress(const std::vector<Detection>& detections, double over
   std::vector<Face> all;
   for (const Detection& detection : detections) all.push_back(face_of(detection, across, down));
   std::vector<Face> faces;
-  while (!alive.empty() && faces.size() < kMostFaces) {
+  while (!alive.empty() && faces.size() <= kMostFaces) {
     const Face& best = all[alive.front()];
     check_range(best);
     faces.push_back(best);

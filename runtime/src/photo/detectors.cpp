@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "../error.hpp"
 #include "../text.hpp"
@@ -34,6 +35,7 @@ class Cell {
 
 struct Output {
   const char* name;
+  const char* meaning;
   std::int64_t channels;
 };
 
@@ -85,8 +87,8 @@ void yunet_locate(const Cell& cell, Detection& face) {
 
 template <typename... Parts>
 Failure broken(const std::string& decoder, const Parts&... what) {
-  return bundle_error("face detector ", decoder, ": it computed ", what...,
-                      ": its file is damaged, export the bundle again");
+  return bundle_error("face detector ", decoder, " returned ", what...,
+                      ": export the bundle again");
 }
 
 }  // namespace
@@ -102,22 +104,40 @@ struct Convention {
 
 namespace {
 
+std::array<Output, 4> centerface_outputs() {
+  return {
+      {{"537", "heat", 1}, {"538", "log_size", 2}, {"539", "offset", 2}, {"540", "landmarks", 10}}};
+}
+
+std::array<Output, 4> yunet_outputs(const char* score, const char* cell, const char* box,
+                                    const char* landmarks) {
+  return {
+      {{score, "class", 1}, {cell, "object", 1}, {box, "box", 4}, {landmarks, "landmarks", 10}}};
+}
+
 const std::vector<Convention>& conventions() {
   static const std::vector<Convention> all = {
-      {"centerface",
-       false,
-       {{4, {{{"537", 1}, {"538", 2}, {"539", 2}, {"540", 10}}}}},
-       centerface_score,
-       centerface_locate},
+      {"centerface", false, {{4, centerface_outputs()}}, centerface_score, centerface_locate},
       {"yunet",
        true,
-       {{8, {{{"cls_8", 1}, {"obj_8", 1}, {"bbox_8", 4}, {"kps_8", 10}}}},
-        {16, {{{"cls_16", 1}, {"obj_16", 1}, {"bbox_16", 4}, {"kps_16", 10}}}},
-        {32, {{{"cls_32", 1}, {"obj_32", 1}, {"bbox_32", 4}, {"kps_32", 10}}}}},
+       {{8, yunet_outputs("cls_8", "obj_8", "bbox_8", "kps_8")},
+        {16, yunet_outputs("cls_16", "obj_16", "bbox_16", "kps_16")},
+        {32, yunet_outputs("cls_32", "obj_32", "bbox_32", "kps_32")}},
        yunet_score,
        yunet_locate},
   };
   return all;
+}
+
+// The meanings of all outputs by name, as in a manifest.
+std::map<std::string, std::string> outputs_of(const Convention& convention) {
+  std::map<std::string, std::string> outputs;
+  for (const Grid& grid : convention.grids) {
+    for (const Output& output : grid.outputs) {
+      outputs[output.name] = text(output.meaning, "_", grid.stride);
+    }
+  }
+  return outputs;
 }
 
 const float* find_output(const Convention& convention, const std::vector<DetectorOutput>& outputs,
@@ -183,7 +203,8 @@ void decode_grid(const Convention& convention, const Grid& grid,
     if (!std::isfinite(face.score)) throw broken(convention.decoder, "scores that are not finite");
     if (face.score < threshold) continue;
     if (detections.size() - before == kMostDetections) {
-      throw broken(convention.decoder, "more than ", kMostDetections, " faces");
+      throw image_error("the picture gives more than ", kMostDetections,
+                        " possible faces: search at a smaller long_side");
     }
     convention.locate(cell, face);
     detections.push_back(face);
@@ -195,8 +216,11 @@ void decode_grid(const Convention& convention, const Grid& grid,
 const Convention& convention_of(const Detector& detector) {
   std::vector<std::string> names;
   for (const Convention& convention : conventions()) {
-    if (convention.decoder == detector.decoder) return convention;
     names.push_back(convention.decoder);
+    if (convention.decoder != detector.decoder) continue;
+    if (detector.outputs == outputs_of(convention)) return convention;
+    throw bundle_error("the outputs of the face detector are not those of ", detector.decoder,
+                       ": export the bundle again");
   }
   throw bundle_error("the face detector's decoder is ", detector.decoder, ", expected one of ",
                      joined(names, ", "), ": export the bundle with this version");

@@ -12,7 +12,7 @@
 namespace elir::core {
 namespace {
 
-constexpr std::int64_t kLeastSide = 16;  // of a square, so that a mask has a rim
+constexpr std::int64_t kMinSide = 16;  // of a square, so that a mask has a rim
 
 Photograph photograph(const elir_image& image) { return {view(image), image.format == ELIR_BGR8}; }
 
@@ -42,17 +42,16 @@ void check_faces(const elir_photo_params& params) {
   }
 }
 
-// Throws a bundle error if the landmarks are not those of an aligned face.
-void check_template(const Template& aligned, std::int64_t side) {
-  const auto size = static_cast<double>(aligned.size);
-  for (const auto& [x, y] : aligned.points) {
-    if (x >= 0 && x <= size && y >= 0 && y <= size) continue;
-    throw bundle_error("the face detector's template has the point ", x, ", ", y,
-                       ", expected 0 to ", size, ": export the bundle again");
-  }
-  if (have_extent(template_units(aligned, side))) return;
-  throw bundle_error(
-      "the face detector's template has all landmarks in one point: export the bundle again");
+// Missing libraries and a lack of memory often show only in a run.
+std::unique_ptr<DetectorNetwork> open_and_run(const Backend& backend, const Bundle& bundle,
+                                              const Setup& setup) {
+  auto network = backend.open_detector(bundle, setup);
+  constexpr std::int64_t kLeastSide = 64;
+  const std::int64_t multiple = detector_of(bundle).multiple;
+  const std::int64_t side = (kLeastSide + multiple - 1) / multiple * multiple;
+  std::vector<float> picture(static_cast<std::size_t>(3 * side * side));
+  network->run(picture.data(), side, side);
+  return network;
 }
 
 // Fills the output with the picture, enlarged, or with what is to be seen around the faces.
@@ -95,7 +94,7 @@ std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const 
   const std::int64_t scale = scale_of(input, output);
   const Detector& detector = detector_of(restorer_.bundle());
   static_cast<void>(convention_of(detector));
-  check_template(detector.aligned, square().height);
+  static_cast<void>(square());
   std::vector<Face> faces = restore_fully(params, input, output, scale);
   // In the order of the output's channels.
   const EnlargedPicture before(view(input), input.format != output.format, static_cast<int>(scale),
@@ -138,29 +137,40 @@ std::vector<Face> PhotoRestorer::find(const Photograph& picture) {
   const std::int64_t long_side = long_side_ == 0 ? detector.long_side : long_side_;
   check_long_side(detector, long_side);
   const std::lock_guard lock(mutex_);
-  return find_faces(picture, detector, open_network(), long_side);
+  std::vector<Face> faces = find_faces(picture, detector, open_network(), long_side);
+  if (faces.size() > kMostFaces) {
+    setup_.log.warn(text("the picture has more than ", kMostFaces,
+                         " faces: those of lower scores are left out"));
+    faces.resize(kMostFaces);
+  }
+  return faces;
 }
 
 // On the backend that restores faces; where that one runs no detectors, on another.
 DetectorNetwork& PhotoRestorer::open_network() {
-  std::set<std::string> tried;
+  if (network_) return *network_;
   std::vector<std::string> reasons;
+  std::set<std::string> tried;
   for (const std::string& name :
        {restorer_.backend(), std::string("openvino"), std::string("onnxruntime")}) {
-    if (network_) break;
     if (!tried.insert(name).second) continue;
     try {
-      network_ = backend_named(name).open_detector(restorer_.bundle(), setup_);
-      if (!reasons.empty()) {
-        setup_.log.warn(text("the face detector runs on ", name, ": ", joined(reasons, "; ")));
-      }
+      network_ = open_and_run(backend_named(name), restorer_.bundle(), setup_);
     } catch (const Failure& failure) {
-      if (failure.status() != ELIR_ERROR_UNAVAILABLE) throw;
+      if (failure.status() == ELIR_ERROR_BUNDLE) throw;
       reasons.push_back(text(name, ": ", failure.what()));
+    } catch (const std::bad_alloc&) {
+      reasons.push_back(text(name, ": out of memory"));
+    } catch (const std::exception& error) {  // a library may throw anything
+      reasons.push_back(text(name, ": ", one_line(error.what())));
     }
+    if (!network_) continue;
+    if (!reasons.empty()) {
+      setup_.log.warn(text("the face detector runs on ", name, ": ", joined(reasons, "; ")));
+    }
+    return *network_;
   }
-  if (network_) return *network_;
-  throw unavailable_error("nothing here can run the face detector: ", joined(reasons, "; "));
+  throw unavailable_error("no backend can run the face detector: ", joined(reasons, "; "));
 }
 
 // The shape of the squares that the bundle restores.
@@ -168,7 +178,7 @@ const Shape& PhotoRestorer::square() const {
   const Manifest& manifest = restorer_.manifest();
   for (const Shape& shape : manifest.shapes) {
     if (manifest.faces && manifest.upscale == 1 && shape.height == shape.width &&
-        shape.height >= kLeastSide) {
+        shape.height >= kMinSide) {
       return shape;
     }
   }
