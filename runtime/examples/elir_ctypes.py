@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OK = 0
-MOST_FACES = 1024
+MAX_FACES = 1024
 FACES = {"auto": 0, "all": 1, "largest": 2, "centre": 3, "aligned": 4, "list": 5}
 FITS = {None: 0, "resize": 1, "tile": 2}
 MODES = {"latency": 0, "throughput": 1}
@@ -210,11 +210,11 @@ class Restorer:
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces in an image: (H, W, 3) uint8 RGB."""
-        buffer, count = (Face * MOST_FACES)(), ctypes.c_size_t()
+        buffer, count = (Face * MAX_FACES)(), ctypes.c_size_t()
         source = _image(image)
         self._check(
             self._library.elir_detect(
-                self._handle, ctypes.byref(source), buffer, MOST_FACES, ctypes.byref(count)
+                self._handle, ctypes.byref(source), buffer, MAX_FACES, ctypes.byref(count)
             )
         )
         return list(buffer[: count.value])
@@ -245,7 +245,7 @@ class Restorer:
             params.face_list, params.face_count = face_list, len(face_list)
         if background is not None:
             params.background = ctypes.pointer(_image(background))
-        capacity = max(MOST_FACES, len(face_list))
+        capacity = max(MAX_FACES, len(face_list))
         buffer, count = (Face * capacity)(), ctypes.c_size_t()
         source, sink = _image(image), _image(output)
         self._check(

@@ -252,8 +252,8 @@ TEST(PhotoParts, SuppressionOfVeryManyBoxesEnds) {
     detections.push_back({1.0, {left, 0, left + 2, 2}, {}});
   }
   const std::vector<Face> faces = suppress(detections, 0.3, 1, 1);
-  ASSERT_EQ(faces.size(), kMostFaces + 1);
-  EXPECT_EQ(faces.back().box[0], 3 * 64 * static_cast<std::int64_t>(kMostFaces));
+  ASSERT_EQ(faces.size(), kMaxFaces + 1);
+  EXPECT_EQ(faces.back().box[0], 3 * 64 * static_cast<std::int64_t>(kMaxFaces));
 }
 
 TEST(PhotoParts, BoxesBeyondTheCoordinatesOfFaces) {

@@ -186,10 +186,10 @@ typedef struct elir_params {
                         be set if the bundle was exported with --noise field */
   int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
                            side of a tile; -1: an eighth of its side. More takes longer */
-  double strength; /* how much of the restoration is kept, from 0 to 1, in steps of 1/256. 0 gives
-                      the input, enlarged by `upscale`, and the network does not run. Of a
-                      photograph, faces and background are mixed with the input, enlarged (bicubic).
-                      Not for elir_run */
+  double strength;   /* how much of the restoration is kept, from 0 to 1, in steps of 1/256. 0 gives
+                        the input, enlarged by `upscale`, and the network does not run. Of a
+                        photograph, faces and background are mixed with the input, enlarged (bicubic).
+                        Not for elir_run */
   int32_t long_side; /* longer side in pixels that images are shrunk to before faces are searched,
                         up to 4096; 0: the bundle's. More finds smaller faces, and takes longer */
 } elir_params;
@@ -230,7 +230,7 @@ typedef struct elir_face {
 } elir_face;
 
 /* The most faces that are found in an image: those of the highest scores. */
-#define ELIR_MOST_FACES 1024
+#define ELIR_MAX_FACES 1024
 
 /* Which faces of a photograph are restored. Those whose eyes are closer than 5 pixels never are. */
 typedef enum elir_faces {
@@ -398,7 +398,7 @@ ELIR_API elir_status elir_wait(elir_restorer* restorer);
  *   image     its pixels are only read.
  *   faces     receives the faces, those of the highest scores first, `capacity` at most; NULL if
  *             `capacity` is 0.
- *   capacity  ELIR_MOST_FACES is always enough.
+ *   capacity  ELIR_MAX_FACES is always enough.
  *   count     receives the number of faces in the image, which may exceed `capacity`.
  *
  * Returns ELIR_ERROR_USAGE, _IMAGE, _BUNDLE (there is no detector, or it computes what no detector

@@ -99,7 +99,7 @@ class Restorer {
 
   // The faces in an image, those of the highest scores first.
   std::vector<elir_face> detect(const elir_image& image) {
-    std::vector<elir_face> faces(ELIR_MOST_FACES);
+    std::vector<elir_face> faces(ELIR_MAX_FACES);
     std::size_t count = 0;
     check(elir_detect(restorer_, &image, faces.data(), faces.size(), &count));
     faces.resize(count);
@@ -129,8 +129,8 @@ class Restorer {
  private:
   std::vector<elir_face> restore_photo(const elir_image& input, const elir_image& output,
                                        const elir_photo_params& params) {
-    std::vector<elir_face> all(params.face_count > ELIR_MOST_FACES ? params.face_count
-                                                                   : ELIR_MOST_FACES);
+    std::vector<elir_face> all(params.face_count > ELIR_MAX_FACES ? params.face_count
+                                                                  : ELIR_MAX_FACES);
     std::size_t count = 0;
     check(elir_restore_photo(restorer_, &params, &input, &output, all.data(), all.size(), &count));
     all.resize(count);

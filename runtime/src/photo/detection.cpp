@@ -10,7 +10,7 @@
 namespace elir::core {
 namespace {
 
-constexpr std::int64_t kLongestSide = 4096;
+constexpr std::int64_t kMaxLongSide = 4096;
 
 std::int64_t padded(std::int64_t side, std::int64_t multiple) {
   return (side + multiple - 1) / multiple * multiple;
@@ -92,9 +92,9 @@ Shrinking shrinking_of(std::int64_t height, std::int64_t width, std::int64_t lon
 }
 
 void check_long_side(const Detector& detector, std::int64_t long_side) {
-  if (long_side >= detector.multiple && long_side <= kLongestSide) return;
+  if (long_side >= detector.multiple && long_side <= kMaxLongSide) return;
   throw usage_error("the detector's long side is ", long_side, ", expected ", detector.multiple,
-                    " to ", kLongestSide);
+                    " to ", kMaxLongSide);
 }
 
 std::vector<Face> find_faces(const Photograph& picture, const Detector& detector,
@@ -123,7 +123,7 @@ std::vector<Face> suppress(const std::vector<Detection>& detections, double over
   std::vector<Face> all;
   for (const Detection& detection : detections) all.push_back(face_of(detection, across, down));
   std::vector<Face> faces;
-  while (!alive.empty() && faces.size() <= kMostFaces) {
+  while (!alive.empty() && faces.size() <= kMaxFaces) {
     const Face& best = all[alive.front()];
     check_range(best);
     faces.push_back(best);

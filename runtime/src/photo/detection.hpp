@@ -12,7 +12,7 @@
 
 namespace elir::core {
 
-inline constexpr std::size_t kMostFaces = 1024;  // in a picture
+inline constexpr std::size_t kMaxFaces = 1024;  // in a picture
 
 // How a picture is shrunk.
 struct Shrinking {
@@ -28,7 +28,7 @@ Shrinking shrinking_of(std::int64_t height, std::int64_t width, std::int64_t lon
 // Throws a usage error if the longer side that pictures are shrunk to is out of range.
 void check_long_side(const Detector& detector, std::int64_t long_side);
 
-// The faces in a picture, those of the highest scores first, at most one more than kMostFaces.
+// The faces in a picture, those of the highest scores first, at most one more than kMaxFaces.
 // Throws a bundle error if the network's outputs are invalid, and an image error if there are too
 // many, or the picture is too large for coordinates of faces.
 std::vector<Face> find_faces(const Photograph& picture, const Detector& detector,

@@ -11,8 +11,8 @@
 namespace elir::core {
 namespace {
 
-constexpr std::size_t kMostDetections = 20000;
-constexpr double kLongest = 65536;  // side of a box in pixels of the input
+constexpr std::size_t kMaxDetections = 20000;
+constexpr double kMaxDistance = 65536;  // side of a box in pixels of the input
 
 // The values of one cell of a grid.
 class Cell {
@@ -159,14 +159,14 @@ const float* find_output(const Convention& convention, const std::vector<Detecto
                      ", expected ", expected.describe(), ": export the bundle again");
 }
 
-bool is_within(double value) { return std::fabs(value) <= kLongest; }  // false for NaN
+bool is_within(double value) { return std::fabs(value) <= kMaxDistance; }  // false for NaN
 
 void check_size(const std::string& decoder, const Detection& face) {
   const auto& [left, top, right, bottom] = face.box;
   bool within = std::all_of(face.box.begin(), face.box.end(), is_within);
   for (const auto& [x, y] : face.landmarks) within = within && is_within(x) && is_within(y);
   if (!within) {
-    throw broken(decoder, "a face further than ", kLongest, " pixels away, or not finite");
+    throw broken(decoder, "a face further than ", kMaxDistance, " pixels away, or not finite");
   }
   if (right < left || bottom < top) throw broken(decoder, "a box of negative size");
   const auto& first = face.landmarks.front();
@@ -202,8 +202,8 @@ void decode_grid(const Convention& convention, const Grid& grid,
     Detection face{convention.score(cell), {}, {}};
     if (!std::isfinite(face.score)) throw broken(convention.decoder, "scores that are not finite");
     if (face.score < threshold) continue;
-    if (detections.size() - before == kMostDetections) {
-      throw image_error("the picture gives more than ", kMostDetections,
+    if (detections.size() - before == kMaxDetections) {
+      throw image_error("the picture gives more than ", kMaxDetections,
                         " possible faces: search at a smaller long_side");
     }
     convention.locate(cell, face);

@@ -9,19 +9,20 @@
 namespace elir::core {
 namespace {
 
-constexpr std::int64_t kLeastEyeDistance = 5;  // in pixels
+constexpr std::int64_t kMinEyeDistance = 5;  // in pixels
 // Limit of coordinates in pixels, so that the arithmetic fits its types.
-constexpr std::int64_t kFurthest = std::int64_t{1} << 20U;
+constexpr std::int64_t kMaxCoordinate = std::int64_t{1} << 20U;
 // Landmarks of an aligned picture lie within its side divided by this of the template.
 constexpr std::int64_t kAlignedWithin = 20;
 
 [[noreturn]] void throw_out_of_range(double value) {
-  throw image_error("a face has the coordinate ", value, ", expected -", kFurthest, " to ",
-                    kFurthest);
+  throw image_error("a face has the coordinate ", value, ", expected -", kMaxCoordinate, " to ",
+                    kMaxCoordinate);
 }
 
 std::int64_t read_units(double value) {
-  if (!(std::fabs(value) <= static_cast<double>(kFurthest))) throw_out_of_range(value);  // or NaN
+  if (!(std::fabs(value) <= static_cast<double>(kMaxCoordinate)))
+    throw_out_of_range(value);  // or NaN
   return units(value);
 }
 
@@ -30,7 +31,7 @@ double pixels(std::int64_t value) { return static_cast<double>(value) / kUnits; 
 bool is_too_small(const Face& face) {
   const std::int64_t x = face.landmarks[1].x - face.landmarks[0].x;
   const std::int64_t y = face.landmarks[1].y - face.landmarks[0].y;
-  const std::int64_t least = kLeastEyeDistance * kUnits;
+  const std::int64_t least = kMinEyeDistance * kUnits;
   return x * x + y * y < least * least;
 }
 
@@ -78,7 +79,7 @@ elir_face write_face(const Face& face) {
 
 void check_range(const Face& face) {
   const auto check = [](std::int64_t value) {
-    if (value < -kFurthest * kUnits || value > kFurthest * kUnits) {
+    if (value < -kMaxCoordinate * kUnits || value > kMaxCoordinate * kUnits) {
       throw_out_of_range(pixels(value));
     }
   };

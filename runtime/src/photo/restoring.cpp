@@ -138,10 +138,10 @@ std::vector<Face> PhotoRestorer::find(const Photograph& picture) {
   check_long_side(detector, long_side);
   const std::lock_guard lock(mutex_);
   std::vector<Face> faces = find_faces(picture, detector, open_network(), long_side);
-  if (faces.size() > kMostFaces) {
-    setup_.log.warn(text("the picture has more than ", kMostFaces,
+  if (faces.size() > kMaxFaces) {
+    setup_.log.warn(text("the picture has more than ", kMaxFaces,
                          " faces: those of lower scores are left out"));
-    faces.resize(kMostFaces);
+    faces.resize(kMaxFaces);
   }
   return faces;
 }
