@@ -82,8 +82,8 @@ class Restorer {
   // error of the first that failed, with its index.
   void restore_batch(const elir_image* inputs, const elir_image* outputs, std::size_t count);
 
-  // Runs the network, at full strength, on `count` images of one shape in RGB, without padding between rows.
-  // `restored` may be `images`.
+  // Runs the network, at full strength, on `count` images of one shape in RGB, without padding
+  // between rows. `restored` may be `images`.
   void run_squares(const Shape& shape, const std::uint8_t* images, std::uint8_t* restored,
                    std::size_t count);
 
