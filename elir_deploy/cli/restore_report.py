@@ -101,6 +101,13 @@ def _print_remarks(plan: Plan) -> None:
         names = ", ".join(job.target.name for job in plan.renamed[:3])
         more = " ..." if len(plan.renamed) > 3 else ""
         tell(f"some inputs differ only in their suffix, so their results keep it: {names}{more}")
+    if plan.taken:
+        count = len(plan.taken)
+        what = "1 file" if count == 1 else f"{count} files"
+        tell(
+            f"not restored: {what} taken for earlier results by their names "
+            f"(such as {plan.taken[0]})"
+        )
     if plan.unread:
         hint = "; --recursive reads folders that are not links" if plan.unread.folders else ""
         tell(f"not read: {plan.unread}{hint}")

@@ -65,7 +65,8 @@ class EventLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        ignored = {suffix: count for suffix, (count, _) in self._plan.unread.files.items()}
+        ignored = Counter(path.suffix.lower() for path in self._plan.taken)
+        ignored.update({s: count for s, (count, _) in self._plan.unread.files.items()})
         counts = {status: self._counts[status] for status in ("restored", "skipped", "failed")}
         try:
             self._write({"event": "summary", **counts, "ignored": dict(sorted(ignored.items()))})

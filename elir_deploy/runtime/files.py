@@ -324,6 +324,10 @@ class _Work:
         alpha = image.alpha
         if alpha is not None:
             alpha = enlarge_alpha(alpha, pixels.shape[0] // alpha.shape[0])
+        # First, so that a killed run leaves no result whose comparison is missing.
+        if job.compare is not None:
+            pair = _side_by_side(image.opaque(), pixels)
+            write_image(job.compare, pair, icc_profile=image.icc_profile)
         write_image(
             job.target,
             pixels,
@@ -334,9 +338,6 @@ class _Work:
             format=job.format,
             quality=self._quality,
         )
-        if job.compare is not None:
-            pair = _side_by_side(image.opaque(), pixels)
-            write_image(job.compare, pair, icc_profile=image.icc_profile)
 
     def finish(self, result: Result) -> None:
         """Record a result."""

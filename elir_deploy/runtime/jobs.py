@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +20,8 @@ __all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs
 FORMATS = ("png", "jpg", "webp", "tif", "avif", "same")
 #: Values of ``--existing``: what happens to results that exist.
 Existing = Literal["error", "skip", "overwrite"]
+#: What the names of comparisons end in, before the suffix.
+_COMPARE = ".compare"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Job:
 
         Files are written atomically: an existing one is complete. An empty one is not a result.
         """
-        return all(path.is_file() and path.stat().st_size for path in self.targets)
+        return all(_content(path) for path in self.targets)
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class Plan:
         renamed: jobs whose result keeps the suffix of its input, as ``a.jpg.png``, because another
             would have the same name without it.
         unread: other files and folders in the folders.
+        taken: pictures in the folders that are taken for earlier results, by their names.
     """
 
     jobs: list[Job]
     skipped: list[Job]
     renamed: list[Job]
     unread: Unread
+    taken: list[Path]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class _Naming:
 
     def job(self, source: Path, place: Path, keep_extension: bool) -> Job:
         stem = (place.name if keep_extension else place.stem) + self.suffix
-        compare = place.with_name(f"{stem}.compare.png") if self.compare else None
+        compare = place.with_name(f"{stem}{_COMPARE}.png") if self.compare else None
         return Job(source, place.with_name(stem + self.format_of(source)), compare)
 
     def format_of(self, source: Path) -> str:
@@ -103,11 +107,13 @@ class _Sources:
         places: every file, and its path below the output folder.
         listed: those that were found in a folder, not named.
         unread: other files and folders.
+        taken: of those listed, what is taken for earlier results and removed from ``places``.
     """
 
     places: list[tuple[Path, Path]] = field(default_factory=list)
     listed: set[Path] = field(default_factory=set)
     unread: Unread = field(default_factory=Unread)
+    taken: list[Path] = field(default_factory=list)
 
 
 def plan_jobs(
@@ -138,7 +144,7 @@ def plan_jobs(
 
     Raises:
         UsageError: there is nothing to do, two inputs have the same name, a result exists or would
-            replace an input, or arguments do not fit together.
+            replace a picture of the inputs, or arguments do not fit together.
         OutputError: the folder cannot be created.
         MissingDependencyError: Pillow does not write the format.
     """
@@ -146,21 +152,25 @@ def plan_jobs(
     if _is_file(inputs, output):
         jobs = [_single_job(inputs, output, format, compare, suffix)]
         renamed: list[Job] = []
-        unread = Unread()
+        found = _Sources()
     else:
         found = _sources(inputs, output, recursive)
-        jobs, renamed = _folder_jobs(found, output, _Naming(format or "png", suffix, compare))
-        unread = found.unread
+        if suffix:
+            _set_results_aside(found, output, suffix)
+        jobs, renamed = _folder_jobs(
+            found.places, output, _Naming(format or "png", suffix, compare)
+        )
         if not jobs:
-            reason = f": {unread}" if unread else ""
+            reason = f": {found.unread}" if found.unread else ""
             raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{reason}")
     for job in jobs:
         format_of(job.target, job.format)
-    _check_targets(jobs, existing)
+    _check_targets(jobs, existing, found.taken)
     _prepare_folders(jobs)
     skipped = [job for job in jobs if existing == "skip" and job.done]
     left = set(skipped)
-    return Plan([job for job in jobs if job not in left], skipped, renamed, unread)
+    jobs = [job for job in jobs if job not in left]
+    return Plan(jobs, skipped, renamed, found.unread, found.taken)
 
 
 def check_events_file(events: str, plan: Plan) -> None:
@@ -221,7 +231,7 @@ def _single_job(
     chosen = None if format is None else _Naming(format, "", False).format_of(source)
     if ending and chosen and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[chosen.lower()]:
         raise UsageError(f"-o {output} and --format {format} disagree: remove one")
-    pair = output.with_name(f"{output.stem}.compare.png") if compare else None
+    pair = output.with_name(f"{output.stem}{_COMPARE}.png") if compare else None
     return Job(source, output, pair, None if ending else chosen or ".png")
 
 
@@ -245,11 +255,10 @@ def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> _Sources:
     return found
 
 
-def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[Job], list[Job]]:
+def _folder_jobs(
+    places: Sequence[tuple[Path, Path]], folder: Path, naming: _Naming
+) -> tuple[list[Job], list[Job]]:
     """All jobs, and those whose names keep the suffix because they would collide."""
-    places = found.places
-    if naming.suffix:
-        places = list(_without_results(found, folder, naming))
     ambiguous: set[int] = set()
     while True:
         jobs = [
@@ -266,17 +275,30 @@ def _folder_jobs(found: _Sources, folder: Path, naming: _Naming) -> tuple[list[J
         ambiguous |= colliding
 
 
-def _without_results(found: _Sources, folder: Path, naming: _Naming) -> Iterator[tuple[Path, Path]]:
-    """Without the results of earlier runs, if results are written beside their inputs."""
-    results = {
-        os.path.realpath(target)
-        for source, place in found.places
-        for keep_extension in (False, True)
-        for target in naming.job(source, folder / place, keep_extension).targets
+def _set_results_aside(found: _Sources, folder: Path, suffix: str) -> None:
+    """Take listed pictures for earlier results if their names are those of results.
+
+    In every format and with or without comparisons, since the earlier run may have had others.
+    """
+    names = {
+        os.path.join(os.path.realpath(folder / place.parent), stem + suffix)
+        for _, place in found.places
+        for stem in (place.name, place.stem)
     }
+    places = []
     for source, place in found.places:
-        if source not in found.listed or os.path.realpath(source) not in results:
-            yield source, place
+        name = os.path.join(os.path.realpath(source.parent), source.stem)
+        known = name in names and source.suffix.lower() in OUTPUT_FORMATS
+        if source in found.listed and (known or _compared(source, name) in names):
+            found.taken.append(source)
+        else:
+            places.append((source, place))
+    found.places = places
+
+
+def _compared(source: Path, name: str = "") -> str | None:
+    """``name`` without the ending of a comparison; None: ``source`` is not called as one."""
+    return name.removesuffix(_COMPARE) if source.name.endswith(f"{_COMPARE}.png") else None
 
 
 # Checks ---------------------------------------------------------------------------------------
@@ -291,8 +313,10 @@ def _prepare_folders(jobs: Sequence[Job]) -> None:
         remove_parts(folder)
 
 
-def _check_targets(jobs: Sequence[Job], existing: Existing) -> None:
+def _check_targets(jobs: Sequence[Job], existing: Existing, taken: Sequence[Path]) -> None:
     sources = {file_identity(job.source): job.source for job in jobs if not _is_stream(job.source)}
+    # Comparisons are not originals, and a killed run leaves them without their results.
+    kept = {file_identity(path) for path in taken if _compared(path) is None and _content(path)}
     planned: dict[str, Path] = {}
     for job in jobs:
         for target in job.targets:
@@ -318,6 +342,16 @@ def _check_targets(jobs: Sequence[Job], existing: Existing) -> None:
                     f"{target} exists: use --existing skip to go on with the others, or "
                     "--existing overwrite to replace results"
                 )
+            if file_identity(target) in kept and not (existing == "skip" and job.done):
+                raise UsageError(
+                    f"the result {target} would replace a picture of an input folder, which may be "
+                    "an original: delete it, or choose another output folder or --suffix"
+                )
+
+
+def _content(path: Path) -> bool:
+    """Whether it is a file, and not an empty one."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _is_stream(path: Path) -> bool:

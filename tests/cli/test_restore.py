@@ -340,6 +340,21 @@ def test_events(run, tmp_path: Path, capsys) -> None:
     assert "the events would replace" in capsys.readouterr().err
 
 
+def test_what_is_taken_for_a_result_is_told(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    album = tmp_path / "album"
+    put(album / "a.png")
+    before = put(album / "a-x.png", 30).read_bytes()
+    file = tmp_path / "run.jsonl"
+    arguments = (bundle, album, "-o", album, "--suffix=-x", "--events", file, "--existing")
+    assert run(*arguments, "skip") == 0
+    error = capsys.readouterr().err
+    assert f"1 file taken for earlier results by their names (such as {album / 'a-x.png'})" in error
+    assert events_of(file.read_text())[-1]["ignored"] == {".png": 1}
+    assert run(*arguments, "overwrite") == 2
+    assert "would replace a picture of an input folder" in capsys.readouterr().err
+    assert (album / "a-x.png").read_bytes() == before
+
+
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("earlier\n")

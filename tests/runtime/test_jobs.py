@@ -235,6 +235,36 @@ def test_results_beside_their_inputs_are_no_inputs(album: Path) -> None:
     assert names(named, album) == ["a-x-x.png"]
 
 
+@pytest.mark.parametrize("name", ["a-x.png", "a.jpg-x.png"])
+def test_no_original_is_taken_for_a_result_silently(album: Path, tmp_path: Path, name: str) -> None:
+    """What is called as a result may be a photograph: it is not replaced, and the plan has it."""
+    put(album / name)
+    if name != "a-x.png":
+        put(album / "a.png")
+    for options in ({"existing": "overwrite"}, {"existing": "skip", "compare": True}):
+        with pytest.raises(UsageError, match=rf"{name} would replace a picture of an input folder"):
+            plan_jobs([album], album, suffix="-x", **options)
+    plan = plan_jobs([album], album, suffix="-x", existing="skip")
+    assert plan.taken == [album / name]
+    assert [job.target.name for job in plan.skipped] == [name]
+    assert plan_jobs([album], tmp_path / "out", suffix="-x").taken == []
+    (album / name).write_bytes(b"")
+    plan_jobs([album], album, suffix="-x", existing="skip")
+
+
+def test_results_of_other_options_are_no_inputs(album: Path) -> None:
+    results = [
+        put(album / f"{name}.{suffix}") for name in ("a-x", "b-x") for suffix in ("jpg", "tif")
+    ]
+    comparison = put(album / "b-x.compare.png")
+    plan = plan_jobs([album], album, suffix="-x", format="webp")
+    assert names(plan, album) == ["a-x.webp", "b-x.webp"]
+    assert plan.taken == sorted([*results, comparison])
+    # A comparison is written before its result: a killed run leaves it alone.
+    plan = plan_jobs([album], album, suffix="-x", format="webp", compare=True, existing="skip")
+    assert names(plan, album) == ["a-x.webp", "b-x.webp"]
+
+
 def test_one_file(album: Path, tmp_path: Path) -> None:
     def planned(output: Path, *inputs: Path, **options: str) -> Plan:
         return plan_jobs(inputs or [album / "a.jpg"], output, **options)
