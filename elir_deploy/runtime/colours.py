@@ -59,6 +59,7 @@ class ColourMetadata:
         grey: the values are grey, whatever mode Pillow decodes them to.
         clear: the grey value that is transparent, on the scale that the file is decoded to.
         cut: values of more than 8 bits, which Pillow cuts.
+        narrowed: values of more than 8 bits, of which Pillow gives 8.
     """
 
     profile: bytes | None = None
@@ -66,6 +67,7 @@ class ColourMetadata:
     grey: bool = False
     clear: int | None = None
     cut: bool = False
+    narrowed: bool = False
 
 
 def read_colour_metadata(path: Path, file: BinaryIO) -> ColourMetadata:
@@ -81,7 +83,9 @@ def read_colour_metadata(path: Path, file: BinaryIO) -> ColourMetadata:
         if head[4:8] == b"jP  ":
             return _jpeg_2000(path, file)
         if head[4:8] == b"ftyp":
-            _check_avif(path, file)
+            return _heif(path, file)
+        if head.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000 without boxes
+            return ColourMetadata(narrowed=_is_deep(head + file.read(31), 42))
         return ColourMetadata()
     finally:
         file.seek(0)
@@ -193,7 +197,17 @@ def _check_code_points(path: Path, primaries: int, transfer: int) -> None:
 
 
 def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
-    for box in _colour_boxes(_top_box(file, b"jp2h")):
+    boxes = list(_boxes(_top_box(file, b"jp2h")))
+    # 255: the components differ, in a box of their own.
+    narrowed = any(
+        _is_deep(content, 10)
+        if kind == b"ihdr" and content[10:11] != b"\xff"
+        else kind == b"bpcc" and any(_is_deep(content, place) for place in range(len(content)))
+        for kind, content in boxes
+    )
+    for kind, box in boxes:
+        if kind != b"colr" or len(box) < 7:
+            continue
         method = box[0]
         if method == 1:
             space = int.from_bytes(box[3:7], "big")
@@ -202,7 +216,7 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
                     f"{path} has colour space {space} of JPEG 2000, expected sRGB (16), grey (17), "
                     "sYCC (18) or CMYK (12): convert it to sRGB first"
                 )
-            return ColourMetadata()
+            return ColourMetadata(narrowed=narrowed)
         if method in (2, 3):
             profile = box[3:]
             if profile_space(profile) not in ("RGB", "GRAY"):
@@ -210,20 +224,30 @@ def _jpeg_2000(path: Path, file: BinaryIO) -> ColourMetadata:
                     f"{path} has a profile of {profile_space(profile)}, expected RGB or GRAY in a "
                     "JPEG 2000 file: convert it to sRGB first"
                 )
-            return ColourMetadata(profile)
-    return ColourMetadata()
+            return ColourMetadata(profile, narrowed=narrowed)
+    return ColourMetadata(narrowed=narrowed)
 
 
-def _check_avif(path: Path, file: BinaryIO) -> None:
-    boxes = list(_colour_boxes(_top_box(file, b"meta")[4:]))  # behind version and flags
-    if any(box[:4] in (b"prof", b"rICC") for box in boxes):
-        return
-    for box in boxes:
-        if (
-            box[:4] == b"nclx" and len(box) >= 8
-        ):  # the first is the picture's, others are of its parts
-            _check_code_points(path, *struct.unpack(">HH", box[4:8]))
-            return
+def _is_deep(content: bytes, place: int) -> bool:
+    """Whether the bits of a component of JPEG 2000, written as one less, are more than 8."""
+    return len(content) > place and (content[place] & 0x7F) + 1 > 8
+
+
+def _heif(path: Path, file: BinaryIO) -> ColourMetadata:
+    boxes = list(_boxes(_top_box(file, b"meta")[4:]))  # behind version and flags
+    # AV1's configuration has a flag for more than 8 bits, that of HEVC the bits of the luma.
+    narrowed = any(
+        (kind == b"av1C" and len(content) > 2 and content[2] & 0x40 != 0)
+        or (kind == b"hvcC" and len(content) > 17 and content[17] & 7 != 0)
+        for kind, content in boxes
+    )
+    colours = [content for kind, content in boxes if kind == b"colr" and len(content) >= 7]
+    if not any(box[:4] in (b"prof", b"rICC") for box in colours):
+        for box in colours:  # the first is the picture's, others are of its parts
+            if box[:4] == b"nclx" and len(box) >= 8:
+                _check_code_points(path, *struct.unpack(">HH", box[4:8]))
+                break
+    return ColourMetadata(narrowed=narrowed)
 
 
 def _top_box(file: BinaryIO, box_type: bytes) -> bytes:
@@ -242,15 +266,15 @@ def _top_box(file: BinaryIO, box_type: bytes) -> bytes:
     return b""
 
 
-def _colour_boxes(content: bytes) -> Iterator[bytes]:
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of the boxes, and of those in the boxes of a picture's properties."""
     place = 0
     while place + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, place)
         if size < 8:
             return
         inner = content[place + 8 : place + size]
-        if kind == b"colr" and len(inner) >= 7:
-            yield inner
-        elif kind in (b"iprp", b"ipco"):
-            yield from _colour_boxes(inner)
+        yield kind, inner
+        if kind in (b"iprp", b"ipco"):
+            yield from _boxes(inner)
         place += size

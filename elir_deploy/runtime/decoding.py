@@ -77,7 +77,7 @@ class LoadedImage:
         converted: the file has a profile of another space (grey, CMYK), from which the values were
             converted.
         grey: the file holds grey values, which ``pixels`` repeats.
-        reduced: the file has 16 bits, ``pixels`` 8.
+        reduced: the file has more than 8 bits, ``pixels`` 8.
         metadata: what else the file says of the picture.
     """
 
@@ -293,5 +293,5 @@ def _loaded(
         None if converted else profile,
         converted,
         grey=metadata.grey or image.mode in GREY_MODES,
-        reduced=not deep and (kind.cut or image.mode in DEEP_MODES),
+        reduced=not deep and (kind.cut or metadata.narrowed or image.mode in DEEP_MODES),
     )

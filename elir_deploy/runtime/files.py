@@ -259,8 +259,8 @@ class _Work:
         if not image.reduced or self._bits == 8:
             return None
         if self._restorer.bits == 8:
-            return f"reduced from 16 to 8 bits: {self._restorer.instead_of_8_bits}"
-        return "reduced from 16 to 8 bits, which are all that is read of this kind of file"
+            return f"reduced to 8 bits: {self._restorer.instead_of_8_bits}"
+        return "reduced to 8 bits, which are all that is read of this kind of file"
 
     def _prepare(self, step: _Step) -> _Step:
         if step.image is None:

@@ -222,7 +222,7 @@ def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None
     assert run(bundle, source, "-o", tmp_path / "reduced") == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
-        f"warning: {source}: reduced from 16 to 8 bits: a bundle exported with --io float32 "
+        f"warning: {source}: reduced to 8 bits: a bundle exported with --io float32 "
         "keeps them"
     ]
     assert run(deep, put(tmp_path / "b.png"), "-o", tmp_path / "b16.png", "--bits", "16") == 0

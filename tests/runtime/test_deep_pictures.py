@@ -157,7 +157,7 @@ def test_transparency(identity: Path, tmp_path: Path) -> None:
         ("float32", 16, None, "jpg", 8, None),
         ("float32", 16, None, "webp", 8, None),
         pytest.param("float32", 16, None, "avif", 8, None, marks=NEEDS_AVIF),
-        ("uint8", 16, None, "png", 8, "reduced from 16 to 8 bits: a bundle exported with --io"),
+        ("uint8", 16, None, "png", 8, "reduced to 8 bits: a bundle exported with --io"),
         ("uint8", 16, 8, "png", 8, None),
         ("uint8", 8, None, "tif", 8, None),
     ],
@@ -192,7 +192,7 @@ def test_a_file_of_which_8_bits_are_read(tmp_path: Path, identity: Path) -> None
         plan = plan_jobs([tmp_path / "a.tif"], tmp_path / "b.png")
         restore_files(restorer, plan.jobs, on_result=results.append)
     assert results[0].warning == (
-        "reduced from 16 to 8 bits, which are all that is read of this kind of file"
+        "reduced to 8 bits, which are all that is read of this kind of file"
     )
     assert read_image(tmp_path / "b.png", deep=True).pixels.dtype == np.uint8
 

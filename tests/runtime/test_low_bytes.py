@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from elir_deploy.errors import ImageError
+from elir_deploy.runtime.colours import read_colour_metadata
 from elir_deploy.runtime.exif import orientation_in
 from elir_deploy.runtime.images import read_image, write_image
 from tests.runtime.exif_files import CAMERAS
@@ -89,6 +90,53 @@ def test_what_is_reduced_says_so(tmp_path: Path, name: str, make: Any) -> None:
     loaded = read_image(tmp_path / name, deep=True)
     assert loaded.reduced
     np.testing.assert_array_equal(loaded.pixels, read_image(tmp_path / name).pixels)
+
+
+def heic_of_10_bits() -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    size = RGB.shape[1::-1]
+    pillow_heif.from_bytes("RGB;16", size, RGB.astype("<u2").tobytes()).save(file, quality=-1)
+    return file.getvalue()
+
+
+def saved(format: str, changes: dict[int, int], box: bytes = b"") -> bytes:
+    """A file of 8 bits whose header, from ``box`` on, says that it has more."""
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {format}")
+    file = io.BytesIO()
+    options = {"no_jp2": not box} if format == "JPEG2000" else {}
+    Image.fromarray((RGB >> 8).astype(np.uint8)).save(file, format, **options)
+    content = bytearray(file.getvalue())
+    start = content.index(box) + len(box)
+    for place, value in changes.items():
+        content[start + place] = value
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "narrowed"),
+    [
+        (heic_of_10_bits, True),
+        (lambda: saved("AVIF", {}, b"av1C"), False),
+        (lambda: saved("AVIF", {2: 0x40}, b"av1C"), True),
+        (lambda: saved("JPEG2000", {}, b"ihdr"), False),
+        (lambda: saved("JPEG2000", {10: 15}, b"ihdr"), True),
+        (lambda: saved("JPEG2000", {}), False),
+        (lambda: saved("JPEG2000", {42: 15}), True),
+    ],
+)
+def test_the_header_says_how_many_bits(make: Any, narrowed: bool) -> None:
+    """Of these formats Pillow gives 8 bits, whatever the file has."""
+    assert read_colour_metadata(Path("x"), io.BytesIO(make())).narrowed == narrowed
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_heic_of_10_bits(tmp_path: Path, deep: bool) -> None:
+    (tmp_path / "x.heic").write_bytes(heic_of_10_bits())
+    loaded = read_image(tmp_path / "x.heic", deep=deep)
+    assert loaded.pixels.dtype == np.uint8
+    assert loaded.reduced
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
