@@ -259,6 +259,8 @@ def restore(
         tile_overlap=tile_overlap,
     )
     choices.check()
+    if events is not None:
+        _path(events)
     plan = plan_jobs(
         [_path(text) for text in inputs],
         _path(output),
@@ -290,6 +292,10 @@ def restore(
 
 def _path(text: str) -> Path:
     """The path of a file or folder, or ``-``, which ``./-`` is not."""
+    if not text:  # which would be the current folder
+        raise UsageError(
+            "a name is empty, expected a file, a folder or -: is a shell variable unset?"
+        )
     path = Path(text)
     return path if text == STANDARD_INPUT or str(path) != STANDARD_INPUT else path.absolute()
 

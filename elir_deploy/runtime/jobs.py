@@ -12,7 +12,7 @@ from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.operating_system import file_identity
 from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_parts
 from elir_deploy.runtime.folders import Unread, list_images
-from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, format_of
+from elir_deploy.runtime.images import IMAGE_SUFFIXES, OUTPUT_FORMATS, STANDARD_INPUT, format_of
 
 __all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs"]
 
@@ -208,7 +208,13 @@ def _check_arguments(format: str | None, existing: str, suffix: str) -> None:
 
 def _is_file(inputs: Sequence[Path], output: Path) -> bool:
     """Whether ``output`` is the file to write, not a folder."""
-    known = output.suffix.lower() in OUTPUT_FORMATS and not output.is_dir()
+    suffix = output.suffix.lower()
+    known = suffix in OUTPUT_FORMATS and not os.path.isdir(output)
+    if suffix in IMAGE_SUFFIXES - set(OUTPUT_FORMATS) and not os.path.isdir(output):
+        raise UsageError(
+            f"-o {output}: {suffix} files are not written, expected one of "
+            f"{', '.join(OUTPUT_FORMATS)}, or a folder"
+        )
     stream = str(output) == STANDARD_OUTPUT
     device = output.exists() and not output.is_dir() and not output.is_file()
     one = known or stream or device

@@ -222,8 +222,7 @@ def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None
     assert run(bundle, source, "-o", tmp_path / "reduced") == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
-        f"warning: {source}: reduced to 8 bits: a bundle exported with --io float32 "
-        "keeps them"
+        f"warning: {source}: reduced to 8 bits: a bundle exported with --io float32 keeps them"
     ]
     assert run(deep, put(tmp_path / "b.png"), "-o", tmp_path / "b16.png", "--bits", "16") == 0
     assert read_image(tmp_path / "b16.png", deep=True).pixels.dtype == np.uint16
@@ -353,6 +352,19 @@ def test_what_is_taken_for_a_result_is_told(run, bundle: Path, tmp_path: Path, c
     assert run(*arguments, "overwrite") == 2
     assert "would replace a picture of an input folder" in capsys.readouterr().err
     assert (album / "a-x.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["input", "output", "events"])
+def test_an_empty_name_is_not_the_current_folder(
+    run, bundle: Path, tmp_path: Path, monkeypatch, capsys, place: str
+) -> None:
+    put(tmp_path / "here" / "a.png")
+    monkeypatch.chdir(tmp_path / "here")
+    values = {"input": "a.png", "output": "o", "events": "e.jsonl", place: ""}
+    arguments = (values["input"], "-o", values["output"], "--events", values["events"])
+    assert run(bundle, *arguments) == 2
+    assert "a name is empty" in capsys.readouterr().err
+    assert os.listdir() == ["a.png"]
 
 
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:

@@ -295,6 +295,15 @@ def test_one_file(album: Path, tmp_path: Path) -> None:
     assert planned(tmp_path / "x.png", existing="skip").jobs == []
 
 
+@pytest.mark.parametrize("name", ["x.gif", "x.HEIC", "x.jp2"])
+def test_a_suffix_that_is_not_written_is_no_folder(album: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"files are not written, expected one of \.png, "):
+        plan_jobs([album / "a.jpg"], tmp_path / name)
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    assert names(plan_jobs([album / "a.jpg"], tmp_path / name), tmp_path) == [f"{name}/a.png"]
+
+
 def test_standard_input_and_output(album: Path, tmp_path: Path) -> None:
     (job,) = plan_jobs([Path("-")], Path("-")).jobs
     assert (str(job.source), str(job.target), job.format) == ("-", "-", ".png")
