@@ -286,7 +286,7 @@ def restore(
                 on_progress=on_progress,
             )
     report.print_summary(restorer)
-    if report.outcome.failures:
+    if report.outcome.failures or plan.unread.closed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

@@ -25,6 +25,7 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
+from elir_deploy.output_files import check_writable
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
 from elir_deploy.runtime.images import (
@@ -230,6 +231,8 @@ class _Work:
             image = self._image(job)
             height, width = (length * self._restorer.scale for length in image.pixels.shape[:2])
             # Now, not after minutes of restoring.
+            for target in job.targets:
+                check_writable(target)
             check_fits(
                 job.target,
                 height,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import mimetypes
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,13 +30,15 @@ class Unread:
         files: number of files and an example, by lower-case suffix. Files that are not pictures
             (text, films, archives) and hidden files are not counted.
         folders: folders that were not searched.
+        closed: folders that cannot be listed, with the reason.
     """
 
     files: dict[str, tuple[int, Path]] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
+    closed: list[tuple[Path, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.folders)
+        return bool(self.files or self.folders or self.closed)
 
     def __str__(self) -> str:
         parts = []
@@ -48,6 +51,10 @@ class Unread:
         if self.folders:
             count = len(self.folders)
             parts.append(f"{count} folder{'s' * (count > 1)} (such as {self.folders[0]})")
+        if self.closed:
+            count, (path, reason) = len(self.closed), self.closed[0]
+            what = f"{count} folder{'s' * (count > 1)}"
+            parts.append(f"{what} that cannot be listed (such as {path}: {reason})")
         return "; ".join(parts)
 
     def note(self, path: Path) -> None:
@@ -64,6 +71,7 @@ class Unread:
             previous, first = self.files.get(suffix, (0, example))
             self.files[suffix] = previous + count, first
         self.folders += other.folders
+        self.closed += other.closed
 
 
 @functools.cache
@@ -77,7 +85,7 @@ def _is_picture(suffix: str) -> bool | None:
 
 
 def _is_text(path: Path) -> bool:
-    if not path.is_file():  # a pipe, which might block
+    if not os.path.isfile(path):  # a pipe, which might block
         return True
     try:
         with path.open("rb") as file:
@@ -125,7 +133,7 @@ def list_images(
 
     Raises:
         UsageError: there is no such folder.
-        ImageError: the folder or a subfolder cannot be listed.
+        ImageError: the folder cannot be listed; a subfolder is ``closed``.
     """
     if not folder.is_dir():
         what = "is a file, expected a folder of images" if folder.exists() else "does not exist"
@@ -139,15 +147,21 @@ def list_images(
         try:
             entries = sorted(entry for entry in inside.iterdir() if not entry.name.startswith("."))
         except OSError as error:
-            raise ImageError(f"{inside} cannot be listed: {error.strerror}") from None
+            if inside == folder:
+                raise ImageError(f"{inside} cannot be listed: {error.strerror}") from None
+            unread.closed.append((inside, error.strerror or str(error)))
+            continue
         for entry in entries:
-            if entry.is_dir():
+            # Path's methods raise an error in a folder that may be listed but not entered.
+            if os.path.isdir(entry):
                 if skipped is not None and entry.samefile(skipped):
                     continue
                 enter = recursive and not entry.is_symlink()
                 (waiting if enter else unread.folders).append(entry)
             # Not pipes or devices, but broken links, which fail when they are read.
-            elif entry.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or not entry.exists()):
+            elif entry.suffix.lower() in IMAGE_SUFFIXES and (
+                os.path.isfile(entry) or not os.path.exists(entry)
+            ):
                 places.append(entry.relative_to(folder))
             else:
                 unread.note(entry)

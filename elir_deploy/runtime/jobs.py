@@ -145,7 +145,7 @@ def plan_jobs(
     Raises:
         UsageError: there is nothing to do, two inputs have the same name, a result exists or would
             replace a picture of the inputs, or arguments do not fit together.
-        OutputError: the folder cannot be created.
+        OutputError: a folder cannot be created or written.
         MissingDependencyError: Pillow does not write the format.
     """
     _check_arguments(format, existing, suffix)
@@ -316,6 +316,8 @@ def _prepare_folders(jobs: Sequence[Job]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"the folder {folder} cannot be created: {error.strerror}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"the folder {folder} is not writable")
         remove_parts(folder)
 
 
@@ -341,9 +343,10 @@ def _check_targets(jobs: Sequence[Job], existing: Existing, taken: Sequence[Path
                     f"the result {target} would replace the input {source}: "
                     "choose another output folder, or --suffix"
                 )
-            if target.is_dir():
+            # Path's methods raise an error for names that are too long; the picture fails later.
+            if os.path.isdir(target):
                 raise UsageError(f"the result {target} is a folder: move it away")
-            if existing == "error" and target.is_file():
+            if existing == "error" and os.path.isfile(target):
                 raise UsageError(
                     f"{target} exists: use --existing skip to go on with the others, or "
                     "--existing overwrite to replace results"
@@ -357,7 +360,7 @@ def _check_targets(jobs: Sequence[Job], existing: Existing, taken: Sequence[Path
 
 def _content(path: Path) -> bool:
     """Whether it is a file, and not an empty one."""
-    return path.is_file() and path.stat().st_size > 0
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def _is_stream(path: Path) -> bool:

@@ -367,6 +367,40 @@ def test_an_empty_name_is_not_the_current_folder(
     assert os.listdir() == ["a.png"]
 
 
+@pytest.mark.parametrize("option", ["--suffix=-restored", "--compare"])
+def test_a_name_that_becomes_too_long_fails_alone(
+    run, bundle: Path, tmp_path: Path, capsys, option: str
+) -> None:
+    for name in ("b", "a" * 250):
+        put(tmp_path / "album" / f"{name}.png")
+    arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", option)
+    for counts in ("1 restored, 1 failed", "0 restored, 1 skipped, 1 failed"):
+        assert run(*arguments, "--existing", "skip") == 2
+        printed = capsys.readouterr()
+        assert printed.out.startswith(counts)
+        assert "cannot be written: File name too long" in printed.err
+    assert not any(name.startswith("a") for name in os.listdir(tmp_path / "out"))
+
+
+def test_a_subfolder_that_cannot_be_listed(
+    run, bundle: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    put(tmp_path / "album" / "a.png")
+    (tmp_path / "album" / "lost+found").mkdir()
+    listing = Path.iterdir
+
+    def refuse(self: Path):
+        if self.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert run(bundle, tmp_path / "album", "-r", "-o", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("1 restored, ")
+    assert "lost+found: Permission denied" in printed.err
+
+
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("earlier\n")

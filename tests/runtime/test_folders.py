@@ -101,6 +101,16 @@ def test_folders_that_cannot_be_used(album: Path, tmp_path: Path, monkeypatch) -
     def refuse(self: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
+    listing = Path.iterdir
+
+    def refuse_below(self: Path):
+        return refuse(self) if self.name == "deep" else listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse_below)
+    listed = list_images(album)
+    assert listed.places
+    assert listed.unread.closed == [(album / "deep", "Permission denied")]
+    assert "1 folder that cannot be listed (such as" in str(listed.unread)
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(ImageError, match="album cannot be listed: Permission denied"):
         list_images(album)

@@ -174,6 +174,13 @@ def test_an_output_folder_that_cannot_be(album: Path, tmp_path: Path) -> None:
             plan_jobs([album], out)
 
 
+def test_a_folder_that_cannot_be_written(album: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("deep"))
+    with pytest.raises(OutputError, match="out/deep is not writable"):
+        plan_jobs([album], tmp_path / "out", recursive=True)
+    assert len(plan_jobs([album], tmp_path / "out").jobs) == 2
+
+
 # Going on ---------------------------------------------------------------------------------------
 
 
