@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ class RunReport:
     def __init__(self, plan: Plan, events: str | None) -> None:
         self._plan = plan
         self.outcome = Outcome()
+        self._counts = Counter[str]()
+        self._lock = threading.Lock()  # images are read and written in different threads
         self._events: EventLog | None = None
         to_stdout = events is not None and is_standard_output(events)
         result_on_stdout = any(str(job.target) == STANDARD_OUTPUT for job in plan.jobs)
@@ -53,17 +57,29 @@ class RunReport:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        interrupted = error[0] is not None and not issubclass(error[0], Exception)
+        if interrupted or (error[0] is not None and self._counts):
+            self._tell_rest()
         if self._events is not None:
             self._events.__exit__(*error)
 
     def result(self, result: Result) -> None:
         """Tell what went wrong with an image, and write its event."""
+        with self._lock:
+            self._counts["restored" if result.failure is None else "failed"] += 1
         if result.warning is not None:
             tell(f"warning: {_with_path(result.job.source, result.warning)}")
         if result.failure is not None:
             tell(f"failed: {_with_path(result.job.source, result.failure)}")
         if self._events is not None:
             self._events.result(result)
+
+    def _tell_rest(self) -> None:
+        """Counts of a run that ends early, and how to go on."""
+        counts = Counter(skipped=len(self._plan.skipped)) + self._counts
+        left = len(self._plan.jobs) - sum(self._counts.values())
+        parts = [f"{counts[s]} {s}" for s in ("restored", "skipped", "failed") if counts[s]]
+        tell(f"{', '.join([*parts, f'{left} left'])}: --existing skip goes on with them")
 
     def print_summary(self, restorer: Restorer | None) -> None:
         """Counts, failures, and what the user may not expect of the plan."""

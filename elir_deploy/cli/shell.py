@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _State:
     debug = False
+    telling = threading.Lock()
 
 
 def _set_debug(value: bool) -> bool:
@@ -60,9 +63,12 @@ VersionOption = Annotated[
 
 
 def tell(message: str) -> None:
-    """Print a line to standard error; if it was closed, work goes on."""
+    """Print a line to standard error, from any thread; if it was closed, work goes on."""
     try:
-        print(printable(message), file=sys.stderr, flush=True)
+        with _State.telling:
+            # In one piece: print writes the end of the line by itself.
+            sys.stderr.write(f"{printable(message)}\n")
+            sys.stderr.flush()
     except BrokenPipeError:
         discard(sys.stderr)
 
@@ -111,9 +117,28 @@ def _terminate(signum: int, frame: object) -> None:
     raise_interruption(signum)
 
 
+def _open_closed_streams() -> None:
+    """Replace standard streams that are closed, as services may have them, by an empty file.
+
+    Otherwise the next file to be opened would be standard output or error.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.fstat(number)
+        except OSError:  # nothing else has taken the number since
+            os.dup2(nothing, number)
+        if nothing != number:
+            os.close(nothing)
+        setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open to the end
+
+
 def run_command(function: Callable[..., Any]) -> None:
     """Run ``function`` as a console command and exit the process."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     # Windows' encodings lack what a file's name may have; Python's standard error escapes it.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -401,6 +401,26 @@ def test_a_subfolder_that_cannot_be_listed(
     assert "lost+found: Permission denied" in printed.err
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(bundle: Path, tmp_path: Path, closed: str) -> None:
+    """As services may start programs: results are written, and nothing else into them."""
+    source = put(tmp_path / "a.png")
+    for number, arguments in enumerate(([source, "--events", "-"], [source], ["-"])):
+        out = tmp_path / f"{number}.png"
+        command = [sys.executable, "-m", "elir_deploy.cli.restore", bundle, *arguments, "-o", out]
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *map(str, command)],
+            stdin=source.open("rb"),
+            capture_output=True,
+            text=True,
+        )
+        assert "bug" not in done.stderr
+        empty = arguments == ["-"] and "<" in closed
+        assert done.returncode == (2 if empty else 0), done.stderr
+        if not empty:
+            np.testing.assert_array_equal(read_image(out).pixels, read_image(source).pixels)
+
+
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("earlier\n")
@@ -532,6 +552,8 @@ def test_interruption(tmp_path: Path, number: int, code: int, photographs: bool)
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "error: interrupted"
     left = sorted(os.listdir(out))
+    rest = f"{len(left)} restored, {400 - len(left)} left: --existing skip goes on with them"
+    assert rest in error.splitlines()[-2:]
     assert 3 < len(left) < 400
     *images, summary = events_of((tmp_path / "run.jsonl").read_text())
     assert sorted(Path(event["output"]).name for event in images) == left

@@ -82,6 +82,20 @@ def test_work_goes_on_when_nobody_reads_its_progress(tmp_path: Path) -> None:
     assert (tmp_path / "done").exists()
 
 
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of several threads would run into each other otherwise."""
+    pieces: list[str] = []
+
+    class Stream:
+        write = staticmethod(pieces.append)
+        flush = staticmethod(lambda: None)
+
+    monkeypatch.setattr(sys, "stderr", Stream)
+    shell.tell("one")
+    shell.tell("two")
+    assert pieces == ["one\n", "two\n"]
+
+
 def test_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of nested work, the outer's; where nothing is known, and at the end, none."""
     clock = [0.0]
