@@ -10,6 +10,7 @@
     │   ├── BundleError                     a bundle: damaged, incomplete, of another version
     │   ├── ImageError                      an image that cannot be read or is refused
     │   └── OutputError                     an output that cannot be written
+    │       └── DiskFullError               no space is left for it
     ├── QualityError               exit 3   a floor or a budget was missed, a training diverged
     └── UnavailableError           exit 4   a backend or device is missing
         └── MissingDependencyError          an optional package; the message names the extra
@@ -24,6 +25,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "DeviceLostError",
+    "DiskFullError",
     "DownloadError",
     "ElirError",
     "ImageError",
@@ -67,6 +69,10 @@ class ImageError(InputError):
 
 
 class OutputError(InputError):
+    pass
+
+
+class DiskFullError(OutputError):
     pass
 
 

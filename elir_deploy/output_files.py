@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from elir_deploy.errors import OutputError
+from elir_deploy.errors import DiskFullError, OutputError
 from elir_deploy.operating_system import close, lock, open_to_lock
 
 __all__ = [
@@ -148,8 +148,10 @@ def discard(stream: TextIO) -> None:
 
 
 def _output_error(path: str | Path, error: OSError) -> OutputError:
-    hint = ": free some space and run again" if error.errno in _FULL else ""
-    return OutputError(f"{path} cannot be written: {error.strerror}{hint}")
+    reason = f"{path} cannot be written: {error.strerror}"
+    if error.errno in _FULL:
+        return DiskFullError(f"{reason}: free some space and run again")
+    return OutputError(reason)
 
 
 def _shown(path: str | Path, target: Path) -> Path:

@@ -19,7 +19,7 @@ from elir_deploy.photo.faces import FACES
 from elir_deploy.photo.restoring import SCALES
 from elir_deploy.runtime.backends import BACKENDS
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.files import restore_files
+from elir_deploy.runtime.files import check_bits, restore_files
 from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, Quality
 from elir_deploy.runtime.jobs import Plan, plan_jobs
 from elir_deploy.runtime.strength import rounded_strength
@@ -241,7 +241,10 @@ def restore(
     """
     # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    strength = rounded_strength(strength)  # wrong ones are refused before anything is written
+    try:  # wrong ones are refused before anything is written
+        strength = rounded_strength(strength)
+    except UsageError as error:
+        raise UsageError(f"--{error}") from None
     choices = Choices(
         Bundle.open(bundle),
         Bundle.open(background) if background is not None else None,
@@ -271,6 +274,7 @@ def restore(
         suffix=suffix,
     )
     encoding = _quality(quality, plan)
+    check_bits(bits, plan.jobs, *choices.bits)
     with RunReport(plan, events) as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:

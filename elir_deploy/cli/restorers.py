@@ -13,7 +13,7 @@ from elir_deploy.photo import Faces, PhotoRestorer
 from elir_deploy.photo.files import PhotoFiles
 from elir_deploy.runtime import Bundle, Fit, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
-from elir_deploy.runtime.file_restorer import FileRestorer
+from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
 from elir_deploy.runtime.manifest import BakedNoise, FieldNoise
 
 __all__ = ["Choices", "open_restorer"]
@@ -87,6 +87,13 @@ class Choices:
             )
         if self.tile_overlap is not None and self.background is None:
             raise UsageError("--tile-overlap is for the tiles of a --background: leave it out")
+
+    @property
+    def bits(self) -> tuple[int, str]:
+        """Bits of the results at most, and what has 16, where that is 8."""
+        if self.whole_photographs:
+            return PhotoFiles.bits, PhotoFiles.instead_of_8_bits
+        return self.bundle.bits, WholeImages.instead_of_8_bits
 
     @property
     def running(self) -> dict[str, Any]:

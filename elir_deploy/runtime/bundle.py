@@ -66,6 +66,12 @@ class Bundle:
         files += [artifact for stage in stages or () for artifact in stage.artifacts]
         self._files = {file.file: file for file in files}
 
+    @property
+    def bits(self) -> int:
+        """Bits of the values that it takes and gives at most: 8, or 16 if they are floats."""
+        ends = (self.manifest.input.dtype, self.manifest.output.dtype)
+        return 16 if ends == ("float32", "float32") else 8
+
     @classmethod
     def open(cls, path_or_name: str | Path, *, temporary: bool = False) -> Bundle:
         """Read and check the manifest, and check that all files exist and have the right size.

@@ -3,7 +3,7 @@
 Reading, running and writing overlap: one thread decodes the next image, the caller's thread runs
 the model (several do, if the restorer has several sessions), and one thread encodes the last
 result. Images that wait and fit into one batch are run together. A file that fails is recorded, and
-the others are still restored, unless the device no longer responds.
+the others are still restored, unless the device no longer responds or the disk is full.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import (
     DeviceLostError,
+    DiskFullError,
     ElirError,
     InputError,
     UnavailableError,
@@ -44,7 +45,7 @@ from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.restorer import Restorer
 from elir_deploy.runtime.strength import rounded_strength
 
-__all__ = ["Outcome", "Result", "restore_files"]
+__all__ = ["Outcome", "Result", "check_bits", "restore_files"]
 
 #: Progress counts the tiles of images that take longer than this.
 _LONG_S = 2.0
@@ -119,12 +120,11 @@ def restore_files(
 ) -> Outcome:
     """Restore the images of ``jobs``.
 
-    At most one image, or a batch, waits before the model and one after it; one more if the
-    restorer runs several at a time, and one more if it prepares images. An interruption leaves only
-    complete files.
+    At most one image, or a batch, waits before the model and one after it; one more each if the
+    restorer runs several at a time, or prepares images. Interrupted, it leaves complete files.
 
     Args:
-        restorer: an open restorer, or what restores images in another way.
+        restorer: open, or what restores images in another way.
         jobs: jobs of :func:`~elir_deploy.runtime.jobs.plan_jobs`.
         strength: as for :meth:`~elir_deploy.runtime.Restorer.restore`; colours hidden by
             transparency are mixed, too.
@@ -135,10 +135,11 @@ def restore_files(
 
     Raises:
         UsageError: the restorer or a format has no such bits.
+        DiskFullError, DeviceLostError: no further image can be restored.
     """
     if isinstance(restorer, Restorer):
         restorer = WholeImages(restorer)
-    _check_bits(bits, restorer, jobs)
+    check_bits(bits, jobs, restorer.bits, restorer.instead_of_8_bits)
     work = _Work(restorer, jobs, rounded_strength(strength), bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
@@ -175,17 +176,28 @@ def _one_by_one(groups: Iterator[list[_Step]]) -> Iterator[_Step]:
             yield steps.pop(0)  # not referenced here while the caller works
 
 
-def _check_bits(bits: int | None, restorer: FileRestorer, jobs: Sequence[Job]) -> None:
+def check_bits(bits: int | None, jobs: Sequence[Job], available: int, instead: str) -> None:
+    """Check the argument ``bits`` of :func:`restore_files`.
+
+    Args:
+        bits: the argument.
+        jobs: the jobs.
+        available: bits of what restores them.
+        instead: what has 16, where that is 8.
+
+    Raises:
+        UsageError: see there.
+    """
     if bits not in (None, 8, 16):
-        raise UsageError(f"bits is {bits}, expected 8 or 16")
+        raise UsageError(f"--bits is {bits}, expected 8 or 16")
     if bits != 16:
         return
-    if restorer.bits == 8:
-        raise UsageError(f"bits is 16, but results have 8 here: {restorer.instead_of_8_bits}")
+    if available == 8:
+        raise UsageError(f"--bits is 16, but results have 8 here: {instead}")
     for job in jobs:
         format = OUTPUT_FORMATS[job.format]
         if not format.deep:
-            raise UsageError(f"bits is 16, and {format.name} stores 8: write PNG or TIFF")
+            raise UsageError(f"--bits is 16, and {format.name} stores 8: write PNG or TIFF")
 
 
 class _Work:
@@ -317,6 +329,9 @@ class _Work:
         job, failure = step.result.job, None
         try:
             self._write(job, step.image, step.pixels)
+        except DiskFullError as error:  # as the others would fail, each after its restoration
+            self.finish(step.after(time.perf_counter() - started, failure=str(error)).result)
+            raise
         except ElirError as error:
             failure = str(error)
         except MemoryError:

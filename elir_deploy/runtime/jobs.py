@@ -200,7 +200,7 @@ def _check_arguments(format: str | None, existing: str, suffix: str) -> None:
             f"existing is {existing!r}, expected one of {', '.join(get_args(Existing))}"
         )
     if "/" in suffix or os.sep in suffix or "\0" in suffix:
-        raise UsageError(f"suffix is {suffix!r}, expected a part of a file name")
+        raise UsageError(f"--suffix is {suffix!r}, expected a part of a file name")
 
 
 # One file -------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Restorer:
         manifest = self.bundle.manifest
         self._model = manifest.model
         self._shapes = manifest.shapes
-        self.bits = 16 if manifest.input.dtype == manifest.output.dtype == "float32" else 8
+        self.bits = self.bundle.bits
         self.noise = field_noise(manifest, seed, sigma_s)
         self.fit: Fit = fit or ("resize" if self._model.faces else "tile")
         self._placement = Placement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -235,12 +236,12 @@ def test_16_bits(run, bundle: Path, tmp_path: Path, capsys, suffix: str) -> None
         (["--sigma-s", "-1"], 2, "sigma-s"),
         (["--tile-overlap", "17"], 2, "tile_overlap is 17, expected 0 to 16"),
         (["--tile-overlap", "-1"], 2, "tile-overlap"),
-        (["--strength", "-0.1"], 2, "strength is -0.1, expected 0 to 1"),
-        (["--strength", "1.1"], 2, "strength is 1.1, expected 0 to 1"),
-        (["--strength", "nan"], 2, "strength is nan, expected 0 to 1"),
+        (["--strength", "-0.1"], 2, "--strength is -0.1, expected 0 to 1"),
+        (["--strength", "1.1"], 2, "--strength is 1.1, expected 0 to 1"),
+        (["--strength", "nan"], 2, "--strength is nan, expected 0 to 1"),
         (["--strength", "half"], 2, "--strength"),
-        (["--bits", "16"], 2, "bits is 16, but results have 8 here: a bundle exported"),
-        (["--bits", "12"], 2, "bits is 12, expected 8 or 16"),
+        (["--bits", "16"], 2, "--bits is 16, but results have 8 here: a bundle exported"),
+        (["--bits", "12"], 2, "--bits is 12, expected 8 or 16"),
         (["--backend", "tpu"], 2, "unknown backend 'tpu'"),
         (["--backend", "onnxruntime-tensorrt"], 4, "pip install 'elir-deploy[gpu]'"),
         (["--precision", "int8"], 2, "has no int8 files"),
@@ -419,6 +420,49 @@ def test_closed_standard_streams(bundle: Path, tmp_path: Path, closed: str) -> N
         assert done.returncode == (2 if empty else 0), done.stderr
         if not empty:
             np.testing.assert_array_equal(read_image(out).pixels, read_image(source).pixels)
+
+
+def test_a_full_disk_ends_the_run(run, bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    for number in range(20):
+        put(tmp_path / "album" / f"{number:02}.png")
+    put(tmp_path / "out" / "00.png", 1, 1)
+    sync, calls = os.fsync, []
+
+    def full_after_two(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_after_two)
+    file = tmp_path / "run.jsonl"
+    arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", "--existing", "skip")
+    assert run(*arguments, "--events", file) == 2
+    error = capsys.readouterr().err.splitlines()
+    rest = "2 restored, 1 skipped, 1 failed, 16 left: --existing skip goes on with them"
+    assert error[-2] == rest
+    assert error[-1].endswith("No space left on device: free some space and run again")
+    counts = events_of(file.read_text())[-1]
+    assert [counts[key] for key in ("restored", "skipped", "failed")] == [2, 1, 1]
+    assert sorted(os.listdir(tmp_path / "out")) == ["00.png", "01.png", "02.png"]
+
+
+def test_bits_are_checked_before_anything_is_written(
+    run, bundle: Path, tmp_path: Path, capsys
+) -> None:
+    source = put(tmp_path / "a.png")
+    file = tmp_path / "run.jsonl"
+    for bundle_bits, bits, name in (
+        ("uint8", 12, "x.png"),
+        ("uint8", 16, "x.png"),
+        ("float32", 16, "x.jpg"),
+    ):
+        file.write_text("earlier")
+        path = make_bundle(tmp_path / f"{bundle_bits}{bits}", io=bundle_bits)
+        assert run(path, source, "-o", tmp_path / name, "--bits", bits, "--events", file) == 2
+        (error,) = capsys.readouterr().err.splitlines()  # no line of a model that was loaded
+        assert error.startswith(f"error: --bits is {bits}, ")
+        assert file.read_text() == "earlier"
 
 
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
