@@ -160,7 +160,8 @@ def restore(
         Existing,
         typer.Option(
             help="What happens if results exist. 'skip' goes on where an earlier run ended, "
-            "however it ended, and tries its failures again."
+            "however it ended, and tries its failures again: a result is known by its name alone, "
+            "whatever input, options and bundle it is of."
         ),
     ] = Existing.error,
     format: Annotated[

@@ -117,6 +117,13 @@ def _print_remarks(plan: Plan) -> None:
         names = ", ".join(job.target.name for job in plan.renamed[:3])
         more = " ..." if len(plan.renamed) > 3 else ""
         tell(f"some inputs differ only in their suffix, so their results keep it: {names}{more}")
+    outdated = [job for job in plan.skipped if job.outdated]
+    if outdated:
+        what = "1 result is" if len(outdated) == 1 else f"{len(outdated)} results are"
+        tell(
+            f"skipped, but {what} older than the input (such as {outdated[0].target}): delete what "
+            "is to be restored again"
+        )
     if plan.taken:
         count = len(plan.taken)
         what = "1 file" if count == 1 else f"{count} files"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,6 +58,13 @@ class Job:
         Files are written atomically: an existing one is complete. An empty one is not a result.
         """
         return all(_content(path) for path in self.targets)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the input was changed after the result was written."""
+        with suppress(OSError):  # no file, such as standard input
+            return self.source.stat().st_mtime > self.target.stat().st_mtime
+        return False
 
 
 @dataclass(frozen=True)
