@@ -189,6 +189,7 @@ def write_image(
         ImageError: ``pixels`` or ``alpha`` has another shape or type, or is empty.
         OutputError: the suffix is not that of a format, the format cannot store the image, or the
             file cannot be written.
+        BrokenPipeError: standard output was closed by its reader.
         MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
@@ -215,6 +216,8 @@ def write_image(
     try:
         with replacing(path) as file:
             _encode(file, kind, values, options, metadata, icc_profile)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:  # not from the file system
         raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
 

@@ -465,6 +465,19 @@ def test_bits_are_checked_before_anything_is_written(
         assert file.read_text() == "earlier"
 
 
+def test_a_result_older_than_its_input_is_told(run, bundle: Path, tmp_path: Path, capsys) -> None:
+    for name in ("a", "b"):
+        os.utime(put(tmp_path / "album" / f"{name}.png"), (1000, 1000))
+        os.utime(put(tmp_path / "out" / f"{name}.png"), (2000, 2000))
+    arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", "--existing", "skip")
+    assert run(*arguments) == 0
+    assert capsys.readouterr().err == ""
+    os.utime(tmp_path / "album" / "b.png", (3000, 3000))
+    assert run(*arguments) == 0
+    out = tmp_path / "out" / "b.png"
+    assert f"1 result is older than the input (such as {out})" in capsys.readouterr().err
+
+
 def test_events_on_a_standard_error_that_others_write_to(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("earlier\n")
@@ -492,6 +505,17 @@ def test_events_that_nobody_reads(bundle: Path, tmp_path: Path) -> None:
     os.close(write)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == ("error: the events cannot be written to -: Broken pipe")
+
+
+def test_a_result_that_nobody_reads(bundle: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "elir_deploy.cli.restore", bundle, put(tmp_path / "a.png")]
+    done = subprocess.run([*map(str, command), "-o", "-"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 0
+    assert b"failed" not in done.stderr
+    assert b"Errno" not in done.stderr
 
 
 def test_from_standard_input_to_standard_output(bundle: Path, tmp_path: Path) -> None:

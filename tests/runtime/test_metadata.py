@@ -369,6 +369,27 @@ def test_heic(tmp_path: Path, grey: bool) -> None:
         read_image(tmp_path / "x.heic")
 
 
+@NEEDS_HEIF
+def test_a_turned_heic(tmp_path: Path) -> None:
+    """As telephones write portraits: turned by a box of the file, which pillow-heif applies."""
+    import pillow_heif
+
+    exif = Image.Exif()
+    exif[0x112] = 6
+    path = tmp_path / "x.heic"
+    options = {"quality": -1, "chroma": 444, "exif": exif.tobytes(), "icc_profile": SRGB}
+    pillow_heif.from_pillow(Image.fromarray(RGB)).save(path, **options)
+    assert b"irot" in path.read_bytes()
+    loaded = read_image(path)
+    upright = np.rot90(RGB, -1)
+    assert loaded.pixels.shape == upright.shape
+    assert np.abs(loaded.pixels.astype(int) - upright).mean() < 2
+    assert loaded.icc_profile == SRGB
+    result = written(tmp_path / "y.jpg", loaded.metadata)
+    with Image.open(result) as image:
+        assert image.getexif().get(0x112, 1) == 1
+
+
 def test_what_the_extra_would_read(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
