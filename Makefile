@@ -226,7 +226,8 @@ ARM_PACKAGES := mmdebstrap debian-archive-keyring qemu-user-static g++-aarch64-l
 ARM_PLATFORMS := $(addprefix --platform manylinux,_2_28_aarch64 _2_27_aarch64 _2_17_aarch64 2014_aarch64)
 ARM_SITE := $(ARM)/venv/lib/python3.11/site-packages
 ARM_TESTS := $(addprefix tests/,runtime runtime_cpp $(addsuffix .py,test_pixels test_degradations test_output_files \
-    test_operating_system test_packaged_model))
+    test_operating_system test_packaged_model) \
+    $(patsubst %,photo/test_%.py,alignment detection detectors faces paste restoring sampling))
 
 $(ARM)/.root: runtime/cmake/arm64.sh
 	dpkg -s $(ARM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q && apt-get install -y -q $(ARM_PACKAGES); }
