@@ -13,7 +13,7 @@ import typer
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.restorers import Choices, open_restorer
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
 from elir_deploy.photo.faces import FACES
 from elir_deploy.photo.restoring import SCALES
@@ -280,6 +280,8 @@ def restore(
         restorer = None
         if plan.jobs:
             whole, restorer = open_restorer(choices, stack)
+            if device and not BACKENDS[restorer.backend].on_gpu:
+                tell(f"warning: --device {device} has no effect: {restorer.backend} uses no GPU")
             on_progress = stack.enter_context(progress(show_time_left=True))
             report.outcome = restore_files(
                 whole,

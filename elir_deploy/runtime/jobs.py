@@ -279,14 +279,26 @@ def _folder_jobs(
             naming.job(source, folder / place, number in ambiguous)
             for number, (source, place) in enumerate(places)
         ]
-        writers: dict[Path, set[int]] = {}
-        for number, job in enumerate(jobs):
-            for target in job.targets:
-                writers.setdefault(target, set()).add(number)
-        colliding = {n for numbers in writers.values() if len(numbers) > 1 for n in numbers}
+        colliding = _colliding(jobs)
         if colliding <= ambiguous:
             return jobs, [jobs[number] for number in sorted(ambiguous)]
         ambiguous |= colliding
+
+
+def _colliding(jobs: Sequence[Job]) -> set[int]:
+    """Numbers of the jobs whose results would have one name, in folders of any system."""
+    exact: dict[str, set[int]] = {}
+    folded: dict[str, set[int]] = {}
+    for number, job in enumerate(jobs):
+        for target in job.targets:
+            exact.setdefault(str(target), set()).add(number)
+            folded.setdefault(str(target).casefold(), set()).add(number)
+    # exFAT and Windows do not tell A.png from a.png. Inputs that differ in nothing else are from
+    # a system that does; their suffixes would not tell them apart.
+    for name, numbers in folded.items():
+        if len({jobs[number].source.name.casefold() for number in numbers}) == len(numbers):
+            exact[name] = exact.get(name, set()) | numbers
+    return {n for numbers in exact.values() if len(numbers) > 1 for n in numbers}
 
 
 def _set_results_aside(found: _Sources, folder: Path, suffix: str) -> None:

@@ -572,7 +572,9 @@ def test_quality(run, bundle: Path, tmp_path: Path, capsys) -> None:
         assert reason in capsys.readouterr().err
 
 
-def test_the_device_is_the_named_one(run, bundle: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_device_is_the_named_one(
+    run, bundle: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     opened = []
 
     class Recorded(Restorer):
@@ -583,7 +585,9 @@ def test_the_device_is_the_named_one(run, bundle: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(restorers, "Restorer", Recorded)
     image = put(tmp_path / "a.png")
     assert run(bundle, image, "-o", tmp_path / "x.png", "--device", "3") == 0
+    assert "warning: --device 3 has no effect: " in capsys.readouterr().err
     assert run(bundle, image, "-o", tmp_path / "y.png") == 0
+    assert "--device" not in capsys.readouterr().err
     assert opened == [3, 0]
 
 

@@ -118,6 +118,15 @@ def test_two_results_of_one_name_keep_their_suffixes(album: Path, tmp_path: Path
             plan_jobs(inputs, out)
 
 
+def test_names_that_differ_only_in_case(tmp_path: Path) -> None:
+    """Where the folder of the results does not tell them apart, one would replace the other."""
+    out = tmp_path / "out"
+    inputs = [put(tmp_path / name) for name in ("A.png", "a.jpg")]
+    assert names(plan_jobs(inputs, out), out) == ["A.png.png", "a.jpg.png"]
+    inputs = [put(tmp_path / name) for name in ("b.png", "B.png")]  # what nothing would help
+    assert names(plan_jobs(inputs, out), out) == ["b.png", "B.png"]
+
+
 def test_a_comparison_may_not_meet_a_result(tmp_path: Path) -> None:
     inputs = [put(tmp_path / "a.png"), put(tmp_path / "a.compare.png")]
     out = tmp_path / "out"
