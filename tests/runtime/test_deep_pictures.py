@@ -185,7 +185,10 @@ def test_bits_of_results(
     assert (results[0].warning is None) == (said is None)
 
 
-def test_a_file_of_which_8_bits_are_read(tmp_path: Path, identity: Path) -> None:
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+def test_a_file_of_which_8_bits_are_read(tmp_path: Path, io: str) -> None:
+    """Another bundle would not help, and is not named."""
+    identity = make_bundle(tmp_path / "bundle", io=io)
     (tmp_path / "a.tif").write_bytes(tiff(noise(40, 50), 16, 2, planes=True))
     results: list = []
     with Restorer(identity, "onnxruntime") as restorer:
