@@ -26,7 +26,7 @@ __all__ = [
     "NORMALIZATIONS",
     "QUANTIZATION",
     "HalfForms",
-    "Steps",
+    "NodeSequence",
     "emulate_bfloat16",
     "emulate_float16",
     "round_to_bfloat16",
@@ -47,7 +47,7 @@ QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear"})
 FUSED = frozenset({"Relu", "Sigmoid", "Mul", "Add", "Reshape"})
 
 
-class Steps:
+class NodeSequence:
     """A sequence of float32 nodes with unique names.
 
     Args:
@@ -118,7 +118,7 @@ class HalfForms:
         """Whether ``node`` sums over a feature map."""
         return node.op_type in NORMALIZATIONS
 
-    def of(self, node: NodeProto, source: str, target: str) -> Steps:
+    def of(self, node: NodeProto, source: str, target: str) -> NodeSequence:
         """What computes ``node`` in float16.
 
         Args:
@@ -126,31 +126,31 @@ class HalfForms:
             source: float32 tensor with float16's numbers in place of the node's first input.
             target: name of the result, likewise.
         """
-        steps = Steps(f"{target}.half")
+        sequence = NodeSequence(f"{target}.half")
         count, length = self._matrix(node)
-        rows = self.rows(node, source, steps)
-        numbers = steps.constant(np.float32(length))
+        rows = self.rows(node, source, sequence)
+        numbers = sequence.constant(np.float32(length))
         # As float16 holds it: 1e-5 is among its smallest numbers.
-        epsilon = steps.constant(np.float32(np.float16(_attribute(node, "epsilon", 1e-5))))
-        mean = steps.half("Div", _sum(rows, count, length, steps), numbers)
-        squares = _sum(steps.half("Mul", rows, rows), count, length, steps)
-        variance = steps.half(
-            "Sub", steps.half("Div", squares, numbers), steps.half("Mul", mean, mean)
+        epsilon = sequence.constant(np.float32(np.float16(_attribute(node, "epsilon", 1e-5))))
+        mean = sequence.half("Div", _sum(rows, count, length, sequence), numbers)
+        squares = _sum(sequence.half("Mul", rows, rows), count, length, sequence)
+        variance = sequence.half(
+            "Sub", sequence.half("Div", squares, numbers), sequence.half("Mul", mean, mean)
         )
-        deviation = steps.half("Sqrt", steps.half("Add", variance, epsilon))
-        centred = steps.half("Sub", rows, mean)
-        normal = steps.half("Mul", centred, steps.half("Reciprocal", deviation))
+        deviation = sequence.half("Sqrt", sequence.half("Add", variance, epsilon))
+        centred = sequence.half("Sub", rows, mean)
+        normal = sequence.half("Mul", centred, sequence.half("Reciprocal", deviation))
         shape = self.shapes[node.input[0]]
-        result = steps.reshape(normal, shape)
+        result = sequence.reshape(normal, shape)
         affine = [1, shape[1], *[1] * (len(shape) - 2)]
         for operator, name in zip(("Mul", "Add"), node.input[1:], strict=True):
-            result = steps.half(operator, result, steps.reshape(name, affine))
-        steps.name_last(target)
-        return steps
+            result = sequence.half(operator, result, sequence.reshape(name, affine))
+        sequence.name_last(target)
+        return sequence
 
-    def rows(self, node: NodeProto, source: str, steps: Steps) -> str:
+    def rows(self, node: NodeProto, source: str, sequence: NodeSequence) -> str:
         """``source`` as a matrix whose rows are what ``node`` sums."""
-        return steps.reshape(source, self._matrix(node))
+        return sequence.reshape(source, self._matrix(node))
 
     def _matrix(self, node: NodeProto) -> tuple[int, int]:
         shape = self.shapes[node.input[0]]
@@ -161,35 +161,37 @@ class HalfForms:
         return count, math.prod(shape) // count
 
 
-def _sum(rows: str, count: int, length: int, steps: Steps) -> str:
+def _sum(rows: str, count: int, length: int, sequence: NodeSequence) -> str:
     """Sums of the rows of a matrix, (count, 1), every partial sum in float16."""
     lanes = min(LANES, 1 << (length - 1).bit_length())
     depth = -(-length // lanes)
     if depth * lanes > length:
-        padding = steps.constant(np.array([0, 0, 0, depth * lanes - length], np.int64))
-        rows = steps.exact("Pad", rows, padding)
-    turns = steps.exact("Transpose", steps.reshape(rows, [count, depth, lanes]), perm=[1, 0, 2])
-    zero = steps.constant(np.zeros((count, lanes), np.float32))
-    partial = steps.exact("Scan", zero, turns, body=_adding(), num_scan_inputs=1)
+        padding = sequence.constant(np.array([0, 0, 0, depth * lanes - length], np.int64))
+        rows = sequence.exact("Pad", rows, padding)
+    turns = sequence.exact(
+        "Transpose", sequence.reshape(rows, [count, depth, lanes]), perm=[1, 0, 2]
+    )
+    zero = sequence.constant(np.zeros((count, lanes), np.float32))
+    partial = sequence.exact("Scan", zero, turns, body=_adding(), num_scan_inputs=1)
     while lanes > 1:
         lanes //= 2
         first, second = (
-            steps.exact("Slice", partial, *(steps.constant([at]) for at in (start, end, 1)))
+            sequence.exact("Slice", partial, *(sequence.constant([at]) for at in (start, end, 1)))
             for start, end in ((0, lanes), (lanes, 2 * lanes))
         )
-        partial = steps.half("Add", first, second)
+        partial = sequence.half("Add", first, second)
     return partial
 
 
 def _adding() -> GraphProto:
     """One turn of a sum in float16: what came before and the next number of each lane."""
-    steps = Steps("turn")
-    total = steps.half("Add", "before", "next")
+    sequence = NodeSequence("turn")
+    total = sequence.half("Add", "before", "next")
     before, following, after = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         for name in ("before", "next", total)
     )
-    return helper.make_graph(steps.nodes, "turn", [before, following], [after])
+    return helper.make_graph(sequence.nodes, "turn", [before, following], [after])
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:
@@ -228,9 +230,9 @@ def emulate_float16(model: ModelProto) -> ModelProto:
         if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
             node.attribute[0].i = TensorProto.FLOAT
         if forms.has(node) and node.output[0] in half:
-            steps = forms.of(node, node.input[0], node.output[0])
-            graph.node.extend(steps.nodes)
-            graph.initializer.extend(steps.constants)
+            sequence = forms.of(node, node.input[0], node.output[0])
+            graph.node.extend(sequence.nodes)
+            graph.initializer.extend(sequence.constants)
         else:
             graph.node.extend(_then_rounded(node, half, TensorProto.FLOAT16))
     for value in graph.value_info:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from elir_deploy.export.emulation import NORMALIZATIONS, HalfForms, Steps
+from elir_deploy.export.emulation import NORMALIZATIONS, HalfForms, NodeSequence
 from elir_deploy.export.precision import (
     Probe,
     in_image_tail,
@@ -160,8 +160,8 @@ def gather_evidence(model: ModelProto, inputs: Sequence[Mapping[str, NDArray[Any
 
 def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
     """Let ``probe`` measure the largest sum in ``node``, and the error of its half form."""
-    steps = Steps(f"{node.name}.watched")
-    source = steps.rounded(node.input[0], TensorProto.FLOAT16)
+    sequence = NodeSequence(f"{node.name}.watched")
+    source = sequence.rounded(node.input[0], TensorProto.FLOAT16)
     # Its output as an island, whose input is rounded, too.
     exact = f"{source}.exact"
     island = NodeProto()
@@ -170,20 +170,20 @@ def _watch_sums(probe: Probe, forms: HalfForms, node: NodeProto) -> None:
     island.input[0] = source
     island.output[0] = exact
     half = forms.of(node, source, f"{source}.summed")
-    steps.nodes.extend([island, *half.nodes])
+    sequence.nodes.extend([island, *half.nodes])
 
-    rows = forms.rows(node, source, steps)
-    last_axis = steps.constant(np.array([1], np.int64))
-    sums = steps.exact("ReduceSum", steps.exact("Mul", rows, rows), last_axis, keepdims=0)
-    steps.exact("ReduceMax", sums, keepdims=0)
-    largest = steps.name_last(f"{node.name}.largest")
+    rows = forms.rows(node, source, sequence)
+    last_axis = sequence.constant(np.array([1], np.int64))
+    sums = sequence.exact("ReduceSum", sequence.exact("Mul", rows, rows), last_axis, keepdims=0)
+    sequence.exact("ReduceMax", sums, keepdims=0)
+    largest = sequence.name_last(f"{node.name}.largest")
 
-    error = steps.exact("Sub", f"{source}.summed", exact)
+    error = sequence.exact("Sub", f"{source}.summed", exact)
     energies = []
     for name, tensor in (("signal", exact), ("error", error)):
-        steps.exact("ReduceSum", steps.exact("Mul", tensor, tensor), keepdims=0)
-        energies.append(steps.name_last(f"{node.name}.{name}"))
-    probe.watch(node, steps.nodes, [largest, *energies], [*steps.constants, *half.constants])
+        sequence.exact("ReduceSum", sequence.exact("Mul", tensor, tensor), keepdims=0)
+        energies.append(sequence.name_last(f"{node.name}.{name}"))
+    probe.watch(node, sequence.nodes, [largest, *energies], [*sequence.constants, *half.constants])
 
 
 def _signal_to_error(signal: float, error: float) -> float:

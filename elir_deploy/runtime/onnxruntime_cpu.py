@@ -53,13 +53,13 @@ class CpuSession(HostSession):
 
     def _failure(self, shape: Shape) -> UnavailableError | None:
         try:
-            for step in self._bind(shape).steps:
-                step()
+            for call in self._bind(shape).calls:
+                call()
         except UnavailableError as error:
             return error
         return None
 
-    def _step(
+    def _stage_call(
         self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
     ) -> Callable[[], None]:
         loaded, stage = self._loaded[index], self._manifest.stages[index]

@@ -98,8 +98,8 @@ def spans(length: int, tile: int, ramp: int, stride: int = 1) -> list[Span]:
         return [Span(0, 0, length, 0)]
     covered, least = next_multiple(length, stride), next_multiple(ramp, stride)
     count = -(-(covered - least) // (tile - least))
-    steps = (covered - tile) // stride
-    starts = [stride * (i * steps // (count - 1)) for i in range(count)]
+    last = (covered - tile) // stride
+    starts = [stride * (i * last // (count - 1)) for i in range(count)]
     begins = [0]
     for before, start in itertools.pairwise(starts):
         begins.append(start + (before + tile - start - ramp) // 2)
@@ -268,8 +268,8 @@ def _block(picture: EnlargedPicture, top: int, left: int, shape: Shape) -> Pixel
 def _blend(before: Pixels, after: Pixels, axis: int) -> Pixels:
     """From ``before`` to ``after`` along ``axis``, which is as long as the ramp."""
     width = before.shape[axis]
-    steps = np.arange(width, dtype=np.uint32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    weight = 2 * steps + 1
+    index = np.arange(width, dtype=np.uint32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    weight = 2 * index + 1
     mixed: NDArray[np.uint32] = before * (2 * width - weight) + after * weight + width
     blended: Pixels = (mixed // (2 * width)).astype(after.dtype)
     return blended

@@ -155,7 +155,7 @@ def test_stages_share_buffers(tmp_path: Path, stages: str) -> None:
             assert session.input is ends[0]
             assert session.output is ends[1]
             np.testing.assert_allclose(session.output, session.input * 0.5, atol=0.51)
-        requests = [step.args[0] for step in session._selected.steps]
+        requests = [call.args[0] for call in session._selected.calls]
         addresses = [
             (r.get_input_tensor().data.ctypes.data, r.get_output_tensor().data.ctypes.data)
             for r in requests
@@ -203,7 +203,7 @@ def test_closing(bundle: Path) -> None:
     session = BACKEND.open(Bundle.open(bundle), "fp32")
     session.close()
     session.close()
-    assert (session._models, session._selected.steps) == (None, ())
+    assert (session._models, session._selected.calls) == (None, ())
 
 
 def test_signals_arrive_after_sessions_were_closed_in_any_order(tmp_path: Path) -> None:
@@ -657,7 +657,7 @@ def test_a_device_that_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
             raise RuntimeError("Exception from src/infer.cpp:80:\nout of memory")
 
     session = BACKEND.open(Bundle.open(bundle), "fp32")
-    session._selected.steps = [partial(openvino._infer, Broken(), ())]
+    session._selected.calls = [partial(openvino._infer, Broken(), ())]
     with pytest.raises(UnavailableError, match=r"^openvino failed: out of memory$"):
         session.run()
     session.close()

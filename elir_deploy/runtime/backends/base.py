@@ -46,13 +46,13 @@ class Selection:
 
     Attributes:
         input, noise, output: see :class:`Session`.
-        steps: one for each stage, in order; together they are a run.
+        calls: one for each stage, in order; together they are a run.
     """
 
     input: NDArray[Any]
     noise: NDArray[np.float32] | None
     output: NDArray[Any]
-    steps: Sequence[Callable[[], None]] = ()
+    calls: Sequence[Callable[[], None]] = ()
 
 
 class Session(ABC):
@@ -150,8 +150,8 @@ class Session(ABC):
 
         vars(self).update(run=refused, stage_calls=refused, select=refused)
         for selection in self._selections.values():
-            leak(selection.steps)
-            selection.steps = (check,) * len(selection.steps)
+            leak(selection.calls)
+            selection.calls = (check,) * len(selection.calls)
 
     def arithmetic(self) -> dict[str, int] | None:
         """Number of convolutions by the type they run in, from the library; None: unknown.
@@ -187,16 +187,16 @@ class HostSession(Session):
         stages = self._manifest.stages_in(shape)
         arrays = [allocate(stages[0].input), *(allocate(stage.output) for stage in stages)]
         noises = [allocate(stage.noise) for stage in stages if stage.noise is not None]
-        steps = [
-            self._step(
+        calls = [
+            self._stage_call(
                 index, shape, [arrays[index], *noises[: len(stage.inputs) - 1]], arrays[index + 1]
             )
             for index, stage in enumerate(stages)
         ]
-        return Selection(arrays[0], noises[0] if noises else None, arrays[-1], steps)
+        return Selection(arrays[0], noises[0] if noises else None, arrays[-1], calls)
 
     @abstractmethod
-    def _step(
+    def _stage_call(
         self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
     ) -> Callable[[], None]:
         """The call that runs stage ``index``: it reads ``sources`` and writes ``sink``.
@@ -211,12 +211,12 @@ class HostSession(Session):
         """
 
     def run(self) -> None:
-        for step in self._selected.steps:
-            step()
+        for call in self._selected.calls:
+            call()
 
     def stage_calls(self) -> tuple[tuple[str, Callable[[], None]], ...]:
         def call(index: int) -> None:
-            self._selected.steps[index]()
+            self._selected.calls[index]()
 
         return tuple(
             (stage.name, partial(call, index)) for index, stage in enumerate(self._manifest.stages)
@@ -224,7 +224,7 @@ class HostSession(Session):
 
     def close(self) -> None:
         for selection in self._selections.values():
-            selection.steps = ()
+            selection.calls = ()
 
 
 class Backend(ABC):

@@ -220,7 +220,7 @@ class _Session(HostSession):
         shape = self._manifest.shapes[0].with_batch(1)
         return [] if self._models is None else self._models(shape)
 
-    def _step(
+    def _stage_call(
         self, index: int, shape: Shape, sources: Sequence[NDArray[Any]], sink: NDArray[Any]
     ) -> Callable[[], None]:
         assert self._models is not None
