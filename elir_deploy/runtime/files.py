@@ -90,7 +90,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Item:
     """A job on its way; without a failure, it was read, prepared and restored one after another."""
 
     number: int
@@ -99,13 +99,13 @@ class _Step:
     prepared: Any = None
     pixels: NDArray[Any] | None = None
 
-    def after(self, seconds: float, **changes: Any) -> _Step:
-        """The step with more time in its result, and other changes to that."""
+    def after(self, seconds: float, **changes: Any) -> _Item:
+        """The item with more time in its result, and other changes to that."""
         seconds += self.result.seconds
         return replace(self, result=replace(self.result, seconds=seconds, **changes))
 
-    def failed(self, reason: str, seconds: float) -> _Step:
-        return _Step(self.number, self.after(seconds, failure=reason).result)
+    def failed(self, reason: str, seconds: float) -> _Item:
+        return _Item(self.number, self.after(seconds, failure=reason).result)
 
 
 def restore_files(
@@ -149,15 +149,15 @@ def restore_files(
             closing(map_in_order(work.restore, groups, restorer.concurrency)) as restored,
         ):
             on_progress("restoring", 0, len(jobs))
-            for step in _one_by_one(restored):
-                number = step.number
-                if step.result.failure is not None:
-                    work.finish(step.result)
+            for item in _one_by_one(restored):
+                number = item.number
+                if item.result.failure is not None:
+                    work.finish(item.result)
                 else:
                     if writing is not None:
                         writing.result()
-                    writing = writer.submit(work.write, step)
-                del step  # only the writer references the images now
+                    writing = writer.submit(work.write, item)
+                del item  # only the writer references the images now
                 if number < len(jobs):
                     on_progress("restoring", number, len(jobs))
         if writing is not None:
@@ -170,10 +170,10 @@ def restore_files(
     return work.outcome
 
 
-def _one_by_one(groups: Iterator[list[_Step]]) -> Iterator[_Step]:
-    for steps in groups:
-        while steps:
-            yield steps.pop(0)  # not referenced here while the caller works
+def _one_by_one(groups: Iterator[list[_Item]]) -> Iterator[_Item]:
+    for items in groups:
+        while items:
+            yield items.pop(0)  # not referenced here while the caller works
 
 
 def check_bits(bits: int | None, jobs: Sequence[Job], available: int, instead: str) -> None:
@@ -201,7 +201,7 @@ def check_bits(bits: int | None, jobs: Sequence[Job], available: int, instead: s
 
 
 class _Work:
-    """The work on jobs, in steps that run in threads of their own."""
+    """The work on jobs, in stages that run in threads of their own."""
 
     def __init__(
         self,
@@ -223,22 +223,22 @@ class _Work:
         self.outcome = Outcome()
         self.started = time.perf_counter()
 
-    def prepare_all(self) -> Iterator[_Step]:
+    def prepare_all(self) -> Iterator[_Item]:
         """Each job, ready for the model, or with the reason why not."""
-        steps = self._read_all()
+        items = self._read_all()
         if not self._restorer.has_preparation:
-            yield from map(self._prepare, steps)
+            yield from map(self._prepare, items)
             return
-        with closing(read_ahead(steps, 1)) as ahead:
+        with closing(read_ahead(items, 1)) as ahead:
             yield from map(self._prepare, ahead)
 
-    def _read_all(self) -> Iterator[_Step]:
+    def _read_all(self) -> Iterator[_Item]:
         for number, job in enumerate(self._jobs, 1):
-            yield self._read(_Step(number, Result(job)))
+            yield self._read(_Item(number, Result(job)))
 
-    def _read(self, step: _Step) -> _Step:
+    def _read(self, item: _Item) -> _Item:
         started = time.perf_counter()
-        job = step.result.job
+        job = item.result.job
         try:
             image = self._image(job)
             height, width = (length * self._restorer.scale for length in image.pixels.shape[:2])
@@ -256,10 +256,10 @@ class _Work:
                 bits=8 * image.pixels.itemsize,
             )
         except ElirError as error:
-            return step.failed(str(error), time.perf_counter() - started)
+            return item.failed(str(error), time.perf_counter() - started)
         warnings = [self._restorer.input_warning(*image.pixels.shape[:2]), self._reduced(image)]
         warning = "; ".join(filter(None, warnings)) or None
-        read = replace(step, image=image)
+        read = replace(item, image=image)
         return read.after(time.perf_counter() - started, warning=warning)
 
     def _image(self, job: Job) -> LoadedImage:
@@ -277,66 +277,66 @@ class _Work:
             return f"reduced to 8 bits: {self._restorer.instead_of_8_bits}"
         return "reduced to 8 bits, which are all that is read of this kind of file"
 
-    def _prepare(self, step: _Step) -> _Step:
-        if step.image is None:
-            return step
+    def _prepare(self, item: _Item) -> _Item:
+        if item.image is None:
+            return item
         started = time.perf_counter()
         try:
-            prepared = self._restorer.prepare(step.image)
+            prepared = self._restorer.prepare(item.image)
         except DeviceLostError:
             raise
         except (InputError, UnavailableError, MemoryError) as error:
-            return step.failed(_reason(error), time.perf_counter() - started)
-        return replace(step, prepared=prepared).after(time.perf_counter() - started)
+            return item.failed(_reason(error), time.perf_counter() - started)
+        return replace(item, prepared=prepared).after(time.perf_counter() - started)
 
-    def joins(self, group: list[_Step], step: _Step) -> bool:
+    def joins(self, group: list[_Item], item: _Item) -> bool:
         """Whether a job may be restored together with others."""
-        if None in (group[0].image, step.image):
+        if None in (group[0].image, item.image):
             return False
-        return self._restorer.joins([each.prepared for each in group], step.prepared)
+        return self._restorer.joins([each.prepared for each in group], item.prepared)
 
-    def restore(self, steps: list[_Step]) -> list[_Step]:
+    def restore(self, items: list[_Item]) -> list[_Item]:
         """Run the model on images that were prepared, or pass on the one that was not."""
-        if steps[0].image is None:
-            return steps
+        if items[0].image is None:
+            return items
         started = time.perf_counter()
-        one = self._restorer.concurrency == len(steps) == 1
-        progress = self._tile_progress(steps[0].number) if one else no_progress
-        prepared = [step.prepared for step in steps]
+        one = self._restorer.concurrency == len(items) == 1
+        progress = self._tile_progress(items[0].number) if one else no_progress
+        prepared = [item.prepared for item in items]
         try:
             several = self._restorer.restore(prepared, self._strength, progress)
         except DeviceLostError:
             raise
         except (InputError, UnavailableError, MemoryError) as error:
-            if len(steps) > 1:  # the others are restored without the one that fails
-                return [result for step in steps for result in self.restore([step])]
-            return [steps[0].failed(_reason(error), time.perf_counter() - started)]
-        share = (time.perf_counter() - started) / len(steps)
+            if len(items) > 1:  # the others are restored without the one that fails
+                return [result for item in items for result in self.restore([item])]
+            return [items[0].failed(_reason(error), time.perf_counter() - started)]
+        share = (time.perf_counter() - started) / len(items)
         return [
-            replace(step, prepared=None, pixels=restored.pixels).after(
+            replace(item, prepared=None, pixels=restored.pixels).after(
                 share,
-                warning="; ".join(filter(None, (step.result.warning, restored.warning))) or None,
+                warning="; ".join(filter(None, (item.result.warning, restored.warning))) or None,
                 faces=restored.faces,
             )
-            for step, restored in zip(steps, several, strict=True)
+            for item, restored in zip(items, several, strict=True)
         ]
 
-    def write(self, step: _Step) -> None:
+    def write(self, item: _Item) -> None:
         """Write the files of a restored image."""
-        assert step.image is not None
-        assert step.pixels is not None
+        assert item.image is not None
+        assert item.pixels is not None
         started = time.perf_counter()
-        job, failure = step.result.job, None
+        job, failure = item.result.job, None
         try:
-            self._write(job, step.image, step.pixels)
+            self._write(job, item.image, item.pixels)
         except DiskFullError as error:  # as the others would fail, each after its restoration
-            self.finish(step.after(time.perf_counter() - started, failure=str(error)).result)
+            self.finish(item.after(time.perf_counter() - started, failure=str(error)).result)
             raise
         except ElirError as error:
             failure = str(error)
         except MemoryError:
             failure = f"{job.target} cannot be written: not enough memory"
-        self.finish(step.after(time.perf_counter() - started, failure=failure).result)
+        self.finish(item.after(time.perf_counter() - started, failure=failure).result)
 
     def _write(self, job: Job, image: LoadedImage, pixels: NDArray[Any]) -> None:
         alpha = image.alpha

@@ -135,7 +135,7 @@ def test_help_has_the_main_options() -> None:
         (["random"], "--task"),
         (["tiny.txt"], "tiny.txt"),
         (["{weights}", "--task", "bfr"], "bfr"),
-        (["{weights}", "--task", "holiday"], "choose one of bfr"),
+        (["{weights}", "--task", "holiday"], "choose from bfr"),
         (["{weights}", "--image-size", "720p"], "expected pixels such as 512 or 1280x720"),
         (["{weights}", "--image-size", "5000x64"], "image size is 5000x64, expected sides of 1"),
         (["{weights}", "--image-size", "64", "--image-size", "96", "--noise", "baked"], "field"),

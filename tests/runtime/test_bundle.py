@@ -206,7 +206,13 @@ def test_a_forged_detector(bundle: Path) -> None:
         "score_threshold": 0.5,
         "overlap_threshold": 0.3,
         "template_size": 512,
-        "template": [[10.0, 12.0]] * 5,
+        "template": [
+            [190.0, 240.0],
+            [320.0, 240.0],
+            [256.0, 314.0],
+            [201.0, 371.0],
+            [313.0, 371.0],
+        ],
     }
 
     def put_detector(model: onnx.ModelProto) -> Bundle:
