@@ -202,9 +202,8 @@ def write_image(
                 f"{path}: alpha is {alpha.dtype} {alpha.shape}, pixels {pixels.dtype} "
                 f"{pixels.shape}, expected the same type, height and width"
             )
-    height, width = pixels.shape[:2]
     kind = check_fits(
-        *(path, height, width),
+        *(path, *pixels.shape[:2]),
         alpha=alpha,
         icc_profile=icc_profile,
         metadata=metadata,
