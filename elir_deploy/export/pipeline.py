@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from elir_deploy.checkpoints import Checkpoint
-from elir_deploy.errors import ElirError, QualityError
+from elir_deploy.errors import QualityError
 from elir_deploy.export.block_choice import QuantizationReport
 from elir_deploy.export.bundle import BundleWriter, staged_bundle
 from elir_deploy.export.bundled_detector import choose_detector, write_detector
@@ -39,7 +39,12 @@ from elir_deploy.export.recipes import Calibration, find_recipes, prepare_calibr
 from elir_deploy.export.references import Reference, compute_references
 from elir_deploy.export.shapes import largest
 from elir_deploy.export.tensorrt.builder import BuildOptions
-from elir_deploy.export.tensorrt.engines import engine_specs, make_engines, with_engine
+from elir_deploy.export.tensorrt.engines import (
+    EngineFailure,
+    engine_specs,
+    make_engines,
+    with_engine,
+)
 from elir_deploy.export.verification import FLOORS_DB, verify_bundle
 from elir_deploy.progress import ProgressCallback, WarningCallback, no_progress, no_warning
 from elir_deploy.runtime.manifest import Manifest, Verification, file_precision
@@ -294,7 +299,6 @@ def _with_engines(
     specs = engine_specs(options.targets)
     if not specs:
         return manifest, {}
-    failures: dict[str, ElirError] = {}
     engines = make_engines(
         load_library(RTX, "build engines"),
         manifest,
@@ -304,12 +308,15 @@ def _with_engines(
         BuildOptions(),
         progress,
         warn,
-        failures,
     )
+    failures: dict[str, str] = {}
     for engine in engines:
+        if isinstance(engine, EngineFailure):
+            failures[engine.name] = str(engine.error)
+            continue
         file = writer.add(engine.file, engine.built.content)
         manifest = with_engine(manifest, engine, file)
-    return manifest, {name: str(error) for name, error in failures.items()}
+    return manifest, failures
 
 
 def _shortfall(precision: str, result: Verification) -> str:

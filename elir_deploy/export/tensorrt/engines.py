@@ -32,6 +32,7 @@ from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind, Target
 
 __all__ = [
     "DETECTOR",
+    "EngineFailure",
     "EngineSpec",
     "StageEngine",
     "check_engine_specs",
@@ -102,6 +103,19 @@ class StageEngine:
             version_compatible=self.options.version_compatible,
             hardware_compatibility=self.built.hardware_compatibility,
         )
+
+
+@dataclass(frozen=True)
+class EngineFailure:
+    """Engines that could not be built.
+
+    Attributes:
+        name: which ones, such as ``fp16 engines for sm75``.
+        error: why.
+    """
+
+    name: str
+    error: ElirError
 
 
 def engine_specs(targets: Iterable[Target]) -> list[EngineSpec]:
@@ -187,8 +201,7 @@ def make_engines(
     options: BuildOptions,
     progress: ProgressCallback,
     warn: WarningCallback,
-    failures: dict[str, ElirError],
-) -> Iterator[StageEngine]:
+) -> Iterator[StageEngine | EngineFailure]:
     """Build the engines of every precision and spec, and check what they compute in.
 
     The engines of all stages come together or, where one fails, not at all, since a backend needs
@@ -202,7 +215,6 @@ def make_engines(
         read: gives the contents of an ONNX file.
         options: of the build; ``capability`` comes from the specs.
         progress, warn: called with the state of the build, and with warnings about an engine.
-        failures: filled with the errors, by precision and GPU.
 
     Raises:
         BundleError: the manifest does not say what a graph computes in.
@@ -226,7 +238,7 @@ def make_engines(
         try:
             engines = [build(stage, precision, spec) for stage in stages]
         except (QualityError, UnavailableError) as error:
-            failures[f"{precision} engines for {spec.capability}"] = error
+            yield EngineFailure(f"{precision} engines for {spec.capability}", error)
             continue
         sizes |= {engine.file: len(engine.built.content) for engine in engines}
         built_for[spec] = None

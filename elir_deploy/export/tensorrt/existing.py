@@ -16,6 +16,7 @@ from elir_deploy.errors import ElirError, OutputError, QualityError, Unavailable
 from elir_deploy.export.bundle import staged_bundle
 from elir_deploy.export.tensorrt.builder import BuildOptions
 from elir_deploy.export.tensorrt.engines import (
+    EngineFailure,
     EngineSpec,
     StageEngine,
     engine_key,
@@ -163,7 +164,6 @@ def add_engines(
         QualityError, UnavailableError: every engine fails; nothing is written.
         UsageError: as :func:`~.engines.make_engines`.
     """
-    failures: dict[str, ElirError] = {}
     engines = make_engines(
         library,
         bundle.manifest,
@@ -173,11 +173,12 @@ def add_engines(
         options,
         progress,
         warn,
-        failures,
     )
 
     def add(path: Path) -> AddedEngines:
-        added = tuple(_add(path, bundle.manifest, engines))
+        results = list(_add(path, bundle.manifest, engines))
+        added = tuple(result for result in results if isinstance(result, AddedEngine))
+        failures = {r.name: r.error for r in results if isinstance(r, EngineFailure)}
         if not added:
             raise _all_failed(failures)
         return AddedEngines(added, {name: str(error) for name, error in failures.items()})
@@ -224,9 +225,14 @@ def measure_engine(path: Path, kind: str, precision: str) -> EngineQuality:
 # The manifest and the files -----------------------------------------------------------------------
 
 
-def _add(path: Path, manifest: Manifest, engines: Iterable[StageEngine]) -> Iterator[AddedEngine]:
+def _add(
+    path: Path, manifest: Manifest, engines: Iterable[StageEngine | EngineFailure]
+) -> Iterator[AddedEngine | EngineFailure]:
     """Put the engines into the bundle as they come."""
     for engine in engines:
+        if isinstance(engine, EngineFailure):
+            yield engine
+            continue
         manifest = _put(path, manifest, engine)
         built = engine.built
         yield AddedEngine(

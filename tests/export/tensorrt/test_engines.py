@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.export.tensorrt import engines
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine
 from elir_deploy.export.tensorrt.engines import (
+    EngineFailure,
     EngineSpec,
     StageEngine,
     check_engine_specs,
@@ -89,7 +90,6 @@ def make(
     built = BuiltEngine(b"engine", convolutions, 9, 1.0, ("tactics  were\nskipped",))
     monkeypatch.setattr(engines, "build_engine", lambda *arguments: built)
     warnings: list[str] = []
-    failures: dict[str, ElirError] = {}
     spec = EngineSpec(RTX, "sm86", ("fp32", "fp16"))
     made = make_engines(
         LIBRARY,
@@ -100,9 +100,10 @@ def make(
         BuildOptions(workspace_mib=64),
         no_progress,
         warnings.append,
-        failures,
     )
-    return list(made), warnings, [str(error) for error in failures.values()]
+    results = list(made)
+    failures = [str(r.error) for r in results if isinstance(r, EngineFailure)]
+    return [r for r in results if isinstance(r, StageEngine)], warnings, failures
 
 
 def test_the_entry_of_an_engine_records_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +157,7 @@ def test_a_warning_about_int8_larger_than_fp16(
     warned: list[str] = []
     spec = EngineSpec(RTX, "sm86", ("fp32", "fp16", "int8"))
     arguments = (LIBRARY, asking(), list(sizes), [spec], lambda artifact: b"")
-    list(make_engines(*arguments, BuildOptions(), no_progress, warned.append, {}))
+    list(make_engines(*arguments, BuildOptions(), no_progress, warned.append))
     assert [text.partition(": ")[0] for text in warned] == told
 
 
@@ -168,7 +169,7 @@ def test_hardware_compatibility_is_what_the_builder_chose(
     spec = EngineSpec(DEVICE_TENSORRT, "sm86", ("fp32", "fp16"))
     arguments = (LIBRARY, asking(), ["fp16"], [spec], lambda artifact: b"")
     options = BuildOptions(version_compatible=True, hardware_compatible=True)
-    quiet = no_progress, no_warning, {}
+    quiet = no_progress, no_warning
     (engine,) = make_engines(*arguments, options, *quiet)
     entry = engine.entry(FILE)
     assert (entry.version_compatible, entry.hardware_compatibility) == (True, "ampere_plus")
@@ -185,7 +186,7 @@ def test_a_graph_without_convolution_counts(monkeypatch: pytest.MonkeyPatch) -> 
         lambda artifact: b"",
         BuildOptions(),
     )
-    quiet = no_progress, no_warning, {}
+    quiet = no_progress, no_warning
     with pytest.raises(BundleError, match=r"fused\.fp16\.onnx: the manifest does not say what its"):
         list(make_engines(*arguments, *quiet))
 
@@ -222,10 +223,11 @@ def test_one_failure_does_not_stop_other_precisions_and_gpus(
 
     monkeypatch.setattr(engines, "build_engine", build)
     specs = [EngineSpec(RTX, sm, ("fp32", "fp16")) for sm in ("sm75", "sm86")]
-    failures: dict[str, ElirError] = {}
     manifest = replace(manifest, stages=stages)
     arguments = (LIBRARY, manifest, ["fp16", "fp32"], specs, lambda artifact: b"")
-    made = list(make_engines(*arguments, BuildOptions(), no_progress, no_warning, failures))
+    results = list(make_engines(*arguments, BuildOptions(), no_progress, no_warning))
+    made = [result for result in results if isinstance(result, StageEngine)]
+    failures = {r.name: r.error for r in results if isinstance(r, EngineFailure)}
     assert len(built) == 8
     assert [(e.stage, e.precision, e.spec.capability) for e in made] == [
         (stage, precision, sm)
