@@ -59,7 +59,10 @@ def test_faces_of_photographs_that_wait_share_a_batch(tmp_path: Path) -> None:
 
         photos.prepare, photos.restore = prepared, restored  # type: ignore[method-assign,assignment]
         outcome = restore_files(photos, jobs)
-    assert groups == [[1], [1, 0, 2, 1], [3, 1]]
+    # How many wait when the first starts depends on threads.
+    assert [squares for group in groups for squares in group] == [1, 1, 0, 2, 1, 3, 1]
+    assert all(sum(group) <= 4 for group in groups)
+    assert len(groups) < len(jobs)
     assert (len(outcome.restored), outcome.faces) == (7, 9)
     for job, pixels in zip(jobs, expected, strict=True):
         np.testing.assert_array_equal(read_image(job.target).pixels, pixels)
