@@ -292,7 +292,9 @@ def measure(
     psnrs = [runner.psnr_db(bundle) for runner in runners]
     samples = in_turns(runners, rounds)
     graphs = {
-        r.precision: own for r, own in zip(runners, samples, strict=True) if type(r) is GraphRunner
+        r.precision: own
+        for r, own in zip(runners, samples, strict=True)
+        if r.name == "PyTorch in a CUDA graph"
     }
     rows = []
     for runner, own, psnr in zip(runners, samples, psnrs, strict=True):

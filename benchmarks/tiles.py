@@ -379,8 +379,8 @@ def report_bsr(arguments: argparse.Namespace, table: Callable[..., None]) -> Non
         table(
             "Batches",
             "bsr with random weights, tiles of 256x256: time one by one to that of a batch, "
-            "in turns (quartiles). The runtime uses batches on ONNX Runtime only: on OpenVINO they "
-            "would change the bytes.",
+            "in turns (quartiles). Of these two, the runtime uses batches on ONNX Runtime in "
+            "float32 only: on OpenVINO they would change the bytes.",
             ["backend", "batch", "seconds a tile", "25 %", "median", "75 %"],
             batches(arguments.batches, arguments.repeats),
         )

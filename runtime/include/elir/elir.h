@@ -24,7 +24,7 @@
  * one run. Tiles of an image, consecutive images of elir_restore_batch and images that wait in the
  * queue of elir_restore_async fill a batch, if they need one run each in the same size. Nothing
  * waits for a batch to be full, and the pixels are the same as one by one: a CPU backend that
- * cannot do that runs the images one by one (OpenVINO, and ONNX Runtime in anything but float32).
+ * cannot do that runs the images one by one (OpenVINO, and ONNX Runtime but in float32 on x86-64).
  * On a GPU the last bits may depend on the batch.
  *
  * NOISE. The network adds noise to its first estimate. It is either a constant of the network, or
@@ -414,8 +414,8 @@ ELIR_API elir_status elir_detect(elir_restorer* restorer, const elir_image* imag
  *   output    receives the result. Must be 1, 2 or 4 times as wide and high as the input; its
  *             format and stride may differ from the input's. Must not overlap the input in memory.
  *   faces     receives all faces that were detected or listed, in pixels of the input, with the
- * reasons why some were left alone, `capacity` at most; may be elir_photo_params.face_list. NULL if
- *             `capacity` is 0.
+ *             reasons why some were left alone, `capacity` at most; may be
+ *             elir_photo_params.face_list. NULL if `capacity` is 0.
  *   count     receives their number; NULL if it is not needed.
  *
  * An image without a face is not an error: the output then is the input, or the background.
