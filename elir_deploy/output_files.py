@@ -187,6 +187,8 @@ def _open_stream(path: str | Path) -> BinaryIO:
     number = 1 if str(path) == STANDARD_OUTPUT else _stream_number(path)
     if number is None:
         return open(path, "wb")
+    if number == 1 and getattr(sys.stdout, "name", None) == os.devnull:  # in place of a closed one
+        raise OutputError("standard output is closed: give a file or a folder")
     for stream in (sys.stdout, sys.stderr):  # keeps the order of earlier prints
         if stream is not None:
             stream.flush()

@@ -85,7 +85,7 @@ class Runner(ABC):
     Attributes:
         label: unique in a run, such as ``onnxruntime fp16``.
         backend: name of a backend or a peer.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``w8``.
         version: of the library that runs it.
         artifacts: the files of a bundle that run.
         device_ns: nanoseconds inside the backend during the last :meth:`restore`; None where that

@@ -158,7 +158,7 @@ def export(
         typer.Option(
             metavar="DB",
             help="Minimum PSNR against float32 PyTorch. "
-            "[default: 60 for fp32, 45 for fp16, 35 for bf16 and int8]",
+            "[default: 60 for fp32, 45 for fp16, 35 for bf16, int8 and w8]",
         ),
     ] = None,
     opset: Annotated[

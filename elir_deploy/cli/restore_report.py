@@ -79,7 +79,7 @@ class RunReport:
         counts = Counter(skipped=len(self._plan.skipped)) + self._counts
         left = len(self._plan.jobs) - sum(self._counts.values())
         parts = [f"{counts[s]} {s}" for s in ("restored", "skipped", "failed") if counts[s]]
-        tell(f"{', '.join([*parts, f'{left} left'])}: --existing skip goes on with them")
+        tell(f"{', '.join([*parts, f'{left} left'])}: --existing skip restores the rest")
 
     def print_summary(self, restorer: Restorer | None) -> None:
         """Counts, failures, and what the user may not expect of the plan."""

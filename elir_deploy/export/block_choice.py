@@ -47,7 +47,7 @@ class QuantizationOptions:
 
 
 class QuantizationFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measured figures of INT8: the entries of these names of the manifest's ``quantization``."""
+    """Measured figures of INT8 or w8; the manifest's ``quantization`` has those of INT8."""
 
     max_psnr_drop_db: float | None
     measured: QuantizationQuality | None
@@ -69,7 +69,7 @@ class QuantizationReport:
     """Measurements on the way to INT8 or w8; empty where nothing had to be chosen.
 
     Attributes:
-        figures: as the bundle records them.
+        figures: of the whole network; those of INT8 as the bundle records them.
         sensitivities: of each block alone, in the order of ``figures.blocks``.
     """
 

@@ -218,7 +218,9 @@ def check_options(options: ExportOptions, destination: Path) -> None:
         raise UsageError(f"no precision given: choose from {', '.join(EXPORTABLE)}")
     for precision in options.precisions:
         if precision not in EXPORTABLE:
-            raise UsageError(f"no precision {precision!r}: choose from {', '.join(EXPORTABLE)}")
+            raise UsageError(
+                f"unknown precision {precision!r}: choose from {', '.join(EXPORTABLE)}"
+            )
     if options.floor_db is not None and not math.isfinite(options.floor_db):
         raise UsageError(f"the PSNR floor is {options.floor_db}, expected a number of dB")
     if options.calibration_images < 1:

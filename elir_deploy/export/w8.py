@@ -52,8 +52,7 @@ class WeightRecipe:
 
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with int8 weights."""
-        placement = Placement({}, {}, self.layers)
-        return quantize_graph(equalize(model, self.factors), placement, {}, self.corrections)
+        return _with_int8_weights(equalize(model, self.factors), self.layers, self.corrections)
 
 
 def choose_weights(
@@ -82,14 +81,21 @@ def choose_weights(
     """
     factors = weight_levelling_factors(model) if options.equalize else {}
     equalized = equalize(model, factors)
-    statistics: Mapping[str, TensorStatistics] = {}
+    convolutions = conv_layers(equalized)
+    corrections: Mapping[str, NDArray[np.float32]] = {}
     if options.correct_biases:
         statistics = _statistics(equalized, images, feeder, progress)
+        corrections = weight_bias_corrections(equalized, convolutions, statistics)
 
     def recipe(blocks: Collection[Block], kept: Sequence[str] = ()) -> WeightRecipe:
         layers = frozenset(layer for block in blocks for layer in block.layers)
-        corrections = weight_bias_corrections(equalized, layers, statistics) if statistics else {}
-        return WeightRecipe(layers, factors, corrections, tuple(kept))
+        names = {node.name for layer in layers for node in convolutions[layer]}
+        chosen = {name: values for name, values in corrections.items() if name in names}
+        return WeightRecipe(layers, factors, chosen, tuple(kept))
+
+    def quantized(some: Collection[Block]) -> ModelProto:
+        candidate = recipe(some)
+        return _with_int8_weights(equalized, candidate.layers, candidate.corrections)
 
     blocks = [_by_bytes(model, block) for block in blocks_of(model, outline) if block.layers]
     budget = None if floor_db is None else Budget("w8", options.max_psnr_drop_db, floor_db)
@@ -97,7 +103,7 @@ def choose_weights(
         model,
         equalized,
         blocks,
-        lambda some: recipe(some).apply(model),
+        quantized,
         images,
         feeder,
         budget,
@@ -109,6 +115,12 @@ def choose_weights(
         if block.kept
     ]
     return recipe(chosen, kept), report
+
+
+def _with_int8_weights(
+    model: ModelProto, layers: frozenset[str], corrections: Mapping[str, NDArray[np.float32]]
+) -> ModelProto:
+    return quantize_graph(model, Placement({}, {}, layers), {}, corrections)
 
 
 def _statistics(

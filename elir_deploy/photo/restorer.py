@@ -29,7 +29,7 @@ from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
 from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
 from elir_deploy.runtime.forks import Owner, leak
-from elir_deploy.runtime.manifest import Manifest
+from elir_deploy.runtime.manifest import Manifest, Shape
 from elir_deploy.runtime.placement import check_image, empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into, rounded_strength
@@ -114,7 +114,7 @@ class PhotoRestorer:
         self._owner = Owner("this PhotoRestorer")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._description = detector_of(opened)
-        side, self.batch = _square_of(opened.manifest)
+        square = _square_of(opened.manifest)
         self.timer: StageTimer = untimed
         options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
         # Mistakes are told before models are compiled.
@@ -132,7 +132,9 @@ class PhotoRestorer:
                 )
             )
             template = self._description.template, self._description.template_size
-            self._squares = Squares(self.restorer.run_pixels, side, self.batch, *template)
+            self.batch = self.restorer.batch_of(square)
+            run = self.restorer.run_pixels
+            self._squares = Squares(run, square.height, self.batch, *template)
             self.detector_backend, self._network.run = open_detector(
                 opened, self.restorer.backend, threads, device
             )
@@ -175,8 +177,9 @@ class PhotoRestorer:
             image: (H, W, 3) uint8 RGB, upright.
             faces: ``all``, ``largest``, the face closest to the ``centre``, or ``aligned``: the
                 picture is one aligned face, restored as a square without searching for faces.
-                ``auto`` is aligned if there is exactly one face and all five landmarks lie within
-                5 % of the side from the template, else all. Or faces that another detector found
+                ``auto`` is aligned if there is exactly one face, all five landmarks lie within
+                5 % of the side from the template, and the sides differ by at most 5 %; else all.
+                Or faces that another detector found
                 (:meth:`Face.rounded <elir_deploy.photo.Face.rounded>`), all of which are restored.
             scale: 1, 2 or 4 times the size.
             strength: from 0, the image itself, enlarged (bicubic), to 1, its restoration, faces and
@@ -346,8 +349,8 @@ def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
 
-def _square_of(manifest: Manifest) -> tuple[int, int]:
-    """Side and batch of the squares that the bundle restores.
+def _square_of(manifest: Manifest) -> Shape:
+    """The shape of the squares that the bundle restores.
 
     Raises:
         UsageError: it is not for aligned faces.
@@ -356,7 +359,7 @@ def _square_of(manifest: Manifest) -> tuple[int, int]:
     for shape in manifest.shapes:
         square = shape.height == shape.width >= _MIN_SIDE
         if model.faces and model.upscale == 1 and square:
-            return shape.height, shape.batch
+            return shape
     raise UsageError(
         f"the bundle is for the task {model.task}; PhotoRestorer needs one for aligned faces, such "
         "as bfr"

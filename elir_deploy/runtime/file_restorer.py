@@ -81,7 +81,7 @@ class WholeImages:
         self.scale = restorer.bundle.manifest.model.upscale
         self.bits = restorer.bits
         self.concurrency = restorer.concurrency
-        self.ahead = max(shape.batch for shape in restorer.bundle.manifest.shapes)
+        self.ahead = max(map(restorer.batch_of, restorer.bundle.manifest.shapes))
         self.input_warning = restorer.input_warning
 
     def prepare(self, image: LoadedImage) -> LoadedImage:

@@ -76,7 +76,7 @@ class Verification(Record, frozen=True):
 
 
 class QuantizationQuality(Record, frozen=True):
-    """Loss of quality by INT8 on the calibration images.
+    """Loss of quality by quantisation on the calibration images.
 
     Attributes:
         psnr_drop_db: mean loss of PSNR to the ground truth; None: there is no ground truth.

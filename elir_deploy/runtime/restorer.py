@@ -59,7 +59,8 @@ class Restorer:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
         backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the
             fastest one that can run the bundle on this machine.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; None: the fastest automatic one.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``w8``; None: the
+            fastest automatic one.
         fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for others.
         force: allow a face task to run in tiles, for which it was not trained.
         threads: CPU threads that a run may use; None: the backend's default.
@@ -216,7 +217,7 @@ class Restorer:
             strength: as for :meth:`restore`.
         """
         restore = partial(self.restore_together, strength=rounded_strength(strength))
-        ahead = max(_AHEAD, *(shape.batch for shape in self._shapes))
+        ahead = max(_AHEAD, *map(self.batch_of, self._shapes))
 
         def restored() -> Iterator[NDArray[Pixel]]:
             with closing(waiting_together(images, ahead, self.joins)) as groups:
@@ -323,10 +324,14 @@ class Restorer:
             f"gives poor results on other images{hint}"
         )
 
+    def batch_of(self, shape: Shape) -> int:
+        """Images of a shape that run together: 1 if a batch would change their bytes."""
+        return shape.batch if self._exact_batches else 1
+
     def joins(self, group: list[NDArray[Any]], image: NDArray[Any]) -> bool:
         """Whether a waiting image can be in the same run as others."""
         shape = self._placement.single_run(group[0])
-        if shape is None or len(group) >= shape.batch or not self._exact_batches:
+        if shape is None or len(group) >= self.batch_of(shape):
             return False
         return self._placement.single_run(image) == shape
 

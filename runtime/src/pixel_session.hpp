@@ -41,6 +41,7 @@ class PixelSession {
   // begin there.
   void run_tensors(const void* input, void* output, const std::optional<NoiseField>& field);
 
+  bool exact_batches() const { return session_->exact_batches(); }
   std::optional<int> threads() const { return session_->threads(); }
 
   Scratch& scratch() { return scratch_; }

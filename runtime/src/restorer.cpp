@@ -111,6 +111,7 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
   if (const auto threads = opened.sessions.front()->threads()) {
     line += text(", ", *threads, *threads == 1 ? " thread" : " threads");
   }
+  exact_batches_ = opened.sessions.front()->exact_batches();
   pool_ = std::make_unique<Pool>(std::move(opened.sessions));
   options.setup.log.info(line);
 }

@@ -50,12 +50,13 @@ class Restorer {
   // usage error if a face model would run in tiles.
   void check(const elir_image& input, const elir_image& output) const;
 
-  // How many of these images, from the first on, are restored in one run. `output_at` returns their
+  // How many of these images, from the first on, are restored in one run: one if a batch does not
+  // give the bytes of single images. `output_at` returns their
   // outputs. They pass check().
   template <typename OutputAt>
   std::size_t group_size(std::size_t count, const OutputAt& output_at) const {
     const Plan plan = plan_of(output_at(0));
-    if (plan.runs > 1) return 1;
+    if (plan.runs > 1 || !exact_batches_) return 1;
     const std::size_t most = std::min(count, static_cast<std::size_t>(plan.shape->batch));
     std::size_t size = 1;
     while (size < most && plan_of(output_at(size)) == plan) ++size;
@@ -127,6 +128,7 @@ class Restorer {
   Strength strength_;
   std::string backend_;
   std::string precision_;
+  bool exact_batches_ = true;  // of the sessions
   std::unique_ptr<Pool> pool_;
 };
 

@@ -422,6 +422,16 @@ def test_closed_standard_streams(bundle: Path, tmp_path: Path, closed: str) -> N
             np.testing.assert_array_equal(read_image(out).pixels, read_image(source).pixels)
 
 
+def test_a_result_for_a_closed_standard_output(bundle: Path, tmp_path: Path) -> None:
+    source = put(tmp_path / "a.png")
+    command = [sys.executable, "-m", "elir_deploy.cli.restore", bundle, source, "-o", "-"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, command)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "standard output is closed: give a file" in done.stderr
+
+
 def test_a_full_disk_ends_the_run(run, bundle: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     for number in range(20):
         put(tmp_path / "album" / f"{number:02}.png")
@@ -439,7 +449,7 @@ def test_a_full_disk_ends_the_run(run, bundle: Path, tmp_path: Path, capsys, mon
     arguments = (bundle, tmp_path / "album", "-o", tmp_path / "out", "--existing", "skip")
     assert run(*arguments, "--events", file) == 2
     error = capsys.readouterr().err.splitlines()
-    rest = "2 restored, 1 skipped, 1 failed, 16 left: --existing skip goes on with them"
+    rest = "2 restored, 1 skipped, 1 failed, 16 left: --existing skip restores the rest"
     assert error[-2] == rest
     assert error[-1].endswith("No space left on device: free some space and run again")
     counts = events_of(file.read_text())[-1]
@@ -624,7 +634,7 @@ def test_interruption(tmp_path: Path, number: int, code: int, photographs: bool)
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "error: interrupted"
     left = sorted(os.listdir(out))
-    rest = f"{len(left)} restored, {400 - len(left)} left: --existing skip goes on with them"
+    rest = f"{len(left)} restored, {400 - len(left)} left: --existing skip restores the rest"
     assert rest in error.splitlines()[-2:]
     assert 3 < len(left) < 400
     *images, summary = events_of((tmp_path / "run.jsonl").read_text())

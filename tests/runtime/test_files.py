@@ -247,6 +247,7 @@ def test_reading_running_and_writing_overlap_and_are_bounded(
     assert alive == 0
 
 
+@pytest.mark.usefixtures("batches")
 def test_images_that_wait_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the bundle's; those that need tiles, and one that cannot be read, stay alone."""
     sizes = [(32, 32)] * 3 + [(40, 50)] + [(32, 32)] * 5

@@ -378,6 +378,7 @@ def test_the_reference_has_the_size_of_the_first_shape(tmp_path: Path, kind: str
             restore.run_pixels(noise(7, 9))
 
 
+@pytest.mark.usefixtures("batches")
 def test_tiles_fill_batches(tmp_path: Path) -> None:
     image = noise(100, 150)
     results = []
@@ -401,7 +402,7 @@ def test_tiles_fill_batches(tmp_path: Path) -> None:
 def test_images_run_one_by_one_where_a_batch_changes_bytes(
     tmp_path: Path, backend: str, precision: str
 ) -> None:
-    """tests/export/test_batches.py has the networks whose bytes would change."""
+    """tests/runtime_cpp/test_exported.py has networks whose bytes would change."""
     pytest.importorskip(backend)
     shapes = SHAPES[:1]
     path = make_bundle(tmp_path / "b", stride=8, shapes=shapes, precisions=(precision,))
@@ -431,6 +432,7 @@ def test_noise_of_another_stride_is_refused_when_opened(
         Restorer(path, "onnxruntime", precision="fp32")
 
 
+@pytest.mark.usefixtures("batches")
 @pytest.mark.parametrize("fit", ["tile", "resize"])
 def test_map_runs_together_what_waits(tmp_path: Path, fit: runtime.Fit) -> None:
     """Images of one run each and the same shape; a picture of tiles between runs alone."""

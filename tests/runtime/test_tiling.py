@@ -299,7 +299,7 @@ def test_overlapping_tiles_get_the_same_noise(side: int) -> None:
     tiling = choose_tiling([Shape(4, 256, 256)], side, side, 8)
     run_tiled(EnlargedPicture(picture, 1, "none"), output, tiling, run)
     np.testing.assert_array_equal(output, picture)
-    assert len(set(seen)) == tiling.count == 25 if side > 928 else 16
+    assert len(set(seen)) == tiling.count == (25 if side > 928 else 16)
 
 
 def test_progress_counts_the_tiles() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytest.importorskip("torch")
+
 from elir_deploy.checkpoints import Checkpoint, load_checkpoint
 from elir_deploy.export import pipeline
 from elir_deploy.export.pipeline import ExportOptions

@@ -334,7 +334,7 @@ def _compare_sizes(
         int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
         warn(
             f"int8 for {spec.capability} takes {int8}, fp16 {fp16}: its scales and kernels take "
-            "more than its weights save; for the smallest engines use --precision w8"
+            "more than its weights save; --precision w8 takes less than int8"
         )
 
 

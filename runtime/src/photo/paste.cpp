@@ -61,14 +61,14 @@ std::int64_t finest(const std::uint8_t* square, std::size_t side, std::size_t pi
 Ellipse::Ellipse(std::int64_t side)
     : centre_{32 * side * 256 / 512, 32 * side * 272 / 512},
       across_(32 * side * 216 / 512),
-      down_(32 * side * 236 / 512) {}
+      down_(32 * side * 236 / 512),
+      per_across_((std::int64_t{1} << 44U) / (across_ * across_)),
+      per_down_((std::int64_t{1} << 44U) / (down_ * down_)) {}
 
 std::int32_t Ellipse::mask(const Point& position) const {
   const std::int64_t u = position.x - centre_.x;
   const std::int64_t v = position.y - centre_.y;
-  constexpr std::int64_t kOne = std::int64_t{1} << 44U;
-  const std::int64_t e =
-      (u * u * (kOne / (across_ * across_)) + v * v * (kOne / (down_ * down_))) >> 32;
+  const std::int64_t e = (u * u * per_across_ + v * v * per_down_) >> 32;
   return ramp()[static_cast<std::size_t>(std::min(e, kUnit))];
 }
 

@@ -35,6 +35,8 @@ class Ellipse {
   Point centre_;
   std::int64_t across_;
   std::int64_t down_;
+  std::int64_t per_across_;  // inverse squares
+  std::int64_t per_down_;
 };
 
 // Finds what a network changed in squares of one size. For several threads.
