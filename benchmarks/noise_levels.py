@@ -166,7 +166,7 @@ def text(report: dict[str, Any]) -> str:
         blurs = [f"{row[name]:.3f}" for name in ("blur_coarse", "blur_restored")]
         rows.append([condition, low, *numbers, *blurs])
     parts = [
-        "# A blind model by kind and strength of the degradation",
+        "# Quality by kind and strength of the degradation",
         "",
         f"{report['model']}, sigma_s {report['sigma_s']:g}, on {report['photographs']} photographs "
         "that were not trained on, the middle 256x256 of each. Noise is given by its deviation, "

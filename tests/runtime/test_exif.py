@@ -67,7 +67,8 @@ def expected(exif: bytes, width: int, height: int, suffix: str) -> Fields:
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_every_field_is_carried_over(tmp_path: Path, camera: str, suffix: str, bits: int) -> None:
     exif = CAMERAS[camera]()
-    loaded = read_image(stored(tmp_path / "in.png", exif))
+    # Cameras write JPEG; Pillow stores the block as it is in both.
+    loaded = read_image(stored(tmp_path / ("in.jpg" if bits == 8 else "in.png"), exif))
     height, width = loaded.pixels.shape[:2]
     large = np.repeat(loaded.pixels, 2, axis=1)
     if bits == 16:
