@@ -21,6 +21,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Session",
+    "automatic_precisions",
     "backend_named",
     "candidates",
     "choose_precision",
@@ -140,6 +141,11 @@ def _warn_of_unused_engines(bundle: Bundle, refused: list[Backend]) -> None:
                 RuntimeWarning,
                 stacklevel=5,
             )
+
+
+def automatic_precisions(backend: str) -> tuple[str, ...]:
+    """Precisions of a backend that ``auto`` may choose, as it prefers them."""
+    return tuple(precision for name, precision in _AUTOMATIC if name == backend)
 
 
 def _rank(backend: Backend, precision: str) -> int:

@@ -1,0 +1,1 @@
+"""Bundles for other servers: ``triton`` writes model repositories."""
