@@ -274,7 +274,7 @@ def restore(
         compare=compare,
         suffix=suffix,
     )
-    encoding = _quality(quality, plan)
+    encoding = image_quality(quality, plan)
     check_bits(bits, plan.jobs, *choices.bits)
     with RunReport(plan, events) as report, ExitStack() as stack:
         restorer = None
@@ -307,7 +307,7 @@ def _path(text: str) -> Path:
     return path if text == STANDARD_INPUT or str(path) != STANDARD_INPUT else path.absolute()
 
 
-def _quality(text: str | None, plan: Plan) -> Quality:
+def image_quality(text: str | None, plan: Plan) -> Quality:
     if text is None:
         return None
     if text != "lossless" and not (text.isdecimal() and 1 <= int(text) <= 100):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from elir_deploy.cli.shell import tell
@@ -13,7 +12,7 @@ from elir_deploy.output_files import STANDARD_OUTPUT, is_standard_output
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.events import EventLog
 from elir_deploy.runtime.files import Outcome, Result
-from elir_deploy.runtime.jobs import Plan, check_events_file
+from elir_deploy.runtime.jobs import Job, Plan, check_events_file
 
 __all__ = ["RunReport"]
 
@@ -68,9 +67,9 @@ class RunReport:
         with self._lock:
             self._counts["restored" if result.failure is None else "failed"] += 1
         if result.warning is not None:
-            tell(f"warning: {_with_path(result.job.source, result.warning)}")
+            tell(f"warning: {_with_name(result.job, result.warning)}")
         if result.failure is not None:
-            tell(f"failed: {_with_path(result.job.source, result.failure)}")
+            tell(f"failed: {_with_name(result.job, result.failure)}")
         if self._events is not None:
             self._events.result(result)
 
@@ -87,7 +86,7 @@ class RunReport:
         if outcome.failures and len(plan.jobs) > 1:  # a single one was the last line
             tell("failed images:")
             for job, reason in outcome.failures[:_REPEATED]:
-                tell(f"  {_with_path(job.source, reason)}")
+                tell(f"  {_with_name(job, reason)}")
             if len(outcome.failures) > _REPEATED:
                 tell(f"  and {len(outcome.failures) - _REPEATED} more")
         parts = [f"{len(outcome.restored)} restored"]
@@ -107,8 +106,8 @@ class RunReport:
         _print_remarks(plan)
 
 
-def _with_path(path: Path, text: str) -> str:
-    return text if text.startswith(str(path)) else f"{path}: {text}"
+def _with_name(job: Job, text: str) -> str:
+    return text if text.startswith(job.input_name) else f"{job.input_name}: {text}"
 
 
 def _print_remarks(plan: Plan) -> None:

@@ -85,8 +85,8 @@ class EventLog:
     def _image(self, result: Result, status: str) -> None:
         event: dict[str, Any] = {
             "event": "image",
-            "input": str(result.job.source),
-            "output": str(result.job.target) if result.failure is None else None,
+            "input": result.job.input_name,
+            "output": result.job.output_name if result.failure is None else None,
             "status": status,
             "message": result.failure or result.warning,
             "seconds": round(result.seconds, 4),

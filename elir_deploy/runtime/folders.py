@@ -12,7 +12,7 @@ from pathlib import Path
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.runtime.images import IMAGE_SUFFIXES
 
-__all__ = ["FolderImages", "Unread", "images_of", "list_images"]
+__all__ = ["FolderImages", "Unread", "images_of", "is_picture", "list_images"]
 
 #: MIME types of pictures that do not begin with image/.
 _PICTURES = ("application/postscript",)
@@ -60,7 +60,7 @@ class Unread:
     def note(self, path: Path) -> None:
         """Count a file that is not read, unless it is clearly not a picture."""
         suffix = path.suffix.lower()
-        picture = _is_picture(suffix)
+        picture = is_picture(suffix)
         if picture or (picture is None and path.name not in _COMPANIONS and not _is_text(path)):
             count, example = self.files.get(suffix, (0, path))
             self.files[suffix] = count + 1, example
@@ -75,7 +75,7 @@ class Unread:
 
 
 @functools.cache
-def _is_picture(suffix: str) -> bool | None:
+def is_picture(suffix: str) -> bool | None:
     """Whether files with this suffix are pictures; None: the suffix is unknown."""
     # Python's built-in table, without this machine's additions.
     kind, packed = mimetypes.MimeTypes().guess_type(f"x{suffix}")

@@ -15,7 +15,16 @@ from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_par
 from elir_deploy.runtime.folders import Unread, list_images
 from elir_deploy.runtime.images import IMAGE_SUFFIXES, OUTPUT_FORMATS, STANDARD_INPUT, format_of
 
-__all__ = ["FORMATS", "Existing", "Job", "Plan", "check_events_file", "plan_jobs"]
+__all__ = [
+    "FORMATS",
+    "Existing",
+    "Job",
+    "Naming",
+    "Plan",
+    "check_events_file",
+    "name_jobs",
+    "plan_jobs",
+]
 
 #: Values of ``--format``.
 FORMATS = ("png", "jpg", "webp", "tif", "avif", "same")
@@ -40,6 +49,16 @@ class Job:
     target: Path
     compare: Path | None = None
     suffix: str | None = None
+
+    @property
+    def input_name(self) -> str:
+        """The input as users see it."""
+        return str(self.source)
+
+    @property
+    def output_name(self) -> str:
+        """The result as users see it."""
+        return str(self.target)
 
     @property
     def format(self) -> str:
@@ -88,12 +107,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Naming:
-    """How a result is called after its input."""
+class Naming:
+    """How a result is called after its input; attributes are arguments of :func:`plan_jobs`."""
 
     format: str
-    suffix: str
-    compare: bool
+    suffix: str = ""
+    compare: bool = False
 
     def job(self, source: Path, place: Path, keep_extension: bool) -> Job:
         stem = (place.name if keep_extension else place.stem) + self.suffix
@@ -165,9 +184,7 @@ def plan_jobs(
         found = _sources(inputs, output, recursive)
         if suffix:
             _set_results_aside(found, output, suffix)
-        jobs, renamed = _folder_jobs(
-            found.places, output, _Naming(format or "png", suffix, compare)
-        )
+        jobs, renamed = name_jobs(found.places, output, Naming(format or "png", suffix, compare))
         if not jobs:
             reason = f": {found.unread}" if found.unread else ""
             raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{reason}")
@@ -242,7 +259,7 @@ def _single_job(
     ending = output.suffix.lower() if output.suffix.lower() in OUTPUT_FORMATS else None
     if ending is None and compare:
         raise UsageError(f"--compare cannot be used with -o {output}: give a file or folder")
-    chosen = None if format is None else _Naming(format, "", False).format_of(source)
+    chosen = None if format is None else Naming(format).format_of(source)
     if ending and chosen and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[chosen.lower()]:
         raise UsageError(f"-o {output} and --format {format} disagree: remove one")
     pair = output.with_name(f"{output.stem}{_COMPARE}.png") if compare else None
@@ -269,10 +286,16 @@ def _sources(inputs: Sequence[Path], folder: Path, recursive: bool) -> _Sources:
     return found
 
 
-def _folder_jobs(
-    places: Sequence[tuple[Path, Path]], folder: Path, naming: _Naming
+def name_jobs(
+    places: Sequence[tuple[Path, Path]], folder: Path, naming: Naming
 ) -> tuple[list[Job], list[Job]]:
-    """All jobs, and those whose names keep the suffix because they would collide."""
+    """All jobs, and those whose names keep the suffix because they would collide.
+
+    Args:
+        places: every input, and its path below ``folder``.
+        folder: for the results.
+        naming: of the results.
+    """
     ambiguous: set[int] = set()
     while True:
         jobs = [

@@ -1,0 +1,1 @@
+"""Many images on many devices: folders and buckets, restored by workers on Ray."""

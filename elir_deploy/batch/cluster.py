@@ -1,0 +1,216 @@
+"""Workers on Ray: one for each GPU or group of CPU cores, replaced when they die."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from elir_deploy.batch.queue import JobQueue
+from elir_deploy.batch.worker import Worker, WorkerOptions
+from elir_deploy.errors import (
+    DeviceLostError,
+    MissingDependencyError,
+    UnavailableError,
+)
+from elir_deploy.runtime.files import Result
+from elir_deploy.runtime.jobs import Job
+
+__all__ = ["Cluster", "open_cluster"]
+
+#: Seconds between looks at whether workers still live.
+_PATIENCE_S = 1.0
+#: Seconds for a cluster to accept a connection.
+_CONNECTION_S = 10.0
+
+
+class _WorkerDiedError(Exception):
+    pass
+
+
+@dataclass
+class Cluster:
+    """Connected workers.
+
+    Attributes:
+        ray: the module.
+        start: starts another worker.
+        workers: those that run.
+        names: what runs in each.
+    """
+
+    ray: Any
+    start: Callable[[], Any]
+    workers: list[Any]
+    names: list[str] = field(default_factory=list)
+
+    def restore(self, jobs: Sequence[Job], on_result: Callable[[Result], None]) -> None:
+        """Restore ``jobs``, whose results are passed to ``on_result`` as they arrive.
+
+        Jobs of workers that die run again, in new workers.
+
+        Raises:
+            DiskFullError: no further image can be restored.
+            UnavailableError: workers die again and again.
+        """
+        queue = JobQueue(jobs, len(self.workers))
+        unfinished: dict[Any, list[Job]] = {}  # by the results to come
+        owner: dict[Any, Any] = {}
+        idle = list(self.workers)
+        while True:
+            while idle and (chunk := queue.take()):
+                worker = idle.pop()
+                stream = worker.restore.remote(chunk)
+                unfinished[stream], owner[stream] = list(chunk), worker
+            if not unfinished:
+                return
+            ready, _ = self.ray.wait(list(unfinished), timeout=_PATIENCE_S)
+            for stream in ready:
+                try:
+                    result = self._next(stream, owner[stream])
+                except _WorkerDiedError as death:
+                    for job in queue.died(unfinished.pop(stream), str(death)):
+                        on_result(Result(job, f"left out, its worker died twice: {death}"))
+                    idle.append(self._replaced(queue))
+                    continue
+                if result is None:
+                    del unfinished[stream]
+                    idle.append(owner.pop(stream))
+                else:
+                    queue.succeeded()
+                    unfinished[stream].remove(result.job)
+                    on_result(result)
+
+    def _replaced(self, queue: JobQueue) -> Any:
+        """A new worker that has opened its bundle, so that no image is blamed if it does not."""
+        while True:
+            worker = self.start()
+            try:
+                self.ray.get(worker.name.remote())
+            except self.ray.exceptions.RayActorError as error:
+                queue.died([], _cause(error))
+            else:
+                return worker
+
+    def _next(self, stream: Any, worker: Any) -> Result | None:
+        """The next result of a worker; None: it has done its jobs.
+
+        Raises:
+            _WorkerDiedError: it died, or its device no longer responds.
+        """
+        exceptions = self.ray.exceptions
+        try:
+            result: Result = self.ray.get(next(stream))
+        except StopIteration:
+            return None
+        except exceptions.RayTaskError as error:
+            if not isinstance(error.cause, DeviceLostError):
+                raise error.cause from None
+            self.ray.kill(worker)
+            raise _WorkerDiedError(str(error.cause)) from None
+        except exceptions.RayActorError:
+            raise _WorkerDiedError("its process ended") from None
+        return result
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def open_cluster(
+    options: WorkerOptions, address: str | None, workers: int | None
+) -> Iterator[Cluster]:
+    """Start Ray on this machine, or join it, and open the bundle in every worker.
+
+    Ray that is started here listens on loopback alone, and ends with the block. In it, what is
+    printed goes to standard error.
+
+    Args:
+        options: of the workers.
+        address: of a cluster to join; None: start Ray here.
+        workers: number of workers; None: one for each GPU, or for each group of ``options.threads``
+            cores where there are no GPUs.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        UnavailableError: the cluster cannot be reached, or has no room for a worker.
+    """
+    if address is None:
+        # Read when Ray is imported: the node's address is then that of loopback.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependencyError("ray", "ray", "run workers") from None
+    if address is not None:
+        _check_reachable(address)
+    # Ray prints of workers that died, wherever its logs go.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            place = address or "on this machine"
+            raise UnavailableError(f"Ray {place}: {_first_line(error)}") from None
+        try:
+            if address is None:
+                services: Any = ray.util
+                _check_loopback(services.get_node_ip_address())
+            yield _start(ray, options, workers)
+        finally:
+            ray.shutdown()
+
+
+def _check_loopback(node: str) -> None:
+    if not ipaddress.ip_address(node).is_loopback:
+        raise UnavailableError(
+            f"Ray listens on {node}, which other machines may reach, because this process imported "
+            "it before: start elir-batch on its own, or pass the address of a cluster"
+        )
+
+
+def _check_reachable(address: str) -> None:
+    """Try a connection, for which Ray would wait for minutes."""
+    host, colon, port = address.rpartition("/")[2].rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # such as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECTION_S).close()
+    except OSError as error:
+        raise UnavailableError(f"no Ray cluster at {address}: {error.strerror or error}") from None
+
+
+def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
+    resources = ray.cluster_resources()
+    gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    threads = options.threads or 1
+    if not gpus:
+        options = replace(options, threads=threads)
+    count = workers or gpus or max(1, cores // threads)
+    share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores)}
+    actor = ray.remote(**share)(Worker)
+    cluster = Cluster(ray, lambda: actor.remote(options), [])
+    cluster.workers = [cluster.start() for _ in range(count)]
+    try:
+        cluster.names = ray.get([worker.name.remote() for worker in cluster.workers])
+    except ray.exceptions.RayActorError as error:
+        raise UnavailableError(f"a worker does not start: {_cause(error)}") from None
+    return cluster
+
+
+def _cause(error: Exception) -> str:
+    """The error of our own inside of one of Ray's, as far as its text tells."""
+    lines = [line for line in str(error).splitlines() if "elir_deploy.errors." in line]
+    return lines[-1].partition("elir_deploy.errors.")[2] if lines else _first_line(error)

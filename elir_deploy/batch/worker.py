@@ -1,0 +1,134 @@
+"""One worker: an opened bundle that restores the jobs it gets, in a process of its own."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from elir_deploy.batch.places import RemoteJob, fetch, send
+from elir_deploy.errors import ElirError, InputError, OutputError
+from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+from elir_deploy.runtime.files import Result, restore_files
+from elir_deploy.runtime.images import Quality
+from elir_deploy.runtime.jobs import Job
+
+__all__ = ["Worker", "WorkerOptions"]
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What every worker restores with.
+
+    Attributes:
+        bundle: folder of the bundle, at the same path on every machine, or ``tiny``.
+        backend, precision, threads: as for :class:`~elir_deploy.runtime.Restorer`.
+        faces, background, scale: as for :class:`~elir_deploy.photo.PhotoRestorer`, for bundles with
+            a face detector; ``faces`` None: pictures as a whole.
+        strength, quality: as for :func:`~elir_deploy.runtime.files.restore_files`.
+    """
+
+    bundle: str
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    faces: Faces | None = None
+    background: str | None = None
+    scale: int = 1
+    strength: float = 1.0
+    quality: Quality = None
+
+
+class Worker:
+    """Restores jobs with one opened bundle."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._stack = ExitStack()
+        running: dict[str, Any] = {
+            "backend": options.backend,
+            "precision": options.precision,
+            "threads": options.threads,
+        }
+        if options.faces is None:
+            restorer = self._stack.enter_context(Restorer(options.bundle, **running))
+            self._files: FileRestorer = WholeImages(restorer)
+            self._name = str(restorer)
+        else:
+            photos = PhotoRestorer(options.bundle, options.background, **running)
+            self._stack.enter_context(photos)
+            self._files = PhotoFiles(photos, options.faces, options.scale)
+            self._name = str(photos)
+
+    def name(self) -> str:
+        """What runs: task, backend, precision and threads."""
+        return self._name
+
+    def restore(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        """Restore ``jobs``; their results follow as they are ready, in any order.
+
+        Raises:
+            DiskFullError, DeviceLostError: no further image can be restored.
+        """
+        results: queue.SimpleQueue[Result | ElirError | None] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                with tempfile.TemporaryDirectory(prefix="elir-batch-") as folder:
+                    self._restore(jobs, Path(folder), results.put)
+                results.put(None)
+            except ElirError as error:
+                results.put(error)
+
+        thread = threading.Thread(target=run, name="elir-batch")
+        thread.start()
+        while (result := results.get()) is not None:
+            if isinstance(result, ElirError):
+                raise result
+            yield result
+        thread.join()
+
+    def _restore(self, jobs: Sequence[Job], folder: Path, tell: Callable[[Result], None]) -> None:
+        originals: dict[Job, Job] = {}  # by the job that is done here
+        for job in jobs:
+            here = self._fetched(job, folder, tell) if isinstance(job, RemoteJob) else job
+            if here is not None:
+                originals[here] = job
+
+        def finish(result: Result) -> None:
+            here, job = result.job, originals[result.job]
+            failure = result.failure
+            if isinstance(job, RemoteJob):
+                if failure is None:
+                    try:
+                        send(here.target, job)
+                    except OutputError as error:
+                        failure = str(error)
+                else:
+                    failure = failure.replace(str(here.source), job.input_name)
+            tell(replace(result, job=job, failure=failure))
+
+        options = self._options
+        restore_files(
+            self._files,
+            list(originals),
+            strength=options.strength,
+            quality=options.quality,
+            on_result=finish,
+        )
+
+    @staticmethod
+    def _fetched(job: RemoteJob, folder: Path, tell: Callable[[Result], None]) -> Job | None:
+        try:
+            return fetch(job, folder)
+        except InputError as error:
+            tell(Result(job, str(error)))
+            return None

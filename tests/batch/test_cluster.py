@@ -1,0 +1,181 @@
+"""Workers on a real Ray, which the tests start."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from elir_deploy.batch import cluster
+from elir_deploy.batch.worker import WorkerOptions
+from elir_deploy.cli import batch as command
+from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.files import restore_files
+from elir_deploy.runtime.jobs import plan_jobs
+from tests.batch.poison import MortalWorker
+from tests.bundles import make_bundle
+from tests.command import run_here
+
+# Ray is imported by what is tested: its address is decided then.
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+
+def album(folder: Path, count: int) -> Path:
+    """Pictures of several sizes, in folders."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / f"{number % 3}" / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        side = 20 + number % 40
+        Image.fromarray(generator.integers(0, 256, (side, 32, 3), np.uint8)).save(path)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def restored_here(bundle: Path, source: Path, folder: Path) -> dict[str, bytes]:
+    with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
+        restore_files(restorer, plan_jobs([source], folder, recursive=True).jobs)
+    return contents(folder)
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and its children accept connections."""
+    here = psutil.Process()
+    return {
+        connection.laddr.ip
+        for process in [here, *here.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_two_workers_one_of_which_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "Worker", MortalWorker)
+    bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
+    source = album(tmp_path / "in", 9)
+    expected = restored_here(bundle, source, tmp_path / "here")
+    for name, content in (("poison.png", (source / "0/0000.png").read_bytes()), ("bad.jpg", b"?")):
+        (source / name).write_bytes(content)
+    addresses: set[str] = set()
+    original = cluster.Cluster.restore
+
+    def restore(self: cluster.Cluster, *arguments: object) -> None:
+        addresses.update(listening())
+        original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cluster.Cluster, "restore", restore)
+    options = ("--bundle", bundle, "--backend", "onnxruntime", "--workers", 2, "--recursive")
+    events = tmp_path / "events.jsonl"
+    done = run_here(command.main, source, tmp_path / "out", *options, "--events", events)
+    assert done.returncode == 2, done.stderr
+    assert contents(tmp_path / "out") == expected
+    assert "2 workers of tiny: onnxruntime, fp32, 1 thread" in done.stderr
+    assert "poison.png: left out, its worker died twice: its process ended" in done.stderr
+    assert done.stdout.startswith("9 restored, 2 failed")
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert Counter(line.get("status") for line in lines[:-1]) == {"restored": 9, "failed": 2}
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def killed_in_the_middle(folder: Path, results: int) -> Callable[[], int | None]:
+    """Kills a worker once ``folder`` has so many results; the function returns its number."""
+    victim: list[int] = []
+
+    def kill() -> None:
+        while len(list(folder.rglob("*.png"))) < results:
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "Worker.restore" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                victim.append(process.pid)
+                return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+
+    def wait() -> int | None:
+        thread.join()
+        return victim[0] if victim else None
+
+    return wait
+
+
+@pytest.mark.slow
+def test_kill_minus_9_loses_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
+    source = album(tmp_path / "in", 500)
+    expected = restored_here(bundle, source, tmp_path / "here")
+    wait = killed_in_the_middle(tmp_path / "out", 100)
+    options = ("--bundle", bundle, "--backend", "onnxruntime", "--workers", 2, "--recursive")
+    done = run_here(command.main, source, tmp_path / "out", *options)
+    assert wait() is not None
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("500 restored")
+    assert contents(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_urls_and_a_cluster_that_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
+    source = album(tmp_path / "in", 20)
+    expected = restored_here(bundle, source, tmp_path / "here")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    context = ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    address = context.address_info["gcs_address"]
+    try:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "elir_deploy.cli.batch"),
+                *(source.as_uri(), (tmp_path / "out").as_uri()),
+                *("--bundle", str(bundle), "--backend", "onnxruntime", "--recursive"),
+                *("--ray", address),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        ray.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == expected
+
+
+def test_what_does_not_start_says_why(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    options = WorkerOptions("tiny")
+    with (
+        pytest.raises(
+            UnavailableError, match=r"no Ray cluster at 127\.0\.0\.1:\d+: Connection refused"
+        ),
+        cluster.open_cluster(options, f"127.0.0.1:{port}", None),
+    ):
+        pass
