@@ -7,16 +7,27 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from elir_deploy.bench.report_types import SCHEMA_VERSION, Report, RunnerRow
+from elir_deploy.bench.device_archive import BEGINNING, MEASUREMENTS, read_archive
+from elir_deploy.bench.report_types import Record, Report, RunnerRow
 from elir_deploy.bench.report_warnings import BUSY_CORES
 from elir_deploy.errors import InputError
 from elir_deploy.runtime.strict_json import describe_mismatch, schema_text, strict_json
 
-__all__ = ["RecordedRun", "read_report", "read_runs", "report_schema", "to_json"]
+__all__ = [
+    "RecordedRun",
+    "decode",
+    "read_bytes",
+    "read_report",
+    "read_runs",
+    "report_schema",
+    "to_json",
+]
+
+Kind = TypeVar("Kind", bound=Record)
 
 #: Cores needed beyond the usable ones above which a run cannot be compared: recorded runs can be at
 #: 0.22, and no longer at 0.31.
@@ -55,8 +66,8 @@ class RecordedRun:
         return needed > self.report.device.cpu.usable_cores + _OVERLOAD_CORES
 
 
-def to_json(report: Report) -> str:
-    """Strict JSON: no NaN, no infinity."""
+def to_json(report: Any) -> str:
+    """A report, or its plain values, as strict JSON: no NaN, no infinity."""
     return json.dumps(msgspec.to_builtins(report), indent=1, allow_nan=False) + "\n"
 
 
@@ -69,13 +80,20 @@ def report_schema() -> str:
 
 
 def read_report(path: str | Path) -> RecordedRun:
-    """Read what ``elir-bench --json`` wrote.
+    """Read what ``elir-bench --json`` wrote, or the first measurement of a device report.
 
     Raises:
         InputError: the file cannot be read, is damaged, of another version, or something else.
     """
     path = Path(path)
-    return RecordedRun(path, _decode(path, _read(path)))
+    data = read_bytes(path)
+    if data.startswith(BEGINNING):
+        entries = read_archive(path, data)
+        measured = [entries[name] for name in MEASUREMENTS if name in entries]
+        if not measured:
+            raise InputError(f"{path} has nothing to compare: elir-inspect {path} shows why")
+        data = measured[0]
+    return RecordedRun(path, decode(path, data, Report))
 
 
 def read_runs(path: str | Path) -> list[RecordedRun]:
@@ -98,7 +116,12 @@ def read_runs(path: str | Path) -> list[RecordedRun]:
     return [read_report(file) for file in files]
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The contents of a report's file, up to a limit.
+
+    Raises:
+        InputError: it cannot be read, or is larger than any report.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
             raise InputError(f"{path} is not a file: expected one written by elir-bench --json")
@@ -115,33 +138,41 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _decode(path: Path, data: bytes) -> Report:
+def decode(path: Path, data: bytes, of: type[Kind]) -> Kind:
+    """A report of a class from its JSON; ``path`` is for messages.
+
+    Raises:
+        InputError: it is damaged, of another version, or something else.
+    """
     try:
         values = strict_json(data)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON, or cut off: {str(error)[:200]}") from None
-    _check_kind(path, values)
+    _check_kind(path, values, of)
     try:
-        report = msgspec.convert(values, Report)
+        report = msgspec.convert(values, of)
     except msgspec.ValidationError as error:
         raise InputError(f"{path} is damaged: {describe_mismatch(str(error), values)}") from None
-    _check_consistency(path, report)
+    if isinstance(report, Report):
+        _check_consistency(path, report)
     return report
 
 
-def _check_kind(path: Path, values: Any) -> None:
-    if not isinstance(values, dict) or values.get("kind") != "elir-bench":
-        raise InputError(f'{path} is not a report of elir-bench: it has no "kind": "elir-bench"')
+def _check_kind(path: Path, values: Any, of: type[Record]) -> None:
+    types = {field.name: field.type for field in msgspec.structs.fields(of)}
+    (kind,), (expected,) = get_args(types["kind"]), get_args(types["schema_version"])
+    if not isinstance(values, dict) or values.get("kind") != kind:
+        raise InputError(f'{path} is not a report of elir-bench: it has no "kind": "{kind}"')
     version = values.get("schema_version")
     if type(version) is not int or version < 1:
-        raise InputError(f"{path} has no valid schema_version, expected {SCHEMA_VERSION}")
-    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has no valid schema_version, expected {expected}")
+    if version != expected:
         age, remedy = "an older", "measure again"
-        if version > SCHEMA_VERSION:
+        if version > expected:
             age, remedy = "a newer", "upgrade elir-deploy"
         raise InputError(
             f"{path} is from {age} elir-deploy: schema_version is {version % 10**9}, expected "
-            f"{SCHEMA_VERSION}: {remedy}"
+            f"{expected}: {remedy}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from elir_deploy.bench.report_types import ProtocolEntry, Report
@@ -11,7 +11,8 @@ from elir_deploy.bench.runners import Fidelity
 from elir_deploy.bench.statistics import Estimate
 from elir_deploy.text import aligned, in_code, in_markdown, pipes, printable
 
-__all__ = ["Table", "digits", "heading", "markdown", "remarks", "tables", "text"]
+__all__ = ["Table", "counts", "digits", "heading", "markdown", "psnr_cell", "remarks", "tables"]
+__all__ += ["text"]
 
 Cells = tuple[str, ...]
 #: What the paper's figures were measured on (FPS of Tables 1, 2 and 9).
@@ -130,9 +131,13 @@ def remarks(report: Report) -> list[str]:
     lines += [f"no PSNR of {', '.join(labels)}: {note}" for note, labels in notes.items()]
     for row in report.runners:
         if row.arithmetic:
-            counts = ", ".join(f"{count} in {kind}" for kind, count in row.arithmetic.items())
-            lines.append(f"convolutions of {row.label}: {counts}")
+            lines.append(f"convolutions of {row.label}: {counts(row.arithmetic)}")
     return [*lines, *(f"not measured: {item.label}: {item.reason}" for item in report.unavailable)]
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """Such as ``12 in float16, 3 in float32``."""
+    return ", ".join(f"{count} in {kind}" for kind, count in numbers.items())
 
 
 def _cpu_runners(report: Report) -> Iterator[str]:
@@ -164,7 +169,7 @@ def _speeds(report: Report) -> Iterator[Cells]:
             device = row.device.statistics.mean if row.device else None
             yield _cells(
                 *(row.label, row.image.statistics.fps, _speedup(row.speedup)),
-                *(_psnr(row.fidelity), _ms(device), device and _ms(mean - device)),
+                *(psnr_cell(row.fidelity), _ms(device), device and _ms(mean - device)),
             )
 
 
@@ -183,7 +188,7 @@ def _loads(report: Report) -> Iterator[Cells]:
         middle, late = (_ms(calls.p50), _ms(calls.p99)) if calls else (None, None)
         passes = " / ".join(digits(fps, 3) for fps in load.fps_by_pass)
         yield _cells(
-            *(load.label, load.way, load.concurrency, load.fps, passes, _psnr(load.fidelity)),
+            *(load.label, load.way, load.concurrency, load.fps, passes, psnr_cell(load.fidelity)),
             *(middle, late, load.images),
         )
 
@@ -202,7 +207,7 @@ def _euler(report: Report) -> Iterator[Cells]:
         row = rows.get(one.label)
         if row and row.image:
             label, mean = f"{row.backend} {row.precision}", row.image.statistics.mean
-            psnrs = (_psnr(fidelity, 2) for fidelity in (one.to_truth, one.to_full))
+            psnrs = (psnr_cell(fidelity, 2) for fidelity in (one.to_truth, one.to_full))
             yield _cells(label, one.steps, row.image.statistics.fps, _ms(mean), *psnrs)
 
 
@@ -214,7 +219,11 @@ def _soaks(report: Report) -> Iterator[Cells]:
             celsius = [window.celsius for window in windows if window.celsius is not None]
             yield _cells(
                 *(soak.label, seconds, sum(window.images for window in windows)),
-                *(_psnr(fidelities.get(soak.label)), _ms(windows[0].p50_s), _ms(windows[-1].p50_s)),
+                *(
+                    psnr_cell(fidelities.get(soak.label)),
+                    _ms(windows[0].p50_s),
+                    _ms(windows[-1].p50_s),
+                ),
                 *(_trend(soak.drift_percent, 1), _trend(soak.rss_growth_bytes, 2**20)),
                 f"{max(celsius):.0f}" if celsius else None,
             )
@@ -269,7 +278,7 @@ def _interval(estimate: Estimate, form: str) -> str:
     return f"[{form.format(estimate.low)}, {form.format(estimate.high)}]"
 
 
-def _psnr(fidelity: Fidelity | None, decimals: int = 1) -> str | None:
+def psnr_cell(fidelity: Fidelity | None, decimals: int = 1) -> str | None:
     if fidelity is not None and fidelity.identical:
         return "identical"
     if fidelity is None or fidelity.psnr_db is None:

@@ -26,7 +26,7 @@ from elir_deploy.runtime.manifest import Model, Source
 
 __all__ = [
     *("SCHEMA_VERSION", "Artifact", "BundleEntry", "Conditions", "Energy", "EulerRow"),
-    *("ProtocolEntry", "Report", "RunnerRow", "SoakRow", "StageTime"),
+    *("ProtocolEntry", "Record", "Report", "RunnerRow", "SoakRow", "StageTime"),
 ]
 
 SCHEMA_VERSION: Literal[5] = 5
@@ -34,11 +34,11 @@ SCHEMA_VERSION: Literal[5] = 5
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An object of the report: every entry is there, and no other."""
 
 
-class Artifact(_Record, frozen=True):
+class Artifact(Record, frozen=True):
     """A file that runs."""
 
     file: str
@@ -47,14 +47,14 @@ class Artifact(_Record, frozen=True):
     sha256: Sha256
 
 
-class Energy(_Record, frozen=True):
+class Energy(Record, frozen=True):
     """Energy of an image, and power while images are restored."""
 
     joules_per_image: Amount
     watts: Amount | None
 
 
-class StageTime(_Record, frozen=True):
+class StageTime(Record, frozen=True):
     """What one stage takes of an image."""
 
     name: str
@@ -62,7 +62,7 @@ class StageTime(_Record, frozen=True):
     share: Estimate
 
 
-class RunnerRow(_Record, frozen=True):
+class RunnerRow(Record, frozen=True):
     """One runner, and its series where the protocol takes turns.
 
     Attributes:
@@ -111,7 +111,7 @@ class RunnerRow(_Record, frozen=True):
     speedup: Estimate | None
 
 
-class EulerRow(_Record, frozen=True):
+class EulerRow(Record, frozen=True):
     """Quality of the runner ``label``, which has ``steps`` Euler steps.
 
     Attributes:
@@ -125,7 +125,7 @@ class EulerRow(_Record, frozen=True):
     to_full: Fidelity
 
 
-class SoakRow(_Record, frozen=True):
+class SoakRow(Record, frozen=True):
     """A long run of one runner; the trends are null where it was too short for one."""
 
     label: str
@@ -135,7 +135,7 @@ class SoakRow(_Record, frozen=True):
     rss_growth_bytes: Estimate | None
 
 
-class ProtocolEntry(_Record, frozen=True):
+class ProtocolEntry(Record, frozen=True):
     """The protocol as :class:`elir_deploy.bench.protocols.BenchProtocol` has it.
 
     What did not apply is null: ``images`` until the medians are known, ``warmup`` until the
@@ -152,7 +152,7 @@ class ProtocolEntry(_Record, frozen=True):
     block: Annotated[int, Meta(ge=1, le=1000)] | None
 
 
-class BundleEntry(_Record, frozen=True):
+class BundleEntry(Record, frozen=True):
     """The bundle; ``sha256`` is its manifest's, width and height are of the network's images."""
 
     sha256: Sha256
@@ -164,7 +164,7 @@ class BundleEntry(_Record, frozen=True):
     source: Source
 
 
-class Conditions(_Record, frozen=True, kw_only=True):
+class Conditions(Record, frozen=True, kw_only=True):
     """The circumstances of a run.
 
     Attributes:

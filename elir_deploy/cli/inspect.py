@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from elir_deploy.bench.device import describe_device
+from elir_deploy.bench.device_report import device_report_text, read_device_report
+from elir_deploy.bench.report_file import to_json
 from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.cost.devices import CPU, DEVICES, Device, measure_cpu
@@ -62,7 +65,9 @@ def inspect(
     bundle: Annotated[
         str | None,
         typer.Argument(
-            metavar="BUNDLE", help="A folder written by elir-export, or 'tiny' (included)."
+            metavar="BUNDLE",
+            help="A folder written by elir-export, or 'tiny' (included); or the file of "
+            "elir-bench --device-report.",
         ),
     ] = None,
     as_json: Annotated[
@@ -105,6 +110,7 @@ def inspect(
     * `elir-inspect bfr`
     * `elir-inspect tiny --json`
     * `elir-inspect bfr --cost rtx2080ti --cost orin-nano-8gb-super`
+    * `elir-inspect device.zip`
     * `elir-inspect --cache`
     * `elir-inspect --clear-cache compiled`
     """
@@ -114,6 +120,9 @@ def inspect(
         manage_cache(cache, clear_cache or [], as_json, _table)
     elif bundle is None:
         raise UsageError("BUNDLE is missing: give its folder, 'tiny', or --cache")
+    elif bundle.endswith(".zip") and not Path(bundle).is_dir():
+        file = read_device_report(Path(bundle))
+        print(to_json(msgspec.to_builtins(file)) if as_json else device_report_text(file))
     else:
         _inspect_bundle(bundle, as_json, cost or [])
 
