@@ -18,7 +18,7 @@ from elir_deploy.bench.report_types import Conditions
 from elir_deploy.bench.runners import BundleRunner, PhotoRunner, Runner, Unavailable, open_restorers
 from elir_deploy.bench.watch import Watch
 from elir_deploy.bench.yardstick import describe
-from elir_deploy.errors import UnavailableError, UsageError
+from elir_deploy.errors import ElirError, UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
@@ -40,6 +40,7 @@ class BenchOptions:
         peers: names; those that are not installed are listed as not measured.
         precisions: None: all that bundle and backend have.
         cold: also start every runner of a bundle in a new process.
+        labels: of the runners, such as ``tensorrt fp16``, in place of backends and precisions.
         callers, batches: of the throughput protocol; no batches: the largest that the bundle has.
         pictures: reference images that every runner of a bundle restores for the report.
     """
@@ -48,12 +49,20 @@ class BenchOptions:
     backends: Sequence[str] | None = None
     peers: Sequence[str] = (peers.TORCH,)
     precisions: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
     threads: int | None = None
     seed: int = 0
     cold: bool = True
     callers: tuple[int, ...] = (1, 2)
     batches: tuple[int, ...] = ()
     pictures: int = 0
+
+    @property
+    def selections(self) -> list[tuple[Sequence[str] | None, Sequence[str] | None]]:
+        """Backends, with the precisions of all of them."""
+        if self.labels is None:
+            return [(self.backends, self.precisions)]
+        return [([backend], [precision]) for backend, precision in map(str.split, self.labels)]
 
 
 def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
@@ -127,6 +136,20 @@ class Run:
         """(H, W, 3) of the images that every runner restores."""
         return (*self.bundle.manifest.input_size, 3)
 
+    def measure_to_report(
+        self, progress: ProgressCallback, notify: Callable[[str], None]
+    ) -> BaseException | None:
+        """As :meth:`measure`, but return what ended it early where there is something to report."""
+        stopped: BaseException | None = None
+        try:
+            self.measure(progress, notify)
+        except (KeyboardInterrupt, SystemExit, ElirError) as error:
+            stopped = error
+        if self.conditions is None or (stopped is not None and not self.begun):
+            assert stopped is not None
+            raise stopped
+        return stopped
+
     def measure(
         self, progress: ProgressCallback, notify: Callable[[str], None] = lambda line: None
     ) -> None:
@@ -184,14 +207,15 @@ class Run:
         unavailable += missing
         suffixes = options.protocol.suffixes(self.bundles)
         for bundle, suffix in zip(self.bundles, suffixes, strict=True):
-            opened, missing = open_restorers(
-                *(bundle, options.backends, options.precisions),
-                threads=options.threads,
-                suffix=suffix,
-                runner=PhotoRunner if options.protocol.on_photograph else BundleRunner,
-            )
-            runners += opened
-            unavailable += [item for item in missing if item not in unavailable]
+            for backends, precisions in options.selections:
+                opened, missing = open_restorers(
+                    *(bundle, backends, precisions),
+                    threads=options.threads,
+                    suffix=suffix,
+                    runner=PhotoRunner if options.protocol.on_photograph else BundleRunner,
+                )
+                runners += opened
+                unavailable += [item for item in missing if item not in unavailable]
         self.require(runners)
         return runners
 

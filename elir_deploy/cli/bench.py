@@ -23,8 +23,9 @@ from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.report_types import Report
 from elir_deploy.bench.runs import BenchOptions, Run, open_bundles
 from elir_deploy.cli.choices import Precision
+from elir_deploy.cli.device_report import report_device
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
-from elir_deploy.errors import ElirError, OutputError, UsageError
+from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.output_files import check_writable, is_standard_output, write_text
 from elir_deploy.runtime.backends import BACKENDS
@@ -193,6 +194,16 @@ def bench(
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
+    device_report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.zip",
+            help="Instead: look at this machine, build engines, check and measure every backend "
+            "and precision by the protocols latency and paper, and write all of it to this file, "
+            "with logs and every failure, and without names and paths. Show it with elir-inspect.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -210,16 +221,28 @@ def bench(
     * `elir-bench bfr --precision fp32 --peers`
     * `elir-bench bfr-1 bfr-3 bfr-5 --protocol steps`
     * `elir-bench bfr --protocol soak --backend openvino --precision int8 --seconds 3600`
+    * `elir-bench bfr --device-report device.zip`
     """
     reports = report or []
     _check_outputs(json, reports)
-    numbers: dict[str, Any] = {
-        "images": images,
-        "warmup": warmup,
-        "seconds": seconds,
-        "at_most": at_most,
-        "tolerance": tolerance,
-    }
+    until: dict[str, Any] = {"seconds": seconds, "at_most": at_most, "tolerance": tolerance}
+    numbers: dict[str, Any] = {"images": images, "warmup": warmup, **until}
+    precisions = list(dict.fromkeys(p.value for p in precision)) if precision else None
+    shared: dict[str, Any] = {"threads": threads or usable_cores(), "seed": seed}
+    if device_report is not None:
+        others = (json, report, checkpoint, callers, batch, all_peers, protocol is not _DEFAULT)
+        if any(others) or not cold or any(name not in BACKENDS for name in backend or ()):
+            raise UsageError(
+                "--device-report takes no peers, and of the other options only "
+                "--backend, --precision, --threads, --seed and those of how long"
+            )
+        counts = {"images": images, "warmup": warmup}
+        plans = (
+            _with_numbers(PROTOCOLS["latency"], **until),
+            _with_numbers(PROTOCOLS["paper"], **dict.fromkeys(until), **counts),
+        )
+        report_device(bundle, device_report, plans, backend, precisions, shared)
+        return
     plan = _with_numbers(PROTOCOLS[protocol.value], **numbers)
     _check_options(plan, **numbers, callers=callers, batch=batch)
     if checkpoint is not None and plan.bundles_alone:
@@ -229,13 +252,12 @@ def bench(
     options = BenchOptions(
         plan,
         **_backends_and_peers(backend, all_peers),
-        precisions=list(dict.fromkeys(p.value for p in precision)) if precision else None,
-        threads=threads or usable_cores(),
-        seed=seed,
+        precisions=precisions,
         cold=cold,
         pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
         callers=tuple(dict.fromkeys(callers or (1, 2))),
         batches=tuple(dict.fromkeys(batch or ())),
+        **shared,
     )
     _measure(bundle, options, checkpoint=checkpoint, json=json, reports=reports)
 
@@ -255,14 +277,10 @@ def _measure(
             run = Run(open_bundles(bundles, options), options)
             if checkpoint is not None:
                 run.checkpoint = peers.load_checkpoint_of(run.bundle, checkpoint, show)
-            stopped: BaseException | None = None
-            try:
-                run.measure(show, tell)
-            except (KeyboardInterrupt, SystemExit, ElirError) as error:
-                stopped = error  # raised again once the results are safe
-            if run.conditions is None or (stopped is not None and not run.begun):
-                assert stopped is not None
-                raise stopped  # an older result stays as it is
+            # An error before the first image leaves older results as they are; one behind it is
+            # raised once the new ones are safe.
+            stopped = run.measure_to_report(show, tell)
+            assert run.conditions is not None
             # Measuring took minutes, the rest takes seconds.
             outer.enter_context(deferred_interrupts())
             values = build_report(run.results, run.bundle, run.conditions)

@@ -125,7 +125,7 @@ def build(
         raise UsageError("--overwrite needs -o FOLDER")
     opened = Bundle.open(bundle)
     precisions = _checked_precisions(opened, precision)
-    library, specs = _for_device() if device else _for_targets(target or [])
+    library, specs = device_specs() if device else target_specs(target or [])
     check_parser(opened, library)
     options = BuildOptions(
         workspace_mib=workspace,
@@ -161,7 +161,12 @@ def _checked_precisions(bundle: Bundle, precisions: list[str] | None) -> tuple[s
     return chosen
 
 
-def _for_device() -> tuple[Library, list[EngineSpec]]:
+def device_specs() -> tuple[Library, list[EngineSpec]]:
+    """TensorRT, and the engines to build for this machine's first GPU.
+
+    Raises:
+        UnavailableError: either is missing.
+    """
     library = load_library(DEVICE_TENSORRT, "build engines")
     reason = missing_cuda_device()
     capabilities = device_capabilities()
@@ -172,7 +177,13 @@ def _for_device() -> tuple[Library, list[EngineSpec]]:
     return library, [EngineSpec(DEVICE_TENSORRT, capability, PRECISIONS)]
 
 
-def _for_targets(names: list[str]) -> tuple[Library, list[EngineSpec]]:
+def target_specs(names: list[str]) -> tuple[Library, list[EngineSpec]]:
+    """TensorRT-RTX, and the engines to build for GPUs by name, such as ``sm75``.
+
+    Raises:
+        UnavailableError: TensorRT-RTX is missing.
+        UsageError: it does not build for one of them.
+    """
     targets = targets_named(names)
     for target in targets:
         if target.on_device:

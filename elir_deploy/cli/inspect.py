@@ -121,6 +121,8 @@ def inspect(
     elif bundle is None:
         raise UsageError("BUNDLE is missing: give its folder, 'tiny', or --cache")
     elif bundle.endswith(".zip") and not Path(bundle).is_dir():
+        if cost:
+            raise UsageError("--cost is of a bundle: give its folder, or 'tiny'")
         file = read_device_report(Path(bundle))
         print(to_json(msgspec.to_builtins(file)) if as_json else device_report_text(file))
     else:

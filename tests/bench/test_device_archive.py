@@ -135,6 +135,7 @@ def test_no_text_in_it_steers_the_terminal(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "machine \\x1b[31m: \\x1b]0;title\\x07" in done.stdout
+    assert run_here(inspect.main, path, "--cost", "cpu").returncode == 2
 
 
 def test_what_is_compared(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def add_engines(
         added = tuple(result for result in results if isinstance(result, AddedEngine))
         failures = {r.name: r.error for r in results if isinstance(r, EngineFailure)}
         if not added:
-            raise _all_failed(failures)
+            raise _all_failed(failures) from next(iter(failures.values()))
         return AddedEngines(added, {name: str(error) for name, error in failures.items()})
 
     if output is None:

@@ -1,0 +1,180 @@
+"""One step of a device report, in a process of its own, so that a crash ends this step alone."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from elir_deploy.bench.device import describe_device
+from elir_deploy.bench.device_report import Machine
+from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
+from elir_deploy.bench.report import build_report
+from elir_deploy.bench.report_types import Report
+from elir_deploy.bench.runners import BundleRunner
+from elir_deploy.bench.runs import BenchOptions, Run
+from elir_deploy.bench.sensors.nvml import Nvml
+from elir_deploy.bench.sensors.state import read_state
+from elir_deploy.cli.build import device_specs, target_specs
+from elir_deploy.cli.shell import tell
+from elir_deploy.errors import ElirError, QualityError, UnavailableError
+from elir_deploy.export.tensorrt.builder import BuildOptions
+from elir_deploy.export.tensorrt.existing import add_engines, check_parser
+from elir_deploy.progress import ProgressCallback
+from elir_deploy.runtime.backends import BACKENDS
+from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.cuda import device_capabilities
+from elir_deploy.runtime.manifest import file_precision
+from elir_deploy.runtime.tensorrt_library import library_log, load_library
+from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
+
+#: What they print goes to the log; none tells a name or number of this one machine.
+_COMMANDS = (
+    "cat /etc/nv_tegra_release /proc/driver/nvidia/version /proc/meminfo",
+    "nvidia-smi -q -d MEMORY,TEMPERATURE,POWER,CLOCK,PERFORMANCE",
+    "nvpmodel -q",
+    "lscpu",
+    "dpkg-query -W nvidia-jetpack nvidia-l4t-core libnvinfer* libcudnn*",
+)
+
+
+def _machine(show: ProgressCallback) -> Iterator[Machine]:
+    """Look at the machine."""
+    show("looking", 0, 0)
+    for command in _COMMANDS:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command.split(), capture_output=True, timeout=30, check=False)
+            _log(f"{command}:\n{done.stdout.decode('utf-8', 'replace')}")
+    yield Machine(
+        device=describe_device(),
+        sensors=read_state(Nvml()),
+        capabilities=list(device_capabilities()),
+        backends={backend.name: backend.available() for backend in BACKENDS.values()},
+    )
+
+
+def _build(show: ProgressCallback, bundle: Path, kind: str, precision: str) -> None:
+    """Build the engines of a precision for this GPU, unless the bundle has them."""
+    opened, backend = Bundle.open(bundle), BACKENDS[kind]
+    artifacts = [a for a in opened.manifest.artifacts if (a.kind, a.precision) == (kind, precision)]
+    if sum(backend.incompatibility(a) is None for a in artifacts) >= len(opened.stages):
+        return
+    capabilities = device_capabilities()[:1]
+    if not capabilities:
+        raise UnavailableError("no device to build for: the driver reports none")
+    library, specs = device_specs() if kind == DEVICE_TENSORRT else target_specs([*capabilities])
+    check_parser(opened, library)
+    added = add_engines(opened, library, specs, [precision], BuildOptions(), show, tell)
+    for engine in added.engines:  # its size, and its kernels by precision, even if none can run
+        _log(str(engine))
+
+
+def _check(show: ProgressCallback, bundle: Path, label: str, threads: int) -> Iterator[Report]:
+    """Load a runner alone, and compare its pictures with float32 PyTorch's."""
+    opened, (backend, precision) = Bundle.open(bundle), label.split()
+    one = asdict(replace(PROTOCOLS["paper"], warmup=0, images=1))
+    try:
+        (report,) = _measure(show, bundle, one, [label], threads=threads, cold=True)
+    except UnavailableError:
+        # The measurement keeps the message of an error alone: once more, for its traceback.
+        BundleRunner(opened, backend, precision, threads=threads).fidelity(opened)
+        raise
+    yield report
+    (row,), verified = report.runners, opened.manifest.verification
+    result = verified.get(precision) or verified.get(file_precision(precision))
+    psnr = row.fidelity.psnr_db if row.fidelity else None
+    if psnr is not None and result is not None and result.passed and psnr < result.floor_db:
+        raise QualityError(
+            f"it reaches {psnr:.1f} dB against float32 PyTorch, expected {result.floor_db:g}"
+        )
+
+
+def _measure(
+    show: ProgressCallback,
+    bundle: Path,
+    protocol: dict[str, Any],
+    labels: list[str],
+    *,
+    cold: bool = False,
+    **options: Any,
+) -> Iterator[Report]:
+    """Measure the runners called ``labels``."""
+    plan = BenchProtocol(**protocol)
+    bench = BenchOptions(plan, peers=(), labels=labels, cold=cold, **options)
+    run = Run([Bundle.open(bundle)], bench)
+    stopped = run.measure_to_report(show, tell)
+    assert run.conditions is not None
+    yield build_report(run.results, run.bundle, run.conditions)
+    if stopped is not None:
+        raise stopped
+
+
+_STEPS: dict[str, Callable[..., Iterator[Any] | None]] = {
+    "machine": _machine,
+    "build": _build,
+    "check": _check,
+    "measure": _measure,
+}
+
+
+def take_step(messages: Connection, log: Connection, options: dict[str, Any]) -> None:
+    """Take the step called ``options["step"]`` with the other options, in a new process.
+
+    Args:
+        messages: gets pairs: of ``progress`` with the arguments of a callback, ``result``, or
+            ``error`` with reason and traceback.
+        log: gets what the process and its libraries print.
+    """
+    if sys.platform != "win32":
+        os.setsid()  # or Ctrl-C would reach it twice
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    faulthandler.enable()
+    take_here(messages.send, options)
+
+
+def take_here(send: Callable[[tuple[str, Any]], None], options: dict[str, Any]) -> None:
+    """Take a step in this process; ``send`` is called with the messages."""
+
+    def show(*state: Any) -> None:
+        send(("progress", state))
+
+    try:
+        with ExitStack() as stack:
+            for kind in (DEVICE_TENSORRT, RTX):
+                _log_messages(kind, stack)
+            step = _STEPS[options.pop("step")]
+            for result in step(show, **options) or ():
+                send(("result", result))
+    except BaseException as error:  # noqa: BLE001  # all of them are for the report
+        reason = str(error) if isinstance(error, ElirError) else f"{type(error).__name__}: {error}"
+        send(("error", (reason, traceback.format_exc())))
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{text.rstrip()}\n")
+
+
+def _log_messages(kind: EngineKind, stack: ExitStack) -> None:
+    """Log what a library says, but for how it decided."""
+    try:
+        library = load_library(kind)
+    except UnavailableError:
+        return
+    verbose = library.module.ILogger.VERBOSE
+
+    def log(severity: Any, text: str) -> None:
+        if severity != verbose:
+            _log(f"{library} [{severity}] {text}")
+
+    stack.enter_context(library_log(library).listening(log))
