@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -35,6 +36,8 @@ __all__ = [
     "OutputFormat",
     "Quality",
     "check_fits",
+    "decode_image",
+    "encode_image",
     "enlarge_alpha",
     "format_of",
     "read_image",
@@ -123,6 +126,16 @@ OUTPUT_FORMATS = {
 }
 
 
+def decode_image(
+    data: bytes, *, name: str = "the image", max_pixels: int = MAX_PIXELS, deep: bool = False
+) -> LoadedImage:
+    """The image in the bytes of a file; arguments and errors as of :func:`read_image`."""
+    try:
+        return decoded(Path(name), io.BytesIO(data), max_pixels, deep)
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
 def read_image(
     path: str | Path, *, max_pixels: int = MAX_PIXELS, deep: bool = False
 ) -> LoadedImage:
@@ -193,6 +206,48 @@ def write_image(
         MissingDependencyError: Pillow does not write the format.
     """
     path = Path(path)
+    kind, write = _encoder(path, pixels, alpha, icc_profile, metadata, grey, format, quality)
+    try:
+        with replacing(path) as file:
+            write(file)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:  # not from the file system
+        raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
+
+
+def encode_image(
+    pixels: NDArray[Any],
+    format: str,
+    *,
+    alpha: NDArray[Any] | None = None,
+    icc_profile: bytes | None = None,
+    metadata: Metadata | None = None,
+    grey: bool = False,
+    quality: Quality = None,
+) -> bytes:
+    """What :func:`write_image` would write, with the same arguments and errors."""
+    name = Path(f"the {format} image")
+    kind, write = _encoder(name, pixels, alpha, icc_profile, metadata, grey, format, quality)
+    buffer = io.BytesIO()
+    try:
+        write(buffer)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{name} cannot be written as {kind.name}: {error}") from None
+    return buffer.getvalue()
+
+
+def _encoder(
+    path: Path,
+    pixels: NDArray[Any],
+    alpha: NDArray[Any] | None,
+    icc_profile: bytes | None,
+    metadata: Metadata | None,
+    grey: bool,
+    format: str | None,
+    quality: Quality,
+) -> tuple[OutputFormat, Callable[[BinaryIO], None]]:
+    """The format, and a function that encodes the picture into a file."""
     metadata = metadata or Metadata()
     _check_array(path, "pixels", pixels, (3,))
     if alpha is not None:
@@ -212,13 +267,7 @@ def write_image(
     )
     options = kind.options(quality)
     values = _values(pixels, alpha, grey, kind)
-    try:
-        with replacing(path) as file:
-            _encode(file, kind, values, options, metadata, icc_profile)
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:  # not from the file system
-        raise OutputError(f"{path} cannot be written as {kind.name}: {error}") from None
+    return kind, lambda file: _encode(file, kind, values, options, metadata, icc_profile)
 
 
 def _encode(

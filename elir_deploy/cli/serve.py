@@ -1,0 +1,169 @@
+"""``elir-serve``: restoration as a service, with a page."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+
+from elir_deploy.cli.choices import Precision
+from elir_deploy.cli.restore import Mode
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.errors import MissingDependencyError, OutputError, UsageError
+from elir_deploy.serve.models import ModelOptions, open_models
+
+#: Where the token comes from: not from the command line, which other users can see.
+TOKEN = "ELIR_TOKEN"
+#: Seconds that accepted requests have after the first signal.
+_END_S = 600
+_MIB = 2**20
+
+
+# Its length is that of the options, which Typer reads from the signature.
+def serve(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="Folders written by elir-export, or 'tiny' (included). A model has the name of "
+            "its folder; the first is the default.",
+        ),
+    ],
+    host: Annotated[
+        str,
+        typer.Option(
+            help=f"Address to listen on. Any but loopback needs a token in the variable {TOKEN}."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, max=10000, help="Images that may wait for a model; more are answered 503."
+        ),
+    ] = 16,
+    max_megabytes: Annotated[
+        int, typer.Option(min=1, max=4096, help="Largest request, in MiB.")
+    ] = 64,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, max=256, help="Largest image, in megapixels.")
+    ] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds from the last byte of a request to its answer.")
+    ] = 600,
+    backend: Annotated[str, typer.Option(help="Backend, as for elir-restore.")] = "auto",
+    precision: Annotated[
+        Precision | None, typer.Option(help="Precision. [default: the fastest automatic one]")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE", help="Of photographs: a bundle for the rest of the picture."
+        ),
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="throughput: several images at the same time.")
+    ] = Mode.latency,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a run.")] = None,
+    device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
+    debug: DebugOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Serve models over HTTP, with a page on which one can try them.
+
+    `POST /restore` takes an image and answers with its restoration; parameters are model, faces,
+    scale, strength, format and quality. Beside it: KServe's inference protocol V2 with its binary
+    extension, `/health`, and `/metrics` for Prometheus. SIGTERM and Ctrl-C end the service when
+    all accepted requests are answered.
+
+    Examples:
+
+    * `elir-serve tiny`, then open http://127.0.0.1:8000
+    * `curl --data-binary @noisy.jpg 'localhost:8000/restore?strength=0.8' -o restored.jpg`
+    """
+    token = os.environ.get(TOKEN) or None
+    try:
+        import uvicorn
+
+        from elir_deploy.serve.app import Service
+        from elir_deploy.serve.limits import Limits, is_loopback
+    except ImportError as error:
+        name = error.name or "uvicorn"
+        raise MissingDependencyError(name.partition(".")[0], "serve", "serve models") from None
+    if token is None and not is_loopback(host):
+        raise UsageError(
+            f"--host {host} can be reached from other machines: set {TOKEN} to a secret that "
+            "requests must carry, or listen on 127.0.0.1"
+        )
+    limits = Limits(
+        body_bytes=max_megabytes * _MIB,
+        pixels=max_megapixels * 1_000_000,
+        request_s=timeout,
+        uploads_bytes=max(1024, 2 * max_megabytes) * _MIB,
+    )
+    options = ModelOptions(
+        backend=backend,
+        precision=precision.value if precision else None,
+        threads=threads,
+        device=device,
+        throughput=mode is Mode.throughput,
+        background=background,
+    )
+    with ExitStack() as stack:
+        with progress() as say:
+            say("opening", 0, len(bundles))
+            models = open_models(bundles, options, stack)
+        for name, model in models.items():
+            tell(f"{name}: {model}")
+            if model.bundle.manifest.source.random:
+                tell(f"warning: {name} has random weights: its results are meaningless")
+        service = Service(models, queue, limits, token)
+        stack.callback(service.close)
+        config = uvicorn.Config(
+            service.app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_END_S,
+            limit_concurrency=1024,
+            h11_max_incomplete_event_size=2**16,
+        )
+        _run(uvicorn, config)
+
+
+def _run(uvicorn: Any, config: Any) -> None:
+    """Serve until a signal; a second one ends at once."""
+
+    class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is imported when it is used
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn would raise them again at the end; this is an end as intended.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.handle_exit)
+            yield
+
+    server = Server(config)
+    try:
+        sock = config.bind_socket()
+    except SystemExit:  # uvicorn has said why
+        raise OutputError(f"cannot listen on {config.host}, port {config.port}") from None
+    sock.listen(config.backlog)  # before the address is told
+    address, port = sock.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"http://{shown}:{port}", flush=True)
+    server.run(sockets=[sock])
+
+
+def main() -> None:
+    run_command(serve)
+
+
+if __name__ == "__main__":
+    main()

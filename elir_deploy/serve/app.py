@@ -1,0 +1,375 @@
+"""The service: images in, images out, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar
+
+import anyio
+import numpy as np
+from anyio import CapacityLimiter
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from elir_deploy import __version__
+from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError, UsageError
+from elir_deploy.runtime.file_restorer import Restored
+from elir_deploy.runtime.images import (
+    OUTPUT_FORMATS,
+    LoadedImage,
+    check_fits,
+    decode_image,
+    encode_image,
+    enlarge_alpha,
+)
+from elir_deploy.runtime.strength import rounded_strength
+from elir_deploy.serve import v2
+from elir_deploy.serve.dispatcher import Dispatcher, Overloaded
+from elir_deploy.serve.limits import Limits, Uploads, check_sender
+from elir_deploy.serve.metrics import CONTENT_TYPE, Metrics
+from elir_deploy.serve.models import Model
+
+__all__ = ["Service"]
+
+T = TypeVar("T")
+
+#: Images that are decoded or encoded at the same time.
+_CODECS = 4
+#: Parameters of ``/restore``.
+_PARAMETERS = ("model", "faces", "scale", "strength", "format", "quality")
+_MEDIA_TYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "TIFF": "tiff", "AVIF": "avif"}
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The parameters of ``/restore``."""
+
+    model: str
+    faces: str | None
+    scale: int
+    strength: float
+    format: str
+    quality: Any
+
+    @classmethod
+    def of(cls, values: Mapping[str, str], default_model: str) -> _Choices:
+        unknown = [name for name in values if name not in _PARAMETERS]
+        if unknown:
+            raise UsageError(
+                f"unknown parameter {unknown[0]!r}, expected one of {', '.join(_PARAMETERS)}"
+            )
+        format = values.get("format", "same")
+        if format != "same" and f".{format}" not in OUTPUT_FORMATS:
+            names = ", ".join(suffix[1:] for suffix in OUTPUT_FORMATS)
+            raise UsageError(f"format is {format!r}, expected same or one of {names}")
+        quality: Any = values.get("quality")
+        if quality is not None and quality != "lossless":
+            quality = _number("quality", quality, int)
+        return cls(
+            values.get("model", default_model),
+            values.get("faces"),
+            _number("scale", values.get("scale", "1"), int),
+            rounded_strength(_number("strength", values.get("strength", "1"), float)),
+            format,
+            quality,
+        )
+
+
+def _number(name: str, text: str, kind: Callable[[str], T]) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}, expected a number") from None
+
+
+class Service:
+    """The ASGI application, and the models behind it.
+
+    Args:
+        models: by name; the first is the default.
+        waiting: images that may wait for each model.
+        limits: of requests.
+        token: that requests must carry; None: none, for services on loopback.
+    """
+
+    def __init__(
+        self, models: Mapping[str, Model], waiting: int, limits: Limits, token: str | None
+    ) -> None:
+        self._models = models
+        self._limits = limits
+        self._token = token
+        self._uploads = Uploads(limits)
+        self._metrics = Metrics()
+        self._lost: str | None = None  # why no further image can be restored
+        self._dispatchers = {}
+        for name, model in models.items():
+            observe = self._metrics.of_runs(name)
+            dispatcher = Dispatcher(model.concurrency, waiting, observe)
+            self._dispatchers[name] = dispatcher
+            self._metrics.watch(name, functools.partial(getattr, dispatcher, "waiting"))
+        infer = self._guarded(self._infer)
+        self.app = Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/health", self._health),
+                Route("/metrics", self._guarded(self._show_metrics)),
+                Route("/models", self._guarded(self._list_models)),
+                Route("/restore", self._guarded(self._restore), methods=["POST"]),
+                Route("/v2", self._guarded(self._v2_server)),
+                Route("/v2/health/live", self._health),
+                Route("/v2/health/ready", self._health),
+                Route("/v2/models/{name}", self._guarded(self._v2_model)),
+                Route("/v2/models/{name}/ready", self._guarded(self._v2_model)),
+                Route("/v2/models/{name}/infer", infer, methods=["POST"]),
+                Route("/v2/models/{name}/versions/1", self._guarded(self._v2_model)),
+                Route("/v2/models/{name}/versions/1/infer", infer, methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: self._refuse},
+        )
+
+    def close(self) -> None:
+        """Finish what was accepted."""
+        for dispatcher in self._dispatchers.values():
+            dispatcher.close()
+
+    # Answers ----------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        page = resources.files("elir_deploy.serve").joinpath("page.html").read_text("utf-8")
+        # Nothing but what is in the page, and images that it makes itself.
+        policy = (
+            "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; "
+            "script-src 'unsafe-inline'; connect-src 'self'; form-action 'none'; "
+            "frame-ancestors 'none'; base-uri 'none'"
+        )
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def _health(self, request: Request) -> Response:
+        if self._lost is not None:
+            return JSONResponse({"status": "failed", "error": self._lost}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _list_models(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "models": [
+                    {
+                        "name": name,
+                        "runs": str(model),
+                        "faces": model.has_faces,
+                        "upscale": model.bundle.manifest.model.upscale,
+                        "random": model.bundle.manifest.source.random,
+                    }
+                    for name, model in self._models.items()
+                ]
+            }
+        )
+
+    async def _restore(self, request: Request) -> Response:
+        choices = _Choices.of(request.query_params, next(iter(self._models)))
+        model, dispatcher = self._model(choices.model)
+        restorer = model.restorer(choices.faces, choices.scale)
+        dispatcher.check()
+        async with self._uploads.read(request) as body:
+            with dispatcher.places():
+                image = await self._decoded(model.name, body)
+                suffix = _suffix(choices.format, body)
+                _check_result(image, restorer.scale, suffix, choices.quality)
+                del body
+                futures = dispatcher.submit(restorer, [image], choices.strength)
+                [restored] = await self._finished(request, futures)
+                data = await self._encoded(model.name, image, restored, suffix, choices.quality)
+        headers = {"Elir-Model": model.name}
+        if restored.faces is not None:
+            headers["Elir-Faces"] = json.dumps(list(restored.faces), separators=(",", ":"))[:8000]
+        if restored.warning is not None:
+            headers["Elir-Warning"] = restored.warning.encode("ascii", "replace").decode()
+        kind = _MEDIA_TYPES[OUTPUT_FORMATS[suffix].name]
+        return Response(data, headers=headers, media_type=f"image/{kind}")
+
+    async def _v2_server(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data"]
+        return JSONResponse(
+            {"name": "elir-serve", "version": __version__, "extensions": extensions}
+        )
+
+    async def _v2_model(self, request: Request) -> Response:
+        model, _ = self._model(request.path_params["name"])
+        if request.url.path.endswith("/ready"):
+            return JSONResponse({"name": model.name, "ready": self._lost is None})
+        return JSONResponse(v2.metadata(model.name))
+
+    async def _infer(self, request: Request) -> Response:
+        model, dispatcher = self._model(request.path_params["name"])
+        dispatcher.check()
+        async with self._uploads.read(request) as body:
+            length = request.headers.get("inference-header-content-length")
+            parsed = await self._in_thread(v2.parse_request, body, length)
+            strength = rounded_strength(_strength(parsed.parameters))
+            images = [LoadedImage(image) for image in parsed.images]
+            with dispatcher.places(len(images)):
+                futures = dispatcher.submit(model.whole(), images, strength)
+                results = await self._finished(request, futures)
+                restored = np.stack([result.pixels for result in results])
+                encode = functools.partial(v2.encode_response, model.name, parsed, restored)
+                data, headers = await self._in_thread(encode)
+        return Response(data, headers=headers)
+
+    # Steps ------------------------------------------------------------------------------------
+
+    def _model(self, name: str) -> tuple[Model, Dispatcher]:
+        if name not in self._models:
+            raise HTTPException(404, f"no model of this name, only {', '.join(self._models)}")
+        if self._lost is not None:
+            raise UnavailableError(self._lost)
+        return self._models[name], self._dispatchers[name]
+
+    async def _decoded(self, model: str, body: bytes) -> LoadedImage:
+        def decode() -> LoadedImage:
+            with self._metrics.stage(model, "decode"):
+                return decode_image(body, max_pixels=self._limits.pixels)
+
+        return await self._in_thread(decode)
+
+    async def _encoded(
+        self, model: str, image: LoadedImage, restored: Restored, suffix: str, quality: Any
+    ) -> bytes:
+        def encode() -> bytes:
+            alpha = image.alpha
+            if alpha is not None:
+                alpha = enlarge_alpha(alpha, restored.pixels.shape[0] // alpha.shape[0])
+            with self._metrics.stage(model, "encode"):
+                return encode_image(
+                    restored.pixels,
+                    suffix,
+                    alpha=alpha,
+                    icc_profile=image.result_profile,
+                    metadata=image.metadata,
+                    grey=image.grey,
+                    quality=quality,
+                )
+
+        return await self._in_thread(encode)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=_codecs())
+
+    async def _finished(self, request: Request, futures: list[Future[Restored]]) -> list[Restored]:
+        """The results, unless they take too long or the caller leaves."""
+        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request))
+        waiting: set[asyncio.Future[Any]] = {results, gone}
+        try:
+            await asyncio.wait(
+                waiting,
+                timeout=self._limits.request_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if results.done():
+                return list(results.result())
+            if gone.done():
+                raise HTTPException(499, "the caller has gone")
+            raise HTTPException(504, f"it took longer than {self._limits.request_s:g} s")
+        finally:
+            gone.cancel()
+            results.cancel()  # and with it the futures whose turn has not come
+
+    # Errors -----------------------------------------------------------------------------------
+
+    def _guarded(self, answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        """An answer to those who may ask, with errors as statuses."""
+
+        async def guarded(request: Request) -> Response:
+            path = request.scope["route"].path if "route" in request.scope else request.url.path
+            try:
+                check_sender(request, self._token)
+                response: Response = await answer(request)
+            except HTTPException as error:
+                response = self._refuse(request, error)
+            except Exception as error:  # noqa: BLE001  # the server goes on
+                response = self._failure(error)
+            if response.status_code not in (200, 408):
+                await self._uploads.discard(request)
+            self._metrics.request(path, response.status_code)
+            return response
+
+        return guarded
+
+    def _refuse(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    def _failure(self, error: Exception) -> Response:
+        headers = {}
+        if isinstance(error, Overloaded):
+            headers["Retry-After"] = str(round(error.retry_after_s))
+        if isinstance(error, DeviceLostError):
+            self._lost = str(error)
+        if isinstance(error, MemoryError):
+            return JSONResponse({"error": "not enough memory for this image"}, 413)
+        if isinstance(error, UnavailableError):
+            return JSONResponse({"error": str(error)}, 503, headers)
+        if isinstance(error, ElirError):
+            return JSONResponse({"error": str(error)}, 400)
+        logging.getLogger("uvicorn.error").error("a request failed", exc_info=error)
+        return JSONResponse({"error": f"unexpected {type(error).__name__}"}, 500)
+
+
+@functools.cache
+def _codecs() -> CapacityLimiter:
+    return CapacityLimiter(_CODECS)
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the caller closes the connection; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_result(image: LoadedImage, scale: int, suffix: str, quality: Any) -> None:
+    """Check that the result can be encoded, before the model runs."""
+    height, width = (side * scale for side in image.pixels.shape[:2])
+    check_fits(
+        *("the result", height, width),
+        alpha=image.alpha,
+        icc_profile=image.result_profile,
+        metadata=image.metadata,
+        format=suffix,
+    )
+    OUTPUT_FORMATS[suffix].options(quality)
+
+
+def _suffix(format: str, body: bytes) -> str:
+    if format != "same":
+        return f".{format}"
+    for head, suffix in ((b"\xff\xd8", ".jpg"), (b"II*", ".tif"), (b"MM", ".tif")):
+        if body.startswith(head):
+            return suffix
+    if body[8:12] == b"WEBP":
+        return ".webp"
+    if body[4:12] == b"ftypavif" and OUTPUT_FORMATS[".avif"].available:
+        return ".avif"
+    return ".png"
+
+
+def _strength(parameters: Mapping[str, Any]) -> float:
+    unknown = [name for name in parameters if name != "strength"]
+    if unknown:
+        raise UsageError(f"unknown parameter {unknown[0]!r}, expected strength")
+    value = parameters.get("strength", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"strength is {value!r}, expected a number from 0 to 1")
+    return float(value)

@@ -1,0 +1,200 @@
+"""Images that wait for a model, and the threads that run it, in batches where they can."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from elir_deploy.errors import ElirError, UnavailableError
+from elir_deploy.progress import no_progress
+from elir_deploy.runtime.file_restorer import FileRestorer, Restored
+from elir_deploy.runtime.images import LoadedImage
+
+__all__ = ["Dispatcher", "Overloaded", "Timing"]
+
+
+class Overloaded(UnavailableError):  # noqa: N818  # a state that passes, not a fault
+    """All places of the queue are taken; ``retry_after_s`` is when some should be free."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"too many images wait: try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of a run: seconds that its images waited, seconds of the run, and their number."""
+
+    waited: list[float]
+    seconds: float
+    images: int
+
+
+@dataclass
+class _Waiting:
+    restorer: FileRestorer
+    image: LoadedImage
+    strength: float
+    future: Future[Restored] = field(default_factory=Future)
+    since: float = field(default_factory=time.perf_counter)
+    prepared: Any = None
+
+
+class Dispatcher:
+    """Runs a model for many callers.
+
+    Args:
+        concurrency: number of threads that run it.
+        waiting: images that may wait, beside those that run.
+        observe: called after each run.
+    """
+
+    def __init__(self, concurrency: int, waiting: int, observe: Callable[[Timing], None]) -> None:
+        self._observe = observe
+        self._capacity = waiting + concurrency
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._taken = 0
+        self._closed = False
+        self._seconds_each = 1.0  # a running mean
+        self._threads = [
+            threading.Thread(target=self._work, name="elir-serve", daemon=True)
+            for _ in range(concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a run."""
+        return self._waiting
+
+    def check(self, images: int = 1) -> None:
+        """Check that there are places for so many images.
+
+        Raises:
+            Overloaded: there are not.
+        """
+        with self._lock:
+            self._check(images)
+
+    @contextmanager
+    def places(self, images: int = 1) -> Iterator[None]:
+        """Places for images, from their decoding to their encoding.
+
+        A request of more images than there are places gets them when all are free.
+
+        Raises:
+            Overloaded: there are not enough places.
+        """
+        with self._lock:
+            self._check(images)
+            self._taken += images
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= images
+
+    def submit(
+        self, restorer: FileRestorer, images: list[LoadedImage], strength: float
+    ) -> list[Future[Restored]]:
+        """Queue images that have places; those that are cancelled before their turn are dropped.
+
+        Raises:
+            UnavailableError: the dispatcher is closed.
+        """
+        entries = [_Waiting(restorer, image, strength) for image in images]
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the server is shutting down")
+            self._waiting += len(entries)
+            for entry in entries:
+                self._queue.put(entry)
+        return [entry.future for entry in entries]
+
+    def _check(self, images: int) -> None:
+        if self._taken and self._taken + images > self._capacity:
+            seconds = self._taken * self._seconds_each / len(self._threads)
+            raise Overloaded(max(1.0, seconds))
+
+    def close(self) -> None:
+        """Finish what was accepted, and end the threads."""
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # The threads ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        following: _Waiting | None = None
+        while True:
+            first = following or self._next()
+            if first is None:
+                return
+            group = [first]
+            while (following := self._next_waiting()) and self._joins(group, following):
+                group.append(following)
+            self._run(group)
+
+    def _next(self, *, wait: bool = True) -> _Waiting | None:
+        """The next image, prepared; those that fail or were cancelled are done with."""
+        while True:
+            entry = self._queue.get(wait)
+            if entry is None:
+                return None
+            with self._lock:
+                self._waiting -= 1
+            if not entry.future.set_running_or_notify_cancel():
+                continue
+            try:
+                entry.prepared = entry.restorer.prepare(entry.image)
+            except Exception as error:  # noqa: BLE001  # it is the caller's
+                entry.future.set_exception(error)
+                continue
+            return entry
+
+    def _next_waiting(self) -> _Waiting | None:
+        try:
+            entry = self._next(wait=False)
+        except queue.Empty:
+            return None
+        if entry is None:  # the end, which this thread has yet to see
+            self._queue.put(None)
+        return entry
+
+    @staticmethod
+    def _joins(group: list[_Waiting], entry: _Waiting) -> bool:
+        first = group[0]
+        if entry.restorer is not first.restorer or entry.strength != first.strength:
+            return False
+        return first.restorer.joins([each.prepared for each in group], entry.prepared)
+
+    def _run(self, group: list[_Waiting]) -> None:
+        started = time.perf_counter()
+        try:
+            prepared = [entry.prepared for entry in group]
+            results = group[0].restorer.restore(prepared, group[0].strength, no_progress)
+        except Exception as error:  # noqa: BLE001  # it is the callers'
+            if len(group) > 1 and isinstance(error, ElirError | MemoryError):
+                for entry in group:  # the others are restored without the one that fails
+                    self._run([entry])
+                return
+            for entry in group:
+                entry.future.set_exception(error)
+            return
+        seconds = time.perf_counter() - started
+        self._seconds_each += 0.2 * (seconds / len(group) - self._seconds_each)
+        self._observe(Timing([started - e.since for e in group], seconds, len(group)))
+        for entry, result in zip(group, results, strict=True):
+            entry.future.set_result(result)

@@ -1,0 +1,136 @@
+"""What a service accepts: bytes, pixels and time of a request, and who may send it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from elir_deploy.runtime.images import MAX_PIXELS
+
+__all__ = ["Limits", "Uploads", "check_sender", "is_loopback"]
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of requests.
+
+    Attributes:
+        body_bytes: of the body of one request.
+        pixels: of an image.
+        wait_s: seconds that a sender may leave a request without a byte.
+        request_s: seconds from the last byte to the answer.
+        uploads_bytes: of all bodies that are held at the same time.
+    """
+
+    body_bytes: int = 64 * _MIB
+    pixels: int = MAX_PIXELS // 4
+    wait_s: float = 20.0
+    request_s: float = 600.0
+    uploads_bytes: int = 1024 * _MIB
+
+
+class Uploads:
+    """Reads bodies, within limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, in one piece; its bytes count until the block ends.
+
+        Raises:
+            HTTPException: 400 (no such length), 408 (the sender is too slow), 413 (too large), 415
+                (compressed), 503 (too many bodies at a time).
+        """
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise HTTPException(415, "send the body without Content-Encoding")
+        most = self._limits.body_bytes
+        announced = request.headers.get("content-length")
+        if announced is not None and not (announced.isascii() and announced.isdecimal()):
+            raise HTTPException(400, "Content-Length is not a number")
+        if announced is not None and int(announced) > most:
+            raise HTTPException(413, f"the body is larger than {most} bytes")
+        body = bytearray()
+        chunks = request.stream().__aiter__()
+        try:
+            while True:
+                try:
+                    chunk = await asyncio.wait_for(anext(chunks), self._limits.wait_s)
+                except StopAsyncIteration:
+                    break
+                except asyncio.TimeoutError:
+                    raise HTTPException(408, "no byte came for too long") from None
+                except ClientDisconnect:
+                    raise HTTPException(400, "the sender has gone") from None
+                self._held += len(chunk)
+                body += chunk
+                if len(body) > most:
+                    raise HTTPException(413, f"the body is larger than {most} bytes")
+                if self._held > self._limits.uploads_bytes:
+                    raise HTTPException(
+                        503, "too many images are being sent", headers={"Retry-After": "2"}
+                    )
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
+
+    async def discard(self, request: Request) -> None:
+        """Receive what is left of a body that is refused.
+
+        A connection that is closed with unread bytes is reset, and the answer may be lost with it.
+        """
+        left = self._limits.body_bytes
+
+        async def receive() -> None:
+            nonlocal left
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    return
+
+        # RuntimeError: nothing is left.
+        with suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
+            await asyncio.wait_for(receive(), self._limits.wait_s)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name to listen on is reachable from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_sender(request: Request, token: str | None) -> None:
+    """Refuse who does not know the token, and pages of other sites.
+
+    Without a token the service is on loopback: a page in a browser here could still send to it, so
+    the name it calls the service by must be one of loopback (DNS rebinding).
+
+    Raises:
+        HTTPException: 401, 403 or 421.
+    """
+    if token is not None:
+        sent = request.headers.get("authorization", "")
+        if not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(
+                401, "send the token: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"}
+            )
+    elif not is_loopback((request.url.hostname or "").strip("[]")):
+        raise HTTPException(421, "call this service by the name localhost")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise HTTPException(403, "pages of other sites may not use this service")

@@ -1,0 +1,134 @@
+"""The models of a service: opened bundles, and what they restore images with."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from elir_deploy.errors import UsageError
+from elir_deploy.photo import FACES, SCALES, PhotoRestorer
+from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.runtime import Bundle, Restorer
+from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+
+__all__ = ["Model", "ModelOptions"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What every model runs with.
+
+    Attributes:
+        backend, precision, threads, device: as for :class:`~elir_deploy.runtime.Restorer`.
+        throughput: run several images at a time, where the backend gains by it.
+        background: of photographs, as for :class:`~elir_deploy.photo.PhotoRestorer`.
+    """
+
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    device: int = 0
+    throughput: bool = False
+    background: str | None = None
+
+
+class Model:
+    """An opened bundle.
+
+    Attributes:
+        name: by which clients call it.
+        bundle: the bundle.
+        concurrency: images or batches at the same time.
+        has_faces: whether it restores faces in photographs.
+    """
+
+    def __init__(self, name: str, bundle: Bundle, options: ModelOptions) -> None:
+        self.name = name
+        self.bundle = bundle
+        self.has_faces = bundle.manifest.detector is not None
+        self._lock = threading.Lock()
+        running: dict[str, Any] = {
+            "backend": options.backend,
+            "precision": options.precision,
+            "threads": options.threads,
+            "device": options.device,
+            "mode": "throughput" if options.throughput else "latency",
+        }
+        self._photos: PhotoRestorer | None = None
+        with ExitStack() as undo:
+            if self.has_faces:
+                photos = PhotoRestorer(bundle, options.background, **running)
+                self._photos = undo.enter_context(photos)
+                restorer = photos.restorer
+            else:
+                restorer = undo.enter_context(Restorer(bundle, **running))
+            self._opened = undo.pop_all()
+        self.concurrency = restorer.concurrency
+        self._title = str(self._photos or restorer)
+        self._whole = WholeImages(restorer)
+        self._variants: dict[tuple[str, int], FileRestorer] = {}
+
+    def __str__(self) -> str:
+        """What runs, such as "bfr: openvino, bf16, 2 threads; faces by yunet on openvino"."""
+        return self._title
+
+    def restorer(self, faces: str | None = None, scale: int = 1) -> FileRestorer:
+        """What restores images; the same object for the same choices, whose images share runs.
+
+        Args:
+            faces, scale: as of :meth:`~elir_deploy.photo.PhotoRestorer.restore`; ``faces`` None:
+                ``auto`` with a detector, else the image as a whole.
+
+        Raises:
+            UsageError: a choice is invalid, or of photographs without a detector.
+        """
+        if faces is not None and faces not in FACES:
+            raise UsageError(f"faces is {faces!r}, expected one of {', '.join(FACES)}")
+        if scale not in SCALES:
+            raise UsageError(f"scale is {scale}, expected one of {', '.join(map(str, SCALES))}")
+        if self._photos is None:
+            if faces not in (None, "aligned") or scale != 1:
+                raise UsageError(
+                    f"faces and scale are for photographs, and the bundle of {self.name} has no "
+                    "face detector: leave them out"
+                )
+            return self._whole
+        key: Any = (faces or "auto", scale)
+        with self._lock:
+            if key not in self._variants:
+                self._variants[key] = PhotoFiles(self._photos, *key)
+            return self._variants[key]
+
+    def whole(self) -> FileRestorer:
+        """What restores images as a whole, without searching for faces."""
+        return self._whole
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+
+def open_models(bundles: list[str], options: ModelOptions, stack: ExitStack) -> dict[str, Model]:
+    """Open bundles by the names of their folders, until the stack ends.
+
+    Raises:
+        UsageError: two have the same name.
+        BundleError, UnavailableError: as of :class:`~elir_deploy.runtime.Restorer`.
+    """
+    opened = {Path(name).resolve().name: Bundle.open(name) for name in bundles}
+    if len(opened) < len(bundles):
+        raise UsageError("two bundles have the same name: rename the folder of one")
+    return {
+        name: stack.enter_context(Model(name, bundle, options)) for name, bundle in opened.items()
+    }

@@ -1,0 +1,169 @@
+"""KServe's inference protocol V2 with its binary extension, for pictures in and out.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.errors import UsageError
+
+__all__ = ["INPUT", "OUTPUT", "InferRequest", "encode_response", "metadata", "parse_request"]
+
+INPUT, OUTPUT = "image", "restored"
+#: Elements of a tensor in JSON, each of which takes some 100 bytes of memory.
+_MOST_IN_JSON = 2**22
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request.
+
+    Attributes:
+        id: the caller's, if any, which the response repeats.
+        images: (N, H, W, 3) uint8 RGB.
+        parameters: of the request.
+        binary: whether the caller takes the result behind the JSON.
+    """
+
+    id: str | None
+    images: NDArray[np.uint8]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    binary: bool = False
+
+
+def metadata(name: str) -> dict[str, Any]:
+    """What ``GET /v2/models/NAME`` answers."""
+    picture = {"datatype": "UINT8", "shape": [-1, -1, -1, 3]}
+    return {
+        "name": name,
+        "versions": ["1"],
+        "platform": "elir_deploy",
+        "inputs": [{"name": INPUT, **picture}],
+        "outputs": [{"name": OUTPUT, **picture}],
+    }
+
+
+def parse_request(body: bytes, header_length: str | None) -> InferRequest:
+    """A request from its body.
+
+    Args:
+        body: JSON, and behind it the tensor, if that is binary.
+        header_length: the header ``Inference-Header-Content-Length``: bytes of JSON.
+
+    Raises:
+        UsageError: it is not a request for a picture.
+    """
+    length = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdecimal()):
+            raise UsageError("Inference-Header-Content-Length is not a number")
+        length = int(header_length)
+        if length > len(body):
+            raise UsageError(f"the JSON has {length} bytes, but the body {len(body)}")
+    try:
+        message = json.loads(body[:length])
+    except (ValueError, RecursionError):
+        raise UsageError("the body is not JSON") from None
+    _expect(message, dict, "the body")
+    request_id = message.get("id")
+    if request_id is not None:
+        _expect(request_id, str, "id")
+    inputs = _expect(message.get("inputs"), list, "inputs")
+    if len(inputs) != 1:
+        raise UsageError(f"there are {len(inputs)} inputs, expected 1: {INPUT}")
+    parameters = _expect(message.get("parameters", {}), dict, "parameters")
+    return InferRequest(
+        request_id,
+        _tensor(_expect(inputs[0], dict, "an input"), body[length:]),
+        {k: v for k, v in parameters.items() if k != "binary_data_output"},
+        _wants_binary(message, parameters),
+    )
+
+
+def _expect(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise UsageError(f"{what} is {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _tensor(entry: dict[str, Any], binary: bytes) -> NDArray[np.uint8]:
+    if entry.get("name") != INPUT:
+        raise UsageError(f"the input is {entry.get('name')!r}, expected {INPUT!r}")
+    if entry.get("datatype") != "UINT8":
+        raise UsageError(f"datatype is {entry.get('datatype')!r}, expected 'UINT8'")
+    shape = _expect(entry.get("shape"), list, "shape")
+    sides = [n for n in shape if type(n) is int and 0 < n < 2**31]
+    if len(sides) != len(shape) or len(shape) != 4 or shape[3] != 3:
+        raise UsageError(f"shape is {str(shape)[:80]}, expected [N, H, W, 3]")
+    size = math.prod(sides)
+    parameters = _expect(entry.get("parameters", {}), dict, "parameters of the input")
+    if "binary_data_size" in parameters:
+        if "data" in entry:
+            raise UsageError("the input has data and binary_data_size: send one of them")
+        if parameters["binary_data_size"] != len(binary) or len(binary) != size:
+            raise UsageError(f"there are {len(binary)} bytes of data, expected {size}")
+        return np.frombuffer(binary, np.uint8).reshape(sides)
+    if binary:
+        raise UsageError(f"{len(binary)} bytes follow the JSON, of no input")
+    if size > _MOST_IN_JSON:
+        raise UsageError(f"{size} values are too many for JSON: send them as binary data")
+    values = _flat(_expect(entry.get("data"), list, "data"), size)
+    return np.array(values, np.uint8).reshape(sides)
+
+
+def _flat(data: list[Any], size: int) -> list[int]:
+    """The values of a list, which may be nested as the tensor is."""
+    values: list[Any] = data
+    for _ in range(3):
+        if any(isinstance(value, list) for value in values):
+            values = [v for row in values for v in (row if isinstance(row, list) else [row])]
+    if len(values) != size:
+        raise UsageError(f"data has {len(values)} values, expected {size}")
+    if not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise UsageError("data has values that are not whole numbers from 0 to 255")
+    return values
+
+
+def _wants_binary(message: dict[str, Any], parameters: dict[str, Any]) -> bool:
+    outputs = _expect(message.get("outputs", []), list, "outputs")
+    wanted = parameters.get("binary_data_output", False)
+    for output in outputs:
+        _expect(output, dict, "an output")
+        if output.get("name") != OUTPUT:
+            raise UsageError(f"there is no output {output.get('name')!r}, only {OUTPUT!r}")
+        own = _expect(output.get("parameters", {}), dict, "parameters of the output")
+        wanted = own.get("binary_data", wanted)
+    return bool(wanted)
+
+
+def encode_response(
+    model: str, request: InferRequest, restored: NDArray[np.uint8]
+) -> tuple[bytes, dict[str, str]]:
+    """The body of the answer, and its headers."""
+    output: dict[str, Any] = {
+        "name": OUTPUT,
+        "datatype": "UINT8",
+        "shape": list(restored.shape),
+    }
+    message: dict[str, Any] = {"model_name": model, "model_version": "1", "outputs": [output]}
+    if request.id is not None:
+        message["id"] = request.id
+    if not request.binary:
+        if restored.size > _MOST_IN_JSON:
+            raise UsageError(f"{restored.size} values are too many for JSON: ask for binary data")
+        output["data"] = restored.ravel().tolist()
+        return json.dumps(message).encode(), {"Content-Type": "application/json"}
+    output["parameters"] = {"binary_data_size": restored.nbytes}
+    header = json.dumps(message).encode()
+    return header + restored.tobytes(), {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(header)),
+    }

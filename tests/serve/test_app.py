@@ -1,0 +1,221 @@
+"""The service in this process: answers, limits, refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from elir_deploy.errors import DeviceLostError
+from elir_deploy.runtime import Restorer
+from elir_deploy.runtime.images import read_image, write_image
+from elir_deploy.serve.app import Service
+from elir_deploy.serve.limits import Limits, is_loopback
+from elir_deploy.serve.models import ModelOptions, open_models
+from tests.bundles import make_bundle
+
+OPTIONS = ModelOptions("onnxruntime", "fp32")
+LIMITS = Limits(body_bytes=2**20, pixels=400 * 400)
+BASE = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    shapes = [{"batch": 4, "height": 32, "width": 32}]
+    make_bundle(folder / "half", gain=0.5, shapes=shapes)
+    make_bundle(folder / "any", gain=0.9, stride=8, size=64)
+    return folder
+
+
+@pytest.fixture
+def service(bundles: Path) -> Iterator[Service]:
+    with ExitStack() as stack:
+        names = [str(bundles / "half"), str(bundles / "any")]
+        service = Service(open_models(names, OPTIONS, stack), 8, LIMITS, None)
+        stack.callback(service.close)
+        yield service
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[TestClient]:
+    with TestClient(service.app, base_url=BASE) as client:
+        yield client
+
+
+def picture(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def encoded(pixels: Any, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("model", ["half", "any"])
+@pytest.mark.parametrize("strength", [1, 0.25])
+def test_the_bytes_are_those_of_files(
+    client: TestClient, bundles: Path, tmp_path: Path, model: str, strength: float
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    (tmp_path / "in.jpg").write_bytes(encoded(picture(70, 90), "JPEG", exif=exif))
+    loaded = read_image(tmp_path / "in.jpg")
+    with Restorer(bundles / model, "onnxruntime", precision="fp32") as restorer:
+        restored = restorer(loaded.pixels, strength=strength)
+    write_image(tmp_path / "out.jpg", restored, metadata=loaded.metadata)
+    answer = client.post(
+        f"/restore?model={model}&strength={strength}", content=(tmp_path / "in.jpg").read_bytes()
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.content == (tmp_path / "out.jpg").read_bytes()
+
+
+def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:
+    images = np.stack([picture(32, 32), picture(32, 32)[::-1]])
+    with Restorer(bundles / "half", "onnxruntime", precision="fp32") as restorer:
+        expected = np.stack([restorer(image) for image in images])
+    tensor = {"name": "image", "datatype": "UINT8", "shape": list(images.shape)}
+    body = {"id": "7", "inputs": [tensor | {"data": images.tolist()}]}
+    answer = client.post("/v2/models/half/infer", json=body)
+    assert answer.status_code == 200, answer.text
+    message = answer.json()
+    assert (message["id"], message["model_name"]) == ("7", "half")
+    [output] = message["outputs"]
+    np.testing.assert_array_equal(np.reshape(output["data"], output["shape"]), expected)
+
+    binary = {
+        "inputs": [tensor | {"parameters": {"binary_data_size": images.nbytes}}],
+        "outputs": [{"name": "restored", "parameters": {"binary_data": True}}],
+    }
+    header = json.dumps(binary).encode()
+    answer = client.post(
+        "/v2/models/half/versions/1/infer",
+        content=header + images.tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(header))},
+    )
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    assert json.loads(answer.content[:length])["outputs"][0]["shape"] == list(images.shape)
+    np.testing.assert_array_equal(
+        np.frombuffer(answer.content[length:], np.uint8).reshape(images.shape), expected
+    )
+    assert client.get("/v2/models/half/ready").json() == {"name": "half", "ready": True}
+    assert client.get("/v2/models/half").json()["inputs"][0]["name"] == "image"
+
+
+def test_health_models_metrics_and_page(client: TestClient) -> None:
+    assert client.post("/restore", content=encoded(picture(32, 32))).status_code == 200
+    assert client.get("/health").json() == {"status": "ok"}
+    names = [model["name"] for model in client.get("/models").json()["models"]]
+    assert names == ["half", "any"]
+    text = client.get("/metrics").text
+    for line in (
+        'elir_stage_seconds_count{model="half",stage="restore"} 1.0',
+        'elir_batch_size_count{model="half"} 1.0',
+        'elir_requests_total{path="/restore",status="200"} 1.0',
+        'elir_queue_length{model="any"} 0.0',
+    ):
+        assert line in text
+    page = client.get("/")
+    assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_a_lost_device_is_told_and_not_healthy(client: TestClient, service: Service) -> None:
+    service._failure(DeviceLostError("the GPU fell off the bus"))
+    assert client.get("/health").status_code == 503
+    answer = client.post("/restore", content=encoded(picture(32, 32)))
+    assert (answer.status_code, answer.json()["error"]) == (503, "the GPU fell off the bus")
+
+
+PNG = encoded(picture(32, 32))
+TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/restore", b"", {}, 400),
+        ("/restore", PNG[:100], {}, 400),
+        ("/restore", b"GIF89a" + bytes(100), {}, 400),
+        ("/restore", encoded(picture(500, 500)), {}, 400),
+        ("/restore", bytes(2**20 + 1), {}, 413),
+        ("/restore", PNG, {"Content-Encoding": "gzip"}, 415),
+        ("/restore", PNG, {"Origin": "http://example.org"}, 403),
+        ("/restore", PNG, {"Host": "example.org"}, 421),
+        ("/restore?model=../../etc/passwd", PNG, {}, 404),
+        ("/restore?strength=2", PNG, {}, 400),
+        ("/restore?strength=nan", PNG, {}, 400),
+        ("/restore?format=exe", PNG, {}, 400),
+        ("/restore?format=png&quality=900", PNG, {}, 400),
+        ("/restore?faces=all", PNG, {}, 400),
+        ("/restore?sizes=1", PNG, {}, 400),
+        ("/v2/models/none/infer", b"{}", {}, 404),
+        ("/v2/models/half/infer", b"{}", {}, 400),
+        ("/v2/models/half/infer", b"[" * 100_000, {}, 400),
+        ("/v2/models/half/infer", b"{}", {"Inference-Header-Content-Length": "9"}, 400),
+        ("/v2/models/half/infer", b"{}", {"Inference-Header-Content-Length": "-1"}, 400),
+    ],
+)
+def test_refusals(
+    client: TestClient, path: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = client.post(path, content=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]
+    assert client.post("/restore", content=PNG).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"datatype": "FP32"},
+        {"name": "x"},
+        {"shape": [1, 1, 3]},
+        {"shape": [1, 0, 1, 3]},
+        {"shape": [2**30, 2**30, 2**30, 3]},
+        {"shape": ["1", 1, 1, 3]},
+        {"shape": 7},
+        {"data": [1, 2]},
+        {"data": [1, 2, 256]},
+        {"data": [1, 2, 0.5]},
+        {"data": [[[[[[1]]]]], 2, 3]},
+        {"data": "abc"},
+        {"parameters": {"binary_data_size": 3}},
+        {"parameters": []},
+    ],
+)
+def test_tensors_that_are_refused(client: TestClient, change: dict[str, Any]) -> None:
+    body = {"inputs": [TENSOR | {"data": [1, 2, 3]} | change]}
+    answer = client.post("/v2/models/any/infer", json=body)
+    assert answer.status_code == 400, answer.text
+
+
+def test_the_token(bundles: Path) -> None:
+    with ExitStack() as stack:
+        models = open_models([str(bundles / "half")], OPTIONS, stack)
+        service = Service(models, 8, LIMITS, "secret")
+        stack.callback(service.close)
+        client = stack.enter_context(TestClient(service.app, base_url="http://photos.example"))
+        for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "secret"}):
+            assert client.post("/restore", content=PNG, headers=headers).status_code == 401
+            assert client.get("/metrics", headers=headers).status_code == 401
+        right = {"Authorization": "Bearer secret"}
+        assert client.post("/restore", content=PNG, headers=right).status_code == 200
+        assert client.get("/health").status_code == 200
+
+
+def test_loopback() -> None:
+    assert [is_loopback(h) for h in ("localhost", "127.0.0.2", "::1")] == [True] * 3
+    assert [is_loopback(h) for h in ("0.0.0.0", "::", "10.0.0.1", "host")] == [False] * 4

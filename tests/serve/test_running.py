@@ -1,0 +1,214 @@
+"""The service as a process: signals, slow and hostile senders, load, and its page in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from elir_deploy.runtime import Restorer
+from tests.bundles import make_bundle
+from tests.serve.running import Running, running
+
+CPU = ("--backend", "onnxruntime", "--precision", "fp32")
+
+
+def png(side: int, seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_signal_ends_it_when_all_is_answered(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8, size=32)
+    answers: list[Any] = []
+    with running(bundle, *CPU) as service:
+        data = png(1500)  # thousands of tiles
+
+        def send() -> None:
+            answers.append(httpx.post(f"{service.url}/restore", content=data, timeout=120))
+
+        threads = [threading.Thread(target=send) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while "elir_stage_seconds_count" not in httpx.get(f"{service.url}/metrics").text:
+            time.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert service.process.wait(60) == 0
+    assert [answer.status_code for answer in answers] == [200] * 3
+    with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
+        expected = restorer(np.asarray(Image.open(io.BytesIO(data))))
+    for answer in answers:
+        np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
+
+
+def test_bundle_that_does_not_exist_and_port_that_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="ended with 2"), running(tmp_path / "none"):
+        pass
+    bundle = make_bundle(tmp_path / "half")
+    with (
+        pytest.raises(AssertionError, match="ended with 2"),
+        running(bundle, "--host", "0.0.0.0"),
+    ):
+        pass
+
+
+def raw(service: Running, *parts: bytes, wait_s: float = 0.0) -> bytes:
+    """What the service answers to these bytes."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+            time.sleep(wait_s)
+        answer = b""
+        try:
+            while chunk := connection.recv(65536):
+                answer += chunk
+                if b"\r\n\r\n" in answer and b'"error"' in answer:
+                    break
+        except OSError:
+            pass
+        return answer
+
+
+def test_hostile_senders(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5)
+    with running(bundle, *CPU, "--max-megabytes", 1) as service:
+        head = b"POST /restore HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        announced = raw(service, head + b"Content-Length: 10737418240\r\n\r\n")
+        assert b" 413 " in announced
+        chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+        endless = raw(service, head + b"Transfer-Encoding: chunked\r\n\r\n", *([chunk] * 40))
+        assert b" 413 " in endless
+        for junk in (b"\0" * 100, b"POST /restore\r\n\r\n"):
+            assert b" 400 " in raw(service, junk)
+        with httpx.Client(base_url=service.url) as client:
+            random = np.random.default_rng(0)
+            for number in range(100):
+                body = random.bytes(int(random.integers(0, 300)))
+                answer = client.post(
+                    ("/restore", "/v2/models/half/infer")[number % 2], content=body
+                )
+                assert answer.status_code == 400
+            assert client.post("/restore", content=png(32)).status_code == 200
+
+
+@pytest.mark.slow
+def test_slow_senders_do_not_keep_others_waiting(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5)
+    with running(bundle, *CPU) as service:
+        head = b"POST /restore HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
+        answers: list[bytes] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(raw(service, head))) for _ in range(40)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        assert httpx.post(f"{service.url}/restore", content=png(32)).status_code == 200
+        for thread in threads:
+            thread.join()
+        assert all(b" 408 " in answer for answer in answers)
+
+
+@pytest.mark.slow
+def test_two_hundred_clients(tmp_path: Path) -> None:
+    """For a minute, with a queue of 16: nothing accepted is lost, and memory stays flat."""
+    bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8, size=32)
+    data = png(200)
+    with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
+        expected = restorer(np.asarray(Image.open(io.BytesIO(data)))).tobytes()
+    statuses: Counter[int] = Counter()
+    seconds: list[float] = []
+    memory: list[int] = []
+
+    async def client(http: httpx.AsyncClient, until: float) -> None:
+        while time.monotonic() < until:
+            started = time.monotonic()
+            answer = await http.post("/restore", content=data)
+            statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                seconds.append(time.monotonic() - started)
+                assert np.asarray(Image.open(io.BytesIO(answer.content))).tobytes() == expected
+            else:
+                assert int(answer.headers["retry-after"]) >= 1
+                await asyncio.sleep(0.2)
+
+    async def watch(process: psutil.Process, until: float) -> None:
+        while time.monotonic() < until:
+            memory.append(process.memory_info().rss)
+            await asyncio.sleep(1)
+
+    async def load(service: Running) -> None:
+        until = time.monotonic() + 60
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=limits) as http:
+            process = psutil.Process(service.process.pid)
+            await asyncio.gather(watch(process, until), *(client(http, until) for _ in range(200)))
+
+    with running(bundle, *CPU, "--queue", 16) as service:
+        asyncio.run(load(service))
+    print(statuses, f"p99 {np.quantile(seconds, 0.99):.2f} s, median {np.median(seconds):.2f} s")
+    assert set(statuses) == {200, 503}
+    half = len(memory) // 2
+    assert np.median(memory[half:]) < 1.1 * np.median(memory[5:half])
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page(tmp_path: Path, width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8)
+    (tmp_path / "photo.png").write_bytes(png(300))
+    messages: list[str] = []
+    with running(bundle, *CPU) as service, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.goto(service.url)
+        page.set_input_files("#file", tmp_path / "photo.png")
+        page.wait_for_selector("#result:not([hidden])")
+        assert "restored in" in page.inner_text("#message")
+        page.fill("#slider", "20")
+        assert page.evaluate("document.getElementById('view').style.getPropertyValue('--at')") == (
+            "20%"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "photo-restored.png"
+        restored = np.asarray(Image.open(download.value.path()))
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        # A file that is no picture says so, and the page can be used again.
+        (tmp_path / "notes.txt").write_text("no picture")
+        page.set_input_files("#file", tmp_path / "notes.txt")
+        page.wait_for_selector("#message.error")
+        assert "not an image" in page.inner_text("#message")
+        browser.close()
+    with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
+        expected = restorer(np.asarray(Image.open(tmp_path / "photo.png")))
+    np.testing.assert_array_equal(restored, expected)
+    assert [m for m in messages if "400" not in m] == []  # the refusal is logged by the browser
