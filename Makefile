@@ -203,8 +203,8 @@ ifneq ($(CPP_SANITIZE),0)
 endif
 
 # Needs a GPU, and a Python ($(PYTHON)) with this package's base, pytest, cuda-python and PyTorch with
-# CUDA; where onnx, onnxruntime-gpu, TensorRT or TensorRT-RTX is there, what they make or run, too. Tests that find no device are
-# skipped, so that is asked first.
+# CUDA; where onnx, CuPy, onnxruntime-gpu, TensorRT or TensorRT-RTX is there, what they make or run, too. Tests that
+# find no device are skipped, so that is asked first.
 gpu-check:
 	$(PYTHON) -c "import sys, torch; from elir_deploy.runtime.backends.base import missing_cuda_device; \
 	    sys.exit(missing_cuda_device() or (None if torch.cuda.is_available() else 'PyTorch finds no CUDA device'))"

@@ -63,6 +63,32 @@ class Device(ABC):
     def copy_out(self, array: NDArray[Any], address: int, stream: int) -> None:
         """Queue a copy from the device to a whole pinned array."""
 
+    @abstractmethod
+    def copy_rows(
+        self,
+        sink: int,
+        sink_pitch: int,
+        source: int,
+        source_pitch: int,
+        width: int,
+        height: int,
+        stream: int,
+    ) -> None:
+        """Queue a copy of ``height`` rows of ``width`` bytes within the device's memory.
+
+        Args:
+            sink, source: addresses.
+            sink_pitch, source_pitch: bytes from one row to the next.
+        """
+
+    @abstractmethod
+    def memory_at(self, address: int) -> tuple[str, int]:
+        """What memory an address is in, and of which device.
+
+        The first is ``device``, ``managed``, ``page-locked host``, or ``host`` for any that CUDA
+        does not know.
+        """
+
     # Streams and events ---------------------------------------------------------------------
 
     @abstractmethod
@@ -75,6 +101,14 @@ class Device(ABC):
     @abstractmethod
     def synchronize(self, stream: int) -> None:
         """Busy-wait until all queued work is done."""
+
+    @abstractmethod
+    def wait_for(self, stream: int, other: int) -> None:
+        """Let ``stream`` wait for what is queued in ``other``, a stream of any library."""
+
+    @abstractmethod
+    def is_capturing(self, stream: int) -> bool:
+        """Whether work that is queued is recorded as a graph, and not executed."""
 
     @abstractmethod
     def create_event(self) -> int:

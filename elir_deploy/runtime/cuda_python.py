@@ -44,7 +44,9 @@ class CudaRuntime(Protocol):
     """
 
     cudaMemcpyKind: Any
+    cudaMemoryType: Any
     cudaStreamCaptureMode: Any
+    cudaStreamCaptureStatus: Any
     cudaStreamNonBlocking: int
     cudaEventBlockingSync: int
     cudaEventDisableTiming: int
@@ -66,9 +68,23 @@ class CudaRuntime(Protocol):
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: Any, stream: int
     ) -> tuple[Any]: ...
+    def cudaMemcpy2DAsync(
+        self,
+        dst: int,
+        dpitch: int,
+        src: int,
+        spitch: int,
+        width: int,
+        height: int,
+        kind: Any,
+        stream: int,
+    ) -> tuple[Any]: ...
+    def cudaPointerGetAttributes(self, ptr: int) -> tuple[Any, Any]: ...
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, SupportsInt]: ...
     def cudaStreamDestroy(self, stream: int) -> tuple[Any]: ...
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any]: ...
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Any]: ...
+    def cudaStreamIsCapturing(self, stream: int) -> tuple[Any, Any]: ...
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, SupportsInt]: ...
     def cudaEventDestroy(self, event: int) -> tuple[Any]: ...
     def cudaEventRecord(self, event: int, stream: int) -> tuple[Any]: ...
@@ -190,6 +206,34 @@ class CudaPythonDevice(Device):
         result = cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, stream)
         self._checked("cudaMemcpyAsync", result)
 
+    def copy_rows(
+        self,
+        sink: int,
+        sink_pitch: int,
+        source: int,
+        source_pitch: int,
+        width: int,
+        height: int,
+        stream: int,
+    ) -> None:
+        cuda = self._cuda
+        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        result = cuda.cudaMemcpy2DAsync(
+            sink, sink_pitch, source, source_pitch, width, height, kind, stream
+        )
+        self._checked("cudaMemcpy2DAsync", result)
+
+    def memory_at(self, address: int) -> tuple[str, int]:
+        result = self._cuda.cudaPointerGetAttributes(address)
+        _, place = self._checked("cudaPointerGetAttributes", result)
+        kinds = self._cuda.cudaMemoryType
+        names = {
+            int(kinds.cudaMemoryTypeDevice): "device",
+            int(kinds.cudaMemoryTypeManaged): "managed",
+            int(kinds.cudaMemoryTypeHost): "page-locked host",
+        }
+        return names.get(int(place.type), "host"), int(place.device)
+
     def create_stream(self) -> int:
         cuda = self._cuda
         result = cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking)
@@ -200,6 +244,21 @@ class CudaPythonDevice(Device):
 
     def synchronize(self, stream: int) -> None:
         self._checked("cudaStreamSynchronize", self._cuda.cudaStreamSynchronize(stream))
+
+    def wait_for(self, stream: int, other: int) -> None:
+        event = self.create_event()
+        try:
+            self.record(event, other)
+            result = self._cuda.cudaStreamWaitEvent(stream, event, 0)
+            self._checked("cudaStreamWaitEvent", result)
+        finally:
+            self.destroy_event(event)  # at once, or when it has happened
+
+    def is_capturing(self, stream: int) -> bool:
+        result = self._cuda.cudaStreamIsCapturing(stream)
+        _, status = self._checked("cudaStreamIsCapturing", result)
+        none = self._cuda.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone
+        return int(status) != int(none)
 
     def create_event(self) -> int:
         cuda = self._cuda

@@ -3,139 +3,29 @@
 A run copies the image to the device, queues the work of every stage and copies the result back, all
 on one stream; stages pass their data on the device. Everything for a shape and batch is allocated
 when it is first selected. Its second run is captured as a CUDA graph, and further ones are one
-launch each.
+launch each. Images that are on the device already are copied there, by rows; the graph then has the
+stages alone.
 """
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from numpy.typing import NDArray
-
-from elir_deploy.errors import DeviceLostError, UnavailableError, UsageError
+from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Selection, Session
 from elir_deploy.runtime.cuda import Device
+from elir_deploy.runtime.cuda_chain import Chain, CudaStage, Work
+from elir_deploy.runtime.cuda_resources import Resources, close_all
+from elir_deploy.runtime.device_arrays import DevicePixels
 from elir_deploy.runtime.manifest import Shape
-from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.runtime.noise import NoiseField
 
 __all__ = ["CudaSession", "CudaStage"]
-
-
-class CudaStage(ABC):
-    """A stage that is ready to run on a device.
-
-    Attributes:
-        input: its input.
-        noise: its second input; None: it has none.
-        output: its output.
-        captures_itself: whether the library captures the stage's work as a CUDA graph itself.
-        capturable: whether the session may try to capture it.
-    """
-
-    input: TensorSpec
-    noise: TensorSpec | None = None
-    output: TensorSpec
-    captures_itself: bool = False
-    capturable: bool = True
-
-    @abstractmethod
-    def bind(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Set the device addresses of its tensors, by name, for all runs on ``stream``.
-
-        Raises:
-            UnavailableError: it cannot.
-        """
-
-    @abstractmethod
-    def enqueue(self, stream: int) -> None:
-        """Queue one run.
-
-        Raises:
-            UnavailableError: it cannot.
-        """
-
-    @abstractmethod
-    def uncapturable(self, stream: int) -> str | None:
-        """Why its work on ``stream`` cannot be captured as a graph; None: it may be possible."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free its resources on the device; may be called twice."""
-
-
-class _Chain(Selection):
-    """The stages for one shape and batch.
-
-    Attributes:
-        stages: in order.
-        sources: array of each input, and the device address that it is copied to.
-        sink: device address of the output.
-        resources: what it occupies on the device.
-        ran: whether it ran once.
-        capture_tried: whether its runs were captured, or could not be.
-        graph: a run as a CUDA graph.
-    """
-
-    def __init__(
-        self, device: Device, stages: Sequence[CudaStage], stream: int, resources: _Resources
-    ) -> None:
-        self.stages = tuple(stages)
-        self.resources = resources
-        self.ran = self.capture_tried = False
-        self.graph: int | None = None
-        resources.stream = stream
-        try:
-            self._allocate(device, stream)
-        except BaseException:
-            for stage in stages:
-                resources.add(stage.close)
-            resources.close()
-            vars(self).clear()  # a traceback may reference this, and so page-locked arrays
-            raise
-
-    def _allocate(self, device: Device, stream: int) -> None:
-        stages, resources = self.stages, self.resources
-
-        def allocate(spec: TensorSpec) -> int:
-            address = device.allocate(spec.nbytes)
-            resources.add(partial(device.free, address))
-            return address
-
-        first, last = stages[0].input, stages[-1].output
-        noise = next((stage.noise for stage in stages if stage.noise is not None), None)
-        super().__init__(
-            device.pinned(first.shape, first.dtype),
-            None if noise is None else device.pinned(noise.shape, noise.dtype),
-            device.pinned(last.shape, last.dtype),
-        )
-        addresses = {first.name: allocate(first)}
-        self.sources: list[tuple[NDArray[Any], int]] = [(self.input, addresses[first.name])]
-        if noise is not None and self.noise is not None:
-            addresses[noise.name] = allocate(noise)
-            self.sources.append((self.noise, addresses[noise.name]))
-        for stage in stages:
-            addresses[stage.output.name] = allocate(stage.output)
-        self.sink = addresses[last.name]
-        for stage in stages:
-            stage.bind(addresses, stream)
-            resources.add(stage.close)
-
-    def release(self) -> None:
-        """Free what is on the device.
-
-        The arrays stay readable as copies in normal memory. The page-locked ones are freed last,
-        when nothing is queued any more.
-        """
-        self.resources.close()
-        self.sources.clear()
-        self.input, self.output = self.input.copy(), self.output.copy()
-        self.noise = None if self.noise is None else self.noise.copy()
 
 
 class CudaSession(Session):
@@ -164,7 +54,7 @@ class CudaSession(Session):
     # For each batch, TensorRT needs memory for a context, ONNX Runtime a search for the fastest
     # algorithms, and the session a CUDA graph.
     any_batch = False
-    _selected: _Chain
+    _selected: Chain
 
     def __init__(
         self,
@@ -182,7 +72,7 @@ class CudaSession(Session):
         self._after_first_run = after_first_run
         self._event: int | None = None
         self._lost: str | None = None
-        self._resources = [_Resources(device)]
+        self._resources = [Resources(device)]
         if release is not None:
             self._resources[0].add(release)
         try:
@@ -191,10 +81,10 @@ class CudaSession(Session):
             super().__init__(shape)
         except BaseException:
             self._stages = None
-            _close_all(self._resources)
+            close_all(self._resources)
             raise
         # For sessions that are not closed. At exit, the driver frees everything anyway.
-        weakref.finalize(self, _close_all, self._resources).atexit = False
+        weakref.finalize(self, close_all, self._resources).atexit = False
 
     def _open(self, stream: int | None, sleeping: bool) -> None:
         device, resources = self._device, self._resources[0]
@@ -209,33 +99,77 @@ class CudaSession(Session):
     def _bind(self, shape: Shape) -> Selection:
         if self._stages is None:
             raise _closed()
-        resources = _Resources(self._device)
+        resources = Resources(self._device)
         with self._device.current():
-            chain = _Chain(self._device, self._stages(shape), self._stream, resources)
+            chain = Chain(self._device, self._stages(shape), self._stream, resources)
         self._resources.append(resources)
         return chain
 
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream that runs are queued on."""
+        return self._stream
+
     def run(self) -> None:
+        self._run(lambda chain: self._queue(chain, chain.whole, chain.queue_whole))
+
+    def run_images(
+        self,
+        sources: Sequence[DevicePixels],
+        results: Sequence[DevicePixels],
+        noise: NoiseField | None,
+    ) -> None:
+        """Restore images that are on the device, as many as are selected.
+
+        Nothing but noise is copied from the host. The input and output must be pixels.
+
+        Args:
+            sources: of a size that is selected, or of its graph's.
+            results: written; as large.
+            noise: of each image, from its beginning on, if the graph takes it.
+
+        Raises:
+            UnavailableError: the device failed.
+            UsageError: the session is closed.
+        """
+
+        noise_is_there = self._selected.noise_of_images
+
+        def queue(chain: Chain) -> None:
+            chain.queue_sources(sources)
+            if not noise_is_there:
+                chain.queue_noise(noise)
+            self._queue(chain, chain.stages_alone, chain.queue_stages)
+            chain.queue_results(results)
+
+        try:
+            self._run(queue, images=True)
+        except ElirError:
+            raise
+        except BaseException:  # after Ctrl-C, nothing may be queued for memory of the caller
+            with suppress(UnavailableError), self._device.current():
+                self._device.synchronize(self._stream)
+            raise
+
+    def _run(self, queue: Callable[[Chain], None], images: bool = False) -> None:
+        """Queue a run and wait for it."""
         if self._stages is None:
             raise _closed()
         if self._lost:
             raise DeviceLostError(self._lost)
+        chain = self._selected
+        chain.noise_of_images = False
         try:
             with self._device.current():
-                self._run(self._selected)
+                queue(chain)
+                self._wait()
         except UnavailableError as error:
             self._fail(error)
-
-    def _run(self, chain: _Chain) -> None:
-        # Not in the first run, in which libraries may initialise, which cannot be captured.
-        if chain.ran and not chain.capture_tried:
-            chain.capture_tried = True
-            self._capture(chain)
-        if chain.graph is None:
-            self._enqueue(chain)
-        else:
-            self._device.launch(chain.graph, self._stream)
-        self._wait()
+        chain.noise_of_images = images
         if not chain.ran:
             chain.ran = True
             if self._after_first_run is not None:
@@ -246,19 +180,21 @@ class CudaSession(Session):
             return
         self._stages = self._after_first_run = None  # which may hold engines
         for chain in self._selections.values():
-            assert isinstance(chain, _Chain)
+            assert isinstance(chain, Chain)
             chain.release()
-        _close_all(self._resources)
+        close_all(self._resources)
         self.input, self.noise = self._selected.input, self._selected.noise
         self.output = self._selected.output
 
-    def _enqueue(self, chain: _Chain) -> None:
-        device, stream = self._device, self._stream
-        for array, address in chain.sources:
-            device.copy_in(address, array, stream)
-        for stage in chain.stages:
-            stage.enqueue(stream)
-        device.copy_out(chain.output, chain.sink, stream)
+    def _queue(self, chain: Chain, work: Work, queue: Callable[[], None]) -> None:
+        # Not in the first run, in which libraries may initialise, which cannot be captured.
+        if chain.ran and not work.capture_tried:
+            work.capture_tried = True
+            self._capture(chain, work, queue)
+        if work.graph is None:
+            queue()
+        else:
+            self._device.launch(work.graph, self._stream)
 
     def _wait(self) -> None:
         if self._event is None:
@@ -279,25 +215,25 @@ class CudaSession(Session):
             raise DeviceLostError(f"{error}; {self._lost}") from None
         raise UnavailableError(f"{error}; the session can be used again") from None
 
-    def _capture(self, chain: _Chain) -> None:
+    def _capture(self, chain: Chain, work: Work, queue: Callable[[], None]) -> None:
         """Capture a run as a CUDA graph; if that fails, go on without."""
         if not self._device.captures and all(stage.captures_itself for stage in chain.stages):
             return  # only the two copies could be captured
         if not all(stage.capturable for stage in chain.stages):
             return
         try:
-            graph = self._captured(chain)
+            graph = self._captured(chain, queue)
         except UnavailableError as error:
             warnings.warn(
                 f"runs are not captured as a CUDA graph and take a little longer: {error}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
             return
-        chain.graph = graph
+        work.graph = graph
         chain.resources.add(partial(self._device.destroy_graph, graph))
 
-    def _captured(self, chain: _Chain) -> int:
+    def _captured(self, chain: Chain, queue: Callable[[], None]) -> int:
         device, stream = self._device, self._stream
         for stage in chain.stages:
             reason = stage.uncapturable(stream)
@@ -305,7 +241,7 @@ class CudaSession(Session):
                 raise UnavailableError(reason)
         try:
             device.begin_capture(stream)
-            self._enqueue(chain)
+            queue()
             return device.end_capture(stream)
         except BaseException:  # Ctrl-C must not leave the stream in capture either
             device.abandon_capture(stream)
@@ -314,48 +250,3 @@ class CudaSession(Session):
 
 def _closed() -> UsageError:
     return UsageError("this session is closed: open a new one")
-
-
-def _close_all(resources: list[_Resources]) -> None:
-    while resources:
-        resources.pop().close()
-
-
-class _Resources:
-    """Resources of a device, released once and in reverse order.
-
-    Attributes:
-        stream: the stream to synchronize first.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._releases: list[Callable[[], None]] = []
-        self.stream: int | None = None
-
-    def add(self, release: Callable[[], None]) -> None:
-        self._releases.append(release)
-
-    def close(self) -> None:
-        """Release everything. Never fails: errors become warnings."""
-        releases, self._releases = self._releases, []
-        if self.stream is not None:
-            releases.append(partial(self._device.synchronize, self.stream))
-            self.stream = None
-        if not releases:
-            return
-        failures: list[str] = []
-
-        def tried(action: Callable[[], object]) -> None:
-            try:
-                action()
-            except UnavailableError as error:
-                failures.append(str(error))
-
-        stack = ExitStack()
-        tried(lambda: stack.enter_context(self._device.current()))
-        while releases:
-            tried(releases.pop())
-        tried(stack.close)
-        for failure in dict.fromkeys(failures):
-            warnings.warn(f"while closing: {failure}", RuntimeWarning, stacklevel=3)

@@ -15,7 +15,14 @@ from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_
 from elir_deploy.runtime.strength import mix_into
 from elir_deploy.runtime.tiling import Tiling, choose_tiling
 
-__all__ = ["Placement", "Prepared", "check_image", "empty_result"]
+__all__ = [
+    "Placement",
+    "Prepared",
+    "check_image",
+    "check_pixels",
+    "checked_overlap",
+    "empty_result",
+]
 
 
 class Prepared(NamedTuple):
@@ -116,6 +123,18 @@ class Placement:
         )
 
 
+def checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:
+    """``overlap``, if tiles can have it.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    most = min(min(shape.graph_height, shape.graph_width) for shape in shapes) // 2
+    if overlap is not None and not 0 <= overlap <= most:
+        raise UsageError(f"tile_overlap is {overlap}, expected 0 to {most}, which is half a tile")
+    return overlap
+
+
 def empty_result(
     height: int, width: int, dtype: np.dtype[Any] | type[np.generic] = np.uint8
 ) -> NDArray[Any]:
@@ -142,20 +161,25 @@ def check_image(image: object, deep: bool = False) -> None:
     """
     if not isinstance(image, np.ndarray):
         raise ImageError(f"the image is a {type(image).__name__}, expected a NumPy array")
-    if image.ndim != 3 or image.shape[2] != 3:
+    check_pixels(image.shape, str(image.dtype), deep)
+
+
+def check_pixels(shape: tuple[int, ...], dtype: str, deep: bool = False) -> None:
+    """Check shape and type of an image's values, as :func:`check_image`."""
+    if len(shape) != 3 or shape[2] != 3:
         hint = ""
-        if image.ndim == 3 and image.shape[2] == 4:
+        if len(shape) == 3 and shape[2] == 4:
             hint = ": pass only the colours, image[:, :, :3]"
-        elif image.ndim == 2:
+        elif len(shape) == 2:
             hint = ": repeat the grey values three times"
-        elif image.ndim == 3 and image.shape[0] == 3:
+        elif len(shape) == 3 and shape[0] == 3:
             hint = ": channels come last"
-        raise ImageError(f"the image has shape {image.shape}, expected (H, W, 3) RGB{hint}")
-    if image.dtype != np.uint8 and not (deep and image.dtype == np.uint16):
+        raise ImageError(f"the image has shape {shape}, expected (H, W, 3) RGB{hint}")
+    if dtype != "uint8" and not (deep and dtype == "uint16"):
         expected = "uint8 or uint16, the whole range of either" if deep else "uint8 from 0 to 255"
         hint = ""
-        if image.dtype == np.uint16:
+        if dtype == "uint16":
             hint = ": only a Restorer of a bundle exported with --io float32 takes 16 bits"
-        raise ImageError(f"the image is {image.dtype}, expected {expected}{hint}")
-    if image.size == 0:
-        raise ImageError(f"the image is empty: its shape is {image.shape}")
+        raise ImageError(f"the image is {dtype}, expected {expected}{hint}")
+    if 0 in shape:
+        raise ImageError(f"the image is empty: its shape is {shape}")

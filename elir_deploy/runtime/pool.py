@@ -54,12 +54,15 @@ class PixelSession:
         output: NDArray[Any] = session.output.copy()
         return output
 
+    def together(self, shape: Shape, waiting: int) -> int:
+        """How many of ``waiting`` images of a shape run together."""
+        if not self.session.exact_batches:
+            return 1
+        return min(waiting, shape.batch) if self.session.any_batch or waiting >= shape.batch else 1
+
     def run_tiles(self, shape: Shape, tiles: Sequence[Tile], noise: NoiseField | None) -> None:
         """Run the model on at most ``shape.batch`` tiles of ``shape``, from and to pixels."""
-        size = len(tiles)
-        session = self.session
-        if not session.exact_batches or (not session.any_batch and size < shape.batch):
-            size = 1
+        size = self.together(shape, len(tiles))
         for first in range(0, len(tiles), size):
             self._run_together(shape, tiles[first : first + size], noise)
 

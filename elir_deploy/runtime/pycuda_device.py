@@ -78,6 +78,18 @@ class PyCudaDevice(Device):
         with self._translated("memcpy_dtoh_async"):
             self._driver.memcpy_dtoh_async(array, address, self._objects[stream])
 
+    def copy_rows(self, *arguments: int) -> None:
+        raise _no_images()
+
+    def memory_at(self, address: int) -> tuple[str, int]:
+        raise _no_images()
+
+    def wait_for(self, stream: int, other: int) -> None:
+        raise _no_images()
+
+    def is_capturing(self, stream: int) -> bool:
+        raise _no_images()
+
     def create_stream(self) -> int:
         with self._translated("Stream"):
             stream = self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING
@@ -125,3 +137,7 @@ class PyCudaDevice(Device):
     def _store(self, number: int, value: Any) -> int:
         self._objects[number] = value
         return number
+
+
+def _no_images() -> UnavailableError:
+    return UnavailableError("pycuda restores no images in CUDA memory: pip install cuda-python")

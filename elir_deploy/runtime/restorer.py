@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.backends import Session
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.device_arrays import DeviceArray, is_device_array
+from elir_deploy.runtime.device_images import check_on_device, restore_on_device
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest import NOISE_TENSOR, Shape
 from elir_deploy.runtime.opening import Setup, field_noise, open_sessions
-from elir_deploy.runtime.placement import Placement, check_image
+from elir_deploy.runtime.placement import Placement, check_image, checked_overlap
 from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
 from elir_deploy.runtime.resampling import EnlargedPicture
@@ -37,6 +39,8 @@ Mode = Literal["latency", "throughput"]
 
 #: Type of an image's values.
 Pixel = TypeVar("Pixel", np.uint8, np.uint16)
+#: An image, or an array in CUDA memory.
+Image = TypeVar("Image", bound="NDArray[np.uint8] | NDArray[np.uint16] | DeviceArray")
 
 #: Images that wait before and after the model in ``map``.
 _AHEAD = 2
@@ -123,7 +127,7 @@ class Restorer:
             manifest.model,
             manifest.shapes,
             stride=1 if self.noise is None else manifest.tensors[NOISE_TENSOR].stride,
-            overlap=_checked_overlap(tile_overlap, self._shapes),
+            overlap=checked_overlap(tile_overlap, self._shapes),
             resize=self.fit == "resize",
             tiles_allowed=force or not self._model.faces,
             deep=self.bits == 16,
@@ -166,37 +170,43 @@ class Restorer:
 
     def restore(
         self,
-        image: NDArray[Pixel],
+        image: Image,
         *,
         strength: float = 1.0,
         on_progress: ProgressCallback = no_progress,
-    ) -> NDArray[Pixel]:
+    ) -> Image:
         """Restore one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size, or uint16 if :attr:`bits` is 16.
+            image: (H, W, 3) uint8 RGB of any size, or uint16 if :attr:`bits` is 16. Or such an
+                array of PyTorch or CuPy in the memory of the GPU that runs the bundle, uint8 and of
+                one of the bundle's sizes: see :mod:`.device_images`.
             strength: from 0, the image itself, enlarged where the task enlarges, to 1, its
                 restoration, in steps of 1/256; see :mod:`.strength`. At 0 the model does not run.
             on_progress: called after each tile, if tiles are used, with ``"tiles"``, the number
                 done and the number in all.
 
         Returns:
-            (H * upscale, W * upscale, 3) RGB of the image's type, a new array.
+            (H * upscale, W * upscale, 3) RGB of the image's type, a new array of its library.
 
         Raises:
             ImageError: ``image`` has another shape or type or is empty, or the result does not fit
                 into memory.
+            UnavailableError: an array in CUDA memory, and the backend or the task needs the host's.
             UsageError: a face task would run in tiles, ``strength`` is not from 0 to 1, or the
                 restorer is closed.
         """
-        check_image(image, self.bits == 16)
         strength = rounded_strength(strength)
         self._pool.first()  # raises when closed
-        prepared = self._placement.prepare(image)
+        if is_device_array(image):
+            check_on_device(self.bundle.manifest, enlarge=True, strength=strength)
+            return cast(Image, self._run_on_device(image, False))
+        check_image(image, self.bits == 16)
+        prepared = self._placement.prepare(cast("NDArray[np.uint8]", image))
         if strength:
             run = partial(self._run, prepared.tiling.shape)
             run_tiled(prepared.picture, prepared.restored, prepared.tiling, run, on_progress)
-        return prepared.finish(strength)
+        return cast(Image, prepared.finish(strength))
 
     __call__ = restore
 
@@ -213,7 +223,7 @@ class Restorer:
         generator early stops the threads; a thread inside ``images`` ends with its current item.
 
         Args:
-            images: each as for :meth:`restore`; may be endless.
+            images: NumPy arrays as for :meth:`restore`; may be endless.
             strength: as for :meth:`restore`.
         """
         restore = partial(self.restore_together, strength=rounded_strength(strength))
@@ -259,12 +269,13 @@ class Restorer:
         finally:
             self._pool.give_back()
 
-    def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def run_pixels(self, pixels: Image) -> Image:
         """Run the model on 8-bit pixels, whatever the input type of its graphs.
 
         Args:
             pixels: (H, W, 3) uint8 RGB, already enlarged, of one of the bundle's shapes, or as
-                large as its graph takes them; or (n, H, W, 3), which run in batches.
+                large as its graph takes them; or (n, H, W, 3), which run in batches. An array in
+                CUDA memory as for :meth:`restore`, too.
 
         Returns:
             a new array of the same shape; values out of range are clipped, NaN becomes 0.
@@ -272,18 +283,23 @@ class Restorer:
         Raises:
             ImageError: another shape or dtype.
         """
-        several = isinstance(pixels, np.ndarray) and pixels.ndim == 4
-        images = list(pixels) if several else [pixels]
+        if is_device_array(pixels):
+            self._pool.first()
+            check_on_device(self.bundle.manifest, enlarge=False)
+            return cast(Image, self._run_on_device(pixels, True))
+        array = cast("NDArray[np.uint8]", pixels)
+        several = isinstance(array, np.ndarray) and array.ndim == 4
+        images = list(array) if several else [array]
         for image in images:
             check_image(image)
-        height, width = pixels.shape[-3:-1]
+        height, width = array.shape[-3:-1]
         for shape in self._shapes:
             if (height, width) in _sizes(shape):
                 break
         else:
             sizes = " or ".join(f"{shape.height}x{shape.width}" for shape in self._shapes)
             raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
-        result = np.empty_like(pixels)
+        result = np.empty_like(array)
         tiling = choose_tiling([shape], height, width, 1)
         tiles = [
             tiling.whole(EnlargedPicture(image, 1, "none"), restored)
@@ -291,7 +307,7 @@ class Restorer:
         ]
         for first in range(0, len(tiles), shape.batch):
             self._run(shape, tiles[first : first + shape.batch])
-        return result
+        return cast(Image, result)
 
     def close(self) -> None:
         """Free the backend's memory; further calls raise a UsageError.
@@ -337,6 +353,8 @@ class Restorer:
 
     def restore_together(self, images: list[NDArray[Any]], strength: float) -> list[NDArray[Any]]:
         """Restore images, in one run if there are several."""
+        if any(map(is_device_array, images)):  # whose stream the threads of map do not know
+            raise ImageError("map takes NumPy arrays: call restore for images in CUDA memory")
         if len(images) == 1 or not strength:
             return [self.restore(image, strength=strength) for image in images]
         all_prepared = [self._placement.prepare(image) for image in images]
@@ -358,19 +376,20 @@ class Restorer:
         specs = " or ".join(str(manifest.tensor(name, shape)) for shape in self._shapes)
         raise ImageError(f"values are {_described(values)}, expected {specs}")
 
+    def _run_on_device(self, image: Any, several: bool) -> Any:
+        manifest, noise = self.bundle.manifest, self.noise
+        try:
+            session = self._pool.take()
+            return restore_on_device(session, image, manifest, noise, self.backend, several)
+        finally:
+            self._pool.give_back()
+
     def _run(self, shape: Shape, tiles: Sequence[Tile]) -> None:
         """Run the model on tiles of ``shape``, from and to pixels."""
         try:
             self._pool.take().run_tiles(shape, tiles, self.noise)
         finally:
             self._pool.give_back()
-
-
-def _checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:
-    most = min(min(shape.graph_height, shape.graph_width) for shape in shapes) // 2
-    if overlap is not None and not 0 <= overlap <= most:
-        raise UsageError(f"tile_overlap is {overlap}, expected 0 to {most}, which is half a tile")
-    return overlap
 
 
 def _sizes(shape: Shape) -> set[tuple[int, int]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,22 @@ from elir_deploy.targets import RTX_CAPABILITIES
 SOURCE = os.environ.get("ELIR_GPU_BUNDLE", "tiny")
 
 
-@pytest.fixture(scope="session", params=["tensorrt-rtx", "tensorrt"])
-def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle with float16 and INT8 engines of one of the libraries."""
-    kind = request.param
+KINDS = ("tensorrt-rtx", "tensorrt")
+
+
+@pytest.fixture(scope="session")
+def with_engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """The bundle with float16 and INT8 engines of a library, or a skipped test."""
+    return functools.cache(functools.partial(_with_engines, tmp_path_factory))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def engines(request: pytest.FixtureRequest, with_engines: Callable[[str], Bundle]) -> Bundle:
+    """With engines of each of the libraries."""
+    return with_engines(request.param)
+
+
+def _with_engines(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Bundle:
     reason = BACKENDS[kind].available()
     if reason is not None:
         pytest.skip(reason)
@@ -53,6 +67,18 @@ def backend_of(bundle: Bundle) -> str:
     """The library of its engines."""
     (kind,) = {artifact.kind for artifact in bundle.manifest.artifacts} - {"onnx"}
     return kind
+
+
+def copies_of(call: Callable[[], object]) -> list[str]:
+    """Names of the copies in a call, such as "Memcpy DtoD (Device -> Device)"."""
+    import torch
+
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    return [event.name for event in profile.events() if event.name.startswith("Memcpy")]
 
 
 def truncate_engines(source: Bundle, path: Path) -> None:

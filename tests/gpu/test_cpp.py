@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
-from tests.gpu.conftest import backend_of, truncate_engines
+from tests.gpu.conftest import backend_of, copies_of, truncate_engines
 from tests.runtime_cpp.conftest import Library
 
 pytestmark = [
@@ -61,6 +62,48 @@ def test_the_same_bytes_as_python(
             for image, picture in zip(images, wanted, strict=True):
                 np.testing.assert_array_equal(cpp.restore(image), picture)
     assert [line for line in lines if "captur" in line] == []
+
+
+def test_images_on_the_device(library: Library, engines: Bundle, precision: str) -> None:
+    """The same pixels, after work in the caller's stream; nothing leaves the device."""
+    torch = pytest.importorskip("torch")
+    image = pictures(engines)[0]
+    if engines.manifest.model.upscale > 1:
+        pytest.skip(f"{engines.manifest.model.task} enlarges its input")
+    restore = library.loaded.elir_restore
+    height, width, _ = image.shape
+
+    def described(tensor: Any, stream: int = 0) -> Any:
+        place = tensor.data_ptr(), width, height, tensor.stride(0)
+        return library.binding.Image(*place, 0, 1, stream)  # RGB, CUDA memory
+
+    wide = torch.zeros((2, height, width + 7, 3), dtype=torch.uint8, device="cuda")
+    source, sink = wide[0, :, :width], wide[1, :, :width]
+    with library.open(engines.path, backend=backend_of(engines), precision=precision) as cpp:
+        expected = cpp.restore(image)
+        stream = torch.cuda.Stream()
+        for _ in range(3):
+            source.zero_()
+            sink.zero_()
+            torch.cuda.synchronize()
+            on_gpu = torch.from_numpy(image).cuda()
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(50_000_000)
+                source.copy_(on_gpu)
+            ends = described(source, stream.cuda_stream), described(sink, stream.cuda_stream)
+            names = copies_of(lambda e=ends: cpp._check(restore(cpp._handle, e[0], e[1])))
+            assert not [name for name in names if "HtoD" in name or "DtoH" in name], names
+            np.testing.assert_array_equal(sink.cpu().numpy(), expected)
+        good = described(sink)
+        on_host = torch.zeros((height, width, 3), dtype=torch.uint8)
+        beyond = described(source)
+        beyond.stride = 1 << 40
+        for wrong in (described(on_host), described(on_host.pin_memory()), beyond):
+            for ends in ((wrong, good), (good, wrong)):
+                with pytest.raises(library.binding.ElirError) as caught:
+                    cpp._check(restore(cpp._handle, *ends))
+                assert caught.value.status == 3, caught.value
+        np.testing.assert_array_equal(cpp.restore(image), expected)
 
 
 def test_chosen_by_itself(library: Library, engines: Bundle) -> None:

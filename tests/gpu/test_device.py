@@ -138,7 +138,7 @@ def test_a_session_is_captured(device: Device, sleeping: bool) -> None:
         with make(device, sleeping=sleeping) as session:
             for seed in range(10):
                 check_run(session, seed)
-            assert session._selected.graph is not None
+            assert session._selected.whole.graph is not None
 
 
 def test_two_sessions_in_threads(device: Device) -> None:

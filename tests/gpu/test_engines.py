@@ -27,7 +27,7 @@ def test_the_quality_is_what_was_verified(engines: Bundle, precision: str) -> No
             for _ in range(3):
                 for _name, image, wanted in engines.reference_images():
                     worst = min(worst, psnr_db(restore.run_pixels(image), wanted))
-            assert restore.session._graph is not None  # type: ignore[attr-defined]
+            assert restore.session._selected.whole.graph is not None  # type: ignore[attr-defined]
     print(f"{precision}: {worst:.2f} dB, verified with {verified.psnr_db:.2f} dB")
     # As where a bundle is opened: what is enough is enough, and kernels differ by a little.
     assert worst >= max(verified.floor_db, min(verified.psnr_db, 50) - 3)

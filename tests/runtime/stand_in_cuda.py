@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import itertools
 import json
 import math
@@ -25,6 +26,7 @@ import sys
 import threading
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +57,19 @@ class cudaError_t(enum.IntEnum):
 class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
+
+
+class cudaMemoryType(enum.IntEnum):
+    cudaMemoryTypeUnregistered = 0
+    cudaMemoryTypeHost = 1
+    cudaMemoryTypeDevice = 2
+    cudaMemoryTypeManaged = 3
+
+
+class cudaStreamCaptureStatus(enum.IntEnum):
+    cudaStreamCaptureStatusNone = 0
+    cudaStreamCaptureStatusActive = 1
 
 
 class cudaStreamCaptureMode(enum.IntEnum):
@@ -116,7 +131,7 @@ class StandInGpu:
         self.graphs: dict[int, list[Work]] = {}
         self.executables: dict[int, list[Work]] = {}
         self.objects: dict[int, str] = {}  # of TensorRT, that hold memory
-        self.copies_in = 0
+        self.copies: Counter[str] = Counter()  # that were done, by direction
         self.refuse_capture = False
         self._next = 0x7000_0000_0000
         self._lock = threading.RLock()
@@ -154,8 +169,9 @@ class StandInGpu:
 
     def address(self, nbytes: int = 256) -> int:
         with self._lock:
+            address = self._next
             self._next += -(-nbytes // 256) * 256
-            return self._next
+            return address
 
     def enter(self, name: str) -> bool:
         """Record a call; whether it is to fail."""
@@ -206,6 +222,21 @@ class StandInGpu:
         for where, lists in (queued | {"in a graph": list(self.executables.values())}).items():
             for work in (work for listed in lists for work in listed if address in work.touches):
                 self.violate(f"{what} given back while {work.name} is {where}")
+
+    def allocation(self, address: int) -> tuple[int, int, Any] | None:
+        """Where the allocation of the device begins that an address is in, its device and bytes."""
+        for begin, (device, memory) in self.device_memory.items():
+            if begin <= address < begin + len(memory):
+                return begin, device, memory
+        return None
+
+    def device_view(self, address: int, nbytes: int) -> Any:
+        """Bytes within an allocation of the device."""
+        found = self.allocation(address)
+        if found is None or address + nbytes > found[0] + len(found[2]):
+            self.violate(f"the device reads or writes {address:#x}, which is not allocated")
+            return memoryview(bytearray(nbytes))
+        return memoryview(found[2])[address - found[0] :][:nbytes]
 
     def device_array(self, address: int, nbytes: int) -> Any:
         held = self.device_memory.get(address)
@@ -266,6 +297,8 @@ class _CudaRuntime:
 
     cudaError_t = cudaError_t
     cudaMemcpyKind = cudaMemcpyKind
+    cudaMemoryType = cudaMemoryType
+    cudaStreamCaptureStatus = cudaStreamCaptureStatus
     cudaStreamCaptureMode = cudaStreamCaptureMode
     cudaStreamNonBlocking = 1
     cudaEventBlockingSync = 1
@@ -379,16 +412,47 @@ class _CudaRuntime:
         if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
 
             def copy() -> None:
-                gpu.copies_in += 1
+                gpu.copies["host to device"] += 1
                 gpu.device_array(dst, count)[:count] = bytes(gpu.host_bytes(src, count))[:count]
         else:
 
             def copy() -> None:
+                gpu.copies["device to host"] += 1
                 host = gpu.host_bytes(dst, count)
                 host[:count] = list(gpu.device_array(src, count)[:count])
 
         gpu.queue(int(stream), Work(kind.name, (dst, src), copy))
         return (error,)
+
+    def cudaMemcpy2DAsync(self, dst, dpitch, src, spitch, width, height, kind, stream):
+        gpu = self._gpu
+        error = self._error("cudaMemcpy2DAsync")
+        if error:
+            return (error,)
+        if min(dpitch, spitch) < width:
+            return (cudaError_t.cudaErrorInvalidValue,)
+        if kind != cudaMemcpyKind.cudaMemcpyDeviceToDevice:
+            gpu.violate("rows that are not copied within the device")
+
+        def copy() -> None:
+            gpu.copies["within the device"] += 1
+            for row in range(height):
+                source = gpu.device_view(src + row * spitch, width)
+                gpu.device_view(dst + row * dpitch, width)[:] = bytes(source)
+
+        begins = [found[0] for found in map(gpu.allocation, (dst, src)) if found is not None]
+        gpu.queue(int(stream), Work(kind.name, tuple(begins), copy))
+        return (error,)
+
+    def cudaPointerGetAttributes(self, ptr):
+        gpu = self._gpu
+        error = self._error("cudaPointerGetAttributes")
+        if error:
+            return error, None
+        found = gpu.allocation(ptr)
+        pinned = any(begin <= ptr < begin + len(held) for begin, held in gpu.pinned.items())
+        kind = cudaMemoryType.cudaMemoryTypeHost if pinned else cudaMemoryType(2 * bool(found))
+        return error, types.SimpleNamespace(type=kind, device=found[1] if found else -1)
 
     def cudaStreamCreateWithFlags(self, flags):
         gpu = self._gpu
@@ -440,6 +504,21 @@ class _CudaRuntime:
         if not error:
             gpu.events[int(event)] = (gpu.events[int(event)][0], int(stream))
         return (error,)
+
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        gpu = self._gpu
+        error = self._error("cudaStreamWaitEvent")
+        if not error:
+            _, other = gpu.events[int(event)]
+            gpu.queue(int(stream), Work("wait", (), functools.partial(gpu.finish, other)))
+            if gpu.streams[int(other)].capture is not None:  # it joins the capture
+                gpu.streams[int(stream)].capture = []
+        return (error,)
+
+    def cudaStreamIsCapturing(self, stream):
+        error = self._error("cudaStreamIsCapturing")
+        capturing = self._gpu.streams[int(stream)].capture is not None
+        return error, None if error else cudaStreamCaptureStatus(capturing)
 
     def cudaEventSynchronize(self, event):
         gpu = self._gpu

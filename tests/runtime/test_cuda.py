@@ -96,7 +96,7 @@ def test_a_graph(gpu: StandInGpu) -> None:
     device.copy_out(sink, address, stream)
     graph = device.end_capture(stream)
     device.synchronize(stream)
-    assert gpu.copies_in == 0, "captured is not done"
+    assert gpu.copies["host to device"] == 0, "captured is not done"
     for value in (3, 4):
         source[...] = value
         device.launch(graph, stream)

@@ -169,7 +169,7 @@ def test_the_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_callback_comes_once(gpu: StandInGpu) -> None:
     came: list[int] = []
-    session = make(gpu, after_first_run=lambda: came.append(gpu.copies_in))
+    session = make(gpu, after_first_run=lambda: came.append(gpu.copies["host to device"]))
     for value in range(3):
         check_run(session, value)
     assert came == [1]

@@ -23,6 +23,8 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import trim_compiled
 from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage
 from tests.bundles import make_bundle
+from tests.runtime import stand_in_arrays
+from tests.runtime.stand_in_arrays import ARRAYS, Array
 from tests.runtime.stand_in_cuda import StandInGpu, Work
 
 BACKEND = "onnxruntime-cuda"
@@ -246,6 +248,29 @@ def test_pictures_of_any_size_have_the_bytes_of_the_cpu(gpu: StandInGpu, several
         for restored, alone in zip(restore.map(images[:1] * 9), expected[:1] * 9, strict=True):
             np.testing.assert_array_equal(restored, alone)
     assert gpu.leaked == {}
+    assert gpu.violations == []
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_images_on_the_device_stay_there(
+    monkeypatch: pytest.MonkeyPatch, gpu: StandInGpu, several: Bundle, array: type[Array]
+) -> None:
+    stand_in_arrays.install(monkeypatch)
+    images = {size: np.full((*size, 3), 90, np.uint8) for size in ((32, 48), (60, 100))}
+    images[32, 48][3:9] = 200
+    with on_cpu() as cpu, Restorer(several, cpu, precision="fp32") as restore:
+        expected = {size: restore(image) for size, image in images.items()}
+    with Restorer(several, BACKEND, precision="fp32") as restore:
+        for size, pixels in images.items():
+            image = array(gpu, pixels.shape, pitch=320).write(pixels)
+            np.testing.assert_array_equal(restore(image).values(), expected[size])
+            gpu.copies.clear()
+            np.testing.assert_array_equal(restore(image).values(), expected[size])
+            padded = 0 if size == (32, 48) else 4 + 4
+            assert gpu.copies == {"within the device": 2 + padded}
+        batch = array(gpu, (5, 32, 48, 3)).write(np.stack([images[32, 48]] * 5))
+        for restored in restore.run_pixels(batch).values():
+            np.testing.assert_array_equal(restored, expected[32, 48])
     assert gpu.violations == []
 
 

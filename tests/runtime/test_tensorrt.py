@@ -103,7 +103,9 @@ def test_the_numbers_are_those_of_onnxruntime(
             reference.run()
             np.testing.assert_allclose(session.output, reference.output, atol=1e-6)
         assert session.output.dtype == reference.output.dtype
-    assert gpu.copies_in == 4, "the image alone goes to the device, not what is between stages"
+    assert gpu.copies["host to device"] == 4, (
+        "the image alone goes to the device, not what is between stages"
+    )
     assert gpu.leaked == {}
     assert gpu.violations == []
 
