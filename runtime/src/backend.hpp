@@ -46,6 +46,13 @@ class Tensors {
 
   // Computes the output. Throws an unavailable error if the device fails.
   virtual void run() = 0;
+
+  // Computes an output for each image of the batch, from and to images in device memory that pass
+  // Session::check_device_image; null: input() and output() in host memory.
+  virtual void run_images(const elir_image* inputs, const elir_image* outputs);
+
+  // Whether run_images() reads noise(); if not, the noise of its last run is used again.
+  virtual bool reads_noise() const { return true; }
 };
 
 // Tensors in host memory.
@@ -83,6 +90,13 @@ class Session {
 
   // Whether an image of a batch gets the bytes that it gets alone; if not, images run one by one.
   virtual bool exact_batches() const { return true; }
+
+  // Whether Tensors::run_images() works.
+  virtual bool has_device() const { return false; }
+
+  // Throws an image error unless an image is in the memory of the session's device. Several threads
+  // at a time.
+  virtual void check_device_image(const elir_image& /*image*/, const char* /*what*/) const {}
 
   // CPU threads of a run; none if unknown or on a GPU.
   virtual std::optional<int> threads() const { return std::nullopt; }

@@ -67,6 +67,13 @@ void PixelSession::run() {
   tensors_->run();
 }
 
+void PixelSession::run_images(const elir_image* inputs, const elir_image* outputs,
+                              const std::optional<NoiseField>& field) {
+  const auto count = static_cast<std::size_t>(selected_.batch);
+  for (std::size_t i = 0; tensors_->reads_noise() && i < count; ++i) fill_noise(i, field);
+  tensors_->run_images(inputs, outputs);
+}
+
 Pixels PixelSession::output(std::size_t i) {
   const TensorSpec& spec = manifest_.output();
   const Pixels result = image(i, spec, tensors_->output(), staged_output_);

@@ -34,6 +34,16 @@ class PixelSession {
   // Restores the images.
   void run();
 
+  // Restores images from and to device memory; null: input() and output(). Each has the noise that
+  // its top left corner has. The network's input and output must be pixels.
+  void run_images(const elir_image* inputs, const elir_image* outputs,
+                  const std::optional<NoiseField>& field);
+
+  bool has_device() const { return session_->has_device(); }
+  void check_device_image(const elir_image& image, const char* what) const {
+    session_->check_device_image(image, what);
+  }
+
   // A result, RGB, after run(). The caller may overwrite it once.
   Pixels output(std::size_t i);
 

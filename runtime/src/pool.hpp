@@ -19,6 +19,9 @@ class Pool {
 
   std::size_t size() const { return sessions_.size(); }
 
+  // A session, lent or not.
+  const PixelSession& first() const { return *sessions_.front(); }
+
   // Returns a session to the pool.
   struct Return {
     Pool* pool;

@@ -4,12 +4,13 @@
 #include <mutex>
 #include <thread>
 
+#include "conversion.hpp"
 #include "error.hpp"
 #include "guard.hpp"
 #include "text.hpp"
 
 namespace elir::core {
-void check_image(const elir_image& image, const char* what, const std::string& backend) {
+void check_image(const elir_image& image, const char* what) {
   if (image.data == nullptr) throw image_error("the data of the ", what, " is NULL");
   if (image.width < 1 || image.height < 1) {
     throw image_error("the ", what, " is ", image.width, "x", image.height,
@@ -31,10 +32,7 @@ void check_image(const elir_image& image, const char* what, const std::string& b
     throw image_error("the ", what, " has format ", raw(image.format),
                       ", expected ELIR_RGB8 or ELIR_BGR8");
   }
-  if (raw(image.memory) == ELIR_MEMORY_CUDA) {
-    throw unavailable_error("the ", what, " is in CUDA memory, which ", backend,
-                            " does not support: copy it to host memory");
-  }
+  if (raw(image.memory) == ELIR_MEMORY_CUDA) return;
   if (raw(image.memory) != ELIR_MEMORY_HOST) {
     throw image_error("the ", what, " has memory ", raw(image.memory),
                       ", expected ELIR_MEMORY_HOST or ELIR_MEMORY_CUDA");
@@ -42,6 +40,11 @@ void check_image(const elir_image& image, const char* what, const std::string& b
   if (image.stream != nullptr) {
     throw image_error("the ", what, " has a stream, expected NULL for host memory");
   }
+}
+
+void check_on_host(const elir_image& image, const char* what, const std::string& why) {
+  if (image.memory == ELIR_MEMORY_HOST) return;
+  throw unavailable_error("the ", what, " is in CUDA memory, ", why, ": copy it to host memory");
 }
 
 Pixels view(const elir_image& image) {
@@ -65,6 +68,13 @@ const Shape* find_size(const Manifest& manifest, std::int64_t width, std::int64_
     if (shape.width == width && shape.height == height) return &shape;
   }
   return nullptr;
+}
+
+// The sizes of the network, such as "512x512 or 1280x720".
+std::string sizes_of(const Manifest& manifest) {
+  std::vector<std::string> sizes;
+  for (const Shape& shape : manifest.shapes) sizes.push_back(text(shape.width, "x", shape.height));
+  return joined(sizes, " or ");
 }
 
 std::optional<NoiseField> noise_of(const Manifest& manifest, const OpenOptions& options) {
@@ -117,14 +127,21 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
 }
 
 void Restorer::check(const elir_image& input, const elir_image& output) const {
-  check_image(input, "input", backend_);
-  check_image(output, "output", backend_);
+  check_image(input, "input");
+  check_image(output, "output");
   const std::int64_t width = std::int64_t{input.width} * manifest().upscale;
   const std::int64_t height = std::int64_t{input.height} * manifest().upscale;
   if (output.width != width || output.height != height) {
     throw image_error("the output is ", output.width, "x", output.height, ", expected ", width, "x",
                       height, " for an input of ", input.width, "x", input.height);
   }
+  if (input.memory == ELIR_MEMORY_CUDA) {
+    if (manifest().upscale > 1) {
+      check_on_host(input, "input", text("where ", manifest().task, " does not enlarge it"));
+    }
+    check_on_device(input, "input", width, height);
+  }
+  if (output.memory == ELIR_MEMORY_CUDA) check_on_device(output, "output", width, height);
   if (fit_ == ELIR_FIT_TILE && manifest().faces && !force_) {
     const Shape& first = manifest().shapes.front();
     if (find_size(manifest(), width, height) != nullptr) return;
@@ -135,18 +152,53 @@ void Restorer::check(const elir_image& input, const elir_image& output) const {
   }
 }
 
+void Restorer::check_on_device(const elir_image& image, const char* what, std::int64_t width,
+                               std::int64_t height) const {
+  const PixelSession& session = pool_->first();
+  if (!session.has_device()) {
+    check_on_host(image, what, text("which ", backend_, " does not support"));
+  }
+  if (!holds_pixels(manifest().input()) || !holds_pixels(manifest().output())) {
+    check_on_host(image, what, "and this bundle takes or gives no bytes (elir-export --io uint8)");
+  }
+  if (!strength_.full()) {
+    check_on_host(image, what, "where elir_params.strength must be 1");
+  }
+  if (image.format != ELIR_RGB8) {
+    throw image_error("the ", what,
+                      " has format ELIR_BGR8 in CUDA memory, expected ELIR_RGB8: "
+                      "swap the channels on the GPU, or copy it to host memory");
+  }
+  if (image.stride < 0) {
+    throw image_error("the ", what, " has a stride of ", image.stride,
+                      " bytes in CUDA memory, expected at least ", std::int64_t{3} * image.width,
+                      ": rows must be stored top down there");
+  }
+  if (find_size(manifest(), width, height) == nullptr) {
+    throw image_error("the ", what, " is ", image.width, "x", image.height,
+                      " in CUDA memory, expected ", sizes_of(manifest()),
+                      ": resize it on the GPU, copy it to host memory, or export the bundle with "
+                      "--image-size ",
+                      width, "x", height);
+  }
+  session.check_device_image(image, what);
+}
+
 Spans Restorer::spans(std::size_t length, std::int64_t tile) const {
   const auto side = static_cast<std::size_t>(tile);
   const auto step = static_cast<std::size_t>(noise_ ? manifest().noise()->stride : 1);
   return {length, side, step, tile_overlap_.value_or(default_overlap(side))};
 }
 
-Restorer::Plan Restorer::plan_of(const elir_image& output) const {
+Restorer::Plan Restorer::plan_of(const ImagePair& images) const {
+  const elir_image& output = images.output;
+  const bool from_device = images.input.memory == ELIR_MEMORY_CUDA;
+  const bool to_device = output.memory == ELIR_MEMORY_CUDA;
   const Shape* same = find_size(manifest(), output.width, output.height);
-  if (same != nullptr) return {same, 1};
+  if (same != nullptr) return {same, 1, from_device, to_device};
   const auto& shapes = manifest().shapes;
-  if (fit_ == ELIR_FIT_RESIZE) return {&shapes.front(), 1};
-  Plan best{nullptr, 0};
+  if (fit_ == ELIR_FIT_RESIZE) return {&shapes.front(), 1, from_device, to_device};
+  Plan best{nullptr, 0, from_device, to_device};
   std::int64_t least = INT64_MAX;
   for (const Shape& shape : shapes) {
     const std::size_t runs =
@@ -155,7 +207,8 @@ Restorer::Plan Restorer::plan_of(const elir_image& output) const {
     const std::int64_t cost =
         static_cast<std::int64_t>(runs) * shape.padded_height * shape.padded_width;
     if (cost > least || (cost == least && runs >= best.runs)) continue;
-    best = {&shape, runs};
+    best.shape = &shape;
+    best.runs = runs;
     least = cost;
   }
   return best;
@@ -180,7 +233,7 @@ void Restorer::restore_fully(const elir_image* inputs, const elir_image* outputs
   const auto picture_of = [&](std::size_t i) {
     return enlarged(inputs[i], inputs[i].format == ELIR_BGR8);
   };
-  const Plan plan = plan_of(*outputs);
+  const Plan plan = plan_of({*inputs, *outputs});
   const Shape& shape = *plan.shape;
   if (plan.runs > 1) return restore_tiles(picture_of(0), *outputs, shape, session);
   const auto width = static_cast<std::size_t>(shape.width);
@@ -192,7 +245,7 @@ void Restorer::restore_fully(const elir_image* inputs, const elir_image* outputs
   for (std::size_t first = 0, together = 0; first < count; first += together) {
     together = session.batch(shape, count - first);
     session.select(shape, together);
-    for (std::size_t i = 0; i < together; ++i) {
+    for (std::size_t i = 0; !plan.from_device && i < together; ++i) {
       const EnlargedPicture picture = picture_of(first + i);
       const Pixels input = session.input(i);
       if (resized(outputs[first + i])) {
@@ -201,10 +254,15 @@ void Restorer::restore_fully(const elir_image* inputs, const elir_image* outputs
       } else {
         cut_tile(picture, 0, 0, input, session.scratch());
       }
-      session.fill_noise(i, noise_);
     }
-    session.run();
-    for (std::size_t i = 0; i < together; ++i) {
+    if (plan.from_device || plan.to_device) {
+      session.run_images(plan.from_device ? inputs + first : nullptr,
+                         plan.to_device ? outputs + first : nullptr, noise_);
+    } else {
+      for (std::size_t i = 0; i < together; ++i) session.fill_noise(i, noise_);
+      session.run();
+    }
+    for (std::size_t i = 0; !plan.to_device && i < together; ++i) {
       const elir_image& output = outputs[first + i];
       const Pixels result = view(output);
       const Pixels restored = session.output(i);
@@ -254,8 +312,9 @@ void Restorer::restore_batch(const elir_image* inputs, const elir_image* outputs
     std::unique_lock lock(mutex);
     while (next < count) {
       const std::size_t first = next;
-      const std::size_t size =
-          group_size(count - first, [&](std::size_t i) { return outputs[first + i]; });
+      const std::size_t size = group_size(count - first, [&](std::size_t i) -> ImagePair {
+        return {inputs[first + i], outputs[first + i]};
+      });
       next += size;
       lock.unlock();
       restore_group(

@@ -27,12 +27,21 @@ struct OpenOptions : OpeningOptions {
   Strength strength;
 };
 
-// Throws an image error, or an unavailable error for memory that `backend` does not support. `what`
-// is the image, such as "input".
-void check_image(const elir_image& image, const char* what, const std::string& backend);
+// Throws an image error. `what` is the image, such as "input".
+void check_image(const elir_image& image, const char* what);
+
+// Throws an unavailable error if a checked image is not in host memory; `why` completes the message
+// "the input is in CUDA memory, ".
+void check_on_host(const elir_image& image, const char* what, const std::string& why);
 
 // The pixels of a checked image.
 Pixels view(const elir_image& image);
+
+// An image to restore, and its output.
+struct ImagePair {
+  const elir_image& input;
+  const elir_image& output;
+};
 
 class Restorer {
  public:
@@ -51,15 +60,15 @@ class Restorer {
   void check(const elir_image& input, const elir_image& output) const;
 
   // How many of these images, from the first on, are restored in one run: one if a batch does not
-  // give the bytes of single images. `output_at` returns their
-  // outputs. They pass check().
-  template <typename OutputAt>
-  std::size_t group_size(std::size_t count, const OutputAt& output_at) const {
-    const Plan plan = plan_of(output_at(0));
+  // give the bytes of single images. `images_at` returns an input and its output. They pass
+  // check().
+  template <typename ImagesAt>
+  std::size_t group_size(std::size_t count, const ImagesAt& images_at) const {
+    const Plan plan = plan_of(images_at(0));
     if (plan.runs > 1 || !exact_batches_) return 1;
     const std::size_t most = std::min(count, static_cast<std::size_t>(plan.shape->batch));
     std::size_t size = 1;
-    while (size < most && plan_of(output_at(size)) == plan) ++size;
+    while (size < most && plan_of(images_at(size)) == plan) ++size;
     return size;
   }
 
@@ -95,9 +104,19 @@ class Restorer {
   struct Plan {
     const Shape* shape;
     std::size_t runs;  // of single images
-    bool operator==(const Plan& other) const { return shape == other.shape && runs == other.runs; }
+    bool from_device;  // the input is in device memory
+    bool to_device;
+    bool operator==(const Plan& other) const {
+      return shape == other.shape && runs == other.runs && from_device == other.from_device &&
+             to_device == other.to_device;
+    }
   };
-  Plan plan_of(const elir_image& output) const;
+  Plan plan_of(const ImagePair& images) const;
+
+  // Throws unless this restorer can restore an image in device memory, from or to there. `width`
+  // and `height` are those of its output.
+  void check_on_device(const elir_image& image, const char* what, std::int64_t width,
+                       std::int64_t height) const;
 
   template <typename Body>
   static std::exception_ptr error_of(const Body& body) {

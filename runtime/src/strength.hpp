@@ -17,6 +17,7 @@ class Strength {
   explicit Strength(double strength);
 
   bool none() const { return weight_ == 0; }
+  bool full() const { return weight_ == kFull; }
 
   // Mixes `before` into `after`, which is as large.
   void blend(ConstPixels before, Pixels after) const;

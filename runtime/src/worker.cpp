@@ -59,8 +59,9 @@ void Worker::work(std::size_t thread) {
     const auto waiting = [&](std::size_t i) -> const Job& {
       return ring_[(begun_ + i) % ring_.size()];
     };
-    const std::size_t count =
-        restorer_.group_size(accepted_ - begun_, [&](std::size_t i) { return waiting(i).output; });
+    const std::size_t count = restorer_.group_size(
+        accepted_ - begun_,
+        [&](std::size_t i) -> ImagePair { return {waiting(i).input, waiting(i).output}; });
     for (std::size_t i = 0; i < count; ++i) {
       group.jobs[i] = waiting(i);
       group.inputs[i] = waiting(i).input;

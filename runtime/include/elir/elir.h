@@ -55,6 +55,14 @@
  * call may itself use several processor cores (see `threads`). The calling thread's current CUDA
  * device is the same after a call as before it.
  *
+ * CUDA. With the backends for TensorRT and TensorRT-RTX, images may be in the memory of the
+ * restorer's GPU (ELIR_MEMORY_CUDA), inputs and outputs independently of each other: nothing of an
+ * input or output there is copied to or from the host. Such an image must have one of `shapes`, its
+ * size without padding, be ELIR_RGB8 with rows stored top down, and belong to a bundle that takes
+ * and gives bytes; an input there cannot be enlarged, nor `strength` be less than 1. elir_detect,
+ * elir_restore_photo and elir_run take host memory only. elir_image.stream orders access to the
+ * pixels.
+ *
  * FORKS. A child process created by fork() cannot use its parent's restorers: every function
  * returns ELIR_ERROR_USAGE at once, and elir_destroy does nothing. Create restorers after the fork.
  * If the parent has loaded ONNX Runtime, the child must end with _exit(): at exit() ONNX Runtime
@@ -123,8 +131,9 @@ typedef enum elir_format { ELIR_RGB8 = 0, ELIR_BGR8 = 1 } elir_format;
 /* Where the pixels of an image are. */
 typedef enum elir_memory {
   ELIR_MEMORY_HOST = 0,
-  ELIR_MEMORY_CUDA = 1 /* on the restorer's GPU. Reserved: no backend supports it yet, and such an
-                          image gives ELIR_ERROR_UNAVAILABLE */
+  ELIR_MEMORY_CUDA = 1 /* on the restorer's GPU (elir_params.device), device or managed memory: see
+                          CUDA above. A wrong size, format, stride, address or stream gives
+                          ELIR_ERROR_IMAGE, what needs the host ELIR_ERROR_UNAVAILABLE */
 } elir_memory;
 
 /* What happens to an image that does not have the network's size. */
@@ -204,10 +213,11 @@ typedef struct elir_image {
                        stored bottom up; 0: 3 * width */
   elir_format format;
   elir_memory memory;
-  void* stream; /* for ELIR_MEMORY_CUDA, the cudaStream_t that orders access to the pixels: the
-                   library waits for work queued before the call, and work queued after the call
-                   waits for the library. NULL: the legacy default stream. Must be NULL for
-                   ELIR_MEMORY_HOST */
+  void* stream; /* for ELIR_MEMORY_CUDA, a cudaStream_t of that GPU: the pixels are accessed after
+                   the work that was queued in it before the call, and before the call returns (or
+                   the callback of elir_restore_async is called), so that any work queued later sees
+                   the result. NULL: the legacy default stream. It must not be captured as a graph.
+                   Must be NULL for ELIR_MEMORY_HOST */
 } elir_image;
 
 /* Number and size of the images that the network restores in one run. */

@@ -35,6 +35,12 @@ inline elir_image image(void* data, int width, int height, std::ptrdiff_t stride
   return {data, width, height, stride, format, ELIR_MEMORY_HOST, nullptr};
 }
 
+// An RGB image in the memory of the restorer's GPU. `stream` is a cudaStream_t: see elir_image.
+inline elir_image cuda_image(void* data, int width, int height, void* stream = nullptr,
+                             std::ptrdiff_t stride = 0) {
+  return {data, width, height, stride, ELIR_RGB8, ELIR_MEMORY_CUDA, stream};
+}
+
 struct Size {
   int width;
   int height;

@@ -3,6 +3,7 @@
 // A run copies image and noise to the device, enqueues every engine, and copies the result back,
 // all on one stream; tensors between engines stay on the device. Each shape and batch has its own
 // execution contexts, and its second run is captured as a CUDA graph, which further runs launch.
+// Images that are in device memory are copied there, by rows; then the graph has the engines alone.
 #pragma once
 
 #include "nvinfer.hpp"
@@ -10,7 +11,7 @@
 #include <algorithm>
 
 #include "../backend.hpp"
-#include "cuda.hpp"
+#include "cuda_images.hpp"
 
 namespace elir::core {
 namespace {
@@ -53,7 +54,8 @@ struct Work {
         manifest(bundle),
         log(messages),
         engines(std::move(loaded)),
-        stream(new_stream()) {
+        stream(new_stream()),
+        event(new_event()) {
     for (const Engine& each : engines) bytes = std::max(bytes, working_bytes(*each.engine));
     if (bytes > 0) memory = device_memory(bytes);
   }
@@ -63,6 +65,7 @@ struct Work {
   const Log log;
   std::vector<Engine> engines;
   Stream stream;
+  Event event;  // when the work of callers is done
   std::size_t bytes = 0;
   DeviceMemory memory;      // in use while one of the engines runs
   std::string device_lost;  // error message; empty: not lost
@@ -70,7 +73,8 @@ struct Work {
 
 class TensorRtTensors final : public Tensors {
  public:
-  TensorRtTensors(std::shared_ptr<Work> work, const Shape& shape) : work_(std::move(work)) {
+  TensorRtTensors(std::shared_ptr<Work> work, const Shape& shape)
+      : work_(std::move(work)), shape_(shape) {
     const Manifest& manifest = work_->manifest;
     input_ = host_tensor(manifest.input(), shape);
     if (manifest.noise() != nullptr) noise_ = host_tensor(*manifest.noise(), shape);
@@ -101,14 +105,60 @@ class TensorRtTensors final : public Tensors {
   void* output() override { return output_.host.get(); }
 
   void run() override {
+    on_device([&] {
+      launch(whole_, [&] {
+        copy(input_, cudaMemcpyHostToDevice);
+        copy_noise();
+        enqueue();
+        copy(output_, cudaMemcpyDeviceToHost);
+      });
+    });
+  }
+
+  void run_images(const elir_image* inputs, const elir_image* outputs) override {
+    const bool noise_is_there = !reads_noise();
+    on_device([&] {
+      for (std::int64_t i = 0; i < shape_.batch; ++i) {
+        for (const elir_image* images : {inputs, outputs}) {
+          if (images != nullptr) wait_for_caller(stream(), work_->event, images[i]);
+        }
+      }
+      if (inputs == nullptr) copy(input_, cudaMemcpyHostToDevice);
+      for (std::int64_t i = 0; inputs != nullptr && i < shape_.batch; ++i) {
+        const ConstPixels source = device_pixels(inputs[i]);
+        const Pixels image = image_of(input_, i);
+        queue_copy(source, image, stream());
+        queue_mirror(image, source.width, source.height, stream());
+      }
+      if (!noise_is_there) copy_noise();
+      launch(engines_alone_, [&] { enqueue(); });
+      if (outputs == nullptr) copy(output_, cudaMemcpyDeviceToHost);
+      for (std::int64_t i = 0; outputs != nullptr && i < shape_.batch; ++i) {
+        const Pixels sink = device_pixels(outputs[i]);
+        queue_copy(image_of(output_, i).part(0, 0, sink.width, sink.height), sink, stream());
+      }
+    });
+    noise_of_images_ = true;
+  }
+
+  bool reads_noise() const override { return !noise_of_images_; }
+
+ private:
+  // Runs `body`, which queues work, and waits for it.
+  template <typename Body>
+  void on_device(const Body& body) {
     if (!work_->device_lost.empty()) throw unavailable_error(work_->device_lost);
     const CurrentDevice current(work_->device);  // this thread may be new
+    noise_of_images_ = false;
     try {
-      run_on_device();
+      body();
+      check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
+      ran_ = true;
     } catch (const Failure& failure) {
       // No queued work may still access the buffers.
       const cudaError_t error = cudaStreamSynchronize(stream());
       if (error == cudaSuccess) {
+        if (failure.status() == ELIR_ERROR_IMAGE) throw;
         throw unavailable_error(failure.what(), "; the session remains usable");
       }
       // CUDA repeats errors that it cannot recover from.
@@ -123,7 +173,6 @@ class TensorRtTensors final : public Tensors {
     }
   }
 
- private:
   struct BoundStage {
     const Stage* stage;
     std::unique_ptr<nvinfer1::IExecutionContext> context;
@@ -194,36 +243,51 @@ class TensorRtTensors final : public Tensors {
                "cudaMemcpyAsync");
   }
 
-  void run_on_device() {
+  void copy_noise() const {
+    if (noise_.bytes > 0) copy(noise_, cudaMemcpyHostToDevice);
+  }
+
+  // Image `i` of a tensor of pixels on the device.
+  Pixels image_of(const HostTensor& tensor, std::int64_t i) const {
+    const auto width = static_cast<std::size_t>(shape_.padded_width);
+    const auto height = static_cast<std::size_t>(shape_.padded_height);
+    auto* const data = static_cast<std::uint8_t*>(tensor.device.get());
+    return packed(data + static_cast<std::size_t>(i) * kChannels * width * height, width, height);
+  }
+
+  // Work that is always the same, and its graph.
+  struct Captured {
+    GraphExec graph;
+    bool tried = false;
+  };
+
+  // Queues what `queue` does, or its graph.
+  template <typename Queue>
+  void launch(Captured& work, const Queue& queue) {
     // Not the first run, in which an engine may initialise itself: a graph cannot capture that.
-    if (ran_ && !capture_tried_) {
-      capture_tried_ = true;
-      capture();
+    if (ran_ && !work.tried) {
+      work.tried = true;
+      capture(work, queue);
     }
-    if (graph_) {
-      check_cuda(cudaGraphLaunch(graph_.get(), stream()), "cudaGraphLaunch");
+    if (work.graph) {
+      check_cuda(cudaGraphLaunch(work.graph.get(), stream()), "cudaGraphLaunch");
     } else {
-      enqueue();
+      queue();
     }
-    check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
-    ran_ = true;
   }
 
   void enqueue() {
     engine_log().take();
-    for (const HostTensor* source : {&input_, &noise_}) {
-      if (source->bytes > 0) copy(*source, cudaMemcpyHostToDevice);
-    }
     for (const BoundStage& bound : stages_) {
       if (!bound.context->enqueueV3(stream())) throw failed_call("enqueueV3", *bound.stage);
     }
-    copy(output_, cudaMemcpyDeviceToHost);
   }
 
-  // Captures a run as a graph; on failure, runs continue without.
-  void capture() {
+  // Captures what `queue` does as a graph; on failure, runs continue without.
+  template <typename Queue>
+  void capture(Captured& work, const Queue& queue) {
     try {
-      graph_ = capture_graph();
+      work.graph = capture_graph(queue);
     } catch (const Failure& failure) {
       abandon_capture();
       work_->log.warn(
@@ -234,14 +298,15 @@ class TensorRtTensors final : public Tensors {
     }
   }
 
-  GraphExec capture_graph() {
+  template <typename Queue>
+  GraphExec capture_graph(const Queue& queue) {
     for (const BoundStage& bound : stages_) {
       if (is_capturable(*bound.context, stream())) continue;
       throw unavailable_error(installed(), " says that ", bound.stage->name, " cannot be captured");
     }
     check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal),
                "cudaStreamBeginCapture");
-    enqueue();
+    queue();
     cudaGraph_t captured = nullptr;
     check_cuda(cudaStreamEndCapture(stream(), &captured), "cudaStreamEndCapture");
     const Graph graph(captured);
@@ -264,7 +329,7 @@ class TensorRtTensors final : public Tensors {
 
   // In reverse order of creation.
   void release() {
-    graph_.reset();
+    for (Captured* each : {&whole_, &engines_alone_}) each->graph.reset();
     stages_.clear();
     between_.clear();
     for (HostTensor* each : {&output_, &noise_, &input_}) *each = {};
@@ -272,14 +337,16 @@ class TensorRtTensors final : public Tensors {
   }
 
   std::shared_ptr<Work> work_;
+  const Shape shape_;
   HostTensor input_;
   HostTensor noise_;
   HostTensor output_;
   std::vector<DeviceMemory> between_;  // outputs of the stages but the last
   std::vector<BoundStage> stages_;
-  GraphExec graph_;
+  Captured whole_;          // copies from and to host memory, and the engines
+  Captured engines_alone_;  // for images in device memory
   bool ran_ = false;
-  bool capture_tried_ = false;
+  bool noise_of_images_ = false;  // the device has the noise of the last run_images()
 };
 
 class TensorRtSession final : public Session {
@@ -294,6 +361,11 @@ class TensorRtSession final : public Session {
   }
 
   bool any_batch() const override { return false; }
+
+  bool has_device() const override { return true; }
+  void check_device_image(const elir_image& image, const char* what) const override {
+    check_places(image, what, work_->device);
+  }
 
  private:
   std::unique_ptr<Tensors> allocate(const Shape& shape) override {

@@ -76,20 +76,23 @@ void fill(const elir_image& input, const elir_image* background, const elir_imag
   if (source.format != output.format) swap_channels(sink);
 }
 
+void check_photograph(const elir_image& image, const char* what) {
+  check_image(image, what);
+  check_on_host(image, what, "where no faces are found or put back");
+}
+
 }  // namespace
 
 std::vector<Face> PhotoRestorer::detect(const elir_image& image) {
-  check_image(image, "image", restorer_.backend());
+  check_photograph(image, "image");
   return find(photograph(image));
 }
 
 std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const elir_image& input,
                                          const elir_image& output) {
-  check_image(input, "input", restorer_.backend());
-  check_image(output, "output", restorer_.backend());
-  if (params.background != nullptr) {
-    check_image(*params.background, "background", restorer_.backend());
-  }
+  check_photograph(input, "input");
+  check_photograph(output, "output");
+  if (params.background != nullptr) check_photograph(*params.background, "background");
   check_faces(params);
   const std::int64_t scale = scale_of(input, output);
   const Detector& detector = detector_of(restorer_.bundle());

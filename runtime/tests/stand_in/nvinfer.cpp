@@ -65,6 +65,7 @@ class Context final : public nvinfer1::IExecutionContext {
     if (std::string(name) == "noise") {
       return dims.d[1] == 16 && dims.d[2] == height / 8 && dims.d[3] == width / 8;
     }
+    if (state.floats) return dims.d[1] == 3 && dims.d[2] == height && dims.d[3] == width;
     return dims.d[1] == height && dims.d[2] == width && dims.d[3] == 3;
   }
   void setDeviceMemoryV2(void* memory, std::int64_t size) override {
@@ -83,6 +84,7 @@ class Context final : public nvinfer1::IExecutionContext {
       working[kWorkingBytes - 1] = 1;
       const std::int64_t image = std::int64_t{3} * height * width;
       const std::int64_t latent = std::int64_t{16} * (height / 8) * (width / 8);
+      state.seen.assign(in, in + batch * image);
       for (std::int64_t i = 0; i < batch * image; ++i) {
         const auto more = noise == nullptr ? 0 : static_cast<int>(noise[i / image * latent]);
         out[i] = static_cast<std::uint8_t>(in[i] + kAdded + more);
@@ -120,10 +122,12 @@ class Engine final : public nvinfer1::ICudaEngine {
     if (std::string(name) == "noise") {
       return {4, {batch, 16, open ? -1 : height / 8, open ? -1 : width / 8}};
     }
+    if (state.floats) return {4, {batch, 3, open ? -1 : height, open ? -1 : width}};
     return {4, {batch, open ? -1 : height, open ? -1 : width, 3}};
   }
   nvinfer1::DataType getTensorDataType(const char* name) const override {
-    return std::string(name) == "noise" ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kUINT8;
+    return state.floats || std::string(name) == "noise" ? nvinfer1::DataType::kFLOAT
+                                                        : nvinfer1::DataType::kUINT8;
   }
   nvinfer1::TensorFormat getTensorFormat(const char* /*name*/) const override {
     return state.linear ? nvinfer1::TensorFormat::kLINEAR : nvinfer1::TensorFormat::kCHW32;

@@ -1,6 +1,9 @@
 // State of a stand-in for TensorRT: the failures that tests choose, and calls.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 struct StandInTensorRt {
   // Heights and widths of the engines' profiles, and their largest batch.
   struct {
@@ -9,7 +12,8 @@ struct StandInTensorRt {
   } profiles[2] = {{32, 32}, {0, 0}};
   int profile_count = 1;
   int batch = 1;
-  bool noise = false;  // a second input, of stride 8 and 16 channels
+  bool noise = false;   // a second input, of stride 8 and 16 channels
+  bool floats = false;  // image and result, in planes; such an engine does not run
 
   const char* refusal = nullptr;  // logged by failing calls; empty: no message
   bool enqueue_fails = false;
@@ -19,5 +23,6 @@ struct StandInTensorRt {
   bool on_device = true;
   bool host_code = false;  // allowed by the last runtime
   int enqueued = 0;
-  int contexts = 0;  // that live
+  int contexts = 0;                // that live
+  std::vector<std::uint8_t> seen;  // the image of the last run
 };
