@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from elir_deploy.errors import (
     MissingDependencyError,
     UnavailableError,
 )
+from elir_deploy.interrupts import raise_interruption
 from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import Job
 
@@ -153,7 +156,7 @@ def open_cluster(
     if address is not None:
         _check_reachable(address)
     # Ray prints of workers that died, wherever its logs go.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _our_signals():
         try:
             ray.init(
                 address=address or "local",
@@ -164,13 +167,29 @@ def open_cluster(
         except (ConnectionError, ValueError, RuntimeError) as error:
             place = address or "on this machine"
             raise UnavailableError(f"Ray {place}: {_first_line(error)}") from None
+    with redirect_stdout(sys.stderr):
         try:
             if address is None:
                 services: Any = ray.util
                 _check_loopback(services.get_node_ip_address())
             yield _start(ray, options, workers)
+        except SystemExit:  # of SIGTERM, with a code of Ray's
+            raise_interruption(signal.SIGTERM)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Keep what SIGTERM does, which Ray changes to an exit with another code."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_loopback(node: str) -> None:

@@ -141,6 +141,28 @@ def test_kill_minus_9_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_workers(tmp_path: Path, number: int, code: int) -> None:
+    bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
+    source = album(tmp_path / "in", 500)
+    command = [
+        *(sys.executable, "-m", "elir_deploy.cli.batch", str(source), str(tmp_path / "out")),
+        *("--bundle", str(bundle), "--recursive", "--existing", "skip"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(list((tmp_path / "out").rglob("*.png"))) < 20:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "left: --existing skip restores the rest" in errors
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    for path in (tmp_path / "out").rglob("*.png"):
+        Image.open(path).load()
+
+
+@pytest.mark.slow
 def test_urls_and_a_cluster_that_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
     source = album(tmp_path / "in", 20)
