@@ -153,6 +153,8 @@ endif
 # CPP_SANITIZE=0 leaves the sanitized build and the fuzzers out.
 CPP_SANITIZE ?= 1
 CPP_PACKAGES := cmake ninja-build g++ clang libclang-rt-dev nlohmann-json3-dev libgtest-dev libpng-dev libssl-dev libstb-dev pkg-config
+# For the GStreamer element; where they cannot be had, it is left out.
+GST_PACKAGES := libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-plugins-base gstreamer1.0-tools
 CPP_CONFIGURE := cmake -S runtime -G Ninja -DELIR_WERROR=ON -DELIR_BUILD_TESTS=ON
 CPP_BARE := -DELIR_WITH_OPENVINO=OFF -DELIR_WITH_ONNXRUNTIME=OFF -DCMAKE_BUILD_TYPE= -DCMAKE_CXX_FLAGS=-O1 \
     -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
@@ -162,6 +164,9 @@ CPP_ADDRESS := $(CPP_CONFIGURE) -B $(CPP)/address $(CPP_BARE) -DELIR_SANITIZE=ad
 $(CPP)/.packages:
 	mkdir -p $(CPP)
 	dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || { apt-get update -q && apt-get install -y -q $(CPP_PACKAGES); }
+	dpkg -s $(GST_PACKAGES) > /dev/null 2>&1 || { apt-get update -q \
+	    && apt-get install -y -q --no-install-recommends $(GST_PACKAGES); } \
+	    || echo "without the GStreamer element"
 	touch $@
 
 # ONNX Runtime's header comes from Debian; where that cannot be had, the backend is left out.

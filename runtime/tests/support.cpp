@@ -141,6 +141,28 @@ void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size
   }
 }
 
+std::vector<std::uint8_t> spots(int width, int height, const std::vector<std::pair<int, int>>& at) {
+  std::vector<std::uint8_t> pixels =
+      pattern(static_cast<std::size_t>(width), static_cast<std::size_t>(height), 1);
+  for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(value / 3);
+  for (const auto& [left, top] : at) {
+    for (int i = 0; i < 48; ++i) {
+      const int pixel = (top + i / 12) * width + left + i % 12 / 3;
+      pixels[static_cast<std::size_t>(3 * pixel + i % 3)] = 255;
+    }
+  }
+  return pixels;
+}
+
+std::string detector_graph() {
+  const std::string end = onnx_value("input.1", kOnnxFloat, {1, 3, 0, 0});
+  return onnx_model(OnnxGraph{{onnx_node("Relu", {"input.1"}, "537")},
+                              {},
+                              {end},
+                              onnx_value("537", kOnnxFloat, {1, 3, 0, 0})}
+                        .content());
+}
+
 std::string digest(const std::vector<std::uint8_t>& bytes) {
   core::Sha256 sha;
   sha.update(bytes.data(), bytes.size());

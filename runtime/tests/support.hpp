@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace elir::test {
@@ -16,6 +17,12 @@ std::vector<std::uint8_t> pattern(std::size_t width, std::size_t height, std::ui
 
 // Computes what the reference backend does to a square without noise.
 void reference_model(const std::uint8_t* source, std::uint8_t* result, std::size_t side);
+
+// A dark picture with white blocks of 4 x 4 pixels: faces for the reference detector.
+std::vector<std::uint8_t> spots(int width, int height, const std::vector<std::pair<int, int>>& at);
+
+// A face detector's file. Any graph will do: the reference backend has a detector of its own.
+std::string detector_graph();
 
 // SHA-256.
 std::string digest(const std::vector<std::uint8_t>& bytes);

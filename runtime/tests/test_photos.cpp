@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "golden.hpp"
-#include "onnx_bytes.hpp"
 #include "support.hpp"
 
 namespace elir {
@@ -22,24 +21,13 @@ using test::Golden;
 
 const Golden& photos() { return test::golden("photos.json"); }
 
-// Any graph will do: the reference backend has a detector of its own.
-std::string detector_graph() {
-  using namespace test;  // NOLINT
-  const std::string end = onnx_value("input.1", kOnnxFloat, {1, 3, 0, 0});
-  return onnx_model(OnnxGraph{{onnx_node("Relu", {"input.1"}, "537")},
-                              {},
-                              {end},
-                              onnx_value("537", kOnnxFloat, {1, 3, 0, 0})}
-                        .content());
-}
-
 class PhotosTest : public ::testing::Test {
  protected:
   std::string bundle(int side, bool faces = true) {
     BundleOptions options;
     options.side = side;
     options.faces = faces;
-    options.detector = detector_graph();
+    options.detector = test::detector_graph();
     const auto folder = folder_.path() / std::to_string(side);
     test::write_bundle(folder, options);
     return folder.string();
@@ -64,20 +52,6 @@ std::vector<elir_face> faces_of(const Golden& places) {
 // A picture with the channels of every pixel reversed.
 std::vector<std::uint8_t> reversed(std::vector<std::uint8_t> pixels) {
   for (std::size_t i = 0; i < pixels.size(); i += 3) std::swap(pixels[i], pixels[i + 2]);
-  return pixels;
-}
-
-// A dark picture with white blocks of 4 x 4 pixels: faces for the reference detector.
-std::vector<std::uint8_t> spots(int width, int height, const std::vector<std::pair<int, int>>& at) {
-  std::vector<std::uint8_t> pixels =
-      test::pattern(static_cast<std::size_t>(width), static_cast<std::size_t>(height), 1);
-  for (std::uint8_t& value : pixels) value = static_cast<std::uint8_t>(value / 3);
-  for (const auto& [left, top] : at) {
-    for (int i = 0; i < 48; ++i) {
-      const int pixel = (top + i / 12) * width + left + i % 12 / 3;
-      pixels[static_cast<std::size_t>(3 * pixel + i % 3)] = 255;
-    }
-  }
   return pixels;
 }
 
@@ -113,7 +87,7 @@ TEST_F(PhotosTest, ListedFacesAsInPython) {
 
 TEST_F(PhotosTest, Choices) {
   Restorer restorer = opened();
-  auto pixels = spots(400, 300, {{100, 100}, {300, 160}, {120, 248}});
+  auto pixels = test::spots(400, 300, {{100, 100}, {300, 160}, {120, 248}});
   const elir_image input = test::image_of(pixels, 400, 300);
   auto result = pixels;
   const elir_image output = test::image_of(result, 400, 300);
@@ -151,7 +125,7 @@ TEST_F(PhotosTest, Choices) {
 TEST_F(PhotosTest, AnAlignedPicture) {
   Restorer restorer = opened();
   for (const int side : {128, 200}) {
-    auto pixels = spots(side, side, {{side / 2, side / 2}});
+    auto pixels = test::spots(side, side, {{side / 2, side / 2}});
     auto result = pixels;
     auto plain = pixels;
     const elir_image input = test::image_of(pixels, side, side);
@@ -165,7 +139,7 @@ TEST_F(PhotosTest, AnAlignedPicture) {
 
 TEST_F(PhotosTest, NoFace) {
   Restorer restorer = opened();
-  auto pixels = spots(90, 70, {});
+  auto pixels = test::spots(90, 70, {});
   std::vector<std::uint8_t> result(pixels.size());
   EXPECT_TRUE(restorer.restore_photo(test::image_of(pixels, 90, 70), test::image_of(result, 90, 70))
                   .empty());
@@ -174,7 +148,7 @@ TEST_F(PhotosTest, NoFace) {
 
 TEST_F(PhotosTest, TheBackgroundMayBeTheOutput) {
   Restorer restorer = opened();
-  auto pixels = spots(90, 70, {});
+  auto pixels = test::spots(90, 70, {});
   auto around = test::pattern(90, 70, 7);
   auto result = around;
   const elir_image input = test::image_of(pixels, 90, 70);
@@ -185,7 +159,7 @@ TEST_F(PhotosTest, TheBackgroundMayBeTheOutput) {
 
 TEST_F(PhotosTest, FewerFacesThanThereAre) {
   Restorer restorer = opened();
-  auto pixels = spots(400, 300, {{100, 100}, {300, 160}});
+  auto pixels = test::spots(400, 300, {{100, 100}, {300, 160}});
   const elir_image image = test::image_of(pixels, 400, 300);
   elir_face face{};
   std::size_t count = 0;
@@ -198,7 +172,7 @@ TEST_F(PhotosTest, FewerFacesThanThereAre) {
 
 TEST_F(PhotosTest, Threads) {
   Restorer restorer = opened();
-  auto pixels = spots(400, 300, {{100, 100}, {300, 160}, {120, 248}});
+  auto pixels = test::spots(400, 300, {{100, 100}, {300, 160}, {120, 248}});
   const elir_image input = test::image_of(pixels, 400, 300);
   std::vector<std::vector<std::uint8_t>> results(4, pixels);
   std::vector<std::thread> threads;
@@ -223,7 +197,7 @@ class PhotoMisuse : public PhotosTest, public ::testing::WithParamInterface<Misu
 
 TEST_P(PhotoMisuse, IsAnError) {
   Restorer restorer = opened();
-  auto pixels = spots(90, 70, {});
+  auto pixels = test::spots(90, 70, {});
   auto result = pixels;
   const elir_image input = test::image_of(pixels, 90, 70);
   elir_image output = test::image_of(result, 90, 70);
@@ -282,7 +256,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(PhotosTest, ExtremeFacesAreLeftAloneOrRestored) {
   Restorer restorer = opened();
-  auto pixels = spots(90, 70, {});
+  auto pixels = test::spots(90, 70, {});
   std::vector<std::uint8_t> result(16 * pixels.size());
   std::vector<elir_face> faces;
   for (const double far : {1.0, 7.0, 300.0, 1e5, 1048000.0}) {
@@ -305,7 +279,7 @@ TEST_F(PhotosTest, ExtremeFacesAreLeftAloneOrRestored) {
 }
 
 TEST_F(PhotosTest, BundlesThatRestoreNoPhotographs) {
-  auto pixels = spots(90, 70, {});
+  auto pixels = test::spots(90, 70, {});
   auto result = pixels;
   const auto error_of = [&](const std::string& path, elir_params params) {
     try {
