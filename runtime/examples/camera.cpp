@@ -1,9 +1,11 @@
-// The skeleton of a camera's loop: frames arrive at a fixed rate, and those that arrive while all
+// A camera's loop without GStreamer: frames arrive at a fixed rate, and those that arrive while all
 // buffers are busy are dropped, so that the delay is at most that of the queue.
 //
 //     camera BUNDLE [FRAMES]
 //
-// The camera is simulated; replace it by yours.
+// In a GStreamer pipeline the element elirrestore does this. What it does not: the loop goes on
+// while the library restores on its own threads, and the program keeps the buffers. The camera is
+// simulated; replace it by yours.
 #include <atomic>
 #include <chrono>
 #include <cstdio>

@@ -1,10 +1,10 @@
 # Tests of the GStreamer element, where what they need is installed. GStreamer is not instrumented, so not for
 # the thread sanitizer.
-pkg_check_modules(ELIR_GST_CHECK QUIET IMPORTED_TARGET gstreamer-check-1.0 gstreamer-video-1.0)
-pkg_get_variable(plugins gstreamer-1.0 pluginsdir)
 if(ELIR_SANITIZE STREQUAL "thread")
   return()
 endif()
+pkg_check_modules(ELIR_GST_CHECK QUIET IMPORTED_TARGET gstreamer-check-1.0 gstreamer-video-1.0)
+pkg_get_variable(plugins gstreamer-1.0 pluginsdir)
 if(NOT ELIR_GST_CHECK_FOUND OR NOT EXISTS "${plugins}/libgstvideotestsrc.so")
   message(STATUS "elir: no tests of elirrestore: gstreamer-check-1.0 or the plugin videotestsrc is missing")
   return()
