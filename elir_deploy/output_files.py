@@ -17,6 +17,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -33,6 +34,7 @@ __all__ = [
     "remove_abandoned",
     "remove_parts",
     "replacing",
+    "replacing_as",
     "write_text",
 ]
 
@@ -41,6 +43,19 @@ STANDARD_OUTPUT = "-"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"\.elir-[0-9a-f]{16}\.part")
+
+
+@dataclass
+class Replacement:
+    """A file that is being written.
+
+    Attributes:
+        file: open for writing.
+        name: what it will be called in its folder; may be changed until the block ends.
+    """
+
+    file: BinaryIO
+    name: str
 
 
 @contextmanager
@@ -59,25 +74,33 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         OutputError: ``path`` cannot be written, or the disk is full.
         BrokenPipeError: standard output was closed by its reader.
     """
+    with replacing_as(path, durable=durable) as replacement:
+        yield replacement.file
+
+
+@contextmanager
+def replacing_as(path: str | Path, *, durable: bool = True) -> Iterator[Replacement]:
+    """:func:`replacing`, but the block may decide what the file is called in the end."""
     try:
         target, mode = _regular_file(path)
         if target is None:
             with _open_stream(path) as stream:
                 content = io.BytesIO()
-                yield content
+                yield Replacement(content, str(path))
                 stream.write(content.getbuffer())
             return
         remove_parts(target.parent)
         with locked(functools.partial(_new_part, target.parent)) as part:
             try:
                 with part.open("wb") as file:
-                    yield file
+                    replacement = Replacement(file, target.name)
+                    yield replacement
                     if mode is not None:
                         part.chmod(mode)
                     if durable:
                         file.flush()
                         os.fsync(file.fileno())
-                part.replace(target)
+                part.replace(target.with_name(replacement.name))
             except BaseException:
                 with suppress(OSError):
                     part.unlink()

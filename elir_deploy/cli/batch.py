@@ -12,7 +12,8 @@ from elir_deploy.batch.cluster import open_cluster
 from elir_deploy.batch.places import plan_batch
 from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.restore import EXIT_SOME_FAILED, Existing, Faces, Format, Scale, image_quality
+from elir_deploy.cli.options import Existing, Faces, Scale
+from elir_deploy.cli.restore import EXIT_SOME_FAILED, Format, image_quality
 from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError

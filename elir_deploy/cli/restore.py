@@ -5,40 +5,42 @@ from __future__ import annotations
 import enum
 import warnings
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from elir_deploy.cli.choices import Precision
+from elir_deploy.cli.options import (
+    BackendOption,
+    BackgroundOption,
+    BundleArgument,
+    DeviceOption,
+    EventsOption,
+    Existing,
+    ExistingOption,
+    FacesOption,
+    FitOption,
+    ForceOption,
+    Mode,
+    ModeOption,
+    PrecisionOption,
+    ScaleOption,
+    SeedOption,
+    SigmaOption,
+    StrengthOption,
+    ThreadsOption,
+    TileOverlapOption,
+    chosen_strength,
+    path_of,
+)
 from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.restorers import Choices, open_restorer
-from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
+from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
-from elir_deploy.photo.faces import FACES
-from elir_deploy.photo.restoring import SCALES
-from elir_deploy.runtime.backends import BACKENDS
-from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.files import check_bits, restore_files
-from elir_deploy.runtime.images import OUTPUT_FORMATS, STANDARD_INPUT, Quality
+from elir_deploy.runtime.images import OUTPUT_FORMATS, Quality
 from elir_deploy.runtime.jobs import Plan, plan_jobs
-from elir_deploy.runtime.strength import rounded_strength
 
 EXIT_SOME_FAILED = 2
-
-
-class Fit(str, enum.Enum):
-    resize = "resize"
-    tile = "tile"
-
-
-Faces = enum.Enum("Faces", {name: name for name in FACES}, type=str)  # type: ignore[misc]
-Scale = enum.Enum("Scale", {str(n): str(n) for n in SCALES}, type=str)  # type: ignore[misc]
-
-
-class Mode(str, enum.Enum):
-    latency = "latency"
-    throughput = "throughput"
 
 
 class Format(str, enum.Enum):
@@ -50,20 +52,9 @@ class Format(str, enum.Enum):
     same = "same"
 
 
-class Existing(str, enum.Enum):
-    error = "error"
-    skip = "skip"
-    overwrite = "overwrite"
-
-
 # Its length is that of the options, which Typer reads from the signature.
 def restore(
-    bundle: Annotated[
-        str,
-        typer.Argument(
-            metavar="BUNDLE", help="A folder written by elir-export, or 'tiny' (included)."
-        ),
-    ],
+    bundle: BundleArgument,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -80,90 +71,18 @@ def restore(
             "name.png, or - for standard output.",
         ),
     ],
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=f"auto, {', '.join(BACKENDS)}. elir-inspect shows which of them can run here.",
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Precision to run in; bf16 uses the fp32 files. [default: the fastest that the "
-            "bundle allows by default]"
-        ),
-    ] = None,
-    fit: Annotated[
-        Fit | None,
-        typer.Option(
-            help="How to process images that do not have the model's size: 'resize' them, or split "
-            "them into overlapping tiles ('tile'). [default: resize for face tasks, else tile]"
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Allow a face model to run in tiles.")
-    ] = False,
-    tile_overlap: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="PIXELS",
-            help="Width over which tiles are blended. [default: an eighth of a tile]",
-        ),
-    ] = None,
-    faces: Annotated[
-        Faces | None,
-        typer.Option(
-            help="Of photographs, for bundles with a face detector: which faces are restored. "
-            "'aligned': the picture is one aligned face, and none is searched for. 'auto': so if "
-            "it looks like one, else all. [default: auto; aligned without a detector]"
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE",
-            help="Of photographs: a bundle that restores the rest of the picture, such as bsr's, "
-            "or 'tiny'. [default: the rest stays as it is]",
-        ),
-    ] = None,
-    scale: Annotated[
-        Scale | None,
-        typer.Option(help="Of photographs: how many times as large the result is. [default: 1]"),
-    ] = None,
-    sigma_s: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Standard deviation of the noise: less is closer to the truth on average, more is "
-            "sharper. For bundles exported with --noise field. [default: the bundle's]",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Seed of the noise, for bundles exported with --noise field. [default: the "
-            "bundle's]",
-        ),
-    ] = None,
-    strength: Annotated[
-        float,
-        typer.Option(
-            metavar="0-1",
-            help="How much of the restoration is kept: 0 gives the input back, enlarged where the "
-            "task enlarges.",
-        ),
-    ] = 1.0,
-    existing: Annotated[
-        Existing,
-        typer.Option(
-            help="What happens if results exist. 'skip' goes on where an earlier run ended, "
-            "however it ended, and tries its failures again: a result is known by its name alone, "
-            "whatever input, options and bundle it is of."
-        ),
-    ] = Existing.error,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    fit: FitOption = None,
+    force: ForceOption = False,
+    tile_overlap: TileOverlapOption = None,
+    faces: FacesOption = None,
+    background: BackgroundOption = None,
+    scale: ScaleOption = None,
+    sigma_s: SigmaOption = None,
+    seed: SeedOption = None,
+    strength: StrengthOption = 1.0,
+    existing: ExistingOption = Existing.error,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -196,33 +115,16 @@ def restore(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Include subfolders.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads for the model. [default: all cores]")
-    ] = None,
-    device: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of the GPU, if there are several.")
-    ] = 0,
-    mode: Annotated[
-        Mode,
-        typer.Option(
-            help="'throughput' restores several images at the same time if that is faster on the "
-            "backend; it takes more memory."
-        ),
-    ] = Mode.latency,
+    threads: ThreadsOption = None,
+    device: DeviceOption = 0,
+    mode: ModeOption = Mode.latency,
     compare: Annotated[
         bool,
         typer.Option(
             "--compare", help="Also write NAME.compare.png: input and result side by side."
         ),
     ] = False,
-    events: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help="Also write what became of each input, as one JSON object a line; - is standard "
-            "output.",
-        ),
-    ] = None,
+    events: EventsOption = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -242,32 +144,29 @@ def restore(
     """
     # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    try:  # wrong ones are refused before anything is written
-        strength = rounded_strength(strength)
-    except UsageError as error:
-        raise UsageError(f"--{error}") from None
-    choices = Choices(
-        Bundle.open(bundle),
-        Bundle.open(background) if background is not None else None,
+    strength = chosen_strength(strength)
+    choices = Choices.of(
+        bundle,
+        background,
         backend=backend,
-        precision=precision.value if precision else None,
-        faces=faces.value if faces else None,
-        scale=int(scale.value) if scale else None,
-        fit=fit.value if fit else None,
+        precision=precision,
+        faces=faces,
+        scale=scale,
+        fit=fit,
         force=force,
         threads=threads,
         device=device,
-        mode=mode.value,
+        mode=mode,
         sigma_s=sigma_s,
         seed=seed,
         tile_overlap=tile_overlap,
     )
     choices.check()
     if events is not None:
-        _path(events)
+        path_of(events)
     plan = plan_jobs(
-        [_path(text) for text in inputs],
-        _path(output),
+        [path_of(text) for text in inputs],
+        path_of(output),
         format=format.value if format else None,
         recursive=recursive,
         existing=existing.value,
@@ -280,8 +179,6 @@ def restore(
         restorer = None
         if plan.jobs:
             whole, restorer = open_restorer(choices, stack)
-            if device and not BACKENDS[restorer.backend].on_gpu:
-                tell(f"warning: --device {device} has no effect: {restorer.backend} uses no GPU")
             on_progress = stack.enter_context(progress(show_time_left=True))
             report.outcome = restore_files(
                 whole,
@@ -295,16 +192,6 @@ def restore(
     report.print_summary(restorer)
     if report.outcome.failures or plan.unread.closed:
         raise typer.Exit(EXIT_SOME_FAILED)
-
-
-def _path(text: str) -> Path:
-    """The path of a file or folder, or ``-``, which ``./-`` is not."""
-    if not text:  # which would be the current folder
-        raise UsageError(
-            "a name is empty, expected a file, a folder or -: is a shell variable unset?"
-        )
-    path = Path(text)
-    return path if text == STANDARD_INPUT or str(path) != STANDARD_INPUT else path.absolute()
 
 
 def image_quality(text: str | None, plan: Plan) -> Quality:

@@ -1,4 +1,4 @@
-"""What ``elir-restore`` says of a run: on the screen, and as events."""
+"""What ``elir-restore`` and ``elir-video`` say of a run: on the screen, and as events."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ _REPEATED = 20
 class RunReport:
     """Tells results, and at the end the summary.
 
+    Args:
+        plan: what is done.
+        events: where events are written; None: nowhere.
+        kind: of the inputs, ``image`` or ``film``.
+
     Attributes:
         outcome: of the run, for the summary.
 
@@ -32,8 +37,8 @@ class RunReport:
         OutputError: the events cannot be written.
     """
 
-    def __init__(self, plan: Plan, events: str | None) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, events: str | None, kind: str = "image") -> None:
+        self._plan, self._kind = plan, kind
         self.outcome = Outcome()
         self._counts = Counter[str]()
         self._lock = threading.Lock()  # images are read and written in different threads
@@ -48,7 +53,7 @@ class RunReport:
         self._say = tell if to_stdout or result_on_stdout else print
         if events is not None:
             check_events_file(events, plan)
-            self._events = EventLog(events, plan)
+            self._events = EventLog(events, plan, kind)
 
     def __enter__(self) -> RunReport:
         if self._events is not None:
@@ -84,7 +89,7 @@ class RunReport:
         """Counts, failures, and what the user may not expect of the plan."""
         outcome, plan = self.outcome, self._plan
         if outcome.failures and len(plan.jobs) > 1:  # a single one was the last line
-            tell("failed images:")
+            tell(f"failed {self._kind}s:")
             for job, reason in outcome.failures[:_REPEATED]:
                 tell(f"  {_with_name(job, reason)}")
             if len(outcome.failures) > _REPEATED:
@@ -96,8 +101,13 @@ class RunReport:
             parts.append(f"{len(outcome.failures)} failed")
         if outcome.faces is not None:
             parts.append(f"{outcome.faces} face{'s' * (outcome.faces != 1)}")
-        if outcome.restored:
-            parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/image")
+        if outcome.frames:
+            speed = outcome.frames / outcome.seconds
+            parts.append(
+                f"{outcome.frames} frame{'s' * (outcome.frames != 1)}, {speed:.3g} frames/s"
+            )
+        elif outcome.restored:
+            parts.append(f"{outcome.seconds / len(outcome.restored):.2g} s/{self._kind}")
         if restorer is not None:
             number = restorer.concurrency
             concurrency = f", {number} images at a time" if number > 1 else ""

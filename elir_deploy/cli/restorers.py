@@ -1,7 +1,8 @@
-"""What ``elir-restore`` restores with, by its options."""
+"""What ``elir-restore`` and ``elir-video`` restore with, by their options."""
 
 from __future__ import annotations
 
+import enum
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
 from elir_deploy.photo.files import PhotoFiles
-from elir_deploy.runtime import Bundle, Fit, Mode, Restorer
+from elir_deploy.runtime import BACKENDS, Bundle, Fit, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
 from elir_deploy.runtime.manifest import BakedNoise, FieldNoise
 
-__all__ = ["Choices", "open_restorer"]
+__all__ = ["Choices", "open_pictures", "open_restorer"]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The options of ``elir-restore`` that decide what runs; None: not given."""
+    """The options that decide what runs; None: not given."""
 
     bundle: Bundle
     background: Bundle | None
@@ -37,6 +38,19 @@ class Choices:
     sigma_s: float | None
     seed: int | None
     tile_overlap: int | None
+
+    @classmethod
+    def of(cls, bundle: str, background: str | None, **options: Any) -> Choices:
+        """From the values of :mod:`elir_deploy.cli.options`.
+
+        Raises:
+            BundleError: a bundle cannot be opened.
+        """
+        values = {k: v.value if isinstance(v, enum.Enum) else v for k, v in options.items()}
+        if values["scale"] is not None:
+            values["scale"] = int(values["scale"])
+        opened = None if background is None else Bundle.open(background)
+        return cls(Bundle.open(bundle), opened, **values)
 
     @property
     def whole_photographs(self) -> bool:
@@ -113,6 +127,14 @@ def open_restorer(choices: Choices, stack: ExitStack) -> tuple[Restorer | FileRe
 
     What runs, and warnings, are told.
     """
+    opened = open_pictures(choices, stack)
+    if isinstance(opened, Restorer):
+        return opened, opened
+    return PhotoFiles(opened, choices.faces or "auto", choices.scale or 1), opened.restorer
+
+
+def open_pictures(choices: Choices, stack: ExitStack) -> Restorer | PhotoRestorer:
+    """What restores pictures, open until the stack ends; what runs, and warnings, are told."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         opened = _photographs(choices, stack) if choices.whole_photographs else _whole(choices)
@@ -120,9 +142,10 @@ def open_restorer(choices: Choices, stack: ExitStack) -> tuple[Restorer | FileRe
     for warning in caught:
         tell(f"warning: {warning.message}")
     tell(str(opened))
-    if isinstance(opened, Restorer):
-        return opened, opened
-    return PhotoFiles(opened, choices.faces or "auto", choices.scale or 1), opened.restorer
+    backend = (opened if isinstance(opened, Restorer) else opened.restorer).backend
+    if choices.device and not BACKENDS[backend].on_gpu:
+        tell(f"warning: --device {choices.device} has no effect: {backend} uses no GPU")
+    return opened
 
 
 def _whole(choices: Choices) -> Restorer:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.restore import Mode
+from elir_deploy.cli.options import Mode
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UsageError
 from elir_deploy.serve.models import ModelOptions, open_models

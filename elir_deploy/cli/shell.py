@@ -150,32 +150,43 @@ def run_command(function: Callable[..., Any]) -> None:
 
 
 class _TimeLeft:
-    """When work will end, from the share done so far; of nested work, the outer's end is shown."""
+    """When work will end, from the share done so far; of nested work, the outer's end is shown.
 
-    def __init__(self) -> None:
+    Args:
+        unit: of what is done, to show how many a second; None: that is not shown.
+    """
+
+    def __init__(self, unit: str | None) -> None:
+        self._unit = unit
         self._begun: dict[str, float] = {}
         self._ends: dict[str, float] = {}
 
     def __call__(self, what: str, done: int, total: int) -> str:
         now = time.monotonic()
         begun = self._begun.setdefault(what, now)
-        if done >= total:
+        speed = ""
+        if self._unit and done and now > begun:
+            speed = f", {done / (now - begun):.3g} {self._unit}/s"
+        if done >= total > 0:
             self._begun.pop(what)
             self._ends.pop(what, None)
-        elif done:
+        elif done and total:
             self._ends[what] = now + (now - begun) / done * (total - done)
         left = max(self._ends.values(), default=now) - now
-        return f", {duration(left)} left" if left >= 1 else ""
+        return speed + (f", {duration(left)} left" if left >= 1 else "")
 
 
 @contextmanager
-def progress(*, show_time_left: bool = False) -> Iterator[ProgressCallback]:
+def progress(
+    *, show_time_left: bool = False, unit: str | None = None
+) -> Iterator[ProgressCallback]:
     """Show progress on stderr: a bar on a terminal, otherwise lines.
 
     Args:
         show_time_left: also when the work will end, if its steps take about the same time.
+        unit: of what is done, such as frames, to show then how many a second.
     """
-    time_left = _TimeLeft() if show_time_left else lambda what, done, total: ""
+    time_left = _TimeLeft(unit) if show_time_left else lambda what, done, total: ""
     if not sys.stderr.isatty():
         last: list[str] = []
         shown: list[int] = [-1]

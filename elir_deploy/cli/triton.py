@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.restore import Faces
+from elir_deploy.cli.options import Faces
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.bundle import Bundle

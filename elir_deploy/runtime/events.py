@@ -6,8 +6,9 @@ Of every input::
      "message": null, "seconds": 0.31}
 
 ``status`` is ``restored``, ``skipped`` or ``failed``; ``output`` is null for a failure, and the
-``message`` its reason, or a warning. Where faces were looked for, there are also ``faces``, in
-pixels of the input as a person sees it::
+``message`` its reason, or a warning. Events of films are called ``film``, and have ``frames``, the
+number of pictures restored; ``output`` of one that ends early is the file with its beginning. Where
+faces were looked for, there are also ``faces``, in pixels of the input as a person sees it::
 
     {"box": [x0, y0, x1, y1], "landmarks": [[x, y], …], "score": 0.9, "restored": false,
      "reason": "too small: …"}
@@ -41,13 +42,15 @@ class EventLog:
     Args:
         path: file to write, ``-`` is standard output; an existing one is replaced.
         plan: the plan that is carried out.
+        kind: of its inputs, ``image`` or ``film``.
 
     Raises:
         OutputError: the file cannot be written, here and in every method.
     """
 
-    def __init__(self, path: str, plan: Plan) -> None:
+    def __init__(self, path: str, plan: Plan, kind: str = "image") -> None:
         self._path = path
+        self._kind = kind
         self._plan = plan
         self._counts = Counter[str]()
         self._lock = threading.Lock()
@@ -56,7 +59,7 @@ class EventLog:
 
     def __enter__(self) -> EventLog:
         for job in self._plan.skipped:
-            self._image(Result(job, warning="a result already exists"), "skipped")
+            self._input(Result(job, warning="a result already exists"), "skipped")
         return self
 
     def __exit__(
@@ -80,19 +83,21 @@ class EventLog:
 
     def result(self, result: Result) -> None:
         """Write the event of a job; may be called from any thread."""
-        self._image(result, "restored" if result.failure is None else "failed")
+        self._input(result, "restored" if result.failure is None else "failed")
 
-    def _image(self, result: Result, status: str) -> None:
+    def _input(self, result: Result, status: str) -> None:
         event: dict[str, Any] = {
-            "event": "image",
+            "event": self._kind,
             "input": result.job.input_name,
-            "output": result.job.output_name if result.failure is None else None,
+            "output": result.output,
             "status": status,
             "message": result.failure or result.warning,
             "seconds": round(result.seconds, 4),
         }
         if result.faces is not None:
             event["faces"] = list(result.faces)
+        if result.frames is not None:
+            event["frames"] = result.frames
         self._write(event)
 
     def _write(self, event: dict[str, Any]) -> None:
@@ -102,7 +107,7 @@ class EventLog:
             try:
                 self._file.write(line)
                 self._file.flush()
-                if event["event"] == "image":
+                if event["event"] == self._kind:
                     self._counts[event["status"]] += 1
             except OSError as error:
                 if self._stdout:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ class Result:
         seconds: time for reading, restoring and writing, without waiting for other images; of
             images restored together, each has its share.
         faces: as events have them; None: none were looked for.
+        frames: of a film, the number of pictures restored; None: it is an image.
+        partial: of a film that failed, the file with what was restored until then.
     """
 
     job: Job
@@ -70,6 +73,15 @@ class Result:
     warning: str | None = None
     seconds: float = 0.0
     faces: Sequence[Mapping[str, Any]] | None = None
+    frames: int | None = None
+    partial: Path | None = None
+
+    @property
+    def output(self) -> str | None:
+        """The file that was written, as users see it; None: there is none."""
+        if self.failure is None:
+            return self.job.output_name
+        return None if self.partial is None else str(self.partial)
 
 
 @dataclass
@@ -81,12 +93,14 @@ class Outcome:
         failures: failed jobs, with the reason.
         seconds: total time, including reading and writing.
         faces: number of faces restored in the restored jobs; None: none were looked for.
+        frames: number of pictures of films, restored in all jobs; None: they are images.
     """
 
     restored: list[Job] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
     seconds: float = 0.0
     faces: int | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from elir_deploy.errors import OutputError, UsageError
+from elir_deploy.errors import UsageError
 from elir_deploy.operating_system import file_identity
-from elir_deploy.output_files import STANDARD_OUTPUT, check_writable, remove_parts
+from elir_deploy.output_files import STANDARD_OUTPUT, check_writable
 from elir_deploy.runtime.folders import Unread, list_images
 from elir_deploy.runtime.images import IMAGE_SUFFIXES, OUTPUT_FORMATS, STANDARD_INPUT, format_of
+from elir_deploy.runtime.job import (
+    COMPARE,
+    Existing,
+    Job,
+    check_targets,
+    compared,
+    is_stream,
+    prepare_folders,
+)
 
 __all__ = [
     "FORMATS",
@@ -28,62 +36,6 @@ __all__ = [
 
 #: Values of ``--format``.
 FORMATS = ("png", "jpg", "webp", "tif", "avif", "same")
-#: Values of ``--existing``: what happens to results that exist.
-Existing = Literal["error", "skip", "overwrite"]
-#: What the names of comparisons end in, before the suffix.
-_COMPARE = ".compare"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to restore.
-
-    Attributes:
-        source: the file to read; ``-`` is standard input.
-        target: the file to write; ``-`` is standard output.
-        compare: the file with input and result side by side; None: not written.
-        suffix: of the format to write, where ``target`` has none.
-    """
-
-    source: Path
-    target: Path
-    compare: Path | None = None
-    suffix: str | None = None
-
-    @property
-    def input_name(self) -> str:
-        """The input as users see it."""
-        return str(self.source)
-
-    @property
-    def output_name(self) -> str:
-        """The result as users see it."""
-        return str(self.target)
-
-    @property
-    def format(self) -> str:
-        """The suffix of the format to write, one of ``OUTPUT_FORMATS``."""
-        return (self.suffix or self.target.suffix).lower()
-
-    @property
-    def targets(self) -> list[Path]:
-        """The files that are written."""
-        return [self.target] if self.compare is None else [self.target, self.compare]
-
-    @property
-    def done(self) -> bool:
-        """Whether all files that it writes exist.
-
-        Files are written atomically: an existing one is complete. An empty one is not a result.
-        """
-        return all(_content(path) for path in self.targets)
-
-    @property
-    def outdated(self) -> bool:
-        """Whether the input was changed after the result was written."""
-        with suppress(OSError):  # no file, such as standard input
-            return self.source.stat().st_mtime > self.target.stat().st_mtime
-        return False
 
 
 @dataclass(frozen=True)
@@ -116,7 +68,7 @@ class Naming:
 
     def job(self, source: Path, place: Path, keep_extension: bool) -> Job:
         stem = (place.name if keep_extension else place.stem) + self.suffix
-        compare = place.with_name(f"{stem}{_COMPARE}.png") if self.compare else None
+        compare = place.with_name(f"{stem}{COMPARE}.png") if self.compare else None
         return Job(source, place.with_name(stem + self.format_of(source)), compare)
 
     def format_of(self, source: Path) -> str:
@@ -190,8 +142,8 @@ def plan_jobs(
             raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{reason}")
     for job in jobs:
         format_of(job.target, job.format)
-    _check_targets(jobs, existing, found.taken)
-    _prepare_folders(jobs)
+    check_targets(jobs, existing, found.taken)
+    prepare_folders(jobs)
     skipped = [job for job in jobs if existing == "skip" and job.done]
     left = set(skipped)
     jobs = [job for job in jobs if job not in left]
@@ -210,7 +162,7 @@ def check_events_file(events: str, plan: Plan) -> None:
         file_identity(path)
         for job in jobs
         for path in (job.source, *job.targets)
-        if not _is_stream(path)
+        if not is_stream(path)
     }
     if file_identity(Path(events)) in files:
         raise UsageError(f"the events would replace {events}, an input or a result")
@@ -262,7 +214,7 @@ def _single_job(
     chosen = None if format is None else Naming(format).format_of(source)
     if ending and chosen and OUTPUT_FORMATS[ending] != OUTPUT_FORMATS[chosen.lower()]:
         raise UsageError(f"-o {output} and --format {format} disagree: remove one")
-    pair = output.with_name(f"{output.stem}{_COMPARE}.png") if compare else None
+    pair = output.with_name(f"{output.stem}{COMPARE}.png") if compare else None
     return Job(source, output, pair, None if ending else chosen or ".png")
 
 
@@ -338,74 +290,8 @@ def _set_results_aside(found: _Sources, folder: Path, suffix: str) -> None:
     for source, place in found.places:
         name = os.path.join(os.path.realpath(source.parent), source.stem)
         known = name in names and source.suffix.lower() in OUTPUT_FORMATS
-        if source in found.listed and (known or _compared(source, name) in names):
+        if source in found.listed and (known or compared(source, name) in names):
             found.taken.append(source)
         else:
             places.append((source, place))
     found.places = places
-
-
-def _compared(source: Path, name: str = "") -> str | None:
-    """``name`` without the ending of a comparison; None: ``source`` is not called as one."""
-    return name.removesuffix(_COMPARE) if source.name.endswith(f"{_COMPARE}.png") else None
-
-
-# Checks ---------------------------------------------------------------------------------------
-
-
-def _prepare_folders(jobs: Sequence[Job]) -> None:
-    for folder in sorted({job.target.parent for job in jobs if not _is_stream(job.target)}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"the folder {folder} cannot be created: {error.strerror}") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"the folder {folder} is not writable")
-        remove_parts(folder)
-
-
-def _check_targets(jobs: Sequence[Job], existing: Existing, taken: Sequence[Path]) -> None:
-    sources = {file_identity(job.source): job.source for job in jobs if not _is_stream(job.source)}
-    # Comparisons are not originals, and a killed run leaves them without their results.
-    kept = {file_identity(path) for path in taken if _compared(path) is None and _content(path)}
-    planned: dict[str, Path] = {}
-    for job in jobs:
-        for target in job.targets:
-            if _is_stream(target):
-                continue
-            place = os.path.normcase(os.path.realpath(target))
-            if place in planned:
-                raise UsageError(
-                    f"{planned[place]} and {job.source} would both become {target}: "
-                    "restore them into different folders"
-                )
-            planned[place] = job.source
-            source = sources.get(file_identity(target))
-            if source is not None:
-                raise UsageError(
-                    f"the result {target} would replace the input {source}: "
-                    "choose another output folder, or --suffix"
-                )
-            # Path's methods raise an error for names that are too long; the picture fails later.
-            if os.path.isdir(target):
-                raise UsageError(f"the result {target} is a folder: move it away")
-            if existing == "error" and os.path.isfile(target):
-                raise UsageError(
-                    f"{target} exists: use --existing skip to go on with the others, or "
-                    "--existing overwrite to replace results"
-                )
-            if file_identity(target) in kept and not (existing == "skip" and job.done):
-                raise UsageError(
-                    f"the result {target} would replace a picture of an input folder, which may be "
-                    "an original: delete it, or choose another output folder or --suffix"
-                )
-
-
-def _content(path: Path) -> bool:
-    """Whether it is a file, and not an empty one."""
-    return os.path.isfile(path) and os.path.getsize(path) > 0
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether it is standard input or output."""
-    return str(path) in (STANDARD_INPUT, STANDARD_OUTPUT)
