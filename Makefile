@@ -44,7 +44,7 @@ $(VENV)/.user: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval,report,sensors,heif,ray,serve]" $(PIP_ARGS)
+	$(PIP) install -e ".[export,cpu,openvino,tensorrt-rtx,train,eval,report,sensors,heif,ray,serve,video]" $(PIP_ARGS)
 	$(PIP) install --group dev $(PIP_ARGS)
 	$(PIP) install --no-deps "tensorrt-stubs>=10.13" $(PIP_ARGS)  # types alone, without TensorRT
 	touch $@

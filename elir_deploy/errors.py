@@ -9,6 +9,7 @@
     │   ├── DownloadError                   released weights that could not be downloaded
     │   ├── BundleError                     a bundle: damaged, incomplete, of another version
     │   ├── ImageError                      an image that cannot be read or is refused
+    │   ├── FilmError                       a film that cannot be read, is refused, or ends early
     │   └── OutputError                     an output that cannot be written
     │       └── DiskFullError               no space is left for it
     ├── QualityError               exit 3   a floor or a budget was missed, a training diverged
@@ -28,6 +29,7 @@ __all__ = [
     "DiskFullError",
     "DownloadError",
     "ElirError",
+    "FilmError",
     "ImageError",
     "InputError",
     "MissingDependencyError",
@@ -65,6 +67,10 @@ class BundleError(InputError):
 
 
 class ImageError(InputError):
+    pass
+
+
+class FilmError(InputError):
     pass
 
 

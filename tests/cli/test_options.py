@@ -11,7 +11,7 @@ from typer.models import OptionInfo
 
 import elir_deploy.cli
 
-COMMANDS = ["bench", "build", "compare", "eval", "export", "inspect", "restore", "train"]
+COMMANDS = ["bench", "build", "compare", "eval", "export", "inspect", "restore", "train", "video"]
 
 
 def options_of(module: object) -> Iterator[tuple[str, OptionInfo]]:

@@ -1,0 +1,185 @@
+"""Restoring a film: reading, restoring and encoding at the same time, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from elir_deploy.errors import FilmError
+from elir_deploy.output_files import replacing_as
+from elir_deploy.progress import ProgressCallback, no_progress
+from elir_deploy.video.colours import Colours, FromFilm
+from elir_deploy.video.encoding import CONTAINERS, Encoding
+from elir_deploy.video.film import Film
+from elir_deploy.video.frames import FrameRestorer
+from elir_deploy.video.reading import CopiedStreams, Pictures, Span, missing
+from elir_deploy.video.writing import FilmWriter
+
+__all__ = ["RestoredFilm", "partial_name", "restore_film"]
+
+
+@dataclass(frozen=True)
+class RestoredFilm:
+    """What became of a film.
+
+    Attributes:
+        path: the file that was written; of one that ends early :func:`partial_name`.
+        frames: number of restored pictures.
+        until: time in the film at which it ends, in seconds.
+        cut: why it ends early, in words; None: it does not.
+        interrupted: whether the caller ended it.
+        remarks: what else the user may not expect, in words.
+        seconds: that it took.
+    """
+
+    path: Path
+    frames: int
+    until: Fraction
+    cut: str | None
+    interrupted: bool
+    remarks: tuple[str, ...]
+    seconds: float
+
+
+def partial_name(target: Path) -> Path:
+    """Where a film that ends early is written: ``a.mp4`` becomes ``a.partial.mp4``."""
+    return target.with_name(f"{target.stem}.partial{target.suffix}")
+
+
+def restore_film(
+    film: Film,
+    target: Path,
+    restorer: FrameRestorer,
+    encoding: Encoding,
+    *,
+    span: Span | None = None,
+    on_progress: ProgressCallback = no_progress,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> RestoredFilm:
+    """Restore a film into a file, which appears when it is complete.
+
+    A few pictures wait before and after the model, whatever the film's length. Times are those of
+    the film; streams besides the pictures are copied packet by packet.
+
+    Args:
+        film: of :func:`~elir_deploy.video.film.open_film`.
+        target: the file, with the suffix of one of ``CONTAINERS``.
+        restorer: of its pictures.
+        encoding: of the result.
+        span: what is restored; None: all.
+        on_progress: called after each picture.
+        interrupted: whether to end, asked after each picture.
+
+    Raises:
+        FilmError: the film is refused, or no picture could be read.
+        UsageError: container, codec and streams do not fit together.
+        OutputError: the file cannot be written.
+        UnavailableError: the encoder's device is missing, or as of the restorer.
+    """
+    span = span or Span()
+    started = time.perf_counter()
+    with closing(CopiedStreams(film, span)) as copied, replacing_as(target) as output:
+        colours = Colours.of(film, restorer.scale != 1)
+        pictures = Pictures(film, span, FromFilm(colours, restorer.bits))
+        writer = FilmWriter(
+            output.file,
+            CONTAINERS[target.suffix.lower()],
+            film,
+            copied,
+            span,
+            encoding,
+            colours,
+            restorer.scale,
+            restorer.bits,
+        )
+        stopped = _write(pictures, restorer, writer, on_progress, interrupted)
+        cut = None if stopped else _why_cut(pictures, copied, writer)
+        path = Path(os.path.realpath(target)).with_name(output.name)
+        if stopped or cut is not None:
+            path = partial_name(path)
+            output.name = path.name
+        else:
+            partial_name(path).unlink(missing_ok=True)  # what an earlier run had of it
+            path = target
+    seconds = time.perf_counter() - started
+    remarks = tuple(_remarks(pictures, writer, restorer.bits))
+    until = writer.end - film.origin
+    return RestoredFilm(path, writer.frames, until, cut, stopped, remarks, seconds)
+
+
+def _write(
+    pictures: Pictures,
+    restorer: FrameRestorer,
+    writer: FilmWriter,
+    on_progress: ProgressCallback,
+    interrupted: Callable[[], bool],
+) -> bool:
+    """Write the whole file, or nothing; gives whether it was interrupted."""
+    try:
+        stopped = _pump(pictures, restorer, writer, on_progress, interrupted)
+        if not writer.frames:
+            reason = pictures.cut or "there is no picture in this part of it"
+            raise FilmError(f"{pictures.film.path}: nothing was restored: {reason}")
+        writer.finish(early=stopped or pictures.cut is not None)
+    except BaseException:
+        writer.discard()
+        raise
+    return stopped
+
+
+def _pump(
+    pictures: Pictures,
+    restorer: FrameRestorer,
+    writer: FilmWriter,
+    on_progress: ProgressCallback,
+    interrupted: Callable[[], bool],
+) -> bool:
+    """Restore and write all pictures; gives whether it was interrupted."""
+    film = pictures.film
+    what = f"restoring {film.path.name}"
+    expected = film.expected_frames(pictures.span.start, pictures.span.end)
+    on_progress(what, 0, expected)
+    with closing(restorer.map(iter(pictures))) as restored:
+        for pixels in restored:
+            writer.write(pixels, pictures.moments.popleft())
+            del pixels
+            # The header may be wrong.
+            total = expected and max(expected, writer.frames + 1)
+            on_progress(what, writer.frames, total)
+            if interrupted():
+                return True
+    on_progress(what, writer.frames, writer.frames)
+    return False
+
+
+def _why_cut(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> str | None:
+    """Why a film that was read ends early; None: it does not."""
+    if pictures.cut or pictures.span.end is not None:
+        return pictures.cut
+    if copied.cut is None and missing(pictures.film, copied.container, writer.end, copied.end):
+        return "its header promises more"
+    return copied.cut
+
+
+def _remarks(pictures: Pictures, writer: FilmWriter, bits: int) -> Iterator[str]:
+    film = pictures.film
+    yield from film.remarks
+    yield from writer.remarks
+    if film.bits > bits:
+        yield (
+            f"its {film.bits} bits were reduced to {bits}: a bundle exported with --io float32 "
+            "keeps them"
+        )
+    if pictures.damaged:
+        yield f"{_counted(pictures.damaged, 'damaged packet')} left out"
+    if pictures.disordered:
+        yield f"{_counted(pictures.disordered, 'picture')} whose times go back left out"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
