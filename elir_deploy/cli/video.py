@@ -36,12 +36,14 @@ from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.restorers import Choices, open_pictures
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
+from elir_deploy.photo import PhotoRestorer
 from elir_deploy.runtime import Restorer
 from elir_deploy.video import (
     Encoding,
     FrameRestorer,
     PhotographFrames,
     Span,
+    TrackedFrames,
     WholeFrames,
     default_codec,
 )
@@ -161,13 +163,7 @@ def video(
         if plan.jobs:
             opened = open_pictures(choices, stack)
             restorer = opened if isinstance(opened, Restorer) else opened.restorer
-            frames: FrameRestorer
-            if isinstance(opened, Restorer):
-                frames = WholeFrames(opened, strength)
-            else:
-                frames = PhotographFrames(
-                    opened, choices.faces or "auto", choices.scale or 1, strength
-                )
+            frames = _frames(opened, choices, strength)
             on_progress = stack.enter_context(progress(show_time_left=True, unit="frames"))
             report.outcome = restore_films(
                 frames,
@@ -180,6 +176,13 @@ def video(
     report.print_summary(restorer)
     if report.outcome.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _frames(opened: Restorer | PhotoRestorer, choices: Choices, strength: float) -> FrameRestorer:
+    if isinstance(opened, Restorer):
+        return WholeFrames(opened, strength)
+    kind = PhotographFrames if choices.faces == "aligned" else TrackedFrames
+    return kind(opened, choices.faces or "auto", choices.scale or 1, strength)
 
 
 def _span(start: str | None, end: str | None) -> Span:

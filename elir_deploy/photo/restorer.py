@@ -51,12 +51,14 @@ class PreparedPhoto:
         aligned: restore the picture as one square.
         shown: the picture with the colours hidden by its transparency, which a strength below 1
             mixes in; None: ``picture``.
+        weights: of each face, how much of its restoration is put back, 0 to 1; None: all.
     """
 
     picture: NDArray[np.uint8]
     faces: Sequence[Face] | None
     aligned: bool
     shown: NDArray[np.uint8] | None = None
+    weights: Sequence[float] | None = None
 
     @property
     def squares(self) -> int:
@@ -252,7 +254,14 @@ class PhotoRestorer:
             if not prepared.aligned:
                 background = self._restored_background(prepared.picture, output.shape, on_progress)
                 canvases.append(
-                    Canvas(prepared.picture, photo.faces, self._squares, output, background)
+                    Canvas(
+                        prepared.picture,
+                        photo.faces,
+                        self._squares,
+                        output,
+                        background,
+                        prepared.weights,
+                    )
                 )
                 photo = canvases[-1].photo
             photos.append(photo)

@@ -19,6 +19,7 @@ from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.photo.stages import StageTimer, untimed
 from elir_deploy.runtime.placement import empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
+from elir_deploy.runtime.strength import blend
 
 __all__ = [
     *("SCALES", "Canvas", "Photo", "Squares"),
@@ -111,6 +112,7 @@ class Canvas:
         squares: what restores them.
         output: of :func:`empty_output`.
         background: pixels of the rest, as large as ``output``; None: the picture, enlarged.
+        weights: of each face, how much of its restoration is put back, 0 to 1; None: all.
 
     Attributes:
         photo: the output, and the faces with what becomes of them.
@@ -127,8 +129,10 @@ class Canvas:
         squares: Squares,
         output: NDArray[np.uint8],
         background: NDArray[np.uint8] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._picture, self._side = picture, squares.side
+        self._weights = weights
         self._scale = output.shape[0] // picture.shape[0]
         if background is not None:
             _check_picture("background", background, output.shape)
@@ -152,6 +156,8 @@ class Canvas:
     def paste(self, i: int, square: NDArray[np.uint8], restored: NDArray[np.uint8]) -> None:
         """Put a restored square back."""
         place = self._places[i]
+        if self._weights is not None and self._weights[i] < 1:
+            restored = blend(square, restored, self._weights[i])
         paste(self.photo.pixels, self._enlarged, place, change(square, restored, place))
 
 

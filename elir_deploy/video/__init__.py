@@ -14,6 +14,7 @@ from elir_deploy.video.film import Film, open_film
 from elir_deploy.video.frames import FrameRestorer, PhotographFrames, WholeFrames
 from elir_deploy.video.reading import Span
 from elir_deploy.video.restoring import RestoredFilm, restore_film
+from elir_deploy.video.tracks import TrackedFrames
 
 __all__ = [
     "CONTAINERS",
@@ -23,6 +24,7 @@ __all__ = [
     "PhotographFrames",
     "RestoredFilm",
     "Span",
+    "TrackedFrames",
     "WholeFrames",
     "default_codec",
     "open_film",

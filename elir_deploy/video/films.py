@@ -74,7 +74,6 @@ def restore_films(
             outcome.frames = (outcome.frames or 0) + (result.frames or 0)
             outcome.seconds = time.perf_counter() - started
             on_result(result)
-    outcome.faces = restorer.faces
     return outcome
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.photo import Faces, Photo, PhotoRestorer
+from elir_deploy.photo.restorer import PreparedPhoto
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
@@ -82,18 +83,21 @@ class PhotographFrames:
     def map(self, frames: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[Any], None, None]:
         return read_ahead(self._restored(frames), _AHEAD)
 
+    def _prepared(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[PreparedPhoto]:
+        """Pictures with their faces, drawn in a thread of its own."""
+        with closing(read_ahead(frames, 1)) as ahead:
+            for frame in ahead:
+                yield self._restorer.prepare(frame, self._faces)
+
     def _restored(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         restorer = self._restorer
 
-        def prepared() -> Iterator[Any]:
-            with closing(read_ahead(frames, 1)) as ahead:
-                for frame in ahead:
-                    yield restorer.prepare(frame, self._faces)
-
-        def restore(group: list[Any]) -> list[Any]:
+        def restore(group: list[PreparedPhoto]) -> list[Photo]:
             return restorer.restore_together(group, self.scale, strength=self._strength)
 
-        with closing(waiting_together(prepared(), restorer.batch, restorer.joins)) as groups:
+        with closing(
+            waiting_together(self._prepared(frames), restorer.batch, restorer.joins)
+        ) as groups:
             for photos in map_in_order(restore, groups, restorer.restorer.concurrency):
                 while photos:
                     photo = photos.pop(0)

@@ -82,7 +82,7 @@ def restore_film(
         UnavailableError: the encoder's device is missing, or as of the restorer.
     """
     span = span or Span()
-    started = time.perf_counter()
+    started, faces = time.perf_counter(), restorer.faces
     with closing(CopiedStreams(film, span)) as copied, replacing_as(target) as output:
         colours = Colours.of(film, restorer.scale != 1)
         pictures = Pictures(film, span, FromFilm(colours, restorer.bits))
@@ -107,7 +107,7 @@ def restore_film(
             partial_name(path).unlink(missing_ok=True)  # what an earlier run had of it
             path = target
     seconds = time.perf_counter() - started
-    remarks = tuple(_remarks(pictures, writer, restorer.bits))
+    remarks = tuple(_remarks(pictures, writer, restorer, faces))
     until = writer.end - film.origin
     return RestoredFilm(path, writer.frames, until, cut, stopped, remarks, seconds)
 
@@ -166,10 +166,15 @@ def _why_cut(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> s
     return copied.cut
 
 
-def _remarks(pictures: Pictures, writer: FilmWriter, bits: int) -> Iterator[str]:
-    film = pictures.film
+def _remarks(
+    pictures: Pictures, writer: FilmWriter, restorer: FrameRestorer, faces: int | None
+) -> Iterator[str]:
+    """What the user may not expect; ``faces``: those restored before this film."""
+    film, bits = pictures.film, restorer.bits
     yield from film.remarks
     yield from writer.remarks
+    if faces is not None and restorer.faces == faces:
+        yield "no face was restored"
     if film.bits > bits:
         yield (
             f"its {film.bits} bits were reduced to {bits}: a bundle exported with --io float32 "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from elir_deploy.runtime import Restorer
 from tests.bundles import make_bundle
 from tests.command import run_here
-from tests.photo.pictures import face_bundle
+from tests.photo.pictures import face_bundle, spot_detector
 from tests.video.films import read_film, write_film
 
 pytest.importorskip("onnxruntime")
@@ -71,9 +70,20 @@ def test_faces_and_a_part(tmp_path: Path) -> None:
     arguments = (bundle, film, "-o", tmp_path / "x.mov", *QUIET, "--scale", "2")
     done = run(*arguments, "--start", "0.4", "--end", "0:01.2")
     assert done.returncode == 0, done.stderr
-    assert re.match(r"1 restored, \d+ faces, 20 frames, ", done.stdout)
+    assert done.stdout.startswith("1 restored, 20 frames, ")
+    assert "no face was restored" not in done.stderr
     after = read_film(tmp_path / "x.mov")
     assert (len(after.pts), after.pictures[0].shape) == (20, (192, 192, 3))
+
+
+def test_a_film_without_faces(tmp_path: Path) -> None:
+    bundle = face_bundle(tmp_path / "b", spot_detector(heat=0.0))
+    film = write_film(tmp_path / "film.mp4", count=5)
+    for choice in ("all", "aligned"):
+        out = tmp_path / choice
+        done = run(bundle, film, "-o", out, *QUIET, "--faces", choice)
+        assert done.returncode == 0
+        assert (f"warning: {film}: no face was restored\n" in done.stderr) == (choice == "all")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.photo import Face, restore_photo
 from elir_deploy.photo.detectors import FACE_TEMPLATE
+from elir_deploy.photo.restoring import Canvas, restore_faces
 from elir_deploy.runtime.resampling import resize_into
 from tests.photo.pictures import face, squares
 from tests.photo.test_paste import noise
@@ -65,6 +66,25 @@ def test_outside_the_masks_every_byte_is_the_inputs() -> None:
     assert (photo.pixels == picture)[outside].all()
     inside = (u / 216) ** 2 + (v / 236) ** 2 < 0.5
     assert (photo.pixels != picture)[inside].mean() > 0.9
+
+
+def test_weights_keep_a_share_of_a_restoration() -> None:
+    picture = noise(300, 300)
+    found = [face(150, 150, 200), face(40, 40, 60)]
+
+    def restored(*weights: float) -> np.ndarray:
+        parts = squares(lambda x: 255 - x)
+        output = picture.copy()
+        canvas = Canvas(picture, found, parts, output, None, weights or None)
+        restore_faces([canvas], parts)
+        return output.astype(int)
+
+    np.testing.assert_array_equal(restored(1, 1), restored())
+    np.testing.assert_array_equal(restored(0, 0), picture)
+    whole, half = restored(1, 1) - picture, restored(0.5, 1) - picture
+    np.testing.assert_array_equal(half[:80, :80], whole[:80, :80])
+    # Where nothing was clipped.
+    assert (np.abs(half - whole / 2)[90:210, 90:210] <= 3).mean() > 0.99
 
 
 def dots(crops: np.ndarray) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""The faces of one scene: detections joined to tracks, and where a track is in a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elir_deploy.photo import Face
+from elir_deploy.photo.faces import MIN_EYE_DISTANCE
+from elir_deploy.video.tracks.smoothing import WINDOW, smoothed
+
+__all__ = ["EVERY", "FADE", "LOOKAHEAD", "Scene", "Track"]
+
+#: Faces are detected in every so many pictures.
+EVERY = 3
+#: Pictures over which a face fades in or out.
+FADE = 6
+#: Detections that may miss a face before it is taken for gone.
+_MISSED = 1
+#: Pictures that must be known after one before its faces are.
+LOOKAHEAD = max(WINDOW, FADE + (_MISSED + 1) * EVERY)
+#: Mean distance of landmarks over the face's size, and ratio of sizes, up to which it is the same.
+_FARTHEST, _LARGEST_RATIO = 2.0, 1.6
+#: Distance of the eyes in pixels from which a face is restored in full; it fades out below.
+_FULL_EYES = MIN_EYE_DISTANCE + 2.0
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A face in a picture.
+
+    Attributes:
+        number: of the picture.
+        values: (14,) x and y of five landmarks, then the box.
+    """
+
+    number: int
+    values: NDArray[np.float64]
+    score: float
+
+    @classmethod
+    def of(cls, number: int, face: Face) -> _Sample:
+        flat = [c for point in face.landmarks for c in point]
+        return cls(number, np.array([*flat, *face.box]), face.score)
+
+    @property
+    def landmarks(self) -> NDArray[np.float64]:
+        return self.values[:10].reshape(5, 2)
+
+    @property
+    def size(self) -> float:
+        """Root mean square distance of the landmarks from their centre, in pixels."""
+        points = self.landmarks - self.landmarks.mean(axis=0)
+        return float(np.sqrt((points**2).sum(axis=1).mean()))
+
+
+@dataclass(eq=False)
+class Track:
+    """A face through the pictures of a scene.
+
+    Attributes:
+        first, last: the first and the last picture that it was seen in.
+        seen: how often.
+        samples: where it was seen; old ones are dropped.
+    """
+
+    first: int
+    last: int
+    seen: int = 0
+    samples: list[_Sample] = field(default_factory=list)
+
+    def add(self, sample: _Sample) -> None:
+        self.last = sample.number
+        self.seen += 1
+        self.samples.append(sample)
+
+    def distance(self, sample: _Sample) -> float:
+        """How unlike a face is what is expected of this one; infinite: it is another."""
+        last, expected = self.samples[-1], self.samples[-1].landmarks
+        if len(self.samples) > 1:
+            before = self.samples[-2]
+            steps = (sample.number - last.number) / (last.number - before.number)
+            expected = expected + steps * (last.landmarks - before.landmarks)
+        size = max(last.size, 1e-3)
+        ratio = max(sample.size, 1e-3) / size
+        if not 1 / _LARGEST_RATIO < ratio < _LARGEST_RATIO:
+            return np.inf
+        far = float(np.sqrt(((sample.landmarks - expected) ** 2).sum(axis=1)).mean()) / size
+        return far if far < _FARTHEST else np.inf
+
+    def face(self, number: int) -> Face:
+        """The face in a picture, smoothed."""
+        numbers = np.array([sample.number for sample in self.samples])
+        values = smoothed(numbers, np.stack([s.values for s in self.samples]), number)
+        score = self.samples[int(np.abs(numbers - number).argmin())].score
+        return Face.rounded(values[10:].tolist(), values[:10].reshape(5, 2).tolist(), score)
+
+
+class Scene:
+    """The faces of a scene.
+
+    Args:
+        begin: number of its first picture.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self._end: int | None = None
+        self._tracks: list[Track] = []
+
+    def add(self, number: int, faces: Sequence[Face]) -> None:
+        """Join the faces of a picture to tracks, nearest first; the others begin new ones."""
+        samples = [_Sample.of(number, face) for face in faces]
+        oldest = number - (_MISSED + 1) * EVERY
+        living = [track for track in self._tracks if track.last >= oldest]
+        pairs = sorted(
+            (track.distance(sample), i, j)
+            for i, track in enumerate(living)
+            for j, sample in enumerate(samples)
+        )
+        tracks: dict[int, int] = {}
+        for distance, i, j in pairs:
+            if distance < np.inf and i not in tracks.values() and j not in tracks:
+                tracks[j] = i
+        for j, sample in enumerate(samples):
+            if j not in tracks:
+                self._tracks.append(Track(number, number))
+            (living[tracks[j]] if j in tracks else self._tracks[-1]).add(sample)
+
+    def close(self, end: int) -> None:
+        """There are no pictures after number ``end``."""
+        self._end = end
+
+    def at(self, number: int) -> list[tuple[Track, Face, float]]:
+        """The faces in a picture, and how much of their restoration is to be kept.
+
+        The scene must be known up to :data:`LOOKAHEAD` pictures after it, or closed. Pictures are
+        asked for in order.
+        """
+        for track in self._tracks:
+            while len(track.samples) > 2 and track.samples[1].number < number - WINDOW:
+                del track.samples[0]
+        self._tracks = [track for track in self._tracks if track.last >= number]
+        found = []
+        for track in self._tracks:
+            # One that was seen once is a mistake of the detector, but in a scene of one picture.
+            if track.first <= number and (track.seen > 1 or self.begin == self._end):
+                face = track.face(number)
+                found.append((track, face, self._weight(track, face, number)))
+        return [each for each in found if each[2] > 0]
+
+    def _weight(self, track: Track, face: Face, number: int) -> float:
+        (x0, y0), (x1, y1) = face.landmarks[:2]
+        weight = (np.hypot(x1 - x0, y1 - y0) - MIN_EYE_DISTANCE) / (_FULL_EYES - MIN_EYE_DISTANCE)
+        if track.first != self.begin:
+            weight = min(weight, (number - track.first + 1) / (FADE + 1))
+        if track.last != self._end:
+            weight = min(weight, (track.last - number + 1) / (FADE + 1))
+        return float(min(1.0, weight))
