@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["Colours", "FromFilm", "ToFilm"]
 
 _RGB, _BT709, _UNSPECIFIED = 0, 1, 2
-#: Matrices that are converted, and swscale's numbers for them.
-_MATRICES = {_RGB: _BT709, _BT709: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
+#: Matrices that are converted: RGB, BT.709, FCC's, both of BT.601, SMPTE 240M's, BT.2020's.
+_MATRICES = (_RGB, _BT709, 4, 5, 6, 7, 9)
 _SMPTE170M = 6
 _LIMITED, _FULL = 1, 2
 #: Transfer functions of HDR: PQ and HLG.
 _HDR = {16: "PQ", 18: "HLG"}
+#: swscale's SWS_BICUBIC, FULL_CHR_H_INT, FULL_CHR_H_INP, ACCURATE_RND and BITEXACT, of which PyAV
+#: has all names from 18 on.
+_FLAGS = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 #: Height from which a film that does not say so is taken for BT.709, as players do.
 _HD = 720
 
@@ -87,13 +90,6 @@ class Colours:
         return _FULL if self.full else _LIMITED
 
 
-def _flags() -> int:
-    from av.video.reformatter import Interpolation as Flags
-
-    exact = Flags.ACCURATE_RND | Flags.FULL_CHR_H_INT | Flags.FULL_CHR_H_INP | Flags.BITEXACT
-    return int(Flags.BICUBIC | exact)
-
-
 class FromFilm:
     """From decoded frames to (H, W, 3) RGB, uint8 or, with 16 ``bits``, uint16."""
 
@@ -103,13 +99,12 @@ class FromFilm:
         self._colours = colours
         self._format = "rgb24" if bits == 8 else "rgb48le"
         self._scaler = VideoReformatter()
-        self._flags = _flags()
 
     def __call__(self, frame: VideoFrame) -> NDArray[Any]:
         if self._colours.matrix != _RGB:
             frame.colorspace = self._colours.matrix
             frame.color_range = self._colours.range
-        converted = self._scaler.reformat(frame, format=self._format, interpolation=self._flags)
+        converted = self._scaler.reformat(frame, format=self._format, interpolation=_FLAGS)
         return converted.to_ndarray()
 
 
@@ -122,7 +117,6 @@ class ToFilm:
         self._colours = colours
         self._format = format
         self._scaler = VideoReformatter()
-        self._flags = _flags()
 
     def __call__(self, pixels: NDArray[Any]) -> VideoFrame:
         from av import VideoFrame
@@ -130,10 +124,11 @@ class ToFilm:
         source = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
         # In place, without a copy; the encoder has its own.
         frame = VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), source)
+        # Kept by the result; PyAV's own argument knows no BT.2020 before 18.
+        frame.colorspace = _BT709 if self._colours.matrix == _RGB else self._colours.matrix
         return self._scaler.reformat(
             frame,
             format=self._format,
-            interpolation=self._flags,
-            dst_colorspace=_MATRICES[self._colours.matrix],
+            interpolation=_FLAGS,
             dst_color_range=self._colours.range,
         )

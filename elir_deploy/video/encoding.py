@@ -26,9 +26,9 @@ CONTAINERS = {
 }
 #: Of encoders, the ``--crf`` at which a film looks like what was restored.
 _CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24}
-#: Names that encoders have for a constant quality.
-_QUALITIES = ("crf", "cq")
-#: Of encoders with neither: FFmpeg's quantiser scale, of which 1 is the best.
+#: Those that have presets, besides encoders on GPUs.
+_WITH_PRESETS = ("libx264", "libx265", "libsvtav1")
+#: Of encoders without constant quality: FFmpeg's quantiser scale, of which 1 is the best.
 _QUANTISER = 2
 _LAMBDA = 118
 
@@ -69,31 +69,27 @@ class Encoding:
             ) from None
         if codec.type != "video":
             raise UsageError(f"--codec is {self.codec!r}, which encodes {codec.type}, not video")
-        known = self._known_options()
-        if self.crf is not None and not known.intersection(_QUALITIES):
+        if self.crf is not None and self._quality is None:
             raise UsageError(f"--crf is {self.crf:g}, and {self.codec} has none: leave it out")
-        if self.preset is not None and "preset" not in known:
+        presets = self.codec in _WITH_PRESETS or self.codec.endswith(("_nvenc", "_qsv"))
+        if self.preset is not None and not presets:
             raise UsageError(
                 f"--preset is {self.preset!r}, and {self.codec} has none: leave it out"
             )
 
-    def _known_options(self) -> set[str]:
-        import av
-
-        context = av.CodecContext.create(self.codec, "w")
-        return {option.name for option in context.supported_options.private}
+    @property
+    def _quality(self) -> str | None:
+        """The option for a constant quality; None: there is none."""
+        if self.codec.endswith("_nvenc"):
+            return "cq"
+        return "crf" if self.codec in _CRF else None
 
     def options(self) -> dict[str, str]:
         """FFmpeg's options."""
         options = {} if self.preset is None else {"preset": self.preset}
-        crf = self.crf if self.crf is not None else _CRF.get(self.codec)
-        if self.crf is None and self.codec.endswith("_nvenc"):
-            crf = _CRF["libx264"]
-        known = self._known_options()
-        for name in _QUALITIES:
-            if crf is not None and name in known:
-                options[name] = f"{crf:g}"
-                break
+        if self._quality is not None:
+            crf = _CRF.get(self.codec, _CRF["libx264"]) if self.crf is None else self.crf
+            options[self._quality] = f"{crf:g}"
         if self.codec == "libx265":  # which else writes its own lines to standard error
             options["x265-params"] = "log-level=error"
         return options
@@ -162,7 +158,7 @@ class Encoding:
         context = stream.codec_context
         for name, value in colours.tags.items():
             setattr(context, name, value)
-        if not self._known_options().intersection(_QUALITIES):
+        if self._quality is None:
             context.qscale = True
             context.global_quality = _QUANTISER * _LAMBDA
         if self.codec in ("libx265", "hevc_nvenc") and container.format.name in ("mp4", "mov"):

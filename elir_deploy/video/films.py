@@ -63,8 +63,9 @@ def restore_films(
             except (DiskFullError, DeviceLostError) as error:
                 on_result(Result(job, str(error), seconds=time.perf_counter() - begun, frames=0))
                 raise
-            except ElirError as error:
-                result = Result(job, str(error), seconds=time.perf_counter() - begun, frames=0)
+            except (ElirError, MemoryError) as error:
+                reason = str(error) if isinstance(error, ElirError) else "not enough memory"
+                result = Result(job, reason, seconds=time.perf_counter() - begun, frames=0)
             else:
                 result = _result(job, restored)
             if result.failure is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from elir_deploy.errors import FilmError
+from elir_deploy.errors import FilmError, OutputError
 from elir_deploy.output_files import replacing_as
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.video.colours import Colours, FromFilm
@@ -120,12 +120,19 @@ def _write(
     interrupted: Callable[[], bool],
 ) -> bool:
     """Write the whole file, or nothing; gives whether it was interrupted."""
+    import av
+
     try:
         stopped = _pump(pictures, restorer, writer, on_progress, interrupted)
         if not writer.frames:
             reason = pictures.cut or "there is no picture in this part of it"
             raise FilmError(f"{pictures.film.path}: nothing was restored: {reason}")
         writer.finish(early=stopped or pictures.cut is not None)
+    except av.error.FFmpegError as error:
+        writer.discard()
+        raise OutputError(
+            f"the restored {pictures.film.path.name} cannot be encoded or written: {error.strerror}"
+        ) from error
     except BaseException:
         writer.discard()
         raise
@@ -182,8 +189,9 @@ def _remarks(
         )
     if pictures.damaged:
         yield f"{_counted(pictures.damaged, 'damaged packet')} left out"
-    if pictures.disordered:
-        yield f"{_counted(pictures.disordered, 'picture')} whose times go back left out"
+    for number, what in ((pictures.disordered, "picture"), (writer.disordered, "copied packet")):
+        if number:
+            yield f"{_counted(number, what)} whose times go back left out"
 
 
 def _counted(number: int, what: str) -> str:

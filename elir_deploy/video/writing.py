@@ -46,6 +46,7 @@ class FilmWriter:
         remarks: what is not as in the film, in words.
         frames: number of pictures so far.
         end: when the last of them ends, in seconds of the film's times.
+        disordered: number of copied packets that were left out, since their times go back.
 
     Raises:
         FilmError: as of :meth:`Encoding.pixel_format`.
@@ -74,7 +75,7 @@ class FilmWriter:
         pixel_format, note = encoding.pixel_format(film, *size, bits)
         self._convert = ToFilm(colours, pixel_format)
         self.remarks = [] if note is None else [note]
-        self.frames = 0
+        self.frames = self.disordered = 0
         self.end = film.origin + span.shift
         options = {}
         if container in ("mp4", "mov") and any("." in key for key in source.metadata):
@@ -133,6 +134,11 @@ class FilmWriter:
             stream = self._streams[packet.stream_index]
             shift = round(self._span.shift / packet.time_base)
             dts = packet.dts
+            if dts is not None:
+                if dts <= self._last.get(packet.stream_index, dts - 1):
+                    self.disordered += 1  # which no container takes
+                    continue
+                self._last[packet.stream_index] = dts
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if dts is None else dts - shift
             packet.stream = stream

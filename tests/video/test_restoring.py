@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elir_deploy.errors import DiskFullError, FilmError, UsageError
+from elir_deploy.errors import DiskFullError, FilmError, OutputError, UsageError
 from elir_deploy.runtime import Restorer
 from elir_deploy.video import Encoding, Span, WholeFrames, open_film, restore_film
 from elir_deploy.video.restoring import RestoredFilm, partial_name
 from tests.bundles import make_bundle
-from tests.video.films import TURNED, VARIABLE, Unchanged, av, probe, read_film, write_film
+from tests.video.films import (
+    TURNED,
+    VARIABLE,
+    Unchanged,
+    av,
+    probe,
+    read_film,
+    scene,
+    write_film,
+)
 
 FINE = Encoding("libx264", crf=4, preset="veryfast")
 VP9 = Encoding("libvpx-vp9", crf=4)
@@ -85,9 +94,12 @@ def test_the_model_sees_what_people_see(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tags", [BT709, FULL_BT601, {"colorspace": 9, "color_range": 1}])
 def test_colours_come_back_by_their_own_matrix(tmp_path: Path, tags: dict[str, int]) -> None:
-    """The stored values stay, which they would not by another matrix or range."""
+    """The model sees what was filmed, and the stored values stay."""
     source = write_film(tmp_path / "film.mkv", tags=tags, options={"crf": "1"}, count=3)
-    path = restored(source, Encoding("libx264", crf=1)).path
+    restorer = Unchanged()
+    path = restored(source, Encoding("libx264", crf=1), restorer=restorer).path
+    for number, seen in enumerate(restorer.seen):
+        assert np.abs(seen.astype(int) - scene(48, 64, number)).mean() < 3
 
     def planes(film: Path) -> list[np.ndarray]:
         with av.open(str(film)) as container:
@@ -288,6 +300,34 @@ def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(DiskFullError, match=r"restored.mp4 cannot be written: No space left"):
+        restored(source)
+    assert only(tmp_path, "film.mp4")
+
+
+def test_times_that_go_back(tmp_path: Path) -> None:
+    """Of two films that were joined as they are, in a container that resets nothing."""
+    part = write_film(tmp_path / "part.ts", count=20).read_bytes()
+    source = tmp_path / "film.ts"
+    source.write_bytes(part + part)
+    result = restore_film(open_film(source), tmp_path / "restored.mkv", Unchanged(), FINE)
+    assert result.frames == 20
+    assert result.remarks[0] == "20 pictures whose times go back left out"
+    assert result.remarks[1].endswith(" copied packets whose times go back left out")
+    assert read_film(result.path).pts == pytest.approx(
+        read_film(tmp_path / "part.ts").pts, abs=1e-3
+    )
+
+
+def test_an_encoder_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_film(tmp_path / "film.mp4")
+
+    def fail(self: Any, pixels: Any) -> Any:
+        raise av.error.ExternalError(542398533, "Generic error in an external library")
+
+    monkeypatch.setattr("elir_deploy.video.colours.ToFilm.__call__", fail)
+    with pytest.raises(
+        OutputError, match=r"restored film.mp4 cannot be encoded or written: Generic"
+    ):
         restored(source)
     assert only(tmp_path, "film.mp4")
 
