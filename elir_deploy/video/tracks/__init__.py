@@ -1,7 +1,7 @@
 """Faces followed through a film, so that their restorations do not flicker.
 
 A detector sees a picture at a time: its landmarks jitter, and a face that it misses once would be
-left as it is in that picture. So faces are detected in every third picture and where scenes begin
+left as it is in that picture. So faces are detected in every second picture and where scenes begin
 and end, followed, and smoothed over pictures before and after, which wait until then.
 """
 

@@ -2,7 +2,7 @@
 
 Around each picture, a line is fitted to what was seen, least squares with tricube weights. As the
 window is symmetric, or the fit extends to its end, something in uniform motion comes out where it
-is. Where a line leaves more than jitter, a parabola takes its place by degrees.
+is. Where a line leaves more than jitter, a parabola over a shorter time takes its place by degrees.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 __all__ = ["WINDOW", "smoothed"]
 
-#: Pictures on each side of one that count for it.
-WINDOW = 9
+#: Pictures on each side of one that count for a line, and for a parabola.
+WINDOW, _NARROW = 15, 7
 #: Root mean square of what a line leaves, over the distance of the eyes: jitter up to the first,
 #: motion from the second on.
-_JITTER, _MOTION = 0.03, 0.06
+_JITTER, _MOTION = 0.06, 0.10
+#: The same of smaller faces, of which jitter is a larger share: as if the eyes were so far apart.
+_EYES = 25.0
 
 
 def smoothed(
@@ -32,31 +34,30 @@ def smoothed(
     Returns:
         (14,).
     """
-    times = (numbers - number) / (WINDOW + 1)
-    near = np.abs(times) < 1
-    if near.sum() < 2:  # a gap: from one to the next
-        after = int(np.clip(np.searchsorted(numbers, number), 1, max(1, len(numbers) - 1)))
-        near = np.zeros(len(numbers), bool)
-        near[after - 1 : after + 1] = True
-        times = times / max(1.0, 1.01 * float(np.abs(times[near]).max()))
-    times, seen = times[near], values[near]
-    weights = (1 - np.abs(times) ** 3) ** 3
-    line, left = _fit(times, seen, weights, 1)
-    if len(times) < 4:
-        return line
-    eyes = seen[:, 2:4] - seen[:, 0:2]
-    relative = left / max(float(np.sqrt((eyes**2).sum(axis=1)).mean()), 1e-3)
-    share = float(np.clip((relative - _JITTER) / (_MOTION - _JITTER), 0, 1))
+    times = (numbers - number).astype(np.float64)
+    line, left = _fit(times, values, WINDOW, 1)
+    eyes = values[:, 2:4] - values[:, 0:2]
+    apart = max(_EYES, float(np.sqrt((eyes**2).sum(axis=1)).mean()))
+    share = float(np.clip((left / apart - _JITTER) / (_MOTION - _JITTER), 0, 1))
     if not share:
         return line
-    parabola, _ = _fit(times, seen, weights, 2)
+    parabola, _ = _fit(times, values, _NARROW, 2)
     return (1 - share) * line + share * parabola
 
 
 def _fit(
-    times: NDArray[np.float64], seen: NDArray[np.float64], weights: NDArray[np.float64], degree: int
+    times: NDArray[np.float64], seen: NDArray[np.float64], window: int, degree: int
 ) -> tuple[NDArray[np.float64], float]:
     """The fit at time 0, and the root mean square in pixels of what it leaves of landmarks."""
+    times = times / (window + 1)
+    near = np.abs(times) < 1
+    if near.sum() < 2:  # a gap: from one to the next
+        after = int(np.clip(np.searchsorted(times, 0), 1, max(1, len(times) - 1)))
+        near = np.zeros(len(times), bool)
+        near[after - 1 : after + 1] = True
+        times = times / max(1.0, 1.01 * float(np.abs(times[near]).max()))
+    times, seen = times[near], seen[near]
+    weights = (1 - np.abs(times) ** 3) ** 3
     powers = np.vander(times, min(degree, len(times) - 1) + 1, increasing=True)
     root = np.sqrt(weights)[:, None]
     coefficients = np.linalg.lstsq(root * powers, root * seen, rcond=None)[0]

@@ -15,7 +15,7 @@ from elir_deploy.video.tracks.smoothing import WINDOW, smoothed
 __all__ = ["EVERY", "FADE", "LOOKAHEAD", "Scene", "Track"]
 
 #: Faces are detected in every so many pictures.
-EVERY = 3
+EVERY = 2
 #: Pictures over which a face fades in or out.
 FADE = 6
 #: Detections that may miss a face before it is taken for gone.

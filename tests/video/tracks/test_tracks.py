@@ -53,7 +53,7 @@ def test_a_face_that_comes_and_goes_fades() -> None:
 
 
 def test_a_face_that_is_missed_once_stays() -> None:
-    missed = {21, 39}
+    missed = {22, 40}
     found = follow(lambda n: [] if n in missed else [face(100 + n, 80, 120)], 60)
     for number, [(seen, weight)] in enumerate(found):
         assert weight == 1
@@ -63,7 +63,7 @@ def test_a_face_that_is_missed_once_stays() -> None:
 
 
 def test_what_is_seen_once_is_no_face() -> None:
-    found = follow(lambda n: [face(300, 80, 120)] if n == 21 else [], 50)
+    found = follow(lambda n: [face(300, 80, 120)] if n == 22 else [], 50)
     assert found == [[]] * 51
     assert len(follow(lambda n: [face(300, 80, 120)], 0)[0]) == 1, (
         "of one picture, all is seen once"
@@ -87,7 +87,7 @@ def test_another_face_begins_another_track() -> None:
     for other in (face(400, 300, 120), face(100, 80, 300)):
         found = follow(lambda n: [face(100, 80, 120) if n < 30 else other], 60)  # noqa: B023
         weights = [max((weight for _, weight in each), default=0.0) for each in found]
-        assert weights[27] < 0.2
+        assert weights[27] < 0.3
         assert weights[30] < 0.2
         assert weights[10] == weights[50] == 1
 
