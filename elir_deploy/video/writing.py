@@ -135,8 +135,11 @@ class FilmWriter:
             shift = round(self._span.shift / packet.time_base)
             dts = packet.dts
             if dts is not None:
-                if dts <= self._last.get(packet.stream_index, dts - 1):
-                    self.disordered += 1  # which no container takes
+                earliest = self._last.get(packet.stream_index, dts - 1) + (
+                    stream.type != "subtitle"
+                )
+                if dts < earliest:  # which no container takes
+                    self.disordered += 1
                     continue
                 self._last[packet.stream_index] = dts
             packet.pts = None if packet.pts is None else packet.pts - shift

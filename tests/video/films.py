@@ -22,7 +22,19 @@ Disposition = pytest.importorskip("av.stream").Disposition
 TURNED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
 #: Times in 1/90000 s whose distances vary.
 VARIABLE = [0, 3600, 7000, 12000, 20000, 20100, 40000, 60000, 60900, 90000, 93600, 99999, 110000]
-SUBTITLE = "1\n00:00:00,100 --> 00:00:00,300\nHello\n\n2\n00:00:00,350 --> 00:00:00,500\nWorld\n\n"
+SUBTITLE = """1
+00:00:00,100 --> 00:00:00,300
+Hello
+
+2
+00:00:00,350 --> 00:00:00,500
+World
+
+3
+00:00:00,350 --> 00:00:00,400
+at the same time
+
+"""
 
 
 def scene(height: int, width: int, number: int = 0) -> NDArray[np.uint8]:

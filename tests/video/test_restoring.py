@@ -165,7 +165,7 @@ def test_a_part(tmp_path: Path) -> None:
     sound = [(data, time - span.shift) for data, time, _ in before.packets[0]]
     kept = [(data, time) for data, time in sound if 0 <= time < Fraction(2, 5)]
     assert [(data, time) for data, time, _ in after.packets[0]] == kept
-    assert [len(packets) for packets in after.packets] == [len(kept), 1]
+    assert [len(packets) for packets in after.packets] == [len(kept), 2]
     assert after.chapters == [(0, Fraction(1, 5), "Two")]
     assert result.cut is None
     np.testing.assert_allclose(after.pictures[0], before.pictures[5], atol=20)
