@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,8 @@ class Encoding:
         """
         import av
 
+        if self.codec == "libsvtav1":  # as x265
+            os.environ.setdefault("SVT_LOG", "1")
         try:
             stream: VideoStream = container.add_stream(  # type: ignore[assignment]
                 self.codec, film.rate.limit_denominator(1 << 20), self.options()

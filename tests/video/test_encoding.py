@@ -34,7 +34,9 @@ def restored(tmp_path: Path, encoding: Encoding, suffix: str = ".mkv") -> Restor
     return restore_film(open_film(film), target, Unchanged(), encoding)
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "mpeg4", "ffv1"])
+@pytest.mark.parametrize(
+    "codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1"]
+)
 def test_encoders(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
     result = restored(tmp_path, Encoding(codec))
     before, after = read_film(tmp_path / "film.mkv"), read_film(result.path)
