@@ -16,6 +16,7 @@ from elir_deploy.degradations import FaceDegradation
 from elir_deploy.export.detectors import prepare_detector
 from elir_deploy.photo import Face, FaceDetector
 from elir_deploy.pixels import rounded
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.manifest import File
 from elir_deploy.runtime.photos import sample_photos
 
@@ -36,11 +37,10 @@ def opened(path: str, long_side: int = 1280) -> FaceDetector:
     session = ort.InferenceSession(prepared.graph, options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_outputs()]
     none = File("x.onnx", "0" * 64, 1)
-    return FaceDetector(
-        prepared.entry(none, none),
-        lambda tensor: dict(zip(names, session.run(names, {prepared.input: tensor}), strict=True)),
-        long_side,
+    network = DetectorNetwork(
+        lambda tensor: dict(zip(names, session.run(names, {prepared.input: tensor}), strict=True))
     )
+    return FaceDetector(prepared.entry(none, none), network, long_side)
 
 
 # Scenes ---------------------------------------------------------------------------------------

@@ -306,27 +306,29 @@ def _version(text: str) -> str:
 
 def _incompatibilities(bundle: Bundle) -> dict[str, str | None]:
     """By engine file: why it cannot run on this machine; None: it can, or that is unknown."""
-    detector = bundle.manifest.detector
-    reasons = {
+    return {
         artifact.file: backend.incompatibility(artifact)
-        for artifact in bundle.manifest.artifacts
+        for artifact in _artifacts(bundle)
         for backend in BACKENDS.values()
         if artifact.kind == backend.kind != "onnx"
     }
-    unused = "not used yet: face detectors run as ONNX"
-    engines = [] if detector is None else [a.file for a in detector.artifacts if a.kind != "onnx"]
-    return reasons | dict.fromkeys(engines, unused)
 
 
 def _engines(bundle: Bundle) -> list[Row]:
     unusable = {b.kind for b in BACKENDS.values() if b.kind != "onnx" and b.available()}
-    kinds = {artifact.file: artifact.kind for artifact in bundle.manifest.artifacts}
+    kinds = {artifact.file: artifact.kind for artifact in _artifacts(bundle)}
     return [
         (file, "unknown", f"{kinds[file]} cannot be used here")
-        if kinds.get(file) in unusable and reason is None
+        if kinds[file] in unusable and reason is None
         else (file, "no" if reason else "yes", reason or "")
         for file, reason in _incompatibilities(bundle).items()
     ]
+
+
+def _artifacts(bundle: Bundle) -> list[Artifact]:
+    """Those of the stages and of the face detector."""
+    detector = bundle.manifest.detector
+    return [*bundle.manifest.artifacts, *([] if detector is None else detector.artifacts)]
 
 
 def _verified(precision: str, result: Verification) -> Row:

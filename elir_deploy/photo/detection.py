@@ -4,9 +4,10 @@ The picture is shrunk until its longer side is ``long_side`` pixels; a smaller o
 It is first reduced by the integer factor ``longer side // long_side`` (means of squares,
 :mod:`elir_deploy.photo.sampling`; remaining rows and columns at the right and below are cut), then
 resized (bicubic, antialiased). It lies at the top left of the input, and black fills both sides up
-to multiples of what the network needs. A box or landmark is its position there times the size of
-what is seen over the size of the shrunk picture, along each axis, in float64, rounded to 1/64
-pixel.
+to multiples of what the network needs. If the network takes a few sizes only, more black extends
+that to the smallest that holds it; cells of the network that lie there are not read. A box or
+landmark is its position there times the size of what is seen over the size of the shrunk picture,
+along each axis, in float64, rounded to 1/64 pixel.
 
 Of faces whose boxes overlap, the highest score stays: by descending score, of equal ones the first
 cell, a face is dropped if the intersection over union with one that stays is above a threshold.
@@ -15,24 +16,24 @@ cell, a face is dropped if the intersection over union with one that stays is ab
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError, UsageError
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.photo.detectors import CONVENTIONS, Detections
 from elir_deploy.photo.faces import UNITS, Face, Points
 from elir_deploy.photo.sampling import reduced_region
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.manifest import Detector
 from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.tiling import next_multiple
 
-__all__ = ["MAX_FACES", "FaceDetector", "View", "letterboxed", "suppress"]
-
-#: The network: from (1, 3, H, W) float32 to its outputs by name.
-Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+__all__ = [
+    *("MAX_FACES", "FaceDetector", "View", "check_detector", "letterboxed"),
+    "suppress",
+]
 
 #: Faces in a picture; the others, of lower scores, are dropped.
 MAX_FACES = 1024
@@ -44,36 +45,20 @@ class FaceDetector:
 
     Args:
         description: the manifest's.
-        run: the network, from (1, 3, H, W) float32 to its outputs by name.
+        network: on a backend.
         long_side: longer side in pixels that pictures are shrunk to; None: the description's.
 
     Raises:
-        BundleError: its convention is not known here, or has other outputs.
-        UsageError: ``long_side`` is out of range.
+        BundleError, UsageError: as :func:`check_detector`.
     """
 
-    def __init__(self, description: Detector, run: Run, long_side: int | None = None) -> None:
-        convention = CONVENTIONS.get(description.decoder)
-        if convention is None:
-            raise BundleError(
-                f"the face detector's decoder is {description.decoder!r}, expected one of "
-                f"{', '.join(CONVENTIONS)}: export the bundle with this version"
-            )
-        outputs = {output.name: output.manifest_name for output in convention.outputs}
-        if description.outputs != outputs:
-            raise BundleError(
-                f"the outputs of the face detector are not those of {description.decoder}: export "
-                "the bundle again"
-            )
-        self._convention = convention
+    def __init__(
+        self, description: Detector, network: DetectorNetwork, long_side: int | None = None
+    ) -> None:
+        self._long_side = check_detector(description, long_side)
+        self._convention = CONVENTIONS[description.decoder]
         self._description = description
-        self._run = run
-        self._long_side = description.long_side if long_side is None else long_side
-        if not description.multiple <= self._long_side <= _MAX_LONG_SIDE:
-            raise UsageError(
-                f"long_side is {self._long_side}, expected "
-                f"{description.multiple} to {_MAX_LONG_SIDE}"
-            )
+        self._network = network
 
     def __call__(self, picture: NDArray[np.uint8]) -> list[Face]:
         """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
@@ -81,17 +66,56 @@ class FaceDetector:
         Raises:
             BundleError: the network's outputs are invalid.
             ImageError: there are too many candidates.
+            UnavailableError: the device failed, or the network takes no picture of this size.
 
         Warns:
             RuntimeWarning: there are more than :data:`MAX_FACES`.
         """
         description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
-        tensor = letterboxed(picture, view, description.multiple, description.color)
+        height, width = view.input_size(description.multiple)
+        size = self._network.size_for(height, width)
+        if size is None:
+            raise UnavailableError(
+                f"the face detector takes no picture of {width}x{height}: search at a smaller "
+                "long_side"
+            )
+        tensor = letterboxed(picture, view, size, description.color)
         detections = self._convention.decode(
-            self._run(tensor), tensor.shape[2], tensor.shape[3], description.score_threshold
+            self._network.run(tensor), height, width, description.score_threshold, size
         )
         return _faces(detections, description.overlap_threshold, *view.scale)
+
+
+def check_detector(description: Detector, long_side: int | None = None) -> int:
+    """The longer side in pixels that pictures are shrunk to.
+
+    Args:
+        description: the manifest's.
+        long_side: as of :class:`FaceDetector`.
+
+    Raises:
+        BundleError: its convention is not known here, or has other outputs.
+        UsageError: ``long_side`` is out of range.
+    """
+    convention = CONVENTIONS.get(description.decoder)
+    if convention is None:
+        raise BundleError(
+            f"the face detector's decoder is {description.decoder!r}, expected one of "
+            f"{', '.join(CONVENTIONS)}: export the bundle with this version"
+        )
+    outputs = {output.name: output.manifest_name for output in convention.outputs}
+    if description.outputs != outputs:
+        raise BundleError(
+            f"the outputs of the face detector are not those of {description.decoder}: export "
+            "the bundle again"
+        )
+    side = description.long_side if long_side is None else long_side
+    if not description.multiple <= side <= _MAX_LONG_SIDE:
+        raise UsageError(
+            f"long_side is {side}, expected {description.multiple} to {_MAX_LONG_SIDE}"
+        )
+    return side
 
 
 @dataclass(frozen=True)
@@ -121,16 +145,20 @@ class View:
         down, across = (long_side, short) if rows >= columns else (short, long_side)
         return cls(factor, down, across, (factor * columns / across, factor * rows / down))
 
+    def input_size(self, multiple: int) -> tuple[int, int]:
+        """Height and width of the smallest input, whose sides are multiples, that holds it."""
+        return next_multiple(self.height, multiple), next_multiple(self.width, multiple)
+
 
 def letterboxed(
-    picture: NDArray[np.uint8], view: View, multiple: int, color: str
+    picture: NDArray[np.uint8], view: View, size: tuple[int, int], color: str
 ) -> NDArray[np.float32]:
     """The detector's input: (1, 3, H, W) float32.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         view: how it is shrunk.
-        multiple: of which the input's sides are the next multiples.
+        size: H and W, at least those of the shrunk picture.
         color: ``RGB`` or ``BGR``.
     """
     factor = view.factor
@@ -139,8 +167,7 @@ def letterboxed(
     if (rows, columns) != (view.height, view.width):
         large, small = small, np.empty((view.height, view.width, 3), np.uint8)
         resize_into(large, small)
-    height, width = (next_multiple(side, multiple) for side in small.shape[:2])
-    tensor = np.zeros((1, 3, height, width), np.float32)
+    tensor = np.zeros((1, 3, *size), np.float32)
     order = slice(None) if color == "RGB" else slice(None, None, -1)
     tensor[0, :, : view.height, : view.width] = small[:, :, order].transpose(2, 0, 1)
     return tensor

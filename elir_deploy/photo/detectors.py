@@ -118,14 +118,20 @@ class Convention:
     locate: Callable[[Mapping[str, Cells], Cells, int, Cells], tuple[Cells, Cells]]
 
     def decode(
-        self, tensors: Mapping[str, NDArray[Any]], height: int, width: int, threshold: float
+        self,
+        tensors: Mapping[str, NDArray[Any]],
+        height: int,
+        width: int,
+        threshold: float,
+        size: tuple[int, int] | None = None,
     ) -> Detections:
         """All cells that reach ``threshold``.
 
         Args:
             tensors: outputs of the network by name.
-            height, width: of the input in pixels.
+            height, width: of the input in pixels, without what extends it to ``size``.
             threshold: minimum score.
+            size: height and width of the network's input; None: ``height`` and ``width``.
 
         Raises:
             BundleError: outputs are missing or of other shapes, are not finite, or say there are
@@ -134,9 +140,10 @@ class Convention:
         """
         decoded: list[tuple[Cells, Cells, Cells]] = []
         limits = np.array([width, height], np.float64)
+        input_height, input_width = size or (height, width)
         for stride in dict.fromkeys(output.stride for output in self.outputs):
             cells = {
-                output.meaning: self._cells(output, tensors, height, width)
+                output.meaning: self._cells(output, tensors, input_height, input_width)
                 for output in self.outputs
                 if output.stride == stride
             }
@@ -144,13 +151,15 @@ class Convention:
             if not np.isfinite(scores).all():
                 raise _broken(self.decoder, "scores that are not finite")
             chosen = np.flatnonzero(scores >= threshold)
+            rows, columns = np.divmod(chosen, input_width // stride)
+            seen = (rows < height // stride) & (columns < width // stride)
+            chosen, places = chosen[seen], np.stack([columns[seen], rows[seen]], axis=1)
             if len(chosen) > MAX_DETECTIONS:
                 raise ImageError(
                     f"the picture gives {len(chosen)} possible faces, expected at most "
                     f"{MAX_DETECTIONS}: search at a smaller long_side"
                 )
             values = {meaning: cell[chosen].astype(np.float64) for meaning, cell in cells.items()}
-            places = np.stack([chosen % (width // stride), chosen // (width // stride)], axis=1)
             with np.errstate(over="ignore", invalid="ignore"):
                 located = self.locate(values, places.astype(np.float64), stride, limits)
             decoded.append((scores[chosen], *located))

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 
-from elir_deploy.errors import BundleError
+from elir_deploy.errors import BundleError, UnavailableError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import Backend, detector_backends
-from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
+from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
 from elir_deploy.runtime.opening import Failures
 from elir_deploy.runtime.tiling import next_multiple
 
@@ -20,40 +20,55 @@ _FIRST_SIDE = 64
 
 
 def open_detector(
-    bundle: Bundle, first: str, threads: int | None, device: int
-) -> tuple[str, DetectorRun]:
+    bundle: Bundle, first: str, long_side: int, threads: int | None, device: int
+) -> tuple[str, DetectorNetwork]:
     """The name of the backend, and the detector on it, which has run once.
 
     Args:
         bundle: with a detector.
         first: name of the backend to try first.
+        long_side: longer side in pixels that pictures are shrunk to, all of which it must take.
         threads, device: as for :class:`~elir_deploy.runtime.Restorer`.
 
     Raises:
-        BundleError: the detector is damaged.
+        BundleError: the detector's ONNX file is damaged.
         UnavailableError: no backend runs it; the message has the reason for each.
     """
     failures = Failures()
-    for backend in detector_backends(first):
+    for backend in detector_backends(first, detector_of(bundle)):
         try:
-            run = _open_and_run(backend, bundle, threads, device)
-        except BundleError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a library may raise anything
+            network = _open_and_run(backend, bundle, long_side, threads, device)
+        except Exception as error:  # a library may raise anything
+            if isinstance(error, BundleError) and backend.kind == "onnx":
+                raise  # the others would run the same file
             failures.add(backend.name, None, error)
             continue
         if failures:
             text = f"the face detector runs on {backend.name}: {failures}"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return backend.name, run
+        return backend.name, network
     raise failures.as_error("the face detector")
 
 
 def _open_and_run(
-    backend: Backend, bundle: Bundle, threads: int | None, device: int
-) -> DetectorRun:
+    backend: Backend, bundle: Bundle, long_side: int, threads: int | None, device: int
+) -> DetectorNetwork:
     """Missing libraries and a lack of memory often show only in a run."""
-    run = backend.open_detector(bundle, threads=threads, device=device)
-    side = next_multiple(_FIRST_SIDE, detector_of(bundle).multiple)
-    run(np.zeros((1, 3, side, side), np.float32))
-    return run
+    network = backend.open_detector(bundle, threads=threads, device=device)
+    try:
+        multiple = detector_of(bundle).multiple
+        largest = next_multiple(long_side, multiple)
+        if network.size_for(largest, largest) is None:
+            sizes = ", ".join(f"{width}x{height}" for height, width in network.sizes)
+            raise UnavailableError(
+                f"its engine takes pictures of {sizes}, a long side of {long_side} needs up to "
+                f"{largest}x{largest}"
+            )
+        side = min(next_multiple(_FIRST_SIDE, multiple), largest)
+        first = network.size_for(side, side)
+        assert first is not None
+        network.run(np.zeros((1, 3, *first), np.float32))
+    except BaseException:
+        network.close()
+        raise
+    return network

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
-from elir_deploy.photo.detection import FaceDetector
+from elir_deploy.photo.detection import FaceDetector, check_detector
 from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
 from elir_deploy.photo.opening import open_detector
 from elir_deploy.photo.restoring import (
@@ -27,7 +27,7 @@ from elir_deploy.photo.restoring import (
 from elir_deploy.photo.stages import StageTimer, untimed
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
-from elir_deploy.runtime.detector_graph import DetectorRun, detector_of
+from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
 from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.manifest import Manifest, Shape
 from elir_deploy.runtime.placement import check_image, empty_result
@@ -70,8 +70,8 @@ class PhotoRestorer:
     """Restores the faces of whole photographs.
 
     Faces are found by the bundle's detector, aligned, restored in batches and put back. The
-    detector runs in float32 on the backend that restores faces; where that one runs no detectors,
-    as TensorRT, it runs on another, with a RuntimeWarning that names it.
+    detector runs in float32 on the backend that restores faces; where that one cannot run it, on
+    another, with a RuntimeWarning that says why.
 
     Calls from several threads are safe: pictures are searched and faces restored one at a time, the
     other calls wait. Forked child processes cannot use it: every call but :meth:`close` raises a
@@ -120,8 +120,7 @@ class PhotoRestorer:
         self.timer: StageTimer = untimed
         options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
         # Mistakes are told before models are compiled.
-        self._network = _Network()
-        self._find = FaceDetector(self._description, self._network, long_side)
+        long_side = check_detector(self._description, long_side)
         if background is not None and not isinstance(background, Restorer | Bundle):
             background = Bundle.open(background)
         if background is not None:
@@ -137,9 +136,13 @@ class PhotoRestorer:
             self.batch = self.restorer.batch_of(square)
             run = self.restorer.run_pixels
             self._squares = Squares(run, square.height, self.batch, *template)
-            self.detector_backend, self._network.run = open_detector(
-                opened, self.restorer.backend, threads, device
+            self.detector_backend, network = open_detector(
+                opened, self.restorer.backend, long_side, threads, device
             )
+            self._network = _Network(network)
+            undo.callback(self._network.close)
+            locked = replace(network, run=self._network.run)
+            self._find = FaceDetector(self._description, locked, long_side)
             if isinstance(background, Bundle):
                 background = undo.enter_context(
                     Restorer(background, backend, fit="tile", **options)
@@ -278,7 +281,6 @@ class PhotoRestorer:
         May be called twice; does nothing in a forked child.
         """
         if self._owner.is_here():
-            self._network.close()
             self._opened.close()
 
     def __enter__(self) -> PhotoRestorer:
@@ -327,30 +329,34 @@ class PhotoRestorer:
 
 
 class _Network:
-    """The detector's network, for one thread at a time."""
+    """The detector's network, which other threads wait for."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: DetectorNetwork) -> None:
         self._owner = Owner("this PhotoRestorer")
-        self.run: DetectorRun | None = None
+        self._network: DetectorNetwork | None = network
         self._lock = threading.Lock()
 
-    def __call__(self, picture: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+    def run(self, picture: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         with self._lock:
-            self.check_open()
-            assert self.run is not None
-            return self.run(picture)
+            return self._opened().run(picture)
+
+    def _opened(self) -> DetectorNetwork:
+        if self._network is None:
+            raise UsageError("this PhotoRestorer is closed: open a new one")
+        return self._network
 
     def check_open(self) -> None:
-        if self.run is None:
-            raise UsageError("this PhotoRestorer is closed: open a new one")
+        self._opened()
 
     def close(self) -> None:
         with self._lock:
-            self.run = None
+            network, self._network = self._network, None
+            if network is not None:
+                network.close()
 
     def __del__(self) -> None:
         if not self._owner.is_here():
-            leak(self.run)
+            leak(self._network)
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,36 @@ from elir_deploy.runtime.manifest import Artifact, Detector
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.tasks import TASKS
 
-__all__ = ["DetectorRun", "check_detector_ends", "detector_of", "onnx_artifact", "onnx_detector"]
+__all__ = [
+    *("DetectorNetwork", "check_detector_ends", "detector_of", "onnx_artifact", "onnx_detector"),
+]
 
-#: From a picture, (1, 3, H, W) float32 in 0..255, to the outputs by name.
-DetectorRun: TypeAlias = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+
+@dataclass(frozen=True)
+class DetectorNetwork:
+    """A face detector's network on a backend, for one thread at a time.
+
+    Attributes:
+        run: from a picture, (1, 3, H, W) float32 in 0..255, to the outputs by name. Raises
+            UnavailableError if the device fails.
+        sizes: heights and widths of the pictures that it takes; empty: any multiples of what the
+            detector needs.
+        close: frees its resources; may be called twice.
+    """
+
+    run: Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+    sizes: Sequence[tuple[int, int]] = ()
+    close: Callable[[], None] = lambda: None
+
+    def size_for(self, height: int, width: int) -> tuple[int, int] | None:
+        """Height and width of the smallest picture that it takes and that holds another.
+
+        None if there is none.
+        """
+        if not self.sizes:
+            return height, width
+        holding = [size for size in self.sizes if size[0] >= height and size[1] >= width]
+        return min(holding, key=math.prod, default=None)
 
 
 def detector_of(bundle: Bundle) -> Detector:

@@ -11,7 +11,7 @@ import mmap
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -20,15 +20,15 @@ from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
+from elir_deploy.runtime.tensorrt_ends import check_ends, check_profiles
 from elir_deploy.runtime.tensorrt_library import Library, LibraryLog, library_log, short_reason
 from elir_deploy.targets import RTX
 
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["Engine", "load_engine"]
+__all__ = ["Engine", "LoadedEngine", "load_engine", "load_file"]
 
-_TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
 #: Errors about the file, which errors about the device may follow.
 _FILE_ERROR = re.compile(r"serialization assertion", re.IGNORECASE)
 #: Errors about the device.
@@ -37,35 +37,29 @@ _DEVICE_ERROR = re.compile(
 )
 
 
-class Engine:
-    """An engine on a device, which it occupies until it and all its stages are deleted.
+class LoadedEngine:
+    """An engine on a device, which it occupies until it and all its contexts are deleted.
 
     Attributes:
-        stage: the stage of the bundle that it computes.
+        name: of what it computes, for messages.
         library: the library that runs it.
+        engine: TensorRT's object.
     """
 
     def __init__(
-        self,
-        library: Library,
-        device: Device,
-        engine: trt.ICudaEngine,
-        log: LibraryLog,
-        stage: Stage,
-        manifest: Manifest,
+        self, library: Library, device: Device, engine: trt.ICudaEngine, log: LibraryLog, name: str
     ) -> None:
-        self.stage = stage
-        self._manifest = manifest
+        self.name = name
         self.library = library
+        self.engine = engine
         self._device = device
-        self._engine = engine
         self._log = log
         self._compiled: _CompiledKernels | None = None
         self._config: RtxRuntimeConfig | None = None
 
     def use_kernel_cache(self, artifact: Artifact, *, keep: bool) -> None:
         """Take compiled kernels of TensorRT-RTX from the user's cache folder, if ``keep``."""
-        engine = cast(RtxEngine, self._engine)
+        engine = cast(RtxEngine, self.engine)
         config = self._checked(engine.create_runtime_config(), "create_runtime_config")
         self._config = config
         if not self._device.captures:
@@ -83,11 +77,8 @@ class Engine:
         """Whether the library captures each run as a CUDA graph."""
         return self._config is not None and not self._device.captures
 
-    def create_stage(self, shape: Shape) -> CudaStage:
-        """Create a stage with its own execution context on the current device.
-
-        Args:
-            shape: what it will run, with the batch.
+    def create_context(self) -> trt.IExecutionContext:
+        """Create an execution context on the current device.
 
         Raises:
             UnavailableError: there is not enough memory.
@@ -95,19 +86,33 @@ class Engine:
         context: trt.IExecutionContext | None
         try:
             if self._config is None:
-                context = self._engine.create_execution_context()
+                context = self.engine.create_execution_context()
             else:
-                engine = cast(RtxEngine, self._engine)
+                engine = cast(RtxEngine, self.engine)
                 context = engine.create_execution_context(runtime_config=self._config)
         except RuntimeError as error:
             raise UnavailableError(f"{self.library}: {short_reason([str(error)])}") from None
-        stages = {stage.name: stage for stage in self._manifest.stages_in(shape)}
-        profile = None
-        if self._manifest.several:
-            sizes = [(each.height, each.width) for each in self._manifest.shapes]
-            profile = sizes.index((shape.height, shape.width))
-        context = self._checked(context, "create_execution_context")
-        return _EngineStage(self, stages[self.stage.name], profile, context)
+        made: trt.IExecutionContext = self._checked(context, "create_execution_context")
+        return made
+
+    def enqueue(self, context: trt.IExecutionContext, stream: int) -> None:
+        """Queue a run.
+
+        Raises:
+            UnavailableError: the library refuses.
+        """
+        try:
+            queued = context.execute_async_v3(stream)
+        except RuntimeError as error:
+            raise UnavailableError(f"{self.library}: {short_reason([str(error)])}") from None
+        if not queued:
+            raise self.refused("execute_async_v3")
+
+    def uncapturable(self, context: trt.IExecutionContext, stream: int) -> str | None:
+        """Why runs on ``stream`` cannot be captured as a CUDA graph; None: it may be possible."""
+        if self.library.kind != RTX or cast(RtxContext, context).is_stream_capturable(stream):
+            return None
+        return f"{self.library} cannot capture {self.name}"
 
     def keep_compiled(self) -> None:
         """Write newly compiled kernels to the cache. Never fails."""
@@ -117,7 +122,7 @@ class Engine:
     def refused(self, call: str) -> UnavailableError:
         """The error for a call that returned False or None."""
         reason = short_reason(self._log.take_errors())
-        return UnavailableError(f"{self.library}: {call} of {self.stage.name} failed: {reason}")
+        return UnavailableError(f"{self.library}: {call} of {self.name} failed: {reason}")
 
     def _checked(self, value: Any, call: str) -> Any:
         if value is None:
@@ -125,17 +130,52 @@ class Engine:
         return value
 
 
+class Engine:
+    """The engine of a stage of a bundle.
+
+    Attributes:
+        loaded: it on a device.
+        stage: the stage of the bundle that it computes.
+    """
+
+    def __init__(self, loaded: LoadedEngine, stage: Stage, manifest: Manifest) -> None:
+        self.loaded = loaded
+        self.stage = stage
+        self._manifest = manifest
+
+    def create_stage(self, shape: Shape) -> CudaStage:
+        """Create a stage with its own execution context on the current device.
+
+        Args:
+            shape: what it will run, with the batch.
+
+        Raises:
+            UnavailableError: there is not enough memory.
+        """
+        stages = {stage.name: stage for stage in self._manifest.stages_in(shape)}
+        profile = None
+        if self._manifest.several:
+            sizes = [(each.height, each.width) for each in self._manifest.shapes]
+            profile = sizes.index((shape.height, shape.width))
+        context = self.loaded.create_context()
+        return _EngineStage(self.loaded, stages[self.stage.name], profile, context)
+
+
 class _EngineStage(CudaStage):
     """An execution context; of an engine with profiles, for a shape of one of them."""
 
     def __init__(
-        self, engine: Engine, stage: Stage, profile: int | None, context: trt.IExecutionContext
+        self,
+        engine: LoadedEngine,
+        stage: Stage,
+        profile: int | None,
+        context: trt.IExecutionContext,
     ) -> None:
         self._inputs = stage.inputs
         self._profile = profile
         self.input, self.noise, self.output = stage.input, stage.noise, stage.output
         self.captures_itself = engine.captures_itself
-        self._engine: Engine | None = engine
+        self._engine: LoadedEngine | None = engine
         self._context: trt.IExecutionContext | None = context
 
     def bind(self, addresses: Mapping[str, int], stream: int) -> None:
@@ -152,25 +192,18 @@ class _EngineStage(CudaStage):
 
     def enqueue(self, stream: int) -> None:
         engine, context = self._opened()
-        try:
-            queued = context.execute_async_v3(stream)
-        except RuntimeError as error:
-            raise UnavailableError(f"{engine.library}: {short_reason([str(error)])}") from None
-        if not queued:
-            raise engine.refused("execute_async_v3")
+        engine.enqueue(context, stream)
 
     def uncapturable(self, stream: int) -> str | None:
         engine, context = self._opened()
-        if engine.library.kind != RTX or cast(RtxContext, context).is_stream_capturable(stream):
-            return None
-        return f"{engine.library} cannot capture {engine.stage.name}"
+        return engine.uncapturable(context, stream)
 
     def close(self) -> None:
         # The context first: it uses the engine's memory.
         self._context = None
         self._engine = None
 
-    def _opened(self) -> tuple[Engine, trt.IExecutionContext]:
+    def _opened(self) -> tuple[LoadedEngine, trt.IExecutionContext]:
         assert self._engine is not None
         assert self._context is not None
         return self._engine, self._context
@@ -187,6 +220,39 @@ def load_engine(
     rebuild: str,
     keep: bool = True,
 ) -> Engine:
+    """Load the engine of a stage onto the current device.
+
+    Args:
+        library, device, path, artifact, rebuild, keep: as of :func:`load_file`.
+        stage: the stage that it computes.
+        manifest: of the bundle.
+
+    Raises:
+        BundleError: it is damaged, or does not compute this stage.
+        UnavailableError: library or device refuse it.
+    """
+
+    def check(engine: trt.ICudaEngine) -> None:
+        check_ends(library, engine, path, stage, manifest)
+        check_profiles(engine, path, stage, manifest)
+
+    loaded = load_file(
+        library, device, path, artifact, stage.name, check, rebuild=rebuild, keep=keep
+    )
+    return Engine(loaded, stage, manifest)
+
+
+def load_file(
+    library: Library,
+    device: Device,
+    path: Path,
+    artifact: Artifact,
+    name: str,
+    check: Callable[[trt.ICudaEngine], object],
+    *,
+    rebuild: str,
+    keep: bool,
+) -> LoadedEngine:
     """Load an engine onto the current device.
 
     Args:
@@ -194,13 +260,13 @@ def load_engine(
         device: the current device, of the engine's compute capability.
         path: the engine file, whose hash was checked.
         artifact: the file's entry in the manifest.
-        stage: the stage that it computes.
-        manifest: of the bundle.
+        name: of what it computes, for messages.
+        check: raises a BundleError if the engine computes something else.
         rebuild: the command that builds it again.
         keep: keep the kernels that TensorRT-RTX compiles in the user's cache folder.
 
     Raises:
-        BundleError: it is damaged, or does not compute this stage.
+        BundleError: it is damaged, or computes something else.
         UnavailableError: library or device refuse it.
     """
     log = library_log(library)
@@ -230,9 +296,8 @@ def load_engine(
         raise BundleError(
             f"{path} cannot be loaded by {library}: {reason}: rebuild it with {rebuild}"
         )
-    _check_ends(library, engine, path, stage, manifest)
-    _check_profiles(engine, path, stage, manifest)
-    loaded = Engine(library, device, engine, log, stage, manifest)
+    check(engine)
+    loaded = LoadedEngine(library, device, engine, log, name)
     if library.kind == RTX:
         loaded.use_kernel_cache(artifact, keep=keep)
     return loaded
@@ -252,71 +317,6 @@ def _check_validity(
     if named == ["MALFORMED_ENGINE"]:
         raise BundleError(f"{path} is not an engine of {library} {advice}")
     raise UnavailableError(f"{library} cannot run {path} here {advice}")
-
-
-def _check_ends(
-    library: Library, engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest
-) -> None:
-    trt = library.module
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    for what, mode, specs in (
-        ("input", trt.TensorIOMode.INPUT, stage.inputs),
-        ("output", trt.TensorIOMode.OUTPUT, (stage.output,)),
-    ):
-        actual = [
-            _describe(
-                name,
-                engine.get_tensor_dtype(name).name,
-                _shape(engine.get_tensor_shape(name)),
-                engine.get_tensor_format(name).name,
-            )
-            for name in names
-            if engine.get_tensor_mode(name) == mode
-        ]
-        expected = [
-            _describe(spec.name, _TYPES[spec.dtype], _dimensions(manifest, spec.name), "LINEAR")
-            for spec in specs
-        ]
-        if sorted(actual) != sorted(expected):
-            raise BundleError(
-                f"{path}: the engine's {what} is {', '.join(actual) or 'missing'}, the manifest "
-                f"says {', '.join(expected)}"
-            )
-
-
-def _dimensions(manifest: Manifest, name: str) -> tuple[int, ...]:
-    """As TensorRT has them: -1 is free."""
-    return tuple(-1 if side is None else side for side in manifest.dimensions(name))
-
-
-def _check_profiles(engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest) -> None:
-    """Check that there is an optimisation profile for each shape, in order."""
-    if not manifest.several:
-        return
-    count = len(manifest.shapes)
-    if engine.num_optimization_profiles != count:
-        raise BundleError(
-            f"{path}: the engine has {engine.num_optimization_profiles} optimisation profiles, "
-            f"expected {count}, one for each shape"
-        )
-    for index, shape in enumerate(manifest.shapes):
-        for spec in stage.inputs:
-            most = manifest.tensor(spec.name, shape).shape
-            sides = engine.get_tensor_profile_shape(spec.name, index)
-            actual = (_shape(sides[0]), _shape(sides[2]))
-            if actual != ((1, *most[1:]), most):
-                raise BundleError(
-                    f"{path}: profile {index} of {spec.name} is for {actual[0]} to {actual[1]}, "
-                    f"expected {(1, *most[1:])} to {most}"
-                )
-
-
-def _shape(sides: trt.Dims) -> tuple[int, ...]:
-    return tuple(sides[index] for index in range(len(sides)))  # it has no __iter__ of its own
-
-
-def _describe(name: str, dtype: str, shape: tuple[int, ...], layout: str) -> str:
-    return f"{name}: {dtype} {'x'.join(map(str, shape))} {layout}"
 
 
 # Compiled kernels -------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from tests.bundles import (
 )
 from tests.forged import endless_loop
 from tests.photo.pictures import face_bundle
+from tests.runtime.engines import put_detector_engine
+from tests.runtime.stand_in_cuda import StandInGpu
 
 
 @pytest.fixture
@@ -227,17 +229,17 @@ def test_a_face_detector(run, tmp_path: Path, capsys) -> None:
     assert "face detector" not in {run("tiny"): capsys.readouterr().out}[0]
 
 
-def test_an_engine_of_the_detector_is_not_used(run, tmp_path: Path, capsys) -> None:
+def test_engines_of_the_detector(run, tmp_path: Path, capsys, monkeypatch) -> None:
+    StandInGpu().install(monkeypatch, "tensorrt-rtx")
     bundle = face_bundle(tmp_path / "b")
-    manifest = read_manifest(bundle)
-    graph = manifest["detector"]["artifacts"][0]
-    engine = graph | {"kind": "tensorrt-rtx", "target": "sm86", "file": "detector.rtx.engine"}
-    (bundle / "detector.rtx.engine").write_bytes((bundle / graph["file"]).read_bytes())
-    manifest["detector"]["artifacts"].append(engine)
-    write_manifest(bundle, manifest)
+    for target in ("sm75", "sm86"):
+        put_detector_engine(bundle, "tensorrt-rtx", target=target)
     assert run(bundle) == 0
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("detector.rtx")]
-    assert line.split(maxsplit=2)[1:] == ["no", "not used yet: face detectors run as ONNX"]
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("detector.tensorrt")]
+    assert [line.split(maxsplit=2)[1:] for line in lines] == [
+        ["no", "it is for sm75, and this device is sm86"],
+        ["yes"],
+    ]
 
 
 def test_what_is_no_bundle(run, tmp_path: Path, capsys) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.photo.detection import MAX_FACES, FaceDetector, View, letterboxed, suppress
 from elir_deploy.photo.detectors import CONVENTIONS
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.photos import large_photograph
 from tests.photo.pictures import DETECTORS, astronaut, description, network, photographs
 from tests.photo.test_detectors import DETECTIONS, rows
@@ -39,7 +40,7 @@ def test_how_pictures_are_shrunk(height: int, width: int, expected: tuple[float,
 def test_the_input_of_a_detector() -> None:
     picture = np.zeros((500, 900, 3), np.uint8)
     picture[:, :, 0], picture[:, :, 2] = 200, 10
-    tensor = letterboxed(picture, View.of(500, 900, 300), 32, "BGR")
+    tensor = letterboxed(picture, View.of(500, 900, 300), (192, 320), "BGR")
     assert (tensor.shape, tensor.dtype) == ((1, 3, 192, 320), np.float32)
     assert (tensor[0, 0, :166, :300] == 10).all()
     assert (tensor[0, 2, :166, :300] == 200).all()
@@ -50,7 +51,9 @@ def test_the_input_of_a_detector() -> None:
 def test_a_large_picture_keeps_its_content() -> None:
     picture = np.asarray(Image.fromarray(astronaut()).resize((3000, 2600)))
     view = View.of(2600, 3000, 640)
-    small = letterboxed(picture, view, 32, "RGB")[0, :, : view.height, : view.width]
+    small = letterboxed(picture, view, view.input_size(32), "RGB")[
+        0, :, : view.height, : view.width
+    ]
     expected = np.asarray(Image.fromarray(picture).resize((view.width, view.height), 4))
     assert np.abs(small.transpose(1, 2, 0) - expected).mean() < 1
 
@@ -81,7 +84,7 @@ def test_faces_beyond_the_limit_are_told() -> None:
     }
     cells["537"][0, 0, ::8, ::8] = 1
     cells["540"][0, ::3] = 0.5
-    detector = FaceDetector(description("centerface"), lambda _: cells)
+    detector = FaceDetector(description("centerface"), DetectorNetwork(lambda _: cells))
     with pytest.warns(RuntimeWarning, match="more than 1024 faces: those of lower scores"):
         assert len(detector(np.zeros((1280, 1280, 3), np.uint8))) == MAX_FACES
 
@@ -89,12 +92,14 @@ def test_faces_beyond_the_limit_are_told() -> None:
 def test_a_detector_that_is_not_known() -> None:
     other = replace(description("yunet"), outputs=description("centerface").outputs)
     with pytest.raises(BundleError, match="outputs of the face detector are not those of yunet"):
-        FaceDetector(other, lambda _: {})
+        FaceDetector(other, DetectorNetwork(lambda _: {}))
     with pytest.raises(BundleError, match="'retinaface', expected one of centerface, yunet"):
-        FaceDetector(replace(description("yunet"), decoder="retinaface"), lambda _: {})
+        FaceDetector(
+            replace(description("yunet"), decoder="retinaface"), DetectorNetwork(lambda _: {})
+        )
     for side in (8, 100_000):
         with pytest.raises(UsageError, match=f"{side}, expected 32 to 4096"):
-            FaceDetector(description("yunet"), lambda _: {}, side)
+            FaceDetector(description("yunet"), DetectorNetwork(lambda _: {}), side)
 
 
 @pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")
@@ -107,7 +112,7 @@ def test_the_real_detectors_see_what_others_see_with_them(decoder: str, file: st
 
     assert DETECTORS is not None
     run = network(prepare_detector(Path(DETECTORS) / file, 17).graph)
-    detector = FaceDetector(description(decoder), run)
+    detector = FaceDetector(description(decoder), DetectorNetwork(run))
     for name, picture in photographs().items():
         view = View.of(picture.shape[0], picture.shape[1], 1280)
         # Back into the coordinates of the tensor.
@@ -125,6 +130,6 @@ def test_the_photograph_that_is_measured_has_one_face(file: str) -> None:
 
     assert DETECTORS is not None
     prepared = prepare_detector(Path(DETECTORS) / file, 18)
-    detector = FaceDetector(description(prepared.name), network(prepared.graph))
+    detector = FaceDetector(description(prepared.name), DetectorNetwork(network(prepared.graph)))
     [face] = detector(large_photograph())
     assert 700 < face.box[2] - face.box[0] < 900

@@ -14,6 +14,7 @@ from elir_deploy.errors import BundleError, ImageError
 from elir_deploy.photo.detection import FaceDetector, View, letterboxed
 from elir_deploy.photo.detectors import CONVENTIONS, MAX_DETECTIONS, recognise
 from elir_deploy.photo.faces import Face
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from tests.photo.pictures import astronaut, description
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,7 +34,9 @@ def outputs_of(decoder: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("decoder", CONVENTIONS)
 def test_the_original_decoders_read_the_same_from_the_same_tensors(decoder: str) -> None:
     outputs = outputs_of(decoder)
-    seen = rows(FaceDetector(description(decoder), lambda _: outputs)(astronaut(120)))
+    seen = rows(
+        FaceDetector(description(decoder), DetectorNetwork(lambda _: outputs))(astronaut(120))
+    )
     expected = np.array(DETECTIONS[f"{decoder} small"])
     assert seen.shape == expected.shape == (1, 15)
     assert np.abs(seen - expected)[:, :14].max() < 0.1
@@ -108,13 +111,13 @@ def test_hostile_outputs(decoder: str, change: Callable[[Any], None], message: s
     outputs = outputs_of(decoder)
     change(outputs)
     with pytest.raises(BundleError, match=message) as caught:
-        FaceDetector(description(decoder), lambda _: outputs)(astronaut(120))
+        FaceDetector(description(decoder), DetectorNetwork(lambda _: outputs))(astronaut(120))
     assert "\n" not in str(caught.value)
 
 
 def test_too_many_faces() -> None:
     """Every cell of a large picture is a face."""
-    tensor = letterboxed(astronaut(640), View.of(640, 640, 1280), 32, "RGB")
+    tensor = letterboxed(astronaut(640), View.of(640, 640, 1280), (640, 640), "RGB")
     outputs = {}
     for output in CONVENTIONS["centerface"].outputs:
         cells = tensor.shape[2] // output.stride
@@ -123,4 +126,4 @@ def test_too_many_faces() -> None:
     with pytest.raises(
         ImageError, match=f"25600 possible faces, expected at most {MAX_DETECTIONS}"
     ):
-        FaceDetector(description("centerface"), lambda _: outputs)(astronaut(640))
+        FaceDetector(description("centerface"), DetectorNetwork(lambda _: outputs))(astronaut(640))

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
@@ -21,9 +22,18 @@ from elir_deploy.photo.opening import open_detector
 from elir_deploy.runtime import Bundle, Restorer, blend
 from elir_deploy.runtime.backends import BACKENDS, detector_backends
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.resampling import resize_into
 from tests.bundles import make_bundle, read_manifest, write_manifest
-from tests.photo.pictures import DETECTORS, face, face_bundle, several_faces, spot_detector, spots
+from tests.photo.pictures import (
+    DETECTORS,
+    description,
+    face,
+    face_bundle,
+    several_faces,
+    spot_detector,
+    spots,
+)
 
 pytest.importorskip("onnxruntime")
 
@@ -251,7 +261,7 @@ def test_a_detector_that_fails_its_first_picture_runs_elsewhere(
     pytest.importorskip("openvino")
 
     def broken(self: object, *_: object, **__: object) -> object:
-        return Mock(side_effect=error)
+        return DetectorNetwork(Mock(side_effect=error))
 
     monkeypatch.setattr(OnnxRuntimeBackend, "open_detector", broken)
     with pytest.warns(RuntimeWarning, match=f"runs on openvino: .*onnxruntime.*: {reason}"):
@@ -261,10 +271,17 @@ def test_a_detector_that_fails_its_first_picture_runs_elsewhere(
         assert len(restore.detect(GROUP)) == 3
 
 
-def test_alternatives_are_the_automatic_backends_with_a_detector_in_their_order() -> None:
-    names = [backend.name for backend in detector_backends("tensorrt")]
-    assert names == ["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
-    assert [b.name for b in detector_backends("openvino")][:2] == ["openvino", "onnxruntime-cuda"]
+def test_alternatives_are_the_automatic_backends_that_the_detector_has_files_for() -> None:
+    def names(first: str, *kinds: str) -> list[str]:
+        detector = description("yunet")
+        files = [replace_fields(detector.artifacts[0], kind=kind) for kind in ("onnx", *kinds)]
+        changed = replace_fields(detector, artifacts=files)
+        return [backend.name for backend in detector_backends(first, changed)]
+
+    assert names("tensorrt") == ["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    assert names("openvino", "tensorrt-rtx") == [
+        *("openvino", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"),
+    ]
 
 
 def test_mistakes_are_told_before_a_model_is_compiled(
@@ -327,18 +344,11 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
     bundle = Bundle.open(face_bundle(tmp_path / "b"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if name == "onnxruntime-tensorrt" else "error")
-        backend, run = open_detector(bundle, name, None, 1)
+        backend, network = open_detector(bundle, name, 1280, None, 1)
     assert backend == "onnxruntime-cuda"
     ((((name, options),),)) = [asked[0]]
     assert (name, options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", "1", "0")
-    assert run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
-
-
-def test_tensorrt_runs_no_detector(tmp_path: Path) -> None:
-    bundle = Bundle.open(face_bundle(tmp_path / "b"))
-    for name in ("tensorrt", "tensorrt-rtx"):
-        with pytest.raises(UnavailableError, match=f"{name} does not support face detectors"):
-            BACKENDS[name].open_detector(bundle)
+    assert network.run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
 
 
 # Threads and processes ----------------------------------------------------------------------------
@@ -350,18 +360,18 @@ def test_calls_from_two_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with opened(face_bundle(tmp_path / "b", gain=0.5)) as restore:
         pictures = [spots(200, 240, (60 + 20 * i, 100)) for i in range(6)]
         expected = [restore(picture, "all").pixels for picture in pictures]
-        run = restore._network.run
-        assert run is not None
+        network = restore._network._network
+        assert network is not None
 
         def watched(picture: np.ndarray) -> object:
             inside.release()
             most[0] = max(most[0], inside._value)
             time.sleep(0.01)
-            result = run(picture)
+            result = network.run(picture)
             inside.acquire()
             return result
 
-        monkeypatch.setattr(restore._network, "run", watched)
+        monkeypatch.setattr(restore._network, "_network", replace(network, run=watched))
         with ThreadPoolExecutor(2) as threads:
             results = list(threads.map(lambda p: restore(p, "all").pixels, pictures))
     assert most == [1]

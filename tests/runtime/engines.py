@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bundles import make_bundle, read_manifest, stage_ends, write_manifest
-from tests.runtime.stand_in_cuda import VERSIONS, engine_bytes
+from tests.runtime.stand_in_cuda import VERSIONS, detector_engine, engine_bytes
+
+#: Heights and widths of the profiles of a detector's engine.
+SIZES = ((960, 1280), (1280, 960), (1280, 1280))
 
 
 def put_engine(
@@ -106,3 +109,32 @@ def engine_bundle(
                 **engine,
             )
     return path
+
+
+def put_detector_engine(
+    bundle: Path,
+    kind: str,
+    *sizes: tuple[int, int],
+    target: str = "sm86",
+    version: str | None = None,
+    **more: Any,
+) -> Path:
+    """Add an engine of the bundle's detector."""
+    manifest = read_manifest(bundle)
+    graph = (bundle / manifest["detector"]["artifacts"][0]["file"]).read_bytes()
+    content = detector_engine(graph, *(sizes or SIZES), **more)
+    file = f"detector.{kind}.{target}.engine"
+    (bundle / file).write_bytes(content)
+    entry = {
+        "file": file,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "kind": kind,
+        "precision": "fp32",
+        "target": target,
+        "tool": kind,
+        "tool_version": version or VERSIONS[kind],
+    }
+    manifest["detector"]["artifacts"].append(entry)
+    write_manifest(bundle, manifest)
+    return bundle / file

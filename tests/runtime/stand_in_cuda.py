@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from elir_deploy.runtime.backends import tensorrt as backend
@@ -788,6 +789,40 @@ def engine_bytes(
     return json.dumps(made).encode()
 
 
+def detector_engine(graph: bytes, *sizes: tuple[int, int], **more: Any) -> bytes:
+    """An engine that computes what ONNX Runtime computes of ``graph``, a detector's.
+
+    Args:
+        graph: of one input.
+        sizes: heights and widths of the profiles.
+        more: replaces entries.
+    """
+    model = onnx.load_from_string(graph)
+
+    def end(value: Any) -> dict[str, Any]:
+        sides = [side.dim_value or -1 for side in value.type.tensor_type.shape.dim]
+        return {"name": value.name, "dtype": "float32", "shape": sides}
+
+    ends = [*map(end, model.graph.input), *map(end, model.graph.output)]
+    profiles = [{ends[0]["name"]: [[1, 3, *size]] * 3} for size in sizes]
+    made = {"stand-in engine": 1, "ends": ends, "profiles": profiles, "graph": graph.hex()}
+    return json.dumps(made | more).encode()
+
+
+def _run_graph(graph: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """On ONNX Runtime, of a graph in hexadecimal."""
+    session = _graph_session(graph)
+    names = [node.name for node in session.get_outputs()]
+    floats = {name: value.astype(np.float32) for name, value in inputs.items()}
+    return dict(zip(names, session.run(names, floats), strict=True))
+
+
+@functools.lru_cache(2)
+def _graph_session(graph: str) -> Any:
+    ort = pytest.importorskip("onnxruntime")
+    return ort.InferenceSession(bytes.fromhex(graph), providers=["CPUExecutionProvider"])
+
+
 def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
     rtx = kind == "tensorrt-rtx"
     loggers: list[Any] = []
@@ -861,8 +896,9 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             return found
 
         def get_tensor_mode(self, name):
-            last = self._made["ends"][-1]["name"] == name
-            return TensorIOMode.OUTPUT if last else TensorIOMode.INPUT
+            names = [end["name"] for end in self._made["ends"]]
+            outputs = names[1:] if "graph" in self._made else names[-1:]
+            return TensorIOMode.OUTPUT if name in outputs else TensorIOMode.INPUT
 
         def get_tensor_profile_shape(self, name, profile_index):
             return [Dims(shape) for shape in self._made["profiles"][profile_index][name]]
@@ -910,6 +946,13 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             sides = zip(least, shape, most, strict=True)
             return all(low <= side <= high for low, side, high in sides)
 
+        def get_tensor_shape(self, name):
+            """Of an output, after the shape of the input."""
+            gpu.enter("trt.get_tensor_shape")
+            (picture,) = self._shapes.items()
+            values = _run_graph(self._engine._made["graph"], {picture[0]: np.zeros(picture[1])})
+            return Dims(values[name].shape)
+
         def set_tensor_address(self, name, memory):
             if gpu.enter("trt.set_tensor_address"):
                 return False
@@ -924,6 +967,10 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
                 self._engine._runtime._logger.log(ILogger.ERROR, "enqueue went wrong")
                 return False
             made = self._engine._made
+            if self._config is not None and self._config.cache is not None:
+                self._config.cache.content = b"kernels of " + json.dumps(made["ends"]).encode()
+            if "graph" in made:
+                return self._execute_graph(made, stream_handle)
             source, *noises, sink = made["ends"]
             read, written = self._addresses[source["name"]], self._addresses[sink["name"]]
             noise = [self._addresses[end["name"]] for end in noises]
@@ -931,8 +978,6 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
             if -1 in source["shape"] and self._shapes.keys() != inputs.keys():
                 gpu.violations.append("inputs without a shape")
             batch = {**inputs, **self._shapes}[source["name"]][0]
-            if self._config is not None and self._config.cache is not None:
-                self._config.cache.content = b"kernels of " + json.dumps(made["ends"]).encode()
 
             def compute() -> None:
                 values = np.frombuffer(gpu.device_array(read, 0), source["dtype"])
@@ -948,6 +993,19 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
                 target[:] = result.astype(sink["dtype"]).tobytes()
 
             gpu.queue(stream_handle, Work("compute", (read, *noise, written, id(self)), compute))
+            return True
+
+        def _execute_graph(self, made, stream_handle):
+            source, *sinks = (end["name"] for end in made["ends"])
+            addresses, shape = dict(self._addresses), self._shapes[source]
+
+            def compute() -> None:
+                values = np.frombuffer(gpu.device_array(addresses[source], 0), np.float32)
+                results = _run_graph(made["graph"], {source: values.reshape(shape)})
+                for name in sinks:
+                    gpu.device_array(addresses[name], 0)[:] = results[name].tobytes()
+
+            gpu.queue(stream_handle, Work("compute", (*addresses.values(), id(self)), compute))
             return True
 
     class IRuntimeConfig:

@@ -36,7 +36,7 @@ TENSORRT = {
     ),
     "IExecutionContext": (
         *("set_tensor_address", "execute_async_v3"),
-        *("set_optimization_profile_async", "set_input_shape"),
+        *("set_optimization_profile_async", "set_input_shape", "get_tensor_shape"),
     ),
     "ILogger": ("log", "ERROR", "INTERNAL_ERROR"),
     "DataType": ("UINT8", "FLOAT"),

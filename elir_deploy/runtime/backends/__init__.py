@@ -15,7 +15,7 @@ from importlib import resources
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime.backends.base import Backend, Session
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Verification, file_precision
+from elir_deploy.runtime.manifest import Detector, Verification, file_precision
 
 __all__ = [
     "BACKENDS",
@@ -121,14 +121,11 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
     )
 
 
-def detector_backends(first: str) -> list[Backend]:
+def detector_backends(first: str, detector: Detector) -> list[Backend]:
     """The backends that may run a face detector: ``first``, then as ``auto`` prefers them."""
-    able = [
-        name
-        for name in dict.fromkeys(name for name, _ in _AUTOMATIC)
-        if name in BACKENDS and type(BACKENDS[name]).open_detector is not Backend.open_detector
-    ]
-    return [BACKENDS[name] for name in dict.fromkeys((first, *able))]
+    kinds = {artifact.kind for artifact in detector.artifacts}
+    others = [name for name, _ in _AUTOMATIC if BACKENDS[name].kind in kinds]
+    return [BACKENDS[name] for name in dict.fromkeys((first, *others))]
 
 
 def _warn_of_unused_engines(bundle: Bundle, refused: list[Backend]) -> None:

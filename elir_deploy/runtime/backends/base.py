@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
 from elir_deploy.operating_system import CUDA_DRIVER
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.detector_graph import DetectorRun
+from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.forks import leak
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage, file_precision
 from elir_deploy.runtime.noise import NoiseField
@@ -279,11 +279,10 @@ class Backend(ABC):
 
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
-    ) -> DetectorRun:
+    ) -> DetectorNetwork:
         """Load the bundle's face detector, which runs in float32.
 
-        The function that is returned is for one thread at a time. Arguments are those of
-        :meth:`open`.
+        Arguments are those of :meth:`open`.
 
         Raises:
             MissingDependencyError: the library is not installed.

@@ -29,7 +29,7 @@ from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.cuda import open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
-from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
+from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Shape
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.onnxruntime_cpu import CpuSession
@@ -147,7 +147,7 @@ class OnnxRuntimeBackend(Backend):
 
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
-    ) -> DetectorRun:
+    ) -> DetectorNetwork:
         if self.compiles:
             raise UnavailableError(f"{self.name} would compile an engine for every picture's size")
         self._check_available(device)
@@ -167,7 +167,7 @@ class OnnxRuntimeBackend(Backend):
                 ) from None
             return dict(zip(names, values, strict=True))
 
-        return run
+        return DetectorNetwork(run)
 
     def _load(
         self,

@@ -27,7 +27,7 @@ from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import Backend, HostSession, Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
-from elir_deploy.runtime.detector_graph import DetectorRun, check_detector_ends, onnx_detector
+from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Shape, Stage
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.openvino_library import (
@@ -107,7 +107,7 @@ class OpenVinoBackend(Backend):
 
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
-    ) -> DetectorRun:
+    ) -> DetectorNetwork:
         self._check_available()
         detector, path = onnx_detector(bundle)
         config = {"INFERENCE_PRECISION_HINT": "f32", **_LATENCY}
@@ -134,7 +134,7 @@ class OpenVinoBackend(Backend):
                 ) from None
             return {name: request.get_tensor(name).data.copy() for name in detector.outputs}
 
-        return run
+        return DetectorNetwork(run)
 
     def _check_available(self) -> None:
         reason = self.available()

@@ -10,16 +10,23 @@ import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
-from elir_deploy.runtime.manifest import Artifact, Shape, Stage
-from elir_deploy.runtime.tensorrt_engine import Engine, load_engine
+from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
+from elir_deploy.runtime.manifest import Artifact, Detector, Shape, Stage
+from elir_deploy.runtime.tensorrt_detector import open_detector_engine
+from elir_deploy.runtime.tensorrt_ends import detector_sizes
+from elir_deploy.runtime.tensorrt_engine import Engine, load_engine, load_file
 from elir_deploy.runtime.tensorrt_library import Library, load_library, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, RTX_CAPABILITIES, EngineKind
+
+if TYPE_CHECKING:
+    import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
 __all__ = ["BACKENDS", "TensorRtBackend"]
 
@@ -158,6 +165,28 @@ class TensorRtBackend(Backend):
             undo.pop_all()
         return tuple(sessions)
 
+    def open_detector(
+        self, bundle: Bundle, *, threads: int | None = None, device: int = 0
+    ) -> DetectorNetwork:
+        library = load_library(self.kind)
+        opened = self._device(device)
+        machine = _Machine(library, opened.capability)
+        detector = detector_of(bundle)
+        artifact = self._detector_engine(bundle, detector, machine)
+        path = bundle.checked_file(artifact.file)
+        sizes: list[tuple[int, int]] = []
+
+        def check(engine: trt.ICudaEngine) -> None:
+            sizes.extend(detector_sizes(library, engine, path, detector))
+
+        with opened.current():
+            engine = load_file(
+                *(library, opened, path, artifact, "the face detector", check),
+                rebuild=machine.rebuild(bundle, ()),
+                keep=not bundle.temporary,
+            )
+        return open_detector_engine(opened, engine, detector, sizes)
+
     def _device(self, number: int) -> Device:
         reason = missing_cuda_device()
         if reason is not None:
@@ -197,12 +226,34 @@ class TensorRtBackend(Backend):
         chain = []
         for stage in bundle.stages:
             engines = self._fitting(stage, precision)
-            fitting = [engine for engine in engines if machine.incompatibility(engine) is None]
-            if not fitting:
-                raise UnavailableError(self._incompatibilities(bundle, engines, machine))
-            # An engine for this GPU alone is faster than a hardware-compatible one.
-            chain.append((stage, min(fitting, key=lambda a: not _is_exact(a, machine.capability))))
+            chain.append((stage, self._best(bundle, engines, machine)))
         return chain
+
+    def _best(self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine) -> Artifact:
+        """Of the same network, the engine that fits best.
+
+        Raises:
+            UnavailableError: none fits.
+        """
+        fitting = [engine for engine in engines if machine.incompatibility(engine) is None]
+        if not fitting:
+            raise UnavailableError(self._incompatibilities(bundle, engines, machine))
+        # An engine for this GPU alone is faster than a hardware-compatible one.
+        return min(fitting, key=lambda a: not _is_exact(a, machine.capability))
+
+    def _detector_engine(self, bundle: Bundle, detector: Detector, machine: _Machine) -> Artifact:
+        """The engine of the face detector that fits best.
+
+        Raises:
+            UnavailableError: there is none.
+        """
+        engines = [artifact for artifact in detector.artifacts if artifact.kind == self.kind]
+        if not engines:
+            raise UnavailableError(
+                f"{bundle.path} has no {self.name} engine of its face detector: "
+                f"{machine.rebuild(bundle, ())}"
+            )
+        return self._best(bundle, engines, machine)
 
     def _incompatibilities(
         self, bundle: Bundle, engines: Sequence[Artifact], machine: _Machine
@@ -250,7 +301,7 @@ def _session(device: Device, engines: Sequence[Engine], shape: Shape, *, sleepin
 
     def keep_compiled() -> None:
         for engine in engines:
-            engine.keep_compiled()
+            engine.loaded.keep_compiled()
 
     return CudaSession(
         device,

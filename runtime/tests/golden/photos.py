@@ -82,7 +82,7 @@ def detection() -> dict[str, Any]:
     for index, (height, width, long_side) in enumerate(VIEWED):
         view = View.of(height, width, long_side)
         for color in ("RGB", "BGR"):
-            tensor = letterboxed(pattern(height, width, index), view, 32, color)
+            tensor = letterboxed(pattern(height, width, index), view, view.input_size(32), color)
             case = {"height": height, "width": width, "long_side": long_side, "color": color}
             case |= {"scale": list(view.scale), "sides": list(tensor.shape[2:])}
             viewed.append(case | {"tensor": digest(tensor.astype(np.uint8))})

