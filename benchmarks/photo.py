@@ -1,10 +1,10 @@
-"""One face in 12 megapixels: the time of every stage beside the model's, and the memory.
+"""One face in 12 megapixels: the time of every step beside the model's, and the memory.
 
     elir-export random --task bfr --precision fp32 --detector yunet -o yunet
     elir-export random --task bfr --precision fp32 --detector centerface -o centerface
     python benchmarks/photo.py yunet centerface docs/results/photo.md
 
-Bundles take turns, photograph by photograph, on every backend in float32; a stage is compared with
+Bundles take turns, photograph by photograph, on every backend in float32; a step is compared with
 the model's run in the same photograph, so that other load meets both. Random weights are as fast as
 trained ones. Memory is measured in a process of its own.
 """
@@ -29,12 +29,12 @@ from rewrites import environment
 
 from elir_deploy.output_files import write_text
 from elir_deploy.photo import PhotoRestorer
-from elir_deploy.photo.stages import STAGES, StageTimes
+from elir_deploy.photo.steps import PHOTO_STEPS, StepTimes
 from elir_deploy.runtime.photos import large_photograph
 from elir_deploy.text import pipes
 
 BACKENDS = ("openvino", "onnxruntime")
-#: Seconds by stage, with the whole.
+#: Seconds by step, with the whole.
 Times = dict[str, float]
 
 
@@ -49,13 +49,13 @@ class Measured:
         self.detector = detector.name
         self.wall: list[Times] = []
         self.cpu: list[Times] = []
-        self._clocks = StageTimes(), StageTimes(time.process_time_ns)
+        self._clocks = StepTimes(), StepTimes(time.process_time_ns)
         self.restore.timer = self._both
 
     @contextmanager
-    def _both(self, stage: str) -> Iterator[None]:
+    def _both(self, step: str) -> Iterator[None]:
         wall, cpu = self._clocks
-        with wall(stage), cpu(stage):
+        with wall(step), cpu(step):
             yield
 
     def photograph(self, keep: bool = True) -> None:
@@ -75,18 +75,18 @@ class Measured:
 
 def beside(times: Times) -> float:
     """What finding, aligning and putting back takes of the model's time."""
-    return sum(v for stage, v in times.items() if stage != "run") / times["run"]
+    return sum(v for step, v in times.items() if step != "run") / times["run"]
 
 
 def speed_table(measured: Sequence[Measured]) -> str:
-    stages = (*STAGES, "rest")
+    steps = (*PHOTO_STEPS, "rest")
     rows = []
     for each in measured:
-        medians = [statistics.median(t[stage] for t in each.wall) for stage in stages]
+        medians = [statistics.median(t[step] for t in each.wall) for step in steps]
         shares = [f"{statistics.median(map(beside, s)):.1%}" for s in (each.wall, each.cpu)]
         milliseconds = [f"{1000 * median:.0f}" for median in medians]
         rows.append((f"{each.detector}, {each.backend}", *milliseconds, *shares))
-    return pipes(("detector, backend", *stages, "beside run, wall", "CPU"), rows)
+    return pipes(("detector, backend", *steps, "beside run, wall", "CPU"), rows)
 
 
 # Memory ---------------------------------------------------------------------------------------

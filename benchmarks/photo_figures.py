@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from photo_groups import opened
 from PIL import Image, ImageDraw
 
-from elir_deploy.photo import Face, Squares, restore_photo
+from elir_deploy.photo import Face, SquareRestorer, restore_photo
 from elir_deploy.photo.alignment import crop, fit, template_units
 from elir_deploy.photo.detectors import FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import units
@@ -56,7 +56,7 @@ def main() -> None:
     picture = rounded(clean + np.random.default_rng(0).normal(0, NOISE, clean.shape))
     [face] = opened(arguments.centerface)(picture)
     with Restorer("tiny", "onnxruntime", precision="fp32") as tiny:
-        squares = Squares(tiny.run_pixels, SIDE, 1, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
+        squares = SquareRestorer(tiny.run_pixels, SIDE, 1, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
         alone = restore_photo(picture, lambda _: [face], squares).pixels
         background = tiny.restore(picture)
         both = restore_photo(picture, lambda _: [face], squares, background=background).pixels

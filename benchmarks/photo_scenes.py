@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from elir_deploy.degradations import FaceDegradation
 from elir_deploy.output_files import write_text
-from elir_deploy.photo import Face, FaceDetector, Squares, restore_photo
+from elir_deploy.photo import Face, FaceDetector, SquareRestorer, restore_photo
 from elir_deploy.photo.alignment import Similarity, crop, fit, template_units
 from elir_deploy.photo.detectors import FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import units
@@ -227,7 +227,7 @@ def main() -> None:
     picture = degraded(scene)
     found = detectors["CenterFace"](picture)
     if pictures is not None:
-        squares = Squares(tone_and_texture, SIDE, 4, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
+        squares = SquareRestorer(tone_and_texture, SIDE, 4, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
         photo = restore_photo(picture, lambda _: found, squares)
         write_image(pictures / "group.png", picture)
         write_image(pictures / "group-restored.png", photo.pixels)

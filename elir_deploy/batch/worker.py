@@ -14,9 +14,9 @@ from typing import Any
 from elir_deploy.batch.places import RemoteJob, fetch, send
 from elir_deploy.errors import ElirError, InputError, OutputError
 from elir_deploy.photo import Faces, PhotoRestorer
-from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 from elir_deploy.runtime.files import Result, restore_files
 from elir_deploy.runtime.images import Quality
 from elir_deploy.runtime.jobs import Job
@@ -60,12 +60,12 @@ class Worker:
         }
         if options.faces is None:
             restorer = self._stack.enter_context(Restorer(options.bundle, **running))
-            self._files: FileRestorer = WholeImages(restorer)
+            self._files: FileRestorer = ImageRestorer(restorer)
             self._name = str(restorer)
         else:
             photos = PhotoRestorer(options.bundle, options.background, **running)
             self._stack.enter_context(photos)
-            self._files = PhotoFiles(photos, options.faces, options.scale)
+            self._files = PhotoFileRestorer(photos, options.faces, options.scale)
             self._name = str(photos)
 
     def name(self) -> str:

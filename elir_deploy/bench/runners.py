@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from elir_deploy.bench.device import installed_version
 from elir_deploy.errors import UnavailableError
 from elir_deploy.photo import PhotoRestorer
-from elir_deploy.photo.stages import STAGES, StageTimes
+from elir_deploy.photo.steps import PHOTO_STEPS, StepTimes
 from elir_deploy.pixels import finite_or_none, psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
@@ -211,7 +211,7 @@ class BundleRunner(Runner):
 
 
 class PhotoRunner(BundleRunner):
-    """The whole way of a photograph; its stages are timed in the same call."""
+    """The whole way of a photograph; its steps are timed in the same call."""
 
     def restore(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         self._times.reset()
@@ -228,12 +228,12 @@ class PhotoRunner(BundleRunner):
 
     def _open(self, bundle: Bundle, backend: str, **options: Any) -> Restorer:
         self._photo = PhotoRestorer(bundle, backend=backend, **options)
-        self._photo.timer = self._times = StageTimes(self._clock)
+        self._photo.timer = self._times = StepTimes(self._clock)
         return self._photo.restorer
 
     def _time_session(self) -> None:
         super()._time_session()
-        self.stage_names = STAGES
+        self.stage_names = PHOTO_STEPS
 
 
 def _recorded_convolutions(artifacts: Sequence[Artifact]) -> dict[str, int] | None:

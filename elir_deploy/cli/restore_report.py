@@ -133,12 +133,12 @@ def _print_remarks(plan: Plan) -> None:
             f"skipped, but {what} older than the input (such as {outdated[0].target}): delete what "
             "is to be restored again"
         )
-    if plan.taken:
-        count = len(plan.taken)
+    if plan.presumed_results:
+        count = len(plan.presumed_results)
         what = "1 file" if count == 1 else f"{count} files"
         tell(
-            f"not restored: {what} taken for earlier results by their names "
-            f"(such as {plan.taken[0]})"
+            f"not restored: {what} presumed to be earlier results by their names "
+            f"(such as {plan.presumed_results[0]})"
         )
     if plan.unread:
         hint = "; --recursive reads folders that are not links" if plan.unread.folders else ""

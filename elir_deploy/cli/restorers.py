@@ -11,10 +11,10 @@ from typing import Any
 from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
-from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import BACKENDS, Bundle, Fit, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
-from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 from elir_deploy.runtime.manifest import BakedNoise, FieldNoise
 
 __all__ = ["Choices", "open_pictures", "open_restorer"]
@@ -106,8 +106,8 @@ class Choices:
     def bits(self) -> tuple[int, str]:
         """Bits of the results at most, and what has 16, where that is 8."""
         if self.whole_photographs:
-            return PhotoFiles.bits, PhotoFiles.instead_of_8_bits
-        return self.bundle.bits, WholeImages.instead_of_8_bits
+            return PhotoFileRestorer.bits, PhotoFileRestorer.instead_of_8_bits
+        return self.bundle.bits, ImageRestorer.instead_of_8_bits
 
     @property
     def running(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def open_restorer(choices: Choices, stack: ExitStack) -> tuple[Restorer | FileRe
     opened = open_pictures(choices, stack)
     if isinstance(opened, Restorer):
         return opened, opened
-    return PhotoFiles(opened, choices.faces or "auto", choices.scale or 1), opened.restorer
+    return PhotoFileRestorer(opened, choices.faces or "auto", choices.scale or 1), opened.restorer
 
 
 def open_pictures(choices: Choices, stack: ExitStack) -> Restorer | PhotoRestorer:

@@ -11,7 +11,7 @@ Needs numpy, Pillow and what reads the manifest.
 from elir_deploy.photo.detection import FaceDetector
 from elir_deploy.photo.faces import FACES, Face, Faces, choose, is_aligned
 from elir_deploy.photo.restorer import PhotoRestorer
-from elir_deploy.photo.restoring import SCALES, Photo, Squares, restore_photo
+from elir_deploy.photo.restoring import SCALES, Photo, SquareRestorer, restore_photo
 
 __all__ = [
     "FACES",
@@ -21,7 +21,7 @@ __all__ = [
     "Faces",
     "Photo",
     "PhotoRestorer",
-    "Squares",
+    "SquareRestorer",
     "choose",
     "is_aligned",
     "restore_photo",

@@ -15,7 +15,6 @@ cell, a face is dropped if the intersection over union with one that stays is ab
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,13 +62,12 @@ class FaceDetector:
     def __call__(self, picture: NDArray[np.uint8]) -> list[Face]:
         """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
 
+        There is one more than :data:`MAX_FACES` if there are more than that.
+
         Raises:
             BundleError: the network's outputs are invalid.
             ImageError: there are too many candidates.
             UnavailableError: the device failed, or the network takes no picture of this size.
-
-        Warns:
-            RuntimeWarning: there are more than :data:`MAX_FACES`.
         """
         description = self._description
         view = View.of(picture.shape[0], picture.shape[1], self._long_side)
@@ -204,10 +202,7 @@ def _faces(detections: Detections, overlap: float, across: float, down: float) -
     landmarks = np.rint(detections.landmarks * scale * UNITS)
     found = []
     stay = suppress(boxes, detections.scores, overlap)
-    if len(stay) > MAX_FACES:
-        text = f"the picture has more than {MAX_FACES} faces: those of lower scores are left out"
-        warnings.warn(text, RuntimeWarning, stacklevel=4)
-    for i in stay[:MAX_FACES]:
+    for i in stay:
         left, top, right, bottom = (boxes[i] / UNITS).tolist()
         points: Points = tuple(tuple(p) for p in (landmarks[i] / UNITS).tolist())  # type: ignore[assignment]
         found.append(Face((left, top, right, bottom), points, float(detections.scores[i])))

@@ -9,13 +9,13 @@ from elir_deploy.photo.faces import Faces
 from elir_deploy.photo.restorer import PhotoRestorer, PreparedPhoto
 from elir_deploy.photo.restoring import Photo
 from elir_deploy.progress import ProgressCallback
-from elir_deploy.runtime.file_restorer import Restored
+from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 
-__all__ = ["PhotoFiles"]
+__all__ = ["PhotoFileRestorer"]
 
 
-class PhotoFiles:
+class PhotoFileRestorer:
     """What :func:`~elir_deploy.runtime.files.restore_files` restores photographs with.
 
     Args:
@@ -38,8 +38,8 @@ class PhotoFiles:
         aligned = self._faces == "aligned"
         return self._restorer.restorer.input_warning(height, width) if aligned else None
 
-    def prepare(self, image: LoadedImage) -> PreparedPhoto:
-        prepared = self._restorer.prepare(image.opaque(), self._faces)
+    def prepare(self, image: LoadedImage, strength: float) -> PreparedPhoto:
+        prepared = self._restorer.prepare(image.opaque(), self._faces, strength=strength)
         return replace(prepared, shown=image.pixels)
 
     def joins(self, group: list[PreparedPhoto], prepared: PreparedPhoto) -> bool:
@@ -47,18 +47,19 @@ class PhotoFiles:
 
     def restore(
         self, group: list[PreparedPhoto], strength: float, on_progress: ProgressCallback
-    ) -> list[Restored]:
+    ) -> list[RestoredImage]:
         photos = self._restorer.restore_together(
             group, self.scale, strength=strength, on_progress=on_progress
         )
         return [_restored(*pair) for pair in zip(group, photos, strict=True)]
 
 
-def _restored(prepared: PreparedPhoto, photo: Photo) -> Restored:
+def _restored(prepared: PreparedPhoto, photo: Photo) -> RestoredImage:
     if prepared.faces is None:
-        return Restored(photo.pixels)
+        return RestoredImage(photo.pixels)
     faces = [face.to_json() for face in photo.faces]
-    return Restored(photo.pixels, faces, _warning(faces))
+    warning = "; ".join(filter(None, (prepared.warning, _warning(faces)))) or None
+    return RestoredImage(photo.pixels, faces, warning)
 
 
 def _warning(faces: Sequence[dict[str, object]]) -> str | None:

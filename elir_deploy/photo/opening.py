@@ -1,19 +1,23 @@
-"""Opening a bundle's face detector on the first backend that runs it."""
+"""Opening a bundle's face detector on the first backend that runs it, and sharing it."""
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError, UnavailableError
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import Backend, detector_backends
 from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
+from elir_deploy.runtime.forks import Owner, leak
 from elir_deploy.runtime.opening import Failures
 from elir_deploy.runtime.tiling import next_multiple
 
-__all__ = ["open_detector"]
+__all__ = ["SharedNetwork", "open_detector"]
 
 #: Sides of the picture that a detector first runs on, at least.
 _FIRST_SIDE = 64
@@ -72,3 +76,34 @@ def _open_and_run(
         network.close()
         raise
     return network
+
+
+class SharedNetwork:
+    """The network of a PhotoRestorer's detector: threads wait for each other until it is closed."""
+
+    def __init__(self, network: DetectorNetwork) -> None:
+        self._owner = Owner("this PhotoRestorer")
+        self._network: DetectorNetwork | None = network
+        self._lock = threading.Lock()
+
+    def run(self, picture: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        with self._lock:
+            return self._opened().run(picture)
+
+    def _opened(self) -> DetectorNetwork:
+        if self._network is None:
+            raise UsageError("this PhotoRestorer is closed: open a new one")
+        return self._network
+
+    def check_open(self) -> None:
+        self._opened()
+
+    def close(self) -> None:
+        with self._lock:
+            network, self._network = self._network, None
+            if network is not None:
+                network.close()
+
+    def __del__(self) -> None:
+        if not self._owner.is_here():
+            leak(self._network)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
-from elir_deploy.photo.detection import FaceDetector, check_detector
+from elir_deploy.photo.detection import MAX_FACES, FaceDetector, check_detector
 from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
-from elir_deploy.photo.opening import open_detector
+from elir_deploy.photo.opening import SharedNetwork, open_detector
 from elir_deploy.photo.restoring import (
     Canvas,
     Photo,
-    Squares,
+    SquareRestorer,
     empty_output,
     restore_faces,
 )
-from elir_deploy.photo.stages import StageTimer, untimed
+from elir_deploy.photo.steps import StepTimer, untimed
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
-from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
-from elir_deploy.runtime.forks import Owner, leak
+from elir_deploy.runtime.detector_graph import detector_of
+from elir_deploy.runtime.forks import Owner
 from elir_deploy.runtime.manifest import Manifest, Shape
-from elir_deploy.runtime.placement import check_image, empty_result
+from elir_deploy.runtime.placement import check_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into, rounded_strength
 
@@ -52,6 +52,7 @@ class PreparedPhoto:
         shown: the picture with the colours hidden by its transparency, which a strength below 1
             mixes in; None: ``picture``.
         weights: of each face, how much of its restoration is put back, 0 to 1; None: all.
+        warning: what of the picture is not restored, and why; None: nothing.
     """
 
     picture: NDArray[np.uint8]
@@ -59,6 +60,7 @@ class PreparedPhoto:
     aligned: bool
     shown: NDArray[np.uint8] | None = None
     weights: Sequence[float] | None = None
+    warning: str | None = None
 
     @property
     def squares(self) -> int:
@@ -91,7 +93,7 @@ class PhotoRestorer:
         restorer: of aligned faces.
         detector_backend: name of the backend that finds faces.
         batch: faces that are restored together.
-        timer: encloses the work of each stage; may be replaced to time it.
+        timer: encloses the work of each step; may be replaced to time it.
 
     Raises:
         BundleError: the bundle is damaged or has no face detector.
@@ -117,7 +119,7 @@ class PhotoRestorer:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._description = detector_of(opened)
         square = _square_of(opened.manifest)
-        self.timer: StageTimer = untimed
+        self.timer: StepTimer = untimed
         options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
         # Mistakes are told before models are compiled.
         long_side = check_detector(self._description, long_side)
@@ -135,11 +137,11 @@ class PhotoRestorer:
             template = self._description.template, self._description.template_size
             self.batch = self.restorer.batch_of(square)
             run = self.restorer.run_pixels
-            self._squares = Squares(run, square.height, self.batch, *template)
+            self._square_restorer = SquareRestorer(run, square.height, self.batch, *template)
             self.detector_backend, network = open_detector(
                 opened, self.restorer.backend, long_side, threads, device
             )
-            self._network = _Network(network)
+            self._network = SharedNetwork(network)
             undo.callback(self._network.close)
             locked = replace(network, run=self._network.run)
             self._find = FaceDetector(self._description, locked, long_side)
@@ -162,11 +164,24 @@ class PhotoRestorer:
         Raises:
             ImageError: ``image`` has another shape or type.
             UsageError: the restorer is closed.
+
+        Warns:
+            RuntimeWarning: there are more than 1,024.
         """
+        found, warning = self._search(image)
+        _warn(warning)
+        return found
+
+    def _search(self, image: NDArray[np.uint8]) -> tuple[list[Face], str | None]:
+        """The faces, and a warning if there are more; no warning: None."""
         self._check_open()
         check_image(image)
         with self.timer("detect"):
-            return self._find(image)
+            found = self._find(image)
+        if len(found) <= MAX_FACES:
+            return found, None
+        text = f"the picture has more than {MAX_FACES} faces: those of lower scores are left out"
+        return found[:MAX_FACES], text
 
     def restore(
         self,
@@ -188,7 +203,7 @@ class PhotoRestorer:
                 (:meth:`Face.rounded <elir_deploy.photo.Face.rounded>`), all of which are restored.
             scale: 1, 2 or 4 times the size.
             strength: from 0, the image itself, enlarged (bicubic), to 1, its restoration, faces and
-                background alike.
+                background alike. At 0 no face is searched for and no network runs.
 
         Returns:
             The picture, and its faces with the reasons why some were left alone; no faces where
@@ -197,31 +212,40 @@ class PhotoRestorer:
         Raises:
             ImageError: ``image`` has another shape or type.
             UsageError: ``faces`` or ``scale`` is invalid, or the restorer is closed.
+
+        Warns:
+            RuntimeWarning: there are more than 1,024 faces.
         """
-        return self.restore_together([self.prepare(image, faces)], scale, strength=strength)[0]
+        prepared = self.prepare(image, faces, strength=strength)
+        _warn(prepared.warning)
+        return self.restore_together([prepared], scale, strength=strength)[0]
 
     __call__ = restore
 
     def prepare(
-        self, image: NDArray[np.uint8], faces: Faces | Sequence[Face] = "auto"
+        self,
+        image: NDArray[np.uint8],
+        faces: Faces | Sequence[Face] = "auto",
+        *,
+        strength: float = 1.0,
     ) -> PreparedPhoto:
         """The first half of :meth:`restore`: find faces and choose among them.
 
-        Args, Raises: as of :meth:`restore`.
+        Args, Raises: as of :meth:`restore`. ``strength`` only matters if it is 0.
         """
         self._check_open()
         check_image(image)
         if not isinstance(faces, str):
             return PreparedPhoto(image, choose(faces, "all", *_size(image)), aligned=False)
         check_choice(faces)
-        if faces == "aligned":
-            return PreparedPhoto(image, None, aligned=True)
-        found = self.detect(image)
-        template = self._squares.template, self._squares.template_size
+        if faces == "aligned" or rounded_strength(strength) == 0:
+            return PreparedPhoto(image, None, aligned=faces == "aligned")
+        found, warning = self._search(image)
+        template = self._square_restorer.template, self._square_restorer.template_size
         if faces == "auto" and is_aligned(found, *_size(image), *template):
             return PreparedPhoto(image, [replace(found[0], restored=True)], aligned=True)
-        choice = "all" if faces == "auto" else faces
-        return PreparedPhoto(image, choose(found, choice, *_size(image)), aligned=False)
+        chosen = choose(found, "all" if faces == "auto" else faces, *_size(image))
+        return PreparedPhoto(image, chosen, aligned=False, warning=warning)
 
     def joins(self, group: Sequence[PreparedPhoto], prepared: PreparedPhoto) -> bool:
         """Whether the faces of one more photograph fit into the same batch."""
@@ -247,6 +271,22 @@ class PhotoRestorer:
         strength = rounded_strength(strength)
         outputs = [empty_output(prepared.picture, scale) for prepared in group]
         pairs = list(zip(group, outputs, strict=True))
+        if strength == 0:
+            photos = [Photo(output, _untouched(prepared.faces)) for prepared, output in pairs]
+        else:
+            photos = self._restored(pairs, on_progress)
+        kernel = "none" if scale == 1 else "bicubic"
+        for prepared, output in pairs:
+            before = prepared.picture if prepared.shown is None else prepared.shown
+            mix_into(EnlargedPicture(before, scale, kernel), output, strength)
+        return photos
+
+    def _restored(
+        self,
+        pairs: Sequence[tuple[PreparedPhoto, NDArray[np.uint8]]],
+        on_progress: ProgressCallback,
+    ) -> list[Photo]:
+        """Photographs, restored into the arrays beside them."""
         self._restore_aligned(
             [(prepared.picture, output) for prepared, output in pairs if prepared.aligned]
         )
@@ -255,24 +295,16 @@ class PhotoRestorer:
         for prepared, output in pairs:
             photo = Photo(output, tuple(prepared.faces or ()))
             if not prepared.aligned:
-                background = self._restored_background(prepared.picture, output.shape, on_progress)
-                canvases.append(
-                    Canvas(
-                        prepared.picture,
-                        photo.faces,
-                        self._squares,
-                        output,
-                        background,
-                        prepared.weights,
-                    )
+                filled = self._restore_background(prepared.picture, output, on_progress)
+                canvas = Canvas(
+                    *(prepared.picture, photo.faces, self._square_restorer, output),
+                    output if filled else None,
+                    prepared.weights,
                 )
-                photo = canvases[-1].photo
+                canvases.append(canvas)
+                photo = canvas.photo
             photos.append(photo)
-        restore_faces(canvases, self._squares, self.timer)
-        kernel = "none" if scale == 1 else "bicubic"
-        for prepared, output in pairs:
-            before = prepared.picture if prepared.shown is None else prepared.shown
-            mix_into(EnlargedPicture(before, scale, kernel), output, strength)
+        restore_faces(canvases, self._square_restorer, self.timer)
         return photos
 
     def close(self) -> None:
@@ -302,7 +334,7 @@ class PhotoRestorer:
         self, pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
     ) -> None:
         """Pictures that are one square each, brought to the model's size and to their outputs'."""
-        side = self._squares.side
+        side = self._square_restorer.side
         squares = [
             picture
             if picture.shape[:2] == (side, side)
@@ -315,48 +347,27 @@ class PhotoRestorer:
             for square, (_, output) in zip(restored, pairs, strict=True):
                 resize_into(square, output)
 
-    def _restored_background(
-        self, image: NDArray[np.uint8], shape: tuple[int, ...], on_progress: ProgressCallback
-    ) -> NDArray[np.uint8] | None:
+    def _restore_background(
+        self, image: NDArray[np.uint8], output: NDArray[np.uint8], on_progress: ProgressCallback
+    ) -> bool:
+        """Restore the picture into ``output``; false: there is no bundle for that."""
         if self._background is None:
-            return None
+            return False
         restored = self._background.restore(image, on_progress=on_progress)
-        if restored.shape == shape:
-            return restored
-        output = empty_result(shape[0], shape[1])
-        resize_into(restored, output)
-        return output
+        if restored.shape == output.shape:
+            output[...] = restored
+        else:
+            resize_into(restored, output)
+        return True
 
 
-class _Network:
-    """The detector's network, which other threads wait for."""
+def _warn(text: str | None) -> None:
+    if text is not None:
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
-    def __init__(self, network: DetectorNetwork) -> None:
-        self._owner = Owner("this PhotoRestorer")
-        self._network: DetectorNetwork | None = network
-        self._lock = threading.Lock()
 
-    def run(self, picture: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
-        with self._lock:
-            return self._opened().run(picture)
-
-    def _opened(self) -> DetectorNetwork:
-        if self._network is None:
-            raise UsageError("this PhotoRestorer is closed: open a new one")
-        return self._network
-
-    def check_open(self) -> None:
-        self._opened()
-
-    def close(self) -> None:
-        with self._lock:
-            network, self._network = self._network, None
-            if network is not None:
-                network.close()
-
-    def __del__(self) -> None:
-        if not self._owner.is_here():
-            leak(self._network)
+def _untouched(faces: Sequence[Face] | None) -> tuple[Face, ...]:
+    return tuple(replace(face, restored=False) for face in faces or ())
 
 
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:

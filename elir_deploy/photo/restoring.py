@@ -16,13 +16,13 @@ from elir_deploy.errors import ImageError, UsageError
 from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_alignable, template_units
 from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
-from elir_deploy.photo.stages import StageTimer, untimed
+from elir_deploy.photo.steps import StepTimer, untimed
 from elir_deploy.runtime.placement import empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 from elir_deploy.runtime.strength import blend
 
 __all__ = [
-    *("SCALES", "Canvas", "Photo", "Squares"),
+    *("SCALES", "Canvas", "Photo", "SquareRestorer"),
     *("empty_output", "restore_faces", "restore_photo"),
 ]
 
@@ -34,7 +34,7 @@ Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Squares:
+class SquareRestorer:
     """What restores aligned faces.
 
     Attributes:
@@ -68,7 +68,7 @@ class Photo:
 def restore_photo(
     picture: NDArray[np.uint8],
     find: FindFaces,
-    squares: Squares,
+    squares: SquareRestorer,
     *,
     faces: Literal["all", "largest", "centre"] = "all",
     scale: int = 1,
@@ -111,7 +111,8 @@ class Canvas:
         faces: of the picture; those with a reason are left alone.
         squares: what restores them.
         output: of :func:`empty_output`.
-        background: pixels of the rest, as large as ``output``; None: the picture, enlarged.
+        background: pixels of the rest, as large as ``output``, or itself; None: the picture,
+            enlarged.
         weights: of each face, how much of its restoration is put back, 0 to 1; None: all.
 
     Attributes:
@@ -126,7 +127,7 @@ class Canvas:
         self,
         picture: NDArray[np.uint8],
         faces: Sequence[Face],
-        squares: Squares,
+        squares: SquareRestorer,
         output: NDArray[np.uint8],
         background: NDArray[np.uint8] | None = None,
         weights: Sequence[float] | None = None,
@@ -136,7 +137,8 @@ class Canvas:
         self._scale = output.shape[0] // picture.shape[0]
         if background is not None:
             _check_picture("background", background, output.shape)
-            output[...] = background
+            if background is not output:
+                output[...] = background
         elif self._scale == 1:
             output[...] = picture
         else:
@@ -162,7 +164,7 @@ class Canvas:
 
 
 def restore_faces(
-    canvases: Sequence[Canvas], squares: Squares, timer: StageTimer = untimed
+    canvases: Sequence[Canvas], squares: SquareRestorer, timer: StepTimer = untimed
 ) -> None:
     """Restore the faces of several photographs, in batches across them."""
     waiting = [(canvas, i) for canvas in canvases for i in canvas.order]
@@ -191,7 +193,7 @@ def empty_output(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def _aligned(
-    faces: Sequence[Face], squares: Squares, height: int, width: int, scale: int
+    faces: Sequence[Face], squares: SquareRestorer, height: int, width: int, scale: int
 ) -> tuple[list[Face], dict[int, Similarity]]:
     """The faces with what becomes of them, and where the squares of some lie in the output.
 

@@ -68,7 +68,7 @@ class EventLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        ignored = Counter(path.suffix.lower() for path in self._plan.taken)
+        ignored = Counter(path.suffix.lower() for path in self._plan.presumed_results)
         ignored.update({s: count for s, (count, _) in self._plan.unread.files.items()})
         counts = {status: self._counts[status] for status in ("restored", "skipped", "failed")}
         try:

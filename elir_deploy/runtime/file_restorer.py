@@ -14,11 +14,11 @@ from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.restorer import Restorer
 from elir_deploy.runtime.strength import mix_into
 
-__all__ = ["FileRestorer", "Restored", "WholeImages"]
+__all__ = ["FileRestorer", "ImageRestorer", "RestoredImage"]
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredImage:
     """A restored image.
 
     Attributes:
@@ -54,15 +54,19 @@ class FileRestorer(Protocol):
     def input_warning(self, height: int, width: int) -> str | None:
         """Why an image of this size is not what is expected; None: it is."""
 
-    def prepare(self, image: LoadedImage) -> Any:
-        """What can be done before it is the image's turn; the result is for :meth:`restore`."""
+    def prepare(self, image: LoadedImage, strength: float) -> Any:
+        """What can be done before it is the image's turn; the result is for :meth:`restore`.
+
+        Args:
+            strength: as of :meth:`restore`.
+        """
 
     def joins(self, group: list[Any], prepared: Any) -> bool:
         """Whether an image may be restored together with others."""
 
     def restore(
         self, group: list[Any], strength: float, on_progress: ProgressCallback
-    ) -> list[Restored]:
+    ) -> list[RestoredImage]:
         """Restore images that were prepared.
 
         Args:
@@ -70,7 +74,7 @@ class FileRestorer(Protocol):
         """
 
 
-class WholeImages:
+class ImageRestorer:
     """A restorer of images as they are."""
 
     instead_of_8_bits = "a bundle exported with --io float32 keeps them"
@@ -84,7 +88,7 @@ class WholeImages:
         self.ahead = max(map(restorer.batch_of, restorer.bundle.manifest.shapes))
         self.input_warning = restorer.input_warning
 
-    def prepare(self, image: LoadedImage) -> LoadedImage:
+    def prepare(self, image: LoadedImage, strength: float) -> LoadedImage:
         return image
 
     def joins(self, group: list[LoadedImage], image: LoadedImage) -> bool:
@@ -92,13 +96,13 @@ class WholeImages:
 
     def restore(
         self, group: list[LoadedImage], strength: float, on_progress: ProgressCallback
-    ) -> list[Restored]:
+    ) -> list[RestoredImage]:
         if len(group) == 1 or strength == 0:
-            return [Restored(self._restored(image, strength, on_progress)) for image in group]
+            return [RestoredImage(self._restored(image, strength, on_progress)) for image in group]
         several = self._restorer.restore_together([image.opaque() for image in group], 1.0)
         for image, pixels in zip(group, several, strict=True):
             self._mix(image, pixels, strength)
-        return list(map(Restored, several))
+        return list(map(RestoredImage, several))
 
     def _restored(
         self, image: LoadedImage, strength: float, on_progress: ProgressCallback

@@ -29,7 +29,7 @@ from elir_deploy.errors import (
 )
 from elir_deploy.output_files import check_writable
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -152,7 +152,7 @@ def restore_files(
         DiskFullError, DeviceLostError: no further image can be restored.
     """
     if isinstance(restorer, Restorer):
-        restorer = WholeImages(restorer)
+        restorer = ImageRestorer(restorer)
     check_bits(bits, jobs, restorer.bits, restorer.instead_of_8_bits)
     work = _Work(restorer, jobs, rounded_strength(strength), bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
@@ -296,7 +296,7 @@ class _Work:
             return item
         started = time.perf_counter()
         try:
-            prepared = self._restorer.prepare(item.image)
+            prepared = self._restorer.prepare(item.image, self._strength)
         except DeviceLostError:
             raise
         except (InputError, UnavailableError, MemoryError) as error:

@@ -95,7 +95,7 @@ def prepare_folders(jobs: Sequence[Job]) -> None:
 def check_targets(
     jobs: Sequence[Job],
     existing: Existing,
-    taken: Sequence[Path] = (),
+    presumed_results: Sequence[Path] = (),
     instead: str = "another output folder, or --suffix",
 ) -> None:
     """Check what the results would replace.
@@ -103,7 +103,7 @@ def check_targets(
     Args:
         jobs: all that are planned.
         existing: what may happen to results that exist.
-        taken: pictures of the input folders that are taken for earlier results.
+        presumed_results: pictures of the input folders that are presumed to be earlier results.
         instead: what keeps results away from their inputs.
 
     Raises:
@@ -111,7 +111,11 @@ def check_targets(
     """
     sources = {file_identity(job.source): job.source for job in jobs if not is_stream(job.source)}
     # Comparisons are not originals, and a killed run leaves them without their results.
-    kept = {file_identity(path) for path in taken if compared(path) is None and _content(path)}
+    kept = {
+        file_identity(path)
+        for path in presumed_results
+        if compared(path) is None and _content(path)
+    }
     planned: dict[str, Path] = {}
     for job in jobs:
         for target in job.targets:

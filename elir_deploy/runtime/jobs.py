@@ -48,14 +48,15 @@ class Plan:
         renamed: jobs whose result keeps the suffix of its input, as ``a.jpg.png``, because another
             would have the same name without it.
         unread: other files and folders in the folders.
-        taken: pictures in the folders that are taken for earlier results, by their names.
+        presumed_results: pictures in the folders that are presumed to be earlier results, by their
+            names.
     """
 
     jobs: list[Job]
     skipped: list[Job]
     renamed: list[Job]
     unread: Unread
-    taken: list[Path]
+    presumed_results: list[Path]
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ class _Sources:
         places: every file, and its path below the output folder.
         listed: those that were found in a folder, not named.
         unread: other files and folders.
-        taken: of those listed, what is taken for earlier results and removed from ``places``.
+        presumed_results: of those listed, what is presumed to be earlier results and removed from
+            ``places``.
     """
 
     places: list[tuple[Path, Path]] = field(default_factory=list)
     listed: set[Path] = field(default_factory=set)
     unread: Unread = field(default_factory=Unread)
-    taken: list[Path] = field(default_factory=list)
+    presumed_results: list[Path] = field(default_factory=list)
 
 
 def plan_jobs(
@@ -142,12 +144,12 @@ def plan_jobs(
             raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}{reason}")
     for job in jobs:
         format_of(job.target, job.format)
-    check_targets(jobs, existing, found.taken)
+    check_targets(jobs, existing, found.presumed_results)
     prepare_folders(jobs)
     skipped = [job for job in jobs if existing == "skip" and job.done]
     left = set(skipped)
     jobs = [job for job in jobs if job not in left]
-    return Plan(jobs, skipped, renamed, found.unread, found.taken)
+    return Plan(jobs, skipped, renamed, found.unread, found.presumed_results)
 
 
 def check_events_file(events: str, plan: Plan) -> None:
@@ -291,7 +293,7 @@ def _set_results_aside(found: _Sources, folder: Path, suffix: str) -> None:
         name = os.path.join(os.path.realpath(source.parent), source.stem)
         known = name in names and source.suffix.lower() in OUTPUT_FORMATS
         if source in found.listed and (known or compared(source, name) in names):
-            found.taken.append(source)
+            found.presumed_results.append(source)
         else:
             places.append((source, place))
     found.places = places

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from elir_deploy import __version__
 from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError, UsageError
-from elir_deploy.runtime.file_restorer import Restored
+from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -245,7 +245,7 @@ class Service:
         return await self._in_thread(decode)
 
     async def _encoded(
-        self, model: str, image: LoadedImage, restored: Restored, suffix: str, quality: Any
+        self, model: str, image: LoadedImage, restored: RestoredImage, suffix: str, quality: Any
     ) -> bytes:
         def encode() -> bytes:
             alpha = image.alpha
@@ -267,7 +267,9 @@ class Service:
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=_codecs())
 
-    async def _finished(self, request: Request, futures: list[Future[Restored]]) -> list[Restored]:
+    async def _finished(
+        self, request: Request, futures: list[Future[RestoredImage]]
+    ) -> list[RestoredImage]:
         """The results, unless they take too long or the caller leaves."""
         results = asyncio.gather(*map(asyncio.wrap_future, futures))
         gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request))

@@ -13,7 +13,7 @@ from typing import Any
 
 from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import no_progress
-from elir_deploy.runtime.file_restorer import FileRestorer, Restored
+from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 
 __all__ = ["Dispatcher", "Overloaded", "Timing"]
@@ -41,7 +41,7 @@ class _Waiting:
     restorer: FileRestorer
     image: LoadedImage
     strength: float
-    future: Future[Restored] = field(default_factory=Future)
+    future: Future[RestoredImage] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
     prepared: Any = None
 
@@ -105,7 +105,7 @@ class Dispatcher:
 
     def submit(
         self, restorer: FileRestorer, images: list[LoadedImage], strength: float
-    ) -> list[Future[Restored]]:
+    ) -> list[Future[RestoredImage]]:
         """Queue images that have places; those that are cancelled before their turn are dropped.
 
         Raises:
@@ -158,7 +158,7 @@ class Dispatcher:
             if not entry.future.set_running_or_notify_cancel():
                 continue
             try:
-                entry.prepared = entry.restorer.prepare(entry.image)
+                entry.prepared = entry.restorer.prepare(entry.image, entry.strength)
             except Exception as error:  # noqa: BLE001  # it is the caller's
                 entry.future.set_exception(error)
                 continue

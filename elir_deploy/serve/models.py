@@ -11,9 +11,9 @@ from typing import Any
 
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import FACES, SCALES, PhotoRestorer
-from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.file_restorer import FileRestorer, WholeImages
+from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 
 __all__ = ["Model", "ModelOptions"]
 
@@ -69,7 +69,7 @@ class Model:
             self._opened = undo.pop_all()
         self.concurrency = restorer.concurrency
         self._title = str(self._photos or restorer)
-        self._whole = WholeImages(restorer)
+        self._whole = ImageRestorer(restorer)
         self._variants: dict[tuple[str, int], FileRestorer] = {}
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Model:
         key: Any = (faces or "auto", scale)
         with self._lock:
             if key not in self._variants:
-                self._variants[key] = PhotoFiles(self._photos, *key)
+                self._variants[key] = PhotoFileRestorer(self._photos, *key)
             return self._variants[key]
 
     def whole(self) -> FileRestorer:

@@ -18,7 +18,7 @@ from elir_deploy.bench.report_text import text
 from elir_deploy.bench.runners import Fidelity, Unavailable
 from elir_deploy.bench.runs import BenchOptions, Run, open_bundles
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
-from elir_deploy.photo.stages import STAGES
+from elir_deploy.photo.steps import PHOTO_STEPS
 from elir_deploy.pixels import psnr_db
 from elir_deploy.progress import no_progress
 from elir_deploy.runtime import Bundle
@@ -248,7 +248,7 @@ def test_the_reference_of_steps_is_the_bundle_of_the_tasks_own_m(tmp_path):
 # Photographs ----------------------------------------------------------------------------------
 
 
-def test_the_stages_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
+def test_the_steps_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
     picture = spots(300, 400, (100, 100), (300, 160))
     monkeypatch.setattr(protocols, "large_photograph", lambda: picture)
     bundle = face_bundle(tmp_path / "b", gain=0.5)
@@ -256,7 +256,7 @@ def test_the_stages_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
     run.measure(no_progress)
     report = build_report(run.results, run.bundle, run.conditions)
     (row,) = checked(report)["runners"]
-    assert [part["name"] for part in row["stages"]] == [*STAGES, "runtime"]
+    assert [part["name"] for part in row["stages"]] == [*PHOTO_STEPS, "runtime"]
     assert all(part["mean_s"] > 0 for part in row["stages"])
     assert sum(part["share"]["value"] for part in row["stages"]) == pytest.approx(1, abs=1e-4)
     # Two faces, one after the other; the session is what of "run" the library needs.
@@ -265,7 +265,7 @@ def test_the_stages_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
     shown = text(report)
     assert "protocol photo: a photograph, 1 warm-up images, 5 measured" in shown
     for page in (shown, html_report.html(report)):
-        assert all(stage in page for stage in STAGES)
+        assert all(step in page for step in PHOTO_STEPS)
     assert report.paper_fps is None
 
 

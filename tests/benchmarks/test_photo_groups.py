@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elir_deploy.photo import Face, FaceDetector, Squares, restore_photo
+from elir_deploy.photo import Face, FaceDetector, SquareRestorer, restore_photo
 from elir_deploy.photo.detectors import FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from tests.photo.pictures import DETECTORS, PORTRAITS
 
@@ -60,7 +60,7 @@ def test_borders_of_masks_in_the_group_are_no_steps(
     monkeypatch.syspath_prepend(str(Path(benchmarks.photo_groups.__file__).parent))
     scenes = importlib.import_module("photo_scenes")
     picture = degraded(group(heads)[0])
-    squares = Squares(scenes.tone_and_texture, 512, 4, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
+    squares = SquareRestorer(scenes.tone_and_texture, 512, 4, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
     found = detector(picture)
     assert len(found) >= 11
     for face in found:

@@ -348,7 +348,10 @@ def test_what_is_taken_for_a_result_is_told(run, bundle: Path, tmp_path: Path, c
     arguments = (bundle, album, "-o", album, "--suffix=-x", "--events", file, "--existing")
     assert run(*arguments, "skip") == 0
     error = capsys.readouterr().err
-    assert f"1 file taken for earlier results by their names (such as {album / 'a-x.png'})" in error
+    assert (
+        f"1 file presumed to be earlier results by their names (such as {album / 'a-x.png'})"
+        in error
+    )
     assert events_of(file.read_text())[-1]["ignored"] == {".png": 1}
     assert run(*arguments, "overwrite") == 2
     assert "would replace a picture of an input folder" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from PIL import Image
 
 from elir_deploy.photo.detectors import CONVENTIONS, FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import Face, units
-from elir_deploy.photo.restoring import Squares
+from elir_deploy.photo.restoring import SquareRestorer
 from elir_deploy.runtime.manifest import Artifact, Detector, File
 from elir_deploy.runtime.photos import sample_photos
 from tests.bundles import file_entry, make_bundle, read_manifest, write_manifest
@@ -105,8 +105,8 @@ def face(
 
 def squares(
     run: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], side: int = 512, batch: int = 4
-) -> Squares:
-    return Squares(run, side, batch, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
+) -> SquareRestorer:
+    return SquareRestorer(run, side, batch, FACE_TEMPLATE, FACE_TEMPLATE_SIZE)
 
 
 #: Width of the box of every face that the detector of spots sees.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from elir_deploy.photo import PhotoRestorer
-from elir_deploy.photo.files import PhotoFiles
+from elir_deploy.photo.detection import MAX_FACES
+from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import files, read_image
 from elir_deploy.runtime.files import Result, restore_files
 from elir_deploy.runtime.jobs import Job
@@ -39,14 +42,14 @@ def test_faces_of_photographs_that_wait_share_a_batch(tmp_path: Path) -> None:
     shapes = [{"batch": 4, "height": 64, "width": 64}]
     with opened(face_bundle(tmp_path / "b", gain=0.5, shapes=shapes)) as restore:
         expected = [restore(read_image(job.source).pixels).pixels for job in jobs]
-        photos = PhotoFiles(restore)
+        photos = PhotoFileRestorer(restore)
         groups: list[list[int]] = []
         whole = photos.restore
         ready = threading.Semaphore(0)
         prepare = photos.prepare
 
-        def prepared(image: files.LoadedImage) -> object:
-            result = prepare(image)
+        def prepared(image: files.LoadedImage, strength: float) -> object:
+            result = prepare(image, strength)
             ready.release()
             return result
 
@@ -93,9 +96,9 @@ def test_reading_detecting_running_and_writing_overlap_and_are_bounded(
     monkeypatch.setattr(files, "read_image", read)
     monkeypatch.setattr(files, "write_image", write)
     with opened(face_bundle(tmp_path / "b")) as restore:
-        photos = PhotoFiles(restore)
+        photos = PhotoFileRestorer(restore)
         prepare, run = photos.prepare, photos.restore
-        monkeypatch.setattr(photos, "prepare", lambda image: (time.sleep(0.05), prepare(image))[1])
+        monkeypatch.setattr(photos, "prepare", lambda *each: (time.sleep(0.05), prepare(*each))[1])
         monkeypatch.setattr(photos, "restore", lambda *each: (time.sleep(0.05), run(*each))[1])
         started = time.perf_counter()
         restore_files(photos, jobs)
@@ -103,6 +106,35 @@ def test_reading_detecting_running_and_writing_overlap_and_are_bounded(
     assert took < 0.75 * 8 * 4 * 0.05  # one after the other: 1.6 s; overlapped: 0.55 s
     assert most <= 4  # one in each stage
     assert alive == 0
+
+
+def test_faces_beyond_the_limit_are_told_of_each_photograph(tmp_path: Path) -> None:
+    jobs = album(tmp_path, 2)
+    told: list[Result] = []
+    with opened(face_bundle(tmp_path / "b")) as restore:
+        found = restore.detect(read_image(jobs[0].source).pixels)
+        restore._find = lambda _: found[:1] * (MAX_FACES + 1)  # type: ignore[assignment]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            restore_files(PhotoFileRestorer(restore, "largest"), jobs, on_result=told.append)
+    assert (
+        told[0].warning
+        == "the picture has more than 1024 faces: those of lower scores are left out"
+    )
+    assert told[0].faces is not None
+    assert len(told[0].faces) == MAX_FACES
+
+
+def test_at_strength_0_nothing_runs(tmp_path: Path) -> None:
+    jobs = album(tmp_path, 1, 2)
+    told: list[Result] = []
+    with opened(face_bundle(tmp_path / "b", gain=0.5)) as restore:
+        restore._find = Mock(side_effect=AssertionError)  # type: ignore[assignment]
+        restore_files(PhotoFileRestorer(restore), jobs, strength=0.001, on_result=told.append)
+    assert [(each.faces, each.warning, each.failure) for each in told] == [(None, None, None)] * 2
+    for job in jobs:
+        source, target = (read_image(path).pixels for path in (job.source, job.target))
+        np.testing.assert_array_equal(source, target)
 
 
 def test_one_that_fails_does_not_stop_those_it_was_with(tmp_path: Path) -> None:
@@ -125,7 +157,7 @@ def test_one_that_fails_does_not_stop_those_it_was_with(tmp_path: Path) -> None:
             return together(group, *arguments, **options)  # type: ignore[arg-type]
 
         restore._find, restore.restore_together = found, restored  # type: ignore[assignment,method-assign]
-        outcome = restore_files(PhotoFiles(restore), jobs, on_result=told.append)
+        outcome = restore_files(PhotoFileRestorer(restore), jobs, on_result=told.append)
     assert {job.source.name: reason for job, reason in outcome.failures} == {
         "1.png": "no sense in it",
         "2.png": "not enough memory for this image",

@@ -18,12 +18,13 @@ from msgspec.structs import replace as replace_fields
 
 from elir_deploy.errors import BundleError, ImageError, UnavailableError, UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.photo.detection import MAX_FACES
 from elir_deploy.photo.opening import open_detector
 from elir_deploy.runtime import Bundle, Restorer, blend
 from elir_deploy.runtime.backends import BACKENDS, detector_backends
 from elir_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from elir_deploy.runtime.detector_graph import DetectorNetwork
-from elir_deploy.runtime.resampling import resize_into
+from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.photo.pictures import (
     DETECTORS,
@@ -309,7 +310,7 @@ def test_an_aligned_face_takes_the_square_of_several_shapes(tmp_path: Path, scal
     shapes = [{"batch": 1, "height": 64, "width": 96}, {"batch": 1, "height": 64, "width": 64}]
     with opened(face_bundle(tmp_path / "b", stride=8, shapes=shapes)) as restore:
         run = Mock(wraps=restore.restorer.run_pixels)
-        restore._squares = replace(restore._squares, run=run)
+        restore._square_restorer = replace(restore._square_restorer, run=run)
         restore.restorer.run_pixels = run  # type: ignore[method-assign]
         restored = restore(aligned(100), "aligned", scale).pixels
         assert restored.shape == (100 * scale, 100 * scale, 3)
@@ -349,6 +350,36 @@ def test_on_gpus_of_onnxruntime_the_detector_runs_on_cuda_in_float32(
     ((((name, options),),)) = [asked[0]]
     assert (name, options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", "1", "0")
     assert network.run(np.zeros((1, 3, 32, 64), np.float32))["540"].shape == (1, 10, 8, 16)
+
+
+def test_faces_beyond_the_limit_are_told(tmp_path: Path) -> None:
+    with opened(face_bundle(tmp_path / "b")) as restore:
+        found = restore.detect(GROUP)
+        restore._find = lambda _: found[:1] * (MAX_FACES + 1)  # type: ignore[assignment]
+        for call in (restore.detect, lambda picture: restore(picture, "largest").faces):
+            with pytest.warns(RuntimeWarning, match="more than 1024 faces: those of lower"):
+                assert len(call(GROUP)) == MAX_FACES  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("choice", ["auto", "aligned", "list"])
+def test_at_strength_0_nothing_runs(tmp_path: Path, choice: Any, scale: int) -> None:
+    rest = make_bundle(tmp_path / "r", gain=0.5)
+    with opened(face_bundle(tmp_path / "b", gain=0.5), background=rest) as restore:
+        faces = restore.detect(GROUP) if choice == "list" else choice
+        for each in (restore.restorer, restore._background):
+            each.run_pixels = each.restore = Mock(side_effect=AssertionError)  # type: ignore
+        restore._square_restorer = replace(
+            restore._square_restorer, run=Mock(side_effect=AssertionError)
+        )
+        restore._find = Mock(side_effect=AssertionError)  # type: ignore[assignment]
+        photo = restore(GROUP, faces, scale, strength=0)
+        with pytest.raises(UsageError, match="faces is 'none'"):
+            restore(GROUP, "none", strength=0)  # type: ignore[arg-type]
+    enlarged = EnlargedPicture(GROUP, scale, "bicubic" if scale > 1 else "none")
+    expected = enlarged.block(0, 0, scale * 300, scale * 400)
+    np.testing.assert_array_equal(photo.pixels, expected)
+    assert [face.restored for face in photo.faces] == [False] * (3 if choice == "list" else 0)
 
 
 # Threads and processes ----------------------------------------------------------------------------

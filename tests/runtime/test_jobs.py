@@ -261,9 +261,9 @@ def test_no_original_is_taken_for_a_result_silently(album: Path, tmp_path: Path,
         with pytest.raises(UsageError, match=rf"{name} would replace a picture of an input folder"):
             plan_jobs([album], album, suffix="-x", **options)
     plan = plan_jobs([album], album, suffix="-x", existing="skip")
-    assert plan.taken == [album / name]
+    assert plan.presumed_results == [album / name]
     assert [job.target.name for job in plan.skipped] == [name]
-    assert plan_jobs([album], tmp_path / "out", suffix="-x").taken == []
+    assert plan_jobs([album], tmp_path / "out", suffix="-x").presumed_results == []
     (album / name).write_bytes(b"")
     plan_jobs([album], album, suffix="-x", existing="skip")
 
@@ -275,7 +275,7 @@ def test_results_of_other_options_are_no_inputs(album: Path) -> None:
     comparison = put(album / "b-x.compare.png")
     plan = plan_jobs([album], album, suffix="-x", format="webp")
     assert names(plan, album) == ["a-x.webp", "b-x.webp"]
-    assert plan.taken == sorted([*results, comparison])
+    assert plan.presumed_results == sorted([*results, comparison])
     # A comparison is written before its result: a killed run leaves it alone.
     plan = plan_jobs([album], album, suffix="-x", format="webp", compare=True, existing="skip")
     assert names(plan, album) == ["a-x.webp", "b-x.webp"]

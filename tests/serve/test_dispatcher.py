@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import ImageError, UnavailableError
-from elir_deploy.runtime.file_restorer import Restored
+from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing
 
@@ -33,18 +33,18 @@ class Slow:
     def input_warning(self, height: int, width: int) -> None:
         return None
 
-    def prepare(self, loaded: LoadedImage) -> int:
+    def prepare(self, loaded: LoadedImage, strength: float) -> int:
         return int(loaded.pixels[0, 0, 0])
 
     def joins(self, group: list[Any], prepared: Any) -> bool:
         return len(group) < 4
 
-    def restore(self, group: list[Any], strength: float, on_progress: Any) -> list[Restored]:
+    def restore(self, group: list[Any], strength: float, on_progress: Any) -> list[RestoredImage]:
         self.go.wait()
         self.groups.append(group)
         if 13 in group:
             raise ImageError("13")
-        return [Restored(np.full((1, 1, 3), value + 1, np.uint8)) for value in group]
+        return [RestoredImage(np.full((1, 1, 3), value + 1, np.uint8)) for value in group]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def slow() -> Iterator[Slow]:
     restorer.go.set()
 
 
-def started(slow: Slow, capacity: int) -> tuple[Dispatcher, list[Timing], Future[Restored]]:
+def started(slow: Slow, capacity: int) -> tuple[Dispatcher, list[Timing], Future[RestoredImage]]:
     """A dispatcher whose thread is busy with image 0."""
     timings: list[Timing] = []
     dispatcher = Dispatcher(1, capacity, timings.append)
@@ -64,7 +64,7 @@ def started(slow: Slow, capacity: int) -> tuple[Dispatcher, list[Timing], Future
     return dispatcher, timings, first
 
 
-def value(future: Future[Restored]) -> int:
+def value(future: Future[RestoredImage]) -> int:
     return int(future.result(10).pixels[0, 0, 0])
 
 

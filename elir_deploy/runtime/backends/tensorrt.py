@@ -247,7 +247,11 @@ class TensorRtBackend(Backend):
         Raises:
             UnavailableError: there is none.
         """
-        engines = [artifact for artifact in detector.artifacts if artifact.kind == self.kind]
+        engines = [
+            artifact
+            for artifact in detector.artifacts
+            if artifact.kind == self.kind and artifact.precision == "fp32"
+        ]
         if not engines:
             raise UnavailableError(
                 f"{bundle.path} has no {self.name} engine of its face detector: "

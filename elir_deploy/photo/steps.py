@@ -1,4 +1,4 @@
-"""The stages of a photograph's way, and what times them."""
+"""The steps that a photograph takes, and what times them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
-__all__ = ["STAGES", "StageTimer", "StageTimes", "untimed"]
+__all__ = ["PHOTO_STEPS", "StepTimer", "StepTimes", "untimed"]
 
 #: Find faces, cut out their squares, run the model on them, put them back.
-STAGES = ("detect", "align", "run", "paste")
-#: Encloses the work of a stage, which it is called with.
-StageTimer: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
+PHOTO_STEPS = ("detect", "align", "run", "paste")
+#: Encloses the work of a step, which it is called with.
+StepTimer: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
 
 
-def untimed(stage: str) -> AbstractContextManager[None]:
+def untimed(step: str) -> AbstractContextManager[None]:
     """Time nothing."""
     return nullcontext()
 
 
-class StageTimes:
+class StepTimes:
     """Adds up nanoseconds, for one thread.
 
     Attributes:
-        ns: by stage.
+        ns: by step.
     """
 
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -32,10 +32,10 @@ class StageTimes:
         self.reset()
 
     def reset(self) -> None:
-        self.ns = dict.fromkeys(STAGES, 0)
+        self.ns = dict.fromkeys(PHOTO_STEPS, 0)
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, step: str) -> Iterator[None]:
         start = self._clock()
         yield
-        self.ns[stage] += self._clock() - start
+        self.ns[step] += self._clock() - start
