@@ -37,6 +37,17 @@ Tensors& Session::tensors(const Shape& shape) {
   return *place;
 }
 
+std::optional<PictureSize> DetectorNetwork::size_for(const PictureSize& other) const {
+  const std::vector<PictureSize> all = sizes();
+  if (all.empty()) return other;
+  std::optional<PictureSize> best;
+  for (const PictureSize& size : all) {
+    if (size.height < other.height || size.width < other.width) continue;
+    if (!best || size.height * size.width < best->height * best->width) best = size;
+  }
+  return best;
+}
+
 std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
   const auto& stages = bundle.manifest().stages;
   std::vector<std::string> available;

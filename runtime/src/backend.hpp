@@ -114,13 +114,24 @@ struct DetectorOutput {
   const void* data;
 };
 
-// The network of a bundle's face detector, for pictures of any size. One thread at a time.
+struct PictureSize {
+  std::int64_t height;
+  std::int64_t width;
+};
+
+// The network of a bundle's face detector. One thread at a time.
 class DetectorNetwork {
  public:
   DetectorNetwork() = default;
   DetectorNetwork(const DetectorNetwork&) = delete;
   DetectorNetwork& operator=(const DetectorNetwork&) = delete;
   virtual ~DetectorNetwork() = default;
+
+  // Sizes of the pictures that it takes; empty: any multiples of what the detector needs.
+  virtual std::vector<PictureSize> sizes() const { return {}; }
+
+  // The size of the smallest picture that it takes and that holds another; none: there is none.
+  std::optional<PictureSize> size_for(const PictureSize& other) const;
 
   // Runs on a picture of 3 x height x width values from 0 to 255. The outputs are valid until the
   // next run. Throws an unavailable error if the device fails.

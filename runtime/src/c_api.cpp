@@ -239,11 +239,7 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
     check_not_null(output, "output");
     if (done == nullptr) throw usage_error("done is NULL");
     restorer->restorer.check(*input, *output);
-    if (!restorer->worker.submit({*input, *output, done, user})) {
-      throw Failure(ELIR_ERROR_BUSY,
-                    text("the queue of ", restorer->queue,
-                         " images is full, or the restorer is being destroyed: drop this image"));
-    }
+    submit(*restorer, {*input, *output, done, user, {}});
   });
 }
 

@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "error.hpp"
 #include "photo/restoring.hpp"
 #include "restorer.hpp"
+#include "text.hpp"
 #include "worker.hpp"
 
 struct elir_restorer {
@@ -56,6 +58,14 @@ inline void check_restorer(const elir_restorer* restorer) {
   throw usage_error("this restorer belongs to process ", restorer->process,
                     " and cannot be used in its child ", ::getpid(),
                     ": create restorers after the fork");
+}
+
+// Throws if the queue is full.
+inline void submit(elir_restorer& restorer, Worker::Job job) {
+  if (restorer.worker.submit(std::move(job))) return;
+  throw Failure(ELIR_ERROR_BUSY,
+                text("the queue of ", restorer.queue,
+                     " images is full, or the restorer is being destroyed: drop this image"));
 }
 
 }  // namespace elir::core

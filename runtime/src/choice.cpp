@@ -140,6 +140,23 @@ std::vector<Candidate> candidates(const Bundle& bundle, const std::string& preci
   return result;
 }
 
+std::vector<const Backend*> detector_backends(const std::string& first, const Detector& detector,
+                                              const Among& among) {
+  std::vector<const Backend*> result{&backend_named(first, among)};
+  for (const json& pair : automatic()) {
+    const auto backend = std::find_if(among.begin(), among.end(),
+                                      [&](const Backend* each) { return each->name == pair[0]; });
+    if (backend == among.end() || std::find(result.begin(), result.end(), *backend) != result.end())
+      continue;
+    const auto& artifacts = detector.artifacts;
+    if (std::any_of(artifacts.begin(), artifacts.end(),
+                    [&](const Artifact& each) { return each.kind == (*backend)->kind; })) {
+      result.push_back(*backend);
+    }
+  }
+  return result;
+}
+
 std::vector<std::string> precisions_to_try(const Backend& backend, const Bundle& bundle,
                                            const std::string& precision) {
   const std::vector<std::string> available = backend.held_precisions(bundle);

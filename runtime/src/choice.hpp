@@ -28,6 +28,11 @@ struct Candidate {
 std::vector<Candidate> candidates(const Bundle& bundle, const std::string& precision,
                                   const std::vector<const Backend*>& among = backends());
 
+// The backends that may run a face detector: `first`, then as "auto" prefers them.
+std::vector<const Backend*> detector_backends(
+    const std::string& first, const Detector& detector,
+    const std::vector<const Backend*>& among = backends());
+
 // `precision` or, if that is empty, the automatic precisions in the backend's order: those marked
 // automatic by the bundle's verification, and fp32 if it was not verified. Throws if there are
 // none.

@@ -32,6 +32,29 @@ elir_photo_params read_params(const elir_photo_params* source) {
   return params;
 }
 
+// A copy of a caller's parameters.
+class PhotoRequest {
+ public:
+  explicit PhotoRequest(const elir_photo_params& params) : params_(params) {
+    if (params.face_list != nullptr) {
+      faces_.assign(params.face_list, params.face_list + params.face_count);
+    }
+    if (params.background != nullptr) background_ = *params.background;
+  }
+
+  elir_photo_params params() const {
+    elir_photo_params params = params_;
+    if (params.face_list != nullptr) params.face_list = faces_.data();
+    if (params.background != nullptr) params.background = &background_;
+    return params;
+  }
+
+ private:
+  elir_photo_params params_;
+  std::vector<elir_face> faces_;
+  elir_image background_{};
+};
+
 void check_capacity(const elir_face* faces, std::size_t capacity) {
   if (capacity > 0) check_not_null(faces, "faces");
 }
@@ -65,7 +88,28 @@ elir_status elir_restore_photo(elir_restorer* restorer, const elir_photo_params*
     check_not_null(input, "input");
     check_not_null(output, "output");
     check_capacity(faces, capacity);
-    write_faces(restorer->photos.restore(read_params(params), *input, *output), faces, capacity,
-                count);
+    const elir_photo_params read = read_params(params);
+    restorer->photos.check(read, *input, *output);
+    write_faces(restorer->photos.restore(read, *input, *output), faces, capacity, count);
+  });
+}
+
+elir_status elir_restore_photo_async(elir_restorer* restorer, const elir_photo_params* params,
+                                     const elir_image* input, const elir_image* output,
+                                     elir_face* faces, size_t capacity, size_t* count,
+                                     elir_done_callback done, void* user) {
+  return guarded([&] {
+    check_restorer(restorer);
+    check_not_null(input, "input");
+    check_not_null(output, "output");
+    check_capacity(faces, capacity);
+    if (done == nullptr) throw usage_error("done is NULL");
+    PhotoRequest request(read_params(params));
+    restorer->photos.check(request.params(), *input, *output);
+    const auto restore = [=, request = std::move(request), &photos = restorer->photos,
+                          from = *input, to = *output] {
+      write_faces(photos.restore(request.params(), from, to), faces, capacity, count);
+    };
+    submit(*restorer, {*input, *output, done, user, restore});
   });
 }

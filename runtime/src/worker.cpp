@@ -19,12 +19,12 @@ Worker::Worker(Restorer& restorer, std::size_t capacity)
 
 Worker::~Worker() { stop(); }
 
-bool Worker::submit(const Job& job) {
+bool Worker::submit(Job job) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_ || accepted_ - begun_ == ring_.size()) return false;
     if (threads_.empty()) start();
-    ring_[accepted_ % ring_.size()] = job;
+    ring_[accepted_ % ring_.size()] = std::move(job);
     ++accepted_;
   }
   submitted_.notify_one();
@@ -56,32 +56,52 @@ void Worker::work(std::size_t thread) {
   while (true) {
     submitted_.wait(lock, [this] { return stopping_ || begun_ < accepted_; });
     if (begun_ == accepted_) return;
-    const auto waiting = [&](std::size_t i) -> const Job& {
-      return ring_[(begun_ + i) % ring_.size()];
-    };
-    const std::size_t count = restorer_.group_size(
-        accepted_ - begun_,
-        [&](std::size_t i) -> ImagePair { return {waiting(i).input, waiting(i).output}; });
-    for (std::size_t i = 0; i < count; ++i) {
-      group.jobs[i] = waiting(i);
-      group.inputs[i] = waiting(i).input;
-      group.outputs[i] = waiting(i).output;
-    }
     running_[thread] = begun_;
-    begun_ += count;
+    take(group);
+    begun_ += group.count;
     lock.unlock();
-    const auto done = [&](std::size_t i, const std::exception_ptr& error) {
-      const elir_status status = guarded([&] {
-        if (error) std::rethrow_exception(error);
-      });
-      const Job& job = group.jobs[i];
-      job.done(job.user, status, status == ELIR_OK ? "" : last_error);
-    };
-    restorer_.restore_group(group.inputs.data(), group.outputs.data(), count, done);
+    restore(group);
     lock.lock();
     running_[thread] = kIdle;
     finished_.notify_all();
   }
+}
+
+// Moves the next job that waits, and the images that fit into a batch with it, to a group.
+void Worker::take(Group& group) {
+  const auto waiting = [&](std::size_t i) -> Job& { return ring_[(begun_ + i) % ring_.size()]; };
+  std::size_t images = 0;
+  while (begun_ + images < accepted_ && !waiting(images).photo) ++images;
+  group.count = images == 0 ? 1 : restorer_.group_size(images, [&](std::size_t i) -> ImagePair {
+    return {waiting(i).input, waiting(i).output};
+  });
+  for (std::size_t i = 0; i < group.count; ++i) {
+    group.jobs[i] = std::move(waiting(i));
+    group.inputs[i] = group.jobs[i].input;
+    group.outputs[i] = group.jobs[i].output;
+  }
+}
+
+void Worker::restore(Group& group) {
+  const auto done = [&](std::size_t i, const std::exception_ptr& error) {
+    const elir_status status = guarded([&] {
+      if (error) std::rethrow_exception(error);
+    });
+    const Job& job = group.jobs[i];
+    job.done(job.user, status, status == ELIR_OK ? "" : last_error);
+  };
+  if (!group.jobs.front().photo) {
+    restorer_.restore_group(group.inputs.data(), group.outputs.data(), group.count, done);
+    return;
+  }
+  std::exception_ptr error;
+  try {
+    group.jobs.front().photo();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  done(0, error);
+  group.jobs.front().photo = nullptr;
 }
 
 // Whether every image before `ticket` is done.

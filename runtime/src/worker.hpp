@@ -1,10 +1,11 @@
-// The threads behind elir_restore_async.
+// The threads behind elir_restore_async and elir_restore_photo_async.
 #pragma once
 
 #include <elir/elir.h>
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,10 +28,11 @@ class Worker {
     elir_image output;
     elir_done_callback done;
     void* user;
+    std::function<void()> photo = {};  // restores a photograph; empty: `input` is an image
   };
 
   // Returns false if the queue is full, or after stop().
-  bool submit(const Job& job);
+  bool submit(Job job);
 
   // Waits until all images accepted before the call are done.
   void wait();
@@ -44,9 +46,11 @@ class Worker {
  private:
   static constexpr std::uint64_t kIdle = UINT64_MAX;
 
-  // Images that a thread restores in one run; as many as may wait, so that nothing is allocated.
+  // Images that a thread restores in one run, or one photograph; as many as may wait, so that
+  // nothing is allocated.
   struct Group {
     explicit Group(std::size_t size) : jobs(size), inputs(size), outputs(size) {}
+    std::size_t count = 0;
     std::vector<Job> jobs;
     std::vector<elir_image> inputs;
     std::vector<elir_image> outputs;
@@ -54,6 +58,8 @@ class Worker {
 
   void start();
   void work(std::size_t thread);
+  void take(Group& group);
+  void restore(Group& group);
   bool finished(std::uint64_t ticket) const;
 
   Restorer& restorer_;

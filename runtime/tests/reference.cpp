@@ -1,13 +1,13 @@
 // A stand-in for a network in plain C++, for tests of everything else, such as threads under a
 // sanitizer. Its output depends on the position in the image, which reveals misplaced tiles.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "backends/all.hpp"
 #include "detector_graph.hpp"
 #include "error.hpp"
+#include "reference_detector.hpp"
 
 namespace elir::core {
 namespace {
@@ -94,39 +94,18 @@ class ReferenceSession final : public Session {
   const Manifest& manifest_;
 };
 
-// A detector like CenterFace: a white block of 4 x 4 pixels, at multiples of 4, is an upright face,
-// whose landmarks are those of a square of 128 pixels centred at the block.
 class ReferenceDetector final : public DetectorNetwork {
  public:
   explicit ReferenceDetector(const Template& aligned) : aligned_(aligned) {}
 
   std::vector<DetectorOutput> run(float* picture, std::int64_t height,
                                   std::int64_t width) override {
-    const std::int64_t rows = height / 4;
-    const std::int64_t columns = width / 4;
-    const auto cells = static_cast<std::size_t>(rows * columns);
-    constexpr std::array<std::size_t, 4> kChannelCounts = {1, 2, 2, 10};
-    for (std::size_t i = 0; i < values_.size(); ++i)
-      values_[i].assign(kChannelCounts[i] * cells, 0);
-    for (std::int64_t i = 0; i < 3 * height * width; ++i) {
-      const std::int64_t cell = i / width % height / 4 * columns + i % width / 4;
-      if (cell < rows * columns) {
-        values_[0][static_cast<std::size_t>(cell)] += picture[i];
-      }
-    }
-    for (float& heat : values_[0]) heat /= 48 * 255;
-    constexpr double kBox = 70;
-    std::fill(values_[1].begin(), values_[1].end(), static_cast<float>(std::log(kBox / 4)));
-    for (std::size_t i = 0; i < values_[3].size(); ++i) {
-      const std::size_t channel = i / cells;
-      const double place = aligned_.points[channel / 2][1 - channel % 2];
-      values_[3][i] = static_cast<float>((place - 116) / 280);
-    }
+    values_ = test::reference_outputs(picture, height, width, aligned_.points);
     std::vector<DetectorOutput> outputs;
-    constexpr std::array<const char*, 4> kNames = {"537", "538", "539", "540"};
     for (std::size_t i = 0; i < values_.size(); ++i) {
-      const auto channels = static_cast<std::int64_t>(kChannelCounts[i]);
-      outputs.push_back({{kNames[i], "float32", {1, channels, rows, columns}}, values_[i].data()});
+      const auto& [name, channels] = test::kReferenceOutputs[i];
+      outputs.push_back(
+          {{name, "float32", {1, channels, height / 4, width / 4}}, values_[i].data()});
     }
     return outputs;
   }

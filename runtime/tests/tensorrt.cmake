@@ -24,7 +24,7 @@ elir_compile_tensorrt(stand_in_tensorrt_rtx TENSORRT_RTX "${stand_in}")
 target_compile_definitions(stand_in_tensorrt_rtx PRIVATE STAND_IN_RTX)
 set(both $<TARGET_OBJECTS:stand_in_tensorrt> $<TARGET_OBJECTS:stand_in_tensorrt_rtx>)
 
-elir_test(test_tensorrt test_tensorrt.cpp test_device_images.cpp ${both})
+elir_test(test_tensorrt test_tensorrt.cpp test_device_images.cpp test_tensorrt_detector.cpp ${both})
 target_include_directories(test_tensorrt BEFORE PRIVATE stand_in)
 set_property(TARGET test_tensorrt APPEND PROPERTY
   BUILD_RPATH "${CMAKE_CURRENT_BINARY_DIR}/stand_in/good")

@@ -56,6 +56,8 @@ int main(void) {
   EXPECT(elir_wait(NULL) == ELIR_ERROR_USAGE);
   EXPECT(elir_detect(NULL, &image, NULL, 0, &count) == ELIR_ERROR_USAGE);
   EXPECT(elir_restore_photo(NULL, NULL, &image, &image, NULL, 0, NULL) == ELIR_ERROR_USAGE);
+  EXPECT(elir_restore_photo_async(NULL, NULL, &image, &image, NULL, 0, NULL, done, NULL) ==
+         ELIR_ERROR_USAGE);
   EXPECT(elir_run(NULL, bytes, sizeof bytes, bytes, sizeof bytes) == ELIR_ERROR_USAGE);
   elir_destroy(NULL);
   return 0;

@@ -325,5 +325,26 @@ TEST_F(OpeningTest, PairsThatAreNotInTheOrderComeLast) {
                                              "npu fp32"}));
 }
 
+TEST_F(OpeningTest, DetectorsRunOnTheBackendsOfTheirFilesInTheOrder) {
+  const StubBackend foreign("npu", {{"fp32", good}});
+  const StubBackend cpu("onnxruntime", {{"fp32", good}});
+  const StubBackend other("openvino", {{"fp32", good}});
+  const StubBackend cuda("onnxruntime-cuda", {{"fp32", good}});
+  const auto names = [&](const std::string& first, const std::string& kind) {
+    Detector detector{};
+    detector.artifacts.resize(1);
+    detector.artifacts[0].kind = kind;
+    std::vector<std::string> all;
+    for (const Backend* each : detector_backends(first, detector, {&cpu, &foreign, &cuda, &other}))
+      all.push_back(each->name);
+    return all;
+  };
+  EXPECT_EQ(names("npu", "onnx"),
+            (std::vector<std::string>{"npu", "onnxruntime-cuda", "openvino", "onnxruntime"}));
+  EXPECT_EQ(names("onnxruntime", "onnx"),
+            (std::vector<std::string>{"onnxruntime", "onnxruntime-cuda", "openvino"}));
+  EXPECT_EQ(names("npu", "tensorrt"), std::vector<std::string>{"npu"});
+}
+
 }  // namespace
 }  // namespace elir::core

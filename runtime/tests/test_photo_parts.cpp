@@ -118,7 +118,7 @@ TEST(PhotoParts, Decoding) {
     std::vector<float> picture(static_cast<std::size_t>(3 * height * width));
     const auto detections =
         decode(convention_of(detector), network.run(picture.data(), height, width), height, width,
-               golden["threshold"]);
+               golden["threshold"], {height, width});
     Golden places = Golden::array();
     Golden scores = Golden::array();
     for (const Face& face :

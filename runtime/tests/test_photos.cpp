@@ -85,6 +85,144 @@ TEST_F(PhotosTest, ListedFacesAsInPython) {
   }
 }
 
+// Images and photographs in one queue, with lists and backgrounds that are gone when they run.
+TEST_F(PhotosTest, AsyncAsTheSynchronousCalls) {
+  elir_params params = test::reference_params();
+  params.queue = 40;
+  Restorer restorer(bundle(64), params);
+  std::vector<std::vector<std::uint8_t>> inputs;
+  for (int i = 0; i < 12; ++i)
+    inputs.push_back(test::spots(200, 160, {{40 + 4 * i, 60}, {120, 100}}));
+  auto around = test::pattern(100, 80, 5);
+  std::vector<std::vector<std::uint8_t>> results(inputs.size());
+  std::vector<std::size_t> order;
+  std::vector<std::vector<elir_face>> faces(inputs.size());
+  const auto output_of = [&](std::size_t i, std::vector<std::uint8_t>& result) {
+    const int scale = i % 3 == 1 ? 2 : 1;
+    result.resize(inputs[i].size() * static_cast<std::size_t>(scale * scale));
+    return test::image_of(result, 200 * scale, 160 * scale);
+  };
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const elir_image input = test::image_of(inputs[i], 200, 160);
+    const elir_image output = output_of(i, results[i]);
+    if (i % 3 == 0) {  // an image
+      ASSERT_TRUE(restorer.restore_async(input, output, [&order, i](elir_status status, auto) {
+        EXPECT_EQ(status, ELIR_OK);
+        order.push_back(i);
+      }));
+      continue;
+    }
+    const auto list = restorer.detect(input);
+    const elir_image background = test::image_of(around, 100, 80);
+    elir_photo_params photo{sizeof photo, ELIR_FACES_ALL, nullptr, 0, nullptr};
+    if (i % 3 == 2) {
+      photo = {sizeof photo, ELIR_FACES_LIST, list.data(), 1, &background};
+    }
+    ASSERT_TRUE(restorer.restore_photo_async(
+        input, output,
+        [&, i](elir_status status, const char* message, const std::vector<elir_face>& all) {
+          EXPECT_EQ(status, ELIR_OK) << message;
+          order.push_back(i);
+          faces[i] = all;
+        },
+        photo));
+  }
+  restorer.wait();
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    EXPECT_EQ(order.at(i), i);
+    const elir_image input = test::image_of(inputs[i], 200, 160);
+    std::vector<std::uint8_t> expected;
+    const elir_image output = output_of(i, expected);
+    std::vector<elir_face> all;
+    if (i % 3 == 0) {
+      restorer.restore(input, output);
+    } else if (i % 3 == 1) {
+      all = restorer.restore_photo(input, output, ELIR_FACES_ALL);
+    } else {
+      const elir_image background = test::image_of(around, 100, 80);
+      all = restorer.restore_photo(input, output, {restorer.detect(input).front()}, &background);
+    }
+    EXPECT_EQ(results[i], expected) << i;
+    ASSERT_EQ(faces[i].size(), all.size());
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      EXPECT_EQ(faces[i][k].restored, all[k].restored);
+      EXPECT_EQ(faces[i][k].box[0], all[k].box[0]);
+    }
+  }
+}
+
+TEST_F(PhotosTest, AsyncMistakes) {
+  elir_params params = test::reference_params();
+  params.queue = 1;
+  const std::string path = bundle(64);
+  Restorer restorer(path, params);
+  auto pixels = test::spots(200, 160, {{40, 60}});
+  auto result = pixels;
+  const elir_image input = test::image_of(pixels, 200, 160);
+  const elir_image output = test::image_of(result, 200, 160);
+  const auto never = [](elir_status, const char*, const std::vector<elir_face>&) { FAIL(); };
+  const auto status_of = [&](const elir_image& to, const elir_photo_params& photo) {
+    try {
+      restorer.restore_photo_async(input, to, never, photo);
+    } catch (const Error& error) {
+      return error.status();
+    }
+    return ELIR_OK;
+  };
+  elir_image wrong = output;
+  wrong.width = 100;
+  EXPECT_EQ(status_of(wrong, {sizeof(elir_photo_params), ELIR_FACES_ALL, nullptr, 0, nullptr}),
+            ELIR_ERROR_IMAGE);
+  elir_face bad{};
+  bad.landmarks[2][1] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(status_of(output, {sizeof(elir_photo_params), ELIR_FACES_LIST, &bad, 1, nullptr}),
+            ELIR_ERROR_IMAGE);
+  EXPECT_EQ(elir_restore_photo_async(restorer.get(), nullptr, &input, &output, nullptr, 0, nullptr,
+                                     nullptr, nullptr),
+            ELIR_ERROR_USAGE);
+  // Later errors go to the callback: here the detector's file, read with the first search.
+  test::write_file(std::filesystem::path(path) / "detector" / "centerface.onnx",
+                   std::string(test::detector_graph().size(), 'x'));
+  Restorer damaged(path, params);
+  elir_status told = ELIR_OK;
+  ASSERT_TRUE(damaged.restore_photo_async(
+      input, output, [&](elir_status status, const char* message, const auto& faces) {
+        told = status;
+        EXPECT_NE(std::string(message).find("is damaged"), std::string::npos) << message;
+        EXPECT_TRUE(faces.empty());
+      }));
+  damaged.wait();
+  EXPECT_EQ(told, ELIR_ERROR_BUNDLE);
+}
+
+TEST_F(PhotosTest, AtStrength0NothingRuns) {
+  elir_params params = test::reference_params();
+  params.strength = 0.001;
+  const std::string path = bundle(64);
+  Restorer restorer(path, params);
+  auto pixels = test::spots(400, 300, {{100, 100}, {300, 160}});
+  const elir_image input = test::image_of(pixels, 400, 300);
+  std::vector<std::uint8_t> result(pixels.size());
+  const elir_image output = test::image_of(result, 400, 300);
+  const auto faces = restorer.detect(input);
+  ASSERT_EQ(faces.size(), 2U);
+  // The detector's file is read when it is first needed.
+  test::write_file(std::filesystem::path(path) / "detector" / "centerface.onnx",
+                   std::string(test::detector_graph().size(), 'x'));
+  Restorer other(path, params);
+  auto around = test::pattern(400, 300, 3);
+  const elir_image background = test::image_of(around, 400, 300);
+  EXPECT_TRUE(other.restore_photo(input, output, ELIR_FACES_ALL, &background).empty());
+  EXPECT_EQ(result, pixels);
+  const auto listed = other.restore_photo(input, output, faces, &background);
+  EXPECT_EQ(result, pixels);
+  ASSERT_EQ(listed.size(), 2U);
+  for (const elir_face& face : listed) {
+    EXPECT_EQ(face.restored, 0);
+    EXPECT_STREQ(face.reason, "");
+  }
+}
+
 TEST_F(PhotosTest, Choices) {
   Restorer restorer = opened();
   auto pixels = test::spots(400, 300, {{100, 100}, {300, 160}, {120, 248}});

@@ -44,9 +44,9 @@
  * before anything is decided by them; those it returns are such multiples.
  *
  * OWNERSHIP. Every buffer belongs to whoever allocated it. The library keeps no pointer to an image
- * after the call or, for elir_restore_async, after the callback. elir_create copies the strings in
- * elir_params. Strings that the library returns are never freed by the caller; how long each is
- * valid is documented with it.
+ * after the call or, for functions that end in _async, after the callback. elir_create copies the
+ * strings in elir_params. Strings that the library returns are never freed by the caller; how long
+ * each is valid is documented with it.
  *
  * THREADS. A process may have any number of restorers; they are independent of each other. All
  * functions except elir_destroy may be called on one restorer from several threads at the same
@@ -75,10 +75,10 @@
  *
  * MEMORY. A restorer has working memory for each of its `concurrency` sessions. It grows with the
  * first image of a size, and with the first batch of a number of images, and is reused: restoring
- * another one allocates nothing in this library. (The first elir_restore_async creates threads and
- * a queue, and elir_restore_batch creates threads in every call.) elir_detect and
- * elir_restore_photo allocate working memory in every call; the first search for faces loads the
- * detector. What the backend allocates is up to it.
+ * another one allocates nothing in this library. (The first call of a function that ends in
+ * _async creates threads and a queue, and elir_restore_batch creates threads in every call.)
+ * Detecting faces and restoring a photograph allocate working memory in every call; the first
+ * search for faces loads the detector. What the backend allocates is up to it.
  *
  * ABI. elir_params, elir_photo_params and elir_description begin with their size and may grow at
  * their end in later versions. A program and a library of different versions use the fields that
@@ -120,7 +120,7 @@ typedef enum elir_status {
                                  nothing that this library can run */
   ELIR_ERROR_IMAGE = 3,       /* an image has the wrong size, stride, format or memory */
   ELIR_ERROR_UNAVAILABLE = 4, /* a backend or device is missing, failed, or lacks a feature */
-  ELIR_ERROR_BUSY = 5,        /* the queue of elir_restore_async is full: drop the frame, or wait */
+  ELIR_ERROR_BUSY = 5,        /* the queue of images that wait is full: drop the frame, or wait */
   ELIR_ERROR_MEMORY = 6,      /* out of memory */
   ELIR_ERROR_INTERNAL = 7     /* a bug in this library */
 } elir_status;
@@ -153,10 +153,11 @@ typedef enum elir_log_level { ELIR_LOG_INFO = 0, ELIR_LOG_WARNING = 1 } elir_log
 
 /* Receives log messages. `message` is one line of UTF-8 without a newline, valid during the call
  * only. May be called until the restorer is destroyed, on the thread that called the library or,
- * for elir_restore_async, on a thread of the library. Must not throw. */
+ * for functions that end in _async, on a thread of the library. Must not throw. */
 typedef void (*elir_log_callback)(void* user, elir_log_level level, const char* message);
 
-/* Called once for every image that elir_restore_async accepted, on a thread of the library.
+/* Called once for every image or photograph that elir_restore_async or elir_restore_photo_async
+ * accepted, on a thread of the library.
  * `message` describes the error in one line, or is empty if there was none; it is valid during the
  * call only. Must not throw. May call any function on its restorer except elir_wait and
  * elir_destroy. */
@@ -180,8 +181,8 @@ typedef struct elir_params {
                               costs one run. It detects missing memory or libraries, and processors
                               that compute wrong results. If both backend and precision are named,
                               only reduced precisions are checked */
-  int queue;             /* images that may wait in elir_restore_async, 1 to 1024; at least as many
-                            as the largest batch, for full batches */
+  int queue;             /* images and photographs that may wait after functions that end in _async,
+                            1 to 1024; at least as many as the largest batch, for full batches */
   elir_log_callback log; /* NULL: no log. Used as long as the restorer exists */
   void* log_user;        /* passed to `log` */
   const char* cache; /* UTF-8 path of the folder that caches compiled models; "": no cache; NULL:
@@ -196,9 +197,9 @@ typedef struct elir_params {
   int32_t tile_overlap; /* pixels over which neighbouring tiles are blended, 0 to half the smallest
                            side of a tile; -1: an eighth of its side. More takes longer */
   double strength;   /* how much of the restoration is kept, from 0 to 1, in steps of 1/256. 0 gives
-                        the input, enlarged by `upscale`, and the network does not run. Of a
-                        photograph, faces and background are mixed with the input, enlarged (bicubic).
-                        Not for elir_run */
+                        the input, enlarged by `upscale`, and no network runs. Of a photograph, faces
+                        and background are mixed with the input, enlarged (bicubic); at 0 no faces
+                        are searched for. Not for elir_run */
   int32_t long_side; /* longer side in pixels that images are shrunk to before faces are searched,
                         up to 4096; 0: the bundle's. More finds smaller faces, and takes longer */
 } elir_params;
@@ -344,9 +345,9 @@ static inline elir_params elir_default_params(void) {
 ELIR_API elir_status elir_create(const char* bundle, const elir_params* params,
                                  elir_restorer** restorer);
 
-/* Stops accepting images, waits for those of elir_restore_async and their callbacks, and frees the
+/* Stops accepting images, waits for those that were accepted and their callbacks, and frees the
  * restorer. NULL is allowed. No other thread may use the restorer during or after this call. Its
- * callbacks may; elir_restore_async then returns ELIR_ERROR_BUSY. */
+ * callbacks may; functions that end in _async then return ELIR_ERROR_BUSY. */
 ELIR_API void elir_destroy(elir_restorer* restorer);
 
 /* Fills `description`, whose struct_size must be set. Fields that the library does not know become
@@ -403,7 +404,8 @@ ELIR_API elir_status elir_restore_async(elir_restorer* restorer, const elir_imag
 ELIR_API elir_status elir_wait(elir_restorer* restorer);
 
 /* Finds the faces in an image of any size, with the bundle's detector. It runs in float32 on the
- * restorer's backend or, if that runs no detectors (TensorRT), on another, with a warning to `log`.
+ * restorer's backend or, if that cannot run it, on another, with a warning to `log`. TensorRT needs
+ * an engine in the bundle, and that the image fits into one of the engine's sizes.
  *
  *   image     its pixels are only read.
  *   faces     receives the faces, those of the highest scores first, `capacity` at most; NULL if
@@ -434,6 +436,18 @@ ELIR_API elir_status elir_detect(elir_restorer* restorer, const elir_image* imag
 ELIR_API elir_status elir_restore_photo(elir_restorer* restorer, const elir_photo_params* params,
                                         const elir_image* input, const elir_image* output,
                                         elir_face* faces, size_t capacity, size_t* count);
+
+/* Queues one photograph for elir_restore_photo and returns at once; to elir_restore_async as that
+ * function is to elir_restore. The structs are copied, with the faces of `face_list`. The pixels of
+ * all images, `faces` and `count` must remain valid and unchanged until `done` is called, and are
+ * filled before. Photographs and images share the queue; a photograph is started alone.
+ *
+ * Returns the statuses of elir_restore_async, or _BUNDLE (there is no detector). */
+ELIR_API elir_status elir_restore_photo_async(elir_restorer* restorer,
+                                              const elir_photo_params* params,
+                                              const elir_image* input, const elir_image* output,
+                                              elir_face* faces, size_t capacity, size_t* count,
+                                              elir_done_callback done, void* user);
 
 /* Runs the network once on tensors, without enlarging, resizing or rounding: a full batch of the
  * first shape, each image with the noise that its top left corner has.

@@ -128,15 +128,50 @@ class Restorer {
         {sizeof(elir_photo_params), ELIR_FACES_LIST, faces.data(), faces.size(), background});
   }
 
+  // The same on a thread of the library, with params as for elir_restore_photo. Returns false if
+  // the queue is full or the restorer is being destroyed. `done(status, message, faces)` must not
+  // throw.
+  bool restore_photo_async(
+      const elir_image& input, const elir_image& output,
+      std::function<void(elir_status, const char*, const std::vector<elir_face>&)> done,
+      const elir_photo_params& params = {sizeof(elir_photo_params), ELIR_FACES_AUTO, nullptr, 0,
+                                         nullptr}) {
+    auto photo = std::make_unique<Photo>();
+    photo->done = std::move(done);
+    photo->faces.resize(capacity_for(params));
+    const elir_status status = elir_restore_photo_async(
+        restorer_, &params, &input, &output, photo->faces.data(), photo->faces.size(),
+        &photo->count, &Restorer::finished_photo, photo.get());
+    if (status == ELIR_ERROR_BUSY) return false;
+    check(status);
+    static_cast<void>(photo.release());  // owned by finished_photo() now
+    return true;
+  }
+
   void wait() { check(elir_wait(restorer_)); }
 
   elir_restorer* get() const noexcept { return restorer_; }
 
  private:
+  struct Photo {
+    std::function<void(elir_status, const char*, const std::vector<elir_face>&)> done;
+    std::vector<elir_face> faces;
+    std::size_t count = 0;
+  };
+
+  static std::size_t capacity_for(const elir_photo_params& params) {
+    return params.face_count > ELIR_MAX_FACES ? params.face_count : ELIR_MAX_FACES;
+  }
+
+  static void finished_photo(void* user, elir_status status, const char* message) noexcept {
+    const std::unique_ptr<Photo> photo(static_cast<Photo*>(user));
+    photo->faces.resize(photo->count);
+    if (photo->done) photo->done(status, message, photo->faces);
+  }
+
   std::vector<elir_face> restore_photo(const elir_image& input, const elir_image& output,
                                        const elir_photo_params& params) {
-    std::vector<elir_face> all(params.face_count > ELIR_MAX_FACES ? params.face_count
-                                                                  : ELIR_MAX_FACES);
+    std::vector<elir_face> all(capacity_for(params));
     std::size_t count = 0;
     check(elir_restore_photo(restorer_, &params, &input, &output, all.data(), all.size(), &count));
     all.resize(count);

@@ -10,6 +10,8 @@
 
 #include <NvInfer.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -104,6 +106,10 @@ class EngineLog final : public nvinfer1::ILogger {
 EngineLog& engine_log() {
   static auto* const log = new EngineLog;
   return *log;
+}
+
+std::vector<std::int64_t> sides_of(const nvinfer1::Dims& shape) {
+  return {shape.d, shape.d + std::max(shape.nbDims, 0)};
 }
 
 // An execution context for whose working memory the caller provides.

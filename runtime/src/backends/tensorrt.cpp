@@ -1,11 +1,12 @@
 // Runs engines on TensorRT and TensorRT-RTX. Both have the same interface: this file is compiled
 // once for each.
-#include "tensorrt_session.hpp"
+#include "tensorrt_detector.hpp"
 
 #include <algorithm>
 #include <iterator>
 
 #include "../cache.hpp"
+#include "../detector_graph.hpp"
 #include "all.hpp"
 
 namespace elir::core {
@@ -18,10 +19,6 @@ bool is_usable(const Artifact& artifact, const std::string& device) {
   return runs_on(artifact, device) &&
          (release == installed || (kVersionCompatibility && artifact.version_compatible &&
                                    is_compatible(release, installed)));
-}
-
-std::vector<std::int64_t> sides_of(const nvinfer1::Dims& shape) {
-  return {shape.d, shape.d + std::max(shape.nbDims, 0)};
 }
 
 End read_end(const nvinfer1::ICudaEngine& engine, const char* name) {
@@ -81,9 +78,40 @@ void allow_host_code(Runtime& runtime) {
   if constexpr (kVersionCompatibility) runtime.setEngineHostCodeAllowed(true);
 }
 
-// `rebuild` is the command that builds the engine.
-Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
-                   const Manifest& manifest, const std::string& rebuild) {
+// Height and width of each optimisation profile of a face detector's engine, in order. Throws a
+// bundle error if its ends are not the manifest's, or a profile is not of one picture's size.
+std::vector<PictureSize> detector_sizes(const std::string& path,
+                                        const nvinfer1::ICudaEngine& engine,
+                                        const Detector& detector) {
+  constexpr std::int64_t kMaxSide = std::int64_t{1} << 14;
+  check_detector_ends(path, detector, read_ends(engine));
+  std::vector<PictureSize> sizes;
+  for (std::int32_t i = 0; i < engine.getNbOptimizationProfiles(); ++i) {
+    const auto of = [&](nvinfer1::OptProfileSelector which) {
+      return End{detector.input, type_name(Dtype::float32),
+                 sides_of(engine.getProfileShape(detector.input.c_str(), i, which))};
+    };
+    const End first = of(nvinfer1::OptProfileSelector::kMIN);
+    const End last = of(nvinfer1::OptProfileSelector::kMAX);
+    const auto is_side = [&](std::int64_t side) {
+      return side > 0 && side <= kMaxSide && side % detector.multiple == 0;
+    };
+    const auto& sides = last.sides;
+    if (first.sides != sides || sides.size() != 4 || sides[0] != 1 || sides[1] != 3 ||
+        !is_side(sides[2]) || !is_side(sides[3])) {
+      throw bundle_error(path, ": profile ", i, " is for ", first.describe(), " to ",
+                         last.describe(),
+                         ", expected one picture of one size, with sides in multiples of ",
+                         detector.multiple, " up to ", kMaxSide);
+    }
+    sizes.push_back({sides[2], sides[3]});
+  }
+  return sizes;
+}
+
+// Loads an engine, whose contents are not checked. `rebuild` is the command that builds it.
+Engine load_file(const std::filesystem::path& path, const Artifact& artifact,
+                 const std::string& rebuild) {
   const auto content = MappedFile::open(path);
   if (!content) {
     throw bundle_error(path.string(), " cannot be mapped into memory: copy the bundle again");
@@ -106,6 +134,12 @@ Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, 
     throw bundle_error(path.string(), " cannot be loaded by ", installed(), ": ",
                        summarize(messages), ": build it again with ", rebuild);
   }
+  return result;
+}
+
+Engine load_engine(const std::filesystem::path& path, const Artifact& artifact, const Stage& stage,
+                   const Manifest& manifest, const std::string& rebuild) {
+  Engine result = load_file(path, artifact, rebuild);
   check_ends(path.string() + ": its", read_ends(*result.engine),
              stage.ends(manifest.graph_shape()));
   check_profiles(path.string(), *result.engine, stage, manifest);
@@ -144,17 +178,14 @@ class TensorRtBackend final : public Backend {
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    if (const auto reason = available()) {
-      throw unavailable_error(name, " cannot be used: ", *reason);
-    }
-    check_device(setup.device);
-    const std::string device = compute_capability(setup.device);
+    const std::string device = capability_of(setup.device);
     const Manifest& manifest = bundle.manifest();
     const auto& stages = manifest.stages;
     const std::string command = rebuild_command(bundle, precision, device);
+    static_cast<void>(artifacts(bundle, precision));  // throws if a stage has none
     std::vector<const Artifact*> chosen;
     for (const Stage& stage : stages)
-      chosen.push_back(&require_engine(bundle, stage, precision, device));
+      chosen.push_back(&require_engine(bundle, stage.artifacts, precision, device));
     const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
     for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -170,13 +201,43 @@ class TensorRtBackend final : public Backend {
     return sessions;
   }
 
+  std::unique_ptr<DetectorNetwork> open_detector(const Bundle& bundle,
+                                                 const Setup& setup) const override {
+    const std::string device = capability_of(setup.device);
+    const Detector& detector = detector_of(bundle);
+    const std::string precision = "fp32";
+    const auto& files = detector.artifacts;
+    if (std::none_of(files.begin(), files.end(),
+                     [&](const auto& each) { return can_load(each); })) {
+      throw unavailable_error(
+          bundle.path().string(), " has no ", name,
+          " engine of its face detector: ", rebuild_command(bundle, precision, device));
+    }
+    const Artifact& artifact = require_engine(bundle, files, precision, device);
+    const auto path = bundle.checked_file(artifact.file);
+    const CurrentDevice current(setup.device);
+    Engine engine = load_file(path, artifact, rebuild_command(bundle, precision, device));
+    std::vector<PictureSize> sizes = detector_sizes(path.string(), *engine.engine, detector);
+    return std::make_unique<TensorRtDetector>(setup.device, bundle.manifest(), std::move(engine),
+                                              detector, std::move(sizes), setup.log);
+  }
+
  private:
-  // The engine of a stage for a compute capability, preferably one built for it. Null if there is
-  // none.
-  const Artifact* find_engine(const Stage& stage, const std::string& precision,
+  // Throws an unavailable error if the backend or the device is.
+  std::string capability_of(int device) const {
+    if (const auto reason = available()) {
+      throw unavailable_error(name, " cannot be used: ", *reason);
+    }
+    check_device(device);
+    return compute_capability(device);
+  }
+
+  // Of a network's engines the one for a compute capability, preferably one built for it. Null if
+  // there is none.
+  const Artifact* find_engine(const std::vector<Artifact>& artifacts, const std::string& precision,
                               const std::string& device) const {
     const Artifact* result = nullptr;
-    for (const Artifact& engine : stage.artifacts) {
+    for (const Artifact& engine : artifacts) {
       if (engine.kind != kind || engine.precision != precision || !is_usable(engine, device))
         continue;
       if (is_built_for(engine, device)) return &engine;
@@ -188,20 +249,24 @@ class TensorRtBackend final : public Backend {
   bool fits(const Bundle& bundle, const std::string& precision, const std::string& device) const {
     const auto& stages = bundle.manifest().stages;
     return std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
-      return find_engine(stage, precision, device) != nullptr;
+      return find_engine(stage.artifacts, precision, device) != nullptr;
     });
   }
 
-  const Artifact& require_engine(const Bundle& bundle, const Stage& stage,
+  // Throws an unavailable error if none of a network's engines fits.
+  const Artifact& require_engine(const Bundle& bundle, const std::vector<Artifact>& engines,
                                  const std::string& precision, const std::string& device) const {
-    if (const Artifact* engine = find_engine(stage, precision, device)) return *engine;
+    if (const Artifact* engine = find_engine(engines, precision, device)) return *engine;
     std::vector<std::string> others;
-    for (const Artifact& engine : stage.artifacts) {
+    for (const Artifact& engine : engines) {
       if (engine.kind != kind || engine.precision != precision) continue;
       std::string one = text(engine.target.value_or("any device"), " by ", engine.tool_version);
       if (std::find(others.begin(), others.end(), one) == others.end()) others.push_back(one);
     }
-    if (others.empty()) static_cast<void>(artifacts(bundle, precision));  // throws
+    if (others.empty()) {
+      throw unavailable_error(bundle.path().string(), " has no ", precision, " engine for ", name,
+                              ": ", rebuild_command(bundle, precision, device));
+    }
     throw unavailable_error("no ", name, " engine of ", bundle.path().string(),
                             " fits: it has engines for ", joined(others, ", "),
                             ", expected one for ", device, " by ", installed(), ": ",

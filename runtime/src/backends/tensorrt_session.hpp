@@ -22,10 +22,11 @@ bool has_profiles(const Manifest& manifest) {
 }
 
 // The error of a call that returned null or false.
-Failure failed_call(const char* call, const Stage& stage) {
-  return unavailable_error(installed(), ": ", call, " of ", stage.name,
+Failure failed_call(const char* call, const std::string& name) {
+  return unavailable_error(installed(), ": ", call, " of ", name,
                            " failed: ", summarize(engine_log().take()));
 }
+Failure failed_call(const char* call, const Stage& stage) { return failed_call(call, stage.name); }
 
 // Destroyed in reverse order.
 struct Engine {
@@ -71,14 +72,62 @@ struct Work {
   std::string device_lost;  // error message; empty: not lost
 };
 
+// A tensor on the device, and its page-locked copy.
+struct HostTensor {
+  PinnedMemory host;
+  DeviceMemory device;
+  std::size_t bytes = 0;
+};
+
+HostTensor host_tensor(std::size_t bytes) {
+  return {pinned_memory(bytes), device_memory(bytes), bytes};
+}
+
+void queue_copy(const HostTensor& tensor, cudaMemcpyKind direction, cudaStream_t stream) {
+  const bool in = direction == cudaMemcpyHostToDevice;
+  check_cuda(cudaMemcpyAsync(in ? tensor.device.get() : tensor.host.get(),
+                             in ? tensor.host.get() : tensor.device.get(), tensor.bytes, direction,
+                             stream),
+             "cudaMemcpyAsync");
+}
+
+// Calls `queue`, which queues work, and waits for it. After an error, says whether the device still
+// responds.
+template <typename Queue>
+void run_and_wait(Work& work, const Queue& queue) {
+  if (!work.device_lost.empty()) throw unavailable_error(work.device_lost);
+  const CurrentDevice current(work.device);  // this thread may be new
+  cudaStream_t const stream = work.stream.get();
+  try {
+    queue();
+    check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  } catch (const Failure& failure) {
+    // No queued work may still access the buffers.
+    const cudaError_t error = cudaStreamSynchronize(stream);
+    if (error == cudaSuccess) {
+      if (failure.status() == ELIR_ERROR_IMAGE) throw;
+      throw unavailable_error(failure.what(), "; the session remains usable");
+    }
+    // CUDA repeats errors that it cannot recover from.
+    const std::string reason = error_message("cudaStreamSynchronize", error);
+    work.device_lost =
+        text("CUDA device ", work.device, " is lost (", reason, "): restart the process");
+    static_cast<void>(cudaGetLastError());
+    throw unavailable_error(failure.what(), "; ", work.device_lost);
+  } catch (...) {
+    static_cast<void>(cudaStreamSynchronize(stream));
+    throw;
+  }
+}
+
 class TensorRtTensors final : public Tensors {
  public:
   TensorRtTensors(std::shared_ptr<Work> work, const Shape& shape)
       : work_(std::move(work)), shape_(shape) {
     const Manifest& manifest = work_->manifest;
-    input_ = host_tensor(manifest.input(), shape);
-    if (manifest.noise() != nullptr) noise_ = host_tensor(*manifest.noise(), shape);
-    output_ = host_tensor(manifest.output(), shape);
+    input_ = host_tensor(manifest.input().bytes(shape));
+    if (manifest.noise() != nullptr) noise_ = host_tensor(manifest.noise()->bytes(shape));
+    output_ = host_tensor(manifest.output().bytes(shape));
     void* source = input_.device.get();
     for (std::size_t i = 0; i < manifest.stages.size(); ++i) {
       void* sink = output_.device.get();
@@ -147,48 +196,15 @@ class TensorRtTensors final : public Tensors {
   // Runs `body`, which queues work, and waits for it.
   template <typename Body>
   void on_device(const Body& body) {
-    if (!work_->device_lost.empty()) throw unavailable_error(work_->device_lost);
-    const CurrentDevice current(work_->device);  // this thread may be new
     noise_of_images_ = false;
-    try {
-      body();
-      check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
-      ran_ = true;
-    } catch (const Failure& failure) {
-      // No queued work may still access the buffers.
-      const cudaError_t error = cudaStreamSynchronize(stream());
-      if (error == cudaSuccess) {
-        if (failure.status() == ELIR_ERROR_IMAGE) throw;
-        throw unavailable_error(failure.what(), "; the session remains usable");
-      }
-      // CUDA repeats errors that it cannot recover from.
-      const std::string reason = error_message("cudaStreamSynchronize", error);
-      work_->device_lost =
-          text("CUDA device ", work_->device, " is lost (", reason, "): restart the process");
-      static_cast<void>(cudaGetLastError());
-      throw unavailable_error(failure.what(), "; ", work_->device_lost);
-    } catch (...) {
-      static_cast<void>(cudaStreamSynchronize(stream()));
-      throw;
-    }
+    run_and_wait(*work_, body);
+    ran_ = true;
   }
 
   struct BoundStage {
     const Stage* stage;
     std::unique_ptr<nvinfer1::IExecutionContext> context;
   };
-
-  // A tensor on the device, and its page-locked copy.
-  struct HostTensor {
-    PinnedMemory host;
-    DeviceMemory device;
-    std::size_t bytes = 0;
-  };
-
-  static HostTensor host_tensor(const TensorSpec& spec, const Shape& shape) {
-    const std::size_t bytes = spec.bytes(shape);
-    return {pinned_memory(bytes), device_memory(bytes), bytes};
-  }
 
   // The optimisation profile of a shape: engines have one for each, in the manifest's order.
   int profile_of(const Shape& shape) const {
@@ -236,11 +252,7 @@ class TensorRtTensors final : public Tensors {
   cudaStream_t stream() const { return work_->stream.get(); }
 
   void copy(const HostTensor& tensor, cudaMemcpyKind direction) const {
-    const bool in = direction == cudaMemcpyHostToDevice;
-    check_cuda(cudaMemcpyAsync(in ? tensor.device.get() : tensor.host.get(),
-                               in ? tensor.host.get() : tensor.device.get(), tensor.bytes,
-                               direction, stream()),
-               "cudaMemcpyAsync");
+    queue_copy(tensor, direction, stream());
   }
 
   void copy_noise() const {

@@ -35,11 +35,11 @@ std::vector<std::uint8_t> shrink(const Photograph& picture, const Shrinking& shr
   return small;
 }
 
-// The detector's input, of `padded_height` x `padded_width`: the shrunk picture at the top left,
-// and black.
+// The network's input: the shrunk picture at the top left, and black.
 std::vector<float> letterboxed(const std::vector<std::uint8_t>& small, const Shrinking& shrinking,
-                               std::size_t padded_height, std::size_t padded_width, bool bgr) {
-  const std::size_t plane = padded_height * padded_width;
+                               const PictureSize& size, bool bgr) {
+  const auto padded_width = static_cast<std::size_t>(size.width);
+  const std::size_t plane = static_cast<std::size_t>(size.height) * padded_width;
   const auto width = static_cast<std::size_t>(shrinking.width);
   std::vector<float> tensor(kChannels * plane);
   for (std::size_t i = 0; i < small.size() / kChannels; ++i) {
@@ -91,6 +91,10 @@ Shrinking shrinking_of(std::int64_t height, std::int64_t width, std::int64_t lon
           number(factor * rows) / number(down)};
 }
 
+PictureSize input_size(const Detector& detector, std::int64_t height, std::int64_t width) {
+  return {padded(height, detector.multiple), padded(width, detector.multiple)};
+}
+
 void check_long_side(const Detector& detector, std::int64_t long_side) {
   if (long_side >= detector.multiple && long_side <= kMaxLongSide) return;
   throw usage_error("the detector's long side is ", long_side, ", expected ", detector.multiple,
@@ -102,14 +106,17 @@ std::vector<Face> find_faces(const Photograph& picture, const Detector& detector
   const Shrinking shrinking =
       shrinking_of(static_cast<std::int64_t>(picture.pixels.height),
                    static_cast<std::int64_t>(picture.pixels.width), long_side);
-  const std::int64_t height = padded(shrinking.height, detector.multiple);
-  const std::int64_t width = padded(shrinking.width, detector.multiple);
+  const auto [height, width] = input_size(detector, shrinking.height, shrinking.width);
+  const auto size = network.size_for({height, width});
+  if (!size) {
+    throw unavailable_error("the face detector takes no picture of ", width, "x", height,
+                            ": search at a smaller long_side");
+  }
   std::vector<float> tensor =
-      letterboxed(shrink(picture, shrinking), shrinking, static_cast<std::size_t>(height),
-                  static_cast<std::size_t>(width), detector.bgr);
+      letterboxed(shrink(picture, shrinking), shrinking, *size, detector.bgr);
   const std::vector<Detection> detections =
-      decode(convention_of(detector), network.run(tensor.data(), height, width), height, width,
-             detector.score_threshold);
+      decode(convention_of(detector), network.run(tensor.data(), size->height, size->width), height,
+             width, detector.score_threshold, *size);
   return suppress(detections, detector.overlap_threshold, shrinking.across, shrinking.down);
 }
 

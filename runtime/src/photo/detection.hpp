@@ -25,12 +25,16 @@ struct Shrinking {
 
 Shrinking shrinking_of(std::int64_t height, std::int64_t width, std::int64_t long_side);
 
+// The size of the smallest input of the detector, whose sides are multiples, that holds a picture.
+PictureSize input_size(const Detector& detector, std::int64_t height, std::int64_t width);
+
 // Throws a usage error if the longer side that pictures are shrunk to is out of range.
 void check_long_side(const Detector& detector, std::int64_t long_side);
 
 // The faces in a picture, those of the highest scores first, at most one more than kMaxFaces.
 // Throws a bundle error if the network's outputs are invalid, and an image error if there are too
-// many, or the picture is too large for coordinates of faces.
+// many, or the picture is too large for coordinates of faces, and an unavailable error if the
+// network takes no picture of this size.
 std::vector<Face> find_faces(const Photograph& picture, const Detector& detector,
                              DetectorNetwork& network, std::int64_t long_side);
 

@@ -29,7 +29,7 @@ class Cell {
   double column;
   double row;
   double stride;
-  double width;  // of the input
+  double width;  // of the picture
   double height;
 };
 
@@ -179,16 +179,16 @@ void check_size(const std::string& decoder, const Detection& face) {
 
 // The detections of a grid; those of the grids before are in `detections`.
 void decode_grid(const Convention& convention, const Grid& grid,
-                 const std::vector<DetectorOutput>& outputs, const Cell& size, double threshold,
-                 std::vector<Detection>& detections) {
-  const std::int64_t rows = static_cast<std::int64_t>(size.height) / grid.stride;
-  const std::int64_t columns = static_cast<std::int64_t>(size.width) / grid.stride;
+                 const std::vector<DetectorOutput>& outputs, const Cell& picture,
+                 const PictureSize& size, double threshold, std::vector<Detection>& detections) {
+  const std::int64_t rows = size.height / grid.stride;
+  const std::int64_t columns = size.width / grid.stride;
   const auto cells = static_cast<std::size_t>(rows * columns);
   std::array<const float*, 4> values{};
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = find_output(convention, outputs, grid.outputs[i], rows, columns);
   }
-  Cell cell = size;
+  Cell cell = picture;
   cell.stride = static_cast<double>(grid.stride);
   const std::size_t before = detections.size();
   for (std::size_t index = 0; index < cells; ++index) {
@@ -197,11 +197,16 @@ void decode_grid(const Convention& convention, const Grid& grid,
       cell.channels[i] = {values[i] + index * (convention.list ? channels : 1),
                           convention.list ? 1 : cells};
     }
-    cell.column = static_cast<double>(static_cast<std::int64_t>(index) % columns);
-    cell.row = static_cast<double>(static_cast<std::int64_t>(index) / columns);
+    const std::int64_t column = static_cast<std::int64_t>(index) % columns;
+    const std::int64_t row = static_cast<std::int64_t>(index) / columns;
+    cell.column = static_cast<double>(column);
+    cell.row = static_cast<double>(row);
     Detection face{convention.score(cell), {}, {}};
     if (!std::isfinite(face.score)) throw broken(convention.decoder, "scores that are not finite");
-    if (face.score < threshold) continue;
+    if (face.score < threshold || row >= static_cast<std::int64_t>(picture.height) / grid.stride ||
+        column >= static_cast<std::int64_t>(picture.width) / grid.stride) {
+      continue;
+    }
     if (detections.size() - before == kMaxDetections) {
       throw image_error("the picture gives more than ", kMaxDetections,
                         " possible faces: search at a smaller long_side");
@@ -228,13 +233,13 @@ const Convention& convention_of(const Detector& detector) {
 
 std::vector<Detection> decode(const Convention& convention,
                               const std::vector<DetectorOutput>& outputs, std::int64_t height,
-                              std::int64_t width, double threshold) {
-  Cell size{};
-  size.width = static_cast<double>(width);
-  size.height = static_cast<double>(height);
+                              std::int64_t width, double threshold, const PictureSize& size) {
+  Cell picture{};
+  picture.width = static_cast<double>(width);
+  picture.height = static_cast<double>(height);
   std::vector<Detection> detections;
   for (const Grid& grid : convention.grids) {
-    decode_grid(convention, grid, outputs, size, threshold, detections);
+    decode_grid(convention, grid, outputs, picture, size, threshold, detections);
   }
   for (const Detection& face : detections) check_size(convention.decoder, face);
   return detections;

@@ -23,11 +23,12 @@ struct Convention;
 // Throws a bundle error if the decoder is not known.
 const Convention& convention_of(const Detector& detector);
 
-// The detections that reach the detector's threshold. Throws a bundle error if outputs are missing
-// or of other shapes, are not finite, or say that there are too many faces or faces of absurd
-// sizes.
+// The detections that reach the detector's threshold in a picture of `height` x `width` pixels,
+// which lies at the top left of the network's input of `size`. Throws a bundle error if outputs are
+// missing or of other shapes, are not finite, or say that there are too many faces or faces of
+// absurd sizes.
 std::vector<Detection> decode(const Convention& convention,
                               const std::vector<DetectorOutput>& outputs, std::int64_t height,
-                              std::int64_t width, double threshold);
+                              std::int64_t width, double threshold, const PictureSize& size);
 
 }  // namespace elir::core

@@ -201,18 +201,19 @@ void paste(const EnlargedPicture& enlarged, const Similarity& similarity, const 
     const std::size_t rows = std::min(band, static_cast<std::size_t>(bounds.bottom) - top);
     picture.resize(kChannels * width * rows);
     enlarged.block(left, top, packed(picture.data(), width, rows), scratch);
-    for (std::size_t i = 0; i < width * rows; ++i) {
-      const std::size_t x = left + i % width;
-      const std::size_t y = top + i / width;
-      const auto column = static_cast<std::int64_t>(x);
-      const auto row = static_cast<std::int64_t>(y);
-      const std::int32_t m = ellipse.mask(inverse.position(column, row));
-      if (m == 0) continue;
-      const Point at = into.position(column, row);
-      const auto values =
-          interpolate(source.values.data(), source.side, std::clamp<std::int64_t>(at.x, 32, last),
-                      std::clamp<std::int64_t>(at.y, 32, last));
-      add(output.at(x, y), &picture[kChannels * i], values, m, result.detail, bgr);
+    const std::uint8_t* pixel = picture.data();
+    for (std::size_t y = top; y < top + rows; ++y) {
+      for (std::size_t x = left; x < left + width; ++x, pixel += kChannels) {
+        const auto column = static_cast<std::int64_t>(x);
+        const auto row = static_cast<std::int64_t>(y);
+        const std::int32_t m = ellipse.mask(inverse.position(column, row));
+        if (m == 0) continue;
+        const Point at = into.position(column, row);
+        const auto values =
+            interpolate(source.values.data(), source.side, std::clamp<std::int64_t>(at.x, 32, last),
+                        std::clamp<std::int64_t>(at.y, 32, last));
+        add(output.at(x, y), pixel, values, m, result.detail, bgr);
+      }
     }
   }
 }

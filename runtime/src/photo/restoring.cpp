@@ -1,13 +1,12 @@
 #include "restoring.hpp"
 
 #include <algorithm>
-#include <set>
 
-#include "../choice.hpp"
 #include "../detector_graph.hpp"
 #include "../error.hpp"
 #include "../guard.hpp"
 #include "../text.hpp"
+#include "opening.hpp"
 
 namespace elir::core {
 namespace {
@@ -42,16 +41,13 @@ void check_faces(const elir_photo_params& params) {
   }
 }
 
-// Missing libraries and a lack of memory often show only in a run.
-std::unique_ptr<DetectorNetwork> open_and_run(const Backend& backend, const Bundle& bundle,
-                                              const Setup& setup) {
-  auto network = backend.open_detector(bundle, setup);
-  constexpr std::int64_t kLeastSide = 64;
-  const std::int64_t multiple = detector_of(bundle).multiple;
-  const std::int64_t side = (kLeastSide + multiple - 1) / multiple * multiple;
-  std::vector<float> picture(static_cast<std::size_t>(3 * side * side));
-  network->run(picture.data(), side, side);
-  return network;
+std::vector<Face> listed_faces(const elir_photo_params& params) {
+  std::vector<Face> faces;
+  if (params.faces == ELIR_FACES_LIST) {
+    std::transform(params.face_list, params.face_list + params.face_count,
+                   std::back_inserter(faces), read_face);
+  }
+  return faces;
 }
 
 // Fills the output with the picture, enlarged, or with what is to be seen around the faces.
@@ -88,17 +84,25 @@ std::vector<Face> PhotoRestorer::detect(const elir_image& image) {
   return find(photograph(image));
 }
 
-std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const elir_image& input,
-                                         const elir_image& output) {
+void PhotoRestorer::check(const elir_photo_params& params, const elir_image& input,
+                          const elir_image& output) const {
   check_photograph(input, "input");
   check_photograph(output, "output");
   if (params.background != nullptr) check_photograph(*params.background, "background");
   check_faces(params);
-  const std::int64_t scale = scale_of(input, output);
-  const Detector& detector = detector_of(restorer_.bundle());
-  static_cast<void>(convention_of(detector));
+  static_cast<void>(listed_faces(params));
+  static_cast<void>(scale_of(input, output));
+  static_cast<void>(convention_of(detector_of(restorer_.bundle())));
   static_cast<void>(square());
-  std::vector<Face> faces = restore_fully(params, input, output, scale);
+}
+
+std::vector<Face> PhotoRestorer::restore(const elir_photo_params& params, const elir_image& input,
+                                         const elir_image& output) {
+  const std::int64_t scale = scale_of(input, output);
+  // At strength 0 the picture is not even searched for faces.
+  std::vector<Face> faces = restorer_.strength().none()
+                                ? listed_faces(params)
+                                : restore_fully(params, input, output, scale);
   // In the order of the output's channels.
   const EnlargedPicture before(view(input), input.format != output.format, static_cast<int>(scale),
                                scale == 1 ? Kernel::none : Kernel::bicubic);
@@ -115,13 +119,8 @@ std::vector<Face> PhotoRestorer::restore_fully(const elir_photo_params& params,
     restore_aligned(input, output);
     return {};
   }
-  std::vector<Face> faces;
-  if (params.faces == ELIR_FACES_LIST) {
-    std::transform(params.face_list, params.face_list + params.face_count,
-                   std::back_inserter(faces), read_face);
-  } else {
-    faces = find(photograph(input));
-  }
+  std::vector<Face> faces =
+      params.faces == ELIR_FACES_LIST ? listed_faces(params) : find(photograph(input));
   const auto width = static_cast<std::size_t>(input.width);
   const auto height = static_cast<std::size_t>(input.height);
   if (params.faces == ELIR_FACES_AUTO && is_aligned(faces, width, height, aligned)) {
@@ -140,40 +139,16 @@ std::vector<Face> PhotoRestorer::find(const Photograph& picture) {
   const std::int64_t long_side = long_side_ == 0 ? detector.long_side : long_side_;
   check_long_side(detector, long_side);
   const std::lock_guard lock(mutex_);
-  std::vector<Face> faces = find_faces(picture, detector, open_network(), long_side);
+  if (!network_) {
+    network_ = open_detector(restorer_.backend(), restorer_.bundle(), setup_, long_side);
+  }
+  std::vector<Face> faces = find_faces(picture, detector, *network_, long_side);
   if (faces.size() > kMaxFaces) {
     setup_.log.warn(text("the picture has more than ", kMaxFaces,
                          " faces: those of lower scores are left out"));
     faces.resize(kMaxFaces);
   }
   return faces;
-}
-
-// On the backend that restores faces; where that one runs no detectors, on another.
-DetectorNetwork& PhotoRestorer::open_network() {
-  if (network_) return *network_;
-  std::vector<std::string> reasons;
-  std::set<std::string> tried;
-  for (const std::string& name :
-       {restorer_.backend(), std::string("openvino"), std::string("onnxruntime")}) {
-    if (!tried.insert(name).second) continue;
-    try {
-      network_ = open_and_run(backend_named(name), restorer_.bundle(), setup_);
-    } catch (const Failure& failure) {
-      if (failure.status() == ELIR_ERROR_BUNDLE) throw;
-      reasons.push_back(text(name, ": ", failure.what()));
-    } catch (const std::bad_alloc&) {
-      reasons.push_back(text(name, ": out of memory"));
-    } catch (const std::exception& error) {  // a library may throw anything
-      reasons.push_back(text(name, ": ", one_line(error.what())));
-    }
-    if (!network_) continue;
-    if (!reasons.empty()) {
-      setup_.log.warn(text("the face detector runs on ", name, ": ", joined(reasons, "; ")));
-    }
-    return *network_;
-  }
-  throw unavailable_error("no backend can run the face detector: ", joined(reasons, "; "));
 }
 
 // The shape of the squares that the bundle restores.
@@ -187,6 +162,13 @@ const Shape& PhotoRestorer::square() const {
   }
   throw usage_error("the bundle is of ", manifest.task,
                     ", expected one that restores squares of aligned faces, such as bfr");
+}
+
+// Of squares of the model's size.
+const Comparison& PhotoRestorer::comparison() {
+  std::call_once(compared_,
+                 [this] { comparison_ = std::make_unique<Comparison>(square().height); });
+  return *comparison_;
 }
 
 // The picture as one square, brought to the model's size and back.
@@ -206,21 +188,20 @@ void PhotoRestorer::restore_faces(std::vector<Face>& faces, const elir_image& in
                                   const elir_image& output, std::int64_t scale) {
   if (std::all_of(faces.begin(), faces.end(), [](const Face& face) { return face.reason; })) return;
   const Shape& shape = square();
-  const Comparison comparison(shape.height);
-  std::vector<Similarity> places = align(faces, comparison.ellipse(), output, scale);
+  std::vector<Similarity> places = align(faces, comparison().ellipse(), output, scale);
   // The nearer of overlapping faces comes last.
   std::stable_sort(places.begin(), places.end(),
                    [](const auto& a, const auto& b) { return a.squared() < b.squared(); });
   const auto batch = static_cast<std::size_t>(shape.batch);
   for (std::size_t first = 0; first < places.size(); first += batch) {
-    restore_group(&places[first], std::min(batch, places.size() - first), photograph(input),
-                  comparison, output, scale);
+    restore_group(&places[first], std::min(batch, places.size() - first), photograph(input), output,
+                  scale);
   }
 }
 
 void PhotoRestorer::restore_group(const Similarity* places, std::size_t count,
-                                  const Photograph& picture, const Comparison& comparison,
-                                  const elir_image& output, std::int64_t scale) {
+                                  const Photograph& picture, const elir_image& output,
+                                  std::int64_t scale) {
   const Shape& shape = square();
   const auto side = static_cast<std::size_t>(shape.height);
   const std::size_t bytes = kChannels * side * side;
@@ -235,8 +216,8 @@ void PhotoRestorer::restore_group(const Similarity* places, std::size_t count,
   Scratch scratch;
   for (std::size_t i = 0; i < count; ++i) {
     const Similarity& similarity = places[i];
-    paste(enlarged, similarity, comparison.ellipse(),
-          comparison.compare(&crops[i * bytes], &restored[i * bytes], similarity), view(output),
+    paste(enlarged, similarity, comparison().ellipse(),
+          comparison().compare(&crops[i * bytes], &restored[i * bytes], similarity), view(output),
           output.format == ELIR_BGR8, scratch);
   }
 }

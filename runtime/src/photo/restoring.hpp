@@ -25,7 +25,11 @@ class PhotoRestorer {
   // Throws a bundle error (no detector, or outputs that are invalid), or an unavailable error.
   std::vector<Face> detect(const elir_image& image);
 
-  // Restores a photograph; see elir_restore_photo. Returns all faces.
+  // Throws unless elir_restore_photo takes these arguments.
+  void check(const elir_photo_params& params, const elir_image& input,
+             const elir_image& output) const;
+
+  // Restores a photograph whose arguments were checked. Returns all faces.
   std::vector<Face> restore(const elir_photo_params& params, const elir_image& input,
                             const elir_image& output);
 
@@ -33,13 +37,13 @@ class PhotoRestorer {
   std::vector<Face> find(const Photograph& picture);
   std::vector<Face> restore_fully(const elir_photo_params& params, const elir_image& input,
                                   const elir_image& output, std::int64_t scale);
-  DetectorNetwork& open_network();
   const Shape& square() const;
+  const Comparison& comparison();
   void restore_aligned(const elir_image& input, const elir_image& output);
   void restore_faces(std::vector<Face>& faces, const elir_image& input, const elir_image& output,
                      std::int64_t scale);
   void restore_group(const Similarity* places, std::size_t count, const Photograph& picture,
-                     const Comparison& comparison, const elir_image& output, std::int64_t scale);
+                     const elir_image& output, std::int64_t scale);
   std::vector<Similarity> align(std::vector<Face>& faces, const Ellipse& ellipse,
                                 const elir_image& output, std::int64_t scale) const;
 
@@ -48,6 +52,8 @@ class PhotoRestorer {
   const std::int64_t long_side_;
   std::mutex mutex_;  // of the network, which is opened with the first search
   std::unique_ptr<DetectorNetwork> network_;
+  std::once_flag compared_;
+  std::unique_ptr<Comparison> comparison_;  // made with the first face
 };
 
 }  // namespace elir::core

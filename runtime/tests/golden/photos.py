@@ -13,7 +13,7 @@ from elir_deploy.photo.detection import View, _faces, letterboxed
 from elir_deploy.photo.detectors import CONVENTIONS, FACE_TEMPLATE, FACE_TEMPLATE_SIZE
 from elir_deploy.photo.faces import Face, Points, units
 from elir_deploy.photo.paste import masked
-from elir_deploy.photo.restoring import Squares, restore_photo
+from elir_deploy.photo.restoring import SquareRestorer, restore_photo
 from elir_deploy.runtime.resampling import resize_into
 
 #: Least value and extent of outputs by their meaning, whole numbers times powers of two.
@@ -171,7 +171,7 @@ def restored() -> list[dict[str, Any]]:
             photo = restore_photo(
                 picture,
                 lambda _, faces=faces: faces,  # type: ignore[misc]
-                Squares(run, side, 2, FACE_TEMPLATE, FACE_TEMPLATE_SIZE),
+                SquareRestorer(run, side, 2, FACE_TEMPLATE, FACE_TEMPLATE_SIZE),
                 scale=scale,
                 background=around,
             )

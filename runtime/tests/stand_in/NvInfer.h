@@ -52,6 +52,7 @@ class IExecutionContext {
   virtual bool setTensorAddress(const char* name, void* data) = 0;
   virtual bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) = 0;
   virtual bool setInputShape(const char* name, const Dims& dims) = 0;
+  virtual Dims getTensorShape(const char* name) const = 0;
   virtual void setDeviceMemoryV2(void* memory, std::int64_t size) = 0;
   virtual bool enqueueV3(cudaStream_t stream) = 0;
 };

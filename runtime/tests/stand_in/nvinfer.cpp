@@ -1,14 +1,17 @@
-// The library for NvInfer.h in this folder. Every engine adds 1, or 2 with STAND_IN_RTX, and the
-// first value of the noise, if there is one, to every byte of an image. STAND_IN_RELEASE changes
-// the release.
+// The library for NvInfer.h in this folder. An engine of a face detector computes what the
+// reference detector does; every other one adds 1, or 2 with STAND_IN_RTX, and the first value of
+// the noise, if there is one, to every byte of an image. STAND_IN_RELEASE changes the release.
 #ifdef STAND_IN_RTX
 #define nvinfer1 elir_nvinfer1_rtx  // as in the backend, for UndefinedBehaviorSanitizer
 #endif
 #include "NvInfer.h"
 
+#include <cstring>
+#include <map>
 #include <new>
 #include <string>
 
+#include "../reference_detector.hpp"
 #include "tensorrt.hpp"
 
 namespace {
@@ -68,6 +71,7 @@ class Context final : public nvinfer1::IExecutionContext {
     if (state.floats) return dims.d[1] == 3 && dims.d[2] == height && dims.d[3] == width;
     return dims.d[1] == height && dims.d[2] == width && dims.d[3] == 3;
   }
+  nvinfer1::Dims getTensorShape(const char* /*name*/) const override { return {}; }
   void setDeviceMemoryV2(void* memory, std::int64_t size) override {
     working_ = size < kWorkingBytes ? nullptr : static_cast<char*>(memory);
   }
@@ -150,14 +154,121 @@ class Engine final : public nvinfer1::ICudaEngine {
   }
 };
 
+nvinfer1::Dims detector_shape(const std::string& name, std::int64_t height, std::int64_t width) {
+  for (const auto& [output, channels] : elir::test::kReferenceOutputs) {
+    if (name != output) continue;
+    return {4, {1, channels, height < 0 ? -1 : height / 4, width < 0 ? -1 : width / 4}};
+  }
+  return {4, {1, 3, height, width}};
+}
+
+class DetectorContext final : public nvinfer1::IExecutionContext {
+ public:
+  DetectorContext() { ++state.contexts; }
+  ~DetectorContext() override { --state.contexts; }
+  DetectorContext(const DetectorContext&) = delete;
+  DetectorContext& operator=(const DetectorContext&) = delete;
+
+  bool setTensorAddress(const char* name, void* data) override {
+    addresses_[name] = static_cast<float*>(data);
+    return true;
+  }
+  bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t /*stream*/) override {
+    profile_ = profile;
+    return profile >= 0 && profile < 3;
+  }
+  bool setInputShape(const char* name, const nvinfer1::Dims& dims) override {
+    if (profile_ < 0 || std::string(name) != state.detector_input) return false;
+    const auto [height, width] = state.detector_profiles[profile_];
+    height_ = height;
+    width_ = width;
+    return dims.nbDims == 4 && dims.d[0] == 1 && dims.d[1] == 3 && dims.d[2] == height &&
+           dims.d[3] == width;
+  }
+  nvinfer1::Dims getTensorShape(const char* name) const override {
+    return detector_shape(name, state.unknown_outputs ? -1 : height_, width_);
+  }
+  void setDeviceMemoryV2(void* memory, std::int64_t size) override {
+    working_ = size < kWorkingBytes ? nullptr : static_cast<char*>(memory);
+  }
+#ifdef STAND_IN_RTX
+  bool isStreamCapturable(cudaStream_t /*stream*/) override { return state.capturable; }
+#endif
+  bool enqueueV3(cudaStream_t stream) override {
+    ++state.enqueued;
+    if (state.enqueue_fails) return !refused();
+    stream->add([this] {
+      working_[kWorkingBytes - 1] = 1;
+      const auto values = elir::test::reference_outputs(addresses_.at(state.detector_input),
+                                                        height_, width_, state.landmarks);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        std::memcpy(addresses_.at(elir::test::kReferenceOutputs[i].name), values[i].data(),
+                    sizeof(float) * values[i].size());
+      }
+    });
+    return true;
+  }
+
+ private:
+  std::map<std::string, float*> addresses_;
+  char* working_ = nullptr;
+  std::int32_t profile_ = -1;
+  std::int64_t height_ = 0;
+  std::int64_t width_ = 0;
+};
+
+class DetectorEngine final : public nvinfer1::ICudaEngine {
+ public:
+#ifdef STAND_IN_RTX
+  void* createRuntimeConfig() override { return nullptr; }
+#endif
+  std::int32_t getNbIOTensors() const override { return 5; }
+  const char* getIOTensorName(std::int32_t index) const override {
+    const auto output = static_cast<std::size_t>(index) - 1;
+    return index == 0 ? state.detector_input : elir::test::kReferenceOutputs[output].name;
+  }
+  nvinfer1::TensorIOMode getTensorIOMode(const char* name) const override {
+    return std::string(name) == state.detector_input ? nvinfer1::TensorIOMode::kINPUT
+                                                     : nvinfer1::TensorIOMode::kOUTPUT;
+  }
+  nvinfer1::Dims getTensorShape(const char* name) const override {
+    return detector_shape(name, -1, -1);
+  }
+  nvinfer1::DataType getTensorDataType(const char* /*name*/) const override {
+    return nvinfer1::DataType::kFLOAT;
+  }
+  nvinfer1::TensorFormat getTensorFormat(const char* /*name*/) const override {
+    return state.linear ? nvinfer1::TensorFormat::kLINEAR : nvinfer1::TensorFormat::kCHW32;
+  }
+  nvinfer1::TensorLocation getTensorLocation(const char* /*name*/) const override {
+    return nvinfer1::TensorLocation::kDEVICE;
+  }
+  std::int64_t getDeviceMemorySizeV2() const override { return kWorkingBytes; }
+  std::int32_t getNbOptimizationProfiles() const override { return 3; }
+  nvinfer1::Dims getProfileShape(const char* /*name*/, std::int32_t profile,
+                                 nvinfer1::OptProfileSelector select) const override {
+    const auto [height, width] = state.detector_profiles[profile];
+    const bool least = state.open_profiles && select == nvinfer1::OptProfileSelector::kMIN;
+    return {4, {1, 3, least ? 32 : height, width}};
+  }
+  nvinfer1::IExecutionContext* createExecutionContext(
+      nvinfer1::ExecutionContextAllocationStrategy /*strategy*/) override {
+    return refused() ? nullptr : new DetectorContext;
+  }
+};
+
 class Runtime final : public nvinfer1::IRuntime {
  public:
 #ifndef STAND_IN_RTX
   void setEngineHostCodeAllowed(bool allowed) override { state.host_code = allowed; }
 #endif
-  nvinfer1::ICudaEngine* deserializeCudaEngine(const void* /*data*/,
-                                               std::size_t /*size*/) override {
-    return refused() ? nullptr : new Engine;
+  nvinfer1::ICudaEngine* deserializeCudaEngine(const void* data, std::size_t size) override {
+    if (refused()) return nullptr;
+    const std::string detector = "detector";
+    const bool same =
+        size >= detector.size() && std::memcmp(data, detector.data(), detector.size()) == 0;
+    if (same) return new DetectorEngine;
+    return new Engine;
   }
 };
 
