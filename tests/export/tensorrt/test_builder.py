@@ -27,7 +27,9 @@ from elir_deploy.export.quantization import (
     residual_additions,
 )
 from elir_deploy.export.shapes import for_shapes
+from elir_deploy.export.tensorrt import builder
 from elir_deploy.export.tensorrt.builder import BuildOptions, BuiltEngine, build_engine
+from elir_deploy.export.tensorrt.layers import layers_in_log
 from elir_deploy.export.tensorrt.profiles import DetectorEnds, StageEnds
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.bundle import Bundle
@@ -286,6 +288,31 @@ def test_a_detector_s_engine(tmp_path: Path) -> None:
     yunet = DetectorEnds(description("yunet"))
     with pytest.raises(UnavailableError, match=r"input of detector as input\.1.*expected input: "):
         build_engine(LIBRARY, content, yunet, "fp32", options, no_progress)
+
+
+def test_the_ends_of_a_detector_s_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runtimes expect of it, as the library's log lists it: without a GPU, none loads."""
+    lines: list[str] = []
+
+    def listed(text: str) -> list[Any]:
+        lines.extend(line for line in text.splitlines() if ", IOMode: " in line)
+        return layers_in_log(text)
+
+    monkeypatch.setattr(builder, "layers_in_log", listed)
+    file = tmp_path / "detector.onnx"
+    file.write_bytes(centerface().SerializeToString())
+    content, entry = prepare_detector(file, 18).graph, description("centerface")
+    build_engine(LIBRARY, content, DetectorEnds(entry), "fp32", BuildOptions("sm86"), no_progress)
+    ends = {line.split("Name: ")[1].split(",")[0]: line for line in lines}
+    assert set(ends) == {entry.input, *entry.outputs}
+    for name, line in ends.items():
+        assert f"IOMode: {'Input' if name == entry.input else 'Output'}, DataType: Float" in line
+        assert "Location: Device" in line
+        assert line.count("(kLINEAR)") == 3
+    picture = ends[entry.input]
+    assert "Dimensions: [1,3,-1,-1]" in picture
+    for size in ("960,1280", "1280,960", "1280,1280"):
+        assert f"MinShape: [1,3,{size}], OptShape: [1,3,{size}], MaxShape: [1,3,{size}]" in picture
 
 
 def test_a_float32_matrix_product_is_refused_on_turing() -> None:
