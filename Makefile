@@ -70,7 +70,7 @@ wheel: $(VENV)/.dev
 
 # The wheel alone, in an empty environment: neither restoring nor building engines needs torch or onnx.
 bare: wheel
-	rm -rf build/bare build/bare-bundle build/bare-out build/bare-engines build/bare-device
+	rm -rf build/bare build/bare-bundle build/bare-out build/bare-engines build/bare-device build/bare-photo
 	elir-export random --task tiny --image-size 64 --precision fp32 -o build/bare-bundle
 	$(PYTHON) -m venv build/bare
 	build/bare/bin/pip --disable-pip-version-check -q install "$$(ls dist/*.whl)[cpu]" $(PIP_ARGS)
@@ -78,6 +78,10 @@ bare: wheel
 	build/bare/bin/elir-inspect build/bare-bundle
 	build/bare/bin/elir-bench build/bare-bundle --images 5 --warmup 1 --backend onnxruntime
 	build/bare/bin/elir-restore tiny build/bare-bundle/reference/chelsea.input.png -o build/bare-out --existing overwrite
+	cd $(TESTED) && python -m tests.photo.bare_photo ../bare-photo
+	build/bare/bin/elir-restore build/bare-photo/bundle build/bare-photo/group.png -o build/bare-out \
+	    --background tiny --scale 2 --events build/bare-photo/events.jsonl
+	test "$$(grep -o '"restored": true' build/bare-photo/events.jsonl | wc -l)" = 3
 	build/bare/bin/pip --disable-pip-version-check -q install tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings $(PIP_ARGS)
 	build/bare/bin/elir-build tiny --target rtx2080ti --precision fp16 -o build/bare-engines --overwrite
 	cd $(TESTED) && ../bare/bin/python -m tests.export.tensorrt.bare_device tiny -o ../bare-device
