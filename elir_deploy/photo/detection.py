@@ -109,7 +109,7 @@ def check_detector(description: Detector, long_side: int | None = None) -> int:
             "the bundle again"
         )
     side = description.long_side if long_side is None else long_side
-    if not description.multiple <= side <= _MAX_LONG_SIDE:
+    if side not in range(description.multiple, _MAX_LONG_SIDE + 1):
         raise UsageError(
             f"long_side is {side}, expected {description.multiple} to {_MAX_LONG_SIDE}"
         )

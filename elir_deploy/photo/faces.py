@@ -7,7 +7,7 @@ pixel, so that they are exact in every number format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -129,6 +129,9 @@ def choose(
         width, height: of the picture in pixels.
     """
     check_choice(choice, ("all", "largest", "centre"))
+    if not isinstance(faces, Iterable):
+        raise UsageError(f"faces is {faces!r}, expected {', '.join(FACES)} or a list of Face")
+    faces = list(faces)
     for face in faces:
         if not isinstance(face, Face):
             raise UsageError(f"faces has a {type(face).__name__}, expected Face: see Face.rounded")

@@ -187,7 +187,7 @@ def empty_output(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
         UsageError: ``scale`` is none of :data:`SCALES`.
         ImageError: there is not enough memory.
     """
-    if scale not in SCALES:
+    if scale not in SCALES or not isinstance(scale, int):
         raise UsageError(f"scale is {scale!r}, expected one of {', '.join(map(str, SCALES))}")
     return empty_result(picture.shape[0] * scale, picture.shape[1] * scale)
 

@@ -56,7 +56,13 @@ def detector_of(bundle: Bundle) -> Detector:
     """
     detector = bundle.manifest.detector
     if detector is None:
-        task = TASKS.get(bundle.manifest.model.task)
+        model = bundle.manifest.model
+        if not model.faces:
+            raise BundleError(
+                f"{bundle.path} has no face detector: it is of {model.task}, which restores the "
+                "whole picture; use a bundle of faces, such as bfr"
+            )
+        task = TASKS.get(model.task)
         again = "export it again with --detector centerface, or "
         if task is not None and not task.detectable:
             again = f"none sees faces in inputs of {task.name}, so "

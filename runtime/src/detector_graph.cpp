@@ -10,6 +10,11 @@ namespace elir::core {
 const Detector& detector_of(const Bundle& bundle) {
   const auto& detector = bundle.manifest().detector;
   if (detector) return *detector;
+  if (!bundle.manifest().faces) {
+    throw bundle_error(bundle.path().string(), " has no face detector: it is of ",
+                       bundle.manifest().task,
+                       ", which restores the whole picture; use a bundle of faces, such as bfr");
+  }
   throw bundle_error(bundle.path().string(),
                      " has no face detector: export it again with --detector centerface, or "
                      "restore aligned crops with elir_restore");

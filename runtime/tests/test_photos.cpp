@@ -438,6 +438,10 @@ TEST_F(PhotosTest, BundlesThatRestoreNoPhotographs) {
   EXPECT_NE(error_of((folder_.path() / "none").string(), test::reference_params())
                 .find("has no face detector: export it again with --detector centerface"),
             std::string::npos);
+  test::write_bundle(folder_.path() / "any", {64});
+  EXPECT_NE(error_of((folder_.path() / "any").string(), test::reference_params())
+                .find("which restores the whole picture; use a bundle of faces, such as bfr"),
+            std::string::npos);
   elir_params params = test::reference_params();
   params.long_side = 20;
   EXPECT_EQ(error_of(bundle(64), params), "the detector's long side is 20, expected 32 to 4096");

@@ -96,9 +96,9 @@ def test_a_detector_that_is_not_known() -> None:
         FaceDetector(
             replace(description("yunet"), decoder="retinaface"), DetectorNetwork(lambda _: {})
         )
-    for side in (8, 100_000):
+    for side in (8, 100_000, 640.5):
         with pytest.raises(UsageError, match=f"{side}, expected 32 to 4096"):
-            FaceDetector(description("yunet"), DetectorNetwork(lambda _: {}), side)
+            FaceDetector(description("yunet"), DetectorNetwork(lambda _: {}), side)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(DETECTORS is None, reason="ELIR_DETECTORS names no folder")

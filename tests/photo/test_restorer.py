@@ -178,6 +178,8 @@ def test_backends_find_the_same_faces_with_real_detectors(tmp_path: Path, file: 
 def test_bundles_that_restore_no_photographs(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no face detector: .* --detector centerface"):
         opened(make_bundle(tmp_path / "plain", faces=True, task="bfr"))
+    with pytest.raises(BundleError, match="of tiny, which restores the whole picture; use a bund"):
+        opened(make_bundle(tmp_path / "whole", faces=False, task="tiny"))
     with pytest.raises(UsageError, match="bundle is for the task tiny; PhotoRestorer needs one"):
         opened(face_bundle(tmp_path / "any", faces=False, task="tiny"))
     with pytest.raises(UsageError, match="PhotoRestorer needs one for aligned faces"):
@@ -215,8 +217,11 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with opened(bundle) as restore:
         with pytest.raises(UsageError, match="faces is 'left', expected one of auto, all"):
             restore(GROUP, "left")  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="scale is 3"):
-            restore(GROUP, "aligned", scale=3)
+        with pytest.raises(UsageError, match=r"faces is None, expected auto, .* or a list of Face"):
+            restore(GROUP, None)  # type: ignore[arg-type]
+        for scale in (3, 2.0, None):
+            with pytest.raises(UsageError, match=f"scale is {scale}"):
+                restore(GROUP, "aligned", scale=scale)  # type: ignore[arg-type]
         with pytest.raises(ImageError, match="shape"):
             restore(GROUP[0])
     for call in (restore.restore, restore.detect, lambda image: restore(image, [])):
