@@ -29,6 +29,7 @@ __all__ = [
     "Fit",
     "FitOption",
     "ForceOption",
+    "LongSideOption",
     "Mode",
     "ModeOption",
     "PrecisionOption",
@@ -120,6 +121,15 @@ BackgroundOption = Annotated[
 ScaleOption = Annotated[
     Scale | None,
     typer.Option(help="Of photographs: how many times as large the result is. [default: 1]"),
+]
+
+LongSideOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Of photographs: longer side that they are shrunk to before faces are searched; more "
+        "finds smaller faces, and takes longer. [default: the bundle's, mostly 1280]",
+    ),
 ]
 
 SigmaOption = Annotated[

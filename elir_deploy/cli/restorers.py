@@ -11,6 +11,7 @@ from typing import Any
 from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
+from elir_deploy.photo.detection import check_detector
 from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import BACKENDS, Bundle, Fit, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
@@ -30,6 +31,7 @@ class Choices:
     precision: str | None
     faces: Faces | None
     scale: int | None
+    long_side: int | None
     fit: Fit | None
     force: bool
     threads: int | None
@@ -55,7 +57,7 @@ class Choices:
     @property
     def whole_photographs(self) -> bool:
         """Whether the pictures are photographs, in which faces may have to be found."""
-        if self.background is not None or self.scale is not None:
+        if any(value is not None for value in (self.background, self.scale, self.long_side)):
             return True
         if self.faces is None:
             return self.bundle.manifest.detector is not None
@@ -78,6 +80,7 @@ class Choices:
             "--faces": self.faces,
             "--background": self.background,
             "--scale": self.scale,
+            "--long-side": self.long_side,
         }
         model = self.bundle.manifest.model
         for option, value in photographs.items():
@@ -88,7 +91,15 @@ class Choices:
                 )
         if not self.whole_photographs:
             return
-        detector_of(self.bundle)
+        try:
+            check_detector(detector_of(self.bundle), self.long_side)
+        except UsageError as error:
+            raise UsageError(str(error).replace("long_side", "--long-side")) from None
+        if self.faces == "aligned" and self.long_side is not None:
+            raise UsageError(
+                "with --faces aligned no faces are searched for, which --long-side is for: leave "
+                "one of them out"
+            )
         if self.faces == "aligned" and self.background is not None:
             raise UsageError(
                 "with --faces aligned the picture is one face, which has no --background: leave "
@@ -180,6 +191,7 @@ def _photographs(choices: Choices, stack: ExitStack) -> PhotoRestorer:
         background,
         backend=choices.backend,
         precision=choices.precision,
+        long_side=choices.long_side,
         **choices.noise_of(choices.bundle),
         **choices.running,
     )

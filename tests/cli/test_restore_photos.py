@@ -172,6 +172,9 @@ def test_strength_and_transparency(run, tmp_path: Path, capsys) -> None:
         ("photos", ["--tile-overlap", "8"], "--tile-overlap is for the tiles of a --background"),
         ("photos", ["--seed", "8"], "noise is baked"),
         ("photos", ["--background", "tiny", "--faces", "aligned"], "which has no --background"),
+        ("any", ["--long-side", "640"], "--long-side is for bundles of faces"),
+        ("photos", ["--long-side", "8"], "--long-side is 8, expected 32 to 4096"),
+        ("photos", ["--long-side", "640", "--faces", "aligned"], "which --long-side is for"),
         ("photos", ["--background", "photos"], "background bundle is for the task bfr"),
         ("photos", ["--background", "nothing"], "no such folder"),
     ],
@@ -190,6 +193,16 @@ def test_what_does_not_fit_together(
     error = capsys.readouterr().err
     assert reason in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("side", "found"), [(None, 1), (640, 0), (1280, 1)])
+def test_the_long_side(run, tmp_path: Path, capsys, side: int | None, found: int) -> None:
+    """A face of four pixels is gone in a picture of half the size."""
+    image = put(tmp_path / "a.png", spots(400, 1280, (604, 200)))
+    arguments = [] if side is None else ["--long-side", side]
+    bundle = face_bundle(tmp_path / "b")
+    assert run(bundle, image, "-o", tmp_path / "x.png", "--events", "-", *arguments, *QUIET) == 0
+    assert len(events_of(capsys.readouterr().out)[0]["faces"]) == found
 
 
 def test_a_photograph_for_a_bundle_of_crops(run, tmp_path: Path, capsys) -> None:

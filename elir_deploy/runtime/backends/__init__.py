@@ -124,7 +124,7 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
 def detector_backends(first: str, detector: Detector) -> list[Backend]:
     """The backends that may run a face detector: ``first``, then as ``auto`` prefers them."""
     kinds = {artifact.kind for artifact in detector.artifacts}
-    others = [name for name, _ in _AUTOMATIC if BACKENDS[name].kind in kinds]
+    others = [name for name, _ in _AUTOMATIC if name in BACKENDS and BACKENDS[name].kind in kinds]
     return [BACKENDS[name] for name in dict.fromkeys((first, *others))]
 
 
