@@ -78,7 +78,7 @@ class LoadedImage:
             converted.
         grey: the file holds grey values, which ``pixels`` repeats.
         reduced: the file has more than 8 bits, ``pixels`` 8.
-        limited: no more than 8 bits are read of such a file.
+        only_8_bits: no more than 8 bits are read of such a file.
         metadata: what else the file says of the picture.
     """
 
@@ -88,7 +88,7 @@ class LoadedImage:
     converted: bool = False
     grey: bool = False
     reduced: bool = False
-    limited: bool = False
+    only_8_bits: bool = False
     metadata: Metadata = field(default_factory=Metadata)
 
     @property
@@ -174,9 +174,9 @@ def decoded(path: Path, file: BinaryIO, max_pixels: int, deep: bool) -> LoadedIm
             metadata, orientation = read_metadata(image, file)
             low = _low_bytes(file, head) if deep and cut and whole else None
             kind = _Kind(orientation, deep, cut)
-            limited = colours.narrowed or (cut and not whole)
+            only_8_bits = colours.narrowed or (cut and not whole)
             loaded = _loaded(path, image, low, colours, kind)
-            return replace(loaded, limited=limited, metadata=metadata)
+            return replace(loaded, only_8_bits=only_8_bits, metadata=metadata)
     except (ImageError, MissingDependencyError):
         raise
     except UnidentifiedImageError:

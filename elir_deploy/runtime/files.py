@@ -287,7 +287,7 @@ class _Work:
         """The warning that a picture has lost some of its bits."""
         if not image.reduced or self._bits == 8:
             return None
-        if self._restorer.bits == 8 and not image.limited:
+        if self._restorer.bits == 8 and not image.only_8_bits:
             return f"reduced to 8 bits: {self._restorer.instead_of_8_bits}"
         return "reduced to 8 bits, which are all that is read of this kind of file"
 
