@@ -22,6 +22,7 @@ int check_in_child(elir_restorer* restorer) {
   elir_description description{};
   description.struct_size = sizeof description;
   std::int32_t side = 0;
+  std::size_t count = 0;
   const auto done = [](void*, elir_status, const char*) {};
   const elir_status statuses[] = {
       elir_describe(restorer, &description),
@@ -30,6 +31,10 @@ int check_in_child(elir_restorer* restorer) {
       elir_restore_batch(restorer, &image, &image, 1),
       elir_restore_async(restorer, &image, &image, done, nullptr),
       elir_wait(restorer),
+      elir_detect(restorer, &image, nullptr, 0, &count),
+      elir_restore_photo(restorer, nullptr, &image, &image, nullptr, 0, nullptr),
+      elir_restore_photo_async(restorer, nullptr, &image, &image, nullptr, 0, nullptr, done,
+                               nullptr),
       elir_run(restorer, pixels.data(), pixels.size(), pixels.data(), pixels.size()),
   };
   int number = 0;
