@@ -2,7 +2,8 @@
 
 In the benchmark's process libraries are imported and caches warm long before the second runner
 loads, and all share one memory. So each is started alone:
-``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS START`` prints one line of JSON.
+``python -m elir_deploy.bench.cold BUNDLE BACKEND PRECISION THREADS DEVICE START`` prints one line
+of JSON.
 """
 
 from __future__ import annotations
@@ -43,14 +44,16 @@ class ColdStart:
     device_bytes: int | None
 
 
-def start_cold(bundle: Path, backend: str, precision: str, *, threads: int | None) -> ColdStart:
+def start_cold(
+    bundle: Path, backend: str, precision: str, *, threads: int | None, device: int | str = 0
+) -> ColdStart:
     """Measure one start, with the caches of the file system and the backend as they are.
 
     Raises:
         UnavailableError: the process failed; with the last line it printed.
     """
     command = [sys.executable, "-m", "elir_deploy.bench.cold"]
-    command += [str(bundle), backend, precision, str(threads or 0)]
+    command += [str(bundle), backend, precision, str(threads or 0), str(device)]
     try:
         process = subprocess.run(
             # The clock that counts from the machine's boot, so that both processes read the same.
@@ -78,9 +81,15 @@ def main(arguments: list[str]) -> None:
     from elir_deploy.runtime import Bundle, Restorer
 
     imported = time.monotonic_ns()
-    folder, backend, precision, threads, start = arguments
+    folder, backend, precision, threads, device, start = arguments
     bundle = Bundle.open(folder)
-    with Restorer(bundle, backend, precision=precision, threads=int(threads) or None) as restore:
+    with Restorer(
+        bundle,
+        backend,
+        precision=precision,
+        threads=int(threads) or None,
+        device=int(device) if device.isdecimal() else device,
+    ) as restore:
         loaded = time.monotonic_ns()
         size = (*bundle.manifest.input_size, 3)
         image = np.random.default_rng(_SEED).integers(0, 256, size, np.uint8)

@@ -25,7 +25,7 @@ from elir_deploy.bench.report import Picture
 from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import heading, remarks, tables
 from elir_deploy.bench.report_types import Report
-from elir_deploy.runtime.backends.base import import_library
+from elir_deploy.runtime.libraries import import_library
 from elir_deploy.text import printable
 
 __all__ = ["Picture", "html", "import_jinja"]

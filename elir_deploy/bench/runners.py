@@ -19,7 +19,7 @@ from elir_deploy.photo import PhotoRestorer
 from elir_deploy.photo.steps import PHOTO_STEPS, StepTimes
 from elir_deploy.pixels import finite_or_none, psnr_db
 from elir_deploy.runtime import Bundle, Restorer
-from elir_deploy.runtime.backends import BACKENDS, Backend, backend_named
+from elir_deploy.runtime.backends import BACKENDS, NAMES_DEVICES, Backend, backend_named
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, Artifact, file_precision
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.runtime.tensorrt_library import load_library
@@ -130,6 +130,7 @@ class BundleRunner(Runner):
     """A bundle on one of the runtime's backends.
 
     Args:
+        device: number of the GPU, or name of a device of OpenVINO.
         suffix: of the label, where several bundles are measured.
         clock: for device times.
 
@@ -147,20 +148,26 @@ class BundleRunner(Runner):
         precision: str,
         *,
         threads: int | None,
+        device: int | str = 0,
         suffix: str = "",
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.bundle = bundle
+        self.device = device
         self._clock = clock
-        self._restorer = self._open(bundle, backend, precision=precision, threads=threads)
+        self._restorer = self._open(
+            bundle, backend, precision=precision, threads=threads, device=device
+        )
         self.description = str(self._restorer)
-        self.label = f"{backend} {precision}{suffix}"
+        self.label = f"{backend} {precision}{_on(device)}{suffix}"
         self.backend = backend
         self.precision = precision
-        self.version = _backend_version(backend)
+        self.version = _backend_version(backend) + _on(device)
         self.weights = "random" if bundle.manifest.source.random else bundle.manifest.source.name
-        self.on_cpu = not backend_named(backend).on_gpu
-        self.artifacts = tuple(backend_named(backend).artifacts(bundle, precision))
+        runs = backend_named(backend, device)
+        self.on_cpu = not runs.on_gpu
+        number = device if isinstance(device, int) else 0
+        self.artifacts = tuple(runs.artifacts(bundle, precision, device=number))
         session = self._restorer.session
         self.arithmetic = session.arithmetic() or _recorded_convolutions(self.artifacts)
         self._time_session()
@@ -283,14 +290,17 @@ def open_restorers(
     precisions: Sequence[str] | None,
     *,
     threads: int | None,
+    device: int | str = 0,
     suffix: str = "",
     runner: type[BundleRunner] = BundleRunner,
 ) -> tuple[list[Runner], list[Unavailable]]:
     """Open every backend in every precision that the bundle has for it.
 
     Args:
-        backends: names; None: all that the bundle has files for and ``auto`` may choose.
+        backends: names; None: all that the bundle has files for and ``auto`` may choose, or
+            OpenVINO on a device with a name.
         precisions: required; None: all that bundle and machine allow.
+        device: number of the GPU, or name of a device of OpenVINO.
         suffix: of the labels, where several bundles are measured.
         runner: what each becomes.
 
@@ -298,13 +308,15 @@ def open_restorers(
         the runners, and those that cannot run with the reason.
 
     Raises:
-        UsageError: there is no backend of that name.
+        UsageError: there is no backend of that name, or its devices have no names.
         BundleError: a file is damaged.
     """
+    if backends is None and isinstance(device, str):
+        backends = [NAMES_DEVICES]
     if backends is None:
         candidates = [b for b in BACKENDS.values() if b.automatic and b.held_precisions(bundle)]
     else:
-        candidates = [backend_named(name) for name in backends]
+        candidates = [backend_named(name, device) for name in backends]
     runners: list[Runner] = []
     missing: list[Unavailable] = []
     for backend in candidates:
@@ -313,17 +325,16 @@ def open_restorers(
         if reason is None and precisions is None and not available:
             reason = f"{bundle.path} has no files for it"
         if reason is not None:
-            missing.append(Unavailable(backend.name, reason))
+            missing.append(Unavailable(backend.name + _on(device), reason))
             continue
         for precision in available if precisions is None else precisions:
-            label = f"{backend.name} {precision}"
+            label = f"{backend.name} {precision}{_on(device)}"
             if reason := _missing_support(bundle, backend, precision):
                 missing.append(Unavailable(label, reason))
                 continue
+            options: dict[str, Any] = {"threads": threads, "device": device, "suffix": suffix}
             try:
-                runners.append(
-                    runner(bundle, backend.name, precision, threads=threads, suffix=suffix)
-                )
+                runners.append(runner(bundle, backend.name, precision, **options))
             except UnavailableError as error:
                 missing.append(Unavailable(label + suffix, str(error)))
     return runners, missing
@@ -340,6 +351,13 @@ def _missing_support(bundle: Bundle, backend: Backend, precision: str) -> str | 
         f"{bundle.path} has no {file_precision(precision)} files for it "
         f"(it can run {', '.join(available) or 'none'})"
     )
+
+
+def _on(device: int | str) -> str:
+    """The end of a label; empty for the first GPU and for the CPU, where nobody names a device."""
+    if isinstance(device, str):
+        return f" on {device.upper()}"
+    return f" on GPU {device}" if device else ""
 
 
 def _backend_version(backend: str) -> str:

@@ -39,6 +39,7 @@ class BenchOptions:
         backends: names; None: all that the bundle has files for and ``auto`` may choose.
         peers: names; those that are not installed are listed as not measured.
         precisions: None: all that bundle and backend have.
+        device: number of the GPU, or name of a device of OpenVINO, for runners of bundles.
         cold: also start every runner of a bundle in a new process.
         labels: of the runners, such as ``tensorrt fp16``, in place of backends and precisions.
         callers, batches: of the throughput protocol; no batches: the largest that the bundle has.
@@ -50,6 +51,7 @@ class BenchOptions:
     peers: Sequence[str] = (peers.TORCH,)
     precisions: Sequence[str] | None = None
     labels: Sequence[str] | None = None
+    device: int | str = 0
     threads: int | None = None
     seed: int = 0
     cold: bool = True
@@ -211,6 +213,7 @@ class Run:
                 opened, missing = open_restorers(
                     *(bundle, backends, precisions),
                     threads=options.threads,
+                    device=options.device,
                     suffix=suffix,
                     runner=PhotoRunner if options.protocol.on_photograph else BundleRunner,
                 )
@@ -263,6 +266,7 @@ class Run:
                 self.results.colds[runner.label] = start_cold(
                     *(runner.bundle.path, runner.backend, runner.precision),
                     threads=self.options.threads,
+                    device=runner.device,
                 )
             except UnavailableError as error:
                 self.results.unavailable.append(

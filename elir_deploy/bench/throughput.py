@@ -224,6 +224,7 @@ class Throughput:
             *(runner.bundle, runner.backend),
             precision=runner.precision,
             threads=self.threads,
+            device=runner.device,
             mode="throughput",
         )
         with opened as restorer:
@@ -240,7 +241,12 @@ class Throughput:
     def _batches(self, runner: BundleRunner, pool: Sequence[NDArray[np.uint8]], batch: int) -> Load:
         """The session alone, on pixels already at the model's scale."""
         bundle = runner.bundle
-        opened = Restorer(bundle, runner.backend, precision=runner.precision, threads=self.threads)
+        opened = Restorer(
+            *(bundle, runner.backend),
+            precision=runner.precision,
+            threads=self.threads,
+            device=runner.device,
+        )
         with opened as restorer:
             fidelity = compare_with_references(bundle, partial(_run_last, restorer, batch))
             rng, spec = np.random.default_rng([self.seed, _IMAGE]), restorer.input_spec

@@ -22,8 +22,9 @@ from elir_deploy.bench.report_file import to_json
 from elir_deploy.bench.report_text import markdown, text
 from elir_deploy.bench.report_types import Report
 from elir_deploy.bench.runs import BenchOptions, Run, open_bundles
-from elir_deploy.cli.choices import Precision
+from elir_deploy.cli.choices import Precision, device_of
 from elir_deploy.cli.device_report import report_device
+from elir_deploy.cli.options import DeviceOption
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import OutputError, UsageError
 from elir_deploy.interrupts import deferred_interrupts
@@ -84,6 +85,7 @@ def bench(
             rich_help_panel=_MEASURE,
         ),
     ] = None,
+    device: DeviceOption = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -230,7 +232,8 @@ def bench(
     precisions = list(dict.fromkeys(p.value for p in precision)) if precision else None
     shared: dict[str, Any] = {"threads": threads or usable_cores(), "seed": seed}
     if device_report is not None:
-        others = (json, report, checkpoint, callers, batch, all_peers, protocol is not _DEFAULT)
+        others = (json, report, device, checkpoint, callers, batch, all_peers)
+        others += (protocol is not _DEFAULT,)
         if any(others) or not cold or any(name not in BACKENDS for name in backend or ()):
             raise UsageError(
                 "--device-report takes no peers, and of the other options only "
@@ -253,6 +256,7 @@ def bench(
         plan,
         **_backends_and_peers(backend, all_peers),
         precisions=precisions,
+        device=device_of(device),
         cold=cold,
         pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
         callers=tuple(dict.fromkeys(callers or (1, 2))),

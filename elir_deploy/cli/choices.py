@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Precision"]
+from elir_deploy.errors import UsageError
+
+__all__ = ["Precision", "device_of"]
 
 
 class Precision(str, enum.Enum):
@@ -15,3 +17,21 @@ class Precision(str, enum.Enum):
     bf16 = "bf16"
     int8 = "int8"
     w8 = "w8"
+
+
+def device_of(text: str | None) -> int | str:
+    """The number of a GPU, or the name of a device of OpenVINO, as ``--device`` has it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return 0
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if not text[:1].isalpha():
+        raise UsageError(
+            f"--device {text}: expected the number of a GPU, from 0 on, or the name of one of "
+            "OpenVINO's devices, such as GPU, GPU.1 or NPU"
+        )
+    return text

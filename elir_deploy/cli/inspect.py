@@ -26,7 +26,12 @@ from elir_deploy.cost.report import (
     devices_named,
 )
 from elir_deploy.errors import BundleError, ElirError, UsageError
-from elir_deploy.runtime.backends import BACKENDS, choose_precision, reason_not_automatic
+from elir_deploy.runtime.backends import (
+    BACKENDS,
+    Backend,
+    choose_precision,
+    reason_not_automatic,
+)
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import (
@@ -47,6 +52,7 @@ class Ability:
 
     Attributes:
         backend: name of the backend.
+        device: name of the device, where it is not the backend's default.
         precisions: precisions for which the bundle has files for it.
         unsupported: reason for each of them that this machine cannot run; empty if the backend
             cannot be used at all.
@@ -59,6 +65,12 @@ class Ability:
     unsupported: dict[str, str]
     default: str | None
     reason: str | None
+    device: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Backend and device."""
+        return self.backend if self.device is None else f"{self.backend} on {self.device}"
 
 
 def inspect(
@@ -135,7 +147,11 @@ def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
     predicted = None
     if cost and not damaged:
         predicted = build_cost_report(opened, devices_named(cost, _measure_cpu))
-    abilities = [_ability(name, opened) for name in BACKENDS]
+    abilities = [
+        _ability(backend, opened, device)
+        for backend in BACKENDS.values()
+        for device in (None, *backend.other_devices())
+    ]
     conflict = conflicting_packages()
     if as_json:
         values = _as_json(opened, damaged, abilities, conflict)
@@ -152,8 +168,9 @@ def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
         raise BundleError(next(iter(damaged.values())))
 
 
-def _ability(name: str, bundle: Bundle) -> Ability:
-    backend = BACKENDS[name]
+def _ability(backend: Backend, bundle: Bundle, device: str | None) -> Ability:
+    if device is not None:
+        backend = backend.on_device(device)
     precisions = backend.held_precisions(bundle)
     reason = backend.available() or backend.obstacle(bundle)
     if not precisions:
@@ -166,7 +183,7 @@ def _ability(name: str, bundle: Bundle) -> Ability:
             default = choose_precision(backend, bundle, None)
         except ElirError as error:
             reason = str(error)
-    return Ability(name, precisions, unsupported, default, reason)
+    return Ability(backend.name, precisions, unsupported, default, reason, device)
 
 
 def _as_json(
@@ -348,11 +365,11 @@ def _verified(precision: str, result: Verification) -> Row:
 
 def _run(ability: Ability) -> Row:
     if ability.reason:
-        return ability.backend, "no", ability.reason
+        return ability.label, "no", ability.reason
     runnable = [p for p in ability.precisions if p not in ability.unsupported]
     shown = [f"{p} (default)" if p == ability.default else p for p in runnable]
     reasons = "; ".join(f"not {p}: {reason}" for p, reason in ability.unsupported.items())
-    return ability.backend, "yes: " + ", ".join(shown), reasons
+    return ability.label, "yes: " + ", ".join(shown), reasons
 
 
 def _table(heading: Row | None, rows: Sequence[Row]) -> None:

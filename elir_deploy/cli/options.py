@@ -172,7 +172,13 @@ ThreadsOption = Annotated[
 ]
 
 DeviceOption = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Number of the GPU, if there are several.")
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="N|NAME",
+        help="Number of the GPU, if there are several; or one of OpenVINO's devices, such as GPU, "
+        "GPU.1 or NPU. [default: 0, and OpenVINO on the CPU]",
+    ),
 ]
 
 ModeOption = Annotated[

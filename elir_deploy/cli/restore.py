@@ -118,7 +118,7 @@ def restore(
         bool, typer.Option("--recursive", "-r", help="Include subfolders.")
     ] = False,
     threads: ThreadsOption = None,
-    device: DeviceOption = 0,
+    device: DeviceOption = None,
     mode: ModeOption = Mode.latency,
     compare: Annotated[
         bool,

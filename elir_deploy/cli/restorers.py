@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from elir_deploy.cli.choices import device_of
 from elir_deploy.cli.shell import tell
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import Faces, PhotoRestorer
@@ -35,7 +36,7 @@ class Choices:
     fit: Fit | None
     force: bool
     threads: int | None
-    device: int
+    device: int | str
     mode: Mode
     sigma_s: float | None
     seed: int | None
@@ -47,8 +48,10 @@ class Choices:
 
         Raises:
             BundleError: a bundle cannot be opened.
+            UsageError: ``device`` is neither a number nor a name.
         """
         values = {k: v.value if isinstance(v, enum.Enum) else v for k, v in options.items()}
+        values["device"] = device_of(values["device"])
         if values["scale"] is not None:
             values["scale"] = int(values["scale"])
         opened = None if background is None else Bundle.open(background)
@@ -154,7 +157,8 @@ def open_pictures(choices: Choices, stack: ExitStack) -> Restorer | PhotoRestore
         tell(f"warning: {warning.message}")
     tell(str(opened))
     backend = (opened if isinstance(opened, Restorer) else opened.restorer).backend
-    if choices.device and not BACKENDS[backend].on_gpu:
+    numbered = isinstance(choices.device, int) and choices.device
+    if numbered and not BACKENDS[backend].on_gpu:
         tell(f"warning: --device {choices.device} has no effect: {backend} uses no GPU")
     return opened
 

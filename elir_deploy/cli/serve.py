@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.options import Mode
+from elir_deploy.cli.choices import Precision, device_of
+from elir_deploy.cli.options import DeviceOption, Mode
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UsageError
 from elir_deploy.serve.models import ModelOptions, open_models
@@ -70,7 +70,7 @@ def serve(
         Mode, typer.Option(help="throughput: several images at the same time.")
     ] = Mode.latency,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a run.")] = None,
-    device: Annotated[int, typer.Option(min=0, help="Number of the GPU.")] = 0,
+    device: DeviceOption = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -110,7 +110,7 @@ def serve(
         backend=backend,
         precision=precision.value if precision else None,
         threads=threads,
-        device=device,
+        device=device_of(device),
         throughput=mode is Mode.throughput,
         background=background,
     )

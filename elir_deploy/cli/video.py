@@ -116,7 +116,7 @@ def video(
     strength: StrengthOption = 1.0,
     existing: ExistingOption = Existing.error,
     threads: ThreadsOption = None,
-    device: DeviceOption = 0,
+    device: DeviceOption = None,
     mode: ModeOption = Mode.latency,
     events: EventsOption = None,
     debug: DebugOption = False,

@@ -29,8 +29,8 @@ from elir_deploy.cost.operators import (
 )
 from elir_deploy.cost.roofline import Layer
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.backends.base import import_library
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.libraries import import_library
 from elir_deploy.runtime.manifest import Artifact, Stage, file_precision
 from elir_deploy.scopes import stage_of
 

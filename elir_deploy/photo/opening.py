@@ -24,7 +24,7 @@ _FIRST_SIDE = 64
 
 
 def open_detector(
-    bundle: Bundle, first: str, long_side: int, threads: int | None, device: int
+    bundle: Bundle, first: str, long_side: int, threads: int | None, device: int | str
 ) -> tuple[str, DetectorNetwork]:
     """The name of the backend, and the detector on it, which has run once.
 
@@ -32,16 +32,18 @@ def open_detector(
         bundle: with a detector.
         first: name of the backend to try first.
         long_side: longer side in pixels that pictures are shrunk to, all of which it must take.
-        threads, device: as for :class:`~elir_deploy.runtime.Restorer`.
+        threads: as for :class:`~elir_deploy.runtime.Restorer`.
+        device: likewise; where it has a name, the detector runs on the CPU.
 
     Raises:
         BundleError: the detector's ONNX file is damaged.
         UnavailableError: no backend runs it; the message has the reason for each.
     """
     failures = Failures()
+    number = device if isinstance(device, int) else 0
     for backend in detector_backends(first, detector_of(bundle)):
         try:
-            network = _open_and_run(backend, bundle, long_side, threads, device)
+            network = _open_and_run(backend, bundle, long_side, threads, number)
         except Exception as error:  # a library may raise anything
             if isinstance(error, BundleError) and backend.kind == "onnx":
                 raise  # the others would run the same file

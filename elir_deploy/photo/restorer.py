@@ -73,7 +73,7 @@ class PhotoRestorer:
 
     Faces are found by the bundle's detector, aligned, restored in batches and put back. The
     detector runs in float32 on the backend that restores faces; where that one cannot run it, on
-    another, with a RuntimeWarning that says why.
+    another, with a RuntimeWarning that says why. With a ``device`` of OpenVINO, it runs on the CPU.
 
     Calls from several threads are safe: pictures are searched and faces restored one at a time, the
     other calls wait. Forked child processes cannot use it: every call but :meth:`close` raises a
@@ -109,7 +109,7 @@ class PhotoRestorer:
         backend: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
-        device: int = 0,
+        device: int | str = 0,
         mode: Mode = "latency",
         sigma_s: float | None = None,
         seed: int | None = None,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
 from elir_deploy.pixels import db_from_json, psnr_db
 from elir_deploy.runtime.backends import (
+    NAMES_DEVICES,
     SUFFICIENT_DB,
     TOLERANCE_DB,
     Backend,
@@ -65,12 +66,12 @@ class Setup:
 
     Attributes:
         threads: CPU threads that a run may use; None: the backend's default.
-        device: number of the GPU.
+        device: number of the GPU, or name of a device of OpenVINO.
         throughput: open as many sessions as give the highest throughput, instead of one.
     """
 
     threads: int | None
-    device: int
+    device: int | str
     throughput: bool
 
     def start(
@@ -78,7 +79,8 @@ class Setup:
     ) -> tuple[PixelSession, ...]:
         """Open one session or more, which ``undo`` closes."""
         call = backend.open_several if self.throughput else backend.open
-        opened = call(bundle, precision, threads=self.threads, device=self.device)
+        number = self.device if isinstance(self.device, int) else 0
+        opened = call(bundle, precision, threads=self.threads, device=number)
         sessions = opened if isinstance(opened, tuple) else (opened,)
         for session in sessions:
             undo.callback(session.close)
@@ -105,18 +107,21 @@ def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Se
 
     Args:
         bundle: the bundle.
-        backend: a name, or ``auto`` for the fastest that works.
+        backend: a name, or ``auto`` for the fastest that works: OpenVINO, on a device of its own.
         precision: a precision; None: the best automatic one.
         setup: options of the sessions.
 
     Raises:
         BundleError: the bundle is damaged, or has no files for the backend.
-        UsageError: there is no such backend, or it has no precision to run.
+        UsageError: there is no such backend, or it has no precision to run, or its devices have no
+            names.
         UnavailableError: nothing works; the message has the reason for each candidate.
     """
+    if backend == "auto" and isinstance(setup.device, str):
+        backend = NAMES_DEVICES
     if backend == "auto":
         return _first_that_works(bundle, candidates(bundle, precision), setup)
-    chosen = backend_named(backend)
+    chosen = backend_named(backend, setup.device)
     reason = chosen.available()
     if reason:
         with ExitStack() as undo:  # raises the specific error, such as MissingDependencyError

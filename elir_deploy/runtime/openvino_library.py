@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.backends.base import import_library
+from elir_deploy.runtime.libraries import import_library
 
 __all__ = [
-    "DEVICE",
     "REINSTALL",
     "REWRITING",
     "does_not_start",
-    "has_bfloat16",
     "load_openvino",
     "one_line",
     "read_model",
@@ -26,8 +24,6 @@ __all__ = [
 ]
 
 _EXTRA = "openvino"
-DEVICE = "CPU"
-
 REINSTALL = f"pip install --force-reinstall 'elir-deploy[{_EXTRA}]'"
 
 
@@ -55,11 +51,6 @@ def shared_core() -> Any:
 
 
 _cores: list[Any] = []
-
-
-def has_bfloat16(core: Any) -> bool:
-    """Whether the processor has bfloat16 instructions; OpenVINO's emulation is slow."""
-    return "BF16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def one_line(error: Exception) -> str:

@@ -68,7 +68,7 @@ class Restorer:
         fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for others.
         force: allow a face task to run in tiles, for which it was not trained.
         threads: CPU threads that a run may use; None: the backend's default.
-        device: number of the GPU, if there are several.
+        device: number of the GPU, or name of a device of OpenVINO: ``GPU``, ``GPU.1``, ``NPU``.
         sigma_s: standard deviation of the noise (paper, Algorithm 1); None: the bundle's.
         seed: of the noise, 0 to 2**32 - 1; None: the bundle's.
         tile_overlap: pixels over which tiles are blended; None: an eighth of a tile.
@@ -84,10 +84,11 @@ class Restorer:
         noise: the noise of every picture; None: it is baked into the graph.
         concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
+        device: as given.
 
     Raises:
         BundleError: the bundle is damaged, or has no files for the backend.
-        UsageError: an argument is invalid, or ``sigma_s`` or ``seed`` is of noise that is baked.
+        UsageError: an argument is invalid, of noise that is baked, or of another backend's device.
         UnavailableError: the backend or its device is missing, or no candidate works.
 
     If ``backend`` or ``precision`` is not named, each candidate first restores the bundle's
@@ -104,7 +105,7 @@ class Restorer:
         fit: Fit | None = None,
         force: bool = False,
         threads: int | None = None,
-        device: int = 0,
+        device: int | str = 0,
         mode: Mode = "latency",
         sigma_s: float | None = None,
         seed: int | None = None,
@@ -134,7 +135,7 @@ class Restorer:
         )
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
-        self.backend, self.precision = opened.backend, opened.precision
+        self.backend, self.precision, self.device = opened.backend, opened.precision, device
         self.concurrency = len(opened.sessions)
         self.threads = opened.sessions[0].session.threads
         self._exact_batches = opened.sessions[0].session.exact_batches
@@ -142,10 +143,9 @@ class Restorer:
 
     def __str__(self) -> str:
         """Task, backend, precision and threads, such as "tiny: openvino, bf16, 2 threads"."""
-        threads = (
-            "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        )
-        return f"{self._model.task}: {self.backend}, {self.precision}{threads}"
+        where = f" on {self.device.upper()}" if isinstance(self.device, str) else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
+        return f"{self._model.task}: {self.backend}{where}, {self.precision}{threads}"
 
     @property
     def input_spec(self) -> TensorSpec:

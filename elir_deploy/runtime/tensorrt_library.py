@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
-from elir_deploy.runtime.backends.base import not_loaded
+from elir_deploy.runtime.libraries import not_loaded
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
 
 if TYPE_CHECKING:

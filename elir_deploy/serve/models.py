@@ -31,7 +31,7 @@ class ModelOptions:
     backend: str = "auto"
     precision: str | None = None
     threads: int | None = None
-    device: int = 0
+    device: int | str = 0
     throughput: bool = False
     background: str | None = None
 

@@ -66,7 +66,7 @@ def test_it_counts_from_the_call_and_restores_random_bytes(tmp_path, monkeypatch
     monkeypatch.setattr(runtime, "Restorer", Noting)
     for waited in (0, 5 * 10**9):
         began = time.monotonic_ns() - waited
-        cold.main([str(bundle), "onnxruntime", "fp32", "1", str(began)])
+        cold.main([str(bundle), "onnxruntime", "fp32", "1", "0", str(began)])
         found = ColdStart(**json.loads(capsys.readouterr().out))
         assert waited / 1e9 < found.import_s < waited / 1e9 + 4
     first, second = images
@@ -86,12 +86,12 @@ def test_the_process_is_this_python_with_everything_it_needs(said, tmp_path):
     commands = said(json.dumps(GOOD) + "\n")
     times = [time.monotonic_ns()]
     assert start_cold(tmp_path, "openvino", "fp16", threads=3) == ColdStart(**GOOD)
-    start_cold(tmp_path, "openvino", "fp16", threads=None)
+    start_cold(tmp_path, "openvino", "fp16", threads=None, device="GPU.1")
     times += [int(command.pop()) for command in commands] + [time.monotonic_ns()]
     assert times == sorted(times)
     assert commands == [
-        [sys.executable, "-m", "elir_deploy.bench.cold", str(tmp_path), "openvino", "fp16", threads]
-        for threads in ("3", "0")
+        [sys.executable, "-m", "elir_deploy.bench.cold", str(tmp_path), "openvino", "fp16", *how]
+        for how in (("3", "0"), ("0", "GPU.1"))
     ]
 
 

@@ -143,7 +143,7 @@ class Opened:
         self.parts: dict[str, float] | None = None
         monkeypatch.setattr(runs, "open_restorers", self)
 
-    def __call__(self, bundle, backends, precisions, *, threads, suffix="", runner=None):
+    def __call__(self, bundle, backends, precisions, *, threads, device, suffix="", runner=None):
         self.requests.append((backends, precisions, suffix))
         clock = FakeClock()
         label = f"{'+'.join(backends or ['any'])} {'+'.join(precisions or ['any'])}{suffix}"
@@ -357,7 +357,7 @@ def test_pictures_for_the_page(tmp_path, no_yardstick, count, random, taken):
 def test_a_first_start_that_fails_is_listed_and_the_rest_goes_on(bundle, monkeypatch, no_yardstick):
     started = []
 
-    def start_cold(folder, backend, precision, *, threads):
+    def start_cold(folder, backend, precision, *, threads, device):
         started.append((folder, backend, precision, threads))
         if precision == "fp16":
             raise UnavailableError("killed")

@@ -103,6 +103,7 @@ def test_json(run, bundle: Path, capsys) -> None:
         "unsupported": {},
         "default": "fp32",
         "reason": None,
+        "device": None,
     }
 
 

@@ -25,6 +25,7 @@ from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableE
 from elir_deploy.runtime import Restorer, openvino_library
 from elir_deploy.runtime.backends import BACKENDS, openvino
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.openvino_devices import OpenVinoDevice
 from tests.bundles import make_bundle, put_graph, read_manifest, sha256, stage_ends
 from tests.forged import another_size, unreadable
 from tests.processor import saturating_int8
@@ -318,7 +319,7 @@ def test_what_floats_are_computed_in(
     float_type: str,
 ) -> None:
     configs: list[dict[str, Any]] = []
-    monkeypatch.setattr(openvino, "has_bfloat16", lambda core: capable)
+    monkeypatch.setattr(OpenVinoDevice, "capabilities", lambda device: ["BF16"] * capable)
     monkeypatch.setattr(openvino, "_loaded", lambda *arguments: configs.append(arguments[-1]))
     monkeypatch.setattr(openvino, "_Session", lambda models: models(models.manifest.shapes[0]))
     opened = Bundle.open(make_bundle(tmp_path / "b", precisions=("fp32", "fp16", "int8")))
@@ -329,7 +330,7 @@ def test_what_floats_are_computed_in(
 
 
 def test_a_processor_without_bf16(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "has_bfloat16", lambda core: False)
+    monkeypatch.setattr(OpenVinoDevice, "capabilities", lambda device: ["FP32", "INT8"])
     assert "no bf16 instructions" in str(BACKEND.unsupported("bf16"))
     assert BACKEND.unsupported("fp32") is BACKEND.unsupported("int8") is None
     with pytest.raises(UnavailableError, match="this processor has no bf16 instructions"):
@@ -460,12 +461,11 @@ def test_bundles_versions_processors_and_precisions_are_kept_apart(
         restored(one)
     assert (cache / "2099.1-releases-2099-1" / sha256(one / "fused.fp32.onnx")).is_dir()
     assert len(compiled) == 3
-    core = library.Core()
-    places = {openvino._cached_file(core, "0" * 64, kind) for kind in ("f32", "bf16")}
+    places = {openvino._cached_file(OpenVinoDevice(), "0" * 64, kind) for kind in ("f32", "bf16")}
 
-    class OtherProcessor:
-        def get_property(self, device: str, name: str) -> Any:
-            return core.get_property(device, name) * 2
+    class OtherProcessor(OpenVinoDevice):
+        def property(self, name: str) -> Any:
+            return super().property(name) * 2
 
     places.add(openvino._cached_file(OtherProcessor(), "0" * 64, "f32"))
     assert len(places) == 3

@@ -19,6 +19,7 @@ from elir_deploy.runtime.manifest import Detector, Verification, file_precision
 
 __all__ = [
     "BACKENDS",
+    "NAMES_DEVICES",
     "Backend",
     "Session",
     "automatic_precisions",
@@ -42,6 +43,10 @@ TOLERANCE_DB: float = _RULES["tolerance_db"]
 SUFFICIENT_DB: float = _RULES["sufficient_db"]
 
 
+#: The backend whose devices have names.
+NAMES_DEVICES = "openvino"
+
+
 def _load() -> Iterator[Backend]:
     for module in _MODULES:
         yield from importlib.import_module(f"{__name__}.{module}").BACKENDS
@@ -51,17 +56,23 @@ def _load() -> Iterator[Backend]:
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _load()}
 
 
-def backend_named(name: str) -> Backend:
+def backend_named(name: str, device: int | str = 0) -> Backend:
     """The backend called ``name``.
 
+    Args:
+        name: of :data:`BACKENDS`.
+        device: number of a GPU, which changes nothing here, or name of a device.
+
     Raises:
-        UsageError: there is no such backend; the message lists all names.
+        UsageError: there is no such backend, in which case the message lists all names, or its
+            devices have no names.
     """
     try:
-        return BACKENDS[name]
+        backend = BACKENDS[name]
     except KeyError:
         names = ", ".join(BACKENDS)
         raise UsageError(f"unknown backend {name!r}: choose from auto, {names}") from None
+    return backend if isinstance(device, int) else backend.on_device(device)
 
 
 def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str]]:

@@ -6,7 +6,6 @@ Modules of backends are imported for their names, so they import libraries only 
 from __future__ import annotations
 
 import ctypes
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError, MissingDependencyError, UnavailableError
+from elir_deploy.errors import BundleError, UnavailableError, UsageError
 from elir_deploy.operating_system import CUDA_DRIVER
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.detector_graph import DetectorNetwork
@@ -32,9 +31,7 @@ __all__ = [
     "Selection",
     "Session",
     "allocate",
-    "import_library",
     "missing_cuda_device",
-    "not_loaded",
 ]
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -236,7 +233,7 @@ class Backend(ABC):
         precisions: precisions it can run, in order of preference. One may use the files of
             another (see :func:`~elir_deploy.runtime.manifest.file_precision`).
         automatic: whether ``--backend auto`` may choose it.
-        on_gpu: whether it computes on a GPU.
+        on_gpu: whether it computes on a GPU, or another device beside the processor.
     """
 
     name: str
@@ -249,6 +246,21 @@ class Backend(ABC):
     def available(self) -> str | None:
         """None if the backend can be used on this machine, else the reason and what to do."""
 
+    def on_device(self, name: str) -> Backend:
+        """The same backend on a device that has a name; :meth:`available` tells if it is there.
+
+        Raises:
+            UsageError: its devices have numbers, not names.
+        """
+        raise UsageError(
+            f"{self.name} has no device {name!r}: its GPUs have numbers, from 0 on; devices with "
+            "names, such as GPU and NPU, are openvino's"
+        )
+
+    def other_devices(self) -> tuple[str, ...]:
+        """Names of the devices of this machine that :meth:`on_device` takes, without its own."""
+        return ()
+
     @abstractmethod
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
@@ -259,7 +271,7 @@ class Backend(ABC):
             bundle: the bundle; the hashes of the files are checked.
             precision: one of :meth:`held_precisions`.
             threads: CPU threads that a run may use; None: the library's default.
-            device: number of the device, if there are several.
+            device: number of the GPU, if there are several.
 
         Raises:
             MissingDependencyError: the library is not installed.
@@ -339,42 +351,6 @@ class Backend(ABC):
     def _fitting(self, stage: Stage, precision: str) -> list[Artifact]:
         needed = file_precision(precision)
         return [a for a in stage.artifacts if a.precision == needed and self.takes(a)]
-
-
-def import_library(name: str, extra: str, purpose: str, *, attribute: str) -> Any:
-    """Import the library called ``name``.
-
-    Args:
-        name: name of the module and the package.
-        extra: the extra of this project that installs it.
-        purpose: completes "is needed to ..." if it is missing.
-        attribute: an attribute that a complete installation has.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-        UnavailableError: it cannot be loaded, or is incomplete.
-    """
-    try:
-        library = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise not_loaded(name, error) from None
-        raise MissingDependencyError(name, extra, purpose) from None
-    except ImportError as error:
-        raise not_loaded(name, error) from None
-    if not hasattr(library, attribute):
-        raise UnavailableError(
-            f"the installation of {name} is incomplete: "
-            f"pip install --force-reinstall 'elir-deploy[{extra}]'"
-        )
-    return library
-
-
-def not_loaded(name: str, error: Exception) -> UnavailableError:
-    """The error for a library that cannot be imported."""
-    return UnavailableError(
-        f"{name} cannot be loaded ({error}): install it, or add its folder to LD_LIBRARY_PATH"
-    )
 
 
 def allocate(spec: TensorSpec) -> NDArray[Any]:

@@ -22,7 +22,6 @@ from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.backends.base import (
     Backend,
     Session,
-    import_library,
     missing_cuda_device,
 )
 from elir_deploy.runtime.bundle import Bundle
@@ -30,6 +29,7 @@ from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.cuda import open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
+from elir_deploy.runtime.libraries import import_library
 from elir_deploy.runtime.manifest import Artifact, Shape
 from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.onnxruntime_cpu import CpuSession

@@ -1,9 +1,9 @@
-"""ONNX files on OpenVINO, on the CPU.
+"""ONNX files on OpenVINO, on the CPU or on a device that the caller names.
 
-Stages share buffers: the output of one is the input of the next, and a run copies and allocates
-nothing. Compiled models are kept in the user's cache folder, which halves the time of the next
-start. OpenVINO's own cache is not used: it accepts files with flipped bits, and does not find the
-models of a bundle that was moved (docs/decisions.md).
+Stages share buffers: the output of one is the input of the next, and on the CPU a run copies and
+allocates nothing. Models compiled for the CPU are kept in the user's cache folder, which halves the
+time of the next start. OpenVINO's own cache is not used: it accepts files with flipped bits, and
+does not find the models of a bundle that was moved (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
 from elir_deploy.runtime.manifest import Artifact, Shape, Stage
 from elir_deploy.runtime.onnx_check import End
+from elir_deploy.runtime.openvino_devices import OpenVinoDevice, openvino_devices
 from elir_deploy.runtime.openvino_library import (
-    DEVICE,
-    REINSTALL,
     REWRITING,
     does_not_start,
-    has_bfloat16,
     load_openvino,
     one_line,
     read_model,
@@ -46,11 +44,6 @@ __all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
 
 _TYPES = {"uint8": "u8", "float32": "f32"}
 
-#: Type of floating-point operators, by precision. By default, OpenVINO runs float32 graphs in
-#: bfloat16 if the processor has it. In fp16 only the weights are float16: float16 arithmetic was
-#: slower than float32 (docs/decisions.md).
-_FLOAT_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "bf16", "w8": "f32"}
-
 _COMPUTED_IN = {
     "f32": "float32",
     "bf16": "bfloat16",
@@ -60,32 +53,37 @@ _COMPUTED_IN = {
 }
 
 _THREADS = "INFERENCE_NUM_THREADS"
-_LATENCY: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-_THROUGHPUT: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+#: Of the performance hint.
+_LATENCY, _THROUGHPUT = "LATENCY", "THROUGHPUT"
 
 
 class OpenVinoBackend(Backend):
-    """OpenVINO's CPU plugin."""
+    """OpenVINO on one of its devices."""
 
     name = "openvino"
     kind = "onnx"
     precisions = ("int8", "bf16", "fp32", "fp16", "w8")
 
-    def available(self) -> str | None:
+    def __init__(self, device: OpenVinoDevice | None = None) -> None:
+        self._device = device or OpenVinoDevice()
+        if not self._device.is_cpu:
+            self.on_gpu = True
+            self.precisions = ("int8", "fp16", "bf16", "fp32", "w8")
+
+    def on_device(self, name: str) -> Backend:
+        return OpenVinoBackend(OpenVinoDevice(name.upper()))
+
+    def other_devices(self) -> tuple[str, ...]:
         try:
-            devices = shared_core().available_devices
-        except UnavailableError as error:
-            return str(error)
-        except RuntimeError as error:
-            return does_not_start(error)
-        if DEVICE not in devices:
-            return f"the installed openvino has no {DEVICE} plugin: {REINSTALL}"
-        return None
+            return tuple(name for name in openvino_devices() if name != self._device.name)
+        except UnavailableError:
+            return ()
+
+    def available(self) -> str | None:
+        return self._device.missing()
 
     def unsupported(self, precision: str) -> str | None:
-        if precision != "bf16" or has_bfloat16(shared_core()):
-            return None
-        return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32"
+        return self._device.unsupported(precision)
 
     def open(
         self, bundle: Bundle, precision: str, *, threads: int | None = None, device: int = 0
@@ -110,9 +108,7 @@ class OpenVinoBackend(Backend):
     ) -> DetectorNetwork:
         self._check_available()
         detector, path = onnx_detector(bundle)
-        config = {"INFERENCE_PRECISION_HINT": "f32", **_LATENCY}
-        if threads is not None:
-            config[_THREADS] = threads
+        config = self._config("fp32", threads, _LATENCY)
         model = read_model(path)
         check_detector_ends(
             path,
@@ -121,7 +117,8 @@ class OpenVinoBackend(Backend):
             [_end(port, set(detector.outputs)) for port in model.outputs],
         )
         try:  # for every size; a model of one size is as fast (docs/decisions.md)
-            request = shared_core().compile_model(model, DEVICE, config).create_infer_request()
+            compiled = shared_core().compile_model(model, self._device.name, config)
+            request = compiled.create_infer_request()
         except RuntimeError as error:
             raise UnavailableError(f"openvino cannot run {path}: {one_line(error)}") from None
 
@@ -142,18 +139,23 @@ class OpenVinoBackend(Backend):
             load_openvino()  # raises MissingDependencyError if it is missing
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
 
-    def _models(
-        self, bundle: Bundle, precision: str, threads: int | None, mode: dict[str, Any]
-    ) -> _Models:
+    def _config(self, precision: str, threads: int | None, mode: str) -> dict[str, Any]:
+        float_type = self._device.float_type(precision)
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": float_type, "PERFORMANCE_HINT": mode}
+        if self._device.is_cpu:  # others have their own defaults, and no threads
+            if mode == _LATENCY:
+                config["NUM_STREAMS"] = 1
+            if threads is not None:
+                config[_THREADS] = threads
+        return config
+
+    def _models(self, bundle: Bundle, precision: str, threads: int | None, mode: str) -> _Models:
         self._check_available()
         reason = self.unsupported(precision)
         if reason:
             raise UnavailableError(f"{self.name} cannot run in {precision}: {reason}")
-        float_type = _FLOAT_TYPES[precision] if has_bfloat16(shared_core()) else "f32"
-        config = {"INFERENCE_PRECISION_HINT": float_type, **mode}
-        if threads is not None:
-            config[_THREADS] = threads
-        return _Models(bundle, self.artifacts(bundle, precision), float_type, config)
+        artifacts = self.artifacts(bundle, precision)
+        return _Models(bundle, artifacts, self._device, self._config(precision, threads, mode))
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,13 @@ class _Models:
         self,
         bundle: Bundle,
         artifacts: Sequence[Artifact],
-        float_type: str,
+        device: OpenVinoDevice,
         config: dict[str, Any],
     ) -> None:
         self.manifest = bundle.manifest
+        self.device = device
         self._bundle = bundle
         self._artifacts = artifacts
-        self._float_type = float_type
         self._config = config
         self._compiled: dict[Shape, list[_Loaded]] = {}
         self._lock = threading.Lock()
@@ -196,14 +198,14 @@ class _Models:
             return self._compiled[shape]
 
     def _load(self, stage: Stage, artifact: Artifact) -> _Loaded:
-        core = shared_core()
         place = None
-        if not self._bundle.temporary:
-            kind = self._float_type
+        if self.device.is_cpu and not self._bundle.temporary:
+            kind = self._config["INFERENCE_PRECISION_HINT"]
             if self.manifest.several:
                 kind += "." + "x".join(map(str, stage.input.shape))
-            place = _cached_file(core, artifact.sha256, kind)
-        return _loaded(core, self._bundle.checked_file(artifact.file), stage, place, self._config)
+            place = _cached_file(self.device, artifact.sha256, kind)
+        path = self._bundle.checked_file(artifact.file)
+        return _loaded(self.device, path, stage, place, self._config)
 
 
 class _Session(HostSession):
@@ -213,7 +215,8 @@ class _Session(HostSession):
     def __init__(self, models: _Models) -> None:
         self._models: _Models | None = models
         super().__init__(models.manifest)
-        self.threads = max(loaded.compiled.get_property(_THREADS) for loaded in self.loaded())
+        if models.device.is_cpu:
+            self.threads = max(each.compiled.get_property(_THREADS) for each in self.loaded())
 
     def loaded(self) -> list[_Loaded]:
         """The stages for one image of the first shape."""
@@ -235,8 +238,11 @@ class _Session(HostSession):
         # OpenVINO stores addresses, not references.
         return partial(_infer, request, (*sources, sink, loaded))
 
-    def arithmetic(self) -> dict[str, int]:
-        return dict(Counter(kind for loaded in self.loaded() for kind in _convolutions(loaded)))
+    def arithmetic(self) -> dict[str, int] | None:
+        try:
+            return dict(Counter(kind for loaded in self.loaded() for kind in _convolutions(loaded)))
+        except (RuntimeError, KeyError):  # not every device tells
+            return None
 
     def close(self) -> None:
         super().close()
@@ -268,10 +274,10 @@ def _infer(request: Any, used: object) -> None:
 
 
 def _loaded(
-    core: Any, path: Path, stage: Stage, place: Path | None, config: dict[str, Any]
+    device: OpenVinoDevice, path: Path, stage: Stage, place: Path | None, config: dict[str, Any]
 ) -> _Loaded:
     """The stage in ``path`` compiled for ``config``, from the cache or else added to it."""
-    loaded = _load_cached(core, place, config)
+    loaded = _load_cached(device, place, config)
     if loaded is not None:
         _check_ends(path, stage, loaded.compiled)
         return loaded
@@ -279,7 +285,7 @@ def _loaded(
         model = read_model(path)
         if model.is_dynamic():
             model.reshape({spec.name: list(spec.shape) for spec in stage.inputs})
-        compiled = core.compile_model(model, DEVICE, config)
+        compiled = shared_core().compile_model(model, device.name, config)
     except RuntimeError as error:
         raise UnavailableError(f"openvino cannot run {path}: {one_line(error)}") from None
     _check_ends(path, stage, compiled)
@@ -319,16 +325,12 @@ def _end(port: Any, expected: set[str]) -> End:
     return End(name, dtypes.get(kind, kind), tuple(sides))
 
 
-def _cached_file(core: Any, sha256: str, kind: str) -> Path | None:
+def _cached_file(device: OpenVinoDevice, sha256: str, kind: str) -> Path | None:
     """Path of the model of a ``kind`` compiled from a file for this processor and OpenVINO.
 
     None if nothing is kept or, with a warning, if there is no cache folder.
     """
-    machine = [
-        str(REWRITING),
-        core.get_property(DEVICE, "FULL_DEVICE_NAME"),
-        *sorted(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")),
-    ]
+    machine = [str(REWRITING), device.property("FULL_DEVICE_NAME"), *device.capabilities()]
     key = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
     version = re.sub(r"[^\w.-]", "-", load_openvino().get_version())
     try:
@@ -338,17 +340,19 @@ def _cached_file(core: Any, sha256: str, kind: str) -> Path | None:
         return None
 
 
-def _load_cached(core: Any, place: Path | None, config: dict[str, Any]) -> _Loaded | None:
+def _load_cached(
+    device: OpenVinoDevice, place: Path | None, config: dict[str, Any]
+) -> _Loaded | None:
     """Load the model in ``place``, unless it is missing or damaged."""
     content = None if place is None else read_sealed(place)
     if content is None:
         return None
-    tensor = load_openvino().Tensor(content, shared_memory=True)
+    tensor, core = load_openvino().Tensor(content, shared_memory=True), shared_core()
     try:
         try:
-            return _Loaded(core.import_model(tensor, DEVICE, config), content)
+            return _Loaded(core.import_model(tensor, device.name, config), content)
         except TypeError:  # 2024 takes bytes only
-            return _Loaded(core.import_model(content.tobytes(), DEVICE, config))
+            return _Loaded(core.import_model(content.tobytes(), device.name, config))
     except RuntimeError:  # refused by OpenVINO, which then compiles it again
         return None
 
