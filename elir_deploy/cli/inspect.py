@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.device_report import device_report_text, read_device_report
 from elir_deploy.bench.report_file import to_json
+from elir_deploy.cli.abilities import Ability, abilities_here
 from elir_deploy.cli.cached import COMPILED, DOWNLOADS, manage_cache
 from elir_deploy.cli.shell import DebugOption, VersionOption, run_command
 from elir_deploy.cost.devices import CPU, DEVICES, Device, measure_cpu
@@ -25,11 +26,9 @@ from elir_deploy.cost.report import (
     build_cost_report,
     devices_named,
 )
-from elir_deploy.errors import BundleError, ElirError, UsageError
+from elir_deploy.errors import BundleError, UsageError
 from elir_deploy.runtime.backends import (
     BACKENDS,
-    Backend,
-    choose_precision,
     reason_not_automatic,
 )
 from elir_deploy.runtime.backends.onnxruntime import conflicting_packages
@@ -44,33 +43,6 @@ from elir_deploy.runtime.manifest import (
     Verification,
 )
 from elir_deploy.text import printable
-
-
-@dataclass(frozen=True)
-class Ability:
-    """Whether a backend can run the bundle on this machine.
-
-    Attributes:
-        backend: name of the backend.
-        device: name of the device, where it is not the backend's default.
-        precisions: precisions for which the bundle has files for it.
-        unsupported: reason for each of them that this machine cannot run; empty if the backend
-            cannot be used at all.
-        default: the precision that runs by default.
-        reason: why the backend cannot run the bundle, and what to do; None: it can.
-    """
-
-    backend: str
-    precisions: tuple[str, ...]
-    unsupported: dict[str, str]
-    default: str | None
-    reason: str | None
-    device: str | None = None
-
-    @property
-    def label(self) -> str:
-        """Backend and device."""
-        return self.backend if self.device is None else f"{self.backend} on {self.device}"
 
 
 def inspect(
@@ -147,11 +119,7 @@ def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
     predicted = None
     if cost and not damaged:
         predicted = build_cost_report(opened, devices_named(cost, _measure_cpu))
-    abilities = [
-        _ability(backend, opened, device)
-        for backend in BACKENDS.values()
-        for device in (None, *backend.other_devices())
-    ]
+    abilities = abilities_here(opened)
     conflict = conflicting_packages()
     if as_json:
         values = _as_json(opened, damaged, abilities, conflict)
@@ -166,24 +134,6 @@ def _inspect_bundle(bundle: str, as_json: bool, cost: Sequence[str]) -> None:
             print(f"warning: {conflict}", file=sys.stderr)
     if damaged:
         raise BundleError(next(iter(damaged.values())))
-
-
-def _ability(backend: Backend, bundle: Bundle, device: str | None) -> Ability:
-    if device is not None:
-        backend = backend.on_device(device)
-    precisions = backend.held_precisions(bundle)
-    reason = backend.available() or backend.obstacle(bundle)
-    if not precisions:
-        reason = f"the bundle has no {backend.kind} files that it can load here"
-    default, unsupported = None, {}
-    if reason is None:
-        reasons = {precision: backend.unsupported(precision) for precision in precisions}
-        unsupported = {precision: text for precision, text in reasons.items() if text}
-        try:
-            default = choose_precision(backend, bundle, None)
-        except ElirError as error:
-            reason = str(error)
-    return Ability(backend.name, precisions, unsupported, default, reason, device)
 
 
 def _as_json(
@@ -217,7 +167,7 @@ def _show(bundle: Bundle, damaged: dict[str, str], abilities: Sequence[Ability])
     )
     if not bundle.manifest.verification:
         print("verification: none recorded")
-    _table(("backend", "runs here", "reason, and what to do"), [_run(a) for a in abilities])
+    _table(("backend", "runs here", "reason, and what to do"), [each.row for each in abilities])
     _table(("engine", "fits here", "reason"), _engines(bundle))
     count = len(bundle.manifest.files())
     print(
@@ -361,15 +311,6 @@ def _verified(precision: str, result: Verification) -> Row:
         "not finite" if result.max_error is None else f"{result.max_error:.2g}",
         "yes" if reason is None else f"no: {reason}",
     )
-
-
-def _run(ability: Ability) -> Row:
-    if ability.reason:
-        return ability.label, "no", ability.reason
-    runnable = [p for p in ability.precisions if p not in ability.unsupported]
-    shown = [f"{p} (default)" if p == ability.default else p for p in runnable]
-    reasons = "; ".join(f"not {p}: {reason}" for p, reason in ability.unsupported.items())
-    return ability.label, "yes: " + ", ".join(shown), reasons
 
 
 def _table(heading: Row | None, rows: Sequence[Row]) -> None:

@@ -49,6 +49,7 @@ class Params(ctypes.Structure):
         ("tile_overlap", ctypes.c_int32),
         ("strength", ctypes.c_double),
         ("long_side", ctypes.c_int32),
+        ("device_name", ctypes.c_char_p),
     )
 
 

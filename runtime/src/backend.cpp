@@ -61,6 +61,12 @@ std::vector<std::string> Backend::held_precisions(const Bundle& bundle) const {
   return available;
 }
 
+std::unique_ptr<const Backend> Backend::on_device(const std::string& device) const {
+  throw usage_error(name, " has no device '", device,
+                    "': its GPUs have numbers, from 0 on; devices with names, such as GPU and NPU, "
+                    "are openvino's");
+}
+
 std::unique_ptr<DetectorNetwork> Backend::open_detector(const Bundle& /*bundle*/,
                                                         const Setup& /*setup*/) const {
   throw unavailable_error(available().value_or(text(name, " runs no face detectors")));

@@ -157,8 +157,9 @@ struct Log {
 
 // Options for sessions.
 struct Setup {
-  int threads = 0;  // per run; 0: the library decides
-  int device = 0;
+  int threads = 0;          // per run; 0: the library decides
+  int device = 0;           // number of the GPU
+  std::string device_name;  // of OpenVINO's; empty: none is named
   bool throughput = false;  // several sessions, if that gives more images per second
   // Folder that caches compiled models; none: the user's; empty: no cache.
   std::optional<std::string> cache;
@@ -182,6 +183,10 @@ class Backend : public Capabilities {
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
   virtual ~Backend() = default;
+
+  // The same backend on a device that has a name; available() tells if it is there. Throws a usage
+  // error if its devices have numbers.
+  virtual std::unique_ptr<const Backend> on_device(const std::string& device) const;
 
   // Why the backend cannot be used on this machine, and what to do; none: it can.
   virtual std::optional<std::string> available() const = 0;

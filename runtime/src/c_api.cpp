@@ -82,6 +82,11 @@ OpenOptions read_options(const elir_params& params) {
   options.check_accuracy = params.skip_accuracy_check == 0;
   options.setup.threads = params.threads;
   options.setup.device = params.device;
+  if (params.device_name != nullptr) options.setup.device_name = params.device_name;
+  if (params.device != 0 && !options.setup.device_name.empty()) {
+    throw usage_error("elir_params.device is ", params.device, " and device_name ",
+                      options.setup.device_name, ": set one of them");
+  }
   options.setup.throughput = params.mode == ELIR_MODE_THROUGHPUT;
   if (params.cache != nullptr) options.setup.cache = params.cache;
   if (params.sigma_s != -1) options.sigma_s = params.sigma_s;

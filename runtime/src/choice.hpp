@@ -12,6 +12,9 @@ namespace elir::core {
 // All backends, including those this library was built without, which are never available.
 const std::vector<const Backend*>& backends();
 
+// The backend whose devices have names.
+constexpr const char* kNamesDevices = "openvino";
+
 // Names of the backends that this library was built with.
 std::vector<std::string> built_in();
 

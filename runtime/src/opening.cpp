@@ -179,11 +179,16 @@ Opened open_first_working(const Bundle& bundle, const std::vector<Candidate>& ca
 }  // namespace
 
 Opened open_sessions(const Bundle& bundle, const OpeningOptions& options) {
-  if (options.backend == "auto") {
+  const std::string& device = options.setup.device_name;
+  if (options.backend == "auto" && device.empty()) {
     return open_first_working(bundle, candidates(bundle, options.precision, options.among),
                               options);
   }
-  const Backend& chosen = backend_named(options.backend, options.among);
+  const Backend& named =
+      backend_named(options.backend == "auto" ? kNamesDevices : options.backend, options.among);
+  const std::unique_ptr<const Backend> elsewhere =
+      device.empty() ? nullptr : named.on_device(device);
+  const Backend& chosen = elsewhere ? *elsewhere : named;
   if (const auto reason = chosen.available()) {
     throw unavailable_error(chosen.name, " cannot be used: ", *reason);
   }

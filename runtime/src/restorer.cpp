@@ -117,7 +117,9 @@ Restorer::Restorer(const std::string& folder, const OpenOptions& options)
   Opened opened = open_sessions(bundle_, options);
   backend_ = std::move(opened.backend);
   precision_ = std::move(opened.precision);
-  std::string line = text(manifest().task, ": ", backend_, ", ", precision_);
+  const std::string& device = options.setup.device_name;
+  std::string line =
+      text(manifest().task, ": ", backend_, device.empty() ? "" : " on ", device, ", ", precision_);
   if (const auto threads = opened.sessions.front()->threads()) {
     line += text(", ", *threads, *threads == 1 ? " thread" : " threads");
   }

@@ -442,6 +442,15 @@ TEST_F(ApiTest, ABackendThatIsNotBuiltIn) {
             "-DELIR_WITH_TENSORRT_RTX=ON");
 }
 
+TEST_F(ApiTest, ADeviceOfABackendThatIsNotBuiltIn) {
+  if (std::string(elir_backends()).find("openvino") != std::string::npos) GTEST_SKIP();
+  elir_params params = elir_default_params();
+  params.device_name = "GPU";
+  EXPECT_EQ(create_error(bundle({}), params, ELIR_ERROR_UNAVAILABLE),
+            "openvino cannot be used: this libelir was built without it: configure with "
+            "-DELIR_WITH_OPENVINO=ON");
+}
+
 TEST_F(ApiTest, InvalidSizes) {
   Restorer restorer(bundle({32, false, false, false, 4, "bicubic"}), test::reference_params());
   EXPECT_EQ(restorer.output_size(10, 20).height, 80);

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <thread>
 
+#include "backends/openvino_model.hpp"
 #include "bundle.hpp"
 #include "cache.hpp"
 #include "choice.hpp"
@@ -86,6 +87,57 @@ TEST(OpenVino, Throughput) {
   Restorer restorer(ELIR_TINY, params);
   EXPECT_GE(restorer.describe().concurrency, 1);
   EXPECT_GT(psnr_on_reference(restorer), 60);
+}
+
+// OpenVINO's plugin for processors under another name, as a device that is not the CPU.
+TEST(OpenVino, OnADeviceWithAName) {
+  core::core().register_plugin("openvino_intel_cpu_plugin", "SPARECPU");
+  const test::Folder folder;
+  const std::string cache = (folder.path() / "cache").string();
+  std::string log;
+  elir_params params = openvino_params("fp32");
+  params.backend = nullptr;
+  params.device_name = "sparecpu";
+  params.threads = 1;
+  params.cache = cache.c_str();
+  params.log_user = &log;
+  params.log = [](void* user, elir_log_level, const char* message) {
+    *static_cast<std::string*>(user) += message;
+  };
+  Restorer restorer(ELIR_TINY, params);
+  EXPECT_STREQ(restorer.describe().backend, "openvino");
+  EXPECT_EQ(log, "tiny: openvino on sparecpu, fp32");  // no threads of the CPU, and no cache
+  EXPECT_FALSE(fs::exists(cache));
+  auto pixels = test::pattern(256, 256, 0);
+  const auto restored = [&](Restorer& one) {
+    std::vector<std::uint8_t> result(pixels.size());
+    one.restore(test::image_of(pixels, 256, 256), test::image_of(result, 256, 256));
+    return result;
+  };
+  elir_params on_the_cpu = openvino_params("fp32");
+  on_the_cpu.threads = 1;
+  Restorer same(ELIR_TINY, on_the_cpu);
+  EXPECT_EQ(restored(restorer), restored(same));
+}
+
+TEST(OpenVino, DevicesThatAreNotThere) {
+  const auto error = [](const char* backend, const char* name, int number, elir_status expected) {
+    elir_params params = openvino_params("fp32");
+    params.backend = backend;
+    params.device_name = name;
+    params.device = number;
+    elir_restorer* restorer = nullptr;
+    EXPECT_EQ(elir_create(ELIR_TINY, &params, &restorer), expected) << elir_last_error();
+    return std::string(elir_last_error());
+  };
+  EXPECT_NE(error("auto", "gpu.7", 0, ELIR_ERROR_UNAVAILABLE)
+                .find("openvino finds no device GPU.7, only CPU"),
+            std::string::npos);
+  EXPECT_NE(error("openvino", "AUTO", 0, ELIR_ERROR_UNAVAILABLE).find("finds no device AUTO"),
+            std::string::npos);
+  EXPECT_EQ(error("onnxruntime", "GPU", 0, ELIR_ERROR_USAGE).find("onnxruntime has no device"), 0U);
+  EXPECT_EQ(error("openvino", "GPU", 1, ELIR_ERROR_USAGE),
+            "elir_params.device is 1 and device_name GPU: set one of them");
 }
 
 TEST(OpenVino, ThreadsWithOneRestorer) {

@@ -195,6 +195,18 @@ def test_missing_precisions(tmp_path: Path, library: Library, precision: str) ->
     )
 
 
+@pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("device", ["CPU", "cpu", "GPU.7", "NPU.7", "AUTO"])
+def test_devices_with_names(tmp_path: Path, library: Library, backend: str, device: str) -> None:
+    pytest.importorskip("openvino")
+    bundle, expected = make_bundle(tmp_path / "b"), 0
+    try:
+        Restorer(bundle, backend, device=device).close()
+    except ElirError as error:
+        expected = status(error)
+    assert library.status(bundle, backend=backend, device_name=device) == expected
+
+
 @pytest.mark.parametrize("stride", [None, 8])
 @pytest.mark.parametrize(
     "options",

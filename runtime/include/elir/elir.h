@@ -202,6 +202,9 @@ typedef struct elir_params {
                         are searched for. Not for elir_run */
   int32_t long_side; /* longer side in pixels that images are shrunk to before faces are searched,
                         up to 4096; 0: the bundle's. More finds smaller faces, and takes longer */
+  const char* device_name; /* one of OpenVINO's devices, such as "GPU", "GPU.1" or "NPU", for which
+                              `backend` is "openvino" or "auto", and `device` 0. Face detectors stay
+                              on the CPU. NULL or "": OpenVINO runs on the CPU */
 } elir_params;
 
 /* An image: 8 bits per channel, 3 channels per pixel, no padding between pixels. Fields left at

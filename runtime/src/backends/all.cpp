@@ -12,6 +12,11 @@ class AbsentBackend final : public Backend {
   AbsentBackend(Capabilities capabilities, const char* option)
       : Backend(std::move(capabilities)), option_(option) {}
 
+  std::unique_ptr<const Backend> on_device(const std::string& device) const override {
+    if (name != kNamesDevices) return Backend::on_device(device);
+    return std::make_unique<AbsentBackend>(Capabilities(*this), option_);
+  }
+
   std::optional<std::string> available() const override {
     return text("this libelir was built without it: configure with -D", option_, "=ON");
   }

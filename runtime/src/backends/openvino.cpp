@@ -1,10 +1,11 @@
-// Runs ONNX graphs on OpenVINO, on the CPU. Reads, rewrites and configures a model as the Python
-// runtime does, so that both compute the same bytes.
+// Runs ONNX graphs on OpenVINO, on the CPU or on a device of that name. Reads, rewrites and
+// configures a model as the Python runtime does, so that both compute the same bytes.
 //
 // Stages share buffers: the output of one is the input of the next.
-// Compiled models are cached in the same files as the Python runtime's. OpenVINO's own cache is not
-// used, since it accepts a file with a flipped bit.
+// Models compiled for the CPU are cached in the same files as the Python runtime's. OpenVINO's own
+// cache is not used, since it accepts a file with a flipped bit.
 #include <algorithm>
+#include <cctype>
 #include <mutex>
 #include <regex>
 #include <sstream>
@@ -14,31 +15,12 @@
 #include "../sha256.hpp"
 #include "../text.hpp"
 #include "all.hpp"
-#include "openvino_model.hpp"
+#include "openvino_device.hpp"
 
 namespace elir::core {
 namespace {
 
-Failure does_not_start(const std::string& reason) {
-  return unavailable_error("openvino does not start: ", reason);
-}
-
-template <typename Property>
-auto cpu_property(const Property& property) {
-  return call_openvino([&] { return core().get_property(kDevice, property); }, does_not_start);
-}
-
-// Without these instructions, OpenVINO emulates them slowly.
-bool has_bfloat16() {
-  const auto names = cpu_property(ov::device::capabilities);
-  return std::find(names.begin(), names.end(), "BF16") != names.end();
-}
-
-// The type that floating-point operators compute in. For fp16 only the weights are float16.
-const char* float_type(const std::string& precision) {
-  const bool reduced = precision == "bf16" || precision == "int8";
-  return reduced && has_bfloat16() ? "bf16" : "f32";
-}
+constexpr const char* kFloatType = "INFERENCE_PRECISION_HINT";
 
 // A compiled stage.
 struct LoadedStage {
@@ -64,14 +46,12 @@ void warn_not_cached(const Log& log, const std::string& reason) {
 // Path in the cache of the model of a `kind` compiled from an artifact by this OpenVINO for this
 // processor; none if it is not to be cached.
 std::optional<std::filesystem::path> cache_path(const Artifact& artifact, const std::string& kind,
-                                                const Setup& setup) {
-  if (setup.cache && setup.cache->empty()) return std::nullopt;
+                                                const OpenVinoDevice& device, const Setup& setup) {
+  if (!device.is_cpu() || (setup.cache && setup.cache->empty())) return std::nullopt;
   try {
     if (cache_limit() == 0) return std::nullopt;
-    std::vector<std::string> parts = cpu_property(ov::device::capabilities);
-    std::sort(parts.begin(), parts.end());
-    const std::string compiler =
-        text(kRewriting, "\n", cpu_property(ov::device::full_name), "\n", joined(parts, "\n"));
+    const std::string compiler = text(kRewriting, "\n", device.property(ov::device::full_name),
+                                      "\n", joined(device.capabilities(), "\n"));
     Sha256 hash;
     hash.update(compiler.data(), compiler.size());
     const std::string version = std::regex_replace(
@@ -88,11 +68,11 @@ LoadedStage import_model(const Sealed& sealed, const ov::AnyMap& config) {
 #if OPENVINO_VERSION_MAJOR * 100 + OPENVINO_VERSION_MINOR >= 202503
   // The weights stay in the mapped file.
   const ov::Tensor content(ov::element::u8, {sealed.size}, sealed.file->data());
-  return {sealed.file, core().import_model(content, kDevice, config)};
+  return {sealed.file, core().import_model(content, kCpu, config)};
 #else
   std::istringstream content(
       std::string(reinterpret_cast<const char*>(sealed.file->data()), sealed.size));
-  return {nullptr, core().import_model(content, kDevice, config)};
+  return {nullptr, core().import_model(content, kCpu, config)};
 #endif
 }
 
@@ -136,11 +116,12 @@ void write_cached(ov::CompiledModel& compiled, const std::filesystem::path& cach
 // The stages, each compiled for a shape when that is first used. For several threads.
 class Models {
  public:
-  Models(const Bundle& bundle, const std::vector<const Artifact*>& files, const char* float_type,
-         const ov::AnyMap& config, const Setup& setup)
-      : bundle_(bundle), files_(files), float_type_(float_type), config_(config), setup_(setup) {}
+  Models(const Bundle& bundle, const std::vector<const Artifact*>& files,
+         const OpenVinoDevice& device, const ov::AnyMap& config, const Setup& setup)
+      : bundle_(bundle), files_(files), device_(device), config_(config), setup_(setup) {}
 
   const Manifest& manifest() const { return bundle_.manifest(); }
+  const OpenVinoDevice& device() const { return device_; }
 
   const Chain& of(const Shape& shape) {
     const std::lock_guard lock(mutex_);
@@ -157,13 +138,13 @@ class Models {
   // Loads a stage from the cache or, if it is not there, compiles and caches it.
   LoadedStage load(const Artifact& artifact, const GraphEnds& expected) {
     const auto path = bundle_.checked_file(artifact.file);
-    std::string kind = float_type_;
+    std::string kind = config_.at(kFloatType).as<std::string>();
     if (manifest().shapes.size() > 1 || manifest().shapes.front().batch > 1) {
       std::vector<std::string> sides;
       for (const auto side : expected.inputs.front().sides) sides.push_back(std::to_string(side));
       kind += "." + joined(sides, "x");
     }
-    const auto cache_file = cache_path(artifact, kind, setup_);
+    const auto cache_file = cache_path(artifact, kind, device_, setup_);
     std::optional<LoadedStage> cached;
     if (cache_file) cached = read_cached(*cache_file, config_, setup_.log);
     LoadedStage ready = cached ? *std::move(cached) : LoadedStage{nullptr, compile(path, expected)};
@@ -184,7 +165,7 @@ class Models {
             shapes[end.name] = std::vector<ov::Dimension>(end.sides.begin(), end.sides.end());
           }
           if (model->is_dynamic()) model->reshape(shapes);
-          return core().compile_model(model, kDevice, config_);
+          return core().compile_model(model, device_.name, config_);
         },
         [&](const std::string& reason) {
           return unavailable_error("openvino cannot run ", path.string(), ": ", reason);
@@ -193,7 +174,7 @@ class Models {
 
   const Bundle& bundle_;
   std::vector<const Artifact*> files_;
-  const char* float_type_;
+  OpenVinoDevice device_;
   ov::AnyMap config_;
   Setup setup_;
   std::mutex mutex_;
@@ -235,6 +216,7 @@ class OpenVinoSession final : public Session {
   bool exact_batches() const override { return false; }
 
   std::optional<int> threads() const override {
+    if (!models_->device().is_cpu()) return std::nullopt;
     int most = 0;
     for (const LoadedStage& loaded : models_->of(first_shape(models_->manifest()))) {
       most = std::max(most, loaded.model.get_property(ov::inference_num_threads));
@@ -247,7 +229,7 @@ class OpenVinoSession final : public Session {
     const Chain& chain = models_->of(shape);
     return call_openvino(
         [&] { return std::make_unique<OpenVinoTensors>(models_->manifest().stages, chain, shape); },
-        does_not_start);
+        openvino_does_not_start);
   }
 
   std::shared_ptr<Models> models_;
@@ -255,29 +237,31 @@ class OpenVinoSession final : public Session {
 
 class OpenVinoBackend final : public Backend {
  public:
-  OpenVinoBackend() : Backend({"openvino", "onnx", automatic_precisions("openvino"), true}) {}
+  explicit OpenVinoBackend(OpenVinoDevice device = {})
+      : Backend({"openvino", "onnx",
+                 device.is_cpu() ? automatic_precisions("openvino")
+                                 : std::vector<std::string>{"int8", "fp16", "bf16", "fp32", "w8"},
+                 true}),
+        device_(std::move(device)) {}
 
-  std::optional<std::string> available() const override {
-    try {
-      const std::vector<std::string> devices =
-          call_openvino([] { return core().get_available_devices(); }, does_not_start);
-      if (std::find(devices.begin(), devices.end(), kDevice) != devices.end()) return std::nullopt;
-      return text("the installed openvino has no ", kDevice, " plugin");
-    } catch (const Failure& failure) {
-      return failure.what();
-    }
+  std::unique_ptr<const Backend> on_device(const std::string& device) const override {
+    OpenVinoDevice named{device};
+    std::transform(device.begin(), device.end(), named.name.begin(), [](char letter) {
+      return static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+    });
+    return std::make_unique<OpenVinoBackend>(named);
   }
 
+  std::optional<std::string> available() const override { return device_.missing(); }
+
   std::optional<std::string> unsupported(const std::string& precision) const override {
-    if (precision != "bf16" || has_bfloat16()) return std::nullopt;
-    return "this processor has no bf16 instructions (AVX512_BF16 or AMX_BF16): run in fp32";
+    return device_.unsupported(precision);
   }
 
   std::vector<std::unique_ptr<Session>> open(const Bundle& bundle, const std::string& precision,
                                              const Setup& setup) const override {
-    const auto models =
-        std::make_shared<Models>(bundle, artifacts(bundle, precision), float_type(precision),
-                                 make_config(precision, setup), setup);
+    const auto models = std::make_shared<Models>(bundle, artifacts(bundle, precision), device_,
+                                                 make_config(precision, setup), setup);
     const Chain& chain = models->of(first_shape(bundle.manifest()));
     return call_openvino(
         [&] {
@@ -293,7 +277,7 @@ class OpenVinoBackend final : public Backend {
           }
           return sessions;
         },
-        does_not_start);
+        openvino_does_not_start);
   }
 
   std::unique_ptr<DetectorNetwork> open_detector(const Bundle& bundle,
@@ -305,13 +289,17 @@ class OpenVinoBackend final : public Backend {
   }
 
  private:
-  static ov::AnyMap make_config(const std::string& precision, const Setup& setup) {
-    ov::AnyMap config = {{"INFERENCE_PRECISION_HINT", float_type(precision)},
+  ov::AnyMap make_config(const std::string& precision, const Setup& setup) const {
+    ov::AnyMap config = {{kFloatType, device_.float_type(precision)},
                          {"PERFORMANCE_HINT", setup.throughput ? "THROUGHPUT" : "LATENCY"}};
-    if (!setup.throughput) config["NUM_STREAMS"] = 1;
-    if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
+    if (device_.is_cpu()) {  // others have their own defaults, and no threads
+      if (!setup.throughput) config["NUM_STREAMS"] = 1;
+      if (setup.threads > 0) config["INFERENCE_NUM_THREADS"] = setup.threads;
+    }
     return config;
   }
+
+  OpenVinoDevice device_;
 };
 
 }  // namespace

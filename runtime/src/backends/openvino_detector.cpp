@@ -41,7 +41,8 @@ class OpenVinoDetector final : public DetectorNetwork {
 
 }  // namespace
 
-// Compiled once, for every size: a model of one size is as fast (docs/decisions.md).
+// On the processor. Compiled once, for every size: a model of one size is as fast
+// (docs/decisions.md).
 std::unique_ptr<DetectorNetwork> open_openvino_detector(const Bundle& bundle,
                                                         const ov::AnyMap& config) {
   const Detector& detector = detector_of(bundle);
@@ -54,7 +55,7 @@ std::unique_ptr<DetectorNetwork> open_openvino_detector(const Bundle& bundle,
                        read_ends(model->outputs(), outputs)});
   return call_openvino(
       [&] {
-        auto compiled = core().compile_model(model, kDevice, config);
+        auto compiled = core().compile_model(model, kCpu, config);
         return std::make_unique<OpenVinoDetector>(compiled.create_infer_request(), detector);
       },
       [&](const std::string& reason) {

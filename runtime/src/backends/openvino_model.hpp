@@ -15,7 +15,8 @@ namespace elir::core {
 // uses the same compiled models.
 constexpr int kRewriting = 1;
 
-constexpr const char* kDevice = "CPU";
+// OpenVINO's name of the processor.
+constexpr const char* kCpu = "CPU";
 
 // OpenVINO's core, one for the process and never destroyed: each sets a signal stack for the thread
 // that creates it, and destroying two leaves a freed one in use.
