@@ -273,11 +273,11 @@ results: $(VENV)/.dev $(VENV)/.user
 
 # Speed of this machine, beside what else one could run; it should have nothing else to do.
 bench-results: $(VENV)/.dev
-	elir-bench tiny --peers --json docs/results/tiny.json --report docs/results/tiny.md
+	elir-bench tiny --peers all --json docs/results/tiny.json --report docs/results/tiny.md
 	for task in $(RESULT_TASKS); do \
 	    elir-export random --task $$task --precision fp32 --precision int8 --overwrite \
 	        -o build/bench/$$task || exit 1; \
-	    elir-bench build/bench/$$task --peers --images 20 --warmup 3 \
+	    elir-bench build/bench/$$task --peers all --images 20 --warmup 3 \
 	        --json docs/results/$$task.json --report docs/results/$$task.md || exit 1; \
 	done
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.peers import check_rivals
 from elir_deploy.bench.report_types import EulerRow
 from elir_deploy.bench.runners import (
     BundleRunner,
@@ -83,6 +84,17 @@ class BenchProtocol:
                     f"bundles are measured with the same images, but {first.path} takes "
                     f"{sizes[0]} pixels and {other.path} {sizes[1]}"
                 )
+
+    def check_rivals(self, bundles: Sequence[Bundle], names: Sequence[str]) -> None:
+        """Raise :class:`UsageError` if the paper's rivals cannot be measured beside the bundles."""
+        if not self.in_turns or self.bundles_alone:
+            able = [p.name for p in PROTOCOLS.values() if p.in_turns and not p.bundles_alone]
+            raise UsageError(
+                f"--peers {','.join(names)} cannot be used with --protocol {self.name}, only with "
+                f"{', '.join(able)}"
+            )
+        for bundle in bundles:
+            check_rivals(bundle, names)
 
     def reference(self, bundles: Sequence[Bundle]) -> Bundle:
         """The bundle that the report describes, and whose model peers run."""

@@ -16,6 +16,7 @@ from elir_deploy.bench import report_types as types
 from elir_deploy.bench import stability
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.measurement import Measurement, Samples, Warmup
+from elir_deploy.bench.peers import Comparison
 from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report_types import SCHEMA_VERSION, Conditions, Report
 from elir_deploy.bench.report_warnings import build_warnings
@@ -57,6 +58,7 @@ class Results:
         fidelities: by label, as ``colds``, the first starts.
         measurement: of runners in turns.
         pictures: for a report that shows them.
+        rivals: the paper's model and those that it compares with, measured or not.
     """
 
     protocol: BenchProtocol
@@ -70,6 +72,7 @@ class Results:
     steps: list[types.EulerRow] = field(default_factory=list)
     soaks: list[Soak] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    rivals: Sequence[Comparison] = ()
 
 
 def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Report:
@@ -108,6 +111,7 @@ def build_report(results: Results, bundle: Bundle, conditions: Conditions) -> Re
             rounded(msgspec.convert(soak, types.SoakRow, from_attributes=True))
             for soak in results.soaks
         ],
+        paper_table=_paper_table(results, bundle),
         unavailable=[*results.unavailable, *(Unavailable(*pair) for pair in failures.items())],
         warnings=[],
     )
@@ -165,6 +169,37 @@ def _runner(
         energy=_energy(samples),
         speedup=rounded(speedup),
     )
+
+
+def _paper_table(results: Results, bundle: Bundle) -> list[types.PaperRow]:
+    """Empty where nobody asked for it."""
+    measurement, ours = results.measurement, _paper_fps(bundle)
+    samples = measurement.samples if measurement else {}
+    failures = measurement.failures if measurement else {}
+    series = {label: _seconds(each.image_ns) for label, each in samples.items() if each.image_ns}
+    theirs = {compared.label for compared in results.rivals if compared.rival.network}
+    rows = []
+    for compared in results.rivals:
+        rival, label = compared.rival, compared.label or ""
+        speeds = {
+            other: paired_speedup(series[label], times, run=results.protocol.block)
+            for other, times in series.items()
+            if label in series and other not in theirs and other != label
+        }
+        rows.append(
+            types.PaperRow(
+                name=rival.name,
+                licence=rival.licence,
+                label=label if label in series else None,
+                reason=compared.reason or failures.get(label),
+                parameters=compared.parameters,
+                paper_parameters=rival.parameters,
+                paper_fps=rival.fps,
+                paper_ratio=rounded(ours / rival.fps) if ours else None,
+                speeds=[types.RelativeSpeed(*pair) for pair in rounded(tuple(speeds.items()))],
+            )
+        )
+    return rows
 
 
 def _known(nanoseconds: Sequence[int | None]) -> list[float] | None:

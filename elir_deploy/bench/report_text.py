@@ -237,6 +237,29 @@ def _colds(report: Report) -> Iterator[Cells]:
             yield _cells(row.label, *times, *sizes, significant=3)
 
 
+def _models(report: Report) -> Iterator[Cells]:
+    fps = {row.label: row.image.statistics.fps for row in report.runners if row.image}
+    for row in report.paper_table:
+        yield _cells(
+            *(row.name, row.licence, row.parameters and f"{row.parameters / 1e6:.1f}"),
+            f"{row.paper_parameters / 1e6:g}",
+            *(fps.get(row.label or ""), f"{row.paper_fps:g}", row.paper_ratio),
+            significant=3,
+        )
+
+
+def _not_measured(report: Report) -> Iterator[Cells]:
+    yield from ((row.name, row.reason) for row in report.paper_table if row.reason)
+
+
+def _relative(report: Report) -> Iterator[Cells]:
+    for row in report.paper_table[1:]:
+        for speed in row.speeds:
+            yield _cells(
+                speed.label, row.name, _speedup(speed.ratio), row.paper_ratio, significant=3
+            )
+
+
 def _energies(report: Report) -> Iterator[Cells]:
     for row in report.runners:
         if row.energy:
@@ -247,6 +270,9 @@ def _energies(report: Report) -> Iterator[Cells]:
 _TABLES: tuple[tuple[str, str, Callable[[Report], Iterator[Cells]]], ...] = (
     ("Speed", "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms", _speeds),
     ("Latency in ms", "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max", _latencies),
+    ("Models of the paper", "model|licence|M parameters|paper|FPS|paper|ELIR faster by", _models),
+    ("Times as fast as the paper's rivals", "runner|rival|here [95 %]|in the paper", _relative),
+    ("Rivals that are not measured", "rival|because", _not_measured),
     ("Throughput", "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images", _loads),
     ("Stages", "runner|stage|ms|share %|95 %", _stages),
     ("Euler steps", "runner|M|FPS|ms|PSNR dB to truth|PSNR dB to the model's M", _euler),

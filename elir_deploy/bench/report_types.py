@@ -1,4 +1,4 @@
-"""The one definition of the JSON that ``elir-bench`` writes, version 4.
+"""The one definition of the JSON that ``elir-bench`` writes, version 6.
 
 An attribute is an entry of the same name; names end in their unit. Reading, writing and the JSON
 Schema (:mod:`elir_deploy.bench.report_file`), the text and the HTML page come from these classes.
@@ -26,10 +26,11 @@ from elir_deploy.runtime.manifest import Model, Source
 
 __all__ = [
     *("SCHEMA_VERSION", "Artifact", "BundleEntry", "Conditions", "Energy", "EulerRow"),
-    *("ProtocolEntry", "Record", "Report", "RunnerRow", "SoakRow", "StageTime"),
+    *("PaperRow", "ProtocolEntry", "Record", "RelativeSpeed", "Report", "RunnerRow", "SoakRow"),
+    "StageTime",
 ]
 
-SCHEMA_VERSION: Literal[5] = 5
+SCHEMA_VERSION: Literal[6] = 6
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
@@ -135,6 +136,41 @@ class SoakRow(Record, frozen=True):
     rss_growth_bytes: Estimate | None
 
 
+class RelativeSpeed(Record, frozen=True):
+    """How many times as fast as a model the runner ``label`` is, by means over the same images."""
+
+    label: str
+    ratio: Estimate
+
+
+class PaperRow(Record, frozen=True):
+    """A row of the paper's table of speeds: its own model, then those that it is compared with.
+
+    Attributes:
+        name: the paper's.
+        licence: of its code; null for the first row, and where there is no code to measure.
+        label: of its runner in eager PyTorch, with random weights but in the first row; null: it
+            was not measured.
+        reason: why not, and what to do; null: it was.
+        parameters: counted.
+        paper_parameters: the paper's figure.
+        paper_fps: the paper's figure, on its device.
+        paper_ratio: how many times as fast as this one the paper's own model is in the paper; null
+            where the bundle's is another model.
+        speeds: of the runners of the bundle's model, beside this one.
+    """
+
+    name: str
+    licence: str | None
+    label: str | None
+    reason: str | None
+    parameters: Count | None
+    paper_parameters: Amount
+    paper_fps: Amount
+    paper_ratio: Amount | None
+    speeds: list[RelativeSpeed]
+
+
 class ProtocolEntry(Record, frozen=True):
     """The protocol as :class:`elir_deploy.bench.protocols.BenchProtocol` has it.
 
@@ -192,7 +228,7 @@ class Report(Conditions, frozen=True):
     ``paper_fps`` is the paper's figure for the same model, on its device.
     """
 
-    schema_version: Literal[5]
+    schema_version: Literal[6]
     kind: Literal["elir-bench"]
     complete: bool
     created: str
@@ -203,5 +239,6 @@ class Report(Conditions, frozen=True):
     throughput: list[Load]
     steps: list[EulerRow]
     soak: list[SoakRow]
+    paper_table: list[PaperRow]
     unavailable: list[Unavailable]
     warnings: list[str]

@@ -38,6 +38,7 @@ class BenchOptions:
     Attributes:
         backends: names; None: all that the bundle has files for and ``auto`` may choose.
         peers: names; those that are not installed are listed as not measured.
+        rivals: options of the paper's rivals; see :func:`elir_deploy.bench.peers.open_rivals`.
         precisions: None: all that bundle and backend have.
         device: number of the GPU, or name of a device of OpenVINO, for runners of bundles.
         cold: also start every runner of a bundle in a new process.
@@ -49,6 +50,7 @@ class BenchOptions:
     protocol: BenchProtocol
     backends: Sequence[str] | None = None
     peers: Sequence[str] = (peers.TORCH,)
+    rivals: Sequence[str] = ()
     precisions: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     device: int | str = 0
@@ -100,6 +102,8 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
                 f"with elir-export --batch {batch}"
             )
     options.protocol.check(bundles)
+    if options.rivals:
+        options.protocol.check_rivals(bundles, options.rivals)
     return bundles
 
 
@@ -225,9 +229,16 @@ class Run:
     def _open_peers(self, progress: ProgressCallback) -> tuple[list[Runner], list[Unavailable]]:
         options = self.options
         if not options.protocol.bundles_alone:
-            return peers.open_peers(
-                options.peers, self.bundle, self.checkpoint, options.threads, progress
+            device = peers.torch_device(options.rivals)
+            runners, missing = peers.open_peers(
+                *(options.peers, self.bundle, self.checkpoint, options.threads, progress),
+                device=device,
             )
+            eager = next((runner for runner in runners if runner.backend == peers.TORCH), None)
+            rivals, self.results.rivals = peers.open_rivals(
+                *(options.rivals, self.bundle, options.threads, device, eager, progress)
+            )
+            return runners + rivals, missing
         # PyTorch takes part by default, so it is listed only where it was named.
         named = options.backends is not None or tuple(options.peers) != (peers.TORCH,)
         reason = f"peers do not take part in --protocol {options.protocol.name}"

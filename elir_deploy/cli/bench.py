@@ -69,14 +69,18 @@ def bench(
             rich_help_panel=_MEASURE,
         ),
     ] = None,
-    all_peers: Annotated[
-        bool,
+    named_peers: Annotated[
+        list[str] | None,
         typer.Option(
             "--peers",
-            help=f"Also measure {', '.join(peers.PEERS)}; compiling takes minutes.",
+            metavar="NAMES",
+            help=f"Also measure, separated by commas: {', '.join(peers.PEERS)}; '{peers.ALL}' of "
+            f"them, where compiling takes minutes; '{peers.PAPER}': for bfr and bsr, the models "
+            "that the paper compares with, with random weights (extra 'paper'); "
+            f"'{peers.CODEFORMER}', whose licence is non-commercial.",
             rich_help_panel=_MEASURE,
         ),
-    ] = False,
+    ] = None,
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
@@ -220,7 +224,9 @@ def bench(
 
     * `elir-bench bfr --json bfr.json --report bfr.html`
     * `elir-bench bfr --protocol latency --backend openvino --backend onnxruntime --tolerance 1`
-    * `elir-bench bfr --precision fp32 --peers`
+    * `elir-bench bfr --precision fp32 --peers all`
+    * `elir-bench bfr --precision fp32 --peers paper`
+    * `elir-bench bfr --device GPU.1`
     * `elir-bench bfr-1 bfr-3 bfr-5 --protocol steps`
     * `elir-bench bfr --protocol soak --backend openvino --precision int8 --seconds 3600`
     * `elir-bench bfr --device-report device.zip`
@@ -232,9 +238,9 @@ def bench(
     precisions = list(dict.fromkeys(p.value for p in precision)) if precision else None
     shared: dict[str, Any] = {"threads": threads or usable_cores(), "seed": seed}
     if device_report is not None:
-        others = (json, report, device, checkpoint, callers, batch, all_peers)
-        others += (protocol is not _DEFAULT,)
-        if any(others) or not cold or any(name not in BACKENDS for name in backend or ()):
+        others = (json, report, device, checkpoint, callers, batch, named_peers)
+        foreign = [name for name in backend or () if name not in BACKENDS]
+        if any(others) or foreign or protocol is not _DEFAULT or not cold:
             raise UsageError(
                 "--device-report takes no peers, and of the other options only "
                 "--backend, --precision, --threads, --seed and those of how long"
@@ -254,7 +260,7 @@ def bench(
         )
     options = BenchOptions(
         plan,
-        **_backends_and_peers(backend, all_peers),
+        **peers.options_named(backend, named_peers),
         precisions=precisions,
         device=device_of(device),
         cold=cold,
@@ -317,20 +323,6 @@ def _with_numbers(
     }
     changes: dict[str, Any] = {k: v for k, v in numbers.items() if v is not None}
     return replace(protocol, **changes)
-
-
-def _backends_and_peers(named: list[str] | None, all_peers: bool) -> dict[str, Any]:
-    """Options for runners; by default the bundle's backends and eager PyTorch."""
-    if named is None:
-        return {"backends": None, "peers": list(peers.PEERS) if all_peers else [peers.TORCH]}
-    for name in named:
-        if name not in peers.PEERS and name not in BACKENDS:
-            names = ", ".join([*peers.PEERS, *BACKENDS])
-            raise UsageError(f"unknown backend {name!r}: choose from {names}")
-    return {
-        "backends": [name for name in dict.fromkeys(named) if name not in peers.PEERS],
-        "peers": list(peers.PEERS) if all_peers else [n for n in named if n in peers.PEERS],
-    }
 
 
 def _check_options(plan: BenchProtocol, **options: Any) -> None:

@@ -22,6 +22,8 @@ from elir_deploy.bench.report_types import (
     Artifact,
     Energy,
     EulerRow,
+    PaperRow,
+    RelativeSpeed,
     Report,
     SoakRow,
     StageTime,
@@ -120,6 +122,14 @@ def rich_report(bundle: Bundle, images: int = 30, runners: int = 7) -> Report:
         report,
         runners=[replace(row, stages=times) for row in rows],
         warnings=["the first warning", "another warning"],
+        paper_table=[
+            PaperRow("ELIR", None, "eager", None, 19_061_000, 18e6, 52.2, 1.0, []),
+            PaperRow(
+                *("Fast", "free", "fast", None, 9_000_000, 9e6, 26.1, 2.0),
+                [RelativeSpeed("eager", Estimate(0.25, 0.24, 0.26))],
+            ),
+            PaperRow("Absent", None, None, "nobody has it", None, 2e9, 0.07, 746.0, []),
+        ],
         energy=EnergySource("INA3221", "the whole board", (), ()),
         steps=[
             EulerRow(row.label, steps, *(Fidelity.of(db + steps, 2, "x") for db in (25.0, 30.0)))

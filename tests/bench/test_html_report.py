@@ -120,7 +120,8 @@ def test_a_report_without_the_optional_parts(bundle):
 def test_every_optional_part_is_a_section(rich):
     page = Page(html(rich, plain_pictures()))
     assert page.sections == [
-        *("warnings", "speed", "latency", *OPTIONAL.values(), "cold", "energy"),
+        *("warnings", "speed", "latency", "models", "times", "rivals", *OPTIONAL.values()),
+        *("cold", "energy"),
         *("pictures", "remarks", "json"),
     ]
     charts = [attrs["aria-label"] for attrs, _ in page.all("figure") if "aria-label" in attrs]

@@ -107,7 +107,7 @@ def test_the_json_holds_all_samples(bundle):
             "unavailable": [Unavailable("onnxruntime-cuda", "no driver")],
         },
     )
-    assert report["schema_version"] == SCHEMA_VERSION == 5
+    assert report["schema_version"] == SCHEMA_VERSION == 6
     assert report["complete"] is True
     eager, fast = report["runners"]
     for row, seconds in ((eager, 0.4), (fast, 0.1)):

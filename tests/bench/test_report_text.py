@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from elir_deploy.bench.cold import ColdStart
 from elir_deploy.bench.measurement import Measurement
+from elir_deploy.bench.peers.paper import Comparison, Rival
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import Results, build_report
 from elir_deploy.bench.report_text import digits, heading, markdown, remarks, tables, text
@@ -26,8 +27,9 @@ from tests.bench.synthetic import FakeClock, SyntheticMeter, SyntheticRunner
 from tests.bundles import make_bundle
 
 TITLES = [
-    *("Speed", "Latency in ms", "Throughput", "Stages", "Euler steps", "Soak", "Cold start"),
-    "Energy",
+    *("Speed", "Latency in ms"),
+    *("Models of the paper", "Times as fast as the paper's rivals", "Rivals that are not measured"),
+    *("Throughput", "Stages", "Euler steps", "Soak", "Cold start", "Energy"),
 ]
 
 
@@ -79,6 +81,11 @@ def everything(bundle):
             EulerRow("eager", 2, Fidelity.unknown("y"), Fidelity.of(30.0, 2, "x")),
         ],
         soaks=[soak],
+        rivals=[
+            Comparison(Rival("ELIR", 18e6, 52.2), "eager", 19_061_000),
+            Comparison(Rival("Fast", 9e6, 26.1, ("m", "c", {}), "free"), "fast", 9_000_000),
+            Comparison(Rival("Absent", 2e9, 0.07), reason="nobody has it"),
+        ],
     )
     under = conditions(
         energy=EnergySource("a meter", "the whole board", (), ()),
@@ -113,6 +120,8 @@ def test_every_table_appears_where_there_is_data(everything):
         ("throughput", "Throughput"),
         ("steps", "Euler steps"),
         ("soak", "Soak"),
+        ("paper_table", "Models of the paper"),
+        ("paper_table", "Times as fast as the paper's rivals"),
     ],
 )
 def test_a_table_without_data_is_left_out(everything, missing, title):
@@ -121,10 +130,22 @@ def test_a_table_without_data_is_left_out(everything, missing, title):
     assert f"\n{title}\n" not in text(report)
 
 
+def test_the_papers_models_are_listed_whether_they_are_measured_or_not(everything):
+    assert rows_of(everything, TITLES[2]) == [
+        ["ELIR", "-", "19.1", "18", "2.50", "52.2", "-"],
+        ["Fast", "free", "9.0", "9", "10.0", "26.1", "-"],
+        ["Absent", "-", "-", "2000", "-", "0.07", "-"],
+    ]
+    assert rows_of(everything, TITLES[4]) == [["Absent", "nobody has it"]]
+    [[runner, rival, here, paper]] = rows_of(everything, TITLES[3])
+    assert (runner, rival, paper) == ("eager", "Fast", "-")  # the bundle is not the paper's model
+    assert here.startswith("0.250 [")
+
+
 def test_rows_that_a_runner_has_nothing_for_are_left_out(everything):
     bare = {"image": None, "device": None, "stages": [], "cold": None, "energy": None}
     report = replace(everything, runners=[replace(row, **bare) for row in everything.runners])
-    assert [table.title for table in tables(report)] == ["Throughput", "Soak"]
+    assert [table.title for table in tables(report)] == [*TITLES[2:5], "Throughput", "Soak"]
 
 
 def test_speeds(everything):

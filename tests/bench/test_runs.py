@@ -158,7 +158,7 @@ def runners(monkeypatch, no_yardstick) -> Opened:
 
 
 def test_peers_come_first_and_are_what_the_others_are_compared_with(bundle, runners, monkeypatch):
-    def open_peers(names, of, checkpoint, threads, progress):
+    def open_peers(names, of, checkpoint, threads, progress, *, device):
         assert (names, of, checkpoint, threads) == (("torch",), bundle, "c", 1)
         return [SyntheticRunner("torch", FakeClock(), 0.2)], [Unavailable("other", "why")]
 

@@ -229,7 +229,7 @@ def test_ctrl_c_for_real(bundle, tmp_path):
 
 
 def test_the_checkpoint_of_a_bundle_is_for_its_peers(run, bundle, monkeypatch):
-    def open_peers(names, of, checkpoint, threads, progress):
+    def open_peers(names, of, checkpoint, threads, progress, *, device):
         assert (list(names), checkpoint, threads) == (["torch"], "of c.pth", 1)
         return [SyntheticRunner("torch eager fp32", FakeClock(), 0.1)], []
 

@@ -229,7 +229,13 @@ def test_usage(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
     with pytest.raises(UsageError, match="takes one bundle, not 2"):
         device_report.report_device([str(bundle), "tiny"], out, PLANS, None, None, OPTIONS)
-    for extra in (["--json", "x.json"], ["--peers"], ["--backend", "torch"], ["--no-cold"]):
+    for extra in (
+        ["--json", "x.json"],
+        ["--peers", "all"],
+        ["--device", "GPU"],
+        ["--backend", "torch"],
+        ["--no-cold"],
+    ):
         done = run_here(bench.main, bundle, "--device-report", out, *extra)
         assert done.returncode == 2
         assert "--device-report takes no peers" in done.stderr

@@ -1,8 +1,8 @@
-"""Peers: ways to run a bundle's model without this project.
+"""Peers: ways to run a bundle's model without this project, and the paper's rivals.
 
 PyTorch, eager and compiled, and the model exported by ``torch.onnx.export`` onto onnxruntime and
 OpenVINO. :data:`PEERS` lists them; all run the bundle's model with the bundle's noise, so that
-their pictures can be compared with its references.
+their pictures can be compared with its references. :mod:`.paper` has models of others.
 
 torch and the model are imported when a function is called, so that everything else measures on
 machines that have neither.
@@ -13,21 +13,54 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elir_deploy.bench.peers.base import Workbench, as_unavailable, workbench_folder
+from elir_deploy.bench.peers.paper import (
+    CODEFORMER,
+    PAPER,
+    Comparison,
+    check_rivals,
+    open_rivals,
+)
 from elir_deploy.bench.peers.plain import ONNXRUNTIME, OPENVINO, open_onnxruntime, open_openvino
-from elir_deploy.bench.peers.pytorch import COMPILED, TORCH, CompiledRunner, TorchRunner
+from elir_deploy.bench.peers.pytorch import (
+    COMPILED,
+    TORCH,
+    CompiledRunner,
+    TorchRunner,
+    eager_device,
+)
 from elir_deploy.bench.peers.subject import load_checkpoint_of, subject_of
 from elir_deploy.bench.runners import Runner, Unavailable
 from elir_deploy.errors import MissingDependencyError, UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
+from elir_deploy.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
 
-__all__ = ["PEERS", "TORCH", "Peer", "load_checkpoint_of", "open_peers", "torch_missing"]
+__all__ = [
+    "ALL",
+    "CODEFORMER",
+    "PAPER",
+    "PEERS",
+    "TORCH",
+    "Comparison",
+    "Peer",
+    "check_rivals",
+    "load_checkpoint_of",
+    "named_peers",
+    "open_peers",
+    "open_rivals",
+    "options_named",
+    "torch_device",
+    "torch_missing",
+]
+
+#: Name of ``--peers`` for all of :data:`PEERS`.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -47,18 +80,74 @@ PEERS: dict[str, Peer] = {
 }
 
 
+def named_peers(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What ``--peers`` names: peers, and the options of rivals.
+
+    Eager PyTorch takes part beside the paper's rivals, which the paper measured so.
+
+    Args:
+        texts: each one or more names, separated by commas.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    names = [name for text in texts for name in text.split(",")]
+    rivals = [name for name in (PAPER, CODEFORMER) if name in names]
+    named = [TORCH] if rivals else []
+    for name in names:
+        if name not in (ALL, *PEERS, PAPER, CODEFORMER):
+            choices = ", ".join((ALL, *PEERS, PAPER, CODEFORMER))
+            raise UsageError(f"unknown peer {name!r}: choose from {choices}")
+        named += list(PEERS) if name == ALL else [name] * (name in PEERS)
+    return list(dict.fromkeys(named)), rivals
+
+
+def options_named(backends: Sequence[str] | None, others: Sequence[str] | None) -> dict[str, Any]:
+    """Options of a run: ``backends``, ``peers`` and ``rivals``.
+
+    Args:
+        backends: of ``--backend``, where peers may be named, too; None: the bundle's own and eager
+            PyTorch, which is what others are compared with.
+        others: of ``--peers``; see :func:`named_peers`.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    added, rivals = named_peers(others or ())
+    for name in backends or ():
+        if name not in PEERS and name not in BACKENDS:
+            names = ", ".join([*PEERS, *BACKENDS])
+            raise UsageError(f"unknown backend {name!r}: choose from {names}")
+    if backends is None:
+        return {"backends": None, "peers": list(dict.fromkeys([TORCH, *added])), "rivals": rivals}
+    named = [name for name in backends if name in PEERS]
+    return {
+        "backends": [name for name in dict.fromkeys(backends) if name not in PEERS],
+        "peers": list(dict.fromkeys([*added, *named])),
+        "rivals": rivals,
+    }
+
+
+def torch_device(rivals: Sequence[str]) -> str:
+    """Where eager PyTorch runs: beside the paper's rivals on the GPU, if it has one."""
+    return eager_device() if rivals and torch_missing() is None else "cpu"
+
+
 def open_peers(
     names: Sequence[str],
     bundle: Bundle,
     checkpoint: Checkpoint | None,
     threads: int | None,
     progress: ProgressCallback = no_progress,
+    *,
+    device: str = "cpu",
 ) -> tuple[list[Runner], list[Unavailable]]:
     """Open peers by name. One that fails does not stop the others.
 
     Args:
         names: of :data:`PEERS`, in the order of the runners.
         checkpoint: as for :func:`elir_deploy.bench.peers.subject.subject_of`.
+        device: PyTorch's, for eager PyTorch; all other peers run on the CPU.
 
     Returns:
         the runners, and those that cannot run with the reason. No file is left behind.
@@ -79,7 +168,7 @@ def open_peers(
     subject = subject_of(bundle, checkpoint)
     try:
         with workbench_folder() as folder:
-            bench = Workbench(subject, threads, folder, progress)
+            bench = Workbench(subject, threads, folder, device, progress)
             for name in names:
                 try:
                     with as_unavailable(f"{name} cannot be opened"):

@@ -71,12 +71,14 @@ class Workbench:
     Attributes:
         subject: the model of all peers.
         folder: for files that opening needs.
+        device: PyTorch's, for eager PyTorch.
         graph: the export that several peers share, or why it failed.
     """
 
     subject: Subject
     threads: int | None
     folder: Path
+    device: str = "cpu"
     progress: ProgressCallback = no_progress
     graph: PlainGraph | UnavailableError | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,50 +18,91 @@ from elir_deploy.bench.peers.subject import Subject
 from elir_deploy.bench.runners import Preparation
 from elir_deploy.errors import UnavailableError
 
-__all__ = ["COMPILED", "TORCH", "CompiledRunner", "TorchRunner"]
+__all__ = ["COMPILED", "TORCH", "CompiledRunner", "TorchRunner", "eager_device", "run_eagerly"]
 
 #: Names of ``--backend``.
 TORCH = "torch"
 COMPILED = "torch-compile"
 
 
-class TorchRunner(PeerRunner):
-    """PyTorch: eager, float32, one image at a time, on the CPU, with single 3x3 convolutions.
+def eager_device() -> str:
+    """PyTorch's device for models in eager mode: its first GPU, or else the CPU.
 
-    The number of threads is set for the whole process.
+    On a GPU, float32 is then float32 in the whole process: TF32, PyTorch's default, is off.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return "cuda"
+
+
+def run_eagerly(
+    network: Callable[[Any], Any], pixels: NDArray[np.uint8], device: str
+) -> tuple[NDArray[np.uint8], int]:
+    """The network's result as pixels, and its nanoseconds.
+
+    Args:
+        network: (1, 3, h, w) float32 in [0, 1] to the same kind of tensor, of any size.
+        pixels: (h, w, 3) RGB.
+        device: PyTorch's.
+    """
+    import torch
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        x = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
+        x = x.float().div(255).contiguous()
+        wait()
+        start = time.perf_counter_ns()
+        restored = network(x)
+        wait()
+        elapsed = time.perf_counter_ns() - start
+        # As elir_deploy.pixels, but in PyTorch, which is what is measured.
+        levels = restored[0].nan_to_num(0).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+        output: NDArray[np.uint8] = levels.contiguous().cpu().numpy()
+        return output, elapsed
+
+
+class TorchRunner(PeerRunner):
+    """PyTorch: eager, float32, one image at a time, with single 3x3 convolutions.
+
+    The number of threads is set for the whole process. ``device``, by default the bench's, is
+    PyTorch's.
     """
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, device: str | None = None) -> None:
         import torch
 
-        subject = bench.subject
+        subject, self._device = bench.subject, device or bench.device
         super().__init__(subject)
         if bench.threads is not None:
             torch.set_num_threads(bench.threads)
-        self.label = f"{TORCH} eager fp32"
+        self.on_cpu = self._device == "cpu"
+        self.label = f"{TORCH} eager fp32{' on cuda' * (not self.on_cpu)}"
         self.backend = TORCH
         self.precision = "fp32"
         self.version = f"torch {installed_version('torch')}"
         self._network: Callable[..., Any] | None = subject.collapsed
+        if not self.on_cpu:  # others share it
+            self._network = copy.deepcopy(subject.collapsed).to(self._device)
         self._steps = subject.manifest.model.steps
-        self._noise = subject.noise
+        self._noise = subject.noise.to(self._device)
 
     def close(self) -> None:
         self._network = None
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        import torch
-
-        assert self._network is not None
-        with torch.inference_mode():
-            x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).contiguous()
-            start = time.perf_counter_ns()
-            restored = self._network(x, self._steps, self._noise)
-            self.device_ns = time.perf_counter_ns() - start
-            # As elir_deploy.pixels, but in PyTorch, which is what is measured.
-            levels = restored[0].nan_to_num(0).mul(255).round().to(torch.uint8).permute(1, 2, 0)
-            output: NDArray[np.uint8] = levels.contiguous().numpy()
-            return output
+        network = self._network
+        assert network is not None
+        output, self.device_ns = run_eagerly(
+            lambda x: network(x, self._steps, self._noise), pixels, self._device
+        )
+        return output
 
 
 class CompiledRunner(TorchRunner):
@@ -74,7 +116,7 @@ class CompiledRunner(TorchRunner):
     """
 
     def __init__(self, bench: Workbench) -> None:
-        super().__init__(bench)
+        super().__init__(bench, "cpu")
         self.label = f"{COMPILED} fp32"
         self.backend = COMPILED
         bench.progress("compiling with torch.compile", 0, 0)
