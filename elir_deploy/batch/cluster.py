@@ -22,8 +22,8 @@ from elir_deploy.errors import (
     UnavailableError,
 )
 from elir_deploy.interrupts import raise_interruption
-from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import Job
+from elir_deploy.runtime.results import Result
 
 __all__ = ["Cluster", "open_cluster"]
 

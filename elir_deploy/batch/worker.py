@@ -17,9 +17,10 @@ from elir_deploy.photo import Faces, PhotoRestorer
 from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
-from elir_deploy.runtime.files import Result, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import Quality
 from elir_deploy.runtime.jobs import Job
+from elir_deploy.runtime.results import Result
 
 __all__ = ["Worker", "WorkerOptions"]
 

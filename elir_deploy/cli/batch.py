@@ -18,8 +18,8 @@ from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.files import Outcome, Result
 from elir_deploy.runtime.jobs import Naming
+from elir_deploy.runtime.results import Outcome, Result
 from elir_deploy.runtime.strength import rounded_strength
 
 

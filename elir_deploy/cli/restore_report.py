@@ -11,8 +11,8 @@ from elir_deploy.errors import UsageError
 from elir_deploy.output_files import STANDARD_OUTPUT, is_standard_output
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.events import EventLog
-from elir_deploy.runtime.files import Outcome, Result
 from elir_deploy.runtime.jobs import Job, Plan, check_events_file
+from elir_deploy.runtime.results import Outcome, Result
 
 __all__ = ["RunReport"]
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from elir_deploy.errors import OutputError
 from elir_deploy.output_files import discard, is_standard_output, open_stream
-from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import Plan
+from elir_deploy.runtime.results import Result
 
 __all__ = ["EventLog"]
 

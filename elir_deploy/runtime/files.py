@@ -9,11 +9,10 @@ the others are still restored, unless the device no longer responds or the disk 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,63 +43,13 @@ from elir_deploy.runtime.jobs import Job
 from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
 from elir_deploy.runtime.resampling import resize_into
 from elir_deploy.runtime.restorer import Restorer
+from elir_deploy.runtime.results import Outcome, Result
 from elir_deploy.runtime.strength import rounded_strength
 
-__all__ = ["Outcome", "Result", "check_bits", "restore_files"]
+__all__ = ["check_bits", "restore_files"]
 
 #: Progress counts the tiles of images that take longer than this.
 _LONG_S = 2.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a job.
-
-    Attributes:
-        job: the job.
-        failure: the reason why it failed; None: it did not.
-        warning: what the user may not expect of the result: the image differs from the model's
-            training data, or lost some of its bits; None: nothing.
-        seconds: time for reading, restoring and writing, without waiting for other images; of
-            images restored together, each has its share.
-        faces: as events have them; None: none were looked for.
-        frames: of a film, the number of pictures restored; None: it is an image.
-        partial: of a film that failed, the file with what was restored until then.
-    """
-
-    job: Job
-    failure: str | None = None
-    warning: str | None = None
-    seconds: float = 0.0
-    faces: Sequence[Mapping[str, Any]] | None = None
-    frames: int | None = None
-    partial: Path | None = None
-
-    @property
-    def output(self) -> str | None:
-        """The file that was written, as users see it; None: there is none."""
-        if self.failure is None:
-            return self.job.output_name
-        return None if self.partial is None else str(self.partial)
-
-
-@dataclass
-class Outcome:
-    """The results of all jobs.
-
-    Attributes:
-        restored: successful jobs.
-        failures: failed jobs, with the reason.
-        seconds: total time, including reading and writing.
-        faces: number of faces restored in the restored jobs; None: none were looked for.
-        frames: number of pictures of films, restored in all jobs; None: they are images.
-    """
-
-    restored: list[Job] = field(default_factory=list)
-    failures: list[tuple[Job, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    faces: int | None = None
-    frames: int | None = None
 
 
 @dataclass(frozen=True)

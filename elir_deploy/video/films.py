@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from elir_deploy.errors import DeviceLostError, DiskFullError, ElirError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.files import Outcome, Result
 from elir_deploy.runtime.jobs import Job
+from elir_deploy.runtime.results import Outcome, Result
 from elir_deploy.video.encoding import Encoding
 from elir_deploy.video.film import open_film
 from elir_deploy.video.frames import FrameRestorer

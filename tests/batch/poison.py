@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from elir_deploy.batch.worker import Worker
-from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import Job
+from elir_deploy.runtime.results import Result
 
 
 class MortalWorker(Worker):

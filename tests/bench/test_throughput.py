@@ -17,7 +17,7 @@ from elir_deploy.bench.throughput import Load, Throughput, call_together
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import BACKENDS
-from elir_deploy.runtime.files import Outcome
+from elir_deploy.runtime.results import Outcome
 from tests.bench.synthetic import FakeClock, SyntheticRunner
 from tests.bundles import make_bundle
 

@@ -16,8 +16,9 @@ from elir_deploy.photo import PhotoRestorer
 from elir_deploy.photo.detection import MAX_FACES
 from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import files, read_image
-from elir_deploy.runtime.files import Result, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.jobs import Job
+from elir_deploy.runtime.results import Result
 from tests.photo.pictures import face_bundle, spots
 
 pytest.importorskip("onnxruntime")

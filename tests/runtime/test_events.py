@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from elir_deploy.runtime.events import EventLog
-from elir_deploy.runtime.files import Result
 from elir_deploy.runtime.jobs import plan_jobs
+from elir_deploy.runtime.results import Result
 
 
 class SlowCounter(Counter[str]):

@@ -15,9 +15,10 @@ from PIL import Image
 
 from elir_deploy.errors import DeviceLostError, UnavailableError
 from elir_deploy.runtime import Restorer, files
-from elir_deploy.runtime.files import Result, restore_files
+from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import read_image
 from elir_deploy.runtime.jobs import plan_jobs
+from elir_deploy.runtime.results import Result
 from elir_deploy.runtime.tiling import spans
 from tests.bundles import make_bundle
 
