@@ -29,6 +29,8 @@ __all__ = ["Cluster", "open_cluster"]
 
 #: Seconds between looks at whether workers still live.
 _PATIENCE_S = 1.0
+#: Seconds for a worker to start.
+_START_S = 120.0
 #: Seconds for a cluster to accept a connection.
 _CONNECTION_S = 10.0
 
@@ -67,11 +69,17 @@ class Cluster:
         owner: dict[Any, Any] = {}
         idle = list(self.workers)
         while True:
-            while idle and (chunk := queue.take()):
+            chunk = queue.take()
+            while idle and chunk:
                 worker = idle.pop()
                 stream = worker.restore.remote(chunk)
                 unfinished[stream], owner[stream] = list(chunk), worker
+                chunk = queue.take()
+            if chunk:
+                queue.put_back(chunk)
             if not unfinished:
+                if chunk:
+                    raise UnavailableError("no worker is left: start elir-batch again")
                 return
             ready, _ = self.ray.wait(list(unfinished), timeout=_PATIENCE_S)
             for stream in ready:
@@ -80,7 +88,8 @@ class Cluster:
                 except _WorkerDiedError as death:
                     for job in queue.died(unfinished.pop(stream), str(death)):
                         on_result(Result(job, f"left out, its worker died twice: {death}"))
-                    idle.append(self._replaced(queue))
+                    if (worker := self._replaced(queue)) is not None:
+                        idle.append(worker)
                     continue
                 if result is None:
                     del unfinished[stream]
@@ -91,11 +100,17 @@ class Cluster:
                     on_result(result)
 
     def _replaced(self, queue: JobQueue) -> Any:
-        """A new worker that has opened its bundle, so that no image is blamed if it does not."""
+        """A new worker that has opened its bundle, so that no image is blamed if it does not.
+
+        None: there is no room for one.
+        """
         while True:
             worker = self.start()
             try:
-                self.ray.get(worker.name.remote())
+                self.ray.get(worker.name.remote(), timeout=_START_S)
+            except self.ray.exceptions.GetTimeoutError:
+                self.ray.kill(worker)  # such as after the loss of a machine
+                return None
             except self.ray.exceptions.RayActorError as error:
                 queue.died([], _cause(error))
             else:
@@ -218,12 +233,20 @@ def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
     if not gpus:
         options = replace(options, threads=threads)
     count = workers or gpus or max(1, cores // threads)
-    share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores)}
+    # More workers than there is room for share it; Ray takes whole numbers and parts of one.
+    share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores / count)}
+    share = {kind: int(part) if part > 1 else part for kind, part in share.items()}
     actor = ray.remote(**share)(Worker)
     cluster = Cluster(ray, lambda: actor.remote(options), [])
     cluster.workers = [cluster.start() for _ in range(count)]
     try:
-        cluster.names = ray.get([worker.name.remote() for worker in cluster.workers])
+        names = [worker.name.remote() for worker in cluster.workers]
+        cluster.names = ray.get(names, timeout=_START_S)
+    except ray.exceptions.GetTimeoutError:
+        raise UnavailableError(
+            f"no room for {count} workers in a cluster of {cores} cores and {gpus} GPUs, or other "
+            "programs use it: choose fewer --workers or --threads"
+        ) from None
     except ray.exceptions.RayActorError as error:
         raise UnavailableError(f"a worker does not start: {_cause(error)}") from None
     return cluster

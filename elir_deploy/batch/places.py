@@ -59,8 +59,8 @@ def plan_batch(
     """
     if not _is_url(source) and not _is_url(destination):
         return plan_jobs(
-            [Path(source)],
-            Path(destination),
+            [Path(source).resolve()],  # workers may run in another folder
+            Path(destination).resolve(),
             format=naming.format,
             recursive=recursive,
             existing=existing,
@@ -96,7 +96,8 @@ def _is_url(text: str) -> bool:
 
 
 def _root(text: str) -> str:
-    return text.rstrip("/") if _is_url(text) else Path(text).resolve().as_uri()
+    # Not as_uri: fsspec takes percent signs as they are.
+    return text.rstrip("/") if _is_url(text) else f"file://{Path(text).resolve().as_posix()}"
 
 
 def _remote(job: Job, source: str, destination: str) -> RemoteJob:

@@ -40,6 +40,10 @@ class JobQueue:
         """The next jobs of a worker; None: there are none at the moment."""
         return self._chunks.popleft() if self._chunks else None
 
+    def put_back(self, jobs: list[Job]) -> None:
+        """Queue jobs again that were taken for no worker."""
+        self._chunks.appendleft(jobs)
+
     def succeeded(self) -> None:
         """Note that a worker restored an image."""
         self._in_a_row = 0

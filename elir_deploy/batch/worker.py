@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from elir_deploy.batch.places import RemoteJob, fetch, send
-from elir_deploy.errors import ElirError, InputError, OutputError
+from elir_deploy.errors import InputError, OutputError
 from elir_deploy.photo import Faces, PhotoRestorer
 from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Restorer
@@ -79,20 +79,20 @@ class Worker:
         Raises:
             DiskFullError, DeviceLostError: no further image can be restored.
         """
-        results: queue.SimpleQueue[Result | ElirError | None] = queue.SimpleQueue()
+        results: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 with tempfile.TemporaryDirectory(prefix="elir-batch-") as folder:
                     self._restore(jobs, Path(folder), results.put)
                 results.put(None)
-            except ElirError as error:
+            except BaseException as error:  # noqa: BLE001  # the caller's
                 results.put(error)
 
         thread = threading.Thread(target=run, name="elir-batch")
         thread.start()
         while (result := results.get()) is not None:
-            if isinstance(result, ElirError):
+            if isinstance(result, BaseException):
                 raise result
             yield result
         thread.join()

@@ -17,7 +17,9 @@ from elir_deploy.cli.restore import EXIT_SOME_FAILED, Format, image_quality
 from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import UsageError
+from elir_deploy.runtime.backends import backend_named
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.jobs import Naming
 from elir_deploy.runtime.results import Outcome, Result
 from elir_deploy.runtime.strength import rounded_strength
@@ -119,6 +121,9 @@ def batch(
         raise UsageError("--background and --scale are for photographs: add --faces")
     if choice == "aligned" and not (background or scale):
         choice = None  # an aligned face is restored as a whole
+    if choice is not None:
+        detector_of(opened)
+    backend_named(backend) if backend != "auto" else None
     naming = Naming(format.value, suffix)
     plan = plan_batch(source, destination, naming, existing=existing.value, recursive=recursive)
     options = WorkerOptions(
@@ -127,7 +132,7 @@ def batch(
         precision=precision.value if precision else None,
         threads=threads,
         faces=choice,
-        background=background,
+        background=background and str(Bundle.open(background).path.resolve()),
         scale=int(scale.value) if scale else 1,
         strength=rounded_strength(strength),
         quality=image_quality(quality, plan),

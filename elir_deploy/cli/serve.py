@@ -133,6 +133,8 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=_END_S,
             limit_concurrency=1024,
+            http="h11",
+            ws="none",
             h11_max_incomplete_event_size=2**16,
         )
         _run(uvicorn, config)
@@ -142,12 +144,19 @@ def _run(uvicorn: Any, config: Any) -> None:
     """Serve until a signal; a second one ends at once."""
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is imported when it is used
+        should_exit: bool
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             # uvicorn would raise them again at the end; this is an end as intended.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self.handle_exit)
             yield
+
+        def handle_exit(self, number: int, frame: Any) -> None:
+            if self.should_exit:  # the second one
+                os._exit(128 + number)
+            self.should_exit = True
 
     server = Server(config)
     try:

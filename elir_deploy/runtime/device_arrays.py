@@ -9,6 +9,7 @@ for what the caller has queued.
 from __future__ import annotations
 
 import ctypes
+import operator
 import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -192,20 +193,21 @@ def _check_place(address: int, kind: str, device: Device) -> None:
 
 def _by_interface(array: Any, kind: str, device: Device, stream: int) -> Borrowed:
     interface = array.__cuda_array_interface__
-    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
-    strides = interface.get("strides")
-    # Up to version 2 it has no stream: the default one stands for all.
-    caller = interface.get("stream", _LEGACY_STREAM)
+    try:
+        shape = tuple(operator.index(side) for side in interface["shape"])
+        dtype = np.dtype(interface["typestr"])
+        strides = interface.get("strides")
+        strides = _compact(shape, dtype.itemsize) if strides is None else tuple(strides)
+        pointer = operator.index(interface["data"][0])
+        # Up to version 2 it has no stream: the default one stands for all.
+        caller = interface.get("stream", _LEGACY_STREAM)
+        if interface.get("mask") is not None:
+            raise ValueError("it has a mask")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ImageError(f"the {kind} has no valid __cuda_array_interface__: {error}") from None
     if caller is not None:
         device.wait_for(stream, int(caller))
-    return Borrowed(
-        kind,
-        str(dtype),
-        shape,
-        _compact(shape, dtype.itemsize) if strides is None else tuple(strides),
-        int(interface["data"][0]),
-        array,
-    )
+    return Borrowed(kind, str(dtype), shape, strides, pointer, array)
 
 
 def _compact(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

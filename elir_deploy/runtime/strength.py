@@ -61,6 +61,8 @@ def mix_into(picture: EnlargedPicture, restored: NDArray[Any], strength: float) 
 
 
 def _weight(strength: float) -> int:
+    if not isinstance(strength, int | float | np.number):
+        raise UsageError(f"strength is {strength!r}, expected a number from 0 to 1")
     if not 0 <= strength <= 1:  # nor is NaN
         raise UsageError(f"strength is {strength:g}, expected 0 to 1")
     return math.floor(_FULL * strength + 0.5)

@@ -6,11 +6,12 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import anyio
 import numpy as np
@@ -47,6 +48,8 @@ T = TypeVar("T")
 _CODECS = 4
 #: Parameters of ``/restore``.
 _PARAMETERS = ("model", "faces", "scale", "strength", "format", "quality")
+#: Characters of faces in a header.
+_HEADER = 6000
 _MEDIA_TYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "TIFF": "tiff", "AVIF": "avif"}
 
 
@@ -89,7 +92,7 @@ def _number(name: str, text: str, kind: Callable[[str], T]) -> T:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{name} is {text!r}, expected a number") from None
+        raise UsageError(f"{name} is {text[:80]!r}, expected a number") from None
 
 
 class Service:
@@ -192,9 +195,9 @@ class Service:
                 futures = dispatcher.submit(restorer, [image], choices.strength)
                 [restored] = await self._finished(request, futures)
                 data = await self._encoded(model.name, image, restored, suffix, choices.quality)
-        headers = {"Elir-Model": model.name}
+        headers = {"Elir-Model": quote(model.name)}
         if restored.faces is not None:
-            headers["Elir-Faces"] = json.dumps(list(restored.faces), separators=(",", ":"))[:8000]
+            headers["Elir-Faces"] = _faces_header(restored.faces)
         if restored.warning is not None:
             headers["Elir-Warning"] = restored.warning.encode("ascii", "replace").decode()
         kind = _MEDIA_TYPES[OUTPUT_FORMATS[suffix].name]
@@ -217,7 +220,7 @@ class Service:
         dispatcher.check()
         async with self._uploads.read(request) as body:
             length = request.headers.get("inference-header-content-length")
-            parsed = await self._in_thread(v2.parse_request, body, length)
+            parsed = await self._in_thread(v2.parse_request, body, length, self._limits.pixels)
             strength = rounded_strength(_strength(parsed.parameters))
             images = [LoadedImage(image) for image in parsed.images]
             with dispatcher.places(len(images)):
@@ -354,6 +357,14 @@ def _check_result(image: LoadedImage, scale: int, suffix: str, quality: Any) -> 
     OUTPUT_FORMATS[suffix].options(quality)
 
 
+def _faces_header(faces: Sequence[Mapping[str, Any]]) -> str:
+    """As JSON; of many faces, as many as headers have room for."""
+    shown = [json.dumps(face, separators=(",", ":")) for face in faces]
+    while sum(map(len, shown)) > _HEADER:
+        shown.pop()
+    return f"[{','.join(shown)}]"
+
+
 def _suffix(format: str, body: bytes) -> str:
     if format != "same":
         return f".{format}"
@@ -373,5 +384,5 @@ def _strength(parameters: Mapping[str, Any]) -> float:
         raise UsageError(f"unknown parameter {unknown[0]!r}, expected strength")
     value = parameters.get("strength", 1.0)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"strength is {value!r}, expected a number from 0 to 1")
-    return float(value)
+        raise UsageError(f"strength is {repr(value)[:80]}, expected a number from 0 to 1")
+    return float(min(max(value, -1), 2))  # an integer may be too large for a float

@@ -57,7 +57,8 @@ class Uploads:
             raise HTTPException(415, "send the body without Content-Encoding")
         most = self._limits.body_bytes
         announced = request.headers.get("content-length")
-        if announced is not None and not (announced.isascii() and announced.isdecimal()):
+        digits = announced is None or (announced.isascii() and announced.isdecimal())
+        if not digits or len(announced or "") > 18:
             raise HTTPException(400, "Content-Length is not a number")
         if announced is not None and int(announced) > most:
             raise HTTPException(413, f"the body is larger than {most} bytes")

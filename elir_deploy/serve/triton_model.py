@@ -113,5 +113,5 @@ def _strength(parameters: str | None) -> float:
     value = json.loads(parameters or "{}").get("strength", 1.0)
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"strength is {value!r}, expected a number from 0 to 1") from None

@@ -20,6 +20,8 @@ __all__ = ["INPUT", "OUTPUT", "InferRequest", "encode_response", "metadata", "pa
 INPUT, OUTPUT = "image", "restored"
 #: Elements of a tensor in JSON, each of which takes some 100 bytes of memory.
 _MOST_IN_JSON = 2**22
+#: Images of a request.
+_MOST_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,20 @@ def metadata(name: str) -> dict[str, Any]:
     }
 
 
-def parse_request(body: bytes, header_length: str | None) -> InferRequest:
+def parse_request(body: bytes, header_length: str | None, pixels: int) -> InferRequest:
     """A request from its body.
 
     Args:
         body: JSON, and behind it the tensor, if that is binary.
         header_length: the header ``Inference-Header-Content-Length``: bytes of JSON.
+        pixels: of an image at most.
 
     Raises:
         UsageError: it is not a request for a picture.
     """
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal()):
+        if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 16):
             raise UsageError("Inference-Header-Content-Length is not a number")
         length = int(header_length)
         if length > len(body):
@@ -82,7 +85,7 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
     parameters = _expect(message.get("parameters", {}), dict, "parameters")
     return InferRequest(
         request_id,
-        _tensor(_expect(inputs[0], dict, "an input"), body[length:]),
+        _tensor(_expect(inputs[0], dict, "an input"), body[length:], pixels),
         {k: v for k, v in parameters.items() if k != "binary_data_output"},
         _wants_binary(message, parameters),
     )
@@ -94,15 +97,24 @@ def _expect(value: Any, kind: type, what: str) -> Any:
     return value
 
 
-def _tensor(entry: dict[str, Any], binary: bytes) -> NDArray[np.uint8]:
+def _brief(value: Any) -> str:
+    """What the caller sent, at most a line of it."""
+    return repr(value)[:80]
+
+
+def _tensor(entry: dict[str, Any], binary: bytes, pixels: int) -> NDArray[np.uint8]:
     if entry.get("name") != INPUT:
-        raise UsageError(f"the input is {entry.get('name')!r}, expected {INPUT!r}")
+        raise UsageError(f"the input is {_brief(entry.get('name'))}, expected {INPUT!r}")
     if entry.get("datatype") != "UINT8":
-        raise UsageError(f"datatype is {entry.get('datatype')!r}, expected 'UINT8'")
+        raise UsageError(f"datatype is {_brief(entry.get('datatype'))}, expected 'UINT8'")
     shape = _expect(entry.get("shape"), list, "shape")
     sides = [n for n in shape if type(n) is int and 0 < n < 2**31]
     if len(sides) != len(shape) or len(shape) != 4 or shape[3] != 3:
-        raise UsageError(f"shape is {str(shape)[:80]}, expected [N, H, W, 3]")
+        raise UsageError(f"shape is {_brief(shape)}, expected [N, H, W, 3]")
+    if sides[0] > _MOST_IMAGES:
+        raise UsageError(f"there are {sides[0]} images, expected at most {_MOST_IMAGES} a request")
+    if sides[1] * sides[2] > pixels:
+        raise UsageError(f"images have {sides[1] * sides[2]} pixels, expected at most {pixels}")
     size = math.prod(sides)
     parameters = _expect(entry.get("parameters", {}), dict, "parameters of the input")
     if "binary_data_size" in parameters:
@@ -138,7 +150,7 @@ def _wants_binary(message: dict[str, Any], parameters: dict[str, Any]) -> bool:
     for output in outputs:
         _expect(output, dict, "an output")
         if output.get("name") != OUTPUT:
-            raise UsageError(f"there is no output {output.get('name')!r}, only {OUTPUT!r}")
+            raise UsageError(f"there is no output {_brief(output.get('name'))}, only {OUTPUT!r}")
         own = _expect(output.get("parameters", {}), dict, "parameters of the output")
         wanted = own.get("binary_data", wanted)
     return bool(wanted)

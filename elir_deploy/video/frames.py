@@ -87,7 +87,7 @@ class PhotographFrames:
         """Pictures with their faces, drawn in a thread of its own."""
         with closing(read_ahead(frames, 1)) as ahead:
             for frame in ahead:
-                yield self._restorer.prepare(frame, self._faces)
+                yield self._restorer.prepare(frame, self._faces, strength=self._strength)
 
     def _restored(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         restorer = self._restorer

@@ -158,6 +158,8 @@ class Program {
     elir_params params = arguments.params;
     params.fit = ELIR_FIT_TILE;
     params.precision = nullptr;
+    // The photograph is mixed once, with the background in it.
+    if (params.strength > 0) params.strength = 1;
     background_.emplace(arguments.background, params);
   }
 

@@ -104,8 +104,9 @@ elir_status elir_restore_photo_async(elir_restorer* restorer, const elir_photo_p
     check_not_null(output, "output");
     check_capacity(faces, capacity);
     if (done == nullptr) throw usage_error("done is NULL");
-    PhotoRequest request(read_params(params));
-    restorer->photos.check(request.params(), *input, *output);
+    const elir_photo_params read = read_params(params);
+    restorer->photos.check(read, *input, *output);
+    PhotoRequest request(read);  // copies only what was checked
     const auto restore = [=, request = std::move(request), &photos = restorer->photos,
                           from = *input, to = *output] {
       write_faces(photos.restore(request.params(), from, to), faces, capacity, count);

@@ -40,6 +40,16 @@ def test_names_are_those_of_paths(
     assert len(urls.renamed) == len(paths.renamed)
 
 
+def test_names_with_spaces(album: Path, tmp_path: Path) -> None:
+    album = album.rename(tmp_path / "my älbum")
+    plan = plan_batch(str(album), f"file://{tmp_path}/my out", PNG)
+    assert len(plan.jobs) == 3
+    job = plan.jobs[0]
+    assert isinstance(job, RemoteJob)
+    send(fetch(job, tmp_path / "work").source, job)
+    assert (tmp_path / "my out" / job.target).is_file()
+
+
 def test_results_that_exist(album: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

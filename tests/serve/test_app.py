@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from elir_deploy.errors import DeviceLostError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image, write_image
-from elir_deploy.serve.app import Service
+from elir_deploy.serve.app import Service, _faces_header
 from elir_deploy.serve.limits import Limits, is_loopback
 from elir_deploy.serve.models import ModelOptions, open_models
 from tests.bundles import make_bundle
@@ -185,6 +185,9 @@ def test_refusals(
         {"shape": [1, 1, 3]},
         {"shape": [1, 0, 1, 3]},
         {"shape": [2**30, 2**30, 2**30, 3]},
+        {"shape": [65, 1, 1, 3], "data": [0] * 195},
+        {"shape": [1, 401, 400, 3]},
+        {"name": "x" * 10**5},
         {"shape": ["1", 1, 1, 3]},
         {"shape": 7},
         {"data": [1, 2]},
@@ -200,6 +203,26 @@ def test_tensors_that_are_refused(client: TestClient, change: dict[str, Any]) ->
     body = {"inputs": [TENSOR | {"data": [1, 2, 3]} | change]}
     answer = client.post("/v2/models/any/infer", json=body)
     assert answer.status_code == 400, answer.text
+    assert len(answer.text) < 300
+
+
+@pytest.mark.parametrize("strength", [10**400, -(10**400), 1.5, True, "1", None])
+def test_strengths_that_are_refused(client: TestClient, strength: Any) -> None:
+    body = {"inputs": [TENSOR | {"data": [1, 2, 3]}], "parameters": {"strength": strength}}
+    answer = client.post("/v2/models/any/infer", json=body)
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_header_s_number_of_many_digits(client: TestClient) -> None:
+    headers = {"Inference-Header-Content-Length": "1" * 5000}
+    assert client.post("/v2/models/any/infer", content=b"{}", headers=headers).status_code == 400
+
+
+def test_faces_in_a_header_are_json() -> None:
+    face = {"box": [1.5, 2.5, 3.5, 4.5], "score": 0.9, "reason": "too small: é"}
+    assert json.loads(_faces_header([face] * 2)) == [face] * 2
+    many = json.loads(_faces_header([face] * 500))
+    assert 10 < len(many) < 500
 
 
 def test_the_token(bundles: Path) -> None:

@@ -58,6 +58,24 @@ def test_a_signal_ends_it_when_all_is_answered(tmp_path: Path) -> None:
         np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: int) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8, size=32)
+    with running(bundle, *CPU) as service:
+        head = b"POST /restore HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head)  # and no body
+            while not psutil.Process(service.process.pid).net_connections():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            service.process.send_signal(number)
+            time.sleep(0.5)
+            assert service.process.poll() is None
+            service.process.send_signal(number)
+            assert service.process.wait(10) == 128 + number
+
+
 def test_bundle_that_does_not_exist_and_port_that_is_taken(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="ended with 2"), running(tmp_path / "none"):
         pass

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from elir_deploy.errors import OutputError, UnavailableError, UsageError
+from elir_deploy.export.tensorrt.depthwise import widen_depthwise
 from elir_deploy.export.tensorrt.interruption import build_in_thread
 from elir_deploy.export.tensorrt.layers import (
     EngineLayer,
@@ -36,6 +37,8 @@ _STRONGLY_TYPED_SINCE = (10, 0)
 #: Older ones need a plugin, which takes scale and bias in float32 only. 8.6.0 was an early access
 #: release: JetPack 6.0 has 8.6.2.
 _NATIVE_NORMS_SINCE = (8, 6, 1)
+#: Compute capabilities for which depthwise convolutions take the memory of their activations.
+_POOR_DEPTHWISE = ("sm75",)
 #: Most warnings shown.
 _WARNINGS_SHOWN = 5
 
@@ -121,12 +124,15 @@ def build_engine(
         name = f"{ends.name}.{precision}"
         _parse(library, parser, model, name)
         ends.check(library.module, network)
+        poor = library.kind == RTX and options.capability in _POOR_DEPTHWISE
+        weights = widen_depthwise(library.module, network) if poor else []
         config = _configured(library, builder, options, level)
         ends.add_profiles(builder, config)
         if _weakly_typed(library):
             constrain_types(library.module, network, config, precision)
         build = partial(builder.build_serialized_network, network, config)
         serialized = _run_build(library, build, config, progress, interrupted)
+        del weights  # which the network references
     if serialized is None:
         raise UnavailableError(
             f"{library.kind} {library.version} cannot build {name}: {_brief(log.errors)}"

@@ -42,6 +42,9 @@ class TrackedFrames(PhotographFrames):
         super().__init__(restorer, faces, scale, strength)
 
     def _prepared(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[PreparedPhoto]:
+        if not self._strength:  # nothing is searched for what is not restored
+            yield from super()._prepared(frames)
+            return
         waiting: deque[tuple[int, NDArray[np.uint8]]] = deque()
         cuts, scene, chosen = Cuts(), Scene(0), _Chosen(self._faces)
 

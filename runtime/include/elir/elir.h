@@ -270,6 +270,8 @@ typedef struct elir_photo_params {
   const elir_image* background; /* what the output shows around the faces, such as the image
                                    restored by another restorer. Resized (bicubic) if it does not
                                    have the output's size; its pixels may be those of the output.
+                                   It is mixed with the input by the restorer's strength, too: let
+                                   the other restorer have strength 1.
                                    NULL: the input, enlarged (bicubic). Not used where the image is
                                    one aligned face */
 } elir_photo_params;

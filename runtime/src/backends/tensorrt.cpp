@@ -185,7 +185,7 @@ class TensorRtBackend final : public Backend {
     static_cast<void>(artifacts(bundle, precision));  // throws if a stage has none
     std::vector<const Artifact*> chosen;
     for (const Stage& stage : stages)
-      chosen.push_back(&require_engine(bundle, stage.artifacts, precision, device));
+      chosen.push_back(&require_engine(bundle, stage.artifacts, precision, device, command));
     const CurrentDevice current(setup.device);
     std::vector<Engine> engines;
     for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -205,18 +205,18 @@ class TensorRtBackend final : public Backend {
                                                  const Setup& setup) const override {
     const std::string device = capability_of(setup.device);
     const Detector& detector = detector_of(bundle);
-    const std::string precision = "fp32";
+    // Which builds the detector's engine beside those of any precision.
+    const std::string command = rebuild_command(bundle, "", device);
     const auto& files = detector.artifacts;
     if (std::none_of(files.begin(), files.end(),
                      [&](const auto& each) { return can_load(each); })) {
-      throw unavailable_error(
-          bundle.path().string(), " has no ", name,
-          " engine of its face detector: ", rebuild_command(bundle, precision, device));
+      throw unavailable_error(bundle.path().string(), " has no ", name,
+                              " engine of its face detector: ", command);
     }
-    const Artifact& artifact = require_engine(bundle, files, precision, device);
+    const Artifact& artifact = require_engine(bundle, files, "fp32", device, command);
     const auto path = bundle.checked_file(artifact.file);
     const CurrentDevice current(setup.device);
-    Engine engine = load_file(path, artifact, rebuild_command(bundle, precision, device));
+    Engine engine = load_file(path, artifact, command);
     std::vector<PictureSize> sizes = detector_sizes(path.string(), *engine.engine, detector);
     return std::make_unique<TensorRtDetector>(setup.device, bundle.manifest(), std::move(engine),
                                               detector, std::move(sizes), setup.log);
@@ -255,7 +255,8 @@ class TensorRtBackend final : public Backend {
 
   // Throws an unavailable error if none of a network's engines fits.
   const Artifact& require_engine(const Bundle& bundle, const std::vector<Artifact>& engines,
-                                 const std::string& precision, const std::string& device) const {
+                                 const std::string& precision, const std::string& device,
+                                 const std::string& command) const {
     if (const Artifact* engine = find_engine(engines, precision, device)) return *engine;
     std::vector<std::string> others;
     for (const Artifact& engine : engines) {
@@ -265,20 +266,19 @@ class TensorRtBackend final : public Backend {
     }
     if (others.empty()) {
       throw unavailable_error(bundle.path().string(), " has no ", precision, " engine for ", name,
-                              ": ", rebuild_command(bundle, precision, device));
+                              ": ", command);
     }
     throw unavailable_error("no ", name, " engine of ", bundle.path().string(),
                             " fits: it has engines for ", joined(others, ", "),
-                            ", expected one for ", device, " by ", installed(), ": ",
-                            rebuild_command(bundle, precision, device));
+                            ", expected one for ", device, " by ", installed(), ": ", command);
   }
 
-  // The command that builds an engine for `device`.
+  // The command that builds engines for `device`; no precision: of those that passed.
   static std::string rebuild_command(const Bundle& bundle, const std::string& precision,
                                      const std::string& device) {
     return text("elir-build ", shell_quoted(bundle.path().string()), " ",
                 kVersionCompatibility ? "--device" : "--target " + device,
-                " --precision " + precision);
+                precision.empty() ? "" : " --precision " + precision);
   }
 };
 
