@@ -201,12 +201,13 @@ def _by_interface(array: Any, kind: str, device: Device, stream: int) -> Borrowe
         pointer = operator.index(interface["data"][0])
         # Up to version 2 it has no stream: the default one stands for all.
         caller = interface.get("stream", _LEGACY_STREAM)
+        caller = None if caller is None else operator.index(caller)
         if interface.get("mask") is not None:
             raise ValueError("it has a mask")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ImageError(f"the {kind} has no valid __cuda_array_interface__: {error}") from None
     if caller is not None:
-        device.wait_for(stream, int(caller))
+        device.wait_for(stream, caller)
     return Borrowed(kind, str(dtype), shape, strides, pointer, array)
 
 

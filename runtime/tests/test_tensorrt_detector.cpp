@@ -96,7 +96,7 @@ TEST_F(TensorRtDetectorTest, FacesOfADetectorsEngine) {
 
 TEST_F(TensorRtDetectorTest, EnginesOfADetectorThatDoNotFit) {
   const std::string path = (folder_.path() / "b").string();
-  const std::string then = ": elir-build " + path + " --device --precision fp32";
+  const std::string then = ": elir-build " + path + " --device";
   EXPECT_EQ(detector_error(ELIR_ERROR_UNAVAILABLE, {{"kind", "tensorrt-rtx"}}),
             path + " has no tensorrt engine of its face detector" + then);
   EXPECT_EQ(detector_error(ELIR_ERROR_UNAVAILABLE, {{"target", "sm75"}}),

@@ -212,6 +212,33 @@ def test_memory_of_the_host(tmp_path: Path, gpu: StandInGpu, pinned: bool) -> No
         restore(image)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": None},
+        {"shape": (32.0, 32, 3)},
+        {"typestr": "picture"},
+        {"data": None},
+        {"data": (None, False)},
+        {"stream": "x"},
+        {"mask": object()},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_interfaces_that_are_not_valid(
+    tmp_path: Path, gpu: StandInGpu, change: dict[str, Any]
+) -> None:
+    class Odd(InterfaceArray):
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            return super().__cuda_array_interface__ | change
+
+    with Restorer(engine_bundle(tmp_path / "b"), "tensorrt-rtx") as restore:
+        with pytest.raises(ImageError, match="the Odd has no valid __cuda_array_interface__: "):
+            restore(Odd(gpu, (32, 32, 3)))
+        restore(InterfaceArray(gpu, (32, 32, 3)))
+
+
 def test_libraries_that_refuse(tmp_path: Path, gpu: StandInGpu) -> None:
     class Refusing(DlpackArray):
         def __dlpack__(self, *, stream: int | None = None) -> Any:
