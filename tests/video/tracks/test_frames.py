@@ -124,6 +124,16 @@ def test_few_pictures_are_searched(restorer: PhotoRestorer, monkeypatch) -> None
     assert len(searched) == 1 + 30 // EVERY
 
 
+@pytest.mark.parametrize("kind", [TrackedFrames, PhotographFrames])
+def test_nothing_is_searched_where_nothing_is_restored(
+    restorer: PhotoRestorer, monkeypatch, kind
+) -> None:
+    monkeypatch.setattr(restorer, "detect", lambda image: pytest.fail("searched"))
+    film = [with_head(ground(), 40)] * 5
+    for frame, original in zip(restored(kind(restorer, strength=0), film), film, strict=True):
+        np.testing.assert_array_equal(frame, original)
+
+
 def test_refusals(restorer: PhotoRestorer) -> None:
     with pytest.raises(UsageError, match="faces is 'aligned', expected one of auto, all, largest"):
         TrackedFrames(restorer, "aligned")
