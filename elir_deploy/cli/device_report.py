@@ -146,7 +146,7 @@ class _DeviceRun:
         usable = [
             backend
             for name, backend in BACKENDS.items()
-            if machine is None or machine.backends[name] is None
+            if machine is None or machine.backends.get(name) is None
             if (backend.automatic if backends is None else name in backends)
         ]
         chosen = precisions or RUN_PRECISIONS

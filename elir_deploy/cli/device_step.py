@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from elir_deploy.bench.device import describe_device
 from elir_deploy.bench.device_report import Machine
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
@@ -54,12 +56,13 @@ def _machine(show: ProgressCallback) -> Iterator[Machine]:
         with suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(command.split(), capture_output=True, timeout=30, check=False)
             _log(f"{command}:\n{done.stdout.decode('utf-8', 'replace')}")
-    yield Machine(
-        device=describe_device(),
-        sensors=read_state(Nvml()),
-        capabilities=list(device_capabilities()),
-        backends={backend.name: backend.available() for backend in BACKENDS.values()},
-    )
+    device, sensors = describe_device(), read_state(Nvml())
+    machine = Machine(device, sensors, list(device_capabilities()), backends={})
+    yield machine
+    for name, backend in BACKENDS.items():  # an import may crash: what was seen until then is kept
+        reason = backend.available()
+        machine = structs.replace(machine, backends={**machine.backends, name: reason})
+        yield machine
 
 
 def _build(show: ProgressCallback, bundle: Path, kind: str, precision: str) -> None:
@@ -151,7 +154,7 @@ def take_here(send: Callable[[tuple[str, Any]], None], options: dict[str, Any]) 
 
     try:
         with ExitStack() as stack:
-            for kind in (DEVICE_TENSORRT, RTX):
+            for kind in _libraries(options):
                 _log_messages(kind, stack)
             step = _STEPS[options.pop("step")]
             for result in step(show, **options) or ():
@@ -159,6 +162,13 @@ def take_here(send: Callable[[tuple[str, Any]], None], options: dict[str, Any]) 
     except BaseException as error:  # noqa: BLE001  # all of them are for the report
         reason = str(error) if isinstance(error, ElirError) else f"{type(error).__name__}: {error}"
         send(("error", (reason, traceback.format_exc())))
+
+
+def _libraries(options: dict[str, Any]) -> list[EngineKind]:
+    """The engine libraries that a step is about: importing another may crash it."""
+    labels = [options.get("kind", ""), options.get("label", ""), *options.get("labels", ())]
+    names = {label.partition(" ")[0] for label in labels}
+    return [kind for kind in (DEVICE_TENSORRT, RTX) if kind in names]
 
 
 def _log(text: str) -> None:

@@ -321,6 +321,32 @@ def test_a_library_that_crashes_ends_its_step_alone(bundle: Path, tmp_path: Path
         assert "Fatal Python error: Aborted" in archive.read(step.log).decode()
 
 
+@pytest.fixture
+def broken_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of that name for the processes of steps."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return folder / "tensorrt.py"
+
+
+def test_a_library_that_crashes_on_import(
+    bundle: Path, tmp_path: Path, broken_tensorrt: Path
+) -> None:
+    """The other backends are measured, and what is known of the machine is kept."""
+    broken_tensorrt.write_text("import os\nos.abort()\n")
+    out = tmp_path / "out.zip"
+    process = start(bundle, out)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    file = read_device_report(out)
+    others = ("check onnxruntime fp16", "measure latency", "measure paper")
+    assert statuses(file) == {"machine": "failed", **dict.fromkeys(others, "done")}
+    assert file.report.machine is not None
+    assert file.report.machine.device.cpu.usable_cores > 0
+    assert file.report.steps[0].reason == "its process ended with SIGABRT"
+
+
 @pytest.mark.parametrize("fault", ["hang", pytest.param("ignore", marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_what_was_done(bundle: Path, tmp_path: Path, fault: str) -> None:
     """A step that ignores it needs a second one."""
