@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import subprocess
@@ -60,7 +61,13 @@ def _machine(show: ProgressCallback) -> Iterator[Machine]:
     machine = Machine(device, sensors, list(device_capabilities()), backends={})
     yield machine
     for name, backend in BACKENDS.items():  # an import may crash: what was seen until then is kept
-        reason = backend.available()
+        try:
+            reason = backend.available()
+        except Exception as error:  # noqa: BLE001  # of a library that is not well
+            reason = f"{type(error).__name__}: {error}"
+            _log(traceback.format_exc())
+        if reason is not None:
+            _log(f"{name} cannot be used: {reason}")
         machine = structs.replace(machine, backends={**machine.backends, name: reason})
         yield machine
 
@@ -143,6 +150,9 @@ def take_step(messages: Connection, log: Connection, options: dict[str, Any]) ->
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
     faulthandler.enable()
+    logger = logging.getLogger("elir_deploy")  # tells why a library cannot be imported
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(logging.StreamHandler())
     take_here(messages.send, options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 from elir_deploy.errors import MissingDependencyError, UnavailableError
@@ -29,7 +30,7 @@ def import_library(name: str, extra: str, purpose: str, *, attribute: str) -> An
         if error.name != name:
             raise not_loaded(name, error) from None
         raise MissingDependencyError(name, extra, purpose) from None
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: from a library it loads itself
         raise not_loaded(name, error) from None
     if not hasattr(library, attribute):
         raise UnavailableError(
@@ -40,7 +41,8 @@ def import_library(name: str, extra: str, purpose: str, *, attribute: str) -> An
 
 
 def not_loaded(name: str, error: Exception) -> UnavailableError:
-    """The error for a library that cannot be imported."""
+    """The error for a library that cannot be imported; its traceback goes to the log."""
+    logging.getLogger(__name__).debug("import of %s", name, exc_info=error)
     return UnavailableError(
         f"{name} cannot be loaded ({error}): install it, or add its folder to LD_LIBRARY_PATH"
     )

@@ -347,6 +347,27 @@ def test_a_library_that_crashes_on_import(
     assert file.report.steps[0].reason == "its process ended with SIGABRT"
 
 
+def test_a_library_that_does_not_load(bundle: Path, tmp_path: Path, broken_tensorrt: Path) -> None:
+    """The log of the machine has the reason and the traceback of each."""
+    broken_tensorrt.write_text("raise OSError('libnvinfer.so.10 is missing')\n")
+    broken_tensorrt.with_name("openvino.py").write_text("raise ValueError('no plugins')\n")
+    broken_tensorrt.with_name("onnxruntime.py").write_text("raise OSError('libort.so')\n")
+    out = tmp_path / "out.zip"
+    process = start(bundle, out)
+    _, told = process.communicate()
+    file = read_device_report(out)
+    assert statuses(file)["machine"] == "done", told
+    assert file.report.machine is not None
+    assert "libnvinfer.so.10" in str(file.report.machine.backends["tensorrt"])
+    assert file.report.machine.backends["openvino"] == "ValueError: no plugins"
+    with zipfile.ZipFile(out) as archive:
+        log = archive.read("logs/00.txt").decode()
+    assert "tensorrt cannot be used: tensorrt cannot be loaded (libnvinfer.so.10" in log
+    assert '/tensorrt.py", line 1, in <module>' in log
+    assert '/onnxruntime.py", line 1, in <module>' in log
+    assert '/openvino.py", line 1, in <module>' in log
+
+
 @pytest.mark.parametrize("fault", ["hang", pytest.param("ignore", marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_what_was_done(bundle: Path, tmp_path: Path, fault: str) -> None:
     """A step that ignores it needs a second one."""
