@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from elir_deploy.bench.report_text import text as report_text
 from elir_deploy.bench.report_types import Record, Report, RunnerRow
 from elir_deploy.bench.sensors.state import State
 from elir_deploy.bench.statistics import Amount
+from elir_deploy.errors import InputError
 from elir_deploy.text import aligned, printable
 
 __all__ = ["DeviceFile", "DeviceReport", "Machine", "Status", "Step", "device_report_text"]
@@ -73,10 +74,11 @@ class DeviceReport(Record, frozen=True):
 
 @dataclass(frozen=True)
 class DeviceFile:
-    """A device report with its measurements by file name."""
+    """A device report with its measurements by file name, and why others cannot be read."""
 
     report: DeviceReport
     measurements: Mapping[str, Report]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_device_report(
@@ -98,11 +100,18 @@ def read_device_report(path: Path) -> DeviceFile:
     """Read the zip file, which may come from anybody.
 
     Raises:
-        InputError: it cannot be read, is damaged, of another version, or something else.
+        InputError: it, or its ``report.json``, cannot be read, is damaged, of another version, or
+            something else.
     """
     entries = read_archive(path, read_bytes(path))
     report = decode(path, entries.pop("report.json"), DeviceReport)
-    return DeviceFile(report, {name: decode(path, e, Report) for name, e in entries.items()})
+    measurements, unreadable = {}, {}
+    for name, entry in entries.items():
+        try:
+            measurements[name] = decode(path / name, entry, Report)
+        except InputError as error:  # noqa: PERF203  # the rest is worth reading
+            unreadable[name] = str(error)
+    return DeviceFile(report, measurements, unreadable)
 
 
 def device_report_text(file: DeviceFile) -> str:
@@ -117,6 +126,7 @@ def device_report_text(file: DeviceFile) -> str:
         blocks.append(f"Checks\n{aligned(header, checks)}")
     blocks.append(f"Steps\n{aligned(('step', 's', 'status'), steps)}")
     blocks += [f"{name}\n{report_text(one)}" for name, one in file.measurements.items()]
+    blocks += map(printable, file.unreadable.values())
     return "\n\n".join(blocks)
 
 

@@ -82,10 +82,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (zipped([("report.json", report_json(schema_version=2))]), "a newer elir-deploy"),
         (zipped([("report.json", report_json(steps=[{"name": 1}]))]), "steps[0].name: Expected"),
         (zipped([("report.json", report_json(more=1))]), "unknown field `more`"),
-        (
-            zipped([("report.json", report_json()), ("paper.json", b"{}")]),
-            '"kind": "elir-bench"',
-        ),
     ],
 )
 def test_a_hostile_file(tmp_path: Path, content: bytes, message: str) -> None:
@@ -102,6 +98,30 @@ def test_a_hostile_file(tmp_path: Path, content: bytes, message: str) -> None:
     assert message in done.stderr
     assert list(folder.iterdir()) == [path], "nothing is extracted"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", 'it has no "kind": "elir-bench"'),
+        (b"", "is not valid JSON, or cut off"),
+        (json.dumps(report_values() | {"schema_version": 1}).encode(), "an older elir-deploy"),
+    ],
+)
+def test_a_measurement_that_cannot_be_read(tmp_path: Path, content: bytes, reason: str) -> None:
+    """The rest is shown, with a line for it."""
+    path = tmp_path / "out.zip"
+    good = ("paper.json", json.dumps(report_values()).encode())
+    path.write_bytes(zipped([("report.json", report_json()), ("latency.json", content), good]))
+    done = run_here(inspect.main, path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if reason in line]
+    assert line.startswith(f"{path}/latency.json ")
+    assert "device report of tiny, 256x256" in done.stdout
+    assert "\npaper.json\n" in done.stdout
+    assert list(json.loads(run_here(inspect.main, path, "--json").stdout)["unreadable"]) == [
+        "latency.json"
+    ]
 
 
 def test_every_beginning_of_a_file_is_an_error(tmp_path: Path) -> None:
