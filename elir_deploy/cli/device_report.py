@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -48,6 +48,7 @@ from elir_deploy.runtime.manifest_file import MANIFEST_NAME
 __all__ = ["report_device"]
 
 _STEP = take_step
+_NOTHING_RUNS = "nothing on this machine can run the bundle"
 #: Bytes that are kept of a log's beginning, and of its end.
 _HALF_LOG = 2**19
 #: Bytes that are kept free for the last writing, whatever engines take.
@@ -102,7 +103,11 @@ def report_device(
         finally:
             print(run.text())
         failed = sum(step.status == "failed" for step in run.steps)
-        tell(f"{out}: {failed} of {len(run.steps)} steps failed; please send us this file")
+        nothing = any(_NOTHING_RUNS in (step.reason or "") for step in run.steps)
+        tell(
+            f"{out}: {failed} of {len(run.steps)} steps failed"
+            f"{f'; {_NOTHING_RUNS}' if nothing else ''}; please send us this file"
+        )
     if stopped is not None:
         raise stopped
 
@@ -164,9 +169,20 @@ class _DeviceRun:
         rows = [row for name in self._named("check") for row in self._results[name].runners]
         # Between its turns a GPU would cool down while the processor restores.
         labels = [row.label for row in rows if not row.on_cpu] or [row.label for row in rows]
+        if not labels:
+            reason = f"{_NOTHING_RUNS}: {'; '.join(self._reasons(backends))}"
+            self.steps.append(Step("check", "failed", 0.0, reason))
         for plan in plans if labels else ():
             what = {"protocol": asdict(plan), "labels": labels, **self.options}
             self._take(f"measure {plan.name}", **what)
+
+    def _reasons(self, backends: Sequence[str] | None) -> Iterator[str]:
+        """Why each of the backends runs nothing."""
+        machine = self._results.get("machine")
+        for name, backend in BACKENDS.items():
+            if backend.automatic if backends is None else name in backends:
+                reason = machine and machine.backends.get(name)
+                yield f"{name}: {reason or 'no file of the bundle fits, or a step failed'}"
 
     def _copy(self, stack: ExitStack) -> bool:
         """Copy the bundle, by hard links where there are any; whether that worked."""

@@ -149,10 +149,23 @@ def test_an_engine_that_the_library_cannot_build(
     """The traceback leads to the build, and the log has what the library said."""
     monkeypatch.setattr(stand_in_cuda, "engine_bytes", lambda *ends: None)
     file = report(bundle, tmp_path / "out.zip")
-    assert statuses(file) == {STEPS[0]: "done", STEPS[1]: "failed", STEPS[2]: "failed"}
+    assert statuses(file) == {STEPS[0]: "done", **dict.fromkeys((*STEPS[1:3], "check"), "failed")}
     step = file.report.steps[2]
     assert step.reason == "tensorrt 10.13.3.9 cannot build fused.fp16: no reason reported"
     assert "in build_engine" in str(step.traceback)
+
+
+def test_a_machine_that_can_run_nothing(
+    bundle: Path, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This does not look like success."""
+    file = report(bundle, tmp_path / "out.zip", ["tensorrt-rtx"])
+    assert statuses(file) == {"machine": "done", "check": "failed"}
+    nothing = "nothing on this machine can run the bundle"
+    assert str(file.report.steps[1].reason).startswith(f"{nothing}: tensorrt-rtx: tensorrt-rtx is ")
+    printed = capsys.readouterr()
+    assert f"check: {nothing}: tensorrt-rtx: " in printed.out
+    assert f"1 of 2 steps failed; {nothing}; please" in printed.err
 
 
 def test_faults_of_the_driver(bundle: Path, here: Here, tmp_path: Path) -> None:
@@ -312,9 +325,10 @@ def test_a_library_that_crashes_ends_its_step_alone(bundle: Path, tmp_path: Path
     _, told = process.communicate()
     assert process.returncode == 0, told
     file = read_device_report(out)
-    assert statuses(file) == {"machine": "done", "build tensorrt fp16": "failed"}
+    failed = dict.fromkeys(("build tensorrt fp16", "check"), "failed")
+    assert statuses(file) == {"machine": "done", **failed}
     assert file.report.complete
-    (_, step) = file.report.steps
+    (_, step, _) = file.report.steps
     assert step.reason == "its process ended with SIGABRT"
     assert step.log
     with zipfile.ZipFile(out) as archive:
