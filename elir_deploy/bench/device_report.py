@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from elir_deploy.bench.anonymous import Anonymizer
 from elir_deploy.bench.device import Device
@@ -20,11 +21,14 @@ from elir_deploy.bench.report_types import Record, Report, RunnerRow
 from elir_deploy.bench.sensors.state import State
 from elir_deploy.bench.statistics import Amount
 from elir_deploy.errors import InputError
+from elir_deploy.tasks import TASKS
 from elir_deploy.text import aligned, printable
 
 __all__ = ["DeviceFile", "DeviceReport", "Machine", "Status", "Step", "device_report_text"]
-__all__ += ["read_device_report", "write_device_report"]
+__all__ += ["read_device_report", "without_file_name", "write_device_report"]
 
+#: File names of checkpoints, without their suffix, that are no secret.
+_PUBLIC_CHECKPOINTS = ("random", "tiny", *(spec.released_name for spec in TASKS.values()))
 
 Status = Literal["running", "done", "failed", "interrupted"]
 
@@ -79,6 +83,19 @@ class DeviceFile:
     report: DeviceReport
     measurements: Mapping[str, Report]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def without_file_name(report: Report) -> Report:
+    """``report`` without the name of the checkpoint's file, unless everybody has the checkpoint."""
+    name = report.bundle.source.name
+    if Path(name).stem in _PUBLIC_CHECKPOINTS:
+        return report
+    source = replace(report.bundle.source, name="<checkpoint>")
+    rows = [
+        replace(row, weights="<checkpoint>") if row.weights == name else row
+        for row in report.runners
+    ]
+    return replace(report, bundle=replace(report.bundle, source=source), runners=rows)
 
 
 def write_device_report(

@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import structs
 
 from elir_deploy.bench.device import describe_device
-from elir_deploy.bench.device_report import Machine
+from elir_deploy.bench.device_report import Machine, without_file_name
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import build_report
 from elir_deploy.bench.report_types import Report
@@ -123,7 +123,7 @@ def _measure(
     run = Run([Bundle.open(bundle)], bench)
     stopped = run.measure_to_report(show, tell)
     assert run.conditions is not None
-    yield build_report(run.results, run.bundle, run.conditions)
+    yield without_file_name(build_report(run.results, run.bundle, run.conditions))
     if stopped is not None:
         raise stopped
 

@@ -17,14 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from elir_deploy.bench import runs
-from elir_deploy.bench.device_report import DeviceFile, read_device_report
+from elir_deploy.bench.device_report import DeviceFile, read_device_report, without_file_name
 from elir_deploy.bench.protocols import PROTOCOLS
+from elir_deploy.bench.report_types import Report
 from elir_deploy.cli import bench, compare, device_report, device_step, inspect
 from elir_deploy.errors import DiskFullError, UnavailableError, UsageError
-from tests.bundles import make_bundle
+from tests.bench.reports import report_values
+from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.cli import device_stand_in
 from tests.command import run_here
 from tests.runtime import stand_in_cuda
@@ -297,6 +300,9 @@ def test_nothing_personal_and_two_are_compared(tmp_path: Path) -> None:
     home = tmp_path / "J\u00f6rg O'Neil (x) [a-z]+$"
     home.mkdir()
     bundle = make_bundle(home / "secret place" / "b", precisions=("fp16",))
+    manifest = read_manifest(bundle)
+    manifest["source"]["name"] = "secret-faces.pth"
+    write_manifest(bundle, manifest)
     out = home / "out.zip"
     user = "j\u00f6rg.o+neil"
     process = start(bundle, out, HOME=str(home), USER=user, HOSTNAME="lab-7.acme.example")
@@ -313,10 +319,20 @@ def test_nothing_personal_and_two_are_compared(tmp_path: Path) -> None:
     assert shown.stdout == printed
     assert "onnxruntime fp16" in shown.stdout
     values = json.loads(run_here(inspect.main, out, "--json").stdout)
+    assert "from <checkpoint>" in shown.stdout
+    assert values["report"]["checks"][0]["weights"] == "<checkpoint>"
     assert set(values["measurements"]) == {"latency.json", "paper.json"}
     compared = run_here(compare.main, out, out)
     assert compared.returncode == 0, compared.stderr
     assert "onnxruntime fp16" in compared.stdout
+
+
+@pytest.mark.parametrize("name", ["elir_bfr.pth", "tiny.safetensors", "random"])
+def test_names_of_public_checkpoints_stay(name: str) -> None:
+    values = report_values()
+    values["bundle"]["source"]["name"] = name
+    given = msgspec.convert(values, Report)
+    assert without_file_name(given) == given
 
 
 def test_a_library_that_crashes_ends_its_step_alone(bundle: Path, tmp_path: Path) -> None:
