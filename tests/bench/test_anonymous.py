@@ -54,7 +54,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Anonymizer]:
         ("lab-7.acme.example, lab-77", "<host>, lab-77"),
         ("GPU-1b2c3d4e-aaaa-bbbb-cccc-1234567890ab", "GPU-<id>"),
         ("eth0 0a:1b:2c:3d:4e:5f", "eth0 <id>"),
+        ("/home/otto, /Users/otto; '/media/otto'", "<path>, <path>; '<path>'"),
+        ("C:\\Users\\Otto: no", "<path>: no"),
+        ("/mnt/c/Users/Otto is full", "<path> is full"),
+        ("lab-7.other.example.com, on lab-7.", "<host>, on <host>."),
+        ("http://otto:pw@proxy.acme.com:80/x", "http:<address>:80/x"),
+        ("otto.x@mail.acme.com.", "<address>."),
+        ("192.168.1.17 is down", "<address> is down"),
+        ("10.0.0.5:8080, inet 10.0.0.6, 10.0.0.0/8", "<address>:8080, inet <address>, <address>/8"),
+        ("fe80::1ff:fe23:4567:890a, 2001:db8:1:2:3:4:5:6", "<address>, <address>"),
+        ("0A-1B-2C-3D-4E-5F", "<id>"),
+        ("/usr/local/otto/x.so, /dev/disk/by-label/OTTO", "<path>/x.so, <path>"),
         # What is not personal stays.
+        ("version 40.1.2.3, TensorRT 1.7.1.116, libnvinfer10 10.3.0.30-1+cuda12.5", None),
+        ("10.13.3.9", None),
+        ("12:30:45, 2026:11:27, std::string, face::add, memcpy@GLIBC_2.34", None),
+        ("/usr/local/cuda-12.6/lib64/libcudart.so, /usr/local/lib/python3.10/x.py", None),
         ("encoder/block.0/Conv, 120 / 250 W, N/A, 3/4", None),
         ("/usr/lib/aarch64-linux-gnu/libnvinfer.so.8.6.2", None),
         ("/proc/driver/nvidia/version", None),
@@ -87,12 +102,24 @@ def test_values_keep_their_keys(machine: Callable[..., Anonymizer]) -> None:
     assert machine(USER="max").values(values) == expected
 
 
-@pytest.mark.parametrize("piece", ["/", "/a", "/a b", "'/", "x ", "/ ", "\\", "~/", "'", "C:\\"])
+@pytest.mark.parametrize(
+    "piece",
+    ["/", "/a", "/a b", "'/", "x ", "/ ", "\\", "~/", "'", "C:\\", "x@", "a.", "1.", "a:", "//a"],
+)
 def test_time_is_about_linear(machine: Callable[..., Anonymizer], piece: str) -> None:
     found, text = machine(), piece * 40_000
     began = time.process_time()
     found.text(text)
     assert time.process_time() - began < 5
+
+
+def test_files_of_this_project_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(anonymous.__file__)
+    monkeypatch.chdir(file.parents[2])
+    found = Anonymizer({str(file.parents[2]): "<out>"})
+    assert found.text(f'File "{file}", line 1') == (
+        'File "<packages>/elir_deploy/bench/anonymous.py", line 1'
+    )
 
 
 def test_this_machine() -> None:
