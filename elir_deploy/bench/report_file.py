@@ -97,7 +97,7 @@ def read_report(path: str | Path) -> RecordedRun:
 
 
 def read_runs(path: str | Path) -> list[RecordedRun]:
-    """Read one file, or all files ``*.json`` of a folder: several runs of the same thing.
+    """Read one file, or all files ``*.json`` and ``*.zip`` of a folder: several runs of the same.
 
     Raises:
         InputError: a file is no report, or the folder holds none.
@@ -106,13 +106,16 @@ def read_runs(path: str | Path) -> list[RecordedRun]:
     if not path.is_dir():
         return [read_report(path)]
     try:
-        files = sorted(path.glob("*.json"))
+        files = sorted(file for kind in ("*.json", "*.zip") for file in path.glob(kind))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     if not files:
-        raise InputError(f"{path} has no *.json files: expected those of elir-bench --json")
+        raise InputError(
+            f"{path} has no *.json and no *.zip files: expected those of elir-bench --json, or "
+            "device reports"
+        )
     if len(files) > _MAX_RUNS:
-        raise InputError(f"{path} has {len(files)} JSON files, expected at most {_MAX_RUNS} runs")
+        raise InputError(f"{path} has {len(files)} files, expected at most {_MAX_RUNS} runs")
     return [read_report(file) for file in files]
 
 

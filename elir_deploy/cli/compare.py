@@ -32,15 +32,16 @@ def compare(
     before: Annotated[
         Path,
         typer.Argument(
-            metavar="A.json",
-            help="Baseline: a file written by elir-bench --json, or a folder of such files from "
-            "repeated runs.",
+            metavar="A.json|A.zip",
+            help="Baseline: a file written by elir-bench --json or --device-report, or a folder of "
+            "such files from repeated runs.",
         ),
     ],
     after: Annotated[
         Path,
         typer.Argument(
-            metavar="B.json", help="Measurement to compare with the baseline: a file or a folder."
+            metavar="B.json|B.zip",
+            help="Measurement to compare with the baseline: a file or a folder.",
         ),
     ],
     run_to_run: Annotated[

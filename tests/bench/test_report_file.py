@@ -11,6 +11,7 @@ import fastjsonschema
 import msgspec
 import pytest
 
+from elir_deploy.bench.device_archive import write_archive
 from elir_deploy.bench.report_file import read_report, read_runs, report_schema, to_json
 from elir_deploy.errors import InputError
 from tests.bench.reports import report_values, write_report
@@ -140,8 +141,15 @@ def test_a_folder_holds_runs_in_the_order_of_their_names(tmp_path):
     assert [run.path.name for run in read_runs(tmp_path / "2.json")] == ["2.json"]
 
 
+def test_a_folder_of_device_reports(tmp_path):
+    entry = write_report(tmp_path / "3.json", report_values()).read_text()
+    for name in ("2.zip", "1.zip"):
+        write_archive(tmp_path / name, {"report.json": "{}", "latency.json": entry})
+    assert [run.path.name for run in read_runs(tmp_path)] == ["1.zip", "2.zip", "3.json"]
+
+
 def test_a_folder_without_runs(tmp_path):
-    with pytest.raises(InputError, match=r"has no \*.json files"):
+    with pytest.raises(InputError, match=r"has no \*.json and no \*.zip files"):
         read_runs(tmp_path)
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(InputError, match=r"r.json is not a report"):

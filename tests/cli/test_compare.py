@@ -147,5 +147,11 @@ def test_a_file_does_not_steer_the_terminal(run, tmp_path):
 def test_help_teaches_the_use(run):
     code, out, _ = run("--help")
     assert code == 0
-    for word in ("elir-compare before.json after.json", "--run-to-run", "same within", "exit code"):
+    for word in (
+        "elir-compare before.json after.json",
+        "--run-to-run",
+        "same within",
+        "exit code",
+        ".zip",
+    ):
         assert word in out
