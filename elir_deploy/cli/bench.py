@@ -250,6 +250,7 @@ def bench(
             _with_numbers(PROTOCOLS["latency"], **until),
             _with_numbers(PROTOCOLS["paper"], **dict.fromkeys(until), **counts),
         )
+        _check_options(plans[0], **until)
         report_device(bundle, device_report, plans, backend, precisions, shared)
         return
     plan = _with_numbers(PROTOCOLS[protocol.value], **numbers)

@@ -255,6 +255,10 @@ def test_usage(bundle: Path, tmp_path: Path) -> None:
         done = run_here(bench.main, bundle, "--device-report", out, *extra)
         assert done.returncode == 2
         assert "--device-report takes no peers" in done.stderr
+    times = ("--seconds", "20", "--at-most", "5")
+    done = run_here(bench.main, bundle, "--device-report", out, *times)
+    assert (done.returncode, out.exists()) == (2, False)
+    assert "--at-most 5 ends the run before --seconds 20" in done.stderr
     for name in ("-", "out"):
         done = run_here(bench.main, bundle, "--device-report", name)
         assert done.returncode == 2
