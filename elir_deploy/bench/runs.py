@@ -22,6 +22,7 @@ from elir_deploy.errors import ElirError, UnavailableError, UsageError
 from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.manifest import RUN_PRECISIONS, file_precision
+from elir_deploy.tasks import TASKS
 
 if TYPE_CHECKING:
     from elir_deploy.checkpoints import Checkpoint
@@ -80,9 +81,15 @@ def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:
     bundles = []
     for name in dict.fromkeys(names):
         if name != "tiny" and not Path(name).is_dir():
+            released = name in [spec.released_name for spec in TASKS.values()]
+            if Path(name).suffix or released or name == "random":
+                checkpoint, folder = name, "DIR"
+            else:
+                checkpoint, folder = "CHECKPOINT", name
             raise UsageError(
                 f"{name} is not the folder of a bundle; export a checkpoint first: elir-export "
-                f"{name} -o DIR{' --task TASK' if name == 'random' else ''}, then elir-bench DIR"
+                f"{checkpoint} -o {folder}{' --task TASK' if name == 'random' else ''}, then "
+                f"elir-bench {folder}"
             )
         bundles.append(Bundle.open(name))
     for bundle in bundles:

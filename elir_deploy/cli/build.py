@@ -61,7 +61,7 @@ def build(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="fp32, fp16 or int8; repeat for several. "
+            help=f"One of {', '.join(PRECISIONS)}; repeat for several. "
             "[default: the bundle's reduced precisions that passed verification]"
         ),
     ] = None,

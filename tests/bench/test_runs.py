@@ -81,6 +81,8 @@ def test_folders_and_the_packaged_bundle_are_opened(bundle, tmp_path, monkeypatc
     ("name", "command"),
     [
         ("mine.pth", "elir-export mine.pth -o DIR, then elir-bench DIR"),
+        ("elir_bfr", "elir-export elir_bfr -o DIR, then elir-bench DIR"),
+        ("bfr", "elir-export CHECKPOINT -o bfr, then elir-bench bfr"),
         ("random", "elir-export random -o DIR --task TASK, then elir-bench DIR"),
     ],
 )

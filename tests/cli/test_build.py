@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from elir_deploy.cli import build as command
 from elir_deploy.errors import MissingDependencyError, QualityError, UnavailableError
 from elir_deploy.export.tensorrt.existing import AddedEngine, AddedEngines, EngineQuality
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import SPLIT_STAGES
+from elir_deploy.runtime.manifest import PRECISIONS, SPLIT_STAGES
 from elir_deploy.runtime.tensorrt_library import Library
 from tests.bundles import make_bundle, read_manifest, sha256, write_manifest
 from tests.command import run_here
@@ -39,6 +40,11 @@ def run_alone(*arguments: object, script: str = "") -> subprocess.CompletedProce
         text=True,
         check=False,
     )
+
+
+def test_the_help_names_every_precision() -> None:
+    shown = " ".join(re.sub(r"[^\w,]", " ", run("--help").stdout).split())
+    assert f"One of {', '.join(PRECISIONS)}" in shown
 
 
 @pytest.fixture
