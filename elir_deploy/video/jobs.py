@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from elir_deploy.runtime.folders import Unread
 from elir_deploy.runtime.job import Existing, Job, check_targets, is_stream, prepare_folders
 from elir_deploy.runtime.jobs import Plan
 from elir_deploy.video.encoding import CONTAINERS
+from elir_deploy.video.restoring import partial_name
 
 __all__ = ["plan_films"]
 
@@ -29,8 +31,9 @@ def plan_films(inputs: Sequence[Path], output: Path, existing: Existing = "error
         existing: whether results that exist are an error, stay, or are replaced.
 
     Raises:
-        UsageError: an input is a folder, two would have one result, a result exists or would
-            replace an input, or a film would be written to standard output.
+        UsageError: an input is a folder, two would have one result, a film would be written to
+            standard output, or a result, or what a film that ends early leaves, exists or would
+            replace an input.
         OutputError: a folder cannot be created or written.
     """
     for path in (*inputs, output):
@@ -50,12 +53,17 @@ def plan_films(inputs: Sequence[Path], output: Path, existing: Existing = "error
                 f"{', '.join(CONTAINERS)}, or a folder that exists"
             )
         jobs = [Job(source, output / _name(source)) for source in inputs]
-    check_targets(jobs, existing, instead="another output")
+    parts = [Job(job.source, _part(job.target)) for job in jobs]  # of films that end early
+    check_targets([*jobs, *parts], existing, instead="another output")
     prepare_folders(jobs)
     for job in jobs:
         check_writable(job.target)
     skipped = [job for job in jobs if existing == "skip" and job.done]
     return Plan([job for job in jobs if job not in skipped], skipped, [], Unread(), [])
+
+
+def _part(target: Path) -> Path:
+    return partial_name(Path(os.path.realpath(target)) if os.path.islink(target) else target)
 
 
 def _name(source: Path) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from elir_deploy.errors import FilmError, OutputError
+from elir_deploy.errors import FilmError, OutputError, UsageError
+from elir_deploy.operating_system import file_identity
 from elir_deploy.output_files import replacing_as
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.video.colours import Colours, FromFilm
@@ -77,10 +78,14 @@ def restore_film(
 
     Raises:
         FilmError: the film is refused, or no picture could be read.
-        UsageError: container, codec and streams do not fit together.
+        UsageError: container, codec and streams do not fit together, or :func:`partial_name` of
+            the target is the film.
         OutputError: the file cannot be written.
         UnavailableError: the encoder's device is missing, or as of the restorer.
     """
+    part = partial_name(Path(os.path.realpath(target)))
+    if file_identity(part) == file_identity(film.path):
+        raise UsageError(f"the result {target} would replace the input {film.path}: rename one")
     span = span or Span()
     started, faces = time.perf_counter(), restorer.faces
     with closing(CopiedStreams(film, span)) as copied, replacing_as(target) as output:
@@ -99,13 +104,11 @@ def restore_film(
         )
         stopped = _write(pictures, restorer, writer, on_progress, interrupted)
         cut = None if stopped else _why_cut(pictures, copied, writer)
-        path = Path(os.path.realpath(target)).with_name(output.name)
         if stopped or cut is not None:
-            path = partial_name(path)
-            output.name = path.name
+            output.name = part.name
         else:
-            partial_name(path).unlink(missing_ok=True)  # what an earlier run had of it
-            path = target
+            part.unlink(missing_ok=True)  # what an earlier run had of it
+    path = part if stopped or cut is not None else target
     seconds = time.perf_counter() - started
     remarks = tuple(_remarks(pictures, writer, restorer, faces))
     until = writer.end - film.origin

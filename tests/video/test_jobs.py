@@ -31,8 +31,9 @@ def test_existing_results(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     touch(out, "a.mp4", "b.partial.mp4")
-    with pytest.raises(UsageError, match=r"a\.mp4 exists: use --existing skip"):
-        plan_films(films, out)
+    for given, name in ((films, "a"), (films[1:], r"b\.partial")):
+        with pytest.raises(UsageError, match=rf"{name}\.mp4 exists: use --existing skip"):
+            plan_films(given, out)
     plan = plan_films(films, out, "skip")
     assert [job.source.name for job in plan.jobs] == ["b.mp4"], "a part is no result"
     assert [job.source.name for job in plan.skipped] == ["a.mp4"]
@@ -49,13 +50,15 @@ def test_existing_results(tmp_path: Path) -> None:
         (["-"], "out", "films are read from files and written to files, not -"),
         (["folder"], "out", r"folder is a folder, expected films: name them, as in .*folder/\*"),
         (["a.mp4", "folder/a.mp4"], "out", r"would both become .*a\.mp4"),
+        (["c.partial.mp4"], "c.mp4", r"would replace the input c\.partial\.mp4: choose another"),
+        (["a.partial.mp4", "b.mp4", "a.mp4"], "out", r"would both become out/a\.partial\.mp4"),
     ],
 )
 def test_refusals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], output: str, told: str
 ) -> None:
     (tmp_path / "folder").mkdir()
-    touch(tmp_path, "a.mp4", "b.mp4")
+    touch(tmp_path, "a.mp4", "b.mp4", "a.partial.mp4", "c.partial.mp4")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=told):
         plan_films([Path(name) for name in inputs], Path(output))

@@ -226,6 +226,13 @@ def test_interrupted(tmp_path: Path) -> None:
     assert only(tmp_path, "film.mp4", "restored.mp4"), "the part is not needed any more"
 
 
+def test_a_film_is_not_deleted_as_a_part_of_its_result(tmp_path: Path) -> None:
+    source = write_film(partial_name(tmp_path / "restored.mp4"), count=2)
+    with pytest.raises(UsageError, match=r"would replace the input .*restored\.partial\.mp4"):
+        restore_film(open_film(source), tmp_path / "restored.mp4", Unchanged(), FINE)
+    assert only(tmp_path, source.name)
+
+
 def test_a_film_whose_size_changes(tmp_path: Path) -> None:
     parts = [
         write_film(tmp_path / f"{width}.ts", size=(width, 48), audio=None, count=20)
