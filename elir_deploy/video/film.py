@@ -129,7 +129,12 @@ def open_container(path: Path) -> InputContainer:
             raise FilmError(f"{path} is empty")
     with reading(path):
         # Names may look like addresses, and a playlist may name some.
-        return av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"})
+        return av.open(
+            f"file:{path}",
+            "r",
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",  # old AVI files have titles in Latin-1
+        )
 
 
 def pictures_of(container: InputContainer, index: int | None = None) -> VideoStream:

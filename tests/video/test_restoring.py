@@ -82,6 +82,19 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     assert probe(result.path) == probe(source)
 
 
+def test_titles_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Of the film, a chapter, a stream and an attachment."""
+    source = write_film(tmp_path / "film.mkv", extras=True, count=3)
+    data = source.read_bytes()
+    for name in (b"A title", b"The pictures", b"Two", b"font.ttf"):
+        data = data.replace(name, b"\xfc" + name[1:])
+    source.write_bytes(data)
+    after = read_film(restored(source).path)
+    assert after.metadata["title"] == "\N{REPLACEMENT CHARACTER} title"
+    assert "\N{REPLACEMENT CHARACTER}wo" in [title for _, _, title in after.chapters]
+    assert after.attachments == [("\N{REPLACEMENT CHARACTER}ont.ttf", b"not a font")]
+
+
 def test_the_model_sees_what_people_see(tmp_path: Path) -> None:
     source = write_film(tmp_path / "film.mov", matrix=TURNED)
     restorer = Unchanged()
