@@ -229,13 +229,24 @@ def missing(film: Film, container: InputContainer, pictures: Fraction, others: F
         pictures, others: when its video and the streams that were copied end.
     """
     tolerance = _TOLERANCE + 2 / film.rate
-    stream = pictures_of(container, film.stream)
-    if stream.duration is not None and stream.time_base is not None:
-        first = stream.start_time or 0
-        return pictures < (first + stream.duration) * stream.time_base - tolerance
+    last = _end_of_pictures(container, pictures_of(container, film.stream))
+    if last is not None:
+        return pictures < last - tolerance
     if film.duration is None:
         return False
     return max(pictures, others) < film.origin + film.duration - tolerance
+
+
+def _end_of_pictures(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """When the header says that the pictures end, in seconds; None: it says nothing of them."""
+    if stream.duration is None or stream.time_base is None:
+        return None
+    seconds = stream.duration * stream.time_base
+    # FFmpeg gives streams without a length, such as all of Matroska, that of the file.
+    of_file = abs(seconds - Fraction(container.duration or 0, 1_000_000)) <= stream.time_base
+    if of_file and not container.format.name.startswith(("mov", "avi")):
+        return None
+    return (stream.start_time or 0) * stream.time_base + seconds
 
 
 def _discard_others(container: InputContainer, streams: Sequence[Stream]) -> None:

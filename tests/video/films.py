@@ -56,6 +56,7 @@ def write_film(
     pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
     audio: str | None = "aac",
+    sound_seconds: float | None = None,
     tags: dict[str, int] | None = None,
     aspect: Fraction | None = None,
     matrix: Sequence[int] | None = None,
@@ -114,7 +115,8 @@ def write_film(
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound is not None:
-            for packet in _sound(sound, float(times[-1] * time_base) + 0.04):
+            seconds = sound_seconds or float(times[-1] * time_base) + 0.04
+            for packet in _sound(sound, seconds):
                 container.mux(packet)
         if text is not None:
             for packet in text.demux():

@@ -225,6 +225,12 @@ def test_a_film_that_is_cut_off(
     assert after.pts[-1] - 0.5 < sound[-1][1] < result.until
 
 
+def test_a_film_whose_pictures_end_before_its_audio(tmp_path: Path) -> None:
+    """Matroska files have no length of a stream."""
+    source = write_film(tmp_path / "film.mkv", count=2, sound_seconds=2)
+    assert restored(source).cut is None
+
+
 def test_interrupted(tmp_path: Path) -> None:
     source = write_film(tmp_path / "film.mp4", count=60)
     restorer = Unchanged()
