@@ -72,6 +72,7 @@ class Pictures:
         film, span: what is read.
         moments: when those pictures are shown that were read and not yet taken from here.
         cut: why the film ends early, in words; None: it does not, as far as was read.
+        reached_end: whether a picture after the part was seen.
         damaged: number of packets that could not be decoded.
         disordered: number of pictures that were left out, since one before is shown later.
     """
@@ -81,6 +82,7 @@ class Pictures:
     convert: FromFilm
     moments: deque[Moment] = field(default_factory=deque)
     cut: str | None = None
+    reached_end: bool = False
     damaged: int = 0
     disordered: int = 0
 
@@ -100,6 +102,7 @@ class Pictures:
                     raise FilmError(f"{film.path}: its pictures have no times")
                 seconds = pts * film.time_base - film.origin
                 if self.span.ends_before(seconds):
+                    self.cut, self.reached_end = None, True  # packets are read ahead
                     return
                 if self.span.begins_after(seconds):
                     continue
@@ -203,7 +206,7 @@ class CopiedStreams:
     def _read(self, streams: list[Stream]) -> Iterator[tuple[Fraction, Packet[Any]]]:
         import av
 
-        first = self._film.origin
+        first, shown = self._film.origin, Fraction(0)
         try:
             _seek(self.container, self._film, self._span)
             for packet in self.container.demux(streams):
@@ -214,27 +217,35 @@ class CopiedStreams:
                     time = packet.pts = round((first + self._span.shift) / packet.time_base)
                 seconds = time * packet.time_base
                 shown = seconds - first
+                if self._span.ends_before(shown):
+                    continue
                 if packet.is_corrupt:
                     self.cut = "its last packet is incomplete"
-                elif not self._span.begins_after(shown) and not self._span.ends_before(shown):
+                elif not self._span.begins_after(shown):
                     yield seconds, packet
         except av.error.FFmpegError as error:
-            self.cut = f"it cannot be read on: {error.strerror}"
+            if not self._span.ends_before(shown):
+                self.cut = f"it cannot be read on: {error.strerror}"
 
 
-def missing(film: Film, container: InputContainer, pictures: Fraction, others: Fraction) -> bool:
+def missing(
+    film: Film, container: InputContainer, span: Span, pictures: Fraction, others: Fraction
+) -> bool:
     """Whether a film that was read to its end is shorter than its header says.
 
     Args:
+        span: the part of which it is asked.
         pictures, others: when its video and the streams that were copied end.
     """
     tolerance = _TOLERANCE + 2 / film.rate
     last = _end_of_pictures(container, pictures_of(container, film.stream))
-    if last is not None:
-        return pictures < last - tolerance
-    if film.duration is None:
-        return False
-    return max(pictures, others) < film.origin + film.duration - tolerance
+    if last is None:
+        if film.duration is None:
+            return False
+        last, pictures = film.origin + film.duration, max(pictures, others)
+    if span.end is not None:
+        last = min(last, film.origin + span.end)
+    return pictures < last - tolerance
 
 
 def _end_of_pictures(container: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -169,11 +169,13 @@ def _pump(
 
 def _why_cut(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> str | None:
     """Why a film that was read ends early; None: it does not."""
-    if pictures.cut or pictures.span.end is not None:
-        return pictures.cut
-    if copied.cut is None and missing(pictures.film, copied.container, writer.end, copied.end):
+    cut = pictures.cut or copied.cut
+    if cut or pictures.reached_end:
+        return cut
+    film, container = pictures.film, copied.container
+    if missing(film, container, pictures.span, writer.end, copied.end):
         return "its header promises more"
-    return copied.cut
+    return None
 
 
 def _remarks(

@@ -225,6 +225,21 @@ def test_a_film_that_is_cut_off(
     assert after.pts[-1] - 0.5 < sound[-1][1] < result.until
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("audio", ["aac", None])
+def test_a_part_of_a_film_that_is_cut_off(tmp_path: Path, suffix: str, audio: str | None) -> None:
+    source = tmp_path / f"film{suffix}"
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    write_film(
+        source, count=60, audio=audio, options={"g": "10", "bf": "0"}, container_options=options
+    )
+    data = source.read_bytes()
+    source.write_bytes(data[: len(data) * 6 // 10])
+    assert restored(source, span=Span(end=Fraction(9, 4))).cut is not None
+    early = restored(source, span=Span(end=Fraction(1, 2)))
+    assert (early.cut, early.frames) == (None, 13)
+
+
 def test_a_film_whose_pictures_end_before_its_audio(tmp_path: Path) -> None:
     """Matroska files have no length of a stream."""
     source = write_film(tmp_path / "film.mkv", count=2, sound_seconds=2)
