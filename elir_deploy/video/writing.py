@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -26,6 +27,8 @@ __all__ = ["FilmWriter"]
 _STATISTICS = ("BPS", "NUMBER_OF", "_STATISTICS", "DURATION", "encoder", "ENCODER")
 #: Of a file, what its container writes for itself.
 _BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER")
+#: FFmpeg's name of the container that holds the most.
+_WIDEST = "matroska"
 _COPIED = ("audio", "subtitle", "video", "attachment")
 
 
@@ -51,7 +54,7 @@ class FilmWriter:
     Raises:
         FilmError: as of :meth:`Encoding.pixel_format`.
         UsageError, UnavailableError: as of :meth:`Encoding.add_stream`; or the container holds no
-            stream like one of the film's.
+            stream like one of the film's, and Matroska does.
     """
 
     def __init__(
@@ -92,8 +95,9 @@ class FilmWriter:
             self._output.start_encoding()
         except av.error.FFmpegError as error:
             self.discard()
+            advice = "" if container == _WIDEST else ": name the output .mkv"
             raise UsageError(
-                f"{container} files cannot hold this film: {error.strerror}; name the output .mkv"
+                f"{container} files cannot hold this film ({error.strerror}){advice}"
             ) from error
         except BaseException:
             self.discard()
@@ -156,17 +160,21 @@ class FilmWriter:
         ):
             self.remarks.append(f"left out: a stream of {stream.type}")
             return False
-        try:
-            added = self._output.add_stream_from_template(stream, opaque=True)
-        except ValueError:
+        container = self._output.format.name
+        if not _holds(container, stream):
             if stream.type == "video":  # a cover, which Matroska has as an attachment
                 name = stream.codec_context.name
                 self.remarks.append(f"left out: a second video stream ({name})")
                 return False
+            codec = stream.codec_context.name if stream.codec_context else "attachment"
+            what = codec if codec == stream.type else f"{codec} ({stream.type})"
+            if not _holds(_WIDEST, stream):
+                self.remarks.append(f"left out: a stream of {what}, which cannot be copied")
+                return False
             raise UsageError(
-                f"{self._output.format.name} files hold no {stream.codec_context.name} "
-                f"({stream.type}), which the film has: name the output .mkv"
-            ) from None
+                f"{container} files hold no {what}, which the film has: name the output .mkv"
+            )
+        added = self._output.add_stream_from_template(stream, opaque=True)
         added.metadata.update(stream.metadata)
         added.disposition = stream.disposition
         self._streams[stream.index] = added
@@ -187,6 +195,22 @@ class FilmWriter:
             last = min(last, self._span.end or last) - self._span.shift
             chapters.append(chapter | {"start": round(first / base), "end": round(last / base)})
         return chapters
+
+
+def _holds(container: str, stream: Stream) -> bool:
+    """Whether a stream can be copied into files of a container, by trying it."""
+    import av
+
+    output = av.open(io.BytesIO(), "w", format=container)
+    try:
+        output.add_stream_from_template(stream, opaque=True).metadata.update(stream.metadata)
+        output.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    finally:
+        with suppress(av.error.FFmpegError):
+            output.close()
+    return True
 
 
 def _without(metadata: dict[str, str], prefixes: Sequence[str]) -> dict[str, str]:
