@@ -29,6 +29,8 @@ CONTAINERS = {
 _CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24}
 #: Those that have presets, besides encoders on GPUs.
 _WITH_PRESETS = ("libx264", "libx265", "libsvtav1")
+#: Codecs whose own data have the aspect ratio of pixels, which PyAV writes into no Matroska header.
+_WITH_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")
 #: Of encoders without constant quality: FFmpeg's quantiser scale, of which 1 is the best.
 _QUANTISER = 2
 _LAMBDA = 118
@@ -127,6 +129,13 @@ class Encoding:
                 f"({best.name}), and some players do not show that: --codec libvpx-vp9 keeps it"
             )
         return best.name, note
+
+    def keeps_aspect(self, container: str) -> bool:
+        """Whether an aspect ratio of pixels is kept in a container, by FFmpeg's name."""
+        import av
+
+        codec = av.Codec(self.codec, "w").canonical_name
+        return container not in ("matroska", "webm") or codec in _WITH_ASPECT
 
     def add_stream(
         self,

@@ -78,6 +78,12 @@ class FilmWriter:
         pixel_format, note = encoding.pixel_format(film, *size, bits)
         self._convert = ToFilm(colours, pixel_format)
         self.remarks = [] if note is None else [note]
+        if film.aspect not in (None, 1) and not encoding.keeps_aspect(container):
+            self.remarks.append(
+                f"the aspect ratio {film.aspect.numerator}:{film.aspect.denominator} of its pixels "
+                f"is lost with {encoding.codec} in {container} files: name the output .mp4, or "
+                ".mkv with --codec libx264"
+            )
         self.frames = self.disordered = 0
         self.end = film.origin + span.shift
         options = {}

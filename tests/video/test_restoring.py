@@ -391,41 +391,6 @@ def test_an_error_of_the_model_leaves_nothing(tmp_path: Path) -> None:
 # Refusals -------------------------------------------------------------------------------------
 
 
-def test_containers_and_codecs_that_do_not_fit(tmp_path: Path) -> None:
-    source = write_film(tmp_path / "film.mkv", extras=True)
-    film = open_film(source)
-    with pytest.raises(UsageError, match=r"webm files hold no video of libx264: choose another"):
-        restore_film(film, tmp_path / "a.webm", Unchanged(), FINE)
-    with pytest.raises(UsageError, match=r"webm files hold no aac \(audio\).*name the output .mkv"):
-        restore_film(film, tmp_path / "a.webm", Unchanged(), VP9)
-    assert only(tmp_path, "film.mkv", "film.srt")
-
-
-@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_streams_that_no_container_holds_are_left_out(tmp_path: Path, suffix: str) -> None:
-    made: dict[str, Any] = {"codec": "mpeg4", "audio": "adpcm_ima_wav"}
-    source = write_film(tmp_path / "film.avi", time_base=Fraction(1, 25), **made)
-    target = tmp_path / f"restored{suffix}"
-    result = restore_film(open_film(source), target, Unchanged(), FINE)
-    told = "left out: a stream of adpcm_ima_wav (audio), which cannot be copied"
-    assert (result.cut, result.remarks) == (None, (told,))
-    after = read_film(target)
-    assert (len(after.pts), after.packets) == (12, [])
-
-
-def test_an_attachment_needs_matroska(tmp_path: Path) -> None:
-    source = write_film(tmp_path / "film.mkv", extras=True, audio=None)
-    with av.open(str(source)) as film, av.open(str(tmp_path / "a.mkv"), "w") as output:
-        video = output.add_stream_from_template(film.streams.video[0])
-        output.add_attachment("font.ttf", "font/ttf", b"not a font")
-        for packet in film.demux(video=0):
-            if packet.size:
-                packet.stream = video
-                output.mux(packet)
-    with pytest.raises(UsageError, match=r"hold no attachment.*name the output .mkv"):
-        restore_film(open_film(tmp_path / "a.mkv"), tmp_path / "a.mp4", Unchanged(), FINE)
-
-
 @pytest.mark.parametrize(("trc", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_refused(tmp_path: Path, trc: int, name: str) -> None:
     tags = {"colorspace": 9, "color_primaries": 9, "color_trc": trc, "color_range": 1}
