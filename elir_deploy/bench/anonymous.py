@@ -1,4 +1,4 @@
-"""Removes what is personal from text that leaves the machine: names of user and host, and paths."""
+"""Removes what is personal from text that leaves the machine: names, paths and addresses."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Anonymizer:
     """Replaces names and paths of this machine, user and process.
 
     Known folders become a word such as ``<home>``; of other paths outside the system's folders the
-    last part remains. Names are replaced where they are whole words, in upper and lower case.
+    last part remains. Names are replaced where they are whole words, in upper and lower case, and
+    e-mail and network addresses where they look like no version.
 
     Args:
         paths: more paths, by what they become.
