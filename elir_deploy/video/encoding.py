@@ -46,7 +46,7 @@ class Encoding:
     """The choices of an encoder.
 
     Attributes:
-        codec: FFmpeg's name.
+        codec: FFmpeg's name; of a format, such as ``hevc``, it becomes that of its encoder.
         crf: constant quality, lower is better; None: what looks like the restored pictures.
         preset: speed against size, by the encoder's names; None: its own choice.
 
@@ -72,6 +72,7 @@ class Encoding:
             ) from None
         if codec.type != "video":
             raise UsageError(f"--codec is {self.codec!r}, which encodes {codec.type}, not video")
+        object.__setattr__(self, "codec", codec.name)  # "h264" is libx264
         if self.crf is not None and self._quality is None:
             raise UsageError(f"--crf is {self.crf:g}, and {self.codec} has none: leave it out")
         presets = self.codec in _WITH_PRESETS or self.codec.endswith(("_nvenc", "_qsv"))

@@ -26,6 +26,12 @@ def test_refusals(arguments: tuple, told: str) -> None:
         Encoding(*arguments)
 
 
+@pytest.mark.parametrize(("codec", "encoder"), [("h264", "libx264"), ("hevc", "libx265")])
+def test_the_name_of_a_format_is_that_of_its_encoder(codec: str, encoder: str) -> None:
+    assert Encoding(codec, 20, "fast").options() == Encoding(encoder, 20, "fast").options()
+    assert Encoding(codec) == Encoding(encoder)
+
+
 def restored(tmp_path: Path, encoding: Encoding, suffix: str = ".mkv") -> RestoredFilm:
     film = tmp_path / "film.mkv"
     if not film.exists():
