@@ -127,6 +127,8 @@ def open_container(path: Path) -> InputContainer:
     with suppress(OSError):  # which opening tells better
         if path.is_file() and path.stat().st_size == 0:
             raise FilmError(f"{path} is empty")
+        if path.exists() and not path.is_file():  # such as a pipe, whose opening waits
+            raise FilmError(f"{path} is no regular file")
     with reading(path):
         # Names may look like addresses, and a playlist may name some.
         return av.open(

@@ -31,8 +31,8 @@ def plan_films(inputs: Sequence[Path], output: Path, existing: Existing = "error
         existing: whether results that exist are an error, stay, or are replaced.
 
     Raises:
-        UsageError: an input is a folder, two would have one result, a film would be written to
-            standard output, or a result, or what a film that ends early leaves, exists or would
+        UsageError: an input is no regular file, two would have one result, a film would be written
+            to standard output, or a result, or what a film that ends early leaves, exists or would
             replace an input.
         OutputError: a folder cannot be created or written.
     """
@@ -40,8 +40,10 @@ def plan_films(inputs: Sequence[Path], output: Path, existing: Existing = "error
         if is_stream(path):
             raise UsageError("films are read from files and written to files, not -: name a file")
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UsageError(f"{path} is a folder, expected films: name them, as in {path}/*")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UsageError(f"{path} is a pipe or a device: films are read twice, name a file")
     if output.suffix.lower() in CONTAINERS and not output.is_dir():
         if len(inputs) != 1:
             raise UsageError(f"-o {output} is one file, but there are {len(inputs)} films")

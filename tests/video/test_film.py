@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_hostile_files(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(FilmError, match=told):
             open_film(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    """Opening one waits for its writer."""
+    os.mkfifo(tmp_path / "film.mp4")
+    with pytest.raises(FilmError, match=r"film\.mp4 is no regular file"):
+        open_film(tmp_path / "film.mp4")
 
 
 def test_a_film_without_a_decodable_picture(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_existing_results(tmp_path: Path) -> None:
         (["a.mp4", "b.mp4"], "x.mkv", "is one file, but there are 2 films"),
         (["a.mp4"], "x.avi", r"\.avi files are not written, expected one of \.mp4, "),
         (["a.mp4"], "-", "films are read from files and written to files, not -"),
+        ([os.devnull], "out", "is a pipe or a device: films are read twice, name a file"),
         (["-"], "out", "films are read from files and written to files, not -"),
         (["folder"], "out", r"folder is a folder, expected films: name them, as in .*folder/\*"),
         (["a.mp4", "folder/a.mp4"], "out", r"would both become .*a\.mp4"),
