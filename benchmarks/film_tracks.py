@@ -102,10 +102,8 @@ def _place(motion: str, number: int) -> tuple[int, int]:
         return abs((speed * number + far) % (2 * far) - far)
 
     return {
-        "slow": (60, 90 + number // 2),
         "steady": (50, 60 + number),
         "nodding": (50 + to_and_fro(1, 24), 90 + to_and_fro(2, 40)),
-        "fast": (40 + to_and_fro(3, 60), 60 + to_and_fro(5, 100)),
     }[motion]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
+from elir_deploy.output_files import remove_parts
 from elir_deploy.runtime.folders import Unread, is_picture
 from elir_deploy.runtime.images import IMAGE_SUFFIXES
 from elir_deploy.runtime.jobs import Existing, Job, Naming, Plan, name_jobs, plan_jobs
 
-__all__ = ["RemoteJob", "fetch", "plan_batch", "send"]
+__all__ = ["RemoteJob", "fetch", "plan_batch", "remove_leftovers", "send"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def plan_batch(
     """
     if not _is_url(source) and not _is_url(destination):
         return plan_jobs(
-            [Path(source).resolve()],  # workers may run in another folder
-            Path(destination).resolve(),
+            [Path(source)],
+            Path(destination),
             format=naming.format,
             recursive=recursive,
             existing=existing,
@@ -145,6 +147,13 @@ def _system(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from None
     return system, str(path)
+
+
+def remove_leftovers(jobs: Iterable[Job]) -> None:
+    """Delete the unfinished files of workers that were killed."""
+    remove_parts.cache_clear()  # they are newer than the last look
+    for folder in {job.target.parent for job in jobs if not isinstance(job, RemoteJob)}:
+        remove_parts(folder)
 
 
 # Files ----------------------------------------------------------------------------------------

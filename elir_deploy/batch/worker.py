@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import tempfile
 import threading
@@ -30,7 +31,8 @@ class WorkerOptions:
     """What every worker restores with.
 
     Attributes:
-        bundle: folder of the bundle, at the same path on every machine, or ``tiny``.
+        bundle: folder of the bundle, or ``tiny``.
+        folder: the working folder, with the same bundles and pictures on every machine.
         backend, precision, threads: as for :class:`~elir_deploy.runtime.Restorer`.
         faces, background, scale: as for :class:`~elir_deploy.photo.PhotoRestorer`, for bundles with
             a face detector; ``faces`` None: pictures as a whole.
@@ -38,6 +40,7 @@ class WorkerOptions:
     """
 
     bundle: str
+    folder: str = "."
     backend: str = "auto"
     precision: str | None = None
     threads: int | None = None
@@ -53,6 +56,7 @@ class Worker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
+        os.chdir(options.folder)
         self._stack = ExitStack()
         running: dict[str, Any] = {
             "backend": options.backend,

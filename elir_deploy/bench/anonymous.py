@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import platform
@@ -124,16 +123,15 @@ def _hosts() -> Iterator[str]:
 
 def _users() -> Iterator[str]:
     """Names of the user."""
-    users = [os.environ.get(name) for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
+    users = [os.environ.get(name) for name in ("USER", "LOGNAME", "LNAME", "USERNAME", "SUDO_USER")]
     users.append(Path(os.path.expanduser("~")).name)
-    with suppress(Exception):  # a user without an entry, or a system without a list of users
-        users.append(getpass.getuser())
     if sys.platform != "win32":
-        with suppress(ImportError, KeyError):
+        with suppress(ImportError, KeyError):  # a system without a list of users, one without entry
             import pwd
 
-            full = pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
-            users += [full, *full.split()]
+            entry = pwd.getpwuid(os.getuid())
+            full = entry.pw_gecos.partition(",")[0]
+            users += [entry.pw_name, full, *full.split()]
     yield from filter(None, users)
 
 

@@ -53,7 +53,7 @@ def start_cold(
         UnavailableError: the process failed; with the last line it printed.
     """
     command = [sys.executable, "-m", "elir_deploy.bench.cold"]
-    command += [str(bundle), backend, precision, str(threads or 0), str(device)]
+    command += [str(bundle), backend, precision, str(threads or 0), json.dumps(device)]
     try:
         process = subprocess.run(
             # The clock that counts from the machine's boot, so that both processes read the same.
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
         backend,
         precision=precision,
         threads=int(threads) or None,
-        device=int(device) if device.isdecimal() else device,
+        device=json.loads(device),
     ) as restore:
         loaded = time.monotonic_ns()
         size = (*bundle.manifest.input_size, 3)

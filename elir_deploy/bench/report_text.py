@@ -93,7 +93,7 @@ def _protocol(protocol: ProtocolEntry) -> str:
         return f"protocol {protocol.name}: {protocol.title}"
     warmup = "warm-up until latencies settle"
     if protocol.warmup is not None:
-        warmup = f"{protocol.warmup} warm-up images"
+        warmup = f"{protocol.warmup} warm-up image{'s' * (protocol.warmup != 1)}"
     count = f"{protocol.images} measured"
     if protocol.images is None:
         count = f"measured until every median is known to {100 * (protocol.tolerance or 0):g}%"
@@ -270,8 +270,12 @@ def _energies(report: Report) -> Iterator[Cells]:
 _TABLES: tuple[tuple[str, str, Callable[[Report], Iterator[Cells]]], ...] = (
     ("Speed", "runner|FPS|speedup [95 %]|PSNR dB|device ms|runtime ms", _speeds),
     ("Latency in ms", "runner|n|mean|std|CV %|min|p50|p90|p95|p99|max", _latencies),
-    ("Models of the paper", "model|licence|M parameters|paper|FPS|paper|ELIR faster by", _models),
-    ("Times as fast as the paper's rivals", "runner|rival|here [95 %]|in the paper", _relative),
+    (
+        "Models of the paper",
+        "model|licence|M parameters|M parameters, paper|FPS|FPS, paper|ELIR's FPS over its, paper",
+        _models,
+    ),
+    ("Speed relative to the paper's rivals", "runner|rival|here [95 %]|in the paper", _relative),
     ("Rivals that are not measured", "rival|because", _not_measured),
     ("Throughput", "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images", _loads),
     ("Stages", "runner|stage|ms|share %|95 %", _stages),

@@ -1,4 +1,4 @@
-"""The one definition of the JSON that ``elir-bench`` writes, version 6.
+"""The one definition of the JSON that ``elir-bench`` writes.
 
 An attribute is an entry of the same name; names end in their unit. Reading, writing and the JSON
 Schema (:mod:`elir_deploy.bench.report_file`), the text and the HTML page come from these classes.

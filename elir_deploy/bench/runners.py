@@ -162,7 +162,7 @@ class BundleRunner(Runner):
         self.label = f"{backend} {precision}{_on(device)}{suffix}"
         self.backend = backend
         self.precision = precision
-        self.version = _backend_version(backend) + _on(device)
+        self.version = _backend_version(backend)
         self.weights = "random" if bundle.manifest.source.random else bundle.manifest.source.name
         runs = backend_named(backend, device)
         self.on_cpu = not runs.on_gpu

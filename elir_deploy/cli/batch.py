@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from elir_deploy.batch.cluster import open_cluster
-from elir_deploy.batch.places import plan_batch
+from elir_deploy.batch.places import plan_batch, remove_leftovers
 from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.options import Existing, Faces, Scale
@@ -123,16 +125,20 @@ def batch(
         choice = None  # an aligned face is restored as a whole
     if choice is not None:
         detector_of(opened)
-    backend_named(backend) if backend != "auto" else None
+    if background is not None:
+        Bundle.open(background)
+    if backend != "auto":
+        backend_named(backend)
     naming = Naming(format.value, suffix)
     plan = plan_batch(source, destination, naming, existing=existing.value, recursive=recursive)
     options = WorkerOptions(
-        bundle=bundle if bundle == "tiny" else str(opened.path.resolve()),
+        bundle=bundle,
+        folder=os.getcwd(),
         backend=backend,
         precision=precision.value if precision else None,
         threads=threads,
         faces=choice,
-        background=background and str(Bundle.open(background).path.resolve()),
+        background=background,
         scale=int(scale.value) if scale else 1,
         strength=rounded_strength(strength),
         quality=image_quality(quality, plan),
@@ -141,24 +147,18 @@ def batch(
     with RunReport(plan, events) as report:
         if plan.jobs:
             started = time.perf_counter()
-            with (
-                progress(show_time_left=True) as say,
-                open_cluster(options, ray, workers) as cluster,
-            ):
+            with ExitStack() as stack:
+                # After the cluster's end, which kills workers that are writing.
+                stack.callback(remove_leftovers, plan.jobs)
+                say = stack.enter_context(progress(show_time_left=True))
+                cluster = stack.enter_context(open_cluster(options, ray, workers))
                 for name, count in Counter(cluster.names).items():
                     tell(f"{count} worker{'s' * (count > 1)} of {name}")
 
                 def finish(result: Result) -> None:
                     report.result(result)
-                    if result.failure is None:
-                        outcome.restored.append(result.job)
-                    else:
-                        outcome.failures.append((result.job, result.failure))
-                    if result.faces is not None:
-                        restored = sum(bool(face["restored"]) for face in result.faces)
-                        outcome.faces = (outcome.faces or 0) + restored
-                    done = len(outcome.restored) + len(outcome.failures)
-                    say("restoring", done, len(plan.jobs))
+                    outcome.add(result)
+                    say("restoring", outcome.jobs_done, len(plan.jobs))
 
                 say("restoring", 0, len(plan.jobs))
                 cluster.restore(plan.jobs, finish)

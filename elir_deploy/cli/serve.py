@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Annotated, Any
@@ -115,19 +116,19 @@ def serve(
         background=background,
     )
     with ExitStack() as stack:
+        sock = stack.enter_context(_bound(host, port))  # models take longer to open
         with progress() as say:
             say("opening", 0, len(bundles))
             models = open_models(bundles, options, stack)
         for name, model in models.items():
-            tell(f"{name}: {model}")
+            title = str(model)  # which begins with the task
+            tell(title if title.startswith(f"{name}:") else f"{name}: {title}")
             if model.bundle.manifest.source.random:
                 tell(f"warning: {name} has random weights: its results are meaningless")
         service = Service(models, queue, limits, token)
         stack.callback(service.close)
         config = uvicorn.Config(
             service.app,
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -137,10 +138,22 @@ def serve(
             ws="none",
             h11_max_incomplete_event_size=2**16,
         )
-        _run(uvicorn, config)
+        _run(uvicorn, config, sock)
 
 
-def _run(uvicorn: Any, config: Any) -> None:
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, on which nothing listens yet."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        raise OutputError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+    return sock
+
+
+def _run(uvicorn: Any, config: Any, sock: socket.socket) -> None:
     """Serve until a signal; a second one ends at once."""
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is imported when it is used
@@ -158,16 +171,11 @@ def _run(uvicorn: Any, config: Any) -> None:
                 os._exit(128 + number)
             self.should_exit = True
 
-    server = Server(config)
-    try:
-        sock = config.bind_socket()
-    except SystemExit:  # uvicorn has said why
-        raise OutputError(f"cannot listen on {config.host}, port {config.port}") from None
-    sock.listen(config.backlog)  # before the address is told
     address, port = sock.getsockname()[:2]
+    sock.listen(config.backlog)  # before the address is told
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{port}", flush=True)
-    server.run(sockets=[sock])
+    Server(config).run(sockets=[sock])
 
 
 def main() -> None:

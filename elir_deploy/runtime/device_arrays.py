@@ -115,12 +115,16 @@ def borrow(array: Any, device: Device, stream: int) -> Borrowed:
                 f"the {kind} cannot be read through DLPack ({error}): pass image.detach() or a copy"
             ) from None
         borrowed = _by_capsule(capsule, kind)
+    _refuse_capture(device, stream)  # which ours joins where the caller's is not known before
+    return borrowed
+
+
+def _refuse_capture(device: Device, stream: int) -> None:
     if device.is_capturing(stream):
         raise UsageError(
             "the caller's stream is being captured as a CUDA graph, expected one that executes its "
             "work: restore before or after the capture"
         )
-    return borrowed
 
 
 def pixels_of(borrowed: Borrowed, device: Device) -> list[DevicePixels]:
@@ -207,6 +211,7 @@ def _by_interface(array: Any, kind: str, device: Device, stream: int) -> Borrowe
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ImageError(f"the {kind} has no valid __cuda_array_interface__: {error}") from None
     if caller is not None:
+        _refuse_capture(device, caller)
         device.wait_for(stream, caller)
     return Borrowed(kind, str(dtype), shape, strides, pointer, array)
 

@@ -322,13 +322,7 @@ class _Work:
 
     def finish(self, result: Result) -> None:
         """Record a result."""
-        if result.failure is None:
-            self.outcome.restored.append(result.job)
-            if result.faces is not None:
-                number = sum(face["restored"] for face in result.faces)
-                self.outcome.faces = (self.outcome.faces or 0) + number
-        else:
-            self.outcome.failures.append((result.job, result.failure))
+        self.outcome.add(result)
         if self._on_result is not None:
             self._on_result(result)
 

@@ -61,3 +61,19 @@ class Outcome:
     seconds: float = 0.0
     faces: int | None = None
     frames: int | None = None
+
+    @property
+    def jobs_done(self) -> int:
+        """Jobs that were restored or failed."""
+        return len(self.restored) + len(self.failures)
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        if result.frames is not None:
+            self.frames = (self.frames or 0) + result.frames
+        if result.failure is not None:
+            self.failures.append((result.job, result.failure))
+            return
+        self.restored.append(result.job)
+        if result.faces is not None:
+            self.faces = (self.faces or 0) + sum(face["restored"] for face in result.faces)

@@ -19,6 +19,7 @@ from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.detector_graph import DetectorNetwork
 from elir_deploy.runtime.manifest import Detector, Shape
+from elir_deploy.runtime.tensorrt_ends import sides_of
 from elir_deploy.runtime.tensorrt_engine import LoadedEngine
 from elir_deploy.runtime.tensors import TensorSpec
 
@@ -113,8 +114,7 @@ class _DetectorStage(CudaStage):
 
     def _shape(self, name: str) -> tuple[int, ...]:
         engine, context = self._opened()
-        sides = context.get_tensor_shape(name)
-        shape = tuple(sides[index] for index in range(len(sides)))  # it has no __iter__ of its own
+        shape = sides_of(context.get_tensor_shape(name))
         if not shape or min(shape) < 1 or math.prod(shape) > _MAX_VALUES:
             raise UnavailableError(
                 f"{engine.library}: the size of {name} of {engine.name} is {shape}, expected "

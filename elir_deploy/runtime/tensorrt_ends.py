@@ -14,7 +14,7 @@ from elir_deploy.runtime.tensorrt_library import Library
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["check_ends", "check_profiles", "detector_sizes"]
+__all__ = ["check_ends", "check_profiles", "detector_sizes", "sides_of"]
 
 _TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
 #: Of a detector's pictures, in pixels.
@@ -39,7 +39,7 @@ def check_ends(
             _describe(
                 name,
                 engine.get_tensor_dtype(name).name,
-                _shape(engine.get_tensor_shape(name)),
+                sides_of(engine.get_tensor_shape(name)),
                 engine.get_tensor_format(name).name,
             )
             for name in names
@@ -79,7 +79,7 @@ def check_profiles(engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: 
         for spec in stage.inputs:
             most = manifest.tensor(spec.name, shape).shape
             sides = engine.get_tensor_profile_shape(spec.name, index)
-            actual = (_shape(sides[0]), _shape(sides[2]))
+            actual = (sides_of(sides[0]), sides_of(sides[2]))
             if actual != ((1, *most[1:]), most):
                 raise BundleError(
                     f"{path}: profile {index} of {spec.name} is for {actual[0]} to {actual[1]}, "
@@ -103,7 +103,7 @@ def detector_sizes(
     check_detector_ends(path, detector, inputs, outputs)
     sizes = []
     for index in range(engine.num_optimization_profiles):
-        least, _, most = map(_shape, engine.get_tensor_profile_shape(detector.input, index))
+        least, _, most = map(sides_of, engine.get_tensor_profile_shape(detector.input, index))
         height, width = most[2:]
         sides = range(detector.multiple, _MAX_SIDE + 1, detector.multiple)
         if least != most or most[:2] != (1, 3) or height not in sides or width not in sides:
@@ -120,11 +120,12 @@ def _end(engine: trt.ICudaEngine, name: str) -> End:
     dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
     known = {f"{short} LINEAR": kind for kind, short in _TYPES.items()}
     kind = known.get(f"{dtype} {layout}", f"{dtype} {layout}")
-    sides = _shape(engine.get_tensor_shape(name))
+    sides = sides_of(engine.get_tensor_shape(name))
     return End(name, kind, tuple(None if side < 0 else side for side in sides))
 
 
-def _shape(sides: trt.Dims) -> tuple[int, ...]:
+def sides_of(sides: trt.Dims) -> tuple[int, ...]:
+    """TensorRT's dimensions as a tuple."""
     return tuple(sides[index] for index in range(len(sides)))  # it has no __iter__ of its own
 
 

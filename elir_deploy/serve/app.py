@@ -243,7 +243,7 @@ class Service:
     async def _decoded(self, model: str, body: bytes) -> LoadedImage:
         def decode() -> LoadedImage:
             with self._metrics.stage(model, "decode"):
-                return decode_image(body, max_pixels=self._limits.pixels)
+                return decode_image(body, name="the body", max_pixels=self._limits.pixels)
 
         return await self._in_thread(decode)
 

@@ -68,11 +68,7 @@ def restore_films(
                 result = Result(job, reason, seconds=time.perf_counter() - begun, frames=0)
             else:
                 result = _result(job, restored)
-            if result.failure is None:
-                outcome.restored.append(job)
-            else:
-                outcome.failures.append((job, result.failure))
-            outcome.frames = (outcome.frames or 0) + (result.frames or 0)
+            outcome.add(result)
             outcome.seconds = time.perf_counter() - started
             on_result(result)
     return outcome

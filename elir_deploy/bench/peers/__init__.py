@@ -98,8 +98,8 @@ def named_peers(texts: Sequence[str]) -> tuple[list[str], list[str]]:
         if name not in (ALL, *PEERS, PAPER, CODEFORMER):
             choices = ", ".join((ALL, *PEERS, PAPER, CODEFORMER))
             raise UsageError(f"unknown peer {name!r}: choose from {choices}")
-        named += list(PEERS) if name == ALL else [name] * (name in PEERS)
-    return list(dict.fromkeys(named)), rivals
+        named += PEERS if name == ALL else [name]
+    return [name for name in dict.fromkeys(named) if name in PEERS], rivals
 
 
 def options_named(backends: Sequence[str] | None, others: Sequence[str] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def widen_depthwise(library: Any, network: trt.INetworkDefinition) -> list[Any]:
     """Turn depthwise convolutions into grouped ones of four channels, whose new weights are 0.
 
     They compute the same. For compute capability 7.5, TensorRT-RTX 1.7.1 stores some constants of
-    the size of the activations for each depthwise convolution: 1.66 GB for CenterFace, 23 MB so.
+    the size of the activations for each depthwise convolution: see docs/decisions.md.
 
     Returns:
         The weights, which must live until the engine is built.
