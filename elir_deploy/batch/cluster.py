@@ -30,7 +30,7 @@ __all__ = ["Cluster", "open_cluster"]
 #: Seconds between looks at whether workers still live.
 _PATIENCE_S = 1.0
 #: Seconds for a worker to start.
-_START_S = 120.0
+_START_S = 600.0
 #: Seconds for a cluster to accept a connection.
 _CONNECTION_S = 10.0
 
@@ -86,6 +86,7 @@ class Cluster:
                 try:
                     result = self._next(stream, owner[stream])
                 except _WorkerDiedError as death:
+                    del owner[stream]
                     for job in queue.died(unfinished.pop(stream), str(death)):
                         on_result(Result(job, f"left out, its worker died twice: {death}"))
                     if (worker := self._replaced(queue)) is not None:
@@ -132,7 +133,10 @@ class Cluster:
                 raise error.cause from None
             self.ray.kill(worker)
             raise _WorkerDiedError(str(error.cause)) from None
+        except exceptions.OutOfMemoryError:
+            raise _WorkerDiedError("it was ended for want of memory") from None
         except exceptions.RayActorError:
+            self.ray.kill(worker)  # it may only be out of reach, and hold its GPU
             raise _WorkerDiedError("its process ended") from None
         return result
 
@@ -244,8 +248,8 @@ def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
         cluster.names = ray.get(names, timeout=_START_S)
     except ray.exceptions.GetTimeoutError:
         raise UnavailableError(
-            f"no room for {count} workers in a cluster of {cores} cores and {gpus} GPUs, or other "
-            "programs use it: choose fewer --workers or --threads"
+            f"{count} workers were not ready in {_START_S:.0f} s: opening the bundle takes longer, "
+            f"or there is no room for them in a cluster of {cores} cores and {gpus} GPUs"
         ) from None
     except ray.exceptions.RayActorError as error:
         raise UnavailableError(f"a worker does not start: {_cause(error)}") from None
@@ -253,6 +257,10 @@ def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
 
 
 def _cause(error: Exception) -> str:
-    """The error of our own inside of one of Ray's, as far as its text tells."""
+    """The error of our own inside one of Ray's, as far as its text tells."""
     lines = [line for line in str(error).splitlines() if "elir_deploy.errors." in line]
-    return lines[-1].partition("elir_deploy.errors.")[2] if lines else _first_line(error)
+    return (
+        lines[-1].partition("elir_deploy.errors.")[2].partition(": ")[2]
+        if lines
+        else _first_line(error)
+    )

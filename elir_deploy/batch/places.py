@@ -18,8 +18,16 @@ from elir_deploy.errors import (
 )
 from elir_deploy.output_files import remove_parts
 from elir_deploy.runtime.folders import Unread, is_picture
-from elir_deploy.runtime.images import IMAGE_SUFFIXES
-from elir_deploy.runtime.jobs import Existing, Job, Naming, Plan, name_jobs, plan_jobs
+from elir_deploy.runtime.images import IMAGE_SUFFIXES, format_of
+from elir_deploy.runtime.jobs import (
+    Existing,
+    Job,
+    Naming,
+    Plan,
+    check_naming,
+    name_jobs,
+    plan_jobs,
+)
 
 __all__ = ["RemoteJob", "fetch", "plan_batch", "remove_leftovers", "send"]
 
@@ -68,15 +76,23 @@ def plan_batch(
             existing=existing,
             suffix=naming.suffix,
         )
+    check_naming(naming.format, existing, naming.suffix)
     source, destination = _root(source), _root(destination)
     if f"{destination}/".startswith(f"{source}/"):
-        raise UsageError(f"{destination} is inside of {source}: results would become inputs")
+        raise UsageError(f"{destination} is inside {source}: results would become inputs")
     places, unread = _images(source, recursive)
     if not places:
         raise UsageError(f"no images in {source}{f': {unread}' if unread else ''}")
     named, renamed = name_jobs([(place, place) for place in places], Path(), naming)
     jobs = [_remote(job, source, destination) for job in named]
-    sizes = _sizes(destination)
+    inputs = {job.input_name for job in jobs}
+    for job in jobs:
+        format_of(job.target, job.format)
+        if job.output_name in inputs:
+            raise UsageError(
+                f"the result {job.output_name} would replace an input: choose another destination"
+            )
+    sizes = _sizes(destination, None if recursive else 1)
     done = [job for job in jobs if sizes.get(job.target.as_posix())]
     if done and existing == "error":
         raise UsageError(

@@ -13,18 +13,27 @@ import typer
 from elir_deploy.batch.cluster import open_cluster
 from elir_deploy.batch.places import plan_batch, remove_leftovers
 from elir_deploy.batch.worker import WorkerOptions
-from elir_deploy.cli.choices import Precision
-from elir_deploy.cli.options import Existing, Faces, Scale
+from elir_deploy.cli.options import (
+    BackendOption,
+    BackgroundOption,
+    EventsOption,
+    Existing,
+    ExistingOption,
+    FacesOption,
+    Mode,
+    PrecisionOption,
+    ScaleOption,
+    StrengthOption,
+    chosen_strength,
+    path_of,
+)
 from elir_deploy.cli.restore import EXIT_SOME_FAILED, Format, image_quality
 from elir_deploy.cli.restore_report import RunReport
+from elir_deploy.cli.restorers import Choices
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
-from elir_deploy.errors import UsageError
 from elir_deploy.runtime.backends import backend_named
-from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.jobs import Naming
 from elir_deploy.runtime.results import Outcome, Result
-from elir_deploy.runtime.strength import rounded_strength
 
 
 # Its length is that of the options, which Typer reads from the signature.
@@ -39,8 +48,8 @@ def batch(
     bundle: Annotated[
         str,
         typer.Option(
-            help="A folder written by elir-export, at the same path on every machine, or 'tiny' "
-            "(included)."
+            metavar="BUNDLE",
+            help="A folder written by elir-export, or 'tiny' (included).",
         ),
     ],
     ray: Annotated[
@@ -62,45 +71,20 @@ def batch(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of a worker. [default: 1 without GPUs]")
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="Backend of the workers, as for elir-restore.")
-    ] = "auto",
-    precision: Annotated[
-        Precision | None, typer.Option(help="Precision. [default: the fastest automatic one]")
-    ] = None,
-    faces: Annotated[
-        Faces | None,
-        typer.Option(
-            help="Restore faces in photographs, for bundles with a face detector: which ones, as "
-            "for elir-restore. [default: auto with a detector]"
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE", help="Of photographs: a bundle for the rest of the picture."
-        ),
-    ] = None,
-    scale: Annotated[
-        Scale | None, typer.Option(help="Of photographs: 1, 2 or 4 times the size.")
-    ] = None,
-    strength: Annotated[
-        float, typer.Option(help="From 0, the image itself, to 1, its restoration.")
-    ] = 1.0,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    faces: FacesOption = None,
+    background: BackgroundOption = None,
+    scale: ScaleOption = None,
+    strength: StrengthOption = 1.0,
     recursive: Annotated[bool, typer.Option("--recursive", help="Include subfolders.")] = False,
     format: Annotated[Format, typer.Option(help="Format of the results.")] = Format.png,
     quality: Annotated[
         str | None, typer.Option(help="1 to 100, or lossless, as for elir-restore.")
     ] = None,
     suffix: Annotated[str, typer.Option(help="Appended to the names of results.")] = "",
-    existing: Annotated[
-        Existing,
-        typer.Option(help="Results that exist: 'skip' continues an earlier run."),
-    ] = Existing.error,
-    events: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.jsonl", help="Events as of elir-restore; '-': standard output."),
-    ] = None,
+    existing: ExistingOption = Existing.error,
+    events: EventsOption = None,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:
@@ -115,18 +99,23 @@ def batch(
     * `elir-batch album restored --bundle bsr`
     * `elir-batch s3://photos/2019 s3://restored/2019 --bundle bfr --faces all --ray auto`
     """
-    opened = Bundle.open(bundle)
-    choice = faces.value if faces else None
-    if opened.manifest.detector is not None and choice is None:
-        choice = "auto"
-    if choice is None and (background or scale):
-        raise UsageError("--background and --scale are for photographs: add --faces")
-    if choice == "aligned" and not (background or scale):
-        choice = None  # an aligned face is restored as a whole
-    if choice is not None:
-        detector_of(opened)
-    if background is not None:
-        Bundle.open(background)
+    strength = chosen_strength(strength)
+    for text in (source, destination, *([] if events is None else [events])):
+        path_of(text)
+    choices = Choices.of(
+        bundle,
+        background,
+        backend=backend,
+        precision=precision,
+        faces=faces,
+        scale=scale,
+        threads=threads,
+        device=None,
+        mode=Mode.latency,
+        **dict.fromkeys(("long_side", "fit", "sigma_s", "seed", "tile_overlap")),
+        force=False,
+    )
+    choices.check()
     if backend != "auto":
         backend_named(backend)
     naming = Naming(format.value, suffix)
@@ -135,12 +124,12 @@ def batch(
         bundle=bundle,
         folder=os.getcwd(),
         backend=backend,
-        precision=precision.value if precision else None,
+        precision=choices.precision,
         threads=threads,
-        faces=choice,
+        faces=(choices.faces or "auto") if choices.whole_photographs else None,
         background=background,
-        scale=int(scale.value) if scale else 1,
-        strength=rounded_strength(strength),
+        scale=choices.scale or 1,
+        strength=strength,
         quality=image_quality(quality, plan),
     )
     outcome = Outcome()

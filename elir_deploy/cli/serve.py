@@ -12,8 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from elir_deploy.cli.choices import Precision, device_of
-from elir_deploy.cli.options import DeviceOption, Mode
+from elir_deploy.cli.choices import device_of
+from elir_deploy.cli.options import (
+    BackendOption,
+    BackgroundOption,
+    DeviceOption,
+    Mode,
+    ModeOption,
+    PrecisionOption,
+    ThreadsOption,
+)
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UsageError
 from elir_deploy.serve.models import ModelOptions, open_models
@@ -57,20 +65,11 @@ def serve(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds from the last byte of a request to its answer.")
     ] = 600,
-    backend: Annotated[str, typer.Option(help="Backend, as for elir-restore.")] = "auto",
-    precision: Annotated[
-        Precision | None, typer.Option(help="Precision. [default: the fastest automatic one]")
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE", help="Of photographs: a bundle for the rest of the picture."
-        ),
-    ] = None,
-    mode: Annotated[
-        Mode, typer.Option(help="throughput: several images at the same time.")
-    ] = Mode.latency,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a run.")] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    background: BackgroundOption = None,
+    mode: ModeOption = Mode.latency,
+    threads: ThreadsOption = None,
     device: DeviceOption = None,
     debug: DebugOption = False,
     version: VersionOption = False,
@@ -93,7 +92,7 @@ def serve(
 
         from elir_deploy.serve.app import Service
         from elir_deploy.serve.limits import Limits, is_loopback
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         name = error.name or "uvicorn"
         raise MissingDependencyError(name.partition(".")[0], "serve", "serve models") from None
     if token is None and not is_loopback(host):

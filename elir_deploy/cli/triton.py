@@ -11,8 +11,7 @@ import typer
 from elir_deploy.cli.choices import Precision
 from elir_deploy.cli.options import Faces
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
-from elir_deploy.errors import UsageError
-from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.serve.models import named_bundles
 from elir_deploy.serve.triton import BACKEND_NAMES, TritonOptions, write_model
 
 Backend = enum.Enum("Backend", {name: name for name in BACKEND_NAMES}, type=str)  # type: ignore[misc]
@@ -71,9 +70,7 @@ def triton(
     * `elir-triton tiny bsr -o models --instances 2`
     * `elir-triton bfr -o models --faces all`, where clients send photographs
     """
-    opened = {_model_name(name): Bundle.open(name) for name in bundles}
-    if len(opened) < len(bundles):
-        raise UsageError("two bundles have the same name: rename the folder of one")
+    opened = named_bundles(bundles)
     options = TritonOptions(
         backend.value if backend else None,
         precision.value if precision else None,
@@ -86,10 +83,6 @@ def triton(
             model = write_model(bundle, output, name, options, overwrite=overwrite)
             runs = model.precision or "automatic precision"
             print(f"{output / name}: {model.backend} backend, {runs}")
-
-
-def _model_name(bundle: str) -> str:
-    return Path(bundle).resolve().name
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.restorer import Restorer
 from elir_deploy.runtime.strength import mix_into
 
-__all__ = ["FileRestorer", "ImageRestorer", "RestoredImage"]
+__all__ = ["FileRestorer", "ImageRestorer", "RestoredImage", "image_warnings"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,28 @@ class FileRestorer(Protocol):
         Args:
             strength: as of :meth:`Restorer.restore`; colours hidden by transparency are mixed, too.
         """
+
+
+def image_warnings(
+    restorer: FileRestorer, image: LoadedImage, bits: int | None = None
+) -> list[str]:
+    """What the user may not expect of an image's result: it has fewer bits, or an unusual size.
+
+    Args:
+        restorer: of the image.
+        image: as read for it.
+        bits: that the user asked for; None: as many as there are.
+    """
+    warnings = [restorer.input_warning(*image.pixels.shape[:2])]
+    if image.reduced and bits != 8:
+        reason = "which are all that is read of this kind of file"
+        whole = restorer.bits == 8 and not image.only_8_bits
+        warnings.append(
+            f"reduced to 8 bits: {restorer.instead_of_8_bits}"
+            if whole
+            else f"reduced to 8 bits, {reason}"
+        )
+    return list(filter(None, warnings))
 
 
 class ImageRestorer:

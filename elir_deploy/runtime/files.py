@@ -28,7 +28,7 @@ from elir_deploy.errors import (
 )
 from elir_deploy.output_files import check_writable
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
+from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer, image_warnings
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -220,8 +220,7 @@ class _Work:
             )
         except ElirError as error:
             return item.failed(str(error), time.perf_counter() - started)
-        warnings = [self._restorer.input_warning(*image.pixels.shape[:2]), self._reduced(image)]
-        warning = "; ".join(filter(None, warnings)) or None
+        warning = "; ".join(image_warnings(self._restorer, image, self._bits)) or None
         read = replace(item, image=image)
         return read.after(time.perf_counter() - started, warning=warning)
 
@@ -231,14 +230,6 @@ class _Work:
             alpha = None if image.alpha is None else image.alpha * np.uint16(257)
             return replace(image, pixels=image.pixels * np.uint16(257), alpha=alpha)
         return image
-
-    def _reduced(self, image: LoadedImage) -> str | None:
-        """The warning that a picture has lost some of its bits."""
-        if not image.reduced or self._bits == 8:
-            return None
-        if self._restorer.bits == 8 and not image.only_8_bits:
-            return f"reduced to 8 bits: {self._restorer.instead_of_8_bits}"
-        return "reduced to 8 bits, which are all that is read of this kind of file"
 
     def _prepare(self, item: _Item) -> _Item:
         if item.image is None:

@@ -30,6 +30,7 @@ __all__ = [
     "Naming",
     "Plan",
     "check_events_file",
+    "check_naming",
     "name_jobs",
     "plan_jobs",
 ]
@@ -129,7 +130,7 @@ def plan_jobs(
         OutputError: a folder cannot be created or written.
         MissingDependencyError: Pillow does not write the format.
     """
-    _check_arguments(format, existing, suffix)
+    check_naming(format, existing, suffix)
     if _is_file(inputs, output):
         jobs = [_single_job(inputs, output, format, compare, suffix)]
         renamed: list[Job] = []
@@ -171,7 +172,8 @@ def check_events_file(events: str, plan: Plan) -> None:
     check_writable(events)
 
 
-def _check_arguments(format: str | None, existing: str, suffix: str) -> None:
+def check_naming(format: str | None, existing: str, suffix: str) -> None:
+    """Check arguments of :func:`plan_jobs`, which raises the errors."""
     if format is not None and format not in FORMATS:
         raise UsageError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
     if existing not in get_args(Existing):

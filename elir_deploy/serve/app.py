@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from elir_deploy import __version__
 from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError, UsageError
-from elir_deploy.runtime.file_restorer import RestoredImage
+from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage, image_warnings
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -50,7 +50,6 @@ _CODECS = 4
 _PARAMETERS = ("model", "faces", "scale", "strength", "format", "quality")
 #: Characters of faces in a header.
 _HEADER = 6000
-_MEDIA_TYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "TIFF": "tiff", "AVIF": "avif"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class Service:
         dispatcher.check()
         async with self._uploads.read(request) as body:
             with dispatcher.places():
-                image = await self._decoded(model.name, body)
+                image = await self._decoded(model.name, restorer, body)
                 suffix = _suffix(choices.format, body)
                 _check_result(image, restorer.scale, suffix, choices.quality)
                 del body
@@ -198,9 +197,10 @@ class Service:
         headers = {"Elir-Model": quote(model.name)}
         if restored.faces is not None:
             headers["Elir-Faces"] = _faces_header(restored.faces)
-        if restored.warning is not None:
-            headers["Elir-Warning"] = restored.warning.encode("ascii", "replace").decode()
-        kind = _MEDIA_TYPES[OUTPUT_FORMATS[suffix].name]
+        warnings = [*image_warnings(restorer, image), *filter(None, [restored.warning])]
+        if warnings:
+            headers["Elir-Warning"] = "; ".join(warnings).encode("ascii", "replace").decode()
+        kind = OUTPUT_FORMATS[suffix].name.lower()
         return Response(data, headers=headers, media_type=f"image/{kind}")
 
     async def _v2_server(self, request: Request) -> Response:
@@ -212,7 +212,7 @@ class Service:
     async def _v2_model(self, request: Request) -> Response:
         model, _ = self._model(request.path_params["name"])
         if request.url.path.endswith("/ready"):
-            return JSONResponse({"name": model.name, "ready": self._lost is None})
+            return JSONResponse({"name": model.name, "ready": True})
         return JSONResponse(v2.metadata(model.name))
 
     async def _infer(self, request: Request) -> Response:
@@ -240,10 +240,15 @@ class Service:
             raise UnavailableError(self._lost)
         return self._models[name], self._dispatchers[name]
 
-    async def _decoded(self, model: str, body: bytes) -> LoadedImage:
+    async def _decoded(self, model: str, restorer: FileRestorer, body: bytes) -> LoadedImage:
         def decode() -> LoadedImage:
             with self._metrics.stage(model, "decode"):
-                return decode_image(body, name="the body", max_pixels=self._limits.pixels)
+                return decode_image(
+                    body,
+                    name="the body",
+                    max_pixels=self._limits.pixels,
+                    deep=restorer.bits == 16,
+                )
 
         return await self._in_thread(decode)
 
@@ -353,6 +358,7 @@ def _check_result(image: LoadedImage, scale: int, suffix: str, quality: Any) -> 
         icc_profile=image.result_profile,
         metadata=image.metadata,
         format=suffix,
+        bits=8 * image.pixels.itemsize,
     )
     OUTPUT_FORMATS[suffix].options(quality)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from elir_deploy.errors import ElirError, UnavailableError
+from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError
 from elir_deploy.progress import no_progress
 from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage
 from elir_deploy.runtime.images import LoadedImage
@@ -186,7 +186,8 @@ class Dispatcher:
             prepared = [entry.prepared for entry in group]
             results = group[0].restorer.restore(prepared, group[0].strength, no_progress)
         except Exception as error:  # noqa: BLE001  # it is the callers'
-            if len(group) > 1 and isinstance(error, ElirError | MemoryError):
+            alone = isinstance(error, ElirError | MemoryError)
+            if len(group) > 1 and alone and not isinstance(error, DeviceLostError):
                 for entry in group:  # the others are restored without the one that fails
                     self._run([entry])
                 return

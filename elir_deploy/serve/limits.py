@@ -12,11 +12,7 @@ from ipaddress import ip_address
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from elir_deploy.runtime.images import MAX_PIXELS
-
 __all__ = ["Limits", "Uploads", "check_sender", "is_loopback"]
-
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -26,16 +22,16 @@ class Limits:
     Attributes:
         body_bytes: of the body of one request.
         pixels: of an image.
-        wait_s: seconds that a sender may leave a request without a byte.
         request_s: seconds from the last byte to the answer.
         uploads_bytes: of all bodies that are held at the same time.
+        wait_s: seconds that a sender may leave a request without a byte.
     """
 
-    body_bytes: int = 64 * _MIB
-    pixels: int = MAX_PIXELS // 4
+    body_bytes: int
+    pixels: int
+    request_s: float
+    uploads_bytes: int
     wait_s: float = 20.0
-    request_s: float = 600.0
-    uploads_bytes: int = 1024 * _MIB
 
 
 class Uploads:
@@ -62,7 +58,8 @@ class Uploads:
             raise HTTPException(400, "Content-Length is not a number")
         if announced is not None and int(announced) > most:
             raise HTTPException(413, f"the body is larger than {most} bytes")
-        body = bytearray()
+        parts: list[bytes] = []
+        size = 0
         chunks = request.stream().__aiter__()
         try:
             while True:
@@ -75,16 +72,18 @@ class Uploads:
                 except ClientDisconnect:
                     raise HTTPException(400, "the sender has gone") from None
                 self._held += len(chunk)
-                body += chunk
-                if len(body) > most:
+                size += len(chunk)
+                parts.append(chunk)
+                if size > most:
                     raise HTTPException(413, f"the body is larger than {most} bytes")
                 if self._held > self._limits.uploads_bytes:
                     raise HTTPException(
                         503, "too many images are being sent", headers={"Retry-After": "2"}
                     )
-            yield bytes(body)
+            parts[:] = [b"".join(parts)]
+            yield parts.pop()  # the caller alone holds it
         finally:
-            self._held -= len(body)
+            self._held -= size
 
     async def discard(self, request: Request) -> None:
         """Receive what is left of a body that is refused.

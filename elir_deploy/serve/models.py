@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from elir_deploy.errors import UsageError
@@ -15,7 +15,7 @@ from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 
-__all__ = ["Model", "ModelOptions"]
+__all__ = ["Model", "ModelOptions", "named_bundles", "open_models"]
 
 
 @dataclass(frozen=True)
@@ -107,28 +107,35 @@ class Model:
         """What restores images as a whole, without searching for faces."""
         return self._whole
 
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Free the backend's memory."""
         self._opened.close()
 
 
-def open_models(bundles: list[str], options: ModelOptions, stack: ExitStack) -> dict[str, Model]:
-    """Open bundles by the names of their folders, until the stack ends.
+def named_bundles(bundles: Sequence[str]) -> dict[str, Bundle]:
+    """Opened bundles by the names of their folders, which models have.
 
     Raises:
         UsageError: two have the same name.
-        BundleError, UnavailableError: as of :class:`~elir_deploy.runtime.Restorer`.
+        BundleError: one cannot be opened.
     """
     opened = {Path(name).resolve().name: Bundle.open(name) for name in bundles}
     if len(opened) < len(bundles):
         raise UsageError("two bundles have the same name: rename the folder of one")
-    return {
-        name: stack.enter_context(Model(name, bundle, options)) for name, bundle in opened.items()
-    }
+    return opened
+
+
+def open_models(
+    bundles: Sequence[str], options: ModelOptions, stack: ExitStack
+) -> dict[str, Model]:
+    """The models of bundles, by name, open until the stack ends.
+
+    Raises:
+        UsageError, BundleError: as of :func:`named_bundles`.
+        UnavailableError: as of :class:`~elir_deploy.runtime.Restorer`.
+    """
+    models = {}
+    for name, bundle in named_bundles(bundles).items():
+        models[name] = Model(name, bundle, options)
+        stack.callback(models[name].close)
+    return models

@@ -103,9 +103,13 @@ def _chosen_backend(bundle: Bundle, options: TritonOptions) -> TritonBackend:
     if options.faces is not None:
         reason = reason or "faces are searched for in photographs"
     if options.backend is None:
-        if reason is not None:
+        if reason is not None or options.precision == "bf16":
             return "python"
-        kinds = {artifact.kind for artifact in bundle.manifest.artifacts}
+        kinds = {
+            artifact.kind
+            for artifact in bundle.manifest.artifacts
+            if options.precision in (None, artifact.precision)
+        }
         return "tensorrt" if "tensorrt" in kinds else "onnxruntime"
     if options.backend not in BACKEND_NAMES:
         raise UsageError(

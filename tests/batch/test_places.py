@@ -66,8 +66,14 @@ def test_results_that_exist(album: Path, tmp_path: Path) -> None:
 
 def test_what_is_refused(album: Path, tmp_path: Path) -> None:
     url = album.as_uri()
-    with pytest.raises(UsageError, match="inside of"):
+    with pytest.raises(UsageError, match="is inside"):
         plan_batch(url, f"{url}/out", PNG)
+    (tmp_path / "in" / "in").mkdir()
+    (tmp_path / "in" / "in" / "a.png").write_bytes((album / "a.png").read_bytes())
+    with pytest.raises(UsageError, match=r"in/a\.png would replace an input"):
+        plan_batch(url, tmp_path.as_uri(), PNG, recursive=True, existing="overwrite")
+    with pytest.raises(UsageError, match="suffix"):
+        plan_batch(url, f"{url}-out", Naming("png", "a/b"))
     with pytest.raises(UsageError, match="no images in"):
         plan_batch((tmp_path / "none").as_uri(), (tmp_path / "out").as_uri(), PNG)
     with pytest.raises(UsageError, match="nowhere"):

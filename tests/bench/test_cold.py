@@ -91,7 +91,7 @@ def test_the_process_is_this_python_with_everything_it_needs(said, tmp_path):
     assert times == sorted(times)
     assert commands == [
         [sys.executable, "-m", "elir_deploy.bench.cold", str(tmp_path), "openvino", "fp16", *how]
-        for how in (("3", "0"), ("0", "GPU.1"))
+        for how in (("3", "0"), ("0", '"GPU.1"'))
     ]
 
 

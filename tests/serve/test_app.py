@@ -17,13 +17,14 @@ from starlette.testclient import TestClient
 from elir_deploy.errors import DeviceLostError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image, write_image
+from elir_deploy.runtime.png_writer import write_png
 from elir_deploy.serve.app import Service, _faces_header
 from elir_deploy.serve.limits import Limits, is_loopback
 from elir_deploy.serve.models import ModelOptions, open_models
 from tests.bundles import make_bundle
 
 OPTIONS = ModelOptions("onnxruntime", "fp32")
-LIMITS = Limits(body_bytes=2**20, pixels=400 * 400)
+LIMITS = Limits(body_bytes=2**20, pixels=400 * 400, request_s=60, uploads_bytes=2**24)
 BASE = "http://127.0.0.1:8000"
 
 
@@ -79,6 +80,28 @@ def test_the_bytes_are_those_of_files(
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.content == (tmp_path / "out.jpg").read_bytes()
+
+
+def test_what_a_picture_loses_is_told(client: TestClient) -> None:
+    buffer = io.BytesIO()
+    write_png(buffer, picture(32, 32).astype(np.uint16) * 257 + 1, {})
+    answer = client.post("/restore", content=buffer.getvalue())
+    assert answer.status_code == 200, answer.text
+    assert "reduced to 8 bits" in answer.headers["elir-warning"]
+
+
+def test_sixteen_bits_stay_where_the_bundle_has_them(tmp_path: Path) -> None:
+    deep = picture(32, 32).astype(np.uint16) * 257 + 1
+    with ExitStack() as stack:
+        bundle = make_bundle(tmp_path / "floats", io="float32")
+        service = Service(open_models([str(bundle)], OPTIONS, stack), 8, LIMITS, None)
+        stack.callback(service.close)
+        client = stack.enter_context(TestClient(service.app, base_url=BASE))
+        buffer = io.BytesIO()
+        write_png(buffer, deep, {})
+        answer = client.post("/restore", content=buffer.getvalue())
+    (tmp_path / "out.png").write_bytes(answer.content)
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png", deep=True).pixels, deep)
 
 
 def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:

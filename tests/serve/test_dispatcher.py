@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elir_deploy.errors import ImageError, UnavailableError
+from elir_deploy.errors import DeviceLostError, ImageError, UnavailableError
 from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing
@@ -44,6 +44,8 @@ class Slow:
         self.groups.append(group)
         if 13 in group:
             raise ImageError("13")
+        if 99 in group:
+            raise DeviceLostError("99")
         return [RestoredImage(np.full((1, 1, 3), value + 1, np.uint8)) for value in group]
 
 
@@ -88,6 +90,17 @@ def test_one_that_fails_does_not_fail_the_others(slow: Slow) -> None:
     with pytest.raises(ImageError):
         futures[1].result(10)
     dispatcher.close()
+
+
+def test_a_lost_device_is_not_asked_again(slow: Slow) -> None:
+    dispatcher, _, _ = started(slow, 20)
+    futures = dispatcher.submit(slow, [image(n) for n in (1, 99, 2)], 1.0)
+    slow.go.set()
+    for future in futures:
+        with pytest.raises(DeviceLostError):
+            future.result(10)
+    dispatcher.close()
+    assert slow.groups == [[0], [1, 99, 2]]
 
 
 def test_places_are_bounded(slow: Slow) -> None:

@@ -1,4 +1,4 @@
-"""Faces followed through a film, so that their restorations do not flicker.
+"""Faces followed through a film, so that their restorations flicker less.
 
 A detector sees a picture at a time: its landmarks jitter, and a face that it misses once would be
 left as it is in that picture. So faces are detected in every second picture and where scenes begin

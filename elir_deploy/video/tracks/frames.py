@@ -22,7 +22,7 @@ __all__ = ["TrackedFrames"]
 
 
 class TrackedFrames(PhotographFrames):
-    """Faces followed from picture to picture: fewer are searched, and they do not flicker.
+    """Faces followed from picture to picture: fewer are searched, and they flicker less.
 
     Args:
         restorer: open.

@@ -66,14 +66,14 @@ class TensorRtDetector final : public DetectorNetwork {
 
   // What pictures of one size need.
   struct Place {
-    HostTensor input;
-    std::vector<std::pair<End, HostTensor>> outputs;
+    DeviceTensor input;
+    std::vector<std::pair<End, DeviceTensor>> outputs;
     std::unique_ptr<nvinfer1::IExecutionContext> context;
   };
 
   Place allocate(int profile, std::int64_t height, std::int64_t width) {
     Place place;
-    place.input = host_tensor(sizeof(float) * static_cast<std::size_t>(3 * height * width));
+    place.input = device_tensor(sizeof(float) * static_cast<std::size_t>(3 * height * width));
     place.context.reset(create_context(*work_->engines.front().engine));
     if (!place.context) throw failed_call("createExecutionContext", kDetector);
     nvinfer1::IExecutionContext& context = *place.context;
@@ -92,15 +92,15 @@ class TensorRtDetector final : public DetectorNetwork {
     bind(context, detector_.input, place.input);
     for (const auto& [name, meaning] : detector_.outputs) {
       End end{name, type_name(Dtype::float32), sides_of(context.getTensorShape(name.c_str()))};
-      place.outputs.emplace_back(std::move(end), HostTensor{});
-      place.outputs.back().second = host_tensor(bytes_of(place.outputs.back().first));
+      place.outputs.emplace_back(std::move(end), DeviceTensor{});
+      place.outputs.back().second = device_tensor(bytes_of(place.outputs.back().first));
       bind(context, name, place.outputs.back().second);
     }
     return place;
   }
 
   static void bind(nvinfer1::IExecutionContext& context, const std::string& name,
-                   const HostTensor& tensor) {
+                   const DeviceTensor& tensor) {
     if (!context.setTensorAddress(name.c_str(), tensor.device.get())) {
       throw failed_call("setTensorAddress", kDetector);
     }

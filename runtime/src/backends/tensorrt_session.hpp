@@ -73,17 +73,17 @@ struct Work {
 };
 
 // A tensor on the device, and its page-locked copy.
-struct HostTensor {
+struct DeviceTensor {
   PinnedMemory host;
   DeviceMemory device;
   std::size_t bytes = 0;
 };
 
-HostTensor host_tensor(std::size_t bytes) {
+DeviceTensor device_tensor(std::size_t bytes) {
   return {pinned_memory(bytes), device_memory(bytes), bytes};
 }
 
-void queue_copy(const HostTensor& tensor, cudaMemcpyKind direction, cudaStream_t stream) {
+void queue_copy(const DeviceTensor& tensor, cudaMemcpyKind direction, cudaStream_t stream) {
   const bool in = direction == cudaMemcpyHostToDevice;
   check_cuda(cudaMemcpyAsync(in ? tensor.device.get() : tensor.host.get(),
                              in ? tensor.host.get() : tensor.device.get(), tensor.bytes, direction,
@@ -125,9 +125,9 @@ class TensorRtTensors final : public Tensors {
   TensorRtTensors(std::shared_ptr<Work> work, const Shape& shape)
       : work_(std::move(work)), shape_(shape) {
     const Manifest& manifest = work_->manifest;
-    input_ = host_tensor(manifest.input().bytes(shape));
-    if (manifest.noise() != nullptr) noise_ = host_tensor(manifest.noise()->bytes(shape));
-    output_ = host_tensor(manifest.output().bytes(shape));
+    input_ = device_tensor(manifest.input().bytes(shape));
+    if (manifest.noise() != nullptr) noise_ = device_tensor(manifest.noise()->bytes(shape));
+    output_ = device_tensor(manifest.output().bytes(shape));
     void* source = input_.device.get();
     for (std::size_t i = 0; i < manifest.stages.size(); ++i) {
       void* sink = output_.device.get();
@@ -251,7 +251,7 @@ class TensorRtTensors final : public Tensors {
 
   cudaStream_t stream() const { return work_->stream.get(); }
 
-  void copy(const HostTensor& tensor, cudaMemcpyKind direction) const {
+  void copy(const DeviceTensor& tensor, cudaMemcpyKind direction) const {
     queue_copy(tensor, direction, stream());
   }
 
@@ -260,7 +260,7 @@ class TensorRtTensors final : public Tensors {
   }
 
   // Image `i` of a tensor of pixels on the device.
-  Pixels image_of(const HostTensor& tensor, std::int64_t i) const {
+  Pixels image_of(const DeviceTensor& tensor, std::int64_t i) const {
     const auto width = static_cast<std::size_t>(shape_.padded_width);
     const auto height = static_cast<std::size_t>(shape_.padded_height);
     auto* const data = static_cast<std::uint8_t*>(tensor.device.get());
@@ -344,15 +344,15 @@ class TensorRtTensors final : public Tensors {
     for (Captured* each : {&whole_, &engines_alone_}) each->graph.reset();
     stages_.clear();
     between_.clear();
-    for (HostTensor* each : {&output_, &noise_, &input_}) *each = {};
+    for (DeviceTensor* each : {&output_, &noise_, &input_}) *each = {};
     work_.reset();
   }
 
   std::shared_ptr<Work> work_;
   const Shape shape_;
-  HostTensor input_;
-  HostTensor noise_;
-  HostTensor output_;
+  DeviceTensor input_;
+  DeviceTensor noise_;
+  DeviceTensor output_;
   std::vector<DeviceMemory> between_;  // outputs of the stages but the last
   std::vector<BoundStage> stages_;
   Captured whole_;          // copies from and to host memory, and the engines
