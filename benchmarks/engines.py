@@ -4,8 +4,8 @@
 
 No GPU is needed, and none runs the engines. The packaged weights for ``tiny``, random ones for the
 other tasks: sizes do not depend on their values, and of the layers only where float16 must be
-avoided does, which is said in the table. Every engine of a fused graph in float16 is built twice
-w8 is built twice and compared byte by byte. Beside the engines of fused graphs stands what
+avoided does, which is said in the table. Every engine of a fused graph in float16 or w8 is built
+twice and compared byte by byte. Beside the engines of fused graphs stands what
 the cost model predicts of an RTX 2080 Ti.
 """
 

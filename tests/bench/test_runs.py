@@ -265,7 +265,7 @@ def test_the_steps_of_a_photograph(tmp_path, monkeypatch, no_yardstick):
     stages = {part["name"]: part["mean_s"] for part in row["stages"]}
     assert row["device"]["statistics"]["mean"] < stages["run"]
     shown = text(report)
-    assert "protocol photo: a photograph, 1 warm-up images, 5 measured" in shown
+    assert "protocol photo: a photograph, 1 warm-up image, 5 measured" in shown
     for page in (shown, html_report.html(report)):
         assert all(step in page for step in PHOTO_STEPS)
     assert report.paper_fps is None

@@ -110,6 +110,7 @@ def test_a_warning_about_an_undocumented_precision(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "int8 for sm75 is not in NVIDIA's support matrix of tensorrt-rtx" in done.stderr
     assert "is not int8: its convolutions run as 3 fp16, expected 1 int8" in done.stderr
+    assert "INT8 convolutions in float16 for sm75, so INT8 only saves size; real" in done.stderr
 
 
 @pytest.mark.usefixtures("rtx")

@@ -53,6 +53,11 @@ def test_auto_ranks_every_pair_as_the_backend_does() -> None:
         assert own == (backend.precisions if backend.automatic else ())
 
 
+def test_auto_takes_weights_in_eight_bits_after_everything_else() -> None:
+    order = [precision for _, precision in backends._AUTOMATIC]
+    assert set(order[order.index("w8") :]) == {"w8"}
+
+
 @pytest.mark.parametrize("io", ["uint8", "float32"])
 @pytest.mark.parametrize("stages", ["fused", "split"])
 def test_a_session_chains_stages(tmp_path: Path, io: str, stages: str) -> None:

@@ -58,11 +58,13 @@ class EngineSpec:
         kind: of the engines.
         capability: compute capability of the GPUs, such as ``sm75``.
         documented: precisions in NVIDIA's support matrix for these GPUs.
+        int8_in_float16: whether INT8 graphs are computed in float16 there.
     """
 
     kind: EngineKind
     capability: str
     documented: tuple[str, ...]
+    int8_in_float16: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ def engine_specs(targets: Iterable[Target]) -> list[EngineSpec]:
     Args:
         targets: may name a capability more than once.
     """
-    ahead = {t.capability: t.documented for t in targets if not t.on_device}
-    return [EngineSpec(RTX, capability, documented) for capability, documented in ahead.items()]
+    ahead = {t.capability: t for t in targets if not t.on_device}
+    return [EngineSpec(RTX, c, t.documented, t.int8_in_float16) for c, t in ahead.items()]
 
 
 def check_engine_specs(library: Library, specs: Sequence[EngineSpec]) -> None:
@@ -246,7 +248,7 @@ def make_engines(
     for spec in built_for:
         for_spec = replace(options, capability=spec.capability)
         yield from _detector_engine(library, manifest, spec, read, for_spec, progress, warn)
-    for spec in specs if "int8" in precisions else ():
+    for spec in specs:
         _compare_sizes(stages, spec, sizes, warn)
 
 
@@ -323,19 +325,20 @@ def _graph_convolutions(graph: Artifact) -> Mapping[str, int]:
 def _compare_sizes(
     stages: Sequence[Stage], spec: EngineSpec, sizes: Mapping[str, int], warn: WarningCallback
 ) -> None:
-    """Warn where INT8 engines are larger than the FP16 ones beside them."""
+    """Warn where engines of 8-bit weights are larger than the FP16 ones beside them."""
     bytes_of: dict[str, int] = {}
-    for precision in ("int8", "fp16"):
+    for precision in ("fp16", "int8", "w8"):
         files = [engine_file(stage.name, precision, spec) for stage in stages]
-        if not all(file in sizes for file in files):
-            return
-        bytes_of[precision] = sum(sizes[file] for file in files)
-    if bytes_of["int8"] > bytes_of["fp16"]:
-        int8, fp16 = (f"{bytes_of[precision] / 1e6:.1f} MB" for precision in ("int8", "fp16"))
-        warn(
-            f"int8 for {spec.capability} takes {int8}, fp16 {fp16}: its scales and kernels take "
-            "more than its weights save; --precision w8 takes less than int8"
-        )
+        if all(file in sizes for file in files):
+            bytes_of[precision] = sum(sizes[file] for file in files)
+    fp16 = bytes_of.pop("fp16", None)
+    for precision, size in bytes_of.items():
+        if fp16 is not None and size > fp16:
+            hint = "; --precision w8 takes less than int8" if precision == "int8" else ""
+            warn(
+                f"{precision} for {spec.capability} takes {size / 1e6:.1f} MB, fp16 "
+                f"{fp16 / 1e6:.1f} MB: its scales and kernels take more than its weights save{hint}"
+            )
 
 
 def _check_engine(
@@ -354,6 +357,11 @@ def _check_engine(
         warn(
             f"{file}: {precision} for {spec.capability} is not in NVIDIA's support matrix of "
             f"{library}; untested by this project"
+        )
+    if precision == "int8" and spec.int8_in_float16:
+        warn(
+            f"{file}: {library} computes INT8 convolutions in float16 for {spec.capability}, so "
+            "INT8 only saves size; real INT8 there is TensorRT's: elir-build BUNDLE --device on it"
         )
     if built.convolutions is None:
         warn(f"{file}: {library} does not report what its layers compute in")

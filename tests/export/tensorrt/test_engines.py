@@ -14,6 +14,7 @@ from elir_deploy.export.tensorrt.engines import (
     EngineFailure,
     EngineSpec,
     StageEngine,
+    _compare_sizes,
     check_engine_specs,
     engine_file,
     engine_specs,
@@ -23,7 +24,7 @@ from elir_deploy.export.tensorrt.engines import (
 from elir_deploy.export.tensorrt.profiles import Ends
 from elir_deploy.progress import no_progress, no_warning
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.manifest import Artifact, File, Manifest
+from elir_deploy.runtime.manifest import Artifact, File, Manifest, Stage
 from elir_deploy.runtime.tensorrt_engine import Library
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, targets_named
 from elir_deploy.targets import PRECISIONS_DOCUMENTED_BY_RTX as DOCUMENTED
@@ -238,3 +239,20 @@ def test_one_failure_does_not_stop_other_precisions_and_gpus(
     assert "decoder.fp16.sm75.rtx.engine is not fp16" in str(wrong)
     assert isinstance(unbuilt, UnavailableError)
     assert len(failures) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warned"),
+    [
+        ({"fp16": 8e6, "int8": 7e6, "w8": 5e6}, []),
+        ({"fp16": 8e6, "int8": 9e6, "w8": 8.5e6}, ["int8 for sm75", "w8 for sm75"]),
+        ({"int8": 9e6, "w8": 8.5e6}, []),
+    ],
+)
+def test_engines_that_are_larger_than_fp16(sizes: dict[str, float], warned: list[str]) -> None:
+    spec = EngineSpec(RTX, "sm75", ("fp16",))
+    one = Stage("fused", *[None] * 2, artifacts=())  # type: ignore[arg-type]  # its name is used
+    bytes_of = {engine_file("fused", name, spec): int(size) for name, size in sizes.items()}
+    warnings: list[str] = []
+    _compare_sizes([one], spec, bytes_of, warnings.append)
+    assert [text.partition(" takes")[0] for text in warnings] == warned
