@@ -166,8 +166,8 @@ def letterboxed(
         large, small = small, np.empty((view.height, view.width, 3), np.uint8)
         resize_into(large, small)
     tensor = np.zeros((1, 3, *size), np.float32)
-    order = slice(None) if color == "RGB" else slice(None, None, -1)
-    tensor[0, :, : view.height, : view.width] = small[:, :, order].transpose(2, 0, 1)
+    for plane, channel in zip(tensor[0], (0, 1, 2) if color == "RGB" else (2, 1, 0), strict=True):
+        plane[: view.height, : view.width] = small[:, :, channel]
     return tensor
 
 

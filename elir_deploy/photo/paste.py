@@ -169,7 +169,9 @@ def _detail_kept(square: NDArray[np.uint8], restored: NDArray[np.uint8]) -> int:
 
 def _finest(square: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(S - 2, S - 2): h of the inner pixels."""
-    grey = square.astype(np.int32).sum(axis=2)
+    grey = square[:, :, 0].astype(np.int32)
+    grey += square[:, :, 1]
+    grey += square[:, :, 2]
     h: NDArray[np.int32] = 4 * grey[1:-1, 1:-1]
     h -= grey[:-2, 1:-1]
     h -= grey[2:, 1:-1]
@@ -248,7 +250,7 @@ def paste(
     if top >= bottom or left >= right:
         return
     band = max(1, _BAND_PIXELS // (right - left))
-    limits = [(32, 32 * (length - 3)) for length in reversed(source.shape)]
+    limits = (32, 32 * source.shape[1]), (32, 32 * (source.shape[0] - 3))
     for first in range(top, bottom, band):
         rows = np.arange(first, min(bottom, first + band), dtype=np.int64)
         columns = np.arange(left, right, dtype=np.int64)

@@ -39,7 +39,7 @@ SUBPIXELS = 32
 WEIGHT_BITS = 11
 
 # Three channels are summed at once, each in 21 bits of a 64-bit number: as long as every sum fits,
-# it does not matter that the numbers overflow on the way.
+# it does not matter that the numbers overflow on the way. The four columns are summed apart first.
 _LANE = 21
 _LANE_MASK = (1 << _LANE) - 1
 _LANE_BIAS = 1 << (_LANE - 1)
@@ -102,11 +102,15 @@ def reduced_change(change: NDArray[np.int16], factor: int, margin: int) -> NDArr
 
 
 def packed(values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(H, W, 3) of whole numbers from -255 to 255 in the form that :func:`interpolate` reads."""
+    """(H, W, 3) of whole numbers from -255 to 255 in the form that :func:`interpolate` reads.
+
+    Returns:
+        (H, W - 3, 4): the pixel and the next three of its row.
+    """
     lanes = values[:, :, 0].astype(np.int64)
     lanes += values[:, :, 1].astype(np.int64) << _LANE
     lanes += values[:, :, 2].astype(np.int64) << (2 * _LANE)
-    return lanes
+    return np.stack([lanes[:, tap : lanes.shape[1] - 3 + tap] for tap in range(4)], axis=2)
 
 
 def interpolate(
@@ -115,7 +119,7 @@ def interpolate(
     """Values between pixels.
 
     Args:
-        source: (H, W), :func:`packed`.
+        source: :func:`packed` of (H, W, 3).
         x, y: (n,) positions in units of 1/32 pixel, whole pixels at their centres, from 1 to at
             most W - 3 and H - 3 pixels.
 
@@ -124,22 +128,28 @@ def interpolate(
     """
     weights = _weights()
     stride = source.shape[1]
-    flat = source.reshape(-1)
+    pixels = _in_fours(source).reshape(-1)
     first = ((y >> 5) - 1) * stride + ((x >> 5) - 1)
     phase = ((y & 31) << 5) | (x & 31)
-    total = np.full(x.shape, _BIAS, np.int64)
+    total = np.zeros((*x.shape, 4), np.int64)
     value, weight = np.empty_like(total), np.empty_like(total)
-    for tap in range(16):
+    for row in range(4):
         # "wrap" skips the check of every index; all are in range.
-        flat[(tap // 4) * stride + tap % 4 :].take(first, out=value, mode="wrap")
-        weights[tap].take(phase, out=weight, mode="wrap")
+        pixels[row * stride :].take(first, out=_in_fours(value), mode="wrap")
+        weights[row].take(phase, out=_in_fours(weight), mode="wrap")
         value *= weight
         total += value
+    total = total[..., 0] + total[..., 1] + total[..., 2] + total[..., 3] + _BIAS
     result = np.empty((*x.shape, 3), np.int32)
     for channel in range(3):
         result[..., channel] = (total >> (_LANE * channel)) & _LANE_MASK
     result -= _LANE_BIAS
     return result
+
+
+def _in_fours(numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """(…, 4) as (…) of 32 bytes, which ``take`` copies as fast as 8."""
+    return numbers.view("V32")[..., 0]
 
 
 def _means(block: NDArray[Any], factor: int) -> NDArray[Any]:
@@ -148,19 +158,22 @@ def _means(block: NDArray[Any], factor: int) -> NDArray[Any]:
     rows = block[::factor].astype(np.int16 if small else np.int64)
     for row in range(1, factor):
         rows += block[row::factor]
-    total = rows[:, ::factor].astype(np.int32 if small else np.int64)
-    for column in range(1, factor):
-        total += rows[:, column::factor]
     area = factor * factor
-    total *= 2
-    total += area
-    total //= 2 * area
-    return total.astype(block.dtype)
+    means = np.empty((rows.shape[0], rows.shape[1] // factor, 3), block.dtype)
+    for channel in range(3):  # NumPy's loops over the innermost three numbers are slow
+        total = rows[:, ::factor, channel].astype(np.int32 if small else np.int64)
+        for column in range(1, factor):
+            total += rows[:, column::factor, channel]
+        total *= 2
+        total += area
+        total //= 2 * area
+        means[:, :, channel] = total
+    return means
 
 
 @functools.cache
-def _weights() -> NDArray[np.int64]:
-    """(16, 1024): the weight of every tap, row by row, by 32 * (phase of y) + (phase of x)."""
+def _weights() -> NDArray[Any]:
+    """(4, 1024): the four weights of every row by 32 * (phase of y) + (phase of x)."""
     f = np.arange(SUBPIXELS, dtype=np.int64)
     axis = np.stack(
         [
@@ -174,4 +187,4 @@ def _weights() -> NDArray[np.int64]:
     weights = (both.reshape(16, -1) + 2**20) >> (32 - WEIGHT_BITS)
     greatest = weights.argmax(axis=0)
     weights[greatest, np.arange(weights.shape[1])] += (1 << WEIGHT_BITS) - weights.sum(axis=0)
-    return weights
+    return _in_fours(np.ascontiguousarray(weights.reshape(4, 4, -1).transpose(0, 2, 1)))

@@ -73,8 +73,7 @@ class EnlargedPicture:
         if self._kernel == "nearest":
             large = source.repeat(factor, axis=0).repeat(factor, axis=1)
         else:
-            large = _resized(source, source.shape[1] * factor, source.shape[0])
-            large = _resized(large, large.shape[1], source.shape[0] * factor)
+            large = _resized(source, source.shape[1] * factor, source.shape[0] * factor)
         top, left = top - first_row * factor, left - first_column * factor
         return large[top : top + height, left : left + width]
 
@@ -97,6 +96,9 @@ def resize_into(image: NDArray[Any], output: NDArray[Any]) -> None:
     Needs ``3 * h * W`` values besides small buffers.
     """
     height, width = output.shape[:2]
+    if max(image.shape[0], height) * width <= _BAND_PIXELS:
+        output[...] = _resized(image, width, height)
+        return
     wide = _resized(image, width, image.shape[0])
     for left, columns in bands(width, height):
         strip = wide[:, left : left + columns]
@@ -111,11 +113,11 @@ def bands(length: int, across: int) -> Iterator[tuple[int, int]]:
 
 
 def _resized(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    """One pass: either ``width`` or ``height`` is unchanged."""
     if image.dtype == np.uint16:
         return _deep_pass(_deep_pass(image, 1, width), 0, height)
     source = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC))
+    wide = source.resize((width, source.height), Image.Resampling.BICUBIC)
+    return np.asarray(wide.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # 16 bits --------------------------------------------------------------------------------------
