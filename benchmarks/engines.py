@@ -5,15 +5,16 @@
 No GPU is needed, and none runs the engines. The packaged weights for ``tiny``, random ones for the
 other tasks: sizes do not depend on their values, and of the layers only where float16 must be
 avoided does, which is said in the table. Every engine of a fused graph in float16 or w8 is built
-twice and compared byte by byte. Beside the engines of fused graphs stands what
-the cost model predicts of an RTX 2080 Ti.
+twice and compared byte by byte. Beside each stands what the cost model predicts of an RTX 2080 Ti
+(sm75) or an RTX 3090 (sm86).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +153,16 @@ def build(case: Case, target: str) -> list[tuple[bytes, BuiltEngine]]:
     return built
 
 
-#: A device of each compute capability that the cost model knows.
-DEVICE = {"sm75": "rtx2080ti"}
+#: A card of each compute capability, for predictions.
+CARDS = {"sm75": "rtx2080ti", "sm86": "rtx3090"}
 
 
 def predicted_ms(case: Case, target: str, engines: Sequence[BuiltEngine]) -> str:
-    """By the cost model; empty where the engine does not compute in the graph's types."""
-    computes_int8 = any((engine.convolutions or {}).get("int8") for engine in engines)
-    in_types = case.precision != "int8" or computes_int8
-    if case.form != "fused" or target not in DEVICE or not in_types:
-        return ""
-    prediction = predict(graph_layers(case.graphs[FUSED]), DEVICES[DEVICE[target]])
-    return f"{prediction.seconds * 1e3:.2f}"
+    """By the cost model; where the engine computes INT8 in float16, at that rate."""
+    layers = [layer for name, graph in case.graphs.items() for layer in graph_layers(graph, name)]
+    if not any((engine.convolutions or {}).get("int8") for engine in engines):
+        layers = [replace(x, precision="fp16") if x.precision == "int8" else x for x in layers]
+    return f"{predict(layers, DEVICES[CARDS[target]]).seconds * 1e3:.2f}"
 
 
 def row(task: TaskSpec, case: Case, target: str) -> list[str]:
@@ -196,7 +195,7 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--target", nargs="+", default=["sm75", "sm86"])
+    parser.add_argument("--target", nargs="+", default=list(CARDS), choices=list(CARDS))
     parser.add_argument("--precision", nargs="+", default=["fp16", "int8", "w8"])
     arguments = parser.parse_args()
     version = load_library(RTX).version
@@ -204,7 +203,12 @@ def main() -> None:
         "# Engines built ahead of time",
         "Made by `python benchmarks/engines.py docs/results/engines.md`; nothing ran them, no GPU "
         "was there. Random weights but for tiny. int8, fp16 and fp32 are numbers of kernels that "
-        "convolve, by what they read, as the builder lists them.",
+        "convolve, by what they read, as the builder lists them. Milliseconds are predicted by the "
+        "cost model, at the vendor's peaks, for "
+        + " and ".join(f"a {DEVICES[card].title} ({target})" for target, card in CARDS.items())
+        + "; INT8 that the engine computes in float16, at that rate. w8 is for size: where its "
+        "engine is larger than fp16's, its scales and kernels take more than its weights save. "
+        f"Load average at the start: {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         f"tensorrt-rtx {version}; {environment()}",
     ]
     rows: dict[str, list[list[str]]] = {target: [] for target in arguments.target}

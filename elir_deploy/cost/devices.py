@@ -52,16 +52,22 @@ class Device:
 CUDA_LAUNCH_SECONDS = 3.8e-6
 
 #: Operations of one SM a clock; dense matrices. Turing has 64 float32 cores and 8 tensor cores an
-#: SM; those of GeForce cards take twice the time where float16 products are summed in float32,
-#: which is the rate here. Orin's Ampere has 128 cores and 4 tensor cores. TF32 is not counted: it
-#: is off in all that runs here.
+#: SM, Ampere 128 and 4. Tensor cores of GeForce cards take twice the time where float16 products
+#: are summed in float32, which is the rate here. TF32 is not counted: it is off in all that runs
+#: here.
 _TURING_GEFORCE = {"fp32": 2 * 64, "fp16": 512, "int8": 2048}
+_AMPERE_GEFORCE = {"fp32": 2 * 128, "fp16": 512, "int8": 2048}
 _ORIN = {"fp32": 2 * 128, "fp16": 2048, "int8": 4096}
 
 _TURING_PAPER = (
     "NVIDIA Turing GPU Architecture whitepaper (WP-09183-001), reference board: 68 SMs, 1545 MHz "
     "boost, 13.4 TFLOPS FP32, 53.8 FP16 tensor TFLOPS with FP32 accumulation (107.6 with FP16), "
     "215.2 INT8 tensor TOPS, 616 GB/s"
+)
+_AMPERE_PAPER = (
+    "NVIDIA Ampere GA102 GPU Architecture whitepaper (V2.0), appendix A: 82 SMs, 1695 MHz boost, "
+    "35.6 TFLOPS FP32, 71 FP16 tensor TFLOPS with FP32 accumulation (142 with FP16), 284 INT8 "
+    "tensor TOPS, 936 GB/s"
 )
 _AGX = "NVIDIA Jetson AGX Orin Series technical brief (v1.2), without the DLAs"
 _NX = "NVIDIA Jetson Orin NX Series data sheet, without the DLAs"
@@ -74,6 +80,7 @@ _SUPER = (
 #: Title, operations of an SM per clock, SMs, clock in MHz, bandwidth in GB/s, source.
 _GPUS: dict[str, tuple[str, Mapping[str, int], int, int, float, str]] = {
     "rtx2080ti": ("GeForce RTX 2080 Ti", _TURING_GEFORCE, 68, 1545, 616, _TURING_PAPER),
+    "rtx3090": ("GeForce RTX 3090", _AMPERE_GEFORCE, 82, 1695, 936, _AMPERE_PAPER),
     "orin-nano-4gb": ("Jetson Orin Nano 4GB", _ORIN, 4, 625, 34, _NANO),
     "orin-nano-8gb": ("Jetson Orin Nano 8GB", _ORIN, 8, 625, 68, _NANO),
     "orin-nano-4gb-super": ("Jetson Orin Nano 4GB Super", _ORIN, 4, 1020, 51, _SUPER),

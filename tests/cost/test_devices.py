@@ -10,6 +10,7 @@ from elir_deploy.cost.devices import DEVICES, measure_cpu
 #: What the vendor states: dense INT8 TOPS of the GPU, half of those with sparsity.
 VENDOR_TOPS = {
     "rtx2080ti": 215.2,
+    "rtx3090": 284,
     "orin-nano-4gb": 10,
     "orin-nano-8gb": 20,
     "orin-nano-4gb-super": 34 / 2,
@@ -33,6 +34,9 @@ def test_devices_have_the_rates_that_their_vendor_states() -> None:
     assert card.peaks["fp32"] == pytest.approx(13.4e12, rel=0.005)
     assert card.peaks["fp16"] == pytest.approx(53.8e12, rel=0.005)
     assert card.bandwidth == 616e9
+    card = DEVICES["rtx3090"]
+    assert card.peaks["fp32"] == pytest.approx(35.6e12, rel=0.005)
+    assert card.peaks["fp16"] == pytest.approx(71e12, rel=0.005)
     assert DEVICES["agx-orin-64gb"].peaks["fp32"] == pytest.approx(5.3e12, rel=0.01)
 
 
