@@ -186,7 +186,7 @@ def train(
         typer.Option(
             help="Muon's learning rate, if an autoencoder is trained; the autoencoder's other "
             "rates change by the same factor. May be lowered like --learning-rate. "
-            "[default: 0.005]"
+            "[default: 0.002]"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,

@@ -85,7 +85,7 @@ class AutoencoderSettings:
     batch_size: int = 8
     crop_size: int = 128
     linear_learning_rate: float = 0.015
-    learning_rate: float = 0.005
+    learning_rate: float = 0.002
     bias_learning_rate: float = 0.001
     ema_decay: float = 0.99
 

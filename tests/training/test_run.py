@@ -297,9 +297,9 @@ def test_each_phase_continues_with_a_lower_rate(photos: Path, tmp_path: Path) ->
     folder = tmp_path / "run"
     chosen = with_flow(options(photos, folder, preview_every=0))
     kill_at(chosen, "linear autoencoder", 2)
-    lower = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.001))
+    lower = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.0004))
     kill_at(lower, "autoencoder", 3)
-    lowest = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.0005))
+    lowest = replace(chosen, autoencoder_settings=AUTOENCODER.with_learning_rate(0.0002))
     kill_at(lowest, "restoration", 3)
     lowest = with_rate(lowest, 1e-3)
     kill_at(lowest, "flow", 2)
@@ -308,13 +308,13 @@ def test_each_phase_continues_with_a_lower_rate(photos: Path, tmp_path: Path) ->
     assert messages == ["flow: learning rate 0.0001 after update 1, 0.001 until then"]
     assert result.learning_rates == {
         "linear autoencoder": [(0, 0.015), (1, pytest.approx(0.003))],
-        "autoencoder": [(0, 0.001), (2, 0.0005)],
+        "autoencoder": [(0, 0.0004), (2, 0.0002)],
         "restoration": [(0, 0.01), (2, 0.001)],
         "flow": [(0, 0.001), (1, 0.0001)],
     }
     factor = Schedule(3, warmup=3, shape="cosine").factor
     assert logged_rates(folder, "autoencoder") == pytest.approx(
-        [0.001 * factor(0), 0.001 * factor(1), 0.0005 * factor(2)]
+        [0.0004 * factor(0), 0.0004 * factor(1), 0.0002 * factor(2)]
     )
     record = json.loads((folder / "run.json").read_text())
     # Muon's rate and AdamW's.

@@ -83,8 +83,8 @@ def test_epochs_to_updates() -> None:
 
 
 def test_the_rates_of_an_autoencoder_change_together() -> None:
-    changed = AutoencoderSettings().with_learning_rate(0.001)
-    assert changed.learning_rate == 0.001
+    changed = AutoencoderSettings().with_learning_rate(0.0004)
+    assert changed.learning_rate == 0.0004
     assert changed.linear_learning_rate == pytest.approx(0.003)
     assert changed.bias_learning_rate == pytest.approx(0.0002)
     for rate in (0.0, -1.0, float("nan")):
