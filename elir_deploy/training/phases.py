@@ -85,7 +85,11 @@ def autoencoder_phase(
 
 
 def restoration_phase(
-    options: RunOptions, photos: PhotoFolder, model: Elir, teacher: nn.Module
+    options: RunOptions,
+    photos: PhotoFolder,
+    model: Elir,
+    teacher: nn.Module,
+    device: torch.device,
 ) -> Phase:
     """The paper's training: encoder, coarse estimator and vector field together.
 
@@ -93,11 +97,18 @@ def restoration_phase(
     """
     settings = options.settings
     trains_flow = not settings.flow_iterations
+    objective = RestorationObjective(model, settings.objective, teacher, flow=trains_flow)
+    objective.to(device)  # before Muon, as above
+    if settings.muon_ratio and not trains_flow:
+        rate = settings.muon_ratio * settings.learning_rate
+        optimizers = muon_and_adamw(model, rate, settings.learning_rate)
+    else:
+        optimizers = [_adamw(options, model)]
     return Phase(
         name="restoration",
-        objective=RestorationObjective(model, settings.objective, teacher, flow=trains_flow),
+        objective=objective,
         averaged=model,
-        optimizers=[_adamw(options, model)],
+        optimizers=optimizers,
         samples=restoration_samples(
             options, photos, model, settings.seed, options.restoration_size
         ),

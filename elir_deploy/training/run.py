@@ -209,7 +209,9 @@ class _Run:
 
     def train_restoration(self, model: Elir, teacher: Encoder) -> Elir:
         """Train all of the model but the decoder; returns its average, over-parametrised."""
-        trained = self._run(restoration_phase(self.options, self.photos, model, teacher))
+        trained = self._run(
+            restoration_phase(self.options, self.photos, model, teacher, self.fabric.device)
+        )
         assert isinstance(trained, Elir)
         return trained
 

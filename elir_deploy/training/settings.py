@@ -122,6 +122,8 @@ class RunSettings:
             model's. Encoder and estimator have no normalization, so that smaller crops, more of
             them, train them as well where the vector field has a phase of its own.
         learning_rate: AdamW's; its betas are 0.9 and 0.999, its eps 1e-8.
+        muon_ratio: Muon's rate over ``learning_rate``: it trains the convolutions of encoder and
+            estimator where the vector field has a phase of its own; 0: AdamW trains them, too.
         schedule: the learning rate stays ``constant``, or falls along half a ``cosine`` to 0.
         warmup: updates over which the learning rate rises from 0.
         weight_decay: AdamW's.
@@ -142,6 +144,7 @@ class RunSettings:
     batch_size: int = 128
     crop_size: int | None = None
     learning_rate: float = 2e-4
+    muon_ratio: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     weight_decay: float = 0.02
@@ -160,6 +163,7 @@ class RunSettings:
         _check_at_least("warmup", self.warmup, 0)
         _check_at_least("seed", self.seed, 0)
         _check_within("learning_rate", self.learning_rate, 0, 1, open_ends=True)
+        _check_within("muon_ratio", self.muon_ratio, 0, float("inf"))
         _check_within("weight_decay", self.weight_decay, 0, float("inf"))
         _check_within("ema_decay", self.ema_decay, 0, 1)
         if self.schedule not in ("constant", "cosine"):
@@ -190,10 +194,11 @@ _RUNS = {
     ),
     "blind": RunSettings(
         ObjectiveSettings(beta=0.0, relative=True),
-        iterations=20_000,
+        iterations=10_000,
         batch_size=8,
         crop_size=128,
         learning_rate=1e-3,
+        muon_ratio=5.0,
         schedule="cosine",
         warmup=200,
         flow_iterations=6000,

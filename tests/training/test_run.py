@@ -239,6 +239,33 @@ def test_crops_of_the_restoration_phase_may_be_smaller(
         odd.check()
 
 
+def test_muon_may_train_encoder_and_estimator(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else, and it resumes bit for bit."""
+    chosen = with_flow(options(photos, tmp_path / "run"))
+    with_muon = replace(chosen, settings=replace(chosen.settings, muon_ratio=5.0))
+    rates: dict[str, dict[str, float]] = {}
+
+    def note(fabric: Any, phase: Phase, *others: Any, **named: Any) -> Any:
+        names = [type(optimizer).__name__ for optimizer in phase.optimizers]
+        rates[phase.name] = dict(zip(names, phase.learning_rates, strict=True))
+        return run_phase(fabric, phase, *others, **named)
+
+    monkeypatch.setattr(training, "run_phase", note)
+    result, _, _ = run(with_muon)
+    assert rates["restoration"] == {"ConvolutionMuon": 0.05, "AdamW": 0.01}
+    assert rates["flow"] == {"AdamW": 0.01}
+    plain, _, _ = run(replace(chosen, output=tmp_path / "plain"))
+    ours, other = (load_checkpoint(r.checkpoint).model.state_dict() for r in (result, plain))
+    changed = {name.partition(".")[0] for name in ours if not torch.equal(ours[name], other[name])}
+    assert changed == {"encoder", "estimator", "vector_field"}
+
+    again = replace(with_muon, output=tmp_path / "again")
+    kill_at(again, "restoration", 3)
+    assert run(again)[0].checkpoint.read_bytes() == result.checkpoint.read_bytes()
+
+
 def test_a_folder_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
     chosen = options(photos, tmp_path / "run")
     run(chosen)
