@@ -60,7 +60,7 @@ def serve(
         int, typer.Option(min=1, max=4096, help="Largest request, in MiB.")
     ] = 64,
     max_megapixels: Annotated[
-        int, typer.Option(min=1, max=256, help="Largest image, in megapixels.")
+        int, typer.Option(min=1, max=256, help="Largest image and result, in megapixels.")
     ] = 64,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds from the last byte of a request to its answer.")
@@ -86,11 +86,12 @@ def serve(
     * `elir-serve tiny`, then open http://127.0.0.1:8000
     * `curl --data-binary @noisy.jpg 'localhost:8000/restore?strength=0.8' -o restored.jpg`
     """
-    token = os.environ.get(TOKEN) or None
+    token = os.environ.get(TOKEN, "").strip() or None
     try:
         import uvicorn
 
         from elir_deploy.serve.app import Service
+        from elir_deploy.serve.connection import Connection
         from elir_deploy.serve.limits import Limits, is_loopback
     except ModuleNotFoundError as error:
         name = error.name or "uvicorn"
@@ -133,7 +134,7 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=_END_S,
             limit_concurrency=1024,
-            http="h11",
+            http=Connection,
             ws="none",
             h11_max_incomplete_event_size=2**16,
         )

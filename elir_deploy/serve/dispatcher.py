@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError
-from elir_deploy.progress import no_progress
 from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 
@@ -36,12 +35,26 @@ class Timing:
     images: int
 
 
+class _AbandonedError(Exception):
+    """Nobody waits for what runs any more."""
+
+
+class _Answer(Future[RestoredImage]):
+    """A future that remembers that it was cancelled, though its image runs already."""
+
+    abandoned = False
+
+    def cancel(self) -> bool:
+        self.abandoned = True
+        return super().cancel()
+
+
 @dataclass
 class _Waiting:
     restorer: FileRestorer
     image: LoadedImage
     strength: float
-    future: Future[RestoredImage] = field(default_factory=Future)
+    future: _Answer = field(default_factory=_Answer)
     since: float = field(default_factory=time.perf_counter)
     prepared: Any = None
 
@@ -86,10 +99,12 @@ class Dispatcher:
             self._check(images)
 
     @contextmanager
-    def places(self, images: int = 1) -> Iterator[None]:
+    def places(self, images: int = 1) -> Iterator[list[Future[RestoredImage]]]:
         """Places for images, from their decoding to their encoding.
 
-        A request of more images than there are places gets them when all are free.
+        The caller adds the futures of :meth:`submit` to the list: what still runs when the block
+        ends keeps its place until it has ended. A request of more images than there are places
+        gets them when all are free.
 
         Raises:
             Overloaded: there are not enough places.
@@ -97,16 +112,25 @@ class Dispatcher:
         with self._lock:
             self._check(images)
             self._taken += images
+        futures: list[Future[RestoredImage]] = []
         try:
-            yield
+            yield futures
         finally:
-            with self._lock:
-                self._taken -= images
+            self._free(images - len(futures))
+            for future in futures:
+                future.add_done_callback(lambda _: self._free(1))
+
+    def _free(self, places: int) -> None:
+        with self._lock:
+            self._taken -= places
 
     def submit(
         self, restorer: FileRestorer, images: list[LoadedImage], strength: float
     ) -> list[Future[RestoredImage]]:
-        """Queue images that have places; those that are cancelled before their turn are dropped.
+        """Queue images that have places.
+
+        Those whose futures are cancelled are dropped before their turn; a run ends after the
+        current tile once the futures of all its images are.
 
         Raises:
             UnavailableError: the dispatcher is closed.
@@ -181,10 +205,15 @@ class Dispatcher:
         return first.restorer.joins([each.prepared for each in group], entry.prepared)
 
     def _run(self, group: list[_Waiting]) -> None:
+        def check_wanted(what: str = "", done: int = 0, total: int = 0) -> None:
+            if all(entry.future.abandoned for entry in group):
+                raise _AbandonedError
+
         started = time.perf_counter()
         try:
+            check_wanted()
             prepared = [entry.prepared for entry in group]
-            results = group[0].restorer.restore(prepared, group[0].strength, no_progress)
+            results = group[0].restorer.restore(prepared, group[0].strength, check_wanted)
         except Exception as error:  # noqa: BLE001  # it is the callers'
             alone = isinstance(error, ElirError | MemoryError)
             if len(group) > 1 and alone and not isinstance(error, DeviceLostError):

@@ -11,7 +11,7 @@ import pytest
 from elir_deploy.errors import DeviceLostError, ImageError, UnavailableError
 from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import LoadedImage
-from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing
+from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing, _AbandonedError
 
 
 def image(value: int) -> LoadedImage:
@@ -41,6 +41,7 @@ class Slow:
 
     def restore(self, group: list[Any], strength: float, on_progress: Any) -> list[RestoredImage]:
         self.go.wait()
+        on_progress("tiles", 1, 2)
         self.groups.append(group)
         if 13 in group:
             raise ImageError("13")
@@ -139,3 +140,28 @@ def test_who_left_is_not_waited_for(slow: Slow) -> None:
     dispatcher.close()
     assert slow.groups == [[0], [2]]
     assert dispatcher.waiting == 0
+
+
+def test_a_run_ends_when_nobody_waits_for_it(slow: Slow) -> None:
+    dispatcher, _, first = started(slow, 20)
+    gone, stays = dispatcher.submit(slow, [image(1), image(2)], 1.0)
+    assert not first.cancel()  # it runs
+    slow.go.set()
+    assert isinstance(first.exception(10), _AbandonedError)
+    assert [value(gone), value(stays)] == [2, 3]
+    dispatcher.close()
+    assert slow.groups == [[1, 2]]
+
+
+def test_what_still_runs_keeps_its_place(slow: Slow) -> None:
+    dispatcher = Dispatcher(1, 1, lambda timing: None)
+    with dispatcher.places() as futures:
+        futures += dispatcher.submit(slow, [image(0)], 1.0)
+        while dispatcher.waiting:
+            pass
+        futures[0].cancel()
+    with pytest.raises(Overloaded):
+        dispatcher.check(2)
+    slow.go.set()
+    dispatcher.close()
+    dispatcher.check(2)
