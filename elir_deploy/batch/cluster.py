@@ -157,8 +157,8 @@ def open_cluster(
     Args:
         options: of the workers.
         address: of a cluster to join; None: start Ray here.
-        workers: number of workers; None: one for each GPU, or for each group of ``options.threads``
-            cores where there are no GPUs.
+        workers: number of workers; None: one for each GPU, or for each group of ``threads`` cores
+            where there are no GPUs.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -233,9 +233,9 @@ def _check_reachable(address: str) -> None:
 def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    threads = options.threads or 1
+    threads = options.options.get("threads") or 1
     if not gpus:
-        options = replace(options, threads=threads)
+        options = replace(options, options={**options.options, "threads": threads})
     count = workers or gpus or max(1, cores // threads)
     # More workers than there is room for share it; Ray takes whole numbers and parts of one.
     share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores / count)}

@@ -17,16 +17,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from elir_deploy.errors import DeviceLostError
+from elir_deploy.photo.choices import Choices
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.png_writer import write_png
 from elir_deploy.serve.app import Service, _faces_header
 from elir_deploy.serve.dispatcher import Overloaded, _Answer
 from elir_deploy.serve.limits import Limits, is_loopback
-from elir_deploy.serve.models import ModelOptions, open_models
+from elir_deploy.serve.models import Model, named_bundles
 from tests.bundles import make_bundle
 
-OPTIONS = ModelOptions("onnxruntime", "fp32")
 LIMITS = Limits(body_bytes=2**20, pixels=400 * 400, request_s=60, uploads_bytes=2**24)
 BASE = "http://127.0.0.1:8000"
 
@@ -41,8 +41,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(bundles: list[str], stack: ExitStack, token: str | None = None) -> Service:
-    service = Service(open_models(bundles, OPTIONS, stack), 8, LIMITS, token)
+def opened(
+    bundles: list[str], stack: ExitStack, token: str | None = None, **options: Any
+) -> Service:
+    models = {
+        name: Model(name, Choices(bundle, None, "onnxruntime", "fp32", **options), stack)
+        for name, bundle in named_bundles(bundles).items()
+    }
+    service = Service(models, 8, LIMITS, token)
     stack.callback(service.close)
     return service
 
@@ -127,6 +133,18 @@ def test_results_have_as_many_pixels_as_images_at_most(bundles: Path) -> None:
             headers={"Inference-Header-Content-Length": str(len(header))},
         )
         assert (answer.status_code, "the results have 204800 pixels" in answer.text) == (400, True)
+
+
+def test_models_run_as_the_options_say(bundles: Path) -> None:
+    options = {"seed": 7, "sigma_s": 0.5, "tile_overlap": 2}
+    pixels = picture(70, 90)
+    with Restorer(bundles / "any", "onnxruntime", precision="fp32", **options) as restorer:
+        expected = restorer(pixels)
+    with ExitStack() as stack:
+        service = opened([str(bundles / "any")], stack, **options)
+        client = stack.enter_context(TestClient(service.app, base_url=BASE))
+        answer = client.post("/restore", content=encoded(pixels))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
 
 
 def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:
