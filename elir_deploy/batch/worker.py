@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from elir_deploy.batch.places import RemoteJob, fetch, send
-from elir_deploy.errors import InputError, OutputError
+from elir_deploy.batch.places import LocalJob, RemoteJob
+from elir_deploy.errors import OutputError
 from elir_deploy.photo.choices import Choices, file_restorer, open_pictures
 from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import Quality
@@ -83,39 +83,25 @@ class Worker:
         thread.join()
 
     def _restore(self, jobs: Sequence[Job], folder: Path, tell: Callable[[Result], None]) -> None:
-        originals: dict[Job, Job] = {}  # by the job that is done here
-        for job in jobs:
-            here = self._fetched(job, folder, tell) if isinstance(job, RemoteJob) else job
-            if here is not None:
-                originals[here] = job
-
         def finish(result: Result) -> None:
-            here, job = result.job, originals[result.job]
-            failure = result.failure
-            if isinstance(job, RemoteJob):
+            job, failure = result.job, result.failure
+            if isinstance(job, LocalJob):
                 if failure is None:
                     try:
-                        send(here.target, job)
+                        job.send()
                     except OutputError as error:
                         failure = str(error)
                 else:
-                    failure = failure.replace(str(here.source), job.input_name)
-            tell(replace(result, job=job, failure=failure))
+                    failure = failure.replace(str(job.source), job.remote.input_name)
+                result = replace(result, job=job.remote, failure=failure)
+            tell(result)
 
         options = self._options
         restore_files(
             self._files,
-            list(originals),
+            [LocalJob.of(job, folder) if isinstance(job, RemoteJob) else job for job in jobs],
             strength=options.strength,
             bits=options.bits,
             quality=options.quality,
             on_result=finish,
         )
-
-    @staticmethod
-    def _fetched(job: RemoteJob, folder: Path, tell: Callable[[Result], None]) -> Job | None:
-        try:
-            return fetch(job, folder)
-        except InputError as error:
-            tell(Result(job, str(error)))
-            return None
