@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -71,9 +71,8 @@ class Dispatcher:
     def __init__(self, concurrency: int, waiting: int, observe: Callable[[Timing], None]) -> None:
         self._observe = observe
         self._capacity = waiting + concurrency
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting = 0
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
         self._taken = 0
         self._closed = False
         self._seconds_each = 1.0  # a running mean
@@ -87,7 +86,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Images that wait for a run."""
-        return self._waiting
+        return len(self._queue)
 
     def check(self, images: int = 1) -> None:
         """Check that there are places for so many images.
@@ -95,7 +94,7 @@ class Dispatcher:
         Raises:
             Overloaded: there are not.
         """
-        with self._lock:
+        with self._changed:
             self._check(images)
 
     @contextmanager
@@ -109,7 +108,7 @@ class Dispatcher:
         Raises:
             Overloaded: there are not enough places.
         """
-        with self._lock:
+        with self._changed:
             self._check(images)
             self._taken += images
         futures: list[Future[RestoredImage]] = []
@@ -121,7 +120,7 @@ class Dispatcher:
                 future.add_done_callback(lambda _: self._free(1))
 
     def _free(self, places: int) -> None:
-        with self._lock:
+        with self._changed:
             self._taken -= places
 
     def submit(
@@ -136,12 +135,11 @@ class Dispatcher:
             UnavailableError: the dispatcher is closed.
         """
         entries = [_Waiting(restorer, image, strength) for image in images]
-        with self._lock:
+        with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
-            self._waiting += len(entries)
-            for entry in entries:
-                self._queue.put(entry)
+            self._queue += entries
+            self._changed.notify(len(entries))
         return [entry.future for entry in entries]
 
     def _check(self, images: int) -> None:
@@ -151,51 +149,50 @@ class Dispatcher:
 
     def close(self) -> None:
         """Finish what was accepted, and end the threads."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            for _ in self._threads:
-                self._queue.put(None)
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     # The threads ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        following: _Waiting | None = None
-        while True:
-            first = following or self._next()
-            if first is None:
-                return
-            group = [first]
-            while (following := self._next_waiting()) and self._joins(group, following):
-                group.append(following)
+        while group := self._next_group():
             self._run(group)
 
-    def _next(self, *, wait: bool = True) -> _Waiting | None:
-        """The next image, prepared; those that fail or were cancelled are done with."""
+    def _next_group(self) -> list[_Waiting]:
+        """The next image, and those behind it that join it; none: the dispatcher is closed."""
+        group: list[_Waiting] = []
         while True:
-            entry = self._queue.get(wait)
-            if entry is None:
-                return None
-            with self._lock:
-                self._waiting -= 1
-            if not entry.future.set_running_or_notify_cancel():
+            with self._changed:
+                if not group:
+                    self._changed.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return group
+                entry = self._queue.popleft()
+            if not self._prepare(entry):
                 continue
-            try:
-                entry.prepared = entry.restorer.prepare(entry.image, entry.strength)
-            except Exception as error:  # noqa: BLE001  # it is the caller's
-                entry.future.set_exception(error)
-                continue
-            return entry
+            if group and not self._joins(group, entry):
+                with self._changed:
+                    self._queue.appendleft(entry)
+                    self._changed.notify()
+                return group
+            group.append(entry)
 
-    def _next_waiting(self) -> _Waiting | None:
+    @staticmethod
+    def _prepare(entry: _Waiting) -> bool:
+        """Prepare an image; false: that failed, or it was cancelled, and it is done with."""
+        if entry.prepared is not None:  # it did not join others
+            return True
+        if not entry.future.set_running_or_notify_cancel():
+            return False
         try:
-            entry = self._next(wait=False)
-        except queue.Empty:
-            return None
-        if entry is None:  # the end, which this thread has yet to see
-            self._queue.put(None)
-        return entry
+            entry.prepared = entry.restorer.prepare(entry.image, entry.strength)
+        except Exception as error:  # noqa: BLE001  # it is the caller's
+            entry.future.set_exception(error)
+            return False
+        return True
 
     @staticmethod
     def _joins(group: list[_Waiting], entry: _Waiting) -> bool:

@@ -27,6 +27,7 @@ class Slow:
     has_preparation = False
 
     def __init__(self) -> None:
+        self.runs = threading.Event()
         self.go = threading.Event()
         self.groups: list[list[int]] = []
 
@@ -40,6 +41,7 @@ class Slow:
         return len(group) < 4
 
     def restore(self, group: list[Any], strength: float, on_progress: Any) -> list[RestoredImage]:
+        self.runs.set()
         self.go.wait()
         on_progress("tiles", 1, 2)
         self.groups.append(group)
@@ -62,8 +64,7 @@ def started(slow: Slow, capacity: int) -> tuple[Dispatcher, list[Timing], Future
     timings: list[Timing] = []
     dispatcher = Dispatcher(1, capacity, timings.append)
     [first] = dispatcher.submit(slow, [image(0)], 1.0)
-    while dispatcher.waiting:
-        pass
+    assert slow.runs.wait(10)
     return dispatcher, timings, first
 
 
@@ -157,11 +158,40 @@ def test_what_still_runs_keeps_its_place(slow: Slow) -> None:
     dispatcher = Dispatcher(1, 1, lambda timing: None)
     with dispatcher.places() as futures:
         futures += dispatcher.submit(slow, [image(0)], 1.0)
-        while dispatcher.waiting:
-            pass
+        assert slow.runs.wait(10)
         futures[0].cancel()
     with pytest.raises(Overloaded):
         dispatcher.check(2)
     slow.go.set()
     dispatcher.close()
     dispatcher.check(2)
+
+
+def test_what_does_not_join_is_left_to_the_other_thread() -> None:
+    class OneByOne(Slow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = [threading.Event() for _ in range(3)]
+
+        def joins(self, group: list[Any], prepared: Any) -> bool:
+            return False
+
+        def restore(self, group: list[Any], *others: Any) -> list[RestoredImage]:
+            self.runs.set()
+            self.each[group[0]].wait()
+            return [RestoredImage(np.full((1, 1, 3), group[0], np.uint8))]
+
+    restorer = OneByOne()
+    dispatcher = Dispatcher(2, 20, lambda timing: None)
+    try:
+        futures = dispatcher.submit(restorer, [image(0)], 1.0)
+        assert restorer.runs.wait(10)
+        restorer.runs.clear()
+        futures += dispatcher.submit(restorer, [image(1), image(2)], 1.0)
+        assert restorer.runs.wait(10)  # the other thread has looked at what is behind image 1
+        restorer.each[0].set()
+        restorer.each[2].set()
+        assert [value(futures[0]), value(futures[2])] == [0, 2]
+    finally:
+        restorer.each[1].set()
+        dispatcher.close()
