@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from elir_deploy.errors import UsageError
@@ -41,16 +42,16 @@ class Choices:
 
     @classmethod
     def opened(
-        cls, bundle: str | Bundle, background: str | Bundle | None, **options: Any
+        cls, bundle: str | Path | Bundle, background: str | Path | Bundle | None, **options: Any
     ) -> Choices:
         """Choices of bundles that may have to be opened.
 
         Raises:
             BundleError: one cannot be opened.
         """
-        if isinstance(bundle, str):
+        if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
-        if isinstance(background, str):
+        if background is not None and not isinstance(background, Bundle):
             background = Bundle.open(background)
         return cls(bundle, background, **options)
 
