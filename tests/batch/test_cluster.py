@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.batch import cluster
+from elir_deploy.batch.places import remove_leftovers
 from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.cli import batch as command
 from elir_deploy.errors import UnavailableError
@@ -220,6 +221,7 @@ def test_a_lost_machine_loses_nothing(tmp_path: Path) -> None:
         assert time.monotonic() - started < cluster._START_S
     finally:
         machines.shutdown()
+    remove_leftovers(plan.jobs)
     assert [result.failure for result in results] == [None] * 60
     assert contents(tmp_path / "out") == expected
 
