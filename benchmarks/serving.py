@@ -134,7 +134,8 @@ def of_workers(bundle: str, count: int, rounds: int) -> str:
         for number, image in enumerate(pictures(count, 256)):
             Image.fromarray(image).save(folder / "in" / f"{number:04}.png")
         backend, precision = BACKEND
-        options = WorkerOptions(bundle, backend, precision, threads=1)
+        running = {"backend": backend, "precision": precision, "threads": 1}
+        options = WorkerOptions(bundle, options=running)
         with open_cluster(options, None, 2) as both:
 
             def restore(workers: list[Any], out: str) -> Callable[[], None]:

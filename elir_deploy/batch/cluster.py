@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,18 @@ class _WorkerDiedError(Exception):
 
 
 @dataclass
+class _Running:
+    worker: Any
+    unfinished: list[Job]
+
+
+@dataclass
+class _Opening:
+    worker: Any
+    until: float
+
+
+@dataclass
 class Cluster:
     """Connected workers.
 
@@ -58,64 +71,64 @@ class Cluster:
     def restore(self, jobs: Sequence[Job], on_result: Callable[[Result], None]) -> None:
         """Restore ``jobs``, whose results are passed to ``on_result`` as they arrive.
 
-        Jobs of workers that die run again, in new workers.
+        Jobs of workers that die run again. The others go on while a new worker opens its bundle,
+        for which there may be no room after the loss of a machine.
 
         Raises:
             DiskFullError: no further image can be restored.
-            UnavailableError: workers die again and again.
+            UnavailableError: workers die again and again, or none is left.
         """
         queue = JobQueue(jobs, len(self.workers))
-        unfinished: dict[Any, list[Job]] = {}  # by the results to come
-        owner: dict[Any, Any] = {}
+        running: dict[Any, _Running] = {}  # by the results to come
+        opening: dict[Any, _Opening] = {}  # by the name to come
         idle = list(self.workers)
         while True:
-            chunk = queue.take()
-            while idle and chunk:
+            while idle and (chunk := queue.take()):
                 worker = idle.pop()
-                stream = worker.restore.remote(chunk)
-                unfinished[stream], owner[stream] = list(chunk), worker
-                chunk = queue.take()
-            if chunk:
-                queue.put_back(chunk)
-            if not unfinished:
-                if chunk:
+                running[worker.restore.remote(chunk)] = _Running(worker, chunk)
+            if not running:
+                if queue.is_empty:
+                    return
+                if not opening:
                     raise UnavailableError("no worker is left: start elir-batch again")
-                return
-            ready, _ = self.ray.wait(list(unfinished), timeout=_PATIENCE_S)
-            for stream in ready:
+            ready, _ = self.ray.wait([*running, *opening], timeout=_PATIENCE_S)
+            for each in ready:
+                if each in opening:
+                    idle += self._opened(each, opening, queue)
+                    continue
                 try:
-                    result = self._next(stream, owner[stream])
+                    result = self._next(each, running[each].worker)
                 except _WorkerDiedError as death:
-                    del owner[stream]
-                    for job in queue.died(unfinished.pop(stream), str(death)):
+                    for job in queue.died(running.pop(each).unfinished, str(death)):
                         on_result(Result(job, f"left out, its worker died twice: {death}"))
-                    if (worker := self._replaced(queue)) is not None:
-                        idle.append(worker)
+                    self._open(opening)
                     continue
                 if result is None:
-                    del unfinished[stream]
-                    idle.append(owner.pop(stream))
+                    idle.append(running.pop(each).worker)
                 else:
                     queue.succeeded()
-                    unfinished[stream].remove(result.job)
+                    running[each].unfinished.remove(result.job)
                     on_result(result)
+            for name in [n for n, each in opening.items() if time.monotonic() > each.until]:
+                self.ray.kill(opening.pop(name).worker)
 
-    def _replaced(self, queue: JobQueue) -> Any:
-        """A new worker that has opened its bundle, so that no image is blamed if it does not.
+    def _open(self, opening: dict[Any, _Opening]) -> None:
+        worker = self.start()
+        opening[worker.name.remote()] = _Opening(worker, time.monotonic() + _START_S)
 
-        None: there is no room for one.
+    def _opened(self, name: Any, opening: dict[Any, _Opening], queue: JobQueue) -> list[Any]:
+        """The worker that has opened its bundle; none: it died, and another one is started.
+
+        Only then it gets images, so that none is blamed for a worker that cannot start.
         """
-        while True:
-            worker = self.start()
-            try:
-                self.ray.get(worker.name.remote(), timeout=_START_S)
-            except self.ray.exceptions.GetTimeoutError:
-                self.ray.kill(worker)  # such as after the loss of a machine
-                return None
-            except self.ray.exceptions.RayActorError as error:
-                queue.died([], _cause(error))
-            else:
-                return worker
+        worker = opening.pop(name).worker
+        try:
+            self.ray.get(name)
+        except self.ray.exceptions.RayActorError as error:
+            queue.died([], _cause(error))
+            self._open(opening)
+            return []
+        return [worker]
 
     def _next(self, stream: Any, worker: Any) -> Result | None:
         """The next result of a worker; None: it has done its jobs.
@@ -157,8 +170,8 @@ def open_cluster(
     Args:
         options: of the workers.
         address: of a cluster to join; None: start Ray here.
-        workers: number of workers; None: one for each GPU, or for each group of ``options.threads``
-            cores where there are no GPUs.
+        workers: number of workers; None: one for each GPU, or for each group of ``threads`` cores
+            where there are no GPUs.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -233,9 +246,9 @@ def _check_reachable(address: str) -> None:
 def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    threads = options.threads or 1
+    threads = options.options.get("threads") or 1
     if not gpus:
-        options = replace(options, threads=threads)
+        options = replace(options, options={**options.options, "threads": threads})
     count = workers or gpus or max(1, cores // threads)
     # More workers than there is room for share it; Ray takes whole numbers and parts of one.
     share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores / count)}

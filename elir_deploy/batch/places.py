@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from elir_deploy.runtime.jobs import (
     plan_jobs,
 )
 
-__all__ = ["RemoteJob", "fetch", "plan_batch", "remove_leftovers", "send"]
+__all__ = ["LocalJob", "RemoteJob", "plan_batch", "remove_leftovers"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def plan_batch(
         )
     check_naming(naming.format, existing, naming.suffix)
     source, destination = _root(source), _root(destination)
+    for root in (source, destination):
+        if root.startswith("memory:"):
+            raise UsageError(f"{root} is in the memory of this process, and workers have their own")
     if f"{destination}/".startswith(f"{source}/"):
         raise UsageError(f"{destination} is inside {source}: results would become inputs")
     places, unread = _images(source, recursive)
@@ -142,6 +146,7 @@ def _sizes(root: str, depth: int | None = None) -> dict[str, int]:
     """Bytes of the files below ``root``, by their relative paths; none where there is no folder."""
     system, path = _system(root)
     try:
+        system.ls(path, detail=False)  # find omits what it cannot list
         files = system.find(path, maxdepth=depth, detail=True)
     except FileNotFoundError:
         return {}
@@ -175,39 +180,47 @@ def remove_leftovers(jobs: Iterable[Job]) -> None:
 # Files ----------------------------------------------------------------------------------------
 
 
-def fetch(job: RemoteJob, folder: Path) -> Job:
-    """Copy the input of ``job`` into ``folder``; returns the job for the copy.
+@dataclass(frozen=True)
+class LocalJob(Job):
+    """A job with copies of the files of another, ``remote``."""
 
-    Raises:
-        InputError: it cannot be read.
-    """
-    local = folder / "in" / job.source
-    local.parent.mkdir(parents=True, exist_ok=True)
-    system, path = _system(job.input_name)
-    try:
-        system.get_file(path, str(local))
-    except Exception as error:  # noqa: BLE001  # as in _sizes
-        raise InputError(f"{job.input_name} cannot be read: {error}") from None
-    target = folder / "out" / job.target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return Job(local, target)
+    remote: RemoteJob = field(kw_only=True)
 
+    @classmethod
+    def of(cls, remote: RemoteJob, folder: Path) -> LocalJob:
+        """With files in a folder of its own below ``folder``, whatever the keys of others are."""
+        here = Path(tempfile.mkdtemp(dir=folder))
+        (here / "out").mkdir()
+        return cls(here / remote.source.name, here / "out" / remote.target.name, remote=remote)
 
-def send(local: Path, job: RemoteJob) -> None:
-    """Copy a result to where ``job`` wants it, whole or not at all, and delete the copy here.
+    def fetch(self) -> None:
+        """Copy the input.
 
-    Raises:
-        OutputError: it cannot be written.
-    """
-    system, path = _system(job.output_name)
-    folder, _, _ = path.rpartition("/")
-    part = f"{folder}/.elir-{secrets.token_hex(8)}.part"
-    try:
-        system.makedirs(folder, exist_ok=True)
-        system.put_file(str(local), part)
-        system.mv(part, path)
-    except Exception as error:  # noqa: BLE001  # as in _sizes
-        with suppress(Exception):
-            system.rm_file(part)
-        raise OutputError(f"{job.output_name} cannot be written: {error}") from None
-    local.unlink()
+        Raises:
+            InputError: it cannot be read.
+        """
+        system, root = _system(self.remote.source_root)
+        try:
+            system.get_file(f"{root}/{self.remote.source.as_posix()}", str(self.source))
+        except Exception as error:  # noqa: BLE001  # as in _sizes
+            raise InputError(f"{self.remote.input_name} cannot be read: {error}") from None
+
+    def send(self) -> None:
+        """Copy the result, whole or not at all, and delete the copy here.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        system, root = _system(self.remote.target_root)
+        path = f"{root}/{self.remote.target.as_posix()}"
+        folder, _, _ = path.rpartition("/")
+        part = f"{folder}/.elir-{secrets.token_hex(8)}.part"
+        try:
+            system.makedirs(folder, exist_ok=True)
+            system.put_file(str(self.target), part)
+            system.mv(part, path)
+        except Exception as error:  # noqa: BLE001  # as in _sizes
+            with suppress(Exception):
+                system.rm_file(part)
+            raise OutputError(f"{self.remote.output_name} cannot be written: {error}") from None
+        self.target.unlink()

@@ -40,9 +40,10 @@ class JobQueue:
         """The next jobs of a worker; None: there are none at the moment."""
         return self._chunks.popleft() if self._chunks else None
 
-    def put_back(self, jobs: list[Job]) -> None:
-        """Queue jobs again that were taken for no worker."""
-        self._chunks.appendleft(jobs)
+    @property
+    def is_empty(self) -> bool:
+        """Whether no jobs wait."""
+        return not self._chunks
 
     def succeeded(self) -> None:
         """Note that a worker restored an image."""

@@ -6,18 +6,15 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from elir_deploy.batch.places import RemoteJob, fetch, send
-from elir_deploy.errors import InputError, OutputError
-from elir_deploy.photo import Faces, PhotoRestorer
-from elir_deploy.photo.files import PhotoFileRestorer
-from elir_deploy.runtime import Restorer
-from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
+from elir_deploy.batch.places import LocalJob, RemoteJob
+from elir_deploy.errors import OutputError
+from elir_deploy.photo.choices import Choices, file_restorer, open_pictures
 from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.images import Quality
 from elir_deploy.runtime.jobs import Job
@@ -31,23 +28,18 @@ class WorkerOptions:
     """What every worker restores with.
 
     Attributes:
-        bundle: folder of the bundle, or ``tiny``.
+        bundle, background: folders of bundles, or ``tiny``.
+        options: those of :class:`~elir_deploy.photo.choices.Choices`.
         folder: the working folder, with the same bundles and pictures on every machine.
-        backend, precision, threads: as for :class:`~elir_deploy.runtime.Restorer`.
-        faces, background, scale: as for :class:`~elir_deploy.photo.PhotoRestorer`, for bundles with
-            a face detector; ``faces`` None: pictures as a whole.
-        strength, quality: as for :func:`~elir_deploy.runtime.files.restore_files`.
+        strength, bits, quality: as for :func:`~elir_deploy.runtime.files.restore_files`.
     """
 
     bundle: str
-    folder: str = "."
-    backend: str = "auto"
-    precision: str | None = None
-    threads: int | None = None
-    faces: Faces | None = None
     background: str | None = None
-    scale: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = "."
     strength: float = 1.0
+    bits: int | None = None
     quality: Quality = None
 
 
@@ -57,21 +49,10 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         os.chdir(options.folder)
-        self._stack = ExitStack()
-        running: dict[str, Any] = {
-            "backend": options.backend,
-            "precision": options.precision,
-            "threads": options.threads,
-        }
-        if options.faces is None:
-            restorer = self._stack.enter_context(Restorer(options.bundle, **running))
-            self._files: FileRestorer = ImageRestorer(restorer)
-            self._name = str(restorer)
-        else:
-            photos = PhotoRestorer(options.bundle, options.background, **running)
-            self._stack.enter_context(photos)
-            self._files = PhotoFileRestorer(photos, options.faces, options.scale)
-            self._name = str(photos)
+        choices = Choices.opened(options.bundle, options.background, **options.options)
+        opened = open_pictures(choices, ExitStack())  # closed with the process
+        self._files = file_restorer(choices, opened)
+        self._name = str(opened)
 
     def name(self) -> str:
         """What runs: task, backend, precision and threads."""
@@ -102,38 +83,25 @@ class Worker:
         thread.join()
 
     def _restore(self, jobs: Sequence[Job], folder: Path, tell: Callable[[Result], None]) -> None:
-        originals: dict[Job, Job] = {}  # by the job that is done here
-        for job in jobs:
-            here = self._fetched(job, folder, tell) if isinstance(job, RemoteJob) else job
-            if here is not None:
-                originals[here] = job
-
         def finish(result: Result) -> None:
-            here, job = result.job, originals[result.job]
-            failure = result.failure
-            if isinstance(job, RemoteJob):
+            job, failure = result.job, result.failure
+            if isinstance(job, LocalJob):
                 if failure is None:
                     try:
-                        send(here.target, job)
+                        job.send()
                     except OutputError as error:
                         failure = str(error)
                 else:
-                    failure = failure.replace(str(here.source), job.input_name)
-            tell(replace(result, job=job, failure=failure))
+                    failure = failure.replace(str(job.source), job.remote.input_name)
+                result = replace(result, job=job.remote, failure=failure)
+            tell(result)
 
         options = self._options
         restore_files(
             self._files,
-            list(originals),
+            [LocalJob.of(job, folder) if isinstance(job, RemoteJob) else job for job in jobs],
             strength=options.strength,
+            bits=options.bits,
             quality=options.quality,
             on_result=finish,
         )
-
-    @staticmethod
-    def _fetched(job: RemoteJob, folder: Path, tell: Callable[[Result], None]) -> Job | None:
-        try:
-            return fetch(job, folder)
-        except InputError as error:
-            tell(Result(job, str(error)))
-            return None

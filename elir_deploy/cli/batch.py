@@ -16,22 +16,30 @@ from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.cli.options import (
     BackendOption,
     BackgroundOption,
+    BitsOption,
     EventsOption,
     Existing,
     ExistingOption,
     FacesOption,
-    Mode,
+    FitOption,
+    ForceOption,
+    LongSideOption,
     PrecisionOption,
+    QualityOption,
     ScaleOption,
+    SeedOption,
+    SigmaOption,
     StrengthOption,
+    TileOverlapOption,
     chosen_strength,
     path_of,
 )
 from elir_deploy.cli.restore import EXIT_SOME_FAILED, Format, image_quality
 from elir_deploy.cli.restore_report import RunReport
-from elir_deploy.cli.restorers import Choices
+from elir_deploy.cli.restorers import choices_of
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.runtime.backends import backend_named
+from elir_deploy.runtime.files import check_bits
 from elir_deploy.runtime.jobs import Naming
 from elir_deploy.runtime.results import Outcome, Result
 
@@ -73,15 +81,20 @@ def batch(
     ] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
+    fit: FitOption = None,
+    force: ForceOption = False,
+    tile_overlap: TileOverlapOption = None,
     faces: FacesOption = None,
     background: BackgroundOption = None,
     scale: ScaleOption = None,
+    long_side: LongSideOption = None,
+    sigma_s: SigmaOption = None,
+    seed: SeedOption = None,
     strength: StrengthOption = 1.0,
     recursive: Annotated[bool, typer.Option("--recursive", help="Include subfolders.")] = False,
     format: Annotated[Format, typer.Option(help="Format of the results.")] = Format.png,
-    quality: Annotated[
-        str | None, typer.Option(help="1 to 100, or lossless, as for elir-restore.")
-    ] = None,
+    quality: QualityOption = None,
+    bits: BitsOption = None,
     suffix: Annotated[str, typer.Option(help="Appended to the names of results.")] = "",
     existing: ExistingOption = Existing.error,
     events: EventsOption = None,
@@ -102,35 +115,30 @@ def batch(
     strength = chosen_strength(strength)
     for text in (source, destination, *([] if events is None else [events])):
         path_of(text)
-    choices = Choices.of(
+    choices = choices_of(
         bundle,
         background,
         backend=backend,
         precision=precision,
         faces=faces,
         scale=scale,
+        long_side=long_side,
+        fit=fit,
+        force=force,
         threads=threads,
-        device=None,
-        mode=Mode.latency,
-        **dict.fromkeys(("long_side", "fit", "sigma_s", "seed", "tile_overlap")),
-        force=False,
+        sigma_s=sigma_s,
+        seed=seed,
+        tile_overlap=tile_overlap,
     )
     choices.check()
     if backend != "auto":
         backend_named(backend)
     naming = Naming(format.value, suffix)
     plan = plan_batch(source, destination, naming, existing=existing.value, recursive=recursive)
+    encoding = image_quality(quality, plan)
+    check_bits(bits, plan.jobs, *choices.bits)
     options = WorkerOptions(
-        bundle=bundle,
-        folder=os.getcwd(),
-        backend=backend,
-        precision=choices.precision,
-        threads=threads,
-        faces=(choices.faces or "auto") if choices.whole_photographs else None,
-        background=background,
-        scale=choices.scale or 1,
-        strength=strength,
-        quality=image_quality(quality, plan),
+        bundle, background, choices.options, os.getcwd(), strength, bits, encoding
     )
     outcome = Outcome()
     with RunReport(plan, events) as report:

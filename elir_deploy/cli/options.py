@@ -19,6 +19,7 @@ from elir_deploy.runtime.strength import rounded_strength
 __all__ = [
     "BackendOption",
     "BackgroundOption",
+    "BitsOption",
     "BundleArgument",
     "DeviceOption",
     "EventsOption",
@@ -33,6 +34,7 @@ __all__ = [
     "Mode",
     "ModeOption",
     "PrecisionOption",
+    "QualityOption",
     "Scale",
     "ScaleOption",
     "SeedOption",
@@ -155,6 +157,24 @@ StrengthOption = Annotated[
         metavar="0-1",
         help="How much of the restoration is kept: 0 gives the input back, enlarged where the "
         "task enlarges.",
+    ),
+]
+
+QualityOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1-100|lossless",
+        help="Quality of results in a format that loses some. 'lossless' loses nothing, which "
+        "JPEG cannot do. [default: 95]",
+    ),
+]
+
+BitsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="8|16",
+        help="Bits of results; 16 for bundles exported with --io float32, in PNG and TIFF. "
+        "[default: those of the input, where bundle and format have them]",
     ),
 ]
 

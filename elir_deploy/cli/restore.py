@@ -12,6 +12,7 @@ import typer
 from elir_deploy.cli.options import (
     BackendOption,
     BackgroundOption,
+    BitsOption,
     BundleArgument,
     DeviceOption,
     EventsOption,
@@ -24,6 +25,7 @@ from elir_deploy.cli.options import (
     Mode,
     ModeOption,
     PrecisionOption,
+    QualityOption,
     ScaleOption,
     SeedOption,
     SigmaOption,
@@ -34,7 +36,7 @@ from elir_deploy.cli.options import (
     path_of,
 )
 from elir_deploy.cli.restore_report import RunReport
-from elir_deploy.cli.restorers import Choices, open_restorer
+from elir_deploy.cli.restorers import choices_of, open_restorer
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.files import check_bits, restore_files
@@ -92,22 +94,8 @@ def restore(
             "[default: that of -o if it is a file, else png]"
         ),
     ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option(
-            metavar="1-100|lossless",
-            help="Quality of results in a format that loses some. 'lossless' loses nothing, which "
-            "JPEG cannot do. [default: 95]",
-        ),
-    ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="8|16",
-            help="Bits of results; 16 for bundles exported with --io float32, in PNG and TIFF. "
-            "[default: those of the input, where bundle and format have them]",
-        ),
-    ] = None,
+    quality: QualityOption = None,
+    bits: BitsOption = None,
     suffix: Annotated[
         str,
         typer.Option(
@@ -147,7 +135,7 @@ def restore(
     # Pillow warns about some damaged files; anything that matters is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     strength = chosen_strength(strength)
-    choices = Choices.of(
+    choices = choices_of(
         bundle,
         background,
         backend=backend,

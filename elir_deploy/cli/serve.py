@@ -8,23 +8,31 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from elir_deploy.cli.choices import device_of
 from elir_deploy.cli.options import (
     BackendOption,
     BackgroundOption,
     DeviceOption,
+    FitOption,
+    ForceOption,
+    LongSideOption,
     Mode,
     ModeOption,
     PrecisionOption,
+    SeedOption,
+    SigmaOption,
     ThreadsOption,
+    TileOverlapOption,
 )
+from elir_deploy.cli.restorers import choices_of
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command, tell
 from elir_deploy.errors import MissingDependencyError, OutputError, UsageError
-from elir_deploy.serve.models import ModelOptions, open_models
+from elir_deploy.photo.choices import Choices
+from elir_deploy.serve.models import Model, named_bundles
 
 #: Where the token comes from: not from the command line, which other users can see.
 TOKEN = "ELIR_TOKEN"
@@ -60,14 +68,20 @@ def serve(
         int, typer.Option(min=1, max=4096, help="Largest request, in MiB.")
     ] = 64,
     max_megapixels: Annotated[
-        int, typer.Option(min=1, max=256, help="Largest image, in megapixels.")
+        int, typer.Option(min=1, max=256, help="Largest image and result, in megapixels.")
     ] = 64,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds from the last byte of a request to its answer.")
     ] = 600,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
+    fit: FitOption = None,
+    force: ForceOption = False,
+    tile_overlap: TileOverlapOption = None,
     background: BackgroundOption = None,
+    long_side: LongSideOption = None,
+    sigma_s: SigmaOption = None,
+    seed: SeedOption = None,
     mode: ModeOption = Mode.latency,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
@@ -86,11 +100,12 @@ def serve(
     * `elir-serve tiny`, then open http://127.0.0.1:8000
     * `curl --data-binary @noisy.jpg 'localhost:8000/restore?strength=0.8' -o restored.jpg`
     """
-    token = os.environ.get(TOKEN) or None
+    token = os.environ.get(TOKEN, "").strip() or None
     try:
         import uvicorn
 
         from elir_deploy.serve.app import Service
+        from elir_deploy.serve.connection import Connection
         from elir_deploy.serve.limits import Limits, is_loopback
     except ModuleNotFoundError as error:
         name = error.name or "uvicorn"
@@ -106,24 +121,31 @@ def serve(
         request_s=timeout,
         uploads_bytes=max(1024, 2 * max_megabytes) * _MIB,
     )
-    options = ModelOptions(
+    chosen = _chosen(
+        bundles,
+        background,
         backend=backend,
-        precision=precision.value if precision else None,
+        precision=precision,
+        fit=fit,
+        force=force,
+        tile_overlap=tile_overlap,
+        long_side=long_side,
+        sigma_s=sigma_s,
+        seed=seed,
+        mode=mode,
         threads=threads,
-        device=device_of(device),
-        throughput=mode is Mode.throughput,
-        background=background,
+        device=device,
     )
     with ExitStack() as stack:
         sock = stack.enter_context(_bound(host, port))  # models take longer to open
+        models: dict[str, Model] = {}
         with progress() as say:
-            say("opening", 0, len(bundles))
-            models = open_models(bundles, options, stack)
+            for name, choices in chosen.items():
+                say("opening", len(models), len(chosen))
+                models[name] = Model(name, choices, stack)
         for name, model in models.items():
             title = str(model)  # which begins with the task
             tell(title if title.startswith(f"{name}:") else f"{name}: {title}")
-            if model.bundle.manifest.source.random:
-                tell(f"warning: {name} has random weights: its results are meaningless")
         service = Service(models, queue, limits, token)
         stack.callback(service.close)
         config = uvicorn.Config(
@@ -133,11 +155,30 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=_END_S,
             limit_concurrency=1024,
-            http="h11",
+            http=Connection,
             ws="none",
             h11_max_incomplete_event_size=2**16,
         )
         _run(uvicorn, config, sock)
+
+
+def _chosen(bundles: list[str], background: str | None, **options: Any) -> dict[str, Choices]:
+    """What each model runs with: of several, each takes the options that are for it.
+
+    Raises:
+        UsageError: an option is for none of them.
+        BundleError: a bundle cannot be opened.
+    """
+    chosen = {
+        name: choices_of(bundle, background, **options)
+        for name, bundle in named_bundles(bundles).items()
+    }
+    useless = set.intersection(*(choices.unfit for choices in chosen.values()))
+    for name, choices in chosen.items():
+        left_out: dict[str, Any] = dict.fromkeys(choices.unfit - useless)
+        chosen[name] = replace(choices, **left_out)
+        chosen[name].check()
+    return chosen
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -34,10 +34,11 @@ from elir_deploy.cli.options import (
     path_of,
 )
 from elir_deploy.cli.restore_report import RunReport
-from elir_deploy.cli.restorers import Choices, open_pictures
+from elir_deploy.cli.restorers import choices_of, open_and_tell
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import PhotoRestorer
+from elir_deploy.photo.choices import Choices
 from elir_deploy.runtime import Restorer
 from elir_deploy.video import (
     Encoding,
@@ -136,7 +137,7 @@ def video(
     """
     strength = chosen_strength(strength)
     span = _span(start, end)
-    choices = Choices.of(
+    choices = choices_of(
         bundle,
         background,
         backend=backend,
@@ -164,7 +165,7 @@ def video(
     with RunReport(plan, events, "film") as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:
-            opened = open_pictures(choices, stack)
+            opened = open_and_tell(choices, stack)
             restorer = opened if isinstance(opened, Restorer) else opened.restorer
             frames = _frames(opened, choices, strength)
             on_progress = stack.enter_context(progress(show_time_left=True, unit="frames"))

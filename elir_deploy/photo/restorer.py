@@ -265,7 +265,7 @@ class PhotoRestorer:
         Args:
             group: of :meth:`prepare`.
             scale, strength: as of :meth:`restore`.
-            on_progress: called after each tile of a background.
+            on_progress: called after each tile of a background and each batch of faces.
         """
         self._check_open()
         strength = rounded_strength(strength)
@@ -304,7 +304,7 @@ class PhotoRestorer:
                 canvases.append(canvas)
                 photo = canvas.photo
             photos.append(photo)
-        restore_faces(canvases, self._square_restorer, self.timer)
+        restore_faces(canvases, self._square_restorer, self.timer, on_progress)
         return photos
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from elir_deploy.photo.alignment import Similarity, crop, fit, reason_not_aligna
 from elir_deploy.photo.faces import Face, Points, choose, units
 from elir_deploy.photo.paste import change, masked, paste
 from elir_deploy.photo.steps import StepTimer, untimed
+from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.placement import empty_result
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into
 from elir_deploy.runtime.strength import blend
@@ -164,9 +165,19 @@ class Canvas:
 
 
 def restore_faces(
-    canvases: Sequence[Canvas], squares: SquareRestorer, timer: StepTimer = untimed
+    canvases: Sequence[Canvas],
+    squares: SquareRestorer,
+    timer: StepTimer = untimed,
+    on_progress: ProgressCallback = no_progress,
 ) -> None:
-    """Restore the faces of several photographs, in batches across them."""
+    """Restore the faces of several photographs, in batches across them.
+
+    Args:
+        canvases: of the photographs.
+        squares: what restores the faces.
+        timer: encloses the work of each step.
+        on_progress: called after each batch, with ``"faces"``, the number done and in all.
+    """
     waiting = [(canvas, i) for canvas in canvases for i in canvas.order]
     for first in range(0, len(waiting), squares.batch):
         group = waiting[first : first + squares.batch]
@@ -178,6 +189,7 @@ def restore_faces(
         with timer("paste"):
             for (canvas, i), before, after in zip(group, crops, restored, strict=True):
                 canvas.paste(i, before, after)
+        on_progress("faces", first + len(group), len(waiting))
 
 
 def empty_output(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

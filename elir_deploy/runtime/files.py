@@ -203,6 +203,7 @@ class _Work:
         started = time.perf_counter()
         job = item.result.job
         try:
+            job.fetch()
             image = self._image(job)
             height, width = (length * self._restorer.scale for length in image.pixels.shape[:2])
             # Now, not after minutes of restoring.

@@ -40,6 +40,9 @@ class Job:
     compare: Path | None = None
     suffix: str | None = None
 
+    def fetch(self) -> None:
+        """Bring the input here, if it is elsewhere; an ElirError fails the job."""
+
     @property
     def input_name(self) -> str:
         """The input as users see it."""

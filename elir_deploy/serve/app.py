@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -33,12 +32,12 @@ from elir_deploy.runtime.images import (
     encode_image,
     enlarge_alpha,
 )
-from elir_deploy.runtime.strength import rounded_strength
 from elir_deploy.serve import v2
 from elir_deploy.serve.dispatcher import Dispatcher, Overloaded
 from elir_deploy.serve.limits import Limits, Uploads, check_sender
 from elir_deploy.serve.metrics import CONTENT_TYPE, Metrics
 from elir_deploy.serve.models import Model
+from elir_deploy.serve.parameters import RestoreParameters, v2_strength
 
 __all__ = ["Service"]
 
@@ -46,52 +45,8 @@ T = TypeVar("T")
 
 #: Images that are decoded or encoded at the same time.
 _CODECS = 4
-#: Parameters of ``/restore``.
-_PARAMETERS = ("model", "faces", "scale", "strength", "format", "quality")
 #: Characters of faces in a header.
 _HEADER = 6000
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """The parameters of ``/restore``."""
-
-    model: str
-    faces: str | None
-    scale: int
-    strength: float
-    format: str
-    quality: Any
-
-    @classmethod
-    def of(cls, values: Mapping[str, str], default_model: str) -> _Choices:
-        unknown = [name for name in values if name not in _PARAMETERS]
-        if unknown:
-            raise UsageError(
-                f"unknown parameter {unknown[0]!r}, expected one of {', '.join(_PARAMETERS)}"
-            )
-        format = values.get("format", "same")
-        if format != "same" and f".{format}" not in OUTPUT_FORMATS:
-            names = ", ".join(suffix[1:] for suffix in OUTPUT_FORMATS)
-            raise UsageError(f"format is {format!r}, expected same or one of {names}")
-        quality: Any = values.get("quality")
-        if quality is not None and quality != "lossless":
-            quality = _number("quality", quality, int)
-        return cls(
-            values.get("model", default_model),
-            values.get("faces"),
-            _number("scale", values.get("scale", "1"), int),
-            rounded_strength(_number("strength", values.get("strength", "1"), float)),
-            format,
-            quality,
-        )
-
-
-def _number(name: str, text: str, kind: Callable[[str], T]) -> T:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"{name} is {text[:80]!r}, expected a number") from None
 
 
 class Service:
@@ -181,17 +136,17 @@ class Service:
         )
 
     async def _restore(self, request: Request) -> Response:
-        choices = _Choices.of(request.query_params, next(iter(self._models)))
+        choices = RestoreParameters.of(request.query_params, next(iter(self._models)))
         model, dispatcher = self._model(choices.model)
         restorer = model.restorer(choices.faces, choices.scale)
         dispatcher.check()
         async with self._uploads.read(request) as body:
-            with dispatcher.places():
+            with dispatcher.places() as futures:
                 image = await self._decoded(model.name, restorer, body)
-                suffix = _suffix(choices.format, body)
-                _check_result(image, restorer.scale, suffix, choices.quality)
+                suffix = choices.suffix(body)
+                _check_result(image, restorer.scale, suffix, choices.quality, self._limits.pixels)
                 del body
-                futures = dispatcher.submit(restorer, [image], choices.strength)
+                futures += dispatcher.submit(restorer, [image], choices.strength)
                 [restored] = await self._finished(request, futures)
                 data = await self._encoded(model.name, image, restored, suffix, choices.quality)
         headers = {"Elir-Model": quote(model.name)}
@@ -211,7 +166,7 @@ class Service:
 
     async def _v2_model(self, request: Request) -> Response:
         model, _ = self._model(request.path_params["name"])
-        if request.url.path.endswith("/ready"):
+        if request.scope["path"].endswith("/ready"):
             return JSONResponse({"name": model.name, "ready": True})
         return JSONResponse(v2.metadata(model.name))
 
@@ -220,11 +175,12 @@ class Service:
         dispatcher.check()
         async with self._uploads.read(request) as body:
             length = request.headers.get("inference-header-content-length")
-            parsed = await self._in_thread(v2.parse_request, body, length, self._limits.pixels)
-            strength = rounded_strength(_strength(parsed.parameters))
+            whole, pixels = model.whole(), self._limits.pixels
+            parsed = await self._in_thread(v2.parse_request, body, length, pixels, whole.scale)
+            strength = v2_strength(parsed.parameters)
             images = [LoadedImage(image) for image in parsed.images]
-            with dispatcher.places(len(images)):
-                futures = dispatcher.submit(model.whole(), images, strength)
+            with dispatcher.places(len(images)) as futures:
+                futures += dispatcher.submit(whole, images, strength)
                 results = await self._finished(request, futures)
                 restored = np.stack([result.pixels for result in results])
                 encode = functools.partial(v2.encode_response, model.name, parsed, restored)
@@ -278,8 +234,9 @@ class Service:
     async def _finished(
         self, request: Request, futures: list[Future[RestoredImage]]
     ) -> list[RestoredImage]:
-        """The results, unless they take too long or the caller leaves."""
-        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        """The results, unless they take too long, one fails, or the caller leaves."""
+        wrapped = [asyncio.wrap_future(future) for future in futures]
+        results = asyncio.ensure_future(_all(wrapped))
         gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request))
         waiting: set[asyncio.Future[Any]] = {results, gone}
         try:
@@ -295,7 +252,9 @@ class Service:
             raise HTTPException(504, f"it took longer than {self._limits.request_s:g} s")
         finally:
             gone.cancel()
-            results.cancel()  # and with it the futures whose turn has not come
+            results.cancel()
+            for future in wrapped:  # the others, if one failed
+                future.cancel()
 
     # Errors -----------------------------------------------------------------------------------
 
@@ -303,7 +262,7 @@ class Service:
         """An answer to those who may ask, with errors as statuses."""
 
         async def guarded(request: Request) -> Response:
-            path = request.scope["route"].path if "route" in request.scope else request.url.path
+            path = str(getattr(request.scope.get("route"), "path", request.scope["path"]))
             try:
                 check_sender(request, self._token)
                 response: Response = await answer(request)
@@ -343,15 +302,25 @@ def _codecs() -> CapacityLimiter:
     return CapacityLimiter(_CODECS)
 
 
+async def _all(futures: Sequence[asyncio.Future[T]]) -> list[T]:
+    """The results. As a task, since a cancelled ``gather`` alone is logged."""
+    return await asyncio.gather(*futures)
+
+
 async def _gone(request: Request) -> None:
     """Returns when the caller closes the connection; its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _check_result(image: LoadedImage, scale: int, suffix: str, quality: Any) -> None:
-    """Check that the result can be encoded, before the model runs."""
+def _check_result(image: LoadedImage, scale: int, suffix: str, quality: Any, pixels: int) -> None:
+    """Check that the result is not too large and can be encoded, before the model runs."""
     height, width = (side * scale for side in image.pixels.shape[:2])
+    if height * width > pixels:
+        raise UsageError(
+            f"the result would have {height * width} pixels, expected at most {pixels}: send a "
+            "smaller image"
+        )
     check_fits(
         *("the result", height, width),
         alpha=image.alpha,
@@ -369,26 +338,3 @@ def _faces_header(faces: Sequence[Mapping[str, Any]]) -> str:
     while sum(map(len, shown)) > _HEADER:
         shown.pop()
     return f"[{','.join(shown)}]"
-
-
-def _suffix(format: str, body: bytes) -> str:
-    if format != "same":
-        return f".{format}"
-    for head, suffix in ((b"\xff\xd8", ".jpg"), (b"II*", ".tif"), (b"MM", ".tif")):
-        if body.startswith(head):
-            return suffix
-    if body[8:12] == b"WEBP":
-        return ".webp"
-    if body[4:12] == b"ftypavif" and OUTPUT_FORMATS[".avif"].available:
-        return ".avif"
-    return ".png"
-
-
-def _strength(parameters: Mapping[str, Any]) -> float:
-    unknown = [name for name in parameters if name != "strength"]
-    if unknown:
-        raise UsageError(f"unknown parameter {unknown[0]!r}, expected strength")
-    value = parameters.get("strength", 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"strength is {repr(value)[:80]}, expected a number from 0 to 1")
-    return float(min(max(value, -1), 2))  # an integer may be too large for a float

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError
-from elir_deploy.progress import no_progress
 from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage
 from elir_deploy.runtime.images import LoadedImage
 
@@ -36,12 +35,26 @@ class Timing:
     images: int
 
 
+class _AbandonedError(Exception):
+    """Nobody waits for what runs any more."""
+
+
+class _Answer(Future[RestoredImage]):
+    """A future that remembers that it was cancelled, though its image runs already."""
+
+    abandoned = False
+
+    def cancel(self) -> bool:
+        self.abandoned = True
+        return super().cancel()
+
+
 @dataclass
 class _Waiting:
     restorer: FileRestorer
     image: LoadedImage
     strength: float
-    future: Future[RestoredImage] = field(default_factory=Future)
+    future: _Answer = field(default_factory=_Answer)
     since: float = field(default_factory=time.perf_counter)
     prepared: Any = None
 
@@ -58,9 +71,8 @@ class Dispatcher:
     def __init__(self, concurrency: int, waiting: int, observe: Callable[[Timing], None]) -> None:
         self._observe = observe
         self._capacity = waiting + concurrency
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting = 0
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
         self._taken = 0
         self._closed = False
         self._seconds_each = 1.0  # a running mean
@@ -74,7 +86,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Images that wait for a run."""
-        return self._waiting
+        return len(self._queue)
 
     def check(self, images: int = 1) -> None:
         """Check that there are places for so many images.
@@ -82,42 +94,52 @@ class Dispatcher:
         Raises:
             Overloaded: there are not.
         """
-        with self._lock:
+        with self._changed:
             self._check(images)
 
     @contextmanager
-    def places(self, images: int = 1) -> Iterator[None]:
+    def places(self, images: int = 1) -> Iterator[list[Future[RestoredImage]]]:
         """Places for images, from their decoding to their encoding.
 
-        A request of more images than there are places gets them when all are free.
+        The caller adds the futures of :meth:`submit` to the list: what still runs when the block
+        ends keeps its place until it has ended. A request of more images than there are places
+        gets them when all are free.
 
         Raises:
             Overloaded: there are not enough places.
         """
-        with self._lock:
+        with self._changed:
             self._check(images)
             self._taken += images
+        futures: list[Future[RestoredImage]] = []
         try:
-            yield
+            yield futures
         finally:
-            with self._lock:
-                self._taken -= images
+            self._free(images - len(futures))
+            for future in futures:
+                future.add_done_callback(lambda _: self._free(1))
+
+    def _free(self, places: int) -> None:
+        with self._changed:
+            self._taken -= places
 
     def submit(
         self, restorer: FileRestorer, images: list[LoadedImage], strength: float
     ) -> list[Future[RestoredImage]]:
-        """Queue images that have places; those that are cancelled before their turn are dropped.
+        """Queue images that have places.
+
+        Those whose futures are cancelled are dropped before their turn; a run ends after the
+        current tile once the futures of all its images are.
 
         Raises:
             UnavailableError: the dispatcher is closed.
         """
         entries = [_Waiting(restorer, image, strength) for image in images]
-        with self._lock:
+        with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
-            self._waiting += len(entries)
-            for entry in entries:
-                self._queue.put(entry)
+            self._queue += entries
+            self._changed.notify(len(entries))
         return [entry.future for entry in entries]
 
     def _check(self, images: int) -> None:
@@ -127,51 +149,50 @@ class Dispatcher:
 
     def close(self) -> None:
         """Finish what was accepted, and end the threads."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            for _ in self._threads:
-                self._queue.put(None)
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     # The threads ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        following: _Waiting | None = None
-        while True:
-            first = following or self._next()
-            if first is None:
-                return
-            group = [first]
-            while (following := self._next_waiting()) and self._joins(group, following):
-                group.append(following)
+        while group := self._next_group():
             self._run(group)
 
-    def _next(self, *, wait: bool = True) -> _Waiting | None:
-        """The next image, prepared; those that fail or were cancelled are done with."""
+    def _next_group(self) -> list[_Waiting]:
+        """The next image, and those behind it that join it; none: the dispatcher is closed."""
+        group: list[_Waiting] = []
         while True:
-            entry = self._queue.get(wait)
-            if entry is None:
-                return None
-            with self._lock:
-                self._waiting -= 1
-            if not entry.future.set_running_or_notify_cancel():
+            with self._changed:
+                if not group:
+                    self._changed.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return group
+                entry = self._queue.popleft()
+            if not self._prepare(entry):
                 continue
-            try:
-                entry.prepared = entry.restorer.prepare(entry.image, entry.strength)
-            except Exception as error:  # noqa: BLE001  # it is the caller's
-                entry.future.set_exception(error)
-                continue
-            return entry
+            if group and not self._joins(group, entry):
+                with self._changed:
+                    self._queue.appendleft(entry)
+                    self._changed.notify()
+                return group
+            group.append(entry)
 
-    def _next_waiting(self) -> _Waiting | None:
+    @staticmethod
+    def _prepare(entry: _Waiting) -> bool:
+        """Prepare an image; false: that failed, or it was cancelled, and it is done with."""
+        if entry.prepared is not None:  # it did not join others
+            return True
+        if not entry.future.set_running_or_notify_cancel():
+            return False
         try:
-            entry = self._next(wait=False)
-        except queue.Empty:
-            return None
-        if entry is None:  # the end, which this thread has yet to see
-            self._queue.put(None)
-        return entry
+            entry.prepared = entry.restorer.prepare(entry.image, entry.strength)
+        except Exception as error:  # noqa: BLE001  # it is the caller's
+            entry.future.set_exception(error)
+            return False
+        return True
 
     @staticmethod
     def _joins(group: list[_Waiting], entry: _Waiting) -> bool:
@@ -181,10 +202,15 @@ class Dispatcher:
         return first.restorer.joins([each.prepared for each in group], entry.prepared)
 
     def _run(self, group: list[_Waiting]) -> None:
+        def check_wanted(what: str = "", done: int = 0, total: int = 0) -> None:
+            if all(entry.future.abandoned for entry in group):
+                raise _AbandonedError
+
         started = time.perf_counter()
         try:
+            check_wanted()
             prepared = [entry.prepared for entry in group]
-            results = group[0].restorer.restore(prepared, group[0].strength, no_progress)
+            results = group[0].restorer.restore(prepared, group[0].strength, check_wanted)
         except Exception as error:  # noqa: BLE001  # it is the callers'
             alone = isinstance(error, ElirError | MemoryError)
             if len(group) > 1 and alone and not isinstance(error, DeviceLostError):

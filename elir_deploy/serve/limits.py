@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import io
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +24,11 @@ class Limits:
 
     Attributes:
         body_bytes: of the body of one request.
-        pixels: of an image.
+        pixels: of an image, and of all results of a request together.
         request_s: seconds from the last byte to the answer.
         uploads_bytes: of all bodies that are held at the same time.
-        wait_s: seconds that a sender may leave a request without a byte.
+        wait_s: seconds that a sender may leave a request without a byte, or beside the rate.
+        least_rate: bytes a second at which a body has to come.
     """
 
     body_bytes: int
@@ -32,6 +36,7 @@ class Limits:
     request_s: float
     uploads_bytes: int
     wait_s: float = 20.0
+    least_rate: float = 16384.0
 
 
 class Uploads:
@@ -58,30 +63,33 @@ class Uploads:
             raise HTTPException(400, "Content-Length is not a number")
         if announced is not None and int(announced) > most:
             raise HTTPException(413, f"the body is larger than {most} bytes")
-        parts: list[bytes] = []
+        buffer = io.BytesIO()
         size = 0
         chunks = request.stream().__aiter__()
+        limits, started = self._limits, time.monotonic()
         try:
             while True:
+                late_s = time.monotonic() - started - size / limits.least_rate
                 try:
-                    chunk = await asyncio.wait_for(anext(chunks), self._limits.wait_s)
+                    chunk = await asyncio.wait_for(anext(chunks), limits.wait_s - max(0.0, late_s))
                 except StopAsyncIteration:
                     break
                 except asyncio.TimeoutError:
-                    raise HTTPException(408, "no byte came for too long") from None
+                    raise HTTPException(408, "the body came too slowly") from None
                 except ClientDisconnect:
                     raise HTTPException(400, "the sender has gone") from None
                 self._held += len(chunk)
                 size += len(chunk)
-                parts.append(chunk)
+                buffer.write(chunk)
                 if size > most:
                     raise HTTPException(413, f"the body is larger than {most} bytes")
                 if self._held > self._limits.uploads_bytes:
                     raise HTTPException(
                         503, "too many images are being sent", headers={"Retry-After": "2"}
                     )
-            parts[:] = [b"".join(parts)]
-            yield parts.pop()  # the caller alone holds it
+            body = [buffer.getvalue()]  # its memory, not a copy
+            buffer.close()
+            yield body.pop()  # the caller alone holds it
         finally:
             self._held -= size
 
@@ -124,13 +132,19 @@ def check_sender(request: Request, token: str | None) -> None:
         HTTPException: 401, 403 or 421.
     """
     if token is not None:
-        sent = request.headers.get("authorization", "")
-        if not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.encode(), token.encode()):
             raise HTTPException(
                 401, "send the token: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"}
             )
-    elif not is_loopback((request.url.hostname or "").strip("[]")):
+    elif not is_loopback(_name_in(request.headers.get("host", ""))):
         raise HTTPException(421, "call this service by the name localhost")
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise HTTPException(403, "pages of other sites may not use this service")
+
+
+def _name_in(host: str) -> str:
+    """The name or address in a ``Host`` header; empty: it has another form."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::[0-9]*)?", host.lower())
+    return (match[1] or match[2]) if match else ""

@@ -5,39 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import FACES, SCALES, PhotoRestorer
+from elir_deploy.photo.choices import Choices, open_pictures
 from elir_deploy.photo.files import PhotoFileRestorer
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
 
-__all__ = ["Model", "ModelOptions", "named_bundles", "open_models"]
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What every model runs with.
-
-    Attributes:
-        backend, precision, threads, device: as for :class:`~elir_deploy.runtime.Restorer`.
-        throughput: run several images at a time, where the backend gains by it.
-        background: of photographs, as for :class:`~elir_deploy.photo.PhotoRestorer`.
-    """
-
-    backend: str = "auto"
-    precision: str | None = None
-    threads: int | None = None
-    device: int | str = 0
-    throughput: bool = False
-    background: str | None = None
+__all__ = ["Model", "named_bundles"]
 
 
 class Model:
     """An opened bundle.
+
+    Args:
+        name: by which clients call it.
+        choices: the bundle, and how it runs.
+        stack: at whose end it is closed.
 
     Attributes:
         name: by which clients call it.
@@ -46,29 +33,16 @@ class Model:
         has_faces: whether it restores faces in photographs.
     """
 
-    def __init__(self, name: str, bundle: Bundle, options: ModelOptions) -> None:
+    def __init__(self, name: str, choices: Choices, stack: ExitStack) -> None:
         self.name = name
-        self.bundle = bundle
-        self.has_faces = bundle.manifest.detector is not None
+        self.bundle = choices.bundle
         self._lock = threading.Lock()
-        running: dict[str, Any] = {
-            "backend": options.backend,
-            "precision": options.precision,
-            "threads": options.threads,
-            "device": options.device,
-            "mode": "throughput" if options.throughput else "latency",
-        }
-        self._photos: PhotoRestorer | None = None
-        with ExitStack() as undo:
-            if self.has_faces:
-                photos = PhotoRestorer(bundle, options.background, **running)
-                self._photos = undo.enter_context(photos)
-                restorer = photos.restorer
-            else:
-                restorer = undo.enter_context(Restorer(bundle, **running))
-            self._opened = undo.pop_all()
+        opened = open_pictures(choices, stack)
+        self._photos = opened if isinstance(opened, PhotoRestorer) else None
+        self.has_faces = self._photos is not None
+        restorer = opened if isinstance(opened, Restorer) else opened.restorer
         self.concurrency = restorer.concurrency
-        self._title = str(self._photos or restorer)
+        self._title = str(opened)
         self._whole = ImageRestorer(restorer)
         self._variants: dict[tuple[str, int], FileRestorer] = {}
 
@@ -107,10 +81,6 @@ class Model:
         """What restores images as a whole, without searching for faces."""
         return self._whole
 
-    def close(self) -> None:
-        """Free the backend's memory."""
-        self._opened.close()
-
 
 def named_bundles(bundles: Sequence[str]) -> dict[str, Bundle]:
     """Opened bundles by the names of their folders, which models have.
@@ -123,19 +93,3 @@ def named_bundles(bundles: Sequence[str]) -> dict[str, Bundle]:
     if len(opened) < len(bundles):
         raise UsageError("two bundles have the same name: rename the folder of one")
     return opened
-
-
-def open_models(
-    bundles: Sequence[str], options: ModelOptions, stack: ExitStack
-) -> dict[str, Model]:
-    """The models of bundles, by name, open until the stack ends.
-
-    Raises:
-        UsageError, BundleError: as of :func:`named_bundles`.
-        UnavailableError: as of :class:`~elir_deploy.runtime.Restorer`.
-    """
-    models = {}
-    for name, bundle in named_bundles(bundles).items():
-        models[name] = Model(name, bundle, options)
-        stack.callback(models[name].close)
-    return models

@@ -18,8 +18,10 @@ from elir_deploy.errors import UsageError
 __all__ = ["INPUT", "OUTPUT", "InferRequest", "encode_response", "metadata", "parse_request"]
 
 INPUT, OUTPUT = "image", "restored"
-#: Elements of a tensor in JSON, each of which takes some 100 bytes of memory.
-_MOST_IN_JSON = 2**22
+#: Bytes of JSON in a request, which may take 20 times as many when they are parsed.
+_MOST_JSON = 2**22
+#: Values of a result in JSON.
+_MOST_VALUES = 2**22
 #: Images of a request.
 _MOST_IMAGES = 64
 
@@ -53,13 +55,14 @@ def metadata(name: str) -> dict[str, Any]:
     }
 
 
-def parse_request(body: bytes, header_length: str | None, pixels: int) -> InferRequest:
+def parse_request(body: bytes, header_length: str | None, pixels: int, scale: int) -> InferRequest:
     """A request from its body.
 
     Args:
         body: JSON, and behind it the tensor, if that is binary.
         header_length: the header ``Inference-Header-Content-Length``: bytes of JSON.
-        pixels: of an image at most.
+        pixels: of all results together at most.
+        scale: sides of a result over those of its image.
 
     Raises:
         UsageError: it is not a request for a picture.
@@ -71,6 +74,11 @@ def parse_request(body: bytes, header_length: str | None, pixels: int) -> InferR
         length = int(header_length)
         if length > len(body):
             raise UsageError(f"the JSON has {length} bytes, but the body {len(body)}")
+    if length > _MOST_JSON:
+        raise UsageError(
+            f"there are {length} bytes of JSON, expected at most {_MOST_JSON}: "
+            "send the pictures as binary data"
+        )
     try:
         message = json.loads(body[:length])
     except (ValueError, RecursionError):
@@ -83,12 +91,15 @@ def parse_request(body: bytes, header_length: str | None, pixels: int) -> InferR
     if len(inputs) != 1:
         raise UsageError(f"there are {len(inputs)} inputs, expected 1: {INPUT}")
     parameters = _expect(message.get("parameters", {}), dict, "parameters")
-    return InferRequest(
-        request_id,
-        _tensor(_expect(inputs[0], dict, "an input"), body[length:], pixels),
-        {k: v for k, v in parameters.items() if k != "binary_data_output"},
-        _wants_binary(message, parameters),
-    )
+    images = _tensor(_expect(inputs[0], dict, "an input"), memoryview(body)[length:])
+    results = math.prod(images.shape[:3]) * scale**2
+    if results > pixels:
+        raise UsageError(f"the results have {results} pixels, expected at most {pixels}")
+    binary = _wants_binary(message, parameters)
+    if not binary and 3 * results > _MOST_VALUES:
+        raise UsageError(f"{3 * results} values are too many for JSON: ask for binary data")
+    parameters.pop("binary_data_output", None)
+    return InferRequest(request_id, images, parameters, binary)
 
 
 def _expect(value: Any, kind: type, what: str) -> Any:
@@ -102,7 +113,7 @@ def _brief(value: Any) -> str:
     return repr(value)[:80]
 
 
-def _tensor(entry: dict[str, Any], binary: bytes, pixels: int) -> NDArray[np.uint8]:
+def _tensor(entry: dict[str, Any], binary: memoryview) -> NDArray[np.uint8]:
     if entry.get("name") != INPUT:
         raise UsageError(f"the input is {_brief(entry.get('name'))}, expected {INPUT!r}")
     if entry.get("datatype") != "UINT8":
@@ -113,8 +124,6 @@ def _tensor(entry: dict[str, Any], binary: bytes, pixels: int) -> NDArray[np.uin
         raise UsageError(f"shape is {_brief(shape)}, expected [N, H, W, 3]")
     if sides[0] > _MOST_IMAGES:
         raise UsageError(f"there are {sides[0]} images, expected at most {_MOST_IMAGES} a request")
-    if sides[1] * sides[2] > pixels:
-        raise UsageError(f"images have {sides[1] * sides[2]} pixels, expected at most {pixels}")
     size = math.prod(sides)
     parameters = _expect(entry.get("parameters", {}), dict, "parameters of the input")
     if "binary_data_size" in parameters:
@@ -125,8 +134,6 @@ def _tensor(entry: dict[str, Any], binary: bytes, pixels: int) -> NDArray[np.uin
         return np.frombuffer(binary, np.uint8).reshape(sides)
     if binary:
         raise UsageError(f"{len(binary)} bytes follow the JSON, of no input")
-    if size > _MOST_IN_JSON:
-        raise UsageError(f"{size} values are too many for JSON: send them as binary data")
     values = _flat(_expect(entry.get("data"), list, "data"), size)
     return np.array(values, np.uint8).reshape(sides)
 
@@ -169,8 +176,6 @@ def encode_response(
     if request.id is not None:
         message["id"] = request.id
     if not request.binary:
-        if restored.size > _MOST_IN_JSON:
-            raise UsageError(f"{restored.size} values are too many for JSON: ask for binary data")
         output["data"] = restored.ravel().tolist()
         return json.dumps(message).encode(), {"Content-Type": "application/json"}
     output["parameters"] = {"binary_data_size": restored.nbytes}

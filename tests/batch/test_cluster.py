@@ -20,12 +20,14 @@ import pytest
 from PIL import Image
 
 from elir_deploy.batch import cluster
+from elir_deploy.batch.places import remove_leftovers
 from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.cli import batch as command
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.files import restore_files
 from elir_deploy.runtime.jobs import plan_jobs
+from elir_deploy.runtime.results import Result
 from tests.batch.poison import MortalWorker
 from tests.bundles import make_bundle
 from tests.command import run_here
@@ -187,6 +189,40 @@ def test_urls_and_a_cluster_that_is_joined(tmp_path: Path, monkeypatch: pytest.M
     finally:
         ray.shutdown()
     assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_lost_machine_loses_nothing(tmp_path: Path) -> None:
+    """The worker that is left goes on, though there is no room for a new one."""
+    from ray.cluster_utils import Cluster as Machines
+
+    bundle = make_bundle(tmp_path / "bundle", gain=0.5, stride=8)
+    source = album(tmp_path / "in", 60)
+    expected = restored_here(bundle, source, tmp_path / "here")
+    plan = plan_jobs([source], tmp_path / "out", recursive=True)
+    running = {"backend": "onnxruntime", "precision": "fp32"}
+    options = WorkerOptions(str(bundle), options=running, folder=str(tmp_path))
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1})
+    results: list[Result] = []
+    try:
+        lost = machines.add_node(num_cpus=1)
+        machines.wait_for_nodes()
+
+        def note(result: Result) -> None:
+            results.append(result)
+            if len(results) == 10:
+                machines.remove_node(lost, allow_graceful=False)
+
+        started = time.monotonic()
+        with cluster.open_cluster(options, machines.address, None) as workers:
+            assert len(workers.workers) == 2
+            workers.restore(plan.jobs, note)
+        assert time.monotonic() - started < cluster._START_S
+    finally:
+        machines.shutdown()
+    remove_leftovers(plan.jobs)
+    assert [result.failure for result in results] == [None] * 60
     assert contents(tmp_path / "out") == expected
 
 

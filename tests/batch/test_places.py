@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 from PIL import Image
 
-from elir_deploy.batch.places import RemoteJob, fetch, plan_batch, send
+from elir_deploy.batch.places import LocalJob, RemoteJob, plan_batch
 from elir_deploy.errors import InputError, OutputError, UnavailableError, UsageError
 from elir_deploy.runtime.jobs import Naming
 
@@ -46,7 +49,10 @@ def test_names_with_spaces(album: Path, tmp_path: Path) -> None:
     assert len(plan.jobs) == 3
     job = plan.jobs[0]
     assert isinstance(job, RemoteJob)
-    send(fetch(job, tmp_path / "work").source, job)
+    here = LocalJob.of(job, tmp_path)
+    here.fetch()
+    here.source.rename(here.target)
+    here.send()
     assert (tmp_path / "my out" / job.target).is_file()
 
 
@@ -83,29 +89,58 @@ def test_what_is_refused(album: Path, tmp_path: Path) -> None:
 
 
 def test_files_go_and_come_whole(album: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
     job = RemoteJob(
         Path("deep/c.tif"),
         Path("deep/c.png"),
         source_root=album.as_uri(),
         target_root=(tmp_path / "out").as_uri(),
     )
-    here = fetch(job, work)
+    here = LocalJob.of(job, tmp_path)
+    here.fetch()
     assert here.source.read_bytes() == (album / "deep/c.tif").read_bytes()
     for content in (b"first", b"second"):
         here.target.write_bytes(content)
-        send(here.target, job)
+        here.send()
         assert [p.read_bytes() for p in (tmp_path / "out").rglob("*.*")] == [content]
         assert not here.target.exists()
     (tmp_path / "out/deep/c.png").unlink()
     (tmp_path / "out/deep/c.png").mkdir()
     (tmp_path / "out/deep/c.png/x").touch()
-    here.target.write_bytes(b"third")
     missing = RemoteJob(Path("none.png"), Path("n.png"), source_root=album.as_uri())
     with pytest.raises(InputError, match=r"none\.png cannot be read"):
-        fetch(missing, work)
+        LocalJob.of(missing, tmp_path).fetch()
     (tmp_path / "file").touch()
-    blocked = RemoteJob(job.source, job.target, target_root=(tmp_path / "file").as_uri())
+    blocked = replace(here, remote=replace(job, target_root=(tmp_path / "file").as_uri()))
+    blocked.target.write_bytes(b"third")
     with pytest.raises(OutputError, match=r"c\.png cannot be written"):
-        send(here.target, blocked)
-    assert here.target.read_bytes() == b"third"
+        blocked.send()
+    assert blocked.target.read_bytes() == b"third"
+
+
+def test_odd_keys(tmp_path: Path) -> None:
+    """Object stores have keys with the signs of URLs, and such that are folders of others."""
+    source, target = tmp_path.as_uri(), f"{tmp_path.as_uri()}-out"
+    for key in ("a::b.png", "c#d?.png", "x%20y.png"):
+        (tmp_path / key).write_text(key)
+        job = RemoteJob(Path(key), Path(key), source_root=source, target_root=target)
+        here = LocalJob.of(job, tmp_path)
+        here.fetch()
+        here.target.write_text(here.source.read_text())
+        here.send()
+        assert Path(f"{tmp_path}-out/{key}").read_text() == key
+    for key in ("a.png", "a.png/b.png"):
+        LocalJob.of(replace(job, source=Path(key)), tmp_path).source.touch()
+
+
+def test_what_cannot_be_listed_says_why(tmp_path: Path) -> None:
+    class Unreachable(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "unreachable"
+
+        def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+            raise OSError("no route to host")
+
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    with pytest.raises(InputError, match="unreachable://x cannot be listed: no route to host"):
+        plan_batch("unreachable://x", str(tmp_path), PNG)
+    with pytest.raises(UsageError, match="memory of this process"):
+        plan_batch("memory://x", str(tmp_path), PNG)

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from elir_deploy.cli import restore as command
-from elir_deploy.cli import restorers
+from elir_deploy.photo import choices as photo_choices
 from elir_deploy.runtime import Restorer, blend
 from elir_deploy.runtime.images import read_image, write_image
 from tests.bundles import make_bundle
@@ -595,7 +595,7 @@ def test_the_device_is_the_named_one(
             opened.append(options["device"])
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(restorers, "Restorer", Recorded)
+    monkeypatch.setattr(photo_choices, "Restorer", Recorded)
     image = put(tmp_path / "a.png")
     assert run(bundle, image, "-o", tmp_path / "x.png", "--device", "3") == 0
     assert "warning: --device 3 has no effect: " in capsys.readouterr().err

@@ -87,6 +87,18 @@ def test_weights_keep_a_share_of_a_restoration() -> None:
     assert (np.abs(half - whole / 2)[90:210, 90:210] <= 3).mean() > 0.99
 
 
+def test_progress_counts_faces() -> None:
+    picture, told = noise(300, 300), []
+    parts = squares(lambda x: x)
+    faces = [face(150, 150, 200)] * (parts.batch + 1)
+    restore_faces(
+        [Canvas(picture, faces, parts, picture.copy())],
+        parts,
+        on_progress=lambda *a: told.append(a),
+    )
+    assert told == [("faces", n, parts.batch + 1) for n in (parts.batch, parts.batch + 1)]
+
+
 def dots(crops: np.ndarray) -> np.ndarray:
     """A bright spot at every point of the template."""
     y, x = np.mgrid[:512, :512]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from elir_deploy.errors import DeviceLostError
+from elir_deploy.photo.choices import Choices
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.png_writer import write_png
 from elir_deploy.serve.app import Service, _faces_header
+from elir_deploy.serve.dispatcher import Overloaded, _Answer
 from elir_deploy.serve.limits import Limits, is_loopback
-from elir_deploy.serve.models import ModelOptions, open_models
+from elir_deploy.serve.models import Model, named_bundles
 from tests.bundles import make_bundle
 
-OPTIONS = ModelOptions("onnxruntime", "fp32")
 LIMITS = Limits(body_bytes=2**20, pixels=400 * 400, request_s=60, uploads_bytes=2**24)
 BASE = "http://127.0.0.1:8000"
 
@@ -34,16 +37,27 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = [{"batch": 4, "height": 32, "width": 32}]
     make_bundle(folder / "half", gain=0.5, shapes=shapes)
     make_bundle(folder / "any", gain=0.9, stride=8, size=64)
+    make_bundle(folder / "large", upscale=4, kernel="bicubic")
     return folder
+
+
+def opened(
+    bundles: list[str], stack: ExitStack, token: str | None = None, **options: Any
+) -> Service:
+    models = {
+        name: Model(name, Choices(bundle, None, "onnxruntime", "fp32", **options), stack)
+        for name, bundle in named_bundles(bundles).items()
+    }
+    service = Service(models, 8, LIMITS, token)
+    stack.callback(service.close)
+    return service
 
 
 @pytest.fixture
 def service(bundles: Path) -> Iterator[Service]:
     with ExitStack() as stack:
         names = [str(bundles / "half"), str(bundles / "any")]
-        service = Service(open_models(names, OPTIONS, stack), 8, LIMITS, None)
-        stack.callback(service.close)
-        yield service
+        yield opened(names, stack)
 
 
 @pytest.fixture
@@ -94,14 +108,43 @@ def test_sixteen_bits_stay_where_the_bundle_has_them(tmp_path: Path) -> None:
     deep = picture(32, 32).astype(np.uint16) * 257 + 1
     with ExitStack() as stack:
         bundle = make_bundle(tmp_path / "floats", io="float32")
-        service = Service(open_models([str(bundle)], OPTIONS, stack), 8, LIMITS, None)
-        stack.callback(service.close)
+        service = opened([str(bundle)], stack)
         client = stack.enter_context(TestClient(service.app, base_url=BASE))
         buffer = io.BytesIO()
         write_png(buffer, deep, {})
         answer = client.post("/restore", content=buffer.getvalue())
     (tmp_path / "out.png").write_bytes(answer.content)
     np.testing.assert_array_equal(read_image(tmp_path / "out.png", deep=True).pixels, deep)
+
+
+def test_results_have_as_many_pixels_as_images_at_most(bundles: Path) -> None:
+    with ExitStack() as stack:
+        service = opened([str(bundles / "large")], stack)
+        client = stack.enter_context(TestClient(service.app, base_url=BASE))
+        for side, status in ((100, 200), (101, 400)):
+            answer = client.post("/restore", content=encoded(picture(side, side)))
+            assert answer.status_code == status, answer.text
+        tensor = {"name": "image", "datatype": "UINT8", "shape": [2, 80, 80, 3]}
+        binary = {"inputs": [tensor | {"parameters": {"binary_data_size": 38400}}]}
+        header = json.dumps(binary).encode()
+        answer = client.post(
+            "/v2/models/large/infer",
+            content=header + bytes(38400),
+            headers={"Inference-Header-Content-Length": str(len(header))},
+        )
+        assert (answer.status_code, "the results have 204800 pixels" in answer.text) == (400, True)
+
+
+def test_models_run_as_the_options_say(bundles: Path) -> None:
+    options = {"seed": 7, "sigma_s": 0.5, "tile_overlap": 2}
+    pixels = picture(70, 90)
+    with Restorer(bundles / "any", "onnxruntime", precision="fp32", **options) as restorer:
+        expected = restorer(pixels)
+    with ExitStack() as stack:
+        service = opened([str(bundles / "any")], stack, **options)
+        client = stack.enter_context(TestClient(service.app, base_url=BASE))
+        answer = client.post("/restore", content=encoded(pixels))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
 
 
 def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:
@@ -163,6 +206,29 @@ def test_a_lost_device_is_told_and_not_healthy(client: TestClient, service: Serv
 
 
 PNG = encoded(picture(32, 32))
+
+
+def test_what_takes_too_long_is_abandoned(
+    client: TestClient,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endless = _Answer()
+    endless.set_running_or_notify_cancel()
+    dispatcher = service._dispatchers["half"]
+    monkeypatch.setattr(dispatcher, "submit", lambda *arguments: [endless])
+    monkeypatch.setattr(service, "_limits", replace(LIMITS, request_s=0.01))
+    assert client.post("/restore", content=PNG).status_code == 504
+    assert endless.abandoned
+    with pytest.raises(Overloaded):
+        dispatcher.check(9)
+    endless.set_exception(RuntimeError())
+    dispatcher.check(9)
+    gc.collect()
+    assert caplog.text == ""
+
+
 TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3]}
 
 
@@ -177,6 +243,7 @@ TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 
         ("/restore", PNG, {"Content-Encoding": "gzip"}, 415),
         ("/restore", PNG, {"Origin": "http://example.org"}, 403),
         ("/restore", PNG, {"Host": "example.org"}, 421),
+        ("/restore", PNG, {"Host": "example.org@127.0.0.1"}, 421),
         ("/restore?model=../../etc/passwd", PNG, {}, 404),
         ("/restore?strength=2", PNG, {}, 400),
         ("/restore?strength=nan", PNG, {}, 400),
@@ -250,15 +317,14 @@ def test_faces_in_a_header_are_json() -> None:
 
 def test_the_token(bundles: Path) -> None:
     with ExitStack() as stack:
-        models = open_models([str(bundles / "half")], OPTIONS, stack)
-        service = Service(models, 8, LIMITS, "secret")
-        stack.callback(service.close)
+        service = opened([str(bundles / "half")], stack, "secret")
         client = stack.enter_context(TestClient(service.app, base_url="http://photos.example"))
         for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "secret"}):
             assert client.post("/restore", content=PNG, headers=headers).status_code == 401
             assert client.get("/metrics", headers=headers).status_code == 401
-        right = {"Authorization": "Bearer secret"}
-        assert client.post("/restore", content=PNG, headers=right).status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            right = {"Authorization": f"{scheme} secret"}
+            assert client.post("/restore", content=PNG, headers=right).status_code == 200
         assert client.get("/health").status_code == 200
 
 

@@ -11,7 +11,7 @@ import pytest
 from elir_deploy.errors import DeviceLostError, ImageError, UnavailableError
 from elir_deploy.runtime.file_restorer import RestoredImage
 from elir_deploy.runtime.images import LoadedImage
-from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing
+from elir_deploy.serve.dispatcher import Dispatcher, Overloaded, Timing, _AbandonedError
 
 
 def image(value: int) -> LoadedImage:
@@ -27,6 +27,7 @@ class Slow:
     has_preparation = False
 
     def __init__(self) -> None:
+        self.runs = threading.Event()
         self.go = threading.Event()
         self.groups: list[list[int]] = []
 
@@ -40,7 +41,9 @@ class Slow:
         return len(group) < 4
 
     def restore(self, group: list[Any], strength: float, on_progress: Any) -> list[RestoredImage]:
+        self.runs.set()
         self.go.wait()
+        on_progress("tiles", 1, 2)
         self.groups.append(group)
         if 13 in group:
             raise ImageError("13")
@@ -61,8 +64,7 @@ def started(slow: Slow, capacity: int) -> tuple[Dispatcher, list[Timing], Future
     timings: list[Timing] = []
     dispatcher = Dispatcher(1, capacity, timings.append)
     [first] = dispatcher.submit(slow, [image(0)], 1.0)
-    while dispatcher.waiting:
-        pass
+    assert slow.runs.wait(10)
     return dispatcher, timings, first
 
 
@@ -139,3 +141,57 @@ def test_who_left_is_not_waited_for(slow: Slow) -> None:
     dispatcher.close()
     assert slow.groups == [[0], [2]]
     assert dispatcher.waiting == 0
+
+
+def test_a_run_ends_when_nobody_waits_for_it(slow: Slow) -> None:
+    dispatcher, _, first = started(slow, 20)
+    gone, stays = dispatcher.submit(slow, [image(1), image(2)], 1.0)
+    assert not first.cancel()  # it runs
+    slow.go.set()
+    assert isinstance(first.exception(10), _AbandonedError)
+    assert [value(gone), value(stays)] == [2, 3]
+    dispatcher.close()
+    assert slow.groups == [[1, 2]]
+
+
+def test_what_still_runs_keeps_its_place(slow: Slow) -> None:
+    dispatcher = Dispatcher(1, 1, lambda timing: None)
+    with dispatcher.places() as futures:
+        futures += dispatcher.submit(slow, [image(0)], 1.0)
+        assert slow.runs.wait(10)
+        futures[0].cancel()
+    with pytest.raises(Overloaded):
+        dispatcher.check(2)
+    slow.go.set()
+    dispatcher.close()
+    dispatcher.check(2)
+
+
+def test_what_does_not_join_is_left_to_the_other_thread() -> None:
+    class OneByOne(Slow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = [threading.Event() for _ in range(3)]
+
+        def joins(self, group: list[Any], prepared: Any) -> bool:
+            return False
+
+        def restore(self, group: list[Any], *others: Any) -> list[RestoredImage]:
+            self.runs.set()
+            self.each[group[0]].wait()
+            return [RestoredImage(np.full((1, 1, 3), group[0], np.uint8))]
+
+    restorer = OneByOne()
+    dispatcher = Dispatcher(2, 20, lambda timing: None)
+    try:
+        futures = dispatcher.submit(restorer, [image(0)], 1.0)
+        assert restorer.runs.wait(10)
+        restorer.runs.clear()
+        futures += dispatcher.submit(restorer, [image(1), image(2)], 1.0)
+        assert restorer.runs.wait(10)  # the other thread has looked at what is behind image 1
+        restorer.each[0].set()
+        restorer.each[2].set()
+        assert [value(futures[0]), value(futures[2])] == [0, 2]
+    finally:
+        restorer.each[1].set()
+        dispatcher.close()

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import psutil
 import pytest
 from PIL import Image
 
+from elir_deploy.photo.choices import Choices, open_pictures
 from elir_deploy.runtime import Restorer
 from tests.bundles import make_bundle
+from tests.photo.pictures import face_bundle
 from tests.serve.running import Running, running
 
+RUNNING = {"backend": "onnxruntime", "precision": "fp32"}
 CPU = ("--backend", "onnxruntime", "--precision", "fp32")
 
 
@@ -195,10 +199,11 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "scale"), [(1280, 1), (390, 2)])
+def test_the_page(tmp_path: Path, width: int, scale: int) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
-    bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8)
+    made = make_bundle if scale == 1 else face_bundle
+    bundle = made(tmp_path / "half", gain=0.5, stride=8)
     (tmp_path / "photo.png").write_bytes(png(300))
     messages: list[str] = []
     with running(bundle, *CPU) as service, sync_api.sync_playwright() as playwright:
@@ -209,7 +214,12 @@ def test_the_page(tmp_path: Path, width: int) -> None:
         page.goto(service.url)
         page.set_input_files("#file", tmp_path / "photo.png")
         page.wait_for_selector("#result:not([hidden])")
-        assert "restored in" in page.inner_text("#message")
+        if scale == 1:
+            assert "restored in" in page.inner_text("#message")
+        else:
+            page.select_option("#scale", str(scale))
+            page.click("#again")
+            page.wait_for_selector("#again:not([disabled])")
         page.fill("#slider", "20")
         assert page.evaluate("document.getElementById('view').style.getPropertyValue('--at')") == (
             "20%"
@@ -226,7 +236,12 @@ def test_the_page(tmp_path: Path, width: int) -> None:
         page.wait_for_selector("#message.error")
         assert "not an image" in page.inner_text("#message")
         browser.close()
-    with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
-        expected = restorer(np.asarray(Image.open(tmp_path / "photo.png")))
+    photo = np.asarray(Image.open(tmp_path / "photo.png"))
+    with ExitStack() as stack:
+        opened = open_pictures(Choices.opened(bundle, None, **RUNNING), stack)
+        if isinstance(opened, Restorer):
+            expected = opened(photo)
+        else:
+            expected = opened.restore(photo, scale=scale).pixels
     np.testing.assert_array_equal(restored, expected)
     assert [m for m in messages if "400" not in m] == []  # the refusal is logged by the browser
