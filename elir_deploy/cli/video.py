@@ -33,6 +33,7 @@ from elir_deploy.cli.options import (
     chosen_strength,
     path_of,
 )
+from elir_deploy.cli.restore import EXIT_SOME_FAILED
 from elir_deploy.cli.restore_report import RunReport
 from elir_deploy.cli.restorers import choices_of, open_and_tell
 from elir_deploy.cli.shell import DebugOption, VersionOption, progress, run_command
@@ -41,6 +42,7 @@ from elir_deploy.photo import PhotoRestorer
 from elir_deploy.photo.choices import Choices
 from elir_deploy.runtime import Restorer
 from elir_deploy.video import (
+    CONTAINERS,
     Encoding,
     FrameRestorer,
     PhotographFrames,
@@ -51,8 +53,6 @@ from elir_deploy.video import (
 )
 from elir_deploy.video.films import restore_films
 from elir_deploy.video.jobs import plan_films
-
-EXIT_SOME_FAILED = 2
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
 
@@ -162,6 +162,9 @@ def video(
         suffix: Encoding(codec or default_codec(suffix), crf, preset)
         for suffix in {job.target.suffix.lower() for job in (*plan.jobs, *plan.skipped)}
     }
+    if plan.jobs:
+        for suffix, encoding in encodings.items():
+            encoding.check(CONTAINERS[suffix])
     with RunReport(plan, events, "film") as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:

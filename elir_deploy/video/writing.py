@@ -75,9 +75,9 @@ class FilmWriter:
         source = copied.container
         pictures = pictures_of(source, film.stream)
         size = film.width * scale, film.height * scale
-        pixel_format, note = encoding.pixel_format(film, *size, bits)
+        pixel_format, notes = encoding.pixel_format(film, *size, bits)
         self._convert = ToFilm(colours, pixel_format)
-        self.remarks = [] if note is None else [note]
+        self.remarks = list(notes)
         if film.aspect not in (None, 1) and not encoding.keeps_aspect(container):
             self.remarks.append(
                 f"the aspect ratio {film.aspect.numerator}:{film.aspect.denominator} of its pixels "
@@ -93,7 +93,7 @@ class FilmWriter:
         self._streams: dict[int, Stream] = {}
         self._last: dict[int, int] = {}
         try:
-            self._video = encoding.add_stream(self._output, film, colours, size, pixel_format)
+            self._packets = encoding.add_stream(self._output, film, colours, size, pixel_format)
             self._describe(pictures)
             copied.copy([stream for stream in source.streams if self._adds(stream)])
             self._output.metadata.update(_without(source.metadata, _BRANDS))
@@ -121,7 +121,7 @@ class FilmWriter:
         frame.pts = moment.pts - round(self._span.shift / film.time_base)
         frame.duration = moment.duration
         frame.time_base = film.time_base
-        self._output.mux(self._video.encode(frame))
+        self._output.mux(self._packets.encode(frame))
         self.frames += 1
         lasting = moment.duration * film.time_base or 1 / film.rate
         self.end = moment.pts * film.time_base + lasting
@@ -129,7 +129,7 @@ class FilmWriter:
     def finish(self, *, early: bool) -> None:
         """Write what is left: of copied streams, if the film ends early, up to the last picture."""
         self._mux_copied(self.end if early else None)
-        self._output.mux(self._video.encode(None))
+        self._output.mux(self._packets.encode(None))
         self._output.close()
 
     def discard(self) -> None:
@@ -187,8 +187,9 @@ class FilmWriter:
         return True
 
     def _describe(self, pictures: VideoStream) -> None:
-        self._video.metadata.update(_without(pictures.metadata, _STATISTICS))
-        self._video.disposition = pictures.disposition
+        video = self._packets.stream
+        video.metadata.update(_without(pictures.metadata, _STATISTICS))
+        video.disposition = pictures.disposition
 
     def _chapters(self, source: InputContainer) -> list[Any]:
         chapters = []

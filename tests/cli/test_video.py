@@ -104,6 +104,23 @@ def test_refusals(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "code", "told"),
+    [
+        ("h264_nvenc", "mp4", 4, "the encoder h264_nvenc does not start: "),
+        ("libx264", "webm", 2, "webm files hold no video of libx264: choose another --codec"),
+    ],
+)
+def test_encoders_are_tried_before_a_bundle_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, suffix: str, code: int, told: str
+) -> None:
+    film = write_film(tmp_path / "film.mp4", count=2, audio=None)
+    monkeypatch.setattr("elir_deploy.cli.video.open_and_tell", None)
+    done = run(make_bundle(tmp_path / "b"), film, "-o", tmp_path / f"a.{suffix}", "--codec", codec)
+    assert done.returncode == code
+    assert done.stderr.startswith(f"error: {told}")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
     bundle, out = make_bundle(tmp_path / "b", size=64), tmp_path / "out"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from elir_deploy.errors import ElirError, UsageError
 from elir_deploy.video import Encoding, open_film, restore_film
 from elir_deploy.video.restoring import RestoredFilm
-from tests.video.films import Unchanged, av, read_film, write_film
+from tests.video.films import VARIABLE, Unchanged, av, read_film, write_film
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from tests.video.films import Unchanged, av, read_film, write_film
         (("aac",), "'aac', which encodes audio, not video"),
         (("mpeg4", 20.0), "--crf is 20, and mpeg4 has none: leave it out"),
         (("libvpx-vp9", None, "fast"), "--preset is 'fast', and libvpx-vp9 has none: leave it out"),
+        (("libx264", None, "foo"), "--preset is 'foo', expected of libx264: ultrafast, superfast"),
+        (("libx265", None, "10"), "--preset is '10', expected of libx265: ultrafast, superfast"),
     ],
 )
 def test_refusals(arguments: tuple, told: str) -> None:
@@ -41,7 +45,7 @@ def restored(tmp_path: Path, encoding: Encoding, suffix: str = ".mkv") -> Restor
 
 
 @pytest.mark.parametrize(
-    "codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1"]
+    "codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "ffv1", "prores_ks"]
 )
 def test_encoders(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
     result = restored(tmp_path, Encoding(codec))
@@ -58,13 +62,73 @@ def test_quality_and_speed_are_the_encoders(tmp_path: Path) -> None:
         for crf in (10, 40)
     ]
     assert sizes[0] > 2 * sizes[1]
-    with pytest.raises(UsageError, match=r"libx264 does not start: .* \(with preset none, crf 18"):
-        restored(tmp_path, Encoding("libx264", None, "none"))
+
+
+@pytest.mark.parametrize(("codec", "time_base"), [("mpeg4", 90_000), ("libvpx-vp9", 1_600_000_000)])
+def test_encoders_that_refuse_the_time_base(tmp_path: Path, codec: str, time_base: int) -> None:
+    base = Fraction(1, time_base)
+    times = [round(time * time_base / 90_000) for time in VARIABLE]
+    source = write_film(tmp_path / "film.mov", time_base=base, times=times, audio=None)
+    target = tmp_path / "restored.mp4"
+    restore_film(open_film(source), target, Unchanged(), Encoding(codec))
+    before, after = read_film(source), read_film(target)
+    assert after.pts == before.pts
+    for was, now in zip(before.pictures, after.pictures, strict=True):
+        assert abs(was.astype(int) - now).mean() < 6
+
+
+def test_a_rate_that_the_encoder_refuses(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"rate": 1000, "count": 6, "time_base": Fraction(1, 1000)}
+    source = write_film(tmp_path / "film.mkv", audio=None, **made)
+    path = restore_film(
+        open_film(source), tmp_path / "a.mkv", Unchanged(), Encoding("libsvtav1")
+    ).path
+    assert read_film(path).pts == read_film(source).pts
 
 
 def test_hevc_has_the_name_that_apple_reads(tmp_path: Path) -> None:
     with av.open(str(restored(tmp_path, Encoding("libx265"), ".mp4").path)) as container:
         assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "container", "told"),
+    [
+        (("libx264",), "webm", "webm files hold no video of libx264: choose another --codec"),
+        (("h264_nvenc",), "mp4", "h264_nvenc does not start: .*is its device there"),
+        (
+            ("libsvtav1", None, "fast"),
+            "mp4",
+            "libsvtav1 does not start: .*with preset fast, crf 24",
+        ),
+    ],
+)
+def test_what_does_not_depend_on_the_film_is_checked_before(
+    encoding: tuple, container: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ElirError, match=told) as error:
+        Encoding(*encoding).check(container)
+    assert error.value.exit_code == (4 if "nvenc" in told else 2)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("codec", "stored", "notes"),
+    [
+        ("libx265", "yuv420p12le", ()),
+        ("libx264", "yuv420p10le", ("its 12 bits were reduced to 10: libx264 has no more",)),
+        ("libvpx-vp9", "yuv420p", ("its 12 bits were reduced to 8: libvpx-vp9 has no more",)),
+        ("ffv1", "yuv420p12le", ()),
+        ("prores_ks", "yuv422p10le", ("its 12 bits were reduced to 10: prores_ks has no more",)),
+    ],
+)
+def test_depths(tmp_path: Path, codec: str, stored: str, notes: tuple[str, ...]) -> None:
+    film = tmp_path / "film.mkv"
+    write_film(film, codec="ffv1", pixels="yuv420p12le", audio=None, count=2)
+    found = Encoding(codec).pixel_format(open_film(film), 64, 48, 16)
+    assert found == (stored, notes)
+    assert Encoding("h264_qsv").pixel_format(open_film(film), 64, 48, 8) == ("nv12", ())
+    assert Encoding("hevc_nvenc").pixel_format(open_film(film), 64, 48, 8) == ("yuv420p", ())
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
