@@ -152,8 +152,11 @@ def pictures_of(container: InputContainer, index: int | None = None) -> VideoStr
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             return stream
-    kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
-    raise FilmError(f"there is no video in {Path(container.name).name}, only {kinds}")
+    others = [stream for stream in container.streams if stream.type != "video"]
+    kinds = [stream.type for stream in others] + ["a cover"] * bool(container.streams.video)
+    raise FilmError(
+        f"there is no video in {Path(container.name).name}, only {', '.join(kinds) or 'nothing'}"
+    )
 
 
 def open_film(path: Path) -> Film:
@@ -177,7 +180,9 @@ def open_film(path: Path) -> Film:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         components = first.format.components
         remarks = []
-        if any(component.is_alpha for component in components):
+        alpha = any(component.is_alpha for component in components)
+        # That of VP8 and VP9 lies beside their pictures, and is not decoded.
+        if alpha or stream.metadata.get("alpha_mode") == "1":
             remarks.append("its transparency is left out")
         if first.interlaced_frame:
             remarks.append(

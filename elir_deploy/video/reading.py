@@ -1,8 +1,4 @@
-"""Reading a film: its pictures, and the packets of the streams that are copied.
-
-Both read the file for themselves, so that what is copied can be taken when its time comes, however
-the file is interleaved.
-"""
+"""Reading a film: its pictures."""
 
 from __future__ import annotations
 
@@ -26,10 +22,10 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.stream import VideoStream
 
-__all__ = ["CopiedStreams", "Moment", "Pictures", "Span", "missing"]
+__all__ = ["TOLERANCE", "Moment", "Pictures", "Span", "discard_others", "missing", "seek"]
 
 #: Seconds by which a film may be shorter than its header says.
-_TOLERANCE = Fraction(1, 4)
+TOLERANCE = Fraction(1, 4)
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,8 @@ class Pictures:
         cut: why the film ends early, in words; None: it does not, as far as was read.
         reached_end: whether a picture after the part was seen.
         damaged: number of packets that could not be decoded.
+        incomplete: number of pictures that were decoded from damaged packets.
+        gaps: where pictures seem to be missing, in seconds of the film's times.
         disordered: number of pictures that were left out, since one before is shown later.
     """
 
@@ -84,6 +82,8 @@ class Pictures:
     cut: str | None = None
     reached_end: bool = False
     damaged: int = 0
+    incomplete: int = 0
+    gaps: list[tuple[Fraction, Fraction]] = field(default_factory=list)
     disordered: int = 0
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
@@ -92,41 +92,58 @@ class Pictures:
         Raises:
             FilmError: pictures have no times.
         """
-        film, last = self.film, None
+        film, last, latest = self.film, None, None
         container = open_container(film.path)
         try:
-            _seek(container, film, self.span)
+            seek(container, film, self.span)
             for frame in self._frames(container):
                 pts = frame.pts if frame.pts is not None else frame.dts
                 if pts is None:
                     raise FilmError(f"{film.path}: its pictures have no times")
                 seconds = pts * film.time_base - film.origin
+                same_size = (frame.width, frame.height) == (film.width, film.height)
+                if same_size and latest is not None and seconds < latest - TOLERANCE:
+                    self.cut = (
+                        f"after {clock(latest)} its times go back to {clock(seconds)}, as of films "
+                        "that were joined: ffmpeg -i FILM -c copy NEW.mkv makes them go on"
+                    )
+                    return
+                latest = seconds
                 if self.span.ends_before(seconds):
                     self.cut, self.reached_end = None, True  # packets are read ahead
                     return
                 if self.span.begins_after(seconds):
                     continue
-                if (frame.width, frame.height) != (film.width, film.height):
+                if not same_size:
                     self.cut = (
                         f"from {clock(seconds)} on its pictures are {frame.width}x{frame.height}, "
                         f"and not {film.width}x{film.height}"
                     )
                     return
-                if last is not None and pts <= last:
+                if last is not None and pts <= last.pts:
                     self.disordered += 1
                     continue
-                last = pts
+                self._note_damage(frame, last, pts)
+                last = Moment(pts, frame.duration)
                 pixels = film.orientation.upright(self.convert(frame))
-                self.moments.append(Moment(pts, frame.duration))
+                self.moments.append(last)
                 del frame
                 yield pixels
         finally:
             container.close()
 
+    def _note_damage(self, frame: VideoFrame, last: Moment | None, pts: int) -> None:
+        """Damage that FFmpeg passes over, as in Matroska: it goes on at the next key picture."""
+        self.incomplete += frame.is_corrupt
+        if last is not None and last.duration and frame.key_frame:
+            gap = (last.pts + last.duration) * self.film.time_base, pts * self.film.time_base
+            if gap[1] - gap[0] > TOLERANCE:
+                self.gaps.append(gap)
+
     def _frames(self, container: InputContainer) -> Iterator[VideoFrame]:
         stream = pictures_of(container, self.film.stream)
         stream.thread_type = "AUTO"
-        _discard_others(container, [stream])
+        discard_others(container, [stream])
         for packet in self._packets(container, stream):
             yield from self._decoded(stream, packet)
 
@@ -160,74 +177,6 @@ class Pictures:
         yield None
 
 
-class CopiedStreams:
-    """The streams of a film that are copied packet by packet.
-
-    Attributes:
-        container: the film, open for these streams.
-        streams: those that are copied.
-        end: when the last packet so far ended, in seconds of the film's times.
-        cut: why they end early; None: they do not.
-    """
-
-    def __init__(self, film: Film, span: Span) -> None:
-        self._film, self._span = film, span
-        self.container = open_container(film.path)
-        self.streams: list[Stream] = []
-        self.end = Fraction(0)
-        self.cut: str | None = None
-        self._next: tuple[Fraction, Packet[Any]] | None = None
-        self._packets: Iterator[tuple[Fraction, Packet[Any]]] = iter(())
-
-    def copy(self, streams: list[Stream]) -> None:
-        """Begin to read these streams."""
-        self.streams = streams
-        if streams:
-            _discard_others(self.container, streams)
-            self._packets = self._read(streams)
-
-    def until(self, seconds: Fraction | None) -> Iterator[Packet[Any]]:
-        """Packets that begin before a time of the film, None is its end, in the file's order."""
-        while True:
-            if self._next is None:
-                self._next = next(self._packets, None)
-                if self._next is None:
-                    return
-            if seconds is not None and self._next[0] >= seconds:
-                return
-            time, packet = self._next
-            self._next = None
-            self.end = max(self.end, time + (packet.duration or 0) * packet.time_base)
-            yield packet
-
-    def close(self) -> None:
-        self.container.close()
-
-    def _read(self, streams: list[Stream]) -> Iterator[tuple[Fraction, Packet[Any]]]:
-        import av
-
-        first, shown = self._film.origin, Fraction(0)
-        try:
-            _seek(self.container, self._film, self._span)
-            for packet in self.container.demux(streams):
-                if not packet.size:
-                    continue
-                time = packet.pts if packet.pts is not None else packet.dts
-                if time is None:  # a cover
-                    time = packet.pts = round((first + self._span.shift) / packet.time_base)
-                seconds = time * packet.time_base
-                shown = seconds - first
-                if self._span.ends_before(shown):
-                    continue
-                if packet.is_corrupt:
-                    self.cut = "its last packet is incomplete"
-                elif not self._span.begins_after(shown):
-                    yield seconds, packet
-        except av.error.FFmpegError as error:
-            if not self._span.ends_before(shown):
-                self.cut = f"it cannot be read on: {error.strerror}"
-
-
 def missing(
     film: Film, container: InputContainer, span: Span, pictures: Fraction, others: Fraction
 ) -> bool:
@@ -237,7 +186,7 @@ def missing(
         span: the part of which it is asked.
         pictures, others: when its video and the streams that were copied end.
     """
-    tolerance = _TOLERANCE + 2 / film.rate
+    tolerance = TOLERANCE + 2 / film.rate
     last = _end_of_pictures(container, pictures_of(container, film.stream))
     if last is None:
         if film.duration is None:
@@ -260,7 +209,7 @@ def _end_of_pictures(container: InputContainer, stream: VideoStream) -> Fraction
     return (stream.start_time or 0) * stream.time_base + seconds
 
 
-def _discard_others(container: InputContainer, streams: Sequence[Stream]) -> None:
+def discard_others(container: InputContainer, streams: Sequence[Stream]) -> None:
     """Let FFmpeg skip what is not among ``streams``."""
     from av.stream import Discard
 
@@ -269,10 +218,11 @@ def _discard_others(container: InputContainer, streams: Sequence[Stream]) -> Non
             stream.discard = Discard.all
 
 
-def _seek(container: InputContainer, film: Film, span: Span) -> None:
-    """Go to the last picture before the beginning from which can be decoded."""
+def seek(container: InputContainer, film: Film, span: Span, earlier: int = 0) -> None:
+    """Go to the last picture before the beginning, or ``earlier`` seconds before, that is key."""
     import av
 
     if span.start:
+        seconds = film.origin + max(Fraction(0), span.start - earlier)
         with suppress(av.error.FFmpegError):  # then it is read from its beginning
-            container.seek(round((film.origin + span.start) * 1_000_000))
+            container.seek(round(seconds * 1_000_000))

@@ -15,10 +15,12 @@ from elir_deploy.operating_system import file_identity
 from elir_deploy.output_files import replacing_as
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.video.colours import Colours, FromFilm
+from elir_deploy.video.copying import CopiedStreams, damaged_parts
 from elir_deploy.video.encoding import CONTAINERS, Encoding
 from elir_deploy.video.film import Film
 from elir_deploy.video.frames import FrameRestorer
-from elir_deploy.video.reading import CopiedStreams, Pictures, Span, missing
+from elir_deploy.video.library import clock
+from elir_deploy.video.reading import Pictures, Span, missing
 from elir_deploy.video.writing import FilmWriter
 
 __all__ = ["RestoredFilm", "partial_name", "restore_film"]
@@ -104,13 +106,13 @@ def restore_film(
         )
         stopped = _write(pictures, restorer, writer, on_progress, interrupted)
         cut = None if stopped else _why_cut(pictures, copied, writer)
+        remarks = tuple(_remarks(pictures, copied, writer, restorer, faces))
         if stopped or cut is not None:
             output.name = part.name
         else:
             part.unlink(missing_ok=True)  # what an earlier run had of it
     path = part if stopped or cut is not None else target
     seconds = time.perf_counter() - started
-    remarks = tuple(_remarks(pictures, writer, restorer, faces))
     until = writer.end - film.origin
     return RestoredFilm(path, writer.frames, until, cut, stopped, remarks, seconds)
 
@@ -179,12 +181,17 @@ def _why_cut(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> s
 
 
 def _remarks(
-    pictures: Pictures, writer: FilmWriter, restorer: FrameRestorer, faces: int | None
+    pictures: Pictures,
+    copied: CopiedStreams,
+    writer: FilmWriter,
+    restorer: FrameRestorer,
+    faces: int | None,
 ) -> Iterator[str]:
     """What the user may not expect; ``faces``: those restored before this film."""
     film, bits = pictures.film, restorer.bits
     yield from film.remarks
     yield from writer.remarks
+    yield from copied.remarks()
     if faces is not None and restorer.faces == faces:
         yield "no face was restored"
     if film.bits > bits:
@@ -194,6 +201,13 @@ def _remarks(
         )
     if pictures.damaged:
         yield f"{_counted(pictures.damaged, 'damaged packet')} left out"
+    if pictures.incomplete:
+        yield f"{_counted(pictures.incomplete, 'picture')} of damaged packets restored as decoded"
+    gaps = damaged_parts(pictures, copied)
+    if gaps:
+        begin, end = (clock(seconds - film.origin) for seconds in gaps[0])
+        more = f", and {_counted(len(gaps) - 1, 'such gap')} more" if gaps[1:] else ""
+        yield f"it may be damaged: there is nothing from {begin} to {end}{more}"
     for number, what in ((pictures.disordered, "picture"), (writer.disordered, "copied packet")):
         if number:
             yield f"{_counted(number, what)} whose times go back left out"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import UsageError
 from elir_deploy.video.colours import Colours, ToFilm
+from elir_deploy.video.copying import CopiedStreams
 from elir_deploy.video.encoding import Encoding
 from elir_deploy.video.film import Film, pictures_of
-from elir_deploy.video.reading import CopiedStreams, Moment, Span
+from elir_deploy.video.reading import Moment, Span
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FilmWriter"]
 
 #: Of the video stream, what is true of the old one alone.
-_STATISTICS = ("BPS", "NUMBER_OF", "_STATISTICS", "DURATION", "encoder", "ENCODER")
+_STATISTICS = ("BPS", "NUMBER_OF", "_STATISTICS", "DURATION", "encoder", "ENCODER", "alpha_mode")
 #: Of a file, what its container writes for itself.
 _BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER")
 #: FFmpeg's name of the container that holds the most.
@@ -159,8 +160,12 @@ class FilmWriter:
 
     def _adds(self, stream: Stream) -> bool:
         """Whether a stream of the film is copied."""
+        from av.stream import Discard
+
         if stream.index == self._film.stream:
             return False
+        if stream.type == "data" and stream.discard == Discard.all:
+            return False  # titles of an MP4 file's chapters, which FFmpeg has read
         if stream.type not in _COPIED or (
             stream.type != "attachment" and stream.codec_context is None
         ):

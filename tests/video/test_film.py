@@ -14,7 +14,7 @@ from PIL import Image
 from elir_deploy.errors import FilmError, MissingDependencyError
 from elir_deploy.video import open_film
 from elir_deploy.video.film import Orientation
-from tests.video.films import TURNED, av, write_film
+from tests.video.films import TURNED, Disposition, av, write_film
 
 #: Display matrices of the eight orientations.
 MATRICES = [
@@ -69,13 +69,23 @@ def test_hostile_files(tmp_path: Path) -> None:
         frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
         frame.sample_rate = 48000
         container.mux([*stream.encode(frame), *stream.encode(None)])
+    with av.open(str(tmp_path / "song.mp3"), "w") as container:
+        stream = container.add_stream("libmp3lame", 48000)
+        stream.layout = "stereo"
+        cover = container.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        picture = av.VideoFrame(16, 16, "rgb24")
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+        container.mux([*stream.encode(frame), *stream.encode(None)])
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("words " * 500)
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     for name, told in {
-        "sound.mp4": "there is no video in sound.mp4, only audio",
+        "sound.mp4": "there is no video in sound.mp4, only audio$",
+        "song.mp3": "there is no video in song.mp3, only audio, a cover$",
         "empty.mp4": "empty.mp4 is empty",
         "text.mp4": "cannot be read: it is no film, or was cut off",
         "missing.mp4": "missing.mp4 cannot be read: No such file",
@@ -104,6 +114,13 @@ def test_a_film_without_a_decodable_picture(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(FilmError, match="no picture of its video can be decoded"):
         open_film(path)
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "ffv1"])
+def test_transparency_is_told(tmp_path: Path, codec: str) -> None:
+    made = {"codec": codec, "pixels": "yuva420p", "count": 1}
+    path = write_film(tmp_path / "film.mkv", audio=None, **made)  # type: ignore[arg-type]
+    assert open_film(path).remarks == ("its transparency is left out",)
 
 
 def test_interlaced_films_are_told(tmp_path: Path) -> None:

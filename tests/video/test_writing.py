@@ -58,6 +58,30 @@ def test_streams_that_no_container_holds_are_left_out(tmp_path: Path, suffix: st
     assert (len(after.pts), after.packets) == (12, [])
 
 
+def test_chapters_are_not_told_as_data(tmp_path: Path) -> None:
+    """MP4 files have their titles in a stream, too."""
+    source = tmp_path / "film.mp4"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", 25)
+        video.width, video.height = 64, 48
+        chapter = {"id": 1, "start": 0, "end": 40, "time_base": Fraction(1, 1000)}
+        container.set_chapters([chapter | {"metadata": {"title": "One"}}])
+        container.mux([*video.encode(av.VideoFrame(64, 48, "yuv420p")), *video.encode(None)])
+    with av.open(str(source)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "data"]
+    target = tmp_path / "restored.mp4"
+    assert restore_film(open_film(source), target, Unchanged(), Encoding("libx264")).remarks == ()
+    assert [title for _, _, title in read_film(target).chapters] == ["One"]
+
+
+def test_a_result_claims_no_transparency(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"codec": "libvpx-vp9", "pixels": "yuva420p", "audio": None, "count": 2}
+    source, target = write_film(tmp_path / "film.webm", **made), tmp_path / "restored.webm"
+    result = restore_film(open_film(source), target, Unchanged(), Encoding("libvpx-vp9"))
+    assert result.remarks == ("its transparency is left out",)
+    assert open_film(target).remarks == ()
+
+
 def test_an_attachment_needs_matroska(tmp_path: Path) -> None:
     source = write_film(tmp_path / "film.mkv", extras=True, audio=None)
     with av.open(str(source)) as film, av.open(str(tmp_path / "a.mkv"), "w") as output:
