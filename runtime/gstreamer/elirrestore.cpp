@@ -197,6 +197,11 @@ GstCaps* fixate_caps(GstBaseTransform* self, GstPadDirection direction, GstCaps*
 
 gboolean set_info(GstVideoFilter* self, GstCaps* /*in_caps*/, GstVideoInfo* in,
                   GstCaps* /*out_caps*/, GstVideoInfo* /*out*/) {
+  if (GST_VIDEO_INFO_IS_INTERLACED(in)) {
+    post(self, GST_MESSAGE_WARNING, GST_STREAM_ERROR, GST_STREAM_ERROR_FORMAT,
+         "the frames are interlaced, and are restored as if each were of one moment: put "
+         "deinterlace in front of the element");
+  }
   Element& element = element_of(self);
   element.latency.expect_new_size();
   element.frame_duration = GST_VIDEO_INFO_FPS_N(in) > 0

@@ -379,6 +379,21 @@ TEST_F(ElementTest, WarningsAreOnTheBus) {
   EXPECT_EQ(strength, 1);
 }
 
+TEST_F(ElementTest, InterlacedFramesAreRestoredWithAWarning) {
+  Harness harness(test::elirrestore(bundle()));
+  GstVideoInfo info = test::info_of(GST_VIDEO_FORMAT_RGB, 50, 40);
+  harness.set_caps(info);
+  EXPECT_EQ(harness.push(test::pattern(50, 40, 1)), GST_FLOW_OK);
+  EXPECT_EQ(test::next_message(harness.bus(), GST_MESSAGE_WARNING).text, "");
+  GST_VIDEO_INFO_INTERLACE_MODE(&info) = GST_VIDEO_INTERLACE_MODE_INTERLEAVED;
+  harness.set_caps(info);
+  EXPECT_EQ(harness.push(test::pattern(50, 40, 1)), GST_FLOW_OK);
+  const test::Posted posted = test::next_message(harness.bus(), GST_MESSAGE_WARNING);
+  EXPECT_NE(posted.text.find("interlaced"), std::string::npos) << posted.text;
+  EXPECT_EQ(posted.domain, GST_STREAM_ERROR);
+  EXPECT_EQ(posted.code, GST_STREAM_ERROR_FORMAT);
+}
+
 // A bundle may take minutes to open.
 TEST_F(ElementTest, OpensTheBundleAgainOnlyForOtherProperties) {
   const std::string path = bundle();
