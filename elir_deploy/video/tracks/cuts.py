@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,8 +15,11 @@ __all__ = ["Cuts"]
 _SIDE = 32
 #: Mean difference, in levels, from which there may be a cut.
 _LEVELS = 12.0
-#: Mean difference of the sorted values, in levels: what motion within a picture leaves as it is.
-_TONES = 3.0
+#: And that of blocks from what is most like each nearby in the picture before: motion keeps it low.
+#: Sides and distances in pixels of what is compared.
+_UNLIKE = 12.0
+_BLOCK = 8
+_NEARBY = 8
 #: And by how much it is above what is usual in this scene, as in pans.
 _ABOVE_USUAL = 3.0
 _USUAL_OF = 8
@@ -36,15 +40,24 @@ class Cuts:
         if before is None:
             return False
         difference = float(np.abs(small - before).mean())
-        tones = float(np.abs(_sorted(small) - _sorted(before)).mean())
         usual = float(np.median(self._usual)) if self._usual else 0.0
-        if tones > _TONES and difference > max(_LEVELS, _ABOVE_USUAL * usual):
+        if difference > max(_LEVELS, _ABOVE_USUAL * usual) and _unlike(before, small) > _UNLIKE:
             self._usual.clear()
             return True
         self._usual.append(difference)
         return False
 
 
-def _sorted(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, 3): each channel's values in ascending order."""
-    return np.sort(picture.reshape(-1, 3), axis=0)
+def _unlike(before: NDArray[np.float32], now: NDArray[np.float32]) -> float:
+    """Mean difference of blocks from what is most like each nearby in the picture before."""
+    height, width = now.shape[:2]
+    side = min(_BLOCK, height, width)
+    margins = (_NEARBY, _NEARBY), (_NEARBY, _NEARBY), (0, 0)
+    windows = sliding_window_view(np.pad(before, margins, mode="edge"), (side, side), (0, 1))
+    least = []
+    for top in range(0, height - side + 1, side):
+        for left in range(0, width - side + 1, side):
+            block = np.moveaxis(now[top : top + side, left : left + side], 2, 0)
+            places = windows[top : top + 2 * _NEARBY + 1, left : left + 2 * _NEARBY + 1]
+            least.append(np.abs(places - block).mean(axis=(2, 3, 4)).min())
+    return float(np.mean(least))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from elir_deploy.runtime.photos import sample_photos
 from elir_deploy.video.tracks.cuts import Cuts
@@ -28,9 +29,33 @@ def test_cuts(sigma: float) -> None:
     assert cuts_in(pictures) == [5, 10, 15]
 
 
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("size", [256, 64])
+def test_cuts_between_pictures_of_the_same_tones(name: str, size: int) -> None:
+    picture = sample_photos(size, faces=False)[name]
+    mirrored = np.ascontiguousarray(picture[:, ::-1])
+    assert cuts_in([picture, picture, mirrored, mirrored]) == [2]
+
+
+@pytest.mark.parametrize("pixels", [10, 20])
+def test_a_pan_that_begins_is_no_cut(pixels: int) -> None:
+    wide = sample_photos((256, 512), faces=False)["coffee"]
+    pictures = [wide[:, left : left + 320] for left in (0, 0, pixels, 2 * pixels)]
+    assert cuts_in([np.ascontiguousarray(picture) for picture in pictures]) == []
+
+
+@pytest.mark.parametrize("angle", [3, -5])
+def test_turning_is_no_cut(angle: float) -> None:
+    turned = Image.fromarray(PHOTOS["coffee"]).rotate(angle, Image.Resampling.BICUBIC)
+    pictures = [PHOTOS["coffee"], np.asarray(turned)]
+    assert cuts_in([picture[32:224, 32:224] for picture in pictures]) == []
+
+
 def test_motion_and_light_are_no_cuts() -> None:
     pan = [np.roll(PHOTOS["coffee"], 12 * number, axis=1) for number in range(12)]
     assert cuts_in(pan) == []
     fading = [(PHOTOS["coffee"] * (1 - number / 40)).astype(np.uint8) for number in range(40)]
     assert cuts_in(fading) == []
-    assert cuts_in([np.zeros((1, 1, 3), np.uint8)] * 2) == []
+    for number in (1, 7):
+        assert cuts_in([np.zeros((number, 1, 3), np.uint8)] * 2) == []
+    assert cuts_in([np.full((1, 9, 3), value, np.uint8) for value in (0, 99)]) == [1]
