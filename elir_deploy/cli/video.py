@@ -162,9 +162,8 @@ def video(
         suffix: Encoding(codec or default_codec(suffix), crf, preset)
         for suffix in {job.target.suffix.lower() for job in (*plan.jobs, *plan.skipped)}
     }
-    if plan.jobs:
-        for suffix, encoding in encodings.items():
-            encoding.check(CONTAINERS[suffix])
+    for suffix in sorted({job.target.suffix.lower() for job in plan.jobs}):
+        encodings[suffix].check(CONTAINERS[suffix])
     with RunReport(plan, events, "film") as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:

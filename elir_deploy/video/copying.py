@@ -43,6 +43,7 @@ class CopiedStreams:
         self.cut: str | None = None
         self.gaps: list[tuple[Fraction, Fraction]] | None = None
         self._begin = film.origin + span.shift
+        self._skipped: dict[int, Fraction] = {}  # since when, up to the first key picture
         self._since: dict[int, Fraction] = {}
         self._heard: dict[int, Fraction] = {}
         self._next: tuple[Fraction, Packet[Any]] | None = None
@@ -73,17 +74,17 @@ class CopiedStreams:
         self.container.close()
 
     def remarks(self) -> Iterator[str]:
-        """What the user may not expect of the beginning of a part."""
-        for stream in self.streams if self._span.start else ():
-            if stream.type != "video" or stream.disposition & _cover():
-                continue
-            since = self._since.get(stream.index)
-            what = f"of its other video stream (of {stream.name})"
+        """What the user may not expect of the streams."""
+        for index, first in self._skipped.items():
+            what = f"of its other video stream (of {self.container.streams[index].name})"
+            since = self._since.get(index)
             if since is None:
                 yield f"nothing {what} is copied: it has no key picture in this part"
-            elif since > self._begin + TOLERANCE:
-                late = float(since - self._begin)
-                yield f"the first {late:.2g} s {what} are left out, up to a key picture"
+            else:
+                yield (
+                    f"the first {float(since - first):.2g} s {what} are left out, up to a key "
+                    "picture"
+                )
 
     def _read(self, streams: list[Stream]) -> Iterator[tuple[Fraction, Packet[Any]]]:
         import av
@@ -143,9 +144,13 @@ class CopiedStreams:
         """Whether a stream has begun or does here: video with a picture that needs none before."""
         if packet.stream.type != "video":
             return True
-        if packet.is_keyframe:
-            self._since.setdefault(packet.stream_index, seconds)
-        return seconds >= self._since.get(packet.stream_index, seconds + 1)
+        index = packet.stream_index
+        if index not in self._since:
+            if not packet.is_keyframe:
+                self._skipped.setdefault(index, seconds)
+                return False
+            self._since[index] = seconds
+        return seconds >= self._since[index]
 
     def _note_gap(self, packet: Packet[Any], seconds: Fraction) -> None:
         if packet.stream.type != "audio":

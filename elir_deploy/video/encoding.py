@@ -47,10 +47,10 @@ _ON_DEVICES = ("nvenc", "qsv", "vaapi", "v4l2m2m", "amf")
 #: A film that any encoder takes, to see whether one starts: CIF, which H.261 and H.263 demand.
 _SAMPLE = (352, 288)
 _SAMPLE_RATE = Fraction(25)
-#: Of rates and time bases for encoders that refuse the film's: MPEG-4 has 16 bits for either part,
-#: SVT-AV1 takes 240 pictures a second.
-_LARGEST_PART = 65535
-_HIGHEST_RATE = 240
+#: Of time bases for encoders that refuse the film's: MPEG-4 has 16 bits for a denominator, SVT-AV1
+#: takes 240 pictures a second.
+_DENOMINATOR = 65535
+_SHORTEST = Fraction(1, 240)
 
 
 def default_codec(suffix: str) -> str:
@@ -188,7 +188,10 @@ class Encoding:
         """Those with colours in YUV and without transparency."""
         import av
 
-        return [each for each in av.Codec(self.codec, "w").video_formats or () if _is_yuv(each)]
+        formats = [each for each in av.Codec(self.codec, "w").video_formats or () if _is_yuv(each)]
+        if self._on_device:  # FFmpeg lists 4:2:2 for all, and few take it
+            return [e for e in formats if (e.chroma_width(16), e.chroma_height(16)) != (8, 16)]
+        return formats
 
     def keeps_aspect(self, container: str) -> bool:
         """Whether an aspect ratio of pixels is kept in a container, by FFmpeg's name."""
@@ -248,21 +251,21 @@ class Encoding:
         try:
             context.open()
         except av.error.FFmpegError as error:
-            options = ", ".join(f"{k} {v}" for k, v in self.options().items())
-            told = f"the encoder {self.codec} does not start: {error.strerror}"
+            options = ", ".join(f"{k} {v}" for k, v in self.options().items()) or "its defaults"
+            told = (
+                f"the encoder {self.codec} does not start: {error.strerror} (with {options}, for "
+                f"{stream.width}x{stream.height} {stream.pix_fmt}, {float(context.framerate):.5g} "
+                "pictures a second)"
+            )
             refused = error.errno in (errno.EINVAL, errno.ERANGE) and self.preset is not None
             if self._on_device and not refused:
                 raise UnavailableError(f"{told}: is its device there?") from error
-            rate = min(Fraction(context.framerate), Fraction(_HIGHEST_RATE))
-            rate = max(rate.limit_denominator(_LARGEST_PART), Fraction(1, _LARGEST_PART))
-            if context.time_base != 1 / rate:
-                context.framerate, context.time_base = rate, 1 / rate
+            step = max(1 / Fraction(context.framerate), _SHORTEST).limit_denominator(_DENOMINATOR)
+            if context.time_base != step:
+                context.framerate, context.time_base = 1 / step, step
                 self._start(stream)
                 return
-            raise UsageError(
-                f"{told} (with {options or 'its defaults'}, for {stream.width}x{stream.height} "
-                f"{stream.pix_fmt}, {float(rate):.5g} pictures a second)"
-            ) from error
+            raise UsageError(told) from error
 
 
 def _is_yuv(pixel_format: VideoFormat) -> bool:

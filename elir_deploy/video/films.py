@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from elir_deploy.errors import DiskFullError, ElirError, UnavailableError
+from elir_deploy.errors import DeviceLostError, DiskFullError, ElirError
 from elir_deploy.interrupts import deferred_interrupts
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime.jobs import Job
@@ -43,7 +43,7 @@ def restore_films(
         on_progress: called after each picture.
 
     Raises:
-        DiskFullError, UnavailableError: no further film can be restored.
+        DiskFullError, DeviceLostError: no further film can be restored.
         KeyboardInterrupt, SystemExit: interrupted.
     """
     outcome, started = Outcome(frames=0), time.perf_counter()
@@ -60,7 +60,7 @@ def restore_films(
                     on_progress=on_progress,
                     interrupted=lambda: interruption.signal is not None,
                 )
-            except (DiskFullError, UnavailableError) as error:
+            except (DiskFullError, DeviceLostError) as error:
                 on_result(Result(job, str(error), seconds=time.perf_counter() - begun, frames=0))
                 raise
             except (ElirError, MemoryError) as error:

@@ -61,7 +61,7 @@ def test_another_video_begins_with_a_key_picture(tmp_path: Path) -> None:
     source = with_two_videos(tmp_path / "film.mkv")
     result = part(source, Fraction(1, 2), Fraction(3, 2))
     assert result.remarks == (
-        "the first 0.3 s of its other video stream (of h264) are left out, up to a key picture",
+        "the first 0.28 s of its other video stream (of h264) are left out, up to a key picture",
     )
     with av.open(str(result.path)) as film:
         first, second = film.streams.video

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def test_encoders_that_refuse_the_time_base(tmp_path: Path, codec: str, time_bas
     times = [round(time * time_base / 90_000) for time in VARIABLE]
     source = write_film(tmp_path / "film.mov", time_base=base, times=times, audio=None)
     target = tmp_path / "restored.mp4"
-    restore_film(open_film(source), target, Unchanged(), Encoding(codec))
+    film = replace(open_film(source), rate=Fraction(1_000_003, 33_367))  # as FFmpeg estimates some
+    restore_film(film, target, Unchanged(), Encoding(codec))
     before, after = read_film(source), read_film(target)
     assert after.pts == before.pts
     for was, now in zip(before.pictures, after.pictures, strict=True):
@@ -129,6 +131,8 @@ def test_depths(tmp_path: Path, codec: str, stored: str, notes: tuple[str, ...])
     assert found == (stored, notes)
     assert Encoding("h264_qsv").pixel_format(open_film(film), 64, 48, 8) == ("nv12", ())
     assert Encoding("hevc_nvenc").pixel_format(open_film(film), 64, 48, 8) == ("yuv420p", ())
+    wide = replace(open_film(film), pixel_format="yuv422p12le")
+    assert Encoding("hevc_nvenc").pixel_format(wide, 64, 48, 8) == ("yuv444p", ())
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
