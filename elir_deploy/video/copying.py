@@ -147,7 +147,7 @@ class CopiedStreams:
         index = packet.stream_index
         if index not in self._since:
             if not packet.is_keyframe:
-                self._skipped.setdefault(index, seconds)
+                self._skipped[index] = min(seconds, self._skipped.get(index, seconds))
                 return False
             self._since[index] = seconds
         return seconds >= self._since[index]

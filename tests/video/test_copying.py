@@ -6,7 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from elir_deploy.video import Encoding, Span, open_film, restore_film
 from elir_deploy.video.restoring import RestoredFilm
@@ -41,9 +43,31 @@ def test_subtitles_that_began_before(tmp_path: Path) -> None:
         assert found == kept
 
 
+def test_a_subtitle_that_does_not_say_how_long_it_is_shown(tmp_path: Path) -> None:
+    """The last one before, as of pictures of text that are shown until the next."""
+    made: dict[str, Any] = {"count": 15, "extras": True, "audio": None}
+    film = write_film(tmp_path / "made.mkv", time_base=Fraction(1, 1000), **made)
+    source = tmp_path / "film.mkv"
+    with av.open(str(film)) as reader, av.open(str(source), "w") as writer:
+        streams = [stream for stream in reader.streams if stream.type != "attachment"]
+        added = {each.index: writer.add_stream_from_template(each, opaque=True) for each in streams}
+        for packet in reader.demux(streams):
+            if packet.size:
+                packet.duration = 0 if packet.stream.type == "subtitle" else packet.duration
+                packet.stream = added[packet.stream_index]
+                writer.mux(packet)
+    packets = read_film(part(source, Fraction(8, 25)).path).packets[-1]
+    assert [(bytes.decode(), time * 1000) for bytes, time, _ in packets] == [
+        ("Hello", 0),
+        ("World", 30),
+        ("at the same time", 30),
+    ]
+
+
 def with_two_videos(path: Path) -> Path:
-    """The same pictures twice, with a key picture in every ten and B-frames."""
-    single = write_film(path.with_name("single.mkv"), count=50, audio=None, options={"g": "10"})
+    """The same pictures twice, with a key picture in every twelve and B-frames around each."""
+    options = {"g": "12", "b_strategy": "0", "x264-params": "open-gop=1"}
+    single = write_film(path.with_name("single.mkv"), count=50, audio=None, options=options)
     with av.open(str(single)) as film, av.open(str(path), "w") as output:
         video = film.streams.video[0]
         streams = [output.add_stream_from_template(video) for _ in range(2)]
@@ -57,24 +81,28 @@ def with_two_videos(path: Path) -> Path:
     return path
 
 
+def pictures_of_the_other(path: Path) -> dict[Fraction, NDArray[np.uint8]]:
+    with av.open(str(path)) as film:
+        video = film.streams.video[1]
+        return {
+            picture.pts * video.time_base: picture.to_ndarray() for picture in film.decode(video)
+        }
+
+
 def test_another_video_begins_with_a_key_picture(tmp_path: Path) -> None:
     source = with_two_videos(tmp_path / "film.mkv")
-    result = part(source, Fraction(1, 2), Fraction(3, 2))
+    result = part(source, Fraction(1, 2), Fraction(7, 5))  # the last one needs one after the end
     assert result.remarks == (
-        "the first 0.28 s of its other video stream (of h264) are left out, up to a key picture",
+        "the first 0.44 s of its other video stream (of h264) are left out, up to a key picture",
     )
-    with av.open(str(result.path)) as film:
-        first, second = film.streams.video
-        pictures = list(film.decode(second))
-        assert pictures[0].key_frame
-        assert not any(picture.is_corrupt for picture in pictures)
-        times = [picture.pts * second.time_base for picture in pictures]
-        film.seek(0)
-        expected = [picture.pts * first.time_base for picture in film.decode(first)]
-        expected = [time for time in expected if time >= times[0]]
-    assert times[: len(expected)] == expected
-    with av.open(str(result.path)) as film:
-        packets = [packet for packet in film.demux(film.streams.video[1]) if packet.size]
-    assert len(packets) == len(pictures), "all can be decoded"
-    none = part(source, Fraction(17, 10))
+    before, after = pictures_of_the_other(source), pictures_of_the_other(result.path)
+    start, first = Fraction(1, 2), Fraction(24, 25)
+    assert min(after) == first - start
+    assert {time for time in before if first <= time < Fraction(7, 5)} <= {
+        time + start for time in after
+    }
+    for time, pixels in after.items():
+        np.testing.assert_array_equal(pixels, before[time + start])
+    assert len(read_film(result.path).packets[0]) == len(after), "nothing is left undecoded"
+    none = part(source, Fraction(39, 20))
     assert none.remarks[0].startswith("nothing of its other video stream (of h264) is copied")
