@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from elir_deploy.video.film import Film, open_container
-from elir_deploy.video.reading import TOLERANCE, Pictures, Span, discard_others, seek
+from elir_deploy.video.reading import MOST_GAPS, TOLERANCE, Pictures, Span, discard_others, seek
 
 if TYPE_CHECKING:
     from av import Packet
@@ -158,7 +158,7 @@ class CopiedStreams:
         if self.gaps is None:
             self.gaps = []
         heard = self._heard.get(packet.stream_index, seconds)
-        if seconds - heard > TOLERANCE:
+        if seconds - heard > TOLERANCE and len(self.gaps) < MOST_GAPS:
             self.gaps.append((heard, seconds))
         self._heard[packet.stream_index] = seconds + (packet.duration or 0) * packet.time_base
 

@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.stream import VideoStream
 
-__all__ = ["TOLERANCE", "Moment", "Pictures", "Span", "discard_others", "missing", "seek"]
+__all__ = [
+    "MOST_GAPS",
+    "TOLERANCE",
+    "Moment",
+    "Pictures",
+    "Span",
+    "discard_others",
+    "missing",
+    "seek",
+]
 
 #: Seconds by which a film may be shorter than its header says.
 TOLERANCE = Fraction(1, 4)
+#: Of which are known: a film may be long.
+MOST_GAPS = 100
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Pictures:
         self.incomplete += frame.is_corrupt
         if last is not None and last.duration and frame.key_frame:
             gap = (last.pts + last.duration) * self.film.time_base, pts * self.film.time_base
-            if gap[1] - gap[0] > TOLERANCE:
+            if gap[1] - gap[0] > TOLERANCE and len(self.gaps) < MOST_GAPS:
                 self.gaps.append(gap)
 
     def _frames(self, container: InputContainer) -> Iterator[VideoFrame]:

@@ -206,8 +206,8 @@ def _remarks(
     gaps = damaged_parts(pictures, copied)
     if gaps:
         begin, end = (clock(seconds - film.origin) for seconds in gaps[0])
-        more = f", and {_counted(len(gaps) - 1, 'such gap')} more" if gaps[1:] else ""
-        yield f"it may be damaged: there is nothing from {begin} to {end}{more}"
+        elsewhere = ", and elsewhere" if gaps[1:] else ""
+        yield f"it may be damaged: there is nothing from {begin} to {end}{elsewhere}"
     for number, what in ((pictures.disordered, "picture"), (writer.disordered, "copied packet")):
         if number:
             yield f"{_counted(number, what)} whose times go back left out"
