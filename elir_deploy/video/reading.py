@@ -33,9 +33,9 @@ __all__ = [
     "seek",
 ]
 
-#: Seconds by which a film may be shorter than its header says.
+#: Seconds by which a film may be shorter than its header says, go back, or have a gap.
 TOLERANCE = Fraction(1, 4)
-#: Of which are known: a film may be long.
+#: Those that are remembered of a film, however long it is.
 MOST_GAPS = 100
 
 
