@@ -67,6 +67,9 @@ class CopiedStreams:
                 return
             time, packet = self._next
             self._next = None
+            if packet.stream.type == "subtitle" and self._span.end is not None:
+                left = self._film.origin + self._span.end - time
+                packet.duration = min(packet.duration or 0, math.floor(left / packet.time_base))
             self.end = max(self.end, time + (packet.duration or 0) * packet.time_base)
             yield packet
 

@@ -41,6 +41,8 @@ def test_subtitles_that_began_before(tmp_path: Path) -> None:
         packets = read_film(part(source, start).path).packets[-1]
         found = [(bytes.decode(), time * 1000, span * 1000) for bytes, time, span in packets]
         assert found == kept
+    early = part(source, Fraction(9, 25), Fraction(11, 25))  # of which one lasts longer
+    assert [span * 1000 for _, _, span in read_film(early.path).packets[-1]] == [80, 40]
 
 
 def test_a_subtitle_that_does_not_say_how_long_it_is_shown(tmp_path: Path) -> None:
