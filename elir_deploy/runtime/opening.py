@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
 from elir_deploy.pixels import db_from_json, psnr_db
+from elir_deploy.runtime.automatic import SUFFICIENT_DB, TOLERANCE_DB
 from elir_deploy.runtime.backends import (
     NAMES_DEVICES,
-    SUFFICIENT_DB,
-    TOLERANCE_DB,
     Backend,
     backend_named,
     candidates,

@@ -84,7 +84,7 @@ class Restorer:
         noise: the noise of every picture; None: it is baked into the graph.
         concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
-        device: as given.
+        device: as given, a name in capitals.
 
     Raises:
         BundleError: the bundle is damaged, or has no files for the backend.
@@ -133,6 +133,8 @@ class Restorer:
             tiles_allowed=force or not self._model.faces,
             deep=self.bits == 16,
         )
+        if isinstance(device, str):
+            device = device.upper()  # as OpenVINO writes them
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
         self.backend, self.precision, self.device = opened.backend, opened.precision, device
@@ -143,7 +145,7 @@ class Restorer:
 
     def __str__(self) -> str:
         """Task, backend, precision and threads, such as "tiny: openvino, bf16, 2 threads"."""
-        where = f" on {self.device.upper()}" if isinstance(self.device, str) else ""
+        where = f" on {self.device}" if isinstance(self.device, str) else ""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
         return f"{self._model.task}: {self.backend}{where}, {self.precision}{threads}"
 

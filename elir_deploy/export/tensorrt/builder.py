@@ -25,6 +25,7 @@ from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.tensorrt_library import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
+from elir_deploy.text import shortened
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -196,7 +197,7 @@ def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
 def _brief(reasons: list[str]) -> str:
     """The library's reasons on one line."""
     text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in reasons))
-    return (text if len(text) <= 600 else text[:597] + "...") or "no reason reported"
+    return shortened(text, 600) or "no reason reported"
 
 
 def _started(library: Library, kind: Any, logger: trt.ILogger, log: _Log) -> Any:
