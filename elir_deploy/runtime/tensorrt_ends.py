@@ -14,7 +14,14 @@ from elir_deploy.runtime.tensorrt_library import Library
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["check_profiles", "detector_sizes", "read_ends", "sides_of"]
+__all__ = [
+    "check_profiles",
+    "detector_sizes",
+    "dtype_of",
+    "open_sides",
+    "read_ends",
+    "sides_of",
+]
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32"}
 #: Of a detector's pictures, in pixels.
@@ -26,15 +33,13 @@ def read_ends(library: Library, engine: trt.ICudaEngine) -> GraphEnds:
     trt = library.module
 
     def read(name: str) -> End:
-        dtype = engine.get_tensor_dtype(name).name
-        dtype = _DTYPES.get(dtype, dtype)
+        dtype = dtype_of(engine.get_tensor_dtype(name))
         layout = engine.get_tensor_format(name)
         if layout != trt.TensorFormat.LINEAR:
             dtype += f" in the format {layout.name}"
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
             dtype += " on the host"
-        sides = sides_of(engine.get_tensor_shape(name))
-        return End(name, dtype, tuple(None if side < 0 else side for side in sides))
+        return End(name, dtype, open_sides(engine.get_tensor_shape(name)))
 
     ends = GraphEnds([], [])
     for index in range(engine.num_io_tensors):
@@ -93,6 +98,16 @@ def detector_sizes(
             )
         sizes.append((height, width))
     return tuple(sizes)
+
+
+def dtype_of(dtype: trt.DataType) -> str:
+    """The manifest's name of a type, or TensorRT's where the manifest has none."""
+    return _DTYPES.get(dtype.name, dtype.name)
+
+
+def open_sides(sides: trt.Dims) -> tuple[int | None, ...]:
+    """TensorRT's dimensions as :class:`~.graph_ends.End` has them."""
+    return tuple(None if side < 0 else side for side in sides_of(sides))
 
 
 def sides_of(sides: trt.Dims) -> tuple[int, ...]:
