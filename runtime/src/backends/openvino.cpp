@@ -238,8 +238,7 @@ class OpenVinoBackend final : public Backend {
  public:
   explicit OpenVinoBackend(OpenVinoDevice device = {})
       : Backend({"openvino", "onnx",
-                 device.is_cpu() ? automatic_precisions("openvino")
-                                 : precisions_on_named_devices(),
+                 device.is_cpu() ? automatic_precisions("openvino") : precisions_on_named_devices(),
                  true}),
         device_(std::move(device)) {}
 
