@@ -61,8 +61,8 @@ def _open_and_run(
 ) -> DetectorNetwork:
     """Missing libraries and a lack of memory often show only in a run.
 
-    Of an engine's sizes the smallest is run alone: each keeps memory from its first picture on, and
-    most pictures need one of them.
+    Of an engine's sizes the smallest is run alone: each keeps its memory from then on, and pictures
+    of one orientation need one of them.
     """
     network = backend.open_detector(bundle, threads=threads, device=device)
     try:
