@@ -14,6 +14,7 @@ __all__ = [
     "pipes",
     "printable",
     "printable_values",
+    "shortened",
 ]
 
 #: Characters that Markdown may read as markup: HTML and entities, cells, emphasis, code, formulas,
@@ -30,6 +31,11 @@ def printable(text: str) -> str:
     File names and manifests may contain anything.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The first ``length`` characters, the last of them ``...`` if there are more."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def printable_values(values: Any) -> Any:

@@ -10,6 +10,7 @@ from elir_deploy.text import (
     pipes,
     printable,
     printable_values,
+    shortened,
 )
 from tests.shown import Shown
 
@@ -26,6 +27,12 @@ def test_printable_values_reaches_every_key_and_value() -> None:
 
 HEADER = ("row", "a", "long")
 ROWS = [("first", "1", "2"), ("x", "1000", "")]
+
+
+def test_long_text_is_cut_to_its_length() -> None:
+    assert shortened("12345", 5) == "12345"
+    assert shortened("123456", 5) == "12..."
+    assert len(shortened("x" * 61)) == 60
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -284,6 +284,16 @@ def compare_with_truth(bundle: Bundle, run: Restore) -> Fidelity:
     return Fidelity.of(mean, len(psnrs), "against the truth, mean")
 
 
+class BackendPrecision(NamedTuple):
+    """A runner of a bundle, but for its device."""
+
+    backend: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
 def open_restorers(
     bundle: Bundle,
     backends: Sequence[str] | None,
@@ -356,7 +366,7 @@ def _missing_support(bundle: Bundle, backend: Backend, precision: str) -> str | 
 def _on(device: int | str) -> str:
     """The end of a label; empty for the first GPU and for the CPU, where nobody names a device."""
     if isinstance(device, str):
-        return f" on {device.upper()}"
+        return f" on {device}"
     return f" on GPU {device}" if device else ""
 
 

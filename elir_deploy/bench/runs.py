@@ -15,7 +15,14 @@ from elir_deploy.bench.device import CpuMeter, describe_device
 from elir_deploy.bench.protocols import BenchProtocol
 from elir_deploy.bench.report import Picture, Results
 from elir_deploy.bench.report_types import Conditions
-from elir_deploy.bench.runners import BundleRunner, PhotoRunner, Runner, Unavailable, open_restorers
+from elir_deploy.bench.runners import (
+    BackendPrecision,
+    BundleRunner,
+    PhotoRunner,
+    Runner,
+    Unavailable,
+    open_restorers,
+)
 from elir_deploy.bench.watch import Watch
 from elir_deploy.bench.yardstick import describe
 from elir_deploy.errors import ElirError, UnavailableError, UsageError
@@ -43,7 +50,7 @@ class BenchOptions:
         precisions: None: all that bundle and backend have.
         device: number of the GPU, or name of a device of OpenVINO, for runners of bundles.
         cold: also start every runner of a bundle in a new process.
-        labels: of the runners, such as ``tensorrt fp16``, in place of backends and precisions.
+        runners: of bundles, in place of ``backends`` and ``precisions``.
         callers, batches: of the throughput protocol; no batches: the largest that the bundle has.
         pictures: reference images that every runner of a bundle restores for the report.
     """
@@ -53,7 +60,7 @@ class BenchOptions:
     peers: Sequence[str] = (peers.TORCH,)
     rivals: Sequence[str] = ()
     precisions: Sequence[str] | None = None
-    labels: Sequence[str] | None = None
+    runners: Sequence[BackendPrecision] | None = None
     device: int | str = 0
     threads: int | None = None
     seed: int = 0
@@ -65,9 +72,9 @@ class BenchOptions:
     @property
     def selections(self) -> list[tuple[Sequence[str] | None, Sequence[str] | None]]:
         """Backends, with the precisions of all of them."""
-        if self.labels is None:
+        if self.runners is None:
             return [(self.backends, self.precisions)]
-        return [([backend], [precision]) for backend, precision in map(str.split, self.labels)]
+        return [([runner.backend], [runner.precision]) for runner in self.runners]
 
 
 def open_bundles(names: Sequence[str], options: BenchOptions) -> list[Bundle]:

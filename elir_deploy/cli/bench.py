@@ -206,7 +206,8 @@ def bench(
             metavar="OUT.zip",
             help="Instead: look at this machine, build engines, check and measure every backend "
             "and precision by the protocols latency and paper, and write all of it to this file, "
-            "with logs and every failure, and without names and paths. Show it with elir-inspect.",
+            "with logs and every failure, and without names and paths. With --device and a name, "
+            "of that device of OpenVINO; of NVIDIA's GPUs, the first. Show it with elir-inspect.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -236,14 +237,20 @@ def bench(
     until: dict[str, Any] = {"seconds": seconds, "at_most": at_most, "tolerance": tolerance}
     numbers: dict[str, Any] = {"images": images, "warmup": warmup, **until}
     precisions = list(dict.fromkeys(p.value for p in precision)) if precision else None
-    shared: dict[str, Any] = {"threads": threads or usable_cores(), "seed": seed}
+    place = device_of(device)
+    shared: dict[str, Any] = {"threads": threads or usable_cores(), "seed": seed, "device": place}
     if device_report is not None:
-        others = (json, report, device, checkpoint, callers, batch, named_peers)
+        others = (json, report, checkpoint, callers, batch, named_peers)
         foreign = [name for name in backend or () if name not in BACKENDS]
         if any(others) or foreign or protocol is not _DEFAULT or not cold:
             raise UsageError(
                 "--device-report takes no peers, and of the other options only "
-                "--backend, --precision, --threads, --seed and those of how long"
+                "--backend, --precision, --device, --threads, --seed and those of how long"
+            )
+        if place and isinstance(place, int):
+            raise UsageError(
+                f"--device-report measures the first GPU, not --device {device}: set "
+                f"CUDA_VISIBLE_DEVICES={device} to make it the first"
             )
         counts = {"images": images, "warmup": warmup}
         plans = (
@@ -261,9 +268,8 @@ def bench(
         )
     options = BenchOptions(
         plan,
-        **peers.options_named(backend, named_peers),
+        *peers.runners_named(backend, named_peers),
         precisions=precisions,
-        device=device_of(device),
         cold=cold,
         pictures=_PICTURES if any(path.suffix == ".html" for path in reports) else 0,
         callers=tuple(dict.fromkeys(callers or (1, 2))),

@@ -34,4 +34,4 @@ def device_of(text: str | None) -> int | str:
             f"--device {text}: expected the number of a GPU, from 0 on, or the name of one of "
             "OpenVINO's devices, such as GPU, GPU.1 or NPU"
         )
-    return text
+    return text.upper()  # as OpenVINO writes them

@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -27,12 +27,15 @@ from elir_deploy.bench.anonymous import Anonymizer
 from elir_deploy.bench.device_report import (
     DeviceFile,
     DeviceReport,
+    Machine,
     Status,
     Step,
     device_report_text,
     write_device_report,
 )
 from elir_deploy.bench.protocols import BenchProtocol
+from elir_deploy.bench.report_types import Report, RunnerRow
+from elir_deploy.bench.runners import BackendPrecision
 from elir_deploy.bench.runs import BenchOptions, open_bundles
 from elir_deploy.cli.device_step import take_step
 from elir_deploy.cli.shell import progress, tell
@@ -40,7 +43,7 @@ from elir_deploy.errors import ElirError, OutputError, UsageError
 from elir_deploy.interrupts import Interruption, deferred_interrupts
 from elir_deploy.output_files import check_writable, locked
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.backends import BACKENDS, Backend
+from elir_deploy.runtime.backends import BACKENDS, NAMES_DEVICES, Backend, backend_named
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import RUN_PRECISIONS
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME
@@ -61,7 +64,7 @@ def report_device(
     plans: Sequence[BenchProtocol],
     backends: Sequence[str] | None,
     precisions: Sequence[str] | None,
-    options: Mapping[str, int],
+    options: Mapping[str, Any],
 ) -> None:
     """Write the zip file ``out``, and print what it says.
 
@@ -70,11 +73,11 @@ def report_device(
         out: the file.
         plans: what to measure by, in order.
         backends, precisions: the only ones to try; None: all that there are.
-        options: ``threads`` and ``seed``.
+        options: ``threads``, ``seed`` and ``device``: 0, or the name of a device of OpenVINO.
 
     Raises:
-        UsageError: there are several bundles, this one has no such precision, or the file's name
-            does not end in ``.zip``.
+        UsageError: there are several bundles, this one has no such precision, the file's name does
+            not end in ``.zip``, or a backend's devices have no names.
         OutputError: the file cannot be written.
         KeyboardInterrupt, SystemExit: after the file with what was done until then was written.
     """
@@ -84,12 +87,12 @@ def report_device(
         raise UsageError(f"--device-report {out}: expected a name ending in .zip")
     check_writable(out)
     (bundle,) = open_bundles(bundles, BenchOptions(plans[0], precisions=precisions))
-    run = _DeviceRun(bundle, out, options)
+    run = _DeviceRun(bundle, out, options, _backends(backends, options["device"]))
     stopped: BaseException | None = None
     with progress() as run.show:
         try:
             with ExitStack() as stack:
-                run.take_steps(stack, plans, backends, precisions)
+                run.take_steps(stack, plans, precisions or RUN_PRECISIONS)
             run.complete = True
         except BaseException as error:  # raised below
             stopped = error
@@ -112,6 +115,14 @@ def report_device(
         raise stopped
 
 
+def _backends(names: Sequence[str] | None, device: int | str) -> list[Backend]:
+    """Those called ``names``; None: that ``auto`` may choose, or whose devices have names."""
+    if names is None:
+        automatic = [name for name, backend in BACKENDS.items() if backend.automatic]
+        names = [NAMES_DEVICES] if isinstance(device, str) else automatic
+    return [backend_named(name, device) for name in BACKENDS if name in names]
+
+
 @dataclass
 class _DeviceRun:
     """A device report in progress.
@@ -119,18 +130,21 @@ class _DeviceRun:
     Attributes:
         bundle: that is measured: a copy with the engines, if there is space for it.
         options: of the runners.
+        backends: to be tried.
         complete: whether every step was tried.
         written: whether there is a file.
     """
 
     bundle: Bundle
     out: Path
-    options: Mapping[str, int]
+    options: Mapping[str, Any]
+    backends: Sequence[Backend]
     show: ProgressCallback = no_progress
     complete: bool = False
     written: bool = False
     steps: list[Step] = field(default_factory=list)
-    _results: dict[str, Any] = field(default_factory=dict)
+    #: By the kind of a step and what it is about.
+    _results: dict[tuple[str, str], Any] = field(default_factory=dict)
     _logs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,50 +153,49 @@ class _DeviceRun:
         self._anonymizer = Anonymizer(places)
 
     def take_steps(
-        self,
-        stack: ExitStack,
-        plans: Sequence[BenchProtocol],
-        backends: Sequence[str] | None,
-        precisions: Sequence[str] | None,
+        self, stack: ExitStack, plans: Sequence[BenchProtocol], precisions: Sequence[str]
     ) -> None:
         """Take all steps; a copy of the bundle is removed when ``stack`` is closed."""
         self._take("machine")
-        machine = self._results.get("machine")
-        usable = [
-            backend
-            for name, backend in BACKENDS.items()
-            if machine is None or machine.backends.get(name) is None
-            if (backend.automatic if backends is None else name in backends)
-        ]
-        chosen = precisions or RUN_PRECISIONS
+        usable = [backend for backend in self.backends if self._obstacle(backend) is None]
         kinds = [backend.name for backend in usable if backend.kind != "onnx"]
         if kinds and self._copy(stack):
             for kind, each in product(kinds, self.bundle.manifest.precisions):
-                if each in chosen:
-                    self._take(f"build {kind} {each}", kind=kind, precision=each)
+                if each in precisions:
+                    runner = BackendPrecision(kind, each)
+                    self._take("build", runner, runner=runner)
             self.bundle = Bundle.open(self.bundle.path)
-        for backend, precision in product(usable, chosen):
+        where = {name: self.options[name] for name in ("threads", "device")}
+        for backend, precision in product(usable, precisions):
             # Whether engines fit is a question to their library, which may crash.
             if precision in Backend.held_precisions(backend, self.bundle):
-                label = f"{backend.name} {precision}"
-                self._take(f"check {label}", label=label, threads=self.options["threads"])
-        rows = [row for name in self._named("check") for row in self._results[name].runners]
+                runner = BackendPrecision(backend.name, precision)
+                self._take("check", runner, runner=runner, **where)
+        rows = self._checked()
         # Between its turns a GPU would cool down while the processor restores.
-        labels = [row.label for row in rows if not row.on_cpu] or [row.label for row in rows]
-        if not labels:
-            reason = f"{_NOTHING_RUNS}: {'; '.join(self._reasons(backends))}"
+        rows = [row for row in rows if not row.on_cpu] or rows
+        if not rows:
+            reasons = (
+                f"{backend.name}: "
+                f"{self._obstacle(backend) or 'no file of the bundle fits, or a step failed'}"
+                for backend in self.backends
+            )
+            reason = f"{_NOTHING_RUNS}: {'; '.join(reasons)}"
             self.steps.append(Step("check", "failed", 0.0, reason))
-        for plan in plans if labels else ():
-            what = {"protocol": asdict(plan), "labels": labels, **self.options}
-            self._take(f"measure {plan.name}", **what)
+        for plan in plans if rows else ():
+            runners = [BackendPrecision(row.backend, row.precision) for row in rows]
+            self._take(
+                *("measure", plan.name), protocol=asdict(plan), runners=runners, **self.options
+            )
 
-    def _reasons(self, backends: Sequence[str] | None) -> Iterator[str]:
-        """Why each of the backends runs nothing."""
-        machine = self._results.get("machine")
-        for name, backend in BACKENDS.items():
-            if backend.automatic if backends is None else name in backends:
-                reason = machine and machine.backends.get(name)
-                yield f"{name}: {reason or 'no file of the bundle fits, or a step failed'}"
+    def _obstacle(self, backend: Backend) -> str | None:
+        """Why a backend cannot be used, where the machine could be looked at."""
+        machine = self._machine
+        return None if machine is None else machine.backends.get(backend.name)
+
+    @property
+    def _machine(self) -> Machine | None:
+        return self._results.get(("machine", ""))
 
     def _copy(self, stack: ExitStack) -> bool:
         """Copy the bundle, by hard links where there are any; whether that worked."""
@@ -205,14 +218,19 @@ class _DeviceRun:
             return False
         return True
 
-    def _take(self, name: str, **options: Any) -> None:
+    def _take(self, kind: str, subject: object = "", **options: Any) -> None:
         """Take a step in a process of its own.
+
+        Args:
+            kind: of :mod:`~elir_deploy.cli.device_step`.
+            subject: what it is about, for its name.
+            options: of the step.
 
         Raises:
             OutputError: the file cannot be written, and never was.
             KeyboardInterrupt, SystemExit: after what the process had until then was kept.
         """
-        kind, log = name.split()[0], f"logs/{len(self.steps):02}.txt"
+        name, log = f"{kind} {subject}".strip(), f"logs/{len(self.steps):02}.txt"
         if kind != "machine":
             options["bundle"] = self.bundle.path.absolute()
         began, outcome = time.monotonic(), _Outcome()
@@ -232,7 +250,7 @@ class _DeviceRun:
             if stop.signal is not None:  # the traceback says where, and there is no other reason
                 status, outcome.error = "interrupted", (None, outcome.error[1])
             if outcome.result is not None:
-                self._results[name] = outcome.result
+                self._results[kind, str(subject)] = outcome.result
             self._logs[log] = outcome.log.decode("utf-8", "replace")
             self.steps[-1] = Step(name, status, time.monotonic() - began, *outcome.error, log)
 
@@ -266,20 +284,23 @@ class _DeviceRun:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             complete=self.complete,
             bundle=f"{manifest.model.task}, {width}x{height}",
-            machine=self._results.get("machine"),
-            checks=[row for name in self._named("check") for row in self._results[name].runners],
+            machine=self._machine,
+            checks=self._checked(),
             steps=self.steps,
         )
-        measured = {f"{n.split()[1]}.json": self._results[n] for n in self._named("measure")}
+        measured = {f"{plan}.json": one for plan, one in self._reports("measure").items()}
         return DeviceFile(report, measured)
 
-    def _named(self, kind: str) -> list[str]:
-        """Names of the steps of a kind that measured something."""
-        return [
-            name
-            for name, result in self._results.items()
-            if name.split()[0] == kind and any(row.image for row in result.runners)
-        ]
+    def _checked(self) -> list[RunnerRow]:
+        return [row for report in self._reports("check").values() for row in report.runners]
+
+    def _reports(self, kind: str) -> dict[str, Report]:
+        """Of the steps of a kind that measured something, by what they are about."""
+        return {
+            subject: report
+            for (its_kind, subject), report in self._results.items()
+            if its_kind == kind and any(row.image for row in report.runners)
+        }
 
 
 def _link(source: Path, target: Path) -> None:

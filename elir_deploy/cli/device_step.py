@@ -23,7 +23,7 @@ from elir_deploy.bench.device_report import Machine, without_file_name
 from elir_deploy.bench.protocols import PROTOCOLS, BenchProtocol
 from elir_deploy.bench.report import build_report
 from elir_deploy.bench.report_types import Report
-from elir_deploy.bench.runners import BundleRunner
+from elir_deploy.bench.runners import BackendPrecision, BundleRunner
 from elir_deploy.bench.runs import BenchOptions, Run
 from elir_deploy.bench.sensors.nvml import Nvml
 from elir_deploy.bench.sensors.state import read_state
@@ -72,8 +72,9 @@ def _machine(show: ProgressCallback) -> Iterator[Machine]:
         yield machine
 
 
-def _build(show: ProgressCallback, bundle: Path, kind: str, precision: str) -> None:
+def _build(show: ProgressCallback, bundle: Path, runner: BackendPrecision) -> None:
     """Build the engines of a precision for this GPU, unless the bundle has them."""
+    kind, precision = runner
     opened, backend = Bundle.open(bundle), BACKENDS[kind]
     artifacts = [a for a in opened.manifest.artifacts if (a.kind, a.precision) == (kind, precision)]
     if sum(backend.incompatibility(a) is None for a in artifacts) >= len(opened.stages):
@@ -88,15 +89,22 @@ def _build(show: ProgressCallback, bundle: Path, kind: str, precision: str) -> N
         _log(str(engine))
 
 
-def _check(show: ProgressCallback, bundle: Path, label: str, threads: int) -> Iterator[Report]:
+def _check(
+    show: ProgressCallback,
+    bundle: Path,
+    runner: BackendPrecision,
+    threads: int,
+    device: int | str,
+) -> Iterator[Report]:
     """Load a runner alone, and compare its pictures with float32 PyTorch's."""
-    opened, (backend, precision) = Bundle.open(bundle), label.split()
+    opened, precision = Bundle.open(bundle), runner.precision
     one = asdict(replace(PROTOCOLS["paper"], warmup=0, images=1))
+    where: dict[str, Any] = {"threads": threads, "device": device}
     try:
-        (report,) = _measure(show, bundle, one, [label], threads=threads, cold=True)
+        (report,) = _measure(show, bundle, one, [runner], **where, cold=True)
     except UnavailableError:
         # The measurement keeps the message of an error alone: once more, for its traceback.
-        BundleRunner(opened, backend, precision, threads=threads).fidelity(opened)
+        BundleRunner(opened, *runner, **where).fidelity(opened)
         raise
     yield report
     (row,), verified = report.runners, opened.manifest.verification
@@ -112,14 +120,14 @@ def _measure(
     show: ProgressCallback,
     bundle: Path,
     protocol: dict[str, Any],
-    labels: list[str],
+    runners: list[BackendPrecision],
     *,
     cold: bool = False,
     **options: Any,
 ) -> Iterator[Report]:
-    """Measure the runners called ``labels``."""
+    """Measure some runners."""
     plan = BenchProtocol(**protocol)
-    bench = BenchOptions(plan, peers=(), labels=labels, cold=cold, **options)
+    bench = BenchOptions(plan, peers=(), runners=runners, cold=cold, **options)
     run = Run([Bundle.open(bundle)], bench)
     stopped = run.measure_to_report(show, tell)
     assert run.conditions is not None
@@ -176,8 +184,8 @@ def take_here(send: Callable[[tuple[str, Any]], None], options: dict[str, Any]) 
 
 def _libraries(options: dict[str, Any]) -> list[EngineKind]:
     """The engine libraries that a step is about: importing another may crash it."""
-    labels = [options.get("kind", ""), options.get("label", ""), *options.get("labels", ())]
-    names = {label.partition(" ")[0] for label in labels}
+    runners = [options["runner"]] if "runner" in options else options.get("runners", ())
+    names = {runner.backend for runner in runners}
     return [kind for kind in (DEVICE_TENSORRT, RTX) if kind in names]
 
 

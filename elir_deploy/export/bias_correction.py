@@ -21,8 +21,8 @@ from elir_deploy.export.quantization import (
     Placement,
     activation_scale,
     conv_layers,
-    quantize_weight,
     quantized_convolutions,
+    rounded_weight,
 )
 
 __all__ = ["bias_corrections", "weight_bias_corrections"]
@@ -65,9 +65,7 @@ def bias_corrections(
         weight = weights[node.input[1]]
         axis = CHANNEL_AXIS[node.op_type]
         if node.input[1] not in rounded:
-            values, scale = quantize_weight(weight, axis)
-            shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-            rounded[node.input[1]] = values * scale.reshape(shape)
+            rounded[node.input[1]] = rounded_weight(weight, axis)
         exact, approximate = means(node.input[0], placement.reads.get((node.name, 0)))
         difference = _response(node, weight, exact) - _response(
             node, rounded[node.input[1]], approximate
@@ -93,9 +91,7 @@ def weight_bias_corrections(
         for node in nodes if layer in layers else ():
             name, axis = node.input[1], CHANNEL_AXIS[node.op_type]
             if name not in errors:
-                values, scale = quantize_weight(weights[name], axis)
-                shape = [-1 if i == axis else 1 for i in range(weights[name].ndim)]
-                errors[name] = weights[name] - values * scale.reshape(shape)
+                errors[name] = weights[name] - rounded_weight(weights[name], axis)
             mean = statistics[node.input[0]].mean
             corrections[node.name] = _response(node, errors[name], mean).astype(np.float32)
     return corrections

@@ -49,11 +49,12 @@ __all__ = [
 #: int8 multiply-accumulates in the time that moves one byte, on an edge GPU (a Jetson Orin NX:
 #: about 25e12 a second and 100e9 bytes); it makes operations and bytes saved one number.
 MACS_PER_BYTE = 250
-#: Images that each block alone is measured on.
+#: Images that each block alone is measured on: its error decides the order alone, and the whole
+#: graph is then measured on all.
 SENSITIVITY_IMAGES = 2
 #: PSNR of identical images in a mean of differences, which would be infinite.
 _IDENTICAL_DB = 100.0
-#: Blocks kept at first that are tried in int8 once more.
+#: Blocks kept at first that are tried in int8 once more; each takes a run on every image.
 RETRIED_BLOCKS = 6
 #: Share of a budget that calibration images may use up: others differ.
 CAUTION = 0.9
@@ -215,7 +216,9 @@ class Judge:
             output = self._run(session, image)
             fidelities.append(psnr_db(output, exact))
             if image.truth is not None:
-                drops.append(_capped(exact, image.truth) - _capped(output, image.truth))
+                drops.append(
+                    _capped_psnr_db(exact, image.truth) - _capped_psnr_db(output, image.truth)
+                )
         drop = float(np.mean(drops)) if drops else None
         return QuantizationQuality(drop, finite_or_none(min(fidelities)))
 
@@ -241,7 +244,7 @@ def measure_sensitivities(
         feeder: makes the graph's inputs.
     """
     images = images[:SENSITIVITY_IMAGES]
-    inputs, exact = _boundaries(model, [feeder(image.image) for image in images])
+    inputs, exact = _run_to_stages(model, [feeder(image.image) for image in images])
     sensitivities = []
     for done, block in enumerate(blocks):
         progress("measuring what each block costs", done, len(blocks))
@@ -262,7 +265,7 @@ def _clipped(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return image.clip(0, 1)
 
 
-def _boundaries(
+def _run_to_stages(
     model: ModelProto, feeds: Sequence[dict[str, NDArray[Any]]]
 ) -> tuple[list[dict[str, NDArray[Any]]], list[NDArray[np.float32]]]:
     """Inputs of all stages, and the clipped image, of the exact graph, for each feed."""
@@ -297,55 +300,58 @@ def select_blocks(
 
     Raises:
         QualityError: it does not hold even with every block kept; the message names the best that
-            was measured, and the worst block.
+            was measure_with, and the worst block.
     """
     # By error for the time saved, the worst first.
     ranked = sorted(sensitivities, key=lambda s: s.mse / s.block.saving, reverse=True)
 
-    def measured(kept: Collection[Block]) -> QuantizationQuality:
+    def measure_with(kept: Collection[Block]) -> QuantizationQuality:
         in_int8 = [s.block for s in sensitivities if s.block not in kept]
         what = f"measuring {budget.precision} with {len(kept)} of {len(sensitivities)} blocks kept"
         return judge.measure(quantize(in_int8), what)
 
-    everything = measured([])
+    everything = measure_with([])
     if budget.allows(everything):
         return Selection((), everything, everything)
     best = everything
+    # Doubled from an eighth on: few graphs need more, and each try takes a run on every image.
     fails, count = 0, max(1, len(ranked) // 8)
-    while not budget.allows(quality := measured([s.block for s in ranked[:count]])):
+    while not budget.allows(quality := measure_with([s.block for s in ranked[:count]])):
         best = max(best, quality, key=lambda q: db_from_json(q.fidelity_db))
         if count == len(ranked):
-            raise QualityError(_missed(budget, best, sensitivities))
+            raise QualityError(_describe_miss(budget, best, sensitivities))
         fails, count = count, min(2 * count, len(ranked))
     while count - fails > 1:  # each block kept helps: the fewest from the top by bisection
         middle = (fails + count) // 2
-        between = measured([s.block for s in ranked[:middle]])
+        between = measure_with([s.block for s in ranked[:middle]])
         if budget.allows(between):
             count, quality = middle, between
         else:
             fails = middle
     kept = [s.block for s in ranked[:count]]
     if len(kept) > 1:
-        kept, quality = _retried(kept, quality, measured, budget)
+        kept, quality = _retry_in_int8(kept, quality, measure_with, budget)
     return Selection(tuple(kept), quality, everything)
 
 
-def _retried(
+def _retry_in_int8(
     kept: list[Block],
     quality: QuantizationQuality,
-    measured: Callable[[Collection[Block]], QuantizationQuality],
+    measure_with: Callable[[Collection[Block]], QuantizationQuality],
     budget: Budget,
 ) -> tuple[list[Block], QuantizationQuality]:
     """Retry the blocks that save most in int8: the last one kept may have freed enough for them."""
     for block in sorted(kept, key=lambda p: p.saving, reverse=True)[:RETRIED_BLOCKS]:
         fewer = [other for other in kept if other is not block]
-        with_fewer = measured(fewer)
+        with_fewer = measure_with(fewer)
         if budget.allows(with_fewer):
             kept, quality = fewer, with_fewer
     return kept, quality
 
 
-def _missed(budget: Budget, best: QuantizationQuality, sensitivities: Sequence[Sensitivity]) -> str:
+def _describe_miss(
+    budget: Budget, best: QuantizationQuality, sensitivities: Sequence[Sensitivity]
+) -> str:
     required = f"at least {budget.floor_db:g} dB against float32"
     reached = f"{db_from_json(best.fidelity_db):.1f} dB"
     if budget.drop_db is not None and best.psnr_drop_db is not None:
@@ -359,5 +365,5 @@ def _missed(budget: Budget, best: QuantizationQuality, sensitivities: Sequence[S
     )
 
 
-def _capped(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+def _capped_psnr_db(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     return min(psnr_db(image, reference), _IDENTICAL_DB)

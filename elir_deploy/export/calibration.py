@@ -134,7 +134,7 @@ def _rng(number: int) -> np.random.Generator:
     return np.random.default_rng([0, number])
 
 
-def _spread(length: int, count: int) -> list[int]:
+def _spread_indices(length: int, count: int) -> list[int]:
     """``count`` indices spread evenly over ``length``, all of them where there are fewer."""
     return (
         sorted({k * length // count for k in range(count)}) if count < length else [*range(length)]
@@ -147,7 +147,7 @@ def _clean_images(
     samples = SampleFolder(folder, task.name, side=side, upscale=task.upscale, faces=task.faces)
     if samples.unread:
         warn(f"not read: {samples.unread}")
-    for number in _spread(len(samples), count):
+    for number in _spread_indices(len(samples), count):
         sample = samples[number]
         if isinstance(sample, Sample):
             image = enlarge(task.name, sample.low)
@@ -162,7 +162,7 @@ def _degraded_images(
     listed = images_of(folder)
     if listed.unread:
         warn(f"not read: {listed.unread}")
-    for number in _spread(len(listed.places), count):
+    for number in _spread_indices(len(listed.places), count):
         name = listed.places[number].as_posix()
         try:
             picture = EnlargedPicture(

@@ -82,13 +82,13 @@ def convert_graphs(
 
     def int8() -> PrecisionGraphs:
         assert recipes.int8 is not None
-        return quantized(recipes.int8, recipes.int8.figures.kept)
+        return quantize(recipes.int8, recipes.int8.figures.kept)
 
     def w8() -> PrecisionGraphs:
         assert recipes.w8 is not None
-        return quantized(recipes.w8, recipes.w8.kept)
+        return quantize(recipes.w8, recipes.w8.kept)
 
-    def quantized(recipe: Recipe | WeightRecipe, kept: Sequence[str]) -> PrecisionGraphs:
+    def quantize(recipe: Recipe | WeightRecipe, kept: Sequence[str]) -> PrecisionGraphs:
         """With the rest in the fallback dtype."""
         converted = {stage: recipe.apply(graph) for stage, graph in graphs.items()}
         if options.int8_fallback == "float32":

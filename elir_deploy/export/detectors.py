@@ -45,6 +45,7 @@ YUNET_URL = (
 )
 YUNET_SHA256 = "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12"
 CENTERFACE_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
+#: Bytes of a detector's file, and of its licence, at most; known ones have 7 MB and 11 kB.
 _LARGEST = 2**28
 _LARGEST_LICENCE = 2**20
 
@@ -119,9 +120,9 @@ def prepare_detector(
             be read.
     """
     if source == "centerface":
-        return _prepared("centerface", *_centerface(), opset=opset)
+        return _prepare("centerface", *_centerface(), opset=opset)
     if source == "yunet":
-        return _prepared("yunet", _yunet(), "Apache-2.0", _yunet_licence(), opset=opset)
+        return _prepare("yunet", _yunet(), "Apache-2.0", _yunet_licence(), opset=opset)
     path = Path(source)
     try:
         if path.stat().st_size > _LARGEST:
@@ -132,8 +133,8 @@ def prepare_detector(
             f"face detector {path}: {error.strerror}; give a file, or one of {', '.join(DETECTORS)}"
         ) from None
     if hashlib.sha256(content).hexdigest() == YUNET_SHA256:
-        return _prepared(str(path), content, "Apache-2.0", _yunet_licence(), opset=opset)
-    return _prepared(str(path), content, *_licence(path.with_suffix(".LICENSE"), warn), opset=opset)
+        return _prepare(str(path), content, "Apache-2.0", _yunet_licence(), opset=opset)
+    return _prepare(str(path), content, *_licence(path.with_suffix(".LICENSE"), warn), opset=opset)
 
 
 def _licence(path: Path, warn: WarningCallback) -> tuple[str, bytes]:
@@ -151,7 +152,7 @@ def _licence(path: Path, warn: WarningCallback) -> tuple[str, bytes]:
     return "see the file", text
 
 
-def _prepared(
+def _prepare(
     source: str, content: bytes, licence: str, text: bytes, *, opset: int
 ) -> PreparedDetector:
     try:

@@ -172,7 +172,7 @@ def _sum(rows: str, count: int, length: int, sequence: NodeSequence) -> str:
         "Transpose", sequence.reshape(rows, [count, depth, lanes]), perm=[1, 0, 2]
     )
     zero = sequence.constant(np.zeros((count, lanes), np.float32))
-    partial = sequence.exact("Scan", zero, turns, body=_adding(), num_scan_inputs=1)
+    partial = sequence.exact("Scan", zero, turns, body=_addition_body(), num_scan_inputs=1)
     while lanes > 1:
         lanes //= 2
         first, second = (
@@ -183,7 +183,7 @@ def _sum(rows: str, count: int, length: int, sequence: NodeSequence) -> str:
     return partial
 
 
-def _adding() -> GraphProto:
+def _addition_body() -> GraphProto:
     """One turn of a sum in float16: what came before and the next number of each lane."""
     sequence = NodeSequence("turn")
     total = sequence.half("Add", "before", "next")
@@ -234,14 +234,14 @@ def emulate_float16(model: ModelProto) -> ModelProto:
             graph.node.extend(sequence.nodes)
             graph.initializer.extend(sequence.constants)
         else:
-            graph.node.extend(_then_rounded(node, half, TensorProto.FLOAT16))
+            graph.node.extend(_round_outputs(node, half, TensorProto.FLOAT16))
     for value in graph.value_info:
         if value.name in half:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     return emulated
 
 
-def _then_rounded(node: NodeProto, rounded: set[str], kind: int) -> Iterator[NodeProto]:
+def _round_outputs(node: NodeProto, rounded: set[str], kind: int) -> Iterator[NodeProto]:
     """The node, and a round trip through a narrower type behind each output that is ``rounded``."""
     names = [name for name in node.output if name in rounded]
     for i, name in enumerate(node.output):
@@ -288,7 +288,7 @@ def emulate_bfloat16(model: ModelProto) -> ModelProto:
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
-        graph.node.extend(_then_rounded(node, floats - exact, TensorProto.BFLOAT16))
+        graph.node.extend(_round_outputs(node, floats - exact, TensorProto.BFLOAT16))
     return emulated
 
 

@@ -34,7 +34,7 @@ SILENT = 1e-3
 
 
 @dataclass
-class _Space:
+class _ChannelGroup:
     """Tensors whose channels must be scaled alike, and the convolutions at their ends."""
 
     tensors: set[str] = field(default_factory=set)
@@ -53,14 +53,14 @@ def channel_factors(
         statistics: of every tensor that a convolution reads, at least.
     """
     factors: dict[str, NDArray[np.float32]] = {}
-    for space in _spaces(model):
-        read = {node.input[0] for node in space.readers}
-        read |= {name for name in space.tensors if name in statistics}
+    for group in _channel_groups(model):
+        read = {node.input[0] for node in group.readers}
+        read |= {name for name in group.tensors if name in statistics}
         amax = [statistics[name].peak for name in sorted(read) if name in statistics]
         if not amax:
             continue
         levelling = _levelling(np.max(amax, axis=0))
-        factors.update(dict.fromkeys(space.tensors, levelling))
+        factors.update(dict.fromkeys(group.tensors, levelling))
     return factors
 
 
@@ -72,10 +72,10 @@ def weight_levelling_factors(model: ModelProto) -> dict[str, NDArray[np.float32]
     """
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     factors: dict[str, NDArray[np.float32]] = {}
-    for space in _spaces(model):
-        peaks = [np.abs(weights[node.input[1]]).max(axis=(0, 2, 3)) for node in space.readers]
+    for group in _channel_groups(model):
+        peaks = [np.abs(weights[node.input[1]]).max(axis=(0, 2, 3)) for node in group.readers]
         factor = np.reciprocal(_levelling(np.max(peaks, axis=0)))
-        factors.update(dict.fromkeys(space.tensors, factor))
+        factors.update(dict.fromkeys(group.tensors, factor))
     return factors
 
 
@@ -124,22 +124,22 @@ def weight_factors(
     return scales
 
 
-def _spaces(model: ModelProto) -> list[_Space]:
+def _channel_groups(model: ModelProto) -> list[_ChannelGroup]:
     """The spaces that may be scaled, in graph order."""
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
-    space_of: dict[str, _Space] = {}
+    group_of: dict[str, _ChannelGroup] = {}
 
-    def space(name: str) -> _Space:
-        joined = space_of.setdefault(name, _Space())
+    def group(name: str) -> _ChannelGroup:
+        joined = group_of.setdefault(name, _ChannelGroup())
         joined.tensors.add(name)
         return joined
 
-    def join(first: _Space, second: _Space) -> None:
+    def join(first: _ChannelGroup, second: _ChannelGroup) -> None:
         if first is second:
             return
         for name in second.tensors:
-            space_of[name] = first
+            group_of[name] = first
         first.tensors |= second.tensors
         first.writers += second.writers
         first.readers += second.readers
@@ -150,18 +150,18 @@ def _spaces(model: ModelProto) -> list[_Space]:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
     for value in (*graph.input, *graph.output):
-        space(value.name).fixed = True
+        group(value.name).fixed = True
     for node in graph.node:
         inputs = [name for name in node.input if name]
         values = [name for name in inputs if name not in constants]
         if node.op_type == "Conv" and uses[node.input[1]] == 1:
-            space(node.input[0]).readers.append(node)
-            space(node.output[0]).writers.append(node)
+            group(node.input[0]).readers.append(node)
+            group(node.output[0]).writers.append(node)
         elif node.op_type in HOMOGENEOUS and (node.op_type == "Resize" or values == inputs):
             for name in values:
-                join(space(node.output[0]), space(name))
+                join(group(node.output[0]), group(name))
         else:
             for name in (*values, *node.output):
-                space(name).fixed = True
-    distinct = {id(space): space for space in space_of.values()}
+                group(name).fixed = True
+    distinct = {id(group): group for group in group_of.values()}
     return [s for s in distinct.values() if not s.fixed and s.readers and s.writers]

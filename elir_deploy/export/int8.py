@@ -213,9 +213,8 @@ def calibrate(
     calibrated = _Calibrated(model, outline, images, feeder, options, progress)
     blocks = blocks_of(calibrated.model, outline)
     budget = None if floor_db is None else Budget("INT8", options.max_psnr_drop_db, floor_db)
-    quantized = calibrated.quantized
     chosen, report = choose_blocks(
-        model, calibrated.model, blocks, quantized, images, feeder, budget, progress
+        model, calibrated.model, blocks, calibrated.quantize, images, feeder, budget, progress
     )
     return calibrated.recipe(chosen, report.figures), report
 
@@ -248,7 +247,7 @@ class _Calibrated:
         }
         self.amax = {name: float(s.peak.max()) for name, s in self.statistics.items()}
 
-    def _placed(self, blocks: Collection[Block]) -> tuple[Placement, dict[str, float]]:
+    def _place_blocks(self, blocks: Collection[Block]) -> tuple[Placement, dict[str, float]]:
         layers = {layer for block in blocks for layer in block.layers}
         skips = {skip for block in blocks for skip in block.skips}
         placement = place(self.model, layers, skips)
@@ -265,14 +264,14 @@ class _Calibrated:
             return {}
         return bias_corrections(self.model, placement, amax, self.statistics)
 
-    def quantized(self, blocks: Collection[Block]) -> ModelProto:
+    def quantize(self, blocks: Collection[Block]) -> ModelProto:
         """The graph with these blocks in INT8."""
-        placement, amax = self._placed(blocks)
+        placement, amax = self._place_blocks(blocks)
         return quantize_graph(self.model, placement, amax, self._corrections(placement, amax))
 
     def recipe(self, blocks: Collection[Block], figures: QuantizationFigures) -> Recipe:
-        """The recipe that turns the graph into :meth:`quantized`."""
-        placement, amax = self._placed(blocks)
+        """The recipe that turns the graph into the graph that :meth:`quantize` gives."""
+        placement, amax = self._place_blocks(blocks)
         return Recipe(
             graph_sha256=self.sha256,
             images=self.images,

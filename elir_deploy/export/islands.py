@@ -56,7 +56,7 @@ SUMMED_AXES = {"Conv": (1, 2, 3), "ConvTranspose": (0, 2, 3)}
 
 #: Which normalisations are float32: those that a measurement says, all, or none.
 Normalization = Literal["measured", "float32", "float16"]
-Kind = Literal["range", "squares", "lost", "error", "partial", "requested"]
+Kind = Literal["range", "squares", "overflow", "error", "partial", "requested"]
 #: In order of importance.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OperatorKind = Literal["normalisation", "convolution", "other"]
@@ -197,8 +197,8 @@ class Reason:
     """Why a layer stays float32.
 
     Attributes:
-        kind: ``range`` of a tensor, sum of ``squares``, sums in float16 that are ``lost`` because
-            they are not finite, or their ``error``; ``partial`` sums of a convolution; or
+        kind: ``range`` of a tensor, sum of ``squares``, ``overflow`` of sums in float16, or their
+            ``error``; ``partial`` sums of a convolution; or
             ``requested`` by the options.
         part: kind of layer.
         value: measured; in dB for ``error``.
@@ -232,7 +232,7 @@ def _reason_text(kind: Kind, values: Sequence[float]) -> str:
     return {
         "range": f"values reach {span}; {limit}",
         "squares": f"sums of squares reach {span}; {limit}",
-        "lost": "sums in float16 are not finite",
+        "overflow": "sums in float16 are not finite",
         "error": f"sums in float16 leave {span} dB; the limit is {LEAST_DB:g}",
         "partial": f"partial sums may reach {span}; float16 ends at {FLOAT16_MAX:.0f}",
         "requested": "as requested",
@@ -279,7 +279,7 @@ def plan_float16(
     reasons: dict[str, Reason] = {}
     for node in model.graph.node:
         layer = layer_of(node.name)
-        for reason in judge.against(node):
+        for reason in judge.reasons_against(node):
             if layer not in reasons or reason.order < reasons[layer].order:
                 reasons[layer] = reason
     return Float16Plan(reasons)
@@ -291,7 +291,7 @@ class _Judge:
         self.normalization = normalization
         self.gains = _largest_gains(model)
 
-    def against(self, node: NodeProto) -> Iterator[Reason]:
+    def reasons_against(self, node: NodeProto) -> Iterator[Reason]:
         """Reasons against float16 in ``node``."""
         part = _operator_kind(node)
         limit = FLOAT16_MAX / HEADROOM
@@ -311,7 +311,7 @@ class _Judge:
                 yield Reason("squares", part, squares)
             error_db = self.evidence.error_db.get(node.name, math.inf)
             if error_db == -math.inf:
-                yield Reason("lost", part)
+                yield Reason("overflow", part)
             elif error_db < LEAST_DB:
                 yield Reason("error", part, error_db)
 

@@ -158,7 +158,7 @@ class _Export:
         )
         failures = dict(recipes.failures)
         precisions = [p for p in file_precisions(options.precisions) if p not in failures]
-        _require(precisions, failures)
+        _check_any_left(precisions, failures)
         converted = convert_graphs(
             graphs, options, feeder, photographs, recipes, precisions, self.progress
         )
@@ -178,8 +178,8 @@ class _Export:
         self.writer.write_manifest(draft)
         results = self._verify(references, kept)
         failures |= self._failures(results)
-        passed = self._passed(draft, results, failures)
-        manifest, engine_failures = _with_engines(
+        passed = self._keep_passed(draft, results, failures)
+        manifest, engine_failures = _add_engines(
             self.writer, passed, options, self.progress, self.warn
         )
         failures |= engine_failures
@@ -247,13 +247,13 @@ class _Export:
         """Why precisions are not good enough, by precision."""
         lenient = self.checkpoint.random and self.options.floor_db is None
         return {
-            precision: _shortfall(precision, result)
+            precision: _describe_shortfall(precision, result)
             for precision, result in results.items()
             if not result.passed
             and not (lenient and result.finite and precision != ALWAYS_ENFORCED)
         }
 
-    def _passed(
+    def _keep_passed(
         self,
         draft: Manifest,
         results: Mapping[str, Verification],
@@ -268,7 +268,7 @@ class _Export:
         """
         failed = {p for p in failures if p == file_precision(p)}
         passed = [precision for precision in draft.precisions if precision not in failed]
-        _require(passed, failures)
+        _check_any_left(passed, failures)
         for artifact in draft.artifacts:
             if artifact.precision in failed:
                 self.writer.remove(artifact.file)
@@ -288,7 +288,7 @@ class _Export:
         )
 
 
-def _with_engines(
+def _add_engines(
     writer: BundleWriter,
     manifest: Manifest,
     options: ExportOptions,
@@ -319,7 +319,7 @@ def _with_engines(
     return manifest, failures
 
 
-def _shortfall(precision: str, result: Verification) -> str:
+def _describe_shortfall(precision: str, result: Verification) -> str:
     part = result.worst_part
     alone = result.parts.get(part) if part else None
     reached = "is identical" if result.psnr_db is None else f"reaches {result.psnr_db:.1f} dB"
@@ -330,6 +330,6 @@ def _shortfall(precision: str, result: Verification) -> str:
     )
 
 
-def _require(precisions: Sequence[str], failures: Mapping[str, str]) -> None:
+def _check_any_left(precisions: Sequence[str], failures: Mapping[str, str]) -> None:
     if not precisions:
         raise QualityError(". ".join((*failures.values(), "No bundle was written")))

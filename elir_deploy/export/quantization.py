@@ -36,6 +36,7 @@ __all__ = [
     "quantize_weight",
     "quantized_convolutions",
     "residual_additions",
+    "rounded_weight",
 ]
 
 #: Output channels' axis in the weights of the operators that are quantised.
@@ -224,6 +225,12 @@ def quantize_weight(
     return values, scale.reshape(-1).astype(np.float32)
 
 
+def rounded_weight(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """What :func:`quantize_weight` leaves of a weight, as float32."""
+    values, scale = quantize_weight(weight, axis)
+    return values * scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+
+
 def quantize_graph(
     model: ModelProto,
     placement: Placement,
@@ -248,7 +255,7 @@ def quantize_graph(
     rewriter = _Rewriter(graph, placement, amax, biases)
     nodes = list(graph.node)
     del graph.node[:]
-    graph.node.extend(rewriter.of_inputs())
+    graph.node.extend(rewriter.quantize_inputs())
     for node in nodes:
         graph.node.extend(rewriter.convert(node))
     rewriter.finish()
@@ -295,7 +302,7 @@ class _Rewriter:
         self.added: dict[str, TensorProto] = {}
         self.shaped = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
 
-    def of_inputs(self) -> Iterator[NodeProto]:
+    def quantize_inputs(self) -> Iterator[NodeProto]:
         for value in self.graph.input:
             yield from self._quantize(value.name)
 
@@ -308,8 +315,8 @@ class _Rewriter:
             if name is not None:
                 new.input[i] = f"{name}.dequantized"
         if node.op_type in CHANNEL_AXIS and layer_of(node.name) in self.placement.layers:
-            yield from self._weight(node, new)
-            self._bias(new)
+            yield from self._quantize_weight(node, new)
+            self._replace_bias(new)
         yield new
         for name in node.output:
             yield from self._quantize(name)
@@ -331,7 +338,7 @@ class _Rewriter:
             entry.name = added
             entry.type.tensor_type.elem_type = kind
 
-    def _weight(self, node: NodeProto, new: NodeProto) -> Iterator[NodeProto]:
+    def _quantize_weight(self, node: NodeProto, new: NodeProto) -> Iterator[NodeProto]:
         name = node.input[1]
         new.input[1] = dequantized = f"{name}.dequantized"
         if f"{name}.int8" in self.added:
@@ -349,7 +356,7 @@ class _Rewriter:
             axis=axis,
         )
 
-    def _bias(self, new: NodeProto) -> None:
+    def _replace_bias(self, new: NodeProto) -> None:
         name, values = self.biases.get(new.name, ("", None))
         if values is None:
             return

@@ -82,7 +82,7 @@ def _keep_shapes(graph: GraphProto) -> None:
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
-        before = _flattening(node, producers)
+        before = _undone_reshape(node, producers)
         if before is not None:
             shape = node_name(before.name.removesuffix(".reshape"), "Shape")
             graph.node.append(helper.make_node("Shape", before.input[:1], [shape], name=shape))
@@ -95,7 +95,7 @@ def _keep_shapes(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _flattening(node: NodeProto, producers: Mapping[str, NodeProto]) -> NodeProto | None:
+def _undone_reshape(node: NodeProto, producers: Mapping[str, NodeProto]) -> NodeProto | None:
     """The Reshape that the Reshape ``node`` undoes; None: it undoes none."""
     if node.op_type != "Reshape":
         return None

@@ -197,7 +197,9 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
             if parts is None or size != image.shape[:2]:
                 size, parts = image.shape[:2], None  # frees those of another size
                 parts = _Parts(
-                    _at_size(graphs, bundle.manifest, *size), emulation, bundle.manifest.model.steps
+                    _fix_to_size(graphs, bundle.manifest, *size),
+                    emulation,
+                    bundle.manifest.model.steps,
                 )
             inputs = feeder(image)
             outputs, ends = [], {}
@@ -215,7 +217,7 @@ def _verify_precision(job: dict[str, Any], job_folder: Path) -> Verification:
             results.images.append(min(candidates, key=_decibels))
             if not synthetic:
                 results.add_parts(ends, parts.run_alone(inputs, reference), reference)
-    return _summarized(results, job["floor_db"], ", and ".join(runs))
+    return _summarize(results, job["floor_db"], ", and ".join(runs))
 
 
 @dataclass
@@ -233,7 +235,7 @@ class _Results:
                 _keep_worst(table, part, signal_to_error(value, exact[part]))
 
 
-def _at_size(
+def _fix_to_size(
     graphs: list[ModelProto], manifest: Manifest, height: int, width: int
 ) -> list[ModelProto]:
     """The graphs for one image of a size, if they are for several shapes; else themselves."""
@@ -264,7 +266,7 @@ def _emulation(
     return _EMULATIONS.get("fp16" if has_half else precision, (None, ""))
 
 
-def _summarized(results: _Results, floor_db: float, backend: str) -> Verification:
+def _summarize(results: _Results, floor_db: float, backend: str) -> Verification:
     photographs = [image for image in results.images if not image.synthetic]
     worst = min(map(_decibels, photographs))
     max_errors = [image.max_error for image in photographs if image.max_error is not None]

@@ -52,7 +52,7 @@ class WeightRecipe:
 
     def apply(self, model: ModelProto) -> ModelProto:
         """The fused float32 graph, or one stage of it, with int8 weights."""
-        return _with_int8_weights(equalize(model, self.factors), self.layers, self.corrections)
+        return _quantize_weights(equalize(model, self.factors), self.layers, self.corrections)
 
 
 def choose_weights(
@@ -93,17 +93,17 @@ def choose_weights(
         chosen = {name: values for name, values in corrections.items() if name in names}
         return WeightRecipe(layers, factors, chosen, tuple(kept))
 
-    def quantized(some: Collection[Block]) -> ModelProto:
+    def quantize(some: Collection[Block]) -> ModelProto:
         candidate = recipe(some)
-        return _with_int8_weights(equalized, candidate.layers, candidate.corrections)
+        return _quantize_weights(equalized, candidate.layers, candidate.corrections)
 
-    blocks = [_by_bytes(model, block) for block in blocks_of(model, outline) if block.layers]
+    blocks = [_weigh_by_bytes(model, block) for block in blocks_of(model, outline) if block.layers]
     budget = None if floor_db is None else Budget("w8", options.max_psnr_drop_db, floor_db)
     chosen, report = choose_blocks(
         model,
         equalized,
         blocks,
-        quantized,
+        quantize,
         images,
         feeder,
         budget,
@@ -117,7 +117,7 @@ def choose_weights(
     return recipe(chosen, kept), report
 
 
-def _with_int8_weights(
+def _quantize_weights(
     model: ModelProto, layers: frozenset[str], corrections: Mapping[str, NDArray[np.float32]]
 ) -> ModelProto:
     return quantize_graph(model, Placement({}, {}, layers), {}, corrections)
@@ -135,7 +135,7 @@ def _statistics(
     return collect_statistics(model, list(tensors), feeds, images=len(images), progress=progress)
 
 
-def _by_bytes(model: ModelProto, block: Block) -> Block:
+def _weigh_by_bytes(model: ModelProto, block: Block) -> Block:
     """The block with what it saves in bytes: one for each weight."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     layers = conv_layers(model)

@@ -59,7 +59,11 @@ def open_detector(
 def _open_and_run(
     backend: Backend, bundle: Bundle, long_side: int, threads: int | None, device: int
 ) -> DetectorNetwork:
-    """Missing libraries and a lack of memory often show only in a run."""
+    """Missing libraries and a lack of memory often show only in a run.
+
+    Of an engine's sizes the smallest is run alone: each keeps its memory from then on, and pictures
+    of one orientation need one of them.
+    """
     network = backend.open_detector(bundle, threads=threads, device=device)
     try:
         multiple = detector_of(bundle).multiple

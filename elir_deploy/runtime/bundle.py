@@ -34,8 +34,7 @@ from elir_deploy.runtime.manifest_file import (
     MAX_MANIFEST_BYTES,
     decode_manifest,
 )
-from elir_deploy.runtime.onnx_check import End, check_onnx_file
-from elir_deploy.runtime.tensors import TensorSpec
+from elir_deploy.runtime.onnx_check import check_onnx_file
 
 __all__ = ["Bundle", "file_sha256"]
 
@@ -121,14 +120,6 @@ class Bundle:
             raise BundleError(f"{self.path / file} cannot be read: {error.strerror}") from None
         return path
 
-    def ends(self, stage: Stage) -> tuple[list[End], list[End]]:
-        """Inputs and outputs of the graph of a stage."""
-
-        def end(spec: TensorSpec) -> End:
-            return End(spec.name, spec.dtype, self.manifest.dimensions(spec.name))
-
-        return [end(spec) for spec in stage.inputs], [end(stage.output)]
-
     def damaged_files(self) -> dict[str, str]:
         """Check all files of the bundle; returns the problem of each damaged or missing file."""
         problems = {file: self._damage(file) for file in self._files}
@@ -157,8 +148,7 @@ class Bundle:
                 stage for stage in self.stages if any(a.file == file for a in stage.artifacts)
             ]
             for stage in stages:
-                inputs, outputs = self.ends(stage)
-                check_onnx_file(path, inputs, outputs)
+                check_onnx_file(path, manifest.graph_ends(stage))
             if not stages:  # a detector's, for example
                 check_onnx_file(path)
         for reference in manifest.references:

@@ -120,7 +120,7 @@ class CudaPythonDevice(Device):
             raise UnavailableError(f"the CUDA driver does not start: {error}") from None
         check_number(number, count)
         self.number = number
-        _, properties = self._checked(
+        _, properties = self._check(
             "cudaGetDeviceProperties", runtime.cudaGetDeviceProperties(number)
         )
         name = properties.name
@@ -128,7 +128,7 @@ class CudaPythonDevice(Device):
             "\0"
         )
         self.capability = f"sm{properties.major}{properties.minor}"
-        _, version = self._checked("cudaDriverGetVersion", runtime.cudaDriverGetVersion())
+        _, version = self._check("cudaDriverGetVersion", runtime.cudaDriverGetVersion())
         self.driver = driver_name(version)
 
     def _device_count(self) -> int:
@@ -156,7 +156,7 @@ class CudaPythonDevice(Device):
         _, text = self._cuda.cudaGetErrorString(error)
         return f"{call} failed with {name.decode()} ({text.decode()})"
 
-    def _checked(self, call: str, result: tuple[Any, ...]) -> Any:
+    def _check(self, call: str, result: tuple[Any, ...]) -> Any:
         if int(result[0]):
             raise UnavailableError(self._describe(call, result[0]))
         return result
@@ -164,32 +164,32 @@ class CudaPythonDevice(Device):
     @contextmanager
     def current(self) -> Iterator[None]:
         cuda = self._cuda
-        _, before = self._checked("cudaGetDevice", cuda.cudaGetDevice())
+        _, before = self._check("cudaGetDevice", cuda.cudaGetDevice())
         if before == self.number:
             yield
             return
-        self._checked("cudaSetDevice", cuda.cudaSetDevice(self.number))
+        self._check("cudaSetDevice", cuda.cudaSetDevice(self.number))
         try:
             yield
         finally:
-            self._checked("cudaSetDevice", cuda.cudaSetDevice(before))
+            self._check("cudaSetDevice", cuda.cudaSetDevice(before))
 
     def allocate(self, nbytes: int) -> int:
-        _, address = self._checked("cudaMalloc", self._cuda.cudaMalloc(nbytes))
+        _, address = self._check("cudaMalloc", self._cuda.cudaMalloc(nbytes))
         return int(address)
 
     def free(self, address: int) -> None:
-        self._checked("cudaFree", self._cuda.cudaFree(address))
+        self._check("cudaFree", self._cuda.cudaFree(address))
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         cuda = self._cuda
         kind = np.dtype(dtype)
         # Portable: pinned for every context, so that any of them can free it.
         result = cuda.cudaHostAlloc(math.prod(shape) * kind.itemsize, cuda.cudaHostAllocPortable)
-        _, address = self._checked("cudaHostAlloc", result)
+        _, address = self._check("cudaHostAlloc", result)
         owner = _Pinned(int(address), shape, kind)
         # Not at exit, when a thread may still be using it: it is freed with the process anyway.
-        weakref.finalize(owner, _ignored, cuda.cudaFreeHost, int(address)).atexit = False
+        weakref.finalize(owner, _release_quietly, cuda.cudaFreeHost, int(address)).atexit = False
         array: NDArray[Any] = np.asarray(owner)
         array[...] = 0
         return array
@@ -198,13 +198,13 @@ class CudaPythonDevice(Device):
         cuda = self._cuda
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         result = cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, stream)
-        self._checked("cudaMemcpyAsync", result)
+        self._check("cudaMemcpyAsync", result)
 
     def copy_out(self, array: NDArray[Any], address: int, stream: int) -> None:
         cuda = self._cuda
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         result = cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, stream)
-        self._checked("cudaMemcpyAsync", result)
+        self._check("cudaMemcpyAsync", result)
 
     def copy_rows(
         self,
@@ -221,11 +221,11 @@ class CudaPythonDevice(Device):
         result = cuda.cudaMemcpy2DAsync(
             sink, sink_pitch, source, source_pitch, width, height, kind, stream
         )
-        self._checked("cudaMemcpy2DAsync", result)
+        self._check("cudaMemcpy2DAsync", result)
 
     def memory_at(self, address: int) -> tuple[str, int]:
         result = self._cuda.cudaPointerGetAttributes(address)
-        _, place = self._checked("cudaPointerGetAttributes", result)
+        _, place = self._check("cudaPointerGetAttributes", result)
         kinds = self._cuda.cudaMemoryType
         names = {
             int(kinds.cudaMemoryTypeDevice): "device",
@@ -237,26 +237,26 @@ class CudaPythonDevice(Device):
     def create_stream(self) -> int:
         cuda = self._cuda
         result = cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking)
-        return int(self._checked("cudaStreamCreateWithFlags", result)[1])
+        return int(self._check("cudaStreamCreateWithFlags", result)[1])
 
     def destroy_stream(self, stream: int) -> None:
-        self._checked("cudaStreamDestroy", self._cuda.cudaStreamDestroy(stream))
+        self._check("cudaStreamDestroy", self._cuda.cudaStreamDestroy(stream))
 
     def synchronize(self, stream: int) -> None:
-        self._checked("cudaStreamSynchronize", self._cuda.cudaStreamSynchronize(stream))
+        self._check("cudaStreamSynchronize", self._cuda.cudaStreamSynchronize(stream))
 
     def wait_for(self, stream: int, other: int) -> None:
         event = self.create_event()
         try:
             self.record(event, other)
             result = self._cuda.cudaStreamWaitEvent(stream, event, 0)
-            self._checked("cudaStreamWaitEvent", result)
+            self._check("cudaStreamWaitEvent", result)
         finally:
             self.destroy_event(event)  # at once, or when it has happened
 
     def is_capturing(self, stream: int) -> bool:
         result = self._cuda.cudaStreamIsCapturing(stream)
-        _, status = self._checked("cudaStreamIsCapturing", result)
+        _, status = self._check("cudaStreamIsCapturing", result)
         none = self._cuda.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone
         return int(status) != int(none)
 
@@ -264,45 +264,45 @@ class CudaPythonDevice(Device):
         cuda = self._cuda
         flags = cuda.cudaEventBlockingSync | cuda.cudaEventDisableTiming
         result = cuda.cudaEventCreateWithFlags(flags)
-        return int(self._checked("cudaEventCreateWithFlags", result)[1])
+        return int(self._check("cudaEventCreateWithFlags", result)[1])
 
     def destroy_event(self, event: int) -> None:
-        self._checked("cudaEventDestroy", self._cuda.cudaEventDestroy(event))
+        self._check("cudaEventDestroy", self._cuda.cudaEventDestroy(event))
 
     def record(self, event: int, stream: int) -> None:
-        self._checked("cudaEventRecord", self._cuda.cudaEventRecord(event, stream))
+        self._check("cudaEventRecord", self._cuda.cudaEventRecord(event, stream))
 
     def wait(self, event: int) -> None:
-        self._checked("cudaEventSynchronize", self._cuda.cudaEventSynchronize(event))
+        self._check("cudaEventSynchronize", self._cuda.cudaEventSynchronize(event))
 
     def begin_capture(self, stream: int) -> None:
         # Thread-local, so that other sessions may allocate or wait meanwhile.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._checked("cudaStreamBeginCapture", self._cuda.cudaStreamBeginCapture(stream, mode))
+        self._check("cudaStreamBeginCapture", self._cuda.cudaStreamBeginCapture(stream, mode))
 
     def end_capture(self, stream: int) -> int:
         cuda = self._cuda
-        _, graph = self._checked("cudaStreamEndCapture", cuda.cudaStreamEndCapture(stream))
+        _, graph = self._check("cudaStreamEndCapture", cuda.cudaStreamEndCapture(stream))
         try:
             result = cuda.cudaGraphInstantiateWithFlags(int(graph), 0)
-            return int(self._checked("cudaGraphInstantiateWithFlags", result)[1])
+            return int(self._check("cudaGraphInstantiateWithFlags", result)[1])
         finally:
-            _ignored(cuda.cudaGraphDestroy, int(graph))
+            _release_quietly(cuda.cudaGraphDestroy, int(graph))
 
     def abandon_capture(self, stream: int) -> None:
         cuda = self._cuda
         error, graph = cuda.cudaStreamEndCapture(stream)
         if not int(error) and int(graph):
-            _ignored(cuda.cudaGraphDestroy, int(graph))
+            _release_quietly(cuda.cudaGraphDestroy, int(graph))
         cuda.cudaGetLastError()  # resets the error
 
     def launch(self, graph: int, stream: int) -> None:
-        self._checked("cudaGraphLaunch", self._cuda.cudaGraphLaunch(graph, stream))
+        self._check("cudaGraphLaunch", self._cuda.cudaGraphLaunch(graph, stream))
 
     def destroy_graph(self, graph: int) -> None:
-        self._checked("cudaGraphExecDestroy", self._cuda.cudaGraphExecDestroy(graph))
+        self._check("cudaGraphExecDestroy", self._cuda.cudaGraphExecDestroy(graph))
 
 
-def _ignored(release: Callable[[int], object], handle: int) -> None:
+def _release_quietly(release: Callable[[int], object], handle: int) -> None:
     """Release a resource, ignoring errors."""
     release(handle)

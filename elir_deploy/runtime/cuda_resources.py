@@ -38,17 +38,17 @@ class Resources:
             return
         failures: list[str] = []
 
-        def tried(action: Callable[[], object]) -> None:
+        def attempt(action: Callable[[], object]) -> None:
             try:
                 action()
             except UnavailableError as error:
                 failures.append(str(error))
 
         stack = ExitStack()
-        tried(lambda: stack.enter_context(self._device.current()))
+        attempt(lambda: stack.enter_context(self._device.current()))
         while releases:
-            tried(releases.pop())
-        tried(stack.close)
+            attempt(releases.pop())
+        attempt(stack.close)
         for failure in dict.fromkeys(failures):
             warnings.warn(f"while closing: {failure}", RuntimeWarning, stacklevel=3)
 

@@ -222,7 +222,7 @@ class CudaSession(Session):
         if not all(stage.capturable for stage in chain.stages):
             return
         try:
-            graph = self._captured(chain, queue)
+            graph = self._capture_graph(chain, queue)
         except UnavailableError as error:
             warnings.warn(
                 f"runs are not captured as a CUDA graph and take a little longer: {error}",
@@ -233,7 +233,7 @@ class CudaSession(Session):
         work.graph = graph
         chain.resources.add(partial(self._device.destroy_graph, graph))
 
-    def _captured(self, chain: Chain, queue: Callable[[], None]) -> int:
+    def _capture_graph(self, chain: Chain, queue: Callable[[], None]) -> int:
         device, stream = self._device, self._stream
         for stage in chain.stages:
             reason = stage.uncapturable(stream)

@@ -25,6 +25,7 @@ from elir_deploy.runtime.colours import ColourMetadata, profile_space, read_colo
 from elir_deploy.runtime.low_bytes import LowBytes, is_cut
 from elir_deploy.runtime.metadata import Metadata, hide_orientation, read_metadata
 from elir_deploy.runtime.profiles import srgb_profile
+from elir_deploy.runtime.resampling import bands
 from elir_deploy.runtime.tiff import is_tiff, needs_libtiff, prepare_tiff
 from elir_deploy.runtime.transparency import without_transparency
 from elir_deploy.runtime.values import DEEP_MODES, GREY_MODES, conversion
@@ -51,7 +52,6 @@ IMAGE_SUFFIXES = frozenset(
 #: generators exceed. This is a twelfth of the memory of the largest picture.
 MAX_TEXT = 2**26
 
-_BAND_PIXELS = 2**22
 #: By EXIF orientation: the pixels as they are stored, as a view of the upright picture.
 _AS_STORED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda upright: upright,
@@ -281,9 +281,8 @@ def _loaded(
     stored_pixels = as_stored(pixels)
     stored_alpha = None if alpha is None else as_stored(alpha)
     # In bands, since a converted copy and its bytes would each need the picture's memory.
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
+    for top, rows in bands(image.height, image.width):
+        bottom = top + rows
         values = convert((0, top, image.width, bottom))
         stored_pixels[top:bottom] = values[:, :, :3]
         if stored_alpha is not None:

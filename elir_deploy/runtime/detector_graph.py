@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.bundle import Bundle
+from elir_deploy.runtime.graph_ends import End, GraphEnds
 from elir_deploy.runtime.manifest import Artifact, Detector
-from elir_deploy.runtime.onnx_check import End
 from elir_deploy.tasks import TASKS
 
 __all__ = [
@@ -88,20 +88,17 @@ def onnx_artifact(detector: Detector) -> Artifact:
     return graph
 
 
-def check_detector_ends(
-    path: Path, detector: Detector, inputs: Sequence[End], outputs: Sequence[End]
-) -> None:
+def check_detector_ends(path: Path, detector: Detector, ends: GraphEnds) -> None:
     """Compare what a library read with the manifest; shapes of outputs are checked when decoded.
 
     Raises:
         BundleError: they differ.
     """
     picture = End(detector.input, "float32", (1, 3, None, None))
-    if list(inputs) != [picture]:
-        raise BundleError(
-            f"{path}: the detector's input is {', '.join(map(str, inputs))}, expected {picture}"
-        )
-    missing = set(detector.outputs) - {end.name for end in outputs if end.dtype == "float32"}
+    if ends.inputs != [picture]:
+        seen = ", ".join(map(str, ends.inputs)) or "nothing"
+        raise BundleError(f"{path}: the detector's input is {seen}, expected {picture}")
+    missing = set(detector.outputs) - {end.name for end in ends.outputs if end.dtype == "float32"}
     if missing:
         raise BundleError(
             f"{path}: the detector has no float32 output {', '.join(sorted(missing))}: export the "

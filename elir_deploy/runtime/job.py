@@ -15,7 +15,15 @@ from elir_deploy.output_files import STANDARD_OUTPUT, remove_parts
 from elir_deploy.runtime.images import STANDARD_INPUT
 
 __all__ = [
-    *("COMPARE", "Existing", "Job", "check_targets", "compared", "is_stream", "prepare_folders")
+    *(
+        "COMPARE",
+        "Existing",
+        "Job",
+        "check_targets",
+        "is_comparison",
+        "is_stream",
+        "prepare_folders",
+    )
 ]
 
 #: Values of ``--existing``: what happens to results that exist.
@@ -117,7 +125,7 @@ def check_targets(
     kept = {
         file_identity(path)
         for path in presumed_results
-        if compared(path) is None and _content(path)
+        if not is_comparison(path) and _content(path)
     }
     planned: dict[str, Path] = {}
     for job in jobs:
@@ -161,6 +169,6 @@ def is_stream(path: Path) -> bool:
     return str(path) in (STANDARD_INPUT, STANDARD_OUTPUT)
 
 
-def compared(source: Path, name: str = "") -> str | None:
-    """``name`` without the ending of a comparison; None: ``source`` is not called as one."""
-    return name.removesuffix(COMPARE) if source.name.endswith(f"{COMPARE}.png") else None
+def is_comparison(path: Path) -> bool:
+    """Whether it is called as a comparison is."""
+    return path.name.endswith(f"{COMPARE}.png")

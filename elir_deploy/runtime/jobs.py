@@ -18,7 +18,7 @@ from elir_deploy.runtime.job import (
     Existing,
     Job,
     check_targets,
-    compared,
+    is_comparison,
     is_stream,
     prepare_folders,
 )
@@ -294,7 +294,8 @@ def _set_results_aside(found: _Sources, folder: Path, suffix: str) -> None:
     for source, place in found.places:
         name = os.path.join(os.path.realpath(source.parent), source.stem)
         known = name in names and source.suffix.lower() in OUTPUT_FORMATS
-        if source in found.listed and (known or compared(source, name) in names):
+        known |= is_comparison(source) and name.removesuffix(COMPARE) in names
+        if source in found.listed and known:
             found.presumed_results.append(source)
         else:
             places.append((source, place))

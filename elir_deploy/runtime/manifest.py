@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from elir_deploy.runtime.graph_ends import End, GraphEnds
 from elir_deploy.runtime.manifest_fields import (
     PRECISIONS,
     RESIZE,
@@ -171,6 +172,12 @@ class Stage:
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return (self.input,) if self.noise is None else (self.input, self.noise)
+
+    @property
+    def ends(self) -> GraphEnds:
+        """Its inputs and outputs, at this shape."""
+        inputs = [End(spec.name, spec.dtype, spec.shape) for spec in self.inputs]
+        return GraphEnds(inputs, [End(self.output.name, self.output.dtype, self.output.shape)])
 
 
 class ExportSettings(Record, frozen=True):
@@ -360,6 +367,13 @@ class Manifest(Record, frozen=True):
         if len(self.shapes) > 1:
             free.update((1, 2) if spec.layout == "NHWC" else (2, 3))
         return tuple(None if axis in free else side for axis, side in enumerate(spec.shape))
+
+    def graph_ends(self, stage: Stage) -> GraphEnds:
+        """Inputs and outputs of a stage's graph, which leaves open where shapes differ."""
+        inputs, outputs = (
+            [end._replace(dims=self.dimensions(end.name)) for end in ends] for ends in stage.ends
+        )
+        return GraphEnds(inputs, outputs)
 
     def stages_in(self, shape: Shape | None = None) -> tuple[Stage, ...]:
         """The stages with their tensors for ``shape``; None: for the first."""

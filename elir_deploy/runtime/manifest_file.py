@@ -29,6 +29,7 @@ from elir_deploy.runtime.manifest import (
 )
 from elir_deploy.runtime.noise import FIELD_GENERATOR, check_noise
 from elir_deploy.runtime.strict_json import describe_mismatch, schema_text, strict_json
+from elir_deploy.text import shortened
 
 __all__ = [
     "MANIFEST_NAME",
@@ -94,7 +95,9 @@ def manifest_schema() -> str:
 def _check_version(plain: dict[str, Any]) -> None:
     version = plain.get("format_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"format_version is {_short(version)}, expected {FORMAT_VERSION}")
+        raise BundleError(
+            f"format_version is {shortened(repr(version))}, expected {FORMAT_VERSION}"
+        )
     if version < FORMAT_VERSION:
         raise BundleError(
             f"bundle format {version}, and elir-deploy {__version__} reads format "
@@ -103,16 +106,11 @@ def _check_version(plain: dict[str, Any]) -> None:
     if version > FORMAT_VERSION:
         versions = plain.get("versions")
         writer = versions.get("elir-deploy") if isinstance(versions, dict) else None
-        newer = f" ({_short(writer)})" if writer else ""
+        newer = f" ({shortened(repr(writer))})" if writer else ""
         raise BundleError(
             f"written by a newer version of elir-deploy{newer}: bundle format {version}, and "
             f"elir-deploy {__version__} reads format {FORMAT_VERSION}: upgrade elir-deploy"
         )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # Beyond the schema -----------------------------------------------------------------------------
@@ -173,7 +171,7 @@ def _check_noise(manifest: Manifest) -> None:
         return
     if noise.generator != FIELD_GENERATOR:
         raise BundleError(
-            f"noise of the unknown generator {_short(noise.generator)}, expected "
+            f"noise of the unknown generator {shortened(repr(noise.generator))}, expected "
             f"{FIELD_GENERATOR!r}: upgrade elir-deploy"
         )
     try:

@@ -95,10 +95,10 @@ def read_metadata(image: Image.Image, file: BinaryIO) -> tuple[Metadata, int]:
         file: it is read again, if it is a TIFF file.
     """
     tags = read_directory(file, MAX_METADATA) if image.format == "TIFF" else None
-    exif = _bounded(_exif(image) if tags is None else _block_of(tags))
-    xmp = _bounded(_xmp(image, tags))
+    exif = _unless_too_large(_exif(image) if tags is None else _block_of(tags))
+    xmp = _unless_too_large(_xmp(image, tags))
     resolution = _resolution(image, exif, tags)
-    metadata = Metadata(exif, xmp, _bounded(_iptc(image, tags)), resolution, _texts(image))
+    metadata = Metadata(exif, xmp, _unless_too_large(_iptc(image, tags)), resolution, _texts(image))
     if tags is not None and numbers(tags, ORIENTATION):
         return metadata, 1  # Pillow has applied it
     oriented = exif is not None and _has_orientation(exif)
@@ -233,7 +233,7 @@ def _texts(image: Image.Image) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _bounded(content: bytes | None) -> bytes | None:
+def _unless_too_large(content: bytes | None) -> bytes | None:
     return content if content and len(content) <= MAX_METADATA else None
 
 
@@ -334,13 +334,13 @@ def _segments(metadata: Metadata, xmp: bytes | None) -> bytes:
     """Segments of a JPEG file, with their markers."""
     parts = []
     if xmp is not None:
-        parts.append(b"\xff\xe1" + _sized(b"http://ns.adobe.com/xap/1.0/\0" + xmp))
+        parts.append(b"\xff\xe1" + _with_length(b"http://ns.adobe.com/xap/1.0/\0" + xmp))
     if metadata.iptc is not None:
-        parts.append(b"\xff\xed" + _sized(b"Photoshop 3.0\0" + _resource(metadata.iptc)))
+        parts.append(b"\xff\xed" + _with_length(b"Photoshop 3.0\0" + _resource(metadata.iptc)))
     return b"".join(parts)
 
 
-def _sized(content: bytes) -> bytes:
+def _with_length(content: bytes) -> bytes:
     return struct.pack(">H", len(content) + 2) + content
 
 

@@ -15,11 +15,12 @@ Weights are not read, only their descriptions, and the package ``onnx`` is not n
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from elir_deploy.errors import BundleError
+from elir_deploy.runtime.graph_ends import End, GraphEnds, check_ends
 from elir_deploy.runtime.onnx_rules import (
     ATTRIBUTE_TYPES,
     ELEMENTS,
@@ -32,35 +33,15 @@ from elir_deploy.runtime.onnx_rules import (
     VARINT,
     field_name,
 )
-from elir_deploy.text import printable
+from elir_deploy.text import printable, shortened
 
-__all__ = ["End", "check_onnx", "check_onnx_file"]
+__all__ = ["check_onnx", "check_onnx_file"]
 
 _Content: TypeAlias = "bytes | mmap.mmap"
 _Check: TypeAlias = "Callable[[int, int, int], object]"
 
 
-class End(NamedTuple):
-    """An input or output of a graph.
-
-    Attributes:
-        name: of the tensor.
-        dtype: of its elements, such as ``uint8``.
-        dims: its sides; None for one that the graph leaves open.
-    """
-
-    name: str
-    dtype: str
-    dims: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        sides = "x".join("?" if side is None else str(side) for side in self.dims)
-        return f"{_short(self.name)}: {self.dtype} {sides}".rstrip()
-
-
-def check_onnx_file(
-    path: Path, inputs: Sequence[End] | None = None, outputs: Sequence[End] | None = None
-) -> None:
+def check_onnx_file(path: Path, ends: GraphEnds | None = None) -> None:
     """:func:`check_onnx` of the file at ``path``, with which errors begin.
 
     Raises:
@@ -73,39 +54,29 @@ def check_onnx_file(
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            check_onnx(content, inputs, outputs)
+            check_onnx(content, ends)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
     except ValueError:  # what is empty cannot be mapped
         raise BundleError(f"{path}: the file is empty: copy the bundle again") from None
 
 
-def check_onnx(
-    content: _Content, inputs: Sequence[End] | None = None, outputs: Sequence[End] | None = None
-) -> None:
+def check_onnx(content: _Content, ends: GraphEnds | None = None) -> None:
     """Check that ``content`` is a graph that could have been exported, with these ends.
 
     The time depends on the number of nodes, not on the size of the weights.
 
     Args:
         content: content of an ONNX file.
-        inputs: expected inputs, in order; None: any.
-        outputs: expected outputs, in order; None: any.
+        ends: expected inputs and outputs; None: any.
 
     Raises:
         BundleError: it is damaged, contains what ``elir-export`` never writes, or has other ends.
     """
     scanner = _Scanner(content)
     scanner.model()
-    for what, actual, expected in (
-        ("input", scanner.inputs, inputs),
-        ("output", scanner.outputs, outputs),
-    ):
-        if expected is not None and actual != list(expected):
-            raise BundleError(
-                f"the graph's {what} is {_listed(actual)}, the manifest says {_listed(expected)}: "
-                "the files of two bundles were mixed, copy the bundle again"
-            )
+    if ends is not None:
+        check_ends("the graph's", GraphEnds(scanner.inputs, scanner.outputs), ends)
 
 
 # Scanning -------------------------------------------------------------------------------------
@@ -161,7 +132,7 @@ class _Scanner:
             else:
                 version = first
         if domain or version not in OPSETS:
-            raise _foreign(f"opset {version} of the domain '{_short(domain)}'")
+            raise _foreign(f"opset {version} of the domain '{shortened(domain)}'")
 
     def _metadata(self, at: int, end: int) -> None:
         key = ""
@@ -169,7 +140,7 @@ class _Scanner:
             if name == "key":
                 key = self._text(first, last)
         if not key.startswith(METADATA):
-            raise _foreign(f"metadata called '{_short(key)}'")
+            raise _foreign(f"metadata called '{shortened(key)}'")
 
     def _alike(self, message: str, check: _Check, at: int, end: int) -> None:
         """Check what follows the names in a message, unless the same bytes passed before.
@@ -199,7 +170,7 @@ class _Scanner:
             if name == "op_type":
                 operator = self._content[first:last]
                 if operator not in OPERATORS:
-                    raise _foreign(f"the operator {_short(self._text(first, last))}")
+                    raise _foreign(f"the operator {shortened(self._text(first, last))}")
             elif name == "attribute":
                 self._attribute(first, last)
         if not operator:
@@ -364,11 +335,3 @@ def _unknown(message: str, tag: int, at: int) -> BundleError:
     if any(known >> 3 == number for known in MESSAGES[message]):
         return _damaged(f"{name} has wire type {wire} at byte {at}")
     return _foreign(f"{name} at byte {at}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _listed(ends: Sequence[End]) -> str:
-    return ", ".join(map(str, ends[:4])) or "nothing"

@@ -46,7 +46,7 @@ class Field(NamedTuple):
     once: bool
 
 
-def _tagged(fields: dict[str, list[str]]) -> dict[int, Field]:
+def _fields_by_tag(fields: dict[str, list[str]]) -> dict[int, Field]:
     tagged = {}
     for number, (name, holds, *repeated) in fields.items():
         if holds != "never":
@@ -77,4 +77,4 @@ METADATA: str = _RULES["metadata"]
 MOST_FIELDS: int = _RULES["most_fields"]
 #: Fields of each message by tag, the number before a field, which combines its number and wire
 #: type.
-MESSAGES = {message: _tagged(fields) for message, fields in _RULES["messages"].items()}
+MESSAGES = {message: _fields_by_tag(fields) for message, fields in _RULES["messages"].items()}

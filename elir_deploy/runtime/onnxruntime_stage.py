@@ -11,6 +11,7 @@ import numpy as np
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime.cuda_session import CudaStage
 from elir_deploy.runtime.manifest import Stage
+from elir_deploy.text import shortened
 
 __all__ = ["OnnxRuntimeStage", "library_failures", "one_line"]
 
@@ -79,4 +80,4 @@ def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ..."
     text = text.removeprefix("[ONNXRuntimeError] : ").lstrip("0123456789").removeprefix(" : ")
-    return text if len(text) <= 300 else text[:297] + "..."
+    return shortened(text, 300)

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, ElirError, UnavailableError, UsageError
 from elir_deploy.pixels import db_from_json, psnr_db
+from elir_deploy.runtime.automatic import SUFFICIENT_DB, TOLERANCE_DB
 from elir_deploy.runtime.backends import (
     NAMES_DEVICES,
-    SUFFICIENT_DB,
-    TOLERANCE_DB,
     Backend,
     backend_named,
     candidates,
@@ -120,7 +119,7 @@ def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Se
     if backend == "auto" and isinstance(setup.device, str):
         backend = NAMES_DEVICES
     if backend == "auto":
-        return _first_that_works(bundle, candidates(bundle, precision), setup)
+        return _open_first_working(bundle, candidates(bundle, precision), setup)
     chosen = backend_named(backend, setup.device)
     reason = chosen.available()
     if reason:
@@ -129,11 +128,11 @@ def open_sessions(bundle: Bundle, backend: str, precision: str | None, setup: Se
         raise UnavailableError(f"{chosen.name} cannot be used: {reason}")
     usable = precisions_to_try(chosen, bundle, precision)
     if precision is None:
-        return _first_that_works(bundle, [(chosen, each) for each in usable], setup)
-    return _as_named(bundle, chosen, precision, setup)
+        return _open_first_working(bundle, [(chosen, each) for each in usable], setup)
+    return _open_named(bundle, chosen, precision, setup)
 
 
-def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) -> Opened:
+def _open_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) -> Opened:
     """Open what the caller named, for which a wrong picture is only a warning."""
     with ExitStack() as undo:
         sessions = setup.start(bundle, backend, precision, undo)
@@ -149,7 +148,7 @@ def _as_named(bundle: Bundle, backend: Backend, precision: str, setup: Setup) ->
     return Opened(backend.name, precision, sessions)
 
 
-def _first_that_works(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: Setup) -> Opened:
+def _open_first_working(bundle: Bundle, pairs: list[tuple[Backend, str]], setup: Setup) -> Opened:
     check = _AccuracyCheck(bundle)
     failures = Failures()
     for backend, precision in pairs:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.libraries import import_library
+from elir_deploy.text import shortened
 
 __all__ = [
     "REINSTALL",
@@ -56,8 +57,7 @@ _cores: list[Any] = []
 def one_line(error: Exception) -> str:
     # "Exception from src/inference/src/cpp/core.cpp:84:", repeated for every caller.
     text = re.sub(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:", "", str(error))
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:297] + "..."
+    return shortened(" ".join(text.split()), 300)
 
 
 def read_model(path: Path) -> Any:

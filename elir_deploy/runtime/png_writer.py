@@ -35,7 +35,7 @@ def write_png(file: BinaryIO, values: NDArray[np.uint16], options: dict[str, Any
     file.write(_SIGNATURE)
     header = struct.pack(">2I5B", width, height, 16, kind, 0, 0, 0)
     file.write(_chunk(b"IHDR", header))
-    file.write(_described(mode, options))
+    file.write(_metadata_chunks(mode, options))
     # With photographs, whose lower bytes are noise, this takes a fifth of the default's time, and
     # the file is smaller.
     compressor = zlib.compressobj(strategy=zlib.Z_RLE)
@@ -44,7 +44,7 @@ def write_png(file: BinaryIO, values: NDArray[np.uint16], options: dict[str, Any
     for top in range(0, height, rows):
         stored = values[top : top + rows].astype(">u2")
         band = stored.view(np.uint8).reshape(len(stored), -1)
-        data = compressor.compress(_filtered(band, above, 2 * channels))
+        data = compressor.compress(_filter_rows(band, above, 2 * channels))
         if data:
             file.write(_chunk(b"IDAT", data))
         above = band[-1]
@@ -57,7 +57,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
 
-def _described(mode: str, options: dict[str, Any]) -> bytes:
+def _metadata_chunks(mode: str, options: dict[str, Any]) -> bytes:
     """The chunks that Pillow writes around the pixels."""
     small = BytesIO()
     Image.new(mode, (1, 1)).save(small, "PNG", **options)
@@ -76,7 +76,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += length + 12
 
 
-def _filtered(band: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
+def _filter_rows(band: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
     """Rows with their filter, which is Paeth's.
 
     Args:

@@ -26,7 +26,7 @@ class PyCudaDevice(Device):
     def __init__(self, driver: Any, number: int) -> None:
         self._driver = driver
         self._objects: dict[int, Any] = {}
-        with self._translated("init"):
+        with self._errors_of("init"):
             driver.init()
             check_number(number, driver.Device.count())
             device = driver.Device(number)
@@ -38,7 +38,7 @@ class PyCudaDevice(Device):
             self._context = device.retain_primary_context()
 
     @contextmanager
-    def _translated(self, call: str) -> Iterator[None]:
+    def _errors_of(self, call: str) -> Iterator[None]:
         try:
             yield
         except self._driver.Error as error:
@@ -47,35 +47,35 @@ class PyCudaDevice(Device):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        with self._translated("Context.push"):
+        with self._errors_of("Context.push"):
             self._context.push()
         try:
             yield
         finally:
-            with self._translated("Context.pop"):
+            with self._errors_of("Context.pop"):
                 self._driver.Context.pop()
 
     def allocate(self, nbytes: int) -> int:
-        with self._translated("mem_alloc"):
+        with self._errors_of("mem_alloc"):
             allocation = self._driver.mem_alloc(nbytes)
         return self._store(int(allocation), allocation)
 
     def free(self, address: int) -> None:
-        with self._translated("DeviceAllocation.free"):
+        with self._errors_of("DeviceAllocation.free"):
             self._objects.pop(address).free()
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        with self._translated("pagelocked_empty"):
+        with self._errors_of("pagelocked_empty"):
             array: NDArray[Any] = self._driver.pagelocked_empty(shape, np.dtype(dtype))
         array[...] = 0
         return array
 
     def copy_in(self, address: int, array: NDArray[Any], stream: int) -> None:
-        with self._translated("memcpy_htod_async"):
+        with self._errors_of("memcpy_htod_async"):
             self._driver.memcpy_htod_async(address, array, self._objects[stream])
 
     def copy_out(self, array: NDArray[Any], address: int, stream: int) -> None:
-        with self._translated("memcpy_dtoh_async"):
+        with self._errors_of("memcpy_dtoh_async"):
             self._driver.memcpy_dtoh_async(array, address, self._objects[stream])
 
     def copy_rows(self, *arguments: int) -> None:
@@ -91,7 +91,7 @@ class PyCudaDevice(Device):
         raise _no_images()
 
     def create_stream(self) -> int:
-        with self._translated("Stream"):
+        with self._errors_of("Stream"):
             stream = self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING
         return self._store(int(stream.handle), stream)
 
@@ -99,12 +99,12 @@ class PyCudaDevice(Device):
         del self._objects[stream]
 
     def synchronize(self, stream: int) -> None:
-        with self._translated("Stream.synchronize"):
+        with self._errors_of("Stream.synchronize"):
             self._objects[stream].synchronize()
 
     def create_event(self) -> int:
         flags = self._driver.event_flags
-        with self._translated("Event"):
+        with self._errors_of("Event"):
             event = self._driver.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
         return self._store(id(event), event)
 
@@ -112,11 +112,11 @@ class PyCudaDevice(Device):
         del self._objects[event]
 
     def record(self, event: int, stream: int) -> None:
-        with self._translated("Event.record"):
+        with self._errors_of("Event.record"):
             self._objects[event].record(self._objects[stream])
 
     def wait(self, event: int) -> None:
-        with self._translated("Event.synchronize"):
+        with self._errors_of("Event.synchronize"):
             self._objects[event].synchronize()
 
     def begin_capture(self, stream: int) -> None:

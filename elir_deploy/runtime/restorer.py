@@ -63,8 +63,7 @@ class Restorer:
         bundle: a folder, ``tiny``, or an opened :class:`Bundle`. Manifest and hashes are checked.
         backend: a name of :data:`elir_deploy.runtime.backends.BACKENDS`, or ``auto`` for the
             fastest one that can run the bundle on this machine.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``w8``; None: the
-            fastest automatic one.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``w8``; None: the fastest automatic one.
         fit: ``resize`` or ``tile``; None: ``resize`` for face tasks, ``tile`` for others.
         force: allow a face task to run in tiles, for which it was not trained.
         threads: CPU threads that a run may use; None: the backend's default.
@@ -84,7 +83,7 @@ class Restorer:
         noise: the noise of every picture; None: it is baked into the graph.
         concurrency: number of images at the same time; 1 unless ``mode`` is ``throughput``.
         threads: CPU threads that a run uses; None: it uses the GPU, or the number is unknown.
-        device: as given.
+        device: as given, a name in capitals.
 
     Raises:
         BundleError: the bundle is damaged, or has no files for the backend.
@@ -133,6 +132,7 @@ class Restorer:
             tiles_allowed=force or not self._model.faces,
             deep=self.bits == 16,
         )
+        device = device.upper() if isinstance(device, str) else device  # as OpenVINO writes it
         setup = Setup(threads, device, throughput=mode == "throughput")
         opened = open_sessions(self.bundle, backend, precision, setup)
         self.backend, self.precision, self.device = opened.backend, opened.precision, device
@@ -143,7 +143,7 @@ class Restorer:
 
     def __str__(self) -> str:
         """Task, backend, precision and threads, such as "tiny: openvino, bf16, 2 threads"."""
-        where = f" on {self.device.upper()}" if isinstance(self.device, str) else ""
+        where = f" on {self.device}" if isinstance(self.device, str) else ""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
         return f"{self._model.task}: {self.backend}{where}, {self.precision}{threads}"
 
@@ -263,7 +263,7 @@ class Restorer:
                 for index in range(len(noise)):
                     self.noise.fill(noise[index], 0, 0)
             elif noise.shape != spec.shape or noise.dtype != np.float32:
-                raise ImageError(f"noise is {_described(noise)}, expected {spec}")
+                raise ImageError(f"noise is {_describe(noise)}, expected {spec}")
         try:
             return self._pool.take().run(shape, values, noise)
         finally:
@@ -374,7 +374,7 @@ class Restorer:
                 if values.shape == spec.shape and values.dtype == spec.dtype:
                     return shape, taken
         specs = " or ".join(str(manifest.tensor(name, shape)) for shape in self._shapes)
-        raise ImageError(f"values are {_described(values)}, expected {specs}")
+        raise ImageError(f"values are {_describe(values)}, expected {specs}")
 
     def _run_on_device(self, image: Any, several: bool) -> Any:
         manifest, noise = self.bundle.manifest, self.noise
@@ -396,5 +396,5 @@ def _sizes(shape: Shape) -> set[tuple[int, int]]:
     return {(shape.height, shape.width), (shape.graph_height, shape.graph_width)}
 
 
-def _described(values: NDArray[Any]) -> str:
+def _describe(values: NDArray[Any]) -> str:
     return f"{values.dtype} {'x'.join(map(str, values.shape))}"

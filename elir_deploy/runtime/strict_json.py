@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from elir_deploy.text import shortened
+
 __all__ = ["describe_mismatch", "schema_text", "strict_json"]
 
 
@@ -79,12 +81,7 @@ def describe_mismatch(problem: str, plain: object) -> str:
             place = place[key] if key else place[int(index)]  # type: ignore[index]
     except (LookupError, TypeError):
         place = None
-    seen = f", seen {_short(place)}" if path and "..." not in path else ""
+    seen = f", seen {shortened(repr(place))}" if path and "..." not in path else ""
     text = f"{path.strip('.`')}: {what}{seen}" if path else what
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(text, 300)

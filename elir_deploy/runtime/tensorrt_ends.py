@@ -7,58 +7,46 @@ from typing import TYPE_CHECKING
 
 from elir_deploy.errors import BundleError
 from elir_deploy.runtime.detector_graph import check_detector_ends
+from elir_deploy.runtime.graph_ends import End, GraphEnds
 from elir_deploy.runtime.manifest import Detector, Manifest, Stage
-from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.tensorrt_library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
 
-__all__ = ["check_ends", "check_profiles", "detector_sizes", "sides_of"]
+__all__ = [
+    "check_profiles",
+    "detector_sizes",
+    "dtype_of",
+    "open_sides",
+    "read_ends",
+    "sides_of",
+]
 
-_TYPES = {"uint8": "UINT8", "float32": "FLOAT"}
+_DTYPES = {"UINT8": "uint8", "FLOAT": "float32"}
 #: Of a detector's pictures, in pixels.
 _MAX_SIDE = 2**14
 
 
-def check_ends(
-    library: Library, engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest
-) -> None:
-    """Compare inputs and outputs with the manifest's.
-
-    Raises:
-        BundleError: they differ.
-    """
+def read_ends(library: Library, engine: trt.ICudaEngine) -> GraphEnds:
+    """Inputs and outputs of an engine."""
     trt = library.module
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    for what, mode, specs in (
-        ("input", trt.TensorIOMode.INPUT, stage.inputs),
-        ("output", trt.TensorIOMode.OUTPUT, (stage.output,)),
-    ):
-        actual = [
-            _describe(
-                name,
-                engine.get_tensor_dtype(name).name,
-                sides_of(engine.get_tensor_shape(name)),
-                engine.get_tensor_format(name).name,
-            )
-            for name in names
-            if engine.get_tensor_mode(name) == mode
-        ]
-        expected = [
-            _describe(spec.name, _TYPES[spec.dtype], _dimensions(manifest, spec.name), "LINEAR")
-            for spec in specs
-        ]
-        if sorted(actual) != sorted(expected):
-            raise BundleError(
-                f"{path}: the engine's {what} is {', '.join(actual) or 'missing'}, the manifest "
-                f"says {', '.join(expected)}"
-            )
 
+    def read(name: str) -> End:
+        dtype = dtype_of(engine.get_tensor_dtype(name))
+        layout = engine.get_tensor_format(name)
+        if layout != trt.TensorFormat.LINEAR:
+            dtype += f" in the format {layout.name}"
+        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            dtype += " on the host"
+        return End(name, dtype, open_sides(engine.get_tensor_shape(name)))
 
-def _dimensions(manifest: Manifest, name: str) -> tuple[int, ...]:
-    """As TensorRT has them: -1 is free."""
-    return tuple(-1 if side is None else side for side in manifest.dimensions(name))
+    ends = GraphEnds([], [])
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        (ends.inputs if is_input else ends.outputs).append(read(name))
+    return ends
 
 
 def check_profiles(engine: trt.ICudaEngine, path: Path, stage: Stage, manifest: Manifest) -> None:
@@ -96,11 +84,7 @@ def detector_sizes(
         BundleError: it has other inputs or outputs than the manifest says, or profiles that are
             not of one picture's size.
     """
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    of_input = library.module.TensorIOMode.INPUT
-    inputs = [_end(engine, name) for name in names if engine.get_tensor_mode(name) == of_input]
-    outputs = [_end(engine, name) for name in names if engine.get_tensor_mode(name) != of_input]
-    check_detector_ends(path, detector, inputs, outputs)
+    check_detector_ends(path, detector, read_ends(library, engine))
     sizes = []
     for index in range(engine.num_optimization_profiles):
         least, _, most = map(sides_of, engine.get_tensor_profile_shape(detector.input, index))
@@ -116,18 +100,16 @@ def detector_sizes(
     return tuple(sizes)
 
 
-def _end(engine: trt.ICudaEngine, name: str) -> End:
-    dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
-    known = {f"{short} LINEAR": kind for kind, short in _TYPES.items()}
-    kind = known.get(f"{dtype} {layout}", f"{dtype} {layout}")
-    sides = sides_of(engine.get_tensor_shape(name))
-    return End(name, kind, tuple(None if side < 0 else side for side in sides))
+def dtype_of(dtype: trt.DataType) -> str:
+    """The manifest's name of a type, or TensorRT's where the manifest has none."""
+    return _DTYPES.get(dtype.name, dtype.name)
+
+
+def open_sides(sides: trt.Dims) -> tuple[int | None, ...]:
+    """TensorRT's dimensions as :class:`~.graph_ends.End` has them."""
+    return tuple(None if side < 0 else side for side in sides_of(sides))
 
 
 def sides_of(sides: trt.Dims) -> tuple[int, ...]:
     """TensorRT's dimensions as a tuple."""
     return tuple(sides[index] for index in range(len(sides)))  # it has no __iter__ of its own
-
-
-def _describe(name: str, dtype: str, shape: tuple[int, ...], layout: str) -> str:
-    return f"{name}: {dtype} {'x'.join(map(str, shape))} {layout}"

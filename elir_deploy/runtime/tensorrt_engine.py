@@ -19,8 +19,9 @@ from elir_deploy.errors import BundleError, OutputError, UnavailableError
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.cuda import Device
 from elir_deploy.runtime.cuda_session import CudaStage
+from elir_deploy.runtime.graph_ends import check_ends
 from elir_deploy.runtime.manifest import Artifact, Manifest, Shape, Stage
-from elir_deploy.runtime.tensorrt_ends import check_ends, check_profiles
+from elir_deploy.runtime.tensorrt_ends import check_profiles, read_ends
 from elir_deploy.runtime.tensorrt_library import Library, LibraryLog, library_log, short_reason
 from elir_deploy.targets import RTX
 
@@ -233,7 +234,8 @@ def load_engine(
     """
 
     def check(engine: trt.ICudaEngine) -> None:
-        check_ends(library, engine, path, stage, manifest)
+        expected = manifest.graph_ends(stage)
+        check_ends(f"{path}: the engine's", read_ends(library, engine), expected)
         check_profiles(engine, path, stage, manifest)
 
     loaded = load_file(

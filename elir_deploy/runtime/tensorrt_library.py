@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from elir_deploy.errors import MissingDependencyError, UnavailableError
 from elir_deploy.runtime.libraries import not_loaded
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, EngineKind
+from elir_deploy.text import shortened
 
 if TYPE_CHECKING:
     import tensorrt as trt  # TensorRT-RTX has the same classes, and more
@@ -151,4 +152,4 @@ def short_reason(reasons: list[str]) -> str:
     # "[a.cpp::readHeader::765] Error Code 2: ... (... failed. In readHeader at /_src/a.cpp:765)"
     plain = (re.sub(r"^\[\S+\] |\s*\bIn \S+ at [^\s()]+:\d+\s*", "", r) for r in reasons)
     text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in plain))
-    return (text if len(text) <= 400 else text[:397] + "...") or "no reason given"
+    return shortened(text, 400) or "no reason given"

@@ -57,13 +57,15 @@ elir_faces parse_faces(const std::string& name) {
   exit_with_usage("--faces is " + name + ", expected auto, all, largest, centre or aligned");
 }
 
+// Below `least` are the library's numbers for "not set".
 template <typename Number>
-Number parse_number(const std::string& option, const std::string& value) {
+Number parse_number(const std::string& option, const std::string& value, Number least) {
   Number number = 0;
   const char* const end = value.data() + value.size();
   const auto read = std::from_chars(value.data(), end, number);
-  if (read.ec != std::errc() || read.ptr != end) {
-    exit_with_usage(option + " is " + value + ", expected a number");
+  if (read.ec != std::errc() || read.ptr != end || number < least) {
+    exit_with_usage(option + " is " + value + ", expected a number from " + std::to_string(least) +
+                    " on");
   }
   return number;
 }
@@ -72,8 +74,9 @@ Number parse_number(const std::string& option, const std::string& value) {
 double parse_decimal(const std::string& option, const std::string& value) {
   char* end = nullptr;
   const double number = std::strtod(value.c_str(), &end);
-  if (value.empty() || *end != '\0')
-    exit_with_usage(option + " is " + value + ", expected a number");
+  if (value.empty() || *end != '\0' || !(number >= 0)) {
+    exit_with_usage(option + " is " + value + ", expected a number from 0 on");
+  }
   return number;
 }
 
@@ -102,11 +105,11 @@ Arguments parse_arguments(int argc, char** argv) {
     } else if (name == "--precision") {
       arguments.params.precision = value();
     } else if (name == "--threads") {
-      arguments.params.threads = parse_number<int>(name, value());
+      arguments.params.threads = parse_number<int>(name, value(), 1);
     } else if (name == "--tile-overlap") {
-      arguments.params.tile_overlap = parse_number<std::int32_t>(name, value());
+      arguments.params.tile_overlap = parse_number<std::int32_t>(name, value(), 0);
     } else if (name == "--seed") {
-      arguments.params.seed = parse_number<std::int64_t>(name, value());
+      arguments.params.seed = parse_number<std::int64_t>(name, value(), 0);
     } else if (name == "--sigma-s") {
       arguments.params.sigma_s = parse_decimal(name, value());
     } else if (name == "--strength") {
@@ -116,9 +119,9 @@ Arguments parse_arguments(int argc, char** argv) {
     } else if (name == "--faces") {
       arguments.faces = parse_faces(value());
     } else if (name == "--long-side") {
-      arguments.params.long_side = parse_number<std::int32_t>(name, value());
+      arguments.params.long_side = parse_number<std::int32_t>(name, value(), 1);
     } else if (name == "--scale") {
-      arguments.scale = parse_number<int>(name, value());
+      arguments.scale = parse_number<int>(name, value(), 1);
     } else if (name == "--background") {
       arguments.background = value();
     } else if (name == "--force") {

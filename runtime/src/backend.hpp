@@ -159,7 +159,7 @@ struct Log {
 struct Setup {
   int threads = 0;          // per run; 0: the library decides
   int device = 0;           // number of the GPU
-  std::string device_name;  // of OpenVINO's; empty: none is named
+  std::string device_name;  // of OpenVINO's, in capitals; empty: none is named
   bool throughput = false;  // several sessions, if that gives more images per second
   // Folder that caches compiled models; none: the user's; empty: no cache.
   std::optional<std::string> cache;
@@ -176,6 +176,9 @@ struct Capabilities {
 
 // The precisions of `backend` in the order of "auto", best first.
 std::vector<std::string> automatic_precisions(const std::string& backend);
+
+// The precisions of a device with a name, best first.
+std::vector<std::string> precisions_on_named_devices();
 
 class Backend : public Capabilities {
  public:

@@ -82,7 +82,7 @@ OpenOptions read_options(const elir_params& params) {
   options.check_accuracy = params.skip_accuracy_check == 0;
   options.setup.threads = params.threads;
   options.setup.device = params.device;
-  if (params.device_name != nullptr) options.setup.device_name = params.device_name;
+  if (params.device_name != nullptr) options.setup.device_name = in_capitals(params.device_name);
   if (params.device != 0 && !options.setup.device_name.empty()) {
     throw usage_error("elir_params.device is ", params.device, " and device_name ",
                       options.setup.device_name, ": set one of them");
@@ -242,7 +242,6 @@ elir_status elir_restore_async(elir_restorer* restorer, const elir_image* input,
     check_restorer(restorer);
     check_not_null(input, "input");
     check_not_null(output, "output");
-    if (done == nullptr) throw usage_error("done is NULL");
     restorer->restorer.check(*input, *output);
     submit(*restorer, {*input, *output, done, user, {}});
   });

@@ -60,8 +60,9 @@ inline void check_restorer(const elir_restorer* restorer) {
                     ": create restorers after the fork");
 }
 
-// Throws if the queue is full.
+// Throws if the job has no callback, or the queue is full.
 inline void submit(elir_restorer& restorer, Worker::Job job) {
+  if (job.done == nullptr) throw usage_error("done is NULL");
   if (restorer.worker.submit(std::move(job))) return;
   throw Failure(ELIR_ERROR_BUSY,
                 text("the queue of ", restorer.queue,

@@ -14,11 +14,14 @@ namespace {
 
 using nlohmann::json;
 
-// Pairs of backend and precision in the order of "auto", best first; the same as in Python.
-const json& automatic() {
-  static const json pairs = json::parse(kAutomatic).at("order");
-  return pairs;
+// How "auto" decides; the same as in Python.
+const json& automatic_rules() {
+  static const json rules = json::parse(kAutomatic);
+  return rules;
 }
+
+// Pairs of backend and precision, best first.
+const json& automatic() { return automatic_rules().at("order"); }
 
 bool contains(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
@@ -95,6 +98,10 @@ std::vector<std::string> automatic_precisions(const std::string& backend) {
     if (pair[0] == backend) precisions.push_back(pair[1]);
   }
   return precisions;
+}
+
+std::vector<std::string> precisions_on_named_devices() {
+  return automatic_rules().at("on_named_devices").get<std::vector<std::string>>();
 }
 
 const Backend& backend_named(const std::string& name, const Among& among) {

@@ -103,7 +103,6 @@ elir_status elir_restore_photo_async(elir_restorer* restorer, const elir_photo_p
     check_not_null(input, "input");
     check_not_null(output, "output");
     check_capacity(faces, capacity);
-    if (done == nullptr) throw usage_error("done is NULL");
     const elir_photo_params read = read_params(params);
     restorer->photos.check(read, *input, *output);
     PhotoRequest request(read);  // copies only what was checked

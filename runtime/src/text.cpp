@@ -47,6 +47,13 @@ std::string joined(const std::vector<std::string>& parts, std::string_view separ
 
 std::string with_one_digit(double value) { return text(std::fixed, std::setprecision(1), value); }
 
+std::string in_capitals(std::string name) {
+  for (char& letter : name) {
+    if (letter >= 'a' && letter <= 'z') letter = static_cast<char>(letter - 'a' + 'A');
+  }
+  return name;
+}
+
 std::string shortened(const std::string& utf8, std::size_t bytes) {
   if (utf8.size() <= bytes) return utf8;
   std::size_t end = bytes - 3;

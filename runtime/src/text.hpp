@@ -29,6 +29,9 @@ std::string joined(const std::vector<std::string>& parts, std::string_view separ
 
 std::string with_one_digit(double value);
 
+// `name` with the letters of ASCII in capitals.
+std::string in_capitals(std::string name);
+
 // At most `bytes` bytes of valid UTF-8; ends in "..." if truncated.
 std::string shortened(const std::string& utf8, std::size_t bytes);
 

@@ -106,7 +106,7 @@ TEST(OpenVino, OnADeviceWithAName) {
   };
   Restorer restorer(ELIR_TINY, params);
   EXPECT_STREQ(restorer.describe().backend, "openvino");
-  EXPECT_EQ(log, "tiny: openvino on sparecpu, fp32");  // no threads of the CPU, and no cache
+  EXPECT_EQ(log, "tiny: openvino on SPARECPU, fp32");  // no threads of the CPU, and no cache
   EXPECT_FALSE(fs::exists(cache));
   auto pixels = test::pattern(256, 256, 0);
   const auto restored = [&](Restorer& one) {

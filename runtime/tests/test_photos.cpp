@@ -445,6 +445,7 @@ TEST_F(PhotosTest, BundlesThatRestoreNoPhotographs) {
   elir_params params = test::reference_params();
   params.long_side = 20;
   EXPECT_EQ(error_of(bundle(64), params), "the detector's long side is 20, expected 32 to 4096");
+  EXPECT_THROW(Restorer(bundle(64), params), Error) << "when it is opened, as in Python";
   params.long_side = 5000;
   EXPECT_EQ(error_of(bundle(64), params), "elir_params.long_side is 5000, expected 0 to 4096");
 }

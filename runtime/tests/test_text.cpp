@@ -12,6 +12,8 @@ TEST(Text, ShortenedKeepsWholeCharacters) {
   EXPECT_EQ(shortened("\u00e9\u00e9\u00e9\u00e9x", 8), "\u00e9\u00e9...");
 }
 
+TEST(Text, Capitals) { EXPECT_EQ(in_capitals("gpu.1 \u00e9"), "GPU.1 \u00e9"); }
+
 TEST(Text, ShellQuoting) {
   EXPECT_EQ(shell_quoted("a/b-1.bundle"), "a/b-1.bundle");
   EXPECT_EQ(shell_quoted(""), "''");

@@ -28,19 +28,20 @@ CAPABILITY = "sm86"
 
 def name_of(options: dict[str, Any]) -> str:
     """The name that the report gives to a step."""
-    rest = {"build": ("kind", "precision"), "check": ("label",)}.get(options["step"], ())
-    name = " ".join([options["step"], *(options[key] for key in rest)])
-    return f"{name} {options['protocol']['name']}" if "protocol" in options else name
+    about = options.get("runner") or options.get("protocol", {}).get("name", "")
+    return f"{options['step']} {about}".strip()
 
 
-def install(bundle: Path | None, patch: pytest.MonkeyPatch) -> stand_in_cuda.StandInGpu:
-    """Let this process have a GPU, and a TensorRT that builds engines of ``bundle`` for it."""
-    gpu = stand_in_cuda.StandInGpu().install(patch, "tensorrt")
+def install(
+    bundle: Path | None, patch: pytest.MonkeyPatch, kind: str = "tensorrt"
+) -> stand_in_cuda.StandInGpu:
+    """Let this process have a GPU and the library of ``kind``; TensorRT builds engines, too."""
+    gpu = stand_in_cuda.StandInGpu().install(patch, kind)
     for module in (build, device_step):
         patch.setattr(module, "device_capabilities", lambda: (CAPABILITY,))
     patch.setattr(build, "missing_cuda_device", lambda: None)
-    if bundle is not None:
-        _add_builder(sys.modules["tensorrt"], bundle, patch)
+    if bundle is not None and kind == "tensorrt":
+        _add_builder(sys.modules[kind], bundle, patch)
     return gpu
 
 

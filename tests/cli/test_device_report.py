@@ -26,6 +26,7 @@ from elir_deploy.bench.protocols import PROTOCOLS
 from elir_deploy.bench.report_types import Report
 from elir_deploy.cli import bench, compare, device_report, device_step, inspect
 from elir_deploy.errors import DiskFullError, UnavailableError, UsageError
+from elir_deploy.runtime import openvino_library
 from tests.bench.reports import report_values
 from tests.bundles import make_bundle, read_manifest, write_manifest
 from tests.cli import device_stand_in
@@ -34,7 +35,7 @@ from tests.runtime import stand_in_cuda
 from tests.runtime.engines import put_engine
 
 PLANS = [replace(PROTOCOLS["paper"], warmup=1, images=4)]
-OPTIONS = {"threads": 1, "seed": 0}
+OPTIONS: dict[str, Any] = {"threads": 1, "seed": 0, "device": 0}
 STEPS = [
     "machine",
     "build tensorrt fp32",
@@ -43,6 +44,13 @@ STEPS = [
     "check tensorrt fp16",
     "measure paper",
 ]
+#: Steps that fail, by the backend that is tried.
+FAULTS = {
+    "tensorrt": ("machine", "build tensorrt fp16", "check tensorrt fp16", "measure paper"),
+    "tensorrt-rtx": ("check tensorrt-rtx fp16",),
+    "onnxruntime": ("check onnxruntime fp16",),
+    "openvino": ("check openvino fp16",),
+}
 
 
 @pytest.fixture
@@ -59,6 +67,8 @@ class Here:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.fault = ""
+        #: The library for engines that is installed.
+        self.kind = "tensorrt"
         #: The number of the driver's call that fails in the last check, and its name.
         self.fail_at: int | None = None
         self.failed: str | None = None
@@ -77,7 +87,7 @@ class Here:
                 setattr(outcome, *message)
 
         with self._patch.context() as patch:
-            gpu = device_stand_in.install(options.get("bundle"), patch)
+            gpu = device_stand_in.install(options.get("bundle"), patch, self.kind)
             name = device_stand_in.name_of(options)
             gpu.fail_at = self.fail_at if name == "check tensorrt fp16" else None
             device_stand_in.faulty(self.fault, options["step"], name, patch)
@@ -126,10 +136,20 @@ def test_an_engine_that_fits_is_not_built_again(bundle: Path, here: Here, tmp_pa
     assert files == ["fused.fp32.sm86.trt.engine", present]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_fault_at_each_step(bundle: Path, here: Here, tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "step"), [(backend, step) for backend, steps in FAULTS.items() for step in steps]
+)
+def test_a_fault_at_each_step(
+    bundle: Path, here: Here, tmp_path: Path, backend: str, step: str
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
     here.fault = f"raise {step}"
-    file = report(bundle, tmp_path / "out.zip")
+    if backend == "tensorrt-rtx":  # its engines are built ahead of time
+        here.kind = backend
+        for precision in ("fp32", "fp16"):
+            put_engine(bundle, precision=precision)
+    file = report(bundle, tmp_path / "out.zip", [backend])
     failed = {name for name, status in statuses(file).items() if status == "failed"}
     # A backend without an engine has nothing to check.
     assert failed == {step}
@@ -139,7 +159,8 @@ def test_a_fault_at_each_step(bundle: Path, here: Here, tmp_path: Path, step: st
     assert note.traceback
     assert "in fail" in note.traceback
     kinds = step.split()
-    labels = ["tensorrt fp32", "tensorrt fp16"]
+    precisions = {"openvino": ("fp32", "bf16", "fp16")}.get(backend, ("fp32", "fp16"))
+    labels = [f"{backend} {precision}" for precision in precisions]
     left = [label for label in labels if kinds[0] == "measure" or not step.endswith(label)]
     assert [row.label for row in file.report.checks] == left
     if kinds[0] != "measure":
@@ -169,6 +190,23 @@ def test_a_machine_that_can_run_nothing(
     printed = capsys.readouterr()
     assert f"check: {nothing}: tensorrt-rtx: " in printed.out
     assert f"1 of 2 steps failed; {nothing}; please" in printed.err
+
+
+def test_a_device_of_openvino(
+    bundle: Path, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That has a name: only OpenVINO is tried, and on it."""
+    pytest.importorskip("openvino")
+    from tests.stand_in_openvino import core_with_a_spare
+
+    monkeypatch.setattr(openvino_library, "_cores", [core_with_a_spare()])
+    out, options = tmp_path / "out.zip", {**OPTIONS, "device": "SPARECPU"}
+    device_report.report_device([str(bundle)], out, PLANS, None, ["fp32"], options)
+    file = read_device_report(out)
+    steps = ("machine", "check openvino fp32", "measure paper")
+    assert statuses(file) == dict.fromkeys(steps, "done")
+    measured = (file.report.checks, file.measurements["paper.json"].runners)
+    assert [[row.label for row in rows] for rows in measured] == [["openvino fp32 on SPARECPU"]] * 2
 
 
 def test_faults_of_the_driver(bundle: Path, here: Here, tmp_path: Path) -> None:
@@ -248,13 +286,20 @@ def test_usage(bundle: Path, tmp_path: Path) -> None:
     for extra in (
         ["--json", "x.json"],
         ["--peers", "all"],
-        ["--device", "GPU"],
         ["--backend", "torch"],
         ["--no-cold"],
     ):
         done = run_here(bench.main, bundle, "--device-report", out, *extra)
         assert done.returncode == 2
         assert "--device-report takes no peers" in done.stderr
+    done = run_here(bench.main, bundle, "--device-report", out, "--device", "1")
+    assert done.returncode == 2
+    assert "measures the first GPU, not --device 1: set CUDA_VISIBLE_DEVICES=1" in done.stderr
+    done = run_here(
+        bench.main, bundle, "--device-report", out, "--device", "GPU", "--backend", "onnxruntime"
+    )
+    assert (done.returncode, out.exists()) == (2, False)
+    assert "onnxruntime has no device 'GPU'" in done.stderr
     times = ("--seconds", "20", "--at-most", "5")
     done = run_here(bench.main, bundle, "--device-report", out, *times)
     assert (done.returncode, out.exists()) == (2, False)

@@ -315,7 +315,7 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         manifest = Bundle.open(ready).manifest
         with staged_bundle(output, overwrite=False) as writer:
             shutil.copytree(ready, writer.folder, dirs_exist_ok=True)
-            manifest, failures = pipeline._with_engines(writer, manifest, options, say, warn)
+            manifest, failures = pipeline._add_engines(writer, manifest, options, say, warn)
             writer.write_manifest(manifest)
         return ExportReport(output, manifest, {}, failures)
 

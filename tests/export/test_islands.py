@@ -157,7 +157,7 @@ class TestNormalization:
         for kind, evidence, worst in (
             ("error", Evidence({}, {}, {first: 40.0, second: 30.0}), 30.0),
             ("squares", Evidence({}, {first: 2e5, second: 3e5}, {first: 10.0}), 3e5),
-            ("lost", Evidence({}, {}, {first: 10.0, second: -math.inf}), 0.0),
+            ("overflow", Evidence({}, {}, {first: 10.0, second: -math.inf}), 0.0),
         ):
             (reason,) = plan_float16(fused, evidence).reasons.values()
             assert (reason.kind, reason.value) == (kind, worst)
@@ -182,7 +182,7 @@ class TestSummary:
                 "c.norm": Reason("error", "normalisation", 14.1),
                 "d.conv": Reason("range", "convolution", 3.2e5, "d"),
                 "e.norm": Reason("squares", "normalisation", 1.3e5),
-                "f.norm": Reason("lost", "normalisation"),
+                "f.norm": Reason("overflow", "normalisation"),
                 "g.mul": Reason("range", "other", 3.2e5, "d"),
             }
         )

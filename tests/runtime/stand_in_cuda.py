@@ -740,6 +740,11 @@ class TensorFormat(enum.Enum):
     CHW32 = 5
 
 
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
 class EngineValidity(enum.IntEnum):
     VALID = 0
     SUBOPTIMAL = 1
@@ -914,6 +919,9 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
         def get_tensor_format(self, name):
             return TensorFormat[self._end(name).get("format", "LINEAR")]
 
+        def get_tensor_location(self, name):
+            return TensorLocation[self._end(name).get("location", "DEVICE")]
+
         def create_runtime_config(self):
             return None if gpu.enter("trt.create_runtime_config") else IRuntimeConfig()
 
@@ -1043,6 +1051,7 @@ def _tensorrt(gpu: StandInGpu, kind: str, version: str) -> Any:
         "DataType": DataType,
         "TensorIOMode": TensorIOMode,
         "TensorFormat": TensorFormat,
+        "TensorLocation": TensorLocation,
         "Dims": Dims,
     }
     if rtx:

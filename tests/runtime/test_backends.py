@@ -18,7 +18,7 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from elir_deploy.runtime import backends
+from elir_deploy.runtime import automatic, backends
 from elir_deploy.runtime.backends import (
     BACKENDS,
     backend_named,
@@ -45,16 +45,14 @@ def test_the_table() -> None:
         backend_named("tpu")
 
 
-def test_auto_ranks_every_pair_as_the_backend_does() -> None:
-    ranked = backends._AUTOMATIC
-    assert len(set(ranked)) == len(ranked)
-    for backend in BACKENDS.values():
-        own = tuple(precision for name, precision in ranked if name == backend.name)
-        assert own == (backend.precisions if backend.automatic else ())
+def test_auto_ranks_each_pair_once_of_the_backends_that_it_may_choose() -> None:
+    assert len(set(automatic.ORDER)) == len(automatic.ORDER)
+    may = {backend.name for backend in BACKENDS.values() if backend.automatic}
+    assert {name for name, _ in automatic.ORDER} == may
 
 
 def test_auto_takes_weights_in_eight_bits_after_everything_else() -> None:
-    order = [precision for _, precision in backends._AUTOMATIC]
+    order = [precision for _, precision in automatic.ORDER]
     assert set(order[order.index("w8") :]) == {"w8"}
 
 
@@ -301,7 +299,7 @@ def test_auto_compares_pairs_and_not_backends(
         tuple(pair.split())
         for pair in ("openvino int8", "onnxruntime fp32", "openvino fp32", "onnxruntime int8")
     )
-    monkeypatch.setattr(backends, "_AUTOMATIC", ranked)
+    monkeypatch.setattr(automatic, "ORDER", ranked)
     exact = _with_verification(tmp_path / "exact", fp32=True)
     assert _tried(exact) == ["onnxruntime fp32", "openvino fp32"]
     small = _with_verification(tmp_path / "small", fp32=True, int8=True)

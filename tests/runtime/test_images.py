@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from elir_deploy import output_files
 from elir_deploy.errors import ImageError, OutputError
-from elir_deploy.runtime import decoding
+from elir_deploy.runtime import decoding, resampling
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     check_fits,
@@ -422,7 +422,7 @@ def test_the_limit_is_ours_and_seen_in_the_header(tmp_path: Path) -> None:
 
 
 def test_reading_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_BAND_PIXELS", 70)
+    monkeypatch.setattr(resampling, "_BAND_PIXELS", 70)
     pixels = np.dstack([RGB, ALPHA])
     loaded = read_image(saved(tmp_path / "a.png", pixels))
     np.testing.assert_array_equal(loaded.pixels, RGB)

@@ -15,13 +15,15 @@ from elir_deploy.errors import BundleError, ElirError
 from elir_deploy.runtime import Restorer, onnx_check
 from elir_deploy.runtime.backends import BACKENDS, openvino
 from elir_deploy.runtime.bundle import Bundle
-from elir_deploy.runtime.onnx_check import End, check_onnx, check_onnx_file
+from elir_deploy.runtime.graph_ends import End, GraphEnds
+from elir_deploy.runtime.onnx_check import check_onnx, check_onnx_file
 from elir_deploy.runtime.onnx_rules import ATTRIBUTE_TYPES, OPERATORS
 from tests.bundles import image_spec, make_bundle, put_graph, stage_graph
 from tests.forged import FORGED, endless_loop, memory_tag, mutated
 
 INPUT = End("image", "uint8", (1, 32, 32, 3))
 OUTPUT = End("restored", "uint8", (1, 32, 32, 3))
+ENDS = GraphEnds([INPUT], [OUTPUT])
 
 
 def good_model() -> ModelProto:
@@ -34,7 +36,7 @@ GOOD = good_model().SerializeToString()
 
 def refusal(content: bytes, inputs: tuple[End, ...] = (INPUT,)) -> str | None:
     try:
-        check_onnx(content, inputs, (OUTPUT,))
+        check_onnx(content, GraphEnds([*inputs], [OUTPUT]))
     except BundleError as error:
         return str(error)
     return None
@@ -230,17 +232,17 @@ def test_a_file_names_itself(tmp_path: Path) -> None:
     for content, said in ((b"", "the file is empty"), (b"\x08", "damaged: ")):
         path.write_bytes(content)
         with pytest.raises(BundleError, match=said) as caught:
-            check_onnx_file(path, [INPUT], [OUTPUT])
+            check_onnx_file(path, ENDS)
         assert str(caught.value).startswith(f"{path}: ")
     path.write_bytes(GOOD)
-    check_onnx_file(path, [INPUT], [OUTPUT])
+    check_onnx_file(path, ENDS)
 
 
 def test_a_file_that_is_called_otherwise(tmp_path: Path) -> None:
     """By its name ONNX Runtime would take it for one of its own format."""
     (tmp_path / "a.ort").write_bytes(GOOD)
     with pytest.raises(BundleError, match=r"name must end in \.onnx"):
-        check_onnx_file(tmp_path / "a.ort", [INPUT], [OUTPUT])
+        check_onnx_file(tmp_path / "a.ort", ENDS)
 
 
 # The two ends ------------------------------------------------------------------------------------

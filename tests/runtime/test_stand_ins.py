@@ -31,7 +31,8 @@ TENSORRT = {
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
     "ICudaEngine": (
         *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"),
-        *("get_tensor_shape", "get_tensor_format", "create_execution_context"),
+        *("get_tensor_shape", "get_tensor_format", "get_tensor_location"),
+        "create_execution_context",
         *("num_optimization_profiles", "get_tensor_profile_shape"),
     ),
     "IExecutionContext": (
@@ -42,6 +43,7 @@ TENSORRT = {
     "DataType": ("UINT8", "FLOAT"),
     "TensorIOMode": ("INPUT", "OUTPUT"),
     "TensorFormat": ("LINEAR",),
+    "TensorLocation": ("DEVICE",),
     "Dims": ("__len__", "__getitem__"),
 }
 #: What TensorRT-RTX has besides.

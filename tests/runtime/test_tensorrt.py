@@ -571,10 +571,11 @@ def test_an_engine_with_other_profiles(
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
-        ({"dtype": "float16"}, "image: HALF 1x32x32x3 LINEAR"),
-        ({"shape": [1, 64, 64, 3]}, "image: UINT8 1x64x64x3 LINEAR"),
-        ({"name": "x"}, "x: UINT8 1x32x32x3 LINEAR"),
-        ({"format": "CHW32"}, "image: UINT8 1x32x32x3 CHW32"),
+        ({"dtype": "float16"}, "image: HALF 1x32x32x3"),
+        ({"shape": [1, 64, 64, 3]}, "image: uint8 1x64x64x3"),
+        ({"name": "x"}, "x: uint8 1x32x32x3"),
+        ({"format": "CHW32"}, "image: uint8 in the format CHW32 1x32x32x3"),
+        ({"location": "HOST"}, "image: uint8 on the host 1x32x32x3"),
     ],
 )
 def test_an_engine_with_other_ends(
@@ -592,7 +593,7 @@ def test_an_engine_with_other_ends(
     manifest = read_manifest(path)
     del manifest["stages"][0]["artifacts"][1]
     write_manifest(path, manifest)
-    with pytest.raises(BundleError, match="the engine's input is missing, the manifest says"):
+    with pytest.raises(BundleError, match="the engine's input is nothing, the manifest says"):
         RTX.open(Bundle.open(path), "fp32")
 
 

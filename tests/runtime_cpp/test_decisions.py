@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from elir_deploy.errors import BundleError, ElirError, ImageError, UnavailableError, UsageError
+from elir_deploy.photo import PhotoRestorer
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.manifest_file import MANIFEST_NAME, decode_manifest
 from tests.bundles import make_bundle
 from tests.emulation import EMULATOR
+from tests.photo.pictures import face_bundle
 from tests.runtime_cpp.conftest import RUNTIME, Library, load
 
 #: ``elir_status`` by class of error.
@@ -249,6 +251,17 @@ def test_strength(tmp_path: Path, library: Library, strength: float) -> None:
         except ElirError as error:
             expected = status(error)
     params = {"backend": "reference", "skip_accuracy_check": 1, "strength": strength}
+    assert library.status(bundle, **params) == expected
+
+
+@pytest.mark.parametrize("long_side", [1, 31, 32, 4096, 4097])
+def test_long_side(tmp_path: Path, library: Library, long_side: int) -> None:
+    bundle, expected = face_bundle(tmp_path / "b"), 0
+    try:
+        PhotoRestorer(bundle, backend="onnxruntime", long_side=long_side).close()
+    except ElirError as error:
+        expected = status(error)
+    params = {"backend": "reference", "skip_accuracy_check": 1, "long_side": long_side}
     assert library.status(bundle, **params) == expected
 
 

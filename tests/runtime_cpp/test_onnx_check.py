@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from elir_deploy.errors import BundleError
-from elir_deploy.runtime.onnx_check import End, check_onnx
+from elir_deploy.runtime.graph_ends import End, GraphEnds
+from elir_deploy.runtime.onnx_check import check_onnx
 from tests.bundles import image_spec, stage_graph
 from tests.emulation import EMULATOR
 from tests.forged import FORGED, mutated
@@ -34,7 +35,7 @@ def verdicts(contents: list[bytes]) -> list[str]:
 
 def refusal(content: bytes) -> str:
     try:
-        check_onnx(content, ENDS[:1], ENDS[1:])
+        check_onnx(content, GraphEnds([ENDS[0]], [ENDS[1]]))
     except BundleError as error:
         return str(error)
     return ""

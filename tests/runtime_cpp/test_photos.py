@@ -74,9 +74,10 @@ def assert_same(
     faces: Any = "auto",
     scale: int = 1,
     background: NDArray[np.uint8] | None = None,
+    strength: float = 1.0,
 ) -> list[Any]:
     """Both results are equal; the faces."""
-    expected = python.restore(picture, faces, scale)
+    expected = python.restore(picture, faces, scale, strength=strength)
     listed = faces if isinstance(faces, str) else [to_struct(library, f) for f in faces]
     pixels, actual = cpp.restore_photo(picture, listed, scale, background)
     assert values(actual) == values(expected.faces)
@@ -138,17 +139,18 @@ def test_a_picture_that_is_shrunk_for_the_detector(
             assert_same(library, python, cpp, large)
 
 
-def test_the_background(tmp_path: Path, library: Library, backend: str) -> None:
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_background(tmp_path: Path, library: Library, backend: str, strength: float) -> None:
     faces = face_bundle(tmp_path / "f", gain=0.8)
     rest = make_bundle(tmp_path / "b", size=64, gain=0.5, upscale=2, kernel="bicubic")
     with (
         PhotoRestorer(faces, rest, backend=backend, threads=1) as python,
-        library.open(faces, backend=backend, threads=1) as cpp,
+        library.open(faces, backend=backend, threads=1, strength=strength) as cpp,
         library.open(rest, backend=backend, threads=1) as around,
     ):
         background = around.restore(GROUP)
         for scale in (1, 2, 4):
-            assert_same(library, python, cpp, GROUP, "all", scale, background)
+            assert_same(library, python, cpp, GROUP, "all", scale, background, strength)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from elir_deploy.bench.peers.base import Workbench, as_unavailable, workbench_folder
 from elir_deploy.bench.peers.paper import (
@@ -54,7 +54,7 @@ __all__ = [
     "named_peers",
     "open_peers",
     "open_rivals",
-    "options_named",
+    "runners_named",
     "torch_device",
     "torch_missing",
 ]
@@ -102,8 +102,16 @@ def named_peers(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in dict.fromkeys(named) if name in PEERS], rivals
 
 
-def options_named(backends: Sequence[str] | None, others: Sequence[str] | None) -> dict[str, Any]:
-    """Options of a run: ``backends``, ``peers`` and ``rivals``.
+class Runners(NamedTuple):
+    """Names of runners; see :class:`~elir_deploy.bench.runs.BenchOptions`."""
+
+    backends: list[str] | None
+    peers: list[str]
+    rivals: list[str]
+
+
+def runners_named(backends: Sequence[str] | None, others: Sequence[str] | None) -> Runners:
+    """The runners that the options of a command name.
 
     Args:
         backends: of ``--backend``, where peers may be named, too; None: the bundle's own and eager
@@ -119,13 +127,10 @@ def options_named(backends: Sequence[str] | None, others: Sequence[str] | None) 
             names = ", ".join([*PEERS, *BACKENDS])
             raise UsageError(f"unknown backend {name!r}: choose from {names}")
     if backends is None:
-        return {"backends": None, "peers": list(dict.fromkeys([TORCH, *added])), "rivals": rivals}
+        return Runners(None, list(dict.fromkeys([TORCH, *added])), rivals)
     named = [name for name in backends if name in PEERS]
-    return {
-        "backends": [name for name in dict.fromkeys(backends) if name not in PEERS],
-        "peers": list(dict.fromkeys([*added, *named])),
-        "rivals": rivals,
-    }
+    own = [name for name in dict.fromkeys(backends) if name not in PEERS]
+    return Runners(own, list(dict.fromkeys([*added, *named])), rivals)
 
 
 def torch_device(rivals: Sequence[str]) -> str:

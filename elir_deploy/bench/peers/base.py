@@ -23,6 +23,7 @@ from elir_deploy.degradations import enlarge
 from elir_deploy.errors import ElirError, UnavailableError
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle
+from elir_deploy.text import shortened
 
 __all__ = ["PeerRunner", "PlainGraph", "Workbench", "as_unavailable", "quiet", "workbench_folder"]
 
@@ -113,7 +114,7 @@ def _one_line(error: Exception) -> str:
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     # A C++ compiler's first complaint, if there is one, follows pages of its command.
     lines = [line for line in lines if "error:" in line] or lines or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+    return shortened(lines[0], 300)
 
 
 @contextmanager

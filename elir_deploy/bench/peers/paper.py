@@ -76,11 +76,17 @@ class Rival:
     option: str = PAPER
 
 
+def _own(task: str, parameters: float) -> Rival:
+    fps = TASKS[task].paper_fps
+    assert fps is not None
+    return Rival("ELIR", parameters, fps)
+
+
 #: By task, the paper's own model and those that it is compared with. BSRGAN and RealESRGAN are one
 #: network with different weights.
 RIVALS: dict[str, tuple[Rival, ...]] = {
     "bfr": (
-        Rival("ELIR", 37e6, 19.51),
+        _own("bfr", 37e6),
         Rival("GFPGAN", 86e6, 26.37, _GFPGAN, "Apache-2.0, partly NVIDIA's"),
         Rival("CodeFormer", 94e6, 12.79, _CODEFORMER, "S-Lab 1.0: non-commercial", CODEFORMER),
         Rival("VQFRv2", 83e6, 8.54),
@@ -90,7 +96,7 @@ RIVALS: dict[str, tuple[Rival, ...]] = {
         Rival("PMRF, 25 steps", 176e6, 0.63),
     ),
     "bsr": (
-        Rival("ELIR", 18e6, 52.20),
+        _own("bsr", 18e6),
         Rival("BSRGAN, RealESRGAN", 16.7e6, 45.85, _RRDB, "Apache-2.0, BSD-3-Clause"),
         Rival("SwinIR-GAN", 28e6, 19.18, _SWIN_IR, "Apache-2.0"),
         Rival("DiffBIR, 50 steps", 1683e6, 0.07),

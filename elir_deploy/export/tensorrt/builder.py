@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from elir_deploy.progress import ProgressCallback
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.tensorrt_library import Library, library_log, release_of
 from elir_deploy.targets import DEVICE_TENSORRT, RTX, HardwareCompatibility
+from elir_deploy.text import shortened
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -107,8 +108,7 @@ def build_engine(
         UsageError: the library cannot build for a capability.
         UnavailableError: the library does not start, cannot build the graph, or cannot open the
             engine; with its message.
-        KeyboardInterrupt: Ctrl-C; the library stops at the next step.
-        SystemExit: SIGTERM, likewise.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; the library stops at the next step.
     """
     began = time.perf_counter()
     _check_release(library)
@@ -116,29 +116,28 @@ def build_engine(
     # A second signal would be raised in the library's callbacks, which drop errors.
     with (
         deferred_interrupts(allow_second=False) as interrupted,
-        _listening(library) as (logger, log),
+        _collect_messages(library) as (logger, log),
     ):
-        builder: trt.Builder = _started(library, library.module.Builder, logger, log)
+        builder: trt.Builder = _start(library, library.module.Builder, logger, log)
         network: trt.INetworkDefinition = builder.create_network(_network_flags(library))
         parser = library.module.OnnxParser(network, logger)  # owns the weights
         name = f"{ends.name}.{precision}"
         _parse(library, parser, model, name)
-        ends.check(library.module, network)
+        ends.check(network)
         poor = library.kind == RTX and options.capability in _POOR_DEPTHWISE
         weights = widen_depthwise(library.module, network) if poor else []
-        config = _configured(library, builder, options, level)
+        config = _make_config(library, builder, options, level)
         ends.add_profiles(builder, config)
-        if _weakly_typed(library):
+        if _is_weakly_typed(library):
             constrain_types(library.module, network, config, precision)
-        build = partial(builder.build_serialized_network, network, config)
-        serialized = _run_build(library, build, config, progress, interrupted)
+        serialized = _run_build(library, builder, network, config, progress, interrupted)
         del weights  # which the network references
     if serialized is None:
         raise UnavailableError(
-            f"{library.kind} {library.version} cannot build {name}: {_brief(log.errors)}"
+            f"{library.kind} {library.version} cannot build {name}: {_join_reasons(log.errors)}"
         )
     content = bytes(serialized)
-    layers = log.layers if library.kind == RTX else _inspected(library, content, options)
+    layers = log.layers if library.kind == RTX else _inspect_layers(library, content, options)
     return BuiltEngine(
         content=content,
         convolutions=engine_precisions(layers) if layers else None,
@@ -151,12 +150,14 @@ def build_engine(
 
 def _run_build(
     library: Library,
-    build: Callable[[], trt.IHostMemory],
+    builder: trt.Builder,
+    network: trt.INetworkDefinition,
     config: trt.IBuilderConfig,
     progress: ProgressCallback,
     interrupted: Interruption,
 ) -> trt.IHostMemory | None:
     """Run the build with progress and Ctrl-C; None where it fails, which the stubs do not know."""
+    build = partial(builder.build_serialized_network, network, config)
     with _timing_cache(library, config):
         if hasattr(library.module, "IProgressMonitor"):  # since 9.1
             config.progress_monitor = _monitor(library.module, progress, interrupted)
@@ -176,7 +177,7 @@ class _Log:
 
 
 @contextmanager
-def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
+def _collect_messages(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
     """The library's logger, and its messages."""
     severities, messages = library.module.ILogger, _Log()
 
@@ -193,35 +194,35 @@ def _listening(library: Library) -> Iterator[tuple[trt.ILogger, _Log]]:
         yield log.logger, messages
 
 
-def _brief(reasons: list[str]) -> str:
+def _join_reasons(reasons: list[str]) -> str:
     """The library's reasons on one line."""
     text = "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in reasons))
-    return (text if len(text) <= 600 else text[:597] + "...") or "no reason reported"
+    return shortened(text, 600) or "no reason reported"
 
 
-def _started(library: Library, kind: Any, logger: trt.ILogger, log: _Log) -> Any:
+def _start(library: Library, kind: Any, logger: trt.ILogger, log: _Log) -> Any:
     """Construct a builder or runtime of the library, which needs its device."""
     try:
         return kind(logger)
     except (RuntimeError, TypeError) as error:  # TypeError: of pybind11, for a null pointer
         reasons = log.errors or [str(error)]
-        raise UnavailableError(f"{library} does not start: {_brief(reasons)}") from None
+        raise UnavailableError(f"{library} does not start: {_join_reasons(reasons)}") from None
 
 
-def _inspected(library: Library, content: bytes, options: BuildOptions) -> list[EngineLayer]:
+def _inspect_layers(library: Library, content: bytes, options: BuildOptions) -> list[EngineLayer]:
     """The layers of an engine that TensorRT built for the device at hand.
 
     TensorRT-RTX opens engines on their GPU alone, and lists the layers when it builds.
     """
     module = library.module
-    with _listening(library) as (logger, log):
-        runtime: trt.Runtime = _started(library, module.Runtime, logger, log)
+    with _collect_messages(library) as (logger, log):
+        runtime: trt.Runtime = _start(library, module.Runtime, logger, log)
         if options.version_compatible:  # inside is a runtime of its own, which is code
             runtime.engine_host_code_allowed = True
         engine = cast("trt.ICudaEngine | None", runtime.deserialize_cuda_engine(content))
         if engine is None:
             raise UnavailableError(
-                f"{library} cannot open the engine it built: {_brief(log.errors)}"
+                f"{library} cannot open the engine it built: {_join_reasons(log.errors)}"
             )
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
@@ -267,26 +268,26 @@ def _check_release(library: Library) -> None:
         )
 
 
-def _weakly_typed(library: Library) -> bool:
+def _is_weakly_typed(library: Library) -> bool:
     old = release_of(library.version) < _STRONGLY_TYPED_SINCE
     return library.kind == DEVICE_TENSORRT and old
 
 
 def _network_flags(library: Library) -> int:
     flags = library.module.NetworkDefinitionCreationFlag
-    if _weakly_typed(library):
+    if _is_weakly_typed(library):
         return 1 << int(flags.EXPLICIT_BATCH)
     # Later releases know no other way, and may lose the flag.
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
 def _parse(library: Library, parser: trt.OnnxParser, model: bytes, name: str) -> None:
-    if _weakly_typed(library):
+    if _is_weakly_typed(library):
         parser.set_flag(library.module.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not bool(parser.parse(model)):  # the stubs mean a type of tensors by bool
         reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise UnavailableError(
-            f"{library.kind} {library.version} cannot parse {name}: {_brief(reasons)}"
+            f"{library.kind} {library.version} cannot parse {name}: {_join_reasons(reasons)}"
         )
 
 
@@ -313,7 +314,7 @@ def check_capability(library: Library, capability: str) -> None:
         )
 
 
-def _configured(
+def _make_config(
     library: Library, builder: trt.Builder, options: BuildOptions, level: HardwareCompatibility
 ) -> trt.IBuilderConfig:
     module = library.module
@@ -324,7 +325,7 @@ def _configured(
     if options.workspace_mib is not None:
         pool = module.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool, options.workspace_mib * 2**20)
-    if _weakly_typed(library):
+    if _is_weakly_typed(library):
         # Single images and batches have contexts of their own on one profile, which later releases
         # always allow.
         config.set_preview_feature(module.PreviewFeature.PROFILE_SHARING_0806, True)

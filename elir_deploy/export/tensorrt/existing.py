@@ -176,7 +176,7 @@ def add_engines(
     )
 
     def add(path: Path) -> AddedEngines:
-        results = list(_add(path, bundle.manifest, engines))
+        results = list(_add_each(path, bundle.manifest, engines))
         added = tuple(result for result in results if isinstance(result, AddedEngine))
         failures = {r.name: r.error for r in results if isinstance(r, EngineFailure)}
         if not added:
@@ -184,7 +184,7 @@ def add_engines(
         return AddedEngines(added, {name: str(error) for name, error in failures.items()})
 
     if output is None:
-        with _alone(bundle.path):
+        with _lock_bundle(bundle.path):
             return add(bundle.path)
     with staged_bundle(output, overwrite=overwrite) as writer:
         _copy(bundle, writer.folder, output)
@@ -218,14 +218,14 @@ def measure_engine(path: Path, kind: str, precision: str) -> EngineQuality:
     floor = verified.floor_db if verified is not None and verified.passed else 0.0
     quality = EngineQuality(precision, worst, floor)
     if not quality.passed:
-        _drop(path, backend_named(kind).artifacts(bundle, precision))
+        _remove_engines(path, backend_named(kind).artifacts(bundle, precision))
     return quality
 
 
 # The manifest and the files -----------------------------------------------------------------------
 
 
-def _add(
+def _add_each(
     path: Path, manifest: Manifest, engines: Iterable[StageEngine | EngineFailure]
 ) -> Iterator[AddedEngine | EngineFailure]:
     """Put the engines into the bundle as they come."""
@@ -233,7 +233,7 @@ def _add(
         if isinstance(engine, EngineFailure):
             yield engine
             continue
-        manifest = _put(path, manifest, engine)
+        manifest = _add_one(path, manifest, engine)
         built = engine.built
         yield AddedEngine(
             engine.file,
@@ -245,7 +245,7 @@ def _add(
         )
 
 
-def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
+def _add_one(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
     """Write an engine and its entry; returns the new manifest.
 
     The manifest is right at every moment: the entry of a replaced engine is removed first.
@@ -253,7 +253,9 @@ def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
     content = engine.built.content
     written = File(engine.file, hashlib.sha256(content).hexdigest(), len(content))
     key = engine_key(engine.entry(written))
-    without = _without(manifest, lambda stage, a: stage == engine.stage and engine_key(a) == key)
+    without = _without_artifacts(
+        manifest, lambda stage, a: stage == engine.stage and engine_key(a) == key
+    )
     if without != manifest:
         _write_manifest(path, without)
     with replacing(path / engine.file) as file:
@@ -263,17 +265,17 @@ def _put(path: Path, manifest: Manifest, engine: StageEngine) -> Manifest:
     return filled
 
 
-def _drop(path: Path, engines: Sequence[Artifact]) -> None:
+def _remove_engines(path: Path, engines: Sequence[Artifact]) -> None:
     """Remove engines from the bundle."""
     files = {engine.file for engine in engines}
     manifest = Bundle.open(path).manifest
-    _write_manifest(path, _without(manifest, lambda stage, a: a.file in files))
+    _write_manifest(path, _without_artifacts(manifest, lambda stage, a: a.file in files))
     for file in files:
         with contextlib.suppress(OSError):
             (path / file).unlink()
 
 
-def _without(manifest: Manifest, unwanted: Callable[[str, Artifact], bool]) -> Manifest:
+def _without_artifacts(manifest: Manifest, unwanted: Callable[[str, Artifact], bool]) -> Manifest:
     """The manifest without the artifacts for which ``unwanted(stage name, artifact)`` is true."""
     return with_artifacts(
         manifest, lambda name, artifacts: [a for a in artifacts if not unwanted(name, a)]
@@ -299,7 +301,7 @@ def _copy(bundle: Bundle, folder: Path, output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _lock_bundle(path: Path) -> Iterator[None]:
     """Lock the bundle: of two processes that add to one manifest, one would lose its engines."""
     try:
         descriptor = open_folder(path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime.graph_ends import End, GraphEnds
 from elir_deploy.runtime.manifest import Detector, Stage
+from elir_deploy.runtime.tensorrt_ends import dtype_of, open_sides
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.runtime.tiling import next_multiple
 
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DetectorEnds", "Ends", "StageEnds"]
 
-#: A dimension that the graph leaves free.
-_FREE = -1
 #: Axes that depend on the height and width of the image.
 _SPATIAL = {"NHWC": (1, 2), "NCHW": (2, 3)}
 
@@ -29,7 +29,7 @@ class Ends(Protocol):
     def name(self) -> str:
         """Of the graph, for messages."""
 
-    def check(self, library: Any, network: trt.INetworkDefinition) -> None:
+    def check(self, network: trt.INetworkDefinition) -> None:
         """Check inputs and outputs of a parsed graph.
 
         Raises:
@@ -54,17 +54,15 @@ class StageEnds:
     def name(self) -> str:
         return self.stages[0].name
 
-    def check(self, library: Any, network: trt.INetworkDefinition) -> None:
-        types = {"uint8": library.DataType.UINT8, "float32": library.DataType.FLOAT}
-        inputs = list(zip(*(stage.inputs for stage in self.stages), strict=True))
+    def check(self, network: trt.INetworkDefinition) -> None:
+        inputs = zip(*(stage.inputs for stage in self.stages), strict=True)
         outputs = [tuple(stage.output for stage in self.stages)]
-        for what, tensors, parsed in (
-            ("input", inputs, _inputs(network)),
-            ("output", outputs, _outputs(network)),
+        expected = ([_end(tensors) for tensors in ends] for ends in (inputs, outputs))
+        for what, seen, wanted in zip(
+            ("input", "output"), _read_ends(network), expected, strict=True
         ):
-            if parsed != [(of[0].name, types[of[0].dtype], _dimensions(of)) for of in tensors]:
-                expected = "; ".join(f"{of[0]} in shape {_dimensions(of)}" for of in tensors)
-                raise _differs(self.name, what, parsed, expected)
+            if seen != wanted:
+                raise _differs(self.name, what, seen, ", ".join(map(str, wanted)))
 
     def add_profiles(self, builder: trt.Builder, config: trt.IBuilderConfig) -> None:
         if len(self.stages) == 1 and self.stages[0].input.shape[0] == 1:
@@ -87,16 +85,14 @@ class DetectorEnds:
     detector: Detector
     name = "detector"
 
-    def check(self, library: Any, network: trt.INetworkDefinition) -> None:
-        float32 = library.DataType.FLOAT
-        parsed = _inputs(network)
-        if parsed != [(self.detector.input, float32, (1, 3, _FREE, _FREE))]:
-            expected = f"{self.detector.input}: float32 in shape (1, 3, -1, -1)"
-            raise _differs(self.name, "input", parsed, expected)
-        parsed = _outputs(network)
+    def check(self, network: trt.INetworkDefinition) -> None:
+        inputs, outputs = _read_ends(network)
+        picture = End(self.detector.input, "float32", (1, 3, None, None))
+        if inputs != [picture]:
+            raise _differs(self.name, "input", inputs, str(picture))
         names = set(self.detector.outputs)
-        if {name for name, _, _ in parsed} != names or {kind for _, kind, _ in parsed} != {float32}:
-            raise _differs(self.name, "output", parsed, f"float32 {', '.join(sorted(names))}")
+        if {(end.name, end.dtype) for end in outputs} != {(name, "float32") for name in names}:
+            raise _differs(self.name, "output", outputs, f"float32 {', '.join(sorted(names))}")
 
     def add_profiles(self, builder: trt.Builder, config: trt.IBuilderConfig) -> None:
         multiple = self.detector.multiple
@@ -109,35 +105,31 @@ class DetectorEnds:
             _add_profile(builder, config, shape, shape)
 
 
-Parsed = list[tuple[str, Any, tuple[int, ...]]]
+def _read_ends(network: trt.INetworkDefinition) -> GraphEnds:
+    return GraphEnds(
+        [_read_end(network.get_input(index)) for index in range(network.num_inputs)],
+        [_read_end(network.get_output(index)) for index in range(network.num_outputs)],
+    )
 
 
-def _inputs(network: trt.INetworkDefinition) -> Parsed:
-    return [_parsed(network.get_input(i)) for i in range(network.num_inputs)]
+def _read_end(tensor: trt.ITensor) -> End:
+    return End(tensor.name, dtype_of(tensor.dtype), open_sides(tensor.shape))
 
 
-def _outputs(network: trt.INetworkDefinition) -> Parsed:
-    return [_parsed(network.get_output(i)) for i in range(network.num_outputs)]
-
-
-def _parsed(tensor: trt.ITensor) -> tuple[str, Any, tuple[int, ...]]:
-    # A shape has a length and items, but no iterator of its own.
-    return tensor.name, tensor.dtype, tuple(tensor.shape[i] for i in range(len(tensor.shape)))
-
-
-def _dimensions(specs: Sequence[TensorSpec]) -> tuple[int, ...]:
-    """Dimensions in the graph of a tensor that has these shapes."""
-    sides = list(specs[0].shape)
+def _end(specs: Sequence[TensorSpec]) -> End:
+    """The end of a graph that is a tensor of these shapes."""
+    first = specs[0]
+    sides: list[int | None] = list(first.shape)
     if any(spec.shape[0] > 1 for spec in specs):
-        sides[0] = _FREE
+        sides[0] = None
     if len(specs) > 1:
-        for axis in _SPATIAL[specs[0].layout]:
-            sides[axis] = _FREE
-    return tuple(sides)
+        for axis in _SPATIAL[first.layout]:
+            sides[axis] = None
+    return End(first.name, first.dtype, tuple(sides))
 
 
-def _differs(name: str, what: str, parsed: Parsed, expected: str) -> UnavailableError:
-    read = ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in parsed) or "missing"
+def _differs(name: str, what: str, seen: Sequence[End], expected: str) -> UnavailableError:
+    read = ", ".join(map(str, seen)) or "nothing"
     return UnavailableError(
         f"TensorRT reads the {what} of {name} as {read}, expected {expected} as in the manifest"
     )

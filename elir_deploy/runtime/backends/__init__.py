@@ -7,12 +7,12 @@ A sibling module has the backends of one library in a tuple ``BACKENDS`` and is 
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from collections.abc import Iterator
-from importlib import resources
 
 from elir_deploy.errors import BundleError, UnavailableError, UsageError
+from elir_deploy.runtime import automatic
+from elir_deploy.runtime.automatic import automatic_precisions
 from elir_deploy.runtime.backends.base import Backend, Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.manifest import Detector, Verification, file_precision
@@ -32,16 +32,6 @@ __all__ = [
 ]
 
 _MODULES = ("tensorrt", "onnxruntime", "openvino")
-
-#: How ``auto`` decides. The C++ runtime embeds the file.
-_RULES = json.loads((resources.files("elir_deploy.runtime") / "automatic.json").read_text("utf-8"))
-#: The order in which ``auto`` tries backends and precisions: by measured speed (docs/decisions.md),
-#: GPUs first, and the more exact one if speeds are about equal.
-_AUTOMATIC: tuple[tuple[str, str], ...] = tuple((name, each) for name, each in _RULES["order"])
-#: How far a backend may stay below the verified PSNR, and a PSNR that is always sufficient, in dB.
-TOLERANCE_DB: float = _RULES["tolerance_db"]
-SUFFICIENT_DB: float = _RULES["sufficient_db"]
-
 
 #: The backend whose devices have names.
 NAMES_DEVICES = "openvino"
@@ -135,7 +125,9 @@ def candidates(bundle: Bundle, precision: str | None) -> list[tuple[Backend, str
 def detector_backends(first: str, detector: Detector) -> list[Backend]:
     """The backends that may run a face detector: ``first``, then as ``auto`` prefers them."""
     kinds = {artifact.kind for artifact in detector.artifacts}
-    others = [name for name, _ in _AUTOMATIC if name in BACKENDS and BACKENDS[name].kind in kinds]
+    others = [
+        name for name, _ in automatic.ORDER if name in BACKENDS and BACKENDS[name].kind in kinds
+    ]
     return [BACKENDS[name] for name in dict.fromkeys((first, *others))]
 
 
@@ -151,15 +143,10 @@ def _warn_of_unused_engines(bundle: Bundle, refused: list[Backend]) -> None:
             )
 
 
-def automatic_precisions(backend: str) -> tuple[str, ...]:
-    """Precisions of a backend that ``auto`` may choose, as it prefers them."""
-    return tuple(precision for name, precision in _AUTOMATIC if name == backend)
-
-
 def _rank(backend: Backend, precision: str) -> int:
     """Index in the table, or its end for third-party backends."""
     pair = (backend.name, precision)
-    return _AUTOMATIC.index(pair) if pair in _AUTOMATIC else len(_AUTOMATIC)
+    return automatic.ORDER.index(pair) if pair in automatic.ORDER else len(automatic.ORDER)
 
 
 def choose_precision(backend: Backend, bundle: Bundle, precision: str | None) -> str:

@@ -249,6 +249,9 @@ class Backend(ABC):
     def on_device(self, name: str) -> Backend:
         """The same backend on a device that has a name; :meth:`available` tells if it is there.
 
+        Args:
+            name: in capitals.
+
         Raises:
             UsageError: its devices have numbers, not names.
         """

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import BundleError, OutputError, UnavailableError
+from elir_deploy.runtime.automatic import automatic_precisions
 from elir_deploy.runtime.backends.base import (
     Backend,
     Session,
@@ -29,9 +30,9 @@ from elir_deploy.runtime.cache import FolderInUse, compiled_place, trim_compiled
 from elir_deploy.runtime.cuda import open_device
 from elir_deploy.runtime.cuda_session import CudaSession, CudaStage
 from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
+from elir_deploy.runtime.graph_ends import End, GraphEnds, check_ends
 from elir_deploy.runtime.libraries import import_library
 from elir_deploy.runtime.manifest import Artifact, Shape
-from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.onnxruntime_cpu import CpuSession
 from elir_deploy.runtime.onnxruntime_stage import OnnxRuntimeStage, library_failures, one_line
 
@@ -137,13 +138,11 @@ class OnnxRuntimeBackend(Backend):
         first = bundle.manifest.shapes[0]
         return CudaSession(device, first, create_stages, stream=stream, release=release)
 
-    def _files(
-        self, bundle: Bundle, precision: str
-    ) -> Iterator[tuple[Path, tuple[list[End], list[End]], Artifact]]:
+    def _files(self, bundle: Bundle, precision: str) -> Iterator[tuple[Path, GraphEnds, Artifact]]:
         """The file of each stage, with the inputs and outputs that it must have."""
         artifacts = self.artifacts(bundle, precision)
         for stage, artifact in zip(bundle.stages, artifacts, strict=True):
-            yield bundle.checked_file(artifact.file), bundle.ends(stage), artifact
+            yield bundle.checked_file(artifact.file), bundle.manifest.graph_ends(stage), artifact
 
     def open_detector(
         self, bundle: Bundle, *, threads: int | None = None, device: int = 0
@@ -155,7 +154,7 @@ class OnnxRuntimeBackend(Backend):
             load_cuda_libraries(_library(self.extra))
         detector, path = onnx_detector(bundle)
         loaded = self._load(path, None, self.providers("fp32", device, None), threads, "fp32")
-        check_detector_ends(path, detector, _ends(loaded.get_inputs()), _ends(loaded.get_outputs()))
+        check_detector_ends(path, detector, _read_ends(loaded))
         names, failures = list(detector.outputs), library_failures()
 
         def run(picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -172,7 +171,7 @@ class OnnxRuntimeBackend(Backend):
     def _load(
         self,
         path: Path,
-        ends: tuple[list[End], list[End]] | None,
+        ends: GraphEnds | None,
         providers: Providers,
         threads: int | None,
         precision: str,
@@ -208,7 +207,7 @@ class OnnxRuntimeBackend(Backend):
             )
             raise UnavailableError(f"{self.name} cannot be used: {reason}")
         if ends is not None:
-            _check_ends(path, ends, loaded)
+            check_ends(f"{path}: the graph's", _read_ends(loaded), ends)
         return loaded
 
 
@@ -250,27 +249,18 @@ def _not_started(ort: Any, provider: str) -> str:
     return f"{provider} does not start here"
 
 
-def _check_ends(path: Path, ends: tuple[list[End], list[End]], loaded: Any) -> None:
-    for what, expected, nodes in zip(
-        ("input", "output"), ends, (loaded.get_inputs(), loaded.get_outputs()), strict=True
-    ):
-        actual = _ends(nodes)
-        if actual != expected:
-            raise BundleError(
-                f"{path}: the graph's {what} is {', '.join(map(str, actual))}, the manifest says "
-                f"{', '.join(map(str, expected))}"
+def _read_ends(loaded: Any) -> GraphEnds:
+    def read(nodes: Sequence[Any]) -> list[End]:
+        return [
+            End(
+                node.name,
+                _ONNX_TYPES.get(node.type, node.type),
+                tuple(side if isinstance(side, int) else None for side in node.shape),
             )
+            for node in nodes
+        ]
 
-
-def _ends(nodes: Sequence[Any]) -> list[End]:
-    return [
-        End(
-            node.name,
-            _ONNX_TYPES.get(node.type, node.type),
-            tuple(side if isinstance(side, int) else None for side in node.shape),
-        )
-        for node in nodes
-    ]
+    return GraphEnds(read(loaded.get_inputs()), read(loaded.get_outputs()))
 
 
 def _engines(artifact: Artifact, bundle: Bundle) -> FolderInUse | None:
@@ -322,8 +312,7 @@ BACKENDS = (
         provider="CUDAExecutionProvider",
         extra="gpu",
         on_gpu=True,
-        # It runs Q/DQ convolutions in floating point, with conversions: int8 last.
-        precisions=("fp16", "fp32", "int8", "w8"),
+        precisions=automatic_precisions("onnxruntime-cuda"),
         providers=_on_cuda,
     ),
     OnnxRuntimeBackend(
@@ -331,8 +320,7 @@ BACKENDS = (
         provider="CPUExecutionProvider",
         extra="cpu",
         on_gpu=False,
-        # float16 has no CPU kernels and runs through casts; int8 gains 5 % (docs/decisions.md).
-        precisions=("fp32", "int8", "fp16", "w8"),
+        precisions=automatic_precisions("onnxruntime"),
         providers=_on_cpu,
     ),
     OnnxRuntimeBackend(

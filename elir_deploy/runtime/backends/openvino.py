@@ -13,7 +13,7 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elir_deploy.errors import BundleError, OutputError, UnavailableError
+from elir_deploy.errors import OutputError, UnavailableError
+from elir_deploy.runtime.automatic import ON_NAMED_DEVICES, automatic_precisions
 from elir_deploy.runtime.backends.base import Backend, HostSession, Session
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cache import compiled_place, read_sealed, write_sealed
 from elir_deploy.runtime.detector_graph import DetectorNetwork, check_detector_ends, onnx_detector
+from elir_deploy.runtime.graph_ends import End, GraphEnds, check_ends
 from elir_deploy.runtime.manifest import Artifact, Shape, Stage
-from elir_deploy.runtime.onnx_check import End
 from elir_deploy.runtime.openvino_devices import OpenVinoDevice, openvino_devices
 from elir_deploy.runtime.openvino_library import (
     REWRITING,
@@ -42,7 +43,7 @@ from elir_deploy.runtime.openvino_library import (
 
 __all__ = ["BACKENDS", "OpenVinoBackend", "read_model"]
 
-_TYPES = {"uint8": "u8", "float32": "f32"}
+_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 _COMPUTED_IN = {
     "f32": "float32",
@@ -62,16 +63,16 @@ class OpenVinoBackend(Backend):
 
     name = "openvino"
     kind = "onnx"
-    precisions = ("int8", "bf16", "fp32", "fp16", "w8")
+    precisions = automatic_precisions(name)
 
     def __init__(self, device: OpenVinoDevice | None = None) -> None:
         self._device = device or OpenVinoDevice()
         if not self._device.is_cpu:
             self.on_gpu = True
-            self.precisions = ("int8", "fp16", "bf16", "fp32", "w8")
+            self.precisions = ON_NAMED_DEVICES
 
     def on_device(self, name: str) -> Backend:
-        return OpenVinoBackend(OpenVinoDevice(name.upper()))
+        return OpenVinoBackend(OpenVinoDevice(name))
 
     def other_devices(self) -> tuple[str, ...]:
         try:
@@ -111,10 +112,7 @@ class OpenVinoBackend(Backend):
         config = self._config("fp32", threads, _LATENCY)
         model = read_model(path)
         check_detector_ends(
-            path,
-            detector,
-            [_end(port, {detector.input}) for port in model.inputs],
-            [_end(port, set(detector.outputs)) for port in model.outputs],
+            path, detector, _read_ends(model, {detector.input}, {*detector.outputs})
         )
         try:  # for every size; a model of one size is as fast (docs/decisions.md)
             compiled = shared_core().compile_model(model, self._device.name, config)
@@ -277,9 +275,14 @@ def _loaded(
     device: OpenVinoDevice, path: Path, stage: Stage, place: Path | None, config: dict[str, Any]
 ) -> _Loaded:
     """The stage in ``path`` compiled for ``config``, from the cache or else added to it."""
+
+    def check(compiled: Any) -> None:
+        names = ({end.name for end in ends} for ends in stage.ends)
+        check_ends(f"{path}: the graph's", _read_ends(compiled, *names), stage.ends)
+
     loaded = _load_cached(device, place, config)
     if loaded is not None:
-        _check_ends(path, stage, loaded.compiled)
+        check(loaded.compiled)
         return loaded
     try:
         model = read_model(path)
@@ -288,41 +291,26 @@ def _loaded(
         compiled = shared_core().compile_model(model, device.name, config)
     except RuntimeError as error:
         raise UnavailableError(f"openvino cannot run {path}: {one_line(error)}") from None
-    _check_ends(path, stage, compiled)
+    check(compiled)
     if place is not None:
         _store(compiled, place)
     return _Loaded(compiled)
 
 
-def _check_ends(path: Path, stage: Stage, compiled: Any) -> None:
-    for what, specs, ports in (
-        ("input", stage.inputs, compiled.inputs),
-        ("output", (stage.output,), compiled.outputs),
-    ):
-        names = {spec.name for spec in specs}
-        actual = ", ".join(_describe(port, names) for port in ports) or "missing"
-        expected = ", ".join(
-            f"{spec.name}: {_TYPES[spec.dtype]} [{','.join(map(str, spec.shape))}]"
-            for spec in specs
-        )
-        if actual != expected:
-            raise BundleError(
-                f"{path}: the graph's {what} is {actual}, the manifest says {expected}"
-            )
+def _read_ends(model: Any, inputs: Set[str], outputs: Set[str]) -> GraphEnds:
+    """Inputs and outputs of a model, by the names expected of them where they have those."""
 
+    def read(port: Any, expected: Set[str]) -> End:
+        # An operator that OpenVINO removes leaves its name to its input.
+        name = "/".join(sorted(port.names & expected or port.names))
+        kind = port.element_type.get_type_name()
+        sides = (side.get_length() if side.is_static else None for side in port.partial_shape)
+        return End(name, _DTYPES.get(kind, kind), tuple(sides))
 
-def _describe(port: Any, expected: set[str]) -> str:
-    # OpenVINO removes operators without effect and renames their inputs.
-    names = sorted(port.names & expected or port.names)
-    return f"{'/'.join(names)}: {port.element_type.get_type_name()} {port.partial_shape}"
-
-
-def _end(port: Any, expected: set[str]) -> End:
-    name = "/".join(sorted(port.names & expected or port.names))
-    kind = port.element_type.get_type_name()
-    dtypes = {short: dtype for dtype, short in _TYPES.items()}
-    sides = (side.get_length() if side.is_static else None for side in port.partial_shape)
-    return End(name, dtypes.get(kind, kind), tuple(sides))
+    return GraphEnds(
+        [read(port, inputs) for port in model.inputs],
+        [read(port, outputs) for port in model.outputs],
+    )
 
 
 def _cached_file(device: OpenVinoDevice, sha256: str, kind: str) -> Path | None:

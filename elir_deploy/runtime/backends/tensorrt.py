@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from elir_deploy.errors import UnavailableError
+from elir_deploy.runtime.automatic import automatic_precisions
 from elir_deploy.runtime.backends.base import Backend, Session, missing_cuda_device
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.runtime.cuda import Device, device_capabilities, open_device
@@ -317,9 +318,6 @@ def _session(device: Device, engines: Sequence[Engine], shape: Shape, *, sleepin
 
 
 BACKENDS = (
-    TensorRtBackend(
-        name="tensorrt", kind=DEVICE_TENSORRT, precisions=("int8", "fp16", "fp32", "w8")
-    ),
-    # INT8 convolutions build, but are not in its support matrix: last (docs/decisions.md).
-    TensorRtBackend(name="tensorrt-rtx", kind=RTX, precisions=("fp16", "fp32", "int8", "w8")),
+    TensorRtBackend("tensorrt", DEVICE_TENSORRT, automatic_precisions("tensorrt")),
+    TensorRtBackend("tensorrt-rtx", RTX, automatic_precisions("tensorrt-rtx")),
 )

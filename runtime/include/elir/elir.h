@@ -201,7 +201,8 @@ typedef struct elir_params {
                         and background are mixed with the input, enlarged (bicubic); at 0 no faces
                         are searched for. Not for elir_run */
   int32_t long_side; /* longer side in pixels that images are shrunk to before faces are searched,
-                        up to 4096; 0: the bundle's. More finds smaller faces, and takes longer */
+                        from what the detector's sides are multiples of (32) to 4096; 0: the
+                        bundle's. More finds smaller faces, and takes longer */
   const char* device_name; /* one of OpenVINO's devices, such as "GPU", "GPU.1" or "NPU", for which
                               `backend` is "openvino" or "auto", and `device` 0. Face detectors stay
                               on the CPU. NULL or "": OpenVINO runs on the CPU */

@@ -5,7 +5,6 @@
 // Models compiled for the CPU are cached in the same files as the Python runtime's. OpenVINO's own
 // cache is not used, since it accepts a file with a flipped bit.
 #include <algorithm>
-#include <cctype>
 #include <mutex>
 #include <regex>
 #include <sstream>
@@ -239,17 +238,12 @@ class OpenVinoBackend final : public Backend {
  public:
   explicit OpenVinoBackend(OpenVinoDevice device = {})
       : Backend({"openvino", "onnx",
-                 device.is_cpu() ? automatic_precisions("openvino")
-                                 : std::vector<std::string>{"int8", "fp16", "bf16", "fp32", "w8"},
+                 device.is_cpu() ? automatic_precisions("openvino") : precisions_on_named_devices(),
                  true}),
         device_(std::move(device)) {}
 
   std::unique_ptr<const Backend> on_device(const std::string& device) const override {
-    OpenVinoDevice named{device};
-    std::transform(device.begin(), device.end(), named.name.begin(), [](char letter) {
-      return static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
-    });
-    return std::make_unique<OpenVinoBackend>(named);
+    return std::make_unique<OpenVinoBackend>(OpenVinoDevice{device});
   }
 
   std::optional<std::string> available() const override { return device_.missing(); }

@@ -8,7 +8,9 @@
 namespace elir::core {
 namespace {
 
-// Missing libraries and a lack of memory often show only in a run.
+// Missing libraries and a lack of memory often show only in a run. Of an engine's sizes the
+// smallest is run alone: each keeps its memory from then on, and pictures of one orientation need
+// one of them.
 std::unique_ptr<DetectorNetwork> open_and_run(const Backend& backend, const Bundle& bundle,
                                               const Setup& setup, std::int64_t long_side) {
   auto network = backend.open_detector(bundle, setup);

@@ -79,6 +79,12 @@ void check_photograph(const elir_image& image, const char* what) {
 
 }  // namespace
 
+PhotoRestorer::PhotoRestorer(Restorer& restorer, const Setup& setup, std::int64_t long_side)
+    : restorer_(restorer), setup_(setup), long_side_(long_side) {
+  const auto& detector = restorer.manifest().detector;
+  if (long_side != 0 && detector) check_long_side(*detector, long_side);
+}
+
 std::vector<Face> PhotoRestorer::detect(const elir_image& image) {
   check_photograph(image, "image");
   return find(photograph(image));

@@ -18,9 +18,9 @@ namespace elir::core {
 class PhotoRestorer {
  public:
   // `restorer` restores aligned faces and must outlive this. `long_side` is the longer side in
-  // pixels that pictures are shrunk to before faces are searched; 0: the bundle's.
-  PhotoRestorer(Restorer& restorer, const Setup& setup, std::int64_t long_side)
-      : restorer_(restorer), setup_(setup), long_side_(long_side) {}
+  // pixels that pictures are shrunk to before faces are searched; 0: the bundle's. Throws a usage
+  // error if the bundle's detector does not take it.
+  PhotoRestorer(Restorer& restorer, const Setup& setup, std::int64_t long_side);
 
   // Throws a bundle error (no detector, or outputs that are invalid), or an unavailable error.
   std::vector<Face> detect(const elir_image& image);
