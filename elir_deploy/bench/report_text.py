@@ -275,7 +275,7 @@ _TABLES: tuple[tuple[str, str, Callable[[Report], Iterator[Cells]]], ...] = (
         "model|licence|M parameters|M parameters, paper|FPS|FPS, paper|ELIR's FPS over its, paper",
         _models,
     ),
-    ("Speed relative to the paper's rivals", "runner|rival|here [95 %]|in the paper", _relative),
+    ("Relative to the paper's rivals", "runner|rival|here [95 %]|in the paper", _relative),
     ("Rivals that are not measured", "rival|because", _not_measured),
     ("Throughput", "runner|load|concurrency|FPS|FPS by pass|PSNR dB|p50 ms|p99 ms|images", _loads),
     ("Stages", "runner|stage|ms|share %|95 %", _stages),

@@ -17,6 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 
 __all__ = ["Limits", "Uploads", "check_sender", "is_loopback"]
 
+#: A refused sender that is silent for so long has nothing on its way.
+_PAUSE_S = 1.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -94,22 +97,17 @@ class Uploads:
             self._held -= size
 
     async def discard(self, request: Request) -> None:
-        """Receive what is left of a body that is refused.
+        """Receive what is left of a body that is refused, until the sender pauses.
 
         A connection that is closed with unread bytes is reset, and the answer may be lost with it.
         """
         left = self._limits.body_bytes
-
-        async def receive() -> None:
-            nonlocal left
-            async for chunk in request.stream():
-                left -= len(chunk)
-                if left < 0:
-                    return
-
+        chunks = request.stream().__aiter__()
+        started = time.monotonic()
         # RuntimeError: nothing is left.
-        with suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
-            await asyncio.wait_for(receive(), self._limits.wait_s)
+        with suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError, StopAsyncIteration):
+            while left >= 0 and time.monotonic() - started < self._limits.wait_s:
+                left -= len(await asyncio.wait_for(anext(chunks), _PAUSE_S))
 
 
 def is_loopback(host: str) -> bool:

@@ -120,7 +120,7 @@ def test_a_report_without_the_optional_parts(bundle):
 def test_every_optional_part_is_a_section(rich):
     page = Page(html(rich, plain_pictures()))
     assert page.sections == [
-        *("warnings", "speed", "latency", "models", "times", "rivals", *OPTIONAL.values()),
+        *("warnings", "speed", "latency", "models", "relative", "rivals", *OPTIONAL.values()),
         *("cold", "energy"),
         *("pictures", "remarks", "json"),
     ]

@@ -100,7 +100,7 @@ def test_the_rates_of_this_cpu_are_measured(run, capsys, monkeypatch) -> None:
 def test_a_device_that_is_none(run, capsys) -> None:
     assert run("tiny", "--cost", "rtx2081") == 2
     printed = capsys.readouterr()
-    assert "unknown device 'rtx2081': choose from rtx2080ti, orin-nano-4gb" in printed.err
+    assert "unknown device 'rtx2081': choose from rtx2080ti, rtx3090, orin-nano-4gb" in printed.err
     assert printed.out == ""
 
 

@@ -208,7 +208,7 @@ def test_the_table_in_every_form(bsr, rivals, tmp_path, monkeypatch):
         assert ratio["value"] == pytest.approx(means[labels[1]] / means[speed["label"]], rel=1e-4)
         assert ratio["low"] < ratio["value"] < ratio["high"]
     assert [bool(row["label"]) == (row["reason"] is None) for row in rest] == [True] * 5
-    relative = {t.title: t for t in tables(typed(values))}["Speed relative to the paper's rivals"]
+    relative = {t.title: t for t in tables(typed(values))}["Relative to the paper's rivals"]
     assert [row[:2] for row in relative.rows] == [
         (label, row["name"]) for row in (first, rest[0]) for label in (labels[0], labels[3])
     ]
