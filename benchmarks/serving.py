@@ -27,11 +27,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rewrites import environment
 
 from elir_deploy.batch.cluster import Cluster, open_cluster
 from elir_deploy.batch.places import plan_batch
 from elir_deploy.batch.worker import WorkerOptions
-from elir_deploy.bench.device import describe_device
 from elir_deploy.output_files import write_text
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.jobs import Naming
@@ -172,11 +172,12 @@ def main() -> None:
     ]
     title = "# The service and workers on Ray beside `Restorer.map`"
     text = (
-        f"{title}\n\n{describe_device().cpu}\n\n{options.count} pictures for the service from "
+        f"{title}\n\n{environment()}\n\n{options.count} pictures for the service from "
         f"{options.clients} clients, {2 * options.count} for the workers, PNG in and out; "
         f"{' '.join(BACKEND)}; {options.rounds} rounds in turns, medians and quartiles. "
         f"Bundles: {os.path.basename(options.bundle)}, {os.path.basename(options.tiles)}. `map` "
-        "gets and gives arrays: it neither decodes nor encodes.\n\n"
+        "gets and gives arrays: it neither decodes nor encodes. A worker alone has the other cores "
+        "for what it reads and writes, two have to share them.\n\n"
         f"{pipes(['', 'ratio'], rows)}\n"
     )
     write_text(options.output, text)
