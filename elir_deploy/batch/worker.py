@@ -7,7 +7,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Worker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        os.chdir(options.folder)
+        with suppress(FileNotFoundError):  # on another machine; only relative paths need it
+            os.chdir(options.folder)
         choices = Choices.opened(options.bundle, options.background, **options.options)
         opened = open_pictures(choices, ExitStack())  # closed with the process
         self._files = file_restorer(choices, opened)

@@ -35,11 +35,13 @@ __all__ = [
     "ModeOption",
     "PrecisionOption",
     "QualityOption",
+    "RecursiveOption",
     "Scale",
     "ScaleOption",
     "SeedOption",
     "SigmaOption",
     "StrengthOption",
+    "SuffixOption",
     "ThreadsOption",
     "TileOverlapOption",
     "chosen_strength",
@@ -166,6 +168,15 @@ QualityOption = Annotated[
         metavar="1-100|lossless",
         help="Quality of results in a format that loses some. 'lossless' loses nothing, which "
         "JPEG cannot do. [default: 95]",
+    ),
+]
+
+RecursiveOption = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
+
+SuffixOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="Append this to the names of results: '-x' gives photo-x.png."
     ),
 ]
 

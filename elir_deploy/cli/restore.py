@@ -26,10 +26,12 @@ from elir_deploy.cli.options import (
     ModeOption,
     PrecisionOption,
     QualityOption,
+    RecursiveOption,
     ScaleOption,
     SeedOption,
     SigmaOption,
     StrengthOption,
+    SuffixOption,
     ThreadsOption,
     TileOverlapOption,
     chosen_strength,
@@ -96,15 +98,8 @@ def restore(
     ] = None,
     quality: QualityOption = None,
     bits: BitsOption = None,
-    suffix: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="Append this to the names of results: '-x' gives photo-x.png."
-        ),
-    ] = "",
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Include subfolders.")
-    ] = False,
+    suffix: SuffixOption = "",
+    recursive: RecursiveOption = False,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     mode: ModeOption = Mode.latency,

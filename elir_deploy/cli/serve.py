@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 import typer
@@ -175,8 +175,11 @@ def _chosen(bundles: list[str], background: str | None, **options: Any) -> dict[
     }
     useless = set.intersection(*(choices.unfit for choices in chosen.values()))
     for name, choices in chosen.items():
-        left_out: dict[str, Any] = dict.fromkeys(choices.unfit - useless)
-        chosen[name] = replace(choices, **left_out)
+        left_out = choices.unfit - useless
+        defaults: dict[str, Any] = {
+            f.name: f.default for f in fields(choices) if f.name in left_out
+        }
+        chosen[name] = replace(choices, **defaults)
         chosen[name].check()
     return chosen
 

@@ -300,7 +300,7 @@ def select_blocks(
 
     Raises:
         QualityError: it does not hold even with every block kept; the message names the best that
-            was measure_with, and the worst block.
+            was measured, and the worst block.
     """
     # By error for the time saved, the worst first.
     ranked = sorted(sensitivities, key=lambda s: s.mse / s.block.saving, reverse=True)

@@ -6,6 +6,8 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from elir_deploy.serve.limits import Limits
+
 __all__ = ["Connection"]
 
 
@@ -19,8 +21,8 @@ class Connection(H11Protocol):
         least_rate: bytes a second at which an answer has to be read.
     """
 
-    wait_s = 20.0
-    least_rate = 16384.0
+    wait_s = Limits.wait_s
+    least_rate = Limits.least_rate
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._clocks: dict[str, asyncio.TimerHandle] = {}

@@ -202,7 +202,8 @@ def _remarks(
     if pictures.damaged:
         yield f"{_counted(pictures.damaged, 'damaged packet')} left out"
     if pictures.incomplete:
-        yield f"{_counted(pictures.incomplete, 'picture')} of damaged packets restored as decoded"
+        damaged = _counted(pictures.incomplete, "picture")
+        yield f"{damaged} decoded from damaged packets: they may show errors"
     gaps = damaged_parts(pictures, copied)
     if gaps:
         begin, end = (clock(seconds - film.origin) for seconds in gaps[0])

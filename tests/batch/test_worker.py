@@ -9,6 +9,7 @@ import pytest
 
 from elir_deploy.batch.places import LocalJob, RemoteJob
 from elir_deploy.batch.worker import Worker, WorkerOptions
+from elir_deploy.errors import BundleError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.images import read_image, write_image
 from elir_deploy.runtime.jobs import Job
@@ -61,3 +62,12 @@ def test_work_begins_before_all_is_fetched(tmp_path: Path, monkeypatch: pytest.M
     assert failed.job == jobs[3]
     assert failed.failure.startswith(f"{jobs[3].input_name} cannot be read: ")
     assert len(list((tmp_path / "out").iterdir())) == 15
+
+
+def test_another_machine_may_lack_the_folder_of_the_command(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    options = {"backend": "onnxruntime"}
+    missing = str(tmp_path / "missing")
+    assert Worker(WorkerOptions(str(bundle), options=options, folder=missing)).name()
+    with pytest.raises(BundleError, match="no such folder"):
+        Worker(WorkerOptions("not-here", options=options, folder=missing))

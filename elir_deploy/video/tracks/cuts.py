@@ -15,12 +15,13 @@ __all__ = ["Cuts"]
 _SIDE = 32
 #: Mean difference, in levels, from which there may be a cut.
 _LEVELS = 12.0
-#: And that of blocks from what is most like each nearby in the picture before: motion keeps it low.
-#: Sides and distances in pixels of what is compared.
+#: Mean difference, in levels, between blocks and their best matches in the previous picture, which
+#: motion keeps low.
 _UNLIKE = 12.0
+#: Side of a block, and how far away its match may be, in pixels.
 _BLOCK = 8
 _NEARBY = 8
-#: And by how much it is above what is usual in this scene, as in pans.
+#: By how much the first difference is above what is usual in this scene, as in pans.
 _ABOVE_USUAL = 3.0
 _USUAL_OF = 8
 
@@ -49,7 +50,7 @@ class Cuts:
 
 
 def _unlike(before: NDArray[np.float32], now: NDArray[np.float32]) -> float:
-    """Mean difference of blocks from what is most like each nearby in the picture before."""
+    """Mean difference, in levels, between blocks and their best matches in the previous picture."""
     height, width = now.shape[:2]
     side = min(_BLOCK, height, width)
     margins = (_NEARBY, _NEARBY), (_NEARBY, _NEARBY), (0, 0)
