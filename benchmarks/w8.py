@@ -105,7 +105,8 @@ Made by `benchmarks/w8.py`.
 
 ## Quality of {task}
 
-On photographs that the model was not trained on, degraded as its task says; through OpenVINO.
+On photographs that the model was not trained on (for tiny: of BSDS500's train and test parts, every
+tenth by name, the first of them), degraded as its task says; through OpenVINO.
 {quality}
 
 ## Speed on the CPU
