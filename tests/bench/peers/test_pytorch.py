@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,13 +194,12 @@ def test_a_compiler_that_fails_for_real(tmp_path):
     assert not list(tmp_path.glob("elir-bench-*"))
 
 
-@pytest.mark.parametrize("seconds", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_ctrl_c_while_compiling_leaves_no_folder(tmp_path, seconds):
-    bundle = small_bundle(tmp_path / "b")
-    command = [sys.executable, "-c", OPEN, str(bundle.path), "torch-compile"]
+def interrupted_while_compiling(bundle: Path, folder: Path, seconds: float) -> str:
+    """What a process prints to stderr that gets Ctrl-C so long after it began to compile."""
+    command = [sys.executable, "-c", OPEN, str(bundle), "torch-compile"]
     with subprocess.Popen(
         command,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -208,10 +208,19 @@ def test_ctrl_c_while_compiling_leaves_no_folder(tmp_path, seconds):
         for line in process.stdout:
             if line.startswith("compiling"):
                 break
-        assert list(tmp_path.glob("elir-bench-*"))
+        assert list(folder.glob("elir-bench-*"))
         time.sleep(seconds)
         assert process.poll() is None, "compiled before it could be interrupted"
         process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=60)
-    assert "KeyboardInterrupt" in printed
-    assert not list(tmp_path.glob("elir-bench-*"))
+        return process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_ctrl_c_while_compiling_leaves_no_folder(tmp_path, seconds):
+    bundle = small_bundle(tmp_path / "b")
+    for _ in range(3):  # Python drops an interrupt that arrives within a destructor
+        printed = interrupted_while_compiling(bundle.path, tmp_path, seconds)
+        assert not list(tmp_path.glob("elir-bench-*"))
+        if "KeyboardInterrupt" in printed:
+            return
+    pytest.fail("three interrupts were ignored")
