@@ -62,6 +62,7 @@ class TrackedFrames(PhotographFrames):
                 if cuts(frame):
                     yield from ended()
                     scene, chosen = Scene(number), _Chosen(self._faces)
+                scene.follow(number, frame)
                 if (number - scene.begin) % EVERY == 0:
                     scene.add(number, self._restorer.detect(frame))
                 waiting.append((number, frame))

@@ -3,6 +3,8 @@
 Around each picture, a line is fitted to what was seen, least squares with tricube weights. As the
 window is symmetric, or the fit extends to its end, something in uniform motion comes out where it
 is. Where a line leaves more than jitter, a parabola over a shorter time takes its place by degrees.
+What is given has been carried into the picture by the motion that pictures show, where they show
+it: then little but jitter is left.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def smoothed(
 
     Args:
         numbers: (n,) of the pictures in which it was seen, ascending.
-        values: (n, 14) what was seen: x and y of five landmarks, eyes first, and its box.
+        values: (n, 14) what was seen, carried into the picture: x and y of five landmarks, eyes
+            first, and its box.
         number: of the picture.
 
     Returns:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.photo import Face
 from elir_deploy.photo.faces import MIN_EYE_DISTANCE
+from elir_deploy.video.tracks.motion import STILL, Movement, Points, movement_between
 from elir_deploy.video.tracks.smoothing import WINDOW, smoothed
 
 __all__ = ["EVERY", "FADE", "LOOKAHEAD", "Scene", "Track"]
@@ -51,6 +52,19 @@ class _Sample:
         return self.values[:10].reshape(5, 2)
 
     @property
+    def points(self) -> Points:
+        """(5,) the landmarks as x + iy."""
+        return self.values[:10].view(np.complex128)
+
+    def moved(self, movement: Movement) -> NDArray[np.float64]:
+        """(14,) its values after a movement; the box stays upright."""
+        corners = self.values[10:].view(np.complex128)
+        half = abs(movement.factor) * (corners[1] - corners[0]) / 2
+        around = movement(corners.mean(keepdims=True))
+        points = np.concatenate([movement(self.points), around - half, around + half])
+        return points.view(np.float64)
+
+    @property
     def size(self) -> float:
         """Root mean square distance of the landmarks from their centre, in pixels."""
         points = self.landmarks - self.landmarks.mean(axis=0)
@@ -65,17 +79,38 @@ class Track:
         first, last: the first and the last picture that it was seen in.
         seen: how often.
         samples: where it was seen; old ones are dropped.
+        movements: how it moved to a picture from the one before, by the picture's number.
     """
 
     first: int
     last: int
     seen: int = 0
     samples: list[_Sample] = field(default_factory=list)
+    movements: dict[int, Movement] = field(default_factory=dict)
+    #: Landmarks in the latest picture, and how far they moved to it.
+    _points: Points = field(default_factory=lambda: np.zeros(5, np.complex128))
+    _speed: complex = 0j
 
     def add(self, sample: _Sample) -> None:
         self.last = sample.number
         self.seen += 1
         self.samples.append(sample)
+        self._points = sample.points
+
+    def follow(self, number: int, before: NDArray[np.uint8], now: NDArray[np.uint8]) -> None:
+        """From one picture to the next; where that cannot be seen it goes on as it did."""
+        moved = movement_between(before, now, self._points) or Movement(1, self._speed)
+        points = moved(self._points)
+        self._speed = complex((points - self._points).mean())
+        self._points = points
+        self.movements[number] = moved
+
+    def forget(self, number: int) -> None:
+        """Drop what is too old for a picture and those after it."""
+        while len(self.samples) > 2 and self.samples[1].number < number - WINDOW:
+            del self.samples[0]
+        begin = self.samples[0].number
+        self.movements = {n: moved for n, moved in self.movements.items() if n > begin}
 
     def distance(self, sample: _Sample) -> float:
         """How unlike a face is what is expected of this one; infinite: it is another."""
@@ -94,9 +129,20 @@ class Track:
     def face(self, number: int) -> Face:
         """The face in a picture, smoothed."""
         numbers = np.array([sample.number for sample in self.samples])
-        values = smoothed(numbers, np.stack([s.values for s in self.samples]), number)
+        values = smoothed(numbers, self._carried(number), number)
         score = self.samples[int(np.abs(numbers - number).argmin())].score
         return Face.rounded(values[10:].tolist(), values[:10].reshape(5, 2).tolist(), score)
+
+    def _carried(self, number: int) -> NDArray[np.float64]:
+        """(n, 14) samples, each moved to a picture as the face did in between."""
+        movements = {number: STILL}
+        for later in range(number + 1, self.last + 1):
+            back = self.movements.get(later, STILL).back()
+            movements[later] = movements[later - 1].after(back)
+        for earlier in range(number - 1, self.samples[0].number - 1, -1):
+            onward = self.movements.get(earlier + 1, STILL)
+            movements[earlier] = movements[earlier + 1].after(onward)
+        return np.stack([sample.moved(movements[sample.number]) for sample in self.samples])
 
 
 class Scene:
@@ -110,12 +156,19 @@ class Scene:
         self.begin = begin
         self._end: int | None = None
         self._tracks: list[Track] = []
+        self._picture: NDArray[np.uint8] | None = None
+
+    def follow(self, number: int, picture: NDArray[np.uint8]) -> None:
+        """Show it a picture, (H, W, 3) uint8, before its faces; each one in order."""
+        before, self._picture = self._picture, picture
+        if before is not None:
+            for track in self._living(number):
+                track.follow(number, before, picture)
 
     def add(self, number: int, faces: Sequence[Face]) -> None:
         """Join the faces of a picture to tracks, nearest first; the others begin new ones."""
         samples = [_Sample.of(number, face) for face in faces]
-        oldest = number - (_MISSED + 1) * EVERY
-        living = [track for track in self._tracks if track.last >= oldest]
+        living = self._living(number)
         pairs = sorted(
             (track.distance(sample), i, j)
             for i, track in enumerate(living)
@@ -130,6 +183,10 @@ class Scene:
                 self._tracks.append(Track(number, number))
             (living[tracks[j]] if j in tracks else self._tracks[-1]).add(sample)
 
+    def _living(self, number: int) -> list[Track]:
+        """Those that may still be in a picture."""
+        return [track for track in self._tracks if track.last >= number - (_MISSED + 1) * EVERY]
+
     def close(self, end: int) -> None:
         """There are no pictures after number ``end``."""
         self._end = end
@@ -141,8 +198,7 @@ class Scene:
         asked for in order.
         """
         for track in self._tracks:
-            while len(track.samples) > 2 and track.samples[1].number < number - WINDOW:
-                del track.samples[0]
+            track.forget(number)
         self._tracks = [track for track in self._tracks if track.last >= number]
         found = []
         for track in self._tracks:

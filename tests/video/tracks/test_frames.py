@@ -43,8 +43,10 @@ def restored(frames: PhotographFrames, pictures: list[np.ndarray]) -> list[np.nd
     return list(frames.map(iter(pictures)))
 
 
-def test_jitter_and_flicker_are_less_than_half(restorer: PhotoRestorer) -> None:
-    lefts = [20 + number for number in range(60)]
+@pytest.mark.parametrize("turning", [60, 12])
+def test_jitter_and_flicker_are_less_than_half(restorer: PhotoRestorer, turning: int) -> None:
+    """To the right, and to and fro so often that a line through the places is none."""
+    lefts = [20 + abs((number + turning) % (2 * turning) - turning) for number in range(60)]
     pictures = [with_head(ground(), left) for left in lefts]
     jitters, variances = [], []
     for frames in (PhotographFrames(restorer, "all"), TrackedFrames(restorer)):

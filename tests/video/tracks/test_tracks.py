@@ -104,8 +104,11 @@ def test_small_faces_fade() -> None:
 
 def test_memory_is_bounded() -> None:
     scene = Scene(0)
-    for number in range(0, 3000, EVERY):
+    for number in range(0, 1000, EVERY):
+        for each in (number, number + 1):
+            scene.follow(each, np.zeros((9, 9, 3), np.uint8))
         scene.add(number, [face(100, 80, 120), face(300 + number, 80, 120)])
         if number >= LOOKAHEAD:
             scene.at(number - LOOKAHEAD)
     assert sum(len(track.samples) for track in scene._tracks) < 40
+    assert 30 < sum(len(track.movements) for track in scene._tracks) < 80
