@@ -91,9 +91,9 @@ def serve(
     """Serve models over HTTP, with a page on which one can try them.
 
     `POST /restore` takes an image and answers with its restoration; parameters are model, faces,
-    scale, strength, format and quality. Beside it: KServe's inference protocol V2 with its binary
-    extension, `/health`, and `/metrics` for Prometheus. SIGTERM and Ctrl-C end the service when
-    all accepted requests are answered.
+    scale, strength, fit, sigma_s, seed, tile_overlap, format and quality. Beside it: KServe's
+    inference protocol V2 with its binary extension, `/health`, and `/metrics` for Prometheus.
+    SIGTERM and Ctrl-C end the service when all accepted requests are answered.
 
     Examples:
 
@@ -143,9 +143,8 @@ def serve(
             for name, choices in chosen.items():
                 say("opening", len(models), len(chosen))
                 models[name] = Model(name, choices, stack)
-        for name, model in models.items():
-            title = str(model)  # which begins with the task
-            tell(title if title.startswith(f"{name}:") else f"{name}: {title}")
+        for model in models.values():
+            tell(model.introduction)
         service = Service(models, queue, limits, token)
         stack.callback(service.close)
         config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""Opening a bundle's face detector on the first backend that runs it, and sharing it."""
+"""Which bundles a PhotoRestorer takes; its face detector, on the first backend that runs it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import Backend, detector_backends
 from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
 from elir_deploy.runtime.forks import Owner, leak
+from elir_deploy.runtime.manifest import Manifest, Shape
 from elir_deploy.runtime.opening import Failures
 from elir_deploy.runtime.tiling import next_multiple
 
-__all__ = ["SharedNetwork", "open_detector"]
+__all__ = ["SharedNetwork", "check_background", "open_detector", "square_of"]
 
 #: Sides of the picture that a detector first runs on, at least.
 _FIRST_SIDE = 64
+#: Side of a square in pixels, so that its mask has a rim.
+_MIN_SIDE = 16
 
 
 def open_detector(
@@ -82,6 +85,36 @@ def _open_and_run(
         network.close()
         raise
     return network
+
+
+def square_of(manifest: Manifest) -> Shape:
+    """The shape of the squares that the bundle restores.
+
+    Raises:
+        UsageError: it is not for aligned faces.
+    """
+    model = manifest.model
+    for shape in manifest.shapes:
+        square = shape.height == shape.width >= _MIN_SIDE
+        if model.faces and model.upscale == 1 and square:
+            return shape
+    raise UsageError(
+        f"the bundle is for the task {model.task}; PhotoRestorer needs one for aligned faces, such "
+        "as bfr"
+    )
+
+
+def check_background(manifest: Manifest) -> None:
+    """Check that the bundle restores any picture.
+
+    Raises:
+        UsageError: it is for aligned faces.
+    """
+    if manifest.model.faces:
+        raise UsageError(
+            f"the background bundle is for the task {manifest.model.task} (aligned faces): use one "
+            "for any picture, such as bsr"
+        )
 
 
 class SharedNetwork:

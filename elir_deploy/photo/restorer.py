@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from elir_deploy.errors import UsageError
 from elir_deploy.photo.detection import MAX_FACES, FaceDetector, check_detector
 from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
-from elir_deploy.photo.opening import SharedNetwork, open_detector
+from elir_deploy.photo.opening import SharedNetwork, check_background, open_detector, square_of
 from elir_deploy.photo.restoring import (
     Canvas,
     Photo,
@@ -29,15 +30,11 @@ from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.forks import Owner
-from elir_deploy.runtime.manifest import Manifest, Shape
 from elir_deploy.runtime.placement import check_image
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into, rounded_strength
 
 __all__ = ["PhotoRestorer", "PreparedPhoto"]
-
-#: Side of a square in pixels, so that its mask has a rim.
-_MIN_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class PhotoRestorer:
         self._owner = Owner("this PhotoRestorer")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._description = detector_of(opened)
-        square = _square_of(opened.manifest)
+        square = square_of(opened.manifest)
         self.timer: StepTimer = untimed
         options: dict[str, Any] = {"threads": threads, "device": device, "mode": mode}
         # Mistakes are told before models are compiled.
@@ -127,7 +124,7 @@ class PhotoRestorer:
             background = Bundle.open(background)
         if background is not None:
             rest = background if isinstance(background, Bundle) else background.bundle
-            _check_background(rest.manifest)
+            check_background(rest.manifest)
         with ExitStack() as undo:
             self.restorer = undo.enter_context(
                 Restorer(
@@ -137,7 +134,7 @@ class PhotoRestorer:
             template = self._description.template, self._description.template_size
             self.batch = self.restorer.batch_of(square)
             run = self.restorer.run_pixels
-            self._square_restorer = SquareRestorer(run, square.height, self.batch, *template)
+            self._squares = SquareRestorer(run, square.height, self.batch, *template)
             self.detector_backend, network = open_detector(
                 opened, self.restorer.backend, long_side, threads, device
             )
@@ -157,6 +154,35 @@ class PhotoRestorer:
         detector = f"faces by {self._description.name} on {self.detector_backend}"
         background = "" if self._background is None else f"; background by {self._background}"
         return f"{self.restorer}; {detector}{background}"
+
+    def with_options(
+        self,
+        *,
+        sigma_s: float | None = None,
+        seed: int | None = None,
+        tile_overlap: int | None = None,
+    ) -> PhotoRestorer:
+        """A restorer with other options that shares the networks; closing either closes both.
+
+        Args:
+            sigma_s, seed: of faces and background, or that whose noise is not baked; None: as here.
+            tile_overlap: of the background; None: as here.
+
+        Raises:
+            UsageError: an argument is invalid, or of no effect.
+        """
+        other, background = copy(self), self._background
+        if background is None and tile_overlap is not None:
+            raise UsageError("tile_overlap is for the tiles of a background, and there is none")
+        noise: dict[str, Any] = {"sigma_s": sigma_s, "seed": seed}
+        baked = self.restorer.noise is None, background is None or background.noise is None
+        if baked != (True, False):
+            other.restorer = self.restorer.with_options(**noise)
+            other._squares = replace(self._squares, run=other.restorer.run_pixels)
+        if background is not None:
+            noise = {} if baked == (False, True) else noise
+            other._background = background.with_options(tile_overlap=tile_overlap, **noise)
+        return other
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces in (H, W, 3) uint8 RGB, those of the highest scores first.
@@ -241,7 +267,7 @@ class PhotoRestorer:
         if faces == "aligned" or rounded_strength(strength) == 0:
             return PreparedPhoto(image, None, aligned=faces == "aligned")
         found, warning = self._search(image)
-        template = self._square_restorer.template, self._square_restorer.template_size
+        template = self._squares.template, self._squares.template_size
         if faces == "auto" and is_aligned(found, *_size(image), *template):
             return PreparedPhoto(image, [replace(found[0], restored=True)], aligned=True)
         chosen = choose(found, "all" if faces == "auto" else faces, *_size(image))
@@ -297,14 +323,13 @@ class PhotoRestorer:
             if not prepared.aligned:
                 filled = self._restore_background(prepared.picture, output, on_progress)
                 canvas = Canvas(
-                    *(prepared.picture, photo.faces, self._square_restorer, output),
-                    output if filled else None,
-                    prepared.weights,
+                    *(prepared.picture, photo.faces, self._squares, output),
+                    *(output if filled else None, prepared.weights),
                 )
                 canvases.append(canvas)
                 photo = canvas.photo
             photos.append(photo)
-        restore_faces(canvases, self._square_restorer, self.timer, on_progress)
+        restore_faces(canvases, self._squares, self.timer, on_progress)
         return photos
 
     def close(self) -> None:
@@ -334,7 +359,7 @@ class PhotoRestorer:
         self, pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
     ) -> None:
         """Pictures that are one square each, brought to the model's size and to their outputs'."""
-        side = self._square_restorer.side
+        side = self._squares.side
         squares = [
             picture
             if picture.shape[:2] == (side, side)
@@ -373,28 +398,3 @@ def _untouched(faces: Sequence[Face] | None) -> tuple[Face, ...]:
 def _size(image: NDArray[np.uint8]) -> tuple[int, int]:
     """Width and height."""
     return image.shape[1], image.shape[0]
-
-
-def _square_of(manifest: Manifest) -> Shape:
-    """The shape of the squares that the bundle restores.
-
-    Raises:
-        UsageError: it is not for aligned faces.
-    """
-    model = manifest.model
-    for shape in manifest.shapes:
-        square = shape.height == shape.width >= _MIN_SIDE
-        if model.faces and model.upscale == 1 and square:
-            return shape
-    raise UsageError(
-        f"the bundle is for the task {model.task}; PhotoRestorer needs one for aligned faces, such "
-        "as bfr"
-    )
-
-
-def _check_background(manifest: Manifest) -> None:
-    if manifest.model.faces:
-        raise UsageError(
-            f"the background bundle is for the task {manifest.model.task} (aligned faces): use one "
-            "for any picture, such as bsr"
-        )

@@ -87,7 +87,7 @@ class Chain(Selection):
         ran: whether it ran once.
         whole: a run, from array to array.
         stages_alone: a run between the device addresses.
-        noise_of_images: whether the device has the noise of the last ``run_images``.
+        noise_of_images: the noise of the last ``run_images``, if the device has it.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class Chain(Selection):
     ) -> None:
         self.stages = tuple(stages)
         self.resources = resources
-        self.ran = self.noise_of_images = False
+        self.ran = False
+        self.noise_of_images: NoiseField | None = None
         self._device, self._stream = device, stream
         self.whole, self.stages_alone = Work(), Work()
         resources.stream = stream

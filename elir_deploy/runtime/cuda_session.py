@@ -137,7 +137,7 @@ class CudaSession(Session):
             UsageError: the session is closed.
         """
 
-        noise_is_there = self._selected.noise_of_images
+        noise_is_there = self._selected.noise_of_images is noise
 
         def queue(chain: Chain) -> None:
             chain.queue_sources(sources)
@@ -147,7 +147,7 @@ class CudaSession(Session):
             chain.queue_results(results)
 
         try:
-            self._run(queue, images=True)
+            self._run(queue, noise)
         except ElirError:
             raise
         except BaseException:  # after Ctrl-C, nothing may be queued for memory of the caller
@@ -155,21 +155,23 @@ class CudaSession(Session):
                 self._device.synchronize(self._stream)
             raise
 
-    def _run(self, queue: Callable[[Chain], None], images: bool = False) -> None:
+    def _run(
+        self, queue: Callable[[Chain], None], noise_of_images: NoiseField | None = None
+    ) -> None:
         """Queue a run and wait for it."""
         if self._stages is None:
             raise _closed()
         if self._lost:
             raise DeviceLostError(self._lost)
         chain = self._selected
-        chain.noise_of_images = False
+        chain.noise_of_images = None
         try:
             with self._device.current():
                 queue(chain)
                 self._wait()
         except UnavailableError as error:
             self._fail(error)
-        chain.noise_of_images = images
+        chain.noise_of_images = noise_of_images
         if not chain.ran:
             chain.ran = True
             if self._after_first_run is not None:

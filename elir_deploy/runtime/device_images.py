@@ -70,6 +70,7 @@ def restore_on_device(
     if not isinstance(cuda, CudaSession):
         raise _for_the_host(f"which {backend} does not support")
     device, stream = cuda.device, cuda.stream
+    session.started_noise = None
     with device.current():
         source = borrow(image, device, stream)
         shape = _shape_of(source, manifest, several)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import ImageError, UsageError
-from elir_deploy.runtime.manifest import Model, Shape
+from elir_deploy.runtime.manifest import Manifest, Model, Shape
 from elir_deploy.runtime.resampling import EnlargedPicture, resize_into, resize_to
 from elir_deploy.runtime.strength import mix_into
 from elir_deploy.runtime.tiling import Tiling, choose_tiling
+from elir_deploy.tasks import TASKS
 
 __all__ = [
+    "Fit",
     "Placement",
     "Prepared",
+    "check_fit",
     "check_image",
     "check_pixels",
     "checked_overlap",
+    "described",
     "empty_result",
+    "shape_of_pixels",
+    "shape_of_values",
+    "size_warning",
 ]
+
+#: How images that are not of the model's size are processed.
+Fit = Literal["resize", "tile"]
 
 
 class Prepared(NamedTuple):
@@ -123,6 +133,16 @@ class Placement:
         )
 
 
+def check_fit(fit: str | None) -> None:
+    """Check that ``fit`` is a :data:`Fit`, or not chosen.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if fit is not None and fit not in get_args(Fit):
+        raise UsageError(f"fit is {fit!r}, expected one of {', '.join(get_args(Fit))}")
+
+
 def checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:
     """``overlap``, if tiles can have it.
 
@@ -183,3 +203,54 @@ def check_pixels(shape: tuple[int, ...], dtype: str, deep: bool = False) -> None
         raise ImageError(f"the image is {dtype}, expected {expected}{hint}")
     if 0 in shape:
         raise ImageError(f"the image is empty: its shape is {shape}")
+
+
+def shape_of_values(values: NDArray[Any], manifest: Manifest) -> tuple[Shape, Shape]:
+    """The bundle's shape that a tensor of its input has, and the same with the tensor's batch.
+
+    Raises:
+        ImageError: it has none of them, or another type.
+    """
+    name = manifest.stages[0].inputs[0]
+    batch = values.shape[0] if values.ndim == 4 else 0
+    for shape in manifest.shapes:
+        if 1 <= batch <= shape.batch:
+            taken = shape.with_batch(batch)
+            spec = manifest.tensor(name, taken)
+            if values.shape == spec.shape and values.dtype == spec.dtype:
+                return shape, taken
+    specs = " or ".join(str(manifest.tensor(name, shape)) for shape in manifest.shapes)
+    raise ImageError(f"values are {described(values)}, expected {specs}")
+
+
+def shape_of_pixels(height: int, width: int, shapes: Sequence[Shape]) -> Shape:
+    """The shape that images of this size have, or of whose graph they have the size.
+
+    Raises:
+        ImageError: there is none.
+    """
+    for shape in shapes:
+        if (height, width) in ((shape.height, shape.width), shape.graph_size):
+            return shape
+    sizes = " or ".join(f"{shape.height}x{shape.width}" for shape in shapes)
+    raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
+
+
+def size_warning(height: int, width: int, manifest: Manifest) -> str | None:
+    """Why an image of this size differs from the model's training data; None: it does not."""
+    model = manifest.model
+    if not model.faces or max(height, width) <= 1.1 * min(height, width):
+        return None
+    task = TASKS.get(model.task)
+    hint = ""
+    if manifest.detector is None and task is not None and task.detectable:
+        hint = ": in photographs, a bundle exported with --detector centerface finds the faces"
+    return (
+        f"{width}x{height} is not square: {model.task} expects an aligned face crop, and gives "
+        f"poor results on other images{hint}"
+    )
+
+
+def described(values: NDArray[Any]) -> str:
+    """Type and sides of an array."""
+    return f"{values.dtype} {'x'.join(map(str, values.shape))}"

@@ -31,13 +31,13 @@ class PixelSession:
         self.session = session
         self._manifest = bundle.manifest
         self._conversions: dict[Shape, tuple[PixelsToTensor, TensorToPixels]] = {}
-        self._noise_overwritten = True
+        self.started_noise: NoiseField | None = None  # that the session's array begins with
 
     def for_caller(self, noise: NoiseField | None) -> Session:
         """The session for direct use: runs in here leave the noise of their last tile in it."""
-        if noise is not None and self._noise_overwritten:
+        if noise is not None and self.started_noise is not noise:
             self.session.start_noise(noise)
-            self._noise_overwritten = False
+            self.started_noise = noise
         return self.session
 
     def run(
@@ -49,7 +49,7 @@ class PixelSession:
         session.input[...] = values
         if session.noise is not None and noise is not None:
             session.noise[...] = noise
-            self._noise_overwritten = True
+            self.started_noise = None
         session.run()
         output: NDArray[Any] = session.output.copy()
         return output
@@ -78,7 +78,7 @@ class PixelSession:
             to_tensor(tile.source, session.input[index])
             if session.noise is not None and noise is not None:
                 noise.fill(session.noise[index], tile.noise_top, tile.noise_left)
-                self._noise_overwritten = True
+                self.started_noise = None
         session.run()
         for index, tile in enumerate(tiles):
             to_pixels(session.output[index], tile.result)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,19 +23,26 @@ from elir_deploy.runtime.device_images import check_on_device, restore_on_device
 from elir_deploy.runtime.in_order import map_in_order
 from elir_deploy.runtime.manifest import NOISE_TENSOR, Shape
 from elir_deploy.runtime.opening import Setup, field_noise, open_sessions
-from elir_deploy.runtime.placement import Placement, check_image, checked_overlap
+from elir_deploy.runtime.placement import (
+    Fit,
+    Placement,
+    check_fit,
+    check_image,
+    checked_overlap,
+    described,
+    shape_of_pixels,
+    shape_of_values,
+    size_warning,
+)
 from elir_deploy.runtime.pool import Pool
 from elir_deploy.runtime.read_ahead import read_ahead, waiting_together
 from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.strength import rounded_strength
 from elir_deploy.runtime.tensors import TensorSpec
 from elir_deploy.runtime.tiling import Tile, choose_tiling, run_tiled
-from elir_deploy.tasks import TASKS
 
 __all__ = ["Fit", "Mode", "Restorer"]
 
-#: How images that are not of the model's size are processed.
-Fit = Literal["resize", "tile"]
 #: What a backend is optimised for.
 Mode = Literal["latency", "throughput"]
 
@@ -110,8 +119,7 @@ class Restorer:
         seed: int | None = None,
         tile_overlap: int | None = None,
     ) -> None:
-        if fit is not None and fit not in get_args(Fit):
-            raise UsageError(f"fit is {fit!r}, expected one of {', '.join(get_args(Fit))}")
+        check_fit(fit)
         if mode not in get_args(Mode):
             raise UsageError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
         if threads is not None and threads < 1:
@@ -146,6 +154,34 @@ class Restorer:
         where = f" on {self.device}" if isinstance(self.device, str) else ""
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
         return f"{self._model.task}: {self.backend}{where}, {self.precision}{threads}"
+
+    def with_options(
+        self,
+        *,
+        fit: Fit | None = None,
+        sigma_s: float | None = None,
+        seed: int | None = None,
+        tile_overlap: int | None = None,
+    ) -> Restorer:
+        """A restorer with other options that shares the sessions; closing either closes both.
+
+        Args:
+            fit, sigma_s, seed, tile_overlap: as of :class:`Restorer`; None: as here.
+
+        Raises:
+            UsageError: as of :class:`Restorer`.
+        """
+        check_fit(fit)
+        other = copy(self)
+        if sigma_s is not None or seed is not None:
+            seed = self.noise.seed if seed is None and self.noise else seed
+            sigma_s = self.noise.sigma_s if sigma_s is None and self.noise else sigma_s
+            other.noise = field_noise(self.bundle.manifest, seed, sigma_s)
+        other.fit = fit or self.fit
+        overlap = checked_overlap(tile_overlap, self._shapes)
+        overlap = self._placement.overlap if overlap is None else overlap
+        other._placement = replace(self._placement, resize=other.fit == "resize", overlap=overlap)
+        return other
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -252,7 +288,7 @@ class Restorer:
         Raises:
             ImageError: another shape or dtype.
         """
-        shape, taken = self._shape_of(values)
+        shape, taken = shape_of_values(values, self.bundle.manifest)
         if self.noise is None:
             if noise is not None:
                 raise ImageError("this bundle's noise is baked into its graphs: do not pass noise")
@@ -263,7 +299,7 @@ class Restorer:
                 for index in range(len(noise)):
                     self.noise.fill(noise[index], 0, 0)
             elif noise.shape != spec.shape or noise.dtype != np.float32:
-                raise ImageError(f"noise is {_describe(noise)}, expected {spec}")
+                raise ImageError(f"noise is {described(noise)}, expected {spec}")
         try:
             return self._pool.take().run(shape, values, noise)
         finally:
@@ -293,12 +329,7 @@ class Restorer:
         for image in images:
             check_image(image)
         height, width = array.shape[-3:-1]
-        for shape in self._shapes:
-            if (height, width) in _sizes(shape):
-                break
-        else:
-            sizes = " or ".join(f"{shape.height}x{shape.width}" for shape in self._shapes)
-            raise ImageError(f"pixels are {height}x{width}, expected {sizes} (height x width)")
+        shape = shape_of_pixels(height, width, self._shapes)
         result = np.empty_like(array)
         tiling = choose_tiling([shape], height, width, 1)
         tiles = [
@@ -329,16 +360,7 @@ class Restorer:
 
     def input_warning(self, height: int, width: int) -> str | None:
         """Why an image of this size differs from the model's training data; None: it does not."""
-        if not self._model.faces or max(height, width) <= 1.1 * min(height, width):
-            return None
-        task = TASKS.get(self._model.task)
-        hint = ""
-        if self.bundle.manifest.detector is None and task is not None and task.detectable:
-            hint = ": in photographs, a bundle exported with --detector centerface finds the faces"
-        return (
-            f"{width}x{height} is not square: {self._model.task} expects an aligned face crop, and "
-            f"gives poor results on other images{hint}"
-        )
+        return size_warning(height, width, self.bundle.manifest)
 
     def batch_of(self, shape: Shape) -> int:
         """Images of a shape that run together: 1 if a batch would change their bytes."""
@@ -362,20 +384,6 @@ class Restorer:
         self._run(all_prepared[0].tiling.shape, tiles)
         return [each.finish(strength) for each in all_prepared]
 
-    def _shape_of(self, values: NDArray[Any]) -> tuple[Shape, Shape]:
-        """The bundle's shape that ``values`` have, and the same with their batch."""
-        manifest = self.bundle.manifest
-        name = manifest.stages[0].inputs[0]
-        batch = values.shape[0] if values.ndim == 4 else 0
-        for shape in self._shapes:
-            if 1 <= batch <= shape.batch:
-                taken = shape.with_batch(batch)
-                spec = manifest.tensor(name, taken)
-                if values.shape == spec.shape and values.dtype == spec.dtype:
-                    return shape, taken
-        specs = " or ".join(str(manifest.tensor(name, shape)) for shape in self._shapes)
-        raise ImageError(f"values are {_describe(values)}, expected {specs}")
-
     def _run_on_device(self, image: Any, several: bool) -> Any:
         manifest, noise = self.bundle.manifest, self.noise
         try:
@@ -390,11 +398,3 @@ class Restorer:
             self._pool.take().run_tiles(shape, tiles, self.noise)
         finally:
             self._pool.give_back()
-
-
-def _sizes(shape: Shape) -> set[tuple[int, int]]:
-    return {(shape.height, shape.width), (shape.graph_height, shape.graph_width)}
-
-
-def _describe(values: NDArray[Any]) -> str:
-    return f"{values.dtype} {'x'.join(map(str, values.shape))}"

@@ -37,7 +37,7 @@ from elir_deploy.serve.dispatcher import Dispatcher, Overloaded
 from elir_deploy.serve.limits import Limits, Uploads, check_sender
 from elir_deploy.serve.metrics import CONTENT_TYPE, Metrics
 from elir_deploy.serve.models import Model
-from elir_deploy.serve.parameters import RestoreParameters, v2_strength
+from elir_deploy.serve.parameters import RestoreParameters, v2_parameters
 
 __all__ = ["Service"]
 
@@ -138,7 +138,7 @@ class Service:
     async def _restore(self, request: Request) -> Response:
         choices = RestoreParameters.of(request.query_params, next(iter(self._models)))
         model, dispatcher = self._model(choices.model)
-        restorer = model.restorer(choices.faces, choices.scale)
+        restorer = model.restorer(choices.faces, choices.scale, choices.run)
         dispatcher.check()
         async with self._uploads.read(request) as body:
             with dispatcher.places() as futures:
@@ -175,9 +175,10 @@ class Service:
         dispatcher.check()
         async with self._uploads.read(request) as body:
             length = request.headers.get("inference-header-content-length")
-            whole, pixels = model.whole(), self._limits.pixels
-            parsed = await self._in_thread(v2.parse_request, body, length, pixels, whole.scale)
-            strength = v2_strength(parsed.parameters)
+            scale, pixels = model.whole().scale, self._limits.pixels
+            parsed = await self._in_thread(v2.parse_request, body, length, pixels, scale)
+            strength, run = v2_parameters(parsed.parameters)
+            whole = model.whole(run)
             images = [LoadedImage(image) for image in parsed.images]
             with dispatcher.places(len(images)) as futures:
                 futures += dispatcher.submit(whole, images, strength)

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.images import OUTPUT_FORMATS
 from elir_deploy.runtime.strength import rounded_strength
 
-__all__ = ["RestoreParameters", "v2_strength"]
+__all__ = ["RestoreParameters", "RunOptions", "v2_parameters"]
 
 T = TypeVar("T")
 
-#: Parameters of ``/restore``.
-_PARAMETERS = ("model", "faces", "scale", "strength", "format", "quality")
+#: The numbers of :class:`RunOptions`, and values that are too large for each.
+_NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
+    "sigma_s": (float, 1e39),
+    "seed": (int, 2**32),
+    "tile_overlap": (int, 2**32),
+}
+#: Parameters of the protocol V2, and of ``/restore``.
+_V2_PARAMETERS = ("strength", "fit", *_NUMBERS)
+_PARAMETERS = ("model", "faces", "scale", *_V2_PARAMETERS, "format", "quality")
+#: Options of ``elir-restore`` that decide what is opened, or how much memory that takes.
+_OF_THE_SERVICE = (
+    *("background", "backend", "device", "force", "long_side", "mode", "precision", "threads"),
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a request may choose of how its images run; None: as the service was started.
+
+    Attributes:
+        fit, sigma_s, seed, tile_overlap: as of :class:`~elir_deploy.runtime.Restorer`.
+    """
+
+    fit: Any = None
+    sigma_s: float | None = None
+    seed: int | None = None
+    tile_overlap: int | None = None
+
+    @classmethod
+    def of(cls, fit: str | None, numbers: Mapping[str, Any]) -> RunOptions:
+        """With numbers cut to a range slightly larger than the valid one."""
+        cut = {
+            name: kind(min(max(numbers[name], -1), most))
+            for name, (kind, most) in _NUMBERS.items()
+            if name in numbers
+        }
+        return cls(None if fit is None else fit[:80], **cut)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Those that the request chose."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -26,16 +66,13 @@ class RestoreParameters:
     faces: str | None
     scale: int
     strength: float
+    run: RunOptions
     format: str
     quality: Any
 
     @classmethod
     def of(cls, values: Mapping[str, str], default_model: str) -> RestoreParameters:
-        unknown = [name for name in values if name not in _PARAMETERS]
-        if unknown:
-            raise UsageError(
-                f"unknown parameter {unknown[0]!r}, expected one of {', '.join(_PARAMETERS)}"
-            )
+        _check_names(values, _PARAMETERS)
         format = values.get("format", "same")
         if format != "same" and f".{format}" not in OUTPUT_FORMATS:
             names = ", ".join(suffix[1:] for suffix in OUTPUT_FORMATS)
@@ -43,11 +80,17 @@ class RestoreParameters:
         quality: Any = values.get("quality")
         if quality is not None and quality != "lossless":
             quality = _number("quality", quality, int)
+        numbers = {
+            name: _number(name, values[name], kind)
+            for name, (kind, _) in _NUMBERS.items()
+            if name in values
+        }
         return cls(
             values.get("model", default_model),
             values.get("faces"),
             _number("scale", values.get("scale", "1"), int),
             rounded_strength(_number("strength", values.get("strength", "1"), float)),
+            RunOptions.of(values.get("fit"), numbers),
             format,
             quality,
         )
@@ -67,24 +110,42 @@ class RestoreParameters:
         return ".png"
 
 
+def _check_names(names: Iterable[str], known: tuple[str, ...]) -> None:
+    for name in names:
+        option = name.replace("-", "_")
+        if option in _OF_THE_SERVICE:
+            raise UsageError(
+                f"{name} is an option of the service, not of a request: it is given to elir-serve "
+                f"as --{option.replace('_', '-')}"
+            )
+        if name not in known:
+            raise UsageError(f"unknown parameter {name[:80]!r}, expected one of {', '.join(known)}")
+
+
 def _number(name: str, text: str, kind: Callable[[str], T]) -> T:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{name} is {text[:80]!r}, expected a number") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} is {text[:80]!r}, expected {expected}") from None
 
 
-def v2_strength(parameters: Mapping[str, Any]) -> float:
-    """The strength in the parameters of a request of the protocol V2.
+def v2_parameters(parameters: Mapping[str, Any]) -> tuple[float, RunOptions]:
+    """The strength in the parameters of a request of the protocol V2, and how its images run.
 
     Raises:
-        UsageError: there are others, or it is none.
+        UsageError: there are others, or one is invalid.
     """
-    unknown = [name for name in parameters if name != "strength"]
-    if unknown:
-        raise UsageError(f"unknown parameter {unknown[0]!r}, expected strength")
-    value = parameters.get("strength", 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"strength is {repr(value)[:80]}, expected a number from 0 to 1")
+    _check_names(parameters, _V2_PARAMETERS)
+    kind: tuple[type, ...]
+    for name, value in parameters.items():
+        kind, expected = (int, float), "a number"
+        if name == "fit":
+            kind, expected = (str,), "a string"
+        elif name in _NUMBERS and _NUMBERS[name][0] is int:
+            kind, expected = (int,), "a whole number"
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise UsageError(f"{name} is {repr(value)[:80]}, expected {expected}")
     # An integer may be too large for a float.
-    return rounded_strength(float(min(max(value, -1), 2)))
+    strength = rounded_strength(float(min(max(parameters.get("strength", 1.0), -1), 2)))
+    return strength, RunOptions.of(parameters.get("fit"), parameters)

@@ -310,12 +310,50 @@ def test_mistakes_are_told_before_a_model_is_compiled(
     assert not open_session.called
 
 
+@pytest.mark.parametrize(("of_faces", "of_rest"), [(8, None), (None, 8), (8, 8)])
+def test_other_options_share_the_networks(
+    tmp_path: Path, of_faces: int | None, of_rest: int | None
+) -> None:
+    path = face_bundle(tmp_path / "b", stride=of_faces)
+    rest = make_bundle(tmp_path / "r", stride=of_rest)
+    options: dict[str, Any] = {"seed": 5, "sigma_s": 0.4}
+    with (
+        Restorer(rest, "onnxruntime", precision="fp32", tile_overlap=4) as background,
+        opened(path, background=background, precision="fp32") as restore,
+    ):
+        before = restore(GROUP).pixels
+        other = restore.with_options(tile_overlap=2, **options)
+        shared = options if of_rest else {}
+        with (
+            Restorer(rest, "onnxruntime", precision="fp32", tile_overlap=2, **shared) as behind,
+            opened(
+                path, background=behind, precision="fp32", **(options if of_faces else {})
+            ) as expected,
+        ):
+            np.testing.assert_array_equal(other(GROUP).pixels, expected(GROUP).pixels)
+            square = aligned(64)
+            np.testing.assert_array_equal(
+                other(square, "aligned").pixels, expected(square, "aligned").pixels
+            )
+        assert (other(GROUP).pixels != before).any()
+        np.testing.assert_array_equal(restore(GROUP).pixels, before)
+        with pytest.raises(UsageError, match="seed"):
+            restore.with_options(seed=-1)
+
+
+def test_options_of_no_effect_are_refused(tmp_path: Path) -> None:
+    with opened(face_bundle(tmp_path / "b")) as restore:
+        for options, reason in (({"tile_overlap": 2}, "there is none"), ({"seed": 1}, "baked")):
+            with pytest.raises(UsageError, match=reason):
+                restore.with_options(**options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("scale", [1, 2])
 def test_an_aligned_face_takes_the_square_of_several_shapes(tmp_path: Path, scale: int) -> None:
     shapes = [{"batch": 1, "height": 64, "width": 96}, {"batch": 1, "height": 64, "width": 64}]
     with opened(face_bundle(tmp_path / "b", stride=8, shapes=shapes)) as restore:
         run = Mock(wraps=restore.restorer.run_pixels)
-        restore._square_restorer = replace(restore._square_restorer, run=run)
+        restore._squares = replace(restore._squares, run=run)
         restore.restorer.run_pixels = run  # type: ignore[method-assign]
         restored = restore(aligned(100), "aligned", scale).pixels
         assert restored.shape == (100 * scale, 100 * scale, 3)
@@ -374,9 +412,7 @@ def test_at_strength_0_nothing_runs(tmp_path: Path, choice: Any, scale: int) -> 
         faces = restore.detect(GROUP) if choice == "list" else choice
         for each in (restore.restorer, restore._background):
             each.run_pixels = each.restore = Mock(side_effect=AssertionError)  # type: ignore
-        restore._square_restorer = replace(
-            restore._square_restorer, run=Mock(side_effect=AssertionError)
-        )
+        restore._squares = replace(restore._squares, run=Mock(side_effect=AssertionError))
         restore._find = Mock(side_effect=AssertionError)  # type: ignore[assignment]
         photo = restore(GROUP, faces, scale, strength=0)
         with pytest.raises(UsageError, match="faces is 'none'"):

@@ -255,12 +255,40 @@ def test_another_noise(tmp_path: Path) -> None:
             Restorer(path, **noise)
 
 
+def test_other_options_share_the_sessions(tmp_path: Path) -> None:
+    path, image = make_bundle(tmp_path / "b", size=64, stride=8), noise(70, 90)
+    with Restorer(path, "onnxruntime", precision="fp32", seed=1, tile_overlap=4) as restore:
+        before = restore(image)
+        for options in (
+            {"seed": 8},
+            {"sigma_s": 0.3},
+            {"fit": "resize"},
+            {"tile_overlap": 0, "seed": 0, "sigma_s": 0.0},
+        ):
+            other = restore.with_options(**options)
+            own = {"seed": 1, "tile_overlap": 4} | options
+            with Restorer(path, "onnxruntime", precision="fp32", **own) as opened:
+                np.testing.assert_array_equal(other(image), opened(image))
+                np.testing.assert_array_equal(other.session.noise, opened.session.noise)
+                assert other.fit == opened.fit
+            assert other._pool is restore._pool
+        np.testing.assert_array_equal(restore(image), before)
+        own_noise = restore.session.noise.copy()
+        assert (restore.with_options(seed=9).session.noise != own_noise).any()
+        np.testing.assert_array_equal(restore.session.noise, own_noise)
+        for wrong in ({"seed": -1}, {"sigma_s": -1.0}, {"fit": "crop"}, {"tile_overlap": 33}):
+            with pytest.raises(UsageError):
+                restore.with_options(**wrong)
+
+
 def test_baked_noise_cannot_be_chosen(bundle: Path) -> None:
     for noise in ({"seed": 0}, {"sigma_s": 0.1}):
         with pytest.raises(UsageError, match=r"noise is baked into this bundle.*--noise field"):
             Restorer(bundle, **noise)
     with Restorer(bundle) as restore:
         assert restore.noise is None
+        with pytest.raises(UsageError, match="noise is baked"):
+            restore.with_options(seed=0)
         values = np.zeros((1, 32, 32, 3), np.uint8)
         with pytest.raises(ImageError, match="noise is baked into its graphs: do not pass"):
             restore.run(values, np.zeros((1, 3, 4, 4), np.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -145,6 +146,59 @@ def test_models_run_as_the_options_say(bundles: Path) -> None:
         client = stack.enter_context(TestClient(service.app, base_url=BASE))
         answer = client.post("/restore", content=encoded(pixels))
     np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 7, "sigma_s": 0.5}, {"tile_overlap": 2}, {"fit": "resize", "sigma_s": 0}]
+)
+def test_requests_choose_how_they_run(bundles: Path, options: dict[str, Any]) -> None:
+    started: dict[str, Any] = {"seed": 3, "tile_overlap": 16}
+    pixels, any_ = picture(70, 90), bundles / "any"
+    with Restorer(any_, "onnxruntime", precision="fp32", **(started | options)) as restorer:
+        expected = restorer(pixels)
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 70, 90, 3]}
+    body = {"inputs": [tensor | {"data": pixels.tolist()}], "parameters": options}
+    with ExitStack() as stack:
+        service = opened([str(any_)], stack, **started)
+        client = stack.enter_context(TestClient(service.app, base_url=BASE))
+        answer = client.post("/restore", params=options, content=encoded(pixels))
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_array_equal(Image.open(io.BytesIO(answer.content)), expected)
+        answer = client.post("/v2/models/any/infer", json=body)
+        assert answer.status_code == 200, answer.text
+    np.testing.assert_array_equal(np.ravel(expected), answer.json()["outputs"][0]["data"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"long_side": 640}, "long_side is an option of the service, not of a request"),
+        ({"tile-overlap": 4}, "unknown parameter 'tile-overlap', expected one of"),
+        ({"long-side": 640}, "elir-serve as --long-side"),
+        ({"precision": "fp32"}, "elir-serve as --precision"),
+        ({"x" * 500: 1}, "unknown parameter 'xxx"),
+        ({"fit": "crop" * 500}, "fit is 'crop"),
+        ({"seed": -1}, "seed of the noise is -1"),
+        ({"seed": 10**2000}, "seed of the noise is 4294967296"),
+        ({"seed": 1.5}, "seed is .*1.5.*, expected a whole number"),
+        ({"sigma_s": "x"}, "sigma_s is 'x', expected a number"),
+        ({"sigma_s": 10**400}, "sigma_s is 1e\\+39"),
+        ({"tile_overlap": 33}, "tile_overlap is 33, expected 0 to 32"),
+    ],
+)
+def test_options_that_are_refused(
+    client: TestClient, parameters: dict[str, Any], reason: str
+) -> None:
+    body = {"inputs": [TENSOR | {"data": [1, 2, 3]}], "parameters": parameters}
+    for answer in (
+        client.post("/restore", params={"model": "any"} | parameters, content=PNG),
+        client.post("/v2/models/any/infer", json=body),
+    ):
+        assert answer.status_code == 400, answer.text
+        assert re.search(reason, answer.json()["error"]), answer.text
+        assert len(answer.text) < 300
+    answer = client.post("/restore?model=half&seed=1", content=PNG)
+    assert (answer.status_code, "noise is baked" in answer.text) == (400, True)
 
 
 def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:

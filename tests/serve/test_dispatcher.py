@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_what_waits_together_runs_together(slow: Slow) -> None:
     dispatcher.close()
     assert [timing.images for timing in timings] == [1, 4, 3, 1]
     assert all(min(timing.waited) >= 0 for timing in timings)
+
+
+def test_images_of_other_options_run_alone(slow: Slow) -> None:
+    dispatcher, _, first = started(slow, 8)
+    other = copy(slow)
+    queued = ((slow, 1), (slow, 2), (other, 3), (slow, 4))
+    futures = [f for restorer, n in queued for f in dispatcher.submit(restorer, [image(n)], 1.0)]
+    slow.go.set()
+    assert [value(future) for future in (first, *futures)] == [1, 2, 3, 4, 5]
+    assert slow.groups == [[0], [1, 2], [3], [4]]
+    dispatcher.close()
 
 
 def test_one_that_fails_does_not_fail_the_others(slow: Slow) -> None:
