@@ -23,6 +23,7 @@ from elir_deploy.errors import (
     UnavailableError,
 )
 from elir_deploy.interrupts import raise_interruption
+from elir_deploy.progress import WarningCallback, no_warning
 from elir_deploy.runtime.jobs import Job
 from elir_deploy.runtime.results import Result
 
@@ -32,6 +33,8 @@ __all__ = ["Cluster", "open_cluster"]
 _PATIENCE_S = 1.0
 #: Seconds for a worker to start.
 _START_S = 600.0
+#: Seconds of waiting for workers alone, after which that is told.
+_SILENCE_S = 10.0
 #: Seconds for a cluster to accept a connection.
 _CONNECTION_S = 10.0
 
@@ -52,6 +55,27 @@ class _Opening:
     until: float
 
 
+class _Silence:
+    """A time in which nothing is restored; it is told once, when it has become long."""
+
+    def __init__(self, on_wait: WarningCallback) -> None:
+        self._on_wait: WarningCallback | None = on_wait
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._since
+
+    def tell(self, what: str) -> None:
+        """Say what is waited for, if that takes long and was not said yet."""
+        if self._on_wait is not None and self.seconds >= _SILENCE_S:
+            self._on_wait(
+                f"waiting for {what}, for up to {_START_S:.0f} s: opening the bundle takes long, "
+                "or there is no room yet"
+            )
+            self._on_wait = None
+
+
 @dataclass
 class Cluster:
     """Connected workers.
@@ -61,12 +85,14 @@ class Cluster:
         start: starts another worker.
         workers: those that run.
         names: what runs in each.
+        on_wait: called with what is waited for, where nothing else happens for long.
     """
 
     ray: Any
     start: Callable[[], Any]
     workers: list[Any]
     names: list[str] = field(default_factory=list)
+    on_wait: WarningCallback = no_warning
 
     def restore(self, jobs: Sequence[Job], on_result: Callable[[Result], None]) -> None:
         """Restore ``jobs``, whose results are passed to ``on_result`` as they arrive.
@@ -82,6 +108,7 @@ class Cluster:
         running: dict[Any, _Running] = {}  # by the results to come
         opening: dict[Any, _Opening] = {}  # by the name to come
         idle = list(self.workers)
+        silence = _Silence(self.on_wait)
         while True:
             while idle and (chunk := queue.take()):
                 worker = idle.pop()
@@ -91,6 +118,9 @@ class Cluster:
                     return
                 if not opening:
                     raise UnavailableError("no worker is left: start elir-batch again")
+                silence.tell("a worker in place of those that died")
+            else:
+                silence = _Silence(self.on_wait)
             ready, _ = self.ray.wait([*running, *opening], timeout=_PATIENCE_S)
             for each in ready:
                 if each in opening:
@@ -160,7 +190,10 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def open_cluster(
-    options: WorkerOptions, address: str | None, workers: int | None
+    options: WorkerOptions,
+    address: str | None,
+    workers: int | None,
+    on_wait: WarningCallback = no_warning,
 ) -> Iterator[Cluster]:
     """Start Ray on this machine, or join it, and open the bundle in every worker.
 
@@ -172,6 +205,7 @@ def open_cluster(
         address: of a cluster to join; None: start Ray here.
         workers: number of workers; None: one for each GPU, or for each group of ``threads`` cores
             where there are no GPUs.
+        on_wait: as of :class:`Cluster`.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -204,7 +238,7 @@ def open_cluster(
             if address is None:
                 services: Any = ray.util
                 _check_loopback(services.get_node_ip_address())
-            yield _start(ray, options, workers)
+            yield _start(ray, options, workers, on_wait)
         except SystemExit:  # of SIGTERM, with a code of Ray's
             raise_interruption(signal.SIGTERM)
         finally:
@@ -243,7 +277,9 @@ def _check_reachable(address: str) -> None:
         raise UnavailableError(f"no Ray cluster at {address}: {error.strerror or error}") from None
 
 
-def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
+def _start(
+    ray: Any, options: WorkerOptions, workers: int | None, on_wait: WarningCallback
+) -> Cluster:
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     threads = options.options.get("threads") or 1
@@ -254,16 +290,23 @@ def _start(ray: Any, options: WorkerOptions, workers: int | None) -> Cluster:
     share = {"num_gpus": gpus / count} if gpus else {"num_cpus": min(threads, cores / count)}
     share = {kind: int(part) if part > 1 else part for kind, part in share.items()}
     actor = ray.remote(**share)(Worker)
-    cluster = Cluster(ray, lambda: actor.remote(options), [])
+    cluster = Cluster(ray, lambda: actor.remote(options), [], on_wait=on_wait)
     cluster.workers = [cluster.start() for _ in range(count)]
     try:
-        names = [worker.name.remote() for worker in cluster.workers]
-        cluster.names = ray.get(names, timeout=_START_S)
-    except ray.exceptions.GetTimeoutError:
-        raise UnavailableError(
-            f"{count} workers were not ready in {_START_S:.0f} s: opening the bundle takes longer, "
-            f"or there is no room for them in a cluster of {cores} cores and {gpus} GPUs"
-        ) from None
+        names = waiting = [worker.name.remote() for worker in cluster.workers]
+        silence = _Silence(on_wait)
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=_PATIENCE_S)
+            ray.get(ready)  # raises what a worker died of
+            if waiting and silence.seconds > _START_S:
+                raise UnavailableError(
+                    f"{len(waiting)} of {count} workers were not ready in {_START_S:.0f} s: "
+                    "opening the bundle takes longer, or there is no room for them in a cluster "
+                    f"of {cores} cores and {gpus} GPUs"
+                )
+            if waiting:
+                silence.tell(f"{len(waiting)} of {count} workers on {cores} cores and {gpus} GPUs")
+        cluster.names = ray.get(names)
     except ray.exceptions.RayActorError as error:
         raise UnavailableError(f"a worker does not start: {_cause(error)}") from None
     return cluster

@@ -130,11 +130,13 @@ def _images(root: str, recursive: bool) -> tuple[list[Path], Unread]:
     """Paths of the images below ``root``, sorted, and the other files."""
     places, unread = [], Unread()
     for name in sorted(_sizes(root, None if recursive else 1)):
-        place = Path(name)
-        if any(part.startswith(".") for part in place.parts):
-            continue
+        place, parts = Path(name), name.split("/")
         suffix = place.suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES and not {"", ".", ".."}.isdisjoint(parts):
+            unread.unnamed.append(name)  # a path would be that of another key
+        elif any(part.startswith(".") for part in parts):
+            continue
+        elif suffix in IMAGE_SUFFIXES:
             places.append(place)
         elif is_picture(suffix) is not False:
             count, example = unread.files.get(suffix, (0, place))
@@ -152,7 +154,10 @@ def _sizes(root: str, depth: int | None = None) -> dict[str, int]:
         return {}
     except Exception as error:  # noqa: BLE001  # every file system raises what its library does
         raise InputError(f"{root} cannot be listed: {error}") from None
-    return {name[len(path) :].lstrip("/"): int(entry["size"] or 0) for name, entry in files.items()}
+    return {
+        name[len(path) :].removeprefix("/"): int(entry["size"] or 0)
+        for name, entry in files.items()
+    }
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -150,7 +150,7 @@ def batch(
                 # After the cluster's end, which kills workers that are writing.
                 stack.callback(remove_leftovers, plan.jobs)
                 say = stack.enter_context(progress(show_time_left=True))
-                cluster = stack.enter_context(open_cluster(options, ray, workers))
+                cluster = stack.enter_context(open_cluster(options, ray, workers, tell))
                 for name, count in Counter(cluster.names).items():
                     tell(f"{count} worker{'s' * (count > 1)} of {name}")
 
@@ -164,7 +164,7 @@ def batch(
             outcome.seconds = time.perf_counter() - started
         report.outcome = outcome
     report.print_summary(None)
-    if outcome.failures or plan.unread.closed:
+    if outcome.failures or plan.unread.closed or plan.unread.unnamed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

@@ -31,14 +31,16 @@ class Unread:
             (text, films, archives) and hidden files are not counted.
         folders: folders that were not searched.
         closed: folders that cannot be listed, with the reason.
+        unnamed: keys in object stores that are not the path of any file.
     """
 
     files: dict[str, tuple[int, Path]] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     closed: list[tuple[Path, str]] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.folders or self.closed)
+        return bool(self.files or self.folders or self.closed or self.unnamed)
 
     def __str__(self) -> str:
         parts = []
@@ -55,6 +57,12 @@ class Unread:
             count, (path, reason) = len(self.closed), self.closed[0]
             what = f"{count} folder{'s' * (count > 1)}"
             parts.append(f"{what} that cannot be listed (such as {path}: {reason})")
+        if self.unnamed:
+            count = len(self.unnamed)
+            parts.append(
+                f"{count} key{'s' * (count > 1)} (such as {self.unnamed[0]}) whose results would "
+                "have no name: between slashes, one has nothing, . or ..; rename them"
+            )
         return "; ".join(parts)
 
     def note(self, path: Path) -> None:
@@ -72,6 +80,7 @@ class Unread:
             self.files[suffix] = previous + count, first
         self.folders += other.folders
         self.closed += other.closed
+        self.unnamed += other.unnamed
 
 
 @functools.cache

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -26,7 +28,7 @@ from elir_deploy.cli import batch as command
 from elir_deploy.errors import UnavailableError
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.files import restore_files
-from elir_deploy.runtime.jobs import plan_jobs
+from elir_deploy.runtime.jobs import Job, plan_jobs
 from elir_deploy.runtime.results import Result
 from tests.batch.poison import MortalWorker
 from tests.bundles import make_bundle
@@ -237,3 +239,72 @@ def test_what_does_not_start_says_why(tmp_path: Path) -> None:
         cluster.open_cluster(options, f"127.0.0.1:{port}", None),
     ):
         pass
+
+
+class _Ray:
+    """Workers take some looks to open their bundle; the first may die with its first job."""
+
+    class exceptions:  # noqa: N801  # as Ray has it
+        class RayActorError(Exception):
+            pass
+
+        RayTaskError = OutOfMemoryError = ZeroDivisionError
+
+    def __init__(self, looks: int, mortal: bool = False) -> None:
+        self.looks, self.left, self.mortal = looks, looks, mortal
+        self.kill = Mock()
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **share: float) -> Callable[[object], Any]:
+        return lambda worker: Mock(remote=lambda options: self.started())
+
+    def started(self) -> Any:
+        worker = Mock()
+        worker.name.remote = object
+        worker.restore.remote = lambda chunk: (Result(job) for job in chunk)
+        if self.mortal:
+            self.mortal = False
+            worker.restore.remote = lambda chunk: self.dead()
+        return worker
+
+    def dead(self) -> Iterator[Result]:
+        raise self.exceptions.RayActorError
+        yield
+
+    def wait(self, names: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        streams = [name for name in names if isinstance(name, Iterator)]
+        if not streams and self.left:
+            self.left -= 1
+            return [], names
+        self.left = self.looks
+        first = (streams or names)[0]
+        return [first], [name for name in names if name is not first]
+
+    def get(self, what: Any) -> Any:
+        return what
+
+
+@pytest.mark.parametrize(("silence_s", "times"), [(0.0, 1), (1000.0, 0)])
+def test_what_is_waited_for_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, silence_s: float, times: int
+) -> None:
+    monkeypatch.setattr(cluster, "_SILENCE_S", silence_s)
+    told: list[str] = []
+    ray = _Ray(3, mortal=True)
+    workers = cluster._start(ray, WorkerOptions("tiny"), 1, told.append)
+    assert len(told) == times
+    assert all(text.startswith("waiting for 1 of 1 workers on 2 cores and 0 G") for text in told)
+    told.clear()
+    results: list[Result] = []
+    workers.restore([Job(Path("a.png"), Path("b.png"))], results.append)
+    assert [result.failure for result in results] == [None]
+    assert len(told) == times
+    assert all(text.startswith("waiting for a worker in place of") for text in told)
+
+
+def test_workers_that_do_not_become_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_START_S", -1.0)
+    with pytest.raises(UnavailableError, match="2 of 2 workers were not ready"):
+        cluster._start(_Ray(3), WorkerOptions("tiny"), 2, lambda text: None)

@@ -132,6 +132,26 @@ def test_odd_keys(tmp_path: Path) -> None:
         LocalJob.of(replace(job, source=Path(key)), tmp_path).source.touch()
 
 
+def test_keys_that_no_path_can_have(tmp_path: Path) -> None:
+    odd = ["/top.png", "a//b.png", "a/../c.png", "a/./d.png"]
+
+    class Store(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "store"
+
+        def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+            return []
+
+        def find(self, path: str, **options: Any) -> Any:
+            keys = [*odd, "a/b.png", "a/.hidden.png", "a//notes.txt", "folder/"]
+            return {f"{path}/{key}": {"size": 1} for key in keys} if path == "album" else {}
+
+    fsspec.register_implementation("store", Store, clobber=True)
+    plan = plan_batch("store://album", str(tmp_path), PNG, recursive=True)
+    assert [job.input_name for job in plan.jobs] == ["store://album/a/b.png"]
+    assert plan.unread.unnamed == sorted(odd)
+    assert "4 keys (such as /top.png) whose results would have no name" in str(plan.unread)
+
+
 def test_what_cannot_be_listed_says_why(tmp_path: Path) -> None:
     class Unreachable(fsspec.AbstractFileSystem):  # type: ignore[misc]
         protocol = "unreachable"
