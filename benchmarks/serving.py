@@ -1,7 +1,7 @@
 """What the service and workers on Ray cost beside ``Restorer.map``, on the same pictures.
 
     elir-export random --task bsr --precision fp32 --batch 4 -o bsr4
-    python benchmarks/serving.py docs/results/serving.md --bundle bsr4 --tiles tiny
+    python benchmarks/serving.py docs/results/serving.md --bundle bsr4 --tiles bsr4 --count 24
 
 Everything is measured in turns, so that what else the machine does meets all alike; the service and
 the workers are started before.
@@ -33,7 +33,7 @@ from elir_deploy.batch.cluster import Cluster, open_cluster
 from elir_deploy.batch.places import plan_batch
 from elir_deploy.batch.worker import WorkerOptions
 from elir_deploy.output_files import write_text
-from elir_deploy.runtime import Restorer
+from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.jobs import Naming
 from elir_deploy.text import pipes
 
@@ -126,12 +126,12 @@ def of_service(bundle: str, clients: int, count: int, rounds: int) -> tuple[str,
     return ratio(seconds, 1, 0), f"{mean:.1f}"
 
 
-def of_workers(bundle: str, count: int, rounds: int) -> str:
-    """Speed of two workers of one thread over that of one."""
+def of_workers(bundle: str, side: int, count: int, rounds: int) -> tuple[str, float]:
+    """Speed of two workers of one thread over that of one, and that one's seconds a picture."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
-        for number, image in enumerate(pictures(count, 256)):
+        for number, image in enumerate(pictures(count, side)):
             Image.fromarray(image).save(folder / "in" / f"{number:04}.png")
         backend, precision = BACKEND
         running = {"backend": backend, "precision": precision, "threads": 1}
@@ -151,33 +151,42 @@ def of_workers(bundle: str, count: int, rounds: int) -> str:
                 return run
 
             runs = [restore(both.workers[:1], "one"), restore(both.workers, "two")]
-            return ratio(in_turns(runs, rounds), 1, 0)
+            seconds = in_turns(runs, rounds)
+            return ratio(seconds, 1, 0), statistics.median(each[0] for each in seconds) / count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--bundle", required=True, help="with batches, for the service")
-    parser.add_argument("--tiles", default="tiny", help="for the workers")
+    parser.add_argument("--tiles", default="tiny", help="for the workers, of any picture")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     speed, batch = of_service(options.bundle, options.clients, options.count, options.rounds)
-    workers = of_workers(options.tiles, 2 * options.count, options.rounds)
+    side = max(Bundle.open(options.tiles).manifest.input_size)
+    workers, each_s = of_workers(options.tiles, side, options.count, options.rounds)
+    name = os.path.basename(os.path.normpath(options.tiles))
     rows = [
         ("images a second of the service, over Restorer.map", speed),
         ("images in a run of the service, mean", batch),
-        ("images a second of two workers of one thread on Ray, over one", workers),
+        (
+            f"images a second of two workers of one thread on Ray, over one: {name}, pictures of "
+            f"{side}x{side}, {each_s:.2g} s each in one worker",
+            workers,
+        ),
     ]
     title = "# The service and workers on Ray beside `Restorer.map`"
     text = (
         f"{title}\n\n{environment()}\n\n{options.count} pictures for the service from "
-        f"{options.clients} clients, {2 * options.count} for the workers, PNG in and out; "
+        f"{options.clients} clients, as many for the workers, PNG in and out; "
         f"{' '.join(BACKEND)}; {options.rounds} rounds in turns, medians and quartiles. "
-        f"Bundles: {os.path.basename(options.bundle)}, {os.path.basename(options.tiles)}. `map` "
-        "gets and gives arrays: it neither decodes nor encodes. A worker alone has the other cores "
-        "for what it reads and writes, two have to share them.\n\n"
+        f"Bundle of the service: {os.path.basename(os.path.normpath(options.bundle))}. `map` gets "
+        "and gives arrays: it neither decodes nor encodes. A worker alone has the other cores for "
+        "what it and Ray's own processes do beside the model: reading, writing, passing jobs and "
+        "results. Two workers on two cores have to share them with that, which weighs the less the "
+        "longer the model takes for a picture.\n\n"
         f"{pipes(['', 'ratio'], rows)}\n"
     )
     write_text(options.output, text)
