@@ -14,13 +14,14 @@ __all__ = ["Cuts"]
 #: Longer side of what is compared: means of squares, in which noise and small motion vanish.
 _SIDE = 32
 #: Mean difference, in levels, from which there may be a cut.
-_LEVELS = 12.0
-#: Mean difference, in levels, between blocks and their best matches in the previous picture, which
-#: motion keeps low.
-_UNLIKE = 12.0
+_LEVELS = 9.0
+#: What motion does not explain of it, in levels, times its share of the whole.
+_UNEXPLAINED = 7.0
 #: Side of a block, and how far away its match may be, in pixels.
 _BLOCK = 8
 _NEARBY = 8
+#: By how much light may change within a scene from one picture to the next.
+_LIGHT = 1.5
 #: By how much the first difference is above what is usual in this scene, as in pans.
 _ABOVE_USUAL = 3.0
 _USUAL_OF = 8
@@ -40,11 +41,14 @@ class Cuts:
         before, self._before = self._before, small
         if before is None:
             return False
-        difference = float(np.abs(small - before).mean())
+        gain = np.clip(before.mean() / max(1, small.mean()), 1 / _LIGHT, _LIGHT)
+        difference = min(float(np.abs(lit - before).mean()) for lit in (small, gain * small))
         usual = float(np.median(self._usual)) if self._usual else 0.0
-        if difference > max(_LEVELS, _ABOVE_USUAL * usual) and _unlike(before, small) > _UNLIKE:
-            self._usual.clear()
-            return True
+        if difference > max(_LEVELS, _ABOVE_USUAL * usual):
+            unlike = _unlike(before, small)
+            if unlike * unlike / difference > _UNEXPLAINED:
+                self._usual.clear()
+                return True
         self._usual.append(difference)
         return False
 

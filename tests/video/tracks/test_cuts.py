@@ -37,10 +37,32 @@ def test_cuts_between_pictures_of_the_same_tones(name: str, size: int) -> None:
     assert cuts_in([picture, picture, mirrored, mirrored]) == [2]
 
 
-@pytest.mark.parametrize("pixels", [10, 20])
-def test_a_pan_that_begins_is_no_cut(pixels: int) -> None:
-    wide = sample_photos((256, 512), faces=False)["coffee"]
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+def test_cuts_between_pictures_of_the_same_surroundings(name: str) -> None:
+    picture = PHOTOS["chelsea"].copy()
+    picture[64:192, 64:192] = PHOTOS[name][64:192, 64:192]
+    assert cuts_in([PHOTOS["chelsea"], PHOTOS["chelsea"], picture]) == [2]
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("pixels", [10, 20, 40])
+def test_a_pan_that_begins_is_no_cut(name: str, pixels: int) -> None:
+    wide = sample_photos((256, 512), faces=False)[name]
     pictures = [wide[:, left : left + 320] for left in (0, 0, pixels, 2 * pixels)]
+    assert cuts_in([np.ascontiguousarray(picture) for picture in pictures]) == []
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("gain", [0.8, 0.9, 1.2])
+def test_light_that_changes_is_no_cut(name: str, gain: float) -> None:
+    changed = (PHOTOS[name] * gain).clip(0, 255).astype(np.uint8)
+    assert cuts_in([PHOTOS[name], PHOTOS[name], changed]) == []
+
+
+def test_a_fast_pan_over_small_things_is_no_cut() -> None:
+    things = np.random.default_rng(0).integers(0, 256, (8, 16, 3)).astype(np.uint8)
+    wide = np.asarray(Image.fromarray(things).resize((384, 192), Image.Resampling.BICUBIC))
+    pictures = [wide[:, left : left + 320] for left in (0, 0, 45)]
     assert cuts_in([np.ascontiguousarray(picture) for picture in pictures]) == []
 
 
