@@ -55,17 +55,13 @@ def plan_films(inputs: Sequence[Path], output: Path, existing: Existing = "error
                 f"{', '.join(CONTAINERS)}, or a folder that exists"
             )
         jobs = [Job(source, output / _name(source)) for source in inputs]
-    parts = [Job(job.source, _part(job.target)) for job in jobs]  # of films that end early
+    parts = [Job(job.source, partial_name(job.target)) for job in jobs]  # of films that end early
     check_targets([*jobs, *parts], existing, instead="another output")
     prepare_folders(jobs)
     for job in jobs:
         check_writable(job.target)
     skipped = [job for job in jobs if existing == "skip" and job.done]
     return Plan([job for job in jobs if job not in skipped], skipped, [], Unread(), [])
-
-
-def _part(target: Path) -> Path:
-    return partial_name(Path(os.path.realpath(target)) if os.path.islink(target) else target)
 
 
 def _name(source: Path) -> str:

@@ -50,7 +50,12 @@ class RestoredFilm:
 
 
 def partial_name(target: Path) -> Path:
-    """Where a film that ends early is written: ``a.mp4`` becomes ``a.partial.mp4``."""
+    """Where a film that ends early is written: ``a.mp4`` becomes ``a.partial.mp4``.
+
+    Of a link, beside the file that it names.
+    """
+    if os.path.islink(target):
+        target = Path(os.path.realpath(target))
     return target.with_name(f"{target.stem}.partial{target.suffix}")
 
 
@@ -85,7 +90,7 @@ def restore_film(
         OutputError: the file cannot be written.
         UnavailableError: the encoder's device is missing, or as of the restorer.
     """
-    part = partial_name(Path(os.path.realpath(target)))
+    part = partial_name(target)
     if file_identity(part) == file_identity(film.path):
         raise UsageError(f"the result {target} would replace the input {film.path}: rename one")
     span = span or Span()

@@ -9,6 +9,7 @@ import pytest
 
 from elir_deploy.errors import UsageError
 from elir_deploy.video.jobs import plan_films
+from elir_deploy.video.restoring import partial_name
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -65,3 +66,9 @@ def test_refusals(
     with pytest.raises(UsageError, match=told):
         plan_films([Path(name) for name in inputs], Path(output))
     assert not Path("out").exists()
+
+
+def test_what_is_left_of_a_film_is_beside_the_file_that_a_link_names(tmp_path: Path) -> None:
+    link = tmp_path / "a.mp4"
+    link.symlink_to(tmp_path / "elsewhere" / "b.mp4")
+    assert partial_name(link) == tmp_path.resolve() / "elsewhere" / "b.partial.mp4"
