@@ -117,22 +117,25 @@ schema: $(VENV)/.dev
 	    print(report_schema(), end='')" > build/schema.json
 	mv build/schema.json elir_deploy/bench/report.schema.json
 
-# The HTML report's tests drive this browser; where it cannot be had they are skipped.
-build/.browser:
+# The HTML report's tests drive a browser, those of films ask ffprobe; where they cannot be had these are skipped.
+build/.programs:
 	mkdir -p build
 	command -v chromium chromium-browser google-chrome > /dev/null \
 	    || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } \
 	    || echo "no browser: the tests of the HTML report are skipped"
+	command -v ffprobe > /dev/null \
+	    || { apt-get update -q && apt-get install -y -q --no-install-recommends ffmpeg; } \
+	    || echo "no ffprobe: the tests of what films keep are skipped"
 	touch $@
 
 PYTEST := cd $(TESTED) && PYTHONPATH=$(TESTED) pytest -n 2 --dist worksteal
 WITH_LIBRARY := ELIR_LIBRARY=$(abspath $(CPP)/release/libelir.so)
 
 # Without the tests of the C++ runtime.
-unit: wheel build/.browser
+unit: wheel build/.programs
 	$(PYTEST) --durations=15 -m "not slow and not gpu"
 
-every-test: wheel build/.browser cpp-release
+every-test: wheel build/.programs cpp-release
 	export $(WITH_LIBRARY); $(PYTEST) --durations=25 -m "not slow and not gpu"
 
 # Two at a time what waits for a network or takes one core, the sanitized build among it, which needs
@@ -148,9 +151,9 @@ test-all:
 	$(MAKE) slow
 
 ifdef IN_TURN
-cpp-release: | lint bare build/.browser cpp-address
+cpp-release: | lint bare build/.programs cpp-address
 every-test: | cpp
-build/.browser: | $(CPP)/.packages  # apt-get works alone
+build/.programs: | $(CPP)/.packages  # apt-get works alone
 endif
 
 # The C++ runtime: built, tested (also from Python, against the Python runtime), sanitized and fuzzed.

@@ -1,6 +1,7 @@
 """How often cuts of films are seen, and motion is taken for one.
 
-    ELIR_PHOTOGRAPHS=FOLDER python benchmarks/film_cuts.py docs/results/film-cuts.md
+    ELIR_PHOTOGRAPHS=FOLDER python benchmarks/film_cuts.py docs/results/film-cuts.md \\
+        --photographs "photographs of BSDS500 (every tenth by name of its train and test parts)"
 
 Films are made of photographs: two equal pictures, so that nothing moves, and then one that is
 another scene, or the same after motion that begins at once, which is the hardest to tell.
@@ -24,7 +25,7 @@ from elir_deploy.pixels import rounded
 from elir_deploy.text import pipes
 from elir_deploy.video.tracks.cuts import Cuts
 
-NOTES = """Films of {width}×{height} of {count} photographs: two equal pictures, and then what the
+NOTES = """Films of {width}×{height} of {count} {photographs}: two equal pictures, and then what the
 row says. The tones of a picture are its values by colour, sorted. Turns, zooms and pans begin at
 once, as do changes of light and of the parts that move over a still ground."""
 
@@ -122,6 +123,7 @@ def pairs(scenes: list[Pixels]) -> Iterator[tuple[str, Pixels, Pixels]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("output", type=Path)
+    parser.add_argument("--photographs", default="photographs", help="what they are, for the page")
     arguments = parser.parse_args()
     scenes = photographs(Path(os.environ["ELIR_PHOTOGRAPHS"]))
     taken: dict[str, list[bool]] = defaultdict(list)
@@ -129,7 +131,8 @@ def main() -> None:
         taken[name].append(is_cut(before, after))
     rows = [(name, f"{sum(found)} of {len(found)}") for name, found in taken.items()]
     table = pipes(("what comes after two equal pictures", "taken for a cut"), rows)
-    notes = NOTES.format(width=WIDTH, height=HEIGHT, count=len(scenes))
+    told = {"width": WIDTH, "height": HEIGHT, "photographs": arguments.photographs}
+    notes = NOTES.format(**told, count=len(scenes))
     write_text(arguments.output, f"# Cuts of films\n\n{notes}\n\n{table}\n\n{environment()}\n")
 
 

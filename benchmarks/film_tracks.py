@@ -5,8 +5,7 @@
 
 Films are made of stills: a head that moves over a background by whole pixels, so that what should
 stay the same over time is known exactly; the noise moves with what it lies on, or is new in every
-picture. Weights of a face model cannot be shown here, so the packaged denoiser, ``tiny``, is in its
-place.
+picture.
 """
 
 from __future__ import annotations
@@ -42,7 +41,9 @@ from its mean over time, relative to the head; its steps: the same of the change
 to the next. Variance: over time, of the restored face, in squared levels; beside it that of the
 film itself, which is 0 where the noise moves with the head and not where it is new in every
 picture. Missed: pictures without a face. The head moves by a pixel a picture (steady), or to and
-fro by one and two, turning at once (nodding)."""
+fro by one and two, turning at once (nodding). Each row is one film of {length} pictures of
+{width}×{height} with one head, the astronaut's. Weights of a face model cannot be shown here: the
+packaged denoiser, `tiny`, stands in for one, and the variance is of what it makes of the face."""
 
 Pixels = NDArray[np.uint8]
 LENGTH = 45
@@ -184,7 +185,8 @@ def main() -> None:
         "of the film",
         "missed",
     )
-    text = f"# Faces in films\n\n{NOTES}\n\n{pipes(header, rows)}\n\n{environment()}\n"
+    notes = NOTES.format(length=LENGTH, width=SIZE[1], height=SIZE[0])
+    text = f"# Faces in films\n\n{notes}\n\n{pipes(header, rows)}\n\n{environment()}\n"
     write_text(arguments.output, text)
 
 

@@ -9,7 +9,7 @@
     │   ├── DownloadError                   released weights that could not be downloaded
     │   ├── BundleError                     a bundle: damaged, incomplete, of another version
     │   ├── ImageError                      an image that cannot be read or is refused
-    │   ├── FilmError                       a film that cannot be read, is refused, or ends early
+    │   ├── FilmError                       a film that cannot be read, or is refused
     │   └── OutputError                     an output that cannot be written
     │       └── DiskFullError               no space is left for it
     ├── QualityError               exit 3   a floor or a budget was missed, a training diverged
