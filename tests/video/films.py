@@ -63,6 +63,7 @@ def write_film(
     extras: bool = False,
     cover: bool = False,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """A film of :func:`scene`; ``extras`` are a title, chapters, subtitles and an attachment."""
     width, height = size
@@ -72,6 +73,7 @@ def write_film(
         video = container.add_stream(
             codec, rate, options=({"bf": "2"} if codec == "libx264" else {}) | (options or {})
         )
+        container.metadata.update(metadata or {})
         video.width, video.height, video.pix_fmt = width, height, pixels
         video.time_base = video.codec_context.time_base = time_base
         for name, value in (tags or {}).items():
@@ -187,9 +189,17 @@ def read_film(path: Path) -> Content:
 
 #: What ffprobe must say of both files.
 _KEPT = (
-    *("pix_fmt", "sample_aspect_ratio", "color_range", "color_space", "color_transfer"),
-    *("color_primaries", "codec_type", "sample_rate", "channels", "disposition", "time_base"),
+    *("width", "height", "pix_fmt", "sample_aspect_ratio", "color_range", "color_space"),
+    *("color_transfer", "color_primaries", "codec_type", "sample_rate", "channels", "disposition"),
+    *("time_base", "avg_frame_rate", "duration"),
 )
+
+
+def is_reordered(path: Path) -> bool:
+    """Whether pictures come in another order than they are shown in, as with B-frames."""
+    with av.open(str(path)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    return times != sorted(times)
 
 
 def probe(path: Path) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def probe(path: Path) -> dict[str, Any]:
     streams = [
         {key: stream.get(key) for key in _KEPT}
         | {"color_range": stream.get("color_range", "tv")}  # which H.264 does not write
-        | {"language": stream.get("tags", {}).get("language")}
+        | {tag: stream.get("tags", {}).get(tag) for tag in ("language", "title")}
         | {"rotation": [d.get("rotation") for d in stream.get("side_data_list", [])]}
         for stream in found["streams"]
     ]

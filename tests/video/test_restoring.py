@@ -21,6 +21,7 @@ from tests.video.films import (
     VARIABLE,
     Unchanged,
     av,
+    is_reordered,
     probe,
     read_film,
     scene,
@@ -79,7 +80,12 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     assert after.metadata.get("title") == before.metadata.get("title")
     for was, now in zip(before.pictures, after.pictures, strict=True):
         assert np.abs(was.astype(int) - now).mean() < 3
-    assert probe(result.path) == probe(source)
+    assert is_reordered(source) == (made.get("codec", "libx264") != "libvpx-vp9")
+    said, says = probe(source), probe(result.path)
+    if "times" in made:  # MP4 adds up steps between packets, which each encoder orders as it likes
+        for stream in (*said["streams"], *says["streams"]):
+            del stream["duration"], stream["avg_frame_rate"]
+    assert says == said
 
 
 def test_titles_that_are_not_utf_8(tmp_path: Path) -> None:

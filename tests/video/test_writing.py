@@ -36,6 +36,19 @@ def test_the_aspect_ratio_is_kept_or_told(
     assert kept or remarks[0].startswith("the aspect ratio 16:11 of its pixels is lost with ")
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_metadata_of_the_file(tmp_path: Path, suffix: str) -> None:
+    """Names that MP4 has no field for, too."""
+    metadata = {"title": "A title", "com.example.camera": "the left one"}
+    options = {"movflags": "use_metadata_tags"} if suffix == ".mp4" else {}
+    source = tmp_path / f"film{suffix}"
+    write_film(source, count=2, audio=None, metadata=metadata, container_options=options)
+    target = tmp_path / f"restored{suffix}"
+    restore_film(open_film(source), target, Unchanged(), Encoding("libx264"))
+    after = {name.lower(): value for name, value in read_film(target).metadata.items()}
+    assert metadata.items() <= after.items()
+
+
 def test_containers_and_codecs_that_do_not_fit(tmp_path: Path) -> None:
     source = write_film(tmp_path / "film.mkv", extras=True)
     film = open_film(source)
