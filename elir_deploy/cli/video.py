@@ -51,6 +51,7 @@ from elir_deploy.video import (
     WholeFrames,
     default_codec,
 )
+from elir_deploy.video.encoding import CRF
 from elir_deploy.video.films import restore_films
 from elir_deploy.video.jobs import plan_films
 
@@ -85,8 +86,8 @@ def video(
             min=0,
             max=63,
             metavar="NUMBER",
-            help="Quality by the encoder's scale: lower is better and larger. [default: 18 of "
-            "libx264, 20 of libx265, 24 of libsvtav1 and libvpx-vp9]",
+            help="Quality by the encoder's scale: lower is better and larger. [default: "
+            f"{', '.join(f'{crf} of {name}' for name, crf in CRF.items())}]",
         ),
     ] = None,
     preset: Annotated[

@@ -31,7 +31,7 @@ class CopiedStreams:
         container: the film, open for these streams.
         streams: those that are copied.
         end: when the last packet so far ended, in seconds of the film's times.
-        cut: why they end early; None: they do not.
+        early: why they end early; None: they do not.
         gaps: where sound is missing, in seconds of the film's times; None: there is none at all.
     """
 
@@ -40,7 +40,7 @@ class CopiedStreams:
         self.container = open_container(film.path)
         self.streams: list[Stream] = []
         self.end = Fraction(0)
-        self.cut: str | None = None
+        self.early: str | None = None
         self.gaps: list[tuple[Fraction, Fraction]] | None = None
         self._begin = film.origin + span.shift
         self._skipped: dict[int, Fraction] = {}  # since when, up to the first key picture
@@ -109,7 +109,7 @@ class CopiedStreams:
                 if self._ends_before(packet, shown):
                     continue
                 if packet.is_corrupt:
-                    self.cut = "its last packet is incomplete"
+                    self.early = "its last packet is incomplete"
                 elif self._span.begins_after(shown):
                     if packet.stream.type != "subtitle":
                         continue
@@ -125,7 +125,7 @@ class CopiedStreams:
                     yield seconds, packet
         except av.error.FFmpegError as error:
             if not self._span.ends_before(shown):
-                self.cut = f"it cannot be read on: {error.strerror}"
+                self.early = f"it cannot be read on: {error.strerror}"
 
     def _moved(
         self, packet: Packet[Any], end: Fraction | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["CONTAINERS", "Encoding", "default_codec"]
+__all__ = ["CONTAINERS", "CRF", "Encoding", "default_codec"]
 
 #: Containers that are written, by suffix, by FFmpeg's names.
 CONTAINERS = {
@@ -33,7 +33,7 @@ CONTAINERS = {
     ".webm": "webm",
 }
 #: Of encoders, the ``--crf`` at which a film looks like what was restored.
-_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24}
+CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 24, "libvpx-vp9": 24}
 #: Those that have presets, besides encoders on GPUs.
 _WITH_PRESETS = ("libx264", "libx265", "libsvtav1")
 #: Those of x264 and x265, which take their numbers, too, and write to standard error of others.
@@ -85,7 +85,7 @@ class Encoding:
         except av.codec.codec.UnknownCodecError:
             raise UsageError(
                 f"--codec is {self.codec!r}, which is no encoder of this FFmpeg: expected one such "
-                f"as {', '.join(_CRF)}"
+                f"as {', '.join(CRF)}"
             ) from None
         if codec.type != "video":
             raise UsageError(f"--codec is {self.codec!r}, which encodes {codec.type}, not video")
@@ -112,13 +112,13 @@ class Encoding:
         """The option for a constant quality; None: there is none."""
         if self.codec.endswith("_nvenc"):
             return "cq"
-        return "crf" if self.codec in _CRF else None
+        return "crf" if self.codec in CRF else None
 
     def options(self) -> dict[str, str]:
         """FFmpeg's options."""
         options = {} if self.preset is None else {"preset": self.preset}
         if self._quality is not None:
-            crf = _CRF.get(self.codec, _CRF["libx264"]) if self.crf is None else self.crf
+            crf = CRF.get(self.codec, CRF["libx264"]) if self.crf is None else self.crf
             options[self._quality] = f"{crf:g}"
         if self.codec == "libx265":  # which else writes its own lines to standard error
             options["x265-params"] = "log-level=error"
@@ -225,8 +225,9 @@ class Encoding:
             context.codec_tag = "hvc1"  # without which Apple's players show nothing
         if film.aspect is not None:
             context.sample_aspect_ratio = film.aspect
-        if film.orientation.matrix is not None:
-            stream.set_display_matrix(film.orientation.matrix)
+        matrix = film.orientation.enlarged(size[0] // film.width)
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
         self._start(stream)
         return PicturePackets(stream, film.time_base)
 

@@ -52,6 +52,14 @@ class Orientation:
             return cls(True, c < 0, b < 0, matrix)
         return cls(matrix=matrix)
 
+    def enlarged(self, scale: int) -> tuple[int, ...] | None:
+        """The display matrix of pictures ``scale`` times as large; it moves them by pixels."""
+        if self.matrix is None:
+            return None
+        most = (1 << 31) - 1
+        x, y = (max(-most, min(most, scale * each)) for each in self.matrix[6:8])
+        return (*self.matrix[:6], x, y, self.matrix[8])
+
     def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """A stored picture as a person sees it."""
         if self.transposed:

@@ -76,8 +76,8 @@ def restore_films(
 
 def _result(job: Job, restored: RestoredFilm) -> Result:
     failure = None
-    if restored.interrupted or restored.cut is not None:
-        reason = "interrupted" if restored.interrupted else f"the film is cut off: {restored.cut}"
+    if restored.interrupted or restored.early is not None:
+        reason = "interrupted" if restored.interrupted else f"the film ends early: {restored.early}"
         failure = f"{reason}; restored up to {clock(restored.until)}, in {restored.path}"
     return Result(
         job,

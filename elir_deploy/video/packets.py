@@ -15,7 +15,8 @@ __all__ = ["PicturePackets"]
 class PicturePackets:
     """A video stream whose packets have the times of its pictures, whatever its encoder counts.
 
-    An encoder that does not take the time base of the pictures counts pictures instead.
+    Durations are those of the pictures, too, which PyAV's encoders leave out. An encoder that does
+    not take the time base of the pictures counts pictures instead.
 
     Args:
         stream: whose encoder is open.
@@ -29,13 +30,20 @@ class PicturePackets:
         self._step = None if own == time_base else max(1, round(Fraction(own) / time_base))
         self._first = self._count = 0
         self._times: dict[int, tuple[int, int]] = {}  # by number: pts and duration
+        self._durations: dict[int | None, int] = {}  # by pts
 
     def encode(self, frame: VideoFrame | None) -> list[Packet[Any]]:
         """Packets for a picture, which need not be its own; None: those that are left."""
-        if self._step is None:
-            return self.stream.encode(frame)
         if frame is not None:
             assert frame.pts is not None
+        if self._step is None:
+            if frame is not None:
+                self._durations[frame.pts] = frame.duration
+            packets = self.stream.encode(frame)
+            for packet in packets:
+                packet.duration = self._durations.pop(packet.pts, 0) or packet.duration
+            return packets
+        if frame is not None:
             self._first = self._first if self._count else frame.pts
             self._times[self._count] = frame.pts, frame.duration
             frame.pts, frame.duration = self._count, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -78,7 +79,7 @@ class Pictures:
     Attributes:
         film, span: what is read.
         moments: when those pictures are shown that were read and not yet taken from here.
-        cut: why the film ends early, in words; None: it does not, as far as was read.
+        early: why the film ends early, in words; None: it does not, as far as was read.
         reached_end: whether a picture after the part was seen.
         damaged: number of packets that could not be decoded.
         incomplete: number of pictures that were decoded from damaged packets.
@@ -90,7 +91,7 @@ class Pictures:
     span: Span
     convert: FromFilm
     moments: deque[Moment] = field(default_factory=deque)
-    cut: str | None = None
+    early: str | None = None
     reached_end: bool = False
     damaged: int = 0
     incomplete: int = 0
@@ -103,45 +104,83 @@ class Pictures:
         Raises:
             FilmError: pictures have no times.
         """
-        film, last, latest = self.film, None, None
+        film, last = self.film, None
         container = open_container(film.path)
         try:
             seek(container, film, self.span)
-            for frame in self._frames(container):
-                pts = frame.pts if frame.pts is not None else frame.dts
-                if pts is None:
-                    raise FilmError(f"{film.path}: its pictures have no times")
-                seconds = pts * film.time_base - film.origin
-                same_size = (frame.width, frame.height) == (film.width, film.height)
-                if same_size and latest is not None and seconds < latest - TOLERANCE:
-                    self.cut = (
-                        f"after {clock(latest)} its times go back to {clock(seconds)}, as of films "
-                        "that were joined: ffmpeg -i FILM -c copy NEW.mkv makes them go on"
-                    )
-                    return
-                latest = seconds
-                if self.span.ends_before(seconds):
-                    self.cut, self.reached_end = None, True  # packets are read ahead
-                    return
-                if self.span.begins_after(seconds):
-                    continue
-                if not same_size:
-                    self.cut = (
-                        f"from {clock(seconds)} on its pictures are {frame.width}x{frame.height}, "
-                        f"and not {film.width}x{film.height}"
-                    )
-                    return
-                if last is not None and pts <= last.pts:
+            for moment, frame in self._of_the_part(self._timed(container)):
+                if last is not None and moment.pts <= last.pts:
                     self.disordered += 1
                     continue
-                self._note_damage(frame, last, pts)
-                last = Moment(pts, frame.duration)
+                self._note_damage(frame, last, moment.pts)
+                last = moment
                 pixels = film.orientation.upright(self.convert(frame))
                 self.moments.append(last)
                 del frame
                 yield pixels
         finally:
             container.close()
+
+    def _of_the_part(
+        self, frames: Iterator[tuple[int, VideoFrame]]
+    ) -> Iterator[tuple[Moment, VideoFrame]]:
+        """Pictures with their moments; what is shown when the part begins, begins with it."""
+        first, end = self._units(self.span.start), self._units(self.span.end)
+        shown: VideoFrame | None = None
+        until = 0
+        for pts, frame in frames:
+            if first is not None and pts < first:
+                shown, until = frame, pts + (frame.duration or self._usual)
+                continue
+            if first is not None and shown is not None and pts > first:
+                yield Moment(first, pts - first), shown
+            shown = None
+            lasting = frame.duration if end is None else min(frame.duration, end - pts)
+            yield Moment(pts, lasting), frame
+        if first is not None and shown is not None:
+            if end is not None:
+                until = end if self.reached_end else min(until, end)
+            if until > first:
+                yield Moment(first, until - first), shown
+
+    @property
+    def _usual(self) -> int:
+        """How long a picture is shown on average."""
+        return round(1 / (self.film.rate * self.film.time_base))
+
+    def _units(self, seconds: Fraction | None) -> int | None:
+        """The first time of the film that is not before a bound of the part."""
+        if seconds is None:
+            return None
+        return math.ceil((self.film.origin + seconds) / self.film.time_base)
+
+    def _timed(self, container: InputContainer) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures and their times, from a key picture before the part to its end."""
+        film, latest = self.film, None
+        for frame in self._frames(container):
+            pts = frame.pts if frame.pts is not None else frame.dts
+            if pts is None:
+                raise FilmError(f"{film.path}: its pictures have no times")
+            seconds = pts * film.time_base - film.origin
+            same_size = (frame.width, frame.height) == (film.width, film.height)
+            if same_size and latest is not None and seconds < latest - TOLERANCE:
+                self.early = (
+                    f"after {clock(latest)} its times go back to {clock(seconds)}, as of films "
+                    "that were joined: ffmpeg -i FILM -c copy NEW.mkv makes them go on"
+                )
+                return
+            latest = seconds
+            if self.span.ends_before(seconds):
+                self.early, self.reached_end = None, True  # packets are read ahead
+                return
+            if same_size:
+                yield pts, frame
+            elif not self.span.begins_after(seconds):
+                self.early = (
+                    f"from {clock(seconds)} on its pictures are {frame.width}x{frame.height}, "
+                    f"and not {film.width}x{film.height}"
+                )
+                return
 
     def _note_damage(self, frame: VideoFrame, last: Moment | None, pts: int) -> None:
         """Damage that FFmpeg passes over, as in Matroska: it goes on at the next key picture."""
@@ -182,9 +221,9 @@ class Pictures:
                 if held is None:
                     yield packet
         except av.error.FFmpegError as error:
-            self.cut = f"it cannot be read on: {error.strerror}"
+            self.early = f"it cannot be read on: {error.strerror}"
         if held is not None:
-            self.cut = self.cut or "its last picture is incomplete"
+            self.early = self.early or "its last picture is incomplete"
         yield None
 
 

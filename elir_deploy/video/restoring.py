@@ -34,7 +34,7 @@ class RestoredFilm:
         path: the file that was written; of one that ends early :func:`partial_name`.
         frames: number of restored pictures.
         until: time in the film at which it ends, in seconds.
-        cut: why it ends early, in words; None: it does not.
+        early: why it ends early, in words; None: it does not.
         interrupted: whether the caller ended it.
         remarks: what else the user may not expect, in words.
         seconds: that it took.
@@ -43,7 +43,7 @@ class RestoredFilm:
     path: Path
     frames: int
     until: Fraction
-    cut: str | None
+    early: str | None
     interrupted: bool
     remarks: tuple[str, ...]
     seconds: float
@@ -110,16 +110,16 @@ def restore_film(
             restorer.bits,
         )
         stopped = _write(pictures, restorer, writer, on_progress, interrupted)
-        cut = None if stopped else _why_cut(pictures, copied, writer)
+        early = None if stopped else _why_early(pictures, copied, writer)
         remarks = tuple(_remarks(pictures, copied, writer, restorer, faces))
-        if stopped or cut is not None:
-            output.name = part.name
+        path = target
+        if stopped or early is not None:
+            path, output.name = part, part.name
         else:
             part.unlink(missing_ok=True)  # what an earlier run had of it
-    path = part if stopped or cut is not None else target
     seconds = time.perf_counter() - started
     until = writer.end - film.origin
-    return RestoredFilm(path, writer.frames, until, cut, stopped, remarks, seconds)
+    return RestoredFilm(path, writer.frames, until, early, stopped, remarks, seconds)
 
 
 def _write(
@@ -135,9 +135,9 @@ def _write(
     try:
         stopped = _pump(pictures, restorer, writer, on_progress, interrupted)
         if not writer.frames:
-            reason = pictures.cut or "there is no picture in this part of it"
+            reason = pictures.early or "there is no picture in this part of it"
             raise FilmError(f"{pictures.film.path}: nothing was restored: {reason}")
-        writer.finish(early=stopped or pictures.cut is not None)
+        writer.finish(early=stopped or pictures.early is not None)
     except av.error.FFmpegError as error:
         writer.discard()
         raise OutputError(
@@ -174,11 +174,11 @@ def _pump(
     return False
 
 
-def _why_cut(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> str | None:
+def _why_early(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> str | None:
     """Why a film that was read ends early; None: it does not."""
-    cut = pictures.cut or copied.cut
-    if cut or pictures.reached_end:
-        return cut
+    early = pictures.early or copied.early
+    if early or pictures.reached_end:
+        return early
     film, container = pictures.film, copied.container
     if missing(film, container, pictures.span, writer.end, copied.end):
         return "its header promises more"

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from elir_deploy.runtime import Restorer
 from tests.bundles import make_bundle
 from tests.command import run_here
 from tests.photo.pictures import face_bundle, spot_detector
-from tests.video.films import read_film, write_film
+from tests.video.films import (
+    promise_a_million_pictures,
+    read_film,
+    with_another_size,
+    write_film,
+)
 
 pytest.importorskip("onnxruntime")
 QUIET = ("--backend", "onnxruntime", "--threads", "1", "--preset", "veryfast")
@@ -46,7 +53,7 @@ def test_films(tmp_path: Path) -> None:
     assert done.stdout.startswith("1 restored, 2 failed, ")
     assert " frames/s, backend onnxruntime fp32\n" in done.stdout
     assert "restoring film.mp4 12/12, " in done.stderr
-    assert f"failed: {cut}: the film is cut off: " in done.stderr
+    assert f"failed: {cut}: the film ends early: " in done.stderr
     assert f", in {out}/cut.partial.mkv\n" in done.stderr
     assert f"failed: {missing} cannot be read: No such file or directory\n" in done.stderr
     restored, early, absent, summary = events_of(log)
@@ -102,6 +109,51 @@ def test_refusals(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
     assert done.returncode == 2
     assert f"error: {told}" in done.stderr
     assert not list(tmp_path.glob("out/*"))
+
+
+def empty(folder: Path) -> Path:
+    film = folder / "film.mp4"
+    film.touch()
+    return film
+
+
+def without_video(folder: Path) -> Path:
+    film = folder / "film.wav"
+    with wave.open(str(film), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1000))
+    return film
+
+
+def promising_a_million_pictures(folder: Path) -> Path:
+    film = write_film(folder / "film.mp4", audio=None, options={"bf": "0"}, count=5)
+    return promise_a_million_pictures(film)
+
+
+@pytest.mark.parametrize(
+    ("make", "told", "left"),
+    [
+        (empty, "/film.mp4 is empty", None),
+        (without_video, "there is no video in film.wav, only audio", None),
+        (with_another_size, " on its pictures are 80x48, and not 64x48; restored up to", 20),
+        (promising_a_million_pictures, "ends early: its header promises more; restored up to", 5),
+    ],
+)
+def test_hostile_films(
+    tmp_path: Path, make: Callable[[Path], Path], told: str, left: int | None
+) -> None:
+    """Nothing is left but what plays, under the name of a part."""
+    film, out = make(tmp_path), tmp_path / "out"
+    done = run(make_bundle(tmp_path / "b"), film, "-o", out, *QUIET)
+    assert done.returncode == 2
+    [failure] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert told in failure
+    names = [path.name for path in out.iterdir()]
+    if left is None:
+        assert names == []
+    else:
+        assert [name.rpartition(".")[0] for name in names] == ["film.partial"]
+        assert len(read_film(out / names[0]).pts) == left
 
 
 @pytest.mark.parametrize(

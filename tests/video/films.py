@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,30 @@ _KEPT = (
     *("color_transfer", "color_primaries", "codec_type", "sample_rate", "channels", "disposition"),
     *("time_base", "avg_frame_rate", "duration"),
 )
+
+
+def promise_a_million_pictures(path: Path) -> Path:
+    """Let the header of an MP4 file without sound say so."""
+    data = bytearray(path.read_bytes())
+    for box, offset, value in (
+        *((b"mvhd", 16, 1_000_000 * 3600), (b"mdhd", 16, 1_000_000 * 3600)),
+        *((b"tkhd", 20, 1_000_000 * 3600), (b"elst", 8, 1_000_000 * 40), (b"stts", 8, 1_000_000)),
+    ):
+        at = data.index(box) + 4 + offset
+        data[at : at + 4] = struct.pack(">I", value)
+    path.write_bytes(data)
+    return path
+
+
+def with_another_size(folder: Path) -> Path:
+    """A film of 20 pictures of 64x48, which then are wider."""
+    film = folder / "film.ts"
+    parts = [
+        write_film(folder / f"{width}.ts", size=(width, 48), audio=None, count=20)
+        for width in (64, 80)
+    ]
+    film.write_bytes(b"".join(path.read_bytes() for path in parts))
+    return film
 
 
 def is_reordered(path: Path) -> bool:

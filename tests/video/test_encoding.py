@@ -142,3 +142,17 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
         restored(tmp_path, Encoding("h264_nvenc"))
     assert told.value.exit_code == 4
     assert not list(tmp_path.glob(".elir*"))
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_display_matrix_moves_pictures_by_their_own_size(tmp_path: Path, scale: int) -> None:
+    """Telephones turn pictures about a corner and move them back, by pixels."""
+    width, height = 64, 48
+    matrix = (0, 65536, 0, -65536, 0, 0, height << 16, 0, 1 << 30)
+    made = {"size": (width, height), "count": 2, "audio": None, "matrix": matrix}
+    film = open_film(write_film(tmp_path / "film.mov", **made))  # type: ignore[arg-type]
+    assert film.orientation.matrix == matrix
+    target = tmp_path / "restored.mov"
+    restore_film(film, target, Unchanged(scale), Encoding("libx264", preset="ultrafast"))
+    expected = (*matrix[:6], scale * matrix[6], 0, matrix[8])
+    assert open_film(target).orientation.matrix == expected

@@ -26,6 +26,15 @@ def test_whole_pictures(tmp_path: Path) -> None:
             np.testing.assert_array_equal(restored, restorer(picture, strength=0.5))
 
 
+def test_the_noise_is_the_same_in_every_picture(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", gain=0.5, bias=0.2, stride=4)
+    picture = np.full((20, 30, 3), 100, np.uint8)
+    with Restorer(bundle, "onnxruntime", threads=1) as restorer:
+        first, second = WholeFrames(restorer).map([picture, picture])
+    assert first.std() > 1
+    np.testing.assert_array_equal(second, first)
+
+
 def test_photographs(tmp_path: Path) -> None:
     """As each by itself, whatever the batches."""
     shapes = [{"batch": 4, "height": 64, "width": 64}]

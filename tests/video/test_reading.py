@@ -30,7 +30,7 @@ def test_damage_within_a_film(tmp_path: Path) -> None:
     source.write_bytes(data.replace(packets[5], bytes(len(packets[5]))))
     result = restored(source)
     assert result.frames == 11
-    assert result.cut is None
+    assert result.early is None
     assert result.remarks == ("1 damaged packet left out",)
 
 
@@ -40,13 +40,15 @@ def test_films_that_were_joined(tmp_path: Path) -> None:
     source = tmp_path / "film.ts"
     source.write_bytes(part.read_bytes() * 2)
     result = restored(source)
-    assert result.cut is not None
-    assert result.cut.startswith("after 0:00:00.781 its times go back to 0:00:00.021, as of films ")
+    assert result.early is not None
+    assert result.early.startswith(
+        "after 0:00:00.781 its times go back to 0:00:00.021, as of films "
+    )
     assert result.frames == 20
     assert result.path.name == "restored.partial.mkv"
     times = read_film(result.path).pts
     assert times == pytest.approx(read_film(part).pts, abs=1e-3)
-    assert restored(source, Span(end=Fraction(1, 2))).cut is None, "it ends before"
+    assert restored(source, Span(end=Fraction(1, 2))).early is None, "it ends before"
 
 
 @pytest.mark.parametrize("audio", ["aac", None])

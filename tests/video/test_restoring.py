@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from tests.video.films import (
     av,
     is_reordered,
     probe,
+    promise_a_million_pictures,
     read_film,
     scene,
+    with_another_size,
     write_film,
 )
 
@@ -70,7 +71,7 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     suffix, encoding, made = FILMS[name]
     source = write_film(tmp_path / f"film{suffix}", **made)
     result = restored(source, encoding)
-    assert (result.cut, result.interrupted, result.remarks) == (None, False, ())
+    assert (result.early, result.interrupted, result.remarks) == (None, False, ())
     before, after = read_film(source), read_film(result.path)
     assert after.pts == before.pts
     assert result.frames == len(after.pts) == len(made.get("times", range(12)))
@@ -186,8 +187,35 @@ def test_a_part(tmp_path: Path) -> None:
     assert [(data, time) for data, time, _ in after.packets[0]] == kept
     assert [len(packets) for packets in after.packets] == [len(kept), 3]
     assert after.chapters == [(0, Fraction(1, 5), "Two")]
-    assert result.cut is None
+    assert result.early is None
     np.testing.assert_allclose(after.pictures[0], before.pictures[5], atol=20)
+
+
+def test_parts_of_slides(tmp_path: Path) -> None:
+    """What is shown when a part begins is in it, and nothing lasts longer than the part."""
+    seconds = (0, 2, 4)
+    source = write_film(
+        tmp_path / "film.mp4", times=[90000 * each for each in seconds], options={"bf": "0"}
+    )
+    fast = Encoding("libx264", preset="ultrafast")
+    before = read_film(source).pictures
+    for start, end, expected in (
+        (1, 3, {0: 0, 1: 1}),
+        (2, 3, {0: 1}),
+        (Fraction(1, 2), Fraction(3, 2), {0: 0}),
+        (0, 1, {0: 0}),
+    ):
+        result = restored(source, fast, span=Span(Fraction(start), Fraction(end)))
+        after = read_film(result.path)
+        assert after.pts == list(expected)
+        for pixels, number in zip(after.pictures, expected.values(), strict=True):
+            assert np.abs(pixels.astype(int) - before[number]).mean() < 5
+        with av.open(str(result.path)) as container:
+            video = container.streams.video[0]
+            assert video.duration * video.time_base == end - start
+        assert (result.early, result.until) == (None, end)
+    last = restored(source, fast, span=Span(Fraction(402, 100)))
+    assert (last.frames, last.until) == (1, Fraction(404, 100))
 
 
 def test_a_part_without_a_picture(tmp_path: Path) -> None:
@@ -217,7 +245,7 @@ def test_a_film_that_is_cut_off(
         assert only(tmp_path, whole.name, source.name)
         return
     result = restored(source)
-    assert result.cut is not None
+    assert result.early is not None
     assert result.path.name == f"restored.partial{suffix}"
     assert only(tmp_path, whole.name, source.name, result.path.name)
     before, after = read_film(whole), read_film(result.path)
@@ -241,15 +269,15 @@ def test_a_part_of_a_film_that_is_cut_off(tmp_path: Path, suffix: str, audio: st
     )
     data = source.read_bytes()
     source.write_bytes(data[: len(data) * 6 // 10])
-    assert restored(source, span=Span(end=Fraction(9, 4))).cut is not None
+    assert restored(source, span=Span(end=Fraction(9, 4))).early is not None
     early = restored(source, span=Span(end=Fraction(1, 2)))
-    assert (early.cut, early.frames) == (None, 13)
+    assert (early.early, early.frames) == (None, 13)
 
 
 def test_a_film_whose_pictures_end_before_its_audio(tmp_path: Path) -> None:
     """Matroska files have no length of a stream."""
     source = write_film(tmp_path / "film.mkv", count=2, sound_seconds=2)
-    assert restored(source).cut is None
+    assert restored(source).early is None
 
 
 def test_interrupted(tmp_path: Path) -> None:
@@ -262,7 +290,7 @@ def test_interrupted(tmp_path: Path) -> None:
     assert after.pts == before.pts[:20]
     assert after.packets[0][-1][1] < after.pts[-1] + Fraction(1, 25)
     assert only(tmp_path, "film.mp4", "restored.partial.mp4")
-    assert restored(source).cut is None
+    assert restored(source).early is None
     assert only(tmp_path, "film.mp4", "restored.mp4"), "the part is not needed any more"
 
 
@@ -274,34 +302,21 @@ def test_a_film_is_not_deleted_as_a_part_of_its_result(tmp_path: Path) -> None:
 
 
 def test_a_film_whose_size_changes(tmp_path: Path) -> None:
-    parts = [
-        write_film(tmp_path / f"{width}.ts", size=(width, 48), audio=None, count=20)
-        for width in (64, 80)
-    ]
-    source = tmp_path / "film.ts"
-    source.write_bytes(b"".join(path.read_bytes() for path in parts))
+    source = with_another_size(tmp_path)
     target = tmp_path / "restored.mkv"
     result = restore_film(open_film(source), target, Unchanged(), FINE)
-    assert result.cut is not None
-    assert result.cut.endswith("on its pictures are 80x48, and not 64x48")
+    assert result.early is not None
+    assert result.early.endswith("on its pictures are 80x48, and not 64x48")
     assert len(read_film(result.path).pts) == result.frames == 20
 
 
 def test_a_header_that_promises_a_million_pictures(tmp_path: Path) -> None:
     source = write_film(tmp_path / "film.mp4", audio=None, options={"bf": "0"})
-    data = bytearray(source.read_bytes())
-    for box, offset in ((b"mvhd", 16), (b"mdhd", 16), (b"tkhd", 20)):
-        at = data.index(box) + 4 + offset
-        data[at : at + 4] = struct.pack(">I", 1_000_000 * 3600)
-    at = data.index(b"elst") + 12
-    data[at : at + 4] = struct.pack(">I", 1_000_000 * 40)
-    at = data.index(b"stts") + 12
-    data[at : at + 4] = struct.pack(">I", 1_000_000)
-    source.write_bytes(data)
+    promise_a_million_pictures(source)
     film = open_film(source)
     result = restored(source)
     assert film.expected_frames(None, None) > 0
-    assert result.cut == "its header promises more"
+    assert result.early == "its header promises more"
     assert len(read_film(result.path).pts) == 12
 
 

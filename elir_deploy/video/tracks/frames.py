@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,8 @@ class _Chosen:
     """Which faces of a scene are restored."""
 
     def __init__(self, choice: Faces) -> None:
-        self._choice: Any = "all" if choice == "auto" else choice
+        assert choice != "aligned"  # which TrackedFrames refuses
+        self._choice: Literal["all", "largest", "centre"] = "all" if choice == "auto" else choice
         self._track: Track | None = None
         self._since = 0
 
@@ -88,13 +89,17 @@ class _Chosen:
         faces = choose([face for _, face, _ in found], "all", *size)
         weights = [weight for _, _, weight in found]
         if self._choice != "all":
-            faces = self._one(scene, number, [track for track, _, _ in found], faces, size)
+            faces = self._one(number, [track for track, _, _ in found], faces, size)
             fading = (number - self._since + 1) / (FADE + 1) if self._since > scene.begin else 1.0
             weights = [min(weight, fading) for weight in weights]
         return PreparedPhoto(frame, faces, aligned=False, weights=weights)
 
     def _one(
-        self, scene: Scene, number: int, tracks: list[Track], faces: list[Face], size: Any
+        self,
+        number: int,
+        tracks: list[Track],
+        faces: list[Face],
+        size: tuple[int, int],
     ) -> list[Face]:
         """The same with one chosen, the one of the picture before if it is there."""
         if self._track not in tracks or faces[tracks.index(self._track)].reason is not None:

@@ -11,7 +11,7 @@ import pytest
 from elir_deploy.errors import UsageError
 from elir_deploy.photo import PhotoRestorer
 from elir_deploy.video import PhotographFrames, TrackedFrames
-from elir_deploy.video.tracks.tracks import EVERY, LOOKAHEAD
+from elir_deploy.video.tracks.tracks import EVERY, FADE, LOOKAHEAD
 from tests.photo.pictures import face_bundle, spots
 
 pytest.importorskip("onnxruntime")
@@ -100,6 +100,20 @@ def test_one_face_stays_chosen(restorer: PhotoRestorer) -> None:
     assert np.all(np.abs(np.diff(chosen)) < 12)
     others = [f.reason for each in prepared for f in each.faces or () if f.reason is not None]
     assert set(others) == {"another one is restored (centre)"}
+
+
+def test_another_face_that_becomes_chosen_fades_in(restorer: PhotoRestorer) -> None:
+    """As the one in the middle goes, which is seen for the last time in the picture ``last``."""
+    last = 7 * EVERY
+    pictures = [spots(160, 400, *[(200, 80)] * (n <= last), (60, 80)) for n in range(last + 12)]
+    weights: dict[bool, list[float]] = {True: [], False: []}  # by whether it is in the middle
+    for prepared in TrackedFrames(restorer, "centre")._prepared(iter(pictures)):
+        for face, weight in zip(prepared.faces or (), prepared.weights or (), strict=True):
+            if face.reason is None:
+                weights[bool(np.mean(face.landmarks, axis=0)[0] > 150)].append(weight)
+    fading = [(n + 1) / (FADE + 1) for n in range(FADE)]
+    assert weights[True] == [1.0] * (last + 1 - FADE) + fading[::-1]
+    assert weights[False] == [*fading, *[1.0] * (11 - FADE)]
 
 
 def test_pictures_wait_in_bounded_number(restorer: PhotoRestorer) -> None:
