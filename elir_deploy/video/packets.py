@@ -34,8 +34,6 @@ class PicturePackets:
 
     def encode(self, frame: VideoFrame | None) -> list[Packet[Any]]:
         """Packets for a picture, which need not be its own; None: those that are left."""
-        if frame is not None:
-            assert frame.pts is not None
         if self._step is None:
             if frame is not None:
                 self._durations[frame.pts] = frame.duration
@@ -44,6 +42,7 @@ class PicturePackets:
                 packet.duration = self._durations.pop(packet.pts, 0) or packet.duration
             return packets
         if frame is not None:
+            assert frame.pts is not None
             self._first = self._first if self._count else frame.pts
             self._times[self._count] = frame.pts, frame.duration
             frame.pts, frame.duration = self._count, 1

@@ -117,8 +117,7 @@ def restore_film(
             path, output.name = part, part.name
         else:
             part.unlink(missing_ok=True)  # what an earlier run had of it
-    seconds = time.perf_counter() - started
-    until = writer.end - film.origin
+    until, seconds = writer.end - film.origin, time.perf_counter() - started
     return RestoredFilm(path, writer.frames, until, early, stopped, remarks, seconds)
 
 
