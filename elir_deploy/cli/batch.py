@@ -149,7 +149,7 @@ def batch(
             with ExitStack() as stack:
                 # After the cluster's end, which kills workers that are writing.
                 stack.callback(remove_leftovers, plan.jobs)
-                say = stack.enter_context(progress(show_time_left=True))
+                say = stack.enter_context(progress(show_time_left=True, unit="pictures"))
                 cluster = stack.enter_context(open_cluster(options, ray, workers, tell))
                 for name, count in Counter(cluster.names).items():
                     tell(f"{count} worker{'s' * (count > 1)} of {name}")

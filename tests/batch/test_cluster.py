@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -97,6 +98,7 @@ def test_two_workers_one_of_which_dies(tmp_path: Path, monkeypatch: pytest.Monke
     assert contents(tmp_path / "out") == expected
     assert "2 workers of tiny: onnxruntime, fp32, 1 thread" in done.stderr
     assert "poison.png: left out, its worker died twice: its process ended" in done.stderr
+    assert re.search(r"^restoring 11/11, \S+ pictures/s$", done.stderr, re.MULTILINE)
     assert done.stdout.startswith("9 restored, 2 failed")
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     assert Counter(line.get("status") for line in lines[:-1]) == {"restored": 9, "failed": 2}

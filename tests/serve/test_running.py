@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import shutil
 import signal
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def png(side: int, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+def figures(service: Running) -> dict[tuple[str, str], float]:
+    """Figures of ``/metrics`` by name and stage."""
+    text = httpx.get(f"{service.url}/metrics").text
+    pattern = r'^(\w+)\{.*stage="(\w+)"\} (\S+)$'
+    found = re.findall(pattern, text, re.MULTILINE)
+    return defaultdict(float, {(name, stage): float(value) for name, stage, value in found})
+
+
 def test_a_signal_ends_it_when_all_is_answered(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8, size=32)
     answers: list[Any] = []
@@ -49,7 +58,7 @@ def test_a_signal_ends_it_when_all_is_answered(tmp_path: Path) -> None:
         threads = [threading.Thread(target=send) for _ in range(3)]
         for thread in threads:
             thread.start()
-        while "elir_stage_seconds_count" not in httpx.get(f"{service.url}/metrics").text:
+        while figures(service)["elir_stage_seconds_count", "decode"] < len(threads):
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         for thread in threads:
