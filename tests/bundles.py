@@ -45,13 +45,23 @@ def graph_side(shape: dict[str, int], side: str) -> int:
 
 
 def stage_graph(
-    source: dict, sink: dict, gain: float, bias: float, noise: dict | None = None
+    source: dict,
+    sink: dict,
+    gain: float,
+    bias: float,
+    noise: dict | None = None,
+    slope: float = 0.0,
 ) -> bytes:
     """ONNX bytes of ``clip(gain * x + bias)``, with the conversions that the two ends ask for.
 
-    ``noise``, enlarged to the image's size, is added before it is clipped.
+    ``noise``, enlarged to the image's size, is added before it is clipped, and so is a ``slope``
+    from the left to the right of the graph's input, which shows where tiles lie.
     """
-    constants = {"gain": gain, "bias": bias, "zero": 0.0, "one": 1.0, "levels": 255.0}
+    constants: dict[str, Any] = {"gain": gain, "zero": 0.0, "one": 1.0, "levels": 255.0}
+    constants["bias"] = bias
+    if slope:
+        width = source["shape"][2 if source["layout"] == "NHWC" else 3]
+        constants["bias"] = bias + np.linspace(0, slope, width)
     nodes, last = [], source["name"]
 
     def then(op: str, *more: str, **attributes: Any) -> None:
@@ -115,8 +125,9 @@ def make_bundle(
     task: str = "tiny",
     stride: int | None = None,
     shapes: list[dict[str, int]] | None = None,
+    slope: float = 0.0,
 ) -> Path:
-    """A valid bundle in ``folder``; ``gain`` and ``bias`` are those of its last stage.
+    """A valid bundle in ``folder``; ``gain``, ``bias`` and ``slope`` are those of its last stage.
 
     Reference outputs are what it makes of the inputs, or, where it is not ``exact``, the inputs.
     Noise of ``stride`` is an input, and without a stride baked. ``shapes`` default to a square.
@@ -139,7 +150,9 @@ def make_bundle(
         for precision in precisions:
             file = f"{name}.{precision}.onnx"
             amounts = (gain, bias) if last else (1.0, 0.0)
-            data = stage_graph(ends[index], ends[index + 1], *amounts, its_noise)
+            data = stage_graph(
+                *(ends[index], ends[index + 1], *amounts, its_noise), slope if last else 0.0
+            )
             (folder / file).write_bytes(data)
             artifacts.append(
                 {
@@ -202,7 +215,8 @@ def make_bundle(
         restored = pixels
         if exact:
             added = 0 if stride is None else noise_pixels(height, width, stride)
-            restored = np.rint((gain * (pixels / 255) + bias + added).clip(0, 1) * 255)
+            tilt = np.linspace(0, slope, width)[:, None]
+            restored = np.rint((gain * (pixels / 255) + bias + tilt + added).clip(0, 1) * 255)
             restored = restored.astype(np.uint8)
         for end, picture in (("input", pixels), ("output", restored)):
             file = f"reference/noise.{end}.png"

@@ -256,19 +256,22 @@ def test_another_noise(tmp_path: Path) -> None:
 
 
 def test_other_options_share_the_sessions(tmp_path: Path) -> None:
-    path, image = make_bundle(tmp_path / "b", size=64, stride=8), noise(70, 90)
+    path = make_bundle(tmp_path / "b", size=64, stride=8, slope=0.5)
+    image = noise(70, 90)
     with Restorer(path, "onnxruntime", precision="fp32", seed=1, tile_overlap=4) as restore:
         before = restore(image)
         for options in (
             {"seed": 8},
             {"sigma_s": 0.3},
             {"fit": "resize"},
+            {"tile_overlap": 0},
             {"tile_overlap": 0, "seed": 0, "sigma_s": 0.0},
         ):
             other = restore.with_options(**options)
             own = {"seed": 1, "tile_overlap": 4} | options
             with Restorer(path, "onnxruntime", precision="fp32", **own) as opened:
                 np.testing.assert_array_equal(other(image), opened(image))
+                assert (other(image) != before).any()
                 np.testing.assert_array_equal(other.session.noise, opened.session.noise)
                 assert other.fit == opened.fit
             assert other._pool is restore._pool
