@@ -38,8 +38,8 @@ from elir_deploy.serve.models import Model, named_bundles
 TOKEN = "ELIR_TOKEN"
 #: Seconds that accepted requests have after the first signal.
 _END_S = 600
-#: Seconds that an idle connection stays: longer than proxies and clients keep theirs (60 s or less),
-#: so that they close it. A request that meets a closing service is lost.
+#: Seconds that an idle connection stays: longer than proxies keep theirs (60 s or less), so that
+#: they close it. A request that meets a closing service is lost.
 _IDLE_S = 75
 _MIB = 2**20
 

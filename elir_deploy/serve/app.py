@@ -22,7 +22,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from elir_deploy import __version__
-from elir_deploy.errors import DeviceLostError, ElirError, UnavailableError, UsageError
+from elir_deploy.errors import (
+    DeviceLostError,
+    ElirError,
+    MissingDependencyError,
+    UnavailableError,
+    UsageError,
+)
 from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage, image_warnings
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
@@ -74,22 +80,20 @@ class Service:
             dispatcher = Dispatcher(model.concurrency, waiting, observe)
             self._dispatchers[name] = dispatcher
             self._metrics.watch(name, functools.partial(getattr, dispatcher, "waiting"))
-        infer = self._guarded(self._infer)
+        v2_models = ("/v2/models/{name}", "/v2/models/{name}/versions/1")
         self.app = Starlette(
             routes=[
                 Route("/", self._page),
                 Route("/health", self._health),
-                Route("/metrics", self._guarded(self._show_metrics)),
-                Route("/models", self._guarded(self._list_models)),
-                Route("/restore", self._guarded(self._restore), methods=["POST"]),
-                Route("/v2", self._guarded(self._v2_server)),
                 Route("/v2/health/live", self._health),
                 Route("/v2/health/ready", self._health),
-                Route("/v2/models/{name}", self._guarded(self._v2_model)),
-                Route("/v2/models/{name}/ready", self._guarded(self._v2_model)),
-                Route("/v2/models/{name}/infer", infer, methods=["POST"]),
-                Route("/v2/models/{name}/versions/1", self._guarded(self._v2_model)),
-                Route("/v2/models/{name}/versions/1/infer", infer, methods=["POST"]),
+                self._route("/metrics", self._show_metrics),
+                self._route("/models", self._list_models),
+                self._route("/restore", self._restore, "POST"),
+                self._route("/v2", self._v2_server),
+                *(self._route(path, self._v2_model) for path in v2_models),
+                *(self._route(f"{path}/ready", self._v2_ready) for path in v2_models),
+                *(self._route(f"{path}/infer", self._infer, "POST") for path in v2_models),
             ],
             exception_handlers={HTTPException: self._refuse},
         )
@@ -166,9 +170,11 @@ class Service:
 
     async def _v2_model(self, request: Request) -> Response:
         model, _ = self._model(request.path_params["name"])
-        if request.scope["path"].endswith("/ready"):
-            return JSONResponse({"name": model.name, "ready": True})
         return JSONResponse(v2.metadata(model.name))
+
+    async def _v2_ready(self, request: Request) -> Response:
+        model, _ = self._model(request.path_params["name"])
+        return JSONResponse({"name": model.name, "ready": True})
 
     async def _infer(self, request: Request) -> Response:
         model, dispatcher = self._model(request.path_params["name"])
@@ -259,11 +265,10 @@ class Service:
 
     # Errors -----------------------------------------------------------------------------------
 
-    def _guarded(self, answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        """An answer to those who may ask, with errors as statuses."""
+    def _route(self, path: str, answer: Callable[[Request], Any], method: str = "GET") -> Route:
+        """An answer to those who may ask, with errors as statuses; counted by its pattern."""
 
         async def guarded(request: Request) -> Response:
-            path = str(getattr(request.scope.get("route"), "path", request.scope["path"]))
             try:
                 check_sender(request, self._token)
                 response: Response = await answer(request)
@@ -276,7 +281,7 @@ class Service:
             self._metrics.request(path, response.status_code)
             return response
 
-        return guarded
+        return Route(path, guarded, methods=[method])
 
     def _refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -290,6 +295,8 @@ class Service:
             self._lost = str(error)
         if isinstance(error, MemoryError):
             return JSONResponse({"error": "not enough memory for this image"}, 413)
+        if isinstance(error, MissingDependencyError):  # of an image's format
+            return JSONResponse({"error": str(error)}, 415)
         if isinstance(error, UnavailableError):
             return JSONResponse({"error": str(error)}, 503, headers)
         if isinstance(error, ElirError):

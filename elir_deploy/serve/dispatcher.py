@@ -170,10 +170,13 @@ class Dispatcher:
                     self._changed.wait_for(lambda: self._queue or self._closed)
                 if not self._queue:
                     return group
+                if group and not _alike(group[0], self._queue[0]):  # it is not prepared in vain
+                    return group
                 entry = self._queue.popleft()
             if not self._prepare(entry):
                 continue
-            if group and not self._joins(group, entry):
+            prepared = [each.prepared for each in group]
+            if group and not entry.restorer.joins(prepared, entry.prepared):
                 with self._changed:
                     self._queue.appendleft(entry)
                     self._changed.notify()
@@ -193,13 +196,6 @@ class Dispatcher:
             entry.future.set_exception(error)
             return False
         return True
-
-    @staticmethod
-    def _joins(group: list[_Waiting], entry: _Waiting) -> bool:
-        first = group[0]
-        if entry.restorer is not first.restorer or entry.strength != first.strength:
-            return False
-        return first.restorer.joins([each.prepared for each in group], entry.prepared)
 
     def _run(self, group: list[_Waiting]) -> None:
         def check_wanted(what: str = "", done: int = 0, total: int = 0) -> None:
@@ -225,3 +221,7 @@ class Dispatcher:
         self._observe(Timing([started - e.since for e in group], seconds, len(group)))
         for entry, result in zip(group, results, strict=True):
             entry.future.set_result(result)
+
+
+def _alike(first: _Waiting, second: _Waiting) -> bool:
+    return first.restorer is second.restorer and first.strength == second.strength

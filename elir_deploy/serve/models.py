@@ -75,20 +75,20 @@ class Model:
             UsageError: a choice is invalid or not for this bundle.
         """
         if faces is not None and faces not in FACES:
-            raise UsageError(f"faces is {faces!r}, expected one of {', '.join(FACES)}")
+            raise UsageError(f"faces is {faces[:80]!r}, expected one of {', '.join(FACES)}")
         if scale not in SCALES:
             raise UsageError(f"scale is {scale}, expected one of {', '.join(map(str, SCALES))}")
-        if self._photos is None:
-            if faces not in (None, "aligned") or scale != 1:
-                raise UsageError(
-                    f"faces and scale are for photographs, and the bundle of {self.name} has no "
-                    "face detector: leave them out"
-                )
+        if self._photos is None and (faces not in (None, "aligned") or scale != 1):
+            raise UsageError(
+                f"faces and scale are for photographs, and the bundle of {self.name} has no face "
+                "detector: leave them out"
+            )
+        if self._photos is None or (faces == "aligned" and scale == 1):  # as elir-restore
             return self._of_images(run)
         if run.fit is not None:
             raise UsageError(
                 f"fit is for images that the model sees as a whole, and {self.name} restores faces "
-                "in photographs: leave it out"
+                "in photographs: leave it out, or add faces=aligned"
             )
         return self._of_photos(faces or "auto", scale, run)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from elir_deploy.errors import UsageError
 from elir_deploy.runtime.images import OUTPUT_FORMATS
@@ -12,20 +12,23 @@ from elir_deploy.runtime.strength import rounded_strength
 
 __all__ = ["RestoreParameters", "RunOptions", "v2_parameters"]
 
-T = TypeVar("T")
-
-#: The numbers of :class:`RunOptions`, and values that are too large for each.
-_NUMBERS: dict[str, tuple[Callable[[Any], Any], float]] = {
-    "sigma_s": (float, 1e39),
-    "seed": (int, 2**32),
-    "tile_overlap": (int, 2**32),
-}
+#: The numbers of :class:`RunOptions`.
+_NUMBERS: dict[str, type[Any]] = {"sigma_s": float, "seed": int, "tile_overlap": int}
+#: No number is as large; the rest is for those who know its range.
+_TOO_LARGE = 2.0**128
 #: Parameters of the protocol V2, and of ``/restore``.
 _V2_PARAMETERS = ("strength", "fit", *_NUMBERS)
 _PARAMETERS = ("model", "faces", "scale", *_V2_PARAMETERS, "format", "quality")
 #: Options of ``elir-restore`` that decide what is opened, or how much memory that takes.
 _OF_THE_SERVICE = (
-    *("background", "backend", "device", "force", "long_side", "mode", "precision", "threads"),
+    "background",
+    "backend",
+    "device",
+    "force",
+    "long_side",
+    "mode",
+    "precision",
+    "threads",
 )
 
 
@@ -44,13 +47,9 @@ class RunOptions:
 
     @classmethod
     def of(cls, fit: str | None, numbers: Mapping[str, Any]) -> RunOptions:
-        """With numbers cut to a range slightly larger than the valid one."""
-        cut = {
-            name: kind(min(max(numbers[name], -1), most))
-            for name, (kind, most) in _NUMBERS.items()
-            if name in numbers
-        }
-        return cls(None if fit is None else fit[:80], **cut)
+        """With what ``numbers`` has of them, beside others."""
+        own = {name: kind(numbers[name]) for name, kind in _NUMBERS.items() if name in numbers}
+        return cls(None if fit is None else fit[:80], **own)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -76,13 +75,13 @@ class RestoreParameters:
         format = values.get("format", "same")
         if format != "same" and f".{format}" not in OUTPUT_FORMATS:
             names = ", ".join(suffix[1:] for suffix in OUTPUT_FORMATS)
-            raise UsageError(f"format is {format!r}, expected same or one of {names}")
+            raise UsageError(f"format is {format[:80]!r}, expected same or one of {names}")
         quality: Any = values.get("quality")
         if quality is not None and quality != "lossless":
             quality = _number("quality", quality, int)
         numbers = {
             name: _number(name, values[name], kind)
-            for name, (kind, _) in _NUMBERS.items()
+            for name, kind in _NUMBERS.items()
             if name in values
         }
         return cls(
@@ -122,12 +121,24 @@ def _check_names(names: Iterable[str], known: tuple[str, ...]) -> None:
             raise UsageError(f"unknown parameter {name[:80]!r}, expected one of {', '.join(known)}")
 
 
-def _number(name: str, text: str, kind: Callable[[str], T]) -> T:
+def _number(name: str, text: str, kind: type[Any]) -> Any:
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
         raise UsageError(f"{name} is {text[:80]!r}, expected {expected}") from None
+    _check_size(name, value, text)
+    return value
+
+
+def _check_size(name: str, value: Any, sent: str) -> None:
+    """Refuse what would become another number, such as infinity, or a long message."""
+    if abs(value) >= _TOO_LARGE:
+        raise UsageError(f"{name} is {_shortened(sent)}, expected a number below 2^128")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def v2_parameters(parameters: Mapping[str, Any]) -> tuple[float, RunOptions]:
@@ -142,10 +153,11 @@ def v2_parameters(parameters: Mapping[str, Any]) -> tuple[float, RunOptions]:
         kind, expected = (int, float), "a number"
         if name == "fit":
             kind, expected = (str,), "a string"
-        elif name in _NUMBERS and _NUMBERS[name][0] is int:
+        elif _NUMBERS.get(name) is int:
             kind, expected = (int,), "a whole number"
         if isinstance(value, bool) or not isinstance(value, kind):
             raise UsageError(f"{name} is {repr(value)[:80]}, expected {expected}")
-    # An integer may be too large for a float.
-    strength = rounded_strength(float(min(max(parameters.get("strength", 1.0), -1), 2)))
+        if kind != (str,):
+            _check_size(name, value, str(value))
+    strength = rounded_strength(float(parameters.get("strength", 1.0)))
     return strength, RunOptions.of(parameters.get("fit"), parameters)

@@ -80,7 +80,7 @@ def parse_request(body: bytes, header_length: str | None, pixels: int, scale: in
             "send the pictures as binary data"
         )
     try:
-        message = json.loads(body[:length])
+        message = json.loads(body[:length], parse_float=_finite)
     except (ValueError, RecursionError):
         raise UsageError("the body is not JSON") from None
     _expect(message, dict, "the body")
@@ -100,6 +100,13 @@ def parse_request(body: bytes, header_length: str | None, pixels: int, scale: in
         raise UsageError(f"{3 * results} values are too many for JSON: ask for binary data")
     parameters.pop("binary_data_output", None)
     return InferRequest(request_id, images, parameters, binary)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise UsageError(f"{text[:40]} in the JSON is too large for a number")
+    return value
 
 
 def _expect(value: Any, kind: type, what: str) -> Any:

@@ -6,6 +6,9 @@ import gc
 import io
 import json
 import re
+import struct
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -37,7 +40,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     shapes = [{"batch": 4, "height": 32, "width": 32}]
     make_bundle(folder / "half", gain=0.5, shapes=shapes)
-    make_bundle(folder / "any", gain=0.9, stride=8, size=64)
+    make_bundle(folder / "any", gain=0.9, stride=8, size=64, slope=0.5)
     make_bundle(folder / "large", upscale=4, kernel="bicubic")
     return folder
 
@@ -141,6 +144,8 @@ def test_models_run_as_the_options_say(bundles: Path) -> None:
     pixels = picture(70, 90)
     with Restorer(bundles / "any", "onnxruntime", precision="fp32", **options) as restorer:
         expected = restorer(pixels)
+        wider = restorer.with_options(tile_overlap=16)
+        assert (wider(pixels) != expected).any()
     with ExitStack() as stack:
         service = opened([str(bundles / "any")], stack, **options)
         client = stack.enter_context(TestClient(service.app, base_url=BASE))
@@ -178,12 +183,15 @@ def test_requests_choose_how_they_run(bundles: Path, options: dict[str, Any]) ->
         ({"precision": "fp32"}, "elir-serve as --precision"),
         ({"x" * 500: 1}, "unknown parameter 'xxx"),
         ({"fit": "crop" * 500}, "fit is 'crop"),
-        ({"seed": -1}, "seed of the noise is -1"),
-        ({"seed": 10**2000}, "seed of the noise is 4294967296"),
+        ({"seed": -5}, "seed of the noise is -5"),
+        ({"seed": 2**64}, "seed of the noise is 18446744073709551616"),
+        ({"seed": 10**2000}, r"seed is 10{39}\.\.\. \(2001 characters\), expected a number below"),
         ({"seed": 1.5}, "seed is .*1.5.*, expected a whole number"),
         ({"sigma_s": "x"}, "sigma_s is 'x', expected a number"),
-        ({"sigma_s": 10**400}, "sigma_s is 1e\\+39"),
+        ({"sigma_s": 10**400}, r"sigma_s is 10{39}\.\.\. \(401 characters\)"),
+        ({"sigma_s": -2.5}, "sigma_s is -2.5"),
         ({"tile_overlap": 33}, "tile_overlap is 33, expected 0 to 32"),
+        ({"strength": -7}, "strength is -7"),
     ],
 )
 def test_options_that_are_refused(
@@ -199,6 +207,19 @@ def test_options_that_are_refused(
         assert len(answer.text) < 300
     answer = client.post("/restore?model=half&seed=1", content=PNG)
     assert (answer.status_code, "noise is baked" in answer.text) == (400, True)
+
+
+def test_numbers_that_no_float_holds_are_told_as_sent(client: TestClient) -> None:
+    body = '{"inputs": [], "parameters": {"sigma_s": 1e400}}'
+    for answer in (
+        client.post("/restore?model=any&sigma_s=1e400", content=PNG),
+        client.post("/v2/models/any/infer", content=body),
+    ):
+        assert answer.status_code == 400, answer.text
+        assert "1e400" in answer.json()["error"]
+    for parameter in ("faces", "format"):
+        answer = client.post(f"/restore?{parameter}={'x' * 5000}", content=PNG)
+        assert (answer.status_code, len(answer.text) < 300) == (400, True)
 
 
 def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:
@@ -230,8 +251,10 @@ def test_v2_in_json_and_binary(client: TestClient, bundles: Path) -> None:
     np.testing.assert_array_equal(
         np.frombuffer(answer.content[length:], np.uint8).reshape(images.shape), expected
     )
-    assert client.get("/v2/models/half/ready").json() == {"name": "half", "ready": True}
-    assert client.get("/v2/models/half").json()["inputs"][0]["name"] == "image"
+    for version in ("", "/versions/1"):
+        path = f"/v2/models/half{version}"
+        assert client.get(f"{path}/ready").json() == {"name": "half", "ready": True}
+        assert client.get(path).json()["inputs"][0]["name"] == "image"
 
 
 def test_health_models_metrics_and_page(client: TestClient) -> None:
@@ -250,6 +273,43 @@ def test_health_models_metrics_and_page(client: TestClient) -> None:
     page = client.get("/")
     assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
     assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_requests_are_counted_by_routes(service: Service) -> None:
+    """Also by a Starlette that does not put the route into the scope."""
+    routes = [getattr(route, "endpoint", None) for route in service.app.routes]
+    assert len(routes) == 14
+
+    async def without_route(scope: Any, receive: Any, send: Any) -> None:
+        async def ask(message: Any = None) -> Any:
+            scope.pop("route", None)
+            return await receive()
+
+        await service.app(scope, ask, send)
+
+    with TestClient(without_route, base_url=BASE) as client:
+        for name in ("half", "odd%22name", "x" * 1000):
+            client.post(f"/v2/models/{name}/infer", content=b"{}")
+        text = client.get("/metrics").text
+    paths = re.findall(r'^elir_requests_total\{path="(.*)",status="(\d+)"\} (\S+)', text, re.M)
+    pattern = "/v2/models/{name}/infer"
+    assert sorted(paths) == [(pattern, "400", "1.0"), (pattern, "404", "2.0")]
+
+
+def test_formats_without_their_package(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    Image.init()
+    for formats in (Image.OPEN, Image.SAVE):
+        monkeypatch.delitem(formats, "AVIF", raising=False)
+    heic, avif = (b"\0\0\0\x18ftyp" + brand + bytes(100) for brand in (b"heic", b"avif"))
+    for path, body, told in (
+        ("/restore", heic, "pillow-heif is needed to read HEIC files"),
+        ("/restore", avif, "needed to read AVIF files"),
+        ("/restore?format=avif", PNG, "needed to write AVIF files"),
+    ):
+        answer = client.post(path, content=body)
+        assert (answer.status_code, told in answer.json()["error"]) == (415, True), answer.text
 
 
 def test_a_lost_device_is_told_and_not_healthy(client: TestClient, service: Service) -> None:
@@ -283,6 +343,21 @@ def test_what_takes_too_long_is_abandoned(
     assert caplog.text == ""
 
 
+def bomb() -> bytes:
+    """A small PNG of a huge picture."""
+    side = 20_000
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(side * (side // 8 + 1)), 1),
+        b"IEND": b"",
+    }
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3]}
 
 
@@ -305,7 +380,13 @@ TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 
         ("/restore?format=png&quality=900", PNG, {}, 400),
         ("/restore?faces=all", PNG, {}, 400),
         ("/restore?sizes=1", PNG, {}, 400),
+        ("/restore", bomb(), {}, 400),
         ("/v2/models/none/infer", b"{}", {}, 404),
+        ("/v2/models/..%2F..%2Fetc%2Fpasswd/infer", b"{}", {}, 404),
+        ("/v2/models/../../restore/infer", b"{}", {}, 404),
+        ("/v2/models/%00half/infer", b"{}", {}, 404),
+        ("/v2/models/half%2Finfer%3F/infer", b"{}", {}, 404),
+        (f"/v2/models/{'x' * 5000}/infer", b"{}", {}, 404),
         ("/v2/models/half/infer", b"{}", {}, 400),
         ("/v2/models/half/infer", b"[" * 100_000, {}, 400),
         ("/v2/models/half/infer", b"{}", {"Inference-Header-Content-Length": "9"}, 400),

@@ -96,6 +96,23 @@ def test_images_of_other_options_run_alone(slow: Slow) -> None:
     dispatcher.close()
 
 
+def test_images_of_other_options_are_prepared_when_it_is_their_turn() -> None:
+    class Noting(Slow):
+        def prepare(self, loaded: LoadedImage, strength: float) -> int:
+            prepared = super().prepare(loaded, strength)
+            self.groups.append([-prepared])
+            return prepared
+
+    slow = Noting()
+    dispatcher, _, _ = started(slow, 8)
+    futures = [dispatcher.submit(slow, [image(n)], 1 / n)[0] for n in (1, 2)]
+    futures += dispatcher.submit(copy(slow), [image(3)], 1 / 2)
+    slow.go.set()
+    assert [value(future) for future in futures] == [2, 3, 4]
+    assert slow.groups == [[0], [0], [-1], [1], [-2], [2], [-3], [3]]
+    dispatcher.close()
+
+
 def test_one_that_fails_does_not_fail_the_others(slow: Slow) -> None:
     dispatcher, _, _ = started(slow, 20)
     futures = dispatcher.submit(slow, [image(n) for n in (1, 13, 2)], 1.0)

@@ -4,10 +4,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from elir_deploy.errors import UsageError
-from elir_deploy.photo.choices import Choices
+from elir_deploy.photo.choices import Choices, file_restorer, open_pictures
+from elir_deploy.runtime.images import LoadedImage
 from elir_deploy.serve.models import Model, named_bundles
 from elir_deploy.serve.parameters import RunOptions
 from tests.bundles import make_bundle
@@ -43,6 +45,24 @@ def test_photographs_have_no_fit(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="fit is for images that the model sees as a whole"):
             model.restorer(run=RunOptions(fit="resize"))
         assert model.whole(RunOptions(fit="tile")) is not model.whole()
+
+
+def test_aligned_faces_are_restored_as_by_elir_restore(tmp_path: Path) -> None:
+    shapes = [{"batch": 1, "height": side, "width": side} for side in (64, 96)]
+    path = face_bundle(tmp_path / "faces", shapes=shapes, io="float32", stride=8)
+    pixels = np.random.default_rng(0).integers(0, 65536, (96, 96, 3), np.uint16)
+    image = LoadedImage(pixels)
+    with ExitStack() as stack:
+        restorer = opened(path, stack).restorer("aligned", 1, RunOptions(fit="resize"))
+        options: dict[str, Any] = {"precision": "fp32", "faces": "aligned", "fit": "resize"}
+        choices = Choices.opened(path, None, backend="onnxruntime", **options)
+        expected = file_restorer(choices, open_pictures(choices, stack))
+        assert (restorer.bits, expected.bits) == (16, 16)
+        results = [
+            each.restore([each.prepare(image, 1.0)], 1.0, lambda *progress: None)[0].pixels
+            for each in (restorer, expected)
+        ]
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize(("name", "before"), [("tiny", ""), ("mine", "mine: ")])
