@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +17,13 @@ import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from elir_deploy.photo import PhotoRestorer
 from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.serve.triton import TritonOptions, write_model
 from elir_deploy.serve.triton_model import TritonPythonModel
 from tests.bundles import make_bundle
+from tests.photo.pictures import face_bundle, spots
 
 BATCHES = [{"batch": 4, "height": 32, "width": 32}]
 
@@ -49,24 +52,28 @@ class Request:
         return json.dumps(self.given)
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TritonPythonModel]:
+@pytest.fixture(autouse=True)
+def triton_s_module(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in: Any = ModuleType("triton_python_backend_utils")
     stand_in.Tensor, stand_in.InferenceResponse = Tensor, Response
     stand_in.TritonError = str
     stand_in.get_input_tensor_by_name = lambda request, name: Tensor(name, request.values)
     stand_in.Logger = type("Logger", (), {"log_info": staticmethod(print)})
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
-    bundle = Bundle.open(make_bundle(tmp_path / "b", shapes=BATCHES, gain=0.5))
-    options = TritonOptions("python", "fp32", instances=2)
-    write_model(bundle, tmp_path / "models", "m", options, overwrite=False)
-    text = (tmp_path / "models/m/config.pbtxt").read_text("utf-8")
+
+
+@contextmanager
+def loaded(path: Path, models: Path, **options: Any) -> Iterator[TritonPythonModel]:
+    """The model of a bundle, as Triton loads it."""
+    chosen = TritonOptions("python", "fp32", **options)
+    write_model(Bundle.open(path), models, "m", chosen, overwrite=False)
+    text = (models / "m/config.pbtxt").read_text("utf-8")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     model = TritonPythonModel()
     model.initialize(
         {
             "model_config": json_format.MessageToJson(config, preserving_proto_field_name=True),
-            "model_repository": str(tmp_path / "models/m"),
+            "model_repository": str(models / "m"),
             "model_version": "1",
             "model_instance_kind": "CPU",
             "model_instance_device_id": "0",
@@ -75,6 +82,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TritonPyt
     )
     yield model
     model.finalize()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[TritonPythonModel]:
+    path = make_bundle(tmp_path / "b", shapes=BATCHES, gain=0.5)
+    with loaded(path, tmp_path / "models", instances=2) as model:
+        yield model
 
 
 def pictures(*shape: int) -> Any:
@@ -110,6 +124,28 @@ def test_a_bad_request_fails_alone(model: TritonPythonModel) -> None:
     bad, fine = model.execute([empty, good])
     assert "empty" in bad.error
     np.testing.assert_array_equal(fine.tensors[0].values, answers[0].tensors[0].values)
+
+
+def test_faces_in_photographs(tmp_path: Path) -> None:
+    path = face_bundle(tmp_path / "b", gain=0.5)
+    group = spots(160, 200, (60, 80), (140, 80))
+    photographs = np.stack([group, group[::-1].copy()])
+    requests = [Request(photographs, {}), Request(group[None], {"strength": 0.5})]
+    with loaded(path, tmp_path / "models", faces="all") as model:
+        opened: Any = model._restorer
+        backend = opened.restorer.backend
+        with PhotoRestorer(path, backend=backend, precision="fp32") as restorer:
+            expected = [
+                [restorer.restore(image, "all", strength=s).pixels for image in request.values]
+                for request, s in zip(requests, (1.0, 0.5), strict=True)
+            ]
+        answers = model.execute(requests)
+        bad, *others = model.execute([Request(group[None], {"strength": 2}), *requests])
+    assert "strength is 2" in bad.error
+    assert (expected[0][0] != group).any()
+    for each in (answers, others):
+        for answer, pixels in zip(each, expected, strict=True):
+            np.testing.assert_array_equal(answer.tensors[0].values, pixels)
 
 
 def test_instances_share_the_processor(model: TritonPythonModel) -> None:

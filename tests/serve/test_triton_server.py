@@ -20,6 +20,7 @@ from elir_deploy.runtime import Restorer
 from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.serve.triton import TritonOptions, write_model
 from tests.bundles import make_bundle
+from tests.serve.running import running
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,8 @@ for name in names.split(","):
     tensor = client.InferInput("image", list(pictures.shape), "UINT8")
     tensor.set_data_from_numpy(pictures)
     model = name.rpartition("-")[0]
-    restored = server.infer(model, [tensor]).as_numpy("restored")
+    assert server.is_server_ready() and server.is_model_ready(model, "1")
+    restored = server.infer(model, [tensor], model_version="1").as_numpy("restored")
     np.save(f"{folder}/{name}.restored.npy", restored)
 try:
     server.infer(model, [tensor], parameters={"strength": 2.0})
@@ -71,11 +73,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("b") / "half", size=64, shapes=BATCHES, gain=0.5)
+
+
+@pytest.fixture(scope="module")
+def models(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     options = TritonOptions("python", "fp32", instances=2)
     write_model(Bundle.open("tiny"), folder, "tiny", options, overwrite=False)
-    half = make_bundle(folder.with_name("half"), size=64, shapes=BATCHES, gain=0.5)
     write_model(Bundle.open(half), folder, "half", options, overwrite=False)
     return folder
 
@@ -115,8 +121,18 @@ def address(python: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_its_answers_are_the_runtime_s(
-    python: Path, models: Path, address: str, tmp_path: Path
+    python: Path, half: Path, address: str, tmp_path: Path
 ) -> None:
+    check_answers(python, half, address, tmp_path)
+
+
+def test_its_client_gets_the_same_from_elir_serve(python: Path, half: Path, tmp_path: Path) -> None:
+    options = ("--backend", "onnxruntime", "--precision", "fp32")
+    with running("tiny", half, *options) as service:
+        check_answers(python, half, service.url.removeprefix("http://"), tmp_path)
+
+
+def check_answers(python: Path, half: Path, address: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     shapes = {"tiny-0": (1, 256, 256, 3), "tiny-1": (1, 70, 301, 3), "half-0": (3, 64, 64, 3)}
     for name, shape in shapes.items():
@@ -127,7 +143,7 @@ def test_its_answers_are_the_runtime_s(
     )
     assert "strength is 2" in done.stdout
     for name in shapes:
-        bundle = models / name.rpartition("-")[0] / "1" / "bundle"
+        bundle = "tiny" if name.startswith("tiny") else half
         with Restorer(bundle, "onnxruntime", precision="fp32") as restorer:
             expected = [restorer(image) for image in np.load(tmp_path / f"{name}.npy")]
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.restored.npy"), expected)
