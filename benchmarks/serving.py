@@ -1,7 +1,8 @@
-"""What the service and workers on Ray cost beside ``Restorer.map``, on the same pictures.
+r"""What the service and workers on Ray cost beside ``Restorer.map``, on the same pictures.
 
     elir-export random --task bsr --precision fp32 --batch 4 -o bsr4
-    python benchmarks/serving.py docs/results/serving.md --bundle bsr4 --tiles bsr4 --count 24
+    python benchmarks/serving.py docs/results/serving.md --bundle bsr4 --count 24 \
+        --worker-bundle bsr4
 
 Everything is measured in turns, so that what else the machine does meets all alike; the service and
 the workers are started before.
@@ -159,15 +160,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--bundle", required=True, help="with batches, for the service")
-    parser.add_argument("--tiles", default="tiny", help="for the workers, of any picture")
+    parser.add_argument("--worker-bundle", default="tiny", help="for the workers on Ray")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--count", type=int, default=16)
+    # Two workers get full chunks of 16 pictures from 128 on.
+    parser.add_argument("--worker-count", type=int, default=128, help="pictures for the workers")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     speed, batch = of_service(options.bundle, options.clients, options.count, options.rounds)
-    side = max(Bundle.open(options.tiles).manifest.input_size)
-    workers, each_s = of_workers(options.tiles, side, options.count, options.rounds)
-    name = os.path.basename(os.path.normpath(options.tiles))
+    bundle, count = options.worker_bundle, options.worker_count
+    side = max(Bundle.open(bundle).manifest.input_size)
+    workers, each_s = of_workers(bundle, side, count, options.rounds)
+    name = os.path.basename(os.path.normpath(bundle))
     rows = [
         ("images a second of the service, over Restorer.map", speed),
         ("images in a run of the service, mean", batch),
@@ -180,7 +184,7 @@ def main() -> None:
     title = "# The service and workers on Ray beside `Restorer.map`"
     text = (
         f"{title}\n\n{environment()}\n\n{options.count} pictures for the service from "
-        f"{options.clients} clients, as many for the workers, PNG in and out; "
+        f"{options.clients} clients, {count} for the workers, PNG in and out; "
         f"{' '.join(BACKEND)}; {options.rounds} rounds in turns, medians and quartiles. "
         f"Bundle of the service: {os.path.basename(os.path.normpath(options.bundle))}. `map` gets "
         "and gives arrays: it neither decodes nor encodes. A worker alone has the other cores for "

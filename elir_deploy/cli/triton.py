@@ -17,45 +17,54 @@ from elir_deploy.serve.triton import BACKEND_NAMES, TritonOptions, write_model
 Backend = enum.Enum("Backend", {name: name for name in BACKEND_NAMES}, type=str)  # type: ignore[misc]
 
 
+BundlesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="BUNDLE...",
+        help="Folders written by elir-export, or 'tiny' (included). A model has the name of its "
+        "folder.",
+    ),
+]
+RepositoryOption = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="REPOSITORY", help="Folder of the repository."),
+]
+BackendOption = Annotated[
+    Backend | None,
+    typer.Option(
+        help="Triton's backend. 'python' restores pictures of any size with elir-deploy; the "
+        "others run the graph or engine alone. [default: tensorrt or onnxruntime where one graph "
+        "is the whole model, else python]"
+    ),
+]
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Precision that runs. [default: the fastest automatic one]"),
+]
+FacesOption = Annotated[
+    Faces | None,
+    typer.Option(
+        help="Restore faces in photographs, for bundles with a face detector: which ones, as for "
+        "elir-restore. [default: the picture as a whole]"
+    ),
+]
+InstancesOption = Annotated[
+    int,
+    typer.Option(
+        min=1, max=64, help="Copies of the model on each device, which run at the same time."
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option(help="Replace models of the same names.")]
+
+
 def triton(
-    bundles: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="BUNDLE...",
-            help="Folders written by elir-export, or 'tiny' (included). A model has the name of "
-            "its folder.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", metavar="REPOSITORY", help="Folder of the repository."),
-    ],
-    backend: Annotated[
-        Backend | None,
-        typer.Option(
-            help="Triton's backend. 'python' restores pictures of any size with elir-deploy; the "
-            "others run the graph or engine alone. [default: tensorrt or onnxruntime where one "
-            "graph is the whole model, else python]"
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Precision that runs. [default: the fastest automatic one]"),
-    ] = None,
-    faces: Annotated[
-        Faces | None,
-        typer.Option(
-            help="Restore faces in photographs, for bundles with a face detector: which ones, as "
-            "for elir-restore. [default: the picture as a whole]"
-        ),
-    ] = None,
-    instances: Annotated[
-        int,
-        typer.Option(
-            min=1, max=64, help="Copies of the model on each device, which run at the same time."
-        ),
-    ] = 1,
-    overwrite: Annotated[bool, typer.Option(help="Replace models of the same names.")] = False,
+    bundles: BundlesArgument,
+    output: RepositoryOption,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    faces: FacesOption = None,
+    instances: InstancesOption = 1,
+    overwrite: OverwriteOption = False,
     debug: DebugOption = False,
     version: VersionOption = False,
 ) -> None:

@@ -11,11 +11,12 @@ from elir_deploy.errors import UsageError
 from elir_deploy.photo.detection import check_detector
 from elir_deploy.photo.faces import Faces
 from elir_deploy.photo.files import PhotoFileRestorer
+from elir_deploy.photo.opening import noise_of_both
 from elir_deploy.photo.restorer import PhotoRestorer
 from elir_deploy.runtime import Bundle, Fit, Mode, Restorer
 from elir_deploy.runtime.detector_graph import detector_of
 from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer
-from elir_deploy.runtime.manifest import BakedNoise, FieldNoise
+from elir_deploy.runtime.manifest import FieldNoise
 
 __all__ = ["Choices", "file_restorer", "open_pictures"]
 
@@ -139,11 +140,9 @@ class Choices:
         return {"threads": self.threads, "device": self.device, "mode": self.mode}
 
     def noise_of(self, bundle: Bundle) -> dict[str, Any]:
-        """Arguments for the noise of a bundle: of two, it is chosen where it can be."""
+        """Arguments for the noise of a bundle, of the two."""
         noise = {"sigma_s": self.sigma_s, "seed": self.seed}
-        other = self.background if bundle is self.bundle else self.bundle
-        elsewhere = other is not None and isinstance(other.manifest.noise, FieldNoise)
-        return {} if elsewhere and isinstance(bundle.manifest.noise, BakedNoise) else noise
+        return noise_of_both(noise, self.bundle, self.background)[bundle is not self.bundle]
 
 
 def open_pictures(choices: Choices, stack: ExitStack) -> Restorer | PhotoRestorer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,11 @@ from elir_deploy.runtime import Bundle
 from elir_deploy.runtime.backends import Backend, detector_backends
 from elir_deploy.runtime.detector_graph import DetectorNetwork, detector_of
 from elir_deploy.runtime.forks import Owner, leak
-from elir_deploy.runtime.manifest import Manifest, Shape
+from elir_deploy.runtime.manifest import BakedNoise, Manifest, Shape
 from elir_deploy.runtime.opening import Failures
 from elir_deploy.runtime.tiling import next_multiple
 
-__all__ = ["SharedNetwork", "check_background", "open_detector", "square_of"]
+__all__ = ["SharedNetwork", "check_background", "noise_of_both", "open_detector", "square_of"]
 
 #: Sides of the picture that a detector first runs on, at least.
 _FIRST_SIDE = 64
@@ -115,6 +116,19 @@ def check_background(manifest: Manifest) -> None:
             f"the background bundle is for the task {manifest.model.task} (aligned faces): use one "
             "for any picture, such as bsr"
         )
+
+
+def noise_of_both(
+    noise: dict[str, Any], faces: Bundle, background: Bundle | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the noise for the faces and for the background: of two, for who can have them.
+
+    A bundle with baked noise refuses them, unless the other takes them.
+    """
+    baked = [each and isinstance(each.manifest.noise, BakedNoise) for each in (faces, background)]
+    if baked[1] is None or baked[0] == baked[1]:
+        return noise, noise
+    return ({}, noise) if baked[0] else (noise, {})
 
 
 class SharedNetwork:

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from elir_deploy.errors import UsageError
 from elir_deploy.photo.detection import MAX_FACES, FaceDetector, check_detector
 from elir_deploy.photo.faces import Face, Faces, check_choice, choose, is_aligned
-from elir_deploy.photo.opening import SharedNetwork, check_background, open_detector, square_of
-from elir_deploy.photo.restoring import (
-    Canvas,
-    Photo,
-    SquareRestorer,
-    empty_output,
-    restore_faces,
+from elir_deploy.photo.opening import (
+    SharedNetwork,
+    check_background,
+    noise_of_both,
+    open_detector,
+    square_of,
 )
+from elir_deploy.photo.restoring import Canvas, Photo, SquareRestorer, empty_output, restore_faces
 from elir_deploy.photo.steps import StepTimer, untimed
 from elir_deploy.progress import ProgressCallback, no_progress
 from elir_deploy.runtime import Bundle, Mode, Restorer
@@ -175,13 +175,12 @@ class PhotoRestorer:
         if background is None and tile_overlap is not None:
             raise UsageError("tile_overlap is for the tiles of a background, and there is none")
         noise: dict[str, Any] = {"sigma_s": sigma_s, "seed": seed}
-        baked = self.restorer.noise is None, background is None or background.noise is None
-        if baked != (True, False):
-            other.restorer = self.restorer.with_options(**noise)
-            other._squares = replace(self._squares, run=other.restorer.run_pixels)
+        rest = None if background is None else background.bundle
+        of_faces, of_rest = noise_of_both(noise, self.restorer.bundle, rest)
+        other.restorer = self.restorer.with_options(**of_faces)
+        other._squares = replace(self._squares, run=other.restorer.run_pixels)
         if background is not None:
-            noise = {} if baked == (False, True) else noise
-            other._background = background.with_options(tile_overlap=tile_overlap, **noise)
+            other._background = background.with_options(tile_overlap=tile_overlap, **of_rest)
         return other
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
