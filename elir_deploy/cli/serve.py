@@ -94,7 +94,7 @@ def serve(
     """Serve models over HTTP, with a page on which one can try them.
 
     `POST /restore` takes an image and answers with its restoration; parameters are model, faces,
-    scale, strength, fit, sigma_s, seed, tile_overlap, format and quality. Beside it: KServe's
+    scale, strength, fit, sigma_s, seed, tile_overlap, format, quality and bits. Beside it: KServe's
     inference protocol V2 with its binary extension, `/health`, and `/metrics` for Prometheus.
     SIGTERM and Ctrl-C end the service when all accepted requests are answered.
 

@@ -96,6 +96,13 @@ class LoadedImage:
         """The colour profile for a file of the result; None: the input had none, either."""
         return srgb_profile(self.grey) if self.converted else self.icc_profile
 
+    def widened(self) -> LoadedImage:
+        """The same with 16 bits."""
+        if self.pixels.dtype == np.uint16:
+            return self
+        alpha = None if self.alpha is None else self.alpha * np.uint16(257)
+        return replace(self, pixels=self.pixels * np.uint16(257), alpha=alpha)
+
     def opaque(self) -> NDArray[Any]:
         """The input for a model, (H, W, 3) RGB; see :mod:`.transparency`."""
         return self.pixels if self.alpha is None else without_transparency(self.pixels, self.alpha)

@@ -227,10 +227,7 @@ class _Work:
 
     def _image(self, job: Job) -> LoadedImage:
         image = read_image(job.source, deep=self._restorer.bits == 16 and self._bits != 8)
-        if self._bits == 16 and image.pixels.dtype == np.uint8:
-            alpha = None if image.alpha is None else image.alpha * np.uint16(257)
-            return replace(image, pixels=image.pixels * np.uint16(257), alpha=alpha)
-        return image
+        return image.widened() if self._bits == 16 else image
 
     def _prepare(self, item: _Item) -> _Item:
         if item.image is None:

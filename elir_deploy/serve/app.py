@@ -146,8 +146,9 @@ class Service:
         dispatcher.check()
         async with self._uploads.read(request) as body:
             with dispatcher.places() as futures:
-                image = await self._decoded(model.name, restorer, body)
                 suffix = choices.suffix(body)
+                choices.check_bits(restorer, suffix)
+                image = await self._decoded(model.name, restorer, body, choices.bits)
                 _check_result(image, restorer.scale, suffix, choices.quality, self._limits.pixels)
                 del body
                 futures += dispatcher.submit(restorer, [image], choices.strength)
@@ -156,7 +157,10 @@ class Service:
         headers = {"Elir-Model": quote(model.name)}
         if restored.faces is not None:
             headers["Elir-Faces"] = _faces_header(restored.faces)
-        warnings = [*image_warnings(restorer, image), *filter(None, [restored.warning])]
+        warnings = [
+            *image_warnings(restorer, image, choices.bits),
+            *filter(None, [restored.warning]),
+        ]
         if warnings:
             headers["Elir-Warning"] = "; ".join(warnings).encode("ascii", "replace").decode()
         kind = OUTPUT_FORMATS[suffix].name.lower()
@@ -203,15 +207,18 @@ class Service:
             raise UnavailableError(self._lost)
         return self._models[name], self._dispatchers[name]
 
-    async def _decoded(self, model: str, restorer: FileRestorer, body: bytes) -> LoadedImage:
+    async def _decoded(
+        self, model: str, restorer: FileRestorer, body: bytes, bits: int | None
+    ) -> LoadedImage:
         def decode() -> LoadedImage:
             with self._metrics.stage(model, "decode"):
-                return decode_image(
+                image = decode_image(
                     body,
                     name="the body",
                     max_pixels=self._limits.pixels,
-                    deep=restorer.bits == 16,
+                    deep=restorer.bits == 16 and bits != 8,
                 )
+                return image.widened() if bits == 16 else image
 
         return await self._in_thread(decode)
 

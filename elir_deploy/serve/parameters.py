@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from elir_deploy.errors import UsageError
+from elir_deploy.runtime.file_restorer import FileRestorer
 from elir_deploy.runtime.images import OUTPUT_FORMATS
 from elir_deploy.runtime.strength import rounded_strength
 
@@ -18,7 +19,7 @@ _NUMBERS: dict[str, type[Any]] = {"sigma_s": float, "seed": int, "tile_overlap":
 _TOO_LARGE = 2.0**128
 #: Parameters of the protocol V2, and of ``/restore``.
 _V2_PARAMETERS = ("strength", "fit", *_NUMBERS)
-_PARAMETERS = ("model", "faces", "scale", *_V2_PARAMETERS, "format", "quality")
+_PARAMETERS = ("model", "faces", "scale", *_V2_PARAMETERS, "format", "quality", "bits")
 #: Options of ``elir-restore`` that decide what is opened, or how much memory that takes.
 _OF_THE_SERVICE = (
     "background",
@@ -68,6 +69,7 @@ class RestoreParameters:
     run: RunOptions
     format: str
     quality: Any
+    bits: int | None
 
     @classmethod
     def of(cls, values: Mapping[str, str], default_model: str) -> RestoreParameters:
@@ -92,7 +94,22 @@ class RestoreParameters:
             RunOptions.of(values.get("fit"), numbers),
             format,
             quality,
+            _number("bits", values["bits"], int) if "bits" in values else None,
         )
+
+    def check_bits(self, restorer: FileRestorer, suffix: str) -> None:
+        """Check that results can have the bits that were chosen.
+
+        Raises:
+            UsageError: they cannot.
+        """
+        if self.bits not in (None, 8, 16):
+            raise UsageError(f"bits is {self.bits}, expected 8 or 16")
+        if self.bits == 16 and restorer.bits == 8:
+            raise UsageError(f"bits is 16, but results have 8 here: {restorer.instead_of_8_bits}")
+        if self.bits == 16 and not OUTPUT_FORMATS[suffix].deep:
+            name = OUTPUT_FORMATS[suffix].name
+            raise UsageError(f"bits is 16, and {name} stores 8: ask for png or tif")
 
     def suffix(self, body: bytes) -> str:
         """That of the result's format, which may be that of the image in ``body``."""

@@ -116,9 +116,20 @@ def test_sixteen_bits_stay_where_the_bundle_has_them(tmp_path: Path) -> None:
         client = stack.enter_context(TestClient(service.app, base_url=BASE))
         buffer = io.BytesIO()
         write_png(buffer, deep, {})
-        answer = client.post("/restore", content=buffer.getvalue())
-    (tmp_path / "out.png").write_bytes(answer.content)
-    np.testing.assert_array_equal(read_image(tmp_path / "out.png", deep=True).pixels, deep)
+        pixels = (deep >> 8).astype(np.uint8)
+        for body, bits, expected in (
+            (buffer.getvalue(), "", deep),
+            (buffer.getvalue(), "?bits=16", deep),
+            (buffer.getvalue(), "?bits=8", pixels),
+            (encoded(pixels), "?bits=16", pixels * np.uint16(257)),
+        ):
+            answer = client.post(f"/restore{bits}", content=body)
+            assert (answer.status_code, "elir-warning" in answer.headers) == (200, False)
+            (tmp_path / "out.png").write_bytes(answer.content)
+            result = read_image(tmp_path / "out.png", deep=True).pixels
+            np.testing.assert_array_equal(result, expected, strict=True)
+        answer = client.post("/restore?bits=16&format=jpg", content=buffer.getvalue())
+        assert "bits is 16, and JPEG stores 8" in answer.json()["error"]
 
 
 def test_results_have_as_many_pixels_as_images_at_most(bundles: Path) -> None:
@@ -379,6 +390,8 @@ TENSOR: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 
         ("/restore?format=exe", PNG, {}, 400),
         ("/restore?format=png&quality=900", PNG, {}, 400),
         ("/restore?faces=all", PNG, {}, 400),
+        ("/restore?bits=16", PNG, {}, 400),
+        ("/restore?bits=10", PNG, {}, 400),
         ("/restore?sizes=1", PNG, {}, 400),
         ("/restore", bomb(), {}, 400),
         ("/v2/models/none/infer", b"{}", {}, 404),
