@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 import shutil
 import signal
@@ -76,8 +77,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: int) -> None:
     bundle = make_bundle(tmp_path / "half", gain=0.5, stride=8, size=32)
     with running(bundle, *CPU) as service:
         head = b"POST /restore HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
-        host, port = service.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as connection:
+        with connected(service) as connection:
             connection.sendall(head)  # and no body
             while not psutil.Process(service.process.pid).net_connections():
                 time.sleep(0.01)
@@ -100,10 +100,14 @@ def test_bundle_that_does_not_exist_and_port_that_is_taken(tmp_path: Path) -> No
         pass
 
 
+def connected(service: Running) -> socket.socket:
+    host, port = service.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
 def raw(service: Running, *parts: bytes, wait_s: float = 0.0) -> bytes:
     """What the service answers to these bytes."""
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with connected(service) as connection:
         for part in parts:
             try:
                 connection.sendall(part)
@@ -128,19 +132,56 @@ def test_hostile_senders(tmp_path: Path) -> None:
         announced = raw(service, head + b"Content-Length: 10737418240\r\n\r\n")
         assert b" 413 " in announced
         chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-        endless = raw(service, head + b"Transfer-Encoding: chunked\r\n\r\n", *([chunk] * 40))
-        assert b" 413 " in endless
+        chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+        assert b" 413 " in raw(service, chunked, *([chunk] * 40))
         for junk in (b"\0" * 100, b"POST /restore\r\n\r\n"):
             assert b" 400 " in raw(service, junk)
         with httpx.Client(base_url=service.url) as client:
-            random = np.random.default_rng(0)
-            for number in range(100):
-                body = random.bytes(int(random.integers(0, 300)))
-                answer = client.post(
-                    ("/restore", "/v2/models/half/infer")[number % 2], content=body
-                )
-                assert answer.status_code == 400
+            send_malformed(client, 100)
             assert client.post("/restore", content=png(32)).status_code == 200
+
+
+def send_malformed(client: httpx.Client, count: int) -> None:
+    """Random bytes, and a picture and a tensor that are damaged in one place."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
+    whole = {
+        "/restore": png(16),
+        "/v2/models/half/infer": json.dumps({"inputs": [tensor]}).encode(),
+    }
+    random = np.random.default_rng(0)
+    for number in range(count // 4):
+        for path, right in whole.items():
+            body = random.bytes(int(random.integers(0, 300)))
+            assert client.post(path, content=body).status_code == 400
+            damaged = bytearray(right)
+            damaged[random.integers(len(right))] ^= int(random.integers(1, 256))
+            answer = client.post(path, content=bytes(damaged[: len(right) - number % 3]))
+            assert answer.status_code in (200, 400), answer.text
+
+
+@pytest.mark.slow
+def test_a_thousand_malformed_bodies(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5)
+    with running(bundle, *CPU) as service, httpx.Client(base_url=service.url) as client:
+        send_malformed(client, 1000)
+        assert client.post("/restore", content=png(32)).status_code == 200
+
+
+def send_for_ever(connection: socket.socket, chunk: bytes) -> None:
+    while True:
+        connection.sendall(chunk)
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_body_without_end_is_cut_off(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "half", gain=0.5)
+    with running(bundle, *CPU, "--max-megabytes", 1) as service, connected(service) as connection:
+        head = b"POST /restore HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head)
+        with pytest.raises(ConnectionError):
+            send_for_ever(connection, b"10000\r\n" + bytes(65536) + b"\r\n")
+        assert httpx.post(f"{service.url}/restore", content=png(32)).status_code == 200
 
 
 @pytest.mark.slow
