@@ -289,7 +289,7 @@ bench-results: $(VENV)/.dev
 CALIBRATION ?= elir_deploy/data/tiny.bundle
 tiny: $(VENV)/.user
 	elir-export tiny -o elir_deploy/data/tiny.bundle --overwrite --calibration $(CALIBRATION) \
-	    --precision fp32 --precision fp16 --precision bf16 --precision int8
+	    --precision fp32 --precision fp16 --precision bf16 --precision int8 --precision w8
 
 clean:
 	rm -rf dist build demo $(VENV)

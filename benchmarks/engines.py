@@ -206,8 +206,7 @@ def main() -> None:
         "convolve, by what they read, as the builder lists them. Milliseconds are predicted by the "
         "cost model, at the vendor's peaks, for "
         + " and ".join(f"a {DEVICES[card].title} ({target})" for target, card in CARDS.items())
-        + "; INT8 that the engine computes in float16, at that rate. w8 is for size; tiny's engine "
-        "is larger than in fp16, since scales and kernels take more than its weights save. "
+        + "; INT8 that the engine computes in float16, at that rate. w8 is for size. "
         f"Load average at the start: {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         f"tensorrt-rtx {version}; {environment()}",
     ]

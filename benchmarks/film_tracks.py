@@ -43,7 +43,7 @@ film itself, which is 0 where the noise moves with the head and not where it is 
 picture. Missed: pictures without a face. The head moves by a pixel a picture (steady), or to and
 fro by one and two, turning at once (nodding). Each row is one film of {length} pictures of
 {width}×{height} with one head, the astronaut's. Weights of a face model cannot be shown here: the
-packaged denoiser, `tiny`, stands in for one, and the variance is of what it makes of the face."""
+packaged model, `tiny`, stands in for one, and the variance is of what it makes of the face."""
 
 Pixels = NDArray[np.uint8]
 LENGTH = 45

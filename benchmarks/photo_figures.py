@@ -3,7 +3,7 @@
     python benchmarks/photo_figures.py docs/guide-photo --centerface centerface.onnx
 
 The photograph is scikit-image's astronaut (NASA, public domain) with strong noise. No weights of a
-face model can be shown here, so the packaged denoiser, ``tiny``, is in its place.
+face model can be shown here, so the packaged model, ``tiny``, is in its place.
 """
 
 from __future__ import annotations

@@ -320,7 +320,7 @@ def report(outcome: Outcome) -> str:
         "# INT8 engines on the packaged model",
         "Made by `python benchmarks/quantizers.py PHOTOS OTHER_PHOTOS "
         "docs/results/quantizers.md`; how each engine is set is in that program.",
-        f"tiny, {SIDE}x{SIDE}, noise of standard deviation 89.6; {outcome.calibrated_on} "
+        f"tiny, {SIDE}x{SIDE}, degraded as its task says; {outcome.calibrated_on} "
         f"photographs to calibrate with, {len(measured.truths)} others to measure on, which the "
         f"model was not trained on. The float32 graph reaches {level:.2f} dB on those; it has "
         f"{len(onnx.load(measured.model).graph.node)} nodes and "

@@ -344,9 +344,9 @@ def report(
     )
     table(
         "Size and overlap",
-        f"`tiny` on {len(pairs)} photographs of 481x321 with noise σ 89.6; the step where tiles "
-        "meet is of the grey picture with noise. Times are medians, also in terms of those of "
-        "tiles of 256 that overlap by 32.",
+        f"`tiny` on {len(pairs)} photographs of 481x321, degraded as its task says; the step where "
+        "tiles meet is of the grey picture with noise. Times are medians, also in terms of those "
+        "of tiles of 256 that overlap by 32.",
         ["tile", "overlap", "PSNR dB", "step at borders"]
         + [head for name in BACKENDS for head in (f"{name} s/megapixel", "ratio")],
         sizes_and_overlaps(arguments.tiles, pairs),

@@ -135,8 +135,7 @@ _DEGRADATIONS: dict[str, Callable[[Bytes, np.random.Generator], Bytes]] = {
     "denoise": _add_noise,
     "inpaint": _mask_and_add_noise,
     "bsr": _degrade_real_world,
-    "tiny": _add_noise,
-    "blind": _degrade_blindly,
+    "tiny": _degrade_blindly,
 }
 
 

@@ -192,15 +192,7 @@ _TABLE = (
     ),
     TaskSpec(
         name="tiny",
-        title="denoising, any picture, small enough for every test",
-        architecture=Architecture(
-            autoencoder_width=32, estimator_growth=24, vector_field_width=32, time_width=160
-        ),
-        sigma_s=0.04,
-    ),
-    TaskSpec(
-        name="blind",
-        title="blind restoration of any picture: noise, JPEG, slight blur",
+        title="noise, JPEG and slight blur of unknown strength, any picture",
         architecture=Architecture(
             autoencoder_width=32,
             latent_channels=32,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from elir_deploy.degradations import degrade
+from elir_deploy.degradations import BlindDegradation
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime import Bundle, Restorer
 from elir_deploy.runtime.bundle import file_sha256
@@ -18,19 +19,41 @@ from tests.emulation import restores_squares
 
 DATA = Path(str(resources.files("elir_deploy"))) / "data"
 CHECKPOINT = DATA / "tiny.safetensors"
+PRECISIONS = ["fp32", "fp16", "int8", "w8"]
 
 
-def noisy_photos() -> list[tuple[np.ndarray, np.ndarray]]:
-    """(noisy, truth) of the packaged photographs, none of which was trained on."""
-    photos = sample_photos(256, faces=False).values()
+@functools.cache
+def photographs() -> list[np.ndarray]:
+    """Those of the package, none of which was trained on."""
+    return list(sample_photos(256, faces=False).values())
+
+
+def noisy_photos(sigma: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(with noise of this deviation clipped to 8 bits, truth) of each photograph."""
+    noise = BlindDegradation(0.0, sigma, None)
     return [
-        (degrade("tiny", photo, np.random.default_rng(number)), photo)
-        for number, photo in enumerate(photos)
+        (noise.apply(photo, np.random.default_rng(number)), photo)
+        for number, photo in enumerate(photographs())
     ]
 
 
+def decoded(photo: np.ndarray) -> np.ndarray:
+    """Through the autoencoder alone: no restoration can come closer to the truth."""
+    torch = pytest.importorskip("torch")
+    from elir_deploy.checkpoints import load_autoencoder
+    from elir_deploy.cli.train import PACKAGED_AUTOENCODER
+
+    encoder, decoder = load_autoencoder(DATA / PACKAGED_AUTOENCODER)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        output = decoder(encoder(image))[0].clamp(0, 1).mul(255).round()
+    return output.permute(1, 2, 0).numpy().astype(np.uint8)
+
+
 def test_it_is_small() -> None:
-    assert CHECKPOINT.stat().st_size <= 10e6
+    assert Bundle.open("tiny").manifest.model.parameters <= 4e6
+    # So that a wheel, in which weights are hardly compressed, stays below 45 MB.
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 44e6
 
 
 def test_the_bundle_was_made_from_the_checkpoint() -> None:
@@ -42,29 +65,59 @@ def test_the_bundle_was_made_from_the_checkpoint() -> None:
 
 
 @restores_squares
-def test_it_removes_noise() -> None:
+@pytest.mark.parametrize(
+    ("sigma", "gain"),
+    [(15, 6.6), (25, 9.6), (50, 12.9), (89.6, 14.7)],
+    ids=lambda each: f"{each:g}",
+)
+def test_it_removes_noise_of_any_strength(sigma: float, gain: float) -> None:
+    """Within half a dB of what was measured when it was trained."""
     pytest.importorskip("onnxruntime")
     with Restorer("tiny") as restore:
         gains = [
-            psnr_db(restore(low), truth) - psnr_db(low, truth) for low, truth in noisy_photos()
+            psnr_db(restore(low), truth) - psnr_db(low, truth) for low, truth in noisy_photos(sigma)
         ]
-    assert np.mean(gains) >= 10.5
-    assert min(gains) >= 9
+    assert np.mean(gains) >= gain - 0.5
+    assert min(gains) > 0
+
+
+@restores_squares
+def test_it_leaves_clean_photographs_as_the_autoencoder_does() -> None:
+    pytest.importorskip("onnxruntime")
+    with Restorer("tiny") as restore:
+        lost = [
+            psnr_db(decoded(photo), photo) - psnr_db(restore(photo), photo)
+            for photo in photographs()
+        ]
+    assert np.mean(lost) <= 1.5
+
+
+@restores_squares
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_keeps_the_brightness_of_flat_pictures(precision: str) -> None:
+    pytest.importorskip("onnxruntime")
+    with Restorer("tiny", backend="onnxruntime", precision=precision) as restore:
+        for level in (*range(10, 245, 15), 245):
+            flat = np.full((256, 256, 3), level, np.uint8)
+            errors = restore(flat).mean(axis=(0, 1)) - level
+            assert abs(errors.mean()) <= 2
+            # INT8 was measured to tint flat pictures by up to 3.3 levels.
+            assert np.abs(errors).max() <= (4 if precision == "int8" else 2)
 
 
 def test_every_precision_is_there_and_passed() -> None:
     info = Bundle.open("tiny").manifest
-    assert info.precisions == ["fp32", "fp16", "int8"]
+    assert info.precisions == PRECISIONS
     assert {name: v.passed for name, v in info.verification.items()} == dict.fromkeys(
-        ("fp32", "fp16", "bf16", "int8"), True
+        (*PRECISIONS, "bf16"), True
     )
 
 
 @restores_squares
-@pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.02), ("int8", 0.3)])
+@pytest.mark.parametrize(("precision", "loss"), [("fp16", 0.02), ("int8", 0.3), ("w8", 0.3)])
 def test_reduced_precision_costs_no_more_than_promised(precision: str, loss: float) -> None:
     pytest.importorskip("onnxruntime")
-    photos = noisy_photos()
+    photos = noisy_photos(50)
     found = {}
     for name in ("fp32", precision):
         with Restorer("tiny", backend="onnxruntime", precision=name) as restore:
@@ -82,15 +135,12 @@ def test_its_autoencoder_is_there_for_fine_tuning() -> None:
     from elir_deploy.checkpoints import load_autoencoder, load_checkpoint
     from elir_deploy.cli.train import PACKAGED_AUTOENCODER
 
-    encoder, decoder = load_autoencoder(DATA / PACKAGED_AUTOENCODER)
+    _, decoder = load_autoencoder(DATA / PACKAGED_AUTOENCODER)
     own = load_checkpoint("tiny").model.decoder.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in decoder.state_dict().items())
-    # Far better than 26 dB on what it never saw: otherwise the decoder would limit the restoration.
-    for photo in sample_photos(256, faces=False).values():
-        image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
-        with torch.inference_mode():
-            decoded = decoder(encoder(image))[0].clamp(0, 1).mul(255).permute(1, 2, 0).numpy()
-        assert psnr_db(decoded, photo) > 27
+    # 32.2 to 35.1 dB when it was trained.
+    for photo in photographs():
+        assert psnr_db(decoded(photo), photo) > 31.5
 
 
 def test_checkpoint_and_bundle_agree() -> None:
@@ -101,7 +151,7 @@ def test_checkpoint_and_bundle_agree() -> None:
     checkpoint = load_checkpoint("tiny")
     assert checkpoint.task.architecture == TASKS["tiny"].architecture
     subject = CheckpointSubject(checkpoint)
-    low, _ = noisy_photos()[0]
+    low, _ = noisy_photos(50)[0]
     with torch.inference_mode(), Restorer("tiny", precision="fp32") as restore:
         assert psnr_db(restore(low), subject.restore(low).pictures[0]) > 60
 
@@ -113,15 +163,14 @@ def test_the_flow_sharpens_the_coarse_estimate() -> None:
     from elir_deploy.checkpoints import load_checkpoint
     from elir_deploy.training.eager import CheckpointSubject
 
-    subject = CheckpointSubject(load_checkpoint("tiny"))
+    checkpoint, without = load_checkpoint("tiny"), load_checkpoint("tiny")
+    for parameter in without.model.vector_field.parameters():
+        parameter.data.zero_()
     blurs = []
-    for low, _ in noisy_photos():
-        restored = subject.restore(low)
-        blurs.append(
-            [
-                blur_effect(image, channel_axis=2)
-                for image in (restored.coarse, restored.pictures[0])
-            ]
-        )
-    coarse, sharp = np.mean(blurs, axis=0)
-    assert sharp < coarse
+    for low, _ in noisy_photos(50):
+        restored = CheckpointSubject(checkpoint).restore(low)
+        (noise_alone,) = CheckpointSubject(without).restore(low).pictures
+        images = (restored.coarse, noise_alone, restored.pictures[0])
+        blurs.append([blur_effect(image, channel_axis=2) for image in images])
+    coarse, noise, sharp = np.mean(blurs, axis=0)
+    assert sharp < noise < coarse

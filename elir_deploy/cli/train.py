@@ -122,7 +122,7 @@ def train(
     beta: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the pixel loss (Eq. 4); 0: none. [default: 0 for blind, else 0.001]"
+            help="Weight of the pixel loss (Eq. 4); 0: none. [default: 0 for tiny, else 0.001]"
         ),
     ] = None,
     sigma_min: Annotated[
@@ -130,7 +130,7 @@ def train(
         typer.Option(help="Fraction of the starting point that remains at time 1. [default: 1e-5]"),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="AdamW's weight decay. [default: 0.02]")
+        float | None, typer.Option(help="AdamW's weight decay, not with Muon. [default: 0.02]")
     ] = None,
     ema_decay: Annotated[
         float | None,
@@ -147,12 +147,16 @@ def train(
         typer.Option(
             help="Updates of the vector field alone, on latents computed once by the encoder and "
             "coarse estimator, which are trained without it before; 0: all together. "
-            "[default: 2000 for tiny, 6000 for blind, else 0]"
+            "[default: 4500 for tiny, else 0]"
         ),
     ] = None,
     plain_flow: Annotated[
-        bool, typer.Option("--plain-flow", help="Ablation: flow matching without consistency.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--plain-flow/--consistency",
+            help="Flow matching without consistency, the paper's ablation and the default of tiny.",
+        ),
+    ] = None,
     frozen_encoder: Annotated[
         bool, typer.Option("--frozen-encoder", help="Ablation: do not train the encoder.")
     ] = False,
@@ -254,7 +258,7 @@ def train(
             sigma_s=sigma_s,
             sigma_min=sigma_min,
         ),
-        consistency=not plain_flow,
+        consistency=base.objective.consistency if plain_flow is None else not plain_flow,
         train_encoder=not frozen_encoder,
     )
     settings = replace(

@@ -106,15 +106,15 @@ def _share_gradient(matrix: nn.Parameter, weight: Tensor) -> None:
 
 
 def muon_and_adamw(
-    module: nn.Module, learning_rate: float, bias_learning_rate: float
+    module: nn.Module, learning_rate: float, other_learning_rate: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for what is trained of a module's convolutions, AdamW for their biases."""
+    """Muon for what is trained of a module's convolutions, AdamW for all else."""
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = [p for p in trained if p.ndim == 4]
-    biases = [p for p in trained if p.ndim == 1]
+    others = [p for p in trained if p.ndim != 4]
     return [
         ConvolutionMuon(weights, learning_rate),
-        torch.optim.AdamW(biases, bias_learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
+        torch.optim.AdamW(others, other_learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
     ]
 
 

@@ -119,7 +119,8 @@ class RestorationObjective(nn.Module):
         estimator = errors.mean()
         if settings.relative:
             floor = settings.sigma_s**2
-            weights = floor / (errors.detach() + floor)
+            # Not floor / (e + floor): gradients of losses of 1e-6 are as small as AdamW's eps.
+            weights = 1 / (errors.detach() + floor)
             estimator = torch.log1p(errors / floor).mean()
         if not self.flow:
             return {"loss": estimator, "estimator": estimator.detach()}

@@ -99,16 +99,11 @@ def restoration_phase(
     trains_flow = not settings.flow_iterations
     objective = RestorationObjective(model, settings.objective, teacher, flow=trains_flow)
     objective.to(device)  # before Muon, as above
-    if settings.muon_ratio and not trains_flow:
-        rate = settings.muon_ratio * settings.learning_rate
-        optimizers = muon_and_adamw(model, rate, settings.learning_rate)
-    else:
-        optimizers = [_adamw(options, model)]
     return Phase(
         name="restoration",
         objective=objective,
         averaged=model,
-        optimizers=optimizers,
+        optimizers=[_adamw(options, model)] if trains_flow else _optimizers(options, model),
         samples=restoration_samples(
             options, photos, model, settings.seed, options.restoration_size
         ),
@@ -121,8 +116,9 @@ def restoration_phase(
 
 
 def flow_phase(options: RunOptions, model: Elir, latents: LatentSamples) -> Phase:
-    """Further training of the vector field of a trained model, on precomputed latents."""
+    """Training of the vector field alone, on latents of the finished encoder and estimator."""
     settings = options.settings
+    # On the device since the latents were computed: Muon holds views of its weights.
     field = model.vector_field.requires_grad_(True)
     return Phase(
         name="flow",
@@ -130,7 +126,7 @@ def flow_phase(options: RunOptions, model: Elir, latents: LatentSamples) -> Phas
             LatentFlow(field), replace(settings.objective, beta=0.0), nn.Identity()
         ),
         averaged=field,
-        optimizers=[_adamw(options, field)],
+        optimizers=_optimizers(options, field),
         samples=latents,
         batch_size=settings.flow_batch_size,
         schedule=Schedule(settings.flow_iterations, settings.warmup, settings.schedule),
@@ -138,6 +134,15 @@ def flow_phase(options: RunOptions, model: Elir, latents: LatentSamples) -> Phas
         rate_option=f"--learning-rate {settings.learning_rate:g}",
         surrounding=model,
     )
+
+
+def _optimizers(options: RunOptions, module: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon's and AdamW's where ``muon_ratio`` is set, for the flow's phase and the one before."""
+    settings = options.settings
+    if settings.muon_ratio:
+        rate = settings.muon_ratio * settings.learning_rate
+        return muon_and_adamw(module, rate, settings.learning_rate)
+    return [_adamw(options, module)]
 
 
 def _adamw(options: RunOptions, module: nn.Module) -> torch.optim.Optimizer:

@@ -216,7 +216,7 @@ class _Run:
         return trained
 
     def train_flow(self, model: Elir, teacher: Encoder) -> None:
-        """Continue to train the vector field of a trained model, with the rest frozen."""
+        """Train the vector field of a trained model, with the rest frozen."""
         trained = self._run(flow_phase(self.options, model, self._latents(model, teacher)))
         assert isinstance(trained, VectorField)
         model.vector_field = trained

@@ -70,12 +70,13 @@ TEST(OnnxCheck, AcceptsASmallGraph) {
 
 const End kTinyInput = {"image", "uint8", {1, 256, 256, 3}};
 const End kTinyOutput = {"restored", "uint8", {1, 256, 256, 3}};
-const End kTinyNoise = {"noise", "float32", {1, 16, 32, 32}};
+const End kTinyNoise = {"noise", "float32", {1, 32, 32, 32}};
 const GraphEnds kTinyEnds = {{kTinyInput, kTinyNoise}, {kTinyOutput}};
 const GraphEnds kSwappedEnds = {{kTinyOutput}, {kTinyInput}};
 
 TEST(OnnxCheck, AcceptsThePackagedModel) {
-  for (const char* name : {"fused.fp32.onnx", "fused.fp16.onnx", "fused.int8.onnx"}) {
+  for (const char* name :
+       {"fused.fp32.onnx", "fused.fp16.onnx", "fused.int8.onnx", "fused.w8.onnx"}) {
     const fs::path file = fs::path(ELIR_TINY) / name;
     EXPECT_NO_THROW(check_onnx_file(file, kTinyEnds)) << name;
     EXPECT_THROW(check_onnx_file(file, kSwappedEnds), Failure) << name;

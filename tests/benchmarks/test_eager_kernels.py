@@ -48,7 +48,8 @@ def test_the_exported_graph_computes_what_pytorch_does_but_the_exact_rewrites() 
     exported = totals(bundle_layers(Bundle.open("tiny"), "fp32"))
     for part in ("encoder", "estimator", "decoder"):
         assert exported[part].macs == eager[part].macs
-    width, latent, pixels = arch.vector_field_width, 16, (task.image_size // 8) ** 2
+    width, latent = arch.vector_field_width, arch.latent_channels
+    pixels = (task.image_size // 8) ** 2
     merged = 9 * width * width + width * latent - 9 * width * latent
     blocks = [32, 32, 64, 64, 128, 64, 64, 32, 32]  # the widths whose biases the time MLP makes
     time = arch.time_width * (arch.time_frequencies + arch.time_width + sum(blocks))

@@ -40,20 +40,20 @@ def test_tables(run, capsys) -> None:
     text = capsys.readouterr().out
     head, _, cost = text.partition("predicted, not measured")
     assert "files: all" in head
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16", "int8", "w8"):
         assert f"\n{precision} graph " in cost
         assert f"\ncostliest on rtx2080ti, {precision} " in cost
     assert "costliest on cpu" not in cost
     lines = [line.split() for line in cost.splitlines()]
     parts = [line[0] for line in lines if line[:1] and line[0] in ("encoder", "flow", "all")]
-    assert parts == ["encoder", "flow", "all"] * 3
+    assert parts == ["encoder", "flow", "all"] * 4
     first = next(i for i, line in enumerate(lines) if line[:3] == ["costliest", "on", "rtx2080ti,"])
     ranked = [float(line[3]) for line in lines[first + 1 : first + 11]]
     assert ranked == sorted(ranked, reverse=True)
     rows = [line for line in lines if line[:1] in (["rtx2080ti"], ["cpu"])]
     assert [row[:2] for row in rows] == [
-        *(["rtx2080ti", "fp32"], ["rtx2080ti", "fp16"], ["rtx2080ti", "int8"]),
-        ["cpu", "fp32"],
+        *(["rtx2080ti", precision] for precision in ("fp32", "fp16", "int8", "w8")),
+        *(["cpu", precision] for precision in ("fp32", "w8")),
     ]
     for row in rows:
         assert float(row[3]) == pytest.approx(1e3 / float(row[2]), rel=0.01)
@@ -65,7 +65,7 @@ def test_json(run, capsys) -> None:
     assert run("tiny", "--json", "--cost", "all") == 0
     cost = json.loads(capsys.readouterr().out)["cost"]
     assert cost["note"].startswith("predicted, not measured")
-    assert list(cost["precisions"]) == ["fp32", "fp16", "int8"]
+    assert list(cost["precisions"]) == ["fp32", "fp16", "int8", "w8"]
     assert {entry["device"] for entry in cost["predictions"]} == set(DEVICES)
     for entry in cost["predictions"]:
         assert entry["predicted_fps"] == pytest.approx(1 / entry["predicted_s"])
@@ -92,9 +92,10 @@ def test_the_rates_of_this_cpu_are_measured(run, capsys, monkeypatch) -> None:
         assert not ended.code  # noqa: PT017
     finally:
         signal.signal(signal.SIGTERM, handler)
-    (fp32,) = json.loads(capsys.readouterr().out)["cost"]["predictions"]
+    fp32, w8 = json.loads(capsys.readouterr().out)["cost"]["predictions"]
     assert fp32["peak_flops_per_s"]["fp32"] > 1e9
     assert " cores" in fp32["title"]
+    assert w8["device"] == "cpu"
 
 
 def test_a_device_that_is_none(run, capsys) -> None:

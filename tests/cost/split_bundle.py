@@ -26,7 +26,7 @@ def split_tiny(folder: Path, precisions: tuple[str, ...]) -> Path:
     shutil.copytree(fused / "reference", folder / "reference")
     manifest = read_manifest(fused)
     (whole,) = manifest["stages"]
-    latent = {"dtype": "float32", "layout": "NCHW", "channels": 16, "stride": 8}
+    latent = {"dtype": "float32", "layout": "NCHW", "channels": 32, "stride": 8}
     manifest["tensors"] |= dict.fromkeys(_ENDS[1:-1], latent)
     manifest["stages"] = [
         {"name": name, "inputs": [_ENDS[k]], "output": _ENDS[k + 1], "artifacts": []}

@@ -294,7 +294,7 @@ def tiny() -> dict[str, list[Layer]]:
 
 
 def test_the_packaged_bundle_in_every_precision(tiny) -> None:
-    assert list(tiny) == ["fp32", "fp16", "int8"]
+    assert list(tiny) == ["fp32", "fp16", "int8", "w8"]
     macs = {precision: Totals.of(layers).macs for precision, layers in tiny.items()}
     assert len(set(macs.values())) == 1
     moved = {precision: Totals.of(layers).bytes for precision, layers in tiny.items()}

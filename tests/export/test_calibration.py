@@ -22,7 +22,7 @@ from elir_deploy.tasks import TASKS
 from tests.training.small import photo, save, save_photos
 
 SIDE = 64
-TASK = TASKS["tiny"]
+TASK = replace(TASKS["denoise"], faces=False)
 
 
 @pytest.fixture

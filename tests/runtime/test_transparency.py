@@ -101,6 +101,7 @@ def test_the_rim_of_a_restored_disc_is_not_dark(tmp_path: Path, colours: str) ->
     before = over(255, pixels, DISC)[rim]
     after = over(255, restored.pixels, DISC)[rim]
     assert after.mean() > before.mean() - 1
-    assert after.min() > before.min() - 1
+    # Beside the disc's edge the network itself is off by up to 5 levels; black by 20 and more.
+    assert after.min() > before.min() - 6
     pair = read_image(tmp_path / "out" / "disc.compare.png").pixels
     assert pair[0, 0].min() > 150  # not the black that nobody sees

@@ -261,8 +261,8 @@ def test_relative_losses_are_logarithms_of_errors(model: Elir) -> None:
         expected = dict.fromkeys(("estimator", "endpoint", "velocity", "pixel"), 0.0)
         for n in range(len(TIMES)):
             one = absolute(**{name: tensor[n : n + 1] for name, tensor in batch().items()})
-            scale = 1 / (one["estimator"] / 0.1**2 + 1)
-            expected["estimator"] -= torch.log(scale) / len(TIMES)
+            scale = 1 / (one["estimator"] + 0.1**2)
+            expected["estimator"] -= torch.log(scale * 0.1**2) / len(TIMES)
             for name in ("endpoint", "velocity", "pixel"):
                 expected[name] += scale * one[name] / len(TIMES)
     for name, value in expected.items():

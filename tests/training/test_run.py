@@ -23,7 +23,7 @@ from elir_deploy.training.options import RunOptions
 from elir_deploy.training.phase import Phase, Schedule
 from elir_deploy.training.preview import draw_samples
 from elir_deploy.training.run import train
-from elir_deploy.training.settings import AutoencoderSettings, settings_for
+from elir_deploy.training.settings import AutoencoderSettings, RunSettings
 from elir_deploy.training.trainer import Report, run_phase
 from tests.training.small import SMALL, photo, save
 
@@ -39,8 +39,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def options(photos: Path, output: Path, **changes: Any) -> RunOptions:
-    settings = replace(
-        settings_for("tiny"), iterations=4, batch_size=2, warmup=1, flow_iterations=0
+    settings = RunSettings(
+        iterations=4, batch_size=2, learning_rate=1e-3, schedule="cosine", warmup=1
     )
     values: dict[str, Any] = {
         "images": photos,
@@ -239,10 +239,10 @@ def test_crops_of_the_restoration_phase_may_be_smaller(
         odd.check()
 
 
-def test_muon_may_train_encoder_and_estimator(
+def test_muon_may_train_where_the_field_has_a_phase_of_its_own(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else, and it resumes bit for bit."""
+    """Encoder, estimator and field; it resumes bit for bit."""
     chosen = with_flow(options(photos, tmp_path / "run"))
     with_muon = replace(chosen, settings=replace(chosen.settings, muon_ratio=5.0))
     rates: dict[str, dict[str, float]] = {}
@@ -254,8 +254,7 @@ def test_muon_may_train_encoder_and_estimator(
 
     monkeypatch.setattr(training, "run_phase", note)
     result, _, _ = run(with_muon)
-    assert rates["restoration"] == {"ConvolutionMuon": 0.05, "AdamW": 0.01}
-    assert rates["flow"] == {"AdamW": 0.01}
+    assert rates["restoration"] == rates["flow"] == {"ConvolutionMuon": 0.05, "AdamW": 0.01}
     plain, _, _ = run(replace(chosen, output=tmp_path / "plain"))
     ours, other = (load_checkpoint(r.checkpoint).model.state_dict() for r in (result, plain))
     changed = {name.partition(".")[0] for name in ours if not torch.equal(ours[name], other[name])}
@@ -263,6 +262,7 @@ def test_muon_may_train_encoder_and_estimator(
 
     again = replace(with_muon, output=tmp_path / "again")
     kill_at(again, "restoration", 3)
+    kill_at(again, "flow", 2)
     assert run(again)[0].checkpoint.read_bytes() == result.checkpoint.read_bytes()
 
 
@@ -362,9 +362,7 @@ def test_the_rate_of_lost_updates_is_forgotten(photos: Path, tmp_path: Path) -> 
 
 def test_fine_tuning_starts_from_the_checkpoint(photos: Path, tmp_path: Path) -> None:
     first, _, _ = run(options(photos, tmp_path / "first"))
-    settings = replace(
-        settings_for("tiny"), iterations=1, batch_size=2, learning_rate=1e-9, flow_iterations=0
-    )
+    settings = RunSettings(iterations=1, batch_size=2, learning_rate=1e-9)
     chosen = options(
         photos,
         tmp_path / "second",
@@ -431,7 +429,8 @@ def test_the_record_of_a_run(photos: Path, tmp_path: Path) -> None:
 
 
 def test_drawing_samples(photos: Path, tmp_path: Path) -> None:
-    draw_samples(options(photos, tmp_path / "run"), tmp_path / "samples.png", count=3)
+    task = replace(TASKS["denoise"], architecture=SMALL, image_size=SIZE)
+    draw_samples(options(photos, tmp_path / "run", task=task), tmp_path / "samples.png", count=3)
     with Image.open(tmp_path / "samples.png") as picture:
         assert picture.size == (3 * SIZE, 2 * SIZE)
         pixels = np.asarray(picture).astype(float)

@@ -34,7 +34,7 @@ def test_noise_that_is_an_input_is_that_of_a_picture():
     bundle = Bundle.open("tiny")
     model = subject_of(bundle, None)
     assert model.incomparable is None
-    expected = np.empty((16, 32, 32), np.float32)
+    expected = np.empty((32, 32, 32), np.float32)
     NoiseField(bundle.manifest.noise.seed, bundle.manifest.model.sigma_s).fill(expected, 0, 0)
     np.testing.assert_array_equal(model.noise[0].numpy(), expected)
 
