@@ -261,6 +261,10 @@ def train(
         consistency=base.objective.consistency if plain_flow is None else not plain_flow,
         train_encoder=not frozen_encoder,
     )
+    if not objective.consistency and (segments, delta_t, alpha) != (None, None, None):
+        raise UsageError(
+            "--segments, --delta-t and --alpha are of consistency, which is off: add --consistency"
+        )
     settings = replace(
         base,
         objective=objective,

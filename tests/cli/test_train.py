@@ -188,6 +188,8 @@ def test_bad_usage(fails, photos: Path, autoencoder: Path, tmp_path: Path) -> No
     assert (code, "learning_rate is 0" in error) == (2, True)
     code, error = fails(photos, *chosen, "--image-size", "100", "--autoencoder", autoencoder)
     assert (code, "image size is 100" in error) == (2, True)
+    code, error = fails(photos, *chosen, "--alpha", "0.1")
+    assert (code, "add --consistency" in error) == (2, True)
     code, error = fails(photos, *chosen, "--batch", "3", "--devices", "2")
     assert (code, "batch size is 3" in error) == (2, True)
     (tmp_path / "file").write_text("")
