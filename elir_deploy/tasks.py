@@ -192,7 +192,7 @@ _TABLE = (
     ),
     TaskSpec(
         name="tiny",
-        title="noise, JPEG and slight blur of unknown strength, any picture",
+        title="noise of unknown strength, with JPEG or slight blur, any picture",
         architecture=Architecture(
             autoencoder_width=32,
             latent_channels=32,

@@ -1,5 +1,5 @@
 #!/bin/sh
-# How the packaged model was trained: sh train.sh BSDS500/data/images WORK
+# The recipe of the packaged model: sh train.sh BSDS500/data/images WORK
 # BSDS500's folders train and test hold 400 photographs. Every tenth by name is held out.
 # The command can be stopped at any time; the same one continues.
 set -eu

@@ -18,7 +18,8 @@ __all__ = ["STILL", "Movement", "movement_between"]
 #: Radius of what counts of a face, and half the side of what is looked at, over the root mean
 #: square distance of its landmarks from their centre, which is 0.63 of the eyes' distance.
 _RADIUS, _REACH = 2.2, 3.3
-#: Largest side of what is compared, in pixels; of larger faces means of squares are.
+#: Side in pixels of what is compared, up to half as much again; larger faces are reduced, by means
+#: of squares.
 _SIDE = 96
 _LEAST = 12
 #: Steps at most, and the change of position in pixels below which they end.
@@ -33,7 +34,7 @@ _GROWTH, _TURN, _SHIFT = 1.15, 0.2, 1.0
 _GAIN = 1.6
 #: Share of the face that must be within both pictures.
 _SEEN = 0.5
-#: Pixels that are compared, up to twice as many.
+#: Most pixels that are compared.
 _POINTS = 2500
 
 Floats = NDArray[np.float64]
