@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import gc
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from elir_deploy.errors import OutputError
 
-__all__ = ["any_process", "gather_numbers", "on_first_process"]
+__all__ = ["any_process", "gather_numbers", "leaving_group", "on_first_process"]
 
 T = TypeVar("T")
 
@@ -47,3 +50,22 @@ def on_first_process(fabric: Any, function: Callable[[], T]) -> T | None:
     if any_process(fabric, failure is not None):
         raise failure or OutputError("the first process failed: see its error message")
     return result
+
+
+@contextmanager
+def leaving_group() -> Iterator[None]:
+    """At the end, leave the group of processes, if there is one, and end its threads.
+
+    They run for as long as a model or optimizer knows the group, and one that meets Python's exit
+    aborts the process.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if torch.distributed.is_initialized():
+            traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            gc.collect()

@@ -39,7 +39,7 @@ from elir_deploy.training.phases import (
     restoration_phase,
     restoration_samples,
 )
-from elir_deploy.training.processes import on_first_process
+from elir_deploy.training.processes import leaving_group, on_first_process
 from elir_deploy.training.record import open_folder, read_learning_rates
 from elir_deploy.training.start import autoencoder_architecture, load_initial_weights
 from elir_deploy.training.trainer import Report, run_phase
@@ -72,6 +72,7 @@ class Result:
     learning_rates: dict[str, list[tuple[int, float]]]
 
 
+@leaving_group()
 def train(
     options: RunOptions,
     on_progress: ProgressCallback,
