@@ -55,8 +55,8 @@ class _Opening:
     until: float
 
 
-class _Silence:
-    """A time in which nothing is restored; it is told once, when it has become long."""
+class _Wait:
+    """A wait, during which nothing is restored; the user is told once that it is long."""
 
     def __init__(self, on_wait: WarningCallback) -> None:
         self._on_wait: WarningCallback | None = on_wait
@@ -108,7 +108,7 @@ class Cluster:
         running: dict[Any, _Running] = {}  # by the results to come
         opening: dict[Any, _Opening] = {}  # by the name to come
         idle = list(self.workers)
-        silence = _Silence(self.on_wait)
+        wait = _Wait(self.on_wait)
         while True:
             while idle and (chunk := queue.take()):
                 worker = idle.pop()
@@ -118,9 +118,9 @@ class Cluster:
                     return
                 if not opening:
                     raise UnavailableError("no worker is left: start elir-batch again")
-                silence.tell("a worker in place of those that died")
+                wait.tell("a worker in place of those that died")
             else:
-                silence = _Silence(self.on_wait)
+                wait = _Wait(self.on_wait)
             ready, _ = self.ray.wait([*running, *opening], timeout=_PATIENCE_S)
             for each in ready:
                 if each in opening:
@@ -294,18 +294,18 @@ def _start(
     cluster.workers = [cluster.start() for _ in range(count)]
     try:
         names = waiting = [worker.name.remote() for worker in cluster.workers]
-        silence = _Silence(on_wait)
+        wait = _Wait(on_wait)
         while waiting:
             ready, waiting = ray.wait(waiting, timeout=_PATIENCE_S)
             ray.get(ready)  # raises what a worker died of
-            if waiting and silence.seconds > _START_S:
+            if waiting and wait.seconds > _START_S:
                 raise UnavailableError(
                     f"{len(waiting)} of {count} workers were not ready in {_START_S:.0f} s: "
                     "opening the bundle takes longer, or there is no room for them in a cluster "
                     f"of {cores} cores and {gpus} GPUs"
                 )
             if waiting:
-                silence.tell(f"{len(waiting)} of {count} workers on {cores} cores and {gpus} GPUs")
+                wait.tell(f"{len(waiting)} of {count} workers on {cores} cores and {gpus} GPUs")
         cluster.names = ray.get(names)
     except ray.exceptions.RayActorError as error:
         raise UnavailableError(f"a worker does not start: {_cause(error)}") from None

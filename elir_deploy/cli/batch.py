@@ -138,7 +138,7 @@ def batch(
     naming = Naming(format.value, suffix)
     plan = plan_batch(source, destination, naming, existing=existing.value, recursive=recursive)
     encoding = image_quality(quality, plan)
-    check_bits(bits, plan.jobs, *choices.bits)
+    check_bits(bits, {job.format for job in plan.jobs}, *choices.bits)
     options = WorkerOptions(
         bundle, background, choices.options, os.getcwd(), strength, bits, encoding
     )

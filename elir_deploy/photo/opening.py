@@ -121,9 +121,10 @@ def check_background(manifest: Manifest) -> None:
 def noise_of_both(
     noise: dict[str, Any], faces: Bundle, background: Bundle | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the noise for the faces and for the background: of two, for who can have them.
+    """The options of the noise for the faces, and those for the background.
 
-    A bundle with baked noise refuses them, unless the other takes them.
+    Of two bundles, one with baked noise gets none if the other takes them; if neither takes them,
+    both get them and refuse.
     """
     baked = [each and isinstance(each.manifest.noise, BakedNoise) for each in (faces, background)]
     if baked[1] is None or baked[0] == baked[1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from elir_deploy.runtime.resampling import EnlargedPicture
 from elir_deploy.runtime.restorer import Restorer
 from elir_deploy.runtime.strength import mix_into
 
-__all__ = ["FileRestorer", "ImageRestorer", "RestoredImage", "image_warnings"]
+__all__ = ["FileRestorer", "ImageRestorer", "RestoredImage", "image_warnings", "load_for"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,20 @@ class FileRestorer(Protocol):
         Args:
             strength: as of :meth:`Restorer.restore`; colours hidden by transparency are mixed, too.
         """
+
+
+def load_for(
+    restorer: FileRestorer, bits: int | None, load: Callable[[bool], LoadedImage]
+) -> LoadedImage:
+    """An image in samples of which ``restorer`` gives results of so many bits.
+
+    Args:
+        restorer: of the image.
+        bits: that the user asked for; None: as many as image and restorer have.
+        load: loads the image, with 16 bits if it has them and is given True.
+    """
+    image = load(restorer.bits == 16 and bits != 8)
+    return image.widened() if bits == 16 else image
 
 
 def image_warnings(

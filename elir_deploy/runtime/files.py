@@ -9,7 +9,7 @@ the others are still restored, unless the device no longer responds or the disk 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,7 +28,12 @@ from elir_deploy.errors import (
 )
 from elir_deploy.output_files import check_writable
 from elir_deploy.progress import ProgressCallback, no_progress
-from elir_deploy.runtime.file_restorer import FileRestorer, ImageRestorer, image_warnings
+from elir_deploy.runtime.file_restorer import (
+    FileRestorer,
+    ImageRestorer,
+    image_warnings,
+    load_for,
+)
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -102,7 +107,7 @@ def restore_files(
     """
     if isinstance(restorer, Restorer):
         restorer = ImageRestorer(restorer)
-    check_bits(bits, jobs, restorer.bits, restorer.instead_of_8_bits)
+    check_bits(bits, {job.format for job in jobs}, restorer.bits, restorer.instead_of_8_bits)
     work = _Work(restorer, jobs, rounded_strength(strength), bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None
@@ -139,28 +144,31 @@ def _one_by_one(groups: Iterator[list[_Item]]) -> Iterator[_Item]:
             yield items.pop(0)  # not referenced here while the caller works
 
 
-def check_bits(bits: int | None, jobs: Sequence[Job], available: int, instead: str) -> None:
+def check_bits(
+    bits: int | None, formats: Iterable[str], available: int, instead: str, option: str = "--bits"
+) -> None:
     """Check the argument ``bits`` of :func:`restore_files`.
 
     Args:
         bits: the argument.
-        jobs: the jobs.
-        available: bits of what restores them.
+        formats: suffixes of the results, such as ``.png``.
+        available: bits of what restores the images.
         instead: what has 16, where that is 8.
+        option: the argument's name in errors.
 
     Raises:
         UsageError: see there.
     """
     if bits not in (None, 8, 16):
-        raise UsageError(f"--bits is {bits}, expected 8 or 16")
+        raise UsageError(f"{option} is {bits}, expected 8 or 16")
     if bits != 16:
         return
     if available == 8:
-        raise UsageError(f"--bits is 16, but results have 8 here: {instead}")
-    for job in jobs:
-        format = OUTPUT_FORMATS[job.format]
-        if not format.deep:
-            raise UsageError(f"--bits is 16, and {format.name} stores 8: write PNG or TIFF")
+        raise UsageError(f"{option} is 16, but results have 8 here: {instead}")
+    for suffix in formats:
+        if not OUTPUT_FORMATS[suffix].deep:
+            name = OUTPUT_FORMATS[suffix].name
+            raise UsageError(f"{option} is 16, and {name} stores 8: PNG and TIFF store 16")
 
 
 class _Work:
@@ -226,8 +234,7 @@ class _Work:
         return read.after(time.perf_counter() - started, warning=warning)
 
     def _image(self, job: Job) -> LoadedImage:
-        image = read_image(job.source, deep=self._restorer.bits == 16 and self._bits != 8)
-        return image.widened() if self._bits == 16 else image
+        return load_for(self._restorer, self._bits, lambda deep: read_image(job.source, deep=deep))
 
     def _prepare(self, item: _Item) -> _Item:
         if item.image is None:

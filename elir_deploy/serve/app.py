@@ -29,7 +29,13 @@ from elir_deploy.errors import (
     UnavailableError,
     UsageError,
 )
-from elir_deploy.runtime.file_restorer import FileRestorer, RestoredImage, image_warnings
+from elir_deploy.runtime.file_restorer import (
+    FileRestorer,
+    RestoredImage,
+    image_warnings,
+    load_for,
+)
+from elir_deploy.runtime.files import check_bits
 from elir_deploy.runtime.images import (
     OUTPUT_FORMATS,
     LoadedImage,
@@ -147,7 +153,9 @@ class Service:
         async with self._uploads.read(request) as body:
             with dispatcher.places() as futures:
                 suffix = choices.suffix(body)
-                choices.check_bits(restorer, suffix)
+                check_bits(
+                    choices.bits, [suffix], restorer.bits, restorer.instead_of_8_bits, "bits"
+                )
                 image = await self._decoded(model.name, restorer, body, choices.bits)
                 _check_result(image, restorer.scale, suffix, choices.quality, self._limits.pixels)
                 del body
@@ -212,13 +220,13 @@ class Service:
     ) -> LoadedImage:
         def decode() -> LoadedImage:
             with self._metrics.stage(model, "decode"):
-                image = decode_image(
-                    body,
-                    name="the body",
-                    max_pixels=self._limits.pixels,
-                    deep=restorer.bits == 16 and bits != 8,
+                return load_for(
+                    restorer,
+                    bits,
+                    lambda deep: decode_image(
+                        body, name="the body", max_pixels=self._limits.pixels, deep=deep
+                    ),
                 )
-                return image.widened() if bits == 16 else image
 
         return await self._in_thread(decode)
 

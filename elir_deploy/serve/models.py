@@ -17,7 +17,7 @@ from elir_deploy.serve.parameters import RunOptions
 
 __all__ = ["Model", "named_bundles"]
 
-#: Restorers that are kept for the options of requests; the noise of each takes 256 KB.
+#: Restorers kept for options of requests; they share the network, and have noise of their own.
 _KEPT = 64
 _AS_STARTED = RunOptions()
 

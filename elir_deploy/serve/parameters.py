@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from elir_deploy.errors import UsageError
-from elir_deploy.runtime.file_restorer import FileRestorer
+from elir_deploy.photo.choices import Choices
 from elir_deploy.runtime.images import OUTPUT_FORMATS
 from elir_deploy.runtime.strength import rounded_strength
 
@@ -21,16 +21,7 @@ _TOO_LARGE = 2.0**128
 _V2_PARAMETERS = ("strength", "fit", *_NUMBERS)
 _PARAMETERS = ("model", "faces", "scale", *_V2_PARAMETERS, "format", "quality", "bits")
 #: Options of ``elir-restore`` that decide what is opened, or how much memory that takes.
-_OF_THE_SERVICE = (
-    "background",
-    "backend",
-    "device",
-    "force",
-    "long_side",
-    "mode",
-    "precision",
-    "threads",
-)
+_OF_THE_SERVICE = {field.name for field in fields(Choices)} - {"bundle", *_PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class RunOptions:
     def of(cls, fit: str | None, numbers: Mapping[str, Any]) -> RunOptions:
         """With what ``numbers`` has of them, beside others."""
         own = {name: kind(numbers[name]) for name, kind in _NUMBERS.items() if name in numbers}
-        return cls(None if fit is None else fit[:80], **own)
+        return cls(fit, **own)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -96,20 +87,6 @@ class RestoreParameters:
             quality,
             _number("bits", values["bits"], int) if "bits" in values else None,
         )
-
-    def check_bits(self, restorer: FileRestorer, suffix: str) -> None:
-        """Check that results can have the bits that were chosen.
-
-        Raises:
-            UsageError: they cannot.
-        """
-        if self.bits not in (None, 8, 16):
-            raise UsageError(f"bits is {self.bits}, expected 8 or 16")
-        if self.bits == 16 and restorer.bits == 8:
-            raise UsageError(f"bits is 16, but results have 8 here: {restorer.instead_of_8_bits}")
-        if self.bits == 16 and not OUTPUT_FORMATS[suffix].deep:
-            name = OUTPUT_FORMATS[suffix].name
-            raise UsageError(f"bits is 16, and {name} stores 8: ask for png or tif")
 
     def suffix(self, body: bytes) -> str:
         """That of the result's format, which may be that of the image in ``body``."""

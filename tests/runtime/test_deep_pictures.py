@@ -205,7 +205,7 @@ def test_bits_that_cannot_be_had(tmp_path: Path, identity: Path) -> None:
     coarse = make_bundle(tmp_path / "b")
     for bundle, bits, target, reason in (
         (coarse, 16, "x.png", "results have 8 here: a bundle exported with --io float32"),
-        (identity, 16, "x.jpg", "JPEG stores 8: write PNG or TIFF"),
+        (identity, 16, "x.jpg", "JPEG stores 8: PNG and TIFF store 16"),
         (identity, 12, "x.png", "bits is 12, expected 8 or 16"),
     ):
         plan = plan_jobs([tmp_path / "a.png"], tmp_path / target)

@@ -288,8 +288,6 @@ def test_health_models_metrics_and_page(client: TestClient) -> None:
 
 def test_requests_are_counted_by_routes(service: Service) -> None:
     """Also by a Starlette that does not put the route into the scope."""
-    routes = [getattr(route, "endpoint", None) for route in service.app.routes]
-    assert len(routes) == 14
 
     async def without_route(scope: Any, receive: Any, send: Any) -> None:
         async def ask(message: Any = None) -> Any:
