@@ -32,7 +32,7 @@ from elir_deploy.runtime.manifest import Shape, Stage
 from elir_deploy.runtime.noise import NoiseField
 from elir_deploy.runtime.tensorrt_library import load_library
 from elir_deploy.scopes import FUSED
-from elir_deploy.static_graph import build_static_graph
+from elir_deploy.static_graph import build_static_graph, latent_shape
 from elir_deploy.targets import RTX
 from elir_deploy.tasks import TASKS, TaskSpec
 from elir_deploy.text import pipes
@@ -59,14 +59,15 @@ def rows(task: TaskSpec) -> Iterator[list[str]]:
     noise = NoiseField(0, task.sigma_s)
     static = build_static_graph(model, image_size=task.image_size, steps=task.steps, noise=noise)
     graph = fuse_stages(export_stages(static))
-    feeder = Feeder("uint8", noise)
+    channels = latent_shape(model, task.image_size)[1]
+    feeder = Feeder("uint8", noise, channels)
     images = float16_images(task, trained, feeder)
     half = to_float16(graph, plans({FUSED: graph}, images, "measured")[FUSED])
     free = free_shapes(half, batches=True)
 
     def stage(shape: Shape) -> Stage:
         made = {"image": (shape.batch, shape.height, shape.width, 3)}
-        made["noise"] = (shape.batch, 16, shape.height // 8, shape.width // 8)
+        made["noise"] = (shape.batch, channels, shape.height // 8, shape.width // 8)
         return stage_of(FUSED, fixed(free, made))
 
     for shapes in shapes_of(task):

@@ -37,7 +37,7 @@ from elir_deploy.model import Elir
 from elir_deploy.output_files import write_text
 from elir_deploy.runtime.backends.openvino import read_model
 from elir_deploy.scopes import Outline
-from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise
+from elir_deploy.static_graph import Rewrites, build_static_graph, fixed_noise, latent_shape
 from elir_deploy.tasks import TASKS, TaskSpec
 
 PLAIN = replace(Rewrites.none(), collapse=True)
@@ -109,7 +109,7 @@ def measure(task_name: str, rounds: int) -> str:
     torch.manual_seed(0)
     model = Elir(task.architecture).eval()
     size = task.image_size
-    noise = fixed_noise(0, task.sigma_s, (1, 16, size // 8, size // 8))
+    noise = fixed_noise(0, task.sigma_s, latent_shape(model, size))
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     runners: dict[tuple[str, str], Runner] = {}
     sizes: dict[str, tuple[int, float]] = {}

@@ -258,21 +258,16 @@ def test_two_hundred_clients(tmp_path: Path) -> None:
 
     with running(bundle, *CPU, "--queue", 16) as service:
         asyncio.run(load(service))
-        found = figures(service)
     assert set(answers.statuses) == {200, 503}
     (body,) = answers.bodies
     np.testing.assert_array_equal(Image.open(io.BytesIO(body)), expected)
     half = len(memory) // 2
     assert np.median(memory[half:]) < 1.1 * np.median(memory[5:half])
-    spent = {
-        stage: found["elir_stage_seconds_sum", stage] / found["elir_stage_seconds_count", stage]
-        for stage in ("decode", "wait", "restore", "encode")
-    }
     p99, median = np.quantile(answers.seconds, 0.99), np.median(answers.seconds)
-    print(answers.statuses, f"p99 {p99:.2f} s, median {median:.2f} s", spent)
-    # The queue's places and those that run, each with all its stages in turn.
-    each = spent["decode"] + spent["restore"] + spent["encode"]
-    assert p99 < 2 * 18 * each
+    print(answers.statuses, f"p99 {p99:.2f} s, median {median:.2f} s")
+    # Little's law: whoever has one of so many places has it for places / rate, on average.
+    places = 16 + 2
+    assert p99 < 3 * places / (answers.statuses[200] / 60)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
