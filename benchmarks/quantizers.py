@@ -39,10 +39,11 @@ from quantizer_engines import ENGINES, SIDE, TASK, Bytes, Engine, Material, stat
 
 from elir_deploy.bench.device import describe_device, installed_version
 from elir_deploy.export.calibration import CalibrationImage, calibration_images
+from elir_deploy.export.graphs import fuse_stages
+from elir_deploy.export.onnx import export_stages
 from elir_deploy.output_files import write_text
 from elir_deploy.pixels import psnr_db
 from elir_deploy.runtime.backends.openvino import read_model
-from elir_deploy.runtime.bundle import Bundle
 from elir_deploy.text import pipes
 
 LONGEST_S = 1800
@@ -296,10 +297,11 @@ class Outcome:
 
 def compare(photos: Path, others: Path, limit: int) -> str:
     """The whole comparison as Markdown."""
-    model = Bundle.open(TASK.name).checked_file("fused.fp32.onnx").resolve()
     calibration = calibration_images(photos, TASK, SIDE, count=16, warn=print)
     other = calibration_images(others, TASK, SIDE, count=limit, warn=print)
     with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "float32.onnx"
+        onnx.save(fuse_stages(export_stages(static())), model)
         write_images(Path(folder), calibration, other)
         measured = Measured(Path(folder), model, truths(other))
         results, forms = [], []
