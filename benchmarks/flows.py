@@ -155,8 +155,9 @@ def main() -> None:
         "# Consistency against plain flow matching\n\n"
         f"Two vector fields of `tiny`'s size, {arguments.updates} updates of 8 latents each out "
         f"of {arguments.latents} made from {photographs} photographs, the same start, "
-        "batches, times and noise; encoder, coarse estimator and decoder are `tiny`'s. Without the "
-        "pixel loss. Means over photographs that were not trained on.\n\n"
+        "batches, times and noise; encoder, coarse estimator and decoder are `tiny`'s. AdamW, "
+        "errors relative to the estimator's, without the pixel loss. Means over photographs that "
+        "were not trained on.\n\n"
         + pipes(
             ["steps", "consistency: PSNR dB", "blur", "plain: PSNR dB", "blur"],
             rows,
