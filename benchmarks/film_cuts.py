@@ -1,6 +1,6 @@
 """How often cuts of films are seen, and motion is taken for one.
 
-    ELIR_PHOTOGRAPHS=FOLDER python benchmarks/film_cuts.py docs/results/film-cuts.md \\
+    python benchmarks/film_cuts.py PHOTOS docs/results/film-cuts.md \\
         --photographs "photographs of BSDS500 (every tenth by name of its train and test parts)"
 
 Films are made of photographs: two equal pictures, so that nothing moves, and then one that is
@@ -10,7 +10,6 @@ another scene, or the same after motion that begins at once, which is the hardes
 from __future__ import annotations
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from rewrites import environment
 
 from elir_deploy.output_files import write_text
 from elir_deploy.pixels import rounded
+from elir_deploy.runtime.folders import images_of
 from elir_deploy.text import pipes
 from elir_deploy.video.tracks.cuts import Cuts
 
@@ -35,13 +35,12 @@ WIDTH, HEIGHT = 288, 216
 LARGE = 384, 288
 #: How far after a photograph those come that follow it in a film.
 FOLLOWING = (1, 3, 7, 11, 13)
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def photographs(folder: Path) -> list[Pixels]:
     """All of a folder, (288, 384, 3), in the order of their names."""
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-    return [np.asarray(ImageOps.fit(Image.open(path).convert("RGB"), LARGE)) for path in paths]
+    photos = (Image.open(path).convert("RGB") for path in images_of(folder).files)
+    return [np.asarray(ImageOps.fit(photo, LARGE)) for photo in photos]
 
 
 def middle(photograph: Pixels, right: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Pixels:
@@ -97,6 +96,8 @@ def motion(photograph: Pixels, other: Pixels) -> Iterator[tuple[str, Pixels, Pix
         yield "a turn by 5°", here, middle(turned)
     for gain, name in ((0.9, "falls by a tenth"), (1.3, "rises by three tenths")):
         yield f"light that {name}", here, rounded(gain * here)
+        moved = rounded(gain * middle(photograph, 20))
+        yield f"a pan by 20 pixels, and light that {name}", here, moved
     part = part_of(other, 0.25)
     for pixels in (30, 60):
         moved = within(here, part, pixels // 2)
@@ -122,10 +123,11 @@ def pairs(scenes: list[Pixels]) -> Iterator[tuple[str, Pixels, Pixels]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("photos", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--photographs", default="photographs", help="what they are, for the page")
     arguments = parser.parse_args()
-    scenes = photographs(Path(os.environ["ELIR_PHOTOGRAPHS"]))
+    scenes = photographs(arguments.photos)
     taken: dict[str, list[bool]] = defaultdict(list)
     for name, before, after in pairs(scenes):
         taken[name].append(is_cut(before, after))

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from elir_deploy.video.demuxing import FilmPackets
 from elir_deploy.video.film import Film, open_container
-from elir_deploy.video.reading import MOST_GAPS, TOLERANCE, Pictures, Span, discard_others, seek
+from elir_deploy.video.reading import MOST_GAPS, TOLERANCE, Pictures, Span, seek
 
 if TYPE_CHECKING:
     from av import Packet
@@ -31,7 +32,8 @@ class CopiedStreams:
         container: the film, open for these streams.
         streams: those that are copied.
         end: when the last packet so far ended, in seconds of the film's times.
-        early: why they end early; None: they do not.
+        why_early: why they end early; None: they do not.
+        damaged: number of packets that were left out, since they are damaged.
         gaps: where sound is missing, in seconds of the film's times; None: there is none at all.
     """
 
@@ -40,7 +42,8 @@ class CopiedStreams:
         self.container = open_container(film.path)
         self.streams: list[Stream] = []
         self.end = Fraction(0)
-        self.early: str | None = None
+        self.why_early: str | None = None
+        self.damaged = 0
         self.gaps: list[tuple[Fraction, Fraction]] | None = None
         self._begin = film.origin + span.shift
         self._skipped: dict[int, Fraction] = {}  # since when, up to the first key picture
@@ -53,7 +56,6 @@ class CopiedStreams:
         """Begin to read these streams."""
         self.streams = streams
         if streams:
-            discard_others(self.container, streams)
             self._packets = self._read(streams)
 
     def until(self, seconds: Fraction | None) -> Iterator[Packet[Any]]:
@@ -97,7 +99,7 @@ class CopiedStreams:
         try:
             subtitles = any(stream.type == "subtitle" for stream in streams)
             seek(self.container, self._film, self._span, _LONGEST_SUBTITLE if subtitles else 0)
-            for packet in self.container.demux(streams):
+            for packet in FilmPackets(self.container, streams):
                 if not packet.size:
                     continue
                 time = packet.pts if packet.pts is not None else packet.dts
@@ -108,8 +110,9 @@ class CopiedStreams:
                 shown = seconds - self._film.origin
                 if self._ends_before(packet, shown):
                     continue
+                self.why_early = "its last packet is incomplete" if packet.is_corrupt else None
                 if packet.is_corrupt:
-                    self.early = "its last packet is incomplete"
+                    self.damaged += 1
                 elif self._span.begins_after(shown):
                     if packet.stream.type != "subtitle":
                         continue
@@ -125,7 +128,7 @@ class CopiedStreams:
                     yield seconds, packet
         except av.error.FFmpegError as error:
             if not self._span.ends_before(shown):
-                self.early = f"it cannot be read on: {error.strerror}"
+                self.why_early = f"it cannot be read on: {error.strerror}"
 
     def _moved(
         self, packet: Packet[Any], end: Fraction | None = None

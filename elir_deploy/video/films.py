@@ -75,9 +75,9 @@ def restore_films(
 
 
 def _result(job: Job, restored: RestoredFilm) -> Result:
-    failure = None
-    if restored.interrupted or restored.early is not None:
-        reason = "interrupted" if restored.interrupted else f"the film ends early: {restored.early}"
+    failure, why = None, restored.why_early
+    if restored.interrupted or why is not None:
+        reason = "interrupted" if restored.interrupted else f"the film ends early: {why}"
         failure = f"{reason}; restored up to {clock(restored.until)}, in {restored.path}"
     return Result(
         job,

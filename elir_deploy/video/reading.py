@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.errors import FilmError
 from elir_deploy.video.colours import FromFilm
+from elir_deploy.video.demuxing import FilmPackets, may_begin_anew
 from elir_deploy.video.film import Film, open_container, pictures_of
 from elir_deploy.video.library import clock
 
@@ -29,7 +30,6 @@ __all__ = [
     "Moment",
     "Pictures",
     "Span",
-    "discard_others",
     "missing",
     "seek",
 ]
@@ -79,8 +79,9 @@ class Pictures:
     Attributes:
         film, span: what is read.
         moments: when those pictures are shown that were read and not yet taken from here.
-        early: why the film ends early, in words; None: it does not, as far as was read.
+        why_early: why the film ends early, in words; None: it does not, as far as was read.
         reached_end: whether a picture after the part was seen.
+        joins: where times begin anew and were made to go on, in seconds of the film's times.
         damaged: number of packets that could not be decoded.
         incomplete: number of pictures that were decoded from damaged packets.
         gaps: where pictures seem to be missing, in seconds of the film's times.
@@ -91,8 +92,9 @@ class Pictures:
     span: Span
     convert: FromFilm
     moments: deque[Moment] = field(default_factory=deque)
-    early: str | None = None
+    why_early: str | None = None
     reached_end: bool = False
+    joins: list[Fraction] = field(default_factory=list)
     damaged: int = 0
     incomplete: int = 0
     gaps: list[tuple[Fraction, Fraction]] = field(default_factory=list)
@@ -164,19 +166,19 @@ class Pictures:
             seconds = pts * film.time_base - film.origin
             same_size = (frame.width, frame.height) == (film.width, film.height)
             if same_size and latest is not None and seconds < latest - TOLERANCE:
-                self.early = (
-                    f"after {clock(latest)} its times go back to {clock(seconds)}, as of films "
-                    "that were joined: ffmpeg -i FILM -c copy NEW.mkv makes them go on"
+                self.why_early = (
+                    f"after {clock(latest)} its times go back to {clock(seconds)}, as of files "
+                    "that were appended to one another: restore each of them by itself"
                 )
                 return
             latest = seconds
             if self.span.ends_before(seconds):
-                self.early, self.reached_end = None, True  # packets are read ahead
+                self.why_early, self.reached_end = None, True  # packets are read ahead
                 return
             if same_size:
                 yield pts, frame
             elif not self.span.begins_after(seconds):
-                self.early = (
+                self.why_early = (
                     f"from {clock(seconds)} on its pictures are {frame.width}x{frame.height}, "
                     f"and not {film.width}x{film.height}"
                 )
@@ -193,7 +195,6 @@ class Pictures:
     def _frames(self, container: InputContainer) -> Iterator[VideoFrame]:
         stream = pictures_of(container, self.film.stream)
         stream.thread_type = "AUTO"
-        discard_others(container, [stream])
         for packet in self._packets(container, stream):
             yield from self._decoded(stream, packet)
 
@@ -211,8 +212,11 @@ class Pictures:
         import av
 
         held: Packet[Any] | None = None
+        packets = FilmPackets(container, [stream])
+        self.joins = packets.joins
+        begin = self.film.origin + self.span.shift
         try:
-            for packet in container.demux(stream):
+            for packet in _from_key_packet(iter(packets), begin):
                 if packet.dts is None and not packet.size:  # what PyAV ends with
                     break
                 if held is not None:
@@ -221,10 +225,24 @@ class Pictures:
                 if held is None:
                     yield packet
         except av.error.FFmpegError as error:
-            self.early = f"it cannot be read on: {error.strerror}"
+            self.why_early = f"it cannot be read on: {error.strerror}"
         if held is not None:
-            self.early = self.early or "its last picture is incomplete"
+            self.why_early = self.why_early or "its last picture is incomplete"
         yield None
+
+
+def _from_key_packet(packets: Iterator[Packet[Any]], seconds: Fraction) -> Iterator[Packet[Any]]:
+    """Packets from the last key one before a time on, so that no others need to be decoded."""
+    before: list[Packet[Any]] = []
+    for packet in packets:
+        after = packet.pts is None or packet.pts * packet.time_base > seconds
+        if packet.is_keyframe and not after:
+            before.clear()
+        before.append(packet)
+        if after:
+            break
+    yield from before
+    yield from packets
 
 
 def missing(
@@ -259,20 +277,14 @@ def _end_of_pictures(container: InputContainer, stream: VideoStream) -> Fraction
     return (stream.start_time or 0) * stream.time_base + seconds
 
 
-def discard_others(container: InputContainer, streams: Sequence[Stream]) -> None:
-    """Let FFmpeg skip what is not among ``streams``."""
-    from av.stream import Discard
-
-    for stream in container.streams:
-        if stream not in streams:
-            stream.discard = Discard.all
-
-
 def seek(container: InputContainer, film: Film, span: Span, earlier: int = 0) -> None:
-    """Go to the last picture before the beginning, or ``earlier`` seconds before, that is key."""
+    """Go to the last picture before the beginning, or ``earlier`` seconds before, that is key.
+
+    Where times may begin anew, the file is read from its beginning.
+    """
     import av
 
-    if span.start:
+    if span.start and not may_begin_anew(container):
         seconds = film.origin + max(Fraction(0), span.start - earlier)
         with suppress(av.error.FFmpegError):  # then it is read from its beginning
             container.seek(round(seconds * 1_000_000))

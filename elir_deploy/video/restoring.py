@@ -34,7 +34,7 @@ class RestoredFilm:
         path: the file that was written; of one that ends early :func:`partial_name`.
         frames: number of restored pictures.
         until: time in the film at which it ends, in seconds.
-        early: why it ends early, in words; None: it does not.
+        why_early: why it ends early, in words; None: it does not.
         interrupted: whether the caller ended it.
         remarks: what else the user may not expect, in words.
         seconds: that it took.
@@ -43,7 +43,7 @@ class RestoredFilm:
     path: Path
     frames: int
     until: Fraction
-    early: str | None
+    why_early: str | None
     interrupted: bool
     remarks: tuple[str, ...]
     seconds: float
@@ -110,15 +110,15 @@ def restore_film(
             restorer.bits,
         )
         stopped = _write(pictures, restorer, writer, on_progress, interrupted)
-        early = None if stopped else _why_early(pictures, copied, writer)
+        why_early = None if stopped else _why_early(pictures, copied, writer)
         remarks = tuple(_remarks(pictures, copied, writer, restorer, faces))
         path = target
-        if stopped or early is not None:
+        if stopped or why_early is not None:
             path, output.name = part, part.name
         else:
             part.unlink(missing_ok=True)  # what an earlier run had of it
     until, seconds = writer.end - film.origin, time.perf_counter() - started
-    return RestoredFilm(path, writer.frames, until, early, stopped, remarks, seconds)
+    return RestoredFilm(path, writer.frames, until, why_early, stopped, remarks, seconds)
 
 
 def _write(
@@ -134,9 +134,9 @@ def _write(
     try:
         stopped = _pump(pictures, restorer, writer, on_progress, interrupted)
         if not writer.frames:
-            reason = pictures.early or "there is no picture in this part of it"
+            reason = pictures.why_early or "there is no picture in this part of it"
             raise FilmError(f"{pictures.film.path}: nothing was restored: {reason}")
-        writer.finish(early=stopped or pictures.early is not None)
+        writer.finish(early=stopped or pictures.why_early is not None)
     except av.error.FFmpegError as error:
         writer.discard()
         raise OutputError(
@@ -175,9 +175,9 @@ def _pump(
 
 def _why_early(pictures: Pictures, copied: CopiedStreams, writer: FilmWriter) -> str | None:
     """Why a film that was read ends early; None: it does not."""
-    early = pictures.early or copied.early
-    if early or pictures.reached_end:
-        return early
+    why_early = pictures.why_early or copied.why_early
+    if why_early or pictures.reached_end:
+        return why_early
     film, container = pictures.film, copied.container
     if missing(film, container, pictures.span, writer.end, copied.end):
         return "its header promises more"
@@ -203,11 +203,22 @@ def _remarks(
             f"its {film.bits} bits were reduced to {bits}: a bundle exported with --io float32 "
             "keeps them"
         )
-    if pictures.damaged:
-        yield f"{_counted(pictures.damaged, 'damaged packet')} left out"
+    joins = [seconds for seconds in pictures.joins if seconds < writer.end]
+    if joins:
+        elsewhere = ", and elsewhere" if joins[1:] else ""
+        begin = clock(joins[0] - film.origin)
+        yield f"its times begin anew at {begin}{elsewhere}, as of joined films: here they go on"
+    copies = copied.damaged + writer.damaged
+    for number, what in ((pictures.damaged, "packet"), (copies, "copied packet")):
+        if number:
+            yield f"{_counted(number, f'damaged {what}')} left out"
     if pictures.incomplete:
-        damaged = _counted(pictures.incomplete, "picture")
-        yield f"{damaged} decoded from damaged packets: they may show errors"
+        made = _counted(pictures.incomplete, "picture")
+        were = "was" if pictures.incomplete == 1 else "were"
+        yield (
+            f"{made} {were} decoded from damaged packets and may show errors: restore another copy "
+            "of the film if there is one"
+        )
     gaps = damaged_parts(pictures, copied)
     if gaps:
         begin, end = (clock(seconds - film.origin) for seconds in gaps[0])

@@ -51,6 +51,7 @@ class FilmWriter:
         frames: number of pictures so far.
         end: when the last of them ends, in seconds of the film's times.
         disordered: number of copied packets that were left out, since their times go back.
+        damaged: the same of those that the container does not take, as what is left of lost sound.
 
     Raises:
         FilmError: as of :meth:`Encoding.pixel_format`.
@@ -85,7 +86,7 @@ class FilmWriter:
                 f"is lost with {encoding.codec} in {container} files: name the output .mp4, or "
                 ".mkv with --codec libx264"
             )
-        self.frames = self.disordered = 0
+        self.frames = self.disordered = self.damaged = 0
         self.end = film.origin + span.shift
         options = {}
         if container in ("mp4", "mov") and any("." in key for key in source.metadata):
@@ -141,6 +142,8 @@ class FilmWriter:
             self._output.close()
 
     def _mux_copied(self, seconds: Fraction | None) -> None:
+        import av
+
         for packet in self._copied.until(seconds):
             stream = self._streams[packet.stream_index]
             shift = round(self._span.shift / packet.time_base)
@@ -156,7 +159,10 @@ class FilmWriter:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if dts is None else dts - shift
             packet.stream = stream
-            self._output.mux(packet)
+            try:
+                self._output.mux(packet)
+            except av.error.InvalidDataError:
+                self.damaged += 1
 
     def _adds(self, stream: Stream) -> bool:
         """Whether a stream of the film is copied."""

@@ -23,6 +23,7 @@ std::optional<Failure> FrameRestorer::open(const Settings& settings, elir_log_ca
   params.backend = or_null(settings.backend);
   params.precision = or_null(settings.precision);
   params.device = settings.device;
+  params.device_name = or_null(settings.device_name);
   params.strength = settings.strength;
   params.sigma_s = settings.sigma_s;
   params.seed = settings.seed;

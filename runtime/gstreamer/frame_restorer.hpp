@@ -18,6 +18,7 @@ struct Settings {
   std::string backend = "auto";
   std::string precision;  // empty: the fastest that the bundle allows by default
   int device = 0;
+  std::string device_name;  // of OpenVINO's, such as GPU.1; empty: none is named
   int faces = kFacesDefault;
   double strength = 1;
   double sigma_s = -1;     // -1: the bundle's

@@ -46,6 +46,9 @@ void install_properties(GObjectClass* klass) {
                                       nullptr, kSetting));
   add(kDevice, g_param_spec_int("device", "Device", "Index of the GPU", 0, 65536, defaults.device,
                                 kSetting));
+  add(kDeviceName, g_param_spec_string("device-name", "Device name",
+                                       "One of OpenVINO's devices, such as GPU, GPU.1 or NPU",
+                                       nullptr, kSetting));
   add(kFaces,
       g_param_spec_enum("faces", "Faces", "Which faces are restored, with a bundle for faces",
                         faces_type(), defaults.faces, kSetting));
@@ -77,6 +80,9 @@ void write_setting(Settings& settings, guint id, const GValue* value) {
     case kDevice:
       settings.device = g_value_get_int(value);
       break;
+    case kDeviceName:
+      settings.device_name = text_of(value);
+      break;
     case kFaces:
       settings.faces = g_value_get_enum(value);
       break;
@@ -107,6 +113,8 @@ void read_setting(const Settings& settings, guint id, GValue* value) {
       return text_or_unset(settings.precision);
     case kDevice:
       return g_value_set_int(value, settings.device);
+    case kDeviceName:
+      return text_or_unset(settings.device_name);
     case kFaces:
       return g_value_set_enum(value, settings.faces);
     case kStrength:

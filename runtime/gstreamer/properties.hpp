@@ -12,6 +12,7 @@ enum Property : guint {
   kBackend,
   kPrecision,
   kDevice,
+  kDeviceName,
   kFaces,
   kStrength,
   kSigmaS,

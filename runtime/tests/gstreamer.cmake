@@ -15,7 +15,8 @@ target_link_libraries(elir_gstreamer_support PUBLIC elir_test_support PkgConfig:
 target_compile_definitions(elir_gstreamer_support PRIVATE
   ELIR_GST_ELEMENT="$<TARGET_FILE:gstelir>" ELIR_GST_PLUGINS="${plugins}")
 
-elir_test(test_gstreamer test_backlog.cpp test_elirrestore.cpp test_elirrestore_pipelines.cpp)
+elir_test(test_gstreamer test_backlog.cpp test_elirrestore.cpp test_elirrestore_live.cpp
+  test_elirrestore_messages.cpp test_elirrestore_pipelines.cpp)
 target_link_libraries(test_gstreamer PRIVATE elir_gstreamer_support elir_gstreamer_parts)
 set_target_properties(test_gstreamer PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)  # pkg-config adds -pthread
 add_dependencies(test_gstreamer gstelir)

@@ -8,7 +8,8 @@ execute_process(
   COMMAND ${CMAKE_COMMAND} -E env GST_PLUGIN_PATH=${folder} GST_PLUGIN_SYSTEM_PATH= GST_REGISTRY=${WORK}/registry
     ${INSPECT} elirrestore
   OUTPUT_VARIABLE shown ERROR_VARIABLE shown COMMAND_ERROR_IS_FATAL ANY)
-foreach(property IN ITEMS bundle backend precision device faces strength sigma-s seed qos restored dropped)
+foreach(property IN ITEMS bundle backend precision device device-name faces strength sigma-s seed qos restored
+    dropped)
   if(NOT shown MATCHES "\n +${property} +:")
     message(FATAL_ERROR "gst-inspect-1.0 does not show the property ${property}:\n${shown}")
   endif()

@@ -71,7 +71,7 @@ def test_all_is_kept(tmp_path: Path, name: str) -> None:
     suffix, encoding, made = FILMS[name]
     source = write_film(tmp_path / f"film{suffix}", **made)
     result = restored(source, encoding)
-    assert (result.early, result.interrupted, result.remarks) == (None, False, ())
+    assert (result.why_early, result.interrupted, result.remarks) == (None, False, ())
     before, after = read_film(source), read_film(result.path)
     assert after.pts == before.pts
     assert result.frames == len(after.pts) == len(made.get("times", range(12)))
@@ -187,7 +187,7 @@ def test_a_part(tmp_path: Path) -> None:
     assert [(data, time) for data, time, _ in after.packets[0]] == kept
     assert [len(packets) for packets in after.packets] == [len(kept), 3]
     assert after.chapters == [(0, Fraction(1, 5), "Two")]
-    assert result.early is None
+    assert result.why_early is None
     np.testing.assert_allclose(after.pictures[0], before.pictures[5], atol=20)
 
 
@@ -213,7 +213,7 @@ def test_parts_of_slides(tmp_path: Path) -> None:
         with av.open(str(result.path)) as container:
             video = container.streams.video[0]
             assert video.duration * video.time_base == end - start
-        assert (result.early, result.until) == (None, end)
+        assert (result.why_early, result.until) == (None, end)
     last = restored(source, fast, span=Span(Fraction(402, 100)))
     assert (last.frames, last.until) == (1, Fraction(404, 100))
 
@@ -245,7 +245,7 @@ def test_a_film_that_is_cut_off(
         assert only(tmp_path, whole.name, source.name)
         return
     result = restored(source)
-    assert result.early is not None
+    assert result.why_early is not None
     assert result.path.name == f"restored.partial{suffix}"
     assert only(tmp_path, whole.name, source.name, result.path.name)
     before, after = read_film(whole), read_film(result.path)
@@ -269,15 +269,15 @@ def test_a_part_of_a_film_that_is_cut_off(tmp_path: Path, suffix: str, audio: st
     )
     data = source.read_bytes()
     source.write_bytes(data[: len(data) * 6 // 10])
-    assert restored(source, span=Span(end=Fraction(9, 4))).early is not None
-    early = restored(source, span=Span(end=Fraction(1, 2)))
-    assert (early.early, early.frames) == (None, 13)
+    assert restored(source, span=Span(end=Fraction(9, 4))).why_early is not None
+    part = restored(source, span=Span(end=Fraction(1, 2)))
+    assert (part.why_early, part.frames) == (None, 13)
 
 
 def test_a_film_whose_pictures_end_before_its_audio(tmp_path: Path) -> None:
     """Matroska files have no length of a stream."""
     source = write_film(tmp_path / "film.mkv", count=2, sound_seconds=2)
-    assert restored(source).early is None
+    assert restored(source).why_early is None
 
 
 def test_interrupted(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_interrupted(tmp_path: Path) -> None:
     assert after.pts == before.pts[:20]
     assert after.packets[0][-1][1] < after.pts[-1] + Fraction(1, 25)
     assert only(tmp_path, "film.mp4", "restored.partial.mp4")
-    assert restored(source).early is None
+    assert restored(source).why_early is None
     assert only(tmp_path, "film.mp4", "restored.mp4"), "the part is not needed any more"
 
 
@@ -305,8 +305,8 @@ def test_a_film_whose_size_changes(tmp_path: Path) -> None:
     source = with_another_size(tmp_path)
     target = tmp_path / "restored.mkv"
     result = restore_film(open_film(source), target, Unchanged(), FINE)
-    assert result.early is not None
-    assert result.early.endswith("on its pictures are 80x48, and not 64x48")
+    assert result.why_early is not None
+    assert result.why_early.endswith("on its pictures are 80x48, and not 64x48")
     assert len(read_film(result.path).pts) == result.frames == 20
 
 
@@ -316,7 +316,7 @@ def test_a_header_that_promises_a_million_pictures(tmp_path: Path) -> None:
     film = open_film(source)
     result = restored(source)
     assert film.expected_frames(None, None) > 0
-    assert result.early == "its header promises more"
+    assert result.why_early == "its header promises more"
     assert len(read_film(result.path).pts) == 12
 
 

@@ -66,7 +66,7 @@ def test_streams_that_no_container_holds_are_left_out(tmp_path: Path, suffix: st
     target = tmp_path / f"restored{suffix}"
     result = restore_film(open_film(source), target, Unchanged(), Encoding("libx264"))
     told = "left out: a stream of adpcm_ima_wav (audio), which cannot be copied"
-    assert (result.early, result.remarks) == (None, (told,))
+    assert (result.why_early, result.remarks) == (None, (told,))
     after = read_film(target)
     assert (len(after.pts), after.packets) == (12, [])
 

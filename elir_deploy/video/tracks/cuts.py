@@ -42,10 +42,11 @@ class Cuts:
         if before is None:
             return False
         gain = np.clip(before.mean() / max(1, small.mean()), 1 / _LIGHT, _LIGHT)
-        difference = min(float(np.abs(lit - before).mean()) for lit in (small, gain * small))
+        lights = small, gain * small
+        difference = min(float(np.abs(lit - before).mean()) for lit in lights)
         usual = float(np.median(self._usual)) if self._usual else 0.0
         if difference > max(_LEVELS, _ABOVE_USUAL * usual):
-            unlike = _unlike(before, small)
+            unlike = min(_unlike(before, lit) for lit in lights)
             if unlike * unlike / difference > _UNEXPLAINED:
                 self._usual.clear()
                 return True

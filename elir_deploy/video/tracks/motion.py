@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["STILL", "Movement", "movement_between"]
+__all__ = ["STILL", "Movement", "movement_between", "spread"]
 
 #: Radius of what counts of a face, and half the side of what is looked at, over the root mean
 #: square distance of its landmarks from their centre, which is 0.63 of the eyes' distance.
@@ -61,6 +61,11 @@ class Movement:
 STILL = Movement()
 
 
+def spread(points: Points) -> float:
+    """Root mean square distance of points from their centre, in pixels: the size of a face."""
+    return float(np.sqrt((np.abs(points - points.mean()) ** 2).mean()))
+
+
 def movement_between(
     before: NDArray[np.uint8], now: NDArray[np.uint8], points: Points
 ) -> Movement | None:
@@ -74,7 +79,7 @@ def movement_between(
         None: the second does not show the same face nearby, or too little of it is in the picture.
     """
     centre = complex(points.mean())
-    size = float(np.sqrt((np.abs(points - centre) ** 2).mean()))
+    size = spread(points)
     factor = max(1, round(2 * _REACH * size / _SIDE))
     height, width = before.shape[:2]
     left, right = _range(centre.real, _REACH * size, factor, width)
@@ -149,8 +154,10 @@ class _Registration:
             solution = np.linalg.solve(normal, weighted.T)
         except np.linalg.LinAlgError:
             return None
-        starts = [Movement(1, shift) for shift in {0j, _whole_shift(self._picture, other)}]
-        moved = min(starts, key=lambda start: self._error(other, start, 1, 0))
+        moved, whole = STILL, _whole_shift(self._picture, other)
+        if whole:
+            starts = moved, Movement(1, whole)
+            moved = min(starts, key=lambda start: self._error(other, start, 1, 0))
         gain, offset = 1.0, 0.0
         for _ in range(_STEPS):
             step = solution @ self._rest(other, moved, gain, offset)[0]

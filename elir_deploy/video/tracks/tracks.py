@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from elir_deploy.photo import Face
 from elir_deploy.photo.faces import MIN_EYE_DISTANCE
-from elir_deploy.video.tracks.motion import STILL, Movement, Points, movement_between
+from elir_deploy.video.tracks.motion import STILL, Movement, Points, movement_between, spread
 from elir_deploy.video.tracks.smoothing import WINDOW, smoothed
 
 __all__ = ["EVERY", "FADE", "LOOKAHEAD", "Scene", "Track"]
@@ -25,6 +25,8 @@ _MISSED = 1
 LOOKAHEAD = max(WINDOW, FADE + (_MISSED + 1) * EVERY)
 #: Mean distance of landmarks over the face's size, and ratio of sizes, up to which it is the same.
 _FARTHEST, _LARGEST_RATIO = 2.0, 1.6
+#: The same distance where the pictures do not show how it moved, as at a cut that was missed.
+_JUMP = 0.5
 #: Distance of the eyes in pixels from which a face is restored in full; it fades out below.
 _FULL_EYES = MIN_EYE_DISTANCE + 2.0
 
@@ -48,10 +50,6 @@ class _Sample:
         return cls(number, np.array([*flat, *face.box]), face.score)
 
     @property
-    def landmarks(self) -> NDArray[np.float64]:
-        return self.values[:10].reshape(5, 2)
-
-    @property
     def points(self) -> Points:
         """(5,) the landmarks as x + iy."""
         return self.values[:10].view(np.complex128)
@@ -63,12 +61,6 @@ class _Sample:
         around = movement(corners.mean(keepdims=True))
         points = np.concatenate([movement(self.points), around - half, around + half])
         return points.view(np.float64)
-
-    @property
-    def size(self) -> float:
-        """Root mean square distance of the landmarks from their centre, in pixels."""
-        points = self.landmarks - self.landmarks.mean(axis=0)
-        return float(np.sqrt((points**2).sum(axis=1).mean()))
 
 
 @dataclass(eq=False)
@@ -90,16 +82,21 @@ class Track:
     #: Landmarks in the latest picture, and how far they moved to it.
     _points: Points = field(default_factory=lambda: np.zeros(5, np.complex128))
     _speed: complex = 0j
+    #: Whether the pictures since it was last detected leave open how it moved.
+    _lost: bool = False
 
     def add(self, sample: _Sample) -> None:
         self.last = sample.number
         self.seen += 1
         self.samples.append(sample)
         self._points = sample.points
+        self._lost = False
 
     def follow(self, number: int, before: NDArray[np.uint8], now: NDArray[np.uint8]) -> None:
         """From one picture to the next; where that cannot be seen it goes on as it did."""
-        moved = movement_between(before, now, self._points) or Movement(1, self._speed)
+        seen = movement_between(before, now, self._points)
+        self._lost = self._lost or seen is None
+        moved = seen or Movement(1, self._speed)
         points = moved(self._points)
         self._speed = complex((points - self._points).mean())
         self._points = points
@@ -114,17 +111,20 @@ class Track:
 
     def distance(self, sample: _Sample) -> float:
         """How unlike a face is what is expected of this one; infinite: it is another."""
-        last, expected = self.samples[-1], self.samples[-1].landmarks
+        last, expected = self.samples[-1], self.samples[-1].points
         if len(self.samples) > 1:
             before = self.samples[-2]
             steps = (sample.number - last.number) / (last.number - before.number)
-            expected = expected + steps * (last.landmarks - before.landmarks)
-        size = max(last.size, 1e-3)
-        ratio = max(sample.size, 1e-3) / size
+            expected = expected + steps * (last.points - before.points)
+        size = max(spread(last.points), 1e-3)
+        ratio = max(spread(sample.points), 1e-3) / size
         if not 1 / _LARGEST_RATIO < ratio < _LARGEST_RATIO:
             return np.inf
-        far = float(np.sqrt(((sample.landmarks - expected) ** 2).sum(axis=1)).mean()) / size
-        return far if far < _FARTHEST else np.inf
+        places, farthest = [expected], _FARTHEST
+        if self._lost:
+            places, farthest = [expected, self._points], _JUMP
+        far = min(float(np.abs(sample.points - each).mean()) for each in places) / size
+        return far if far < farthest else np.inf
 
     def face(self, number: int) -> Face:
         """The face in a picture, smoothed."""

@@ -59,6 +59,15 @@ def test_light_that_changes_is_no_cut(name: str, gain: float) -> None:
     assert cuts_in([PHOTOS[name], PHOTOS[name], changed]) == []
 
 
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("gain", [0.7, 1.3])
+def test_a_pan_in_light_that_changes_is_no_cut(name: str, gain: float) -> None:
+    wide = sample_photos((256, 512), faces=False)[name]
+    lit = (wide * gain).clip(0, 255).astype(np.uint8)
+    pictures = [wide[:, :320], wide[:, :320], lit[:, 20:340]]
+    assert cuts_in([np.ascontiguousarray(picture) for picture in pictures]) == []
+
+
 def test_a_fast_pan_over_small_things_is_no_cut() -> None:
     things = np.random.default_rng(0).integers(0, 256, (8, 16, 3)).astype(np.uint8)
     wide = np.asarray(Image.fromarray(things).resize((384, 192), Image.Resampling.BICUBIC))
