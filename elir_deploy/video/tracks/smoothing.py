@@ -2,7 +2,9 @@
 
 Around each picture, a line is fitted to what was seen, least squares with tricube weights. As the
 window is symmetric, or the fit extends to its end, something in uniform motion comes out where it
-is. Where a line leaves more than jitter, a parabola over a shorter time takes its place by degrees.
+is. A slope that jitter alone could have is taken for less, or for none: at the ends of a track it
+would be most of what is left of the jitter. Where a line leaves more than jitter, a parabola over a
+shorter time takes its place by degrees.
 What is given has been carried into the picture by the motion that pictures show, where they show
 it: then little but jitter is left.
 """
@@ -21,6 +23,8 @@ WINDOW, _NARROW = 15, 7
 _JITTER, _MOTION = 0.06, 0.10
 #: The same of smaller faces, of which jitter is a larger share: as if the eyes were so far apart.
 _EYES = 25.0
+#: Variance that a slope explains, over what jitter would: below this, it is taken for none.
+_SLOPE = 3.0
 
 
 def smoothed(
@@ -64,6 +68,26 @@ def _fit(
     powers = np.vander(times, min(degree, len(times) - 1) + 1, increasing=True)
     root = np.sqrt(weights)[:, None]
     coefficients = np.linalg.lstsq(root * powers, root * seen, rcond=None)[0]
+    if powers.shape[1] == 2:
+        coefficients = _shrunk(coefficients, weights, times, seen)
     rest = (seen - powers @ coefficients)[:, :10]
     squares = (rest**2).reshape(len(times), 5, 2).sum(axis=2).mean(axis=1)
     return coefficients[0], float(np.sqrt(np.average(squares, weights=weights)))
+
+
+def _shrunk(
+    line: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    times: NDArray[np.float64],
+    seen: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Between a weighted mean and a line, by what the slope explains (F test, James and Stein)."""
+    mean = np.average(seen, axis=0, weights=weights)
+    freedom = weights.sum() ** 2 / (weights**2).sum() - 2
+    without, left = (
+        float((weights[:, None] * (seen - fit) ** 2)[:, :10].sum())
+        for fit in (mean, line[0] + times[:, None] * line[1])
+    )
+    explained = (without - left) * freedom
+    share = 1 - _SLOPE * left / explained if explained > _SLOPE * left else 0.0
+    return np.stack([mean + share * (line[0] - mean), share * line[1]])

@@ -45,6 +45,17 @@ def test_jitter_is_less_than_half() -> None:
     assert np.diff(rest, axis=0).std() < np.diff(jitter, axis=0).std() / 4
 
 
+def test_jitter_gives_no_slope_at_the_ends() -> None:
+    """There, a line has about three times the variance of a mean."""
+    rng = np.random.default_rng(0)
+    numbers = np.arange(0, 30, 2)
+    ends = []
+    for _ in range(100):
+        values = FACE + rng.normal(0, 1, (len(numbers), 14))
+        ends.append(smoothed(numbers, values, 0) - FACE)
+    assert np.std(ends) < 0.45  # of a mean: 0.41, of a line: 0.70
+
+
 def test_few_sightings() -> None:
     one = smoothed(np.array([6]), FACE[None], 6)
     np.testing.assert_allclose(one, FACE)
