@@ -8,10 +8,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -197,8 +198,8 @@ def open_cluster(
 ) -> Iterator[Cluster]:
     """Start Ray on this machine, or join it, and open the bundle in every worker.
 
-    Ray that is started here listens on loopback alone, and ends with the block. In it, what is
-    printed goes to standard error.
+    Ray that is started here listens on loopback alone, and ends with the block, as do its files. In
+    the block, what is printed goes to standard error.
 
     Args:
         options: of the workers.
@@ -222,18 +223,14 @@ def open_cluster(
     if address is not None:
         _check_reachable(address)
     # Ray prints of workers that died, wherever its logs go.
-    with redirect_stdout(sys.stderr), _our_signals():
-        try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            place = address or "on this machine"
-            raise UnavailableError(f"Ray {place}: {_first_line(error)}") from None
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        files: dict[str, Any] = {}
+        if address is None:
+            # Of Ray, which leaves them, and of workers that are killed.
+            made = tempfile.TemporaryDirectory(prefix="elir-", ignore_cleanup_errors=True)
+            files["_temp_dir"] = stack.enter_context(made)
+            options = replace(options, copies=made.name)
+        _connect(ray, address, files)
         try:
             if address is None:
                 services: Any = ray.util
@@ -243,6 +240,21 @@ def open_cluster(
             raise_interruption(signal.SIGTERM)
         finally:
             ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, files: dict[str, Any]) -> None:
+    with _our_signals():
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **files,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            place = address or "on this machine"
+            raise UnavailableError(f"Ray {place}: {_first_line(error)}") from None
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class WorkerOptions:
         options: those of :class:`~elir_deploy.photo.choices.Choices`.
         folder: the working folder, with the same bundles and pictures on every machine.
         strength, bits, quality: as for :func:`~elir_deploy.runtime.files.restore_files`.
+        copies: where a worker keeps copies of pictures of URLs; None: in its temporary folder.
     """
 
     bundle: str
@@ -41,6 +42,7 @@ class WorkerOptions:
     strength: float = 1.0
     bits: int | None = None
     quality: Quality = None
+    copies: str | None = None
 
 
 class Worker:
@@ -69,8 +71,8 @@ class Worker:
 
         def run() -> None:
             try:
-                with tempfile.TemporaryDirectory(prefix="elir-batch-") as folder:
-                    self._restore(jobs, Path(folder), results.put)
+                with ExitStack() as stack:
+                    self._restore(self._at_hand(jobs, stack), results.put)
                 results.put(None)
             except BaseException as error:  # noqa: BLE001  # the caller's
                 results.put(error)
@@ -83,7 +85,15 @@ class Worker:
             yield result
         thread.join()
 
-    def _restore(self, jobs: Sequence[Job], folder: Path, tell: Callable[[Result], None]) -> None:
+    def _at_hand(self, jobs: Sequence[Job], stack: ExitStack) -> list[Job]:
+        """Jobs with files on this machine; copies of others are deleted at the end of ``stack``."""
+        if not any(isinstance(job, RemoteJob) for job in jobs):
+            return list(jobs)
+        made = tempfile.TemporaryDirectory(prefix="elir-batch-", dir=self._options.copies)
+        folder = Path(stack.enter_context(made))
+        return [LocalJob.of(job, folder) if isinstance(job, RemoteJob) else job for job in jobs]
+
+    def _restore(self, jobs: Sequence[Job], tell: Callable[[Result], None]) -> None:
         def finish(result: Result) -> None:
             job, failure = result.job, result.failure
             if isinstance(job, LocalJob):
@@ -100,7 +110,7 @@ class Worker:
         options = self._options
         restore_files(
             self._files,
-            [LocalJob.of(job, folder) if isinstance(job, RemoteJob) else job for job in jobs],
+            jobs,
             strength=options.strength,
             bits=options.bits,
             quality=options.quality,

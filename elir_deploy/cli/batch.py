@@ -138,14 +138,13 @@ def batch(
     naming = Naming(format.value, suffix)
     plan = plan_batch(source, destination, naming, existing=existing.value, recursive=recursive)
     encoding = image_quality(quality, plan)
-    check_bits(bits, {job.format for job in plan.jobs}, *choices.bits)
+    check_bits(bits, (job.format for job in plan.jobs), *choices.bits)
     options = WorkerOptions(
         bundle, background, choices.options, os.getcwd(), strength, bits, encoding
     )
     outcome = Outcome()
     with RunReport(plan, events) as report:
         if plan.jobs:
-            started = time.perf_counter()
             with ExitStack() as stack:
                 # After the cluster's end, which kills workers that are writing.
                 stack.callback(remove_leftovers, plan.jobs)
@@ -160,8 +159,9 @@ def batch(
                     say("restoring", outcome.jobs_done, len(plan.jobs))
 
                 say("restoring", 0, len(plan.jobs))
+                started = time.perf_counter()
                 cluster.restore(plan.jobs, finish)
-            outcome.seconds = time.perf_counter() - started
+                outcome.seconds = time.perf_counter() - started
         report.outcome = outcome
     report.print_summary(None)
     if outcome.failures or plan.unread.closed or plan.unread.unnamed:

@@ -160,7 +160,7 @@ def restore(
         suffix=suffix,
     )
     encoding = image_quality(quality, plan)
-    check_bits(bits, {job.format for job in plan.jobs}, *choices.bits)
+    check_bits(bits, (job.format for job in plan.jobs), *choices.bits)
     with RunReport(plan, events) as report, ExitStack() as stack:
         restorer = None
         if plan.jobs:

@@ -195,8 +195,12 @@ def _bound(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
-        raise OutputError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+        raise _cannot_listen(host, port, error) from None
     return sock
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> OutputError:
+    return OutputError(f"cannot listen on {host}, port {port}: {error.strerror}")
 
 
 def _run(uvicorn: Any, config: Any, sock: socket.socket) -> None:
@@ -218,7 +222,10 @@ def _run(uvicorn: Any, config: Any, sock: socket.socket) -> None:
             self.should_exit = True
 
     address, port = sock.getsockname()[:2]
-    sock.listen(config.backlog)  # before the address is told
+    try:
+        sock.listen(config.backlog)  # before the address is told
+    except OSError as error:  # two may bind to one port, if neither listens yet
+        raise _cannot_listen(address, port, error) from None
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{port}", flush=True)
     Server(config).run(sockets=[sock])

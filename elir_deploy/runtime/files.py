@@ -107,7 +107,7 @@ def restore_files(
     """
     if isinstance(restorer, Restorer):
         restorer = ImageRestorer(restorer)
-    check_bits(bits, {job.format for job in jobs}, restorer.bits, restorer.instead_of_8_bits)
+    check_bits(bits, (job.format for job in jobs), restorer.bits, restorer.instead_of_8_bits)
     work = _Work(restorer, jobs, rounded_strength(strength), bits, quality, on_result, on_progress)
     writer = ThreadPoolExecutor(1, thread_name_prefix="elir-write")
     writing: Future[None] | None = None

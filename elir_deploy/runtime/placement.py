@@ -140,7 +140,7 @@ def check_fit(fit: str | None) -> None:
         UsageError: it is not.
     """
     if fit is not None and fit not in get_args(Fit):
-        raise UsageError(f"fit is {fit[:80]!r}, expected one of {', '.join(get_args(Fit))}")
+        raise UsageError(f"fit is {repr(fit)[:80]}, expected one of {', '.join(get_args(Fit))}")
 
 
 def checked_overlap(overlap: int | None, shapes: Sequence[Shape]) -> int | None:

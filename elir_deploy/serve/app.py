@@ -146,7 +146,10 @@ class Service:
         )
 
     async def _restore(self, request: Request) -> Response:
-        choices = RestoreParameters.of(request.query_params, next(iter(self._models)))
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(415, "send the image itself: curl --data-binary @photo.jpg")
+        default_model = next(iter(self._models))
+        choices = RestoreParameters.of(request.query_params.multi_items(), default_model)
         model, dispatcher = self._model(choices.model)
         restorer = model.restorer(choices.faces, choices.scale, choices.run)
         dispatcher.check()

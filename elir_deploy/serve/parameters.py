@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -63,8 +63,12 @@ class RestoreParameters:
     bits: int | None
 
     @classmethod
-    def of(cls, values: Mapping[str, str], default_model: str) -> RestoreParameters:
+    def of(cls, given: Sequence[tuple[str, str]], default_model: str) -> RestoreParameters:
+        values = dict(given)
         _check_names(values, _PARAMETERS)
+        for name in values:
+            if sum(name == each for each, _ in given) > 1:
+                raise UsageError(f"{name} is given more than once")
         format = values.get("format", "same")
         if format != "same" and f".{format}" not in OUTPUT_FORMATS:
             names = ", ".join(suffix[1:] for suffix in OUTPUT_FORMATS)
@@ -111,6 +115,8 @@ def _check_names(names: Iterable[str], known: tuple[str, ...]) -> None:
                 f"{name} is an option of the service, not of a request: it is given to elir-serve "
                 f"as --{option.replace('_', '-')}"
             )
+        if name not in known and option in known:
+            raise UsageError(f"unknown parameter {name!r}: it is called {option} here")
         if name not in known:
             raise UsageError(f"unknown parameter {name[:80]!r}, expected one of {', '.join(known)}")
 

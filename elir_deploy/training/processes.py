@@ -54,18 +54,26 @@ def on_first_process(fabric: Any, function: Callable[[], T]) -> T | None:
 
 @contextmanager
 def leaving_group() -> Iterator[None]:
-    """At the end, leave the group of processes, if there is one, and end its threads.
+    """At the end, leave the group of processes that was made meanwhile, and end its threads.
 
     They run for as long as a model or optimizer knows the group, and one that meets Python's exit
     aborts the process.
     """
+    before = _in_group()
     try:
         yield
     except BaseException as error:
-        if torch.distributed.is_initialized():
-            traceback.clear_frames(error.__traceback__)
+        reason: BaseException | None = error
+        while reason is not None and _in_group():
+            traceback.clear_frames(reason.__traceback__)
+            reason = reason.__cause__ or reason.__context__
         raise
     finally:
-        if torch.distributed.is_initialized():
+        if _in_group() and not before:
             torch.distributed.destroy_process_group()
             gc.collect()
+
+
+def _in_group() -> bool:
+    # Some builds of PyTorch for Jetson have none.
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -155,12 +157,15 @@ def test_a_signal_ends_the_workers(tmp_path: Path, number: int, code: int) -> No
         *(sys.executable, "-m", "elir_deploy.cli.batch", str(source), str(tmp_path / "out")),
         *("--bundle", str(bundle), "--recursive", "--existing", "skip"),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while len(list((tmp_path / "out").rglob("*.png"))) < 20:
-        time.sleep(0.01)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # names of sockets are short
+        environment = os.environ | {"TMPDIR": temporary}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        while len(list((tmp_path / "out").rglob("*.png"))) < 20:
+            time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert list(Path(temporary).glob("[!.]*")) == []  # .ses is an empty file of a library
     assert process.returncode == code, errors
     assert "left: --existing skip restores the rest" in errors
     assert psutil.wait_procs(workers, timeout=20)[1] == []

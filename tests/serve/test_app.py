@@ -189,7 +189,7 @@ def test_requests_choose_how_they_run(bundles: Path, options: dict[str, Any]) ->
     ("parameters", "reason"),
     [
         ({"long_side": 640}, "long_side is an option of the service, not of a request"),
-        ({"tile-overlap": 4}, "unknown parameter 'tile-overlap', expected one of"),
+        ({"tile-overlap": 4}, "unknown parameter 'tile-overlap': it is called tile_overlap here"),
         ({"long-side": 640}, "elir-serve as --long-side"),
         ({"precision": "fp32"}, "elir-serve as --precision"),
         ({"x" * 500: 1}, "unknown parameter 'xxx"),
@@ -218,6 +218,13 @@ def test_options_that_are_refused(
         assert len(answer.text) < 300
     answer = client.post("/restore?model=half&seed=1", content=PNG)
     assert (answer.status_code, "noise is baked" in answer.text) == (400, True)
+    answer = client.post("/restore?seed=1&seed=2", content=PNG)
+    assert (answer.status_code, "seed is given more than once" in answer.text) == (400, True)
+
+
+def test_a_form_is_told_how_to_send_images(client: TestClient) -> None:
+    answer = client.post("/restore", files={"file": PNG})
+    assert (answer.status_code, "--data-binary" in answer.text) == (415, True)
 
 
 def test_numbers_that_no_float_holds_are_told_as_sent(client: TestClient) -> None:
