@@ -109,6 +109,7 @@ class CopiedStreams:
                 seconds = time * packet.time_base
                 shown = seconds - self._film.origin
                 if self._ends_before(packet, shown):
+                    self.why_early = None
                     continue
                 self.why_early = "its last packet is incomplete" if packet.is_corrupt else None
                 if packet.is_corrupt:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elir_deploy.errors import FilmError
+from elir_deploy.video.demuxing import may_begin_anew
 from elir_deploy.video.library import reading, require_av
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Film:
         time_base: seconds in a unit of a picture's time.
         rate: pictures a second on average.
         origin: time of its beginning in seconds.
+        begins_anywhere: whether that says nothing, as in transport streams: results begin at 0.
         duration: in seconds, as its header says; None: it does not.
         frames: number of pictures, as the header says or estimated; 0: unknown.
         remarks: what is not restored or kept, in words.
@@ -109,6 +111,7 @@ class Film:
     time_base: Fraction
     rate: Fraction
     origin: Fraction
+    begins_anywhere: bool
     duration: Fraction | None
     frames: int
     remarks: tuple[str, ...]
@@ -198,6 +201,8 @@ def open_film(path: Path) -> Film:
                 "deinterlace it first"
             )
         assert stream.time_base is not None
+        origin = Fraction(container.start_time or 0, _MICROSECONDS)
+        anywhere = may_begin_anew(container)
         return Film(
             path,
             stream.index,
@@ -210,7 +215,8 @@ def open_film(path: Path) -> Film:
             Orientation.of(_display_matrix(first)),
             stream.time_base,
             Fraction(rate),
-            max(Fraction(0), Fraction(container.start_time or 0, _MICROSECONDS)),
+            origin if anywhere else max(Fraction(0), origin),
+            anywhere,
             duration,
             stream.frames or (0 if duration is None else round(duration * rate)),
             tuple(remarks),

@@ -38,6 +38,8 @@ __all__ = [
 TOLERANCE = Fraction(1, 4)
 #: Those that are remembered of a film, however long it is.
 MOST_GAPS = 100
+#: Bytes of packets that may turn out to be needed.
+_MOST_HELD = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -232,14 +234,20 @@ class Pictures:
 
 
 def _from_key_packet(packets: Iterator[Packet[Any]], seconds: Fraction) -> Iterator[Packet[Any]]:
-    """Packets from the last key one before a time on, so that no others need to be decoded."""
+    """Packets from the last key one before a time on, so that no others need to be decoded.
+
+    From an earlier one if there are too many to hold.
+    """
     before: list[Packet[Any]] = []
+    held = 0
     for packet in packets:
         after = packet.pts is None or packet.pts * packet.time_base > seconds
         if packet.is_keyframe and not after:
             before.clear()
+            held = 0
         before.append(packet)
-        if after:
+        held += packet.size
+        if after or held > _MOST_HELD:
             break
     yield from before
     yield from packets
@@ -254,6 +262,8 @@ def missing(
         span: the part of which it is asked.
         pictures, others: when its video and the streams that were copied end.
     """
+    if film.begins_anywhere:  # FFmpeg takes joined parts for as long as a counter's range
+        return False
     tolerance = TOLERANCE + 2 / film.rate
     last = _end_of_pictures(container, pictures_of(container, film.stream))
     if last is None:

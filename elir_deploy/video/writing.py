@@ -88,6 +88,7 @@ class FilmWriter:
             )
         self.frames = self.disordered = self.damaged = 0
         self.end = film.origin + span.shift
+        self._shift = span.shift + (film.origin if film.begins_anywhere else 0)
         options = {}
         if container in ("mp4", "mov") and any("." in key for key in source.metadata):
             options["movflags"] = "use_metadata_tags"  # else such names are lost
@@ -120,7 +121,7 @@ class FilmWriter:
         film = self._film
         self._mux_copied(moment.pts * film.time_base)
         frame = self._convert(film.orientation.stored(pixels))
-        frame.pts = moment.pts - round(self._span.shift / film.time_base)
+        frame.pts = moment.pts - round(self._shift / film.time_base)
         frame.duration = moment.duration
         frame.time_base = film.time_base
         self._output.mux(self._packets.encode(frame))
@@ -146,7 +147,7 @@ class FilmWriter:
 
         for packet in self._copied.until(seconds):
             stream = self._streams[packet.stream_index]
-            shift = round(self._span.shift / packet.time_base)
+            shift = round(self._shift / packet.time_base)
             dts = packet.dts
             if dts is not None:
                 earliest = self._last.get(packet.stream_index, dts - 1) + (

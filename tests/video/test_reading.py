@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elir_deploy.video import Encoding, Span, open_film, restore_film
+from elir_deploy.video import (
+    Encoding,
+    Span,
+    copying,
+    demuxing,
+    open_film,
+    reading,
+    restore_film,
+)
 from elir_deploy.video.restoring import RestoredFilm
 from tests.video.films import Unchanged, av, read_film, write_film
 
@@ -115,6 +124,18 @@ def test_times_of_a_joined_stream_that_are_far_earlier(tmp_path: Path) -> None:
     result = restored(appended(tmp_path / "film.ts", first, *others))
     assert result.frames == 40
     assert result.until < 2
+    assert result.why_early is None
+    assert read_film(result.path).pts[0] < 0.1, "a stream begins anywhere, its result at 0"
+
+
+def test_many_packets_without_a_key_picture_are_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_film(tmp_path / "film.mkv", count=40, audio=None, options={"g": "100"})
+    expected = read_film(restored(source, Span(Fraction(1))).path).pictures
+    monkeypatch.setattr(reading, "_MOST_HELD", 100)
+    found = read_film(restored(source, Span(Fraction(1))).path).pictures
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_files_that_were_appended_to_one_another(tmp_path: Path) -> None:
@@ -155,6 +176,22 @@ def test_damaged_sound_within_a_film(tmp_path: Path) -> None:
     result = restored(source)
     assert (result.why_early, result.frames) == (None, 50)
     assert result.remarks == ("1 damaged copied packet left out",)
+
+
+def test_damaged_sound_at_the_end_of_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged(demuxing.FilmPackets):
+        def __iter__(self) -> Iterator[Any]:
+            for packet in super().__iter__():
+                if packet.size and packet.stream.type == "audio":
+                    packet.is_corrupt = packet.pts * packet.time_base > Fraction(9, 10)
+                yield packet
+
+    source = write_film(tmp_path / "film.mkv", count=50)
+    monkeypatch.setattr(copying, "FilmPackets", Damaged)
+    assert restored(source).why_early is not None
+    assert restored(source, Span(end=Fraction(1))).why_early is None
 
 
 @pytest.mark.parametrize("audio", ["aac", None])

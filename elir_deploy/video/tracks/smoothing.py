@@ -84,6 +84,8 @@ def _shrunk(
     """Between a weighted mean and a line, by what the slope explains (F test, James and Stein)."""
     mean = np.average(seen, axis=0, weights=weights)
     freedom = weights.sum() ** 2 / (weights**2).sum() - 2
+    if freedom <= 0:  # as good as two, which say nothing of jitter
+        return line
     without, left = (
         float((weights[:, None] * (seen - fit) ** 2)[:, :10].sum())
         for fit in (mean, line[0] + times[:, None] * line[1])

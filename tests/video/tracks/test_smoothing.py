@@ -60,5 +60,7 @@ def test_few_sightings() -> None:
     one = smoothed(np.array([6]), FACE[None], 6)
     np.testing.assert_allclose(one, FACE)
     numbers = np.array([0, 30])
-    middle = smoothed(numbers, path(numbers, 1.0), 15)
-    np.testing.assert_allclose(middle, FACE + 15)
+    for number in (0, 15, 30):
+        found = smoothed(numbers, path(numbers, 1.0), number)
+        np.testing.assert_allclose(found, FACE + number, atol=1e-6)
+    np.testing.assert_allclose(smoothed(np.array([0, 2]), path(np.array([0, 2]), 3.0), 0), FACE)
