@@ -53,6 +53,7 @@ class FilmPackets:
         self.joins: list[Fraction] = []
         # Of the latest part, and of the one before, of which packets may still come.
         self._shifts: deque[Fraction] = deque([Fraction(0)], maxlen=2)
+        self._in_latest: set[int] = set()  # streams, which do not return to the one before
         self._last: dict[int, Fraction] = {}
         self._end = Fraction(0)
         for stream in container.streams:
@@ -81,16 +82,23 @@ class FilmPackets:
         self._end = max(self._end, shown + lasting)
 
     def _shift(self, packet: Packet[Any], seconds: Fraction) -> Fraction:
-        last = self._last.get(packet.stream_index)
+        index = packet.stream_index
+        last = self._last.get(index)
+        latest = self._shifts[-1]
+        known = [latest] if index in self._in_latest else list(self._shifts)
         fitting = [
             shift
-            for shift in self._shifts
+            for shift in known
             if last is None or last - _BACK <= seconds + shift <= last + _ON
         ]
         if not fitting and packet.stream.type in ("audio", "video"):
             shift = self._end - seconds
             self._shifts.append(shift)
+            self._in_latest = {index}
             if len(self.joins) < _MOST and packet.pts is not None:
                 self.joins.append(packet.pts * packet.time_base + shift)
             return shift
-        return min(fitting or self._shifts, key=lambda shift: abs(seconds + shift - self._end))
+        shift = min(fitting or known, key=lambda shift: abs(seconds + shift - self._end))
+        if shift == latest:
+            self._in_latest.add(index)
+        return shift
