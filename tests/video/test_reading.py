@@ -140,9 +140,9 @@ def test_many_packets_without_a_key_picture_are_not_held(
 
 def test_slides_joined_behind_a_short_part(tmp_path: Path) -> None:
     """Whose steps are longer than that part: later ones would fit its times, too."""
-    first = write_film(tmp_path / "first.ts", count=50, audio=None)
+    first = write_film(tmp_path / "first.ts", count=50)
     slides = [3600 * 75 * number for number in range(5)]
-    second = write_film(tmp_path / "second.ts", times=slides, audio=None)
+    second = write_film(tmp_path / "second.ts", times=slides)
     result = restored(appended(tmp_path / "film.ts", first, second))
     assert result.frames == 55
     assert np.diff(read_film(result.path).pts[50:]).tolist() == [3] * 4
