@@ -1,4 +1,4 @@
-"""The service as a process: signals, slow and hostile senders, load, and its page in a browser."""
+"""The service as a process: signals, slow and hostile senders, and load."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 import io
 import json
 import re
-import shutil
 import signal
 import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from elir_deploy.photo.choices import Choices, open_pictures
 from elir_deploy.runtime import Restorer
 from tests.bundles import make_bundle
-from tests.photo.pictures import face_bundle
 from tests.serve.running import Running, running
 
-RUNNING = {"backend": "onnxruntime", "precision": "fp32"}
 CPU = ("--backend", "onnxruntime", "--precision", "fp32")
 
 
@@ -268,55 +263,3 @@ def test_two_hundred_clients(tmp_path: Path) -> None:
     # Little's law: whoever has one of so many places has it for places / rate, on average.
     places = 16 + 2
     assert p99 < 3 * places / (answers.statuses[200] / 60)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")
-@pytest.mark.parametrize(("width", "scale"), [(1280, 1), (390, 2)])
-def test_the_page(tmp_path: Path, width: int, scale: int) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    made = make_bundle if scale == 1 else face_bundle
-    bundle = made(tmp_path / "half", gain=0.5, stride=8)
-    (tmp_path / "photo.png").write_bytes(png(300))
-    messages: list[str] = []
-    with running(bundle, *CPU) as service, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.goto(service.url)
-        page.set_input_files("#file", tmp_path / "photo.png")
-        page.wait_for_selector("#result:not([hidden])")
-        if scale == 1:
-            assert "restored in" in page.inner_text("#message")
-        else:
-            page.select_option("#scale", str(scale))
-            page.click("#again")
-            page.wait_for_selector("#again:not([disabled])")
-        page.fill("#slider", "20")
-        assert page.evaluate("document.getElementById('view').style.getPropertyValue('--at')") == (
-            "20%"
-        )
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        with page.expect_download() as download:
-            page.click("#download")
-        assert download.value.suggested_filename == "photo-restored.png"
-        restored = np.asarray(Image.open(download.value.path()))
-        page.screenshot(path=tmp_path / "page.png", full_page=True)
-        # A file that is no picture says so, and the page can be used again.
-        (tmp_path / "notes.txt").write_text("no picture")
-        page.set_input_files("#file", tmp_path / "notes.txt")
-        page.wait_for_selector("#message.error")
-        assert "not an image" in page.inner_text("#message")
-        browser.close()
-    photo = np.asarray(Image.open(tmp_path / "photo.png"))
-    with ExitStack() as stack:
-        opened = open_pictures(Choices.opened(bundle, None, **RUNNING), stack)
-        if isinstance(opened, Restorer):
-            expected = opened(photo)
-        else:
-            expected = opened.restore(photo, scale=scale).pixels
-    np.testing.assert_array_equal(restored, expected)
-    assert [m for m in messages if "400" not in m] == []  # the refusal is logged by the browser
