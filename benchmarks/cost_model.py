@@ -293,7 +293,7 @@ def main() -> None:
         "As trained is the collapsed PyTorch network, call by call, nothing fused; as exported is "
         "the float32 ONNX graph with element-wise operators fused. The exact rewrites of the "
         "export leave the convolutions as they are but the U-Net's last: 3x3, then 1x1 to the "
-        "latent's 16 channels, becomes one 3x3 to 16 channels. The time MLP is gone, too.",
+        "latent's channels, becomes one 3x3 to as many. The time MLP is gone, too.",
         "## The paper's figures: eager PyTorch, float32, RTX 2080 Ti",
         paper_table(fitted),
         f"The roofline alone (vendor's peaks, launches at CUDA's own rate) has no fitted number. "

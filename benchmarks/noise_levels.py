@@ -193,7 +193,7 @@ def text(report: dict[str, Any]) -> str:
         [level, *(f"{means[level] - float(level):+.1f}" for means in flats.values())]
         for level in next(iter(flats.values()))
     ]
-    parts += ["", "Mean of flat grey pictures, in levels off:", ""]
+    parts += ["", "Mean of the results for flat grey pictures, in levels off:", ""]
     return "\n".join([*parts, pipes(["level", *flats], rows)]) + "\n"
 
 

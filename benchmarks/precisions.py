@@ -191,7 +191,7 @@ def measure(task: TaskSpec, rounds: int) -> str:
         for name, own in seconds.items()
     ]
     blocks = ", ".join(report.figures.kept)
-    kept = f"; kept in floating point: {blocks}" if blocks else ""
+    kept = f"; kept in floating point, as calibrated here: {blocks}" if blocks else ""
     weights = (
         "the packaged weights" if task.name == "tiny" else "random weights, every part in INT8"
     )

@@ -50,7 +50,9 @@ def quality(bundle: Bundle, photos: Path, limit: int) -> str:
         ("w8 to float32, least", f"{min(alike):.1f}"),
     ]
     kept = bundle.manifest.verification["w8"].kept_float32
-    words = "; ".join(kept) if kept else "none: with all in 8 bits the loss is within the budget"
+    words = (
+        "; ".join(kept) if kept else "none, since with all in 8 bits the loss is within the budget"
+    )
     return (
         f"{len(loss)} photographs. Blocks whose weights stay in floating point: {words}.\n\n"
         + pipes(("", "dB"), rows)

@@ -97,12 +97,12 @@ def test_it_leaves_clean_photographs_as_the_autoencoder_does() -> None:
 def test_it_keeps_the_brightness_of_flat_pictures(precision: str) -> None:
     pytest.importorskip("onnxruntime")
     with Restorer("tiny", backend="onnxruntime", precision=precision) as restore:
-        for level in (*range(10, 245, 15), 245):
+        for level in range(10, 250, 5):
             flat = np.full((256, 256, 3), level, np.uint8)
             errors = restore(flat).mean(axis=(0, 1)) - level
             assert abs(errors.mean()) <= 2
-            # INT8 was measured to tint flat pictures by up to 3.3 levels.
-            assert np.abs(errors).max() <= (4 if precision == "int8" else 2)
+            # INT8 was measured to tint flat pictures by up to 3.8 levels, with OpenVINO by 4.5.
+            assert np.abs(errors).max() <= (5 if precision == "int8" else 2)
 
 
 def test_every_precision_is_there_and_passed() -> None:

@@ -82,6 +82,8 @@ class RunReport:
         """Counts of a run that ends early, and how to go on."""
         counts = Counter(skipped=len(self._plan.skipped)) + self._counts
         left = len(self._plan.jobs) - sum(self._counts.values())
+        if len(self._plan.jobs) == 1 and not left:  # its failure says all
+            return
         parts = [f"{counts[s]} {s}" for s in ("restored", "skipped", "failed") if counts[s]]
         tell(f"{', '.join([*parts, f'{left} left'])}: --existing skip restores the rest")
 

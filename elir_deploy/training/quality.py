@@ -242,7 +242,7 @@ def _cell(mean: dict[str, Any] | None, metric: str) -> str:
     if mean is None:
         return "not run"
     if mean["infinite"]:
-        return "identical" if metric == "psnr" else "infinite"
+        return "some identical" if metric == "psnr" else "infinite"
     error = mean["standard_error"]
     number = _number(mean["mean"], metric)
     return number if error is None else f"{number} ± {_number(error, metric)}"

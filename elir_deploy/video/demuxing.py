@@ -16,8 +16,8 @@ __all__ = ["FilmPackets", "may_begin_anew"]
 
 #: Seconds by which times of a stream may go back within a part.
 _BACK = Fraction(1, 4)
-#: And on: FFmpeg takes times that go back far for those of a counter that begins again.
-_ON = 3600
+#: And forward: FFmpeg takes times that go back far for those of a counter that begins again.
+_FORWARD = 3600
 #: Joins that are remembered, however many there are.
 _MOST = 100
 
@@ -89,7 +89,7 @@ class FilmPackets:
         fitting = [
             shift
             for shift in known
-            if last is None or last - _BACK <= seconds + shift <= last + _ON
+            if last is None or last - _BACK <= seconds + shift <= last + _FORWARD
         ]
         if not fitting and packet.stream.type in ("audio", "video"):
             shift = self._end - seconds

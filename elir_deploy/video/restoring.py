@@ -207,7 +207,10 @@ def _remarks(
     if joins:
         elsewhere = ", and elsewhere" if joins[1:] else ""
         begin = clock(joins[0] - film.origin)
-        yield f"its times begin anew at {begin}{elsewhere}, as of joined films: here they go on"
+        yield (
+            f"its times begin anew at {begin}{elsewhere}, as where films were joined: in the "
+            "result they go on"
+        )
     copies = copied.damaged + writer.damaged
     for number, what in ((pictures.damaged, "packet"), (copies, "copied packet")):
         if number:

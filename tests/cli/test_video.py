@@ -173,14 +173,15 @@ def test_encoders_are_tried_before_a_bundle_is_opened(
     assert done.stderr.startswith(f"error: {told}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "others"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 0)]
+)
+def test_interrupted(tmp_path: Path, number: signal.Signals, code: int, others: int) -> None:
     bundle, out = make_bundle(tmp_path / "b", size=64), tmp_path / "out"
     film = write_film(tmp_path / "film.mp4", size=(256, 192), count=200)
-    command = [sys.executable, "-m", "elir_deploy.cli.video", bundle, film, film.with_name("b.mp4")]
-    process = subprocess.Popen(
-        [*map(str, command), "-o", str(out), *QUIET], stderr=subprocess.PIPE, text=True
-    )
+    films = [film, film.with_name("b.mp4")][: 1 + others]
+    command = [sys.executable, "-m", "elir_deploy.cli.video", bundle, *films, "-o", f"{out}/"]
+    process = subprocess.Popen([*map(str, command), *QUIET], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("restoring film.mp4 ") and " 0/" not in line:
@@ -191,7 +192,8 @@ def test_interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
     part = out / "film.partial.mp4"
     assert f"failed: {film}: interrupted; restored up to 0:00:" in error
     assert f", in {part}\n" in error
-    assert "1 failed, 1 left: --existing skip restores the rest" in error
+    assert ("1 failed, 1 left: --existing skip restores the rest" in error) == bool(others)
+    assert "0 left" not in error
     assert [path.name for path in out.iterdir()] == [part.name]
     before, after = read_film(film), read_film(part)
     assert 20 <= len(after.pts) < 200

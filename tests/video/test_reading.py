@@ -62,7 +62,9 @@ def test_transport_streams_that_were_joined(tmp_path: Path, suffix: str, sound: 
     result = restored(source)
     assert (result.why_early, result.frames) == (None, 60)
     [remark] = result.remarks
-    told = r"its times begin anew at 0:00:00\.[89]\d\d, and elsewhere, as of joined films: here .*"
+    told = (
+        r"its times begin anew at 0:00:00\.[89]\d\d, and elsewhere, as where films were joined: .*"
+    )
     assert re.fullmatch(told, remark)
     whole, one = read_film(result.path), read_film(restored(part).path)
     steps = np.diff(np.array(whole.pts, float))

@@ -16,12 +16,20 @@ from tests.photo.pictures import face
 Sight = Callable[[int], Sequence[Face]]
 
 
-def follow(sight: Sight, end: int) -> list[list[tuple[Face, float]]]:
-    """What a scene of pictures 0 to ``end`` says of each, asked for as films do."""
+def follow(
+    sight: Sight, end: int, pictures: Sequence[np.ndarray] = ()
+) -> list[list[tuple[Face, float]]]:
+    """What a scene of pictures 0 to ``end`` says of each, asked for as films do.
+
+    Without ``pictures``, nothing is known of motion.
+    """
     scene, found = Scene(0), []
     for number in range(end + LOOKAHEAD + 1):
-        if number <= end and (number % EVERY == 0 or number == end):
-            scene.add(number, sight(number))
+        if number <= end:
+            if pictures:
+                scene.follow(number, pictures[number])
+            if number % EVERY == 0 or number == end:
+                scene.add(number, sight(number))
         if number == end:
             scene.close(end)
         if number >= LOOKAHEAD:
@@ -94,21 +102,6 @@ def test_another_face_begins_another_track() -> None:
         assert weights[10] == weights[50] == 1
 
 
-def through(pictures: Sequence[np.ndarray], sight: Sight) -> list[list[tuple[Face, float]]]:
-    """The same of a scene whose pictures are shown."""
-    scene, found, end = Scene(0), [], len(pictures) - 1
-    for number in range(len(pictures) + LOOKAHEAD):
-        if number <= end:
-            scene.follow(number, pictures[number])
-            if number % EVERY == 0 or number == end:
-                scene.add(number, sight(number))
-        if number == end:
-            scene.close(end)
-        if number >= LOOKAHEAD:
-            found.append([(f, weight) for _, f, weight in scene.at(number - LOOKAHEAD)])
-    return found
-
-
 def ground(seed: int) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(40, 216, (24, 36, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((288, 192), Image.Resampling.BICUBIC))
@@ -119,7 +112,7 @@ def test_another_face_after_a_cut_that_was_missed(cut: int) -> None:
     """It is near enough to be the same one, but nothing in the pictures has moved there."""
     pictures = [ground(1)] * cut + [ground(2)] * (41 - cut)
     faces = [face(100, 80, 120)] * cut + [face(130, 80, 120)] * (41 - cut)
-    found = through(pictures, lambda number: [faces[number]])
+    found = follow(lambda number: [faces[number]], 40, pictures)
     for number, each in enumerate(found):
         for seen, _ in each:
             np.testing.assert_allclose(seen.landmarks, faces[number].landmarks, atol=1 / 64)
@@ -128,7 +121,7 @@ def test_another_face_after_a_cut_that_was_missed(cut: int) -> None:
 
 def test_a_face_that_jumps_with_the_picture_stays_the_same() -> None:
     pictures = [np.roll(ground(1), 12 * (number > 20), axis=1) for number in range(41)]
-    found = through(pictures, lambda n: [face(112 if n > 20 else 100, 80, 120)])
+    found = follow(lambda n: [face(112 if n > 20 else 100, 80, 120)], 40, pictures)
     assert [[weight for _, weight in each] for each in found] == [[1.0]] * 41
 
 
@@ -136,7 +129,7 @@ def test_a_face_that_jitters_unseen_stays_the_same() -> None:
     """As in the dark, where nothing tells how it moved."""
     rng = np.random.default_rng(0)
     faces = [face(100 + n + rng.normal(0, 2), 80 + rng.normal(0, 2), 120) for n in range(41)]
-    found = through([np.zeros((192, 288, 3), np.uint8)] * 41, lambda n: [faces[n]])
+    found = follow(lambda n: [faces[n]], 40, [np.zeros((192, 288, 3), np.uint8)] * 41)
     assert [[weight for _, weight in each] for each in found] == [[1.0]] * 41
 
 
